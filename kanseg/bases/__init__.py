@@ -1,0 +1,27 @@
+"""Univariate bases: (B, C, *S) -> (B, C, K, *S). They know nothing of convolutions; one file a family."""
+
+import inspect
+
+from kanseg.bases import bernstein, bspline, polynomials, rbf, relu, wavelet
+from kanseg.bases.base import BASES, Basis
+from kanseg.registry import nearest
+
+__all__ = ["BASES", "Basis", "bernstein", "bspline", "create_basis", "polynomials", "rbf", "relu", "wavelet"]
+
+
+def create_basis(name: str, channels: int, **options: object) -> Basis:
+    """The basis called `name` for `channels` channels.
+
+    Raises:
+        ValueError: unknown name, an option that the basis does not have, or a value out of its range.
+    """
+    return BASES[name](channels, **check_options(name, options))
+
+
+def check_options(name: str, options: dict[str, object]) -> dict[str, object]:
+    """The options, or a ValueError that names one which the basis does not have and those it has."""
+    known = [p.name for p in inspect.signature(BASES[name].__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"basis {name!r} has no option {option!r}{nearest(option, known)} (it has: {', '.join(known)})")
+    return options

@@ -1,0 +1,117 @@
+"""The skeleton that every basis fills in: a domain map, then K functions of the mapped value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.registry import Registry
+
+BASES: Registry[type[Basis]] = Registry("basis")
+
+
+def _instance_norm(x: Tensor) -> Tensor:
+    """(B, C, *S) -> the same, each channel of each sample with mean 0 and variance 1 over S."""
+    if x.dim() < 3:
+        raise ValueError(f"domain='instance_norm' needs spatial axes, got a tensor of shape {tuple(x.shape)}; use 'layer_norm'")
+    return _standardise(x, list(range(2, x.dim())))
+
+
+def _layer_norm(x: Tensor) -> Tensor:
+    """(B, C, *S) -> the same, each sample with mean 0 and variance 1 over C and S."""
+    return _standardise(x, list(range(1, x.dim())))
+
+
+def _standardise(x: Tensor, dims: list[int]) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=dims, keepdim=True, correction=0)
+    return (x - mean) * torch.rsqrt(variance + 1e-5)
+
+
+POINTWISE_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+NORMALISING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
+    "instance_norm": _instance_norm,
+    "layer_norm": _layer_norm,
+}
+DOMAINS = POINTWISE_DOMAINS | NORMALISING_DOMAINS
+
+
+class Basis(nn.Module, ABC):
+    """K univariate functions of every channel: (B, C, *S) -> (B, C, K, *S), S of 0 to 3 axes.
+
+    `B_j(u(x))`: a domain map `u`, then the functions of the family. Half-precision input is computed in float32
+    (a cubic B-spline in bfloat16 is off by 0.012) and returned in the precision it came in.
+
+    Args:
+        channels: C, for the families whose functions have parameters per channel.
+        num_functions: K.
+        domain: name of the map u: identity, tanh, sigmoid, instance_norm (per sample and channel) or
+            layer_norm (per sample). None of them looks at another sample of the batch.
+
+    Raises:
+        ValueError: on an unknown domain.
+    """
+
+    # Index of the function that is constant in x (degree 0 of a polynomial family), or None.
+    constant_function: int | None = None
+
+    def __init__(self, channels: int, num_functions: int, domain: str):
+        super().__init__()
+        if domain not in DOMAINS:
+            raise ValueError(f"unknown domain {domain!r} for {type(self).__name__} (known: {', '.join(DOMAINS)})")
+        self.channels = channels
+        self.num_functions = num_functions
+        self.domain = domain
+
+    @abstractmethod
+    def functions(self, u: Tensor) -> Tensor:
+        """Values of all K functions at the mapped input: (B, C, *S) -> (B, C, K, *S)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, C, K, *S), in the dtype of x."""
+        with torch.autocast(x.device.type, enabled=False):
+            exact = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            return self.functions(DOMAINS[self.domain](exact)).to(x.dtype)
+
+    @torch.no_grad()
+    def second_moments(self) -> Tensor:
+        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64, by a rule of 4096 equal masses.
+
+        A normalising domain map is the identity on such inputs.
+        """
+        masses = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+        x = torch.special.ndtri(masses).expand(1, self.channels, -1)
+        parameter = next((p for p in self.state_dict().values() if p.is_floating_point()), x)
+        x = x.to(parameter)
+        values = self.functions(POINTWISE_DOMAINS.get(self.domain, POINTWISE_DOMAINS["identity"])(x))
+        return values.double().square().mean(dim=(0, 1, 3)).cpu()
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, num_functions={self.num_functions}, domain={self.domain!r}"
+
+
+def per_function(values: Tensor, u: Tensor) -> Tensor:
+    """Line (K,) or (C, K) numbers up with u (B, C, *S) for broadcasting: (.., K, 1, ..., 1) in the dtype of u."""
+    return values.to(u.dtype).reshape(values.shape + (1,) * (u.dim() - 2))
+
+
+def check_at_least(name: str, value: int, minimum: int, maximum: int | None = None) -> int:
+    """The value if it is an integer within the limits; else a ValueError that states them."""
+    limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum or (maximum is not None and value > maximum):
+        raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
+    return value
+
+
+def check_range(limits: tuple[float, float]) -> tuple[float, float]:
+    """(lo, hi) as floats; ValueError unless lo < hi."""
+    lo, hi = (float(v) for v in limits)
+    if not lo < hi:
+        raise ValueError(f"a range must be (lo, hi) with lo < hi, got ({lo}, {hi})")
+    return lo, hi

@@ -1,0 +1,222 @@
+"""Typed settings <-> YAML <-> command line. An unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from kanseg.errors import InputError
+from kanseg.registry import nearest
+
+
+@dataclass
+class DataConfig:
+    """Where the pictures are and how they are read.
+
+    Args:
+        root: folder of the data set (its form: data/README.md).
+        prepare: name of an embedded data set that is written to root first ("blue_marble").
+        task: "binary" or "multiclass"; by default from dataset.yaml or from the masks.
+        classes: names of the classes, the background first.
+        mask_values: value in the mask file -> class index.
+        ignore_index: index that counts for nothing in loss and metrics.
+        palette: an [r, g, b] per class.
+        train: splits that are trained on.
+        val: splits that select the best weights; empty for none (then the last weights are the best).
+        test: splits that are measured once, at the end; empty for none.
+        split_seed: of the 70/15/15 split where there are no split files.
+        channels: of the network's input (1 grey, 3 RGB).
+        resize: [height, width] that pictures are scaled to, in training and in prediction.
+        crop: [height, width] of random crops in training; pictures to predict are then cut into tiles of this size.
+        gamma: exponent on the values in [0, 1] before normalisation; 0.5 spreads dark pictures.
+        mean: per channel; by default that of the training pictures.
+        std: per channel; by default that of the training pictures.
+        augment: albumentations transforms, `- Name: {option: value}`.
+        skip_bad: leave faulty samples out instead of stopping.
+        workers: processes that read; results do not depend on their number.
+    """
+
+    root: str = "data"
+    prepare: str | None = None
+    task: str | None = None
+    classes: list[str] | None = None
+    mask_values: dict[int, int] | None = None
+    ignore_index: int | None = None
+    palette: list[list[int]] | None = None
+    train: list[str] = field(default_factory=lambda: ["train"])
+    val: list[str] = field(default_factory=lambda: ["val"])
+    test: list[str] = field(default_factory=lambda: ["test"])
+    split_seed: int = 0
+    channels: int = 3
+    resize: list[int] | None = None
+    crop: list[int] | None = None
+    gamma: float = 1.0
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    augment: list[dict[str, dict[str, Any]] | str] = field(default_factory=list)
+    skip_bad: bool = False
+    workers: int = 2
+
+
+@dataclass
+class ModelConfig:
+    """The network: arguments of `kanseg.create_model`.
+
+    Args:
+        name: one of kanseg.list_models().
+        basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
+        stem: options that differ for the first convolution.
+        options: width, depth, inner_channels, degree, grid_size, norm, ...
+    """
+
+    name: str = "unet"
+    basis: str = "gram"
+    stem: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingConfig:
+    """How the network is trained.
+
+    Args:
+        epochs: passes over the training pictures.
+        batch_size: pictures a step and process.
+        loss: weight of each loss, of ce (binary: BCE) and dice.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.
+        accumulate: batches whose gradients are added up for one step.
+        clip: largest norm of the gradient; null for no limit.
+        precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32.
+        validate_every: epochs between validations.
+        save_every: optimiser steps between checkpoints; 0 for one an epoch only.
+        keep: checkpoints that are kept.
+        log_every: optimiser steps between lines of log.jsonl.
+        monitor: the validation metric that selects the best weights.
+        panels: samples drawn as pictures at the end.
+        tensorboard: write TensorBoard events to the run folder.
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+    """
+
+    epochs: int = 50
+    batch_size: int = 8
+    loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.3
+    accumulate: int = 1
+    clip: float | None = 1.0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    validate_every: int = 1
+    save_every: int = 0
+    keep: int = 2
+    log_every: int = 10
+    monitor: str = "mean_iou"
+    panels: int = 8
+    tensorboard: bool = True
+    threads: int = 0
+
+
+@dataclass
+class Config:
+    """One experiment.
+
+    Args:
+        run_dir: folder for everything that the run writes.
+        seed: of weights, order and augmentation.
+        data: the pictures.
+        model: the network.
+        training: the training.
+    """
+
+    run_dir: str = "runs/run"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_yaml(self) -> str:
+        """The complete settings; `Config.from_yaml` reads them back equal."""
+        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+
+    @staticmethod
+    def from_yaml(text: str) -> Config:
+        """The settings in a YAML text; what it leaves out has its default.
+
+        Raises:
+            InputError: unknown keys, wrong types.
+        """
+        parser = command_line()
+        try:
+            content = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        return _instantiate(parser, parser.parse_object(content))
+
+
+def command_line(description: str = "", prog: str | None = None):
+    """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`, `--help`."""
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> None:
+            raise InputError(_one_line(message)) from None
+
+    parser = Parser(description=description, prog=prog, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; what follows on the command line overrides it.")
+    parser.add_class_arguments(Config, None)
+    return parser
+
+
+def parse_config(argv: Sequence[str] | None, *, description: str = "", flags: dict[str, str] | None = None) -> tuple[Config, dict[str, bool]]:
+    """The settings of a command line, and the given on/off flags (name -> help text) beside them.
+
+    Raises:
+        InputError: unknown keys (with the nearest known one), wrong types, a missing file.
+    """
+    parser = command_line(description)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    namespace = parser.parse_args(argv)
+    return _instantiate(parser, namespace), {name: bool(namespace[name]) for name in flags or {}}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _instantiate(parser: Any, namespace: Any) -> Config:
+    parts = parser.instantiate_classes(namespace)
+    return Config(**{f.name: parts[f.name] for f in fields(Config)})
+
+
+def _known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(kind):
+        keys.append(prefix + f.name)
+        default = f.default_factory() if callable(f.default_factory) else None
+        if is_dataclass(default):
+            keys += _known_keys(type(default), f"{prefix}{f.name}.")
+    return keys
+
+
+def _one_line(message: str) -> str:
+    """The parser's message on one line, with the nearest known key where a key is unknown."""
+    text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
+    unknown = re.search(r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)|[Uu]nrecognized arguments: --?([\w.]+)|Group [\"']([\w.]+)[\"'] does not accept option [\"']([\w.]+)[\"']", text)
+    if unknown is None:
+        return text[:500]
+    key = next(g for g in reversed(unknown.groups()) if g)
+    known = _known_keys()
+    same_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    hint = nearest(key, known) or nearest(key.rsplit(".", 1)[-1], same_leaf)
+    return f"unknown setting {key!r}{hint} (all settings: --help)"

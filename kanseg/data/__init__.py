@@ -1,0 +1,32 @@
+"""Files -> samples -> tensors."""
+
+from kanseg.data.blue_marble import prepare_blue_marble
+from kanseg.data.checks import check_samples, orphan_masks, overlapping
+from kanseg.data.dataset import SegmentationDataset, channel_statistics
+from kanseg.data.folder import IGNORED, Folder, LabelInfo, Sample, read_folder
+from kanseg.data.images import read_image, write_png
+from kanseg.data.labels import read_label
+from kanseg.data.preprocess import Preprocess
+from kanseg.data.transforms import Augmentation
+
+PREPARED = {"blue_marble": prepare_blue_marble}
+
+__all__ = [
+    "IGNORED",
+    "PREPARED",
+    "Augmentation",
+    "Folder",
+    "LabelInfo",
+    "Preprocess",
+    "Sample",
+    "SegmentationDataset",
+    "channel_statistics",
+    "check_samples",
+    "orphan_masks",
+    "overlapping",
+    "prepare_blue_marble",
+    "read_folder",
+    "read_image",
+    "read_label",
+    "write_png",
+]

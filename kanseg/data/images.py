@@ -1,0 +1,171 @@
+"""Picture files <-> arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from kanseg.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+MAX_PIXELS = 2**29  # a picture beyond it is refused as a decompression bomb unless the caller raises the limit
+_EXIF_ORIENTATION = 0x0112
+
+
+def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A picture as (H, W, C) uint8 or uint16, C of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), turned upright by its EXIF tag.
+
+    Raises:
+        InputError: missing, empty, truncated or unknown files, floating-point pictures, and more than `max_pixels` pixels.
+    """
+    with _opened(path, max_pixels) as picture:
+        if picture.mode in ("F", "I"):
+            return _wide_grey(np.asarray(picture), path)
+        if "16" in str(picture.tile) or picture.mode.startswith("I;16"):
+            picture.load()  # refuses a truncated file, which OpenCV would read half
+            array = _read_16_bit(path)
+            # PIL names the orientation; OpenCV leaves an unchanged picture as it lies in the file
+            return _upright(array, picture.getexif().get(_EXIF_ORIENTATION, 1))
+        array = np.asarray(_plain_mode(picture))
+        return _upright(array.reshape(*array.shape[:2], -1), picture.getexif().get(_EXIF_ORIENTATION, 1))
+
+
+def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
+    """(a word for the kind of picture, (H, W) upright), from the file's header alone."""
+    with _opened(path, max_pixels) as picture:
+        wide = "16-bit " if "16" in str(picture.tile) or picture.mode[0] in "IF" else ""
+        kind = {"1": "grey", "L": "grey", "LA": "grey+alpha", "RGBA": "RGBA", "P": "palette"}.get(picture.mode, picture.mode)
+        kind = "grey" if picture.mode[0] in "IF" else kind
+        width, height = picture.size
+        turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        return wide + kind, (width, height) if turned else (height, width)
+
+
+def to_channels(image: np.ndarray, channels: int, *, name: str = "picture") -> np.ndarray:
+    """(H, W, C) -> (H, W, channels): grey repeated to RGB, RGB to grey by its luminance (Rec. 601), alpha dropped.
+
+    Raises:
+        InputError: when there is no such conversion.
+    """
+    present = image.shape[2]
+    if present == channels:
+        return image
+    if present in (2, 4):  # with alpha
+        return to_channels(image[:, :, : present - 1], channels, name=name)
+    if present == 1:
+        return np.repeat(image, channels, axis=2) if channels == 3 else _no_conversion(image, channels, name)
+    if present == 3 and channels == 1:
+        luminance = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        return np.round(luminance).astype(image.dtype)[:, :, None]
+    return _no_conversion(image, channels, name)
+
+
+def _no_conversion(image: np.ndarray, channels: int, name: str) -> np.ndarray:
+    raise InputError(f"{name}: has {image.shape[2]} channels and the model takes {channels}; convert the picture, or train with data.channels: {image.shape[2]}")
+
+
+def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The raw values of a mask: (H, W) integers (a palette file gives its indices), or (H, W, 3) uint8 for a colour mask.
+
+    Raises:
+        InputError: as of `read_image`.
+    """
+    with _opened(path, max_pixels) as picture:
+        if picture.mode == "P":
+            return np.asarray(picture)
+    array = read_image(path, max_pixels=max_pixels)
+    if array.shape[2] in (2, 4):
+        array = array[:, :, :-1]
+    return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def write_png(path: Path | str, array: np.ndarray, *, palette: list[tuple[int, int, int]] | None = None) -> Path:
+    """Write (H, W) indices or grey values, or (H, W, 3) RGB, uint8, whole or not at all: to a temporary name, then renamed.
+
+    With a palette the file holds indices and is shown in the palette's colours.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.ascontiguousarray(array))
+    if palette is not None:
+        picture = picture.convert("P") if picture.mode != "L" else picture
+        picture.putpalette([value for colour in palette for value in colour])
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        picture.save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
+    """An open PIL picture; everything that is wrong with the file becomes an InputError that names it."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit is checked below
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels if the file can be trusted")
+            yield picture
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a picture in a format that can be read ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: the file is damaged or truncated ({error})") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _plain_mode(picture: Image.Image) -> Image.Image:
+    """The picture in one of the modes L, LA, RGB, RGBA."""
+    if picture.mode in ("L", "LA", "RGB", "RGBA"):
+        return picture
+    if picture.mode == "1":
+        return picture.convert("L")
+    has_alpha = picture.mode in ("PA", "La", "RGBa") or "transparency" in picture.info
+    return picture.convert("RGBA" if has_alpha else "RGB")
+
+
+def _read_16_bit(path: Path | str) -> np.ndarray:
+    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise InputError(f"{path}: OpenCV cannot decode this 16-bit picture; save it as 16-bit PNG")
+    if array.ndim == 2:
+        return array[:, :, None]
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2], list(range(array.shape[2])))
+    return np.ascontiguousarray(array[:, :, order])
+
+
+def _wide_grey(array: np.ndarray, path: Path | str) -> np.ndarray:
+    """32-bit integers that fit 16 bits, as older writers store 16-bit grey."""
+    if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
+        raise InputError(f"{path}: pictures of {array.dtype} values are not supported; save it with 8 or 16 bits a channel")
+    return array.astype(np.uint16)[:, :, None]
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an EXIF orientation (1 to 8) of an (H, W, C) array."""
+    steps = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }
+    return np.ascontiguousarray(steps[orientation](array)) if orientation in steps else array

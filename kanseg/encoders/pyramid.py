@@ -1,0 +1,87 @@
+"""Encoders: image -> feature pyramid. One body; the kinds differ in the stages that they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from kanseg.layers.blocks import Block, Conv, conv_stack, stage
+from kanseg.registry import Registry
+
+ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
+
+
+class Encoder(nn.Module):
+    """A list of stages, each halving the picture but the first: (B, C, H, W) -> depth + 1 features.
+
+    Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); any H and W from 1 on.
+
+    Args:
+        stages: depth + 1 modules; stage 0 keeps the size, the others halve it (rounding up).
+        in_channels: channels of the picture.
+        out_channels: channels of each stage's output.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], *, in_channels: int, out_channels: Sequence[int]):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.in_channels = in_channels
+        self.out_channels = list(out_channels)
+
+    @property
+    def depth(self) -> int:
+        """Number of halvings."""
+        return len(self.stages) - 1
+
+    @property
+    def output_stride(self) -> int:
+        """Pixels of the picture per pixel of the deepest feature."""
+        return 2**self.depth
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) -> [(B, out_channels[i], ceil(H / 2^i), ceil(W / 2^i)) for i in 0..depth]."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        features = []
+        for module in self.stages:
+            x = module(x)
+            features.append(x)
+        return features
+
+
+def check_size(width: int, depth: int) -> None:
+    """ValueError unless width >= 1 and 1 <= depth <= 6."""
+    if width < 1 or not 1 <= depth <= 6:
+        raise ValueError(f"width must be at least 1 and depth (halvings of the picture) 1 to 6, got width={width}, depth={depth}")
+
+
+def residual_encoder(in_channels: int, *, conv: Conv, stem: Conv, block: Block, num_blocks: Sequence[int], width: int, depth: int, expansion: int) -> Encoder:
+    """A 3x3 stem, then depth + 1 stages of residual blocks with width * 2^i * expansion channels (torch-conv-kan's UKANet).
+
+    `num_blocks` gives the blocks per stage; its last entry repeats for stages beyond it.
+    """
+    check_size(width, depth)
+    counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(depth + 1)]
+    channels = [width * 2**i * expansion for i in range(depth + 1)]
+    first = nn.Sequential(stem(in_channels, width, 3, padding=1), *stage(block, width, channels[0], counts[0]))
+    deeper = [stage(block, channels[i - 1], channels[i], counts[i], stride=2) for i in range(1, depth + 1)]
+    return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)
+
+
+def stacked_encoder(in_channels: int, *, conv: Conv, stem: Conv, num_convs: int, width: int, depth: int, downsample: str) -> Encoder:
+    """Stages of `num_convs` 3x3 convolutions with width * 2^i channels (U-Net; UKAGNet with downsample="stride").
+
+    `downsample`: "pool" puts a 2x2 maximum before a stage, "stride" gives its first convolution stride 2.
+    """
+    check_size(width, depth)
+    if downsample not in ("pool", "stride"):
+        raise ValueError(f"downsample must be 'pool' or 'stride', got {downsample!r}")
+    channels = [width * 2**i for i in range(depth + 1)]
+    first = nn.Sequential(stem(in_channels, width, 3, padding=1), *conv_stack(conv, [width] * num_convs))
+    deeper = []
+    for i in range(1, depth + 1):
+        convs = conv_stack(conv, [channels[i - 1], *[channels[i]] * num_convs], stride=2 if downsample == "stride" else 1)
+        # ceil_mode keeps odd sizes, and pictures of one pixel, alive
+        deeper.append(nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), *convs) if downsample == "pool" else convs)
+    return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)

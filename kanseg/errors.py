@@ -1,0 +1,28 @@
+"""The error that a user can mend."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class InputError(ValueError):
+    """Something given to kanseg is wrong: a file, a folder, a config, a checkpoint.
+
+    The message says what was expected, what came and the cure, in one line. The command-line tools print it without a traceback and
+    exit with code 2.
+    """
+
+
+def run_tool(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command-line tool: an InputError becomes one line a fault on stderr and exit code 2."""
+    try:
+        status = main() or 0
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,131 @@
+"""Any picture -> a mask of its own size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanseg.data.images import to_channels
+from kanseg.data.preprocess import Preprocess
+from kanseg.errors import InputError
+from kanseg.inference.tiles import flips as flip_axes
+from kanseg.inference.tiles import predict_tiled
+from kanseg.training.checkpoint import build_model, preprocess_from, read_description, read_weights
+
+
+class Predictor:
+    """A trained network with what it needs to read pictures: (H, W, C) integers -> (H, W) class indices.
+
+    A network that was trained on resized pictures sees the whole picture at that size; its probabilities are scaled back. One
+    that was trained at the pictures' own scale sees them as they are, in overlapping tiles where they are larger than a tile.
+
+    Args:
+        model: (B, C, h, w) -> logits (B, N, h, w).
+        preprocess: of the training.
+        classes: names of the classes.
+        colours: an RGB colour per class.
+        tile: (h, w) of tiles; None for whole pictures.
+        overlap: share of a tile in common with the next one.
+        flips: 1, 2 or 4 mirrored predictions that are averaged.
+        batch_size: tiles at once.
+        device: torch device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        classes: Sequence[str],
+        colours: Sequence[tuple[int, int, int]],
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.5,
+        flips: int = 1,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device).eval()
+        self.preprocess = preprocess
+        self.classes, self.colours = tuple(classes), [tuple(c) for c in colours]
+        self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
+        if tile is not None and min(tile) < 1:
+            raise InputError(f"a tile must be at least 1 pixel on each side, got {tile}")
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap must be a share from 0 to below 1, got {overlap}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.flips = flip_axes(flips)
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str | Path, **options: Any) -> Predictor:
+        """A predictor from a checkpoint folder, or from a run folder (its best weights).
+
+        Raises:
+            InputError: the folder is no complete checkpoint.
+        """
+        folder = Path(checkpoint)
+        if (folder / "best").is_dir():
+            folder = folder / "best"
+        description = read_description(folder)
+        model = build_model(description["model"])
+        model.load_state_dict(read_weights(folder))
+        labels, preprocess = description["labels"], preprocess_from(description["preprocess"])
+        options = {key: value for key, value in options.items() if value is not None}
+        if preprocess.resize is None:
+            options.setdefault("tile", tuple(description["tile"]) if description["tile"] else (512, 512))
+        return cls(model, preprocess, classes=labels["classes"], colours=labels["palette"], **options)
+
+    def __call__(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
+        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices."""
+        probabilities = self.probabilities(image, name=name)
+        return probabilities.argmax(dim=0).to(torch.uint8).numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
+        """(H, W) or (H, W, C) uint8 or uint16 -> (classes, H, W) float32 that sum to 1 (a binary network gives both classes).
+
+        Raises:
+            InputError: another type or shape, or channels that the network does not take.
+        """
+        image = self._checked(image, name)
+        shape = image.shape[:2]
+        if self.tile is None:
+            values = self._predict(self.preprocess(image, name=name)[None]).cpu()
+            return F.interpolate(values, size=shape, mode="bilinear", align_corners=False)[0] if values.shape[-2:] != shape else values[0]
+        scaled = self.preprocess.scale(image, name=name)
+        read = partial(_read_window, scaled, self.preprocess)
+        values = predict_tiled(self._predict, read, scaled.shape[:2], tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
+        return F.interpolate(values[None], size=shape, mode="bilinear", align_corners=False)[0] if values.shape[-2:] != shape else values
+
+    def _checked(self, image: np.ndarray, name: str) -> np.ndarray:
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16) or 0 in image.shape:
+            raise InputError(f"{name}: expected (H, W) or (H, W, C) of uint8 or uint16, got {image.shape} of {image.dtype}")
+        return to_channels(image, self.preprocess.channels, name=name)
+
+    def _predict(self, batch: Tensor) -> Tensor:
+        """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the flips."""
+        batch = batch.to(self.device)
+        views = [self._probabilities(batch.flip(axes)).flip(axes) if axes else self._probabilities(batch) for axes in self.flips]
+        return torch.stack(views).mean(dim=0)
+
+    def _probabilities(self, batch: Tensor) -> Tensor:
+        logits = self.model(batch)
+        logits = (logits[0] if isinstance(logits, tuple) else logits).float()
+        if logits.shape[1] == 1:
+            foreground = torch.sigmoid(logits)
+            return torch.cat([1 - foreground, foreground], dim=1)
+        return torch.softmax(logits, dim=1)
+
+
+def _read_window(image: np.ndarray, preprocess: Preprocess, top: int, left: int, height: int, width: int) -> Tensor:
+    return preprocess.normalise(image[top : top + height, left : left + width])

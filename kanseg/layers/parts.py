@@ -1,0 +1,92 @@
+"""Norms, activations and initial weights that layers are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.bases import Basis
+from kanseg.registry import nearest
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "prelu": nn.PReLU,
+    "tanh": nn.Tanh,
+    "identity": nn.Identity,
+}
+NORMS: dict[str, Callable[[int, int], nn.Module]] = {
+    "batch": lambda channels, ndim: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[ndim - 1](channels),
+    "instance": lambda channels, ndim: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[ndim - 1](channels, affine=True),
+    "group": lambda channels, ndim: nn.GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels),
+    "layer": lambda channels, ndim: nn.GroupNorm(1, channels),
+}
+
+
+def activation_module(activation: str | Callable[[], nn.Module] | None) -> nn.Module:
+    """An activation by name, by a callable that makes one, or Identity for None."""
+    if activation is None:
+        return nn.Identity()
+    if callable(activation):
+        return activation()
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}{nearest(activation, ACTIVATIONS)} (known: {', '.join(ACTIVATIONS)})")
+    return ACTIVATIONS[activation]()
+
+
+def norm_module(norm: str | Callable[[int], nn.Module] | None, channels: int, ndim: int) -> nn.Module:
+    """A normalisation layer by name, by a callable that makes one from the channel count, or Identity for None."""
+    if norm is None:
+        return nn.Identity()
+    if callable(norm):
+        return norm(channels)
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}{nearest(norm, NORMS)} (known: {', '.join(NORMS)})")
+    return NORMS[norm](channels, ndim)
+
+
+def inner_width(inner_channels: int | float, in_channels: int, out_channels: int) -> int:
+    """Channels inside a bottleneck: a number as it is; a share of the wider side, but at least 16 where the layer has 16."""
+    if isinstance(inner_channels, int) and not isinstance(inner_channels, bool) and inner_channels >= 1:
+        return inner_channels
+    if isinstance(inner_channels, float) and 0 < inner_channels <= 1:
+        return max(int(max(in_channels, out_channels) * inner_channels), min(16, in_channels, out_channels))
+    raise ValueError(f"inner_channels must be an integer >= 1 or a share between 0 and 1, got {inner_channels!r}")
+
+
+@torch.no_grad()
+def init_to_variance(weight: Tensor, variance: float, moments: Tensor | float = 1.0) -> None:
+    """Draw weight (O, I * K, *kernel) so that the output's second moment is `variance`.
+
+    Args:
+        weight: the weights of a convolution or matrix over I * K inputs, channel-major.
+        variance: of the output, for independent inputs with the given second moments.
+        moments: second moment of each of the K functions (K,), or one number. Every function gets the same share of the
+            variance, so that none starts dead.
+    """
+    if not isinstance(moments, Tensor):
+        moments = torch.tensor([float(moments)], dtype=torch.float64)
+    alive = moments > 1e-12
+    share = variance / (weight[0].numel() / len(moments) * max(int(alive.sum()), 1))
+    std = torch.where(alive, (share / moments.clamp_min(1e-12)).sqrt(), torch.zeros_like(moments))
+    scale = std.to(weight).repeat(weight.shape[1] // len(moments)).reshape(1, -1, *[1] * (weight.dim() - 2))
+    weight.normal_().mul_(scale)
+
+
+def activation_second_moment(activation: nn.Module) -> float:
+    """E[a(x)^2] for x ~ N(0, 1)."""
+    x = torch.special.ndtri((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096)
+    with torch.no_grad():
+        return float(activation.to(torch.float64)(x).square().mean())
+
+
+def init_branches(basis: Basis | None, basis_weight: Tensor | None, base_activation: nn.Module, base_weight: Tensor | None) -> None:
+    """Initial weights of the two branches of a KAN layer: each gives half of an output variance of 1, or all if alone."""
+    variance = 1.0 if basis_weight is None or base_weight is None else 0.5
+    if basis is not None and basis_weight is not None:
+        init_to_variance(basis_weight, variance, basis.second_moments())
+    if base_weight is not None:
+        init_to_variance(base_weight, variance, activation_second_moment(base_activation))

@@ -1,0 +1,88 @@
+"""The segmentation network: encoder, decoder and heads, each passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanseg.encoders import Encoder
+from kanseg.layers.blocks import Block
+from kanseg.registry import Registry
+
+MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
+
+
+class UNetDecoder(nn.Module):
+    """Feature pyramid -> one feature map of the picture's size, by bilinear upsampling, concatenation and a block a level.
+
+    Args:
+        encoder_channels: channels of the pyramid, the full-size feature first.
+        block: (in_channels, out_channels) -> module; called once a level.
+        bottom: module on the deepest feature, or None.
+    """
+
+    def __init__(self, encoder_channels: Sequence[int], *, block: Block, bottom: nn.Module | None = None):
+        super().__init__()
+        self.bottom = nn.Identity() if bottom is None else bottom
+        pairs = zip(encoder_channels[-1:0:-1], encoder_channels[-2::-1], strict=True)
+        self.blocks = nn.ModuleList(block(below + skip, skip) for below, skip in pairs)
+        self.out_channels = encoder_channels[0]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """[(B, C_i, H_i, W_i)] from large to small -> (B, C_0, H_0, W_0)."""
+        x = self.bottom(features[-1])
+        for block, skip in zip(self.blocks, features[-2::-1], strict=True):
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], dim=1))
+        return x
+
+
+class ClassificationHead(nn.Sequential):
+    """Global pooling, dropout, linear: (B, C, H, W) -> (B, classes).
+
+    Args:
+        in_channels: C.
+        classes: number of outputs.
+        pooling: "avg" or "max".
+        dropout: probability.
+        activation: None, or a callable that makes a module, such as `torch.nn.Sigmoid`.
+    """
+
+    def __init__(self, in_channels: int, classes: int, *, pooling: str = "avg", dropout: float = 0.0, activation: Callable[[], nn.Module] | None = None):
+        pools = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
+        if pooling not in pools:
+            raise ValueError(f"pooling must be 'avg' or 'max', got {pooling!r}")
+        last = nn.Identity() if activation is None else activation()
+        super().__init__(pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes), last)
+
+
+class SegmentationModel(nn.Module):
+    """encoder -> decoder -> 1x1 convolution: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
+
+    Args:
+        encoder: picture -> list of features, with `out_channels`.
+        decoder: list of features -> one feature map of the picture's size, with `out_channels`.
+        classes: number of logits a pixel.
+        aux_params: keyword arguments of ClassificationHead (at least `classes`), as in segmentation_models.pytorch; with them
+            forward returns (masks, labels).
+    """
+
+    def __init__(self, encoder: Encoder, decoder: UNetDecoder, *, classes: int, aux_params: dict[str, object] | None = None):
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1, got {classes}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1)
+        self.classification_head = None if aux_params is None else ClassificationHead(encoder.out_channels[-1], **aux_params)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a classification head."""
+        features = self.encoder(x)
+        masks = self.segmentation_head(self.decoder(features))
+        if self.classification_head is None:
+            return masks
+        return masks, self.classification_head(features[-1])

@@ -1,0 +1,57 @@
+"""UKANet: the residual encoder-decoder of torch-conv-kan, for any convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import nn
+
+from kanseg.encoders import ENCODERS, Encoder, residual_encoder
+from kanseg.layers.blocks import BasicBlock, BottleneckBlock, Conv, stage
+from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder
+
+VARIANTS: dict[str, tuple[type[nn.Module], Sequence[int]]] = {
+    "ukanet_18": (BasicBlock, (2, 2, 2, 2)),
+    "ukanet_34": (BasicBlock, (3, 4, 6, 3)),
+    "ukanet_50": (BottleneckBlock, (3, 4, 6, 3)),
+}
+
+
+def ukanet_encoder(block: type[nn.Module], num_blocks: Sequence[int], in_channels: int, *, conv: Conv, stem: Conv, width: int = 16, depth: int = 3) -> Encoder:
+    """UKANet's encoder: stem and depth + 1 residual stages."""
+    return residual_encoder(
+        in_channels, conv=conv, stem=stem, block=partial(block, conv=conv), num_blocks=num_blocks, width=width, depth=depth, expansion=block.expansion
+    )
+
+
+def ukanet(
+    block: type[nn.Module],
+    num_blocks: Sequence[int],
+    in_channels: int,
+    classes: int,
+    *,
+    conv: Conv,
+    stem: Conv,
+    width: int = 16,
+    depth: int = 3,
+    aux_params: dict[str, object] | None = None,
+) -> SegmentationModel:
+    """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual stage."""
+    encoder = ukanet_encoder(block, num_blocks, in_channels, conv=conv, stem=stem, width=width, depth=depth)
+    residual = partial(block, conv=conv)
+    counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(depth + 1)]
+    channels = encoder.out_channels
+
+    def merge(in_channels: int, out_channels: int) -> nn.Sequential:
+        blocks = stage(residual, out_channels, out_channels, counts[channels.index(out_channels)])
+        return nn.Sequential(conv(in_channels, out_channels, 3, padding=1), *blocks)
+
+    bottom = stage(residual, channels[-1], channels[-1], counts[-1])
+    decoder = UNetDecoder(channels, block=merge, bottom=bottom)
+    return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
+
+
+for _name, (_block, _num_blocks) in VARIANTS.items():
+    MODELS.register(_name)(partial(ukanet, _block, _num_blocks))
+    ENCODERS.register(_name)(partial(ukanet_encoder, _block, _num_blocks))

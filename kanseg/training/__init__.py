@@ -1,0 +1,1 @@
+"""Training on Accelerate: settings in, run folder out. `kanseg.training.run.train` is the entry."""

@@ -1,0 +1,205 @@
+"""Checkpoints: folders that are written whole or not at all, and hold no code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kanseg.config import Config
+from kanseg.data import LabelInfo, Preprocess
+from kanseg.errors import InputError
+from kanseg.models import create_model
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+DESCRIPTION = "model.json"
+STATE = "state.json"
+TENSORS = "training.pt"
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    description: Mapping[str, Any],
+    config: Config,
+    *,
+    state: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint: to a temporary folder, flushed to disk with a manifest of sizes and SHA-256, then renamed.
+
+    Args:
+        folder: where it will be; one that is there already is replaced only when the new one is complete.
+        model: whose state dict is stored (safetensors).
+        description: what is needed to use the weights: see `describe`.
+        config: the run's complete settings.
+        state: numbers of the training (step, epoch, ...) as JSON, for `--resume`.
+        tensors: state dicts of optimiser, schedule, scaler and generators, for `--resume`.
+    """
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, building / WEIGHTS)
+    (building / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+    (building / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+    if state is not None:
+        (building / STATE).write_text(json.dumps(state), encoding="utf-8")
+    if tensors is not None:
+        torch.save(dict(tensors), building / TENSORS)
+    _seal(building)
+    _put(building, folder)
+    return folder
+
+
+def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
+    """What a checkpoint tells about its weights, beside the config: plain JSON."""
+    options = asdict(config.model)
+    return {
+        "kanseg": 1,
+        "model": {
+            "name": options["name"],
+            "in_channels": preprocess.channels,
+            "classes": info.num_logits,
+            "basis": options["basis"],
+            "stem": options["stem"],
+            **options["options"],
+        },
+        "labels": {"task": info.task, "classes": list(info.classes), "palette": [list(c) for c in info.colours]},
+        "preprocess": asdict(preprocess),
+        "tile": list(config.data.crop) if config.data.crop else None,
+    }
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The description in a checkpoint.
+
+    Raises:
+        InputError: it is not a complete checkpoint.
+    """
+    fault = find_fault(folder)
+    if fault is not None:
+        raise InputError(f"{folder}: {fault}")
+    return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, on the CPU."""
+    return load_file(folder / WEIGHTS)
+
+
+def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(state, tensors) of a checkpoint that can be resumed; no pickled objects are loaded."""
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state, torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+
+
+def preprocess_from(stored: dict[str, Any]) -> Preprocess:
+    """The preprocessing that a checkpoint describes."""
+    return Preprocess(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+
+
+def build_model(arguments: dict[str, Any]) -> nn.Module:
+    """`create_model` with arguments from a config or a checkpoint; what it refuses is an InputError."""
+    try:
+        return create_model(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: {error}") from None
+
+
+def find_fault(folder: Path) -> str | None:
+    """Why a folder is no complete checkpoint (missing, torn or changed files), or None."""
+    if not folder.is_dir():
+        return "no such checkpoint folder"
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return f"not a checkpoint (it has no {MANIFEST})"
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} is damaged"
+    for name, entry in listed.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["size"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
+        if _sha256(path) != entry["sha256"]:
+            return f"{name} is damaged (another SHA-256 than in the manifest)"
+    missing = [name for name in (WEIGHTS, DESCRIPTION, CONFIG) if name not in listed]
+    return f"{missing[0]} is missing from the manifest" if missing else None
+
+
+def step_folders(run: Path) -> list[Path]:
+    """The checkpoints of a run, newest first."""
+    found = [path for path in (run / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def newest_complete(run: Path) -> tuple[Path, list[str]]:
+    """The newest complete checkpoint of a run, and a line for each newer one that was skipped.
+
+    Raises:
+        InputError: there is none.
+    """
+    skipped = []
+    for folder in step_folders(run):
+        fault = find_fault(folder)
+        if fault is None and (folder / STATE).is_file() and (folder / TENSORS).is_file():
+            return folder, skipped
+        skipped.append(f"skipped {folder}: {fault or 'it holds no training state'}")
+    told = f" ({'; '.join(skipped)})" if skipped else ""
+    raise InputError(f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{told}; start without --resume")
+
+
+def prune(run: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints; to be called after a new one is complete."""
+    for folder in step_folders(run)[max(keep, 1) :]:
+        shutil.rmtree(folder)
+
+
+def point_to(link: Path, target: Path) -> None:
+    """Make `link` a relative symbolic link to target, replacing an older link in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    os.replace(temporary, link)
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest and flush everything to disk."""
+    entries = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _put(building: Path, folder: Path) -> None:
+    """Rename a finished folder into place; an older one steps aside first and goes last."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(building, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

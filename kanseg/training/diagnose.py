@@ -1,0 +1,49 @@
+"""What to tell when a loss is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.data import SegmentationDataset
+from kanseg.errors import InputError
+
+
+def report_non_finite(model: nn.Module, batch: dict[str, Tensor], dataset: SegmentationDataset, run: Path, step: int) -> NoReturn:
+    """Name the samples and the first layer whose output is not finite, save both, and stop.
+
+    Raises:
+        InputError: always.
+    """
+    layer = first_non_finite_layer(model, batch["image"])
+    names = [dataset.samples[int(i)].name for i in batch["index"]]
+    path = run / "non_finite.pt"
+    torch.save({"batch": batch, "names": names, "layer": layer, "weights": {k: v.cpu() for k, v in model.state_dict().items()}}, path)
+    raise InputError(
+        f"step {step}: the loss is not finite; batch of {', '.join(names)}; first layer with such an output: {layer or 'none, it is the loss'}; "
+        f"batch and weights are in {path}; a lower training.lr, training.clip or precision 'no' may help"
+    )
+
+
+@torch.no_grad()
+def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
+    """Name of the first module, in the order of execution, whose output has a NaN or an infinity; None if none has."""
+    found: list[str] = []
+
+    def watch(name: str):
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if not list(module.children())]
+    try:
+        model(image.to(next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None

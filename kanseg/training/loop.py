@@ -1,0 +1,228 @@
+"""The training loop: steps, validations, checkpoints."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from kanseg.config import Config
+from kanseg.data import SegmentationDataset
+from kanseg.losses import WeightedLoss
+from kanseg.training.batches import BatchPlan
+from kanseg.training.checkpoint import point_to, prune, save_checkpoint
+from kanseg.training.diagnose import report_non_finite
+from kanseg.training.evaluate import evaluate
+from kanseg.training.log import RunLog
+
+
+@dataclass
+class Progress:
+    """Where a run stands; stored as JSON in every checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0  # optimiser steps in all
+    loss_sum: float = 0.0  # over the steps of this epoch
+    loss_count: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    log_bytes: int = 0
+
+
+@dataclass
+class Training:
+    """Everything that the loop works with; built by `kanseg.training.run`."""
+
+    config: Config
+    run: Path
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    loss: WeightedLoss
+    plan: BatchPlan
+    loader: DataLoader
+    validation: SegmentationDataset | None
+    description: dict[str, Any]
+    log: RunLog
+    progress: Progress = field(default_factory=Progress)
+    stop_requested: bool = False
+
+
+def fit(training: Training) -> None:
+    """Train to the last epoch. On SIGTERM: finish the step, save, and leave with exit status 143."""
+    settings, progress = training.config.training, training.progress
+    previous = signal.signal(signal.SIGTERM, lambda *_: setattr(training, "stop_requested", True))
+    try:
+        while progress.epoch < settings.epochs:
+            started = time.perf_counter()
+            train_epoch(training)
+            entry = finish_epoch(training)
+            _tell(training, entry, time.perf_counter() - started)
+            save(training)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def train_epoch(training: Training) -> None:
+    """The rest of the current epoch, from `progress.batch` on."""
+    settings, progress = training.config.training, training.progress
+    training.model.train()
+    training.plan.go_to(progress.epoch, progress.batch)
+    steps = -(-len(training.plan) // settings.accumulate)
+    bar = tqdm(total=steps, desc=f"epoch {progress.epoch + 1}/{settings.epochs}", leave=False, disable=None if training.accelerator.is_main_process else True)
+    for group in _groups(training.loader, settings.accumulate):
+        loss = train_step(training, group)
+        progress.batch += len(group)
+        progress.step += 1
+        progress.loss_sum += loss
+        progress.loss_count += 1
+        bar.update()
+        bar.set_postfix(loss=f"{progress.loss_sum / progress.loss_count:.4f}")
+        if settings.log_every and progress.step % settings.log_every == 0:
+            training.log.write({"step": progress.step, "epoch": progress.epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0]})
+        if training.stop_requested:
+            save(training)
+            raise SystemExit(143)
+        if settings.save_every and progress.step % settings.save_every == 0:
+            save(training)
+    bar.close()
+
+
+def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
+    """One optimiser step over the gradients of all batches of the group; the mean loss."""
+    accelerator, total = training.accelerator, 0.0
+    training.optimizer.zero_grad(set_to_none=True)
+    for number, batch in enumerate(group):
+        last = number == len(group) - 1
+        with nullcontext() if last else accelerator.no_sync(training.model):
+            logits = training.model(batch["image"].to(accelerator.device, non_blocking=True))
+            loss = training.loss(logits, batch["mask"].to(accelerator.device, non_blocking=True)) / len(group)
+            if not torch.isfinite(loss):
+                report_non_finite(training.model, batch, training.loader.dataset, training.run, training.progress.step)
+            accelerator.backward(loss)
+        total += loss.item()
+    if training.config.training.clip is not None:
+        accelerator.clip_grad_norm_(training.model.parameters(), training.config.training.clip)
+    training.optimizer.step()
+    training.schedule.step()
+    return total
+
+
+def finish_epoch(training: Training) -> dict[str, Any]:
+    """Validate if it is due, store the best weights, log, and move on to the next epoch."""
+    settings, progress = training.config.training, training.progress
+    loss = training.accelerator.reduce(torch.tensor([progress.loss_sum / max(progress.loss_count, 1)], dtype=torch.float64), "mean")
+    entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch + 1, "train": {"loss": float(loss)}}
+    due = (progress.epoch + 1) % settings.validate_every == 0 or progress.epoch + 1 == settings.epochs
+    if training.validation is not None and due:
+        entry["val"] = _validate(training)
+    progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
+    value = entry["val"][settings.monitor] if "val" in entry else None
+    improved = value is not None and value == value and (progress.best is None or value > progress.best)
+    last = progress.epoch == settings.epochs
+    if improved or (last and progress.best is None):
+        progress.best, progress.best_epoch = value if improved else None, progress.epoch
+        _save_best(training)
+    training.log.write(entry)
+    return entry
+
+
+def _validate(training: Training) -> dict[str, Any]:
+    settings = training.config.training
+    metrics = evaluate(
+        training.model, training.validation, training.accelerator, batch_size=settings.batch_size, workers=training.config.data.workers, title="validate"
+    )
+    scores = metrics.compute()
+    means = {key: value for key, value in scores.items() if key.startswith("mean_")}
+    return means | {"per_image_mean_iou": scores["per_image"]["mean_iou"], "iou": {label: row["iou"] for label, row in scores["classes"].items()}}
+
+
+def save(training: Training) -> None:
+    """A complete checkpoint of the moment; older ones go only afterwards."""
+    training.progress.log_bytes = training.log.size
+    accelerator = training.accelerator
+    generators = [random_states()]
+    if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        generators = gather_object(generators)
+    if accelerator.is_main_process:
+        folder = training.run / "checkpoints" / f"step_{training.progress.step:08d}"
+        tensors = {
+            "optimizer": training.optimizer.state_dict(),
+            "schedule": training.schedule.state_dict(),
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+            "generators": generators,
+        }
+        save_checkpoint(folder, accelerator.unwrap_model(training.model), training.description, training.config, state=asdict(training.progress), tensors=tensors)
+        point_to(training.run / "last", folder)
+        prune(training.run, training.config.training.keep)
+    accelerator.wait_for_everyone()
+
+
+def random_states() -> dict[str, Any]:
+    """The states of torch's generators; no other generator is used in training."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Put optimiser, schedule, scaler, generators and progress back to where a checkpoint left them."""
+    training.optimizer.load_state_dict(tensors["optimizer"])
+    training.schedule.load_state_dict(tensors["schedule"])
+    if training.accelerator.scaler is not None and tensors["scaler"]:
+        training.accelerator.scaler.load_state_dict(tensors["scaler"])
+    generators = tensors["generators"]
+    if training.accelerator.process_index < len(generators):
+        mine = generators[training.accelerator.process_index]
+        torch.set_rng_state(mine["cpu"])
+        if len(mine["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(mine["cuda"])
+    training.progress = Progress(**state)
+
+
+def _save_best(training: Training) -> None:
+    if not training.accelerator.is_main_process:
+        return
+    folder = training.run / "checkpoints" / f"best_{training.progress.epoch:05d}"
+    save_checkpoint(folder, training.accelerator.unwrap_model(training.model), training.description, training.config)
+    link = training.run / "best"
+    older = link.resolve() if link.is_symlink() else None
+    point_to(link, folder)
+    if older is not None and older != folder.resolve():
+        _remove(older)
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def _tell(training: Training, entry: dict[str, Any], seconds: float) -> None:
+    if not training.accelerator.is_main_process:
+        return
+    settings, progress = training.config.training, training.progress
+    line = f"epoch {entry['epoch']}/{settings.epochs}  loss {entry['train']['loss']:.4f}"
+    if "val" in entry:
+        line += f"  val {settings.monitor} {entry['val'][settings.monitor]:.4f}"
+        line += f" (best {progress.best:.4f} in epoch {progress.best_epoch})" if progress.best is not None else ""
+    print(f"{line}  {seconds:.1f} s", flush=True)
