@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -70,13 +71,13 @@ class ModelConfig:
     Args:
         name: one of kanseg.list_models().
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
-        stem: options that differ for the first convolution.
+        stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or options that differ.
         options: width, depth, inner_channels, degree, grid_size, norm, ...
     """
 
     name: str = "unet"
     basis: str = "gram"
-    stem: dict[str, Any] | None = None
+    stem: Literal["auto"] | dict[str, Any] | None = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -195,7 +196,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _instantiate(parser: Any, namespace: Any) -> Config:
-    parts = parser.instantiate_classes(namespace)
+    parts = parser.instantiate(namespace)
     return Config(**{f.name: parts[f.name] for f in fields(Config)})
 
 
@@ -217,6 +218,7 @@ def _one_line(message: str) -> str:
         return text[:500]
     key = next(g for g in reversed(unknown.groups()) if g)
     known = _known_keys()
-    same_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    hint = nearest(key, known) or nearest(key.rsplit(".", 1)[-1], same_leaf)
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)
+    hint = nearest(key, known) or (f"; did you mean {by_leaf[leaf[0]]!r}?" if leaf else "")
     return f"unknown setting {key!r}{hint} (all settings: --help)"

@@ -81,7 +81,7 @@ class Basis(nn.Module, ABC):
 
     @torch.no_grad()
     def second_moments(self) -> Tensor:
-        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64, by a rule of 4096 equal masses.
+        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of the basis, by a rule of 4096 equal masses.
 
         A normalising domain map is the identity on such inputs.
         """
@@ -90,7 +90,7 @@ class Basis(nn.Module, ABC):
         parameter = next((p for p in self.state_dict().values() if p.is_floating_point()), x)
         x = x.to(parameter)
         values = self.functions(POINTWISE_DOMAINS.get(self.domain, POINTWISE_DOMAINS["identity"])(x))
-        return values.double().square().mean(dim=(0, 1, 3)).cpu()
+        return values.double().square().mean(dim=(0, 1, 3))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, num_functions={self.num_functions}, domain={self.domain!r}"

@@ -71,7 +71,8 @@ def _build(spec: Mapping[str, Mapping[str, object]] | str):
         raise InputError(f"an augmentation is `Name` or `Name: {{option: value}}`, got {spec!r}")
     name, options = next(iter(spec.items()))
     options = dict(options or {})
-    known = [n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, module.BasicTransform) and not inspect.isabstract(c)]
+    abstract = (module.BasicTransform, module.ImageOnlyTransform, module.DualTransform, module.Transform3D)
+    known = [n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, module.BasicTransform) and c not in abstract]
     if name not in known:
         raise InputError(f"albumentations has no transform {name!r}{nearest(name, known)}")
     transform = getattr(module, name)

@@ -66,7 +66,8 @@ class _KANConv(nn.Module):
         self.norm = norm_module(norm, out_channels, self.ndim)
         self.activation = activation_module(activation)
         self.reset_parameters()
-        self.to(device=device, dtype=dtype)
+        if device is not None or dtype is not None:
+            self.to(device=device, dtype=dtype)
 
     def _check(self, in_channels: int, out_channels: int, groups: int, basis: str, basis_options: dict[str, object]) -> None:
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):

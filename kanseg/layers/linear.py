@@ -52,7 +52,8 @@ class KANLinear(nn.Module):
             self.basis = create_basis(basis, in_features, **basis_options)
             self.basis_linear = nn.Linear(in_features * self.basis.num_functions, out_features, bias=False)
         self.reset_parameters()
-        self.to(device=device, dtype=dtype)
+        if device is not None or dtype is not None:
+            self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draw the matrices so that the output has variance 1 for N(0, 1) input."""

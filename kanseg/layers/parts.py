@@ -58,35 +58,40 @@ def inner_width(inner_channels: int | float, in_channels: int, out_channels: int
 
 
 @torch.no_grad()
-def init_to_variance(weight: Tensor, variance: float, moments: Tensor | float = 1.0) -> None:
+def init_to_variance(weight: Tensor, variance: float, moments: Tensor | None = None) -> None:
     """Draw weight (O, I * K, *kernel) so that the output's second moment is `variance`.
 
     Args:
         weight: the weights of a convolution or matrix over I * K inputs, channel-major.
         variance: of the output, for independent inputs with the given second moments.
-        moments: second moment of each of the K functions (K,), or one number. Every function gets the same share of the
+        moments: second moment of each of the K functions (K,); 1 for all by default. Every function gets the same share of the
             variance, so that none starts dead.
     """
-    if not isinstance(moments, Tensor):
-        moments = torch.tensor([float(moments)], dtype=torch.float64)
+    # Only tensor operations: layers are built on the meta device and under fake tensors too, where nothing has a value.
+    moments = torch.ones(1, device=weight.device) if moments is None else moments.to(weight.device)
+    fan_in = weight[0].numel() // len(moments)
     alive = moments > 1e-12
-    share = variance / (weight[0].numel() / len(moments) * max(int(alive.sum()), 1))
-    std = torch.where(alive, (share / moments.clamp_min(1e-12)).sqrt(), torch.zeros_like(moments))
-    scale = std.to(weight).repeat(weight.shape[1] // len(moments)).reshape(1, -1, *[1] * (weight.dim() - 2))
-    weight.normal_().mul_(scale)
+    share = variance / (fan_in * alive.sum().clamp_min(1))
+    std = torch.where(alive, (share / moments.clamp_min(1e-12)).sqrt(), 0.0).to(weight.dtype)
+    weight.normal_().mul_(std.repeat(weight.shape[1] // len(moments)).reshape(1, -1, *[1] * (weight.dim() - 2)))
 
 
-def activation_second_moment(activation: nn.Module) -> float:
-    """E[a(x)^2] for x ~ N(0, 1)."""
-    x = torch.special.ndtri((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096)
+def activation_second_moment(activation: nn.Module) -> Tensor:
+    """E[a(x)^2] for x ~ N(0, 1), (1,)."""
+    x = torch.special.ndtri((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096).to(torch.get_default_dtype())
     with torch.no_grad():
-        return float(activation.to(torch.float64)(x).square().mean())
+        return activation(x).square().mean().reshape(1)
+
+
+# Share of a fresh layer's variance that comes from the univariate functions when there is a base branch. On GlaS (20 epochs, U-Net of
+# bottleneck Gram layers) a share of 0.5 reached .66 to .69 IoU, 0.05 reached .72 to .73: the functions should correct, not dominate.
+BASIS_SHARE = 0.05
 
 
 def init_branches(basis: Basis | None, basis_weight: Tensor | None, base_activation: nn.Module, base_weight: Tensor | None) -> None:
-    """Initial weights of the two branches of a KAN layer: each gives half of an output variance of 1, or all if alone."""
-    variance = 1.0 if basis_weight is None or base_weight is None else 0.5
+    """Initial weights of the two branches of a KAN layer: together an output variance of 1."""
+    alone = basis_weight is None or base_weight is None
     if basis is not None and basis_weight is not None:
-        init_to_variance(basis_weight, variance, basis.second_moments())
+        init_to_variance(basis_weight, 1.0 if alone else BASIS_SHARE, basis.second_moments())
     if base_weight is not None:
-        init_to_variance(base_weight, variance, activation_second_moment(base_activation))
+        init_to_variance(base_weight, 1.0 if alone else 1.0 - BASIS_SHARE, activation_second_moment(base_activation))

@@ -13,9 +13,12 @@ from kanseg.layers.kan_conv import KANConv2d
 from kanseg.models.segmentation import MODELS, SegmentationModel
 from kanseg.registry import Registry, nearest
 
-GEOMETRY = {"groups", "padding_mode", "device", "dtype"}
-CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in GEOMETRY]
-CONV_OPTIONS += ["padding_mode"]
+PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
+CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
+# Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
+COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
+
+Stem = Mapping[str, object] | str | None
 
 
 def create_model(
@@ -24,7 +27,7 @@ def create_model(
     classes: int = 2,
     *,
     basis: str = "gram",
-    stem: Mapping[str, object] | None = None,
+    stem: Stem = "auto",
     aux_params: dict[str, object] | None = None,
     **options: object,
 ) -> SegmentationModel:
@@ -35,23 +38,23 @@ def create_model(
         in_channels: channels of the picture.
         classes: logits a pixel (1 for a binary task with a sigmoid).
         basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of plain convolutions.
-        stem: options that differ for the first convolution, the one that reads the picture, such as
-            {"basis": "bspline", "grid_range": [-3, 3]}.
+        stem: the first convolution, the one that reads the picture: "auto" for B-splines of the colours (a plain convolution when the
+            basis is "none"), None for the same as all others, or options that differ, such as
+            {"basis": "rbf", "grid_range": [-3, 3]}.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head; the net then returns
             (masks, labels), as in segmentation_models.pytorch.
-        options: of the network (width, depth, ...), of KANConv2d (inner_channels, norm, activation, base_activation, dropout) and of the
-            basis (degree, grid_size, ...).
+        options: of the network (width, depth, ...), of KANConv2d (norm, activation, dropout, padding_mode; inner_channels, here 0.25 by
+            default: a bottleneck of a quarter of the channels, None for full functions on every edge; base_activation, here
+            "identity": activations stand between the layers already) and of the basis (degree, grid_size, ...).
 
     Raises:
-        ValueError: an unknown name or option; the message lists the known ones.
+        ValueError: an unknown name or option; the message names the nearest known one.
     """
     parts = _parts(MODELS, name, basis, stem, options)
     return MODELS[name](in_channels, classes, aux_params=aux_params, **parts)
 
 
-def create_encoder(
-    name: str, in_channels: int = 3, *, basis: str = "gram", stem: Mapping[str, object] | None = None, **options: object
-) -> Encoder:
+def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem: Stem = "auto", **options: object) -> Encoder:
     """An encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`, `.output_stride`.
 
     Arguments as of `create_model`; `depth` is the number of halvings.
@@ -74,31 +77,35 @@ def list_bases() -> list[str]:
     return [*BASES, "none"]
 
 
-def _parts(registry: Registry[Callable], name: str, basis: str, stem: Mapping[str, object] | None, options: dict[str, object]) -> dict[str, object]:
+def _parts(registry: Registry[Callable], name: str, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
     """Sort the options into those of the builder and those of the convolution, and build `conv` and `stem`."""
-    known = [p.name for p in inspect.signature(registry[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    own = {key: value for key, value in options.items() if key in known}
-    rest = {key: value for key, value in options.items() if key not in known}
-    conv = _conv(basis, rest, own_options=known)
-    if stem is None:
-        return {"conv": conv, "stem": conv, **own}
-    shared = {key: value for key, value in rest.items() if key in CONV_OPTIONS and key != "inner_channels"}
-    different = {key: value for key, value in stem.items() if key != "basis"}
-    return {"conv": conv, "stem": _conv(str(stem.get("basis", basis)), shared | different, own_options=[]), **own}
+    parameters = inspect.signature(registry[name]).parameters.values()
+    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("conv", "stem", "aux_params")]
+    shared = {"inner_channels": 0.25, "base_activation": "identity"} | {key: value for key, value in options.items() if key not in own}
+    conv = _conv(basis, shared, network_options=own)
+    return {"conv": conv, "stem": _stem(stem, basis, shared, conv), **{key: value for key, value in options.items() if key in own}}
 
 
-def _conv(basis: str, options: dict[str, object], *, own_options: list[str]) -> Conv:
-    """KANConv2d with its basis and options; an option that neither has is a ValueError."""
+def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv:
+    """The first convolution: as all others, or with its own basis and the others' norm, activation and the like."""
+    if stem is None or (stem == "auto" and basis == "none"):
+        return conv
+    if stem != "auto" and not isinstance(stem, Mapping):
+        raise ValueError(f"stem must be 'auto', None or a mapping of options, got {stem!r}")
+    own = dict(COLOUR_STEM if stem == "auto" else {"basis": basis, "inner_channels": None, **stem})
+    common = {key: value for key, value in shared.items() if key in CONV_OPTIONS}
+    return _conv(str(own.pop("basis")), common | own, network_options=[])
+
+
+def _conv(basis: str, options: dict[str, object], *, network_options: list[str]) -> Conv:
+    """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names the nearest."""
     basis_options = {key: value for key, value in options.items() if key not in CONV_OPTIONS}
-    conv_options = {key: value for key, value in options.items() if key in CONV_OPTIONS}
-    if basis == "none":
-        if basis_options:
-            raise ValueError(f"basis 'none' is the plain convolution; it has no option {', '.join(map(repr, basis_options))}")
-        return kan_conv(basis="none", **conv_options)
-    settings = [*(o for o in own_options if o not in ("conv", "stem", "aux_params")), *CONV_OPTIONS]
     for key in basis_options:
-        guess = nearest(key, settings)
+        guess = nearest(key, [*network_options, *CONV_OPTIONS])
         if guess:
             raise ValueError(f"unknown option {key!r}{guess}")
-    check_basis_options(basis, basis_options)
-    return kan_conv(basis=basis, **conv_options, **basis_options)
+    if basis == "none" and basis_options:
+        raise ValueError(f"basis 'none' is the plain convolution; it has no option {', '.join(map(repr, basis_options))}")
+    if basis != "none":
+        check_basis_options(basis, basis_options)
+    return kan_conv(basis=basis, **options)

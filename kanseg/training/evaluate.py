@@ -28,7 +28,7 @@ def evaluate(
     mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
     size = batch_size if dataset.preprocess.resize or one_size(dataset) else 1
-    loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers)
+    loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers, generator=torch.Generator())
     metrics = SegmentationMetrics(dataset.info.classes)
     for batch in tqdm(loader, desc=title, leave=False, disable=None if accelerator.is_main_process else True):
         with accelerator.autocast():

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -59,6 +60,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> d
     started = time.perf_counter()
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
+    AcceleratorState._reset_state()  # else a second run in one process could not choose another precision
     accelerator = Accelerator(mixed_precision=config.training.precision)
     tell = print if accelerator.is_main_process else lambda *_: None
     run = Path(config.run_dir)
@@ -168,8 +170,9 @@ def assemble(
     validation = SegmentationDataset(samples["val"], info, preprocess) if samples["val"] else None
     _check_settings(config, dataset)
     plan = BatchPlan(len(dataset), settings.batch_size, seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
-    workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "pin_memory": accelerator.device.type == "cuda"}
-    loader = DataLoader(dataset, batch_sampler=plan, **workers)
+    # A generator of its own: a loader draws a number from torch's whenever it starts, and a resumed run starts it once more.
+    workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "generator": torch.Generator()}
+    loader = DataLoader(dataset, batch_sampler=plan, pin_memory=accelerator.device.type == "cuda", **workers)
     loss = WeightedLoss(settings.loss, info.task)
     steps = settings.epochs * -(-plan.batches_per_epoch // settings.accumulate)
     state, tensors = (None, None) if checkpoint is None else read_training(checkpoint)

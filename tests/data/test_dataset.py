@@ -1,0 +1,45 @@
+import torch
+
+from kanseg.data import Augmentation, Preprocess, SegmentationDataset, channel_statistics, read_folder
+
+
+def dataset(folder, **options):
+    found = read_folder(folder)
+    samples = [s for name in ("train", "val", "test") for s in found.samples(name)]
+    mean, std = channel_statistics(samples, Preprocess())
+    return SegmentationDataset(samples, found.info, Preprocess(mean=mean, std=std, resize=options.pop("resize", None)), **options)
+
+
+def test_items_have_the_stated_types(folder):
+    item = dataset(folder)[0]
+    assert (item["image"].shape, item["image"].dtype) == ((3, 32, 40), torch.float32)
+    assert (item["mask"].shape, item["mask"].dtype) == ((32, 40), torch.int64)
+    assert set(item["mask"].unique().tolist()) == {0, 1}
+
+
+def test_batch_statistics_are_those_of_a_normalised_picture(folder):
+    images = torch.stack([item["image"] for item in dataset(folder)])
+    torch.testing.assert_close(images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
+
+
+def test_resize_acts_on_both(folder):
+    item = dataset(folder, resize=(16, 20))[0]
+    assert item["image"].shape[1:] == item["mask"].shape == (16, 20)
+
+
+def test_randomness_depends_on_seed_epoch_and_index_only(folder):
+    flips = [{"HorizontalFlip": {"p": 0.5}}]
+    one, two = (dataset(folder, augmentation=Augmentation(flips), seed=3) for _ in range(2))
+    keys = [(epoch, index) for epoch in range(6) for index in range(6)]
+    forward = {key: one[key]["image"] for key in keys}
+    backward = {key: two[key]["image"] for key in reversed(keys)}
+    assert all(torch.equal(forward[key], backward[key]) for key in keys)
+    assert len({forward[(epoch, 0)].numpy().tobytes() for epoch in range(6)}) == 2
+
+
+def test_workers_do_not_change_the_samples(folder):
+    data = dataset(folder, augmentation=Augmentation(["HorizontalFlip"]), seed=1)
+    plans = [[(4, 0), (4, 1)], [(4, 2), (4, 3)]]
+    single, several = (list(torch.utils.data.DataLoader(data, batch_sampler=plans, num_workers=n)) for n in (0, 2))
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(single, several, strict=True))

@@ -1,0 +1,74 @@
+import importlib.metadata
+
+import numpy as np
+import pytest
+
+from kanseg.data.transforms import Augmentation, sample_seed
+from kanseg.errors import InputError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+MASK = IMAGE[:, :, 0] // 64
+MANY = ["HorizontalFlip", {"RandomRotate90": {}}, {"RandomBrightnessContrast": {"p": 1.0}}]
+
+
+def test_the_same_seed_gives_the_same_result_whatever_came_before():
+    augment = Augmentation(MANY)
+    first = augment(IMAGE, MASK, 5)
+    for seed in range(4):
+        augment(IMAGE, MASK, seed)
+    again = Augmentation(MANY)(IMAGE, MASK, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert np.array_equal(first[0], augment(IMAGE, MASK, 5)[0])
+
+
+def test_seeds_give_different_results():
+    augment = Augmentation(MANY)
+    assert len({augment(IMAGE, MASK, seed)[0].tobytes() for seed in range(8)}) == 8
+
+
+def test_sample_seeds_differ_by_seed_epoch_and_index():
+    seeds = {sample_seed(s, e, i) for s in range(3) for e in range(5) for i in range(50)}
+    assert len(seeds) == 750
+
+
+def test_picture_and_mask_move_together():
+    augment = Augmentation([{"HorizontalFlip": {"p": 1.0}}])
+    image, mask = augment(IMAGE, MASK, 0)
+    assert np.array_equal(image, IMAGE[:, ::-1])
+    assert np.array_equal(mask, MASK[:, ::-1])
+
+
+def test_one_channel_keeps_its_axis():
+    assert Augmentation(MANY)(IMAGE[:, :, :1], MASK, 0)[0].ndim == 3
+
+
+def test_made_up_pixels_are_ignored():
+    _, mask = Augmentation([{"Affine": {"translate_px": {"x": [8, 8], "y": [0, 0]}, "p": 1.0}}])(IMAGE, MASK, 0)
+    assert (mask[:, :8] == 255).all()
+
+
+def test_crop_pads_small_pictures_with_ignored_pixels():
+    image, mask = Augmentation([], crop=(32, 16))(IMAGE, MASK, 0)
+    assert image.shape == (32, 16, 3)
+    assert (mask == 255).sum() == 12 * 16
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"HorizontalFlipp": {}}, "no transform 'HorizontalFlipp'; did you mean 'HorizontalFlip'"),
+        ({"HorizontalFlip": {"probability": 1}}, "has no option 'probability'"),
+        ({"HorizontalFlip": {"p": 7}}, "augmentation HorizontalFlip"),
+        ({"HorizontalFlip": {}, "VerticalFlip": {}}, "an augmentation is"),
+        ("BasicTransform", "no transform"),
+    ],
+)
+def test_misspelt_or_impossible_transforms_are_errors(spec, message):
+    with pytest.raises(InputError, match=message):
+        Augmentation([spec])
+
+
+def test_the_package_of_the_same_import_name_is_refused(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.0")
+    with pytest.raises(InputError, match="albumentationsx"):
+        Augmentation(["HorizontalFlip"])

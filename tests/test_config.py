@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanseg.config import Config, parse_config
+from kanseg.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def test_yaml_round_trip_is_exact(config):
+    assert Config.from_yaml(config.to_yaml()) == config
+
+
+def test_command_line_overrides_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("training: {epochs: 7, lr: 0.5}\nmodel: {options: {width: 4}}\n")
+    config, flags = parse_config(["--config", str(tmp_path / "c.yaml"), "--training.epochs", "9", "--model.options.depth", "2"], flags={"resume": "go on"})
+    assert (config.training.epochs, config.training.lr) == (9, 0.5)
+    assert config.model.options == {"width": 4, "depth": 2}
+    assert flags == {"resume": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {epochz: 3}", "unknown setting .*epochz'; did you mean 'training.epochs'"),
+        ("trainig: {epochs: 3}", "did you mean 'training'|did you mean 'training.epochs'"),
+        ("training: {epochs: many}", "training.epochs.*many"),
+        ("training: {precision: fp8}", "fp8"),
+        ("data: {resize: 128}", "data.resize"),
+        ("training: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Config.from_yaml(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_misspelt_option_on_the_command_line_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'training.epochs'"):
+        parse_config(["--training.epoch", "3"])
+
+
+def test_missing_config_file_is_named():
+    with pytest.raises(InputError, match=r"nowhere\.yaml"):
+        parse_config(["--config", "nowhere.yaml"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_shipped_config_is_valid_and_names_its_command(path):
+    config = Config.from_yaml(path.read_text())
+    assert f"--config configs/{path.name}" in path.read_text().split("\n\n")[0]
+    assert Path(config.run_dir).parent == Path("runs")
+
+
+def test_help_documents_every_setting_with_type_and_default():
+    text = subprocess.run([sys.executable, ROOT / "tools" / "train_seg.py", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""}).stdout
+    for line in ("--training.epochs EPOCHS", "passes over the training pictures. (type: int, default: 50)", "--data.root ROOT", "--model.basis BASIS", "--resume"):
+        assert line in text
+    options = [line.strip() for line in text.splitlines() if line.strip().startswith("--")]
+    assert len(options) > 45

@@ -1,0 +1,267 @@
+"""What every registered basis, layer and model has to keep, with no list of exceptions."""
+
+import copy
+import gc
+import io
+import pickle
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import kanseg
+from kanseg.bases import BASES, create_basis
+from kanseg.layers import FAMILIES, KANConv1d, KANConv2d, KANConv3d, KANLinear
+
+EXTREMES = [0.0, 1e-8, -1e-8, 1.0, -1.0, 1e2, -1e2, 1e4, -1e4]
+CONVS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
+VARIANTS = [(name, {}) for name in BASES]
+VARIANTS += [("wavelet", {"wavelet": w}) for w in ("morlet", "dog", "meyer", "shannon")]
+VARIANTS += [("rbf", {"domain": d}) for d in ("instance_norm", "layer_norm")]
+VARIANTS += [("gram", {"learnable": True}), ("gram", {"num_points": 9}), ("jacobi", {"alpha": -0.5, "beta": -0.5}), ("bspline", {"spline_order": 2})]
+BOTTLENECK = [None, 0.5]
+variants = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v))
+bases = pytest.mark.parametrize("name", list(BASES))
+bases_and_none = pytest.mark.parametrize("name", kanseg.list_bases())
+
+
+@variants
+def test_basis_gradient_is_the_derivative(name, options):
+    basis = create_basis(name, 2, **options).double()
+    x = (torch.rand(2, 2, 5, dtype=torch.float64) * 3 - 1.5 + 0.0137).requires_grad_()
+    assert torch.autograd.gradcheck(basis, (x,))
+
+
+@variants
+def test_basis_parameters_have_the_right_gradient(name, options):
+    basis = create_basis(name, 2, **options).double()
+    parameters = list(basis.parameters())
+    x = torch.rand(2, 2, 3, dtype=torch.float64) + 0.0137
+    if parameters:
+        assert torch.autograd.gradcheck(lambda *_: basis(x), parameters)
+
+
+@variants
+def test_all_functions_but_the_constant_one_vary_and_no_two_coincide(name, options):
+    basis = create_basis(name, 1, **options)
+    values = basis(torch.linspace(-2, 2, 401).view(1, 1, -1))[0, 0]
+    varies = values.std(dim=-1) > 1e-3
+    expected = torch.ones(basis.num_functions, dtype=torch.bool)
+    if basis.constant_function is not None:
+        expected[basis.constant_function] = False
+    assert torch.equal(varies, expected)
+    distance = torch.cdist(values, values) + torch.eye(len(values)) * 99
+    assert distance.min() > 1e-2
+
+
+@bases_and_none
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_extreme_inputs_give_finite_values_and_gradients(name, dtype):
+    layer = KANConv2d(2, 4, 3, padding=1, basis=name)
+    x = torch.tensor(EXTREMES).repeat(2, 2, 2, 1).requires_grad_()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        y = layer(x)
+    y.float().sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(x.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+
+
+@variants
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_input_is_computed_in_float32(name, options, dtype):
+    basis = create_basis(name, 2, **options)
+    x = torch.randn(2, 2, 7, dtype=dtype)
+    torch.testing.assert_close(basis(x), basis(x.float()).to(dtype), rtol=0, atol=0)
+
+
+@variants
+@pytest.mark.parametrize("inner", BOTTLENECK)
+def test_a_sample_does_not_depend_on_its_batch_mates(name, options, inner):
+    layer = KANConv2d(4, 4, 3, padding=1, basis=name, inner_channels=inner, **options).eval()
+    a, b = torch.randn(1, 4, 6, 6), 50 * torch.randn(1, 4, 6, 6)
+    torch.testing.assert_close(layer(torch.cat([a, b]))[:1], layer(a), rtol=1e-5, atol=1e-5)
+
+
+@variants
+def test_constant_inputs_give_finite_output_and_gradients(name, options):
+    layer = KANConv2d(2, 4, 3, padding=1, basis=name, **options)
+    for value in (0.0, 3.0):
+        x = torch.full((1, 2, 5, 5), value, requires_grad=True)
+        layer(x).sum().backward()
+        assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("inner", BOTTLENECK)
+@bases_and_none
+def test_output_deviation_of_a_fresh_layer_is_near_one(name, inner, ndim):
+    for width, kernel in ((3, 3), (16, 1), (48, 3)):
+        layer = CONVS[ndim](width, 64, kernel, padding=kernel // 2, basis=name, inner_channels=None if name == "none" else inner)
+        side = {1: 512, 2: 24, 3: 8}[ndim]
+        with torch.no_grad():
+            y = layer.convolve(torch.randn(2, width, *[side] * ndim))
+        assert 0.5 < y.std() < 2
+        assert y.flatten(2).std(dim=-1).median() > 0.4  # within a channel: not by its mean alone
+
+
+@variants
+def test_state_dict_copy_and_pickle_keep_the_function(name, options):
+    layer = KANConv2d(2, 4, 3, basis=name, inner_channels=0.5, **options).eval()
+    x = torch.randn(1, 2, 6, 6)
+    other = KANConv2d(2, 4, 3, basis=name, inner_channels=0.5, **options).eval()
+    other.load_state_dict(layer.state_dict())
+    stream = io.BytesIO()
+    pickle.dump(layer, stream)
+    stream.seek(0)
+    for twin in (other, copy.deepcopy(layer), pickle.load(stream)):
+        assert torch.equal(twin(x), layer(x))
+
+
+@variants
+def test_all_tensors_follow_to_dtype(name, options):
+    layer = KANConv2d(2, 4, 3, basis=name, dtype=torch.float64, **options).eval()
+    assert layer(torch.randn(1, 2, 5, 5, dtype=torch.float64)).dtype == torch.float64
+    half = KANConv2d(2, 4, 3, basis=name, **options).eval().bfloat16()
+    assert half(torch.randn(1, 2, 5, 5).bfloat16()).dtype == torch.bfloat16
+
+
+@variants
+@pytest.mark.parametrize("inner", BOTTLENECK)
+def test_forward_stays_on_the_device(name, options, inner):
+    with FakeTensorMode(), torch.device("cuda"):
+        layer = KANConv2d(4, 4, 3, basis=name, inner_channels=inner, **options)
+        assert layer(torch.randn(1, 4, 6, 6)).device.type == "cuda"
+
+
+@variants
+def test_no_tensor_is_kept_alive(name, options):
+    layer = KANConv2d(2, 4, 3, basis=name, **options)
+    x = torch.randn(1, 2, 6, 6)
+    layer(x).sum().backward()
+    watch = weakref.ref(x)
+    del x
+    gc.collect()
+    assert watch() is None
+
+
+@bases_and_none
+def test_one_optimiser_step_moves_every_parameter(name):
+    layer = KANConv2d(4, 4, 3, basis=name, inner_channels=None if name == "none" else 0.5)
+    before = {k: v.clone() for k, v in layer.named_parameters()}
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    (layer(torch.randn(4, 4, 9, 9)) * torch.randn(4, 4, 7, 7)).sum().backward()
+    optimizer.step()
+    assert all(not torch.equal(before[k], v) for k, v in layer.named_parameters())
+
+
+@bases_and_none
+@pytest.mark.parametrize("inner", BOTTLENECK)
+def test_groups_read_their_own_channels_only(name, inner):
+    layer = KANConv2d(6, 4, 1, groups=2, basis=name, inner_channels=None if name == "none" else inner, norm=None).eval()
+    jacobian = torch.autograd.functional.jacobian(lambda x: layer(x.view(1, 6, 1, 1)).flatten(), torch.randn(6))
+    assert (jacobian[:2, 3:] == 0).all()
+    assert (jacobian[2:, :3] == 0).all()
+    assert (jacobian[:2, :3] != 0).all()
+
+
+@pytest.mark.parametrize("name", [n for n in BASES if "degree" in create_basis(n, 1).__init__.__code__.co_varnames])
+def test_degrees_from_zero_on_work(name):
+    for degree in (0, 1, 6):
+        assert create_basis(name, 2, degree=degree)(torch.randn(1, 2, 3)).shape == (1, 2, degree + 1, 3)
+    with pytest.raises(ValueError, match="degree must be an integer at least 0"):
+        create_basis(name, 2, degree=-1)
+
+
+@bases
+def test_basis_takes_zero_to_three_spatial_axes(name):
+    basis = create_basis(name, 3)
+    for shape in ((2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 5, 6)):
+        assert basis(torch.randn(shape)).shape == (2, 3, basis.num_functions, *shape[2:])
+
+
+@bases_and_none
+def test_linear_layer_is_the_convolution_of_one_pixel(name):
+    linear = KANLinear(5, 3, basis=name)
+    conv = KANConv1d(5, 3, 1, basis=name, norm=None, activation=None)
+    state = {k.replace("linear", "conv"): v.unsqueeze(-1) if "linear.weight" in k else v for k, v in linear.state_dict().items()}
+    conv.load_state_dict(state)
+    x = torch.randn(2, 4, 5)
+    torch.testing.assert_close(linear(x), conv(x.transpose(1, 2)).transpose(1, 2))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family_names_build_layers_of_their_dimension(name):
+    ndim = int(name[-2])
+    layer = getattr(kanseg.layers, name)(4, 6, 3, padding=1)
+    assert isinstance(layer, CONVS[ndim])
+    assert layer(torch.randn(2, 4, *[5] * ndim)).shape == (2, 6, *[5] * ndim)
+
+
+@pytest.mark.parametrize("basis", kanseg.list_bases())
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_models_run_on_any_size_with_every_basis(model, basis):
+    net = kanseg.create_model(model, in_channels=2, classes=3, basis=basis, width=2, depth=2).eval()
+    for height, width in ((61, 83), (33, 7), (1, 1)):
+        logits = net(torch.randn(1, 2, height, width))
+        assert logits.shape == (1, 3, height, width)
+        assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_options_reach_every_layer_of_a_model(model):
+    net = kanseg.create_model(model, basis="legendre", degree=5, width=4, norm="instance", inner_channels=0.5, stem=None)
+    layers = [m for m in net.modules() if isinstance(m, KANConv2d)]
+    assert len(layers) > 10
+    assert all(m.basis.degree == 5 and isinstance(m.norm, nn.InstanceNorm2d) and isinstance(m.expand, nn.Conv2d) for m in layers)
+
+
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_the_control_arm_has_no_univariate_functions(model):
+    net = kanseg.create_model(model, basis="none", width=4)
+    assert not any(isinstance(m, kanseg.bases.Basis) for m in net.modules())
+
+
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_a_step_of_a_model_reaches_every_parameter(model):
+    net = kanseg.create_model(model, width=2, depth=2, aux_params={"classes": 3})
+    masks, labels = net(torch.randn(2, 3, 33, 20))
+    assert masks.shape == (2, 2, 33, 20)
+    assert labels.shape == (2, 3)
+    (masks.square().sum() + labels.square().sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_a_pictures_mask_does_not_depend_on_its_neighbours(model):
+    net = kanseg.create_model(model, width=4, depth=2).eval()
+    a, b = torch.randn(1, 3, 20, 20), torch.zeros(1, 3, 20, 20)
+    torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", kanseg.list_encoders())
+def test_encoders_keep_the_pyramid_contract(name):
+    for depth in (1, 3, 5):
+        encoder = kanseg.create_encoder(name, in_channels=4, depth=depth, width=2).eval()
+        features = encoder(torch.randn(1, 4, 45, 64))
+        assert len(features) == depth + 1 == len(encoder.out_channels)
+        assert encoder.output_stride == 2**depth
+        for i, feature in enumerate(features):
+            assert feature.shape == (1, encoder.out_channels[i], -(-45 // 2**i), -(-64 // 2**i))
+
+
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_models_stay_on_the_device(model):
+    with FakeTensorMode(), torch.device("cuda"):
+        net = kanseg.create_model(model, width=2, depth=2)
+        assert net(torch.randn(2, 3, 33, 20)).device.type == "cuda"
+
+
+@pytest.mark.gpu
+@bases
+def test_cuda_equals_cpu(name):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name).eval()
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), layer.cpu()(x), rtol=1e-3, atol=1e-3)

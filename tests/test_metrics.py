@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from kanseg.metrics import SegmentationMetrics, confusion_matrices, predicted_classes, table
+
+
+def pictures(count=7, classes=4):
+    truth = torch.randint(classes, (count, 9, 8))
+    predicted = torch.where(torch.rand(count, 9, 8) < 0.6, truth, torch.randint(classes, (count, 9, 8)))
+    truth[torch.rand(count, 9, 8) < 0.1] = 255
+    return predicted, truth
+
+
+def measured(predicted, truth, names="abcd", order=None, batch=3):
+    metrics = SegmentationMetrics(list(names))
+    order = torch.arange(len(truth)) if order is None else order
+    for part in order.split(batch):
+        metrics.update(predicted[part], truth[part], part.tolist())
+    return metrics.compute()
+
+
+def test_scores_over_the_set_are_scikit_learns():
+    predicted, truth = pictures()
+    y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
+    result = measured(predicted, truth)
+    for name, function in (("iou", sklearn_metrics.jaccard_score), ("dice", sklearn_metrics.f1_score), ("precision", sklearn_metrics.precision_score), ("recall", sklearn_metrics.recall_score)):
+        expected = function(y, p, average=None)
+        np.testing.assert_allclose([row[name] for row in result["classes"].values()], expected, atol=1e-12)
+        assert abs(result[f"mean_{name}"] - expected.mean()) < 1e-12
+
+
+def test_per_image_scores_are_means_over_pictures():
+    predicted, truth = pictures()
+    each = [sklearn_metrics.jaccard_score(t[t != 255], p[t != 255], average=None) for p, t in zip(predicted.numpy(), truth.numpy(), strict=True)]
+    result = measured(predicted, truth)["per_image"]
+    assert abs(result["mean_iou"] - np.mean([e.mean() for e in each])) < 1e-12
+    np.testing.assert_allclose([row["iou"] for row in result["classes"].values()], np.mean(each, axis=0), atol=1e-12)
+
+
+def test_batch_size_and_order_do_not_matter():
+    predicted, truth = pictures()
+    reference = measured(predicted, truth)
+    for batch in (1, 2, 7):
+        assert measured(predicted, truth, order=torch.randperm(7), batch=batch) == reference
+
+
+def test_worked_out_by_hand():
+    truth = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 255]]])
+    predicted = torch.tensor([[[1, 0, 1, 0]], [[0, 0, 0, 1]]])
+    result = measured(predicted, truth, names="ab")
+    assert result["classes"]["b"] == {"iou": 1 / 3, "dice": 0.5, "precision": 0.5, "recall": 0.5, "pixels": 2, "absent": 1}
+    assert result["per_image"]["classes"]["b"]["iou"] == 1 / 3  # the second picture has no b: left out, not 1
+    assert result["per_image"]["classes"]["a"]["iou"] == (1 / 3 + 1) / 2
+    assert result["per_image"]["mean_iou"] == (1 / 3 + 1) / 2
+    assert result["accuracy"] == 5 / 7
+
+
+def test_an_absent_class_is_nan_and_left_out_of_the_mean():
+    truth = torch.zeros(2, 3, 3, dtype=torch.long)
+    result = measured(truth, truth, names="abc")
+    assert math.isnan(result["classes"]["c"]["iou"])
+    assert result["classes"]["c"]["absent"] == 2
+    assert result["mean_iou"] == 1.0
+
+
+def test_a_missed_class_scores_zero_and_not_nan():
+    truth = torch.tensor([[[0, 1]]])
+    result = measured(torch.zeros_like(truth), truth, names="ab")
+    assert result["classes"]["b"]["iou"] == 0
+    assert math.isnan(result["classes"]["b"]["precision"])
+
+
+def test_parts_of_several_processes_add_up():
+    predicted, truth = pictures()
+    whole = measured(predicted, truth)
+    parts = [SegmentationMetrics("abcd") for _ in range(2)]
+    for rank, part in enumerate(parts):
+        mine = torch.arange(rank, 7, 2)
+        part.update(predicted[mine], truth[mine], mine.tolist())
+    parts[0].merge(parts[1].by_picture)
+    assert parts[0].compute() == whole
+
+
+def test_one_logit_is_thresholded_at_zero_and_several_by_the_largest():
+    assert predicted_classes(torch.tensor([[[[-1.0, 2.0]]]])).tolist() == [[[0, 1]]]
+    assert predicted_classes(torch.tensor([[[[-1.0]], [[3.0]], [[2.0]]]])).tolist() == [[[1]]]
+
+
+def test_confusion_matrix_has_truth_in_rows():
+    matrix = confusion_matrices(torch.tensor([[[1, 1]]]), torch.tensor([[[0, 1]]]), 2)
+    assert matrix.tolist() == [[[0, 1], [0, 1]]]
+
+
+def test_table_shows_absent_classes_as_a_dash():
+    truth = torch.zeros(2, 3, 3, dtype=torch.long)
+    lines = table(measured(truth, truth, names=["land", "lake"])).splitlines()
+    assert lines[1].split()[:2] == ["land", "1.0000"]
+    assert lines[2].split() == ["lake", "-", "-", "-", "-", "-", "-", "2/2"]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_pictures_are_no_error(count):
+    truth = torch.zeros(count, 2, 2, dtype=torch.long)
+    assert measured(truth, truth, names="ab")["pictures"] == count

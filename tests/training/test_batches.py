@@ -1,0 +1,41 @@
+import pytest
+
+from kanseg.training.batches import BatchPlan
+
+
+def test_an_epoch_holds_every_sample_once():
+    plan = BatchPlan(10, 4, seed=0)
+    keys = [key for batch in plan for key in batch]
+    assert sorted(i for _, i in keys) == list(range(10))
+    assert [len(b) for b in plan] == [4, 4, 2]
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    def order(seed, epoch):
+        plan = BatchPlan(50, 7, seed=seed)
+        plan.go_to(epoch)
+        return [i for batch in plan for _, i in batch]
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(s, e)) for s in range(3) for e in range(3)}) == 9
+
+
+def test_a_plan_goes_on_in_the_middle_of_an_epoch():
+    plan = BatchPlan(50, 7, seed=1)
+    plan.go_to(3)
+    whole = list(plan)
+    plan.go_to(3, 5)
+    assert list(plan) == whole[5:]
+    assert len(plan) == 3
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_epoch_in_equal_numbers(world):
+    plans = [BatchPlan(10, 2, seed=0, rank=r, world_size=world) for r in range(world)]
+    batches = [list(p) for p in plans]
+    assert len({tuple(map(len, b)) for b in batches}) == 1
+    assert {i for b in batches for batch in b for _, i in batch} == set(range(10))
+
+
+def test_more_processes_than_samples_still_get_a_batch_each():
+    assert [len(list(BatchPlan(2, 4, seed=0, rank=r, world_size=5))) for r in range(5)] == [1] * 5

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from kanseg.config import Config
+from kanseg.data import LabelInfo, Preprocess
+from kanseg.errors import InputError
+from kanseg.training.checkpoint import build_model, describe, find_fault, newest_complete, point_to, preprocess_from, prune, read_description, read_training, read_weights, save_checkpoint, step_folders
+
+
+def save(run, step, with_state=True):
+    model = nn.Linear(2, 3)
+    description = describe(Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9)))
+    extra = {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}} if with_state else {}
+    return save_checkpoint(run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra), model
+
+
+def test_everything_comes_back(tmp_path):
+    folder, model = save(tmp_path, 5)
+    assert find_fault(folder) is None
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in read_weights(folder).items())
+    state, tensors = read_training(folder)
+    assert (state, tensors["optimizer"]["x"].tolist()) == ({"step": 5}, [1, 1])
+    description = read_description(folder)
+    assert preprocess_from(description["preprocess"]) == Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+    assert Config.from_yaml((folder / "config.yaml").read_text()) == Config()
+
+
+def test_no_file_holds_a_pickle_but_the_one_that_loads_as_tensors(tmp_path):
+    folder, _ = save(tmp_path, 5)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "manifest.json", "model.json", "model.safetensors", "state.json", "training.pt"]
+    torch.load(folder / "training.pt", weights_only=True)
+
+
+def test_the_newest_complete_one_is_taken_and_the_torn_ones_told(tmp_path):
+    kept, _ = save(tmp_path, 1)
+    torn, _ = save(tmp_path, 2)
+    damaged, _ = save(tmp_path, 3)
+    bare, _ = save(tmp_path, 4)
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    damaged_file = damaged / "training.pt"
+    damaged_file.write_bytes(damaged_file.read_bytes()[:-1] + b"x")
+    (bare / "manifest.json").unlink()
+    folder, skipped = newest_complete(tmp_path)
+    assert folder == kept
+    assert [line.split(": ")[1].split(" (")[0] for line in skipped] == ["not a checkpoint", "training.pt is damaged", skipped[2].split(": ")[1]]
+    assert "bytes instead of" in skipped[2]
+
+
+def test_an_unfinished_folder_is_never_seen(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    monkeypatch.setattr("kanseg.training.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, 2)
+    assert [p.name for p in step_folders(tmp_path)] == ["step_00000001"]
+
+
+def test_nothing_to_resume_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="nothing to resume"):
+        newest_complete(tmp_path)
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    for step in (1, 2, 10):
+        save(tmp_path, step)
+    prune(tmp_path, 2)
+    assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
+
+
+def test_a_link_is_replaced(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        point_to(tmp_path / "last", tmp_path / name)
+    assert (tmp_path / "last").resolve() == tmp_path / "b"
+    assert not (tmp_path / "last").readlink().is_absolute()
+
+
+def test_a_manifest_cannot_point_outside(tmp_path):
+    folder, _ = save(tmp_path, 1)
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../secret"] = {"size": 1, "sha256": "0"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "is missing" in find_fault(folder)
+
+
+def test_a_network_that_cannot_be_built_is_an_input_error():
+    with pytest.raises(InputError, match="did you mean 'unet'"):
+        build_model({"name": "unett"})

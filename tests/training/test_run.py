@@ -1,0 +1,228 @@
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import make_folder
+from kanseg.config import write_text
+from kanseg.errors import InputError
+from kanseg.training.run import settings_changed, train, warmup_cosine
+
+TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
+
+
+def digest(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def start(config, *arguments, **options):
+    path = Path(config.run_dir).parent / "settings.yaml"
+    write_text(path, config.to_yaml())
+    return subprocess.Popen([sys.executable, TOOL, "--config", path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_a_run_leaves_everything_that_is_promised(config, folder):
+    before = digest(folder)
+    results = train(config)
+    run = Path(config.run_dir)
+    assert {p.name for p in run.iterdir()} == {"config.yaml", "log.jsonl", "metrics.json", "checkpoints", "best", "last", "samples", "curves.png"}
+    stored = json.loads((run / "metrics.json").read_text())
+    assert stored["test"]["pictures"] == 2
+    assert 0 <= stored["val"]["mean_iou"] <= 1
+    assert stored["parameters"] == results["parameters"] > 0
+    assert {p.name for p in (run / "samples").iterdir()} == {"p04.png", "p05.png", "overview.png"}
+    assert Image.open(run / "samples" / "p04.png").width > 600
+    assert digest(folder) == before  # the data are never written
+
+
+def test_learning_happens(config):
+    config = replace(config, training=replace(config.training, epochs=12, lr=1e-2))
+    train(config)
+    losses = [json.loads(line)["train"]["loss"] for line in (Path(config.run_dir) / "log.jsonl").read_text().splitlines() if "train" in line]
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_the_same_seed_gives_the_same_run_and_workers_do_not_matter(config, tmp_path):
+    logs = []
+    for number, workers in enumerate((0, 2)):
+        again = replace(config, run_dir=str(tmp_path / f"run{number}"), data=replace(config.data, workers=workers))
+        train(again)
+        logs.append((Path(again.run_dir) / "log.jsonl").read_bytes())
+    assert logs[0] == logs[1]
+
+
+def outcome(run):
+    weights = (run / "last" / "model.safetensors").read_bytes()
+    return hashlib.sha256(weights).hexdigest(), (run / "log.jsonl").read_bytes(), hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
+    training = replace(config.training, epochs=3, save_every=1, log_every=1, accumulate=1, keep=3)
+    options = config.model.options | {"dropout": 0.2}
+    config = replace(config, training=training, model=replace(config.model, options=options), data=replace(config.data, root=str(make_folder(tmp_path / "more", count=24, scale=255))))
+    whole = replace(config, run_dir=str(tmp_path / "whole"))
+    code, _, error = finish(start(whole))
+    assert code == 0, error
+    broken = replace(config, run_dir=str(tmp_path / "broken"))
+    process = start(broken)
+    checkpoints = Path(broken.run_dir) / "checkpoints"
+    deadline = time.time() + 120
+    while not (checkpoints / "step_00000003").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(kill)
+    code, _, _ = finish(process)
+    assert code == (143 if kill == signal.SIGTERM else -signal.SIGKILL)
+    code, out, error = finish(start(broken, "--resume"))
+    assert code == 0, error
+    assert "resumed from" in out
+    assert outcome(Path(broken.run_dir)) == outcome(Path(whole.run_dir))
+
+
+def test_resume_without_a_config_takes_the_stored_one(config):
+    train(replace(config, training=replace(config.training, epochs=1)))
+    run = subprocess.run([sys.executable, TOOL, "--resume", "--run_dir", config.run_dir, "--training.epochs", "2"], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "resumed with another setting: training.epochs: 1 -> 2" in run.stdout
+
+
+def faulty(config, folder, kind):
+    """Break one thing; the line that names it."""
+    if kind == "mask out of range":
+        Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p01.png")
+        config.data.task, config.data.classes, config.data.mask_values = "binary", ["a", "b"], {0: 0, 255: 1}
+        return "p01.png: value 7 at row 0, column 0 (1280 pixels in all) is no class"
+    if kind == "image without mask":
+        (folder / "masks" / "p00.png").unlink()
+        return "p00.png: the picture has no mask"
+    if kind == "unknown option of the model":
+        config.model.options["dept"] = 3
+        return "unknown option 'dept'; did you mean 'depth'"
+    if kind == "sizes":
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "images" / "p00.png")
+        Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "masks" / "p00.png")
+        config.training.batch_size = 2
+        return "set data.resize or data.crop"
+    if kind == "augmentation":
+        config.data.augment = [{"HorizontalFlipp": {}}]
+        return "did you mean 'HorizontalFlip'"
+    config.training.monitor = "iou"
+    return "training.monitor 'iou' is not one of"
+
+
+@pytest.mark.parametrize("kind", ["mask out of range", "image without mask", "unknown option of the model", "sizes", "augmentation", "monitor"])
+def test_faults_are_named_before_anything_is_written(config, folder, kind):
+    expected = faulty(config, folder, kind)
+    with pytest.raises(InputError) as caught:
+        train(config)
+    assert expected in str(caught.value)
+    assert not Path(config.run_dir).exists()
+
+
+def test_bad_samples_can_be_skipped(config, folder, capsys):
+    (folder / "masks" / "p00.png").unlink()
+    config.data.skip_bad = True
+    train(config)
+    assert "left out: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--training.epochz", "3"], ["--resume"], ["--data.root", "nowhere"]])
+def test_the_tool_ends_with_one_line_and_exit_code_2(tmp_path, arguments):
+    run = subprocess.run([sys.executable, TOOL, "--run_dir", tmp_path / "r", *arguments], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert run.stderr.startswith("error: ")
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_earlier_run_is_not_lost(config):
+    train(config)
+    with pytest.raises(InputError, match="holds a run already"):
+        train(config)
+    train(config, overwrite=True)
+
+
+def test_a_run_without_validation_keeps_its_last_weights_as_best(config):
+    config.data.train, config.data.val = ["train", "val"], []
+    results = train(config)
+    assert results["best_epoch"] == 2
+    assert "val" not in results
+
+
+def test_a_loss_that_is_not_finite_names_batch_and_layer(config):
+    config.training.lr, config.training.clip = 1e30, None
+    config.training.epochs = 6
+    with pytest.raises(InputError, match=r"the loss is not finite; batch of p0\d; first layer with such an output: encoder\.stages") as caught:
+        train(config)
+    assert (Path(config.run_dir) / "non_finite.pt").is_file()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("precision", "accumulate"), [("bf16", 1), ("no", 2)])
+def test_mixed_precision_and_accumulation_train(config, precision, accumulate):
+    config.training.precision, config.training.accumulate = precision, accumulate
+    assert 0 <= train(config)["test"]["mean_iou"] <= 1
+
+
+def test_accumulated_batches_give_the_gradient_of_the_large_batch(config, folder, tmp_path):
+    config.model.options["norm"] = "instance"
+    config.training.loss = {"ce": 1.0}
+    config.data.augment = []
+    config.training.epochs = 1
+    weights = []
+    for number, (batch, accumulate) in enumerate([(2, 1), (1, 2)]):
+        config.run_dir = str(tmp_path / f"acc{number}")
+        config.training.batch_size, config.training.accumulate = batch, accumulate
+        train(config)
+        from kanseg.training.checkpoint import read_weights
+
+        weights.append(read_weights(Path(config.run_dir) / "last"))
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(value.numpy(), weights[1][name].numpy(), atol=2e-4)
+
+
+def test_two_processes_score_like_one(config, tmp_path):
+    config = replace(config, data=replace(config.data, root=str(make_folder(tmp_path / "odd", count=15, scale=255))))
+    config.training.epochs = 1
+    single = train(replace(config, run_dir=str(tmp_path / "single")))
+    settings = tmp_path / "settings.yaml"
+    write_text(settings, replace(config, run_dir=str(tmp_path / "double")).to_yaml())
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517", TOOL, "--config", settings]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr[-2000:]
+    double = json.loads((tmp_path / "double" / "metrics.json").read_text())
+    assert (double["val"]["pictures"], double["test"]["pictures"]) == (single["val"]["pictures"], single["test"]["pictures"]) == (5, 5)
+    # the same weights give the same scores in one process
+    shutil.copytree(tmp_path / "double" / "best", tmp_path / "copy", symlinks=False)
+    from kanseg.inference.evaluate import evaluate_checkpoint
+
+    assert abs(evaluate_checkpoint(tmp_path / "copy", "test")["mean_iou"] - double["test"]["mean_iou"]) < 1e-9
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    factors = [warmup_cosine(step, total=100, warmup=0.3) for step in range(101)]
+    assert factors.index(max(factors)) == 30
+    assert factors[30] == 1
+    assert factors[0] == 0.04
+    assert abs(factors[100]) < 1e-12
+
+
+def test_changed_settings_are_named(config):
+    old = config.to_yaml()
+    config.training.lr = 0.5
+    assert settings_changed(old, config) == ["training.lr: 0.001 -> 0.5"]
