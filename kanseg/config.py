@@ -210,13 +210,21 @@ def _known_keys(kind: type = Config, prefix: str = "") -> list[str]:
     return keys
 
 
+# How jsonargparse words an unknown key; the last group of each names the key.
+UNKNOWN_KEY = (
+    r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)",
+    r"[Uu]nrecognized arguments: --?([\w.]+)",
+    r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
+)
+
+
 def _one_line(message: str) -> str:
     """The parser's message on one line, with the nearest known key where a key is unknown."""
     text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
-    unknown = re.search(r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)|[Uu]nrecognized arguments: --?([\w.]+)|Group [\"']([\w.]+)[\"'] does not accept option [\"']([\w.]+)[\"']", text)
+    unknown = re.search("|".join(UNKNOWN_KEY), text)
     if unknown is None:
         return text[:500]
-    key = next(g for g in reversed(unknown.groups()) if g)
+    key = next(group for group in reversed(unknown.groups()) if group)
     known = _known_keys()
     by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
     leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)

@@ -66,7 +66,7 @@ class SegmentationMetrics:
         """
         matrices = self.matrices
         whole = scores(matrices.sum(axis=0))
-        single = {name: values for name, values in scores(matrices).items()}
+        single = scores(matrices)
         absent = np.isnan(single["iou"]).sum(axis=0)
         result: dict[str, object] = {f"mean_{name}": _mean(whole[name]) for name in SCORES}
         result["accuracy"] = _divide(np.trace(matrices.sum(axis=0)), matrices.sum())
@@ -76,9 +76,7 @@ class SegmentationMetrics:
             for i, label in enumerate(self.classes)
         }
         result["per_image"] = {f"mean_{name}": _mean(np.array([_mean(row) for row in single[name]])) for name in SCORES}
-        result["per_image"]["classes"] = {
-            label: {name: _mean(single[name][:, i]) for name in SCORES} for i, label in enumerate(self.classes)
-        }
+        result["per_image"]["classes"] = {label: {name: _mean(single[name][:, i]) for name in SCORES} for i, label in enumerate(self.classes)}
         return result
 
 

@@ -58,8 +58,16 @@ def test_every_shipped_config_is_valid_and_names_its_command(path):
 
 
 def test_help_documents_every_setting_with_type_and_default():
-    text = subprocess.run([sys.executable, ROOT / "tools" / "train_seg.py", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""}).stdout
-    for line in ("--training.epochs EPOCHS", "passes over the training pictures. (type: int, default: 50)", "--data.root ROOT", "--model.basis BASIS", "--resume"):
+    text = subprocess.run(
+        [sys.executable, ROOT / "tools" / "train_seg.py", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""}
+    ).stdout
+    for line in (
+        "--training.epochs EPOCHS",
+        "passes over the training pictures. (type: int, default: 50)",
+        "--data.root ROOT",
+        "--model.basis BASIS",
+        "--resume",
+    ):
         assert line in text
     options = [line.strip() for line in text.splitlines() if line.strip().startswith("--")]
     assert len(options) > 45

@@ -27,7 +27,12 @@ def test_scores_over_the_set_are_scikit_learns():
     predicted, truth = pictures()
     y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
     result = measured(predicted, truth)
-    for name, function in (("iou", sklearn_metrics.jaccard_score), ("dice", sklearn_metrics.f1_score), ("precision", sklearn_metrics.precision_score), ("recall", sklearn_metrics.recall_score)):
+    for name, function in (
+        ("iou", sklearn_metrics.jaccard_score),
+        ("dice", sklearn_metrics.f1_score),
+        ("precision", sklearn_metrics.precision_score),
+        ("recall", sklearn_metrics.recall_score),
+    ):
         expected = function(y, p, average=None)
         np.testing.assert_allclose([row[name] for row in result["classes"].values()], expected, atol=1e-12)
         assert abs(result[f"mean_{name}"] - expected.mean()) < 1e-12

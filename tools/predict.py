@@ -16,7 +16,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, help="checkpoint folder, such as runs/quickstart/best")
     parser.add_argument("--input", required=True, help="a picture, a folder of pictures, or a glob pattern in quotes")
     parser.add_argument("--output", required=True, type=Path, help="folder for the masks; overlays go to its folder overlays/")
-    parser.add_argument("--mode", choices=("auto", "whole", "tiles"), default="auto", help="whole picture or tiles; auto does as the network was trained (default)")
+    parser.add_argument(
+        "--mode", choices=("auto", "whole", "tiles"), default="auto", help="whole picture or tiles; auto does as the network was trained (default)"
+    )
     parser.add_argument("--tile", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="size of a tile (default: the crop or 512x512)")
     parser.add_argument("--overlap", type=float, default=0.5, help="share of a tile in common with the next one (default 0.5)")
     parser.add_argument("--flips", type=int, choices=(1, 2, 4), default=1, help="mirrored predictions that are averaged (default 1: none)")

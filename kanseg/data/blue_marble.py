@@ -45,7 +45,7 @@ def prepare_blue_marble(root: Path | str) -> Path:
         _write(building, picture, mask)
         if root.exists():
             root.rmdir()
-        os.replace(building, root)
+        building.replace(root)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return root

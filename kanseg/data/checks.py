@@ -67,7 +67,9 @@ def orphan_masks(folder: Folder) -> list[str]:
         if not (base / "masks").is_dir() or not (base / "images").is_dir():
             continue
         pictures = {path.stem for path in (base / "images").iterdir()}
-        faults += [f"{path}: a mask without a picture in images/" for path in sorted((base / "masks").iterdir()) if path.suffix == ".png" and path.stem not in pictures]
+        faults += [
+            f"{path}: a mask without a picture in images/" for path in sorted((base / "masks").iterdir()) if path.suffix == ".png" and path.stem not in pictures
+        ]
     return faults
 
 

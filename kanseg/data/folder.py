@@ -50,7 +50,9 @@ class LabelInfo:
         if self.task not in TASKS:
             raise InputError(f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}")
         if len(self.classes) < 2 or (self.task == "binary" and len(self.classes) != 2):
-            raise InputError(f"a {self.task} task needs {'two' if self.task == 'binary' else 'two or more'} classes (the background is one), got {list(self.classes)}")
+            raise InputError(
+                f"a {self.task} task needs {'two' if self.task == 'binary' else 'two or more'} classes (the background is one), got {list(self.classes)}"
+            )
         if len(self.classes) > 255:
             raise InputError(f"at most 255 classes are supported, got {len(self.classes)}")
         if self.palette is not None and len(self.palette) < len(self.classes):
@@ -241,7 +243,9 @@ def _guess(root: Path, given: dict[str, object], masks: Sequence[Path], notes: l
     names = given.get("classes") or [f"class_{i}" for i in range(max(indices) + 1)]
     if max(indices) > 64 and "classes" not in given:
         raise InputError(f"{root}: mask values go up to {max(indices)}; say what they mean with `classes` and `mask_values` in dataset.yaml")
-    notes.append(f"masks hold {len(values)} values up to {max(values)}: read as multiclass with {len(names)} classes" + (", 255 ignored" if 255 in values else ""))
+    notes.append(
+        f"masks hold {len(values)} values up to {max(values)}: read as multiclass with {len(names)} classes" + (", 255 ignored" if 255 in values else "")
+    )
     return LabelInfo("multiclass", tuple(names))
 
 
@@ -252,5 +256,3 @@ def default_palette(classes: int) -> list[tuple[int, int, int]]:
         rgb = [sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
         colours.append(tuple(rgb))
     return colours
-
-

@@ -67,7 +67,9 @@ def to_channels(image: np.ndarray, channels: int, *, name: str = "picture") -> n
 
 
 def _no_conversion(image: np.ndarray, channels: int, name: str) -> np.ndarray:
-    raise InputError(f"{name}: has {image.shape[2]} channels and the model takes {channels}; convert the picture, or train with data.channels: {image.shape[2]}")
+    raise InputError(
+        f"{name}: has {image.shape[2]} channels and the model takes {channels}; convert the picture, or train with data.channels: {image.shape[2]}"
+    )
 
 
 def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -99,7 +101,7 @@ def write_png(path: Path | str, array: np.ndarray, *, palette: list[tuple[int, i
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         picture.save(temporary, format="PNG")
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

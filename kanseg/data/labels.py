@@ -66,7 +66,9 @@ def _from_colours(values: np.ndarray, sample: Sample, info: LabelInfo) -> np.nda
     bad = label == _NO_CLASS
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise InputError(f"{sample.mask}: colour {values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in all) is not in the palette")
+        raise InputError(
+            f"{sample.mask}: colour {values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in all) is not in the palette"
+        )
     return label.astype(np.uint8)
 
 

@@ -56,7 +56,9 @@ def _albumentations():
     except importlib.metadata.PackageNotFoundError:
         pass
     else:
-        raise InputError("albumentationsx (another licence, the same import name) is installed; run `pip uninstall albumentationsx` and `pip install albumentations==2.0.8`")
+        raise InputError(
+            "albumentationsx (another licence, the same import name) is installed; run `pip uninstall albumentationsx` and `pip install albumentations==2.0.8`"
+        )
     import albumentations
 
     return albumentations

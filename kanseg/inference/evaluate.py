@@ -47,7 +47,8 @@ def evaluate_checkpoint(
     data = config.data if root is None else replace(config.data, root=root, prepare=None)
     opened = open_data(data)
     if len(opened.info.classes) != len(predictor.classes):
-        raise InputError(f"{data.root}: has {len(opened.info.classes)} classes ({', '.join(opened.info.classes)}), the checkpoint {len(predictor.classes)} ({', '.join(predictor.classes)})")
+        theirs, ours = ", ".join(opened.info.classes), ", ".join(predictor.classes)
+        raise InputError(f"{data.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})")
     samples = opened.samples(split)
     faults = check_samples(samples, opened.info).faults
     if faults or not samples:

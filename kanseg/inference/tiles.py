@@ -28,7 +28,13 @@ def gaussian_window(height: int, width: int) -> Tensor:
 
 
 def predict_tiled(
-    predict: Callable[[Tensor], Tensor], read: Callable[[int, int, int, int], Tensor], shape: tuple[int, int], *, tile: tuple[int, int], overlap: float, batch_size: int
+    predict: Callable[[Tensor], Tensor],
+    read: Callable[[int, int, int, int], Tensor],
+    shape: tuple[int, int],
+    *,
+    tile: tuple[int, int],
+    overlap: float,
+    batch_size: int,
 ) -> Tensor:
     """Probabilities (N, H, W) of a picture of size `shape`, by tiles.
 
@@ -66,5 +72,3 @@ def flips(count: int) -> list[tuple[int, ...]]:
     if count not in options:
         raise ValueError(f"flips must be 1, 2 or 4, got {count}")
     return options[count]
-
-

@@ -121,16 +121,16 @@ _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kerne
     """
 
 
-class KANConv1d(_KANConv):
+class KANConv1d(_KANConv):  # noqa: D101 - below
     __doc__ = _DOC.format(axes="sequences", shape="W", n=1)
     ndim = 1
 
 
-class KANConv2d(_KANConv):
+class KANConv2d(_KANConv):  # noqa: D101 - below
     __doc__ = _DOC.format(axes="pictures", shape="H, W", n=2)
     ndim = 2
 
 
-class KANConv3d(_KANConv):
+class KANConv3d(_KANConv):  # noqa: D101 - below
     __doc__ = _DOC.format(axes="volumes", shape="D, H, W", n=3)
     ndim = 3

@@ -173,7 +173,7 @@ def point_to(link: Path, target: Path) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
-    os.replace(temporary, link)
+    temporary.replace(link)
 
 
 def _seal(folder: Path) -> None:
@@ -192,8 +192,8 @@ def _put(building: Path, folder: Path) -> None:
     """Rename a finished folder into place; an older one steps aside first and goes last."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
-        os.replace(folder, old)
-    os.replace(building, folder)
+        folder.replace(old)
+    building.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -167,7 +167,9 @@ def save(training: Training) -> None:
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
             "generators": generators,
         }
-        save_checkpoint(folder, accelerator.unwrap_model(training.model), training.description, training.config, state=asdict(training.progress), tensors=tensors)
+        save_checkpoint(
+            folder, accelerator.unwrap_model(training.model), training.description, training.config, state=asdict(training.progress), tensors=tensors
+        )
         point_to(training.run / "last", folder)
         prune(training.run, training.config.training.keep)
     accelerator.wait_for_everyone()

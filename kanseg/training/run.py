@@ -72,11 +72,17 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> d
     torch.manual_seed(config.seed)
     training = assemble(config, run, accelerator, folder.info, samples, preprocess, checkpoint=checkpoint, overwrite=overwrite, tell=tell)
     parameters = sum(p.numel() for p in training.model.parameters())
-    tell(f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {training.plan.batches_per_epoch} batches an epoch on {accelerator.device}")
+    batches = training.plan.batches_per_epoch
+    tell(f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches} batches an epoch on {accelerator.device}")
     fit(training)
     training.log.close()
     results = _measure(training, samples, folder.info, preprocess)
-    results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch, "seconds": round(time.perf_counter() - started, 1)}
+    results |= {
+        "parameters": parameters,
+        "epochs": config.training.epochs,
+        "best_epoch": training.progress.best_epoch,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
     if accelerator.is_main_process:
         _report(training, samples, results, tell)
     accelerator.wait_for_everyone()

@@ -70,7 +70,16 @@ def broken(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
 
 
-@pytest.mark.parametrize(("name", "message"), [("torn.png", "damaged or truncated"), ("torn.jpg", "damaged or truncated"), ("text.png", "not a picture"), ("empty.png", "empty"), ("none.png", "no such file")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torn.png", "damaged or truncated"),
+        ("torn.jpg", "damaged or truncated"),
+        ("text.png", "not a picture"),
+        ("empty.png", "empty"),
+        ("none.png", "no such file"),
+    ],
+)
 def test_files_that_cannot_be_read_are_named(tmp_path, name, message):
     broken(tmp_path)
     with pytest.raises(InputError, match=f"{name}: .*{message}"):

@@ -26,7 +26,9 @@ def test_output_is_the_sum_of_univariate_functions_written_out():
 
 
 @pytest.mark.parametrize(("conv", "plain", "ndim"), [(KANConv1d, nn.Conv1d, 1), (KANConv2d, nn.Conv2d, 2), (KANConv3d, nn.Conv3d, 3)])
-@pytest.mark.parametrize("geometry", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}])
+@pytest.mark.parametrize(
+    "geometry", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}]
+)
 def test_sizes_are_those_of_a_plain_convolution(conv, plain, ndim, geometry):
     x = torch.randn(1, 2, *[7] * ndim)
     assert conv(2, 4, 3, **geometry)(x).shape == plain(2, 4, 3, **geometry)(x).shape

@@ -7,7 +7,20 @@ from torch import nn
 from kanseg.config import Config
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
-from kanseg.training.checkpoint import build_model, describe, find_fault, newest_complete, point_to, preprocess_from, prune, read_description, read_training, read_weights, save_checkpoint, step_folders
+from kanseg.training.checkpoint import (
+    build_model,
+    describe,
+    find_fault,
+    newest_complete,
+    point_to,
+    preprocess_from,
+    prune,
+    read_description,
+    read_training,
+    read_weights,
+    save_checkpoint,
+    step_folders,
+)
 
 
 def save(run, step, with_state=True):

@@ -75,7 +75,12 @@ def outcome(run):
 def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
     training = replace(config.training, epochs=3, save_every=1, log_every=1, accumulate=1, keep=3)
     options = config.model.options | {"dropout": 0.2}
-    config = replace(config, training=training, model=replace(config.model, options=options), data=replace(config.data, root=str(make_folder(tmp_path / "more", count=24, scale=255))))
+    config = replace(
+        config,
+        training=training,
+        model=replace(config.model, options=options),
+        data=replace(config.data, root=str(make_folder(tmp_path / "more", count=24, scale=255))),
+    )
     whole = replace(config, run_dir=str(tmp_path / "whole"))
     code, _, error = finish(start(whole))
     assert code == 0, error

@@ -1,0 +1,133 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.errors import InputError
+from kanseg.inference.files import find_pictures, output_names
+from kanseg.training.run import train
+
+TOOLS = Path(__file__).parents[2] / "tools"
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from conftest import make_folder
+    from kanseg.config import Config, DataConfig, ModelConfig, TrainingConfig
+
+    base = tmp_path_factory.mktemp("files")
+    root = make_folder(base / "set", scale=255)
+    train(
+        Config(
+            run_dir=str(base / "run"),
+            data=DataConfig(root=str(root), workers=0, crop=[32, 32]),
+            model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2}),
+            training=TrainingConfig(epochs=1, batch_size=2, panels=0, tensorboard=False),
+        )
+    )
+    return base / "run" / "best"
+
+
+def tool(name, *arguments):
+    return subprocess.run([sys.executable, TOOLS / name, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def pictures(folder):
+    """One of every kind."""
+    folder.mkdir()
+    rgb = RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(folder / "small.jpg")
+    Image.fromarray(rgb[:, :, 0]).save(folder / "grey.png")
+    Image.fromarray(np.dstack([rgb, rgb[:, :, :1]])).save(folder / "rgba.png")
+    cv2.imwrite(str(folder / "deep.png"), RNG.integers(0, 65536, (40, 50), dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(RNG.integers(0, 256, (200, 150, 3), dtype=np.uint8)).save(folder / "large.webp")
+    return {"small": (61, 83), "grey": (61, 83), "rgba": (61, 83), "deep": (40, 50), "turned": (83, 61), "large": (200, 150)}
+
+
+def test_masks_have_exactly_the_size_of_their_pictures(checkpoint, tmp_path):
+    sizes = pictures(tmp_path / "in")
+    run = tool("predict.py", "--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    for name, shape in sizes.items():
+        mask = Image.open(tmp_path / "out" / f"{name}.png")
+        assert mask.mode == "P"
+        assert np.asarray(mask).shape == shape
+        assert set(np.unique(mask)) <= {0, 1}
+        assert np.asarray(Image.open(tmp_path / "out" / "overlays" / f"{name}.png")).shape == (*shape, 3)
+
+
+def test_one_unreadable_file_does_not_stop_the_others(checkpoint, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"p{i}.png")
+    (folder / "p2.png").write_bytes((folder / "p2.png").read_bytes()[:300])
+    run = tool("predict.py", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "out")
+    assert run.returncode == 1
+    assert sorted(p.name for p in (tmp_path / "out").glob("*")) == ["overlays", "p0.png", "p1.png", "p3.png"]
+    assert "p2.png" in run.stderr
+    assert "damaged or truncated" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
+    pictures(tmp_path / "in")
+    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "in" / "s*.jpg", "--output", tmp_path / "out", "--skip_existing"]
+    assert "1 masks" in tool("predict.py", *arguments).stdout
+    before = (tmp_path / "out" / "small.png").stat().st_mtime_ns
+    assert "0 masks" in tool("predict.py", *arguments).stdout
+    assert (tmp_path / "out" / "small.png").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("predict.py", ["--input", "nowhere.jpg", "--output", "out"]),
+        ("evaluate.py", ["--split", "tset"]),
+        ("evaluate.py", ["--root", "nowhere"]),
+    ],
+)
+def test_tools_end_with_one_line_and_exit_code_2(checkpoint, name, arguments):
+    run = tool(name, "--checkpoint", checkpoint, *arguments)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1
+    assert run.stderr.startswith("error: ")
+
+
+def test_evaluate_prints_a_table_and_writes_json(checkpoint, tmp_path):
+    run = tool("evaluate.py", "--checkpoint", checkpoint, "--split", "val", "test", "--json", tmp_path / "scores.json", "--full_size", "--flips", "2")
+    assert run.returncode == 0, run.stderr
+    assert "foreground" in run.stdout
+    assert '"pictures": 4' in (tmp_path / "scores.json").read_text()
+
+
+def test_pictures_of_one_stem_keep_both_masks():
+    assert output_names([Path("a.png"), Path("a.jpg"), Path("b.png")]) == ["a_png.png", "a_jpg.png", "b.png"]
+    with pytest.raises(InputError, match="same file"):
+        output_names([Path("x/a.png"), Path("y/a.png")])
+
+
+def test_a_folder_a_file_and_a_pattern_are_found(tmp_path):
+    for name in ("b.png", "a.jpg", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    names = [p.name for p in find_pictures(str(tmp_path))]
+    assert names == ["a.jpg", "b.png"]
+    assert [p.name for p in find_pictures(str(tmp_path / "*.jpg"))] == ["a.jpg"]
+    with pytest.raises(InputError, match="no file, no folder"):
+        find_pictures(str(tmp_path / "*.gif"))
+
+
+def test_a_mask_never_overwrites_its_picture(checkpoint, tmp_path):
+    Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    run = tool("predict.py", "--checkpoint", checkpoint, "--input", tmp_path / "a.png", "--output", tmp_path)
+    assert run.returncode == 2
+    assert (tmp_path / "a.png").read_bytes() == before

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+import kanseg
+from kanseg.layers import KANConv2d
+
+
+def layers(net):
+    return [m for m in net.modules() if isinstance(m, KANConv2d)]
+
+
+def test_the_stem_is_splines_of_the_colours_by_default():
+    first, *others = layers(kanseg.create_model("unet", basis="gram", width=4))
+    assert type(first.basis).__name__ == "BSpline"
+    assert first.in_channels == 3
+    assert isinstance(first.squeeze, torch.nn.Identity)
+    assert all(type(m.basis).__name__ == "Gram" for m in others)
+
+
+def test_a_stem_can_differ_or_be_like_all_others():
+    net = kanseg.create_model("unet", basis="none", stem={"basis": "rbf", "grid_size": 5}, width=4, norm="instance")
+    assert layers(net)[0].basis.num_functions == 5
+    assert isinstance(layers(net)[0].norm, torch.nn.InstanceNorm2d)
+    assert all(m.basis is None for m in layers(net)[1:])
+    assert type(layers(kanseg.create_model("unet", stem=None, width=4))[0].basis).__name__ == "Gram"
+
+
+def test_bottlenecks_can_be_left_out():
+    net = kanseg.create_model("unet", width=4, inner_channels=None)
+    assert all(isinstance(m.squeeze, torch.nn.Identity) for m in layers(net))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "unett"}, "unknown model 'unett'; did you mean 'unet'"),
+        ({"basis": "gramm"}, "unknown basis 'gramm'; did you mean 'gram'"),
+        ({"widht": 3}, "unknown option 'widht'; did you mean 'width'"),
+        ({"degre": 3}, "no option 'degre'; did you mean 'degree'"),
+        ({"basis": "none", "degree": 3}, "'none' is the plain convolution; it has no option 'degree'"),
+        ({"stem": "spline"}, "stem must be 'auto'"),
+        ({"stem": {"basis": "rbf", "degree": 2}}, "basis 'rbf' has no option 'degree'"),
+        ({"classes": 0}, "classes must be at least 1"),
+        ({"depth": 0}, "depth"),
+        ({"downsample": "pol"}, "'pool' or 'stride'"),
+        ({"aux_params": {"classes": 2, "pooling": "mean"}}, "'avg' or 'max'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kanseg.create_model(**({"name": "unet"} | arguments))
+
+
+def test_the_readmes_call_of_the_architecture_runs():
+    model = kanseg.create_model("ukanet_18", in_channels=3, classes=2, basis="gram", degree=3)
+    assert model.eval()(torch.randn(1, 3, 61, 83)).shape == (1, 2, 61, 83)
