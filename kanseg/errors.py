@@ -21,7 +21,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         status = main() or 0
     except InputError as error:
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            sys.stderr.write(f"error: {line}\n")
         status = 2
     except KeyboardInterrupt:
         status = 130

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kanseg"
-ORDER = ["errors", "registry", "bases", "layers", "encoders", "models", "config", "data", "losses", "metrics", "training", "inference"]
+ORDER = ["errors", "registry", "bases", "layers", "encoders", "models", "config", "data", "losses", "metrics", "checkpoint", "inference", "training"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -6,14 +6,12 @@ from kanseg.data.dataset import SegmentationDataset, channel_statistics
 from kanseg.data.folder import IGNORED, Folder, LabelInfo, Sample, read_folder
 from kanseg.data.images import read_image, write_png
 from kanseg.data.labels import read_label
+from kanseg.data.opening import open_data
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.transforms import Augmentation
 
-PREPARED = {"blue_marble": prepare_blue_marble}
-
 __all__ = [
     "IGNORED",
-    "PREPARED",
     "Augmentation",
     "Folder",
     "LabelInfo",
@@ -22,6 +20,7 @@ __all__ = [
     "SegmentationDataset",
     "channel_statistics",
     "check_samples",
+    "open_data",
     "orphan_masks",
     "overlapping",
     "prepare_blue_marble",

@@ -1,22 +1,85 @@
-"""A checkpoint on a split of a data set -> scores."""
+"""A network on a split of a data set -> scores; the same numbers for any batch size and number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from kanseg.config import Config
-from kanseg.data import LabelInfo, Sample, check_samples, read_image, read_label
-from kanseg.data.preprocess import resize_mask
+from kanseg.data import LabelInfo, Sample, SegmentationDataset, check_samples, open_data, read_image, read_label
+from kanseg.data.images import image_mode
 from kanseg.errors import InputError
-from kanseg.inference.predictor import Predictor
+from kanseg.inference.predictor import Predictor, class_probabilities, crop
+from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics
-from kanseg.training.run import open_data
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    accelerator: Accelerator,
+    *,
+    tile: Sequence[int] | None = None,
+    batch_size: int = 8,
+    workers: int = 0,
+    title: str = "evaluate",
+) -> SegmentationMetrics:
+    """Predict every sample of the dataset and compare it with its mask at the size that the network sees.
+
+    Each process takes every n-th sample, so no sample is counted twice; every process gets the whole result.
+
+    Args:
+        model: pictures (B, C, H, W) -> logits.
+        dataset: without augmentation.
+        accelerator: its device, precision and processes are used.
+        tile: (h, w) beyond which a picture is predicted in overlapping tiles; None for whole pictures of any size.
+        batch_size: pictures, or tiles, at once.
+        workers: processes that read.
+        title: of the progress bar.
+    """
+    model = accelerator.unwrap_model(model)
+    was_training = model.training
+    model.eval()
+    mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
+    size = batch_size if dataset.preprocess.resize or one_size(dataset) else 1
+    loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers, generator=torch.Generator())
+    metrics = SegmentationMetrics(dataset.info.classes)
+    for batch in tqdm(loader, desc=title, leave=False, disable=None if accelerator.is_main_process else True):
+        with accelerator.autocast():
+            predicted = _predicted(model, batch["image"].to(accelerator.device), tile, batch_size)
+        metrics.update(predicted, batch["mask"].to(predicted.device), batch["index"].tolist())
+    model.train(was_training)
+    if accelerator.num_processes > 1:
+        for other in gather_object([metrics.by_picture]):
+            metrics.merge(other)
+    return metrics
+
+
+def _predicted(model: nn.Module, images: Tensor, tile: Sequence[int] | None, batch_size: int) -> Tensor:
+    """(B, C, H, W) -> class indices (B, H, W)."""
+    shape = images.shape[-2:]
+    if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
+        return class_probabilities(model, images).argmax(dim=1)
+    predict = partial(class_probabilities, model)
+    maps = [predict_tiled(predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size) for image in images]
+    return torch.stack(maps).argmax(dim=1)
+
+
+def one_size(dataset: SegmentationDataset) -> bool:
+    """Whether all pictures have the same size, by their headers."""
+    return len({image_mode(sample.image)[1] for sample in dataset.samples}) <= 1
 
 
 def evaluate_checkpoint(
@@ -36,7 +99,9 @@ def evaluate_checkpoint(
         split: names of splits.
         root: folder of the data set; by default the one of the training.
         full_size: compare at the size of the mask files instead of the size that the network sees.
-        flips, batch_size, device: as of Predictor.
+        flips: mirrored predictions that are averaged.
+        batch_size: pictures or tiles at once.
+        device: torch device.
 
     Raises:
         InputError: no such checkpoint, data set or split; faulty samples, all of them named.
@@ -57,12 +122,13 @@ def evaluate_checkpoint(
 
 
 def _measure(predictor: Predictor, samples: Sequence[Sample], info: LabelInfo, full_size: bool) -> dict[str, Any]:
+    dataset = SegmentationDataset(samples, info, predictor.preprocess)
     metrics = SegmentationMetrics(info.classes)
-    resize = None if full_size else predictor.preprocess.resize
-    for sample in tqdm(samples, desc="evaluate", leave=False, disable=None):
-        image, label = read_image(sample.image), read_label(sample, info)
-        if resize is not None:
-            image, label = predictor.preprocess.scale(image, name=str(sample.image)), resize_mask(label, resize)
-        predicted = predictor(image, name=str(sample.image))
-        metrics.update(torch.from_numpy(predicted).long()[None], torch.from_numpy(label).long()[None])
+    for index, sample in enumerate(tqdm(samples, desc="evaluate", leave=False, disable=None)):
+        if full_size:
+            predicted, label = torch.from_numpy(predictor(read_image(sample.image), name=str(sample.image))), torch.from_numpy(read_label(sample, info))
+        else:
+            item = dataset[index]
+            predicted, label = predictor.predict_tensor(item["image"]).argmax(dim=0), item["mask"]
+        metrics.update(predicted.long()[None], label.long()[None])
     return metrics.compute()

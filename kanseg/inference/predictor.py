@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kanseg.checkpoint import build_model, preprocess_from, read_description, read_weights
 from kanseg.data.images import to_channels
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
 from kanseg.inference.tiles import flips as flip_axes
 from kanseg.inference.tiles import predict_tiled
-from kanseg.training.checkpoint import build_model, preprocess_from, read_description, read_weights
 
 
 class Predictor:
@@ -80,7 +80,7 @@ class Predictor:
         labels, preprocess = description["labels"], preprocess_from(description["preprocess"])
         options = {key: value for key, value in options.items() if value is not None}
         if preprocess.resize is None:
-            options.setdefault("tile", tuple(description["tile"]) if description["tile"] else (512, 512))
+            options.setdefault("tile", tuple(description["tile"]))
         return cls(model, preprocess, classes=labels["classes"], colours=labels["palette"], **options)
 
     def __call__(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
@@ -96,14 +96,22 @@ class Predictor:
             InputError: another type or shape, or channels that the network does not take.
         """
         image = self._checked(image, name)
-        shape = image.shape[:2]
-        if self.tile is None:
-            values = self._predict(self.preprocess(image, name=name)[None]).cpu()
-            return F.interpolate(values, size=shape, mode="bilinear", align_corners=False)[0] if values.shape[-2:] != shape else values[0]
         scaled = self.preprocess.scale(image, name=name)
-        read = partial(_read_window, scaled, self.preprocess)
-        values = predict_tiled(self._predict, read, scaled.shape[:2], tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
-        return F.interpolate(values[None], size=shape, mode="bilinear", align_corners=False)[0] if values.shape[-2:] != shape else values
+        values = self._run(partial(_read_window, scaled, self.preprocess), scaled.shape[:2])
+        if values.shape[-2:] == image.shape[:2]:
+            return values
+        return F.interpolate(values[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
+
+    @torch.inference_mode()
+    def predict_tensor(self, image: Tensor) -> Tensor:
+        """A preprocessed picture (C, H, W) -> probabilities (classes, H, W) float32 on the CPU."""
+        return self._run(partial(crop, image), tuple(image.shape[-2:]))
+
+    def _run(self, read: Callable[[int, int, int, int], Tensor], shape: tuple[int, int]) -> Tensor:
+        """Probabilities (classes, H, W) of a picture that is read by windows, whole or in tiles."""
+        if self.tile is None:
+            return self._predict(read(0, 0, *shape)[None]).cpu()[0]
+        return predict_tiled(self._predict, read, shape, tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
 
     def _checked(self, image: np.ndarray, name: str) -> np.ndarray:
         if image.ndim == 2:
@@ -115,16 +123,23 @@ class Predictor:
     def _predict(self, batch: Tensor) -> Tensor:
         """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the flips."""
         batch = batch.to(self.device)
-        views = [self._probabilities(batch.flip(axes)).flip(axes) if axes else self._probabilities(batch) for axes in self.flips]
+        views = [class_probabilities(self.model, batch.flip(axes)).flip(axes) for axes in self.flips]
         return torch.stack(views).mean(dim=0)
 
-    def _probabilities(self, batch: Tensor) -> Tensor:
-        logits = self.model(batch)
-        logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-        if logits.shape[1] == 1:
-            foreground = torch.sigmoid(logits)
-            return torch.cat([1 - foreground, foreground], dim=1)
-        return torch.softmax(logits, dim=1)
+
+def class_probabilities(model: nn.Module, batch: Tensor) -> Tensor:
+    """Pictures (B, C, h, w) -> probabilities (B, classes, h, w) float32; one logit becomes two classes."""
+    logits = model(batch)
+    logits = (logits[0] if isinstance(logits, tuple) else logits).float()
+    if logits.shape[1] == 1:
+        foreground = torch.sigmoid(logits)
+        return torch.cat([1 - foreground, foreground], dim=1)
+    return torch.softmax(logits, dim=1)
+
+
+def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """The window of a picture (C, H, W) -> (C, height, width)."""
+    return image[:, top : top + height, left : left + width]
 
 
 def _read_window(image: np.ndarray, preprocess: Preprocess, top: int, left: int, height: int, width: int) -> Tensor:

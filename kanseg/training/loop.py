@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -13,18 +14,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from kanseg.checkpoint import point_to, save_checkpoint
 from kanseg.config import Config
 from kanseg.data import SegmentationDataset
+from kanseg.inference.evaluate import evaluate
 from kanseg.losses import WeightedLoss
 from kanseg.training.batches import BatchPlan
-from kanseg.training.checkpoint import point_to, prune, save_checkpoint
 from kanseg.training.diagnose import report_non_finite
-from kanseg.training.evaluate import evaluate
 from kanseg.training.log import RunLog
+from kanseg.training.resume import prune
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Training:
     validation: SegmentationDataset | None
     description: dict[str, Any]
     log: RunLog
+    tell: Callable[[str], None]
     progress: Progress = field(default_factory=Progress)
     stop_requested: bool = False
 
@@ -141,9 +145,15 @@ def finish_epoch(training: Training) -> dict[str, Any]:
 
 
 def _validate(training: Training) -> dict[str, Any]:
-    settings = training.config.training
+    config = training.config
     metrics = evaluate(
-        training.model, training.validation, training.accelerator, batch_size=settings.batch_size, workers=training.config.data.workers, title="validate"
+        training.model,
+        training.validation,
+        training.accelerator,
+        tile=training.description["tile"],
+        batch_size=config.training.batch_size,
+        workers=config.data.workers,
+        title="validate",
     )
     scores = metrics.compute()
     means = {key: value for key, value in scores.items() if key.startswith("mean_")}
@@ -156,8 +166,6 @@ def save(training: Training) -> None:
     accelerator = training.accelerator
     generators = [random_states()]
     if accelerator.num_processes > 1:
-        from accelerate.utils import gather_object
-
         generators = gather_object(generators)
     if accelerator.is_main_process:
         folder = training.run / "checkpoints" / f"step_{training.progress.step:08d}"
@@ -204,13 +212,7 @@ def _save_best(training: Training) -> None:
     older = link.resolve() if link.is_symlink() else None
     point_to(link, folder)
     if older is not None and older != folder.resolve():
-        _remove(older)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(older, ignore_errors=True)
 
 
 def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -220,11 +222,9 @@ def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _tell(training: Training, entry: dict[str, Any], seconds: float) -> None:
-    if not training.accelerator.is_main_process:
-        return
     settings, progress = training.config.training, training.progress
     line = f"epoch {entry['epoch']}/{settings.epochs}  loss {entry['train']['loss']:.4f}"
     if "val" in entry:
         line += f"  val {settings.monitor} {entry['val'][settings.monitor]:.4f}"
         line += f" (best {progress.best:.4f} in epoch {progress.best_epoch})" if progress.best is not None else ""
-    print(f"{line}  {seconds:.1f} s", flush=True)
+    training.tell(f"{line}  {seconds:.1f} s")

@@ -18,9 +18,9 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kanseg.checkpoint import build_model, describe, preprocess_from, read_weights
 from kanseg.config import Config, DataConfig, write_text
 from kanseg.data import (
-    PREPARED,
     Augmentation,
     Folder,
     LabelInfo,
@@ -29,19 +29,19 @@ from kanseg.data import (
     SegmentationDataset,
     channel_statistics,
     check_samples,
+    open_data,
     orphan_masks,
     overlapping,
-    read_folder,
 )
 from kanseg.errors import InputError
+from kanseg.inference.evaluate import evaluate, one_size
 from kanseg.losses import WeightedLoss
 from kanseg.metrics import SegmentationMetrics, table
 from kanseg.training.batches import BatchPlan
-from kanseg.training.checkpoint import build_model, describe, newest_complete, preprocess_from, read_training, read_weights
-from kanseg.training.evaluate import evaluate, one_size
 from kanseg.training.log import RunLog, plain
 from kanseg.training.loop import Progress, Training, fit, restore
 from kanseg.training.pictures import draw_curves, draw_samples
+from kanseg.training.resume import newest_complete, read_training
 
 SPLIT_ROLES = ("train", "val", "test")
 
@@ -62,7 +62,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> d
         torch.set_num_threads(config.training.threads)
     AcceleratorState._reset_state()  # else a second run in one process could not choose another precision
     accelerator = Accelerator(mixed_precision=config.training.precision)
-    tell = print if accelerator.is_main_process else lambda *_: None
+    tell = partial(print, flush=True) if accelerator.is_main_process else lambda *_: None
     run = Path(config.run_dir)
     checkpoint = _find_checkpoint(run, resume, overwrite, tell)
     with accelerator.main_process_first():
@@ -87,19 +87,6 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> d
         _report(training, samples, results, tell)
     accelerator.wait_for_everyone()
     return results
-
-
-def open_data(data: DataConfig, *, tell: Any = print) -> Folder:
-    """The data set of the settings, prepared first if it is an embedded one."""
-    if data.prepare is not None:
-        if data.prepare not in PREPARED:
-            raise InputError(f"data.prepare: {data.prepare!r} is not one of {', '.join(PREPARED)}")
-        PREPARED[data.prepare](data.root)
-    overrides = {key: getattr(data, key) for key in ("task", "classes", "mask_values", "ignore_index", "palette")}
-    folder = read_folder(data.root, overrides, seed=data.split_seed)
-    for note in folder.notes:
-        tell(f"data: {note}")
-    return folder
 
 
 def chosen_samples(data: DataConfig, folder: Folder, *, tell: Any = print) -> dict[str, list[Sample]]:
@@ -194,7 +181,7 @@ def assemble(
     log = RunLog(
         run, active=accelerator.is_main_process, tensorboard=settings.tensorboard, keep_bytes=progress.log_bytes if state else None, step=progress.step
     )
-    training = Training(config, run, accelerator, model, optimizer, schedule, loss, plan, loader, validation, description, log)
+    training = Training(config, run, accelerator, model, optimizer, schedule, loss, plan, loader, validation, description, log, tell)
     if state is not None and tensors is not None:
         restore(training, state, tensors)
         tell(f"resumed from {checkpoint}: epoch {progress.epoch + 1}, step {progress.step}")
@@ -267,7 +254,8 @@ def _measure(training: Training, samples: dict[str, list[Sample]], info: LabelIn
     for role in ("val", "test"):
         if samples[role]:
             dataset = SegmentationDataset(samples[role], info, preprocess)
-            metrics = evaluate(model, dataset, accelerator, batch_size=training.config.training.batch_size, workers=training.config.data.workers, title=role)
+            tile, batch_size = training.description["tile"], training.config.training.batch_size
+            metrics = evaluate(model, dataset, accelerator, tile=tile, batch_size=batch_size, workers=training.config.data.workers, title=role)
             results[role] = metrics.compute()
     return results
 

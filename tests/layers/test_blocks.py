@@ -28,4 +28,6 @@ def test_bottleneck_block_works_at_a_quarter_of_its_width():
 
 def test_conv_stack_strides_once():
     stack = conv_stack(kan_conv(basis="gram"), [3, 4, 4], stride=2)
-    assert stack(torch.randn(1, 3, 8, 8)).shape == (1, 4, 4, 4)
+    assert [conv.base_conv.stride for conv in stack] == [(2, 2), (1, 1)]
+    x = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(stack.eval()(x), stack[1](stack[0](x)))

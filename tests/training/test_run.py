@@ -194,7 +194,7 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(config, folder
         config.run_dir = str(tmp_path / f"acc{number}")
         config.training.batch_size, config.training.accumulate = batch, accumulate
         train(config)
-        from kanseg.training.checkpoint import read_weights
+        from kanseg.checkpoint import read_weights
 
         weights.append(read_weights(Path(config.run_dir) / "last"))
     for name, value in weights[0].items():

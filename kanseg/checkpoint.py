@@ -26,6 +26,7 @@ CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
 STATE = "state.json"
 TENSORS = "training.pt"
+MIN_TILE = 512  # a convolutional network sees larger pictures than its training crops as well, and faster
 
 
 def save_checkpoint(
@@ -78,7 +79,7 @@ def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[st
         },
         "labels": {"task": info.task, "classes": list(info.classes), "palette": [list(c) for c in info.colours]},
         "preprocess": asdict(preprocess),
-        "tile": list(config.data.crop) if config.data.crop else None,
+        "tile": None if preprocess.resize else [max(side, MIN_TILE) for side in config.data.crop or (MIN_TILE, MIN_TILE)],
     }
 
 
@@ -97,12 +98,6 @@ def read_description(folder: Path) -> dict[str, Any]:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint, on the CPU."""
     return load_file(folder / WEIGHTS)
-
-
-def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, tensors) of a checkpoint that can be resumed; no pickled objects are loaded."""
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    return state, torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
 
 
 def preprocess_from(stored: dict[str, Any]) -> Preprocess:
@@ -138,34 +133,6 @@ def find_fault(folder: Path) -> str | None:
             return f"{name} is damaged (another SHA-256 than in the manifest)"
     missing = [name for name in (WEIGHTS, DESCRIPTION, CONFIG) if name not in listed]
     return f"{missing[0]} is missing from the manifest" if missing else None
-
-
-def step_folders(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    found = [path for path in (run / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
-
-
-def newest_complete(run: Path) -> tuple[Path, list[str]]:
-    """The newest complete checkpoint of a run, and a line for each newer one that was skipped.
-
-    Raises:
-        InputError: there is none.
-    """
-    skipped = []
-    for folder in step_folders(run):
-        fault = find_fault(folder)
-        if fault is None and (folder / STATE).is_file() and (folder / TENSORS).is_file():
-            return folder, skipped
-        skipped.append(f"skipped {folder}: {fault or 'it holds no training state'}")
-    told = f" ({'; '.join(skipped)})" if skipped else ""
-    raise InputError(f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{told}; start without --resume")
-
-
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints; to be called after a new one is complete."""
-    for folder in step_folders(run)[max(keep, 1) :]:
-        shutil.rmtree(folder)
 
 
 def point_to(link: Path, target: Path) -> None:

@@ -4,23 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from kanseg.checkpoint import build_model, describe, find_fault, point_to, preprocess_from, read_description, read_weights, save_checkpoint
 from kanseg.config import Config
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
-from kanseg.training.checkpoint import (
-    build_model,
-    describe,
-    find_fault,
-    newest_complete,
-    point_to,
-    preprocess_from,
-    prune,
-    read_description,
-    read_training,
-    read_weights,
-    save_checkpoint,
-    step_folders,
-)
+from kanseg.training.resume import read_training
 
 
 def save(run, step, with_state=True):
@@ -45,42 +33,6 @@ def test_no_file_holds_a_pickle_but_the_one_that_loads_as_tensors(tmp_path):
     folder, _ = save(tmp_path, 5)
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "manifest.json", "model.json", "model.safetensors", "state.json", "training.pt"]
     torch.load(folder / "training.pt", weights_only=True)
-
-
-def test_the_newest_complete_one_is_taken_and_the_torn_ones_told(tmp_path):
-    kept, _ = save(tmp_path, 1)
-    torn, _ = save(tmp_path, 2)
-    damaged, _ = save(tmp_path, 3)
-    bare, _ = save(tmp_path, 4)
-    weights = torn / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    damaged_file = damaged / "training.pt"
-    damaged_file.write_bytes(damaged_file.read_bytes()[:-1] + b"x")
-    (bare / "manifest.json").unlink()
-    folder, skipped = newest_complete(tmp_path)
-    assert folder == kept
-    assert [line.split(": ")[1].split(" (")[0] for line in skipped] == ["not a checkpoint", "training.pt is damaged", skipped[2].split(": ")[1]]
-    assert "bytes instead of" in skipped[2]
-
-
-def test_an_unfinished_folder_is_never_seen(tmp_path, monkeypatch):
-    save(tmp_path, 1)
-    monkeypatch.setattr("kanseg.training.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        save(tmp_path, 2)
-    assert [p.name for p in step_folders(tmp_path)] == ["step_00000001"]
-
-
-def test_nothing_to_resume_is_an_error(tmp_path):
-    with pytest.raises(InputError, match="nothing to resume"):
-        newest_complete(tmp_path)
-
-
-def test_pruning_keeps_the_newest(tmp_path):
-    for step in (1, 2, 10):
-        save(tmp_path, step)
-    prune(tmp_path, 2)
-    assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
 
 
 def test_a_link_is_replaced(tmp_path):

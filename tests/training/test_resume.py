@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from kanseg.checkpoint import describe, save_checkpoint
+from kanseg.config import Config
+from kanseg.data import LabelInfo, Preprocess
+from kanseg.errors import InputError
+from kanseg.training.resume import newest_complete, prune, step_folders
+
+
+def save(run, step, with_state=True):
+    model = nn.Linear(2, 3)
+    description = describe(Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9)))
+    extra = {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}} if with_state else {}
+    return save_checkpoint(run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra), model
+
+
+def test_the_newest_complete_one_is_taken_and_the_torn_ones_told(tmp_path):
+    kept, _ = save(tmp_path, 1)
+    torn, _ = save(tmp_path, 2)
+    damaged, _ = save(tmp_path, 3)
+    bare, _ = save(tmp_path, 4)
+    weights = torn / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    damaged_file = damaged / "training.pt"
+    damaged_file.write_bytes(damaged_file.read_bytes()[:-1] + b"x")
+    (bare / "manifest.json").unlink()
+    folder, skipped = newest_complete(tmp_path)
+    assert folder == kept
+    assert [line.split(": ")[1].split(" (")[0] for line in skipped] == ["not a checkpoint", "training.pt is damaged", skipped[2].split(": ")[1]]
+    assert "bytes instead of" in skipped[2]
+
+
+def test_an_unfinished_folder_is_never_seen(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    monkeypatch.setattr("kanseg.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, 2)
+    assert [p.name for p in step_folders(tmp_path)] == ["step_00000001"]
+
+
+def test_nothing_to_resume_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="nothing to resume"):
+        newest_complete(tmp_path)
+
+
+def test_pruning_keeps_the_newest(tmp_path):
+    for step in (1, 2, 10):
+        save(tmp_path, step)
+    prune(tmp_path, 2)
+    assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
