@@ -71,3 +71,11 @@ def test_help_documents_every_setting_with_type_and_default():
         assert line in text
     options = [line.strip() for line in text.splitlines() if line.strip().startswith("--")]
     assert len(options) > 45
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_a_printed_config_reads_back_equal(path, tmp_path):
+    command = [sys.executable, ROOT / "tools" / "train_seg.py", "--config", path, "--print_config"]
+    (tmp_path / "printed.yaml").write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    flags = {"resume": "", "overwrite": ""}
+    assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=flags)[0] == Config.from_yaml(path.read_text())
