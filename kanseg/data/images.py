@@ -27,7 +27,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     with _opened(path, max_pixels) as picture:
         if picture.mode in ("F", "I"):
             return _wide_grey(np.asarray(picture), path)
-        if "16" in str(picture.tile) or picture.mode.startswith("I;16"):
+        if _is_16_bit(picture):
             picture.load()  # refuses a truncated file, which OpenCV would read half
             array = _read_16_bit(path)
             # PIL names the orientation; OpenCV leaves an unchanged picture as it lies in the file
@@ -39,7 +39,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
     """(a word for the kind of picture, (H, W) upright), from the file's header alone."""
     with _opened(path, max_pixels) as picture:
-        wide = "16-bit " if "16" in str(picture.tile) or picture.mode[0] in "IF" else ""
+        wide = "16-bit " if _is_16_bit(picture) or picture.mode[0] in "IF" else ""
         kind = {"1": "grey", "L": "grey", "LA": "grey+alpha", "RGBA": "RGBA", "P": "palette"}.get(picture.mode, picture.mode)
         kind = "grey" if picture.mode[0] in "IF" else kind
         width, height = picture.size
@@ -140,6 +140,13 @@ def _plain_mode(picture: Image.Image) -> Image.Image:
         return picture.convert("L")
     has_alpha = picture.mode in ("PA", "La", "RGBa") or "transparency" in picture.info
     return picture.convert("RGBA" if has_alpha else "RGB")
+
+
+def _is_16_bit(picture: Image.Image) -> bool:
+    """Whether the file has 16 bits a channel; PIL would narrow RGB to 8, but its decoder's raw mode tells (`RGB;16B`)."""
+    arguments = [tile[3] for tile in picture.tile]
+    flat = [part for a in arguments for part in (a if isinstance(a, tuple) else (a,))]
+    return picture.mode.startswith("I;16") or any(isinstance(part, str) and ";16" in part for part in flat)
 
 
 def _read_16_bit(path: Path | str) -> np.ndarray:

@@ -37,6 +37,13 @@ def test_16_bit_values_are_kept(tmp_path, suffix, channels):
     assert image_mode(tmp_path / f"a.{suffix}")[0].startswith("16-bit")
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
+def test_sizes_that_look_like_16_do_not_make_8_bit_pictures_deep(tmp_path, suffix):
+    Image.fromarray(np.zeros((16, 160, 3), np.uint8)).save(tmp_path / f"a.{suffix}")
+    assert image_mode(tmp_path / f"a.{suffix}") == ("RGB", (16, 160))
+    assert read_image(tmp_path / f"a.{suffix}").dtype == np.uint8
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone_as_pil_does(tmp_path, orientation):
     exif = Image.Exif()
