@@ -41,7 +41,7 @@ def save_checkpoint(
     """Write a checkpoint: to a temporary folder, flushed to disk with a manifest of sizes and SHA-256, then renamed.
 
     Args:
-        folder: where it will be; one that is there already is replaced only when the new one is complete.
+        folder: where it will be; callers choose a free name (one that is there is taken for the torn rest of a killed run).
         model: whose state dict is stored (safetensors).
         description: what is needed to use the weights: see `describe`.
         config: the run's complete settings.
@@ -60,13 +60,19 @@ def save_checkpoint(
     if tensors is not None:
         torch.save(dict(tensors), building / TENSORS)
     _seal(building)
-    _put(building, folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    building.replace(folder)
+    _flush_folder(folder.parent)
     return folder
 
 
 def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
     """What a checkpoint tells about its weights, beside the config: plain JSON."""
     options = asdict(config.model)
+    reserved = {"name", "in_channels", "classes", "basis", "stem", "aux_params"} & set(options["options"])
+    if reserved:
+        raise InputError(f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis and stem stand beside it, the others follow from the data")
     return {
         "kanseg": 1,
         "model": {
@@ -136,32 +142,44 @@ def find_fault(folder: Path) -> str | None:
 
 
 def point_to(link: Path, target: Path) -> None:
-    """Make `link` a relative symbolic link to target, replacing an older link in one step."""
+    """Make `link` a relative symbolic link to target, replacing an older one in one step; a copy where links are not allowed."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    _delete(temporary)
+    try:
+        temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    except OSError:  # Windows without the privilege, some network file systems
+        shutil.copytree(target, temporary)
+    if link.is_dir() and not (link.is_symlink() and temporary.is_symlink()):
+        _delete(link)  # a run that was copied without its links has folders here
     temporary.replace(link)
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _seal(folder: Path) -> None:
     """Write the manifest and flush everything to disk."""
     entries = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in folder.iterdir():
+        with path.open("r+b") as stream:
+            os.fsync(stream.fileno())
+    _flush_folder(folder)
 
 
-def _put(building: Path, folder: Path) -> None:
-    """Rename a finished folder into place; an older one steps aside first and goes last."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.replace(old)
-    building.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

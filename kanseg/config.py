@@ -7,12 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
 import yaml
 
 from kanseg.errors import InputError
 from kanseg.registry import nearest
+
+# A value in YAML. Not `Any`: there jsonargparse would import and call whatever a `class_path` names.
+Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluated by jsonargparse on Python 3.10 too
 
 
 @dataclass
@@ -59,7 +62,7 @@ class DataConfig:
     gamma: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
-    augment: list[dict[str, dict[str, Any]] | str] = field(default_factory=list)
+    augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
     skip_bad: bool = False
     workers: int = 2
 
@@ -77,8 +80,8 @@ class ModelConfig:
 
     name: str = "unet"
     basis: str = "gram"
-    stem: Literal["auto"] | dict[str, Any] | None = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
+    stem: Literal["auto"] | dict[str, Value] | None = "auto"
+    options: dict[str, Value] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,7 +97,8 @@ class TrainingConfig:
         warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.
         accumulate: batches whose gradients are added up for one step.
         clip: largest norm of the gradient; null for no limit.
-        precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32.
+        precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32. By default what
+            `accelerate launch --mixed_precision` says, or float32.
         validate_every: epochs between validations.
         save_every: optimiser steps between checkpoints; 0 for one an epoch only.
         keep: checkpoints that are kept.
@@ -113,7 +117,7 @@ class TrainingConfig:
     warmup: float = 0.3
     accumulate: int = 1
     clip: float | None = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16", "fp16"] | None = None
     validate_every: int = 1
     save_every: int = 0
     keep: int = 2
@@ -158,6 +162,8 @@ class Config:
             content = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
             raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict) or any(isinstance(part, dict) and "class_path" in part for part in content.values()):
+            raise InputError(f"settings must be `key: value` lines, got {content!r:.80}")
         return _instantiate(parser, parser.parse_object(content))
 
 
@@ -184,7 +190,10 @@ def parse_config(argv: Sequence[str] | None, *, description: str = "", flags: di
     parser = command_line(description)
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
-    namespace = parser.parse_args(argv)
+    try:
+        namespace = parser.parse_args(argv)
+    except UnicodeDecodeError as error:
+        raise InputError(f"a config is not UTF-8 text ({error.reason} at byte {error.start})") from None
     return _instantiate(parser, namespace), {name: bool(namespace[name]) for name in flags or {}}
 
 
@@ -196,6 +205,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _instantiate(parser: Any, namespace: Any) -> Config:
+    for section in ("data", "model", "training"):
+        if not hasattr(namespace[section], "__dict__"):
+            raise InputError(f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}")
     parts = parser.instantiate(namespace)
     return Config(**{f.name: parts[f.name] for f in fields(Config)})
 

@@ -16,12 +16,15 @@ class InputError(ValueError):
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command-line tool: an InputError becomes one line a fault on stderr and exit code 2."""
+    """Run a command-line tool: an InputError, or a file system that refuses, becomes one line a fault on stderr and exit code 2."""
     try:
         status = main() or 0
     except InputError as error:
         for line in str(error).splitlines():
             sys.stderr.write(f"error: {line}\n")
+        status = 2
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
         status = 2
     except KeyboardInterrupt:
         status = 130

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kanseg.data.info import IGNORED
 from kanseg.errors import InputError
 from kanseg.registry import Registry
-
-IGNORED = 255
 
 # name -> builder(task) -> loss(logits (B, N, H, W) float32, target (B, H, W) int64 with 255 = ignored) -> scalar
 LOSSES: Registry[Callable[[str], Callable[[Tensor, Tensor], Tensor]]] = Registry("loss")

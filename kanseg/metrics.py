@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORED = 255
+from kanseg.data.info import IGNORED
+
 SCORES = ("iou", "dice", "precision", "recall")
 
 

@@ -1,5 +1,7 @@
+import contextlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,24 @@ def test_mistakes_are_one_line_that_names_them(text, message):
     with pytest.raises(InputError, match=message) as caught:
         Config.from_yaml(text)
     assert "\n" not in str(caught.value)
+
+
+PLACES = ["model: {options: {x: EVIL}}", "model: {options: {x: [EVIL]}}", "model: {stem: EVIL}", "data: {augment: [{A: {x: EVIL}}]}", "data: EVIL"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_settings_cannot_run_code(place, tmp_path):
+    evil = f"{{class_path: subprocess.Popen, init_args: {{args: 'touch {tmp_path / 'made'}', shell: true}}}}"
+    with contextlib.suppress(InputError):
+        Config.from_yaml(place.replace("EVIL", evil))
+    time.sleep(0.05)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("text", ["- a", "just text", "model: 3", "data: null"])
+def test_yaml_of_another_form_is_one_line(text):
+    with pytest.raises(InputError, match="key: value|model|data"):
+        Config.from_yaml(text)
 
 
 def test_misspelt_option_on_the_command_line_names_the_nearest():

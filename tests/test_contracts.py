@@ -121,6 +121,23 @@ def test_state_dict_copy_and_pickle_keep_the_function(name, options):
 
 
 @variants
+def test_a_layer_built_in_double_precision_has_exact_constants(float64, name, options):
+    exact = create_basis(name, 2, **options)
+    torch.set_default_dtype(torch.float32)
+    layer = KANConv2d(2, 4, 3, basis=name, dtype=torch.float64, **options)
+    x = torch.rand(1, 2, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(layer.basis(x), exact(x), atol=1e-14, rtol=0)
+
+
+@variants
+def test_casting_to_half_and_back_does_not_bend_the_functions(name, options):
+    layer = KANConv2d(2, 4, 3, basis=name, **options)
+    constants = {k: v.clone() for k, v in layer.named_buffers() if k.startswith("basis.")}
+    layer.bfloat16().float()
+    assert all(torch.equal(v, constants[k]) for k, v in layer.named_buffers() if k in constants)
+
+
+@variants
 def test_all_tensors_follow_to_dtype(name, options):
     layer = KANConv2d(2, 4, 3, basis=name, dtype=torch.float64, **options).eval()
     assert layer(torch.randn(1, 2, 5, 5, dtype=torch.float64)).dtype == torch.float64

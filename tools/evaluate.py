@@ -17,7 +17,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", nargs="+", default=["test"], help="split or splits of the data set (default: test)")
     parser.add_argument("--root", help="folder of the data set (default: that of the training)")
     parser.add_argument("--full_size", action="store_true", help="compare at the size of the files (in tiles where the network needs them)")
-    parser.add_argument("--flips", type=int, choices=(1, 2, 4), default=1, help="with --full_size: mirrored predictions that are averaged")
+    parser.add_argument("--flips", type=int, choices=(1, 2, 4), default=1, help="mirrored predictions that are averaged (default 1: none)")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--device", help="torch device (default: a GPU where there is one)")
     parser.add_argument("--json", type=Path, help="file for the scores")

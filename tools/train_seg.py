@@ -1,6 +1,7 @@
 """Train a segmentation network: python tools/train_seg.py --config configs/quickstart.yaml [--section.key value ...]"""
 
 import sys
+from pathlib import Path
 
 from kanseg.config import parse_config
 from kanseg.errors import run_tool
@@ -14,10 +15,10 @@ FLAGS = {
 def main() -> None:
     arguments = sys.argv[1:]
     config, flags = parse_config(arguments, description=__doc__, flags=FLAGS)
-    if flags["resume"] and not any(a == "--config" or a.startswith("--config=") for a in arguments):
-        stored = f"{config.run_dir}/config.yaml"
-        config, flags = parse_config(["--config", stored, *arguments], description=__doc__, flags=FLAGS)
-    from kanseg.training.run import train  # after parsing: --help and a misspelt key need no torch
+    stored = Path(config.run_dir) / "config.yaml"
+    if flags["resume"] and stored.is_file() and not any(a == "--config" or a.startswith("--config=") for a in arguments):
+        config, flags = parse_config(["--config", str(stored), *arguments], description=__doc__, flags=FLAGS)
+    from kanseg.training.run import train  # after parsing, so that --help and a misspelt key answer at once
 
     train(config, **flags)
 

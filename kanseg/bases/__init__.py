@@ -6,7 +6,7 @@ from kanseg.bases import bernstein, bspline, polynomials, rbf, relu, wavelet
 from kanseg.bases.base import BASES, Basis
 from kanseg.registry import nearest
 
-__all__ = ["BASES", "Basis", "bernstein", "bspline", "create_basis", "polynomials", "rbf", "relu", "wavelet"]
+__all__ = ["BASES", "Basis", "bernstein", "bspline", "create_basis", "list_basis_options", "polynomials", "rbf", "relu", "wavelet"]
 
 
 def create_basis(name: str, channels: int, **options: object) -> Basis:
@@ -15,13 +15,13 @@ def create_basis(name: str, channels: int, **options: object) -> Basis:
     Raises:
         ValueError: unknown name, an option that the basis does not have, or a value out of its range.
     """
-    return BASES[name](channels, **check_options(name, options))
-
-
-def check_options(name: str, options: dict[str, object]) -> dict[str, object]:
-    """The options, or a ValueError that names one which the basis does not have and those it has."""
-    known = [p.name for p in inspect.signature(BASES[name].__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = list_basis_options(name)
     for option in options:
         if option not in known:
             raise ValueError(f"basis {name!r} has no option {option!r}{nearest(option, known)} (it has: {', '.join(known)})")
-    return options
+    return BASES[name](channels, **options)
+
+
+def list_basis_options(name: str) -> list[str]:
+    """Names of the options of a basis."""
+    return [p.name for p in inspect.signature(BASES[name].__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]

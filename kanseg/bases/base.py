@@ -79,6 +79,15 @@ class Basis(nn.Module, ABC):
             exact = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             return self.functions(DOMAINS[self.domain](exact)).to(x.dtype)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
+        """Moves and casts as every module, but grids and other constants keep at least float32: `.half()` must not bend the functions."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, exact in before.items():
+            if self._buffers[name].dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = exact.to(self._buffers[name].device)
+        return self
+
     @torch.no_grad()
     def second_moments(self) -> Tensor:
         """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of the basis, by a rule of 4096 equal masses.
@@ -87,8 +96,7 @@ class Basis(nn.Module, ABC):
         """
         masses = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
         x = torch.special.ndtri(masses).expand(1, self.channels, -1)
-        parameter = next((p for p in self.state_dict().values() if p.is_floating_point()), x)
-        x = x.to(parameter)
+        x = x.to(next((value for value in self.state_dict().values() if value.is_floating_point()), x))
         values = self.functions(POINTWISE_DOMAINS.get(self.domain, POINTWISE_DOMAINS["identity"])(x))
         return values.double().square().mean(dim=(0, 1, 3))
 

@@ -1,10 +1,11 @@
 """Files -> samples -> tensors."""
 
 from kanseg.data.blue_marble import prepare_blue_marble
-from kanseg.data.checks import check_samples, orphan_masks, overlapping
+from kanseg.data.checks import check_samples, overlapping
 from kanseg.data.dataset import SegmentationDataset, channel_statistics
-from kanseg.data.folder import IGNORED, Folder, LabelInfo, Sample, read_folder
+from kanseg.data.folder import Folder, Sample, orphan_masks, read_folder
 from kanseg.data.images import read_image, write_png
+from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.opening import open_data
 from kanseg.data.preprocess import Preprocess

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kanseg.data.folder import LabelInfo, Sample
+from kanseg.data.folder import Sample
 from kanseg.data.images import read_image
+from kanseg.data.info import LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.transforms import Augmentation, sample_seed
@@ -47,7 +48,7 @@ class SegmentationDataset(Dataset):
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:
-            image, mask = self.augmentation(image, mask, sample_seed(self.seed, epoch, index))
+            image, mask = self.augmentation(image, mask, sample_seed(self.seed, epoch, index), name=str(sample.image))
         return {"image": self.preprocess.normalise(image), "mask": torch.from_numpy(mask.astype(np.int64)), "index": index}
 
 

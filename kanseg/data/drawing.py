@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from kanseg.data.folder import IGNORED
 from kanseg.data.images import to_channels
+from kanseg.data.info import IGNORED
 
 IGNORED_COLOUR = (128, 128, 128)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from kanseg.errors import InputError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MAX_PIXELS = 2**29  # a picture beyond it is refused as a decompression bomb unless the caller raises the limit
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_OPENING = threading.Lock()
 
 
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -27,13 +30,15 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     with _opened(path, max_pixels) as picture:
         if picture.mode in ("F", "I"):
             return _wide_grey(np.asarray(picture), path)
-        if _is_16_bit(picture):
+        deep = _is_16_bit(picture)  # before getexif, which loads a PNG and forgets its raw mode
+        orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+        turned_tiff = picture.format == "TIFF" and orientation != 1  # PIL mixes the rows of uncompressed ones up
+        if deep or turned_tiff:
             picture.load()  # refuses a truncated file, which OpenCV would read half
-            array = _read_16_bit(path)
-            # PIL names the orientation; OpenCV leaves an unchanged picture as it lies in the file
-            return _upright(array, picture.getexif().get(_EXIF_ORIENTATION, 1))
+            array = _read_by_opencv(path)
+            return array if picture.format == "TIFF" else _upright(array, orientation)  # OpenCV turns TIFF files itself, others not
         array = np.asarray(_plain_mode(picture))
-        return _upright(array.reshape(*array.shape[:2], -1), picture.getexif().get(_EXIF_ORIENTATION, 1))
+        return _upright(array.reshape(*array.shape[:2], -1), orientation)
 
 
 def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
@@ -42,8 +47,10 @@ def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, 
         wide = "16-bit " if _is_16_bit(picture) or picture.mode[0] in "IF" else ""
         kind = {"1": "grey", "L": "grey", "LA": "grey+alpha", "RGBA": "RGBA", "P": "palette"}.get(picture.mode, picture.mode)
         kind = "grey" if picture.mode[0] in "IF" else kind
-        width, height = picture.size
         turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        width, height = picture.size
+        if picture.format == "TIFF":  # PIL gives the turned size of some of them: the tags have the stored one
+            width, height = picture.tag_v2[_TIFF_WIDTH], picture.tag_v2[_TIFF_HEIGHT]
         return wide + kind, (width, height) if turned else (height, width)
 
 
@@ -115,9 +122,8 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
         raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own limit is checked below
     try:
-        with Image.open(path) as picture:
+        with _open_unlimited(path) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels if the file can be trusted")
@@ -128,8 +134,16 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not a picture in a format that can be read ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path}: the file is damaged or truncated ({error})") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open_unlimited(path: Path) -> Image.Image:
+    """Image.open (which reads the header only) without PIL's own limit of pixels; ours is checked by the caller."""
+    with _OPENING:  # the limit is global, and pictures are read in threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _plain_mode(picture: Image.Image) -> Image.Image:
@@ -149,10 +163,10 @@ def _is_16_bit(picture: Image.Image) -> bool:
     return picture.mode.startswith("I;16") or any(isinstance(part, str) and ";16" in part for part in flat)
 
 
-def _read_16_bit(path: Path | str) -> np.ndarray:
+def _read_by_opencv(path: Path | str) -> np.ndarray:
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise InputError(f"{path}: OpenCV cannot decode this 16-bit picture; save it as 16-bit PNG")
+        raise InputError(f"{path}: OpenCV cannot decode this picture; save it as PNG")
     if array.ndim == 2:
         return array[:, :, None]
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2], list(range(array.shape[2])))

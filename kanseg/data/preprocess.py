@@ -36,9 +36,9 @@ class Preprocess:
         return image if self.resize is None else resize_image(image, self.resize)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, C) integers -> float32 in [0, 1], gamma applied."""
-        values = image.astype(np.float32) / np.iinfo(image.dtype).max
-        return values if self.gamma == 1.0 else values**self.gamma
+        """(H, W, C) integers, or floats in [0, 1] -> float32 in [0, 1], gamma applied."""
+        values = image if image.dtype == np.float32 else image.astype(np.float32) / np.iinfo(image.dtype).max
+        return values if self.gamma == 1.0 else np.clip(values, 0, 1) ** self.gamma
 
     def normalise(self, image: np.ndarray) -> Tensor:
         """(H, W, channels) integers -> (channels, H, W) float32."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kanseg.data.folder import IGNORED
+from kanseg.data.info import IGNORED
 from kanseg.errors import InputError
 from kanseg.registry import nearest
 
@@ -34,13 +34,26 @@ class Augmentation:
         if not self.empty:
             self._compose = _albumentations().Compose([_build(spec) for spec in [*first, *transforms]])
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, C) and (H, W) uint8 -> the same, changed alike."""
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "picture") -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, C) uint8 or uint16 and (H, W) uint8 -> the same, changed alike; a uint16 picture comes back as float32 in [0, 1].
+
+        Raises:
+            InputError: a transform fails on this picture, or returns something else than a picture of its type.
+        """
         if self.empty:
             return image, mask
+        if image.dtype == np.uint16:  # few transforms take 16 bits, nearly all take floats
+            image = image.astype(np.float32) / 65535
         self._compose.set_random_seed(seed)
-        result = self._compose(image=image, mask=mask)
-        return result["image"].reshape(*result["mask"].shape, image.shape[2]), result["mask"]
+        try:
+            result = self._compose(image=image, mask=mask)
+        except Exception as error:  # albumentations and OpenCV raise whatever comes; the sample and the list are what a user can mend
+            raise InputError(f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} picture: {' '.join(str(error).split())}") from error
+        changed, label = result["image"], result["mask"]
+        if not isinstance(changed, np.ndarray) or changed.dtype != image.dtype or changed.size != label.size * image.shape[2]:
+            made = f"{changed.dtype} {tuple(changed.shape)}"
+            raise InputError(f"{name}: augmentation made {made} of a {image.dtype} picture; leave out ToTensorV2, Normalize and the like")
+        return changed.reshape(*label.shape, image.shape[2]), label
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -56,7 +56,7 @@ def check_size(width: int, depth: int) -> None:
         raise ValueError(f"width must be at least 1 and depth (halvings of the picture) 1 to 6, got width={width}, depth={depth}")
 
 
-def residual_encoder(in_channels: int, *, conv: Conv, stem: Conv, block: Block, num_blocks: Sequence[int], width: int, depth: int, expansion: int) -> Encoder:
+def residual_encoder(in_channels: int, *, stem: Conv, block: Block, num_blocks: Sequence[int], width: int, depth: int, expansion: int) -> Encoder:
     """A 3x3 stem, then depth + 1 stages of residual blocks with width * 2^i * expansion channels (torch-conv-kan's UKANet).
 
     `num_blocks` gives the blocks per stage; its last entry repeats for stages beyond it.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +23,8 @@ from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor, class_probabilities, crop
 from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -54,11 +57,11 @@ def evaluate(
     mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
     size = batch_size if dataset.preprocess.resize or one_size(dataset) else 1
-    loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers, generator=torch.Generator())
+    loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers, generator=torch.Generator(), worker_init_fn=let_the_main_process_stop)
     metrics = SegmentationMetrics(dataset.info.classes)
-    for batch in tqdm(loader, desc=title, leave=False, disable=None if accelerator.is_main_process else True):
+    for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
         with accelerator.autocast():
-            predicted = _predicted(model, batch["image"].to(accelerator.device), tile, batch_size)
+            predicted = predicted_labels(model, batch["image"].to(accelerator.device), tile, batch_size=batch_size)
         metrics.update(predicted, batch["mask"].to(predicted.device), batch["index"].tolist())
     model.train(was_training)
     if accelerator.num_processes > 1:
@@ -67,8 +70,22 @@ def evaluate(
     return metrics
 
 
-def _predicted(model: nn.Module, images: Tensor, tile: Sequence[int] | None, batch_size: int) -> Tensor:
-    """(B, C, H, W) -> class indices (B, H, W)."""
+def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
+    """The same batches; an InputError of a reading process loses the traceback that torch puts around it."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).rsplit("InputError: ", 1)[-1].strip()) from None
+
+
+def let_the_main_process_stop(_: int) -> None:
+    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to the main process."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None, *, batch_size: int) -> Tensor:
+    """Preprocessed pictures (B, C, H, W) -> class indices (B, H, W); in tiles of `batch_size` at once where they are larger than one."""
     shape = images.shape[-2:]
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
         return class_probabilities(model, images).argmax(dim=1)
@@ -116,8 +133,10 @@ def evaluate_checkpoint(
         raise InputError(f"{data.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})")
     samples = opened.samples(split)
     faults = check_samples(samples, opened.info).faults
+    if data.skip_bad:
+        samples, faults = [sample for sample in samples if sample not in faults], {}
     if faults or not samples:
-        raise InputError("\n".join(faults) or f"{data.root}: split {split} has no pictures")
+        raise InputError("\n".join(faults.values()) or f"{data.root}: split {split} has no pictures")
     return _measure(predictor, samples, opened.info, full_size)
 
 

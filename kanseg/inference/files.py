@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+
 from kanseg.data.drawing import overlay
 from kanseg.data.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image, write_png
 from kanseg.errors import InputError
@@ -71,21 +73,32 @@ def predict_files(
     Each file is written whole or not at all. A picture that cannot be read or predicted is told and counted, and the rest goes on.
     """
     outcome = Outcome()
-    for path, name in zip(pictures, output_names(pictures), strict=True):
+    names = output_names(pictures)
+    _refuse_to_overwrite(pictures, [*(output / name for name in names), *(output / "overlays" / name for name in names)])
+    for path, name in zip(pictures, names, strict=True):
         target = output / name
         if skip_existing and target.is_file():
             outcome.skipped.append(target)
             continue
-        if target.resolve() == path.resolve():
-            raise InputError(f"{path} would be overwritten by its own mask; choose another --output")
         try:
             image = read_image(path, max_pixels=max_pixels)
             mask = predictor(image, name=str(path))
+            if overlays:
+                write_png(output / "overlays" / name, overlay(image, mask, predictor.colours))
+            outcome.written.append(write_png(target, mask, palette=predictor.colours))
         except InputError as error:
             outcome.failed.append(str(error))
-            tell(f"failed: {error}")
+        except (RuntimeError, MemoryError, OSError, cv2.error) as error:  # out of memory or disk: the next picture may fit
+            outcome.failed.append(f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        else:
             continue
-        if overlays:
-            write_png(output / "overlays" / name, overlay(image, mask, predictor.colours))
-        outcome.written.append(write_png(target, mask, palette=predictor.colours))
+        tell(f"failed: {outcome.failed[-1]}")
     return outcome
+
+
+def _refuse_to_overwrite(pictures: Sequence[Path], targets: Sequence[Path]) -> None:
+    """InputError when a mask or an overlay would replace one of the pictures."""
+    read = {path.resolve() for path in pictures}
+    for target in targets:
+        if target.resolve() in read:
+            raise InputError(f"{target} is one of the pictures and would be overwritten; choose another --output")

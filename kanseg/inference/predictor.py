@@ -51,7 +51,7 @@ class Predictor:
         batch_size: int = 8,
         device: str | torch.device | None = None,
     ):
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable_device(device)
         self.model = model.to(self.device).eval()
         self.preprocess = preprocess
         self.classes, self.colours = tuple(classes), [tuple(c) for c in colours]
@@ -125,6 +125,16 @@ class Predictor:
         batch = batch.to(self.device)
         views = [class_probabilities(self.model, batch.flip(axes)).flip(axes) for axes in self.flips]
         return torch.stack(views).mean(dim=0)
+
+
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    """The device, a GPU by default where there is one; InputError for a name that is none, or a GPU that is not there."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return chosen
 
 
 def class_probabilities(model: nn.Module, batch: Tensor) -> Tensor:

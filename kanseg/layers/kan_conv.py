@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.layers.functional import basis_convolution
-from kanseg.layers.parts import activation_module, init_branches, init_to_variance, inner_width, norm_module
+from kanseg.layers.parts import activation_module, exact_constants, init_branches, init_to_variance, inner_width, norm_module
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Size = int | tuple[int, ...]
@@ -60,7 +60,8 @@ class _KANConv(nn.Module):
                 inner_in = inner_out = groups * inner_width(inner_channels, in_channels // groups, out_channels // groups)
                 self.squeeze = conv_class(in_channels, inner_in, 1, groups=groups, bias=False)
                 self.expand = conv_class(inner_out, out_channels, 1, groups=groups, bias=False)
-            self.basis = create_basis(basis, inner_in, **basis_options)
+            with exact_constants(dtype):
+                self.basis = create_basis(basis, inner_in, **basis_options)
             expanded = inner_in * self.basis.num_functions
             self.basis_conv = conv_class(expanded, inner_out, kernel_size, groups=groups, bias=False, **where)
         self.norm = norm_module(norm, out_channels, self.ndim)
@@ -82,7 +83,7 @@ class _KANConv(nn.Module):
         base_weight = None if self.base_conv is None else self.base_conv.weight
         init_branches(self.basis, basis_weight, self.base_activation, base_weight)
         for projection in (self.squeeze, self.expand):
-            if isinstance(projection, nn.Module) and hasattr(projection, "weight"):
+            if isinstance(projection, CONVS[self.ndim]):
                 init_to_variance(projection.weight, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.layers.functional import basis_convolution
-from kanseg.layers.parts import activation_module, init_branches
+from kanseg.layers.parts import activation_module, exact_constants, init_branches
 
 
 class KANLinear(nn.Module):
@@ -49,7 +49,8 @@ class KANLinear(nn.Module):
             self.base_activation = activation_module(None if basis == "none" else base_activation)
             self.base_linear = nn.Linear(in_features, out_features, bias=False)
         if basis != "none":
-            self.basis = create_basis(basis, in_features, **basis_options)
+            with exact_constants(dtype):
+                self.basis = create_basis(basis, in_features, **basis_options)
             self.basis_linear = nn.Linear(in_features * self.basis.num_functions, out_features, bias=False)
         self.reset_parameters()
         if device is not None or dtype is not None:

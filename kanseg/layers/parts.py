@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,17 @@ def norm_module(norm: str | Callable[[int], nn.Module] | None, channels: int, nd
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}{nearest(norm, NORMS)} (known: {', '.join(NORMS)})")
     return NORMS[norm](channels, ndim)
+
+
+@contextmanager
+def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
+    """Within it a basis makes its grid in double precision when the layer is to be float64, not rounded to float32 first."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if dtype == torch.float64 else default)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def inner_width(inner_channels: int | float, in_channels: int, out_channels: int) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 
-from kanseg.bases import BASES
-from kanseg.bases import check_options as check_basis_options
+from kanseg.bases import BASES, list_basis_options
 from kanseg.encoders import ENCODERS, Encoder
 from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.kan_conv import KANConv2d
@@ -99,13 +98,10 @@ def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv
 
 def _conv(basis: str, options: dict[str, object], *, network_options: list[str]) -> Conv:
     """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names the nearest."""
-    basis_options = {key: value for key, value in options.items() if key not in CONV_OPTIONS}
-    for key in basis_options:
-        guess = nearest(key, [*network_options, *CONV_OPTIONS])
-        if guess:
-            raise ValueError(f"unknown option {key!r}{guess}")
-    if basis == "none" and basis_options:
-        raise ValueError(f"basis 'none' is the plain convolution; it has no option {', '.join(map(repr, basis_options))}")
-    if basis != "none":
-        check_basis_options(basis, basis_options)
+    basis_options = [] if basis == "none" else list_basis_options(basis)
+    for key in options:
+        if key not in CONV_OPTIONS and key not in basis_options:
+            guess = nearest(key, [*basis_options, *network_options, *CONV_OPTIONS])
+            has = f"it has: {', '.join(basis_options)}" if basis_options else "it is the plain convolution"
+            raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
     return kan_conv(basis=basis, **options)

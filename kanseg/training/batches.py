@@ -14,7 +14,8 @@ class BatchPlan:
 
     Args:
         num_samples: in the training set.
-        batch_size: keys a batch; the last one of an epoch may be smaller.
+        batch_size: keys a batch; the last one of an epoch may be smaller, and a single key left over joins the batch before it (a batch
+            norm learns nothing from one).
         seed: of the order.
         rank, world_size: this process and their number.
     """
@@ -28,7 +29,8 @@ class BatchPlan:
     def batches_per_epoch(self) -> int:
         """Batches of a whole epoch, the same on every process."""
         mine = -(-self.num_samples // self.world_size)
-        return -(-mine // self.batch_size)
+        alone = mine % self.batch_size == 1 and mine > 1 < self.batch_size
+        return mine // self.batch_size if alone else -(-mine // self.batch_size)
 
     def go_to(self, epoch: int, start: int = 0) -> None:
         """The next iteration yields the batches of `epoch` from number `start` on."""
@@ -41,5 +43,6 @@ class BatchPlan:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
         mine = np.resize(order, -(-self.num_samples // self.world_size) * self.world_size)[self.rank :: self.world_size]
         for number in range(self.start, self.batches_per_epoch):
-            chosen = mine[number * self.batch_size : (number + 1) * self.batch_size]
+            end = len(mine) if number == self.batches_per_epoch - 1 else (number + 1) * self.batch_size
+            chosen = mine[number * self.batch_size : end]
             yield [(self.epoch, int(index)) for index in chosen]

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from kanseg.checkpoint import point_to, save_checkpoint
 from kanseg.config import Config
 from kanseg.data import SegmentationDataset
-from kanseg.inference.evaluate import evaluate
+from kanseg.errors import InputError
+from kanseg.inference.evaluate import evaluate, told_by_workers
 from kanseg.losses import WeightedLoss
 from kanseg.training.batches import BatchPlan
 from kanseg.training.diagnose import report_non_finite
@@ -42,6 +43,7 @@ class Progress:
     best: float | None = None
     best_epoch: int | None = None
     log_bytes: int = 0
+    layout: list[int] = field(default_factory=list)  # samples, batch size, accumulation, processes: what `batch` counts in
 
 
 @dataclass
@@ -76,6 +78,8 @@ def fit(training: Training) -> None:
             entry = finish_epoch(training)
             _tell(training, entry, time.perf_counter() - started)
             save(training)
+            if _asked_to_stop(training):
+                raise SystemExit(143)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -87,7 +91,8 @@ def train_epoch(training: Training) -> None:
     training.plan.go_to(progress.epoch, progress.batch)
     steps = -(-len(training.plan) // settings.accumulate)
     bar = tqdm(total=steps, desc=f"epoch {progress.epoch + 1}/{settings.epochs}", leave=False, disable=None if training.accelerator.is_main_process else True)
-    for group in _groups(training.loader, settings.accumulate):
+    for group in _groups(told_by_workers(training.loader), settings.accumulate):
+        lr = training.schedule.get_last_lr()[0]
         loss = train_step(training, group)
         progress.batch += len(group)
         progress.step += 1
@@ -96,13 +101,21 @@ def train_epoch(training: Training) -> None:
         bar.update()
         bar.set_postfix(loss=f"{progress.loss_sum / progress.loss_count:.4f}")
         if settings.log_every and progress.step % settings.log_every == 0:
-            training.log.write({"step": progress.step, "epoch": progress.epoch, "loss": loss, "lr": training.schedule.get_last_lr()[0]})
-        if training.stop_requested:
+            training.log.write({"step": progress.step, "epoch": progress.epoch + 1, "loss": loss, "lr": lr})
+        if _asked_to_stop(training):
             save(training)
             raise SystemExit(143)
         if settings.save_every and progress.step % settings.save_every == 0:
             save(training)
     bar.close()
+
+
+def _asked_to_stop(training: Training) -> bool:
+    """Whether a process of the run has got a SIGTERM; all of them must leave after the same step."""
+    if training.accelerator.num_processes == 1:
+        return training.stop_requested
+    flag = torch.tensor(int(training.stop_requested), device=training.accelerator.device)
+    return bool(training.accelerator.reduce(flag, "sum") > 0)
 
 
 def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
@@ -112,7 +125,7 @@ def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
     for number, batch in enumerate(group):
         last = number == len(group) - 1
         with nullcontext() if last else accelerator.no_sync(training.model):
-            logits = training.model(batch["image"].to(accelerator.device, non_blocking=True))
+            logits = _forward(training, batch)
             loss = training.loss(logits, batch["mask"].to(accelerator.device, non_blocking=True)) / len(group)
             if not torch.isfinite(loss):
                 report_non_finite(training.model, batch, training.loader.dataset, training.run, training.progress.step)
@@ -125,11 +138,26 @@ def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
     return total
 
 
+def _forward(training: Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    try:
+        return training.model(batch["image"].to(training.accelerator.device, non_blocking=True))
+    except ValueError as error:
+        if "Expected more than 1 value per channel" not in str(error):
+            raise
+        size = "x".join(map(str, batch["image"].shape[-2:]))
+        raise InputError(
+            f"a batch of {len(batch['image'])} picture(s) of {size} is one pixel at the bottom of the network, which a batch norm cannot train on; "
+            "use larger pictures or batches, a smaller model.options.depth, or model.options.norm: layer"
+        ) from None
+
+
 def finish_epoch(training: Training) -> dict[str, Any]:
     """Validate if it is due, store the best weights, log, and move on to the next epoch."""
     settings, progress = training.config.training, training.progress
-    loss = training.accelerator.reduce(torch.tensor([progress.loss_sum / max(progress.loss_count, 1)], dtype=torch.float64), "mean")
-    entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch + 1, "train": {"loss": float(loss)}}
+    losses = [progress.loss_sum / max(progress.loss_count, 1)]
+    if training.accelerator.num_processes > 1:
+        losses = gather_object(losses)
+    entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch + 1, "train": {"loss": sum(losses) / len(losses)}}
     due = (progress.epoch + 1) % settings.validate_every == 0 or progress.epoch + 1 == settings.epochs
     if training.validation is not None and due:
         entry["val"] = _validate(training)
@@ -139,7 +167,7 @@ def finish_epoch(training: Training) -> dict[str, Any]:
     last = progress.epoch == settings.epochs
     if improved or (last and progress.best is None):
         progress.best, progress.best_epoch = value if improved else None, progress.epoch
-        _save_best(training)
+        save_best(training)
     training.log.write(entry)
     return entry
 
@@ -162,8 +190,9 @@ def _validate(training: Training) -> dict[str, Any]:
 
 def save(training: Training) -> None:
     """A complete checkpoint of the moment; older ones go only afterwards."""
+    accelerator, settings = training.accelerator, training.config.training
     training.progress.log_bytes = training.log.size
-    accelerator = training.accelerator
+    training.progress.layout = [training.plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes]
     generators = [random_states()]
     if accelerator.num_processes > 1:
         generators = gather_object(generators)
@@ -189,9 +218,16 @@ def random_states() -> dict[str, Any]:
 
 
 def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Put optimiser, schedule, scaler, generators and progress back to where a checkpoint left them."""
+    """Put optimiser, schedule, scaler, generators and progress back to where a checkpoint left them, at the settings of now."""
+    settings = training.config.training
     training.optimizer.load_state_dict(tensors["optimizer"])
     training.schedule.load_state_dict(tensors["schedule"])
+    # Settings of now: the same numbers as in the checkpoint unless the user changed lr, weight_decay or epochs.
+    training.schedule.base_lrs = [settings.lr] * len(training.schedule.base_lrs)
+    factor = training.schedule.lr_lambdas[0](training.schedule.last_epoch)
+    for group in training.optimizer.param_groups:
+        group["initial_lr"], group["lr"], group["weight_decay"] = settings.lr, settings.lr * factor, settings.weight_decay
+    training.schedule._last_lr = [group["lr"] for group in training.optimizer.param_groups]
     if training.accelerator.scaler is not None and tensors["scaler"]:
         training.accelerator.scaler.load_state_dict(tensors["scaler"])
     generators = tensors["generators"]
@@ -203,16 +239,25 @@ def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) 
     training.progress = Progress(**state)
 
 
-def _save_best(training: Training) -> None:
+def save_best(training: Training) -> None:
+    """Store the weights of now as the best ones (main process)."""
     if not training.accelerator.is_main_process:
         return
-    folder = training.run / "checkpoints" / f"best_{training.progress.epoch:05d}"
+    folder = _free(training.run / "checkpoints" / f"best_{training.progress.epoch:05d}")
     save_checkpoint(folder, training.accelerator.unwrap_model(training.model), training.description, training.config)
     link = training.run / "best"
     older = link.resolve() if link.is_symlink() else None
     point_to(link, folder)
     if older is not None and older != folder.resolve():
         shutil.rmtree(older, ignore_errors=True)
+
+
+def _free(folder: Path) -> Path:
+    """The folder, or with a number behind it: the best weights may be those of an epoch that a resumed run trains again."""
+    number, choice = 1, folder
+    while choice.exists():
+        number, choice = number + 1, folder.with_name(f"{folder.name}_{number}")
+    return choice
 
 
 def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:

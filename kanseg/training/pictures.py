@@ -13,7 +13,7 @@ from torch import nn
 from kanseg.data import IGNORED, SegmentationDataset, write_png
 from kanseg.data.drawing import IGNORED_COLOUR, colourise, viewable
 from kanseg.data.images import read_image
-from kanseg.metrics import predicted_classes
+from kanseg.inference.evaluate import predicted_labels
 from kanseg.training.log import read_log
 
 ERROR_COLOUR = (230, 30, 60)
@@ -22,8 +22,16 @@ MARGIN, CAPTION = 4, 22
 
 
 @torch.no_grad()
-def draw_samples(model: nn.Module, dataset: SegmentationDataset, folder: Path, *, count: int, device: torch.device | str = "cpu") -> list[Path]:
-    """Predict `count` evenly chosen samples and write NAME.png (image | truth | prediction | error) and overview.png.
+def draw_samples(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    run: Path,
+    *,
+    count: int,
+    tile: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> list[Path]:
+    """Predict `count` evenly chosen samples and write run/samples/NAME.png (image | truth | prediction | error) and run/overview.png.
 
     The pictures have the size that the network sees. In `error`, wrong pixels are red on the dimmed picture and ignored ones grey.
     """
@@ -34,15 +42,15 @@ def draw_samples(model: nn.Module, dataset: SegmentationDataset, folder: Path, *
     written, rows = [], []
     for index in chosen:
         item = dataset[index]
-        predicted = predicted_classes(model(item["image"][None].to(device)).float())[0].cpu().numpy()
+        predicted = predicted_labels(model, item["image"][None].to(device), tile, batch_size=4)[0].cpu().numpy()
         sample = dataset.samples[index]
         image = dataset.preprocess.scale(read_image(sample.image), name=str(sample.image))
         cells = sample_cells(viewable(image), item["mask"].numpy(), predicted, dataset.info.colours)
-        written.append(write_png(folder / f"{sample.name}.png", sheet([cells], [sample.name], dataset.info.classes, dataset.info.colours)))
+        written.append(write_png(run / "samples" / f"{sample.name}.png", sheet([cells], [sample.name], dataset.info.classes, dataset.info.colours)))
         rows.append((cells, sample.name))
     shown = [rows[int(i)] for i in sorted({int(i) for i in np.linspace(0, len(rows) - 1, min(4, len(rows)))})]
     overview = sheet([cells for cells, _ in shown], [name for _, name in shown], dataset.info.classes, dataset.info.colours)
-    return [*written, write_png(folder / "overview.png", overview)]
+    return [*written, write_png(run / "overview.png", overview)]
 
 
 def sample_cells(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
@@ -55,19 +63,20 @@ def sample_cells(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, co
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], classes: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
     """Rows of four cells under captions, with a legend of the classes: (H, W, 3) uint8. Cells are shown 256 pixels wide or so."""
-    cell_width, cell_height = _cell_size(rows[0][0])
-    width = 4 * cell_width + 5 * MARGIN
-    legend = _legend(classes, colours, width)
-    picture = Image.new("RGB", (width, CAPTION + len(rows) * (cell_height + CAPTION) + legend.height), "white")
+    sizes = [_cell_size(cells[0]) for cells in rows]
+    column_width = max(width for width, _ in sizes) + MARGIN
+    legend = _legend(classes, colours, 4 * column_width + MARGIN)
+    picture = Image.new("RGB", (legend.width, CAPTION + sum(height + CAPTION for _, height in sizes) + legend.height), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
     for column, title in enumerate(COLUMNS):
-        draw.text((MARGIN + column * (cell_width + MARGIN), 3), title, fill="black", font=font)
-    for row, (cells, name) in enumerate(zip(rows, names, strict=True)):
-        top = CAPTION + row * (cell_height + CAPTION)
+        draw.text((MARGIN + column * column_width, 3), title, fill="black", font=font)
+    top = CAPTION
+    for cells, name, size in zip(rows, names, sizes, strict=True):
         for column, cell in enumerate(cells):
-            method = Image.Resampling.BILINEAR if column in (0,) else Image.Resampling.NEAREST
-            picture.paste(Image.fromarray(cell).resize((cell_width, cell_height), method), (MARGIN + column * (cell_width + MARGIN), top))
-        draw.text((MARGIN, top + cell_height + 2), name, fill="black", font=font)
+            method = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
+            picture.paste(Image.fromarray(cell).resize(size, method), (MARGIN + column * column_width, top))
+        draw.text((MARGIN, top + size[1] + 2), name, fill="black", font=font)
+        top += size[1] + CAPTION
     picture.paste(legend, (0, picture.height - legend.height))
     return np.asarray(picture)
 

@@ -4,13 +4,96 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from kanseg.checkpoint import STATE, TENSORS, find_fault
+from kanseg.checkpoint import CONFIG, STATE, TENSORS, find_fault, read_weights
+from kanseg.config import Config
 from kanseg.errors import InputError
+
+# What may differ when a run goes on. Anything else would make it another experiment than the one that its folder tells of.
+CHANGEABLE = (
+    "run_dir",
+    "data.root",
+    "data.prepare",
+    "data.test",
+    "data.workers",
+    "training.epochs",
+    "training.lr",
+    "training.weight_decay",
+    "training.clip",
+    "training.precision",
+    "training.validate_every",
+    "training.save_every",
+    "training.keep",
+    "training.log_every",
+    "training.panels",
+    "training.tensorboard",
+    "training.threads",
+)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that a run goes on from."""
+
+    folder: Path
+    state: dict[str, Any]
+    tensors: dict[str, Any]
+
+    def check(self, layout: list[int]) -> None:
+        """InputError when the checkpoint lies in the middle of an epoch that was cut into other batches."""
+        if self.state["batch"] and self.state["layout"] != layout:
+            was, now = (f"{n} samples, batch size {b}, accumulation {a}, {w} processes" for n, b, a, w in (self.state["layout"], layout))
+            raise InputError(f"{self.folder} lies in the middle of an epoch of {was}; it cannot go on with {now}")
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Load the weights; InputError when the model is another one."""
+        try:
+            model.load_state_dict(read_weights(self.folder))
+        except RuntimeError as error:
+            raise InputError(f"{self.folder} does not fit the model of these settings: {' '.join(str(error).split())[:300]}") from None
+
+
+def find_checkpoint(run: Path, config: Config, *, resume: bool, overwrite: bool, tell: Callable[[str], None]) -> Resumed | None:
+    """The checkpoint to go on from; None for a new run, for which the folder must be free.
+
+    Raises:
+        InputError: nothing to resume, a run in the way, or settings that cannot change in the middle of a run.
+    """
+    if not resume:
+        if run.exists() and not run.is_dir():
+            raise InputError(f"run_dir {run} is a file")
+        if (run / "config.yaml").exists() and not overwrite:
+            raise InputError(f"{run} holds a run already; go on with --resume, delete it with --overwrite, or choose another --run_dir")
+        return None
+    folder, skipped = newest_complete(run)
+    for line in skipped:
+        tell(line)
+    changes = settings_changed((folder / CONFIG).read_text(encoding="utf-8"), config)
+    refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
+    if refused:
+        raise InputError(f"{run} cannot go on with another setting ({'; '.join(refused)}); start a new run for it")
+    for change in changes:
+        tell(f"resumed with another setting: {change}")
+    return Resumed(folder, *read_training(folder))
+
+
+def settings_changed(old: str, new: Config) -> list[str]:
+    """`key: old -> new` for every setting in which a stored config differs from a new one."""
+    return [f"{key}: {a!r} -> {b!r}" for key, a, b in _differences(asdict(Config.from_yaml(old)), asdict(new))]
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))]
+    return [] if old == new else [(prefix, old, new)]
 
 
 def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,7 +121,8 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
             return folder, skipped
         skipped.append(f"skipped {folder}: {fault or 'it holds no training state'}")
     told = f" ({'; '.join(skipped)})" if skipped else ""
-    raise InputError(f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{told}; start without --resume")
+    cure = "start anew without --resume, and with --overwrite where a run was begun"
+    raise InputError(f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{told}; {cure}")
 
 
 def prune(run: Path, keep: int) -> None:

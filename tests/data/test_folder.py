@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from conftest import make_folder
-from kanseg.data.folder import LabelInfo, default_palette, read_folder
+from kanseg.data.folder import orphan_masks, read_folder
 from kanseg.errors import InputError
 
 
@@ -39,51 +38,50 @@ def test_groups_stay_together(tmp_path):
         assert {n ^ 1 for n in numbers} == numbers
 
 
-def test_masks_of_0_and_255_are_read_as_binary_and_told(folder):
-    found = read_folder(folder)
-    assert (found.info.task, found.info.mask_values, found.info.num_logits) == ("binary", {0: 0, 255: 1}, 1)
-    assert "0 and 255" in found.notes[0]
-
-
-def test_masks_of_indices_are_read_as_classes(tmp_path):
-    found = read_folder(make_folder(tmp_path / "set", classes=4))
-    assert (found.info.task, found.info.classes) == ("multiclass", ("class_0", "class_1", "class_2", "class_3"))
-
-
-def test_dataset_yaml_and_overrides_decide(folder):
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({"task": "binary", "classes": ["tissue", "gland"], "mask_values": {0: 0, 255: 1}}))
-    assert read_folder(folder).info.classes == ("tissue", "gland")
-    assert read_folder(folder, {"classes": ["a", "b"]}).info.classes == ("a", "b")
-
-
 def test_data_folder_is_not_written(folder):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     read_folder(folder)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("clases: [a, b]", "unknown key 'clases'; did you mean 'classes'"),
-        ("task: binari\nclasses: [a, b]", "'binari' is not one of"),
-        ("task: binary\nclasses: [a]", "two classes"),
-        ("task: [", "not valid YAML"),
-        ("just text", "expected `key: value`"),
-        ("task: binary\nclasses: [a, b]\nmask_values: 3", "mask_values a map"),
-    ],
-)
-def test_faults_of_dataset_yaml_are_named(folder, content, message):
-    (folder / "dataset.yaml").write_text(content)
-    with pytest.raises(InputError, match=message):
-        read_folder(folder)
-
-
 @pytest.mark.parametrize(("line", "message"), [("../p00", "plain file stem"), ("p99", "no picture"), ("p00\np00", "listed twice")])
 def test_faults_of_split_files_are_named(folder, line, message):
     (folder / "train.txt").write_text(line + "\n")
     with pytest.raises(InputError, match=message):
-        read_folder(folder)
+        read_folder(folder).samples("train")
+
+
+def test_a_text_file_that_is_no_split_is_in_nobodys_way(folder):
+    (folder / "notes.txt").write_text("made on a Monday\n")
+    assert len(read_folder(folder).samples("train")) == 2
+
+
+def test_a_byte_order_mark_is_read_over_and_another_encoding_named(folder):
+    (folder / "train.txt").write_bytes("p00\n".encode("utf-8-sig"))
+    assert [s.name for s in read_folder(folder).samples("train")] == ["p00"]
+    (folder / "train.txt").write_bytes("p\xe4\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"train\.txt: not UTF-8 text"):
+        read_folder(folder).samples("train")
+
+
+def test_composed_and_decomposed_letters_are_the_same_name(folder):
+    for kind in ("images", "masks"):
+        (folder / kind / "p00.png").rename(folder / kind / "a\u0308.png")
+    (folder / "train.txt").write_text("\u00e4\n", encoding="utf-8")
+    assert read_folder(folder).samples("train")[0].mask is not None
+
+
+def test_hidden_files_of_other_systems_are_left_out(folder):
+    for path in ("images/._p00.png", "masks/._p00.png", "._train.txt"):
+        (folder / path).write_bytes(b"\x00\x05\x16\x07")
+    found = read_folder(folder)
+    assert orphan_masks(found) == []
+    assert set(found.splits) == {"train", "val", "test"}
+
+
+def test_masks_without_pictures_are_found_whatever_their_suffix(folder):
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "stray.TIF")
+    assert orphan_masks(read_folder(folder)) == [f"{folder / 'masks' / 'stray.TIF'}: a mask without a picture in images/"]
 
 
 def test_two_pictures_of_one_stem_are_refused(folder):
@@ -102,8 +100,3 @@ def test_a_folder_without_pictures_says_what_it_should_hold(tmp_path, name):
 def test_unknown_split_names_the_known(folder):
     with pytest.raises(InputError, match="no split 'tset'; did you mean 'test'"):
         read_folder(folder).samples("tset")
-
-
-def test_default_colours_differ():
-    assert len(set(default_palette(21))) == 21
-    assert LabelInfo("binary", ("a", "b")).colours[0] == (0, 0, 0)

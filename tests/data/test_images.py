@@ -1,7 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kanseg.data.images import image_mode, read_image, read_mask_values, to_channels, write_png
 from kanseg.errors import InputError
@@ -44,17 +46,26 @@ def test_sizes_that_look_like_16_do_not_make_8_bit_pictures_deep(tmp_path, suffi
     assert read_image(tmp_path / f"a.{suffix}").dtype == np.uint8
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("pixels", [RGB, RGB[:, :, 0], RGB[:, :, 0].astype(np.uint16) * 257], ids=["RGB", "grey", "16-bit"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_undone_as_pil_does(tmp_path, orientation):
+def test_exif_orientation_is_undone_as_pil_does(tmp_path, orientation, pixels, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "a.png"
-    Image.fromarray(RGB).save(path, exif=exif)
-    from PIL import ImageOps
-
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-    assert np.array_equal(read_image(path), expected)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "reference.png", exif=exif)  # PIL itself turns some TIFF files wrongly
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "reference.png")))
+    assert np.array_equal(read_image(path).squeeze(), expected)
     assert image_mode(path)[1] == expected.shape[:2]
+
+
+def test_pils_own_limit_is_left_as_it_was_also_by_threads(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    limit = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: read_image(tmp_path / "a.png"), range(400)))
+    assert Image.MAX_IMAGE_PIXELS == limit is not None
 
 
 def test_channels_are_converted_in_the_known_ways():

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanseg.data.folder import LabelInfo, Sample
+from kanseg.data.folder import Sample
+from kanseg.data.info import LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.errors import InputError
 
@@ -37,6 +38,18 @@ def test_colours_are_mapped_by_the_palette(tmp_path):
     assert read_label(sample(tmp_path, [[[0, 0, 0], [9, 8, 7]]]), info).tolist() == [[0, 1]]
     with pytest.raises(InputError, match=r"colour \[1, 1, 1\] at row 0, column 1"):
         read_label(sample(tmp_path, [[[0, 0, 0], [1, 1, 1]]]), info)
+
+
+def test_a_void_colour_stands_at_the_ignored_index(tmp_path):
+    info = LabelInfo("multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (9, 8, 7), (5, 5, 5)))
+    assert read_label(sample(tmp_path, [[[0, 0, 0], [5, 5, 5]]]), info).tolist() == [[0, 255]]
+    assert info.colours == [(0, 0, 0), (9, 8, 7)]
+
+
+def test_sixteen_bit_masks_are_mapped(tmp_path):
+    Image.fromarray(np.array([[0, 65535, 300]], np.uint16)).save(tmp_path / "m.png")
+    info = LabelInfo("binary", ("a", "b"), mask_values={0: 0, 65535: 1, 300: 255})
+    assert read_label(Sample("m", tmp_path / "i.png", tmp_path / "m.png"), info).tolist() == [[0, 1, 255]]
 
 
 def test_a_value_out_of_range_is_named_with_its_place_and_number(tmp_path):

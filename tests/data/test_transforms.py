@@ -47,6 +47,21 @@ def test_made_up_pixels_are_ignored():
     assert (mask[:, :8] == 255).all()
 
 
+def test_16_bit_pictures_are_augmented_as_floats():
+    deep = IMAGE.astype(np.uint16) * 257
+    for spec in ("ColorJitter", {"RandomGamma": {"p": 1.0}}, {"GaussNoise": {"p": 1.0}}, "HorizontalFlip"):
+        image, _ = Augmentation([spec])(deep, MASK, 0)
+        assert image.dtype == np.float32
+    flipped, _ = Augmentation([{"HorizontalFlip": {"p": 1.0}}])(deep, MASK, 0)
+    np.testing.assert_allclose(flipped, IMAGE[:, ::-1] / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", [{"RandomCrop": {"height": 99, "width": 99}}, "ToTensorV2", {"Normalize": {"p": 1.0}}])
+def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_picture(spec):
+    with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
+        Augmentation([spec])(IMAGE, MASK, 0, name="a.png")
+
+
 def test_crop_pads_small_pictures_with_ignored_pixels():
     image, mask = Augmentation([], crop=(32, 16))(IMAGE, MASK, 0)
     assert image.shape == (32, 16, 3)

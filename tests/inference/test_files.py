@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kanseg.errors import InputError
@@ -91,6 +92,7 @@ def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     ("name", "arguments"),
     [
         ("predict.py", ["--input", "nowhere.jpg", "--output", "out"]),
+        ("evaluate.py", ["--device", "nonsense"]),
         ("evaluate.py", ["--split", "tset"]),
         ("evaluate.py", ["--root", "nowhere"]),
     ],
@@ -131,3 +133,32 @@ def test_a_mask_never_overwrites_its_picture(checkpoint, tmp_path):
     run = tool("predict.py", "--checkpoint", checkpoint, "--input", tmp_path / "a.png", "--output", tmp_path)
     assert run.returncode == 2
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_an_overlay_never_overwrites_a_picture_and_nothing_is_written_before(checkpoint, tmp_path):
+    folder = tmp_path / "x" / "overlays"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / name)
+    run = tool("predict.py", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "x")
+    assert run.returncode == 2
+    assert [p.name for p in (tmp_path / "x").iterdir()] == ["overlays"]
+
+
+def test_one_picture_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, monkeypatch):
+    from kanseg.inference import predict_files
+
+    for name in ("a", "b"):
+        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+
+    class Predictor:
+        colours = [(0, 0, 0), (255, 0, 0)]
+
+        def __call__(self, image, name):
+            if name.endswith("a.png"):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return np.zeros(image.shape[:2], np.uint8)
+
+    outcome = predict_files(Predictor(), find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None)
+    assert [p.name for p in outcome.written] == ["b.png"]
+    assert "OutOfMemoryError" in outcome.failed[0]

@@ -1,7 +1,10 @@
+import inspect
+
 import pytest
 import torch
 
 import kanseg
+from kanseg.bases import BASES
 from kanseg.layers import KANConv2d
 
 
@@ -30,16 +33,26 @@ def test_bottlenecks_can_be_left_out():
     assert all(isinstance(m.squeeze, torch.nn.Identity) for m in layers(net))
 
 
+@pytest.mark.parametrize("basis", list(BASES))
+@pytest.mark.parametrize("model", ["unet", "ukanet_18"])
+def test_every_option_of_every_basis_reaches_the_layers(model, basis):
+    defaults = {p.name: p.default for p in inspect.signature(BASES[basis].__init__).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    assert defaults
+    for option, value in defaults.items():
+        net = kanseg.create_model(model, basis=basis, width=2, depth=1, stem={"basis": "none"}, **{option: value})
+        assert len(layers(net)) > 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "unett"}, "unknown model 'unett'; did you mean 'unet'"),
         ({"basis": "gramm"}, "unknown basis 'gramm'; did you mean 'gram'"),
         ({"widht": 3}, "unknown option 'widht'; did you mean 'width'"),
-        ({"degre": 3}, "no option 'degre'; did you mean 'degree'"),
-        ({"basis": "none", "degree": 3}, "'none' is the plain convolution; it has no option 'degree'"),
+        ({"degre": 3}, "unknown option 'degre'; did you mean 'degree'"),
+        ({"basis": "none", "degree": 3}, "unknown option 'degree'.*plain convolution"),
         ({"stem": "spline"}, "stem must be 'auto'"),
-        ({"stem": {"basis": "rbf", "degree": 2}}, "basis 'rbf' has no option 'degree'"),
+        ({"stem": {"basis": "rbf", "degree": 2}}, "unknown option 'degree'.*basis 'rbf'"),
         ({"classes": 0}, "classes must be at least 1"),
         ({"depth": 0}, "depth"),
         ({"downsample": "pol"}, "'pool' or 'stride'"),

@@ -10,6 +10,13 @@ def test_an_epoch_holds_every_sample_once():
     assert [len(b) for b in plan] == [4, 4, 2]
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(9, [4, 5]), (5, [5]), (1, [1]), (8, [4, 4])])
+def test_a_single_sample_left_over_joins_the_batch_before_it(count, sizes):
+    plan = BatchPlan(count, 4, seed=0)
+    assert [len(b) for b in plan] == sizes
+    assert len(plan) == len(sizes)
+
+
 def test_order_depends_on_seed_and_epoch_alone():
     def order(seed, epoch):
         plan = BatchPlan(50, 7, seed=seed)
@@ -26,7 +33,7 @@ def test_a_plan_goes_on_in_the_middle_of_an_epoch():
     whole = list(plan)
     plan.go_to(3, 5)
     assert list(plan) == whole[5:]
-    assert len(plan) == 3
+    assert len(plan) == 2  # 50 = 6 * 7 + 8: the one left over joined the last batch
 
 
 @pytest.mark.parametrize("world", [2, 3])

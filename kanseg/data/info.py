@@ -1,0 +1,195 @@
+"""What the values of the masks mean: given by the user, or read off the masks and told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kanseg.data.images import read_mask_values
+from kanseg.errors import InputError
+from kanseg.registry import nearest
+
+IGNORED = 255  # in a loaded label map: the pixel counts for nothing
+TASKS = ("binary", "multiclass")
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelInfo:
+    """What the values of the masks mean.
+
+    Args:
+        task: "binary" (background and one class, one logit) or "multiclass".
+        classes: names, index 0 first.
+        mask_values: value in the file -> class index (or `ignore_index`); None when the files hold indices.
+        ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
+        palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at `ignore_index` is the void colour.
+
+    Raises:
+        InputError: entries of the wrong kind or out of range.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    mask_values: Mapping[int, int] | None = None
+    ignore_index: int | None = IGNORED
+    palette: tuple[Colour, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise InputError(f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}")
+        if len(self.classes) < 2 or (self.task == "binary" and len(self.classes) != 2):
+            needed = "two" if self.task == "binary" else "two or more"
+            raise InputError(f"a {self.task} task needs {needed} classes (the background is one), got {list(self.classes)}")
+        if len(self.classes) > IGNORED or len(set(self.classes)) < len(self.classes):
+            raise InputError(f"classes must be at most {IGNORED} different names, got {list(self.classes)}")
+        if self.ignore_index is not None and not (_is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255):
+            raise InputError(f"ignore_index must be an integer from 0 to 255 or null, got {self.ignore_index!r}")
+        for value, index in (self.mask_values or {}).items():
+            if not 0 <= value <= 65535 or not (0 <= index < len(self.classes) or index in (self.ignore_index, IGNORED)):
+                known = f"a class index 0 to {len(self.classes) - 1} or {IGNORED} (ignored)"
+                raise InputError(f"mask_values must map a value 0 to 65535 to {known}, got {value}: {index}")
+        if self.palette is not None and len(self.palette) < len(self.classes):
+            raise InputError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+
+    @property
+    def num_logits(self) -> int:
+        """Channels that a network for this task puts out: 1 for binary, else one a class."""
+        return 1 if self.task == "binary" else len(self.classes)
+
+    @property
+    def colours(self) -> list[Colour]:
+        """An RGB colour per class: the palette, or one of our own."""
+        return list(self.palette[: len(self.classes)]) if self.palette else default_palette(len(self.classes))
+
+
+def label_info(root: Path, overrides: Mapping[str, object], masks: Sequence[Path], notes: list[str]) -> LabelInfo:
+    """The information in `root/dataset.yaml`, replaced by the overrides, completed from the masks; what was decided goes into notes.
+
+    Raises:
+        InputError: entries that cannot be used, or masks that do not tell.
+    """
+    given = _typed(root, dataset_yaml(root) | {key: value for key, value in overrides.items() if value is not None})
+    if "task" not in given and "classes" in given:
+        given["task"] = "binary" if len(given["classes"]) == 2 else "multiclass"
+    if "classes" not in given and given.get("task") == "binary" and "mask_values" in given:
+        given["classes"] = ("background", "foreground")
+    if "classes" in given and ("mask_values" in given or len(given["classes"]) > 2 or "palette" in given):
+        return LabelInfo(**given)
+    found = _values(masks)
+    if not found and "classes" in given:
+        return LabelInfo(**given)
+    if not found:
+        raise InputError(f"{root}: no mask tells what the classes are; give task and classes in dataset.yaml")
+    return LabelInfo(**(_guess(root, given, found, notes) | given))
+
+
+def dataset_yaml(root: Path) -> dict[str, Any]:
+    """The entries of `root/dataset.yaml`; none where there is no such file."""
+    path = root / "dataset.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    known = [f.name for f in fields(LabelInfo)]
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
+    for key in content:
+        if key not in known:
+            raise InputError(f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark; another encoding is an InputError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def default_palette(classes: int) -> list[Colour]:
+    """Black, then well separated colours (the bit-reversal colours of PASCAL VOC)."""
+    colours = []
+    for index in range(classes):
+        red, green, blue = (sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
+        colours.append((red, green, blue))
+    return colours
+
+
+def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries as LabelInfo takes them."""
+    result = dict(given)
+    classes, values, palette = (given.get(key) for key in ("classes", "mask_values", "palette"))
+    if classes is not None:
+        if not isinstance(classes, (list, tuple)) or not all(isinstance(name, (str, int)) for name in classes):
+            raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
+        result["classes"] = tuple(str(name) for name in classes)
+    if values is not None:
+        if not isinstance(values, Mapping) or not all(_is_integer(n) for pair in values.items() for n in pair):
+            raise InputError(f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got {values!r}")
+        result["mask_values"] = {int(value): int(index) for value, index in values.items()}
+    if palette is not None:
+        if not isinstance(palette, (list, tuple)) or not all(_is_colour(colour) for colour in palette):
+            raise InputError(f"{root}: palette must be a list of [red, green, blue] from 0 to 255, got {palette!r}")
+        result["palette"] = tuple(tuple(int(v) for v in colour) for colour in palette)
+    return {key: value for key, value in result.items() if value is not None or key == "ignore_index"}
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_colour(colour: object) -> bool:
+    return isinstance(colour, (list, tuple)) and len(colour) == 3 and all(_is_integer(v) and 0 <= v <= 255 for v in colour)
+
+
+def _values(masks: Sequence[Path]) -> dict[int, Path]:
+    """Every value of the readable masks, and the first file that holds it."""
+    found: dict[int, Path] = {}
+    for path in masks:
+        try:
+            array = read_mask_values(path)
+        except InputError:
+            continue  # the check of all files names it
+        if array.ndim == 3:
+            raise InputError(f"{path}: a colour mask needs `classes` and `palette` in dataset.yaml (or data.classes and data.palette)")
+        for value in np.unique(array).tolist():
+            found.setdefault(value, path)
+    return found
+
+
+def _guess(root: Path, given: Mapping[str, Any], found: Mapping[int, Path], notes: list[str]) -> dict[str, Any]:
+    """task, classes and mask_values for the values found; values that leave a doubt are an InputError."""
+    names = {"task": "binary", "classes": given.get("classes", ("background", "foreground"))}
+    if set(found) <= {0, 255} and IGNORED in found:
+        if given.get("ignore_index") == IGNORED:
+            raise InputError(f"{root}: masks hold only 0 and 255, and 255 is said to be ignored; give mask_values, such as {{0: 0, 255: 1}}")
+        notes.append(f"masks hold 0 and 255: read as binary, {' and '.join(names['classes'])}")
+        return names | {"mask_values": {0: 0, 255: 1}}
+    indices = sorted(set(found) - {given.get("ignore_index", IGNORED)})
+    gap = next((value for place, value in enumerate(indices) if value != place), None)
+    if gap is not None and "classes" not in given:
+        raise InputError(
+            f"{root}: masks hold the values {_few(sorted(found))}, which are no classes 0, 1, 2, ... ({gap} is in {found[gap].name}); "
+            "correct the masks, or give classes and mask_values in dataset.yaml (or data.classes and data.mask_values)"
+        )
+    if "classes" in given:
+        return {}
+    ignored = ", 255 ignored" if IGNORED in found else ""
+    if len(indices) <= 2:
+        notes.append(f"masks hold 0 and 1: read as binary, background and foreground{ignored}")
+        return names
+    notes.append(f"masks hold the values 0 to {indices[-1]}: read as multiclass with {len(indices)} classes{ignored}")
+    return {"task": "multiclass", "classes": tuple(f"class_{i}" for i in indices)}
+
+
+def _few(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values)) if len(values) <= 8 else f"{', '.join(map(str, values[:5]))}, ..., {values[-1]}"
