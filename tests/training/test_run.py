@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,12 +15,31 @@ import pytest
 from PIL import Image
 
 from conftest import make_folder
+from kanseg.checkpoint import find_fault
 from kanseg.config import write_text
 from kanseg.errors import InputError
-from kanseg.training.resume import settings_changed
+from kanseg.training.resume import Resumed, read_training, settings_changed
 from kanseg.training.run import train, warmup_cosine
 
+MORE_KINDS = ("turned oblong pictures", "name in the options", "range", "misspelt split")
+TWO = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
+
+
+def two_processes(settings):
+    """The command that starts a run in two processes, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), TOOL, "--config", settings]
+
+
+def wait_for(path):
+    """Until something is there, two minutes at most."""
+    deadline = time.time() + 120
+    while not path.exists():
+        assert time.time() < deadline, f"{path} never came"
+        time.sleep(0.01)
 
 
 def digest(folder):
@@ -89,10 +109,7 @@ def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
     assert code == 0, error
     broken = replace(config, run_dir=str(tmp_path / "broken"))
     process = start(broken)
-    checkpoints = Path(broken.run_dir) / "checkpoints"
-    deadline = time.time() + 120
-    while not (checkpoints / "step_00000003").exists() and time.time() < deadline:
-        time.sleep(0.01)
+    wait_for(Path(broken.run_dir) / "checkpoints" / "step_00000003")
     process.send_signal(kill)
     code, _, _ = finish(process)
     assert code == (143 if kill == signal.SIGTERM else -signal.SIGKILL)
@@ -107,6 +124,58 @@ def test_resume_without_a_config_takes_the_stored_one(config):
     run = subprocess.run([sys.executable, TOOL, "--resume", "--run_dir", config.run_dir, "--training.epochs", "2"], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert "resumed with another setting: training.epochs: 1 -> 2" in run.stdout
+
+
+def test_sigterm_to_a_whole_group_with_readers_saves_and_leaves_with_143(config, tmp_path):
+    more = replace(config.data, root=str(make_folder(tmp_path / "more", count=30, scale=255)), workers=2)
+    config = replace(config, data=more, training=replace(config.training, epochs=200, save_every=1))
+    process = start(config, start_new_session=True)
+    wait_for(Path(config.run_dir) / "last")
+    os.killpg(process.pid, signal.SIGTERM)
+    code, _, error = finish(process)
+    assert code == 143, error
+    assert find_fault(Path(config.run_dir) / "last") is None
+
+
+def test_sigterm_to_one_of_two_processes_stops_both(config, tmp_path):
+    config = replace(config, training=replace(config.training, epochs=500, save_every=1))
+    write_text(tmp_path / "settings.yaml", config.to_yaml())
+    launched = subprocess.Popen(two_processes(tmp_path / "settings.yaml"), env=TWO, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        wait_for(Path(config.run_dir) / "last")
+        children = subprocess.run(["pgrep", "-P", str(launched.pid)], capture_output=True, text=True, check=True).stdout.split()
+        os.kill(int(children[-1]), signal.SIGTERM)
+        launched.communicate(timeout=120)
+    finally:
+        launched.kill()
+    assert find_fault(Path(config.run_dir) / "last") is None
+
+
+def test_a_resumed_run_takes_new_training_settings_and_refuses_another_experiment(config):
+    train(config)
+    config.training.epochs, config.training.lr = 3, 0.5
+    train(config, resume=True)
+    steps = [json.loads(line) for line in (Path(config.run_dir) / "log.jsonl").read_text().splitlines()]
+    total, done = 6, 4
+    expected = 0.5 * warmup_cosine(done, total=total, warmup=0.3)
+    assert abs(next(s["lr"] for s in steps if s.get("step") == done + 1 and "lr" in s) - expected) < 1e-9
+    config.data.gamma = 0.5
+    with pytest.raises(InputError, match=r"data\.gamma: 1\.0 -> 0\.5"):
+        train(config, resume=True)
+
+
+def test_an_epoch_cannot_go_on_in_other_batches(config):
+    config.training.save_every = 1
+    train(config)
+    run = Path(config.run_dir)
+    for folder in (run / "checkpoints").glob("step_*"):
+        if folder.name != "step_00000003":
+            shutil.rmtree(folder)
+    state = read_training(run / "checkpoints" / "step_00000003")[0]
+    assert state["batch"] == 1
+    with pytest.raises(InputError, match="middle of an epoch"):
+        Resumed(run, state, {}).check([2, 2, 1, 1])
+    Resumed(run, state, {}).check(state["layout"])
 
 
 def faulty(config, folder, kind):
@@ -129,17 +198,36 @@ def faulty(config, folder, kind):
     if kind == "augmentation":
         config.data.augment = [{"HorizontalFlipp": {}}]
         return "did you mean 'HorizontalFlip'"
+    if kind == "turned oblong pictures":
+        config.data.augment, config.training.batch_size = ["Transpose"], 2
+        return "the augmentation gives pictures of sizes 40x32, 32x40"
+    if kind == "name in the options":
+        config.model.options["basis"] = "none"
+        return "model.options cannot hold basis"
+    if kind == "range":
+        config.data.workers = -1
+        return "data.workers must be at least 0, got -1"
+    if kind == "misspelt split":
+        config.data.val = ["vall"]
+        return "there is no split 'vall'; did you mean 'val'"
     config.training.monitor = "iou"
     return "training.monitor 'iou' is not one of"
 
 
-@pytest.mark.parametrize("kind", ["mask out of range", "image without mask", "unknown option of the model", "sizes", "augmentation", "monitor"])
+@pytest.mark.parametrize("kind", ["mask out of range", "image without mask", "unknown option of the model", "sizes", "augmentation", "monitor", *MORE_KINDS])
 def test_faults_are_named_before_anything_is_written(config, folder, kind):
     expected = faulty(config, folder, kind)
     with pytest.raises(InputError) as caught:
         train(config)
     assert expected in str(caught.value)
     assert not Path(config.run_dir).exists()
+
+
+def test_a_set_without_val_or_test_trains_and_says_so(config, folder, capsys):
+    for name in ("val", "test"):
+        (folder / f"{name}.txt").unlink()
+    assert "test" not in train(config)
+    assert "there is no split 'val'" in capsys.readouterr().out
 
 
 def test_bad_samples_can_be_skipped(config, folder, capsys):
@@ -210,8 +298,7 @@ def test_two_processes_score_like_one(config, tmp_path):
     single = train(replace(config, run_dir=str(tmp_path / "single")))
     settings = tmp_path / "settings.yaml"
     write_text(settings, replace(config, run_dir=str(tmp_path / "double")).to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517", TOOL, "--config", settings]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    run = subprocess.run(two_processes(settings), capture_output=True, text=True, timeout=300, env=TWO)
     assert run.returncode == 0, run.stderr[-2000:]
     double = json.loads((tmp_path / "double" / "metrics.json").read_text())
     assert (double["val"]["pictures"], double["test"]["pictures"]) == (single["val"]["pictures"], single["test"]["pictures"]) == (5, 5)
