@@ -36,6 +36,7 @@ class DataConfig:
         split_seed: of the 70/15/15 split where there are no split files.
         channels: of the network's input (1 grey, 3 RGB).
         resize: [height, width] that pictures are scaled to, in training and in prediction.
+        interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
         crop: [height, width] of random crops in training; pictures to predict are then cut into tiles of this size.
         gamma: exponent on the values in [0, 1] before normalisation; 0.5 spreads dark pictures.
         mean: per channel; by default that of the training pictures.
@@ -58,6 +59,7 @@ class DataConfig:
     split_seed: int = 0
     channels: int = 3
     resize: list[int] | None = None
+    interpolation: Literal["linear", "area"] = "linear"
     crop: list[int] | None = None
     gamma: float = 1.0
     mean: list[float] | None = None

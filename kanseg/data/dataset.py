@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kanseg.data.folder import Sample
-from kanseg.data.images import read_image
+from kanseg.data.images import image_mode, read_image
 from kanseg.data.info import LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
@@ -39,6 +40,11 @@ class SegmentationDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @cached_property
+    def one_size(self) -> bool:
+        """Whether all pictures, before augmentation, have the same size (by their headers)."""
+        return self.preprocess.resize is not None or len({image_mode(sample.image)[1] for sample in self.samples}) <= 1
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)

@@ -22,6 +22,7 @@ class Preprocess:
         mean, std: per channel, of the values in [0, 1] after the gamma.
         gamma: exponent on the values in [0, 1]; 0.5 spreads dark pictures.
         resize: (H', W') that every picture is scaled to, or None for its own size.
+        interpolation: "linear", or "area" for the mean over the pixels that fall into one (when it shrinks).
     """
 
     channels: int = 3
@@ -29,11 +30,12 @@ class Preprocess:
     std: tuple[float, ...] = (0.25,)
     gamma: float = 1.0
     resize: tuple[int, int] | None = None
+    interpolation: str = "linear"
 
     def scale(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
         """(H, W, C) uint8 or uint16 -> (H, W, channels) of the same type and the size of `resize`."""
         image = to_channels(image, self.channels, name=name)
-        return image if self.resize is None else resize_image(image, self.resize)
+        return image if self.resize is None else resize_image(image, self.resize, self.interpolation)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) integers, or floats in [0, 1] -> float32 in [0, 1], gamma applied."""
@@ -50,13 +52,13 @@ class Preprocess:
         return self.normalise(self.scale(image, name=name))
 
 
-def resize_image(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """(H, W, C) -> (H', W', C): by area when it shrinks, bilinear when it grows."""
+def resize_image(image: np.ndarray, size: Sequence[int], interpolation: str = "linear") -> np.ndarray:
+    """(H, W, C) -> (H', W', C), bilinear, or by area where asked and it shrinks."""
     if tuple(image.shape[:2]) == tuple(size):
         return image
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return resized.reshape(*size, image.shape[2])
+    method = cv2.INTER_AREA if interpolation == "area" and shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=method).reshape(*size, image.shape[2])
 
 
 def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:

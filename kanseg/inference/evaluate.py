@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from kanseg.config import Config
 from kanseg.data import LabelInfo, Sample, SegmentationDataset, check_samples, open_data, read_image, read_label
-from kanseg.data.images import image_mode
 from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor, class_probabilities, crop
 from kanseg.inference.tiles import predict_tiled
@@ -56,7 +55,7 @@ def evaluate(
     model.eval()
     mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
-    size = batch_size if dataset.preprocess.resize or one_size(dataset) else 1
+    size = batch_size if dataset.one_size else 1
     loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers, generator=torch.Generator(), worker_init_fn=let_the_main_process_stop)
     metrics = SegmentationMetrics(dataset.info.classes)
     for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
@@ -92,11 +91,6 @@ def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | Non
     predict = partial(class_probabilities, model)
     maps = [predict_tiled(predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size) for image in images]
     return torch.stack(maps).argmax(dim=1)
-
-
-def one_size(dataset: SegmentationDataset) -> bool:
-    """Whether all pictures have the same size, by their headers."""
-    return len({image_mode(sample.image)[1] for sample in dataset.samples}) <= 1
 
 
 def evaluate_checkpoint(

@@ -130,8 +130,8 @@ def make_preprocess(data: DataConfig, train_samples: list[Sample], *, checkpoint
         if values is not None and (len(values) != data.channels or (name == "std" and min(values) <= 0)):
             raise InputError(f"data.{name} must have {data.channels} {'positive ' if name == 'std' else ''}values, one a channel, got {values}")
     resize = pair("data.resize", data.resize)
-    mean, std = channel_statistics(train_samples, Preprocess(channels=data.channels, gamma=data.gamma, resize=resize))
-    return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize)
+    mean, std = channel_statistics(train_samples, Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation))
+    return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize, data.interpolation)
 
 
 def check_batches(config: Config, dataset: SegmentationDataset, sizes: Counter) -> None:

@@ -1,4 +1,6 @@
+import numpy as np
 import torch
+from PIL import Image
 
 from kanseg.data import Augmentation, Preprocess, SegmentationDataset, channel_statistics, read_folder
 
@@ -43,3 +45,10 @@ def test_workers_do_not_change_the_samples(folder):
     plans = [[(4, 0), (4, 1)], [(4, 2), (4, 3)]]
     single, several = (list(torch.utils.data.DataLoader(data, batch_sampler=plans, num_workers=n)) for n in (0, 2))
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(single, several, strict=True))
+
+
+def test_one_size_is_read_off_the_headers(folder):
+    assert dataset(folder).one_size
+    assert dataset(folder, resize=(8, 8)).one_size
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "images" / "p00.png")
+    assert not dataset(folder).one_size

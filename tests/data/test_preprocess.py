@@ -16,9 +16,11 @@ def test_gamma_acts_before_the_statistics():
     assert torch.allclose(Preprocess(channels=1, mean=(0.0,), std=(1.0,), gamma=0.5)(np.full((1, 1, 1), 64, np.uint8)), torch.tensor((64 / 255) ** 0.5))
 
 
-def test_shrinking_averages_areas():
-    image = np.array([[0, 100], [50, 250]], np.uint8)[:, :, None]
-    assert resize_image(image, (1, 1))[0, 0, 0] == 100
+def test_shrinking_averages_areas_where_asked():
+    image = np.zeros((4, 4, 1), np.uint8)
+    image[0, 0] = 160
+    assert resize_image(image, (1, 1), "area")[0, 0, 0] == 10
+    assert resize_image(image, (1, 1))[0, 0, 0] == 0  # bilinear looks at the four pixels in the middle
 
 
 def test_masks_take_the_nearest_pixel():
