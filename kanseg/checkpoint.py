@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -50,16 +51,21 @@ def save_checkpoint(
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, building / WEIGHTS)
-    (building / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
-    (building / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
-    if state is not None:
-        (building / STATE).write_text(json.dumps(state), encoding="utf-8")
-    if tensors is not None:
-        torch.save(dict(tensors), building / TENSORS)
-    _seal(building)
+    try:
+        building.mkdir(parents=True)
+        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, building / WEIGHTS)
+        (building / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+        (building / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        if state is not None:
+            (building / STATE).write_text(json.dumps(state), encoding="utf-8")
+        if tensors is not None:
+            torch.save(dict(tensors), building / TENSORS)
+        _seal(building)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for a full disk
+        shutil.rmtree(building, ignore_errors=True)
+        free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
+        raise InputError(f"{folder}: the checkpoint could not be written ({free / 2**20:.0f} MiB free): {' '.join(str(error).split())[:200]}") from None
     if folder.exists():
         shutil.rmtree(folder)
     building.replace(folder)

@@ -27,5 +27,6 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         status = 2
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted (a training goes on from its last checkpoint with --resume)\n")
         status = 130
     sys.exit(status)

@@ -42,6 +42,12 @@ def dice(task: str) -> Callable[[Tensor, Tensor], Tensor]:
     return DiceLoss("binary" if task == "binary" else "multiclass", from_logits=True, ignore_index=IGNORED)
 
 
+def check_weights(weights: Mapping[str, float]) -> None:
+    """InputError unless the names are losses, the weights not negative and one of them positive."""
+    if any(name not in LOSSES for name in weights) or any(not weight >= 0 for weight in weights.values()) or not sum(weights.values()) > 0:
+        raise InputError(f"training.loss must weigh at least one of {', '.join(LOSSES)}, none of them negatively, got {dict(weights)}")
+
+
 class WeightedLoss(nn.Module):
     """A weighted sum of named losses.
 
@@ -55,9 +61,7 @@ class WeightedLoss(nn.Module):
 
     def __init__(self, weights: Mapping[str, float], task: str):
         super().__init__()
-        unknown = [name for name in weights if name not in LOSSES]
-        if unknown or not weights:
-            raise InputError(f"training.loss must weigh at least one of {', '.join(LOSSES)}, got {dict(weights)}")
+        check_weights(weights)
         self.parts = [(float(weight), LOSSES[name](task)) for name, weight in weights.items()]
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

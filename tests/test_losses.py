@@ -73,7 +73,7 @@ def test_weights_add_up():
     torch.testing.assert_close(WeightedLoss({"ce": 0.5, "dice": 2}, "multiclass")(logits, target), 0.5 * parts[0] + 2 * parts[1])
 
 
-@pytest.mark.parametrize("weights", [{}, {"cross": 1.0}])
+@pytest.mark.parametrize("weights", [{}, {"cross": 1.0}, {"ce": -1.0, "dice": 2.0}, {"ce": 0.0}, {"ce": float("nan")}])
 def test_unknown_losses_are_named(weights):
     with pytest.raises(InputError, match="ce, dice"):
         WeightedLoss(weights, "binary")

@@ -67,7 +67,9 @@ def read_folder(root: Path | str, overrides: Mapping[str, object] | None = None,
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; data.root must hold images/ and masks/, or train/, val/ and test/ with them")
+        raise InputError(
+            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold images/ and masks/, or train/, val/ and test/ with them"
+        )
     notes: list[str] = []
     broken: dict[str, InputError] = {}
     splits = _split_files(root, notes, broken, seed) if (root / "images").is_dir() else _split_folders(root)

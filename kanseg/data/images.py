@@ -127,6 +127,8 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
             width, height = picture.size
             if width * height > max_pixels:
                 raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels if the file can be trusted")
+            if picture.format == "TIFF" and _is_stack(picture):
+                raise InputError(f"{path}: holds {picture.n_frames} pictures (pages) of one size; save each of them as a file of its own")
             yield picture
     except InputError:
         raise
@@ -134,6 +136,17 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not a picture in a format that can be read ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path}: the file is damaged or truncated ({error})") from None
+
+
+def _is_stack(picture: Image.Image) -> bool:
+    """Whether a TIFF file has a second page of the first one's size (smaller ones are thumbnails and overviews)."""
+    if getattr(picture, "n_frames", 1) < 2:
+        return False
+    size = picture.size
+    picture.seek(1)
+    same = picture.size == size
+    picture.seek(0)
+    return same
 
 
 def _open_unlimited(path: Path) -> Image.Image:

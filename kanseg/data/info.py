@@ -17,6 +17,20 @@ from kanseg.registry import nearest
 IGNORED = 255  # in a loaded label map: the pixel counts for nothing
 TASKS = ("binary", "multiclass")
 Colour = tuple[int, int, int]
+DISTINCT: tuple[Colour, ...] = (
+    (0, 0, 0),
+    (64, 196, 255),
+    (255, 213, 64),
+    (120, 220, 120),
+    (190, 120, 255),
+    (255, 150, 60),
+    (90, 110, 255),
+    (170, 115, 70),
+    (255, 175, 215),
+    (0, 150, 136),
+    (170, 205, 60),
+    (150, 160, 200),
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ def label_info(root: Path, overrides: Mapping[str, object], masks: Sequence[Path
         given["task"] = "binary" if len(given["classes"]) == 2 else "multiclass"
     if "classes" not in given and given.get("task") == "binary" and "mask_values" in given:
         given["classes"] = ("background", "foreground")
-    if "classes" in given and ("mask_values" in given or len(given["classes"]) > 2 or "palette" in given):
+    if "classes" in given and ("mask_values" in given or "palette" in given):
         return LabelInfo(**given)
     found = _values(masks)
     if not found and "classes" in given:
@@ -116,12 +130,13 @@ def read_text(path: Path) -> str:
 
 
 def default_palette(classes: int) -> list[Colour]:
-    """Black, then well separated colours (the bit-reversal colours of PASCAL VOC)."""
-    colours = []
-    for index in range(classes):
+    """Black, eleven colours that are far from each other and from red (which marks errors), then the bit-reversal colours of PASCAL VOC."""
+    colours = list(DISTINCT)
+    for index in range(1, 512):
         red, green, blue = (sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
-        colours.append((red, green, blue))
-    return colours
+        if (red, green, blue) not in colours:
+            colours.append((red, green, blue))
+    return colours[:classes]
 
 
 def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +187,9 @@ def _guess(root: Path, given: Mapping[str, Any], found: Mapping[int, Path], note
     if set(found) <= {0, 255} and IGNORED in found:
         if given.get("ignore_index") == IGNORED:
             raise InputError(f"{root}: masks hold only 0 and 255, and 255 is said to be ignored; give mask_values, such as {{0: 0, 255: 1}}")
-        notes.append(f"masks hold 0 and 255: read as binary, {' and '.join(names['classes'])}")
+        if len(names["classes"]) != 2:
+            raise InputError(f"{root}: masks hold only 0 and 255, but the classes are {', '.join(names['classes'])}; give mask_values, or two classes")
+        notes.append(f"masks hold 0 and 255: read as {' and '.join(names['classes'])}")
         return names | {"mask_values": {0: 0, 255: 1}}
     indices = sorted(set(found) - {given.get("ignore_index", IGNORED)})
     gap = next((value for place, value in enumerate(indices) if value != place), None)
@@ -185,7 +202,7 @@ def _guess(root: Path, given: Mapping[str, Any], found: Mapping[int, Path], note
         return {}
     ignored = ", 255 ignored" if IGNORED in found else ""
     if len(indices) <= 2:
-        notes.append(f"masks hold 0 and 1: read as binary, background and foreground{ignored}")
+        notes.append(f"masks hold 0 and 1: read as background and foreground{ignored}")
         return names
     notes.append(f"masks hold the values 0 to {indices[-1]}: read as multiclass with {len(indices)} classes{ignored}")
     return {"task": "multiclass", "classes": tuple(f"class_{i}" for i in indices)}

@@ -75,6 +75,7 @@ def predict_files(
     outcome = Outcome()
     names = output_names(pictures)
     _refuse_to_overwrite(pictures, [*(output / name for name in names), *(output / "overlays" / name for name in names)])
+    (output / "overlays" if overlays else output).mkdir(parents=True, exist_ok=True)
     for path, name in zip(pictures, names, strict=True):
         target = output / name
         if skip_existing and target.is_file():

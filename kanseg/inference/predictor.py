@@ -114,6 +114,8 @@ class Predictor:
         return predict_tiled(self._predict, read, shape, tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
 
     def _checked(self, image: np.ndarray, name: str) -> np.ndarray:
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"{name}: expected a numpy array, got {type(image).__name__}; `kanseg.data.read_image(path)` reads one from a file")
         if image.ndim == 2:
             image = image[:, :, None]
         if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16) or 0 in image.shape:

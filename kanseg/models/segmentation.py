@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from kanseg.encoders import Encoder
 from kanseg.layers.blocks import Block
-from kanseg.registry import Registry
+from kanseg.registry import Registry, nearest
 
 MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
 
@@ -40,6 +42,16 @@ class UNetDecoder(nn.Module):
         return x
 
 
+OUTPUT_ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
+    None: nn.Identity,
+    "identity": nn.Identity,
+    "sigmoid": nn.Sigmoid,
+    "softmax": partial(nn.Softmax, dim=1),
+    "logsoftmax": partial(nn.LogSoftmax, dim=1),
+    "tanh": nn.Tanh,
+}
+
+
 class ClassificationHead(nn.Sequential):
     """Global pooling, dropout, linear: (B, C, H, W) -> (B, classes).
 
@@ -48,15 +60,17 @@ class ClassificationHead(nn.Sequential):
         classes: number of outputs.
         pooling: "avg" or "max".
         dropout: probability.
-        activation: None, or a callable that makes a module, such as `torch.nn.Sigmoid`.
+        activation: None, a name ("sigmoid", "softmax", "logsoftmax", "tanh", "identity"), or a callable that makes a module.
     """
 
-    def __init__(self, in_channels: int, classes: int, *, pooling: str = "avg", dropout: float = 0.0, activation: Callable[[], nn.Module] | None = None):
+    def __init__(self, in_channels: int, classes: int, *, pooling: str = "avg", dropout: float = 0.0, activation: str | Callable[[], nn.Module] | None = None):
         pools = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
         if pooling not in pools:
             raise ValueError(f"pooling must be 'avg' or 'max', got {pooling!r}")
-        last = nn.Identity() if activation is None else activation()
-        super().__init__(pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes), last)
+        last = OUTPUT_ACTIVATIONS.get(activation, activation)
+        if not callable(last):
+            raise ValueError(f"unknown activation {activation!r} (known: {', '.join(filter(None, OUTPUT_ACTIVATIONS))}, or a callable)")
+        super().__init__(pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes), last())
 
 
 class SegmentationModel(nn.Module):
@@ -74,6 +88,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be at least 1, got {classes}")
+        _check_aux_params(aux_params)
         self.encoder = encoder
         self.decoder = decoder
         self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1)
@@ -86,3 +101,13 @@ class SegmentationModel(nn.Module):
         if self.classification_head is None:
             return masks
         return masks, self.classification_head(features[-1])
+
+
+def _check_aux_params(aux_params: dict[str, object] | None) -> None:
+    """ValueError for a name that ClassificationHead does not take, or without `classes`."""
+    known = [name for name in inspect.signature(ClassificationHead.__init__).parameters if name not in ("self", "in_channels")]
+    for name in aux_params or {}:
+        if name not in known:
+            raise ValueError(f"aux_params has no {name!r}{nearest(name, known)} (it has: {', '.join(known)})")
+    if aux_params is not None and "classes" not in aux_params:
+        raise ValueError("aux_params needs `classes`, the number of labels")

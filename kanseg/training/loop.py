@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from accelerate import Accelerator
@@ -64,6 +64,7 @@ class Training:
     log: RunLog
     tell: Callable[[str], None]
     progress: Progress = field(default_factory=Progress)
+    lock: IO[str] | None = None  # held while the run folder is written (main process)
     stop_requested: bool = False
 
 

@@ -16,7 +16,7 @@ from kanseg.data.images import read_image
 from kanseg.inference.evaluate import predicted_labels
 from kanseg.training.log import read_log
 
-ERROR_COLOUR = (230, 30, 60)
+WRONG, MISSED = (230, 30, 60), (30, 110, 255)
 COLUMNS = ("image", "truth", "prediction", "error")
 MARGIN, CAPTION = 4, 22
 
@@ -56,7 +56,9 @@ def draw_samples(
 def sample_cells(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
     """The four pictures of a sample, (H, W, 3) uint8 each."""
     error = (image * 0.35).astype(np.uint8)
-    error[(predicted != truth) & (truth != IGNORED)] = ERROR_COLOUR
+    error[(predicted != truth) & (truth != IGNORED)] = WRONG
+    if len(colours) == 2:  # background and one class: what is missed differs from what is made up
+        error[(predicted == 0) & (truth == 1)] = MISSED
     error[truth == IGNORED] = IGNORED_COLOUR
     return [image, colourise(truth, colours), colourise(predicted, colours), error]
 
@@ -91,7 +93,8 @@ def _cell_size(image: np.ndarray) -> tuple[int, int]:
 def _legend(classes: Sequence[str], colours: Sequence[tuple[int, int, int]], width: int) -> Image.Image:
     """Coloured squares with names, in as many lines as they need."""
     font = ImageFont.load_default(14)
-    entries = [*zip(classes, colours, strict=False), ("wrong", ERROR_COLOUR), ("ignored", IGNORED_COLOUR)]
+    errors = [("made up", WRONG), ("missed", MISSED)] if len(classes) == 2 else [("wrong", WRONG)]
+    entries = [*zip(classes, colours, strict=False), *errors, ("ignored", IGNORED_COLOUR)]
     places, x, y = [], MARGIN, 2
     for name, colour in entries:
         needed = 16 + 6 + int(font.getlength(name)) + 14

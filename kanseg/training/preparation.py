@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from kanseg.checkpoint import DESCRIPTION, preprocess_from
+import torch
+
+from kanseg.checkpoint import DESCRIPTION, build_model, describe, preprocess_from
 from kanseg.config import Config, DataConfig
-from kanseg.data import Folder, Preprocess, Sample, SegmentationDataset, channel_statistics, check_samples, orphan_masks, overlapping
+from kanseg.data import Folder, LabelInfo, Preprocess, Sample, SegmentationDataset, channel_statistics, check_samples, orphan_masks, overlapping
 from kanseg.errors import InputError
+from kanseg.losses import check_weights
 from kanseg.metrics import SegmentationMetrics
 from kanseg.registry import nearest
 
@@ -48,6 +51,9 @@ def check_settings(config: Config) -> None:
             raise InputError(f"{name} must be positive, got {_get(config, name)}")
     if not 0 <= config.training.warmup <= 1:
         raise InputError(f"training.warmup must be a share from 0 to 1, got {config.training.warmup}")
+    check_weights(config.training.loss)
+    with torch.device("meta"):  # a look at the options of the model, without its memory
+        build_model(describe(config, LabelInfo("binary", ("a", "b")), Preprocess(channels=config.data.channels))["model"])
     pair("data.resize", config.data.resize)
     pair("data.crop", config.data.crop)
     known = [*(name for name in SegmentationMetrics(("a", "b")).compute() if name.startswith("mean_")), "per_image_mean_iou"]
@@ -91,6 +97,9 @@ def chosen_samples(data: DataConfig, folder: Folder, *, tell: Callable[[str], No
         samples[role] = [sample for sample in samples[role] if sample not in report.faults]
         if role == "train":
             sizes = report.sizes
+        empty = [name for name, count in zip(folder.info.classes, report.pixels, strict=False) if not count]
+        if role == "train" and empty:
+            tell(f"data: no pixel of {', '.join(empty)} to train on")
         if samples[role]:
             left_out = f" ({len(report.faults)} left out)" if report.faults else ""
             tell(f"data: {role} {len(samples[role])} pictures{left_out}, {report.summary(folder.info)}")

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -82,6 +82,29 @@ def find_checkpoint(run: Path, config: Config, *, resume: bool, overwrite: bool,
     for change in changes:
         tell(f"resumed with another setting: {change}")
     return Resumed(folder, *read_training(folder))
+
+
+def lock_run(run: Path) -> IO[str] | None:
+    """Take the run folder for this process until the returned file is closed, or the process ends; None where files cannot be locked.
+
+    Raises:
+        InputError: another process writes to it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    run.mkdir(parents=True, exist_ok=True)
+    lock = (run / ".lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise InputError(f"{run} is being written by another process; wait for it, or choose another --run_dir") from None
+    except OSError:  # a file system without locks
+        lock.close()
+        return None
+    return lock
 
 
 def settings_changed(old: str, new: Config) -> list[str]:

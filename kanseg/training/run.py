@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from kanseg.checkpoint import build_model, describe, read_weights
 from kanseg.config import Config, write_text
 from kanseg.data import Augmentation, LabelInfo, Preprocess, Sample, SegmentationDataset, open_data
+from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, let_the_main_process_stop
 from kanseg.losses import WeightedLoss
 from kanseg.metrics import table
@@ -27,7 +29,7 @@ from kanseg.training.log import RunLog, plain
 from kanseg.training.loop import Training, fit, restore, save_best
 from kanseg.training.pictures import draw_curves, draw_samples
 from kanseg.training.preparation import check_batches, check_settings, chosen_samples, make_preprocess, pair
-from kanseg.training.resume import Resumed, find_checkpoint
+from kanseg.training.resume import Resumed, find_checkpoint, lock_run
 
 Tell = Callable[[str], None]
 Samples = dict[str, list[Sample]]
@@ -50,14 +52,16 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> d
         torch.set_num_threads(config.training.threads)
     AcceleratorState._reset_state()  # else a second run in one process could not choose another precision
     accelerator = Accelerator(mixed_precision=config.training.precision)
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("training.precision fp16 needs a GPU; use bf16 or no on the CPU")
     tell: Tell = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
     run = Path(config.run_dir)
     resumed = find_checkpoint(run, config, resume=resume, overwrite=overwrite, tell=tell)
+    augmentation = Augmentation(config.data.augment, pair("data.crop", config.data.crop))
     with accelerator.main_process_first():
         folder = open_data(config.data, tell=tell)
     samples, sizes = chosen_samples(config.data, folder, tell=tell)
     preprocess = make_preprocess(config.data, samples["train"], checkpoint=resumed.folder if resumed else None)
-    augmentation = Augmentation(config.data.augment, pair("data.crop", config.data.crop))
     dataset = SegmentationDataset(samples["train"], folder.info, preprocess, augmentation=augmentation, seed=config.seed)
     check_batches(config, dataset, sizes)
     torch.manual_seed(config.seed)
@@ -65,14 +69,16 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> d
     parameters = sum(p.numel() for p in training.model.parameters())
     batches = training.plan.batches_per_epoch
     tell(f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches} batches an epoch on {accelerator.device}")
-    fit(training)
-    training.log.close()
+    with contextlib.closing(training.log):
+        fit(training)
     results = _measure(training, samples, folder.info, preprocess)
     results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch}
     results["seconds"] = round(time.perf_counter() - started, 1)
     if accelerator.is_main_process:
         _report(training, samples, results, tell)
     accelerator.wait_for_everyone()
+    if training.lock is not None:
+        training.lock.close()
     return results
 
 
@@ -95,13 +101,14 @@ def assemble(
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warmup_cosine, total=steps, warmup=settings.warmup))
     model, optimizer = accelerator.prepare(model, optimizer)
+    lock = lock_run(run) if accelerator.is_main_process else None
     if accelerator.is_main_process:
         _open_run(run, config, fresh=resumed is None and overwrite)
     accelerator.wait_for_everyone()
     seen = {} if resumed is None else {"keep_bytes": resumed.state["log_bytes"], "step": resumed.state["step"]}
     log = RunLog(run, active=accelerator.is_main_process, tensorboard=settings.tensorboard, **seen)
     held_out = SegmentationDataset(validation, dataset.info, dataset.preprocess) if validation else None
-    training = Training(config, run, accelerator, model, optimizer, schedule, loss, plan, loader, held_out, description, log, tell)
+    training = Training(config, run, accelerator, model, optimizer, schedule, loss, plan, loader, held_out, description, log, tell, lock=lock)
     if resumed is not None:
         restore(training, resumed.state, resumed.tensors)
         tell(f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step {training.progress.step}")

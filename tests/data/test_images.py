@@ -112,6 +112,15 @@ def test_a_torn_16_bit_file_is_refused(tmp_path):
         read_image(tmp_path / "a.png")
 
 
+def test_a_stack_of_pages_is_refused_and_an_overview_read_over(tmp_path):
+    pages = [Image.fromarray(RGB) for _ in range(3)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match="holds 3 pictures"):
+        read_image(tmp_path / "stack.tif")
+    pages[0].save(tmp_path / "overview.tif", save_all=True, append_images=[pages[1].resize((3, 2))])
+    assert np.array_equal(read_image(tmp_path / "overview.tif"), RGB)
+
+
 def test_more_pixels_than_the_limit_are_refused(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     with pytest.raises(InputError, match="7x5 pixels are more than the limit of 34"):

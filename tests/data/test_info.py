@@ -60,7 +60,7 @@ def test_sixteen_bit_values_can_be_mapped(folder):
         ("task: binary\nclasses: [a, b]\nmask_values: {0: 0, x: 1}", "map of integers"),
         ("classes: abc", "list of names, got 'abc'"),
         ("classes: {0: a, 1: b}", "list of names"),
-        ("classes: [a, a, b]", "different names"),
+        ("classes: [a, a, b]\nmask_values: {0: 0, 255: 1}", "different names"),
         ("task: binary\nclasses: [a, b]\nignore_index: -1", "ignore_index must be an integer from 0 to 255"),
         ("task: binary\nclasses: [a, b]\nignore_index: '255'", "ignore_index must be an integer"),
         ("classes: [a, b, c]\npalette: [[0, 0, 0], [1, 1, 1], [2, 2]]", "palette must be a list"),
@@ -76,5 +76,5 @@ def test_faults_of_dataset_yaml_are_named(folder, content, message):
 
 
 def test_default_colours_differ():
-    assert len(set(default_palette(21))) == 21
+    assert len(set(default_palette(255))) == 255
     assert LabelInfo("binary", ("a", "b")).colours[0] == (0, 0, 0)

@@ -93,6 +93,7 @@ def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     [
         ("predict.py", ["--input", "nowhere.jpg", "--output", "out"]),
         ("evaluate.py", ["--device", "nonsense"]),
+        ("predict.py", ["--input", __file__.replace("test_files.py", "*.py"), "--output", __file__]),
         ("evaluate.py", ["--split", "tset"]),
         ("evaluate.py", ["--root", "nowhere"]),
     ],

@@ -51,7 +51,7 @@ def test_probabilities_sum_to_one():
         torch.testing.assert_close(predictor(**options).probabilities(IMAGE).sum(dim=0), torch.ones(61, 83))
 
 
-@pytest.mark.parametrize("image", [IMAGE.astype(np.float32), IMAGE[None], np.zeros((0, 3, 3), np.uint8), np.zeros((4, 4, 7), np.uint8)])
+@pytest.mark.parametrize("image", ["a.png", IMAGE.astype(np.float32), IMAGE[None], np.zeros((0, 3, 3), np.uint8), np.zeros((4, 4, 7), np.uint8)])
 def test_other_arrays_are_refused(image):
     with pytest.raises(InputError, match="expected|channels"):
         predictor()(image)

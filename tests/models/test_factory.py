@@ -57,6 +57,9 @@ def test_every_option_of_every_basis_reaches_the_layers(model, basis):
         ({"depth": 0}, "depth"),
         ({"downsample": "pol"}, "'pool' or 'stride'"),
         ({"aux_params": {"classes": 2, "pooling": "mean"}}, "'avg' or 'max'"),
+        ({"aux_params": {"clases": 2}}, "did you mean 'classes'"),
+        ({"aux_params": {"pooling": "avg"}}, "needs `classes`"),
+        ({"aux_params": {"classes": 2, "activation": "sofmax"}}, "unknown activation 'sofmax'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

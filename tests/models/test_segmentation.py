@@ -32,3 +32,8 @@ def test_masks_do_not_depend_on_the_classification_head():
     with_head.load_state_dict(plain.state_dict(), strict=False)
     x = torch.randn(1, 3, 20, 21)
     torch.testing.assert_close(with_head(x)[0], plain(x))
+
+
+def test_activations_of_the_classification_head_have_names():
+    probabilities = ClassificationHead(3, 4, activation="softmax")(torch.randn(2, 3, 5, 6))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))

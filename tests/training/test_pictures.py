@@ -8,11 +8,13 @@ from kanseg.training.log import plain
 from kanseg.training.pictures import draw_curves, sample_cells, sheet
 
 
-def test_errors_are_red_ignored_pixels_grey_and_the_rest_dim():
+def test_missed_pixels_are_blue_other_errors_red_ignored_pixels_grey_and_the_rest_dim():
     image = np.full((1, 3, 3), 200, np.uint8)
     truth, predicted = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]])
     error = sample_cells(image, truth, predicted, [(0, 0, 0), (255, 0, 0)])[3]
-    assert error.tolist() == [[[70, 70, 70], [230, 30, 60], [128, 128, 128]]]
+    assert error.tolist() == [[[70, 70, 70], [30, 110, 255], [128, 128, 128]]]
+    assert sample_cells(image, 1 - truth, predicted, [(0, 0, 0), (255, 0, 0)])[3][0, 1].tolist() == [70, 70, 70]
+    assert sample_cells(image, truth, predicted, [(0, 0, 0)] * 3)[3][0, 1].tolist() == [230, 30, 60]
 
 
 def test_sheets_have_a_row_a_sample_and_a_legend():

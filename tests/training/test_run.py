@@ -18,7 +18,7 @@ from conftest import make_folder
 from kanseg.checkpoint import find_fault
 from kanseg.config import write_text
 from kanseg.errors import InputError
-from kanseg.training.resume import Resumed, read_training, settings_changed
+from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
 from kanseg.training.run import train, warmup_cosine
 
 MORE_KINDS = ("turned oblong pictures", "name in the options", "range", "misspelt split")
@@ -61,7 +61,7 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
     before = digest(folder)
     results = train(config)
     run = Path(config.run_dir)
-    assert {p.name for p in run.iterdir()} == {
+    assert {p.name for p in run.iterdir() if p.name != ".lock"} == {
         *("config.yaml", "log.jsonl", "metrics.json", "checkpoints", "best", "last", "samples", "overview.png", "curves.png")
     }
     stored = json.loads((run / "metrics.json").read_text())
@@ -244,6 +244,20 @@ def test_the_tool_ends_with_one_line_and_exit_code_2(tmp_path, arguments):
     assert run.stderr.count("\n") == 1
     assert run.stderr.startswith("error: ")
     assert not (tmp_path / "r").exists()
+
+
+def test_two_runs_do_not_write_to_one_folder(config):
+    Path(config.run_dir).mkdir()
+    with lock_run(Path(config.run_dir)), pytest.raises(InputError, match="being written by another process"):
+        train(config)
+    assert [p.name for p in Path(config.run_dir).iterdir()] == [".lock"]
+    train(config)
+
+
+def test_fp16_on_the_cpu_is_refused(config):
+    config.training.precision = "fp16"
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        train(config)
 
 
 def test_an_earlier_run_is_not_lost(config):
