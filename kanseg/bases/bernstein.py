@@ -7,7 +7,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, check_at_least
+from kanseg.bases.base import BASES, Basis, Terms, check_at_least
 
 
 @BASES.register("bernstein")
@@ -25,10 +25,21 @@ class Bernstein(Basis):
         self.degree = degree
         self.constant_function = 0 if degree == 0 else None
 
-    def functions(self, u: Tensor) -> Tensor:
-        rising, falling = [torch.ones_like(u)], [torch.ones_like(u)]
-        for _ in range(self.degree):
-            rising.append(rising[-1] * u)
-            falling.append(falling[-1] * (1 - u))
-        terms = [comb(self.degree, j) * rising[j] * falling[self.degree - j] for j in range(self.degree + 1)]
-        return torch.stack(terms, dim=2)
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        degree = self.degree
+        powers, mirrored = _powers(u, degree), _powers(1 - u, degree)
+        lower = [comb(degree - 1, j) * powers[j] * mirrored[degree - 1 - j] for j in range(degree)] if slopes else []
+        for j in range(degree + 1):
+            value = comb(degree, j) * powers[j] * mirrored[degree - j]
+            yield value, degree * (_get(lower, j - 1, u) - _get(lower, j, u)) if slopes else None
+
+
+def _powers(u: Tensor, degree: int) -> list[Tensor]:
+    powers = [torch.ones_like(u)]
+    for _ in range(degree):
+        powers.append(powers[-1] * u)
+    return powers
+
+
+def _get(values: list[Tensor], j: int, u: Tensor) -> Tensor:
+    return values[j] if 0 <= j < len(values) else torch.zeros_like(u)

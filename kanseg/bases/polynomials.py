@@ -7,11 +7,13 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, check_at_least
+from kanseg.bases.base import BASES, Basis, Terms, check_at_least
+
+Coefficient = float | Tensor
 
 
 class Polynomials(Basis):
-    """p_0 = 1, p_1, and p_{n+1} from p_n and p_{n-1}: K = degree + 1 functions, the first of them constant.
+    """p_0 = 1, p_{n+1} = (slope_n u + offset_n) p_n - back_n p_{n-1}: K = degree + 1 functions, the first of them constant.
 
     Args:
         channels: C.
@@ -25,35 +27,51 @@ class Polynomials(Basis):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         self.degree = degree
 
-    def first(self, u: Tensor) -> Tensor:
-        """p_1(u)."""
-        return u
-
     @abstractmethod
-    def next(self, n: int, u: Tensor, current: Tensor, previous: Tensor) -> Tensor:
-        """p_{n+1}(u) from p_n and p_{n-1}, n >= 1."""
+    def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:
+        """slope_n, offset_n and back_n of the step from p_n to p_{n+1}, n >= 0 (back_0 is not used)."""
 
-    def functions(self, u: Tensor) -> Tensor:
-        values = [torch.ones_like(u), self.first(u)][: self.degree + 1]
-        for n in range(1, self.degree):
-            values.append(self.next(n, u, values[-1], values[-2]))
-        return torch.stack(values, dim=2)
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        value, derivative = u.new_ones(()), u.new_zeros(())
+        before = derivative_before = u.new_zeros(())
+        yield value, derivative if slopes else None
+        for n in range(self.degree):
+            slope, offset, back = self.recurrence(n)
+            factor = u if _is(slope, 1) else slope * u
+            factor = factor if _is(offset, 0) else factor + offset
+            after = factor if n == 0 else _step(factor, value, back, before)
+            if slopes:
+                # (f p_n - b p_{n-1})' = f p_n' - b p_{n-1}' + f' p_n
+                carried = _step(factor, derivative, back, derivative_before) if n else derivative
+                derivative, derivative_before = carried + slope * value, derivative
+            value, before = after, value
+            yield value, derivative if slopes else None
+
+
+def _is(coefficient: Coefficient, number: float) -> bool:
+    return not isinstance(coefficient, Tensor) and coefficient == number
+
+
+def _step(factor: Tensor, current: Tensor, back: Coefficient, previous: Tensor) -> Tensor:
+    if isinstance(back, Tensor):
+        return factor * current - back.to(current.dtype) * previous
+    return (factor * current).sub_(previous, alpha=back)
 
 
 @BASES.register("legendre")
 class Legendre(Polynomials):
     """(n + 1) P_{n+1} = (2n + 1) u P_n - n P_{n-1} (DLMF 18.9.1)."""
 
-    def next(self, n: int, u: Tensor, current: Tensor, previous: Tensor) -> Tensor:
-        return ((2 * n + 1) / (n + 1)) * u * current - (n / (n + 1)) * previous
+    def recurrence(self, n: int) -> tuple[float, float, float]:
+        return (2 * n + 1) / (n + 1), 0, n / (n + 1)
 
 
 @BASES.register("chebyshev")
 class Chebyshev(Polynomials):
     """T_{n+1} = 2 u T_n - T_{n-1} (DLMF 18.9.2); never acos and cos, whose gradient is infinite at the ends."""
 
-    def next(self, n: int, u: Tensor, current: Tensor, previous: Tensor) -> Tensor:
-        return 2 * u * current - previous
+    def recurrence(self, n: int) -> tuple[float, float, float]:
+        return (1 if n == 0 else 2), 0, 1
 
 
 @BASES.register("gram")
@@ -75,13 +93,18 @@ class Gram(Polynomials):
         super().__init__(channels, degree=degree, domain=domain)
         if num_points is not None:
             check_at_least("num_points (more than the degree)", num_points, degree + 1)
-        n = torch.arange(1, max(degree, 1), dtype=torch.float64)
-        shrink = 1.0 if num_points is None else 1 - (n / num_points) ** 2
-        beta = (shrink * n**2 / (4 * n**2 - 1)).to(torch.get_default_dtype())
-        self.beta = nn.Parameter(beta) if learnable else nn.Buffer(beta)
+        self.num_points = num_points
+        self.learnable = learnable
+        if learnable:
+            self.beta = nn.Parameter(torch.tensor([self._beta(n) for n in range(1, max(degree, 1))], dtype=torch.float64).to(torch.get_default_dtype()))
 
-    def next(self, n: int, u: Tensor, current: Tensor, previous: Tensor) -> Tensor:
-        return u * current - self.beta[n - 1].to(u.dtype) * previous
+    def _beta(self, n: int) -> float:
+        return (1.0 if self.num_points is None else 1 - (n / self.num_points) ** 2) * n**2 / (4 * n**2 - 1)
+
+    def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:
+        if n == 0:
+            return 1, 0, 0
+        return 1, 0, self.beta[n - 1] if self.learnable else self._beta(n)
 
 
 @BASES.register("jacobi")
@@ -103,14 +126,13 @@ class Jacobi(Polynomials):
             raise ValueError(f"alpha and beta must be greater than -1, got {alpha} and {beta}")
         self.alpha, self.beta = float(alpha), float(beta)
 
-    def first(self, u: Tensor) -> Tensor:
-        return (self.alpha + 1) + (self.alpha + self.beta + 2) / 2 * (u - 1)
-
-    def next(self, n: int, u: Tensor, current: Tensor, previous: Tensor) -> Tensor:
+    def recurrence(self, n: int) -> tuple[float, float, float]:
         a, b, m = self.alpha, self.beta, n + 1
+        if n == 0:
+            return (a + b + 2) / 2, (a - b) / 2, 0
         s = 2 * m + a + b
         divisor = 2 * m * (m + a + b) * (s - 2)
         slope = (s - 1) * s * (s - 2) / divisor
         offset = (s - 1) * (a * a - b * b) / divisor
         back = 2 * (m + a - 1) * (m + b - 1) * s / divisor
-        return (slope * u + offset) * current - back * previous
+        return slope, offset, back

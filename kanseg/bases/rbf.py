@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, check_at_least, check_range, per_function
+from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least, check_range
 
 
 @BASES.register("rbf")
@@ -23,10 +23,16 @@ class GaussianRBF(Basis):
         check_at_least("grid_size", grid_size, 2)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size, domain)
-        centers = torch.linspace(lo, hi, grid_size, dtype=torch.float64)
-        self.register_buffer("centers", centers.to(torch.get_default_dtype()))
-        self.register_buffer("step", torch.tensor((hi - lo) / (grid_size - 1), dtype=torch.float64).to(torch.get_default_dtype()))
+        start = torch.full((channels,), lo, dtype=torch.float64)
+        step = torch.full((channels,), (hi - lo) / (grid_size - 1), dtype=torch.float64)
+        self.register_buffer("start", start.to(torch.get_default_dtype()))
+        self.register_buffer("step", step.to(torch.get_default_dtype()))
 
-    def functions(self, u: Tensor) -> Tensor:
-        distance = (u.unsqueeze(2) - per_function(self.centers, u)) / self.step.to(u.dtype)
-        return torch.exp(-distance.square())
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        start, step = aligned(self.start, u), aligned(self.step, u)
+        position = (u - start) / step
+        scale = -2 / step
+        for j in range(self.num_functions):
+            distance = position - j
+            value = (distance * distance).neg_().exp_()
+            yield value, (distance * value).mul_(scale) if slopes else None

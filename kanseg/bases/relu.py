@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, check_at_least, per_function
+from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least
 
 
 @BASES.register("relu")
@@ -36,7 +36,10 @@ class ReLUBumps(Basis):
         per_channel = values.to(torch.get_default_dtype()).repeat(self.channels, 1)
         return nn.Parameter(per_channel) if trainable else nn.Buffer(per_channel)
 
-    def functions(self, u: Tensor) -> Tensor:
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         # In t = (u - s) / (e - s) the bump is 16 (t (1 - t))^2 on [0, 1]: no fourth power of a small width.
-        t = (u.unsqueeze(2) - per_function(self.start, u)) * per_function(torch.exp(-self.log_width), u)
-        return 16 * (torch.relu(t) * torch.relu(1 - t)).square()
+        for start, log_width in zip(self.start.unbind(1), self.log_width.unbind(1), strict=True):
+            rate = torch.exp(-aligned(log_width, u))
+            t = (u - aligned(start, u)) * rate
+            root = torch.relu(t) * torch.relu(1 - t)
+            yield 16 * root.square(), 32 * rate * root * (1 - 2 * t) if slopes else None

@@ -8,54 +8,76 @@ from math import pi, sqrt
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, check_at_least, per_function
+from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least
+
+Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the derivative
 
 
-def sinc(x: Tensor) -> Tensor:
-    """sin(pi x) / (pi x) with a gradient that is right at and near 0 (torch.sinc's cancels there)."""
+def sinc(x: Tensor) -> Wave:
+    """sin(pi x) / (pi x) with derivatives that are right at and near 0 (where those of torch.sinc cancel)."""
     small = x.abs() < 1e-2
     safe = torch.where(small, torch.ones_like(x), x)
-    square = (pi * torch.where(small, x, torch.zeros_like(x))).square()
+    near = torch.where(small, x, torch.zeros_like(x))
+    square = (pi * near).square()
     series = 1 - square / 6 * (1 - square / 20 * (1 - square / 42))
-    return torch.where(small, series, torch.sin(pi * safe) / (pi * safe))
+    value = torch.where(small, series, torch.sin(pi * safe) / (pi * safe))
+
+    def slope() -> Tensor:
+        series_slope = -(pi**2) / 3 * near * (1 - square / 10 * (1 - square / 28))
+        return torch.where(small, series_slope, (torch.cos(pi * safe) - value) / safe)
+
+    return value, slope
 
 
-def mexican_hat(t: Tensor) -> Tensor:
+def mexican_hat(t: Tensor) -> Wave:
     """2 / (sqrt(3) pi^(1/4)) (1 - t^2) exp(-t^2 / 2), the Ricker wavelet."""
-    square = t.square()
-    return 2 / (sqrt(3) * pi**0.25) * (1 - square) * torch.exp(-square / 2)
+    square = t * t
+    bell = torch.exp(square * -0.5) * (2 / (sqrt(3) * pi**0.25))
+    return (1 - square) * bell, lambda: (square - 3) * t * bell
 
 
-def morlet(t: Tensor) -> Tensor:
+def morlet(t: Tensor) -> Wave:
     """exp(-t^2 / 2) cos(5 t), the real Morlet wavelet."""
-    return torch.exp(-t.square() / 2) * torch.cos(5 * t)
+    bell = torch.exp(-t.square() / 2)
+    value = bell * torch.cos(5 * t)
+    return value, lambda: -t * value - 5 * bell * torch.sin(5 * t)
 
 
-def dog(t: Tensor) -> Tensor:
+def dog(t: Tensor) -> Wave:
     """-2 t exp(-t^2) / (pi / 2)^(1/4), the first derivative of a Gaussian, of unit energy."""
-    return -2 / (pi / 2) ** 0.25 * t * torch.exp(-t.square())
+    bell = torch.exp(-t.square()) * (-2 / (pi / 2) ** 0.25)
+    return t * bell, lambda: (1 - 2 * t.square()) * bell
 
 
-def meyer(t: Tensor) -> Tensor:
+def shannon(t: Tensor) -> Wave:
+    """sinc(t / 2) cos(3 pi t / 2): the ideal band-pass from pi to 2 pi."""
+    wave, wave_slope = sinc(t / 2)
+    carrier = torch.cos(1.5 * pi * t)
+    return wave * carrier, lambda: 0.5 * wave_slope() * carrier - 1.5 * pi * wave * torch.sin(1.5 * pi * t)
+
+
+def meyer(t: Tensor) -> Wave:
     """The Meyer wavelet in the time domain (Valenzuela and de Oliveira 2015, arXiv:1502.00161).
 
     Their two quotients have removable 0/0 at v = t - 1/2 in {0, +-3/8, +-3/4}; by partial fractions both are sums of
     shifted sinc functions, which have none.
     """
     v = t - 0.5
-    w = 4 / 3 * v
-    low = (sinc((w - 1) / 2) + sinc((w + 1) / 2)) / 3 - 4 / 3 * sinc(w) - 2 / 3 * (sinc(w - 1) + sinc(w + 1))
-    w = 8 / 3 * v
-    pair = torch.sin(pi / 4 * (1 - w)) * sinc(3 / 4 * (1 - w)) + torch.sin(pi / 4 * (1 + w)) * sinc(3 / 4 * (1 + w))
-    return low + 4 / 3 * sinc(w / 2) + 2 * pair
+    # (weight, rate, shift) of weight * sinc(rate * v + shift)
+    parts = [(1 / 3, 2 / 3, -0.5), (1 / 3, 2 / 3, 0.5), (-4 / 3, 4 / 3, 0), (-2 / 3, 4 / 3, -1), (-2 / 3, 4 / 3, 1), (4 / 3, 4 / 3, 0)]
+    waves = [(weight, rate, sinc(rate * v + shift)) for weight, rate, shift in parts]
+    sides = [(sign, 1 + sign * 8 / 3 * v) for sign in (-1, 1)]
+    products = [(sign, pi / 4 * side, sinc(0.75 * side)) for sign, side in sides]
+    value = sum(weight * wave[0] for weight, _, wave in waves) + sum(2 * torch.sin(angle) * wave[0] for _, angle, wave in products)
+
+    def slope() -> Tensor:
+        pairs = [sign * (4 / 3 * pi * torch.cos(angle) * wave[0] + 4 * torch.sin(angle) * wave[1]()) for sign, angle, wave in products]
+        return sum(weight * rate * wave[1]() for weight, rate, wave in waves) + sum(pairs)
+
+    return value, slope
 
 
-def shannon(t: Tensor) -> Tensor:
-    """sinc(t / 2) cos(3 pi t / 2): the ideal band-pass from pi to 2 pi."""
-    return sinc(t / 2) * torch.cos(1.5 * pi * t)
-
-
-WAVELETS: dict[str, Callable[[Tensor], Tensor]] = {
+WAVELETS: dict[str, Callable[[Tensor], Wave]] = {
     "mexican_hat": mexican_hat,
     "morlet": morlet,
     "dog": dog,
@@ -85,6 +107,8 @@ class Wavelet(Basis):
         self.translation = nn.Parameter(start.repeat(channels, 1))
         self.log_scale = nn.Parameter(torch.zeros(channels, num_wavelets))
 
-    def functions(self, u: Tensor) -> Tensor:
-        t = (u.unsqueeze(2) - per_function(self.translation, u)) * per_function(torch.exp(-self.log_scale), u)
-        return WAVELETS[self.wavelet](t)
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        for translation, log_scale in zip(self.translation.unbind(1), self.log_scale.unbind(1), strict=True):
+            rate = torch.exp(-aligned(log_scale, u))
+            value, slope = WAVELETS[self.wavelet]((u - aligned(translation, u)) * rate)
+            yield value, slope() * rate if slopes else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
@@ -78,9 +80,17 @@ def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
 
 
 def let_the_main_process_stop(_: int) -> None:
-    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to the main process."""
-    if hasattr(signal, "pthread_sigmask"):
+    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to the main process, and end when that says so."""
+    if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    # At its exit the main process terminates and joins those that are left: who ignored that would make it wait for ever.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None, *, batch_size: int) -> Tensor:

@@ -1,17 +1,109 @@
-"""The one place where a basis meets a convolution or a matrix."""
+"""The one place where univariate functions meet a convolution or a matrix, without keeping their values."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
+from kanseg.bases.base import DOMAINS, NORMALISING_DOMAINS, Terms, at_least_float32
+from kanseg.layers.contractions import Contraction, Convolution, Mixture, Product
+from kanseg.layers.fused import Expansion, Fused
 
 
-def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module) -> Tensor:
-    """conv(basis(x)): (B, C, *S) -> (B, O, *S').
+def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | None = None) -> Tensor:
+    """conv(basis(x)): (B, C, *S) -> (B, O, *S'), keeping only x and the weights for backward.
 
-    The expanded tensor is channel-major (index c * K + j), so that a grouped convolution reads whole channels. Zero padding is
-    zero in the expanded tensor: outside the picture no function is active. Without the border treatment every function would
-    need its value at an invented pixel.
+    The values of the functions, K times as large as x, exist for a few samples at a time. Zero padding is zero in the values:
+    outside the picture no function is active. Without grad mode, under `torch.compile`, `torch.export`, `torch.func` and forward-mode
+    differentiation the same is computed by plain operations, which those can see into; so are second derivatives.
+
+    Args:
+        x: of float64, float32, or half precision (the functions are computed in float32).
+        basis: K functions of each channel.
+        conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K + j), or a `torch.nn.Linear`.
+        gate: (B, C, K), factors of the functions without gradient (dropout).
     """
-    return conv(basis(x).flatten(1, 2))
+    x, contraction = _contraction(x, conv)
+    if contraction is None:
+        values = basis(x) if gate is None else basis(x) * gate.reshape(*gate.shape, *[1] * (x.dim() - 2))
+        return conv(values.flatten(1, 2))
+    return contract(x, basis, contraction, conv.weight, gate)
+
+
+def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None = None) -> Tensor:
+    """One function per channel, or one for all: sum_j weight[c, j] * B_j(x_c), (B, C, *S) -> (B, C, *S).
+
+    Args:
+        x, basis, gate: as of `basis_convolution`.
+        weight: (C, K) or (1, K).
+    """
+    return contract(x, basis, Mixture(x.shape[1]), weight, gate)
+
+
+def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
+    """conv(activation(x)), keeping only x and the weights for backward."""
+    if not isinstance(activation, _STATELESS):
+        return conv(activation(x))
+    x, contraction = _contraction(x, conv)
+    if contraction is None:
+        return conv(activation(x))
+    return contract(x, _SingleFunction(activation), contraction, conv.weight, None)
+
+
+def contract(x: Tensor, basis: Basis | _SingleFunction, contraction: Contraction, weight: Tensor, gate: Tensor | None) -> Tensor:
+    """The contraction of all functions' values with the weight."""
+    device = x.device.type
+    half = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device) if half else x.dtype
+    with torch.autocast(device, enabled=False):
+        if basis.domain in NORMALISING_DOMAINS:
+            x = DOMAINS[basis.domain](at_least_float32(x))
+        if x.numel() == 0 or _must_be_seen_into():
+            return Expansion(x, basis, contraction, weight, gate, dtype).plain()
+        return Fused.apply(basis, contraction, dtype, x, weight, gate, *basis.parameters())
+
+
+def _must_be_seen_into() -> bool:
+    """Whether someone transforms the operations themselves: a compiler, exporter, tracer, torch.func, forward-mode differentiation."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # what autograd.Function.apply itself asks
+        or forward_ad._current_level >= 0
+    )
+
+
+class _SingleFunction(nn.Module):
+    """An activation seen as a basis of one function, whose derivative autograd knows."""
+
+    domain, num_functions, constant_function, states_slopes = "identity", 1, None, False
+
+    def __init__(self, activation: nn.Module):
+        super().__init__()
+        self.activation = activation
+
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        yield self.activation(u), None
+
+
+_STATELESS = (nn.SiLU, nn.GELU, nn.ReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish)
+
+
+def _contraction(x: Tensor, conv: nn.Module) -> tuple[Tensor, Contraction | None]:
+    """The convolution as a contraction, and x padded for it where padding is not by zeros; None for what only `conv` itself can do."""
+    if isinstance(conv, nn.Linear):
+        return x, Product() if conv.bias is None else None
+    if conv.bias is not None:
+        return x, None
+    padding = conv.padding
+    if isinstance(padding, str):
+        before, after = conv._reversed_padding_repeated_twice[::2][::-1], conv._reversed_padding_repeated_twice[1::2][::-1]
+        if before != after:
+            return x, None
+        padding = tuple(before)
+    if conv.padding_mode != "zeros":
+        # Functions of a mirrored or repeated border are the mirrored or repeated functions.
+        x, padding = nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), (0,) * len(padding)
+    return x, Convolution(conv.stride, padding, conv.dilation, conv.groups)

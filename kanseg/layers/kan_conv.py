@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
-from kanseg.layers.functional import basis_convolution
+from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.parts import activation_module, exact_constants, init_branches, init_to_variance, inner_width, norm_module
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -96,7 +96,7 @@ class _KANConv(nn.Module):
         if self.basis is not None:
             parts.append(self.expand(basis_convolution(self.squeeze(x), self.basis, self.basis_conv)))
         if self.base_conv is not None:
-            parts.append(self.base_conv(self.base_activation(x)))
+            parts.append(activation_convolution(x, self.base_activation, self.base_conv))
         return sum(parts[1:], parts[0])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
-from kanseg.layers.functional import basis_convolution
+from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.parts import activation_module, exact_constants, init_branches
 
 
@@ -71,5 +71,5 @@ class KANLinear(nn.Module):
         if self.basis is not None:
             parts.append(basis_convolution(flat, self.basis, self.basis_linear))
         if self.base_linear is not None:
-            parts.append(self.base_linear(self.base_activation(flat)))
+            parts.append(activation_convolution(flat, self.base_activation, self.base_linear))
         return sum(parts[1:], parts[0]).reshape(*x.shape[:-1], self.out_features)

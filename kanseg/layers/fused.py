@@ -1,0 +1,191 @@
+"""Functions and contraction in one differentiable step that keeps its input and weights, and makes the functions' values anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from kanseg.bases import Basis
+from kanseg.bases.base import POINTWISE_DOMAINS, at_least_float32
+from kanseg.layers.contractions import Contraction
+
+# Values are made for as many samples at a time as fit into this many bytes (one at least): on a CPU so that they stay in its cache,
+# on an accelerator so that there is work enough while the peak of memory stays small.
+CHUNK_BYTES = {"cpu": 4 << 20}
+CHUNK_BYTES_ACCELERATOR = 256 << 20
+Gradients = tuple[Tensor | None, ...]
+
+
+class Expansion:
+    """The values of all functions of x (B, C, *S), some samples at a time in one buffer, and the weight they are contracted with."""
+
+    def __init__(self, x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None, dtype: torch.dtype):
+        self.x, self.basis, self.contraction, self.weight, self.gate, self.dtype = x, basis, contraction, weight, gate, dtype
+        self.domain = POINTWISE_DOMAINS.get(basis.domain, POINTWISE_DOMAINS["identity"])
+        # A function that is constant needs no convolution: what it adds is known from the distance to the border.
+        folds = gate is None and contraction.folds_constant and basis.num_functions > 1
+        self.folded = basis.constant_function if folds else None
+        self.num_values = basis.num_functions - (self.folded is not None)
+        self.kernel, self.constant_weight = weight.to(dtype), None
+        if self.folded is not None:
+            each = weight.unflatten(1, (-1, basis.num_functions))
+            self.kernel, self.constant_weight = each[:, :, 1:].flatten(1, 2).to(dtype), each[:, :, 0]
+
+    @cached_property
+    def parts(self) -> list[slice]:
+        """Samples whose values are made together."""
+        each = self.x[0].numel() * self.num_values * self.dtype.itemsize
+        count = max(1, CHUNK_BYTES.get(self.x.device.type, CHUNK_BYTES_ACCELERATOR) // each)
+        return [slice(i, min(i + count, len(self.x))) for i in range(0, len(self.x), count)]
+
+    @cached_property
+    def buffer(self) -> Tensor:
+        """(samples of the largest part, C * K, *S), in the memory format of x."""
+        first = self.x[self.parts[0]]
+        shape = (len(first), first.shape[1] * self.num_values, *first.shape[2:])
+        return torch.empty(shape, dtype=self.dtype, device=first.device, memory_format=memory_format(first))
+
+    def mapped(self, part: slice) -> Tensor:
+        return self.domain.value(at_least_float32(self.x[part]))
+
+    def terms(self, u: Tensor, slopes: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Those of the basis, without the folded one."""
+        terms = self.basis.terms(u, slopes)
+        if self.folded is not None:
+            next(terms)
+        return terms
+
+    def gated(self, values: Tensor, part: slice) -> Tensor:
+        """Values (B, C, K, *S) times the gate, in place."""
+        if self.gate is None:
+            return values
+        gate = self.gate[part].to(values.dtype)
+        return values.mul_(gate.reshape(*gate.shape, *[1] * (values.dim() - 3)))
+
+    def contracted(self) -> Tensor:
+        """(B, O, *S')"""
+        y = None
+        for part in self.parts:
+            u = self.mapped(part)
+            flat = self.buffer[: len(u)]
+            values = flat.unflatten(1, (u.shape[1], self.num_values))
+            for j, (value, _) in enumerate(self.terms(u)):
+                values[:, :, j] = value
+            self.gated(values, part)
+            piece = self.contraction.forward(flat, self.kernel)
+            if len(self.parts) == 1:
+                y = piece
+                break
+            if y is None:
+                y = torch.empty((len(self.x), *piece.shape[1:]), dtype=piece.dtype, device=piece.device, memory_format=memory_format(piece))
+            y[part] = piece
+        if self.folded is not None:
+            y += self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
+        return y
+
+    def plain(self) -> Tensor:
+        """The same by operations that autograd, compilers and torch.func see into."""
+        u = self.mapped(slice(None))
+        values = torch.stack([value.expand_as(u) for value, _ in self.terms(u)], dim=2).to(self.dtype)
+        if self.gate is not None:
+            values = values * self.gate.reshape(*self.gate.shape, *[1] * (u.dim() - 2)).to(self.dtype)
+        y = self.contraction.forward(values.flatten(1, 2), self.kernel)
+        if self.folded is None:
+            return y
+        return y + self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
+
+    def gradients(self, grad: Tensor, needs_x: bool, needs_weight: bool, parameters: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None, Gradients]:
+        """Of x, the weight and those parameters of the basis that are given."""
+        grad = grad.to(self.dtype)
+        grad_x = torch.empty_like(self.x) if needs_x else None
+        grad_kernel: Tensor | None = None
+        grad_parameters: list[Tensor] = []
+        by_autograd = bool(parameters) or not self.basis.states_slopes
+        for part in self.parts:
+            u = self.mapped(part)
+            flat = self.buffer[: len(u)]
+            values = flat.unflatten(1, (u.shape[1], self.num_values))
+            upstream = None
+            if needs_x or parameters:
+                upstream = self.contraction.grad_values(grad[part], flat, self.kernel).unflatten(1, values.shape[1:3])
+                upstream = self.gated(upstream, part)
+            grad_u, *more = (self._by_autograd if by_autograd else self._by_slopes)(u, values, upstream, parameters)
+            grad_parameters = [a + b for a, b in zip(grad_parameters, more, strict=True)] if grad_parameters else more
+            if needs_x:
+                grad_x[part] = grad_u if self.domain.slope is None else grad_u.mul_(self.domain.slope(u))
+            if needs_weight:
+                self.gated(values, part)
+                piece = self.contraction.grad_weight(grad[part], flat, self.kernel).to(self.weight.dtype)
+                grad_kernel = piece if grad_kernel is None else grad_kernel.add_(piece)
+        return grad_x, self._whole(grad_kernel, grad), tuple(grad_parameters)
+
+    def _by_slopes(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Fill `values` (B, C, K, *S) and sum up the gradient of u from the stated derivatives."""
+        grad_u = torch.zeros_like(u)
+        for j, (value, slope) in enumerate(self.terms(u, slopes=upstream is not None)):
+            values[:, :, j] = value
+            if upstream is not None:
+                grad_u.addcmul_(upstream[:, :, j].to(u.dtype), slope)
+        return [grad_u]
+
+    def _by_autograd(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """The same, and the gradients of the functions' own parameters, by a graph of this part alone."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_(upstream is not None)
+            terms = [value for value, _ in self.terms(u)]
+        for j, value in enumerate(terms):
+            values[:, :, j] = value.detach()
+        if upstream is None:
+            return [u]
+        wanted = [upstream[:, :, j].to(u.dtype) for j in range(len(terms))]
+        return list(torch.autograd.grad(terms, [u, *parameters], wanted))
+
+    def _whole(self, grad_kernel: Tensor | None, grad: Tensor) -> Tensor | None:
+        """The gradient of the whole weight from that of the kernel."""
+        if grad_kernel is None or self.folded is None:
+            return grad_kernel
+        whole = torch.empty_like(self.weight)
+        each = whole.unflatten(1, (-1, self.basis.num_functions))
+        each[:, :, 1:] = grad_kernel.unflatten(1, (-1, self.num_values))
+        each[:, :, 0] = self.contraction.grad_constant(grad, self.constant_weight, self.x.shape)
+        return whole
+
+
+class Fused(torch.autograd.Function):
+    """Arguments as of Expansion, with the parameters of the basis; saves tensors that exist anyway."""
+
+    @staticmethod
+    def forward(ctx, basis, contraction, dtype, x, weight, gate, *parameters):  # noqa: ANN001, ANN205
+        ctx.parts = basis, contraction, dtype
+        ctx.save_for_backward(x, weight, gate, *parameters)
+        return Expansion(x, basis, contraction, weight, gate, dtype).contracted()
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        basis, contraction, dtype = ctx.parts
+        x, weight, gate, *parameters = ctx.saved_tensors
+        if any(saved.data_ptr() != own.data_ptr() for saved, own in zip(parameters, basis.parameters(), strict=True)):
+            raise RuntimeError(f"the parameters of {basis} were exchanged between forward and backward")
+        needs_x, needs_weight = ctx.needs_input_grad[3:5]
+        wanted = [own for own, needed in zip(basis.parameters(), ctx.needs_input_grad[6:], strict=True) if needed]
+        with torch.autocast(x.device.type, enabled=False):
+            expansion = Expansion(x, basis, contraction, weight, gate, dtype)
+            if torch.is_grad_enabled():  # create_graph: second derivatives go through operations that autograd knows
+                inputs = [t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed] + wanted
+                found = iter(torch.autograd.grad(expansion.plain(), inputs, grad, create_graph=True, allow_unused=True))
+                grad_x, grad_weight = next(found) if needs_x else None, next(found) if needs_weight else None
+            else:
+                grad_x, grad_weight, found = expansion.gradients(grad, needs_x, needs_weight, wanted)
+                found = iter(found)
+        return None, None, None, grad_x, grad_weight, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[6:])
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """channels_last where x (B, C, H, W or D, H, W) is laid out so and not contiguous as well."""
+    format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if format is None or x.is_contiguous() or not x.is_contiguous(memory_format=format):
+        return torch.contiguous_format
+    return format

@@ -1,0 +1,251 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from kanseg.bases import BASES, create_basis
+from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, fused
+from kanseg.layers.contractions import Convolution
+from kanseg.layers.functional import activation_convolution, basis_convolution
+
+FUNCTIONS = [(name, {}) for name in BASES] + [("wavelet", {"wavelet": w}) for w in ("meyer", "shannon")] + [("gram", {"learnable": True})]
+FUNCTIONS += [("rbf", {"domain": "instance_norm"}), ("bspline", {"spline_order": 0}), ("legendre", {"degree": 0}), ("legendre", {"degree": 1})]
+functions = pytest.mark.parametrize(("name", "options"), FUNCTIONS, ids=str)
+CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+@pytest.fixture(params=[1, 1 << 30], ids=["sample by sample", "all at once"])
+def chunks(request, monkeypatch):
+    monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", request.param)
+
+
+def both(x, basis, conv, upstream=None):
+    """Output and all gradients of the fused step and of conv(basis(x))."""
+    results = []
+    for function in (lambda x: basis_convolution(x, basis, conv), lambda x: conv(basis(x).flatten(1, 2))):
+        x = x.detach().requires_grad_()
+        y = function(x)
+        upstream = torch.randn_like(y) if upstream is None else upstream
+        inputs = [x, conv.weight, *basis.parameters()]
+        results.append([y.detach(), *torch.autograd.grad(y, inputs, upstream, allow_unused=True)])
+    return results
+
+
+@functions
+@pytest.mark.parametrize("groups", [1, 2])
+def test_output_and_gradients_are_those_of_the_plain_composition(name, options, groups, chunks):
+    basis = create_basis(name, 4, **options).double()
+    conv = nn.Conv2d(4 * basis.num_functions, 6, 3, stride=2, padding=1, dilation=2, groups=groups, bias=False).double()
+    ours, theirs = both(torch.randn(3, 4, 9, 8).double(), basis, conv)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("name", ["gram", "bspline"])
+def test_every_border_is_that_of_the_plain_composition(name, mode, ndim, chunks):
+    basis = create_basis(name, 2).double()
+    conv = CONVS[ndim](2 * basis.num_functions, 3, 3, padding=1, padding_mode=mode, bias=False).double()
+    ours, theirs = both(torch.randn(2, 2, *[5] * ndim).double(), basis, conv)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(3, "same"), (4, "same"), ((3, 5), "same"), (3, "valid"), ((1, 3), (0, 2))])
+def test_paddings_by_name_and_by_axis(kernel, padding):
+    basis = create_basis("legendre", 2)
+    conv = nn.Conv2d(2 * basis.num_functions, 3, kernel, padding=padding, bias=False)
+    for a, b in zip(*both(torch.randn(2, 2, 8, 7), basis, conv), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@functions
+def test_a_matrix_in_place_of_the_convolution(name, options, chunks):
+    if options.get("domain") == "instance_norm":
+        options = {"domain": "layer_norm"}
+    basis = create_basis(name, 4, **options).double()
+    linear = nn.Linear(4 * basis.num_functions, 3, bias=False).double()
+    for a, b in zip(*both(torch.randn(5, 4).double(), basis, linear), strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b)
+
+
+@functions
+def test_stated_derivatives_are_those_of_autograd(name, options):
+    basis = create_basis(name, 3, **options).double()
+    u = (torch.rand(2, 3, 7, dtype=torch.float64) * 2 - 1 + 0.0137).requires_grad_()
+    for value, slope in basis.terms(u, slopes=True):
+        found = torch.autograd.grad(value.expand_as(u).sum(), u, allow_unused=True, retain_graph=True)[0] if value.requires_grad else None
+        torch.testing.assert_close(slope.expand_as(u), torch.zeros_like(u) if found is None else found)
+
+
+@functions
+@pytest.mark.parametrize("groups", [1, 4])
+def test_backward_keeps_no_more_than_four_times_the_input(name, options, groups):
+    layer = KANConv2d(16, 16, 3, padding=1, groups=groups, basis=name, **options)
+    x = torch.randn(4, 16, 32, 32, requires_grad=True)
+    limit = 4.05 if "domain" in options else 3.05
+    assert saved_bytes(layer, x) <= limit * x.numel() * 4
+
+
+def saved_bytes(layer, x):
+    kept = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = layer(x)
+    del y
+    return sum(kept.values())
+
+
+def test_the_values_exist_for_a_few_samples_only(monkeypatch):
+    monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 2 * 4 * 8 * 36 * 4)
+    expansion = fused.Expansion(torch.randn(5, 4, 6, 6), create_basis("bspline", 4), Convolution((1, 1), (1, 1), (1, 1), 1), torch.randn(3, 32, 3, 3), None, torch.float32)
+    assert [part.stop - part.start for part in expansion.parts] == [2, 2, 1]
+    assert expansion.buffer.shape == (2, 4 * 8, 6, 6)
+
+
+
+
+@functions
+def test_second_derivatives(name, options):
+    basis = create_basis(name, 2, **options).double()
+    conv = nn.Conv1d(2 * basis.num_functions, 2, 3, padding=1, bias=False).double()
+    x = (torch.rand(2, 2, 4, dtype=torch.float64) * 0.8 + 0.11).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x, w: basis_convolution(x, basis, conv) * w, (x, torch.randn(2, 2, 4).double().requires_grad_()))
+
+
+@functions
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_the_functions_are_float32_and_the_convolution_is_half(name, options, dtype):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, norm=None, activation=None, **options)
+    x = torch.randn(3, 4, 8, 8, requires_grad=True)
+    exact = layer(x)
+    (expected,) = torch.autograd.grad(exact.sum(), x)
+    with torch.autocast("cpu", dtype=dtype):
+        y = layer(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
+    (found,) = torch.autograd.grad(y.sum(), x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["gram", "bspline", "wavelet"])
+def test_a_layer_of_half_precision_computes_in_half_and_float32(name):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, norm=None)
+    x = torch.randn(2, 4, 8, 8)
+    half = copy.deepcopy(layer).bfloat16()
+    y = half(x.bfloat16())
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["gram", "bspline", "wavelet"])
+def test_channels_last_comes_out_as_it_goes_in(name, chunks):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name).eval()
+    x = torch.randn(3, 4, 8, 8)
+    y = layer(x.to(memory_format=torch.channels_last))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, layer(x))
+
+
+@functions
+def test_compilers_see_one_graph(name, options):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, inner_channels=4, **options)
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    y, expected = compiled(x), layer(x)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    upstream = torch.randn_like(y)
+    for a, b in zip(torch.autograd.grad(y, x, upstream), torch.autograd.grad(expected, x, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    torch.compiler.reset()
+
+
+def test_a_compiled_layer_obeys_autocast():
+    layer = KANConv2d(4, 6, 3, padding=1, basis="gram", norm=None).eval()
+    x = torch.randn(2, 4, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+        expected = layer(x)
+    torch.testing.assert_close(compiled, expected, rtol=0.02, atol=0.02)
+    torch.compiler.reset()
+
+
+@functions
+def test_exported_programs_compute_the_same(name, options):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, **options).eval()
+    x = torch.randn(2, 4, 8, 8)
+    program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}})
+    other = torch.randn(3, 4, 10, 6)
+    torch.testing.assert_close(program.module()(other), layer(other), rtol=1e-4, atol=1e-5)
+
+
+@functions
+def test_torch_func_transforms_go_through(name, options):
+    layer = KANConv2d(2, 3, 3, padding=1, basis=name, norm=None, **options).eval()
+    x, tangent = torch.randn(4, 2, 2, 6, 6), torch.randn(2, 2, 6, 6)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([layer(each) for each in x]))
+    _, directional = torch.func.jvp(layer, (x[0],), (tangent,))
+    gradient = torch.func.grad(lambda x: (layer(x) * directional).sum())(x[0])
+    torch.testing.assert_close((gradient * tangent).sum(), directional.square().sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_frozen_input_or_weight_gets_no_gradient():
+    layer = KANConv2d(2, 3, 3, padding=1, basis="gram")
+    layer(torch.randn(2, 2, 6, 6)).sum().backward()
+    assert layer.basis_conv.weight.grad is not None
+    layer.requires_grad_(False).zero_grad()
+    x = torch.randn(2, 2, 6, 6, requires_grad=True)
+    layer(x).sum().backward()
+    assert layer.basis_conv.weight.grad is None
+    assert x.grad.abs().max() > 0
+
+
+def test_parameters_exchanged_before_backward_are_an_error_not_a_wrong_gradient():
+    layer = KANConv2d(2, 3, 3, basis="wavelet")
+    other = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
+    y = torch.func.functional_call(layer, other, (torch.randn(1, 2, 6, 6, requires_grad=True),))
+    with pytest.raises(RuntimeError, match="exchanged between forward and backward"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.GELU, nn.PReLU, nn.Identity, lambda: nn.Dropout(0.0)])
+def test_activation_and_convolution(activation):
+    function, conv = activation(), nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    x = torch.randn(3, 3, 6, 6, requires_grad=True)
+    inputs = [x, conv.weight, *function.parameters()]
+    y, expected = activation_convolution(x, function, conv), conv(function(x))
+    torch.testing.assert_close(y, expected)
+    for a, b in zip(torch.autograd.grad(y.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_multiplies_the_functions(chunks):
+    basis = create_basis("gram", 3).double()
+    conv = nn.Conv2d(12, 5, 3, padding=1, bias=False).double()
+    gate = torch.randint(0, 3, (2, 3, 4)).double()
+    x = torch.randn(2, 3, 6, 6).double().requires_grad_()
+    y, expected = basis_convolution(x, basis, conv, gate), conv((basis(x) * gate[..., None, None]).flatten(1, 2))
+    torch.testing.assert_close(y, expected)
+    inputs = [x, conv.weight]
+    for a, b in zip(torch.autograd.grad(y.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_empty_batch_gives_an_empty_output():
+    assert KANConv2d(2, 3, 3, padding=1, basis="gram").eval()(torch.randn(0, 2, 5, 5)).shape == (0, 3, 5, 5)
+    assert KANLinear(2, 3, basis="gram")(torch.randn(0, 2)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("conv", [KANConv1d, KANConv3d])
+def test_gradients_of_other_dimensions(conv):
+    layer = conv(2, 2, 3, padding=1, basis="jacobi", dtype=torch.float64)
+    assert torch.autograd.gradcheck(layer, (torch.randn(2, 2, *[4] * layer.ndim, dtype=torch.float64, requires_grad=True),))
