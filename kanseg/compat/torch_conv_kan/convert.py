@@ -90,7 +90,8 @@ def convert_layer(state_dict: StateDict, layer: _LegacyLayer, *, prefix: str = "
         sources[new] = prefix + key
     converted = {key: _join([pieces[i] for i in sorted(pieces)]) for key, pieces in parts.items()}
     for key, value in target.items():
-        converted[key] = converted[key] if key in converted else _fill(key, value, layer, prefix)
+        if key not in converted:
+            converted[key] = _fill(key, value, layer, prefix)
         if key == "basis.beta_weights":
             converted[key] = _grow(converted[key], 0, len(value), sources[key])
         if converted[key].shape != value.shape:
@@ -190,8 +191,8 @@ _RULES: tuple[tuple[str, str, Arrange], ...] = (
     (r"wavelet_conv\.(?P<i>\d+)\.wavelet_weights\.((?P<j>\d+)\.)?weight", "basis_conv.weight", _depthwise),
     (r"wavelet_conv\.(?P<i>\d+)\.wavelet_out\.weight", "expand.weight", _plain),
     (r"wavelet_weights", "basis_conv.weight", _plain),
-    (r"layer_norm\.(?P<rest>\d+\.\w+)", "norm.", _plain),
-    (r"(layer_norm|layernorm|norm|bn)\.(?P<rest>[a-z]\w*)", "norm.0.", _plain),
+    (r"layer_norm\.(?P<rest>\d+\..+)", "norm.", _plain),
+    (r"(layer_norm|layernorm|norm|bn)\.(?P<rest>.+)", "norm.0.", _plain),
     (r"prelus\.(?P<rest>\d+\.weight)", "activation.", _plain),
     (r"prelu\.weight", "activation.0.weight", _plain),
 )

@@ -42,7 +42,7 @@ class Variant:
         bottleneck: 1x1 maps around the basis.
         pairwise: functions are per (output, input) pair, summed by a depthwise convolution and mixed by a 1x1 one.
         biased: names of the parts that have a bias.
-        init: a name of INITIAL_STD.
+        init, base_init: names of INITIAL_STD, for the functions' map and for the base branch's.
         nested: the functions of a lower degree are the first ones of a higher degree.
         degree_major: `poly_weights` are stored degree by degree (j * C + c), not channel by channel (c * K + j).
     """
@@ -59,6 +59,7 @@ class Variant:
     pairwise: bool = False
     biased: tuple[str, ...] = ()
     init: str = "fan"
+    base_init: str = "fan"
     nested: bool = False
     degree_major: bool = False
 
@@ -115,7 +116,7 @@ CONV_VARIANTS: dict[str, Variant] = {
     "KAJN": Variant(_jacobi, domain="tanh", base_activation=False, dropout_at="values", init="inverse", nested=True, degree_major=True),
     "KABN": Variant(_polynomials("bernstein"), domain="sigmoid", base_activation=False, dropout_at="argument", init="folded"),
     "ReLUKAN": _RELU,
-    "WavKAN": Variant(_wavelets, activation=None, dropout_at="branch", pairwise=True),
+    "WavKAN": Variant(_wavelets, activation=None, dropout_at="branch", pairwise=True, base_init="third"),
     "BottleNeckKAGN": replace(_KAGN, bottleneck=True, dropout_at="input", dropout=NoiseInjection),
     "BottleNeckReLUKAN": replace(_RELU, bottleneck=True),
 }
@@ -123,7 +124,7 @@ CONV_VARIANTS: dict[str, Variant] = {
 # The flat layers: the base branch sees the activated input in all of them, weights are channel-major, and biases come and go.
 FLAT_VARIANTS: dict[str, Variant] = {
     "KAN": CONV_VARIANTS["KAN"],
-    "FastKAN": replace(CONV_VARIANTS["FastKAN"], biased=("base_conv",)),
+    "FastKAN": replace(CONV_VARIANTS["FastKAN"], biased=("base_conv",), base_init="third"),
     "KALN": replace(CONV_VARIANTS["KALN"], base_activation=True, init="fan"),
     "KACN": replace(CONV_VARIANTS["KACN"], norm=None),
     "KAGN": replace(_KAGN, init="fan"),
