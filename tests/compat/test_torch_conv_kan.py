@@ -66,7 +66,7 @@ def test_signatures_are_those_of_the_original(name):
 
 def test_every_name_is_in_the_table():
     names = {name.replace("{n}", str(n)) for name in SIGNATURES for n in (1, 2, 3)}
-    assert names == set(tck.__all__) - {"L1", "NoiseInjection", "convert_layer", "convert_state_dict"}
+    assert names == set(tck.__all__) - {"L1", "NoiseInjection", "convert_layer", "convert_state_dict", "use_original_rounding"}
 
 
 @pytest.mark.parametrize(("family", "option"), [("KAN", "spline_order"), ("KALN", "degree"), ("KACN", "degree"), ("ReLUKAN", "g")])
@@ -103,6 +103,20 @@ def test_calls_that_do_not_fit_are_type_errors():
 def test_wrong_options_are_value_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c["callable"].startswith(("KAN", "KACN"))], ids=lambda c: c["callable"])
+def test_original_rounding_is_the_same_function(case):
+    module, x = converted(case), 1.5 * wave(case["input"], -1)
+    keys, plain = list(module.state_dict()), module(x)
+    assert tck.use_original_rounding(module) is module
+    assert any(getattr(m, "original_basis", None) is not None for m in module.modules())
+    exact = module(x)
+    assert list(module.state_dict()) == keys
+    assert (exact.flatten() - torch.tensor(case["output"])).abs().max() <= 2e-6
+    torch.testing.assert_close(exact, plain, rtol=1e-5, atol=1e-5)
+    exact.sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
 
 
 @everything

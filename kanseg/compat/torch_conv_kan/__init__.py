@@ -14,5 +14,6 @@ from kanseg.compat.torch_conv_kan.convert import convert_layer, convert_state_di
 from kanseg.compat.torch_conv_kan.convolutions import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.flat import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.parts import L1, NoiseInjection
+from kanseg.compat.torch_conv_kan.rounding import use_original_rounding
 
-__all__ = ["L1", "NoiseInjection", "convert_layer", "convert_state_dict", *convolutions.__all__, *flat.__all__]
+__all__ = ["L1", "NoiseInjection", "convert_layer", "convert_state_dict", "use_original_rounding", *convolutions.__all__, *flat.__all__]

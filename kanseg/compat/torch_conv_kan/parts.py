@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 
 class GroupedLinear(nn.Module):
@@ -41,13 +42,13 @@ class _AddSign(torch.autograd.Function):
     """The identity on its first argument, that adds decay * sign(p) to the gradient of every parameter p behind it."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, decay: float, *parameters: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, y: Tensor, decay: float, *parameters: Tensor) -> Tensor:
         ctx.decay = decay
         ctx.save_for_backward(*parameters)
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient, None, *(ctx.decay * p.sign() for p in ctx.saved_tensors)
 
 

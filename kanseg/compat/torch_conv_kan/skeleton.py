@@ -83,6 +83,7 @@ class _LegacyLayer(nn.Module):
             self.base_conv = _linear_map(ndim, in_channels, out_channels, bias="base_conv" in variant.biased, groups=groups, **place)
         taps = 1 if self.base_conv is None else self.base_conv.weight[0, 0].numel()
         self.basis = variant.basis(Site(inner_in, inner_out, groups, taps, base_activation), options)
+        self.original_basis: nn.Module | None = None  # set by use_original_rounding
         expanded, paths = inner_in * self.basis.num_functions, inner_out if variant.pairwise else groups
         self.basis_conv = _linear_map(ndim, expanded, inner_out, bias="basis_conv" in variant.biased, groups=paths, **place)
         normed = in_channels if variant.norm == "before" else out_channels
@@ -130,6 +131,8 @@ class _LegacyLayer(nn.Module):
         if self.variant.norm == "before":
             z = apply_by_group(self.norm, z)
         u = self._drop("argument", DOMAINS[self.variant.domain](z, self.groups))
+        if self.original_basis is not None:
+            return self.expand(self.basis_conv(self.original_basis(u).flatten(1, 2)))
         if isinstance(self.basis, Basis) and (self.variant.dropout_at != "values" or isinstance(self.dropout, nn.Identity)):
             return self.expand(basis_convolution(u, self.basis, self.basis_conv))
         return self.expand(self.basis_conv(self._drop("values", self.basis(u).flatten(1, 2))))
