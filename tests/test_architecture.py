@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kanseg"
-ORDER = ["errors", "registry", "bases", "layers", "encoders", "models", "config", "data", "losses", "metrics", "checkpoint", "inference", "training"]
+ORDER = ["errors", "registry", "bases", "layers", "encoders", "models", "config", "data", "losses", "metrics", "checkpoint", "inference", "training", "compat"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -34,10 +34,18 @@ def test_imports_go_one_way(path):
         assert ORDER.index(other) <= ORDER.index(part), f"{part} imports {other}"
 
 
+def test_compat_stands_on_bases_and_layers():
+    """And nothing stands on it: it is last in ORDER."""
+    used = {other for path in (PACKAGE / "compat").rglob("*.py") for other in imported_parts(path)}
+    assert used <= {"bases", "layers", "compat"}
+
+
 def test_importing_kanseg_loads_nothing_heavy():
     heavy = "albumentations segmentation_models_pytorch timm cv2 accelerate matplotlib torchvision tensorboard jsonargparse"
     code = f"import sys, kanseg; kanseg.create_model('unet', width=2); print([m for m in {heavy.split()} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = "import sys, kanseg; print('kanseg.compat' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -1,0 +1,138 @@
+"""The univariate functions of torch-conv-kan that differ from those of `kanseg.bases`, and its domain maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import cos, pi
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.bases.wavelet import mexican_hat, morlet, sinc
+
+
+def batch_range(x: Tensor, groups: int) -> Tensor:
+    """(B, C, *S) -> the same in [-1, 1]: 2 (x - min) / (max - min) - 1 over the whole batch, one range for each group of channels.
+
+    A tensor of one value, where torch-conv-kan divides 0 by 0, becomes -1.
+    """
+    if x.numel() == 0:
+        return x
+    grouped = x.unflatten(1, (groups, -1))
+    others = [d for d in range(grouped.dim()) if d != 1]
+    low = grouped.amin(others, keepdim=True)
+    span = (grouped.amax(others, keepdim=True) - low).clamp_min(torch.finfo(x.dtype).tiny)
+    return (2 * (grouped - low) / span - 1).flatten(1, 2)
+
+
+# (x, groups) -> u. Bases are made with domain="identity", since dropout can come between the domain map and the functions.
+DOMAINS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "identity": lambda x, groups: x,
+    "tanh": lambda x, groups: torch.tanh(x),
+    "sigmoid": lambda x, groups: torch.sigmoid(x),
+    "batch_range": batch_range,
+}
+
+
+class _LegacyBasis(nn.Module, ABC):
+    """(B, C, *S) -> functions of it, in float32 at least (as `kanseg.bases.Basis`), returned in the dtype of the input."""
+
+    def __init__(self, num_functions: int):
+        super().__init__()
+        self.num_functions = num_functions
+
+    @abstractmethod
+    def values(self, u: Tensor) -> Tensor:
+        """The functions at u, in the dtype of u."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        with torch.autocast(u.device.type, enabled=False):
+            exact = u.float() if u.dtype in (torch.float16, torch.bfloat16) else u
+            return self.values(exact).to(u.dtype)
+
+
+class ActivatedGram(_LegacyBasis):
+    """a(p_i(u)), i = 0..D: (B, C, *S) -> (B, C, D + 1, *S), with an activation a on the polynomials.
+
+    p_i = u p_{i-1} - c_i w_{i-1} p_{i-2} with one learned w a degree; torch-conv-kan's c_i = (2i - 1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 is
+    not the coefficient that makes them orthogonal.
+    """
+
+    def __init__(self, degree: int, activation: nn.Module, init_std: float):
+        super().__init__(degree + 1)
+        self.activation = activation
+        self.beta_weights = nn.Parameter(torch.randn(degree + 1) * init_std)
+
+    def values(self, u: Tensor) -> Tensor:
+        polynomials = [torch.ones_like(u), u][: self.num_functions]
+        for i in range(2, self.num_functions):
+            n = i - 1
+            weight = self.beta_weights[n].to(u.dtype) * ((i + n) * n**2 * (4 * n**2 - 1) / i**2)
+            polynomials.append(u * polynomials[-1] - weight * polynomials[-2])
+        return self.activation(torch.stack(polynomials, dim=2))
+
+
+class FreeBumps(_LegacyBasis):
+    """[r relu(u - low_j) relu(high_j - u)]^2 with r = 4 g^2 / (k + 1)^2: (B, C, *S) -> (B, C, g + k, *S).
+
+    The ends are free parameters, (C / groups, g + k) for all groups alike: trained, a bump need not have height 1, and none where high < low.
+    """
+
+    def __init__(self, channels: int, groups: int, grid_size: int, order: int, trainable: bool):
+        super().__init__(grid_size + order)
+        self.groups = groups
+        self.height = 4 * grid_size**2 / (order + 1) ** 2
+        low = (torch.arange(-order, grid_size) / grid_size).repeat(channels // groups, 1)
+        self.phase_low = nn.Parameter(low, requires_grad=trainable)
+        self.phase_high = nn.Parameter(low + (order + 1) / grid_size, requires_grad=trainable)
+
+    def values(self, u: Tensor) -> Tensor:
+        low, high = (ends.to(u.dtype).repeat(self.groups, 1).reshape(-1, self.num_functions, *[1] * (u.dim() - 2)) for ends in self.parameters())
+        u = u.unsqueeze(2)
+        return (torch.relu(u - low) * torch.relu(high - u) * self.height).square()
+
+
+def _meyer(t: Tensor) -> Tensor:
+    """sin(pi |t|) times a window: 1 up to 1/2, then cos(pi/2 nu(2 |t| - 1)), 0 from 1 on."""
+    distance = t.abs()
+    s = (2 * distance - 1).clamp(0, 1)
+    nu = s**4 * (35 - 84 * s + 70 * s**2 - 20 * s**3)
+    return torch.sin(pi * distance) * torch.cos(pi / 2 * nu)
+
+
+def _shannon(t: Tensor) -> Tensor:
+    """sin(t) / t times a Hamming window over the channels, axis 3 of (B, G, O, C, *S)."""
+    count = t.shape[3]
+    window = torch.tensor([0.54 - 0.46 * cos(2 * pi * c / (count - 1)) if count > 1 else 1.0 for c in range(count)], dtype=t.dtype, device=t.device)
+    return sinc(t / pi) * window.reshape(-1, *[1] * (t.dim() - 4))
+
+
+WAVELETS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mexican_hat": lambda t: -mexican_hat(t),
+    "morlet": morlet,
+    "dog": lambda t: -t * torch.exp(-t.square() / 2),
+    "meyer": _meyer,
+    "shannon": _shannon,
+}
+
+
+class PairedWavelets(_LegacyBasis):
+    """psi((x_c - t_oc) / s_oc), a wavelet for every pair of an output and an input of its group: (B, C, *S) -> (B, O, C / groups, *S).
+
+    Raises:
+        ValueError: unknown wavelet.
+    """
+
+    def __init__(self, channels: int, out_channels: int, groups: int, wavelet: str):
+        super().__init__(out_channels // groups)
+        if wavelet not in WAVELETS:
+            raise ValueError(f"unknown wavelet_type {wavelet!r} (known: {', '.join(WAVELETS)})")
+        self.groups, self.wavelet = groups, wavelet
+        self.translation = nn.Parameter(torch.zeros(out_channels, channels // groups))
+        self.scale = nn.Parameter(torch.ones(out_channels, channels // groups))
+
+    def values(self, u: Tensor) -> Tensor:
+        translation, scale = (pairs.to(u.dtype).reshape(self.groups, self.num_functions, -1, *[1] * (u.dim() - 2)) for pairs in (self.translation, self.scale))
+        t = (u.unflatten(1, (self.groups, -1)).unsqueeze(2) - translation) / scale
+        return WAVELETS[self.wavelet](t).flatten(1, 2)
