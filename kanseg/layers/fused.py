@@ -135,13 +135,16 @@ class Expansion:
         """The same, and the gradients of the functions' own parameters, by a graph of this part alone."""
         with torch.enable_grad():
             u = u.detach().requires_grad_(upstream is not None)
-            terms = [value for value, _ in self.terms(u)]
+            terms = [value.expand_as(u) for value, _ in self.terms(u)]
         for j, value in enumerate(terms):
             values[:, :, j] = value.detach()
         if upstream is None:
             return [u]
-        wanted = [upstream[:, :, j].to(u.dtype) for j in range(len(terms))]
-        return list(torch.autograd.grad(terms, [u, *parameters], wanted))
+        moving = [j for j, value in enumerate(terms) if value.requires_grad]
+        if not moving:
+            return [torch.zeros_like(v) for v in (u, *parameters)]
+        wanted = [upstream[:, :, j].to(u.dtype) for j in moving]
+        return list(torch.autograd.grad([terms[j] for j in moving], [u, *parameters], wanted, materialize_grads=True))
 
     def _whole(self, grad_kernel: Tensor | None, grad: Tensor) -> Tensor | None:
         """The gradient of the whole weight from that of the kernel."""
@@ -175,7 +178,7 @@ class Fused(torch.autograd.Function):
             expansion = Expansion(x, basis, contraction, weight, gate, dtype)
             if torch.is_grad_enabled():  # create_graph: second derivatives go through operations that autograd knows
                 inputs = [t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed] + wanted
-                found = iter(torch.autograd.grad(expansion.plain(), inputs, grad, create_graph=True, allow_unused=True))
+                found = iter(torch.autograd.grad(expansion.plain(), inputs, grad, create_graph=True, materialize_grads=True))
                 grad_x, grad_weight = next(found) if needs_x else None, next(found) if needs_weight else None
             else:
                 grad_x, grad_weight, found = expansion.gradients(grad, needs_x, needs_weight, wanted)

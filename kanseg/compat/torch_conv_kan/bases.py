@@ -9,6 +9,8 @@ from math import cos, pi
 import torch
 from torch import Tensor, nn
 
+from kanseg.bases import Basis
+from kanseg.bases.base import Terms
 from kanseg.bases.wavelet import mexican_hat, morlet, sinc
 
 
@@ -52,45 +54,48 @@ class _LegacyBasis(nn.Module, ABC):
             return self.values(exact).to(u.dtype)
 
 
-class ActivatedGram(_LegacyBasis):
+class ActivatedGram(Basis):
     """a(p_i(u)), i = 0..D: (B, C, *S) -> (B, C, D + 1, *S), with an activation a on the polynomials.
 
     p_i = u p_{i-1} - c_i w_{i-1} p_{i-2} with one learned w a degree; torch-conv-kan's c_i = (2i - 1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 is
     not the coefficient that makes them orthogonal.
     """
 
-    def __init__(self, degree: int, activation: nn.Module, init_std: float):
-        super().__init__(degree + 1)
+    states_slopes = False  # the activation is any module
+
+    def __init__(self, channels: int, degree: int, activation: nn.Module, init_std: float):
+        super().__init__(channels, degree + 1, "identity")
         self.activation = activation
         self.beta_weights = nn.Parameter(torch.randn(degree + 1) * init_std)
 
-    def values(self, u: Tensor) -> Tensor:
-        polynomials = [torch.ones_like(u), u][: self.num_functions]
-        for i in range(2, self.num_functions):
-            n = i - 1
-            weight = self.beta_weights[n].to(u.dtype) * ((i + n) * n**2 * (4 * n**2 - 1) / i**2)
-            polynomials.append(u * polynomials[-1] - weight * polynomials[-2])
-        return self.activation(torch.stack(polynomials, dim=2))
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        before, current = torch.zeros_like(u), torch.ones_like(u)
+        for i in range(self.num_functions):
+            yield self.activation(current), None
+            weight = self.beta_weights[i].to(u.dtype) * ((2 * i + 1) * i**2 * (4 * i**2 - 1) / (i + 1) ** 2)
+            before, current = current, u * current - weight * before if i else u
 
 
-class FreeBumps(_LegacyBasis):
+class FreeBumps(Basis):
     """[r relu(u - low_j) relu(high_j - u)]^2 with r = 4 g^2 / (k + 1)^2: (B, C, *S) -> (B, C, g + k, *S).
 
     The ends are free parameters, (C / groups, g + k) for all groups alike: trained, a bump need not have height 1, and none where high < low.
     """
 
+    states_slopes = False
+
     def __init__(self, channels: int, groups: int, grid_size: int, order: int, trainable: bool):
-        super().__init__(grid_size + order)
+        super().__init__(channels, grid_size + order, "identity")
         self.groups = groups
         self.height = 4 * grid_size**2 / (order + 1) ** 2
         low = (torch.arange(-order, grid_size) / grid_size).repeat(channels // groups, 1)
         self.phase_low = nn.Parameter(low, requires_grad=trainable)
         self.phase_high = nn.Parameter(low + (order + 1) / grid_size, requires_grad=trainable)
 
-    def values(self, u: Tensor) -> Tensor:
+    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         low, high = (ends.to(u.dtype).repeat(self.groups, 1).reshape(-1, self.num_functions, *[1] * (u.dim() - 2)) for ends in self.parameters())
-        u = u.unsqueeze(2)
-        return (torch.relu(u - low) * torch.relu(high - u) * self.height).square()
+        for a, b in zip(low.unbind(1), high.unbind(1), strict=True):
+            yield (torch.relu(u - a) * torch.relu(b - u) * self.height).square(), None
 
 
 def _meyer(t: Tensor) -> Tensor:
@@ -105,12 +110,12 @@ def _shannon(t: Tensor) -> Tensor:
     """sin(t) / t times a Hamming window over the channels, axis 3 of (B, G, O, C, *S)."""
     count = t.shape[3]
     window = torch.tensor([0.54 - 0.46 * cos(2 * pi * c / (count - 1)) if count > 1 else 1.0 for c in range(count)], dtype=t.dtype, device=t.device)
-    return sinc(t / pi) * window.reshape(-1, *[1] * (t.dim() - 4))
+    return sinc(t / pi)[0] * window.reshape(-1, *[1] * (t.dim() - 4))
 
 
 WAVELETS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mexican_hat": lambda t: -mexican_hat(t),
-    "morlet": morlet,
+    "mexican_hat": lambda t: -mexican_hat(t)[0],
+    "morlet": lambda t: morlet(t)[0],
     "dog": lambda t: -t * torch.exp(-t.square() / 2),
     "meyer": _meyer,
     "shannon": _shannon,

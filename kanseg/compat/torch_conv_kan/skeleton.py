@@ -13,7 +13,7 @@ from kanseg.bases import Basis
 from kanseg.compat.torch_conv_kan.bases import DOMAINS
 from kanseg.compat.torch_conv_kan.parts import GroupedLinear, apply_by_group
 from kanseg.compat.torch_conv_kan.variants import INITIAL_STD, Options, Site, Variant, bottleneck_width, uniform_bound
-from kanseg.layers.functional import basis_convolution
+from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.kan_conv import CONVS
 
 DROPOUTS = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
@@ -121,7 +121,7 @@ class _LegacyLayer(nn.Module):
         x = self._drop("input", x)
         y = self._functions(x)
         if self.base_conv is not None:
-            y = y + self.base_conv(self.base_activation(x))
+            y = y + activation_convolution(x, self.base_activation, self.base_conv)
         if self.variant.norm == "after":
             y = apply_by_group(self.norm, y)
         return self._drop("output", apply_by_group(self.activation, y))

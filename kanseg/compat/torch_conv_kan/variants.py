@@ -91,7 +91,7 @@ def _jacobi(site: Site, options: Options) -> nn.Module:
 
 
 def _gram(site: Site, options: Options) -> nn.Module:
-    return ActivatedGram(options["degree"], site.activation(), 1 / (site.taps * site.in_channels * (options["degree"] + 1)))
+    return ActivatedGram(site.in_channels, options["degree"], site.activation(), 1 / (site.taps * site.in_channels * (options["degree"] + 1)))
 
 
 def _bumps(site: Site, options: Options) -> nn.Module:
