@@ -72,6 +72,8 @@ class Basis(nn.Module, ABC):
     constant_function: int | None = None
     # Whether `terms` gives derivatives when asked.
     states_slopes = True
+    # Whether the functions stand on a grid that can follow the data.
+    has_grid = False
 
     def __init__(self, channels: int, num_functions: int, domain: str):
         super().__init__()
@@ -96,7 +98,27 @@ class Basis(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, K, *S), in the dtype of x."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.functions(DOMAINS[self.domain](at_least_float32(x))).to(x.dtype)
+            return self.functions(self.mapped(x)).to(x.dtype)
+
+    def mapped(self, x: Tensor) -> Tensor:
+        """The domain map: (B, C, *S) -> the same shape, at least float32."""
+        return DOMAINS[self.domain](at_least_float32(x))
+
+    def grid_limits(self) -> tuple[Tensor, Tensor]:
+        """Ends of the grid of each channel, (C,) and (C,)."""
+        raise ValueError(f"{type(self).__name__} has no grid")
+
+    def update_grid(self, samples: Tensor) -> Tensor:
+        """Move the grid to samples (C, n) of the mapped input; returns the change of basis (see `refine`), by least squares on them."""
+        raise ValueError(f"{type(self).__name__} has no grid to update")
+
+    def refine(self, grid_size: int, *, keep_tails: bool = True) -> Tensor:
+        """Go over to a finer grid; returns (C, K, K') numbers with old_i = sum_j change[c, i, j] new_j."""
+        raise ValueError(f"{type(self).__name__} has no nested grids: only B-splines can be refined without changing the function")
+
+    def raise_degree(self, degree: int) -> Tensor:
+        """Go over to a higher degree; returns the change of basis (see `refine`)."""
+        raise ValueError(f"{type(self).__name__} has no degree to raise")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
         """Moves and casts as every module, but grids and other constants keep at least float32: `.half()` must not bend the functions."""
@@ -109,15 +131,19 @@ class Basis(nn.Module, ABC):
 
     @torch.no_grad()
     def second_moments(self) -> Tensor:
-        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of the basis, by a rule of 4096 equal masses.
+        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of the basis.
 
         A normalising domain map is the identity on such inputs.
         """
+        return self.normal_values().square().mean(dim=(0, 2))
+
+    @torch.no_grad()
+    def normal_values(self) -> Tensor:
+        """All functions at 4096 points of equal mass under N(0, 1): (C, K, 4096), float64 on the device of the basis."""
         masses = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
         x = torch.special.ndtri(masses).expand(1, self.channels, -1)
         x = x.to(next((value for value in self.state_dict().values() if value.is_floating_point()), x))
-        values = self.functions(POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x)
-        return values.double().square().mean(dim=(0, 1, 3))
+        return self.functions(POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x)[0].double()
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, num_functions={self.num_functions}, domain={self.domain!r}"
@@ -131,6 +157,15 @@ def at_least_float32(x: Tensor) -> Tensor:
 def aligned(values: Tensor, u: Tensor) -> Tensor:
     """Numbers per channel (C,) lined up with u (B, C, *S) for broadcasting: (C, 1, ..., 1) in the dtype of u."""
     return values.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
+
+
+def change_of_basis(old: Tensor, new: Tensor) -> Tensor:
+    """Least squares: values (C, K, n) and (C, K', n) of old and new functions at the same points -> (C, K, K') with old = change @ new.
+
+    Exact, to rounding in double precision, where the old functions are combinations of the new ones.
+    """
+    solution = torch.linalg.lstsq(new.double().cpu().transpose(1, 2), old.double().cpu().transpose(1, 2), driver="gelsd").solution
+    return solution.transpose(1, 2)
 
 
 def check_at_least(name: str, value: int, minimum: int, maximum: int | None = None) -> int:

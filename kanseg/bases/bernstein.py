@@ -7,7 +7,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, check_at_least
+from kanseg.bases.base import BASES, Basis, Terms, change_of_basis, check_at_least
 
 
 @BASES.register("bernstein")
@@ -24,6 +24,14 @@ class Bernstein(Basis):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         self.degree = degree
         self.constant_function = 0 if degree == 0 else None
+
+    @torch.no_grad()
+    def raise_degree(self, degree: int) -> Tensor:
+        check_at_least("the new degree", degree, self.degree)
+        points = torch.linspace(0, 1, 4 * degree + 4, dtype=torch.float64).reshape(1, 1, -1)
+        old = self.functions(points)[0]
+        self.degree, self.num_functions, self.constant_function = degree, degree + 1, 0 if degree == 0 else None
+        return change_of_basis(old, self.functions(points)[0])
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         degree = self.degree

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from math import comb, factorial
 
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least, check_range
+from kanseg.bases.base import BASES, Basis, Terms, aligned, change_of_basis, check_at_least, check_range
+
+# Share of a uniform grid in one that follows the data, as in efficient-kan and pykan: it keeps intervals from vanishing.
+UNIFORM_SHARE = 0.02
+_INNER_POINTS = (torch.arange(6, dtype=torch.float64) + 0.5) / 6
 
 
 @BASES.register("bspline")
@@ -27,6 +32,8 @@ class BSpline(Basis):
         domain: identity by default.
     """
 
+    has_grid = True
+
     def __init__(self, channels: int, *, grid_size: int = 5, spline_order: int = 3, grid_range: tuple[float, float] = (-1.0, 1.0), domain: str = "identity"):
         check_at_least("grid_size", grid_size, 1)
         check_at_least("spline_order", spline_order, 0, 5)
@@ -41,6 +48,68 @@ class BSpline(Basis):
         if self.spline_order == 0:
             return self._indicators(u)
         return self._closed_form(u, slopes) if self.uniform else self._recursion(u, slopes)
+
+    def grid_limits(self) -> tuple[Tensor, Tensor]:
+        return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
+
+    @torch.no_grad()
+    def update_grid(self, samples: Tensor) -> Tensor:
+        old = self._values(samples)
+        samples = samples.double()
+        margin = 0.01 * (samples.amax(1) - samples.amin(1)).clamp_min(0.1)
+        lo, hi = samples.amin(1) - margin, samples.amax(1) + margin
+        shares = torch.linspace(0, 1, self.grid_size + 1, dtype=torch.float64, device=samples.device)
+        even = lo.unsqueeze(1) + (hi - lo).unsqueeze(1) * shares
+        grid = torch.quantile(samples, shares, dim=1).T
+        grid[:, 0], grid[:, -1] = lo, hi
+        self._set_grid(torch.lerp(grid, even, UNIFORM_SHARE), (hi - lo) / self.grid_size)
+        return change_of_basis(old, self._values(samples))
+
+    def check_finer(self, grid_size: int) -> None:
+        """ValueError unless `grid_size` is a multiple of the present number of intervals."""
+        if not isinstance(grid_size, int) or grid_size < self.grid_size or grid_size % self.grid_size:
+            raise ValueError(f"the new grid_size must be a multiple of the present {self.grid_size}, got {grid_size!r}")
+
+    @torch.no_grad()
+    def refine(self, grid_size: int, *, keep_tails: bool = True) -> Tensor:
+        self.check_finer(grid_size)
+        k, times = self.spline_order, grid_size // self.grid_size
+        knots = self.knots.double()
+        inside = knots if keep_tails else knots[:, k : knots.shape[1] - k]
+        steps = torch.arange(times, dtype=torch.float64, device=knots.device) / times
+        finer = (inside[:, :-1, None] + (inside[:, 1:] - inside[:, :-1])[..., None] * steps).flatten(1)
+        finer = torch.cat([finer, inside[:, -1:]], dim=1)
+        # All splines between the ends of the widened grid; those that would cross them are not needed.
+        grid = finer[:, k : finer.shape[1] - k] if keep_tails else finer
+        points = (finer[:, :-1, None] + (finer[:, 1:] - finer[:, :-1])[..., None] * _INNER_POINTS.to(finer)).flatten(1)
+        old = self._values(points)
+        self._set_grid(grid, (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times, knots=finer if keep_tails else None)
+        return change_of_basis(old, self._values(points))
+
+    def _values(self, samples: Tensor) -> Tensor:
+        """(C, n) -> (C, K, n), in double precision."""
+        exact = copy.deepcopy(self).double()
+        return exact.functions(samples.double().unsqueeze(0))[0]
+
+    def _set_grid(self, grid: Tensor, step: Tensor, knots: Tensor | None = None) -> None:
+        """Take over ends of intervals (C, G + 1), with k knots more on either side, `step` (C,) apart or as given."""
+        k = self.spline_order
+        if knots is None:
+            beyond = step.unsqueeze(1) * torch.arange(1, k + 1, dtype=grid.dtype, device=grid.device)
+            knots = torch.cat([grid[:, :1] - beyond.flip(1), grid, grid[:, -1:] + beyond], dim=1)
+        self.grid_size = grid.shape[1] - 1
+        self.num_functions = self.grid_size + k
+        self.knots = knots.to(self.knots)
+        self.uniform = self._is_uniform()
+
+    def _is_uniform(self) -> bool:
+        steps = self.knots.double().diff(dim=1)
+        return bool(((steps - steps.mean(1, keepdim=True)).abs() < 1e-4 * steps.mean(1, keepdim=True)).all())
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.knots.is_meta:
+            self.uniform = self._is_uniform()
 
     def _closed_form(self, u: Tensor, slopes: bool) -> Terms:
         k = self.spline_order
@@ -69,8 +138,7 @@ class BSpline(Basis):
         for order in range(1, k + 1):
             lower = values
             values = [
-                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i]
-                + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
+                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i] + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
                 for i in range(len(lower) - 1)
             ]
         for i, value in enumerate(values):

@@ -27,6 +27,13 @@ class Polynomials(Basis):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         self.degree = degree
 
+    @torch.no_grad()
+    def raise_degree(self, degree: int) -> Tensor:
+        check_at_least("the new degree", degree, self.degree)
+        change = torch.eye(self.num_functions, degree + 1, dtype=torch.float64).unsqueeze(0)
+        self.degree, self.num_functions = degree, degree + 1
+        return change
+
     @abstractmethod
     def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:
         """slope_n, offset_n and back_n of the step from p_n to p_{n+1}, n >= 0 (back_0 is not used)."""
@@ -97,6 +104,16 @@ class Gram(Polynomials):
         self.learnable = learnable
         if learnable:
             self.beta = nn.Parameter(torch.tensor([self._beta(n) for n in range(1, max(degree, 1))], dtype=torch.float64).to(torch.get_default_dtype()))
+
+    @torch.no_grad()
+    def raise_degree(self, degree: int) -> Tensor:
+        if self.num_points is not None:
+            check_at_least("num_points (more than the new degree)", self.num_points, degree + 1)
+        change = super().raise_degree(degree)
+        if self.learnable:
+            added = [self._beta(n) for n in range(len(self.beta) + 1, degree)]
+            self.beta = nn.Parameter(torch.cat([self.beta, self.beta.new_tensor(added)]))
+        return change
 
     def _beta(self, n: int) -> float:
         return (1.0 if self.num_points is None else 1 - (n / self.num_points) ** 2) * n**2 / (4 * n**2 - 1)

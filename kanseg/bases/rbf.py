@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least, check_range
+from kanseg.bases.base import BASES, Basis, Terms, aligned, change_of_basis, check_at_least, check_range
 
 
 @BASES.register("rbf")
@@ -19,6 +19,8 @@ class GaussianRBF(Basis):
         domain: identity by default; FastKAN's own form is instance_norm (images) or layer_norm (vectors).
     """
 
+    has_grid = True
+
     def __init__(self, channels: int, *, grid_size: int = 8, grid_range: tuple[float, float] = (-2.0, 2.0), domain: str = "identity"):
         check_at_least("grid_size", grid_size, 2)
         lo, hi = check_range(grid_range)
@@ -27,6 +29,18 @@ class GaussianRBF(Basis):
         step = torch.full((channels,), (hi - lo) / (grid_size - 1), dtype=torch.float64)
         self.register_buffer("start", start.to(torch.get_default_dtype()))
         self.register_buffer("step", step.to(torch.get_default_dtype()))
+
+    def grid_limits(self) -> tuple[Tensor, Tensor]:
+        return self.start, self.start + self.step * (self.num_functions - 1)
+
+    @torch.no_grad()
+    def update_grid(self, samples: Tensor) -> Tensor:
+        """Centres stay equally spaced: from the lowest to the highest of the samples but 1 % at either end."""
+        old = self.functions(samples.to(self.start).unsqueeze(0))[0]
+        lo, hi = torch.quantile(samples.double(), torch.tensor([0.01, 0.99], dtype=torch.float64, device=samples.device), dim=1)
+        self.start.copy_(lo)
+        self.step.copy_((hi - lo).clamp_min(1e-2) / (self.num_functions - 1))
+        return change_of_basis(old, self.functions(samples.to(self.start).unsqueeze(0))[0])
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         start, step = aligned(self.start, u), aligned(self.step, u)

@@ -88,15 +88,15 @@ class Mixture(NamedTuple):
     folds_constant: bool = False
 
     def forward(self, e: Tensor, weight: Tensor) -> Tensor:
-        return (weight.unsqueeze(1) @ self._matrix(e)).reshape(e.shape[0], self.channels, *e.shape[2:])
+        return (weight.unsqueeze(1) @ self._flat(e)).reshape(e.shape[0], self.channels, *e.shape[2:])
 
     def grad_values(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
-        return (weight.unsqueeze(2) * grad.flatten(2).unsqueeze(2)).reshape(e.shape)
+        return (weight.unsqueeze(2) * self._flat(grad)).reshape(e.shape)
 
     def grad_weight(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
-        per_channel = (grad.flatten(2).unsqueeze(2) @ self._matrix(e).transpose(2, 3)).sum(0).squeeze(1)
+        per_channel = (self._flat(grad) @ self._flat(e).transpose(2, 3)).sum(0).squeeze(1)
         return per_channel if len(weight) > 1 else per_channel.sum(0, keepdim=True)
 
-    def _matrix(self, e: Tensor) -> Tensor:
-        """(B, C, K, S), also for vectors."""
-        return e.reshape(e.shape[0], self.channels, -1, e[0, 0].numel())
+    def _flat(self, values: Tensor) -> Tensor:
+        """(B, C * K, *S) -> (B, C, K, S), also for vectors; K = 1 for (B, C, *S)."""
+        return values.reshape(len(values), self.channels, values.shape[1] // self.channels, -1)

@@ -1,4 +1,4 @@
-"""KAN convolutions in 1, 2 and 3 dimensions: one body, any basis, optional bottleneck."""
+"""KAN convolutions in 1, 2 and 3 dimensions: one body, any basis, optional bottleneck, functions shared or not."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
-from kanseg.layers.functional import activation_convolution, basis_convolution
-from kanseg.layers.parts import activation_module, exact_constants, init_branches, init_to_variance, inner_width, norm_module
+from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
+from kanseg.layers.grids import Adaptive
+from kanseg.layers.parts import activation_module, check_share, exact_constants, init_branches, init_mixture, init_to_variance, inner_width, norm_module
+from kanseg.layers.regularisation import Disturbance
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Size = int | tuple[int, ...]
 
 
-class _KANConv(nn.Module):
+class _KANConv(Adaptive, nn.Module):
     """The body of KANConv1d, KANConv2d and KANConv3d."""
 
     ndim: int
@@ -32,72 +34,110 @@ class _KANConv(nn.Module):
         *,
         basis: str = "bspline",
         inner_channels: int | float | None = None,
+        share: str = "edge",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
         norm: str | Callable[[int], nn.Module] | None = "batch",
         activation: str | Callable[[], nn.Module] | None = "silu",
         dropout: float = 0.0,
+        noise: float = 0.0,
+        dropout_at: str = "input",
         padding_mode: str = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **basis_options: object,
     ):
         super().__init__()
-        self._check(in_channels, out_channels, groups, basis, basis_options)
-        conv_class = CONVS[self.ndim]
-        where = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if groups < 1 or value < 1 or value % groups:
+                raise ValueError(f"{name} must be positive and divisible by groups, got {name}={value}, groups={groups}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.dropout = nn.Dropout(dropout)
-        self.squeeze: nn.Module = nn.Identity()
-        self.expand: nn.Module = nn.Identity()
-        self.basis = self.basis_conv = None
+        self.share = check_share(share)
+        self.disturbance = Disturbance(dropout, noise, dropout_at, self.ndim)
+        conv_class = CONVS[self.ndim]
+        where = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
         self.base_activation, self.base_conv = nn.Identity(), None
         if basis == "none" or base_activation is not None:
             self.base_activation = activation_module(None if basis == "none" else base_activation)
-            self.base_conv = conv_class(in_channels, out_channels, kernel_size, groups=groups, bias=False, **where)
-        if basis != "none":
-            inner_in, inner_out = in_channels, out_channels
-            if inner_channels is not None:
-                inner_in = inner_out = groups * inner_width(inner_channels, in_channels // groups, out_channels // groups)
-                self.squeeze = conv_class(in_channels, inner_in, 1, groups=groups, bias=False)
-                self.expand = conv_class(inner_out, out_channels, 1, groups=groups, bias=False)
-            with exact_constants(dtype):
-                self.basis = create_basis(basis, inner_in, **basis_options)
-            expanded = inner_in * self.basis.num_functions
-            self.basis_conv = conv_class(expanded, inner_out, kernel_size, groups=groups, bias=False, **where)
+            self.base_conv = conv_class(in_channels, out_channels, groups=groups, bias=False, **where)
+        self._build_functions(basis, inner_channels, basis_options, where, dtype)
         self.norm = norm_module(norm, out_channels, self.ndim)
         self.activation = activation_module(activation)
         self.reset_parameters()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
-    def _check(self, in_channels: int, out_channels: int, groups: int, basis: str, basis_options: dict[str, object]) -> None:
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if groups < 1 or value < 1 or value % groups:
-                raise ValueError(f"{name} must be positive and divisible by groups, got {name}={value}, groups={groups}")
-        if basis == "none" and basis_options:
-            raise ValueError(f"basis 'none' is the plain convolution and has no options, got {', '.join(basis_options)}")
+    def _build_functions(self, basis: str, inner_channels: int | float | None, options: dict[str, object], where: dict[str, object], dtype: object) -> None:
+        """squeeze, basis, mixture, basis_conv, expand; those that the layer does not have are Identity or None."""
+        conv_class, groups, inner_in, inner_out = CONVS[self.ndim], self.groups, self.in_channels, self.out_channels
+        self.squeeze: nn.Module = nn.Identity()
+        self.expand: nn.Module = nn.Identity()
+        self.basis = self.basis_conv = self.mixture = None
+        if basis == "none":
+            if options:
+                raise ValueError(f"basis 'none' is the plain convolution and has no options, got {', '.join(options)}")
+            return
+        if inner_channels is not None:
+            inner_in = inner_out = groups * inner_width(inner_channels, inner_in // groups, inner_out // groups)
+            self.squeeze = conv_class(self.in_channels, inner_in, 1, groups=groups, bias=False)
+            self.expand = conv_class(inner_out, self.out_channels, 1, groups=groups, bias=False)
+        with exact_constants(dtype):
+            self.basis = create_basis(basis, inner_in, **options)
+        expanded = inner_in
+        if self.share == "edge":
+            expanded = inner_in * self.basis.num_functions
+        else:
+            self.mixture = nn.Parameter(torch.empty(inner_in if self.share == "channel" else 1, self.basis.num_functions))
+        self.basis_conv = conv_class(expanded, inner_out, groups=groups, bias=False, **where)
 
     def reset_parameters(self) -> None:
         """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1) input."""
-        basis_weight = None if self.basis_conv is None else self.basis_conv.weight
-        base_weight = None if self.base_conv is None else self.base_conv.weight
-        init_branches(self.basis, basis_weight, self.base_activation, base_weight)
+        if self.mixture is not None:
+            init_mixture(self.mixture, self.basis)
+        init_branches(self.basis, self.basis_conv, self.base_activation, self.base_conv, mixed=self.mixture is not None)
         for projection in (self.squeeze, self.expand):
             if isinstance(projection, CONVS[self.ndim]):
                 init_to_variance(projection.weight, 1.0)
 
+    @property
+    def functions_weight(self) -> nn.Parameter | None:
+        """Coefficients of the functions: of each edge (O, C / groups * K, *kernel), or shared (C or 1, K); None with basis "none"."""
+        if self.basis is None:
+            return None
+        return self.basis_conv.weight if self.mixture is None else self.mixture
+
+    def _set_functions_weight(self, weight: nn.Parameter) -> None:
+        if self.mixture is not None:
+            self.mixture = weight
+            return
+        self.basis_conv.weight = weight
+        self.basis_conv.in_channels = self.basis.channels * self.basis.num_functions
+
+    def functions_input(self, x: Tensor) -> Tensor:
+        """What the basis sees of x, before its domain map."""
+        return self.squeeze(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *S) -> (B, out_channels, *S'), S' as of a plain convolution."""
-        return self.activation(self.norm(self.convolve(self.dropout(x))))
+        if x.dim() != self.ndim + 2 or x.shape[1] != self.in_channels:
+            axes = ", ".join("DHW"[-self.ndim :])
+            raise ValueError(f"{type(self).__name__} expects a tensor (B, {self.in_channels}, {axes}), got shape {tuple(x.shape)}")
+        return self.activation(self.norm(self.convolve(x)))
 
     def convolve(self, x: Tensor) -> Tensor:
         """The sum of the two branches, before norm and activation."""
+        x = self.disturbance.at("input", x)
         parts = []
         if self.basis is not None:
-            parts.append(self.expand(basis_convolution(self.squeeze(x), self.basis, self.basis_conv)))
+            parts.append(self.expand(self._functions(self.squeeze(self.disturbance.at("branch", x)))))
         if self.base_conv is not None:
             parts.append(activation_convolution(x, self.base_activation, self.base_conv))
         return sum(parts[1:], parts[0])
+
+    def _functions(self, x: Tensor) -> Tensor:
+        gate = self.disturbance.gate(x, self.basis.num_functions)
+        if self.mixture is None:
+            return basis_convolution(x, self.basis, self.basis_conv, gate)
+        return self.basis_conv(basis_mixture(x, self.basis, self.mixture, gate))
 
 
 _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned univariate function.
@@ -111,14 +151,19 @@ _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kerne
         basis: a name of `kanseg.list_bases()`; "none" is the plain convolution (base branch only, without its activation).
         inner_channels: width of the bottleneck around the basis (1x1 convolutions `squeeze` and `expand`): a number, or a float
             for a share of the wider side (at least 16 where the layer has 16); None for no bottleneck.
+        share: "edge" for a function of its own on every weight; "channel" for one function per channel and an ordinary convolution of
+            their values; "layer" for one function for all channels. The shared forms have far fewer parameters.
         base_activation: name, callable, or None for no base branch.
         norm: "batch", "instance", "group", "layer", a callable of the channel count, or None.
         activation: name, callable or None, after the norm.
-        dropout: probability that an input entry is zeroed in training.
+        dropout: probability that a channel is zeroed in training.
+        noise: share of the entries to which noise is added in training (`NoiseInjection`).
+        dropout_at: where both happen: "input" of both branches, "branch" for the functions' input only, "functions" for dropping single
+            functions of a channel.
         basis_options: as the basis has them (degree, grid_size, spline_order, grid_range, domain, ...).
 
     Raises:
-        ValueError: channels not divisible by groups, unknown names, options that the basis does not have.
+        ValueError: channels not divisible by groups, unknown names, options that the basis does not have; an input of another shape.
     """
 
 

@@ -8,20 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
-from kanseg.layers.functional import activation_convolution, basis_convolution
-from kanseg.layers.parts import activation_module, exact_constants, init_branches
+from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
+from kanseg.layers.grids import Adaptive
+from kanseg.layers.parts import activation_module, check_share, exact_constants, init_branches, init_mixture
+from kanseg.layers.regularisation import Disturbance
 
 
-class KANLinear(nn.Module):
+class KANLinear(Adaptive, nn.Module):
     """A matrix of learned univariate functions: y_o = sum_i phi_oi(x_i), (..., in_features) -> (..., out_features).
 
     `y = basis_linear(basis(x)) + base_linear(base_activation(x))` (Liu et al. 2024, arXiv:2404.19756, in the form of one matrix
-    product over the expanded features).
+    product over the expanded features, as in efficient-kan).
 
     Args:
         in_features, out_features: as of `torch.nn.Linear`.
         basis: a name of `kanseg.list_bases()`; "none" is a plain `Linear` without bias.
-        base_activation: name, callable, or None for no base branch.
+        share, base_activation, dropout, noise, dropout_at: as of `KANConv2d`.
         basis_options: as the basis has them.
 
     Raises:
@@ -34,7 +36,11 @@ class KANLinear(nn.Module):
         out_features: int,
         *,
         basis: str = "bspline",
+        share: str = "edge",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
+        dropout: float = 0.0,
+        noise: float = 0.0,
+        dropout_at: str = "input",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **basis_options: object,
@@ -42,8 +48,9 @@ class KANLinear(nn.Module):
         super().__init__()
         if basis == "none" and basis_options:
             raise ValueError(f"basis 'none' is the plain linear map and has no options, got {', '.join(basis_options)}")
-        self.in_features, self.out_features = in_features, out_features
-        self.basis = self.basis_linear = None
+        self.in_features, self.out_features, self.share = in_features, out_features, check_share(share)
+        self.disturbance = Disturbance(dropout, noise, dropout_at, 0)
+        self.basis = self.basis_linear = self.mixture = None
         self.base_activation, self.base_linear = nn.Identity(), None
         if basis == "none" or base_activation is not None:
             self.base_activation = activation_module(None if basis == "none" else base_activation)
@@ -51,25 +58,80 @@ class KANLinear(nn.Module):
         if basis != "none":
             with exact_constants(dtype):
                 self.basis = create_basis(basis, in_features, **basis_options)
-            self.basis_linear = nn.Linear(in_features * self.basis.num_functions, out_features, bias=False)
+            expanded = in_features * (self.basis.num_functions if share == "edge" else 1)
+            if share != "edge":
+                self.mixture = nn.Parameter(torch.empty(in_features if share == "channel" else 1, self.basis.num_functions))
+            self.basis_linear = nn.Linear(expanded, out_features, bias=False)
         self.reset_parameters()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draw the matrices so that the output has variance 1 for N(0, 1) input."""
-        basis_weight = None if self.basis_linear is None else self.basis_linear.weight
-        base_weight = None if self.base_linear is None else self.base_linear.weight
-        init_branches(self.basis, basis_weight, self.base_activation, base_weight)
+        if self.mixture is not None:
+            init_mixture(self.mixture, self.basis)
+        init_branches(self.basis, self.basis_linear, self.base_activation, self.base_linear, mixed=self.mixture is not None)
+
+    @property
+    def functions_weight(self) -> nn.Parameter | None:
+        """Coefficients of the functions: of each edge (O, I * K), or shared (I or 1, K); None with basis "none"."""
+        if self.basis is None:
+            return None
+        return self.basis_linear.weight if self.mixture is None else self.mixture
+
+    def _set_functions_weight(self, weight: nn.Parameter) -> None:
+        if self.mixture is not None:
+            self.mixture = weight
+            return
+        self.basis_linear.weight = weight
+        self.basis_linear.in_features = weight.shape[1]
+
+    def functions_input(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (B, in_features)."""
+        return x.reshape(-1, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         if x.shape[-1] != self.in_features:
             raise ValueError(f"KANLinear expects {self.in_features} features in the last axis, got a tensor of shape {tuple(x.shape)}")
-        flat = x.reshape(-1, self.in_features)
+        flat = self.disturbance.at("input", x.reshape(-1, self.in_features))
         parts = []
         if self.basis is not None:
-            parts.append(basis_convolution(flat, self.basis, self.basis_linear))
+            parts.append(self._functions(self.disturbance.at("branch", flat)))
         if self.base_linear is not None:
             parts.append(activation_convolution(flat, self.base_activation, self.base_linear))
         return sum(parts[1:], parts[0]).reshape(*x.shape[:-1], self.out_features)
+
+    def _functions(self, x: Tensor) -> Tensor:
+        gate = self.disturbance.gate(x, self.basis.num_functions)
+        if self.mixture is None:
+            return basis_convolution(x, self.basis, self.basis_linear, gate)
+        return self.basis_linear(basis_mixture(x, self.basis, self.mixture, gate))
+
+    def edge_norms(self, x: Tensor | None = None) -> Tensor:
+        """Size of the learned function phi_oi of every edge, (out_features, in_features).
+
+        Args:
+            x: (..., in_features) inputs: the mean of |phi_oi(x_i)| over them, base branch included (the L1 norm of the paper and pykan,
+                at a cost of B * O * I). None for the mean absolute coefficient of the functions, which needs no data (efficient-kan).
+        """
+        if self.basis is None or self.share != "edge":
+            raise ValueError("edge norms need functions of their own on every edge: a basis and share='edge'")
+        weight = self.basis_linear.weight.unflatten(1, (self.in_features, -1))
+        if x is None:
+            return weight.abs().mean(dim=2)
+        flat = x.reshape(-1, self.in_features)
+        phi = torch.einsum("oik,bik->boi", weight, self.basis(flat))
+        if self.base_linear is not None:
+            phi = phi + self.base_linear.weight * self.base_activation(flat).unsqueeze(1)
+        return phi.abs().mean(dim=0)
+
+    def regularisation(self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """l1 * sum of the edges' norms + entropy * entropy of their shares (Liu et al. 2024, eqs. 2.17 to 2.20), to be added to the loss.
+
+        Args:
+            x: inputs to take the norms over, or None (see `edge_norms`).
+        """
+        norms = self.edge_norms(x)
+        shares = norms / norms.sum().clamp_min(1e-12)
+        return l1 * norms.sum() - entropy * (shares * shares.clamp_min(1e-12).log()).sum()

@@ -7,7 +7,7 @@ from torch import nn
 from kanseg.bases import BASES, create_basis
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, fused
 from kanseg.layers.contractions import Convolution
-from kanseg.layers.functional import activation_convolution, basis_convolution
+from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
 
 FUNCTIONS = [(name, {}) for name in BASES] + [("wavelet", {"wavelet": w}) for w in ("meyer", "shannon")] + [("gram", {"learnable": True})]
 FUNCTIONS += [("rbf", {"domain": "instance_norm"}), ("bspline", {"spline_order": 0}), ("legendre", {"degree": 0}), ("legendre", {"degree": 1})]
@@ -105,11 +105,10 @@ def saved_bytes(layer, x):
 
 def test_the_values_exist_for_a_few_samples_only(monkeypatch):
     monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 2 * 4 * 8 * 36 * 4)
-    expansion = fused.Expansion(torch.randn(5, 4, 6, 6), create_basis("bspline", 4), Convolution((1, 1), (1, 1), (1, 1), 1), torch.randn(3, 32, 3, 3), None, torch.float32)
+    contraction = Convolution((1, 1), (1, 1), (1, 1), 1)
+    expansion = fused.Expansion(torch.randn(5, 4, 6, 6), create_basis("bspline", 4), contraction, torch.randn(3, 32, 3, 3), None, torch.float32)
     assert [part.stop - part.start for part in expansion.parts] == [2, 2, 1]
     assert expansion.buffer.shape == (2, 4 * 8, 6, 6)
-
-
 
 
 @functions
@@ -237,6 +236,22 @@ def test_a_gate_multiplies_the_functions(chunks):
     torch.testing.assert_close(y, expected)
     inputs = [x, conv.weight]
     for a, b in zip(torch.autograd.grad(y.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_mixture_is_one_function_per_channel_or_for_all(rows, gated, chunks):
+    basis = create_basis("jacobi", 4).double()
+    weight = torch.randn(rows, 4, dtype=torch.float64, requires_grad=True)
+    gate = torch.randint(0, 2, (3, 4, 4)).double() if gated else None
+    x = torch.randn(3, 4, 5, 6).double().requires_grad_()
+    values = basis(x) if gate is None else basis(x) * gate[..., None, None]
+    expected = torch.einsum("bckhw,ck->bchw", values, weight.expand(4, 4))
+    y = basis_mixture(x, basis, weight, gate)
+    torch.testing.assert_close(y, expected)
+    upstream = torch.randn_like(y)
+    for a, b in zip(torch.autograd.grad(y, (x, weight), upstream), torch.autograd.grad(expected, (x, weight), upstream), strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -13,7 +13,8 @@ from kanseg.compat.torch_conv_kan import convolutions, flat
 from kanseg.compat.torch_conv_kan.convert import convert_layer, convert_state_dict
 from kanseg.compat.torch_conv_kan.convolutions import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.flat import *  # noqa: F403 - its __all__
-from kanseg.compat.torch_conv_kan.parts import L1, NoiseInjection
+from kanseg.compat.torch_conv_kan.parts import L1
 from kanseg.compat.torch_conv_kan.rounding import use_original_rounding
+from kanseg.layers.regularisation import NoiseInjection
 
 __all__ = ["L1", "NoiseInjection", "convert_layer", "convert_state_dict", "use_original_rounding", *convolutions.__all__, *flat.__all__]

@@ -23,21 +23,6 @@ class GroupedLinear(nn.Module):
         return torch.einsum("bgi,goi->bgo", x.unflatten(1, (self.groups, -1)), weight).flatten(1)
 
 
-class NoiseInjection(nn.Module):
-    """In training, adds noise to a share p of the entries: alpha times the standard deviation of their channel, axis 1, over the batch."""
-
-    def __init__(self, p: float = 0.0, alpha: float = 0.05):
-        super().__init__()
-        self.p, self.alpha = p, alpha
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape as x; x itself in evaluation."""
-        if not self.training:
-            return x
-        std = torch.std(x, dim=[d for d in range(x.dim()) if d != 1], keepdim=True, correction=0)
-        return x + self.alpha * std * torch.randn_like(x) * (torch.rand_like(x) < self.p)
-
-
 class _AddSign(torch.autograd.Function):
     """The identity on its first argument, that adds decay * sign(p) to the gradient of every parameter p behind it."""
 

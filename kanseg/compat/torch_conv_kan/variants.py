@@ -11,7 +11,7 @@ from torch import nn
 
 from kanseg.bases import create_basis
 from kanseg.compat.torch_conv_kan.bases import ActivatedGram, FreeBumps, PairedWavelets
-from kanseg.compat.torch_conv_kan.parts import NoiseInjection
+from kanseg.layers.regularisation import NoiseInjection
 
 Options = Mapping[str, object]
 

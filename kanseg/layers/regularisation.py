@@ -1,0 +1,138 @@
+"""What keeps KAN layers from overfitting: dropped channels and functions, injected noise, penalties that are added to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.registry import Registry
+
+PLACES = ("input", "branch", "functions")
+CHANNEL_DROPOUT = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
+# name -> penalty(layer, its output) of one KAN layer; the sum over layers times a weight is added to the loss
+PENALTIES: Registry[Callable[[nn.Module, Tensor], Tensor]] = Registry("penalty")
+
+
+class NoiseInjection(nn.Module):
+    """In training, adds noise to a share p of the entries: alpha times the standard deviation of their channel, axis 1, over the batch.
+
+    Of torch-conv-kan's "noise injection". The same shape as x; x itself in evaluation.
+    """
+
+    def __init__(self, p: float = 0.0, alpha: float = 0.05):
+        super().__init__()
+        self.p, self.alpha = _share("p", p), alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        std = torch.std(x, dim=[d for d in range(x.dim()) if d != 1], keepdim=True, correction=0)
+        return x + self.alpha * std * torch.randn_like(x) * (torch.rand_like(x) < self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, alpha={self.alpha}"
+
+
+class Disturbance(nn.Module):
+    """Dropout and noise at one of three places of a KAN layer.
+
+    Args:
+        dropout: probability that a channel (of a vector: an entry) is zeroed in training; at "functions", that a function of a channel is.
+        noise: share of the entries that noise is added to in training.
+        place: "input" for what both branches read, "branch" for what the functions read, "functions" for the functions' values.
+        ndim: number of spatial axes.
+
+    Raises:
+        ValueError: a share outside [0, 1], an unknown place, or noise at "functions".
+    """
+
+    def __init__(self, dropout: float, noise: float, place: str, ndim: int):
+        super().__init__()
+        if place not in PLACES:
+            raise ValueError(f"dropout_at must be one of {', '.join(PLACES)}, got {place!r}")
+        if place == "functions" and noise:
+            raise ValueError("noise can be injected at 'input' or 'branch', not at 'functions'")
+        self.place, self.p = place, _share("dropout", dropout)
+        self.dropout = CHANNEL_DROPOUT[ndim](dropout) if dropout else nn.Identity()
+        self.noise = NoiseInjection(noise) if noise else nn.Identity()
+
+    def at(self, place: str, x: Tensor) -> Tensor:
+        """x, disturbed where `place` is this one's."""
+        return self.noise(self.dropout(x)) if place == self.place else x
+
+    def gate(self, x: Tensor, num_functions: int) -> Tensor | None:
+        """Factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None where none is dropped."""
+        if self.place != "functions" or not self.training or self.p == 0:
+            return None
+        keep = torch.rand(*x.shape[:2], num_functions, device=x.device) >= self.p
+        return keep / max(1 - self.p, 1e-12)
+
+    def extra_repr(self) -> str:
+        return f"place={self.place!r}, p={self.p}"
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a share from 0 to 1, got {value}")
+    return float(value)
+
+
+@PENALTIES.register("weights_l1")
+def weights_l1(layer: nn.Module, output: Tensor) -> Tensor:
+    """Mean absolute weight of the layer's functions."""
+    weight = layer.functions_weight
+    return output.new_zeros(()) if weight is None else weight.float().abs().mean()
+
+
+@PENALTIES.register("activations_l1")
+def activations_l1(layer: nn.Module, output: Tensor) -> Tensor:
+    """Mean absolute value of the layer's output."""
+    return output.float().abs().mean()
+
+
+@PENALTIES.register("activations_l2")
+def activations_l2(layer: nn.Module, output: Tensor) -> Tensor:
+    """Mean square of the layer's output."""
+    return output.float().square().mean()
+
+
+class Penalty:
+    """The sum of weighted penalties over all KAN layers of a model, of its latest forward passes in training mode.
+
+    `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected.
+
+    Args:
+        model: whose KANConv and KANLinear layers are watched, by forward hooks.
+        weights: name in `PENALTIES` -> its weight.
+
+    Raises:
+        ValueError: an unknown name, or a model without KAN layers.
+    """
+
+    def __init__(self, model: nn.Module, weights: dict[str, float]):
+        self.terms = [(PENALTIES[name], weight) for name, weight in weights.items() if weight]
+        self._collected: list[Tensor] = []
+        layers = list(kan_layers(model))
+        if self.terms and not layers:
+            raise ValueError("penalties need a model with KAN layers, got one of plain layers only")
+        self._hooks = [layer.register_forward_hook(self._collect) for layer in layers if self.terms]
+
+    def _collect(self, layer: nn.Module, _: tuple, output: Tensor) -> None:
+        if layer.training and torch.is_grad_enabled():
+            self._collected.append(sum(weight * term(layer, output) for term, weight in self.terms))
+
+    def __call__(self) -> Tensor | float:
+        collected, self._collected = self._collected, []
+        return sum(collected, 0.0)
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers of univariate functions inside a model."""
+    return (module for module in model.modules() if getattr(module, "functions_weight", None) is not None)

@@ -1,0 +1,66 @@
+"""Flat Kolmogorov-Arnold networks: KANLinear after KANLinear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.layers.linear import KANLinear
+
+
+class KAN(nn.Module):
+    """Layers of learned univariate functions and sums, nothing between them (Liu et al. 2024, arXiv:2404.19756).
+
+    (B, width[0]), or (B, ...) with as many entries, -> (B, width[-1]).
+
+    Args:
+        width: number of nodes of each layer, from the input to the output.
+        basis, options: as of `KANLinear`.
+
+    Raises:
+        ValueError: fewer than two widths; whatever `KANLinear` raises.
+    """
+
+    def __init__(self, width: Sequence[int], *, basis: str = "bspline", **options: object):
+        super().__init__()
+        if len(width) < 2 or any(not isinstance(n, int) or n < 1 for n in width):
+            raise ValueError(f"width must hold two or more positive numbers of nodes, such as [784, 5, 5, 10], got {list(width)}")
+        self.width = tuple(width)
+        self.layers = nn.Sequential(*(KANLinear(a, b, basis=basis, **options) for a, b in zip(width[:-1], width[1:], strict=True)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(self._vectors(x))
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        return x.flatten(1) if x.dim() > 2 else x
+
+    def regularisation(self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """Sum of the layers' `KANLinear.regularisation`; with x over each layer's own inputs."""
+        total = next(self.parameters()).new_zeros(())
+        x = None if x is None else self._vectors(x)
+        for layer in self.layers:
+            total = total + layer.regularisation(x, l1=l1, entropy=entropy)
+            x = None if x is None else layer(x)
+        return total
+
+    @torch.no_grad()
+    def update_grid(self, x: Tensor) -> None:
+        """Move the grid of each layer to its inputs for x, the first layer first."""
+        x = self._vectors(x)
+        for layer in self.layers:
+            layer.update_grid(x)
+            x = layer(x)
+
+    def refine(self, grid_size: int, *, keep_tails: bool = True) -> None:
+        """Refine the grid of each layer (B-splines); the network computes the same function as before."""
+        for layer in self.layers:
+            layer.basis.check_finer(grid_size)
+        for layer in self.layers:
+            layer.refine(grid_size, keep_tails=keep_tails)
+
+
+def kan(width: Sequence[int], *, basis: str = "bspline", **options: object) -> KAN:
+    """A flat KAN: `kan([784, 5, 5, 10], basis="bspline", grid_size=5)`; see `KAN`."""
+    return KAN(width, basis=basis, **options)
