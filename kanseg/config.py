@@ -94,6 +94,8 @@ class TrainingConfig:
         epochs: passes over the training pictures.
         batch_size: pictures a step and process.
         loss: weight of each loss, of ce (binary: BCE) and dice.
+        penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and activations_l2 (means over the weights of the
+            functions and over the outputs of the KAN layers, summed over the layers).
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.
@@ -114,6 +116,7 @@ class TrainingConfig:
     epochs: int = 50
     batch_size: int = 8
     loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
+    penalty: dict[str, float] = field(default_factory=dict)
     lr: float = 1e-3
     weight_decay: float = 1e-4
     warmup: float = 0.3

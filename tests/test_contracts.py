@@ -107,6 +107,29 @@ def test_output_deviation_of_a_fresh_layer_is_near_one(name, inner, ndim):
         assert y.flatten(2).std(dim=-1).median() > 0.4  # within a channel: not by its mean alone
 
 
+@pytest.mark.parametrize("share", ["channel", "layer"])
+@bases
+def test_shared_functions_start_near_one_too_and_train(name, share):
+    for width, kernel in ((3, 3), (48, 3)):
+        layer = KANConv2d(width, 64, kernel, padding=kernel // 2, basis=name, share=share, base_activation=None)
+        x = torch.randn(2, width, 24, 24)
+        assert 0.5 < layer.convolve(x).std() < 2
+        assert layer.functions_weight.shape == (width if share == "channel" else 1, layer.basis.num_functions)
+    layer(x).square().mean().backward()
+    assert layer.mixture.grad.abs().max() > 0
+
+
+@bases
+def test_a_function_for_all_edges_is_every_edge_with_that_function(name):
+    shared = KANConv2d(3, 4, 3, padding=1, basis=name, share="layer", norm=None)
+    edges = KANConv2d(3, 4, 3, padding=1, basis=name, norm=None)
+    edges.load_state_dict({k: v for k, v in shared.state_dict().items() if k in edges.state_dict() and k != "basis_conv.weight"}, strict=False)
+    with torch.no_grad():
+        edges.basis_conv.weight.copy_((shared.basis_conv.weight.unsqueeze(2) * shared.mixture.view(1, 1, -1, 1, 1)).flatten(1, 2))
+    x = torch.randn(2, 3, 6, 6)
+    torch.testing.assert_close(shared(x), edges(x), rtol=1e-4, atol=1e-4)
+
+
 @variants
 def test_state_dict_copy_and_pickle_keep_the_function(name, options):
     layer = KANConv2d(2, 4, 3, basis=name, inner_channels=0.5, **options).eval()

@@ -112,7 +112,9 @@ class Penalty:
     """
 
     def __init__(self, model: nn.Module, weights: dict[str, float]):
-        self.terms = [(PENALTIES[name], weight) for name, weight in weights.items() if weight]
+        if any(not weight >= 0 for weight in weights.values()):
+            raise ValueError(f"weights of penalties must not be negative, got {dict(weights)}")
+        self.terms = [(PENALTIES[name], weight) for name, weight in weights.items() if weight or name not in PENALTIES]
         self._collected: list[Tensor] = []
         layers = list(kan_layers(model))
         if self.terms and not layers:

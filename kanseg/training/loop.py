@@ -24,6 +24,7 @@ from kanseg.config import Config
 from kanseg.data import SegmentationDataset
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, told_by_workers
+from kanseg.layers import Penalty
 from kanseg.losses import WeightedLoss
 from kanseg.training.batches import BatchPlan
 from kanseg.training.diagnose import report_non_finite
@@ -57,6 +58,7 @@ class Training:
     optimizer: Any
     schedule: torch.optim.lr_scheduler.LRScheduler
     loss: WeightedLoss
+    penalty: Penalty
     plan: BatchPlan
     loader: DataLoader
     validation: SegmentationDataset | None
@@ -127,7 +129,8 @@ def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
         last = number == len(group) - 1
         with nullcontext() if last else accelerator.no_sync(training.model):
             logits = _forward(training, batch)
-            loss = training.loss(logits, batch["mask"].to(accelerator.device, non_blocking=True)) / len(group)
+            loss = training.loss(logits, batch["mask"].to(accelerator.device, non_blocking=True))
+            loss = (loss + training.penalty()) / len(group)
             if not torch.isfinite(loss):
                 report_non_finite(training.model, batch, training.loader.dataset, training.run, training.progress.step)
             accelerator.backward(loss)

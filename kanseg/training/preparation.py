@@ -13,6 +13,7 @@ from kanseg.checkpoint import DESCRIPTION, build_model, describe, preprocess_fro
 from kanseg.config import Config, DataConfig
 from kanseg.data import Folder, LabelInfo, Preprocess, Sample, SegmentationDataset, channel_statistics, check_samples, orphan_masks, overlapping
 from kanseg.errors import InputError
+from kanseg.layers import Penalty
 from kanseg.losses import check_weights
 from kanseg.metrics import SegmentationMetrics
 from kanseg.registry import nearest
@@ -53,7 +54,11 @@ def check_settings(config: Config) -> None:
         raise InputError(f"training.warmup must be a share from 0 to 1, got {config.training.warmup}")
     check_weights(config.training.loss)
     with torch.device("meta"):  # a look at the options of the model, without its memory
-        build_model(describe(config, LabelInfo("binary", ("a", "b")), Preprocess(channels=config.data.channels))["model"])
+        model = build_model(describe(config, LabelInfo("binary", ("a", "b")), Preprocess(channels=config.data.channels))["model"])
+    try:
+        Penalty(model, config.training.penalty)
+    except ValueError as error:
+        raise InputError(f"training.penalty: {error}") from None
     pair("data.resize", config.data.resize)
     pair("data.crop", config.data.crop)
     known = [*(name for name in SegmentationMetrics(("a", "b")).compute() if name.startswith("mean_")), "per_image_mean_iou"]

@@ -22,6 +22,7 @@ from kanseg.config import Config, write_text
 from kanseg.data import Augmentation, LabelInfo, Preprocess, Sample, SegmentationDataset, open_data
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, let_the_main_process_stop
+from kanseg.layers import Penalty
 from kanseg.losses import WeightedLoss
 from kanseg.metrics import table
 from kanseg.training.batches import BatchPlan
@@ -89,6 +90,7 @@ def assemble(
     settings, data, run = config.training, config.data, Path(config.run_dir)
     description = describe(config, dataset.info, dataset.preprocess)
     model = build_model(description["model"])
+    penalty = Penalty(model, settings.penalty)
     plan = BatchPlan(len(dataset), settings.batch_size, seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
     if resumed is not None:
         resumed.check([plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes])
@@ -108,7 +110,7 @@ def assemble(
     seen = {} if resumed is None else {"keep_bytes": resumed.state["log_bytes"], "step": resumed.state["step"]}
     log = RunLog(run, active=accelerator.is_main_process, tensorboard=settings.tensorboard, **seen)
     held_out = SegmentationDataset(validation, dataset.info, dataset.preprocess) if validation else None
-    training = Training(config, run, accelerator, model, optimizer, schedule, loss, plan, loader, held_out, description, log, tell, lock=lock)
+    training = Training(config, run, accelerator, model, optimizer, schedule, loss, penalty, plan, loader, held_out, description, log, tell, lock=lock)
     if resumed is not None:
         restore(training, resumed.state, resumed.tensors)
         tell(f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step {training.progress.step}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from conftest import make_folder
 from kanseg.checkpoint import find_fault
@@ -21,7 +22,7 @@ from kanseg.errors import InputError
 from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
 from kanseg.training.run import train, warmup_cosine
 
-MORE_KINDS = ("turned oblong pictures", "name in the options", "range", "misspelt split")
+MORE_KINDS = ("misspelt penalty", "turned oblong pictures", "name in the options", "range", "misspelt split")
 TWO = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
 
@@ -204,6 +205,9 @@ def faulty(config, folder, kind):
     if kind == "name in the options":
         config.model.options["basis"] = "none"
         return "model.options cannot hold basis"
+    if kind == "misspelt penalty":
+        config.training.penalty = {"weight_l1": 0.1}
+        return "training.penalty: unknown penalty 'weight_l1'; did you mean 'weights_l1'"
     if kind == "range":
         config.data.workers = -1
         return "data.workers must be at least 0, got -1"
@@ -287,6 +291,16 @@ def test_a_loss_that_is_not_finite_names_batch_and_layer(config):
 def test_mixed_precision_and_accumulation_train(config, precision, accumulate):
     config.training.precision, config.training.accumulate = precision, accumulate
     assert 0 <= train(config)["test"]["mean_iou"] <= 1
+
+
+def test_a_penalty_on_the_weights_shrinks_them(config, tmp_path):
+    sizes = []
+    for number, penalty in enumerate([{}, {"weights_l1": 100.0, "activations_l2": 0.1}]):
+        config.run_dir, config.training.penalty, config.training.epochs, config.training.lr = str(tmp_path / f"p{number}"), penalty, 3, 0.01
+        train(config)
+        weights = load_file(tmp_path / f"p{number}" / "last" / "model.safetensors")
+        sizes.append(sum(w.abs().sum() for name, w in weights.items() if name.endswith("basis_conv.weight")))
+    assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_accumulated_batches_give_the_gradient_of_the_large_batch(config, folder, tmp_path):
