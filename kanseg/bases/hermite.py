@@ -45,10 +45,11 @@ class Hermite(Basis):
             u = torch.where(value > 0, u, 0.0)
         before = None
         for n in range(self.degree + 1):
+            if n > 0:
+                step = rate * sqrt(2 / n)
+                after = u * value * step if before is None else torch.addcmul(before * -sqrt((n - 1) / n), u, value, value=step)
+                value, before = after, value
             slope = None
             if slopes:
                 slope = u * value * -(rate**2) if before is None else torch.addcmul(before * (rate * sqrt(2 * n)), u, value, value=-(rate**2))
             yield value, slope
-            step = rate * sqrt(2 / (n + 1))
-            after = u * value * step if before is None else torch.addcmul(before * -sqrt(n / (n + 1)), u, value, value=step)
-            value, before = after, value
