@@ -21,6 +21,7 @@ VARIANTS = [(name, {}) for name in BASES]
 VARIANTS += [("wavelet", {"wavelet": w}) for w in ("morlet", "dog", "meyer", "shannon")]
 VARIANTS += [("rbf", {"domain": d}) for d in ("instance_norm", "layer_norm")]
 VARIANTS += [("gram", {"learnable": True}), ("gram", {"num_points": 9}), ("jacobi", {"alpha": -0.5, "beta": -0.5}), ("bspline", {"spline_order": 2})]
+VARIANTS += [("hermite", {"kind": "probabilist"}), ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1})]
 BOTTLENECK = [None, 0.5]
 variants = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v))
 bases = pytest.mark.parametrize("name", list(BASES))

@@ -2,11 +2,25 @@
 
 import inspect
 
-from kanseg.bases import bernstein, bspline, polynomials, rbf, relu, wavelet
+from kanseg.bases import bernstein, bspline, fourier, hermite, polynomials, rational, rbf, relu, wavelet
 from kanseg.bases.base import BASES, Basis
 from kanseg.registry import nearest
 
-__all__ = ["BASES", "Basis", "bernstein", "bspline", "create_basis", "list_basis_options", "polynomials", "rbf", "relu", "wavelet"]
+__all__ = [
+    "BASES",
+    "Basis",
+    "bernstein",
+    "bspline",
+    "create_basis",
+    "fourier",
+    "hermite",
+    "list_basis_options",
+    "polynomials",
+    "rational",
+    "rbf",
+    "relu",
+    "wavelet",
+]
 
 
 def create_basis(name: str, channels: int, **options: object) -> Basis:

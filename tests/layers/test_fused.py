@@ -11,6 +11,7 @@ from kanseg.layers.functional import activation_convolution, basis_convolution, 
 
 FUNCTIONS = [(name, {}) for name in BASES] + [("wavelet", {"wavelet": w}) for w in ("meyer", "shannon")] + [("gram", {"learnable": True})]
 FUNCTIONS += [("rbf", {"domain": "instance_norm"}), ("bspline", {"spline_order": 0}), ("legendre", {"degree": 0}), ("legendre", {"degree": 1})]
+FUNCTIONS += [("hermite", {"kind": "probabilist"}), ("hermite", {"degree": 0}), ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1})]
 functions = pytest.mark.parametrize(("name", "options"), FUNCTIONS, ids=str)
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 

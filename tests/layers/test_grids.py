@@ -6,6 +6,7 @@ from kanseg.bases import create_basis
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, off_grid_shares, refine_grids, update_grids
 from kanseg.models import kan
 
+
 def plain(conv, *args, **options):
     return conv(*args, norm=None, activation=None, **options)
 
