@@ -120,6 +120,13 @@ class Basis(nn.Module, ABC):
         """Go over to a higher degree; returns the change of basis (see `refine`)."""
         raise ValueError(f"{type(self).__name__} has no degree to raise")
 
+    def _append_degrees(self, degree: int) -> Tensor:
+        """`raise_degree` for families whose functions of a lower degree are the first ones of a higher degree."""
+        check_at_least("the new degree", degree, self.degree)
+        change = torch.eye(self.num_functions, degree + 1, dtype=torch.float64).unsqueeze(0)
+        self.degree, self.num_functions = degree, degree + 1
+        return change
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
         """Moves and casts as every module, but grids and other constants keep at least float32: `.half()` must not bend the functions."""
         before = dict(self._buffers)

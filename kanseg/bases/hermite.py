@@ -37,6 +37,9 @@ class Hermite(Basis):
             raise ValueError(f"unknown kind {kind!r} of Hermite functions (known: {', '.join(RATES)})")
         self.degree, self.kind = degree, kind
 
+    def raise_degree(self, degree: int) -> Tensor:
+        return self._append_degrees(degree)
+
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         rate = RATES[self.kind]
         value = torch.exp(u * u * (-0.5 * rate**2)) * (sqrt(rate) * pi**-0.25)

@@ -27,12 +27,8 @@ class Polynomials(Basis):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         self.degree = degree
 
-    @torch.no_grad()
     def raise_degree(self, degree: int) -> Tensor:
-        check_at_least("the new degree", degree, self.degree)
-        change = torch.eye(self.num_functions, degree + 1, dtype=torch.float64).unsqueeze(0)
-        self.degree, self.num_functions = degree, degree + 1
-        return change
+        return self._append_degrees(degree)
 
     @abstractmethod
     def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:

@@ -70,12 +70,7 @@ class Expansion:
         y = None
         for part in self.parts:
             u = self.mapped(part)
-            flat = self.buffer[: len(u)]
-            values = flat.unflatten(1, (u.shape[1], self.num_values))
-            for j, (value, _) in enumerate(self.terms(u)):
-                values[:, :, j] = value
-            self.gated(values, part)
-            piece = self.contraction.forward(flat, self.kernel)
+            piece = self.contraction.forward(self._filled(u, part), self.kernel)
             if len(self.parts) == 1:
                 y = piece
                 break
@@ -85,6 +80,17 @@ class Expansion:
         if self.folded is not None:
             y += self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
         return y
+
+    def _filled(self, u: Tensor, part: slice) -> Tensor:
+        """The functions' values at u: (B, C * K, *S)."""
+        if self.num_values == 1 and self.gate is None:
+            return next(self.terms(u))[0].to(self.dtype).expand_as(u)
+        flat = self.buffer[: len(u)]
+        values = flat.unflatten(1, (u.shape[1], self.num_values))
+        for j, (value, _) in enumerate(self.terms(u)):
+            values[:, :, j] = value
+        self.gated(values, part)
+        return flat
 
     def plain(self) -> Tensor:
         """The same by operations that autograd, compilers and torch.func see into."""

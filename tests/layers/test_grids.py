@@ -110,7 +110,7 @@ def test_constant_and_tied_inputs_do_not_break_an_update():
     assert (layer.basis.knots.diff(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("basis", ["legendre", "chebyshev", "gram", "jacobi", "bernstein"])
+@pytest.mark.parametrize("basis", ["legendre", "chebyshev", "gram", "jacobi", "bernstein", "hermite"])
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (2, 5), (3, 3)])
 def test_a_higher_degree_computes_the_same_function(basis, low, high):
     layer = plain(KANConv2d, 4, 4, 3, padding=1, groups=2, basis=basis, degree=low)
