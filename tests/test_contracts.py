@@ -305,8 +305,30 @@ def test_models_stay_on_the_device(model):
 
 
 @pytest.mark.gpu
+@variants
+@pytest.mark.parametrize("share", ["edge", "channel"])
+def test_cuda_equals_cpu_in_values_and_gradients(name, options, share):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, share=share, **options).double().eval()
+    x = torch.randn(2, 4, 9, 9).double()
+    results = []
+    for device in ("cpu", "cuda"):
+        layer.to(device).zero_grad()
+        here = x.detach().to(device).requires_grad_()
+        y = layer(here)
+        y.square().sum().backward()
+        results.append([y.detach().cpu(), here.grad.cpu(), *(p.grad.cpu().clone() for p in layer.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.gpu
 @bases
-def test_cuda_equals_cpu(name):
-    layer = KANConv2d(4, 6, 3, padding=1, basis=name).eval()
-    x = torch.randn(2, 4, 9, 9)
-    torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), layer.cpu()(x), rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cuda_autocast_is_close_and_finite(name, dtype):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, norm=None, activation=None).cuda()
+    x = torch.randn(2, 4, 9, 9, device="cuda", requires_grad=True)
+    with torch.autocast("cuda", dtype=dtype):
+        y = layer(x)
+    y.float().sum().backward()
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.1)
+    assert torch.isfinite(x.grad).all()

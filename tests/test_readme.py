@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import kanseg
@@ -23,7 +24,9 @@ COMMANDS = [line for language, code in BLOCKS if not language for line in code.s
 
 @pytest.fixture
 def user(config, tmp_path, monkeypatch):
-    """A folder in which a quickstart has run and a picture lies."""
+    """A folder in which a quickstart has run, and in which a picture and weights of a layer of torch-conv-kan lie."""
+    theirs = {"base_conv.0.weight": torch.ones(32, 16, 3, 3), "spline_conv.0.weight": torch.ones(32, 16 * 8, 3, 3), "prelus.0.weight": torch.ones(1)}
+    torch.save(theirs, tmp_path / "theirs.pth")
     train(replace(config, run_dir=str(tmp_path / "runs" / "quickstart"), training=replace(config.training, epochs=1, panels=0)))
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
