@@ -69,7 +69,8 @@ class BSpline(Basis):
         for order in range(1, k + 1):
             lower = values
             values = [
-                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i] + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
+                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i]
+                + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
                 for i in range(len(lower) - 1)
             ]
         for i, value in enumerate(values):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import BASES
-from kanseg.benchmark.measure import DTYPES, Setting, Step, interleaved, ratio, saved_bytes
+from kanseg.benchmark.measure import DTYPES, Ratio, Setting, Step, interleaved, ratio, saved_bytes
+from kanseg.benchmark.original import LAYERS as ORIGINAL_LAYERS
 from kanseg.benchmark.original import Original, forget
 from kanseg.benchmark.report import answer, is_met, limits, markdown
 from kanseg.errors import InputError
@@ -33,7 +35,8 @@ HEADER_ORIGINAL = ["torch-conv-kan forward", "fwd+bwd", "saved"]
 EXPLAINED = """limit ms: one nn.Conv2d(n * C, C, 3, padding=1, bias=False) on already expanded channels, n = functions that are not constant + 1 for
 the base branch; forward / forward+backward. forward: in eval mode without gradients; fwd+bwd: in training mode, gradients of the input and of
 all parameters; both as multiples of the limit measured in the same way (median of the rounds ± half the distance between the quartiles).
-saved: bytes kept for backward by those of the input, every storage once, parameters left out. reach: what is aimed at for forward / fwd+bwd / saved."""
+saved: bytes kept for backward by those of the input, every storage once, parameters left out. reach: what is aimed at for forward / fwd+bwd / saved.
+fails: torch-conv-kan's layer raises an error there."""
 Row = dict[str, object]
 
 
@@ -141,7 +144,7 @@ def _candidates(basis: str, channels: int, case: LayerCase, setting: Setting, or
     if case.compile:
         torch.compiler.reset()  # else the compiler gives up after so many layers of one class
         found["compiled"] = Candidate(torch.compile(layer), x)
-    if original is not None:
+    if original is not None and basis in ORIGINAL_LAYERS:
         found["original"] = Candidate(original.layer(basis, channels, case.groups).to(setting.device), x)
     return n, found
 
@@ -155,17 +158,22 @@ def _measured(basis: str, channels: int, case: LayerCase, setting: Setting, orig
 
     saved = {name: candidate.saved(setting) for name, candidate in candidates.items()}
     tidy()
-    times = {}
+    times, faults = {}, {}
     for phase, train in PHASES.items():
-        times[phase] = interleaved({name: candidate.step(setting, train) for name, candidate in candidates.items()}, setting, tidy)
+        steps = {name: candidate.step(setting, train) for name, candidate in candidates.items()}
+        tidy()
+        faults[phase] = _fault(steps["original"]) if "original" in steps else None
+        if faults[phase]:
+            del steps["original"]
+        times[phase] = interleaved(steps, setting, tidy)
 
     def figures(name: str, prefix: str = "") -> Row:
-        row: Row = {}
+        row: Row = {f"{prefix}saved_ratio": saved[name]}
         for phase in PHASES:
-            relative = ratio(times[phase][name], times[phase]["limit"])
-            row[f"{prefix}{phase}_ms"] = statistics.median(times[phase][name])
-            row[f"{prefix}{phase}_ratio"], row[f"{prefix}{phase}_spread"] = relative
-        return row | {f"{prefix}saved_ratio": saved[name]}
+            found = times[phase].get(name, [math.nan] * setting.rounds)
+            row[f"{prefix}{phase}_ms"] = statistics.median(found)
+            row[f"{prefix}{phase}_ratio"], row[f"{prefix}{phase}_spread"] = ratio(found, times[phase]["limit"])
+        return row
 
     for name in ("eager", "compiled"):
         if name not in candidates:
@@ -175,15 +183,28 @@ def _measured(basis: str, channels: int, case: LayerCase, setting: Setting, orig
         reach = case.reach(basis, channels, setting, compiled=name == "compiled")
         found = [row["forward_ratio"], row["forward_backward_ratio"], row["saved_ratio"]]
         row |= {"reach": list(reach), "met": is_met(list(zip(found, reach, (2, 2, 1), strict=True)))}
-        yield row | (figures("original", "original_") if original is not None else {})
+        if "original" in candidates:
+            row |= figures("original", "original_") | {f"original_{phase}_error": faults[phase] for phase in PHASES}
+        yield row
+
+
+def _fault(step: Step) -> str | None:
+    """What torch says about a step that does not run: some layers there have no backward pass down to their input."""
+    try:
+        step()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def layer_table(rows: Sequence[Row], original: bool) -> str:
     """As Markdown, what the columns are is told by `EXPLAINED`; `original`: with the columns of torch-conv-kan."""
 
     def triple(row: Row, prefix: str = "") -> list[str]:
-        relative = [f"{row[f'{prefix}{phase}_ratio']:.2f} ± {row[f'{prefix}{phase}_spread']:.2f}" for phase in PHASES]
-        return [*relative, f"{row[f'{prefix}saved_ratio']:.1f}"]
+        if f"{prefix}saved_ratio" not in row:
+            return ["-"] * 3
+        relative = [Ratio(row[f"{prefix}{phase}_ratio"], row[f"{prefix}{phase}_spread"]) for phase in PHASES]
+        return [*("fails" if math.isnan(each.median) else str(each) for each in relative), f"{row[f'{prefix}saved_ratio']:.1f}"]
 
     lines = []
     for row in rows:

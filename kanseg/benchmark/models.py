@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kanseg.benchmark.measure import Setting, Step, interleaved, ratio, saved_bytes
+from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, saved_bytes
 from kanseg.benchmark.original import MODELS as COUNTERPARTS
 from kanseg.benchmark.original import Counterpart, Original, forget
 from kanseg.benchmark.report import answer, is_met, limits, markdown
@@ -27,11 +27,11 @@ REACH_TIME, REACH_SAVED, REACH_SAVED_BSPLINE = 0.5, 1 / 3, 1 / 10
 WIDEST = 512
 HEADER = ["model", "basis", "options", "width", "parameters", "step ms", "saved MiB"]
 HEADER_ORIGINAL = ["time", "saved", "reach", "met"]
-EXPLAINED = """step ms: forward in training mode, cross-entropy, backward to all parameters. saved MiB: kept for backward, every storage once, parameters left
-out. options: full - inner_channels=None, base_activation="silu", stem=None; default - as create_model builds it."""
-EXPLAINED_ORIGINAL = """ With a counterpart in torch-conv-kan: full has its topology and width, default
-the width that comes nearest to its parameters; time and saved are as shares of torch-conv-kan's (median of the rounds ± half the distance
-between the quartiles), reach is what is aimed at for both."""
+EXPLAINED = """step ms: forward in training mode, cross-entropy, backward to all parameters. saved MiB: kept for backward, every storage once, parameters
+left out. options: full - inner_channels=None, base_activation="silu", stem=None; default - as create_model builds it."""
+EXPLAINED_ORIGINAL = """
+With a counterpart in torch-conv-kan: full has its topology and width, default the width that comes nearest to its parameters; time and saved
+are shares of torch-conv-kan's (median of the rounds ± half the distance between the quartiles), reach is what is aimed at for both."""
 Row = dict[str, object]
 
 
@@ -168,8 +168,8 @@ def model_table(rows: Sequence[Row], original: bool) -> str:
         line = [str(row["model"]), str(row["basis"]), label, str(row["width"] or "-"), f"{row['parameters']:,}"]
         line += [f"{row['milliseconds']:.4g}", f"{row['saved_mib']:.1f}"]
         if original and "time_ratio" in row:
-            line += [f"{row['time_ratio']:.2f} ± {row['time_spread']:.2f}", f"{row['saved_ratio']:.2f}", limits(row["reach"]), answer(row["met"])]
+            line += [str(Ratio(row["time_ratio"], row["time_spread"])), f"{row['saved_ratio']:.2f}", limits(row["reach"]), answer(row["met"])]
         elif original:
             line += ["-"] * len(HEADER_ORIGINAL)
         lines.append(line)
-    return markdown([*HEADER, *(HEADER_ORIGINAL if original else [])], lines)
+    return markdown([*HEADER, *(HEADER_ORIGINAL if original else [])], lines, text=3)

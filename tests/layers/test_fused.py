@@ -105,11 +105,11 @@ def saved_bytes(layer, x):
 
 def test_the_values_exist_for_a_few_samples_only(monkeypatch):
     monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 2 * 4 * 8 * 36 * 4)
-    expansion = fused.Expansion(
-        torch.randn(5, 4, 6, 6), create_basis("bspline", 4), Convolution((1, 1), (1, 1), (1, 1), 1), torch.randn(3, 32, 3, 3), None, torch.float32
-    )
+    expansion = fused.Expansion(torch.randn(5, 4, 6, 6), create_basis("bspline", 4), Convolution((1, 1), (1, 1), (1, 1), 1), torch.randn(3, 32, 3, 3), None, torch.float32)
     assert [part.stop - part.start for part in expansion.parts] == [2, 2, 1]
     assert expansion.buffer.shape == (2, 4 * 8, 6, 6)
+
+
 
 
 @functions
