@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import BASES
-from kanseg.benchmark.measure import DTYPES, Ratio, Setting, Step, interleaved, ratio, saved_bytes
+from kanseg.benchmark.measure import DTYPES, Ratio, Setting, Step, interleaved, ratio, saved_bytes, trained
 from kanseg.benchmark.original import LAYERS as ORIGINAL_LAYERS
 from kanseg.benchmark.original import Original, forget
 from kanseg.benchmark.report import answer, is_met, limits, markdown
@@ -85,7 +85,7 @@ class Candidate(NamedTuple):
             return lambda: _forward(module, x, setting)
         with setting.autocast():
             upstream = torch.randn_like(module(x))
-        wanted = [x, *module.parameters()]
+        wanted = [x, *trained(module)]
 
         def both() -> None:
             with setting.autocast():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanseg.errors import InputError
 
@@ -122,3 +122,8 @@ def saved_bytes(function: Step, own: Iterable[Tensor] = ()) -> int:
         held = function()  # while it is held its graph is, and no address is given out twice
     del held
     return sum(kept.values())
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Its parameters that get gradients, without frozen ones."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

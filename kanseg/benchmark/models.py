@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, saved_bytes
+from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, saved_bytes, trained
 from kanseg.benchmark.original import MODELS as COUNTERPARTS
 from kanseg.benchmark.original import Counterpart, Original, forget
 from kanseg.benchmark.report import answer, is_met, limits, markdown
@@ -57,7 +57,7 @@ class Arm(NamedTuple):
 
     def step(self, setting: Setting, x: Tensor, labels: Tensor) -> Step:
         """Forward, loss, and backward to all parameters."""
-        module, parameters = self.module.train(), list(self.module.parameters())
+        module, parameters = self.module.train(), trained(self.module)
 
         def step() -> None:
             torch.autograd.grad(_loss(module, setting, x, labels), parameters, allow_unused=True)
@@ -82,7 +82,7 @@ def model_rows(names: Sequence[str], bases: Sequence[str], case: ModelCase, sett
     """Rows for every network and basis: with full functions, as by default, and torch-conv-kan's where it has the same.
 
     Raises:
-        InputError: an unknown name or basis, or no size at all.
+        InputError: an unknown name or basis, or a size that the network cannot have.
     """
     for kind, known, given in (("model", list_models(), names), ("basis", list_bases(), bases)):
         unknown = [name for name in given if name not in known]
@@ -98,7 +98,7 @@ def model_rows(names: Sequence[str], bases: Sequence[str], case: ModelCase, sett
 
 def num_parameters(module: nn.Module) -> int:
     """Numbers that are trained."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in trained(module))
 
 
 def nearest_width(name: str, basis: str, wanted: int, **options: object) -> int:
@@ -145,7 +145,10 @@ def _measured(name: str, basis: str, arms: list[Arm], case: ModelCase, setting: 
 
     saved = []
     for arm in arms:
-        saved.append(arm.saved(setting, x, labels))
+        try:
+            saved.append(arm.saved(setting, x, labels))
+        except ValueError as error:  # a norm over a single value
+            raise InputError(f"{name}, {case}: {error}") from error
         tidy()
     times = list(interleaved({str(i): arm.step(setting, x, labels) for i, arm in enumerate(arms)}, setting, tidy).values())
     reach = [REACH_TIME, REACH_SAVED_BSPLINE if basis == "bspline" else REACH_SAVED]
