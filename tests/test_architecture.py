@@ -10,7 +10,23 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kanseg"
-ORDER = ["errors", "registry", "bases", "layers", "encoders", "models", "config", "data", "losses", "metrics", "checkpoint", "inference", "training", "compat"]
+ORDER = [
+    "errors",
+    "registry",
+    "bases",
+    "layers",
+    "encoders",
+    "models",
+    "config",
+    "data",
+    "losses",
+    "metrics",
+    "checkpoint",
+    "inference",
+    "training",
+    "benchmark",
+    "compat",
+]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,0 +1,129 @@
+"""The two things that are measured: how long a step takes, and what it keeps for backward."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# A shorter step is repeated until it lasts as long: clocks have a grain, and a context switch costs more than a small layer.
+SHORTEST_MS = 20.0
+WARMUP = 2
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a table is measured.
+
+    Args:
+        device: "cpu" (CPU time of the process, so that other programs on the machine do not count) or "cuda" (CUDA events).
+        dtype: "float32", or "bfloat16" or "float16" for autocast.
+        rounds: how often every candidate is measured.
+
+    Raises:
+        InputError: an unknown name, no round at all, or a device that is not there.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    rounds: int = 10
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"device must be cpu or cuda, got {self.device!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device cuda: this PyTorch sees no CUDA device; use --device cpu, or install a CUDA build and its driver")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.rounds < 1:
+            raise InputError(f"rounds must be at least 1, got {self.rounds}")
+
+    def autocast(self) -> AbstractContextManager:
+        """A new context for one step: what autocast caches must not outlive the step, as it does not in a training."""
+        return nullcontext() if self.dtype == "float32" else torch.autocast(self.device, DTYPES[self.dtype])
+
+    def milliseconds(self, step: Step, count: int) -> float:
+        """Of one of `count` steps on end."""
+        if self.device == "cpu":
+            start = time.process_time()
+            for _ in range(count):
+                step()
+            return (time.process_time() - start) * 1e3 / count
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(count):
+            step()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / count
+
+
+def interleaved(steps: Mapping[str, Step], setting: Setting, tidy: Step = lambda: None) -> dict[str, list[float]]:
+    """Milliseconds of each step in each round; the steps take turns, so that a busy machine hits all alike.
+
+    `tidy` is called after each measurement, outside the clock.
+    """
+    counts = {}
+    for name, step in steps.items():
+        for _ in range(WARMUP):
+            once = setting.milliseconds(step, 1)
+            tidy()
+        counts[name] = max(1, math.ceil(SHORTEST_MS / max(once, 0.01)))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(setting.rounds):
+        for name, step in steps.items():
+            times[name].append(setting.milliseconds(step, counts[name]))
+            tidy()
+    return times
+
+
+class Ratio(NamedTuple):
+    """Median over the rounds, and half the distance between the quartiles."""
+
+    median: float
+    spread: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ± {self.spread:.2f}"
+
+
+def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
+    """Of two candidates that took turns: each round gives a ratio. A round too short for the clock gives NaN."""
+    each = [a / b if b > 0 else math.nan for a, b in zip(times, others, strict=True)]
+    if len(each) == 1:
+        return Ratio(each[0], 0.0)
+    low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
+    return Ratio(middle, (high - low) / 2)
+
+
+def saved_bytes(function: Step, own: Iterable[Tensor] = ()) -> int:
+    """Bytes that a call keeps for backward: every storage once and whole; those of `own` (parameters, buffers) exist anyway and are left out."""
+    left_out = {tensor.untyped_storage().data_ptr() for tensor in own}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in left_out:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held = function()  # while it is held its graph is, and no address is given out twice
+    del held
+    return sum(kept.values())
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Its parameters that get gradients, without frozen ones."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,0 +1,29 @@
+import torch
+
+from kanseg.benchmark.report import answer, is_met, limits, machine_line, markdown
+
+
+def test_a_table_is_markdown_and_aligned():
+    lines = markdown(["a", "number"], [["long name", "1"], ["b", "22"]]).splitlines()
+    assert lines == ["| a         | number |", "|-----------|-------:|", "| long name |      1 |", "| b         |     22 |"]
+
+
+def test_figures_are_judged_as_they_are_printed():
+    assert is_met([(1.4049, 1.4, 2), (4.04, 4.0, 1)])
+    assert not is_met([(1.4051, 1.4, 2), (3.0, 4.0, 1)])
+    assert is_met([(9.0, None, 2), (3.0, 4.0, 1)])
+    assert is_met([(9.0, None, 2)]) is None
+    assert not is_met([(float("nan"), 1.4, 2)])
+    assert [answer(met) for met in (True, False, None)] == ["yes", "no", "-"]
+
+
+def test_limits():
+    assert limits([1.4, None, 4.0]) == "1.4 / - / 4"
+    assert limits([0.5, 1 / 3]) == "0.5 / 0.33"
+
+
+def test_the_machine_line_says_version_and_threads():
+    line = machine_line()
+    assert f"torch {torch.__version__}" in line
+    assert line.endswith("1 thread")
+    assert line.split(",")[0]

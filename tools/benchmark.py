@@ -1,0 +1,131 @@
+"""Measure time and memory, one CPU thread or a GPU:
+
+python tools/benchmark.py layers [--bases a,b] [--channels 32,64] [--size 64] [--batch 4] [--groups 1] [--share edge]
+python tools/benchmark.py models [--names ukanet_18,unet] [--bases bspline,gram] [--size 128] [--batch 2]
+
+both with [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--compile] [--rounds 10] [--json FILE] [--against FOLDER].
+Prints a table; --against FOLDER, a checkout of torch-conv-kan, measures its layers and networks in the same rounds.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from kanseg.errors import run_tool
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in words(text)]
+
+
+numbers.__name__ = "list of integers"  # what argparse calls it in an error
+
+
+def layers(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = commands.add_parser("layers", help="KAN convolutions beside the plain convolution over expanded channels", allow_abbrev=False)
+    parser.add_argument("--bases", type=words, help="comma-separated (default: all)")
+    parser.add_argument("--channels", type=numbers, default=[32, 64], help="comma-separated widths (default: 32,64)")
+    parser.add_argument("--size", type=int, default=64, help="height and width (default: 64)")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--share", default="edge", help="who shares a function (default: edge, nobody)")
+    parser.set_defaults(run=run_layers)
+    return parser
+
+
+def models(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = commands.add_parser("models", help="training steps of whole networks", allow_abbrev=False)
+    parser.add_argument("--names", type=words, default=["ukanet_18", "unet"], help="comma-separated (default: ukanet_18,unet)")
+    parser.add_argument("--bases", type=words, default=["bspline", "gram"], help="comma-separated (default: bspline,gram)")
+    parser.add_argument("--size", type=int, default=128, help="height and width (default: 128)")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.set_defaults(run=run_models)
+    return parser
+
+
+TABLES = (layers, models)  # a table is a function here that adds its subcommand, and one that measures and prints
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="TABLE", dest="table")
+    for add in TABLES:
+        table = add(commands)
+        table.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        table.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="half precision by autocast")
+        table.add_argument("--compile", action="store_true", help="measure under torch.compile as well")
+        table.add_argument("--rounds", type=int, default=10, help="how often everything is measured (default: 10)")
+        table.add_argument("--against", metavar="FOLDER", help="a checkout of torch-conv-kan to measure in the same rounds")
+        table.add_argument("--json", type=Path, help="file for all figures")
+    return parser.parse_args()
+
+
+def run_layers(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    from kanseg.bases import BASES
+    from kanseg.benchmark import LayerCase, Setting, layer_rows, layer_table
+    from kanseg.benchmark.layers import EXPLAINED
+
+    setting = Setting(arguments.device, arguments.dtype, arguments.rounds)
+    case = LayerCase(arguments.size, arguments.batch, arguments.groups, arguments.share, arguments.compile)
+    original = against(arguments)
+    rows = collect(layer_rows(arguments.bases or list(BASES), arguments.channels, case, setting, original), ("basis", "channels"))
+    print(f"{case}, {setting.dtype}, {setting.rounds} rounds.\n{EXPLAINED}\n\n{layer_table(rows, original is not None)}")
+    return rows
+
+
+def run_models(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    from kanseg.benchmark import ModelCase, Setting, model_rows, model_table
+    from kanseg.benchmark.models import EXPLAINED, EXPLAINED_ORIGINAL
+
+    setting = Setting(arguments.device, arguments.dtype, arguments.rounds)
+    case = ModelCase(arguments.size, arguments.batch, arguments.compile)
+    original = against(arguments)
+    rows = collect(model_rows(arguments.names, arguments.bases, case, setting, original), ("model", "basis", "options"))
+    explained = EXPLAINED if original is None else EXPLAINED + EXPLAINED_ORIGINAL
+    print(f"{case}, {setting.dtype}, {setting.rounds} rounds.\n{explained}\n\n{model_table(rows, original is not None)}")
+    return rows
+
+
+def against(arguments: argparse.Namespace) -> object | None:
+    from kanseg.benchmark import Original
+
+    return None if arguments.against is None else Original(arguments.against)
+
+
+def collect(rows: Iterator[dict[str, object]], shown: tuple[str, ...]) -> list[dict[str, object]]:
+    """All of them; each is announced on stderr as it comes, since a table takes minutes."""
+    found = []
+    for row in rows:
+        sys.stderr.write(f"{' '.join(str(row[key]) for key in shown)}: measured\n")
+        found.append(row)
+    return found
+
+
+def main() -> None:
+    arguments = parse()
+    import torch
+
+    from kanseg.benchmark import machine_line
+    from kanseg.config import write_text
+    from kanseg.training.log import plain
+
+    torch.set_num_threads(1)
+    run: Callable[[argparse.Namespace], list[dict[str, object]]] = arguments.run
+    rows = run(arguments)
+    machine = machine_line(arguments.device)
+    print(f"\n{machine}")
+    if arguments.json is not None:
+        given = {key: value for key, value in vars(arguments).items() if key not in ("run", "json", "against")}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(arguments.json, json.dumps(plain({"machine": machine, "arguments": given, "rows": rows}), indent=1) + "\n")
+        print(f"figures: {arguments.json}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
