@@ -11,7 +11,7 @@ from torch import Tensor
 class Contraction(Protocol):
     """A map linear in the functions' values e (B, C * K, *S) and in its weight, with the gradients of both.
 
-    `folds_constant` tells whether the first function, where it is constant, can be left out of e and added by `constant_map`.
+    `folds_constant` tells whether the first function, where it is constant, can be left out of e: `constant_map` is what it adds.
     """
 
     folds_constant: bool
@@ -43,10 +43,35 @@ class Convolution(NamedTuple):
         """What a function that is 1 everywhere adds: depends on the distance to the border only. (O, C / groups, *kernel) -> (1, O, *S')."""
         return self._over_ones().forward(weight.new_ones(1, 1, *shape[2:]), weight.sum(1, keepdim=True))
 
+    def add_constant(self, y: Tensor, weight: Tensor, shape: torch.Size) -> None:
+        """Add `constant_map` to y (B, O, *S') in place; it is computed for a small picture that has every border but one inner pixel."""
+        small, places = self._small(weight, shape)
+        added = self.constant_map(weight, small)
+        for axis, (_, place) in enumerate(places, start=2):
+            added = added.index_select(axis, place)
+        y += added.to(y.dtype)
+
     def grad_constant(self, grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+        """Gradient of the weight of `constant_map` for that of its output."""
+        small, places = self._small(weight, shape)
         summed = grad.to(weight.dtype).sum(0, keepdim=True)
-        ones = weight.new_ones(1, 1, *shape[2:])
+        for axis, (count, place) in enumerate(places, start=2):
+            summed = summed.new_zeros(*summed.shape[:axis], count, *summed.shape[axis + 1 :]).index_add(axis, place, summed)
+        ones = weight.new_ones(1, 1, *small[2:])
         return self._over_ones().grad_weight(summed, ones, weight[:, :1]).expand_as(weight)
+
+    def _small(self, weight: Tensor, shape: torch.Size) -> tuple[list[int], list[tuple[int, Tensor]]]:
+        """Shape of the small picture, and for each axis the size of its output and where in it each entry of the large output is found."""
+        small, places = [1, 1], []
+        for size, taps, stride, padding, dilation in zip(shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True):
+            reach = dilation * (taps - 1) + 1
+            outputs = (size + 2 * padding - reach) // stride + 1
+            first, last = -(-padding // stride), (size + padding - reach) // stride  # of those that touch no border, which are all alike
+            spare = max(last - first, 0)
+            place = torch.arange(outputs, device=weight.device)
+            small.append(size - spare * stride)
+            places.append((outputs - spare, torch.where(place > first, (place - spare).clamp_min(first), place)))
+        return small, places
 
     def _over_ones(self) -> Convolution:
         return self._replace(groups=1)
@@ -76,6 +101,9 @@ class Product(NamedTuple):
 
     def constant_map(self, weight: Tensor, shape: torch.Size) -> Tensor:
         return weight.sum(1)
+
+    def add_constant(self, y: Tensor, weight: Tensor, shape: torch.Size) -> None:
+        y += weight.sum(1).to(y.dtype)
 
     def grad_constant(self, grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
         return grad.to(weight.dtype).sum(0).unsqueeze(1).expand_as(weight)

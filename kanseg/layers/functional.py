@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
-from kanseg.bases.base import DOMAINS, NORMALISING_DOMAINS, Terms, at_least_float32
+from kanseg.bases.base import DOMAINS, NORMALISING_DOMAINS, at_least_float32
 from kanseg.layers.contractions import Contraction, Convolution, Mixture, Product
-from kanseg.layers.fused import Expansion, Fused
+from kanseg.layers.fused import Activated, Expansion, Fused
 
 
 def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | None = None) -> Tensor:
@@ -44,20 +44,18 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
     """conv(activation(x)), keeping only x and the weights for backward."""
-    if not isinstance(activation, _STATELESS):
+    if not isinstance(activation, _STATELESS) or x.numel() == 0 or _must_be_seen_into():
         return conv(activation(x))
     x, contraction = _contraction(x, conv)
     if contraction is None:
         return conv(activation(x))
-    return contract(x, _SingleFunction(activation), contraction, conv.weight, None)
+    return Activated.apply(activation, contraction, _precision(x), x, conv.weight, *activation.parameters())
 
 
-def contract(x: Tensor, basis: Basis | _SingleFunction, contraction: Contraction, weight: Tensor, gate: Tensor | None) -> Tensor:
+def contract(x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None) -> Tensor:
     """The contraction of all functions' values with the weight."""
-    device = x.device.type
-    half = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    dtype = torch.get_autocast_dtype(device) if half else x.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = _precision(x)
+    with torch.autocast(x.device.type, enabled=False):
         if basis.domain in NORMALISING_DOMAINS:
             x = DOMAINS[basis.domain](at_least_float32(x))
         if x.numel() == 0 or _must_be_seen_into():
@@ -75,17 +73,10 @@ def _must_be_seen_into() -> bool:
     )
 
 
-class _SingleFunction(nn.Module):
-    """An activation seen as a basis of one function, whose derivative autograd knows."""
-
-    domain, num_functions, constant_function, states_slopes = "identity", 1, None, False
-
-    def __init__(self, activation: nn.Module):
-        super().__init__()
-        self.activation = activation
-
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        yield self.activation(u), None
+def _precision(x: Tensor) -> torch.dtype:
+    """What a convolution of x computes in: that of autocast where it is on, else that of x."""
+    half = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if half else x.dtype
 
 
 _STATELESS = (nn.SiLU, nn.GELU, nn.ReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish)

@@ -16,6 +16,7 @@ from kanseg.layers.contractions import Contraction
 # on an accelerator so that there is work enough while the peak of memory stays small.
 CHUNK_BYTES = {"cpu": 4 << 20}
 CHUNK_BYTES_ACCELERATOR = 256 << 20
+FOLDED_FROM = 1 << 16
 Gradients = tuple[Tensor | None, ...]
 
 
@@ -25,8 +26,10 @@ class Expansion:
     def __init__(self, x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None, dtype: torch.dtype):
         self.x, self.basis, self.contraction, self.weight, self.gate, self.dtype = x, basis, contraction, weight, gate, dtype
         self.domain = POINTWISE_DOMAINS.get(basis.domain, POINTWISE_DOMAINS["identity"])
-        # A function that is constant needs no convolution: what it adds is known from the distance to the border.
-        folds = gate is None and contraction.folds_constant and basis.num_functions > 1
+        # A function that is constant needs no convolution: what it adds depends on the distance to the border. Finding that takes longer
+        # than it saves where x is small.
+        large = torch.compiler.is_compiling() or x.numel() >= FOLDED_FROM
+        folds = large and gate is None and contraction.folds_constant and basis.num_functions > 1
         self.folded = basis.constant_function if folds else None
         self.num_values = basis.num_functions - (self.folded is not None)
         self.kernel, self.constant_weight = weight.to(dtype), None
@@ -78,7 +81,7 @@ class Expansion:
                 y = torch.empty((len(self.x), *piece.shape[1:]), dtype=piece.dtype, device=piece.device, memory_format=memory_format(piece))
             y[part] = piece
         if self.folded is not None:
-            y += self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
+            self.contraction.add_constant(y, self.constant_weight, self.x.shape)
         return y
 
     def _filled(self, u: Tensor, part: slice) -> Tensor:
@@ -190,6 +193,37 @@ class Fused(torch.autograd.Function):
                 grad_x, grad_weight, found = expansion.gradients(grad, needs_x, needs_weight, wanted)
                 found = iter(found)
         return None, None, None, grad_x, grad_weight, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[6:])
+
+
+class Activated(torch.autograd.Function):
+    """contraction(activation(x)), keeping x and the weight; the arguments end with the parameters of the activation."""
+
+    @staticmethod
+    def forward(ctx, activation, contraction, dtype, x, weight, *parameters):  # noqa: ANN001, ANN205
+        ctx.parts = activation, contraction, dtype
+        ctx.save_for_backward(x, weight, *parameters)
+        with torch.autocast(x.device.type, enabled=False):
+            return contraction.forward(activation(x).to(dtype), weight.to(dtype))
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        activation, contraction, dtype = ctx.parts
+        x, weight, *parameters = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad[3:5]
+        twice = torch.is_grad_enabled()  # create_graph: second derivatives go through operations that autograd knows
+        grad_x = grad_weight = None
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.enable_grad():
+                inner = x if twice else x.detach().requires_grad_()
+                a = activation(inner)
+            values, kernel, grad = (a if twice else a.detach()).to(dtype), weight.to(dtype), grad.to(dtype)
+            if needs_weight:
+                grad_weight = contraction.grad_weight(grad, values, kernel).to(weight.dtype)
+            found = [None] * len(parameters)
+            if needs_x or any(ctx.needs_input_grad[5:]):
+                upstream = contraction.grad_values(grad, values, kernel).to(a.dtype)
+                grad_x, *found = torch.autograd.grad(a, [inner, *parameters], upstream, create_graph=twice, allow_unused=True)
+        return None, None, None, grad_x if needs_x else None, grad_weight, *found
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

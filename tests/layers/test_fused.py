@@ -19,6 +19,7 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 @pytest.fixture(params=[1, 1 << 30], ids=["sample by sample", "all at once"])
 def chunks(request, monkeypatch):
     monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", request.param)
+    monkeypatch.setattr(fused, "FOLDED_FROM", 0 if request.param == 1 else 1 << 30)
 
 
 def both(x, basis, conv, upstream=None):
@@ -196,6 +197,42 @@ def test_torch_func_transforms_go_through(name, options):
     _, directional = torch.func.jvp(layer, (x[0],), (tangent,))
     gradient = torch.func.grad(lambda x: (layer(x) * directional).sum())(x[0])
     torch.testing.assert_close((gradient * tangent).sum(), directional.square().sum(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(5, 1), (7, 9), (16, 31)])
+@pytest.mark.parametrize(
+    "geometry", [{"padding": 0, "kernel": 1}, {"padding": 1}, {"padding": (3, 0)}, {"padding": 4, "stride": 2}, {"padding": 2, "stride": 3}]
+)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_constant_function_adds_a_map_of_the_border(size, geometry, dilation):
+    kernel = (geometry.get("kernel", 3), 1)
+    padding = geometry["padding"] if isinstance(geometry["padding"], tuple) else (geometry["padding"], 1)
+    if size[0] + 2 * padding[0] < dilation * (kernel[0] - 1) + 1:
+        return
+    stride = (geometry.get("stride", 1), 2)
+    contraction = Convolution(stride, padding, (dilation, 1), 2)
+    weight = torch.randn(4, 3, *kernel, dtype=torch.float64, requires_grad=True)
+    shape = torch.Size((2, 6, *size))
+    expected = torch.conv2d(torch.ones(shape, dtype=torch.float64), weight, None, stride, padding, (dilation, 1), groups=2)
+    y = torch.zeros_like(expected)
+    contraction.add_constant(y, weight.detach(), shape)
+    torch.testing.assert_close(y, expected.detach())
+    torch.testing.assert_close(contraction.constant_map(weight, shape).expand_as(y), expected)
+    upstream = torch.randn_like(y)
+    torch.testing.assert_close(contraction.grad_constant(upstream, weight.detach(), shape), torch.autograd.grad(expected, weight, upstream)[0])
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.PReLU])
+def test_second_derivatives_of_the_base_branch(activation):
+    function, conv = activation().double(), nn.Conv1d(2, 2, 3, padding=1, bias=False).double()
+    x = (torch.rand(2, 2, 4, dtype=torch.float64) + 0.1).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x, w: activation_convolution(x, function, conv) * w, (x, torch.randn(2, 2, 4).double().requires_grad_()))
+
+
+def test_a_mirrored_border_under_torch_func():
+    layer = KANConv2d(2, 3, 3, padding=1, padding_mode="reflect", basis="gram", norm=None)
+    x = torch.randn(4, 2, 2, 6, 6)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([layer(each) for each in x]))
 
 
 def test_a_frozen_input_or_weight_gets_no_gradient():
