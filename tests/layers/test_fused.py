@@ -190,6 +190,18 @@ def test_exported_programs_compute_the_same(name, options):
 
 
 @functions
+def test_onnx_computes_the_same(name, options, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra 'export'")
+    pytest.importorskip("onnxscript", reason="the extra 'export'")
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, **options).eval()
+    x = torch.randn(2, 4, 8, 8)
+    torch.onnx.export(layer, (x,), tmp_path / "layer.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "layer.onnx")
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), layer(x).detach(), rtol=1e-3, atol=1e-4)
+
+
+@functions
 def test_torch_func_transforms_go_through(name, options):
     layer = KANConv2d(2, 3, 3, padding=1, basis=name, norm=None, **options).eval()
     x, tangent = torch.randn(4, 2, 2, 6, 6), torch.randn(2, 2, 6, 6)
