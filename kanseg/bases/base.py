@@ -72,6 +72,8 @@ class Basis(nn.Module, ABC):
     constant_function: int | None = None
     # Whether `terms` gives derivatives when asked.
     states_slopes = True
+    # Whether `parameter_gradients` is stated too; without it a basis with parameters goes through autograd.
+    states_parameters = False
     # Whether the functions stand on a grid that can follow the data.
     has_grid = False
 
@@ -90,6 +92,10 @@ class Basis(nn.Module, ABC):
         Both are of the shape of u or broadcast to it; the derivative is None unless `slopes` asks for it. This is all
         that a family states.
         """
+
+    def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> list[Tensor]:
+        """Gradient of column j of each of the family's own parameters (C, K), for weighted = (gradient of value j) * (derivative of j at u)."""
+        raise NotImplementedError
 
     def functions(self, u: Tensor) -> Tensor:
         """Values of all K functions at the mapped input: (B, C, *S) -> (B, C, K, *S)."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least
+from kanseg.bases.base import BASES, check_at_least
+from kanseg.bases.located import Located, Wave
 
 
 @BASES.register("relu")
-class ReLUBumps(Basis):
+class ReLUBumps(Located):
     """[relu(e_i - u) relu(u - s_i)]^2 * 16 / (e_i - s_i)^4: bumps of height 1 between s_i and e_i (Qiu 2024, arXiv:2406.02075).
 
-    s_i = (i - k) / g and e_i = s_i + (k + 1) / g, i = 0..g + k - 1; K = g + k. They are trained per channel as the start s_i and
-    the logarithm of the width, so that e_i > s_i always.
+    s_i = (i - k) / g and e_i = s_i + (k + 1) / g, i = 0..g + k - 1; K = g + k. They are trained per channel as the start s_i
+    (`location`) and the logarithm of the width (`log_scale`), so that e_i > s_i always.
 
     Args:
         channels: C.
@@ -26,20 +27,11 @@ class ReLUBumps(Basis):
     def __init__(self, channels: int, *, grid_size: int = 5, order: int = 3, trainable: bool = True, domain: str = "sigmoid"):
         check_at_least("grid_size", grid_size, 1)
         check_at_least("order", order, 0)
-        super().__init__(channels, grid_size + order, domain)
-        start = (torch.arange(self.num_functions, dtype=torch.float64) - order) / grid_size
+        start = (torch.arange(grid_size + order, dtype=torch.float64) - order) / grid_size
         width = torch.full_like(start, (order + 1) / grid_size)
-        self.start = self._held(start, trainable)
-        self.log_width = self._held(width.log(), trainable)
+        super().__init__(channels, start, width, domain, trainable=trainable)
 
-    def _held(self, values: Tensor, trainable: bool) -> Tensor:
-        per_channel = values.to(torch.get_default_dtype()).repeat(self.channels, 1)
-        return nn.Parameter(per_channel) if trainable else nn.Buffer(per_channel)
-
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        # In t = (u - s) / (e - s) the bump is 16 (t (1 - t))^2 on [0, 1]: no fourth power of a small width.
-        for start, log_width in zip(self.start.unbind(1), self.log_width.unbind(1), strict=True):
-            rate = torch.exp(-aligned(log_width, u))
-            t = (u - aligned(start, u)) * rate
-            root = torch.relu(t) * torch.relu(1 - t)
-            yield 16 * root.square(), 32 * rate * root * (1 - 2 * t) if slopes else None
+    def mother(self, t: Tensor) -> Wave:
+        # t = (u - s) / (e - s) runs from 0 to 1 on the bump: no fourth power of a small width.
+        root = torch.relu(t) * torch.relu(1 - t)
+        return 16 * root.square(), lambda: 32 * root * (1 - 2 * t)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from math import pi, sqrt
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least
-
-Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the derivative
+from kanseg.bases.base import BASES, check_at_least
+from kanseg.bases.located import Located, Wave
 
 
 def sinc(x: Tensor) -> Wave:
@@ -31,9 +30,9 @@ def sinc(x: Tensor) -> Wave:
 
 def mexican_hat(t: Tensor) -> Wave:
     """2 / (sqrt(3) pi^(1/4)) (1 - t^2) exp(-t^2 / 2), the Ricker wavelet."""
-    square = t * t
-    bell = torch.exp(square * -0.5) * (2 / (sqrt(3) * pi**0.25))
-    return (1 - square) * bell, lambda: (square - 3) * t * bell
+    fall = (t * t).mul_(-0.5)
+    bell = torch.exp(fall) * (2 / (sqrt(3) * pi**0.25))
+    return torch.addcmul(bell, fall, bell, value=2), lambda: (-2 * fall - 3).mul_(t).mul_(bell)
 
 
 def morlet(t: Tensor) -> Wave:
@@ -87,7 +86,7 @@ WAVELETS: dict[str, Callable[[Tensor], Wave]] = {
 
 
 @BASES.register("wavelet")
-class Wavelet(Basis):
+class Wavelet(Located):
     """psi((u - t_j) / s_j) with K learned pairs (t_j, s_j) per channel (Bozorgasl and Chen 2024, arXiv:2405.12832).
 
     Args:
@@ -101,14 +100,9 @@ class Wavelet(Basis):
         check_at_least("num_wavelets", num_wavelets, 1)
         if wavelet not in WAVELETS:
             raise ValueError(f"unknown wavelet {wavelet!r} (known: {', '.join(WAVELETS)})")
-        super().__init__(channels, num_wavelets, domain)
+        start = torch.linspace(-1, 1, num_wavelets, dtype=torch.float64) if num_wavelets > 1 else torch.zeros(1, dtype=torch.float64)
+        super().__init__(channels, start, torch.ones_like(start), domain)
         self.wavelet = wavelet
-        start = torch.linspace(-1, 1, num_wavelets) if num_wavelets > 1 else torch.zeros(1)
-        self.translation = nn.Parameter(start.repeat(channels, 1))
-        self.log_scale = nn.Parameter(torch.zeros(channels, num_wavelets))
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        for translation, log_scale in zip(self.translation.unbind(1), self.log_scale.unbind(1), strict=True):
-            rate = torch.exp(-aligned(log_scale, u))
-            value, slope = WAVELETS[self.wavelet]((u - aligned(translation, u)) * rate)
-            yield value, slope() * rate if slopes else None
+    def mother(self, t: Tensor) -> Wave:
+        return WAVELETS[self.wavelet](t)

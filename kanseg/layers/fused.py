@@ -112,7 +112,7 @@ class Expansion:
         grad_x = torch.empty_like(self.x) if needs_x else None
         grad_kernel: Tensor | None = None
         grad_parameters: list[Tensor] = []
-        by_autograd = bool(parameters) or not self.basis.states_slopes
+        stated = self.basis.states_slopes and (not parameters or self.basis.states_parameters)
         for part in self.parts:
             u = self.mapped(part)
             flat = self.buffer[: len(u)]
@@ -121,7 +121,7 @@ class Expansion:
             if needs_x or parameters:
                 upstream = self.contraction.grad_values(grad[part], flat, self.kernel).unflatten(1, values.shape[1:3])
                 upstream = self.gated(upstream, part)
-            grad_u, *more = (self._by_autograd if by_autograd else self._by_slopes)(u, values, upstream, parameters)
+            grad_u, *more = (self._by_slopes if stated else self._by_autograd)(u, values, upstream, parameters)
             grad_parameters = [a + b for a, b in zip(grad_parameters, more, strict=True)] if grad_parameters else more
             if needs_x:
                 grad_x[part] = grad_u if self.domain.slope is None else grad_u.mul_(self.domain.slope(u))
@@ -132,13 +132,23 @@ class Expansion:
         return grad_x, self._whole(grad_kernel, grad), tuple(grad_parameters)
 
     def _by_slopes(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Fill `values` (B, C, K, *S) and sum up the gradient of u from the stated derivatives."""
+        """Fill `values` (B, C, K, *S) and sum up the gradients of u and of the parameters from the stated derivatives."""
         grad_u = torch.zeros_like(u)
+        own = list(self.basis.parameters()) if parameters else []
+        grads = [torch.zeros_like(parameter) for parameter in own]
         for j, (value, slope) in enumerate(self.terms(u, slopes=upstream is not None)):
             values[:, :, j] = value
-            if upstream is not None:
-                grad_u.addcmul_(upstream[:, :, j].to(u.dtype), slope)
-        return [grad_u]
+            if upstream is None:
+                continue
+            weighted = upstream[:, :, j].to(u.dtype)
+            if not grads:
+                grad_u.addcmul_(weighted, slope)
+                continue
+            weighted = weighted * slope
+            grad_u += weighted
+            for grad, column in zip(grads, self.basis.parameter_gradients(j, weighted, u), strict=True):
+                grad[:, j] = column
+        return [grad_u, *(grad for grad, parameter in zip(grads, own, strict=True) if any(parameter is p for p in parameters))]
 
     def _by_autograd(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
         """The same, and the gradients of the functions' own parameters, by a graph of this part alone."""

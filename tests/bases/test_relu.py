@@ -26,5 +26,5 @@ def test_no_standard_normal_input_is_left_without_a_function():
 
 def test_starts_and_widths_are_trained_per_channel():
     basis = ReLUBumps(3)
-    assert basis.start.shape == basis.log_width.shape == (3, 8)
+    assert basis.location.shape == basis.log_scale.shape == (3, 8)
     assert not list(ReLUBumps(3, trainable=False).parameters())
