@@ -25,11 +25,11 @@ def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | N
         conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K + j), or a `torch.nn.Linear`.
         gate: (B, C, K), factors of the functions without gradient (dropout).
     """
-    x, contraction = _contraction(x, conv)
+    u, contraction = _contraction(_normalised(x, basis), conv)
     if contraction is None:
         values = basis(x) if gate is None else basis(x) * gate.reshape(*gate.shape, *[1] * (x.dim() - 2))
         return conv(values.flatten(1, 2))
-    return contract(x, basis, contraction, conv.weight, gate)
+    return contract(u, basis, contraction, conv.weight, gate)
 
 
 def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None = None) -> Tensor:
@@ -39,7 +39,7 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
         x, basis, gate: as of `basis_convolution`.
         weight: (C, K) or (1, K).
     """
-    return contract(x, basis, Mixture(x.shape[1]), weight, gate)
+    return contract(_normalised(x, basis), basis, Mixture(x.shape[1]), weight, gate)
 
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
@@ -53,14 +53,20 @@ def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) ->
 
 
 def contract(x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None) -> Tensor:
-    """The contraction of all functions' values with the weight."""
+    """The contraction of all functions' values with the weight; a normalising domain map has been applied to x already."""
     dtype = _precision(x)
     with torch.autocast(x.device.type, enabled=False):
-        if basis.domain in NORMALISING_DOMAINS:
-            x = DOMAINS[basis.domain](at_least_float32(x))
         if x.numel() == 0 or _must_be_seen_into():
             return Expansion(x, basis, contraction, weight, gate, dtype).plain()
         return Fused.apply(basis, contraction, dtype, x, weight, gate, *basis.parameters())
+
+
+def _normalised(x: Tensor, basis: Basis) -> Tensor:
+    """x after the domain map where that is a normalisation: it needs whole samples, without the border that padding adds."""
+    if basis.domain not in NORMALISING_DOMAINS:
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        return DOMAINS[basis.domain](at_least_float32(x)).to(x.dtype)
 
 
 def _must_be_seen_into() -> bool:

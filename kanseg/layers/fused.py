@@ -230,9 +230,14 @@ class Activated(torch.autograd.Function):
             if needs_weight:
                 grad_weight = contraction.grad_weight(grad, values, kernel).to(weight.dtype)
             found = [None] * len(parameters)
-            if needs_x or any(ctx.needs_input_grad[5:]):
+            wanted = [i for i, needed in enumerate(ctx.needs_input_grad[5:]) if needed]
+            if needs_x or wanted:
                 upstream = contraction.grad_values(grad, values, kernel).to(a.dtype)
-                grad_x, *found = torch.autograd.grad(a, [inner, *parameters], upstream, create_graph=twice, allow_unused=True)
+                inputs = [t for t in (inner, *(parameters[i] for i in wanted)) if t.requires_grad]
+                grads = list(torch.autograd.grad(a, inputs, upstream, create_graph=twice, allow_unused=True))
+                grad_x = grads.pop(0) if inner.requires_grad else None
+                for i, each in zip(wanted, grads, strict=True):
+                    found[i] = each
         return None, None, None, grad_x if needs_x else None, grad_weight, *found
 
 

@@ -258,6 +258,30 @@ def test_a_frozen_input_or_weight_gets_no_gradient():
     assert x.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("frozen", ["x", "parameters", "both"])
+def test_frozen_parts_of_the_base_branch(frozen):
+    function, conv = nn.PReLU(), nn.Conv2d(2, 3, 3, bias=False)
+    function.requires_grad_(frozen == "x")
+    x = torch.randn(2, 2, 6, 6, requires_grad=frozen == "parameters")
+    y = activation_convolution(x, function, conv)
+    expected = conv(function(x))
+    inputs = [t for t in (x, conv.weight, *function.parameters()) if t.requires_grad]
+    for create_graph in (False, True):
+        ours = torch.autograd.grad(y.square().sum(), inputs, retain_graph=True, create_graph=create_graph)
+        theirs = torch.autograd.grad(expected.square().sum(), inputs, retain_graph=True)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+@pytest.mark.parametrize("domain", ["instance_norm", "layer_norm"])
+def test_a_normalising_map_does_not_see_the_border_that_padding_adds(mode, domain):
+    basis = create_basis("legendre", 2, domain=domain)
+    conv = nn.Conv2d(8, 3, 3, padding=2, padding_mode=mode, bias=False)
+    for a, b in zip(*both(torch.randn(2, 2, 5, 6), basis, conv), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_parameters_exchanged_before_backward_are_an_error_not_a_wrong_gradient():
     layer = KANConv2d(2, 3, 3, basis="wavelet")
     other = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
