@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from math import comb, factorial
 
 import torch
@@ -39,10 +40,11 @@ class BSpline(Basis):
         check_at_least("spline_order", spline_order, 0, 5)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size + spline_order, domain)
-        self.grid_size, self.spline_order = grid_size, spline_order
+        self.grid_size = self.nominal_size = grid_size  # they differ where a refined grid was widened by its tails
+        self.spline_order = spline_order
         steps = torch.arange(-spline_order, grid_size + spline_order + 1, dtype=torch.float64)
         self.register_buffer("knots", (lo + steps * (hi - lo) / grid_size).to(torch.get_default_dtype()).repeat(channels, 1))
-        self.uniform = True
+        self._seen = (self.knots, self.knots._version, True)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         if self.spline_order == 0:
@@ -56,8 +58,10 @@ class BSpline(Basis):
     def update_grid(self, samples: Tensor) -> Tensor:
         old = self._values(samples)
         samples = samples.double()
-        margin = 0.01 * (samples.amax(1) - samples.amin(1)).clamp_min(0.1)
-        lo, hi = samples.amin(1) - margin, samples.amax(1) + margin
+        lo, hi = samples.amin(1), samples.amax(1)
+        # Wide enough that float32 can tell the knots apart, also for a channel of one value far from 0.
+        margin = 0.01 * torch.maximum((hi - lo).clamp_min(0.1), torch.maximum(lo.abs(), hi.abs()))
+        lo, hi = lo - margin, hi + margin
         shares = torch.linspace(0, 1, self.grid_size + 1, dtype=torch.float64, device=samples.device)
         even = lo.unsqueeze(1) + (hi - lo).unsqueeze(1) * shares
         grid = torch.quantile(samples, shares, dim=1).T
@@ -66,14 +70,14 @@ class BSpline(Basis):
         return change_of_basis(old, self._values(samples))
 
     def check_finer(self, grid_size: int) -> None:
-        """ValueError unless `grid_size` is a multiple of the present number of intervals."""
-        if not isinstance(grid_size, int) or grid_size < self.grid_size or grid_size % self.grid_size:
-            raise ValueError(f"the new grid_size must be a multiple of the present {self.grid_size}, got {grid_size!r}")
+        """ValueError unless `grid_size` is a multiple of the present number of intervals (on the range before any widening)."""
+        if not isinstance(grid_size, int) or grid_size < self.nominal_size or grid_size % self.nominal_size:
+            raise ValueError(f"the new grid_size must be a multiple of the present {self.nominal_size}, got {grid_size!r}")
 
     @torch.no_grad()
     def refine(self, grid_size: int, *, keep_tails: bool = True) -> Tensor:
         self.check_finer(grid_size)
-        k, times = self.spline_order, grid_size // self.grid_size
+        k, times = self.spline_order, grid_size // self.nominal_size
         knots = self.knots.double()
         inside = knots if keep_tails else knots[:, k : knots.shape[1] - k]
         steps = torch.arange(times, dtype=torch.float64, device=knots.device) / times
@@ -84,6 +88,7 @@ class BSpline(Basis):
         points = (finer[:, :-1, None] + (finer[:, 1:] - finer[:, :-1])[..., None] * _INNER_POINTS.to(finer)).flatten(1)
         old = self._values(points)
         self._set_grid(grid, (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times, knots=finer if keep_tails else None)
+        self.nominal_size = grid_size
         return change_of_basis(old, self._values(points))
 
     def _values(self, samples: Tensor) -> Tensor:
@@ -97,19 +102,27 @@ class BSpline(Basis):
         if knots is None:
             beyond = step.unsqueeze(1) * torch.arange(1, k + 1, dtype=grid.dtype, device=grid.device)
             knots = torch.cat([grid[:, :1] - beyond.flip(1), grid, grid[:, -1:] + beyond], dim=1)
-        self.grid_size = grid.shape[1] - 1
+        self.grid_size = self.nominal_size = grid.shape[1] - 1
         self.num_functions = self.grid_size + k
         self.knots = knots.to(self.knots)
-        self.uniform = self._is_uniform()
 
-    def _is_uniform(self) -> bool:
-        steps = self.knots.double().diff(dim=1)
-        return bool(((steps - steps.mean(1, keepdim=True)).abs() < 1e-4 * steps.mean(1, keepdim=True)).all())
+    @property
+    def uniform(self) -> bool:
+        """Whether the knots of every channel are equally spaced; found out anew whenever they are other ones (loaded, averaged, exchanged)."""
+        knots, version, uniform = self._seen
+        unreadable = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or self.knots.is_meta
+        if unreadable or (self.knots is knots and self.knots._version == version):
+            return uniform
+        steps = self.knots.detach().double().diff(dim=1)
+        uniform = bool(((steps - steps.mean(1, keepdim=True)).abs() < 1e-4 * steps.mean(1, keepdim=True)).all())
+        self._seen = (self.knots, self.knots._version, uniform)
+        return uniform
 
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if not self.knots.is_meta:
-            self.uniform = self._is_uniform()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BSpline:
+        uniform = self.uniform
+        super()._apply(fn, recurse)
+        self._seen = (self.knots, self.knots._version, uniform)
+        return self
 
     def _closed_form(self, u: Tensor, slopes: bool) -> Terms:
         k = self.spline_order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple, Protocol
 
 import torch
@@ -123,8 +124,8 @@ class Mixture(NamedTuple):
 
     def grad_weight(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
         per_channel = (self._flat(grad) @ self._flat(e).transpose(2, 3)).sum(0).squeeze(1)
-        return per_channel if len(weight) > 1 else per_channel.sum(0, keepdim=True)
+        return per_channel if weight.shape[0] > 1 else per_channel.sum(0, keepdim=True)
 
     def _flat(self, values: Tensor) -> Tensor:
         """(B, C * K, *S) -> (B, C, K, S), also for vectors; K = 1 for (B, C, *S)."""
-        return values.reshape(len(values), self.channels, values.shape[1] // self.channels, -1)
+        return values.reshape(values.shape[0], self.channels, values.shape[1] // self.channels, prod(values.shape[2:]))

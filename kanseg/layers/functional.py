@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS, NORMALISING_DOMAINS, at_least_float32
 from kanseg.layers.contractions import Contraction, Convolution, Mixture, Product
-from kanseg.layers.fused import Activated, Expansion, Fused
+from kanseg.layers.fused import Activated, Expansion, Fused, held
 
 
 def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | None = None) -> Tensor:
@@ -25,7 +25,7 @@ def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | N
         conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K + j), or a `torch.nn.Linear`.
         gate: (B, C, K), factors of the functions without gradient (dropout).
     """
-    u, contraction = _contraction(_normalised(x, basis), conv)
+    u, contraction = (x, None) if _hooked(basis, conv) else _contraction(_normalised(x, basis), conv)
     if contraction is None:
         values = basis(x) if gate is None else basis(x) * gate.reshape(*gate.shape, *[1] * (x.dim() - 2))
         return conv(values.flatten(1, 2))
@@ -44,12 +44,12 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
     """conv(activation(x)), keeping only x and the weights for backward."""
-    if not isinstance(activation, _STATELESS) or x.numel() == 0 or _must_be_seen_into():
+    if not isinstance(activation, _STATELESS) or _hooked(activation, conv) or x.numel() == 0 or _must_be_seen_into():
         return conv(activation(x))
     x, contraction = _contraction(x, conv)
     if contraction is None:
         return conv(activation(x))
-    return Activated.apply(activation, contraction, _precision(x), x, conv.weight, *activation.parameters())
+    return Activated.apply(activation, contraction, _precision(x), x, conv.weight, *held(activation))
 
 
 def contract(x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None) -> Tensor:
@@ -58,7 +58,12 @@ def contract(x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, 
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or _must_be_seen_into():
             return Expansion(x, basis, contraction, weight, gate, dtype).plain()
-        return Fused.apply(basis, contraction, dtype, x, weight, gate, *basis.parameters())
+        return Fused.apply(basis, contraction, dtype, x, weight, gate, *held(basis))
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether someone watches or changes a module when it is called (pruning, weight norm, a look at activations): then it must be called."""
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
 
 
 def _normalised(x: Tensor, basis: Basis) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.bases.base import POINTWISE_DOMAINS, at_least_float32
@@ -107,7 +108,7 @@ class Expansion:
         return y + self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
 
     def gradients(self, grad: Tensor, needs_x: bool, needs_weight: bool, parameters: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None, Gradients]:
-        """Of x, the weight and those parameters of the basis that are given."""
+        """Of x, the weight and those parameters of the basis that are given; sums over parts are in float32 at least."""
         grad = grad.to(self.dtype)
         grad_x = torch.empty_like(self.x) if needs_x else None
         grad_kernel: Tensor | None = None
@@ -122,20 +123,22 @@ class Expansion:
                 upstream = self.contraction.grad_values(grad[part], flat, self.kernel).unflatten(1, values.shape[1:3])
                 upstream = self.gated(upstream, part)
             grad_u, *more = (self._by_slopes if stated else self._by_autograd)(u, values, upstream, parameters)
+            more = [at_least_float32(each) for each in more]
             grad_parameters = [a + b for a, b in zip(grad_parameters, more, strict=True)] if grad_parameters else more
             if needs_x:
                 grad_x[part] = grad_u if self.domain.slope is None else grad_u.mul_(self.domain.slope(u))
             if needs_weight:
                 self.gated(values, part)
-                piece = self.contraction.grad_weight(grad[part], flat, self.kernel).to(self.weight.dtype)
+                piece = at_least_float32(self.contraction.grad_weight(grad[part], flat, self.kernel))
                 grad_kernel = piece if grad_kernel is None else grad_kernel.add_(piece)
+        grad_parameters = [each.to(parameter.dtype) for each, parameter in zip(grad_parameters, parameters, strict=True)]
         return grad_x, self._whole(grad_kernel, grad), tuple(grad_parameters)
 
     def _by_slopes(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
         """Fill `values` (B, C, K, *S) and sum up the gradients of u and of the parameters from the stated derivatives."""
         grad_u = torch.zeros_like(u)
-        own = list(self.basis.parameters()) if parameters else []
-        grads = [torch.zeros_like(parameter) for parameter in own]
+        own = [getattr(owner, name) for owner, name in _places(self.basis) if name not in owner._buffers] if parameters else []
+        grads = [torch.zeros_like(parameter, dtype=u.dtype) for parameter in own]
         for j, (value, slope) in enumerate(self.terms(u, slopes=upstream is not None)):
             values[:, :, j] = value
             if upstream is None:
@@ -168,7 +171,7 @@ class Expansion:
     def _whole(self, grad_kernel: Tensor | None, grad: Tensor) -> Tensor | None:
         """The gradient of the whole weight from that of the kernel."""
         if grad_kernel is None or self.folded is None:
-            return grad_kernel
+            return grad_kernel if grad_kernel is None else grad_kernel.to(self.weight.dtype)
         whole = torch.empty_like(self.weight)
         each = whole.unflatten(1, (-1, self.basis.num_functions))
         each[:, :, 1:] = grad_kernel.unflatten(1, (-1, self.num_values))
@@ -176,24 +179,59 @@ class Expansion:
         return whole
 
 
+def held(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module, of a replica in `torch.nn.DataParallel` too."""
+    return [getattr(owner, name) for owner, name in _places(module)]
+
+
+def _places(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    places = []
+    for owner in module.modules():
+        names = [*owner._parameters, *getattr(owner, "_former_parameters", {}), *owner._buffers]
+        places += [(owner, name) for name in dict.fromkeys(names) if getattr(owner, name) is not None]
+    return places
+
+
+@contextmanager
+def holding(module: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Within it a module has the tensors that it had in forward, whatever it has now (`torch.func.functional_call`, an updated grid)."""
+    now = held(module)
+    if all(a is b for a, b in zip(now, tensors, strict=True)):
+        yield
+        return
+    try:
+        _put(module, tensors)
+        yield
+    finally:
+        _put(module, now)
+
+
+def _put(module: nn.Module, tensors: Sequence[Tensor]) -> None:
+    for (owner, name), tensor in zip(_places(module), tensors, strict=True):
+        for store in (owner._parameters, owner._buffers, owner.__dict__):
+            if name in store:
+                store[name] = tensor
+                break
+
+
 class Fused(torch.autograd.Function):
-    """Arguments as of Expansion, with the parameters of the basis; saves tensors that exist anyway."""
+    """Arguments as of Expansion, with the tensors held by the basis; saves tensors that exist anyway."""
 
     @staticmethod
-    def forward(ctx, basis, contraction, dtype, x, weight, gate, *parameters):  # noqa: ANN001, ANN205
-        ctx.parts = basis, contraction, dtype
-        ctx.save_for_backward(x, weight, gate, *parameters)
+    def forward(ctx, basis, contraction, dtype, x, weight, gate, *tensors):  # noqa: ANN001, ANN205
+        ctx.parts = basis, contraction, dtype, basis.num_functions
+        ctx.save_for_backward(x, weight, gate, *tensors)
         return Expansion(x, basis, contraction, weight, gate, dtype).contracted()
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        basis, contraction, dtype = ctx.parts
-        x, weight, gate, *parameters = ctx.saved_tensors
-        if any(saved.data_ptr() != own.data_ptr() for saved, own in zip(parameters, basis.parameters(), strict=True)):
-            raise RuntimeError(f"the parameters of {basis} were exchanged between forward and backward")
+        basis, contraction, dtype, num_functions = ctx.parts
+        x, weight, gate, *tensors = ctx.saved_tensors
+        if basis.num_functions != num_functions:
+            raise RuntimeError(f"{basis} had {num_functions} functions in forward: do not refine or raise degrees between forward and backward")
         needs_x, needs_weight = ctx.needs_input_grad[3:5]
-        wanted = [own for own, needed in zip(basis.parameters(), ctx.needs_input_grad[6:], strict=True) if needed]
-        with torch.autocast(x.device.type, enabled=False):
+        wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad[6:], strict=True) if needed]
+        with torch.autocast(x.device.type, enabled=False), holding(basis, tensors):
             expansion = Expansion(x, basis, contraction, weight, gate, dtype)
             if torch.is_grad_enabled():  # create_graph: second derivatives go through operations that autograd knows
                 inputs = [t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed] + wanted
@@ -222,7 +260,7 @@ class Activated(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[3:5]
         twice = torch.is_grad_enabled()  # create_graph: second derivatives go through operations that autograd knows
         grad_x = grad_weight = None
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), holding(activation, parameters):
             with torch.enable_grad():
                 inner = x if twice else x.detach().requires_grad_()
                 a = activation(inner)

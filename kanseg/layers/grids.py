@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
@@ -34,9 +36,13 @@ class Adaptive(ABC):
             x: a batch of inputs of the layer; the more pixels, the better the quantiles (4096 a channel are used).
 
         Raises:
-            ValueError: the basis has no grid.
+            ValueError: the basis has no grid, or x is empty or not finite.
         """
         samples = self._samples(x)
+        if samples.numel() == 0 or not torch.isfinite(samples).all():
+            raise ValueError(
+                f"a grid can follow finite inputs only, got {'none' if samples.numel() == 0 else 'NaN or infinity'} in a tensor of {tuple(x.shape)}"
+            )
         if self.share == "layer":
             samples = samples.reshape(1, -1).expand(len(samples), -1)
         self._refit(self.basis.update_grid(evenly_chosen(samples, 4096)))
@@ -47,8 +53,9 @@ class Adaptive(ABC):
 
         Args:
             grid_size: intervals on the range of the present grid, a multiple of the present number.
-            keep_tails: widen the grid by the tails of the outermost splines, so that the function stays the same everywhere. Without
-                them it stays the same on the grid only, with fewer functions.
+            keep_tails: widen the grid by the tails of the outermost splines, so that the function stays the same everywhere;
+                `basis.grid_size` then counts the intervals of the widened range (`basis.grid_limits()`), and a layer that is to load the
+                weights is built with these two. Without tails it stays the same on the grid only, with fewer functions.
 
         Raises:
             ValueError: the basis has no nested grids, or a number that is no multiple.
@@ -82,6 +89,8 @@ class Adaptive(ABC):
     def _adaptive_basis(self) -> Basis:
         if self.basis is None:
             raise ValueError("a layer with basis 'none' has no functions and no grid")
+        if any(parametrize.is_parametrized(module) or hasattr(module, "weight_orig") for module in self.children()):
+            raise ValueError("the weights are parametrized or pruned: remove that first, then change the functions")
         return self.basis
 
     def _refit(self, change: Tensor) -> None:
@@ -97,7 +106,8 @@ class Adaptive(ABC):
             taps = old[0, 0].numel()
             split = old.reshape(groups, len(old) // groups, -1, old_functions, taps)
             new = torch.einsum("gocKt,gcKL->gocLt", split, change).reshape(len(old), -1, *old.shape[2:])
-        self._set_functions_weight(nn.Parameter(new.to(self.functions_weight.dtype)))
+        weight = self.functions_weight
+        self._set_functions_weight(nn.Parameter(new.to(weight.dtype), requires_grad=weight.requires_grad))
 
 
 def evenly_chosen(samples: Tensor, count: int) -> Tensor:
@@ -107,17 +117,18 @@ def evenly_chosen(samples: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def update_grids(model: nn.Module, x: Tensor) -> None:
-    """Move the grids of all layers with grids to their inputs for x, one layer after the other, each seeing the layers before it updated."""
+    """Move the grids of all layers with grids to their inputs for x, one layer after the other, each seeing the layers before it updated.
 
-    def before(layer: Adaptive, arguments: tuple[Tensor, ...]) -> None:
-        layer.update_grid(arguments[0])
+    A layer that is used more than once follows the inputs of its first use. The model runs in evaluation mode.
+    """
+    done: set[nn.Module] = set()
 
-    hooks = [layer.register_forward_pre_hook(before) for layer in _layers_with_grids(model)]
-    try:
-        model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def update(layer: Adaptive, seen: Tensor) -> None:
+        if layer not in done:
+            done.add(layer)
+            layer.update_grid(seen)
+
+    _visit(model, x, update)
 
 
 @torch.no_grad()
@@ -135,17 +146,26 @@ def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Name of each layer with a grid -> share of its inputs, for x, outside the grid."""
     shares: dict[str, float] = {}
     names = {layer: name for name, layer in model.named_modules()}
+    _visit(model, x, lambda layer, seen: shares.__setitem__(names[layer], layer.off_grid_share(seen)))
+    return shares
 
-    def before(layer: Adaptive, arguments: tuple[Tensor, ...]) -> None:
-        shares[names[layer]] = layer.off_grid_share(arguments[0])
 
-    hooks = [layer.register_forward_pre_hook(before) for layer in _layers_with_grids(model)]
+def _visit(model: nn.Module, x: Tensor, look: Callable[[Adaptive, Tensor], None]) -> None:
+    """Run the model on x and show every layer with a grid its input before it computes."""
+
+    def before(layer: Adaptive, arguments: tuple, named: dict[str, object]) -> None:
+        look(layer, arguments[0] if arguments else named["x"])
+
+    training = {module: module.training for module in model.modules()}
+    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in _layers_with_grids(model)]
     try:
+        model.eval()
         model(x)
     finally:
         for hook in hooks:
             hook.remove()
-    return shares
+        for module, mode in training.items():
+            module.training = mode
 
 
 def _layers_with_grids(model: nn.Module) -> list[nn.Module]:

@@ -57,7 +57,7 @@ class _KANConv(Adaptive, nn.Module):
         where = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
         self.base_activation, self.base_conv = nn.Identity(), None
         if basis == "none" or base_activation is not None:
-            self.base_activation = activation_module(None if basis == "none" else base_activation)
+            self.base_activation = activation_module(None if basis == "none" else base_activation, inplace=False)
             self.base_conv = conv_class(in_channels, out_channels, groups=groups, bias=False, **where)
         self._build_functions(basis, inner_channels, basis_options, where, dtype)
         self.norm = norm_module(norm, out_channels, self.ndim)

@@ -53,7 +53,7 @@ class KANLinear(Adaptive, nn.Module):
         self.basis = self.basis_linear = self.mixture = None
         self.base_activation, self.base_linear = nn.Identity(), None
         if basis == "none" or base_activation is not None:
-            self.base_activation = activation_module(None if basis == "none" else base_activation)
+            self.base_activation = activation_module(None if basis == "none" else base_activation, inplace=False)
             self.base_linear = nn.Linear(in_features, out_features, bias=False)
         if basis != "none":
             with exact_constants(dtype):

@@ -27,12 +27,15 @@ NORMS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def activation_module(activation: str | Callable[[], nn.Module] | None) -> nn.Module:
-    """An activation by name, by a callable that makes one, or Identity for None."""
+def activation_module(activation: str | Callable[[], nn.Module] | None, *, inplace: bool = True) -> nn.Module:
+    """An activation by name, by a callable that makes one, or Identity for None; inplace=False where its input is needed afterwards."""
     if activation is None:
         return nn.Identity()
     if callable(activation):
-        return activation()
+        made = activation()
+        if getattr(made, "inplace", False) and not inplace:
+            made.inplace = False
+        return made
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}{nearest(activation, ACTIVATIONS)} (known: {', '.join(ACTIVATIONS)})")
     return ACTIVATIONS[activation]()

@@ -101,7 +101,8 @@ def activations_l2(layer: nn.Module, output: Tensor) -> Tensor:
 class Penalty:
     """The sum of weighted penalties over all KAN layers of a model, of its latest forward passes in training mode.
 
-    `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected.
+    `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected. Layers inside `torch.utils.checkpoint` count with
+    use_reentrant=False only.
 
     Args:
         model: whose KANConv and KANLinear layers are watched, by forward hooks.
@@ -122,8 +123,12 @@ class Penalty:
         self._hooks = [layer.register_forward_hook(self._collect) for layer in layers if self.terms]
 
     def _collect(self, layer: nn.Module, _: tuple, output: Tensor) -> None:
-        if layer.training and torch.is_grad_enabled():
-            self._collected.append(sum(weight * term(layer, output) for term, weight in self.terms))
+        if not layer.training or not torch.is_grad_enabled():
+            return
+        value = sum(weight * term(layer, output) for term, weight in self.terms)
+        # Inside a backward pass it is checkpointing that runs the layer once more, and must see the same operations: it was counted in forward.
+        if torch._C._current_graph_task_id() == -1:
+            self._collected.append(value)
 
     def __call__(self) -> Tensor | float:
         collected, self._collected = self._collected, []

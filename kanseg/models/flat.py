@@ -25,7 +25,7 @@ class KAN(nn.Module):
 
     def __init__(self, width: Sequence[int], *, basis: str = "bspline", **options: object):
         super().__init__()
-        if len(width) < 2 or any(not isinstance(n, int) or n < 1 for n in width):
+        if len(width) < 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in width):
             raise ValueError(f"width must hold two or more positive numbers of nodes, such as [784, 5, 5, 10], got {list(width)}")
         self.width = tuple(width)
         self.layers = nn.Sequential(*(KANLinear(a, b, basis=basis, **options) for a, b in zip(width[:-1], width[1:], strict=True)))

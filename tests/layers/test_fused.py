@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from kanseg.bases import BASES, create_basis
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, fused
@@ -181,8 +182,9 @@ def test_a_compiled_layer_obeys_autocast():
 
 
 @functions
-def test_exported_programs_compute_the_same(name, options):
-    layer = KANConv2d(4, 6, 3, padding=1, basis=name, **options).eval()
+@pytest.mark.parametrize("share", ["edge", "channel", "layer"])
+def test_exported_programs_compute_the_same(name, options, share):
+    layer = KANConv2d(4, 6, 3, padding=1, basis=name, share=share, **options).eval()
     x = torch.randn(2, 4, 8, 8)
     program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}})
     other = torch.randn(3, 4, 10, 6)
@@ -282,12 +284,85 @@ def test_a_normalising_map_does_not_see_the_border_that_padding_adds(mode, domai
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_parameters_exchanged_before_backward_are_an_error_not_a_wrong_gradient():
-    layer = KANConv2d(2, 3, 3, basis="wavelet")
-    other = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
-    y = torch.func.functional_call(layer, other, (torch.randn(1, 2, 6, 6, requires_grad=True),))
-    with pytest.raises(RuntimeError, match="exchanged between forward and backward"):
+@pytest.mark.parametrize("options", [{"basis": "wavelet"}, {"basis": "gram", "learnable": True}, {"basis": "rational"}, {"base_activation": "prelu"}], ids=str)
+def test_gradients_under_functional_call_are_those_of_the_tensors_it_was_called_with(options):
+    layer, other = (KANConv2d(2, 3, 3, norm=None, dtype=torch.float64, **options) for _ in range(2))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+    tensors = {name: value.detach().clone().requires_grad_() for name, value in other.named_parameters()}
+    y = torch.func.functional_call(layer, tensors, (x,))
+    expected = other(x)
+    torch.testing.assert_close(y, expected)
+    ours = torch.autograd.grad(y.square().sum(), [x, *tensors.values()])
+    theirs = torch.autograd.grad(expected.square().sum(), [x, *other.parameters()])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+def test_a_grid_moved_before_backward_is_no_wrong_gradient(basis):
+    layer = KANLinear(2, 3, basis=basis)
+    x = torch.randn(50, 2, requires_grad=True)
+    y = layer(x)
+    (expected,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    layer.update_grid(3 * torch.randn(100, 2))
+    try:
+        (found,) = torch.autograd.grad(y.sum(), x)
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+    else:
+        torch.testing.assert_close(found, expected)
+
+
+def test_functions_refined_before_backward_are_an_error():
+    layer = KANLinear(2, 3)
+    y = layer(torch.randn(5, 2, requires_grad=True))
+    layer.refine(10)
+    with pytest.raises(RuntimeError, match="had 8 functions in forward"):
         y.sum().backward()
+
+
+def test_replicas_of_data_parallel_get_their_gradients():
+    layer = KANConv2d(2, 3, 3, basis="wavelet", norm=None)
+    replica = copy.copy(layer.basis)
+    replica.__dict__ = {**layer.basis.__dict__, "_parameters": {}, "_buffers": {}}
+    copies = {name: value.detach().clone().requires_grad_() for name, value in layer.basis.named_parameters()}
+    replica.__dict__.update(copies, _former_parameters=copies)
+    x = torch.randn(2, 2, 6, 6)
+    basis_convolution(x, replica, layer.basis_conv).square().sum().backward()
+    basis_convolution(x, layer.basis, layer.basis_conv).square().sum().backward()
+    for name, value in layer.basis.named_parameters():
+        torch.testing.assert_close(copies[name].grad, value.grad)
+
+
+@pytest.mark.parametrize("part", ["basis_conv", "base_conv", "basis", "base_activation"])
+def test_hooks_on_the_parts_are_called(part):
+    layer = KANConv2d(2, 3, 3, basis="gram")
+    called = []
+    getattr(layer, part).register_forward_hook(lambda *_: called.append(part))
+    layer(torch.randn(1, 2, 6, 6))
+    assert called == [part]
+
+
+def test_pruned_weights_are_the_ones_used():
+    layer = KANConv2d(2, 3, 3, basis="gram", base_activation=None, norm=None, activation=None)
+    prune.identity(layer.basis_conv, "weight")
+    layer.basis_conv.weight_orig.data.zero_()
+    assert (layer(torch.randn(1, 2, 6, 6)) == 0).all()
+
+
+def test_half_precision_weights_collect_their_gradient_in_float32():
+    layer = KANConv2d(2, 2, 1, norm=None, activation=None, base_activation=None).bfloat16()
+    x = torch.randn(64, 2, 192, 192).bfloat16()
+    upstream = torch.rand(64, 2, 192, 192).bfloat16()
+    layer(x).backward(upstream)
+    exact = copy.deepcopy(layer).float()
+    exact.zero_grad()
+    exact(x.float()).backward(upstream.float())
+    error = (layer.basis_conv.weight.grad.float() - exact.basis_conv.weight.grad).norm() / exact.basis_conv.weight.grad.norm()
+    assert error < 0.01
 
 
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.GELU, nn.PReLU, nn.Identity, lambda: nn.Dropout(0.0)])
@@ -331,7 +406,9 @@ def test_a_mixture_is_one_function_per_channel_or_for_all(rows, gated, chunks):
 
 def test_an_empty_batch_gives_an_empty_output():
     assert KANConv2d(2, 3, 3, padding=1, basis="gram").eval()(torch.randn(0, 2, 5, 5)).shape == (0, 3, 5, 5)
-    assert KANLinear(2, 3, basis="gram")(torch.randn(0, 2)).shape == (0, 3)
+    for share in ("edge", "channel", "layer"):
+        assert KANLinear(2, 3, basis="gram", share=share)(torch.randn(0, 2)).shape == (0, 3)
+        assert KANConv2d(2, 3, 3, basis="gram", share=share).eval()(torch.randn(0, 2, 5, 5)).shape == (0, 3, 3, 3)
 
 
 @pytest.mark.parametrize("conv", [KANConv1d, KANConv3d])

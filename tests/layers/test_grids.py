@@ -152,6 +152,61 @@ def test_an_adapted_grid_is_adapted_after_loading():
     torch.testing.assert_close(twin(x), layer(x))
 
 
+def test_grids_refine_again_and_again():
+    layer = KANLinear(2, 3, dtype=torch.float64)
+    x = torch.rand(300, 2, dtype=torch.float64) * 6 - 3
+    before = layer(x)
+    layer.refine(10)
+    layer.refine(20)
+    assert (layer(x) - before).abs().max() < 1e-9
+
+
+def test_knots_copied_past_load_state_dict_are_seen():
+    layer, twin = KANLinear(2, 2), KANLinear(2, 2)
+    layer.update_grid(torch.randn(100, 2) ** 3)
+    x = torch.randn(50, 2)
+    torch.testing.assert_close(torch.func.functional_call(twin, layer.state_dict(), (x,)), layer(x))
+    with torch.no_grad():
+        for name, value in layer.state_dict().items():
+            twin.state_dict()[name].copy_(value)
+    torch.testing.assert_close(twin(x), layer(x))
+
+
+def test_a_frozen_layer_stays_frozen():
+    layer = KANLinear(2, 2).requires_grad_(False)
+    layer.refine(10)
+    assert not any(p.requires_grad for p in layer.parameters())
+
+
+@pytest.mark.parametrize("value", [255.0, 1e5, -3e6])
+def test_a_channel_of_one_large_value_keeps_its_knots_apart(value):
+    layer = KANLinear(2, 2)
+    x = torch.randn(100, 2)
+    x[:, 1] = value
+    layer.update_grid(x)
+    assert (layer.basis.knots.diff(dim=1) > 0).all()
+    assert torch.isfinite(layer(x)).all()
+
+
+@pytest.mark.parametrize("bad", [torch.full((5, 2), float("nan")), torch.full((5, 2), float("inf")), torch.zeros(0, 2)])
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+def test_inputs_that_no_grid_can_follow_change_nothing(basis, bad):
+    layer = KANLinear(2, 2, basis=basis)
+    before = {k: v.clone() for k, v in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="finite inputs only"):
+        layer.update_grid(bad)
+    assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
+
+
+def test_looking_at_grids_leaves_the_statistics_of_norms_alone():
+    model = torch.nn.Sequential(KANConv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).train()
+    before = model[1].running_mean.clone()
+    off_grid_shares(model, torch.randn(2, 3, 8, 8))
+    assert torch.equal(model[1].running_mean, before)
+    assert model.training
+    assert model[0].training
+
+
 def test_a_whole_model_adapts_layer_by_layer():
     model = torch.nn.Sequential(KANConv2d(3, 4, 3, padding=1), KANConv2d(4, 4, 3, padding=1, basis="rbf"), KANConv2d(4, 2, 1, basis="gram")).eval()
     x = 4 * torch.randn(2, 3, 16, 16) + 3

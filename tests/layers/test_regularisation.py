@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from kanseg.layers import KANConv2d, KANLinear, NoiseInjection, Penalty
 
@@ -90,6 +91,29 @@ def test_penalties_on_outputs_are_their_means():
     expected = sum(2 * y.abs().mean() + 3 * y.square().mean() for y in (hidden, out))
     torch.testing.assert_close(penalty(), expected)
     assert penalty() == 0.0
+
+
+def test_checkpointed_layers_count_once():
+    layers = torch.nn.Sequential(KANLinear(3, 4), KANLinear(4, 2))
+    penalty = Penalty(layers, {"activations_l2": 1.0})
+    x = torch.randn(7, 3, requires_grad=True)
+    found = []
+    for _ in range(3):
+        y = checkpoint(layers, x, use_reentrant=False)
+        found.append(penalty())
+        (y.sum() + found[-1]).backward()
+    assert found[0] > 0
+    assert found[0] == found[1] == found[2]
+
+
+def test_activation_penalties_act_through_the_gradient():
+    layer = KANLinear(3, 4)
+    penalty = Penalty(layer, {"activations_l2": 2.0})
+    x = torch.randn(7, 3)
+    y = layer(x)
+    (expected,) = torch.autograd.grad(2 * y.square().mean(), layer.basis_linear.weight, retain_graph=True)
+    (found,) = torch.autograd.grad(penalty(), layer.basis_linear.weight)
+    torch.testing.assert_close(found, expected)
 
 
 def test_nothing_is_collected_in_evaluation_or_after_removal():
