@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from kanseg.errors import run_tool
+from kanseg.errors import InputError, run_tool
 
 
 def words(text: str) -> list[str]:
@@ -115,6 +115,8 @@ def main() -> None:
     from kanseg.config import write_text
     from kanseg.training.log import plain
 
+    if arguments.json is not None and (arguments.json.is_dir() or not arguments.json.parent.is_dir()):
+        raise InputError(f"--json {arguments.json}: expected a file in a folder that exists")
     torch.set_num_threads(1)
     run: Callable[[argparse.Namespace], list[dict[str, object]]] = arguments.run
     rows = run(arguments)
@@ -122,7 +124,6 @@ def main() -> None:
     print(f"\n{machine}")
     if arguments.json is not None:
         given = {key: value for key, value in vars(arguments).items() if key not in ("run", "json", "against")}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(arguments.json, json.dumps(plain({"machine": machine, "arguments": given, "rows": rows}), indent=1) + "\n")
         print(f"figures: {arguments.json}")
 

@@ -115,7 +115,9 @@ def layer_rows(bases: Sequence[str], widths: Sequence[int], case: LayerCase, set
     if unknown:
         raise InputError(f"unknown basis {unknown[0]!r} (known: {', '.join(BASES)})")
     if min(case.size, case.batch, case.groups, *widths) < 1:
-        raise InputError(f"channels, size, batch and groups must be at least 1, got {', '.join(map(str, widths))}; {case}")
+        raise InputError(f"channels, size, batch and groups must be at least 1, got channels {', '.join(map(str, widths))}; {case}")
+    if case.size * case.batch < 2:
+        raise InputError(f"a batch norm needs more than one pixel in a batch; {case}")
     for basis in bases:
         for channels in widths:
             yield from _measured(basis, channels, case, setting, original)
