@@ -95,7 +95,7 @@ class Basis(nn.Module, ABC):
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> list[Tensor]:
         """Gradient of column j of each of the family's own parameters (C, K), for weighted = (gradient of value j) * (derivative of j at u)."""
-        raise NotImplementedError
+        raise ValueError(f"{type(self).__name__} states no gradients of its parameters")
 
     def functions(self, u: Tensor) -> Tensor:
         """Values of all K functions at the mapped input: (B, C, *S) -> (B, C, K, *S)."""

@@ -16,8 +16,8 @@ def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | N
     """conv(basis(x)): (B, C, *S) -> (B, O, *S'), keeping only x and the weights for backward.
 
     The values of the functions, K times as large as x, exist for a few samples at a time. Zero padding is zero in the values:
-    outside the picture no function is active. Without grad mode, under `torch.compile`, `torch.export`, `torch.func` and forward-mode
-    differentiation the same is computed by plain operations, which those can see into; so are second derivatives.
+    outside the picture no function is active. Under `torch.compile`, `torch.export`, `torch.func` and forward-mode differentiation the
+    same is computed by plain operations, which those can see into; so are second derivatives.
 
     Args:
         x: of float64, float32, or half precision (the functions are computed in float32).

@@ -17,7 +17,7 @@ from kanseg.layers.contractions import Contraction
 # on an accelerator so that there is work enough while the peak of memory stays small.
 CHUNK_BYTES = {"cpu": 4 << 20}
 CHUNK_BYTES_ACCELERATOR = 256 << 20
-FOLDED_FROM = 1 << 16
+FOLDED_FROM = 1 << 16  # entries of x from which on a constant function is left out of the convolution
 Gradients = tuple[Tensor | None, ...]
 
 

@@ -82,8 +82,7 @@ def _share(name: str, value: float) -> float:
 @PENALTIES.register("weights_l1")
 def weights_l1(layer: nn.Module, output: Tensor) -> Tensor:
     """Mean absolute weight of the layer's functions."""
-    weight = layer.functions_weight
-    return output.new_zeros(()) if weight is None else weight.float().abs().mean()
+    return layer.functions_weight.float().abs().mean()
 
 
 @PENALTIES.register("activations_l1")
