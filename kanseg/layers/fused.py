@@ -232,13 +232,15 @@ class Fused(torch.autograd.Function):
         needs_x, needs_weight = ctx.needs_input_grad[3:5]
         wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad[6:], strict=True) if needed]
         with torch.autocast(x.device.type, enabled=False), holding(basis, tensors):
-            expansion = Expansion(x, basis, contraction, weight, gate, dtype)
-            if torch.is_grad_enabled():  # create_graph: second derivatives go through operations that autograd knows
+            twice = torch.is_grad_enabled()  # create_graph: second derivatives go through operations that autograd knows
+            if twice or torch._C._functorch.is_legacy_batchedtensor(grad):  # and so do many gradients at a time
                 inputs = [t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed] + wanted
-                found = iter(torch.autograd.grad(expansion.plain(), inputs, grad, create_graph=True, materialize_grads=True))
+                with torch.enable_grad():
+                    y = Expansion(x, basis, contraction, weight, gate, dtype).plain()
+                found = iter(torch.autograd.grad(y, inputs, grad, create_graph=twice, materialize_grads=True))
                 grad_x, grad_weight = next(found) if needs_x else None, next(found) if needs_weight else None
             else:
-                grad_x, grad_weight, found = expansion.gradients(grad, needs_x, needs_weight, wanted)
+                grad_x, grad_weight, found = Expansion(x, basis, contraction, weight, gate, dtype).gradients(grad, needs_x, needs_weight, wanted)
                 found = iter(found)
         return None, None, None, grad_x, grad_weight, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[6:])
 

@@ -45,7 +45,7 @@ class Adaptive(ABC):
             )
         if self.share == "layer":
             samples = samples.reshape(1, -1).expand(len(samples), -1)
-        self._refit(self.basis.update_grid(evenly_chosen(samples, 4096)))
+        self._refit(self._adaptive_basis().update_grid(evenly_chosen(samples, 4096)))
 
     @torch.no_grad()
     def refine(self, grid_size: int, *, keep_tails: bool = True) -> None:
@@ -84,7 +84,9 @@ class Adaptive(ABC):
 
     def _samples(self, x: Tensor) -> Tensor:
         """(C, n) of what the functions see, mapped."""
-        return self._adaptive_basis().mapped(self.functions_input(x)).transpose(0, 1).flatten(1)
+        if self.basis is None:
+            raise ValueError("a layer with basis 'none' has no functions and no grid")
+        return self.basis.mapped(self.functions_input(x)).transpose(0, 1).flatten(1)
 
     def _adaptive_basis(self) -> Basis:
         if self.basis is None:

@@ -204,6 +204,14 @@ def test_onnx_computes_the_same(name, options, tmp_path):
 
 
 @functions
+def test_many_gradients_at_a_time_are_those_one_by_one(name, options):
+    layer = KANConv2d(2, 3, 3, padding=1, basis=name, **options).eval()
+    x = torch.randn(1, 2, 5, 5)
+    one_by_one = torch.autograd.functional.jacobian(layer, x)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(layer, x, vectorize=True), one_by_one)
+
+
+@functions
 def test_torch_func_transforms_go_through(name, options):
     layer = KANConv2d(2, 3, 3, padding=1, basis=name, norm=None, **options).eval()
     x, tangent = torch.randn(4, 2, 2, 6, 6), torch.randn(2, 2, 6, 6)

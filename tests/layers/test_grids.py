@@ -1,6 +1,7 @@
 import pytest
 import torch
 from scipy.interpolate import BSpline as ScipySpline
+from torch.nn.utils import prune
 
 from kanseg.bases import create_basis
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, off_grid_shares, refine_grids, update_grids
@@ -250,3 +251,11 @@ def test_a_flat_kan_refines():
 def test_what_cannot_be_done_is_said(change, message):
     with pytest.raises(ValueError, match=message):
         change()
+
+
+def test_pruned_layer_tells_its_share_off_the_grid_but_cannot_be_refitted():
+    layer, x = KANLinear(2, 3, basis="bspline"), torch.tensor([[0.0, 2.0]])
+    prune.identity(layer.basis_linear, "weight")
+    assert layer.off_grid_share(x) == 0.5
+    with pytest.raises(ValueError, match="pruned"):
+        layer.update_grid(x)
