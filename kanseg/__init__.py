@@ -1,10 +1,10 @@
 """Segmentation networks of Kolmogorov-Arnold convolutions, and the pipeline around them."""
 
 from kanseg.errors import InputError
-from kanseg.models import create_encoder, create_model, kan, list_bases, list_encoders, list_models
+from kanseg.models import create_classifier, create_encoder, create_model, kan, list_bases, list_encoders, list_models
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "create_encoder", "create_model", "kan", "list_bases", "list_encoders", "list_models", "load"]
+__all__ = ["InputError", "create_classifier", "create_encoder", "create_model", "kan", "list_bases", "list_encoders", "list_models", "load"]
 
 
 def load(checkpoint: str, *, device: str | None = None):

@@ -74,7 +74,7 @@ class ModelConfig:
     """The network: arguments of `kanseg.create_model`.
 
     Args:
-        name: one of kanseg.list_models().
+        name: one of kanseg.list_models("segmentation").
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
         stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or options that differ.
         options: width, depth, inner_channels, degree, grid_size, norm, ...

@@ -1,5 +1,6 @@
 """Encoders: image -> feature pyramid."""
 
-from kanseg.encoders.pyramid import ENCODERS, Encoder, residual_encoder, stacked_encoder
+from kanseg.encoders.pyramid import ENCODERS, Encoder, check_size, residual_encoder, scaled, stacked_encoder
+from kanseg.encoders.stems import first_stages, shrinking_stem
 
-__all__ = ["ENCODERS", "Encoder", "residual_encoder", "stacked_encoder"]
+__all__ = ["ENCODERS", "Encoder", "check_size", "first_stages", "residual_encoder", "scaled", "shrinking_stem", "stacked_encoder"]

@@ -74,28 +74,40 @@ class ClassificationHead(nn.Sequential):
 
 
 class SegmentationModel(nn.Module):
-    """encoder -> decoder -> 1x1 convolution: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
+    """encoder -> decoder -> head: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
 
     Args:
         encoder: picture -> list of features, with `out_channels`.
         decoder: list of features -> one feature map of the picture's size, with `out_channels`.
         classes: number of logits a pixel.
+        head: what the decoder returns -> raw logits of the picture's size; a 1x1 convolution by default.
         aux_params: keyword arguments of ClassificationHead (at least `classes`), as in segmentation_models.pytorch; with them
             forward returns (masks, labels).
     """
 
-    def __init__(self, encoder: Encoder, decoder: UNetDecoder, *, classes: int, aux_params: dict[str, object] | None = None):
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: nn.Module,
+        *,
+        classes: int,
+        head: nn.Module | None = None,
+        aux_params: dict[str, object] | None = None,
+    ):
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be at least 1, got {classes}")
         _check_aux_params(aux_params)
         self.encoder = encoder
         self.decoder = decoder
-        self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1)
+        self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1) if head is None else head
         self.classification_head = None if aux_params is None else ClassificationHead(encoder.out_channels[-1], **aux_params)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a classification head."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor]:
+        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a classification head.
+
+        A network with deep supervision returns a list of masks in training, the one that counts first.
+        """
         features = self.encoder(x)
         masks = self.segmentation_head(self.decoder(features))
         if self.classification_head is None:
