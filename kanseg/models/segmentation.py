@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kanseg.encoders import Encoder
 from kanseg.layers.blocks import Block
+from kanseg.layers.nested import resize_like
 from kanseg.registry import Registry, nearest
 
 MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
@@ -24,10 +24,12 @@ class UNetDecoder(nn.Module):
         encoder_channels: channels of the pyramid, the full-size feature first.
         block: (in_channels, out_channels) -> module; called once a level.
         bottom: module on the deepest feature, or None.
+        align_corners: of the upsampling.
     """
 
-    def __init__(self, encoder_channels: Sequence[int], *, block: Block, bottom: nn.Module | None = None):
+    def __init__(self, encoder_channels: Sequence[int], *, block: Block, bottom: nn.Module | None = None, align_corners: bool = False):
         super().__init__()
+        self.align_corners = align_corners
         self.bottom = nn.Identity() if bottom is None else bottom
         pairs = zip(encoder_channels[-1:0:-1], encoder_channels[-2::-1], strict=True)
         self.blocks = nn.ModuleList(block(below + skip, skip) for below, skip in pairs)
@@ -37,8 +39,7 @@ class UNetDecoder(nn.Module):
         """[(B, C_i, H_i, W_i)] from large to small -> (B, C_0, H_0, W_0)."""
         x = self.bottom(features[-1])
         for block, skip in zip(self.blocks, features[-2::-1], strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, skip], dim=1))
+            x = block(torch.cat([resize_like(x, skip, align_corners=self.align_corners), skip], dim=1))
         return x
 
 

@@ -33,6 +33,7 @@ def ukanet(
     stem: Conv,
     width: int = 16,
     depth: int = 3,
+    align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
     """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual stage."""
@@ -46,7 +47,7 @@ def ukanet(
         return nn.Sequential(conv(in_channels, out_channels, 3, padding=1), *blocks)
 
     bottom = stage(residual, channels[-1], channels[-1], counts[-1])
-    decoder = UNetDecoder(channels, block=merge, bottom=bottom)
+    decoder = UNetDecoder(channels, block=merge, bottom=bottom, align_corners=align_corners)
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
 
 

@@ -26,6 +26,7 @@ def unet(
     depth: int = 4,
     num_convs: int = 2,
     downsample: str = "pool",
+    align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
     """`num_convs` convolutions a level on both sides (Ronneberger et al. 2015, with padding and bilinear upsampling)."""
@@ -34,5 +35,5 @@ def unet(
     def block(in_channels: int, out_channels: int) -> nn.Sequential:
         return conv_stack(conv, [in_channels, *[out_channels] * num_convs])
 
-    decoder = UNetDecoder(encoder.out_channels, block=block)
+    decoder = UNetDecoder(encoder.out_channels, block=block, align_corners=align_corners)
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
