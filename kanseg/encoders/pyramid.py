@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from kanseg.layers.blocks import Block, Conv, conv_stack, stage
+from kanseg.pretrained import _Pretrained
 from kanseg.registry import Registry
 
 ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, _Pretrained):
     """A list of stages, each halving the picture but the first: (B, C, H, W) -> depth + 1 features.
 
     Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); any H and W from 1 on.

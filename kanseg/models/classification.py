@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from kanseg.encoders import Encoder
+from kanseg.pretrained import _Pretrained
 
 Linear = Callable[[int, int], nn.Module]
 
@@ -38,7 +39,7 @@ HEADS: dict[str, Callable[..., list[nn.Module]]] = {
 }
 
 
-class ClassificationModel(nn.Module):
+class ClassificationModel(nn.Module, _Pretrained):
     """encoder -> pooling of the deepest feature -> head: (B, C, H, W) -> raw logits (B, classes), any H and W.
 
     Args:

@@ -15,6 +15,7 @@ from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import ClassificationModel
 from kanseg.models.segmentation import MODELS
+from kanseg.pretrained import BUILDERS, described
 from kanseg.registry import Registry, nearest
 
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
@@ -60,9 +61,11 @@ def create_model(
     """
     if features_only:
         return create_encoder(name, in_channels, basis=basis, stem=stem, **options)
+    arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
     if name in MODELS or name not in ENCODERS:
         build = _look_up(MODELS, name, others=ENCODERS)
-        return build(in_channels, classes, aux_params=aux_params, **_parts(build, basis, stem, options))
+        model = build(in_channels, classes, aux_params=aux_params, **_parts(build, basis, stem, options))
+        return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
     if aux_params is not None:
         raise ValueError(f"{name!r} is a classifier: aux_params belong to segmentation networks")
     return create_classifier(name, in_channels, classes, basis=basis, stem=stem, **options)
@@ -74,7 +77,8 @@ def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem
     Arguments as of `create_model`; `depth` is the number of halvings.
     """
     build = ENCODERS[name]
-    return build(in_channels, **_parts(build, basis, stem, options))
+    encoder = build(in_channels, **_parts(build, basis, stem, options))
+    return described(encoder, "encoder", {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options})
 
 
 def create_classifier(
@@ -96,7 +100,10 @@ def create_classifier(
     encoder = create_encoder(name, in_channels, basis=basis, stem=stem, **options)
     known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
     linear = partial(KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known})
-    return ClassificationModel(encoder, classes=classes, linear=linear, head=head, head_dropout=head_dropout, pool_size=pool_size)
+    top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
+    model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
+    arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **top, **options}
+    return described(model, "classifier", arguments)
 
 
 def list_models(task: str | None = None) -> list[str]:
@@ -157,3 +164,6 @@ def _conv(basis: str, options: dict[str, object], *, network_options: list[str])
             has = f"it has: {', '.join(basis_options)}" if basis_options else "it is the plain convolution"
             raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
     return kan_conv(basis=basis, **options)
+
+
+BUILDERS.update(model=create_model, classifier=create_classifier, encoder=create_encoder)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kanseg.encoders import Encoder
 from kanseg.layers.blocks import Block
 from kanseg.layers.nested import resize_like
+from kanseg.pretrained import _Pretrained
 from kanseg.registry import Registry, nearest
 
 MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
@@ -74,7 +75,7 @@ class ClassificationHead(nn.Sequential):
         super().__init__(pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes), last())
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(nn.Module, _Pretrained):
     """encoder -> decoder -> head: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
 
     Args:
