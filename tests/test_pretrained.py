@@ -1,7 +1,7 @@
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -77,9 +77,9 @@ def test_a_network_in_the_hubs_cache_is_found_without_the_hub(tmp_path):
 
 
 def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path, monkeypatch):
-    uploaded = {}
+    uploaded = []
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, folder_path, **_: uploaded.update({n: 1 for n in os.listdir(folder_path)}))
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, folder_path, **_: uploaded.extend(f.name for f in Path(folder_path).iterdir()))
     unet().push_to_hub("some/net")
     assert set(uploaded) == {"config.json", "model.safetensors", "README.md"}
 
