@@ -24,11 +24,12 @@ class ConvExperts(nn.Module):
     looks at no other one. Gates and noise start at zero, experts each with weights of their own.
 
     A training forward leaves the load-balancing loss in `balance`; `balance_loss(model)`, or `Penalty(model, {"balance": 0.01})` and
-    `training.penalty`, add it to the loss of the network. Without it a few experts tend to take all samples.
+    `training.penalty`, add it to the loss of the network. Without it a few experts tend to take all samples. With top_k=1 the gate is 1
+    whatever the logits are, and learns from the balance alone.
 
-    An expert runs on its own samples only, and its batch norm sees only these. Under `torch.compile`, `torch.export`, tracing and `torch.func`,
-    where no operation may depend on the samples, all experts run on all of them: the same function in evaluation, num_experts / top_k
-    times the work, and in training batch norms that see the whole batch.
+    An expert runs on its own samples only, and its batch norm sees only these: in training one sample of one pixel is too little for it.
+    Under `torch.compile`, `torch.export`, tracing and `torch.func`, where no operation may depend on the samples, all experts run on all
+    of them: the same function in evaluation, num_experts / top_k times the work, and in training batch norms that see the whole batch.
 
     Args:
         in_channels, out_channels, kernel_size, where: what an expert is built with (stride=, padding=, ...).
