@@ -11,6 +11,7 @@ from torch import nn
 from kanseg.bases import BASES, list_basis_options
 from kanseg.encoders import ENCODERS, Encoder
 from kanseg.layers.blocks import Conv, kan_conv
+from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import ClassificationModel
@@ -55,6 +56,7 @@ def create_model(
         options: of the network (width, depth, ...; of a classifier also head, head_dropout, pool_size), of KANConv2d (norm, activation,
             dropout, padding_mode; inner_channels, here 0.25 by default: a bottleneck of a quarter of the channels, None for full functions on
             every edge; base_activation, here "identity": activations stand between the layers already) and of the basis (degree, grid_size, ...).
+            `experts=4` makes every convolution but the stem a mixture of 4 (`ConvExperts`), of which a picture goes through `top_k=2`.
 
     Raises:
         ValueError: an unknown name or option; the message names the nearest known one.
@@ -138,10 +140,20 @@ def _parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) 
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     own = [name for name in named if name not in PARTS]
     shared = {"inner_channels": 0.25, "base_activation": "identity"} | {key: value for key, value in options.items() if key not in own}
-    conv = _conv(basis, shared, network_options=own)
+    experts, top_k = shared.pop("experts", None), shared.pop("top_k", None)
+    conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
     plain = _conv("none", {key: value for key, value in shared.items() if key in CONV_OPTIONS}, network_options=[])
-    parts = {"conv": conv, "plain": plain, "stem": _stem(stem, basis, shared, conv)}
+    parts = {"conv": _mixture(conv, experts, top_k), "plain": plain, "stem": _stem(stem, basis, shared, conv)}
     return {key: value for key, value in (parts | options).items() if key in named}
+
+
+def _mixture(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
+    """The convolution, or where `experts` is a number as many of them."""
+    if experts is None and top_k is not None:
+        raise ValueError(f"top_k={top_k} is an option of mixtures of experts: give experts, the number of convolutions, too")
+    if experts is None:
+        return conv
+    return partial(ConvExperts, conv=conv, num_experts=experts, top_k=min(2, experts) if top_k is None else top_k)
 
 
 def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv:
