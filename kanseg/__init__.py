@@ -2,9 +2,10 @@
 
 from kanseg.errors import InputError
 from kanseg.models import create_encoder, create_model, kan, list_bases, list_encoders, list_models
+from kanseg.profile import profile
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "create_encoder", "create_model", "kan", "list_bases", "list_encoders", "list_models", "load"]
+__all__ = ["InputError", "create_encoder", "create_model", "kan", "list_bases", "list_encoders", "list_models", "load", "profile"]
 
 
 def load(checkpoint: str, *, device: str | None = None):

@@ -13,8 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "kanseg"
 ORDER = [
     "errors",
     "registry",
+    "tables",
     "bases",
     "layers",
+    "counting",
+    "profile",
     "encoders",
     "models",
     "config",

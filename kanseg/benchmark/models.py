@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, saved_bytes, trained
+from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, trained
 from kanseg.benchmark.original import MODELS as COUNTERPARTS
 from kanseg.benchmark.original import Counterpart, Original, forget
-from kanseg.benchmark.report import answer, is_met, limits, markdown
+from kanseg.benchmark.report import answer, is_met, limits
+from kanseg.counting import saved_bytes
 from kanseg.errors import InputError
 from kanseg.models import create_model, list_bases, list_models
+from kanseg.tables import markdown
 
 CLASSES = 2
 # As torch-conv-kan builds its networks: a function on every edge, the base branch with its activation, the first layer as all others.

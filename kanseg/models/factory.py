@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
 
 from kanseg.bases import BASES, list_basis_options
 from kanseg.encoders import ENCODERS, Encoder
 from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.kan_conv import KANConv2d
+from kanseg.models.matching import matched
 from kanseg.models.segmentation import MODELS, SegmentationModel
 from kanseg.registry import Registry, nearest
 
@@ -18,6 +21,7 @@ CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters
 COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
 Stem = Mapping[str, object] | str | None
+Like = Mapping[str, object] | nn.Module | None
 
 
 def create_model(
@@ -28,6 +32,9 @@ def create_model(
     basis: str = "gram",
     stem: Stem = "auto",
     aux_params: dict[str, object] | None = None,
+    match: str | None = None,
+    like: Like = None,
+    match_size: Sequence[int] = (256, 256),
     **options: object,
 ) -> SegmentationModel:
     """A segmentation network by name: (B, in_channels, H, W) -> raw logits (B, classes, H, W), any H and W.
@@ -42,22 +49,42 @@ def create_model(
             {"basis": "rbf", "grid_range": [-3, 3]}.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head; the net then returns
             (masks, labels), as in segmentation_models.pytorch.
+        match: "params" or "macs": solve `width` so that the network has as many parameters, or multiply-adds for a picture of
+            `match_size`, as `like`, within 2 %.
+        like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see `kanseg.models.matching`).
+        match_size: height and width of the picture.
         options: of the network (width, depth, ...), of KANConv2d (norm, activation, dropout, padding_mode; inner_channels, here 0.25 by
             default: a bottleneck of a quarter of the channels, None for full functions on every edge; base_activation, here
             "identity": activations stand between the layers already) and of the basis (degree, grid_size, ...).
 
     Raises:
-        ValueError: an unknown name or option; the message names the nearest known one.
+        ValueError: an unknown name or option; the message names the nearest known one. A size that no width gives.
     """
+    if match is not None or like is not None:
+        given = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, "aux_params": aux_params, **options}
+        return create_model(**matched(create_model, given | {"match": match, "like": like, "match_size": match_size}))
     parts = _parts(MODELS, name, basis, stem, options)
     return MODELS[name](in_channels, classes, aux_params=aux_params, **parts)
 
 
-def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem: Stem = "auto", **options: object) -> Encoder:
+def create_encoder(
+    name: str,
+    in_channels: int = 3,
+    *,
+    basis: str = "gram",
+    stem: Stem = "auto",
+    match: str | None = None,
+    like: Like = None,
+    match_size: Sequence[int] = (256, 256),
+    **options: object,
+) -> Encoder:
     """An encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`, `.output_stride`.
 
     Arguments as of `create_model`; `depth` is the number of halvings.
     """
+    if match is not None or like is not None:
+        given = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
+        return create_encoder(**matched(create_encoder, given | {"match": match, "like": like, "match_size": match_size}))
     return ENCODERS[name](in_channels, **_parts(ENCODERS, name, basis, stem, options))
 
 
