@@ -102,7 +102,7 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
 def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Within it the model is in training mode or not; afterwards modes, running statistics and the random numbers are as before."""
     modes = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if training]
     device, _ = place(model)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -112,8 +112,8 @@ def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():
-            for buffer, version, before in buffers:
-                if buffer._version != version:
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
                     buffer.copy_(before)
 
 

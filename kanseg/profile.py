@@ -103,7 +103,7 @@ class Profile:
         return f"{table}\n\nInput {size} on {self.device}: {totals}, {memory}.\n{EXPLAINED}"
 
 
-def profile(model: nn.Module, input_size: int | Sequence[int], *, runs: int = 5) -> Profile:
+def profile(model: nn.Module, input_size: int | Sequence[int], *, runs: int = 5, training: bool = True) -> Profile:
     """Measure a network, ours or any other, where it is; afterwards it is as it was.
 
     Layers are the modules that run: KAN layers as one each (a hook inside would change what they do), others down to those without
@@ -114,6 +114,7 @@ def profile(model: nn.Module, input_size: int | Sequence[int], *, runs: int = 5)
         model: takes one tensor; what it returns does not matter.
         input_size: (C, H, W), (B, C, H, W), or the number of features of a flat net; without B the batch is 1.
         runs: how often it is timed; 0 for no times.
+        training: whether to find what training keeps in memory.
 
     Raises:
         ValueError: not a size; in training mode a norm over a single value.
@@ -128,12 +129,8 @@ def profile(model: nn.Module, input_size: int | Sequence[int], *, runs: int = 5)
         with _running(layers, rows) as running, counted(model, running.adder("contraction"), running.adder("functions")):
             model(x)
         _time(model, x, layers, rows, runs)
-    with left_as_found(model, training=True), torch.enable_grad(), _running(layers, rows) as running:
-        try:
-            saved_bytes(lambda: model(x), chain(model.parameters(), model.buffers()), running.adder("saved_bytes"))
-        except ValueError as error:
-            cure = f"; profile a larger batch or picture than {shape}" if "more than 1 value per channel" in str(error) else ""
-            raise ValueError(f"{error}{cure}") from error
+    if training:
+        _count_memory(model, x, layers, rows)
     return Profile(shape, str(device), list(rows.values()))
 
 
@@ -187,6 +184,15 @@ def _running(layers: dict[str, nn.Module], rows: dict[str, Row], clock: Callable
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _count_memory(model: nn.Module, x: Tensor, layers: dict[str, nn.Module], rows: dict[str, Row]) -> None:
+    with left_as_found(model, training=True), torch.enable_grad(), _running(layers, rows) as running:
+        try:
+            saved_bytes(lambda: model(x), chain(model.parameters(), model.buffers()), running.adder("saved_bytes"))
+        except ValueError as error:
+            cure = f"; profile a larger batch or picture than {tuple(x.shape)}" if "more than 1 value per channel" in str(error) else ""
+            raise ValueError(f"{error}{cure}") from error
 
 
 def _time(model: nn.Module, x: Tensor, layers: dict[str, nn.Module], rows: dict[str, Row], runs: int) -> None:

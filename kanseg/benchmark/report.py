@@ -1,4 +1,4 @@
-"""The line that says which machine it was, and cells that say whether a limit is met."""
+"""The line that says which machine it was, cells that say whether a limit is met, and names that are not known."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from kanseg.errors import InputError
+from kanseg.registry import nearest
 
 
 def machine_line(device: str = "cpu") -> str:
@@ -42,3 +45,10 @@ def is_met(values: Sequence[tuple[float, float | None, int]]) -> bool | None:
 def answer(met: bool | None) -> str:
     """The same as a cell of a table."""
     return {True: "yes", False: "no", None: "-"}[met]
+
+
+def check_names(kind: str, known: Sequence[str], given: Sequence[str]) -> None:
+    """InputError for the first of the given names that is not known."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise InputError(f"unknown {kind} {unknown[0]!r}{nearest(unknown[0], known)} (known: {', '.join(dict.fromkeys(known))})")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import sqrt
+from math import inf, log
 from typing import Any
 
 import torch
 from torch import nn
 
 from kanseg.bases import list_basis_options
-from kanseg.counting import multiply_adds, num_parameters
+from kanseg.counting import multiply_adds, num_parameters, place
 
 TOLERANCE = 0.02
-CLOSE = 0.002  # of the wanted size: nearer is not looked for
+CLOSE = 0.005  # of the wanted size: nearer is not looked for
 START = 16.0
-FINEST = 1 / 2048  # widths nearer to each other than this make the same network, or nearly
+FINEST = 1 / 512  # shares of a width; nearer to each other than this two widths make the same network, or nearly
 Arguments = dict[str, Any]
 Create = Callable[..., nn.Module]
 
@@ -34,41 +34,39 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
             message tells the nearest that can.
     """
     plain = dict(arguments)
-    match, like, size = (plain.pop(name, None) for name in ("match", "like", "match_size"))
+    match, like, match_size = (plain.pop(name, None) for name in ("match", "like", "match_size"))
     if match is None and like is None:
         return plain
-    if match not in ("params", "macs") or not isinstance(like, (nn.Module, Mapping)):
+    if match not in MEASURES or not isinstance(like, (nn.Module, Mapping)):
         raise ValueError(
-            f"match must be 'params' or 'macs' and like a network or a mapping of the arguments that differ, such as {{'basis': 'gram'}}; got {match!r}, {like!r:.80}"
+            f"match must be 'params' or 'macs', and like a network or a mapping of the arguments that differ, such as {{'basis': 'gram'}}; "
+            f"got match={match!r}, like={str(like)[:80]}"
         )
     if isinstance(like, nn.Module) and "width" in plain:
         raise ValueError("match solves the width: leave `width` out beside a network to be like")
-    measure = _measure(match, (1, plain["in_channels"], *_pair(size)))
+    size = MEASURES[match]
+    shape = (1, plain["in_channels"], *_pair(match_size))
     if isinstance(like, nn.Module):
-        wanted = measure(lambda: like)
+        wanted = size(like, shape)
     else:
         plain, other = _apart(plain, like)
-        wanted = measure(lambda: create(**other))
+        wanted = size(_imagined(create, other), shape)
     start = float(plain.pop("width", START))
-    width = solve_width(
-        lambda width: measure(lambda: create(**plain, width=width)), wanted, start, what={"params": "parameters", "macs": "multiply-adds"}[match]
-    )
+    width = solve_width(lambda width: size(_imagined(create, plain | {"width": width}), shape), wanted, start, what=WORDS[match])
     return plain | {"width": int(width) if width.is_integer() else width}
 
 
 def solve_width(size: Callable[[float], int], wanted: int, start: float = START, *, what: str = "") -> float:
     """The width from 1 on at which size(width), which grows, comes within 2 % of what is wanted; ValueError where none does."""
-    low, high, width = 1.0, float("inf"), max(start, 1.0)
+    low, high, width = 1.0, inf, max(start, 1.0)
     tried: dict[float, int] = {}
-    while True:
-        if width not in tried:
-            tried[width] = size(width)
+    while width not in tried:
+        tried[width] = size(width)
         if abs(tried[width] - wanted) <= CLOSE * wanted:
             break
         low, high = (width, high) if tried[width] < wanted else (low, width)
-        if high - low < FINEST or high == 1:
-            break
-        width = _between(low, high, width * sqrt(wanted / max(tried[width], 1)), tried)
+        if high - low > FINEST * low:
+            width = _between(low, high, width, wanted, tried)
     best = min(tried, key=lambda width: abs(tried[width] - wanted))
     if abs(tried[best] - wanted) <= TOLERANCE * wanted:
         return best
@@ -78,30 +76,37 @@ def solve_width(size: Callable[[float], int], wanted: int, start: float = START,
     raise ValueError(f"no width gives {wanted:,} {what} within {TOLERANCE:.0%}; the nearest that can be reached: {told}")
 
 
-def _between(low: float, high: float, guess: float, tried: Mapping[float, int]) -> float:
-    """The next width to try: by the law that sizes grow with the square of the width, else half-way."""
-    guess = round(guess, 3)
+def _between(low: float, high: float, last: float, wanted: int, tried: Mapping[float, int]) -> float:
+    """The next width to try. Sizes grow as a power of the width: with its square at first, then as between the ends that were tried."""
+    power = 2.0
+    if low in tried and high in tried:
+        power = log(tried[high] / tried[low]) / log(high / low)
+    guess = round(last * (wanted / tried[last]) ** (1 / power), 3) if power > 0 else low
     if low < guess < high and guess not in tried:
         return guess
-    if high == float("inf"):
+    if high == inf:
         return 2 * low
     return low if low not in tried else (low + high) / 2
 
 
-def _measure(match: str, shape: Sequence[int]) -> Callable[[Callable[[], nn.Module]], int]:
-    """What sizes a network that a callable builds, without its memory and without computing anything."""
+def _imagined(create: Create, arguments: Arguments) -> nn.Module:
+    """The network without its memory."""
+    with torch.device("meta"):
+        return create(**arguments)
 
-    def params(build: Callable[[], nn.Module]) -> int:
-        with torch.device("meta"):
-            return num_parameters(build())
 
-    def macs(build: Callable[[], nn.Module]) -> int:
-        from torch._subclasses import FakeTensorMode
+def _imagined_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
+    """Without computing anything where the network is imagined: fake tensors say that they are on a CPU, where autocast can be asked for."""
+    if place(model)[0].type != "meta":
+        return multiply_adds(model, shape)
+    from torch._subclasses import FakeTensorMode
 
-        with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
-            return multiply_adds(build(), shape)
+    with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
+        return multiply_adds(model.to_empty(device="cpu"), shape)
 
-    return {"params": params, "macs": macs}[match]
+
+MEASURES: dict[str, Callable[[nn.Module, Sequence[int]], int]] = {"params": lambda model, _: num_parameters(model), "macs": _imagined_multiply_adds}
+WORDS = {"params": "parameters", "macs": "multiply-adds"}
 
 
 def _apart(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments, Arguments]:
