@@ -45,12 +45,13 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
     if isinstance(like, nn.Module) and "width" in plain:
         raise ValueError("match solves the width: leave `width` out beside a network to be like")
     size = MEASURES[match]
-    shape = (1, plain["in_channels"], *_pair(match_size))
+    height, width = (256, 256) if match_size is None else match_size
+    shape = (1, plain["in_channels"], height, width)
     if isinstance(like, nn.Module):
         wanted = size(like, shape)
     else:
         plain, other = _apart(plain, like)
-        wanted = size(_imagined(create, other), shape)
+        wanted = size(_imagined(create, other), (1, other["in_channels"], height, width))
     start = float(plain.pop("width", START))
     width = solve_width(lambda width: size(_imagined(create, plain | {"width": width}), shape), wanted, start, what=WORDS[match])
     return plain | {"width": int(width) if width.is_integer() else width}
@@ -115,8 +116,3 @@ def _apart(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments, Argume
     mine, theirs = ({} if each["basis"] == "none" else set(list_basis_options(each["basis"])) for each in (given, other))
     ours = {key: value for key, value in given.items() if key in mine or key not in theirs}
     return ours, {key: value for key, value in other.items() if key in like or key in theirs or key not in mine}
-
-
-def _pair(size: Sequence[int] | None) -> tuple[int, int]:
-    height, width = (256, 256) if size is None else size
-    return height, width

@@ -50,6 +50,12 @@ def test_the_width_is_that_of_the_network_to_be_like_and_an_option_of_one_basis_
     assert num_parameters(wider) == num_parameters(kanseg.create_model("unet", basis="none", width=12, depth=2))
 
 
+def test_like_a_network_of_other_pictures():
+    like = kanseg.create_model("unet", 1, basis="none", depth=1, width=9)
+    model = kanseg.create_model("unet", basis="none", depth=1, width=9, match="macs", like={"in_channels": 1}, match_size=SIZE)
+    assert SIZES["macs"](model) == pytest.approx(multiply_adds(like, (1, 1, *SIZE)), rel=0.02)
+
+
 def test_encoders_too():
     like = kanseg.create_encoder("ukanet_18", basis="gram", depth=2)
     encoder = kanseg.create_encoder("ukanet_18", basis="none", depth=2, match="params", like={"basis": "gram"})
