@@ -3,9 +3,22 @@
 from kanseg.errors import InputError
 from kanseg.models import create_classifier, create_encoder, create_model, kan, list_bases, list_encoders, list_models
 from kanseg.pretrained import from_pretrained
+from kanseg.profile import profile
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "create_classifier", "create_encoder", "create_model", "from_pretrained", "kan", "list_bases", "list_encoders", "list_models", "load"]
+__all__ = [
+    "InputError",
+    "create_classifier",
+    "create_encoder",
+    "create_model",
+    "from_pretrained",
+    "kan",
+    "list_bases",
+    "list_encoders",
+    "list_models",
+    "load",
+    "profile",
+]
 
 
 def load(checkpoint: str, *, device: str | None = None):

@@ -20,6 +20,7 @@ from kanseg.config import Config
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
 from kanseg.models import create_model
+from kanseg.models.matching import matched
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -76,19 +77,19 @@ def save_checkpoint(
 def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
     """What a checkpoint tells about its weights, beside the config: plain JSON."""
     options = asdict(config.model)
-    reserved = {"name", "in_channels", "classes", "basis", "stem", "aux_params"} & set(options["options"])
+    reserved = {"name", "in_channels", "classes", "basis", "stem", "aux_params", "match", "like"} & set(options["options"])
     if reserved:
-        raise InputError(f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis and stem stand beside it, the others follow from the data")
+        raise InputError(
+            f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and like stand beside it, the others follow from the data"
+        )
+    given = {"name": options["name"], "in_channels": preprocess.channels, "classes": info.num_logits, "basis": options["basis"], "stem": options["stem"]}
+    try:  # the width itself, not what it was solved from: weights must fit whatever becomes of the solving
+        arguments = matched(create_model, given | {"match": options["match"], "like": options["like"], **options["options"]})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: {error}") from None
     return {
         "kanseg": 1,
-        "model": {
-            "name": options["name"],
-            "in_channels": preprocess.channels,
-            "classes": info.num_logits,
-            "basis": options["basis"],
-            "stem": options["stem"],
-            **options["options"],
-        },
+        "model": arguments,
         "labels": {"task": info.task, "classes": list(info.classes), "palette": [list(c) for c in info.colours]},
         "preprocess": asdict(preprocess),
         "tile": None if preprocess.resize else [max(side, MIN_TILE) for side in config.data.crop or (MIN_TILE, MIN_TILE)],

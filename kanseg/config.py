@@ -77,12 +77,17 @@ class ModelConfig:
         name: one of kanseg.list_models("segmentation").
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
         stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or options that differ.
+        match: "params" or "macs": solve the width for the size of `like` (so that options.width is that of `like`).
+        like: arguments in which the network to be matched differs: the control arm of an experiment with basis gram is basis none,
+            match params, like {basis: gram}.
         options: width, depth, inner_channels, degree, grid_size, norm, ...
     """
 
     name: str = "unet"
     basis: str = "gram"
     stem: Literal["auto"] | dict[str, Value] | None = "auto"
+    match: Literal["params", "macs"] | None = None
+    like: dict[str, Value] | None = None
     options: dict[str, Value] = field(default_factory=dict)
 
 

@@ -6,8 +6,10 @@ from torch import nn
 
 from kanseg.checkpoint import build_model, describe, find_fault, point_to, preprocess_from, read_description, read_weights, save_checkpoint
 from kanseg.config import Config
+from kanseg.counting import num_parameters
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
+from kanseg.layers.regularisation import kan_layers
 from kanseg.training.resume import read_training
 
 
@@ -55,3 +57,30 @@ def test_a_manifest_cannot_point_outside(tmp_path):
 def test_a_network_that_cannot_be_built_is_an_input_error():
     with pytest.raises(InputError, match="did you mean 'unet'"):
         build_model({"name": "unett"})
+
+
+def test_a_matched_width_is_written_down_as_a_number():
+    """So that weights fit whatever becomes of the solving."""
+    like = Config.from_yaml("model: {name: unet, basis: gram, options: {width: 6, depth: 2, degree: 4}}")
+    control = Config.from_yaml("model: {name: unet, basis: none, match: params, like: {basis: gram}, options: {width: 6, depth: 2, degree: 4}}")
+    labels, preprocess = LabelInfo("binary", ("a", "b")), Preprocess()
+    with torch.device("meta"):
+        sizes = [num_parameters(build_model(describe(config, labels, preprocess)["model"])) for config in (like, control)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+    arguments = describe(control, labels, preprocess)["model"]
+    assert json.loads(json.dumps(arguments)) == arguments
+    assert arguments.keys() == {"name", "in_channels", "classes", "basis", "stem", "depth", "width"}
+    assert not list(kan_layers(build_model(arguments)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{match: params}", "match must be 'params' or 'macs', and like"),
+        ("{match: params, like: {basis: gramm}}", "did you mean 'gram'"),
+        ("{options: {match: params}}", "model.options cannot hold match"),
+    ],
+)
+def test_a_match_that_cannot_be_is_an_input_error(model, message):
+    with pytest.raises(InputError, match=message):
+        describe(Config.from_yaml(f"model: {model}"), LabelInfo("binary", ("a", "b")), Preprocess())

@@ -1,9 +1,10 @@
-"""Measure time and memory, one CPU thread or a GPU:
+"""Measure time and memory, one CPU thread or a GPU, and list what every network costs:
 
 python tools/benchmark.py layers [--bases a,b] [--channels 32,64] [--size 64] [--batch 4] [--groups 1] [--share edge]
 python tools/benchmark.py models [--names ukanet_18,unet] [--bases bspline,gram] [--size 128] [--batch 2]
+python tools/benchmark.py zoo [--names ukanet_18,unet] [--bases gram] [--size 256] [--json FILE]
 
-both with [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--compile] [--rounds 10] [--json FILE] [--against FOLDER].
+the first two with [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--compile] [--rounds 10] [--json FILE] [--against FOLDER].
 Prints a table; --against FOLDER, a checkout of torch-conv-kan, measures its layers and networks in the same rounds.
 """
 
@@ -49,19 +50,34 @@ def models(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     return parser
 
 
-TABLES = (layers, models)  # a table is a function here that adds its subcommand, and one that measures and prints
+def zoo(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = commands.add_parser("zoo", help="parameters, multiply-adds and memory of every network", allow_abbrev=False)
+    parser.add_argument("--names", type=words, default=[], help="comma-separated (default: all models and encoders)")
+    parser.add_argument("--bases", type=words, default=["gram"], help="comma-separated (default: gram)")
+    parser.add_argument("--size", type=int, default=256, help="height and width (default: 256)")
+    parser.set_defaults(run=run_zoo, device="cpu")
+    return parser
+
+
+def timed(table: argparse.ArgumentParser) -> None:
+    table.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    table.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="half precision by autocast")
+    table.add_argument("--compile", action="store_true", help="measure under torch.compile as well")
+    table.add_argument("--rounds", type=int, default=10, help="how often everything is measured (default: 10)")
+    table.add_argument("--against", metavar="FOLDER", help="a checkout of torch-conv-kan to measure in the same rounds")
+
+
+TIMED = (layers, models)  # a table is a function here that adds its subcommand, and one that measures and prints
+COUNTED = (zoo,)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="TABLE", dest="table")
-    for add in TABLES:
+    for add in (*TIMED, *COUNTED):
         table = add(commands)
-        table.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-        table.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="half precision by autocast")
-        table.add_argument("--compile", action="store_true", help="measure under torch.compile as well")
-        table.add_argument("--rounds", type=int, default=10, help="how often everything is measured (default: 10)")
-        table.add_argument("--against", metavar="FOLDER", help="a checkout of torch-conv-kan to measure in the same rounds")
+        if add in TIMED:
+            timed(table)
         table.add_argument("--json", type=Path, help="file for all figures")
     return parser.parse_args()
 
@@ -89,6 +105,15 @@ def run_models(arguments: argparse.Namespace) -> list[dict[str, object]]:
     rows = collect(model_rows(arguments.names, arguments.bases, case, setting, original), ("model", "basis", "options"))
     explained = EXPLAINED if original is None else EXPLAINED + EXPLAINED_ORIGINAL
     print(f"{case}, {setting.dtype}, {setting.rounds} rounds.\n{explained}\n\n{model_table(rows, original is not None)}")
+    return rows
+
+
+def run_zoo(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    from kanseg.benchmark import zoo_rows, zoo_table
+    from kanseg.benchmark.zoo import EXPLAINED
+
+    rows = collect(zoo_rows(arguments.names, arguments.bases, arguments.size), ("network", "kind", "basis"))
+    print(f"x = (1, 3, {arguments.size}, {arguments.size}), 2 classes.\n{EXPLAINED}\n\n{zoo_table(rows)}")
     return rows
 
 

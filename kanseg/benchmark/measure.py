@@ -1,17 +1,17 @@
-"""The two things that are measured: how long a step takes, and what it keeps for backward."""
+"""How long a step takes; what it keeps for backward is `kanseg.counting.saved_bytes`."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kanseg.errors import InputError
 
@@ -105,23 +105,6 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
         return Ratio(each[0], 0.0)
     low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
     return Ratio(middle, (high - low) / 2)
-
-
-def saved_bytes(function: Step, own: Iterable[Tensor] = ()) -> int:
-    """Bytes that a call keeps for backward: every storage once and whole; those of `own` (parameters, buffers) exist anyway and are left out."""
-    left_out = {tensor.untyped_storage().data_ptr() for tensor in own}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in left_out:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = function()  # while it is held its graph is, and no address is given out twice
-    del held
-    return sum(kept.values())
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, saved_bytes, trained
+from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, trained
 from kanseg.benchmark.original import MODELS as COUNTERPARTS
 from kanseg.benchmark.original import Counterpart, Original, forget
-from kanseg.benchmark.report import answer, is_met, limits, markdown
+from kanseg.benchmark.report import answer, check_names, is_met, limits
+from kanseg.counting import saved_bytes
 from kanseg.errors import InputError
 from kanseg.models import create_model, list_bases, list_models
+from kanseg.tables import markdown
 
 CLASSES = 2
 # As torch-conv-kan builds its networks: a function on every edge, the base branch with its activation, the first layer as all others.
@@ -84,10 +86,8 @@ def model_rows(names: Sequence[str], bases: Sequence[str], case: ModelCase, sett
     Raises:
         InputError: an unknown name or basis, or a size that the network cannot have.
     """
-    for kind, known, given in (("model", list_models("segmentation"), names), ("basis", list_bases(), bases)):
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise InputError(f"unknown {kind} {unknown[0]!r} (known: {', '.join(known)})")
+    check_names("model", list_models("segmentation"), names)
+    check_names("basis", list_bases(), bases)
     if min(case.size, case.batch) < 1:
         raise InputError(f"size and batch must be at least 1, got size {case.size}, batch {case.batch}")
     for name in names:

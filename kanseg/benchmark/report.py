@@ -1,4 +1,4 @@
-"""Rows as a Markdown table that is aligned on the screen too, and the line that says which machine it was."""
+"""The line that says which machine it was, cells that say whether a limit is met, and names that are not known."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from pathlib import Path
 
 import torch
 
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:
-    """A table whose first `text` columns are words and whose others are numbers."""
-    widths = [max(3, *(len(line[i]) for line in (header, *rows))) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) if i < text else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))) + " |"
-
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if i < text else ":") for i, width in enumerate(widths)) + "|"
-    return "\n".join([line(header), rule, *(line(row) for row in rows)])
+from kanseg.errors import InputError
+from kanseg.registry import nearest
 
 
 def machine_line(device: str = "cpu") -> str:
@@ -53,3 +45,10 @@ def is_met(values: Sequence[tuple[float, float | None, int]]) -> bool | None:
 def answer(met: bool | None) -> str:
     """The same as a cell of a table."""
     return {True: "yes", False: "no", None: "-"}[met]
+
+
+def check_names(kind: str, known: Sequence[str], given: Sequence[str]) -> None:
+    """InputError for the first of the given names that is not known."""
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise InputError(f"unknown {kind} {unknown[0]!r}{nearest(unknown[0], known)} (known: {', '.join(dict.fromkeys(known))})")

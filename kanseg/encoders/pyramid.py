@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from torch import Tensor, nn
 
@@ -53,7 +54,7 @@ class Encoder(nn.Module, _Pretrained):
 
 def check_size(width: float, depth: int, *, deepest: int = 6) -> None:
     """ValueError unless width >= 1 and 1 <= depth <= deepest."""
-    if not width >= 1 or not 1 <= depth <= deepest:
+    if not 1 <= width < inf or not 1 <= depth <= deepest:
         raise ValueError(f"width must be at least 1 and depth (halvings of the picture) 1 to {deepest}, got width={width}, depth={depth}")
 
 
@@ -62,29 +63,29 @@ def scaled(width: float, multiple: float) -> int:
     return max(1, round(width * multiple))
 
 
-def residual_encoder(in_channels: int, *, stem: Conv, block: Block, num_blocks: Sequence[int], width: int, depth: int, expansion: int) -> Encoder:
-    """A 3x3 stem, then depth + 1 stages of residual blocks with width * 2^i * expansion channels (torch-conv-kan's UKANet).
+def residual_encoder(in_channels: int, *, stem: Conv, block: Block, num_blocks: Sequence[int], width: float, depth: int, expansion: int) -> Encoder:
+    """A 3x3 stem, then depth + 1 stages of residual blocks with round(width * 2^i * expansion) channels (torch-conv-kan's UKANet).
 
     `num_blocks` gives the blocks per stage; its last entry repeats for stages beyond it.
     """
     check_size(width, depth)
     counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(depth + 1)]
-    channels = [width * 2**i * expansion for i in range(depth + 1)]
-    first = nn.Sequential(stem(in_channels, width, 3, padding=1), *stage(block, width, channels[0], counts[0]))
+    channels = [scaled(width, 2**i * expansion) for i in range(depth + 1)]
+    first = nn.Sequential(stem(in_channels, scaled(width, 1), 3, padding=1), *stage(block, scaled(width, 1), channels[0], counts[0]))
     deeper = [stage(block, channels[i - 1], channels[i], counts[i], stride=2) for i in range(1, depth + 1)]
     return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)
 
 
-def stacked_encoder(in_channels: int, *, conv: Conv, stem: Conv, num_convs: int, width: int, depth: int, downsample: str) -> Encoder:
-    """Stages of `num_convs` 3x3 convolutions with width * 2^i channels (U-Net; UKAGNet with downsample="stride").
+def stacked_encoder(in_channels: int, *, conv: Conv, stem: Conv, num_convs: int, width: float, depth: int, downsample: str) -> Encoder:
+    """Stages of `num_convs` 3x3 convolutions with round(width * 2^i) channels (U-Net; UKAGNet with downsample="stride").
 
     `downsample`: "pool" puts a 2x2 maximum before a stage, "stride" gives its first convolution stride 2.
     """
     check_size(width, depth)
     if downsample not in ("pool", "stride"):
         raise ValueError(f"downsample must be 'pool' or 'stride', got {downsample!r}")
-    channels = [width * 2**i for i in range(depth + 1)]
-    first = nn.Sequential(stem(in_channels, width, 3, padding=1), *conv_stack(conv, [width] * num_convs))
+    channels = [scaled(width, 2**i) for i in range(depth + 1)]
+    first = nn.Sequential(stem(in_channels, channels[0], 3, padding=1), *conv_stack(conv, channels[:1] * num_convs))
     deeper = []
     for i in range(1, depth + 1):
         convs = conv_stack(conv, [channels[i - 1], *[channels[i]] * num_convs], stride=2 if downsample == "stride" else 1)

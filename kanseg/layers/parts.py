@@ -134,6 +134,8 @@ def init_branches(basis: Basis | None, basis_map: nn.Module | None, base_activat
 
     `mixed` tells that the map of the functions reads mixtures of them (of second moment 1), not the functions themselves.
     """
+    if next(each.weight for each in (basis_map, base_map) if each is not None).is_meta:
+        return  # nothing has a value there, and finding the moments of the functions takes most of the time
     alone = basis_map is None or base_map is None
     if basis is not None and basis_map is not None:
         init_to_variance(basis_map.weight, 1.0 if alone else BASIS_SHARE, None if mixed else basis.second_moments())
@@ -144,6 +146,8 @@ def init_branches(basis: Basis | None, basis_map: nn.Module | None, base_activat
 @torch.no_grad()
 def init_mixture(mixture: Tensor, basis: Basis) -> None:
     """Draw coefficients (C or 1, K) of functions that have second moment 1 for N(0, 1) input, all basis functions taking an equal share."""
+    if mixture.is_meta:
+        return
     values = basis.normal_values()[: len(mixture)].to(mixture.device)
     scale = values.square().mean(dim=2).sqrt()
     drawn = torch.randn_like(scale) / scale.clamp_min(1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import nn
@@ -15,6 +15,7 @@ from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import ClassificationModel
+from kanseg.models.matching import matched
 from kanseg.models.segmentation import MODELS
 from kanseg.pretrained import BUILDERS, described
 from kanseg.registry import Registry, nearest
@@ -27,6 +28,7 @@ PARTS = {"conv", "plain", "stem", "aux_params"}  # what a builder is handed: `pl
 COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
 Stem = Mapping[str, object] | str | None
+Like = Mapping[str, object] | nn.Module | None
 
 
 def create_model(
@@ -38,6 +40,9 @@ def create_model(
     stem: Stem = "auto",
     aux_params: dict[str, object] | None = None,
     features_only: bool = False,
+    match: str | None = None,
+    like: Like = None,
+    match_size: Sequence[int] = (256, 256),
     **options: object,
 ) -> nn.Module:
     """A network by name: (B, in_channels, H, W) -> raw logits, any H and W.
@@ -53,17 +58,24 @@ def create_model(
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a segmentation network, which then
             returns (masks, labels), as in segmentation_models.pytorch.
         features_only: the encoder alone, as of `create_encoder`.
+        match: "params" or "macs": solve `width` so that the network has as many parameters, or multiply-adds for a picture of
+            `match_size`, as `like`, within 2 %.
+        like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see `kanseg.models.matching`).
+        match_size: height and width of the picture.
         options: of the network (width, depth, ...; of a classifier also head, head_dropout, pool_size), of KANConv2d (norm, activation,
             dropout, padding_mode; inner_channels, here 0.25 by default: a bottleneck of a quarter of the channels, None for full functions on
             every edge; base_activation, here "identity": activations stand between the layers already) and of the basis (degree, grid_size, ...).
             `experts=4` makes every convolution but the stem a mixture of 4 (`ConvExperts`), of which a picture goes through `top_k=2`.
 
     Raises:
-        ValueError: an unknown name or option; the message names the nearest known one.
+        ValueError: an unknown name or option; the message names the nearest known one. A size that no width gives.
     """
     if features_only:
-        return create_encoder(name, in_channels, basis=basis, stem=stem, **options)
+        return create_encoder(name, in_channels, basis=basis, stem=stem, match=match, like=like, match_size=match_size, **options)
     arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
+    if match is not None or like is not None:
+        question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size}
+        return create_model(**matched(create_model, arguments | question))
     if name in MODELS or name not in ENCODERS:
         build = _look_up(MODELS, name, others=ENCODERS)
         model = build(in_channels, classes, aux_params=aux_params, **_parts(build, basis, stem, options))
@@ -73,14 +85,26 @@ def create_model(
     return create_classifier(name, in_channels, classes, basis=basis, stem=stem, **options)
 
 
-def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem: Stem = "auto", **options: object) -> Encoder:
+def create_encoder(
+    name: str,
+    in_channels: int = 3,
+    *,
+    basis: str = "gram",
+    stem: Stem = "auto",
+    match: str | None = None,
+    like: Like = None,
+    match_size: Sequence[int] = (256, 256),
+    **options: object,
+) -> Encoder:
     """An encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`, `.output_stride`.
 
     Arguments as of `create_model`; `depth` is the number of halvings.
     """
+    arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
+    if match is not None or like is not None:
+        return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size}))
     build = ENCODERS[name]
-    encoder = build(in_channels, **_parts(build, basis, stem, options))
-    return described(encoder, "encoder", {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options})
+    return described(build(in_channels, **_parts(build, basis, stem, options)), "encoder", arguments)
 
 
 def create_classifier(

@@ -18,7 +18,9 @@ VARIANTS: dict[str, tuple[type[nn.Module], Sequence[int]]] = {
 }
 
 
-def ukanet_encoder(block: type[nn.Module], num_blocks: Sequence[int], in_channels: int, *, conv: Conv, stem: Conv, width: int = 16, depth: int = 3) -> Encoder:
+def ukanet_encoder(
+    block: type[nn.Module], num_blocks: Sequence[int], in_channels: int, *, conv: Conv, stem: Conv, width: float = 16, depth: int = 3
+) -> Encoder:
     """UKANet's encoder: stem and depth + 1 residual stages."""
     return residual_encoder(in_channels, stem=stem, block=partial(block, conv=conv), num_blocks=num_blocks, width=width, depth=depth, expansion=block.expansion)
 
@@ -31,7 +33,7 @@ def ukanet(
     *,
     conv: Conv,
     stem: Conv,
-    width: int = 16,
+    width: float = 16,
     depth: int = 3,
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,

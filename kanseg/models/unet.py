@@ -22,7 +22,7 @@ MIXERS.register("focal")(FocalModulation)
 
 
 @ENCODERS.register("unet")
-def unet_encoder(in_channels: int, *, conv: Conv, stem: Conv, width: int = 16, depth: int = 4, num_convs: int = 2, downsample: str = "pool") -> Encoder:
+def unet_encoder(in_channels: int, *, conv: Conv, stem: Conv, width: float = 16, depth: int = 4, num_convs: int = 2, downsample: str = "pool") -> Encoder:
     """U-Net's contracting path: depth + 1 stages of `num_convs` convolutions."""
     return stacked_encoder(in_channels, conv=conv, stem=stem, num_convs=num_convs, width=width, depth=depth, downsample=downsample)
 
@@ -34,7 +34,7 @@ def unet(
     *,
     conv: Conv,
     stem: Conv,
-    width: int = 16,
+    width: float = 16,
     depth: int = 4,
     num_convs: int = 2,
     downsample: str = "pool",

@@ -1,40 +1,8 @@
 import pytest
 import torch
-from torch import nn
 
-from kanseg.benchmark.measure import Setting, interleaved, ratio, saved_bytes
+from kanseg.benchmark.measure import Setting, interleaved, ratio
 from kanseg.errors import InputError
-
-
-def kept(module, x):
-    return saved_bytes(lambda: module(x), module.parameters())
-
-
-@pytest.mark.parametrize(("module", "times"), [(nn.SiLU(), 1), (nn.Identity(), 0), (nn.ReLU(), 1), (nn.Conv2d(4, 4, 3), 1)], ids=str)
-def test_saved_bytes_of_known_modules(module, times):
-    x = torch.randn(2, 4, 8, 8, requires_grad=True)
-    output = module(x).numel() if isinstance(module, nn.ReLU) else x.numel()  # ReLU keeps its output
-    assert kept(module, x) == times * output * 4
-
-
-def test_a_storage_is_counted_once_and_whole():
-    whole = torch.randn(8, 100, requires_grad=True)
-    assert saved_bytes(lambda: (torch.sin(whole), torch.exp(whole[:1]).sum(), whole[2:] * whole[2:])) == whole.numel() * 4 + 100 * 4  # and the output of exp
-    first, second = nn.SiLU(), nn.SiLU()
-    assert saved_bytes(lambda: first(whole) + second(whole)) == whole.numel() * 4
-
-
-def test_parameters_and_views_of_them_are_left_out():
-    module = nn.Linear(16, 16)
-    x = torch.randn(2, 16)
-    assert saved_bytes(lambda: x @ module.weight.t()[:, :4], module.parameters()) == x.numel() * 4
-    x.requires_grad_()
-    assert saved_bytes(lambda: x @ module.weight.t()[:, :4], module.parameters()) == x.numel() * 4
-    assert saved_bytes(lambda: x @ module.weight.t()[:, :4]) == (x.numel() + module.weight.numel()) * 4
-
-
-def test_nothing_is_kept_without_gradients():
-    assert kept(nn.SiLU(), torch.randn(4)) == 0
 
 
 def test_a_ratio_is_the_median_of_the_rounds_not_that_of_the_medians():
