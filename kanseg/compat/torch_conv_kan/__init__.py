@@ -5,15 +5,16 @@ from kanseg.compat import torch_conv_kan as tck
 layer = tck.KANConv2DLayer(16, 32, 3, padding=1)  # calls as there
 layer.load_state_dict(tck.convert_state_dict(torch.load("theirs.pth"), layer))
 
-Code moves over by replacing `from kan_convs import ...`, `from kans import ...` and `from models import ...` by imports from here; a checkpoint of a network, or of a
-net built of these layers, is converted in one call, `net.load_state_dict(tck.convert_state_dict(theirs, net))`.
+Code moves over by replacing `from kan_convs import ...`, `from kans import ...` and `from models import ...` by imports from here; a checkpoint
+of a network, or of a net of your own built of these layers, is converted in one call, `net.load_state_dict(tck.convert_state_dict(theirs, net))`.
 """
 
 from kanseg.compat.torch_conv_kan import convolutions, densekanets, flat, reskanets, simple_nets, u2kanets, ukanets, vggkans
-from kanseg.compat.torch_conv_kan.convert import convert_layer, convert_state_dict
+from kanseg.compat.torch_conv_kan.convert import convert_state_dict
 from kanseg.compat.torch_conv_kan.convolutions import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.densekanets import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.flat import *  # noqa: F403 - its __all__
+from kanseg.compat.torch_conv_kan.layouts import convert_layer
 from kanseg.compat.torch_conv_kan.parts import L1
 from kanseg.compat.torch_conv_kan.reskanets import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.rounding import use_original_rounding

@@ -130,7 +130,9 @@ def _signature_parts(order: str, changes: Values) -> Values:
 _DOC = "torch-conv-kan's {name}, of {family} convolutions, on kanseg's `{net}`: the same call, the same function, weights by `convert_state_dict`.{more}"
 
 
-def builder(name: str, family: str, make: Assemble | type[_CalledNetwork], order: str, *, net: str, more: str = "", **changes: object) -> Callable[..., _LegacyNetwork]:
+def builder(
+    name: str, family: str, make: Assemble | type[_CalledNetwork], order: str, *, net: str, more: str = "", **changes: object
+) -> Callable[..., _LegacyNetwork]:
     """The function `name`; `order` are its arguments after input_channels and num_classes, `changes` defaults that differ from DEFAULTS."""
     signature = call_signature("input_channels num_classes", **_signature_parts(order, changes))
 

@@ -9,7 +9,8 @@ from torch import nn
 from kanseg.compat.torch_conv_kan.networks import SPATIAL, Names, Values, builder, convolution, fixed, own_options, pick
 from kanseg.compat.torch_conv_kan.parts import L1
 from kanseg.layers.blocks import Conv
-from kanseg.models.u2kanet import VARIANTS, u2kanet as build_u2kanet
+from kanseg.models.u2kanet import VARIANTS
+from kanseg.models.u2kanet import u2kanet as build_u2kanet
 
 
 def _nested(size: str, values: Values, conv: Conv, stem: Conv) -> tuple[nn.Module, Names]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 from torch import Tensor, nn
 
 from kanseg.compat.torch_conv_kan import flat
