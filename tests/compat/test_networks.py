@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 import warnings
 from pathlib import Path
 
@@ -230,3 +231,14 @@ def test_a_step_of_training_reaches_every_parameter(name):
     network = getattr(tck, name)(1, 2, **options)
     network(torch.randn(2, 1, 64, 64)).square().mean().backward()
     assert [k for k, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize("name", ["fast_ukanet_18", "u2kagnet_bn_small", "VGGKAGN_BN", "SimpleConvKAN"])
+def test_pickles_with_its_names(name):
+    options = {"layer_sizes": [2, 4, 4, 6], "num_classes": 3} if name == "SimpleConvKAN" else {"input_channels": 1, "num_classes": 3}
+    network = getattr(tck, name)(**options).eval()
+    again = pickle.loads(pickle.dumps(network))
+    assert type(again) is type(network)
+    assert again.original_names == network.original_names
+    x = torch.randn(1, 1, 64, 64)
+    torch.testing.assert_close(outputs(again.double(), x), outputs(network.double(), x), rtol=0, atol=0)

@@ -100,7 +100,7 @@ class _CalledNetwork(_LegacyNetwork):
     def from_pretrained(cls, folder: str | Path, **changes: object) -> _CalledNetwork:
         """The network of a folder as huggingface_hub writes it: config.json with the arguments, model.safetensors in torch-conv-kan's layout.
 
-        config.json cannot hold a class, so norm_layer is missing there; it is BatchNorm2d where the weights have running statistics, else
+        config.json cannot hold a class, so norm_layer is read off the weights: BatchNorm2d where they have running statistics, else
         InstanceNorm2d. `changes` are arguments that replace or complete the file's. Nothing is downloaded.
 
         Raises:
@@ -117,8 +117,9 @@ class _CalledNetwork(_LegacyNetwork):
             )
         state = load_file(weights)
         values = {"norm_layer": nn.BatchNorm2d if any(key.endswith("running_mean") for key in state) else nn.InstanceNorm2d}
-        values |= json.loads(config.read_text()) if config.is_file() else {}
-        model = cls(**values | changes)
+        stored = json.loads(config.read_text()) if config.is_file() else {}
+        stored.pop("norm_layer", None)  # at best the text of a class
+        model = cls(**values | stored | changes)
         model.load_state_dict(convert_state_dict(state, model))
         return model.eval()
 
