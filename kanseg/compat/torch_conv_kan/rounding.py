@@ -69,8 +69,9 @@ def use_original_rounding(module: nn.Module) -> nn.Module:
     matter: with random weights, on noise of 32x32 and 64x64 pixels, its ukacnet_18, u2kacnet_small, u2kanet_small, fast_ukanet_18 and
     fast_u2kanet_small turn an error of 1e-6 in the input into one of 0.04 to 4 in the output, and agree with another run only where each
     operation rounds alike. With groups, which are one convolution here and several there, and where conversion has padded a degree, sums differ
-    in the last bit all the same; `module.double()` then shows whether two networks are one function. It costs memory and, for KACN, good gradients at the ends of the domain. The state dict and the layers of other
-    families stay as they are.
+    in the last bit all the same; `module.double()` then shows whether two networks are one function.
+
+    It costs memory and, for KACN, good gradients at the ends of the domain. The state dict and the layers of other families stay as they are.
 
     Returns:
         `module`, changed in place.
