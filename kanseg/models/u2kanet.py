@@ -78,7 +78,12 @@ class SideOutputs(nn.Module):
     """Logits of every map at the size of the first, and a 1x1 convolution that fuses them.
 
     In training [fused, side 1, side 2, ...], for deep supervision; in evaluation fused alone. Each (B, classes, H, W), raw logits.
+
+    Attributes:
+        always_sides: all of them in evaluation too.
     """
+
+    always_sides = False
 
     def __init__(self, in_channels: list[int], classes: int):
         super().__init__()
@@ -88,7 +93,7 @@ class SideOutputs(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
         sides = [resize_like(side(x), maps[0]) for side, x in zip(self.sides, maps, strict=True)]
         fused = self.fuse(torch.cat(sides, dim=1))
-        return [fused, *sides] if self.training else fused
+        return [fused, *sides] if self.training or self.always_sides else fused
 
 
 def u2kanet(

@@ -66,6 +66,7 @@ def test_signatures_are_those_of_the_original(name):
 
 def test_every_name_is_in_the_table():
     names = {name.replace("{n}", str(n)) for name in SIGNATURES for n in (1, 2, 3)}
+    names |= {name for line in HERE.joinpath("networks_signatures.txt").read_text().splitlines() for name in line.split(": ")[0].split()}
     assert names == set(tck.__all__) - {"L1", "NoiseInjection", "convert_layer", "convert_state_dict", "use_original_rounding"}
 
 
@@ -105,7 +106,7 @@ def test_wrong_options_are_value_errors(call, message):
         call()
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c["callable"].startswith(("KAN", "KACN"))], ids=lambda c: c["callable"])
+@pytest.mark.parametrize("case", [c for c in CASES if c["callable"].startswith(("KAN", "FastKAN", "KACN"))], ids=lambda c: c["callable"])
 def test_original_rounding_is_the_same_function(case):
     module, x = converted(case), 1.5 * wave(case["input"], -1)
     keys, plain = list(module.state_dict()), module(x)

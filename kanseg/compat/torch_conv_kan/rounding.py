@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from kanseg.compat.torch_conv_kan.bases import _LegacyBasis
 from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
+from kanseg.compat.torch_conv_kan.variants import Options
 
 
 class CoxDeBoor(_LegacyBasis):
@@ -38,23 +41,43 @@ class ChebyshevByAngle(_LegacyBasis):
         return torch.cos(angle * torch.arange(self.num_functions, device=u.device).reshape(-1, *[1] * (u.dim() - 2)))
 
 
+class GaussiansAtCentres(_LegacyBasis):
+    """exp(-((u - g_j) / h)^2) with centres g_j, each from its own number: (B, C, *S) -> (B, C, K, *S)."""
+
+    def __init__(self, grid_size: int, grid_range: tuple[float, float]):
+        super().__init__(grid_size)
+        self.spacing = (grid_range[1] - grid_range[0]) / (grid_size - 1)
+        self.register_buffer("centres", torch.linspace(*grid_range, grid_size), persistent=False)
+
+    def values(self, u: Tensor) -> Tensor:
+        centres = self.centres.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
+        return torch.exp(-(((u.unsqueeze(2) - centres) / self.spacing) ** 2))
+
+
+# family -> (options, number of functions) -> its functions
+_ORIGINAL: dict[str, Callable[[Options, int], _LegacyBasis]] = {
+    "KAN": lambda options, count: CoxDeBoor(options["grid_size"], options["spline_order"], options["grid_range"]),
+    "FastKAN": lambda options, count: GaussiansAtCentres(options["grid_size"], options["grid_range"]),
+    "KACN": lambda options, count: ChebyshevByAngle(count),
+}
+
+
 def use_original_rounding(module: nn.Module) -> nn.Module:
-    """Compute the B-splines (KAN) and Chebyshev polynomials (KACN) of all layers in `module` by torch-conv-kan's order of operations.
+    """Compute the B-splines (KAN), Gaussians (FastKAN) and Chebyshev polynomials (KACN) of all layers in `module` by torch-conv-kan's order of operations.
 
     By default they come from kanseg's formulas, which differ from it by a few units in the last place (2e-6 in a layer's output). That can
-    matter: with random weights, on noise of 32x32 and 64x64 pixels, its ukacnet_18, u2kacnet_small and u2kanet_small turn an error of
-    1e-6 in the input into one of 0.1 to 4 in the output, and agree with another run only where each operation rounds alike. It costs
-    memory and, for KACN, good gradients at the ends of the domain. The state dict and the layers of other families stay as they are.
+    matter: with random weights, on noise of 32x32 and 64x64 pixels, its ukacnet_18, u2kacnet_small, u2kanet_small, fast_ukanet_18 and
+    fast_u2kanet_small turn an error of 1e-6 in the input into one of 0.04 to 4 in the output, and agree with another run only where each
+    operation rounds alike. With groups, which are one convolution here and several there, and where conversion has padded a degree, sums differ
+    in the last bit all the same; `module.double()` then shows whether two networks are one function.
+
+    It costs memory and, for KACN, good gradients at the ends of the domain. The state dict and the layers of other families stay as they are.
 
     Returns:
         `module`, changed in place.
     """
     for layer in module.modules():
-        if isinstance(layer, _LegacyLayer) and layer.family == "KAN":
-            layer.original_basis = CoxDeBoor(layer.options["grid_size"], layer.options["spline_order"], layer.options["grid_range"])
-        elif isinstance(layer, _LegacyLayer) and layer.family == "KACN":
-            layer.original_basis = ChebyshevByAngle(layer.options["degree"] + 1)
-        else:
-            continue
-        layer.original_basis.to(layer.basis_conv.weight.device)
+        if isinstance(layer, _LegacyLayer) and layer.family in _ORIGINAL:
+            layer.original_basis = _ORIGINAL[layer.family](layer.options, layer.basis.num_functions)
+            layer.original_basis.to(layer.basis_conv.weight.device)
     return module
