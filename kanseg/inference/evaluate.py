@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from kanseg.config import Config
@@ -26,9 +26,53 @@ from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 @torch.no_grad()
+def measure(
+    model: nn.Module,
+    dataset: Dataset,
+    accelerator: Accelerator,
+    metrics: M,
+    predict: Callable[[nn.Module, Tensor], Tensor],
+    *,
+    target: str,
+    batch_size: int,
+    workers: int = 0,
+    title: str = "evaluate",
+) -> M:
+    """Show every sample of the dataset to the network and to the metrics; each process takes every n-th sample, and gets the whole result.
+
+    Args:
+        model: any network.
+        dataset: items of "image", the target and "index", without augmentation.
+        accelerator: its device, precision and processes are used.
+        metrics: `update(predicted, target, indices)`, `by_picture` and `merge` as of `SegmentationMetrics`.
+        predict: (model, pictures (B, C, H, W)) -> what the metrics compare with the target.
+        target: key of the truth in an item.
+        batch_size: pictures at once.
+        workers: processes that read.
+        title: of the progress bar.
+    """
+    model = accelerator.unwrap_model(model)
+    was_training = model.training
+    model.eval()
+    mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
+    loader = DataLoader(
+        Subset(dataset, mine), batch_size=batch_size, num_workers=workers, generator=torch.Generator(), worker_init_fn=let_the_main_process_stop
+    )
+    for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
+        with accelerator.autocast():
+            predicted = predict(model, batch["image"].to(accelerator.device))
+        metrics.update(predicted, batch[target].to(predicted.device), batch["index"].tolist())
+    model.train(was_training)
+    if accelerator.num_processes > 1:
+        for other in gather_object([metrics.by_picture]):
+            metrics.merge(other)
+    return metrics
+
+
 def evaluate(
     model: nn.Module,
     dataset: SegmentationDataset,
@@ -41,34 +85,17 @@ def evaluate(
 ) -> SegmentationMetrics:
     """Predict every sample of the dataset and compare it with its mask at the size that the network sees.
 
-    Each process takes every n-th sample, so no sample is counted twice; every process gets the whole result.
-
     Args:
         model: pictures (B, C, H, W) -> logits.
-        dataset: without augmentation.
-        accelerator: its device, precision and processes are used.
         tile: (h, w) beyond which a picture is predicted in overlapping tiles; None for whole pictures of any size.
         batch_size: pictures, or tiles, at once.
-        workers: processes that read.
-        title: of the progress bar.
+        dataset, accelerator, workers, title: as of `measure`.
     """
-    model = accelerator.unwrap_model(model)
-    was_training = model.training
-    model.eval()
-    mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
     size = batch_size if dataset.one_size else 1
-    loader = DataLoader(Subset(dataset, mine), batch_size=size, num_workers=workers, generator=torch.Generator(), worker_init_fn=let_the_main_process_stop)
+    predict = partial(predicted_labels, tile=tile, batch_size=batch_size)
     metrics = SegmentationMetrics(dataset.info.classes)
-    for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
-        with accelerator.autocast():
-            predicted = predicted_labels(model, batch["image"].to(accelerator.device), tile, batch_size=batch_size)
-        metrics.update(predicted, batch["mask"].to(predicted.device), batch["index"].tolist())
-    model.train(was_training)
-    if accelerator.num_processes > 1:
-        for other in gather_object([metrics.by_picture]):
-            metrics.merge(other)
-    return metrics
+    return measure(model, dataset, accelerator, metrics, predict, target="mask", batch_size=size, workers=workers, title=title)
 
 
 def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
@@ -93,7 +120,7 @@ def _end_with_the_main_process() -> None:
     os._exit(0)
 
 
-def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None, *, batch_size: int) -> Tensor:
+def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, batch_size: int) -> Tensor:
     """Preprocessed pictures (B, C, H, W) -> class indices (B, H, W); in tiles of `batch_size` at once where they are larger than one."""
     shape = images.shape[-2:]
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):

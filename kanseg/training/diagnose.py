@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from kanseg.data import SegmentationDataset
 from kanseg.errors import InputError
 
 
-def report_non_finite(model: nn.Module, batch: dict[str, Tensor], dataset: SegmentationDataset, run: Path, step: int) -> NoReturn:
+def report_non_finite(model: nn.Module, batch: dict[str, Tensor], names: Sequence[str], run: Path, step: int) -> NoReturn:
     """Name the samples and the first layer whose output is not finite, save both, and stop.
 
     Raises:
         InputError: always.
     """
     layer = first_non_finite_layer(model, batch["image"])
-    names = [dataset.samples[int(i)].name for i in batch["index"]]
     path = run / "non_finite.pt"
-    torch.save({"batch": batch, "names": names, "layer": layer, "weights": {k: v.cpu() for k, v in model.state_dict().items()}}, path)
+    torch.save({"batch": batch, "names": list(names), "layer": layer, "weights": {k: v.cpu() for k, v in model.state_dict().items()}}, path)
     raise InputError(
         f"step {step}: the loss is not finite; batch of {', '.join(names)}; first layer with such an output: {layer or 'none, it is the loss'}; "
         f"batch and weights are in {path}; a lower training.lr, training.clip or precision 'no' may help"

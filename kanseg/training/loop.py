@@ -20,16 +20,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from kanseg.checkpoint import point_to, save_checkpoint
-from kanseg.config import Config
-from kanseg.data import SegmentationDataset
+from kanseg.data.transforms import sample_seed
 from kanseg.errors import InputError
-from kanseg.inference.evaluate import evaluate, told_by_workers
+from kanseg.inference.evaluate import told_by_workers
 from kanseg.layers import Penalty
-from kanseg.losses import WeightedLoss
 from kanseg.training.batches import BatchPlan
 from kanseg.training.diagnose import report_non_finite
 from kanseg.training.log import RunLog
 from kanseg.training.resume import prune
+from kanseg.training.task import Task
 
 
 @dataclass
@@ -51,23 +50,23 @@ class Progress:
 class Training:
     """Everything that the loop works with; built by `kanseg.training.run`."""
 
-    config: Config
+    task: Task
+    config: Any
     run: Path
     accelerator: Accelerator
     model: nn.Module
     optimizer: Any
     schedule: torch.optim.lr_scheduler.LRScheduler
-    loss: WeightedLoss
+    loss: Callable[[Any, torch.Tensor], torch.Tensor]
     penalty: Penalty
     plan: BatchPlan
     loader: DataLoader
-    validation: SegmentationDataset | None
-    description: dict[str, Any]
     log: RunLog
     tell: Callable[[str], None]
     progress: Progress = field(default_factory=Progress)
     lock: IO[str] | None = None  # held while the run folder is written (main process)
     stop_requested: bool = False
+    closures: bool = False  # whether the optimiser computes the loss several times a step (LBFGS)
 
 
 def fit(training: Training) -> None:
@@ -97,6 +96,7 @@ def train_epoch(training: Training) -> None:
     for group in _groups(told_by_workers(training.loader), settings.accumulate):
         lr = training.schedule.get_last_lr()[0]
         loss = train_step(training, group)
+        training.schedule.step()
         progress.batch += len(group)
         progress.step += 1
         progress.loss_sum += loss
@@ -123,34 +123,45 @@ def _asked_to_stop(training: Training) -> bool:
 
 def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
     """One optimiser step over the gradients of all batches of the group; the mean loss."""
-    accelerator, total = training.accelerator, 0.0
-    training.optimizer.zero_grad(set_to_none=True)
-    for number, batch in enumerate(group):
-        last = number == len(group) - 1
-        with nullcontext() if last else accelerator.no_sync(training.model):
-            logits = _forward(training, batch)
-            loss = training.loss(logits, batch["mask"].to(accelerator.device, non_blocking=True))
-            loss = (loss + training.penalty()) / len(group)
-            if not torch.isfinite(loss):
-                report_non_finite(training.model, batch, training.loader.dataset, training.run, training.progress.step)
-            accelerator.backward(loss)
-        total += loss.item()
-    if training.config.training.clip is not None:
-        accelerator.clip_grad_norm_(training.model.parameters(), training.config.training.clip)
+    if training.closures:
+        return float(training.optimizer.step(lambda: _gradients(training, group)))
+    total = _gradients(training, group)
     training.optimizer.step()
-    training.schedule.step()
     return total
 
 
-def _forward(training: Training, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _gradients(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
+    """The gradients of the mean loss over the batches, clipped, in the parameters; the mean loss."""
+    accelerator, total = training.accelerator, 0.0
+    training.optimizer.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        for number, batch in enumerate(group):
+            last = number == len(group) - 1
+            with nullcontext() if last else accelerator.no_sync(training.model):
+                images, target = (batch[key].to(accelerator.device, non_blocking=True) for key in ("image", training.task.target))
+                seed = sample_seed(training.config.seed, training.progress.epoch, training.progress.batch + number)
+                images, target = training.task.mix(images, target, seed)
+                loss = training.loss(_forward(training, images), target)
+                loss = (loss + training.penalty()) / len(group)
+                if not torch.isfinite(loss):
+                    names = training.task.names(int(i) for i in batch["index"])
+                    report_non_finite(training.model, batch, names, training.run, training.progress.step)
+                accelerator.backward(loss)
+            total += loss.item()
+    if training.config.training.clip is not None:
+        accelerator.clip_grad_norm_(training.model.parameters(), training.config.training.clip)
+    return total
+
+
+def _forward(training: Training, images: torch.Tensor) -> Any:
     try:
-        return training.model(batch["image"].to(training.accelerator.device, non_blocking=True))
+        return training.model(images)
     except ValueError as error:
         if "Expected more than 1 value per channel" not in str(error):
             raise
-        size = "x".join(map(str, batch["image"].shape[-2:]))
+        size = "x".join(map(str, images.shape[-2:]))
         raise InputError(
-            f"a batch of {len(batch['image'])} picture(s) of {size} is one pixel at the bottom of the network, which a batch norm cannot train on; "
+            f"a batch of {len(images)} picture(s) of {size} is one pixel at the bottom of the network, which a batch norm cannot train on; "
             "use larger pictures or batches, a smaller model.options.depth, or model.options.norm: layer"
         ) from None
 
@@ -163,8 +174,9 @@ def finish_epoch(training: Training) -> dict[str, Any]:
         losses = gather_object(losses)
     entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch + 1, "train": {"loss": sum(losses) / len(losses)}}
     due = (progress.epoch + 1) % settings.validate_every == 0 or progress.epoch + 1 == settings.epochs
-    if training.validation is not None and due:
-        entry["val"] = _validate(training)
+    if "val" in training.task.held_out and due:
+        scores = training.task.evaluate(training.model, training.task.held_out["val"], training.accelerator, title="validate")
+        entry["val"] = training.task.headline(scores)
     progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
     value = entry["val"][settings.monitor] if "val" in entry else None
     improved = value is not None and value == value and (progress.best is None or value > progress.best)
@@ -174,22 +186,6 @@ def finish_epoch(training: Training) -> dict[str, Any]:
         save_best(training)
     training.log.write(entry)
     return entry
-
-
-def _validate(training: Training) -> dict[str, Any]:
-    config = training.config
-    metrics = evaluate(
-        training.model,
-        training.validation,
-        training.accelerator,
-        tile=training.description["tile"],
-        batch_size=config.training.batch_size,
-        workers=config.data.workers,
-        title="validate",
-    )
-    scores = metrics.compute()
-    means = {key: value for key, value in scores.items() if key.startswith("mean_")}
-    return means | {"per_image_mean_iou": scores["per_image"]["mean_iou"], "iou": {label: row["iou"] for label, row in scores["classes"].items()}}
 
 
 def save(training: Training) -> None:
@@ -209,7 +205,7 @@ def save(training: Training) -> None:
             "generators": generators,
         }
         save_checkpoint(
-            folder, accelerator.unwrap_model(training.model), training.description, training.config, state=asdict(training.progress), tensors=tensors
+            folder, accelerator.unwrap_model(training.model), training.task.description, training.config, state=asdict(training.progress), tensors=tensors
         )
         point_to(training.run / "last", folder)
         prune(training.run, training.config.training.keep)
@@ -248,7 +244,7 @@ def save_best(training: Training) -> None:
     if not training.accelerator.is_main_process:
         return
     folder = _free(training.run / "checkpoints" / f"best_{training.progress.epoch:05d}")
-    save_checkpoint(folder, training.accelerator.unwrap_model(training.model), training.description, training.config)
+    save_checkpoint(folder, training.accelerator.unwrap_model(training.model), training.task.description, training.config)
     link = training.run / "best"
     older = link.resolve() if link.is_symlink() else None
     point_to(link, folder)

@@ -124,12 +124,12 @@ def draw_curves(log: Path, path: Path, *, monitor: str = "mean_iou") -> Path:
     left.set(title="training loss", xlabel="epoch")
     measured = [e for e in epochs if "val" in e]
     x = [e["epoch"] for e in measured]
-    for label in measured[0]["val"]["iou"] if measured else ():
+    for label in measured[0]["val"].get("iou", ()) if measured else ():
         right.plot(x, [_number(e["val"]["iou"].get(label)) for e in measured], linewidth=1, alpha=0.6, label=f"IoU {label}")
     right.plot(x, [_number(e["val"][monitor]) for e in measured], color="black", marker=".", label=monitor)
     right.set(title="validation" if measured else "no validation split", xlabel="epoch", ylim=(0, 1))
     if measured:
-        right.legend(fontsize=7, ncols=2 if len(measured[0]["val"]["iou"]) > 6 else 1)
+        right.legend(fontsize=7, ncols=2 if len(measured[0]["val"].get("iou", ())) > 6 else 1)
     for axis in (left, right):
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)

@@ -1,87 +1,94 @@
-"""From settings to checked samples and preprocessing; everything that can be wrong is told here, before anything is written."""
+"""Segmentation: what a run for masks trains on, is measured by, and shows."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
-from kanseg.checkpoint import DESCRIPTION, build_model, describe, preprocess_from
-from kanseg.config import Config, DataConfig
-from kanseg.data import Folder, LabelInfo, Preprocess, Sample, SegmentationDataset, channel_statistics, check_samples, orphan_masks, overlapping
+from kanseg.checkpoint import DESCRIPTION, describe, preprocess_from
+from kanseg.config import DataConfig
+from kanseg.data import (
+    Augmentation,
+    Folder,
+    LabelInfo,
+    Preprocess,
+    Sample,
+    SegmentationDataset,
+    channel_statistics,
+    check_samples,
+    open_data,
+    orphan_masks,
+    overlapping,
+)
 from kanseg.errors import InputError
-from kanseg.layers import Penalty
-from kanseg.losses import check_weights
-from kanseg.metrics import SegmentationMetrics
+from kanseg.inference.evaluate import evaluate
+from kanseg.losses import WeightedLoss, check_weights
+from kanseg.metrics import SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
+from kanseg.training.pictures import draw_samples
+from kanseg.training.settings import pair
+from kanseg.training.task import Scores, Task, Tell
 
 ROLES = ("train", "val", "test")
-AT_LEAST = {
-    "seed": 0,
-    "data.split_seed": 0,
-    "data.channels": 1,
-    "data.workers": 0,
-    "training.epochs": 1,
-    "training.batch_size": 1,
-    "training.accumulate": 1,
-    "training.validate_every": 1,
-    "training.keep": 1,
-    "training.save_every": 0,
-    "training.log_every": 0,
-    "training.panels": 0,
-    "training.threads": 0,
-    "training.weight_decay": 0,
-}
-POSITIVE = ("data.gamma", "training.lr", "training.clip")
 
 
-def check_settings(config: Config) -> None:
-    """Ranges of the settings that do not depend on the data.
+class SegmentationTask(Task):
+    """Pictures and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth, prediction and error."""
 
-    Raises:
-        InputError: the first setting that is out of its range.
-    """
-    for name, minimum in AT_LEAST.items():
-        if _get(config, name) < minimum:
-            raise InputError(f"{name} must be at least {minimum}, got {_get(config, name)}")
-    for name in POSITIVE:
-        if _get(config, name) is not None and not _get(config, name) > 0:
-            raise InputError(f"{name} must be positive, got {_get(config, name)}")
-    if not 0 <= config.training.warmup <= 1:
-        raise InputError(f"training.warmup must be a share from 0 to 1, got {config.training.warmup}")
-    check_weights(config.training.loss)
-    if config.model.name not in (known := list_models("segmentation")):
-        raise InputError(f"model.name: {config.model.name!r} is no segmentation network{nearest(config.model.name, known)} (known: {', '.join(known)})")
-    with torch.device("meta"):  # a look at the options of the model, without its memory
-        model = build_model(describe(config, LabelInfo("binary", ("a", "b")), Preprocess(channels=config.data.channels))["model"])
-    try:
-        Penalty(model, config.training.penalty)
-    except ValueError as error:
-        raise InputError(f"training.penalty: {error}") from None
-    pair("data.resize", config.data.resize)
-    pair("data.crop", config.data.crop)
-    known = [*(name for name in SegmentationMetrics(("a", "b")).compute() if name.startswith("mean_")), "per_image_mean_iou"]
-    if config.training.monitor not in known:
-        raise InputError(f"training.monitor {config.training.monitor!r} is not one of {', '.join(known)}{nearest(config.training.monitor, known)}")
+    target = "mask"
+    monitors = (*(name for name in SegmentationMetrics(("a", "b")).compute() if name.startswith("mean_")), "per_image_mean_iou")
 
+    def check(self) -> None:
+        check_weights(self.config.training.loss)
+        name, known = self.config.model.name, list_models("segmentation")
+        if name not in known:
+            raise InputError(f"model.name: {name!r} is no segmentation network{nearest(name, known)} (known: {', '.join(known)})")
 
-def _get(config: Config, name: str) -> float:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
+    def model_arguments(self) -> dict[str, Any]:
+        return describe(self.config, LabelInfo("binary", ("a", "b")), Preprocess(channels=self.config.data.channels))["model"]
 
+    def open(self, *, checkpoint: Path | None, tell: Tell) -> SegmentationDataset:
+        data = self.config.data
+        augmentation = Augmentation(data.augment, pair("data.crop", data.crop))
+        folder = open_data(data, tell=tell)
+        samples, sizes = chosen_samples(data, folder, tell=tell)
+        preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
+        dataset = SegmentationDataset(samples["train"], folder.info, preprocess, augmentation=augmentation, seed=self.config.seed)
+        check_batches(self.config, dataset, sizes)
+        self.held_out = {role: SegmentationDataset(samples[role], folder.info, preprocess) for role in ("val", "test") if samples[role]}
+        self.description = describe(self.config, folder.info, preprocess)
+        self._train = SegmentationDataset(samples["train"], folder.info, preprocess)
+        return dataset
 
-def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:
-    """[height, width] as a tuple, or an InputError."""
-    if value is None:
-        return None
-    if len(value) != 2 or min(value) < 1:
-        raise InputError(f"{name} must be [height, width] of positive integers, got {value}")
-    return value[0], value[1]
+    def loss(self) -> Callable[[Any, Tensor], Tensor]:
+        return WeightedLoss(self.config.training.loss, self._train.info.task)
+
+    def evaluate(self, model: nn.Module, dataset: SegmentationDataset, accelerator: Accelerator, *, title: str) -> Scores:
+        options = {"tile": self.description["tile"], "batch_size": self.config.training.batch_size, "workers": self.config.data.workers}
+        return evaluate(model, dataset, accelerator, title=title, **options).compute()
+
+    def headline(self, scores: Scores) -> Scores:
+        means = {key: value for key, value in scores.items() if key.startswith("mean_")}
+        return means | {"per_image_mean_iou": scores["per_image"]["mean_iou"], "iou": {label: row["iou"] for label, row in scores["classes"].items()}}
+
+    def table(self, scores: Scores) -> str:
+        return f"{scores['pictures']} pictures\n{table(scores)}"
+
+    def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
+        dataset = self.held_out.get("test") or self.held_out.get("val") or self._train
+        draw_samples(model, dataset, run, count=self.config.training.panels, tile=self.description["tile"], device=device)
+        return [run / "overview.png", run / "samples"]
+
+    def names(self, indices: Iterable[int]) -> list[str]:
+        return [self._train.samples[i].name for i in indices]
 
 
 def chosen_samples(data: DataConfig, folder: Folder, *, tell: Callable[[str], None]) -> tuple[dict[str, list[Sample]], Counter]:
@@ -151,7 +158,7 @@ def make_preprocess(data: DataConfig, train_samples: list[Sample], *, checkpoint
     return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize, data.interpolation)
 
 
-def check_batches(config: Config, dataset: SegmentationDataset, sizes: Counter) -> None:
+def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> None:
     """Try the augmentation on a sample, and whether its results fit into one batch.
 
     Raises:
