@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
@@ -16,6 +16,7 @@ from kanseg.registry import nearest
 
 # A value in YAML. Not `Any`: there jsonargparse would import and call whatever a `class_path` names.
 Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluated by jsonargparse on Python 3.10 too
+E = TypeVar("E")
 
 
 @dataclass
@@ -74,7 +75,7 @@ class ModelConfig:
     """The network: arguments of `kanseg.create_model`.
 
     Args:
-        name: one of kanseg.list_models("segmentation").
+        name: one of kanseg.list_models(): a segmentation network or a classifier, whichever the experiment is.
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
         stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or options that differ.
         match: "params" or "macs": solve the width for the size of `like` (so that options.width is that of `like`).
@@ -92,19 +93,64 @@ class ModelConfig:
 
 
 @dataclass
-class TrainingConfig:
-    """How the network is trained.
+class ClassificationData:
+    """Where the pictures to classify are and how they are read.
+
+    Args:
+        root: folder of the data set, or an .npz file (forms: data/README.md).
+        format: of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100, cifar10_jpeg, tiny_imagenet, digits.
+        download: fetch a set that torchvision knows and that is not in root; nothing is downloaded without it.
+        train: split that is trained on.
+        val: split that selects the best weights; cut from train where the set has none; empty for none.
+        test: split that is measured once, at the end; empty for none.
+        val_share: share of train that is cut off as val.
+        split_seed: of that cut.
+        limit: number of training pictures, evenly over the classes; null for all.
+        channels: of the network's input (1 grey, 3 RGB).
+        resize: [height, width] that pictures are scaled to.
+        interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
+        gamma: exponent on the values in [0, 1] before normalisation.
+        mean: per channel; by default that of the training pictures.
+        std: per channel; by default that of the training pictures.
+        augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`.
+        workers: processes that read; results do not depend on their number.
+    """
+
+    root: str = "data"
+    format: str = "auto"
+    download: bool = False
+    train: str = "train"
+    val: str = "val"
+    test: str = "test"
+    val_share: float = 0.1
+    split_seed: int = 0
+    limit: int | None = None
+    channels: int = 3
+    resize: list[int] | None = None
+    interpolation: Literal["linear", "area"] = "linear"
+    gamma: float = 1.0
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
+    workers: int = 2
+
+
+@dataclass
+class _Training:
+    """How a network is trained.
 
     Args:
         epochs: passes over the training pictures.
         batch_size: pictures a step and process.
-        loss: weight of each loss, of ce (binary: BCE) and dice.
         penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and activations_l2 (means over the weights of the
             functions and over the outputs of the KAN layers, summed over the layers), and of balance (how unevenly the mixtures of
             model.options.experts are used).
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.
+        optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
+        optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter: 20, history_size: 10}.
+        lr: peak learning rate.
+        weight_decay: of the optimiser.
+        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step or constant.
+        warmup: share of the steps in which the learning rate rises linearly.
         accumulate: batches whose gradients are added up for one step.
         clip: largest norm of the gradient; null for no limit.
         precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32. By default what
@@ -121,10 +167,12 @@ class TrainingConfig:
 
     epochs: int = 50
     batch_size: int = 8
-    loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
     penalty: dict[str, float] = field(default_factory=dict)
+    optimizer: str = "adamw"
+    optimizer_options: dict[str, Value] = field(default_factory=dict)
     lr: float = 1e-3
     weight_decay: float = 1e-4
+    schedule: str = "cosine"
     warmup: float = 0.3
     accumulate: int = 1
     clip: float | None = 1.0
@@ -140,72 +188,126 @@ class TrainingConfig:
 
 
 @dataclass
-class Config:
+class TrainingConfig(_Training):
+    """How a segmentation network is trained.
+
+    Args:
+        loss: weight of each loss, of ce (binary: BCE) and dice.
+    """
+
+    loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
+
+
+@dataclass
+class ClassificationTraining(_Training):
+    """How a classifier is trained.
+
+    Args:
+        label_smoothing: share of the truth that is spread over all classes.
+        mixup: alpha of mixup (Beta distribution); 0 for none.
+        cutmix: alpha of cutmix; 0 for none. With both, one of them is drawn for each batch.
+    """
+
+    batch_size: int = 64
+    monitor: str = "top1"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
+class _Experiment:
     """One experiment.
 
     Args:
         run_dir: folder for everything that the run writes.
         seed: of weights, order and augmentation.
-        data: the pictures.
-        model: the network.
-        training: the training.
     """
 
     run_dir: str = "runs/run"
     seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def to_yaml(self) -> str:
-        """The complete settings; `Config.from_yaml` reads them back equal."""
+        """The complete settings; `from_yaml` reads them back equal."""
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
 
-    @staticmethod
-    def from_yaml(text: str) -> Config:
+    @classmethod
+    def from_yaml(cls, text: str):
         """The settings in a YAML text; what it leaves out has its default.
 
         Raises:
             InputError: unknown keys, wrong types.
         """
-        parser = command_line()
+        parser = command_line(kind=cls)
         try:
             content = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
             raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(content, dict) or any(isinstance(part, dict) and "class_path" in part for part in content.values()):
             raise InputError(f"settings must be `key: value` lines, got {content!r:.80}")
-        return _instantiate(parser, parser.parse_object(content))
+        return _instantiate(parser, parser.parse_object(content), cls)
 
 
-def command_line(description: str = "", prog: str | None = None):
+@dataclass
+class Config(_Experiment):
+    """A segmentation experiment.
+
+    Args:
+        data: the pictures.
+        model: the network.
+        training: the training.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
+class ClassificationConfig(_Experiment):
+    """A classification experiment.
+
+    Args:
+        data: the pictures.
+        model: the network.
+        training: the training.
+    """
+
+    data: ClassificationData = field(default_factory=ClassificationData)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="simple_kan_4"))
+    training: ClassificationTraining = field(default_factory=ClassificationTraining)
+
+
+def command_line(description: str = "", prog: str | None = None, *, kind: type = Config):
     """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`, `--help`."""
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:
-            raise InputError(_one_line(message)) from None
+            raise InputError(_one_line(message, kind)) from None
 
     parser = Parser(description=description, prog=prog, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings; what follows on the command line overrides it.")
-    parser.add_class_arguments(Config, None)
+    parser.add_class_arguments(kind, None)
     return parser
 
 
-def parse_config(argv: Sequence[str] | None, *, description: str = "", flags: dict[str, str] | None = None) -> tuple[Config, dict[str, bool]]:
-    """The settings of a command line, and the given on/off flags (name -> help text) beside them.
+def parse_config(
+    argv: Sequence[str] | None, *, description: str = "", flags: dict[str, str] | None = None, kind: type[E] = Config
+) -> tuple[E, dict[str, bool]]:
+    """The settings of a command line, of the given kind of experiment, and the given on/off flags (name -> help text) beside them.
 
     Raises:
         InputError: unknown keys (with the nearest known one), wrong types, a missing file.
     """
-    parser = command_line(description)
+    parser = command_line(description, kind=kind)
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
         namespace = parser.parse_args(argv)
     except UnicodeDecodeError as error:
         raise InputError(f"a config is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return _instantiate(parser, namespace), {name: bool(namespace[name]) for name in flags or {}}
+    return _instantiate(parser, namespace, kind), {name: bool(namespace[name]) for name in flags or {}}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -215,15 +317,15 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _instantiate(parser: Any, namespace: Any) -> Config:
+def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
     for section in ("data", "model", "training"):
         if not hasattr(namespace[section], "__dict__"):
             raise InputError(f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}")
     parts = parser.instantiate(namespace)
-    return Config(**{f.name: parts[f.name] for f in fields(Config)})
+    return kind(**{f.name: parts[f.name] for f in fields(kind)})
 
 
-def _known_keys(kind: type = Config, prefix: str = "") -> list[str]:
+def _known_keys(kind: type, prefix: str = "") -> list[str]:
     keys = []
     for f in fields(kind):
         keys.append(prefix + f.name)
@@ -241,14 +343,14 @@ UNKNOWN_KEY = (
 )
 
 
-def _one_line(message: str) -> str:
+def _one_line(message: str, kind: type) -> str:
     """The parser's message on one line, with the nearest known key where a key is unknown."""
     text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
     unknown = re.search("|".join(UNKNOWN_KEY), text)
     if unknown is None:
         return text[:500]
     key = next(group for group in reversed(unknown.groups()) if group)
-    known = _known_keys()
+    known = _known_keys(kind)
     by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
     leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)
     hint = nearest(key, known) or (f"; did you mean {by_leaf[leaf[0]]!r}?" if leaf else "")

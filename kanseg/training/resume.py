@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from kanseg.checkpoint import CONFIG, STATE, TENSORS, find_fault, read_weights
-from kanseg.config import Config
 from kanseg.errors import InputError
 
 # What may differ when a run goes on. Anything else would make it another experiment than the one that its folder tells of.
@@ -60,7 +59,7 @@ class Resumed:
             raise InputError(f"{self.folder} does not fit the model of these settings: {' '.join(str(error).split())[:300]}") from None
 
 
-def find_checkpoint(run: Path, config: Config, *, resume: bool, overwrite: bool, tell: Callable[[str], None]) -> Resumed | None:
+def find_checkpoint(run: Path, config: Any, *, resume: bool, overwrite: bool, tell: Callable[[str], None]) -> Resumed | None:
     """The checkpoint to go on from; None for a new run, for which the folder must be free.
 
     Raises:
@@ -107,9 +106,9 @@ def lock_run(run: Path) -> IO[str] | None:
     return lock
 
 
-def settings_changed(old: str, new: Config) -> list[str]:
+def settings_changed(old: str, new: Any) -> list[str]:
     """`key: old -> new` for every setting in which a stored config differs from a new one."""
-    return [f"{key}: {a!r} -> {b!r}" for key, a, b in _differences(asdict(Config.from_yaml(old)), asdict(new))]
+    return [f"{key}: {a!r} -> {b!r}" for key, a, b in _differences(asdict(type(new).from_yaml(old)), asdict(new))]
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
