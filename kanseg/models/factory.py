@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from kanseg.bases import BASES, list_basis_options
-from kanseg.encoders import ENCODERS, Encoder
+from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, foreign_encoder, is_foreign
 from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.kan_conv import KANConv2d
 from kanseg.models.segmentation import MODELS, SegmentationModel
@@ -14,6 +14,7 @@ from kanseg.registry import Registry, nearest
 
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
 CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
+OF_THE_ENCODER = ("width", "depth", "downsample")  # options of a model that say nothing once another encoder stands in it
 # Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
 COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
@@ -27,6 +28,10 @@ def create_model(
     *,
     basis: str = "gram",
     stem: Stem = "auto",
+    encoder: str | Encoder | ForeignEncoder | None = None,
+    encoder_depth: int | None = None,
+    encoder_weights: str | bool | None = None,
+    encoder_options: Mapping[str, object] | None = None,
     aux_params: dict[str, object] | None = None,
     **options: object,
 ) -> SegmentationModel:
@@ -40,6 +45,11 @@ def create_model(
         stem: the first convolution, the one that reads the picture: "auto" for B-splines of the colours (a plain convolution when the
             basis is "none"), None for the same as all others, or options that differ, such as
             {"basis": "rbf", "grid_range": [-3, 3]}.
+        encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of `kanseg.list_encoders()`, "smp-NAME" or
+            "timm-NAME" for one of segmentation_models.pytorch or timm, or an encoder itself.
+        encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
+        encoder_weights: pretrained weights for "smp-" and "timm-", which are downloaded ("imagenet", or a tag of timm); None for none.
+        encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width, ...); of a model of timm.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head; the net then returns
             (masks, labels), as in segmentation_models.pytorch.
         options: of the network (width, depth, ...), of KANConv2d (norm, activation, dropout, padding_mode; inner_channels, here 0.25 by
@@ -50,6 +60,13 @@ def create_model(
         ValueError: an unknown name or option; the message names the nearest known one.
     """
     parts = _parts(MODELS, name, basis, stem, options)
+    choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
+    if encoder is not None:
+        common = {"basis": basis, "stem": stem, **{key: value for key, value in options.items() if key not in parts}}
+        _check_replaceable(name, options)
+        parts["encoder"] = _encoder(encoder, in_channels, common=common, **choice)
+    elif any(value is not None for value in choice.values()):
+        raise ValueError("encoder_depth, encoder_weights and encoder_options are those of another encoder: name it by encoder=...")
     return MODELS[name](in_channels, classes, aux_params=aux_params, **parts)
 
 
@@ -59,6 +76,38 @@ def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem
     Arguments as of `create_model`; `depth` is the number of halvings.
     """
     return ENCODERS[name](in_channels, **_parts(ENCODERS, name, basis, stem, options))
+
+
+def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
+    """ValueError where a model has an encoder that is part of it, or options that only its own encoder has."""
+    if "encoder" not in inspect.signature(MODELS[model]).parameters:
+        raise ValueError(f"{model!r} has no decoder for other encoders, got encoder=...; choose 'unet' or 'ukanet_18'")
+    for key in OF_THE_ENCODER:
+        if key in options:
+            cure = "encoder_depth" if key == "depth" else f"encoder_options={{{key!r}: ...}}"
+            raise ValueError(f"{key!r} is an option of the encoder that encoder=... replaces: give {cure}")
+
+
+def _encoder(
+    encoder: str | Encoder | ForeignEncoder,
+    in_channels: int,
+    *,
+    common: Mapping[str, object],
+    depth: int | None,
+    weights: str | bool | None,
+    options: Mapping[str, object] | None,
+) -> Encoder | ForeignEncoder:
+    """An encoder by name; `common` are the options that one of ours shares with the network."""
+    sizes = {} if depth is None else {"depth": depth}
+    if not isinstance(encoder, str):
+        if sizes or weights is not None or options is not None or encoder.in_channels != in_channels:
+            raise ValueError(f"an encoder that is built has its own depth, weights, options and in_channels={encoder.in_channels}: give none of them again")
+        return encoder
+    if is_foreign(encoder):
+        return foreign_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
+    if weights is not None:
+        raise ValueError(f"there are no pretrained weights for {encoder!r}, only for 'smp-...' and 'timm-...', got encoder_weights={weights!r}")
+    return create_encoder(encoder, in_channels, **{**common, **(options or {}), **sizes})
 
 
 def list_models() -> list[str]:
@@ -79,7 +128,7 @@ def list_bases() -> list[str]:
 def _parts(registry: Registry[Callable], name: str, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
     """Sort the options into those of the builder and those of the convolution, and build `conv` and `stem`."""
     parameters = inspect.signature(registry[name]).parameters.values()
-    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("conv", "stem", "aux_params")]
+    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("conv", "stem", "encoder", "aux_params")]
     shared = {"inner_channels": 0.25, "base_activation": "identity"} | {key: value for key, value in options.items() if key not in own}
     conv = _conv(basis, shared, network_options=own)
     return {"conv": conv, "stem": _stem(stem, basis, shared, conv), **{key: value for key, value in options.items() if key in own}}

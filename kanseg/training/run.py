@@ -89,7 +89,7 @@ def assemble(
     """Build and prepare everything that the loop needs, and open the run folder last, when all settings have proved usable."""
     settings, data, run = config.training, config.data, Path(config.run_dir)
     description = describe(config, dataset.info, dataset.preprocess)
-    model = build_model(description["model"])
+    model = build_model(description["model"], pretrained=resumed is None)
     penalty = Penalty(model, settings.penalty)
     plan = BatchPlan(len(dataset), settings.batch_size, seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
     if resumed is not None:
