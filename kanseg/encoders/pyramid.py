@@ -48,10 +48,11 @@ class Encoder(nn.Module):
         """Whether feature 0 is the picture itself."""
         return isinstance(self.stages[0], nn.Identity)
 
-    def set_in_channels(self, in_channels: int) -> None:
+    def set_in_channels(self, in_channels: int, *, pretrained: bool = True) -> None:
         """Read pictures of another number of channels, keeping what was learned, as of `KANConv2d.set_in_channels`.
 
-        The layers that are handed the picture are found by a look at a small one.
+        The layers that are handed the picture are found by showing the encoder a small one. With pretrained=False their weights are
+        drawn anew.
         """
         if in_channels == self.in_channels:
             return
@@ -63,6 +64,8 @@ class Encoder(nn.Module):
                 set_conv_channels(layer, self.in_channels, in_channels)
             else:
                 layer.set_in_channels(in_channels)
+            if not pretrained:
+                layer.reset_parameters()
         if self.begins_with_picture:
             self.out_channels[0] = in_channels
         self.in_channels = in_channels
