@@ -95,7 +95,7 @@ def is_foreign(name: str) -> bool:
 def _smp_encoder(name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]) -> ForeignEncoder:
     try:
         from segmentation_models_pytorch import encoders
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError("encoders called smp-NAME need segmentation-models-pytorch: python -m pip install segmentation-models-pytorch") from error
     if name not in encoders.encoders and not name.startswith(("tu-", "timm-")):
         raise ValueError(f"segmentation_models.pytorch has no encoder {name!r}{nearest(name, encoders.encoders)}")
@@ -110,7 +110,7 @@ def _smp_encoder(name: str, in_channels: int, depth: int, weights: Weights, opti
 def _timm_encoder(name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]) -> ForeignEncoder:
     try:
         import timm
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError("encoders called timm-NAME need timm: python -m pip install timm") from error
     if not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")

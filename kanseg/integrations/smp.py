@@ -13,7 +13,7 @@ from kanseg.models import create_encoder, list_bases, list_encoders
 
 try:
     from segmentation_models_pytorch.encoders import encoders as ENTRIES  # noqa: N812 - SMP's registry
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError("kanseg.integrations.smp needs segmentation-models-pytorch: python -m pip install segmentation-models-pytorch") from error
 
 DEFAULT_BASIS = "gram"
