@@ -17,6 +17,7 @@ ORDER = [
     "layers",
     "encoders",
     "models",
+    "integrations",
     "config",
     "data",
     "losses",

@@ -79,7 +79,7 @@ class SMPEncoder(nn.Module):
         return [x, *self.encoder(x)[1:]]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise RuntimeError("KAN layers cannot be compiled by TorchScript: use torch.export, torch.compile or torch.jit.trace")
+        raise RuntimeError("KAN layers cannot be compiled by TorchScript: use torch.export or torch.compile")
 
 
 def register(name: str, encoder: str, *, basis: str = DEFAULT_BASIS, **options: object) -> str:

@@ -61,9 +61,7 @@ class TimmModel(nn.Module):
         # timm takes the features from the entries of a Sequential
         self.stages = nn.Sequential(*pyramid.stages)
         levels = range(int(pyramid.begins_with_picture), pyramid.depth + 1)
-        self.feature_info = [
-            {"num_chs": pyramid.out_channels[i], "reduction": min(2**i, pyramid.output_stride), "module": f"stages.{i}"} for i in levels
-        ]
+        self.feature_info = [{"num_chs": pyramid.out_channels[i], "reduction": min(2**i, pyramid.output_stride), "module": f"stages.{i}"} for i in levels]
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = pyramid.out_channels[-1]
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
