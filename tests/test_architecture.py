@@ -57,6 +57,10 @@ def test_compat_stands_on_bases_and_layers():
     assert used <= {"bases", "layers", "compat"}
 
 
+def test_nothing_stands_on_integrations():
+    assert not [f for f in FILES if f.parent.name != "integrations" and "integrations" in imported_parts(f)]
+
+
 def test_importing_kanseg_loads_nothing_heavy():
     heavy = "albumentations segmentation_models_pytorch timm cv2 accelerate matplotlib torchvision tensorboard jsonargparse"
     code = f"import sys, kanseg; kanseg.create_model('unet', width=2); print([m for m in {heavy.split()} if m in sys.modules])"

@@ -6,7 +6,6 @@ encoder: `register` gives those with other options a name.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from kanseg.models import create_encoder, list_bases, list_encoders
@@ -97,8 +96,7 @@ def register(name: str, encoder: str, *, basis: str = DEFAULT_BASIS, **options: 
         raise ValueError(f"{name!r} is a name of segmentation_models.pytorch: choose another, such as 'kanseg-{encoder}-mine'")
     if "depth" in options:
         raise ValueError("segmentation_models.pytorch gives the depth itself: smp.Unet(..., encoder_depth=...)")
-    with torch.device("meta"):  # a look at the options, without memory
-        create_encoder(encoder, basis=basis, **options)
+    create_encoder(encoder, depth=1, basis=basis, **options)  # raises for what it does not take
     _file(name, encoder, basis, options)
     return name
 

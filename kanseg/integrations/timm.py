@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from kanseg.encoders import ENCODERS
@@ -21,7 +20,7 @@ try:
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     from timm.layers import ClassifierHead
     from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-    from timm.models._features import feature_take_indices
+    from timm.models._features import FeatureListNet, feature_take_indices
 except ModuleNotFoundError as error:
     raise ImportError("kanseg.integrations.timm needs timm: python -m pip install timm") from error
 
@@ -114,9 +113,9 @@ class TimmModel(nn.Module):
 def _register(name: str, encoder: str, basis: str) -> None:
     def build(pretrained: bool = False, **options: object) -> nn.Module:
         given = {"basis": basis, **options}
-        features = {"flatten_sequential": True}
-        if given.get("features_only") and "out_indices" not in given:
-            features["out_indices"] = tuple(range(_count_features(encoder, given)))
+        features: dict[str, object] = {"flatten_sequential": True}
+        if "out_indices" not in given and "feature_cls" not in given:
+            features["feature_cls"] = _all_features
         return build_model_with_cfg(partial(TimmModel, encoder), name, pretrained, feature_cfg=features, **given)
 
     build.__name__ = build.__qualname__ = name  # timm's registry goes by it
@@ -124,13 +123,11 @@ def _register(name: str, encoder: str, basis: str) -> None:
     globals()[name] = register_model(build)
 
 
-def _count_features(encoder: str, options: dict[str, object]) -> int:
-    own = {key: value for key, value in options.items() if key not in OF_TIMM}
-    with torch.device("meta"):  # a look, without memory
-        return len(TimmModel(encoder, **own).feature_info)
+def _all_features(model: TimmModel, **config: object) -> FeatureListNet:
+    """timm itself would take the first five, and of encoders with fewer fail."""
+    return FeatureListNet(model, **{**config, "out_indices": tuple(range(len(model.feature_info))), "flatten_sequential": True})
 
 
-OF_TIMM = {"features_only", "feature_cls", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "pretrained_strict"}
 NAMES = {
     f"kanseg_{encoder}{suffix}": (encoder, basis)
     for encoder in list_encoders()
