@@ -74,7 +74,7 @@ class ModelConfig:
     """The network: arguments of `kanseg.create_model`.
 
     Args:
-        name: one of kanseg.list_models().
+        name: one of kanseg.list_models("segmentation").
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
         stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or options that differ.
         options: width, depth, inner_channels, degree, grid_size, norm, ...
@@ -95,7 +95,8 @@ class TrainingConfig:
         batch_size: pictures a step and process.
         loss: weight of each loss, of ce (binary: BCE) and dice.
         penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and activations_l2 (means over the weights of the
-            functions and over the outputs of the KAN layers, summed over the layers).
+            functions and over the outputs of the KAN layers, summed over the layers), and of balance (how unevenly the mixtures of
+            model.options.experts are used).
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,13 @@ class WeightedLoss(nn.Module):
         check_weights(weights)
         self.parts = [(float(weight), LOSSES[name](task)) for name, weight in weights.items()]
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, N, H, W) of any float type and targets (B, H, W) int64, 255 = ignored -> float32 scalar."""
+    def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        """Logits (B, N, H, W) of any float type and targets (B, H, W) int64, 255 = ignored -> float32 scalar.
+
+        Several logits (deep supervision) count alike: the mean of their losses.
+        """
+        if not isinstance(logits, Tensor):
+            return torch.stack([self(each, target) for each in logits]).mean()
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             return torch.stack([weight * part(logits, target) for weight, part in self.parts]).sum()

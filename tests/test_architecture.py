@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "kanseg"
 ORDER = [
     "errors",
     "registry",
+    "pretrained",
     "bases",
     "layers",
     "encoders",

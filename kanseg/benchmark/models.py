@@ -84,7 +84,7 @@ def model_rows(names: Sequence[str], bases: Sequence[str], case: ModelCase, sett
     Raises:
         InputError: an unknown name or basis, or a size that the network cannot have.
     """
-    for kind, known, given in (("model", list_models(), names), ("basis", list_bases(), bases)):
+    for kind, known, given in (("model", list_models("segmentation"), names), ("basis", list_bases(), bases)):
         unknown = [name for name in given if name not in known]
         if unknown:
             raise InputError(f"unknown {kind} {unknown[0]!r} (known: {', '.join(known)})")

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from kanseg.encoders.surgery import dilate_stage, layers_that_read
 from kanseg.layers.blocks import Block, Conv, conv_stack, stage
 from kanseg.layers.surgery import set_conv_channels
+from kanseg.pretrained import _Pretrained
 from kanseg.registry import Registry
 
 ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, _Pretrained):
     """A list of stages, each halving the picture but the first: (B, C, H, W) -> depth + 1 features.
 
     Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r), r = 2^i, but no more than `output_stride` after
@@ -99,10 +100,15 @@ class Encoder(nn.Module):
         return features
 
 
-def check_size(width: int, depth: int) -> None:
-    """ValueError unless width >= 1 and 1 <= depth <= 6."""
-    if width < 1 or not 1 <= depth <= 6:
-        raise ValueError(f"width must be at least 1 and depth (halvings of the picture) 1 to 6, got width={width}, depth={depth}")
+def check_size(width: float, depth: int, *, deepest: int = 6) -> None:
+    """ValueError unless width >= 1 and 1 <= depth <= deepest."""
+    if not width >= 1 or not 1 <= depth <= deepest:
+        raise ValueError(f"width must be at least 1 and depth (halvings of the picture) 1 to {deepest}, got width={width}, depth={depth}")
+
+
+def scaled(width: float, multiple: float) -> int:
+    """Channels: a multiple of the width, which need not be whole, rounded; at least 1."""
+    return max(1, round(width * multiple))
 
 
 def residual_encoder(in_channels: int, *, stem: Conv, block: Block, num_blocks: Sequence[int], width: int, depth: int, expansion: int) -> Encoder:

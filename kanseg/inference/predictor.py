@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg.checkpoint import build_model, preprocess_from, read_description, read_weights
+from kanseg import pretrained
+from kanseg.checkpoint import MANIFEST, build_model, preprocess_from, read_description, read_weights
 from kanseg.data.images import to_channels
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
 from kanseg.inference.tiles import flips as flip_axes
 from kanseg.inference.tiles import predict_tiled
+from kanseg.pretrained import CONFIG
 
 
 class Predictor:
@@ -69,14 +71,12 @@ class Predictor:
         """A predictor from a checkpoint folder, or from a run folder (its best weights).
 
         Raises:
-            InputError: the folder is no complete checkpoint.
+            InputError: the folder is no complete checkpoint, and none that `save_pretrained` wrote of a trained network.
         """
         folder = Path(checkpoint)
         if (folder / "best").is_dir():
             folder = folder / "best"
-        description = read_description(folder)
-        model = build_model(description["model"])
-        model.load_state_dict(read_weights(folder))
+        description, model = _stored(folder)
         labels, preprocess = description["labels"], preprocess_from(description["preprocess"])
         options = {key: value for key, value in options.items() if value is not None}
         if preprocess.resize is None:
@@ -127,6 +127,20 @@ class Predictor:
         batch = batch.to(self.device)
         views = [class_probabilities(self.model, batch.flip(axes)).flip(axes) for axes in self.flips]
         return torch.stack(views).mean(dim=0)
+
+
+def _stored(folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    """Description and network of a checkpoint, or of a trained network that `save_pretrained` wrote."""
+    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
+        description = pretrained.read_description(folder)
+        if "preprocess" not in description:
+            raise InputError(f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it")
+        return description, pretrained.read_network(folder, description)
+    description = read_description(folder)
+    model = build_model(description["model"])
+    model.load_state_dict(read_weights(folder))
+    model.description, model.class_names = description, tuple(description["labels"]["classes"])
+    return description, model
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:

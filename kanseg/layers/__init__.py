@@ -1,8 +1,15 @@
-"""Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, the family names of the literature, grids, regularisers."""
+"""Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, the family names of the literature, grids, regularisers.
 
+Built of them: attention, focal modulation, mixtures of experts, and fine-tuning.
+"""
+
+from kanseg.layers.attention import ConvAttention
 from kanseg.layers.blocks import BasicBlock, BottleneckBlock, conv_stack, kan_conv, stage
+from kanseg.layers.experts import ConvExperts, balance_loss
 from kanseg.layers.families import *  # noqa: F403 - its __all__
 from kanseg.layers.families import FAMILIES
+from kanseg.layers.finetune import finetune, fuse
+from kanseg.layers.focal import FocalModulation
 from kanseg.layers.grids import off_grid_shares, refine_grids, update_grids
 from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
@@ -13,13 +20,19 @@ __all__ = [
     "PENALTIES",
     "BasicBlock",
     "BottleneckBlock",
+    "ConvAttention",
+    "ConvExperts",
+    "FocalModulation",
     "KANConv1d",
     "KANConv2d",
     "KANConv3d",
     "KANLinear",
     "NoiseInjection",
     "Penalty",
+    "balance_loss",
     "conv_stack",
+    "finetune",
+    "fuse",
     "kan_conv",
     "off_grid_shares",
     "refine_grids",

@@ -1,5 +1,5 @@
 """Blocks of convolutions. `conv` is any callable (in_channels, out_channels, kernel_size, stride=, padding=) -> module
-that ends in its own norm and activation; it carries the basis and all its options."""
+that ends in its own norm and activation; it carries the basis and all its options. Where depthwise convolutions are needed it takes groups= too."""
 
 from __future__ import annotations
 

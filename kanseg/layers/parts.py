@@ -52,6 +52,32 @@ def norm_module(norm: str | Callable[[int], nn.Module] | None, channels: int, nd
     return NORMS[norm](channels, ndim)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each pixel: (B, C, *S) -> the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class DropPath(nn.Module):
+    """In training, zeroes whole samples with probability p and scales the others by 1 / (1 - p) (stochastic depth, arXiv:1603.09382)."""
+
+    def __init__(self, p: float = 0.0):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.dim() - 1), device=x.device) >= self.p
+        return x * (kept / (1 - self.p)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 @contextmanager
 def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
     """Within it a basis makes its grid in double precision when the layer is to be float64, not rounded to float32 first."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,34 @@ from kanseg.registry import Registry
 
 PLACES = ("input", "branch", "functions")
 CHANNEL_DROPOUT = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
-# name -> penalty(layer, its output) of one KAN layer; the sum over layers times a weight is added to the loss
-PENALTIES: Registry[Callable[[nn.Module, Tensor], Tensor]] = Registry("penalty")
+Value = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Term(NamedTuple):
+    """A penalty: its value(layer, the layer's output) for one layer, the layers of a model that it is about, and what these are called."""
+
+    value: Value
+    layers: Callable[[nn.Module], Iterator[nn.Module]]
+    of: str
+
+
+# The sum over layers times a weight is added to the loss.
+PENALTIES: Registry[Term] = Registry("penalty")
+
+
+def penalty(name: str, *, layers: Callable[[nn.Module], Iterator[nn.Module]], of: str) -> Callable[[Value], Value]:
+    """Decorator: file the value of one layer as a penalty."""
+
+    def file(value: Value) -> Value:
+        PENALTIES.register(name)(Term(value, layers, of))
+        return value
+
+    return file
+
+
+def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The layers of univariate functions inside a model."""
+    return (module for module in model.modules() if getattr(module, "functions_weight", None) is not None)
 
 
 class NoiseInjection(nn.Module):
@@ -79,52 +107,55 @@ def _share(name: str, value: float) -> float:
     return float(value)
 
 
-@PENALTIES.register("weights_l1")
+@penalty("weights_l1", layers=kan_layers, of="KAN layers")
 def weights_l1(layer: nn.Module, output: Tensor) -> Tensor:
     """Mean absolute weight of the layer's functions."""
     return layer.functions_weight.float().abs().mean()
 
 
-@PENALTIES.register("activations_l1")
+@penalty("activations_l1", layers=kan_layers, of="KAN layers")
 def activations_l1(layer: nn.Module, output: Tensor) -> Tensor:
     """Mean absolute value of the layer's output."""
     return output.float().abs().mean()
 
 
-@PENALTIES.register("activations_l2")
+@penalty("activations_l2", layers=kan_layers, of="KAN layers")
 def activations_l2(layer: nn.Module, output: Tensor) -> Tensor:
     """Mean square of the layer's output."""
     return output.float().square().mean()
 
 
 class Penalty:
-    """The sum of weighted penalties over all KAN layers of a model, of its latest forward passes in training mode.
+    """The sum of weighted penalties over the layers of a model, of its latest forward passes in training mode.
 
     `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected. Layers inside `torch.utils.checkpoint` count with
     use_reentrant=False only.
 
     Args:
-        model: whose KANConv and KANLinear layers are watched, by forward hooks.
+        model: whose layers are watched, by forward hooks: KANConv and KANLinear, for "balance" the mixtures of experts.
         weights: name in `PENALTIES` -> its weight.
 
     Raises:
-        ValueError: an unknown name, or a model without KAN layers.
+        ValueError: an unknown name, or a model without the layers that a penalty is about.
     """
 
     def __init__(self, model: nn.Module, weights: dict[str, float]):
         if any(not weight >= 0 for weight in weights.values()):
             raise ValueError(f"weights of penalties must not be negative, got {dict(weights)}")
-        self.terms = [(PENALTIES[name], weight) for name, weight in weights.items() if weight or name not in PENALTIES]
         self._collected: list[Tensor] = []
-        layers = list(kan_layers(model))
-        if self.terms and not layers:
-            raise ValueError("penalties need a model with KAN layers, got one of plain layers only")
-        self._hooks = [layer.register_forward_hook(self._collect) for layer in layers if self.terms]
+        watched = []
+        for name, weight in weights.items():
+            term = PENALTIES[name]
+            layers = list(term.layers(model)) if weight else []
+            if weight and not layers:
+                raise ValueError(f"penalty {name!r} needs a model with {term.of}, got one without")
+            watched += [(layer, partial(self._collect, term.value, weight)) for layer in layers]
+        self._hooks = [layer.register_forward_hook(collect) for layer, collect in watched]
 
-    def _collect(self, layer: nn.Module, _: tuple, output: Tensor) -> None:
+    def _collect(self, term: Value, weight: float, layer: nn.Module, _: tuple, output: Tensor) -> None:
         if not layer.training or not torch.is_grad_enabled():
             return
-        value = sum(weight * term(layer, output) for term, weight in self.terms)
+        value = weight * term(layer, output)
         # Inside a backward pass it is checkpointing that runs the layer once more, and must see the same operations: it was counted in forward.
         if torch._C._current_graph_task_id() == -1:
             self._collected.append(value)
@@ -137,8 +168,3 @@ class Penalty:
         """Take the hooks off the model."""
         for hook in self._hooks:
             hook.remove()
-
-
-def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of univariate functions inside a model."""
-    return (module for module in model.modules() if getattr(module, "functions_weight", None) is not None)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import nn
 
 from kanseg.bases import BASES, list_basis_options
 from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, foreign_encoder, is_foreign
 from kanseg.layers.blocks import Conv, kan_conv
+from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
-from kanseg.models.segmentation import MODELS, SegmentationModel
+from kanseg.layers.linear import KANLinear
+from kanseg.models.classification import ClassificationModel
+from kanseg.models.segmentation import MODELS
+from kanseg.pretrained import BUILDERS, described
 from kanseg.registry import Registry, nearest
 
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
+LINEAR_OPTIONS = [p.name for p in inspect.signature(KANLinear.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
 CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
 OF_THE_ENCODER = ("width", "depth", "downsample")  # options of a model that say nothing once another encoder stands in it
+PARTS = {"conv", "plain", "stem", "encoder", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
 # Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
 COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
@@ -33,14 +42,15 @@ def create_model(
     encoder_weights: str | bool | None = None,
     encoder_options: Mapping[str, object] | None = None,
     aux_params: dict[str, object] | None = None,
+    features_only: bool = False,
     **options: object,
-) -> SegmentationModel:
-    """A segmentation network by name: (B, in_channels, H, W) -> raw logits (B, classes, H, W), any H and W.
+) -> nn.Module:
+    """A network by name: (B, in_channels, H, W) -> raw logits, any H and W.
 
     Args:
-        name: one of `kanseg.list_models()`.
+        name: one of `kanseg.list_models()`. A segmentation network returns (B, classes, H, W), a classifier (B, classes).
         in_channels: channels of the picture.
-        classes: logits a pixel (1 for a binary task with a sigmoid).
+        classes: logits a pixel (1 for a binary task with a sigmoid), or a picture.
         basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of plain convolutions.
         stem: the first convolution, the one that reads the picture: "auto" for B-splines of the colours (a plain convolution when the
             basis is "none"), None for the same as all others, or options that differ, such as
@@ -50,24 +60,39 @@ def create_model(
         encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
         encoder_weights: pretrained weights for "smp-" and "timm-", which are downloaded ("imagenet", or a tag of timm); None for none.
         encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width, ...); of a model of timm.
-        aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head; the net then returns
-            (masks, labels), as in segmentation_models.pytorch.
-        options: of the network (width, depth, ...), of KANConv2d (norm, activation, dropout, padding_mode; inner_channels, here 0.25 by
-            default: a bottleneck of a quarter of the channels, None for full functions on every edge; base_activation, here
-            "identity": activations stand between the layers already) and of the basis (degree, grid_size, ...).
+        aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a segmentation network, which then
+            returns (masks, labels), as in segmentation_models.pytorch.
+        features_only: the encoder alone, as of `create_encoder`.
+        options: of the network (width, depth, ...; of a classifier also head, head_dropout, pool_size), of KANConv2d (norm, activation,
+            dropout, padding_mode; inner_channels, here 0.25 by default: a bottleneck of a quarter of the channels, None for full functions on
+            every edge; base_activation, here "identity": activations stand between the layers already) and of the basis (degree, grid_size, ...).
+            `experts=4` makes every convolution but the stem a mixture of 4 (`ConvExperts`), of which a picture goes through `top_k=2`.
 
     Raises:
         ValueError: an unknown name or option; the message names the nearest known one.
     """
-    parts = _parts(MODELS, name, basis, stem, options)
+    if features_only:
+        return create_encoder(name, in_channels, basis=basis, stem=stem, **options)
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
-    if encoder is not None:
-        common = {"basis": basis, "stem": stem, **{key: value for key, value in options.items() if key not in parts}}
-        _check_replaceable(name, options)
-        parts["encoder"] = _encoder(encoder, in_channels, common=common, **choice)
-    elif any(value is not None for value in choice.values()):
+    if encoder is None and any(value is not None for value in choice.values()):
         raise ValueError("encoder_depth, encoder_weights and encoder_options are those of another encoder: name it by encoder=...")
-    return MODELS[name](in_channels, classes, aux_params=aux_params, **parts)
+    arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
+    if name in MODELS or name not in ENCODERS:
+        build = _look_up(MODELS, name, others=ENCODERS)
+        parts = _parts(build, basis, stem, options)
+        if encoder is not None:
+            common = {"basis": basis, "stem": stem, **{key: value for key, value in options.items() if key not in parts}}
+            _check_replaceable(name, options)
+            parts["encoder"] = _encoder(encoder, in_channels, common=common, **choice)
+            # the stored network has the weights already
+            arguments |= {"encoder": encoder, "encoder_depth": encoder_depth, "encoder_options": encoder_options}
+        model = build(in_channels, classes, aux_params=aux_params, **parts)
+        return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
+    if aux_params is not None:
+        raise ValueError(f"{name!r} is a classifier: aux_params belong to segmentation networks")
+    if encoder is not None:
+        raise ValueError(f"{name!r} is a classifier, which is its encoder: encoder=... belongs to segmentation networks")
+    return create_classifier(name, in_channels, classes, basis=basis, stem=stem, **options)
 
 
 def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem: Stem = "auto", **options: object) -> Encoder:
@@ -75,7 +100,9 @@ def create_encoder(name: str, in_channels: int = 3, *, basis: str = "gram", stem
 
     Arguments as of `create_model`; `depth` is the number of halvings.
     """
-    return ENCODERS[name](in_channels, **_parts(ENCODERS, name, basis, stem, options))
+    build = ENCODERS[name]
+    encoder = build(in_channels, **_parts(build, basis, stem, options))
+    return described(encoder, "encoder", {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options})
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
@@ -110,9 +137,37 @@ def _encoder(
     return create_encoder(encoder, in_channels, **{**common, **(options or {}), **sizes})
 
 
-def list_models() -> list[str]:
-    """Names for `create_model`."""
-    return list(MODELS)
+def create_classifier(
+    name: str,
+    in_channels: int = 3,
+    classes: int = 10,
+    *,
+    basis: str = "gram",
+    stem: Stem = "auto",
+    head: str = "linear",
+    head_dropout: float = 0.0,
+    pool_size: int = 1,
+    **options: object,
+) -> ClassificationModel:
+    """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) -> raw logits (B, classes), any H and W.
+
+    `head`, `head_dropout` and `pool_size` as of `ClassificationModel`, all else as of `create_model`.
+    """
+    encoder = create_encoder(name, in_channels, basis=basis, stem=stem, **options)
+    known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
+    linear = partial(KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known})
+    top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
+    model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
+    arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **top, **options}
+    return described(model, "classifier", arguments)
+
+
+def list_models(task: str | None = None) -> list[str]:
+    """Names for `create_model`: all, or those of the task "segmentation" or "classification"."""
+    names = {"segmentation": list(MODELS), "classification": [name for name in ENCODERS if name not in MODELS]}
+    if task is not None and task not in names:
+        raise ValueError(f"task must be 'segmentation', 'classification' or None, got {task!r}")
+    return names["segmentation"] + names["classification"] if task is None else names[task]
 
 
 def list_encoders() -> list[str]:
@@ -125,13 +180,34 @@ def list_bases() -> list[str]:
     return [*BASES, "none"]
 
 
-def _parts(registry: Registry[Callable], name: str, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
-    """Sort the options into those of the builder and those of the convolution, and build `conv` and `stem`."""
-    parameters = inspect.signature(registry[name]).parameters.values()
-    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("conv", "stem", "encoder", "aux_params")]
+def _look_up(registry: Registry[Callable], name: str, *, others: Registry[Callable]) -> Callable:
+    """The entry; an unknown name is a ValueError that knows the names of both registries."""
+    if name in registry:
+        return registry[name]
+    known = [*registry, *(other for other in others if other not in registry)]
+    raise ValueError(f"unknown {registry.kind} {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+
+
+def _parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
+    """Sort the options into those of the builder and those of the convolution, and build the parts that the builder takes."""
+    parameters = inspect.signature(build).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    own = [name for name in named if name not in PARTS]
     shared = {"inner_channels": 0.25, "base_activation": "identity"} | {key: value for key, value in options.items() if key not in own}
-    conv = _conv(basis, shared, network_options=own)
-    return {"conv": conv, "stem": _stem(stem, basis, shared, conv), **{key: value for key, value in options.items() if key in own}}
+    experts, top_k = shared.pop("experts", None), shared.pop("top_k", None)
+    conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
+    plain = _conv("none", {key: value for key, value in shared.items() if key in CONV_OPTIONS}, network_options=[])
+    parts = {"conv": _mixture(conv, experts, top_k), "plain": plain, "stem": _stem(stem, basis, shared, conv)}
+    return {key: value for key, value in (parts | options).items() if key in named}
+
+
+def _mixture(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
+    """The convolution, or where `experts` is a number as many of them."""
+    if experts is None and top_k is not None:
+        raise ValueError(f"top_k={top_k} is an option of mixtures of experts: give experts, the number of convolutions, too")
+    if experts is None:
+        return conv
+    return partial(ConvExperts, conv=conv, num_experts=experts, top_k=min(2, experts) if top_k is None else top_k)
 
 
 def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv:
@@ -154,3 +230,6 @@ def _conv(basis: str, options: dict[str, object], *, network_options: list[str])
             has = f"it has: {', '.join(basis_options)}" if basis_options else "it is the plain convolution"
             raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
     return kan_conv(basis=basis, **options)
+
+
+BUILDERS.update(model=create_model, classifier=create_classifier, encoder=create_encoder)

@@ -8,10 +8,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kanseg.encoders import Encoder, ForeignEncoder
 from kanseg.layers.blocks import Block
+from kanseg.layers.nested import resize_like
+from kanseg.pretrained import _Pretrained
 from kanseg.registry import Registry, nearest
 
 MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
@@ -25,10 +26,20 @@ class UNetDecoder(nn.Module):
         block: (in_channels, out_channels) -> module; called once a level.
         bottom: module on the deepest feature, or None.
         widths: channels of the decoder's own levels, the full-size one first, and of the deepest feature; `encoder_channels` by default.
+        align_corners: of the upsampling.
     """
 
-    def __init__(self, encoder_channels: Sequence[int], *, block: Block, bottom: nn.Module | None = None, widths: Sequence[int] | None = None):
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        *,
+        block: Block,
+        bottom: nn.Module | None = None,
+        widths: Sequence[int] | None = None,
+        align_corners: bool = False,
+    ):
         super().__init__()
+        self.align_corners = align_corners
         self.bottom = nn.Identity() if bottom is None else bottom
         widths = encoder_channels if widths is None else widths
         levels = zip(widths[-1:0:-1], encoder_channels[-2::-1], widths[-2::-1], strict=True)
@@ -39,8 +50,7 @@ class UNetDecoder(nn.Module):
         """[(B, C_i, H_i, W_i)] from large to small -> (B, out_channels, H_0, W_0)."""
         x = self.bottom(features[-1])
         for block, skip in zip(self.blocks, features[-2::-1], strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, skip], dim=1))
+            x = block(torch.cat([resize_like(x, skip, align_corners=self.align_corners), skip], dim=1))
         return x
 
 
@@ -87,29 +97,41 @@ class ClassificationHead(nn.Sequential):
         super().__init__(pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes), last())
 
 
-class SegmentationModel(nn.Module):
-    """encoder -> decoder -> 1x1 convolution: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
+class SegmentationModel(nn.Module, _Pretrained):
+    """encoder -> decoder -> head: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
 
     Args:
         encoder: picture -> list of features, with `out_channels`.
         decoder: list of features -> one feature map of the picture's size, with `out_channels`.
         classes: number of logits a pixel.
+        head: what the decoder returns -> raw logits of the picture's size; a 1x1 convolution by default.
         aux_params: keyword arguments of ClassificationHead (at least `classes`), as in segmentation_models.pytorch; with them
             forward returns (masks, labels).
     """
 
-    def __init__(self, encoder: Encoder | ForeignEncoder, decoder: UNetDecoder, *, classes: int, aux_params: dict[str, object] | None = None):
+    def __init__(
+        self,
+        encoder: Encoder | ForeignEncoder,
+        decoder: nn.Module,
+        *,
+        classes: int,
+        head: nn.Module | None = None,
+        aux_params: dict[str, object] | None = None,
+    ):
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be at least 1, got {classes}")
         _check_aux_params(aux_params)
         self.encoder = encoder
         self.decoder = decoder
-        self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1)
+        self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1) if head is None else head
         self.classification_head = None if aux_params is None else ClassificationHead(encoder.out_channels[-1], **aux_params)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a classification head."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor]:
+        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a classification head.
+
+        A network with deep supervision returns a list of masks in training, the one that counts first.
+        """
         features = self.encoder(x)
         masks = self.segmentation_head(self.decoder(features))
         if self.classification_head is None:

@@ -34,6 +34,7 @@ def ukanet(
     width: int = 16,
     depth: int = 3,
     encoder: Encoder | ForeignEncoder | None = None,
+    align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
     """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual stage.
@@ -51,7 +52,7 @@ def ukanet(
         return nn.Sequential(conv(in_channels, out_channels, 3, padding=1), *blocks)
 
     bottom = stage(residual, channels[-1], channels[-1], counts[-1])
-    decoder = UNetDecoder(encoder.out_channels, block=merge, bottom=bottom, widths=channels)
+    decoder = UNetDecoder(encoder.out_channels, block=merge, bottom=bottom, widths=channels, align_corners=align_corners)
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
 
 

@@ -16,6 +16,7 @@ from kanseg.errors import InputError
 from kanseg.layers import Penalty
 from kanseg.losses import check_weights
 from kanseg.metrics import SegmentationMetrics
+from kanseg.models import list_models
 from kanseg.registry import nearest
 
 ROLES = ("train", "val", "test")
@@ -53,6 +54,8 @@ def check_settings(config: Config) -> None:
     if not 0 <= config.training.warmup <= 1:
         raise InputError(f"training.warmup must be a share from 0 to 1, got {config.training.warmup}")
     check_weights(config.training.loss)
+    if config.model.name not in (known := list_models("segmentation")):
+        raise InputError(f"model.name: {config.model.name!r} is no segmentation network{nearest(config.model.name, known)} (known: {', '.join(known)})")
     with torch.device("meta"):  # a look at the options of the model, without its memory
         model = build_model(describe(config, LabelInfo("binary", ("a", "b")), Preprocess(channels=config.data.channels))["model"])
     try:

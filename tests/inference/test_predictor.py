@@ -68,6 +68,10 @@ def test_a_trained_network_is_loaded_with_its_classes_and_predicts_as_in_trainin
     for path in (config.run_dir, f"{config.run_dir}/best"):
         loaded = kanseg.load(path, device="cpu")
         assert loaded.classes == ("background", "foreground")
+    loaded.model.save_pretrained(config.run_dir + "/folder")
+    stored = kanseg.load(config.run_dir + "/folder", device="cpu")
+    assert stored.classes == kanseg.from_pretrained(config.run_dir + "/folder").class_names == loaded.classes
+    assert np.array_equal(stored(IMAGE), loaded(IMAGE))
     from kanseg.inference.evaluate import evaluate_checkpoint
 
     again = evaluate_checkpoint(config.run_dir, "test", device="cpu")

@@ -22,7 +22,7 @@ from kanseg.errors import InputError
 from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
 from kanseg.training.run import train, warmup_cosine
 
-MORE_KINDS = ("misspelt penalty", "turned oblong pictures", "name in the options", "range", "misspelt split")
+MORE_KINDS = ("misspelt penalty", "balance of nothing", "turned oblong pictures", "name in the options", "range", "misspelt split")
 TWO = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
 
@@ -208,6 +208,9 @@ def faulty(config, folder, kind):
     if kind == "misspelt penalty":
         config.training.penalty = {"weight_l1": 0.1}
         return "training.penalty: unknown penalty 'weight_l1'; did you mean 'weights_l1'"
+    if kind == "balance of nothing":
+        config.training.penalty = {"balance": 0.1}
+        return "training.penalty: penalty 'balance' needs a model with mixtures of experts (model.options.experts)"
     if kind == "range":
         config.data.workers = -1
         return "data.workers must be at least 0, got -1"
@@ -301,6 +304,18 @@ def test_a_penalty_on_the_weights_shrinks_them(config, tmp_path):
         weights = load_file(tmp_path / f"p{number}" / "last" / "model.safetensors")
         sizes.append(sum(w.abs().sum() for name, w in weights.items() if name.endswith("basis_conv.weight")))
     assert sizes[1] < 0.9 * sizes[0]
+
+
+def test_the_balance_of_experts_reaches_the_optimiser(config, tmp_path):
+    """One expert a picture has the gate 1 whatever the logits are: the gate's weights, which start at zero, move by the balance alone."""
+    config.model.options |= {"experts": 3, "top_k": 1}
+    config.training.epochs, config.training.batch_size = 1, 2
+    for penalty, moves in (({}, False), ({"balance": 0.1}, True)):
+        config.run_dir, config.training.penalty = str(tmp_path / f"p{len(penalty)}"), penalty
+        train(config)
+        gates = [value for name, value in load_file(Path(config.run_dir) / "last" / "model.safetensors").items() if name.endswith(".gate")]
+        assert len(gates) > 5
+        assert all((gate != 0).any() == moves for gate in gates)
 
 
 def test_accumulated_batches_give_the_gradient_of_the_large_batch(config, folder, tmp_path):

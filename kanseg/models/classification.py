@@ -1,0 +1,69 @@
+"""The classification network: an encoder and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+from kanseg.encoders import Encoder
+from kanseg.pretrained import _Pretrained
+
+Linear = Callable[[int, int], nn.Module]
+
+
+def _linear(in_features: int, classes: int, linear: Linear, dropout: float) -> list[nn.Module]:
+    return [nn.Dropout(dropout), nn.Linear(in_features, classes)]
+
+
+def _kan(in_features: int, classes: int, linear: Linear, dropout: float) -> list[nn.Module]:
+    return [nn.Dropout(dropout), linear(in_features, classes)]
+
+
+def _hidden(in_features: int, classes: int, linear: Linear, dropout: float, *, width: int) -> list[nn.Module]:
+    return [linear(in_features, width), nn.Dropout(dropout), nn.Linear(width, classes)]
+
+
+def _perceptron(in_features: int, classes: int, linear: Linear, dropout: float, *, width: int) -> list[nn.Module]:
+    hidden = [nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout)]
+    return [*hidden, nn.Linear(width, classes)]
+
+
+# name -> (in_features, classes, linear, dropout) -> modules on vectors; `linear` makes a KAN layer of the network's basis
+HEADS: dict[str, Callable[..., list[nn.Module]]] = {
+    "linear": _linear,
+    "kan": _kan,
+    "hidden_kan": partial(_hidden, width=512),
+    "mlp": partial(_perceptron, width=1024),
+}
+
+
+class ClassificationModel(nn.Module, _Pretrained):
+    """encoder -> pooling of the deepest feature -> head: (B, C, H, W) -> raw logits (B, classes), any H and W.
+
+    Args:
+        encoder: picture -> list of features, with `out_channels`.
+        classes: number of logits.
+        linear: (in_features, out_features) -> KAN layer, for those heads that have one.
+        head: "linear", "kan" (one KAN layer), "hidden_kan" (one of 512, then linear) or "mlp" (VGG's, two layers of 1024).
+        head_dropout: probability, before the last layer.
+        pool_size: the deepest feature is averaged to pool_size x pool_size pixels.
+
+    Raises:
+        ValueError: fewer than one class, an unknown head.
+    """
+
+    def __init__(self, encoder: Encoder, *, classes: int, linear: Linear, head: str = "linear", head_dropout: float = 0.0, pool_size: int = 1):
+        super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1, got {classes}")
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+        self.encoder = encoder
+        features = encoder.out_channels[-1] * pool_size**2
+        pool = [nn.AdaptiveAvgPool2d(pool_size), nn.Flatten()]
+        self.classification_head = nn.Sequential(*pool, *HEADS[head](features, classes, linear, head_dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classification_head(self.encoder(x)[-1])

@@ -1,0 +1,139 @@
+"""Networks as folders and on the Hugging Face hub: weights, the arguments they are built with, class names. No code, no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from kanseg.errors import InputError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of a training run's checkpoint
+FILES = [*DESCRIPTIONS, WEIGHTS]
+# What a description calls a network -> the function that builds it from the arguments beside; filled where those functions are.
+BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+
+
+class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", tags=["kanseg", "kolmogorov-arnold-networks"]):
+    """`save_pretrained`, `push_to_hub` and `from_pretrained` for networks that `kanseg.create_...` made."""
+
+    description: dict[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """config.json and model.safetensors, each written aside and then renamed."""
+        if self.description is None:
+            raise InputError("only a network made by kanseg.create_model, create_classifier or create_encoder knows the arguments to store; use torch.save")
+        description = dict(self.description)
+        if self.class_names is not None:
+            description["class_names"] = list(self.class_names)
+        try:
+            text = json.dumps(description, indent=1)
+        except TypeError as error:
+            raise InputError(f"the network was built with an argument that is no plain value ({error}): give norms and activations by name") from None
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        building = save_directory / f".{WEIGHTS}.tmp"
+        save_file(weights, building, metadata={"format": "pt"})
+        building.replace(save_directory / WEIGHTS)
+        building = save_directory / f".{CONFIG}.tmp"
+        building.write_text(text, encoding="utf-8")
+        building.replace(save_directory / CONFIG)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any):
+        """`kanseg.from_pretrained`, and a TypeError where that is another kind of network."""
+        model = from_pretrained(source, **options)
+        if not isinstance(model, cls):
+            raise TypeError(f"{source} holds a {type(model).__name__}, not a {cls.__name__}")
+        return model
+
+
+def described(model: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The model, knowing what it was built with."""
+    model.description = {"kanseg": 1, kind: dict(arguments)}
+    model._hub_mixin_config = None  # the mixin's own idea of a config, the constructor's parts, cannot be stored
+    return model
+
+
+def from_pretrained(
+    source: str | Path,
+    *,
+    download: bool = False,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> nn.Module:
+    """A network with its weights, in evaluation mode.
+
+    Args:
+        source: a folder written by `save_pretrained`, a checkpoint of a training run ("runs/x/best"), or a name on the hub ("user/name").
+        download: whether to ask the hub; without it a name must be in the local cache already.
+        revision, token, cache_dir: of the hub.
+
+    Raises:
+        InputError: nothing there, not a network of ours, or weights that do not fit it.
+    """
+    folder = find_folder(source, download=download, revision=revision, token=token, cache_dir=cache_dir)
+    return read_network(folder, read_description(folder))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a folder says of its network."""
+    path = next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder} has no {' or '.join(DESCRIPTIONS)}")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(description, dict) or not BUILDERS.keys() & description.keys():
+        raise InputError(f"{path} describes no network of kanseg (none of {', '.join(BUILDERS)} in it)")
+    return description
+
+
+def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
+    """The network that a folder holds."""
+    kind = next(kind for kind in BUILDERS if kind in description)
+    model = BUILDERS[kind](**description[kind])
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder / WEIGHTS} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    load_weights(model, weights, folder / WEIGHTS)
+    model.description = dict(description)
+    if "class_names" in description:
+        model.class_names = tuple(description["class_names"])
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """load_state_dict, with an InputError of one line."""
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the network: {' '.join(str(error).split())[:300]}") from None
+
+
+def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:
+    """The folder itself, a run's best checkpoint, or where the hub's files lie on this machine; InputError where there is none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / "best" if (folder / "best").is_dir() else folder
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=FILES, local_files_only=not download, **hub))
+    except HFValidationError:
+        raise InputError(f"{source} is no folder, and no name on the hub such as 'user/name'") from None
+    except LocalEntryNotFoundError:
+        cure = "the hub could not be reached" if download else "download=True asks the hub for it"
+        raise InputError(f"{source} is no folder, and not in the local cache of the hub; {cure}") from None
+    except HfHubHTTPError as error:
+        raise InputError(f"{source}: the hub refuses it: {' '.join(str(error).split())[:200]}") from None

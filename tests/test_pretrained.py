@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+
+import kanseg
+from kanseg.errors import InputError
+from kanseg.models import ClassificationModel, SegmentationModel
+
+
+def unet(**options):
+    return kanseg.create_model("unet", classes=3, width=3, depth=1, **options)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        unet(basis="bspline", grid_size=7, stem=None),
+        unet(aux_params={"classes": 4}),
+        kanseg.create_classifier("vggkan11", in_channels=1, width=2, head="kan", basis="chebyshev", degree=2),
+        kanseg.create_encoder("ukanet_18", in_channels=4, width=2, depth=2),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_folder_gives_the_same_network_back(tmp_path, model):
+    channels = model.description[next(k for k in model.description if k != "kanseg")]["in_channels"]
+    model.save_pretrained(tmp_path / "net")
+    assert {f.name for f in (tmp_path / "net").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    loaded = kanseg.from_pretrained(tmp_path / "net")
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    x = torch.randn(2, channels, 20, 21)
+    torch.testing.assert_close(loaded(x), model.eval()(x), rtol=0, atol=0)
+
+
+def test_class_names_go_along(tmp_path):
+    model = unet()
+    model.class_names = ("sea", "land", "lake")
+    model.save_pretrained(tmp_path)
+    assert kanseg.from_pretrained(tmp_path).class_names == ("sea", "land", "lake")
+
+
+def test_the_class_checks_what_it_loads(tmp_path):
+    unet().save_pretrained(tmp_path)
+    assert isinstance(SegmentationModel.from_pretrained(tmp_path), SegmentationModel)
+    with pytest.raises(TypeError, match="holds a SegmentationModel, not a ClassificationModel"):
+        ClassificationModel.from_pretrained(tmp_path)
+
+
+def test_saving_again_what_was_loaded_loses_nothing(tmp_path):
+    unet(degree=5).save_pretrained(tmp_path / "a")
+    kanseg.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a" / "config.json").read_text() == (tmp_path / "b" / "config.json").read_text()
+
+
+def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kanseg.pretrained.snapshot_download", lambda name, **options: asked.append(options) or str(tmp_path))
+    unet().save_pretrained(tmp_path)
+    kanseg.from_pretrained("some/net")
+    kanseg.from_pretrained("some/net", download=True)
+    assert [options["local_files_only"] for options in asked] == [True, False]
+
+
+def test_a_network_in_the_hubs_cache_is_found_without_the_hub(tmp_path):
+    """The cache's own layout, as a download leaves it."""
+    commit = "0" * 40
+    root = tmp_path / "models--some--net"
+    unet().save_pretrained(root / "snapshots" / commit)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+    assert isinstance(kanseg.from_pretrained("some/net", cache_dir=tmp_path), SegmentationModel)
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path, monkeypatch):
+    uploaded = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, folder_path, **_: uploaded.extend(f.name for f in Path(folder_path).iterdir()))
+    unet().push_to_hub("some/net")
+    assert set(uploaded) == {"config.json", "model.safetensors", "README.md"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"short"), "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "damaged"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "describes no network of kanseg"),
+        (lambda folder: change(folder, width=4), "does not fit the network"),
+        (lambda folder: change(folder, widht=4), "did you mean 'width'"),
+    ],
+)
+def test_faults_are_named(tmp_path, spoil, message):
+    unet().save_pretrained(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        kanseg.from_pretrained(tmp_path)
+
+
+def change(folder, **options):
+    description = json.loads((folder / "config.json").read_text())
+    description["model"] |= options
+    (folder / "config.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(("name", "message"), [("nobody/nothing", "download=True"), ("a/b/c/d", "no name on the hub")])
+def test_a_name_that_is_nowhere_is_an_error(tmp_path, name, message):
+    with pytest.raises(InputError, match=message):
+        kanseg.from_pretrained(name, cache_dir=tmp_path)
+
+
+def test_only_what_the_factory_made_can_be_stored(tmp_path):
+    with pytest.raises(ValueError, match="no plain value"):
+        unet(norm=torch.nn.BatchNorm2d).save_pretrained(tmp_path)
+    net = unet()
+    with pytest.raises(ValueError, match="made by kanseg.create"):
+        ClassificationModel(net.encoder, classes=2, linear=None).save_pretrained(tmp_path)
+
+
+def test_loading_runs_no_code(tmp_path):
+    """A description can name networks and plain values only."""
+    unet().save_pretrained(tmp_path)
+    change(tmp_path, norm="__import__('os').system('true')")
+    code = f"import kanseg; kanseg.from_pretrained({str(tmp_path)!r})"
+    assert "unknown norm" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
