@@ -118,8 +118,13 @@ def preprocess_from(stored: dict[str, Any]) -> Preprocess:
     return Preprocess(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
 
 
-def build_model(arguments: dict[str, Any]) -> nn.Module:
-    """`create_model` with arguments from a config or a checkpoint; what it refuses is an InputError."""
+def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
+    """`create_model` with arguments from a config or a checkpoint; what it refuses is an InputError.
+
+    Pretrained weights of an encoder are fetched only if asked for: a checkpoint has its own.
+    """
+    if "encoder_weights" in arguments and not pretrained:
+        arguments = arguments | {"encoder_weights": None}
     try:
         return create_model(**arguments)
     except (TypeError, ValueError) as error:

@@ -21,6 +21,8 @@ ORDER = [
     "profile",
     "encoders",
     "models",
+    "integrations",
+    "command_line",
     "config",
     "data",
     "losses",
@@ -58,6 +60,10 @@ def test_compat_stands_on_the_networks_and_what_they_stand_on():
     """And nothing stands on it: it is last in ORDER."""
     used = {other for path in (PACKAGE / "compat").rglob("*.py") for other in imported_parts(path)}
     assert used <= {"bases", "layers", "encoders", "models", "compat"}
+
+
+def test_nothing_stands_on_integrations():
+    assert not [f for f in FILES if f.parent.name != "integrations" and "integrations" in imported_parts(f)]
 
 
 def test_importing_kanseg_loads_nothing_heavy():

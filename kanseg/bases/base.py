@@ -76,6 +76,8 @@ class Basis(nn.Module, ABC):
     states_parameters = False
     # Whether the functions stand on a grid that can follow the data.
     has_grid = False
+    # Names of the parameters and buffers with a row for each channel.
+    per_channel: tuple[str, ...] = ()
 
     def __init__(self, channels: int, num_functions: int, domain: str):
         super().__init__()
@@ -109,6 +111,15 @@ class Basis(nn.Module, ABC):
     def mapped(self, x: Tensor) -> Tensor:
         """The domain map: (B, C, *S) -> the same shape, at least float32."""
         return DOMAINS[self.domain](at_least_float32(x))
+
+    def set_channels(self, channels: int) -> None:
+        """Go over to another number of channels; channel i gets the functions of channel i mod the old number."""
+        source = torch.arange(channels) % self.channels
+        for name in self.per_channel:
+            old = getattr(self, name)
+            new = old.detach()[source.to(old.device)]
+            setattr(self, name, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+        self.channels = channels
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         """Ends of the grid of each channel, (C,) and (C,)."""

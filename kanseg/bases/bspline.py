@@ -34,6 +34,7 @@ class BSpline(Basis):
     """
 
     has_grid = True
+    per_channel = ("knots",)
 
     def __init__(self, channels: int, *, grid_size: int = 5, spline_order: int = 3, grid_range: tuple[float, float] = (-1.0, 1.0), domain: str = "identity"):
         check_at_least("grid_size", grid_size, 1)

@@ -24,6 +24,7 @@ class Located(Basis):
     """
 
     states_parameters = True
+    per_channel = ("location", "log_scale")
 
     def __init__(self, channels: int, location: Tensor, scale: Tensor, domain: str, *, trainable: bool = True):
         super().__init__(channels, len(location), domain)

@@ -39,6 +39,14 @@ class Rational(Basis):
         start[:, -1] = 1
         self.denominator = nn.Parameter(start)  # q: (groups, n), lowest power first
 
+    def set_channels(self, channels: int) -> None:
+        # Channels that shared a denominator need not stand side by side any more: each gets its own copy.
+        if channels == self.channels:
+            return
+        shared, group = self.denominator, torch.arange(channels) % self.channels // self.group_size
+        self.denominator = nn.Parameter(shared.detach()[group.to(shared.device)], requires_grad=shared.requires_grad)
+        self.group_size, self.channels = 1, channels
+
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         # With w = u / s and t = 1 / s for any s, u^j / (1 + |Q(u)|) = w^j t^(n-j) / (t^n + |sum q_k w^k t^(n-k)|). At s = max(1, |u|)
         # nothing overflows, whatever u is; since s does not matter, neither does its derivative.

@@ -20,6 +20,7 @@ class GaussianRBF(Basis):
     """
 
     has_grid = True
+    per_channel = ("start", "step")
 
     def __init__(self, channels: int, *, grid_size: int = 8, grid_range: tuple[float, float] = (-2.0, 2.0), domain: str = "identity"):
         check_at_least("grid_size", grid_size, 2)

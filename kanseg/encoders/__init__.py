@@ -1,6 +1,19 @@
 """Encoders: image -> feature pyramid."""
 
+from kanseg.encoders.foreign import ForeignEncoder, foreign_encoder, is_foreign
 from kanseg.encoders.pyramid import ENCODERS, Encoder, check_size, residual_encoder, scaled, stacked_encoder
 from kanseg.encoders.stems import first_stages, shrinking_stem
 
-__all__ = ["ENCODERS", "Encoder", "check_size", "first_stages", "residual_encoder", "scaled", "shrinking_stem", "stacked_encoder"]
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "ForeignEncoder",
+    "check_size",
+    "first_stages",
+    "foreign_encoder",
+    "is_foreign",
+    "residual_encoder",
+    "scaled",
+    "shrinking_stem",
+    "stacked_encoder",
+]

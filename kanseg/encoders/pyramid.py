@@ -7,7 +7,9 @@ from math import inf
 
 from torch import Tensor, nn
 
+from kanseg.encoders.surgery import dilate_stage, layers_that_read
 from kanseg.layers.blocks import Block, Conv, conv_stack, stage
+from kanseg.layers.surgery import set_conv_channels
 from kanseg.pretrained import _Pretrained
 from kanseg.registry import Registry
 
@@ -17,7 +19,8 @@ ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 class Encoder(nn.Module, _Pretrained):
     """A list of stages, each halving the picture but the first: (B, C, H, W) -> depth + 1 features.
 
-    Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); any H and W from 1 on.
+    Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r), r = 2^i, but no more than `output_stride` after
+    `make_dilated`; any H and W from 1 on. Where stage 0 is an Identity, feature 0 is the picture itself.
 
     Args:
         stages: depth + 1 modules; stage 0 keeps the size, the others halve it (rounding up).
@@ -30,6 +33,7 @@ class Encoder(nn.Module, _Pretrained):
         self.stages = nn.ModuleList(stages)
         self.in_channels = in_channels
         self.out_channels = list(out_channels)
+        self._least_stride: int | None = None  # what `make_dilated` was asked for
 
     @property
     def depth(self) -> int:
@@ -39,7 +43,52 @@ class Encoder(nn.Module, _Pretrained):
     @property
     def output_stride(self) -> int:
         """Pixels of the picture per pixel of the deepest feature."""
-        return 2**self.depth
+        return min(2**self.depth, self._least_stride or 2**self.depth)
+
+    @property
+    def begins_with_picture(self) -> bool:
+        """Whether feature 0 is the picture itself."""
+        return isinstance(self.stages[0], nn.Identity)
+
+    def set_in_channels(self, in_channels: int, *, pretrained: bool = True) -> None:
+        """Read pictures of another number of channels, keeping what was learned, as of `KANConv2d.set_in_channels`.
+
+        The layers that are handed the picture are found by showing the encoder a small one. With pretrained=False their weights are
+        drawn anew.
+        """
+        if in_channels == self.in_channels:
+            return
+        readers = layers_that_read(self.stages, self.in_channels)
+        if not readers:
+            raise ValueError("no convolution of this encoder reads the picture itself: it cannot be set to another number of channels")
+        for layer in readers:
+            if isinstance(layer, nn.Conv2d):
+                set_conv_channels(layer, self.in_channels, in_channels)
+            else:
+                layer.set_in_channels(in_channels)
+            if not pretrained:
+                layer.reset_parameters()
+        if self.begins_with_picture:
+            self.out_channels[0] = in_channels
+        self.in_channels = in_channels
+
+    def make_dilated(self, output_stride: int) -> None:
+        """Keep features from shrinking beyond a stride of 8 or 16: the stages that would halve them further dilate instead.
+
+        A strided convolution gets stride 1, and all behind it taps twice as far apart (Chen et al. 2017, arXiv:1706.05587): every second
+        pixel of the new feature is the old one. A pool at the head of a stage goes, with which the values change.
+
+        Raises:
+            ValueError: another stride, an encoder that was dilated before, or a stage that halves neither way.
+        """
+        if output_stride not in (8, 16):
+            raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
+        if self._least_stride not in (None, output_stride):
+            raise ValueError(f"the encoder was dilated to output stride {self._least_stride} already: build a new one for {output_stride}")
+        if self._least_stride is None:
+            for i in range(output_stride.bit_length(), self.depth + 1):
+                dilate_stage(self.stages[i], rate=2 ** (i - 1) // output_stride)
+        self._least_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, out_channels[i], ceil(H / 2^i), ceil(W / 2^i)) for i in 0..depth]."""

@@ -12,6 +12,7 @@ from kanseg.layers.functional import activation_convolution, basis_convolution, 
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import activation_module, check_share, exact_constants, init_branches, init_mixture, init_to_variance, inner_width, norm_module
 from kanseg.layers.regularisation import Disturbance
+from kanseg.layers.surgery import check_changeable, set_conv_channels, source_channels
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Size = int | tuple[int, ...]
@@ -111,6 +112,34 @@ class _KANConv(Adaptive, nn.Module):
             return
         self.basis_conv.weight = weight
         self.basis_conv.in_channels = self.basis.channels * self.basis.num_functions
+
+    @torch.no_grad()
+    def set_in_channels(self, in_channels: int) -> None:
+        """Read pictures of another number of channels, keeping what was learned; it replaces parameters: make the optimiser anew.
+
+        One channel gets the sum of the old weights, so that a grey picture gives what it gave when it was repeated for each channel
+        (exact where the functions have no state per channel, or a bottleneck). More get those of the old channels in turn, times
+        old / new. What a basis holds per channel (adapted knots, learned places) comes from channel i mod old too.
+
+        Raises:
+            ValueError: fewer than one channel, a layer of several groups, or weights that are parametrized or pruned.
+        """
+        old, new = self.in_channels, in_channels
+        if new < 1 or self.groups != 1:
+            raise ValueError(f"only a layer of one group can be set to 1 channel or more, got in_channels={new}, groups={self.groups}")
+        check_changeable(self)
+        if new == old:
+            return
+        if self.base_conv is not None:
+            set_conv_channels(self.base_conv, old, new)
+        if isinstance(self.squeeze, CONVS[self.ndim]):
+            set_conv_channels(self.squeeze, old, new)
+        elif self.basis is not None:
+            set_conv_channels(self.basis_conv, old, new)
+            self.basis.set_channels(new)
+            if self.share == "channel":
+                self.mixture = nn.Parameter(self.mixture[source_channels(old, new)], requires_grad=self.mixture.requires_grad)
+        self.in_channels = new
 
     def functions_input(self, x: Tensor) -> Tensor:
         """What the basis sees of x, before its domain map."""

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from kanseg.bases import BASES, list_basis_options
-from kanseg.encoders import ENCODERS, Encoder
+from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, foreign_encoder, is_foreign
 from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
@@ -23,7 +23,8 @@ from kanseg.registry import Registry, nearest
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
 LINEAR_OPTIONS = [p.name for p in inspect.signature(KANLinear.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
 CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
-PARTS = {"conv", "plain", "stem", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
+OF_THE_ENCODER = ("width", "depth", "downsample")  # options of a model that say nothing once another encoder stands in it
+PARTS = {"conv", "plain", "stem", "encoder", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
 # Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
 COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
@@ -38,6 +39,10 @@ def create_model(
     *,
     basis: str = "gram",
     stem: Stem = "auto",
+    encoder: str | Encoder | ForeignEncoder | None = None,
+    encoder_depth: int | None = None,
+    encoder_weights: str | bool | None = None,
+    encoder_options: Mapping[str, object] | None = None,
     aux_params: dict[str, object] | None = None,
     features_only: bool = False,
     match: str | None = None,
@@ -55,6 +60,11 @@ def create_model(
         stem: the first convolution, the one that reads the picture: "auto" for B-splines of the colours (a plain convolution when the
             basis is "none"), None for the same as all others, or options that differ, such as
             {"basis": "rbf", "grid_range": [-3, 3]}.
+        encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of `kanseg.list_encoders()`, "smp-NAME" or
+            "timm-NAME" for one of segmentation_models.pytorch or timm, or an encoder itself.
+        encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
+        encoder_weights: pretrained weights for "smp-" and "timm-", which are downloaded ("imagenet", or a tag of timm); None for none.
+        encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width, ...); of a model of timm.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a segmentation network, which then
             returns (masks, labels), as in segmentation_models.pytorch.
         features_only: the encoder alone, as of `create_encoder`.
@@ -72,16 +82,29 @@ def create_model(
     """
     if features_only:
         return create_encoder(name, in_channels, basis=basis, stem=stem, match=match, like=like, match_size=match_size, **options)
+    choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
+    if encoder is None and any(value is not None for value in choice.values()):
+        raise ValueError("encoder_depth, encoder_weights and encoder_options are those of another encoder: name it by encoder=...")
     arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
         question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size}
-        return create_model(**matched(create_model, arguments | question))
+        other = {} if encoder is None else {"encoder": encoder, **{f"encoder_{key}": value for key, value in choice.items()}}
+        return create_model(**matched(create_model, arguments | other | question))
     if name in MODELS or name not in ENCODERS:
         build = _look_up(MODELS, name, others=ENCODERS)
-        model = build(in_channels, classes, aux_params=aux_params, **_parts(build, basis, stem, options))
+        parts = _parts(build, basis, stem, options)
+        if encoder is not None:
+            common = {"basis": basis, "stem": stem, **{key: value for key, value in options.items() if key not in parts}}
+            _check_replaceable(name, options)
+            parts["encoder"] = _encoder(encoder, in_channels, common=common, **choice)
+            # the stored network has the weights already
+            arguments |= {"encoder": encoder, "encoder_depth": encoder_depth, "encoder_options": encoder_options}
+        model = build(in_channels, classes, aux_params=aux_params, **parts)
         return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
     if aux_params is not None:
         raise ValueError(f"{name!r} is a classifier: aux_params belong to segmentation networks")
+    if encoder is not None:
+        raise ValueError(f"{name!r} is a classifier, which is its encoder: encoder=... belongs to segmentation networks")
     return create_classifier(name, in_channels, classes, basis=basis, stem=stem, **options)
 
 
@@ -105,6 +128,38 @@ def create_encoder(
         return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size}))
     build = ENCODERS[name]
     return described(build(in_channels, **_parts(build, basis, stem, options)), "encoder", arguments)
+
+
+def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
+    """ValueError where a model has an encoder that is part of it, or options that only its own encoder has."""
+    if "encoder" not in inspect.signature(MODELS[model]).parameters:
+        raise ValueError(f"{model!r} has no decoder for other encoders, got encoder=...; choose 'unet' or 'ukanet_18'")
+    for key in OF_THE_ENCODER:
+        if key in options:
+            cure = "encoder_depth" if key == "depth" else f"encoder_options={{{key!r}: ...}}"
+            raise ValueError(f"{key!r} is an option of the encoder that encoder=... replaces: give {cure}")
+
+
+def _encoder(
+    encoder: str | Encoder | ForeignEncoder,
+    in_channels: int,
+    *,
+    common: Mapping[str, object],
+    depth: int | None,
+    weights: str | bool | None,
+    options: Mapping[str, object] | None,
+) -> Encoder | ForeignEncoder:
+    """An encoder by name; `common` are the options that one of ours shares with the network."""
+    sizes = {} if depth is None else {"depth": depth}
+    if not isinstance(encoder, str):
+        if sizes or weights is not None or options is not None or encoder.in_channels != in_channels:
+            raise ValueError(f"an encoder that is built has its own depth, weights, options and in_channels={encoder.in_channels}: give none of them again")
+        return encoder
+    if is_foreign(encoder):
+        return foreign_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
+    if weights is not None:
+        raise ValueError(f"there are no pretrained weights for {encoder!r}, only for 'smp-...' and 'timm-...', got encoder_weights={weights!r}")
+    return create_encoder(encoder, in_channels, **{**common, **(options or {}), **sizes})
 
 
 def create_classifier(

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kanseg.encoders import Encoder
+from kanseg.encoders import Encoder, ForeignEncoder
 from kanseg.layers.blocks import Block
 from kanseg.layers.nested import resize_like
 from kanseg.pretrained import _Pretrained
@@ -25,23 +25,45 @@ class UNetDecoder(nn.Module):
         encoder_channels: channels of the pyramid, the full-size feature first.
         block: (in_channels, out_channels) -> module; called once a level.
         bottom: module on the deepest feature, or None.
+        widths: channels of the decoder's own levels, the full-size one first, and of the deepest feature; `encoder_channels` by default.
         align_corners: of the upsampling.
     """
 
-    def __init__(self, encoder_channels: Sequence[int], *, block: Block, bottom: nn.Module | None = None, align_corners: bool = False):
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        *,
+        block: Block,
+        bottom: nn.Module | None = None,
+        widths: Sequence[int] | None = None,
+        align_corners: bool = False,
+    ):
         super().__init__()
         self.align_corners = align_corners
         self.bottom = nn.Identity() if bottom is None else bottom
-        pairs = zip(encoder_channels[-1:0:-1], encoder_channels[-2::-1], strict=True)
-        self.blocks = nn.ModuleList(block(below + skip, skip) for below, skip in pairs)
-        self.out_channels = encoder_channels[0]
+        widths = encoder_channels if widths is None else widths
+        levels = zip(widths[-1:0:-1], encoder_channels[-2::-1], widths[-2::-1], strict=True)
+        self.blocks = nn.ModuleList(block(below + skip, width) for below, skip, width in levels)
+        self.out_channels = widths[0]
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """[(B, C_i, H_i, W_i)] from large to small -> (B, C_0, H_0, W_0)."""
+        """[(B, C_i, H_i, W_i)] from large to small -> (B, out_channels, H_0, W_0)."""
         x = self.bottom(features[-1])
         for block, skip in zip(self.blocks, features[-2::-1], strict=True):
             x = block(torch.cat([resize_like(x, skip, align_corners=self.align_corners), skip], dim=1))
         return x
+
+
+def decoder_widths(encoder: Encoder | ForeignEncoder) -> list[int]:
+    """Channels of a decoder's levels: those of the encoder's features, but half of the level below where that has none of its own.
+
+    That is where feature 0 is the picture itself, or where an encoder skips a size.
+    """
+    widths = list(encoder.out_channels)
+    for i in reversed(range(len(widths) - 1)):
+        if widths[i] == 0 or (i == 0 and encoder.begins_with_picture):
+            widths[i] = max(8, widths[i + 1] // 2)
+    return widths
 
 
 OUTPUT_ACTIVATIONS: dict[str | None, Callable[[], nn.Module]] = {
@@ -89,7 +111,7 @@ class SegmentationModel(nn.Module, _Pretrained):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoder | ForeignEncoder,
         decoder: nn.Module,
         *,
         classes: int,

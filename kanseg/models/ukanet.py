@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, residual_encoder
+from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, residual_encoder
 from kanseg.layers.blocks import BasicBlock, BottleneckBlock, Conv, stage
-from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder
+from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder, decoder_widths
 
 VARIANTS: dict[str, tuple[type[nn.Module], Sequence[int]]] = {
     "ukanet_18": (BasicBlock, (2, 2, 2, 2)),
@@ -35,21 +35,26 @@ def ukanet(
     stem: Conv,
     width: float = 16,
     depth: int = 3,
+    encoder: Encoder | ForeignEncoder | None = None,
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual stage."""
-    encoder = ukanet_encoder(block, num_blocks, in_channels, conv=conv, stem=stem, width=width, depth=depth)
+    """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual stage.
+
+    Another `encoder` takes the place of UKANet's own and of all options for it.
+    """
+    if encoder is None:
+        encoder = ukanet_encoder(block, num_blocks, in_channels, conv=conv, stem=stem, width=width, depth=depth)
     residual = partial(block, conv=conv)
-    counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(depth + 1)]
-    channels = encoder.out_channels
+    counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(encoder.depth + 1)]
+    channels = decoder_widths(encoder)
 
     def merge(in_channels: int, out_channels: int) -> nn.Sequential:
         blocks = stage(residual, out_channels, out_channels, counts[channels.index(out_channels)])
         return nn.Sequential(conv(in_channels, out_channels, 3, padding=1), *blocks)
 
     bottom = stage(residual, channels[-1], channels[-1], counts[-1])
-    decoder = UNetDecoder(channels, block=merge, bottom=bottom, align_corners=align_corners)
+    decoder = UNetDecoder(encoder.out_channels, block=merge, bottom=bottom, widths=channels, align_corners=align_corners)
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, stacked_encoder
+from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, stacked_encoder
 from kanseg.layers.attention import ConvAttention
 from kanseg.layers.blocks import Conv, conv_stack
 from kanseg.layers.focal import FocalModulation
-from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder
+from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder, decoder_widths
 from kanseg.registry import Registry, nearest
 
 # What stands before the convolutions of a decoder's level: (channels, conv=, its options) -> module; None for nothing.
@@ -38,6 +38,7 @@ def unet(
     depth: int = 4,
     num_convs: int = 2,
     downsample: str = "pool",
+    encoder: Encoder | ForeignEncoder | None = None,
     align_corners: bool = False,
     mixer: str = "conv",
     mixer_options: Mapping[str, object] | None = None,
@@ -48,16 +49,20 @@ def unet(
     `mixer` "attention" (`ConvAttention`) or "focal" (`FocalModulation`) puts one of these before the decoder's convolutions of a level;
     `mixer_options` are theirs. The attention of a level sees keys and values averaged to the size of the decoder's lowest level
     (a 1 / 2^(depth - 1) of the picture), unless `mixer_options` has another "reduction".
-    """
-    encoder = unet_encoder(in_channels, conv=conv, stem=stem, width=width, depth=depth, num_convs=num_convs, downsample=downsample)
 
-    lowest = encoder.out_channels[-2]
+    Another `encoder` takes the place of the contracting path and of all options for it.
+    """
+    if encoder is None:
+        encoder = unet_encoder(in_channels, conv=conv, stem=stem, width=width, depth=depth, num_convs=num_convs, downsample=downsample)
+
+    widths = decoder_widths(encoder)
+    lowest = widths[-2]
 
     def block(in_channels: int, out_channels: int) -> nn.Sequential:
         before = _mixer(mixer, in_channels, conv=conv, reduction=lowest // out_channels, options=mixer_options or {})
         return nn.Sequential(*before, *conv_stack(conv, [in_channels, *[out_channels] * num_convs]))
 
-    decoder = UNetDecoder(encoder.out_channels, block=block, align_corners=align_corners)
+    decoder = UNetDecoder(encoder.out_channels, block=block, widths=widths, align_corners=align_corners)
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
 
 

@@ -78,7 +78,7 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict
 def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed: Resumed | None, overwrite: bool, tell: Tell) -> Training:
     """Build and prepare everything that the loop needs, and open the run folder last, when all settings have proved usable."""
     config, settings, data, run = task.config, task.config.training, task.config.data, Path(task.config.run_dir)
-    model = build_model(task.description["model"])
+    model = build_model(task.description["model"], pretrained=resumed is None)
     penalty = Penalty(model, settings.penalty)
     plan = BatchPlan(len(dataset), settings.batch_size, seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
     if resumed is not None:

@@ -1,0 +1,102 @@
+"""Dataclasses of settings <- YAML and command line. An unknown key is an error that names the nearest one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import yaml
+
+from kanseg.errors import InputError
+from kanseg.registry import nearest
+
+E = TypeVar("E")
+
+
+def command_line(description: str = "", prog: str | None = None, *, kind: type):
+    """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`, `--help`."""
+    from jsonargparse import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> None:
+            raise InputError(_one_line(message, kind)) from None
+
+    parser = Parser(description=description, prog=prog, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; what follows on the command line overrides it.")
+    parser.add_class_arguments(kind, None)
+    return parser
+
+
+def from_yaml(kind: type[E], text: str) -> E:
+    """The settings in a YAML text; what it leaves out has its default.
+
+    Raises:
+        InputError: unknown keys, wrong types.
+    """
+    parser = command_line(kind=kind)
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or any(isinstance(part, dict) and "class_path" in part for part in content.values()):
+        raise InputError(f"settings must be `key: value` lines, got {content!r:.80}")
+    return _instantiate(parser, parser.parse_object(content), kind)
+
+
+def parse(argv: Sequence[str] | None, *, description: str = "", flags: dict[str, str] | None = None, kind: type[E]) -> tuple[E, dict[str, bool]]:
+    """The settings of a command line, of the given kind of experiment, and the given on/off flags (name -> help text) beside them.
+
+    Raises:
+        InputError: unknown keys (with the nearest known one), wrong types, a missing file.
+    """
+    parser = command_line(description, kind=kind)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    try:
+        namespace = parser.parse_args(argv)
+    except UnicodeDecodeError as error:
+        raise InputError(f"a config is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    return _instantiate(parser, namespace, kind), {name: bool(namespace[name]) for name in flags or {}}
+
+
+def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
+    for section in ("data", "model", "training"):
+        if not hasattr(namespace[section], "__dict__"):
+            raise InputError(f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}")
+    parts = parser.instantiate(namespace)
+    return kind(**{f.name: parts[f.name] for f in fields(kind)})
+
+
+def _known_keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for f in fields(kind):
+        keys.append(prefix + f.name)
+        default = f.default_factory() if callable(f.default_factory) else None
+        if is_dataclass(default):
+            keys += _known_keys(type(default), f"{prefix}{f.name}.")
+    return keys
+
+
+# How jsonargparse words an unknown key; the last group of each names the key.
+UNKNOWN_KEY = (
+    r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)",
+    r"[Uu]nrecognized arguments: --?([\w.]+)",
+    r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
+)
+
+
+def _one_line(message: str, kind: type) -> str:
+    """The parser's message on one line, with the nearest known key where a key is unknown."""
+    text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
+    unknown = re.search("|".join(UNKNOWN_KEY), text)
+    if unknown is None:
+        return text[:500]
+    key = next(group for group in reversed(unknown.groups()) if group)
+    known = _known_keys(kind)
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)
+    hint = nearest(key, known) or (f"; did you mean {by_leaf[leaf[0]]!r}?" if leaf else "")
+    return f"unknown setting {key!r}{hint} (all settings: --help)"

@@ -1,0 +1,148 @@
+"""Our encoders in timm: importing this file registers them all.
+
+`kanseg_NAME_BASIS` for each encoder and basis ("kanseg_ukanet_18_gram"), `kanseg_NAME` for the default basis, as classifiers and with
+`features_only=True`; options pass: `timm.create_model("kanseg_ukanet_18_gram", features_only=True, width=8, degree=4)`. Through
+segmentation_models.pytorch they are called `tu-kanseg_NAME_BASIS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from kanseg.encoders import ENCODERS
+from kanseg.models import create_encoder, list_bases, list_encoders
+
+try:
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from timm.layers import ClassifierHead
+    from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+    from timm.models._features import FeatureListNet, feature_take_indices
+except ModuleNotFoundError as error:
+    raise ImportError("kanseg.integrations.timm needs timm: python -m pip install timm") from error
+
+DEFAULT_BASIS = "gram"
+
+
+class TimmModel(nn.Module):
+    """An encoder with timm's head: (B, C, H, W) -> raw logits (B, num_classes), any H and W.
+
+    Args:
+        encoder: one of `kanseg.list_encoders()`.
+        in_chans: C.
+        num_classes: number of logits; 0 for the pooled features themselves.
+        global_pool: timm's name of a pooling ("avg", "max", ...), "" for none.
+        drop_rate: dropout before the last layer.
+        output_stride: 32, or 16 or 8 for a dilated encoder.
+        options: as of `kanseg.create_encoder`; depth is 5 by default where the encoder lets one choose freely.
+    """
+
+    def __init__(
+        self,
+        encoder: str,
+        *,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        output_stride: int = 32,
+        **options: object,
+    ):
+        super().__init__()
+        if isinstance(inspect.signature(ENCODERS[encoder]).parameters["depth"].default, int):
+            options.setdefault("depth", 5)
+        pyramid = create_encoder(encoder, in_chans, **options)
+        if output_stride != 32:
+            pyramid.make_dilated(output_stride)
+        # timm takes the features from the entries of a Sequential
+        self.stages = nn.Sequential(*pyramid.stages)
+        levels = range(int(pyramid.begins_with_picture), pyramid.depth + 1)
+        self.feature_info = [{"num_chs": pyramid.out_channels[i], "reduction": min(2**i, pyramid.output_stride), "module": f"stages.{i}"} for i in levels]
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = pyramid.out_channels[-1]
+        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer, for another number of classes."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the deepest feature."""
+        return self.stages(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The deepest feature -> logits, or with `pre_logits` what the last layer reads."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The features with the given numbers (the last `indices` of them, or all), with the deepest one unless `intermediates_only`.
+
+        `norm` says nothing here (every layer ends in its own); `stop_early` leaves out what lies behind the last feature asked for.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        found, first = [], len(self.stages) - len(self.feature_info)
+        for i, stage in enumerate(self.stages, start=-first):
+            if i <= last or not stop_early:
+                x = stage(x)
+            if i in taken:
+                found.append(x)
+        return found if intermediates_only else (x, found)
+
+
+def _register(name: str, encoder: str, basis: str) -> None:
+    def build(pretrained: bool = False, **options: object) -> nn.Module:
+        given = {"basis": basis, **options}
+        features: dict[str, object] = {"flatten_sequential": True}
+        if "out_indices" not in given and "feature_cls" not in given:
+            features["feature_cls"] = _all_features
+        return build_model_with_cfg(partial(TimmModel, encoder), name, pretrained, feature_cfg=features, **given)
+
+    build.__name__ = build.__qualname__ = name  # timm's registry goes by it
+    build.__doc__ = f"The encoder {encoder!r} of kanseg with basis {basis!r}."
+    globals()[name] = register_model(build)
+
+
+def _all_features(model: TimmModel, **config: object) -> FeatureListNet:
+    """timm itself would take the first five, and of encoders with fewer fail."""
+    return FeatureListNet(model, **{**config, "out_indices": tuple(range(len(model.feature_info))), "flatten_sequential": True})
+
+
+NAMES = {
+    f"kanseg_{encoder}{suffix}": (encoder, basis)
+    for encoder in list_encoders()
+    for suffix, basis in [("", DEFAULT_BASIS), *((f"_{basis}", basis) for basis in list_bases())]
+}
+CONFIG = {
+    "num_classes": 1000,
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": None,
+    "classifier": "head.fc",
+    "license": "mit",
+}
+default_cfgs = generate_default_cfgs(dict.fromkeys(NAMES, CONFIG))
+for _name, (_encoder, _basis) in NAMES.items():
+    _register(_name, _encoder, _basis)
