@@ -32,7 +32,7 @@ class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", ta
     def _save_pretrained(self, save_directory: Path) -> None:
         """config.json and model.safetensors, each written aside and then renamed."""
         if self.description is None:
-            raise InputError("only a network made by kanseg.create_model, create_classifier or create_encoder knows the arguments to store; use torch.save")
+            raise InputError("only a network as kanseg.create_model, create_classifier or create_encoder made it knows the arguments to store; use torch.save")
         description = dict(self.description)
         if self.class_names is not None:
             description["class_names"] = list(self.class_names)

@@ -119,7 +119,7 @@ def test_only_what_the_factory_made_can_be_stored(tmp_path):
     with pytest.raises(ValueError, match="no plain value"):
         unet(norm=torch.nn.BatchNorm2d).save_pretrained(tmp_path)
     net = unet()
-    with pytest.raises(ValueError, match="made by kanseg.create"):
+    with pytest.raises(ValueError, match="as kanseg.create"):
         ClassificationModel(net.encoder, classes=2, linear=None).save_pretrained(tmp_path)
 
 
@@ -129,3 +129,10 @@ def test_loading_runs_no_code(tmp_path):
     change(tmp_path, norm="__import__('os').system('true')")
     code = f"import kanseg; kanseg.from_pretrained({str(tmp_path)!r})"
     assert "unknown norm" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+
+
+def test_an_encoder_of_other_channels_is_stored_as_such(tmp_path):
+    encoder = kanseg.create_encoder("ukanet_18", width=2, depth=1)
+    encoder.set_in_channels(4)
+    encoder.save_pretrained(tmp_path)
+    assert kanseg.from_pretrained(tmp_path)(torch.randn(1, 4, 8, 8))[0].shape[1] == 2

@@ -71,6 +71,8 @@ class Encoder(nn.Module, _Pretrained):
         if self.begins_with_picture:
             self.out_channels[0] = in_channels
         self.in_channels = in_channels
+        if self.description is not None:
+            self.description["encoder"] |= {"in_channels": in_channels}
 
     def make_dilated(self, output_stride: int) -> None:
         """Keep features from shrinking beyond a stride of 8 or 16: the stages that would halve them further dilate instead.
@@ -88,6 +90,7 @@ class Encoder(nn.Module, _Pretrained):
         if self._least_stride is None:
             for i in range(output_stride.bit_length(), self.depth + 1):
                 dilate_stage(self.stages[i], rate=2 ** (i - 1) // output_stride)
+        self.description = None  # which cannot tell of it
         self._least_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
