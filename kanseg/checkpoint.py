@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kanseg.config import Config
+from kanseg.config import ClassificationConfig, Config, ModelConfig
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
 from kanseg.models import create_model
@@ -35,7 +35,7 @@ def save_checkpoint(
     folder: Path,
     model: nn.Module,
     description: Mapping[str, Any],
-    config: Config,
+    config: Config | ClassificationConfig,
     *,
     state: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
@@ -74,19 +74,23 @@ def save_checkpoint(
     return folder
 
 
-def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
-    """What a checkpoint tells about its weights, beside the config: plain JSON."""
-    options = asdict(config.model)
-    reserved = {"name", "in_channels", "classes", "basis", "stem", "aux_params", "match", "like"} & set(options["options"])
+def model_arguments(model: ModelConfig, **given: Any) -> dict[str, Any]:
+    """Arguments of `create_model` from the settings of the network and what follows from the data: plain JSON."""
+    reserved = {"name", "basis", "stem", "match", "like", "aux_params", "in_channels", "classes", *given} & set(model.options)
     if reserved:
         raise InputError(
             f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and like stand beside it, the others follow from the data"
         )
-    given = {"name": options["name"], "in_channels": preprocess.channels, "classes": info.num_logits, "basis": options["basis"], "stem": options["stem"]}
+    arguments = {"name": model.name, "basis": model.basis, "stem": model.stem, **given, **model.options}
     try:  # the width itself, not what it was solved from: weights must fit whatever becomes of the solving
-        arguments = matched(create_model, given | {"match": options["match"], "like": options["like"], **options["options"]})
+        return matched(create_model, arguments | {"match": model.match, "like": model.like})
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from None
+
+
+def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
+    """What a checkpoint tells about its weights, beside the config: plain JSON."""
+    arguments = model_arguments(config.model, in_channels=preprocess.channels, classes=info.num_logits)
     return {
         "kanseg": 1,
         "model": arguments,

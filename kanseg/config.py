@@ -96,9 +96,9 @@ class ClassificationData:
         root: folder of the data set, or an .npz file (forms: data/README.md).
         format: of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100, cifar10_jpeg, tiny_imagenet, digits.
         download: fetch a set that torchvision knows and that is not in root; nothing is downloaded without it.
-        train: split that is trained on.
-        val: split that selects the best weights; cut from train where the set has none; empty for none.
-        test: split that is measured once, at the end; empty for none.
+        train: splits that are trained on.
+        val: splits that select the best weights, cut from train where the set has no val; empty for none (then the last weights are the best).
+        test: splits that are measured once, at the end; empty for none.
         val_share: share of train that is cut off as val.
         split_seed: of that cut.
         limit: number of training pictures, evenly over the classes; null for all.
@@ -115,9 +115,9 @@ class ClassificationData:
     root: str = "data"
     format: str = "auto"
     download: bool = False
-    train: str = "train"
-    val: str = "val"
-    test: str = "test"
+    train: list[str] = field(default_factory=lambda: ["train"])
+    val: list[str] = field(default_factory=lambda: ["val"])
+    test: list[str] = field(default_factory=lambda: ["test"])
     val_share: float = 0.1
     split_seed: int = 0
     limit: int | None = None

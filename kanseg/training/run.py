@@ -17,11 +17,12 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader, Dataset
 
 from kanseg.checkpoint import build_model, read_weights
-from kanseg.config import Config, write_text
+from kanseg.config import ClassificationConfig, Config, write_text
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
 from kanseg.training.batches import BatchPlan
+from kanseg.training.classification import ClassificationTask
 from kanseg.training.log import RunLog, plain
 from kanseg.training.loop import Training, fit, restore, save_best
 from kanseg.training.pictures import draw_curves
@@ -30,14 +31,14 @@ from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings
 from kanseg.training.task import Task, Tell
 
-TASKS: dict[type, type[Task]] = {Config: SegmentationTask}
+TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
 
 
 def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run an experiment to its end and return what `metrics.json` holds.
 
     Args:
-        config: all settings of an experiment: a `Config` (segmentation), ...
+        config: all settings of an experiment: a `Config` (segmentation) or a `ClassificationConfig`.
         resume: go on from the newest complete checkpoint in the run folder.
         overwrite: delete what an earlier run left in the run folder.
 

@@ -1,0 +1,10 @@
+"""Train a classifier: python tools/train_cls.py --config configs/digits_kan.yaml [--section.key value ...]"""
+
+import sys
+
+from kanseg.config import ClassificationConfig
+from kanseg.errors import run_tool
+from kanseg.training.command import train_command
+
+if __name__ == "__main__":
+    run_tool(lambda: train_command(sys.argv[1:], kind=ClassificationConfig, description=__doc__))
