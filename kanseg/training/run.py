@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from kanseg.metrics import table
 from kanseg.training.batches import BatchPlan
 from kanseg.training.log import RunLog, plain
 from kanseg.training.loop import Training, fit, restore, save_best
+from kanseg.training.optimisers import warmup_cosine
 from kanseg.training.pictures import draw_curves, draw_samples
 from kanseg.training.preparation import check_batches, check_settings, chosen_samples, make_preprocess, pair
 from kanseg.training.resume import Resumed, find_checkpoint, lock_run
@@ -115,14 +115,6 @@ def assemble(
         restore(training, resumed.state, resumed.tensors)
         tell(f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step {training.progress.step}")
     return training
-
-
-def warmup_cosine(step: int, *, total: int, warmup: float) -> float:
-    """Factor on the peak learning rate: linear from 1/25 over the share `warmup` of all steps, then a cosine to 0."""
-    rising = warmup * total
-    if step < rising:
-        return 0.04 + 0.96 * step / rising
-    return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
 
 
 def _open_run(run: Path, config: Config, *, fresh: bool) -> None:
