@@ -13,7 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kanseg
 from kanseg.bases import BASES, create_basis
-from kanseg.layers import FAMILIES, KANConv1d, KANConv2d, KANConv3d, KANLinear
+from kanseg.layers import FAMILIES, PENALTIES, KANConv1d, KANConv2d, KANConv3d, KANLinear, Penalty
+from kanseg.layers.regularisation import kan_layers
+from kanseg.models import CLASSIFIERS
 
 EXTREMES = [0.0, 1e-8, -1e-8, 1.0, -1.0, 1e2, -1e2, 1e4, -1e4]
 CONVS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
@@ -26,6 +28,11 @@ BOTTLENECK = [None, 0.5]
 variants = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v))
 bases = pytest.mark.parametrize("name", list(BASES))
 bases_and_none = pytest.mark.parametrize("name", kanseg.list_bases())
+
+
+def classifier(model, size, **options):
+    """A network for pictures of that size, which some have to be told."""
+    return kanseg.create_model(model, **({"image_size": size} if model in CLASSIFIERS else {}), **options)
 
 
 @variants
@@ -255,7 +262,7 @@ def test_models_run_on_any_size_with_every_basis(model, basis):
         assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("model", kanseg.list_models())
+@pytest.mark.parametrize("model", [name for name in kanseg.list_models() if name not in CLASSIFIERS])
 def test_options_reach_every_layer_of_a_model(model):
     net = kanseg.create_model(model, basis="legendre", degree=5, width=4, norm="instance", inner_channels=0.5, stem=None)
     layers = [m for m in net.modules() if isinstance(m, KANConv2d)]
@@ -266,9 +273,19 @@ def test_options_reach_every_layer_of_a_model(model):
     assert all(isinstance(m.norm, nn.InstanceNorm2d) or model == "ukan" for m in layers)
 
 
+@pytest.mark.parametrize("model", list(CLASSIFIERS))
+@pytest.mark.parametrize("options", [{}, {"hidden": [3, 3]}], ids=str)
+def test_options_reach_every_flat_layer_of_a_classifier(model, options):
+    options = options | ({"head": "kan"} if model == "local_kan" else {})
+    net = classifier(model, (16, 12), basis="legendre", degree=5, dropout=0.25, base_activation="tanh", **options)
+    layers = list(kan_layers(net))
+    assert len(layers) >= 1 + len(options.get("hidden", []))
+    assert all(m.basis.degree == 5 and m.disturbance.p == 0.25 and isinstance(m.base_activation, nn.Tanh) for m in layers)
+
+
 @pytest.mark.parametrize("model", kanseg.list_models())
 def test_the_control_arm_has_no_univariate_functions(model):
-    net = kanseg.create_model(model, basis="none", width=4)
+    net = classifier(model, (32, 32), basis="none", width=4)
     assert not any(isinstance(m, kanseg.bases.Basis) for m in net.modules())
 
 
@@ -309,37 +326,53 @@ def test_models_stay_on_the_device(model):
         assert net(torch.randn(2, 3, 33, 20)).device.type == "cuda"
 
 
-CLASSIFIERS = kanseg.list_models("classification")
+ALL_CLASSIFIERS = kanseg.list_models("classification")
 ONE_OF_EACH = ["densekanet_tiny", "reskanet_18", "reskanet_50", "simple_kan_4", "vggkan11"]
 
 
-@pytest.mark.parametrize(("model", "basis"), [(m, b) for m in CLASSIFIERS for b in (kanseg.list_bases() if m in ONE_OF_EACH else ["gram"])])
-def test_classifiers_run_on_any_size(model, basis):
-    net = kanseg.create_model(model, in_channels=2, classes=3, basis=basis, width=2).eval()
+@pytest.mark.parametrize(
+    ("model", "basis"), [(m, b) for m in ALL_CLASSIFIERS if m not in CLASSIFIERS for b in (kanseg.list_bases() if m in ONE_OF_EACH else ["gram"])]
+)
+def test_encoders_with_a_head_run_on_any_size(model, basis):
+    net = kanseg.create_classifier(model, in_channels=2, classes=3, basis=basis, width=2).eval()
     for height, width in ((61, 83), (33, 7), (1, 1)):
         logits = net(torch.randn(1, 2, height, width))
         assert logits.shape == (1, 3)
         assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("model", CLASSIFIERS)
+@pytest.mark.parametrize("basis", kanseg.list_bases())
+@pytest.mark.parametrize("model", list(CLASSIFIERS))
+def test_classifiers_of_one_size_run_on_that_size_with_every_basis(model, basis):
+    for size in ((28, 28), (33, 7), (7, 7)):
+        net = classifier(model, size, in_channels=2, classes=3, basis=basis, width=2).eval()
+        x = torch.randn(2, 2, *size)
+        features = net.features(x)
+        assert torch.isfinite(features[-1]).all()
+        torch.testing.assert_close(features[-1], net(x), rtol=0, atol=0)
+        with pytest.raises(ValueError, match="the network was built for pictures"):
+            net(torch.randn(2, 2, size[0] + 1, size[1]))
+
+
+@pytest.mark.parametrize("model", ALL_CLASSIFIERS)
 def test_a_step_of_a_classifier_reaches_every_parameter(model):
-    net = kanseg.create_model(model, classes=3, width=4)
-    net(torch.randn(4, 3, 65, 70)).square().sum().backward()
+    net = classifier(model, (65, 70), classes=3, width=4)
+    penalty = Penalty(net, {"elbo": 1.0} if any(PENALTIES["elbo"].layers(net)) else {})  # what an autoencoder learns from
+    (net(torch.randn(4, 3, 65, 70)).square().sum() + penalty()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
 
-@pytest.mark.parametrize("model", CLASSIFIERS)
+@pytest.mark.parametrize("model", ALL_CLASSIFIERS)
 def test_a_pictures_logits_do_not_depend_on_its_neighbours(model):
-    net = kanseg.create_model(model, width=4).eval()
+    net = classifier(model, (40, 40), width=4).eval()
     a, b = torch.randn(1, 3, 40, 40), torch.zeros(1, 3, 40, 40)
     torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", CLASSIFIERS)
+@pytest.mark.parametrize("model", ALL_CLASSIFIERS)
 def test_classifiers_stay_on_the_device(model):
     with FakeTensorMode(), torch.device("cuda"):
-        assert kanseg.create_model(model, width=2).eval()(torch.randn(2, 3, 33, 20)).device.type == "cuda"
+        assert classifier(model, (33, 20), width=2).eval()(torch.randn(2, 3, 33, 20)).device.type == "cuda"
 
 
 @pytest.mark.gpu

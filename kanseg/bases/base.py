@@ -49,6 +49,8 @@ NORMALISING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
     "layer_norm": _layer_norm,
 }
 DOMAINS = {name: domain.value for name, domain in POINTWISE_DOMAINS.items()} | NORMALISING_DOMAINS
+NORMAL_POINTS = 4096  # of equal mass, that moments are taken over
+AT_ONCE = 1 << 25  # values of functions
 Terms = Iterator[tuple[Tensor, Tensor | None]]
 
 
@@ -159,13 +161,22 @@ class Basis(nn.Module, ABC):
 
         A normalising domain map is the identity on such inputs.
         """
-        return self.normal_values().square().mean(dim=(0, 2))
+        # A few points at a time where there are many channels: those of a layer that is connected locally are tens of thousands.
+        parts = self._normal_points().split(max(1, AT_ONCE // (self.channels * self.num_functions)))
+        return sum(self._values_at(points).square().sum(dim=(0, 2)) for points in parts) / (self.channels * NORMAL_POINTS)
 
     @torch.no_grad()
     def normal_values(self) -> Tensor:
         """All functions at 4096 points of equal mass under N(0, 1): (C, K, 4096), float64 on the device of the basis."""
-        masses = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
-        x = torch.special.ndtri(masses).expand(1, self.channels, -1)
+        return self._values_at(self._normal_points())
+
+    def _normal_points(self) -> Tensor:
+        masses = (torch.arange(NORMAL_POINTS, dtype=torch.float64) + 0.5) / NORMAL_POINTS
+        return torch.special.ndtri(masses)
+
+    def _values_at(self, points: Tensor) -> Tensor:
+        """All functions at the points (n,), which the domain map is yet to see: (C, K, n), float64."""
+        x = points.expand(1, self.channels, -1)
         x = x.to(next((value for value in self.state_dict().values() if value.is_floating_point()), x))
         return self.functions(POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x)[0].double()
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from kanseg.benchmark.report import check_names
 from kanseg.errors import InputError
-from kanseg.models import create_encoder, create_model, list_bases, list_encoders, list_models
+from kanseg.models import CLASSIFIERS, create_encoder, create_model, list_bases, list_encoders, list_models
 from kanseg.profile import profile
 from kanseg.tables import markdown
 
@@ -34,7 +34,8 @@ def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[
     for kind, known in (("model", list_models()), ("encoder", [name for name in list_encoders() if name in list_models("segmentation")])):
         for name in known:
             for basis in bases if not names or name in names else ():
-                model = create_model(name, 3, CLASSES, basis=basis) if kind == "model" else create_encoder(name, 3, basis=basis)
+                fixed = {"image_size": (size, size)} if name in CLASSIFIERS else {}
+                model = create_model(name, 3, CLASSES, basis=basis, **fixed) if kind == "model" else create_encoder(name, 3, basis=basis)
                 yield {"network": name, "kind": kind, "basis": basis} | _costs(model, (1, 3, size, size))
 
 

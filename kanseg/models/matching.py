@@ -45,13 +45,13 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
     if isinstance(like, nn.Module) and "width" in plain:
         raise ValueError("match solves the width: leave `width` out beside a network to be like")
     size = MEASURES[match]
-    height, width = (256, 256) if match_size is None else match_size
-    shape = (1, plain["in_channels"], height, width)
+    match_size = (256, 256) if match_size is None else match_size
+    shape = _shape(plain, match_size)
     if isinstance(like, nn.Module):
         wanted = size(like, shape)
     else:
         plain, other = _apart(plain, like)
-        wanted = size(_imagined(create, other), (1, other["in_channels"], height, width))
+        wanted = size(_imagined(create, other), _shape(other, match_size))
     start = float(plain.pop("width", START))
     width = solve_width(lambda width: size(_imagined(create, plain | {"width": width}), shape), wanted, start, what=WORDS[match])
     return plain | {"width": int(width) if width.is_integer() else width}
@@ -88,6 +88,11 @@ def _between(low: float, high: float, last: float, wanted: int, tried: Mapping[f
     if high == inf:
         return 2 * low
     return low if low not in tried else (low + high) / 2
+
+
+def _shape(arguments: Arguments, match_size: Sequence[int]) -> tuple[int, ...]:
+    """Of a picture of `match_size`, or of the size that the network is built for."""
+    return (1, arguments["in_channels"], *(arguments.get("image_size") or match_size))
 
 
 def _imagined(create: Create, arguments: Arguments) -> nn.Module:

@@ -124,7 +124,9 @@ def _asked_to_stop(training: Training) -> bool:
 def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
     """One optimiser step over the gradients of all batches of the group; the mean loss."""
     if training.closures:
-        return float(training.optimizer.step(lambda: _gradients(training, group)))
+        losses: list[float] = []
+        training.optimizer.step(lambda: losses.append(_gradients(training, group)) or losses[-1])
+        return losses[0]
     total = _gradients(training, group)
     training.optimizer.step()
     return total
@@ -226,7 +228,9 @@ def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) 
     training.schedule.base_lrs = [settings.lr] * len(training.schedule.base_lrs)
     factor = training.schedule.lr_lambdas[0](training.schedule.last_epoch)
     for group in training.optimizer.param_groups:
-        group["initial_lr"], group["lr"], group["weight_decay"] = settings.lr, settings.lr * factor, settings.weight_decay
+        group["initial_lr"], group["lr"] = settings.lr, settings.lr * factor
+        if "weight_decay" in group:
+            group["weight_decay"] = settings.weight_decay
     training.schedule._last_lr = [group["lr"] for group in training.optimizer.param_groups]
     if training.accelerator.scaler is not None and tensors["scaler"]:
         training.accelerator.scaler.load_state_dict(tensors["scaler"])

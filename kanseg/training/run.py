@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 import time
 from functools import partial
@@ -25,6 +24,7 @@ from kanseg.training.batches import BatchPlan
 from kanseg.training.classification import ClassificationTask
 from kanseg.training.log import RunLog, plain
 from kanseg.training.loop import Training, fit, restore, save_best
+from kanseg.training.optimisers import NEEDS_CLOSURE, create_optimiser, create_schedule
 from kanseg.training.pictures import draw_curves
 from kanseg.training.resume import Resumed, find_checkpoint, lock_run
 from kanseg.training.segmentation import SegmentationTask
@@ -54,6 +54,8 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict
     accelerator = Accelerator(mixed_precision=config.training.precision)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("training.precision fp16 needs a GPU; use bf16 or no on the CPU")
+    if accelerator.mixed_precision == "fp16" and config.training.optimizer in NEEDS_CLOSURE:
+        raise InputError(f"{config.training.optimizer} cannot scale its losses for training.precision fp16; use bf16 or no")
     tell: Tell = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
     resumed = find_checkpoint(Path(config.run_dir), config, resume=resume, overwrite=overwrite, tell=tell)
     with accelerator.main_process_first():
@@ -89,8 +91,9 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
     workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "worker_init_fn": let_the_main_process_stop}
     loader = DataLoader(dataset, batch_sampler=plan, generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda", **workers)
     steps = settings.epochs * -(-plan.batches_per_epoch // settings.accumulate)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(warmup_cosine, total=steps, warmup=settings.warmup))
+    decay = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    optimizer = create_optimiser(settings.optimizer, model.parameters(), **decay, **settings.optimizer_options)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, create_schedule(settings.schedule, total=steps, warmup=settings.warmup))
     model, optimizer = accelerator.prepare(model, optimizer)
     lock = lock_run(run) if accelerator.is_main_process else None
     if accelerator.is_main_process:
@@ -99,24 +102,17 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
     seen = {} if resumed is None else {"keep_bytes": resumed.state["log_bytes"], "step": resumed.state["step"]}
     log = RunLog(run, active=accelerator.is_main_process, tensorboard=settings.tensorboard, **seen)
     training = Training(task, config, run, accelerator, model, optimizer, schedule, task.loss(), penalty, plan, loader, log, tell, lock=lock)
+    training.closures = settings.optimizer in NEEDS_CLOSURE
     if resumed is not None:
         restore(training, resumed.state, resumed.tensors)
         tell(f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step {training.progress.step}")
     return training
 
 
-def warmup_cosine(step: int, *, total: int, warmup: float) -> float:
-    """Factor on the peak learning rate: linear from 1/25 over the share `warmup` of all steps, then a cosine to 0."""
-    rising = warmup * total
-    if step < rising:
-        return 0.04 + 0.96 * step / rising
-    return 0.5 * (1 + math.cos(math.pi * min((step - rising) / max(total - rising, 1), 1.0)))
-
-
-def _open_run(run: Path, config: Config, *, fresh: bool) -> None:
+def _open_run(run: Path, config: Any, *, fresh: bool) -> None:
     """Make the run folder, without what an earlier run (fresh) or a killed one left behind."""
     if fresh:
-        for name in ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", "curves.png", "overview.png"):
+        for name in ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", "curves.png", "overview.png", "confusion.png"):
             path = run / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

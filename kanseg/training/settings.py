@@ -10,6 +10,7 @@ from kanseg.checkpoint import build_model
 from kanseg.errors import InputError
 from kanseg.layers import Penalty
 from kanseg.registry import nearest
+from kanseg.training.optimisers import create_optimiser, create_schedule
 from kanseg.training.task import Task
 
 AT_LEAST = {
@@ -49,6 +50,13 @@ def check_settings(task: Task) -> None:
     task.check()
     with torch.device("meta"):  # a look at the options of the model, without its memory
         model = build_model(task.model_arguments())
+    settings = config.training
+    try:
+        decay = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+        create_optimiser(settings.optimizer, [torch.nn.Parameter(torch.zeros(1))], **decay, **settings.optimizer_options)
+        create_schedule(settings.schedule, total=1, warmup=settings.warmup)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"training.optimizer or training.schedule: {error}") from None
     try:
         Penalty(model, config.training.penalty)
     except ValueError as error:

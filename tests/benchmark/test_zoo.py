@@ -13,7 +13,7 @@ from kanseg.benchmark import zoo_rows, zoo_table
 from kanseg.counting import multiply_adds, num_parameters, saved_bytes
 from kanseg.encoders import ENCODERS
 from kanseg.errors import InputError
-from kanseg.models import MODELS
+from kanseg.models import CLASSIFIERS, MODELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,12 +38,13 @@ def test_every_model_and_encoder_is_there(monkeypatch):
 
     monkeypatch.setattr(MODELS, "_objects", {"unet": MODELS["unet"], "odd": odd})
     monkeypatch.setattr(ENCODERS, "_objects", {"unet": ENCODERS["unet"]})
+    monkeypatch.setattr(CLASSIFIERS, "_objects", {"kan": CLASSIFIERS["kan"]})
     rows = list(zoo_rows([], ["none"], 16))
-    assert [(row["network"], row["kind"]) for row in rows] == [("unet", "model"), ("odd", "model"), ("unet", "encoder")]
+    assert [(row["network"], row["kind"]) for row in rows] == [("unet", "model"), ("odd", "model"), ("kan", "model"), ("unet", "encoder")]
     assert math.isnan(rows[1]["saved_mib"])  # its norm sees a single value
     assert rows[1]["parameters"] == 4 * 3 + 4 + 8
     lines = zoo_table(rows).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[3].endswith("- |")
 
 

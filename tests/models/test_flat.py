@@ -92,6 +92,35 @@ def test_grids_follow_the_data_through_the_layers():
     assert net.layers[1].off_grid_share(net.layers[0](x)) == 0
 
 
+def test_without_functions_it_is_a_perceptron():
+    net = kan([6, 5, 4, 3], basis="none")
+    plain = torch.nn.Sequential(*(module for a, b in ((6, 5), (5, 4), (4, 3)) for module in (torch.nn.Linear(a, b), torch.nn.SiLU())))[:-1]
+    assert [p.shape for p in net.parameters()] and sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in plain.parameters())
+    with torch.no_grad():
+        for ours, theirs in zip(net.layers, plain[::2], strict=True):
+            theirs.weight.copy_(ours.base_linear.weight)
+            ours.bias.copy_(theirs.bias)
+    x = torch.randn(9, 6)
+    torch.testing.assert_close(net(x), plain(x))
+    assert not torch.allclose(net(2 * x) - net(0 * x), 2 * (net(x) - net(0 * x)), atol=1e-3)  # no stack of linear maps
+    linear = kan([6, 5, 3], basis="none", activation=None)
+    torch.testing.assert_close(linear(2 * x) - linear(0 * x), 2 * (linear(x) - linear(0 * x)))
+
+
+@pytest.mark.parametrize("basis", ["bspline", "none"])
+def test_features_are_the_outputs_of_all_layers(basis):
+    net = kan([6, 5, 4, 3], basis=basis)
+    x = torch.randn(7, 2, 3)
+    features = net.features(x)
+    seen = []
+    for layer in [*net.layers[:-1], *net.between]:
+        layer.register_forward_hook(lambda _, __, output: seen.append(output))
+    assert [f.shape[1] for f in features] == [5, 4, 3]
+    torch.testing.assert_close(features[-1], net(x))
+    for feature in features[:-1]:
+        assert any(torch.allclose(feature, each) for each in seen)
+
+
 def test_widths_that_make_no_network_are_told():
     with pytest.raises(ValueError, match=r"such as \[784, 5, 5, 10\]"):
         kan([4])

@@ -20,7 +20,8 @@ from kanseg.checkpoint import find_fault
 from kanseg.config import write_text
 from kanseg.errors import InputError
 from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
-from kanseg.training.run import train, warmup_cosine
+from kanseg.training.optimisers import warmup_cosine
+from kanseg.training.run import train
 
 MORE_KINDS = ("misspelt penalty", "balance of nothing", "turned oblong pictures", "name in the options", "range", "misspelt split")
 TWO = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
