@@ -2,8 +2,12 @@
 
 from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.checks import check_samples, overlapping
+from kanseg.data.classification import ClassificationDataset, ImageSet, open_images
 from kanseg.data.dataset import SegmentationDataset, channel_statistics
 from kanseg.data.folder import Folder, Sample, orphan_masks, read_folder
+from kanseg.data.image_augmentation import ImageAugmentation, Mixer
+from kanseg.data.image_formats import FORMATS
+from kanseg.data.image_sources import ImageSource
 from kanseg.data.images import read_image, write_png
 from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
@@ -12,16 +16,23 @@ from kanseg.data.preprocess import Preprocess
 from kanseg.data.transforms import Augmentation
 
 __all__ = [
+    "FORMATS",
     "IGNORED",
     "Augmentation",
+    "ClassificationDataset",
     "Folder",
+    "ImageAugmentation",
+    "ImageSet",
+    "ImageSource",
     "LabelInfo",
+    "Mixer",
     "Preprocess",
     "Sample",
     "SegmentationDataset",
     "channel_statistics",
     "check_samples",
     "open_data",
+    "open_images",
     "orphan_masks",
     "overlapping",
     "prepare_blue_marble",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kanseg.data.folder import Sample
+from kanseg.data.image_sources import ImageSource
 from kanseg.data.images import image_mode, read_image
 from kanseg.data.info import LabelInfo
 from kanseg.data.labels import read_label
@@ -58,12 +59,13 @@ class SegmentationDataset(Dataset):
         return {"image": self.preprocess.normalise(image), "mask": torch.from_numpy(mask.astype(np.int64)), "index": index}
 
 
-def channel_statistics(samples: Sequence[Sample], preprocess: Preprocess, *, at_most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(source: Sequence[Sample] | ImageSource, preprocess: Preprocess, *, at_most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of (at most 256, evenly chosen) pictures, in [0, 1] after the gamma."""
-    chosen = [samples[int(i)] for i in np.linspace(0, len(samples) - 1, min(at_most, len(samples)))]
+    chosen = (source[int(i)] for i in np.linspace(0, len(source) - 1, min(at_most, len(source))))
     count, total, square = 0, np.zeros(preprocess.channels), np.zeros(preprocess.channels)
-    for sample in chosen:
-        values = preprocess.encode(preprocess.scale(read_image(sample.image), name=str(sample.image))).reshape(-1, preprocess.channels).astype(np.float64)
+    for item in chosen:
+        image, name = (read_image(item.image), str(item.image)) if isinstance(item, Sample) else (item[0], item[2])
+        values = preprocess.encode(preprocess.scale(image, name=name)).reshape(-1, preprocess.channels).astype(np.float64)
         count += len(values)
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)

@@ -1,0 +1,37 @@
+"""The form in which the opener of a format hands over what it found, and the registry of formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kanseg.data.image_sources import ImageSource
+from kanseg.registry import Registry
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Class names, the splits under their own names, and what was decided on the way."""
+
+    classes: tuple[str, ...]
+    splits: Mapping[str, ImageSource]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """A form of data set.
+
+    Args:
+        open: (root, download, seed of a split that has to be made) -> what is there; an InputError where it cannot be used.
+        lies_in: whether root looks like it.
+        fallback: tried only where no other format is found.
+    """
+
+    open: Callable[[Path, bool, int], FoundImages]
+    lies_in: Callable[[Path], bool]
+    fallback: bool = False
+
+
+FORMATS: Registry[ImageFormat] = Registry("data format")
