@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from kanseg.checkpoint import DESCRIPTION, model_arguments, preprocess_from
-from kanseg.data import ClassificationDataset, ImageAugmentation, ImageSet, Mixer, Preprocess, open_images, picture_statistics
+from kanseg.data import ClassificationDataset, ImageAugmentation, ImageSet, Mixer, Preprocess, channel_statistics, open_images
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import measure
 from kanseg.losses import ClassificationLoss
@@ -88,7 +88,7 @@ class ClassificationTask(Task):
             if values is not None and (len(values) != data.channels or (name == "std" and min(values) <= 0)):
                 raise InputError(f"data.{name} must have {data.channels} {'positive ' if name == 'std' else ''}values, one a channel, got {values}")
         resize = pair("data.resize", data.resize)
-        mean, std = picture_statistics(images.splits["train"], Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation))
+        mean, std = channel_statistics(images.splits["train"], Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation))
         return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize, data.interpolation)
 
     def loss(self) -> Callable[[Any, Tensor], Tensor]:
