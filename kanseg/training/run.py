@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kanseg.checkpoint import build_model, read_weights
 from kanseg.config import ClassificationConfig, Config, write_text
+from kanseg.counting import multiply_adds
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
@@ -45,7 +46,7 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict
     Raises:
         InputError: settings, data or run folder that cannot be used; nothing is written before they were checked.
     """
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     task = TASKS[type(config)](config)
     check_settings(task)
     if config.training.threads:
@@ -69,7 +70,8 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict
         fit(training)
     results = _measure(training)
     results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch}
-    results["seconds"] = round(time.perf_counter() - started, 1)
+    results["multiply_adds"] = multiply_adds(accelerator.unwrap_model(training.model), (1, *dataset[(0, 0)]["image"].shape))
+    results |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - started_cpu, 1)}
     if accelerator.is_main_process:
         _report(training, results, tell)
     accelerator.wait_for_everyone()
