@@ -101,7 +101,7 @@ class TrainingConfig:
         loss: weight of each loss, of ce (binary: BCE) and dice.
         penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and activations_l2 (means over the weights of the
             functions and over the outputs of the KAN layers, summed over the layers), and of balance (how unevenly the mixtures of
-            model.options.experts are used).
+            model.options.experts are used), and of elbo (minus the evidence lower bound of vae_kan's autoencoder, in nats a value).
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.
