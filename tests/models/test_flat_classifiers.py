@@ -119,8 +119,8 @@ def test_a_few_steps_learn_where_a_bright_square_is(name):
     for picture, label in zip(x, y, strict=True):
         picture[:, 6 * (label // 2) :, 5 * (label % 2) :][:, :5, :4] += 1
     net = create(name, **({"detach": False} if name == "vae_kan" else {}))
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
-    for _ in range(60):
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(100):
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
