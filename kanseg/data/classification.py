@@ -131,13 +131,13 @@ def _check_classes(root: Path, images: ImageSet, tell: Callable[[str], None]) ->
 
 def _check_pictures(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
     """Unreadable files, all of them counted and the first 20 listed."""
-    decode = sum(map(len, images.splits.values())) <= DECODED
+    decode = sum(len(source.in_files) for source in images.splits.values()) <= DECODED
     faults = list(dict.fromkeys(fault for source in images.splits.values() for fault in source.faults(decode=decode)))
     if faults:
-        more = [f"{root}: {len(faults) - SHOWN} more pictures cannot be read"] if len(faults) > SHOWN else []
-        raise InputError("\n".join([*faults[:SHOWN], *more, f"{root}: {len(faults)} pictures cannot be read; replace or remove them"]))
+        more = f" (the first {SHOWN} are named above)" if len(faults) > SHOWN else ""
+        raise InputError("\n".join([*faults[:SHOWN], f"{root}: {len(faults)} pictures cannot be read{more}; replace or remove them"]))
     if not decode:
-        tell(f"data: more than {DECODED} pictures: their headers were checked; a picture that is damaged further on stops the run by its name")
+        tell(f"data: more than {DECODED} files: their headers were checked; a picture that is damaged further on stops the run by its name")
 
 
 class ClassificationDataset(Dataset):

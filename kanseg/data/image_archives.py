@@ -31,8 +31,10 @@ def _idx_files(root: Path, name: str) -> dict[tuple[str, int], Path] | None:
         for split, prefix in PREFIXES.items():
             for dimensions, kind in ((IMAGES, "images"), (LABELS, "labels")):
                 stems = (f"{prefix}-{kind}{sign}idx{dimensions}-ubyte" for sign in "-.")
-                paths = [folder / f"{stem}{suffix}" for stem in stems for suffix in ("", ".gz")]
-                found |= {(split, dimensions): path for path in paths if path.is_file() and (split, dimensions) not in found}
+                paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in ("", ".gz"))
+                path = next((path for path in paths if path.is_file()), None)
+                if path is not None:
+                    found[split, dimensions] = path
         if len(found) == 4:
             return found
     return None

@@ -60,7 +60,7 @@ class ImageAugmentation:
                 for transform in self._transforms:
                     changed = transform(changed)
             except Exception as error:  # torchvision raises whatever comes; the sample and the list are what a user can mend
-                why = " ".join(str(error).split())
+                why = " ".join(str(error).split())[:300]  # some messages show all pixels
                 raise InputError(f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} picture: {type(transform).__name__}: {why}") from error
         if not isinstance(changed, Tensor) or changed.ndim != 3 or len(changed) != image.shape[2] or changed.numpy().dtype != image.dtype:
             made = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__

@@ -34,10 +34,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    for _, _, names in os.walk(folder):
-        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-            return True
-    return False
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(folder) for name in names)
 
 
 def _looks_like_classes(root: Path) -> bool:

@@ -190,17 +190,22 @@ class ImageSource:
 
     def sizes(self) -> set[tuple[int, int]]:
         """The (H, W) of all pictures, by their headers."""
-        parts = set(self.places[:, 0].tolist())
+        parts = np.unique(self.places[:, 0]).tolist()
         if all(isinstance(self.parts[i], ArrayPictures) for i in parts):
             return {self.parts[i].size(0) for i in parts}
         with ThreadPoolExecutor() as pool:
             return set(pool.map(lambda place: place[0].size(place[1]), map(self._place, range(len(self)))))
 
+    @property
+    def in_files(self) -> np.ndarray:
+        """Indices of the pictures that are files of their own."""
+        files = [number for number, part in enumerate(self.parts) if isinstance(part, FilePictures)]
+        return np.flatnonzero(np.isin(self.places[:, 0], files))
+
     def faults(self, *, decode: bool) -> list[str]:
-        """A line for each picture that cannot be read; decoding releases the interpreter, hence threads."""
-        doubtful = [self._place(i) for i in range(len(self)) if isinstance(self.parts[self.places[i, 0]], FilePictures)]
+        """A line for each file that cannot be read; decoding releases the interpreter, hence threads."""
         with ThreadPoolExecutor() as pool:
-            found = pool.map(partial(_fault, decode=decode), doubtful)
+            found = pool.map(partial(_fault, decode=decode), map(self._place, self.in_files))
             return [fault for fault in found if fault is not None]
 
 
