@@ -140,20 +140,13 @@ class _Training:
         batch_size: pictures a step and process.
         penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and activations_l2 (means over the weights of the
             functions and over the outputs of the KAN layers, summed over the layers), and of balance (how unevenly the mixtures of
-<<<<<<< HEAD
-            model.options.experts are used).
+            model.options.experts are used), and of elbo (minus the evidence lower bound of vae_kan's autoencoder, in nats a value).
         optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
         optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter: 20, history_size: 10}.
         lr: peak learning rate.
         weight_decay: of the optimiser.
         schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step or constant.
         warmup: share of the steps in which the learning rate rises linearly.
-=======
-            model.options.experts are used), and of elbo (minus the evidence lower bound of vae_kan's autoencoder, in nats a value).
-        lr: peak learning rate of AdamW.
-        weight_decay: of AdamW.
-        warmup: share of the steps in which the learning rate rises linearly; it falls along a cosine afterwards.
->>>>>>> clsnets
         accumulate: batches whose gradients are added up for one step.
         clip: largest norm of the gradient; null for no limit.
         precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32. By default what

@@ -67,7 +67,9 @@ class ClassificationTask(Task):
         dataset = ClassificationDataset(images.splits["train"], images.classes, preprocess, augmentation=augmentation, seed=self.config.seed)
         shapes = {tuple(dataset[(epoch, 0)]["image"].shape) for epoch in range(8)}
         if len(shapes) > 1:
-            raise InputError(f"the augmentation gives pictures of different sizes ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop")
+            raise InputError(
+                f"the augmentation gives pictures of different sizes ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
+            )
         _, height, width = shapes.pop()
         self.description = {
             "kanseg": 1,
@@ -120,7 +122,10 @@ class ClassificationTask(Task):
         model.eval()
         probabilities = torch.cat([torch.softmax(model(dataset[i]["image"][None].to(device)).float(), dim=1).cpu() for i in chosen])
         pictures, labels = [dataset.source[i][0] for i in chosen], [dataset.source[i][1] for i in chosen]
-        return [*written, draw_predictions(pictures, labels, probabilities.argmax(dim=1).tolist(), probabilities.numpy(), dataset.classes, run / "overview.png")]
+        return [
+            *written,
+            draw_predictions(pictures, labels, probabilities.argmax(dim=1).tolist(), probabilities.numpy(), dataset.classes, run / "overview.png"),
+        ]
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.source[i][2] for i in indices]
