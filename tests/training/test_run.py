@@ -19,8 +19,8 @@ from conftest import make_folder
 from kanseg.checkpoint import find_fault
 from kanseg.config import write_text
 from kanseg.errors import InputError
-from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
 from kanseg.training.optimisers import warmup_cosine
+from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
 from kanseg.training.run import train
 
 MORE_KINDS = ("misspelt penalty", "balance of nothing", "turned oblong pictures", "name in the options", "range", "misspelt split")
