@@ -41,12 +41,15 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
             f": {', '.join(path.name for path in files)}; give one of them as root" if files else "; data.root must be the file, or the folder that holds it"
         )
         raise InputError(f"{root}: expected one .npz file, found {len(files)}{named}")
+    path = files[0]
+    if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
+        raise InputError(f"{path}: is no .npz file, or a truncated one; write it with numpy.savez")
     try:
-        with np.load(files[0], allow_pickle=False) as archive:
-            return files[0], {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        why = "holds Python objects, which are refused; save plain arrays" if "allow_pickle" in str(error) else f"is no .npz file that can be read ({error})"
-        raise InputError(f"{files[0]}: {why}") from None
+        with np.load(path, allow_pickle=False) as archive:
+            return path, {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        why = "holds Python objects, which are refused; save plain arrays" if "allow_pickle" in str(error) else f"is damaged ({error}); fetch it anew"
+        raise InputError(f"{path}: {why}") from None
 
 
 def _open_npz(root: Path, download: bool, seed: int) -> FoundImages:

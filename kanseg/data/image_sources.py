@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,8 @@ from PIL import Image
 from kanseg.data.images import image_mode, read_image
 from kanseg.errors import InputError
 
+T = TypeVar("T")
+AT_ONCE = 10_000  # pictures that wait for a thread
 SHOWN = 20  # faults that are listed; the rest are counted
 
 
@@ -193,8 +196,7 @@ class ImageSource:
         parts = np.unique(self.places[:, 0]).tolist()
         if all(isinstance(self.parts[i], ArrayPictures) for i in parts):
             return {self.parts[i].size(0) for i in parts}
-        with ThreadPoolExecutor() as pool:
-            return set(pool.map(lambda place: place[0].size(place[1]), map(self._place, range(len(self)))))
+        return set(self._each(_size, np.arange(len(self))))
 
     @property
     def in_files(self) -> np.ndarray:
@@ -204,13 +206,21 @@ class ImageSource:
 
     def faults(self, *, decode: bool) -> list[str]:
         """A line for each file that cannot be read; decoding releases the interpreter, hence threads."""
+        return [fault for fault in self._each(partial(_fault, decode=decode), self.in_files) if fault is not None]
+
+    def _each(self, function: Callable[[tuple[Pictures, int]], T], indices: np.ndarray) -> Iterator[T]:
+        """The function of the place of each picture, by threads, and by pieces of bounded memory: sets can hold millions."""
         with ThreadPoolExecutor() as pool:
-            found = pool.map(partial(_fault, decode=decode), map(self._place, self.in_files))
-            return [fault for fault in found if fault is not None]
+            for start in range(0, len(indices), AT_ONCE):
+                yield from pool.map(function, map(self._place, indices[start : start + AT_ONCE]))
 
 
 def _fault(place: tuple[Pictures, int], *, decode: bool) -> str | None:
     return place[0].fault(place[1], decode=decode)
+
+
+def _size(place: tuple[Pictures, int]) -> tuple[int, int]:
+    return place[0].size(place[1])
 
 
 def checked_labels(values: np.ndarray, count: int, where: str, *, num_classes: int | None = None) -> np.ndarray:
