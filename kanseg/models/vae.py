@@ -16,7 +16,6 @@ from kanseg.layers.regularisation import penalty
 from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, picture_size
 from kanseg.models.flat import KAN
 
-
 # Of the Gaussian around a reconstruction. With 1 few latent values are worth their divergence: a KAN on detached features of the 8x8 digits
 # of scikit-learn, pixels from -1 to 1, reached an accuracy of .85 with 1, .94 with 0.3 and .92 with 0.1 (one run each).
 DEVIATION = 0.3
