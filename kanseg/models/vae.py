@@ -16,29 +16,34 @@ from kanseg.layers.regularisation import penalty
 from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, picture_size
 from kanseg.models.flat import KAN
 
+# Of the Gaussian around a reconstruction. With 1 few latent values are worth their divergence: a KAN on detached features of the 8x8 digits
+# of scikit-learn, pixels from -1 to 1, reached an accuracy of .85 with 1, .94 with 0.3 and .92 with 0.1 (one run each).
+DEVIATION = 0.3
 
-def _gaussian(reconstruction: Tensor, x: Tensor) -> Tensor:
-    return 0.5 * (reconstruction - x).square() + 0.5 * math.log(2 * math.pi)
+
+def _gaussian(reconstruction: Tensor, x: Tensor, deviation: float) -> Tensor:
+    return 0.5 * ((reconstruction - x) / deviation).square() + 0.5 * math.log(2 * math.pi) + math.log(deviation)
 
 
-def _bernoulli(reconstruction: Tensor, x: Tensor) -> Tensor:
+def _bernoulli(reconstruction: Tensor, x: Tensor, deviation: float) -> Tensor:
     if not torch.compiler.is_compiling() and x.numel() and (x.amin() < 0 or x.amax() > 1):
         raise ValueError(f"likelihood 'bernoulli' needs pixels from 0 to 1, got {float(x.amin()):g} to {float(x.amax()):g}; use 'gaussian'")
     return F.binary_cross_entropy_with_logits(reconstruction, x, reduction="none")
 
 
-# name -> (reconstruction, pictures) -> minus the log likelihood of each value
+# name -> (reconstruction, pictures, deviation) -> minus the log likelihood of each value
 LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gaussian": _gaussian, "bernoulli": _bernoulli}
 
 
-def vae_loss(reconstruction: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor, *, likelihood: str = "gaussian") -> Tensor:
+def vae_loss(reconstruction: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor, *, likelihood: str = "gaussian", deviation: float = DEVIATION) -> Tensor:
     """Minus the evidence lower bound of each picture, in nats: (B,), in float32 at least (Kingma and Welling 2014, eq. 10).
 
     Args:
-        reconstruction: (B, C, H, W); the mean of a Gaussian of variance 1 for "gaussian", logits for "bernoulli".
+        reconstruction: (B, C, H, W); the mean of a Gaussian for "gaussian", logits for "bernoulli".
         x: (B, C, H, W) pictures, for "bernoulli" from 0 to 1.
         mean, log_variance: (B, L) of the latent Gaussian.
         likelihood: "gaussian" or "bernoulli".
+        deviation: of the Gaussian.
 
     Raises:
         ValueError: pixels outside 0 to 1 for "bernoulli".
@@ -46,7 +51,7 @@ def vae_loss(reconstruction: Tensor, x: Tensor, mean: Tensor, log_variance: Tens
     with torch.autocast(x.device.type, enabled=False):
         reconstruction, x, mean, log_variance = (at_least_float32(each) for each in (reconstruction, x, mean, log_variance))
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
-        return LIKELIHOODS[likelihood](reconstruction, x).flatten(1).sum(dim=1) + divergence
+        return LIKELIHOODS[likelihood](reconstruction, x, deviation).flatten(1).sum(dim=1) + divergence
 
 
 class VAE(nn.Module):
@@ -60,22 +65,33 @@ class VAE(nn.Module):
         in_channels, image_size: of the pictures, (H, W).
         latent_dim: number of latent values L.
         width: channels of the first convolution, half those of the second.
-        likelihood: of the pixels, "gaussian" (of variance 1, for normalised pictures) or "bernoulli" (for pixels from 0 to 1).
+        likelihood: of the pixels, "gaussian" (for normalised pictures) or "bernoulli" (for pixels from 0 to 1).
+        deviation: of the Gaussian; the smaller, the more a good reconstruction counts against the divergence of the latent vector.
         conv: the convolutions, (in_channels, out_channels, kernel_size, stride=, padding=) -> module; plain ones by default.
 
     Raises:
-        ValueError: an unknown likelihood, a latent_dim or width below 1.
+        ValueError: an unknown likelihood, a latent_dim or width below 1, a deviation that is not positive.
     """
 
     def __init__(
-        self, in_channels: int, image_size: Sequence[int], latent_dim: int = 16, width: float = 16, *, likelihood: str = "gaussian", conv: Conv | None = None
+        self,
+        in_channels: int,
+        image_size: Sequence[int],
+        latent_dim: int = 16,
+        width: float = 16,
+        *,
+        likelihood: str = "gaussian",
+        deviation: float = DEVIATION,
+        conv: Conv | None = None,
     ):
         super().__init__()
         check_size(width, 2)
         if latent_dim < 1 or likelihood not in LIKELIHOODS:
             raise ValueError(f"latent_dim must be at least 1 and likelihood one of {', '.join(LIKELIHOODS)}, got {latent_dim}, {likelihood!r}")
+        if not deviation > 0:
+            raise ValueError(f"deviation must be positive, got {deviation}")
         conv = kan_conv(basis="none") if conv is None else conv
-        self.latent_dim, self.likelihood = latent_dim, likelihood
+        self.latent_dim, self.likelihood, self.deviation = latent_dim, likelihood, deviation
         half, quarter = (tuple(-(-side // n) for side in image_size) for n in (2, 4))
         few, many = scaled(width, 1), scaled(width, 2)
         deep = (many, *quarter)
@@ -107,7 +123,7 @@ class VAE(nn.Module):
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
         reconstruction = self.decode(z)
         if self.training and torch.is_grad_enabled():
-            self.elbo = vae_loss(reconstruction, x, mean, log_variance, likelihood=self.likelihood).mean() / x[0].numel()
+            self.elbo = vae_loss(reconstruction, x, mean, log_variance, likelihood=self.likelihood, deviation=self.deviation).mean() / x[0].numel()
         return reconstruction, mean, log_variance
 
     def __getstate__(self) -> dict[str, object]:
@@ -146,6 +162,7 @@ def vae_kan(
     hidden: Sequence[int] = (),
     width: float = 16,
     likelihood: str = "gaussian",
+    deviation: float = DEVIATION,
     detach: bool = True,
 ) -> FlatClassifier:
     """A flat KAN on the latent mean of a small VAE (`net.front.vae`), which learns beside it: train with the penalty {"elbo": 1.0}.
@@ -154,7 +171,7 @@ def vae_kan(
     at all. Without, the cross entropy shapes them too.
     """
     size = picture_size(image_size, classes)
-    vae = VAE(in_channels, size, latent_dim, width, likelihood=likelihood, conv=plain)
+    vae = VAE(in_channels, size, latent_dim, width, likelihood=likelihood, deviation=deviation, conv=plain)
     head = KAN([latent_dim, *hidden, classes], linear=linear)
     return FlatClassifier(LatentMean(vae, detach=detach), head, in_channels=in_channels, image_size=size)
 
