@@ -98,11 +98,15 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
             del basis.terms  # the method of the class is seen again
 
 
+TRANSIENT = ("balance", "elbo")  # what layers keep of a training forward for a penalty
+
+
 @contextmanager
 def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Within it the model is in training mode or not; afterwards modes, running statistics and the random numbers are as before."""
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if training]
+    kept = [(module, name, value) for module in model.modules() for name, value in vars(module).items() if name in TRANSIENT]
     device, _ = place(model)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -111,6 +115,8 @@ def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+        for module, name, value in kept:
+            setattr(module, name, value)
         with torch.no_grad():
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -18,6 +20,7 @@ from kanseg.errors import InputError
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of a training run's checkpoint
+FORMAT = 1
 FILES = [*DESCRIPTIONS, WEIGHTS]
 # What a description calls a network -> the function that builds it from the arguments beside; filled where those functions are.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
@@ -28,18 +31,44 @@ class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", ta
 
     description: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
+    changed: str | None = None  # what was done to the network that a description cannot tell
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """config.json and model.safetensors, each written aside and then renamed."""
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Write config.json (the arguments, class names, preprocessing) and model.safetensors; nothing is touched where that is refused.
+
+        Args:
+            save_directory: the folder.
+            options: of `huggingface_hub.ModelHubMixin.save_pretrained` (repo_id, push_to_hub, ...).
+
+        Raises:
+            InputError: a network that its description does not build: one that was put together by hand, or changed since.
+        """
+        self._stored()
+        if Path(save_directory).is_file():
+            raise InputError(f"{save_directory} is a file: name a folder")
+        return super().save_pretrained(save_directory, **options)
+
+    def _stored(self) -> str:
+        """The text of config.json."""
         if self.description is None:
             raise InputError("only a network as kanseg.create_model, create_classifier or create_encoder made it knows the arguments to store; use torch.save")
+        changes = [module.changed for module in self.modules() if isinstance(module, _Pretrained) and module.changed is not None]
+        misfit = changes[0] if changes else _misfit(self)
+        if misfit is not None:
+            raise InputError(f"the network is not the one that was built ({misfit}): fuse what is being fine-tuned; else store its weights by torch.save")
         description = dict(self.description)
         if self.class_names is not None:
             description["class_names"] = list(self.class_names)
+            _check_names(description, "class_names")
         try:
-            text = json.dumps(description, indent=1)
+            return json.dumps(description, indent=1)
         except TypeError as error:
-            raise InputError(f"the network was built with an argument that is no plain value ({error}): give norms and activations by name") from None
+            cure = "give norms and activations by name, other encoders too, numbers as Python's own"
+            raise InputError(f"the network was built with an argument that is no plain value ({error}): {cure}") from None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """config.json and model.safetensors, each written aside and then renamed."""
+        text = self._stored()
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         building = save_directory / f".{WEIGHTS}.tmp"
         save_file(weights, building, metadata={"format": "pt"})
@@ -59,9 +88,38 @@ class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", ta
 
 def described(model: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
     """The model, knowing what it was built with."""
-    model.description = {"kanseg": 1, kind: dict(arguments)}
+    try:
+        kept = deepcopy(dict(arguments))
+    except (TypeError, RuntimeError):  # parts that cannot be copied cannot be stored either
+        kept = dict(arguments)
+    model.description = {"kanseg": FORMAT, kind: kept}
     model._hub_mixin_config = None  # the mixin's own idea of a config, the constructor's parts, cannot be stored
     return model
+
+
+def _kind(description: Mapping[str, Any]) -> str:
+    return next(kind for kind in BUILDERS if kind in description)
+
+
+def _misfit(model: nn.Module) -> str | None:
+    """The first tensor in which a network differs from the one that its description builds; None where there is none, or building fails."""
+    kind = _kind(model.description)
+    try:
+        with torch.device("meta"):
+            twin = BUILDERS[kind](**model.description[kind])
+    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+        return None
+    ours, theirs = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, twin))
+    return next((f"{name}: {ours.get(name)}, built as {theirs.get(name)}" for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), None)
+
+
+def _check_names(description: Mapping[str, Any], where: object) -> None:
+    """InputError unless the class names are as many strings as the network has classes; of one logit, two."""
+    names, count = description["class_names"], description[_kind(description)].get("classes")
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{where}: class_names must be a list of names, got {names!r:.80}")
+    if count is not None and len(names) not in ({1, 2} if count == 1 else {count}):
+        raise InputError(f"{where}: the network has {count} classes, and there are {len(names)} names")
 
 
 def from_pretrained(
@@ -95,15 +153,22 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
-    if not isinstance(description, dict) or not BUILDERS.keys() & description.keys():
+    if not isinstance(description, dict) or not any(isinstance(description.get(kind), dict) for kind in BUILDERS):
         raise InputError(f"{path} describes no network of kanseg (none of {', '.join(BUILDERS)} in it)")
+    if description.get("kanseg") != FORMAT:
+        raise InputError(f"{path} has format {description.get('kanseg')!r}, this kanseg reads {FORMAT}: use the version that wrote it")
+    if "class_names" in description:
+        _check_names(description, path)
     return description
 
 
 def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network that a folder holds."""
-    kind = next(kind for kind in BUILDERS if kind in description)
-    model = BUILDERS[kind](**description[kind])
+    kind = _kind(description)
+    try:
+        model = BUILDERS[kind](**description[kind])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder}: {error}") from None
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -125,7 +190,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:
     """The folder itself, a run's best checkpoint, or where the hub's files lie on this machine; InputError where there is none."""
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"expected a folder or a name on the hub, got {source!r}")
     folder = Path(source)
+    if folder.is_file():
+        raise InputError(f"{source} is a file: name the folder that holds it")
     if folder.is_dir():
         return folder / "best" if (folder / "best").is_dir() else folder
     try:

@@ -9,6 +9,7 @@ import torch
 
 import kanseg
 from kanseg.errors import InputError
+from kanseg.layers import finetune, fuse
 from kanseg.models import ClassificationModel, SegmentationModel
 
 
@@ -136,3 +137,44 @@ def test_an_encoder_of_other_channels_is_stored_as_such(tmp_path):
     encoder.set_in_channels(4)
     encoder.save_pretrained(tmp_path)
     assert kanseg.from_pretrained(tmp_path)(torch.randn(1, 4, 8, 8))[0].shape[1] == 2
+
+
+def dilate(net):
+    net.encoder.make_dilated(8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dilate, "make_dilated"),
+        (lambda net: finetune(net, rank=2), "fuse what is being fine-tuned"),
+        (lambda net: fuse(finetune(net, extra_degrees=1)), "built as"),
+        (lambda net: net.encoder.set_in_channels(1), "built as"),
+        (lambda net: setattr(net, "class_names", ("a", "b")), "3 classes, and there are 2 names"),
+    ],
+)
+def test_what_a_description_cannot_tell_is_refused_and_the_folder_left_as_it_was(tmp_path, change, message):
+    options = {"classes": 3, "width": 2, "depth": 4}
+    kanseg.create_model("unet", **options).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    net = kanseg.create_model("unet", **options)
+    change(net)
+    with pytest.raises(InputError, match=message):
+        net.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_options_changed_after_building_are_not_stored(tmp_path):
+    options = {"heads": 2}
+    net = kanseg.create_model("unet", width=8, depth=1, mixer="attention", mixer_options=options)
+    options["heads"] = 4
+    net.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["mixer_options"] == {"heads": 2}
+
+
+def test_another_format_is_refused(tmp_path):
+    unet().save_pretrained(tmp_path)
+    description = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(description | {"kanseg": 2}))
+    with pytest.raises(InputError, match="format 2"):
+        kanseg.from_pretrained(tmp_path)

@@ -90,7 +90,7 @@ class Encoder(nn.Module, _Pretrained):
         if self._least_stride is None:
             for i in range(output_stride.bit_length(), self.depth + 1):
                 dilate_stage(self.stages[i], rate=2 ** (i - 1) // output_stride)
-        self.description = None  # which cannot tell of it
+        self.changed = f"make_dilated({output_stride})"
         self._least_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -134,6 +134,8 @@ def stacked_encoder(in_channels: int, *, conv: Conv, stem: Conv, num_convs: int,
     `downsample`: "pool" puts a 2x2 maximum before a stage, "stride" gives its first convolution stride 2.
     """
     check_size(width, depth)
+    if num_convs < 1:
+        raise ValueError(f"num_convs must be at least 1, got {num_convs}")
     if downsample not in ("pool", "stride"):
         raise ValueError(f"downsample must be 'pool' or 'stride', got {downsample!r}")
     channels = [scaled(width, 2**i) for i in range(depth + 1)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from torch import nn
 
 from kanseg.layers.blocks import Conv
@@ -24,6 +26,12 @@ def shrinking_stem(stem: Conv, in_channels: int, channels: int, stride: int) -> 
     if stride == 2:
         return [nn.Identity()], [strided]
     return [nn.Identity(), nn.Sequential(strided)], [nn.MaxPool2d(3, stride=2, padding=1)]
+
+
+def check_width(width: float) -> None:
+    """ValueError unless the width is a number from 1 on."""
+    if not 1 <= width < inf:
+        raise ValueError(f"width must be at least 1, got {width}")
 
 
 def first_stages(stages: list[nn.Module], channels: list[int], depth: int | None, name: str) -> tuple[list[nn.Module], list[int]]:

@@ -77,6 +77,7 @@ def finetune(
     layers = [module for module in model.modules() if isinstance(module, Adaptive)]
     if any(parametrize.is_parametrized(module) for layer in layers for module in layer.modules()):
         raise ValueError("the network has parametrized weights already (an earlier finetune, weight norm, ...): fuse it first")
+    keep = [keep] if isinstance(keep, str) else keep
     names = [name for name, _ in model.named_parameters()]
     unfit = [pattern for pattern in keep if not any(fnmatchcase(name, pattern) for name in names)]
     if unfit:
@@ -100,8 +101,22 @@ def fuse(model: nn.Module) -> nn.Module:
     """Add the deltas of `finetune` to the weights, in place: a plain network with its own keys and the same function, all of it trainable again."""
     for module, name in list(_parametrized(model)):
         if all(isinstance(step, (LowRank, ChosenFunctions)) for step in module.parametrizations[name]):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _remove(module, name)
     return model.requires_grad_(True)
+
+
+def _remove(module: nn.Module, name: str) -> None:
+    """Leave the computed tensor as a parameter.
+
+    Not by `parametrize.remove_parametrizations`: that takes the property off a class which copies of the module share.
+    """
+    value = nn.Parameter(getattr(module, name).detach().clone())
+    if len(module.parametrizations) > 1:
+        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        return
+    module.__class__ = type(module).__bases__[0]
+    del module.parametrizations
+    module.register_parameter(name, value)
 
 
 def _changed(layers: list[nn.Module], extra: int, trainable: Sequence[int], grid_size: int | None) -> dict[nn.Module, list[int]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, first_stages, scaled, shrinking_stem
+from kanseg.encoders import ENCODERS, Encoder, check_width, first_stages, scaled, shrinking_stem
 from kanseg.layers.blocks import Conv
 from kanseg.layers.dense import DenseBlock
 
@@ -50,6 +50,9 @@ def densekanet_encoder(
     growth follows the width. `stem_stride=1` suits pictures of 32 pixels.
     """
     width = plan.width if width is None else width
+    check_width(width)
+    if growth is not None and growth < 1:
+        raise ValueError(f"growth must be at least 1, got {growth}")
     growth = scaled(width, plan.growth / plan.width) if growth is None else growth
     shrink = transition or (lambda a, b: nn.Sequential(plain(a, b, 1), nn.AvgPool2d(2, ceil_mode=True)))
     channels = scaled(width, 1)

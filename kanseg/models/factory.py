@@ -85,15 +85,19 @@ def create_model(
         ValueError: an unknown name or option; the message names the nearest known one. A size that no width gives.
     """
     if features_only:
+        if encoder is not None or aux_params is not None:
+            raise ValueError("features_only gives the network's own encoder: leave encoder and aux_params out")
         return create_encoder(name, in_channels, basis=basis, stem=stem, match=match, like=like, match_size=match_size, **options)
+    _check_counts(in_channels=in_channels, classes=classes)
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
     if encoder is None and any(value is not None for value in choice.values()):
         raise ValueError("encoder_depth, encoder_weights and encoder_options are those of another encoder: name it by encoder=...")
     arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
+        if encoder is not None:
+            raise ValueError("match solves the width of a network and its own encoder, and cannot change encoder=...: leave one of them out")
         question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size}
-        other = {} if encoder is None else {"encoder": encoder, **{f"encoder_{key}": value for key, value in choice.items()}}
-        return create_model(**matched(create_model, arguments | other | question))
+        return create_model(**matched(create_model, arguments | question))
     if name in MODELS or (name not in ENCODERS and name not in CLASSIFIERS):
         build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
         parts = _parts(build, basis, stem, options)
@@ -132,8 +136,18 @@ def create_encoder(
         return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size}))
     if name in CLASSIFIERS:
         raise ValueError(f"{name!r} is a classifier without a feature pyramid; its method `features` gives the outputs of its layers")
+    if is_foreign(name):
+        raise ValueError(f"{name!r} is not one of ours: it goes under one of our decoders, create_model('unet', encoder={name!r})")
+    _check_counts(in_channels=in_channels)
     build = ENCODERS[name]
     return described(build(in_channels, **_parts(build, basis, stem, options)), "encoder", arguments)
+
+
+def _check_counts(**numbers: object) -> None:
+    """ValueError for the first that is no whole number from 1 on."""
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number and at least 1, got {value!r}")
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
@@ -178,6 +192,9 @@ def create_classifier(
     head: str = "linear",
     head_dropout: float = 0.0,
     pool_size: int = 1,
+    match: str | None = None,
+    like: Like = None,
+    match_size: Sequence[int] = (256, 256),
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
     """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) -> raw logits (B, classes), any H and W.
@@ -185,6 +202,11 @@ def create_classifier(
     Or one of `CLASSIFIERS`, for pictures of the option `image_size`. `head`, `head_dropout` and `pool_size` as of `ClassificationModel`,
     all else as of `create_model`.
     """
+    top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
+    if match is not None or like is not None:
+        arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **top, **options}
+        return create_classifier(**matched(create_classifier, arguments | {"match": match, "like": like, "match_size": match_size}))
+    _check_counts(in_channels=in_channels, classes=classes)
     if name in CLASSIFIERS:
         build, top = CLASSIFIERS[name], {"head": (head, "linear"), "head_dropout": (head_dropout, 0.0), "pool_size": (pool_size, 1)}
         options |= {key: value for key, (value, default) in top.items() if value != default}
@@ -193,7 +215,6 @@ def create_classifier(
     encoder = create_encoder(name, in_channels, basis=basis, stem=stem, **options)
     known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
     linear = partial(KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known})
-    top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
     model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
     arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **top, **options}
     return described(model, "classifier", arguments)
@@ -258,6 +279,7 @@ def _mixture(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
         raise ValueError(f"top_k={top_k} is an option of mixtures of experts: give experts, the number of convolutions, too")
     if experts is None:
         return conv
+    _check_counts(experts=experts, **({} if top_k is None else {"top_k": top_k}))
     return partial(ConvExperts, conv=conv, num_experts=experts, top_k=min(2, experts) if top_k is None else top_k)
 
 

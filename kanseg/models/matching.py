@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from math import inf, log
 from typing import Any
 
@@ -106,9 +107,18 @@ def _imagined_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     if place(model)[0].type != "meta":
         return multiply_adds(model, shape)
     from torch._subclasses import FakeTensorMode
+    from torch._subclasses.fake_tensor import DataDependentOutputException
 
-    with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
-        return multiply_adds(model.to_empty(device="cpu"), shape)
+    fake = deepcopy(model)
+    try:
+        with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
+            return multiply_adds(fake.to_empty(device="cpu"), shape)
+    except DataDependentOutputException:  # mixtures of experts ask which ones are chosen
+        real = model.to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in (*real.parameters(), *real.buffers()):
+                tensor.zero_()
+        return multiply_adds(real, shape)
 
 
 MEASURES: dict[str, Callable[[nn.Module, Sequence[int]], int]] = {"params": lambda model, _: num_parameters(model), "macs": _imagined_multiply_adds}

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, first_stages, scaled, shrinking_stem
+from kanseg.encoders import ENCODERS, Encoder, check_width, first_stages, scaled, shrinking_stem
 from kanseg.layers.blocks import BasicBlock, BottleneckBlock, Conv, stage
 
 VARIANTS: dict[str, tuple[type[nn.Module], Sequence[int]]] = {
@@ -34,6 +34,7 @@ def reskanet_encoder(
 
     `stem_stride=1` suits pictures of 32 pixels; feature 0 is then the first stage, and not the picture itself.
     """
+    check_width(width)
     stages, head = shrinking_stem(stem, in_channels, scaled(width, 1), stem_stride)
     channels = [in_channels, scaled(width, 1)][: len(stages)]
     before = scaled(width, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from itertools import count
 
 from torch import nn
 
@@ -56,10 +57,10 @@ def unet(
         encoder = unet_encoder(in_channels, conv=conv, stem=stem, width=width, depth=depth, num_convs=num_convs, downsample=downsample)
 
     widths = decoder_widths(encoder)
-    lowest = widths[-2]
+    finer = count()  # levels above the decoder's lowest, which is built first
 
     def block(in_channels: int, out_channels: int) -> nn.Sequential:
-        before = _mixer(mixer, in_channels, conv=conv, reduction=lowest // out_channels, options=mixer_options or {})
+        before = _mixer(mixer, in_channels, conv=conv, reduction=2 ** next(finer), options=mixer_options or {})
         return nn.Sequential(*before, *conv_stack(conv, [in_channels, *[out_channels] * num_convs]))
 
     decoder = UNetDecoder(encoder.out_channels, block=block, widths=widths, align_corners=align_corners)

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, first_stages, scaled
+from kanseg.encoders import ENCODERS, Encoder, check_width, first_stages, scaled
 from kanseg.layers.blocks import Conv, conv_stack
 
 VARIANTS = {"vggkan11": (1, 1, 2, 2, 2), "vggkan13": (2, 2, 2, 2, 2), "vggkan16": (2, 2, 3, 3, 3), "vggkan19": (2, 2, 4, 4, 4)}
@@ -23,6 +23,7 @@ def vggkan_encoder(
     `layout` is torch-conv-kan's: "v1" has five levels, "v2", "v3" and "v4" two more convolutions on a sixth, of 8 and 8, 8 and 16, 16 and 16
     times the width.
     """
+    check_width(width)
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     levels = [[scaled(width, m)] * count for m, count in zip(MULTIPLES, num_convs, strict=True)]

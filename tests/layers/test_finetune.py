@@ -172,3 +172,13 @@ def test_tuning_twice_needs_a_fuse_between():
     with pytest.raises(ValueError, match="fuse it first"):
         finetune(net, rank=1)
     finetune(fuse(net), rank=1)
+
+
+def test_copies_are_fused_each_by_itself():
+    net = kanseg.create_model("unet", width=2, depth=1).eval()
+    x = torch.randn(1, 3, 8, 8)
+    finetune(net, rank=1)
+    twin = copy.deepcopy(net)
+    expected = net(x)
+    for each in (net, twin):
+        torch.testing.assert_close(fuse(each)(x), expected)

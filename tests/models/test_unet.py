@@ -86,3 +86,9 @@ def test_options_reach_the_convolutions_of_a_mixer(mixer):
 def test_bad_mixers_are_told(options, message):
     with pytest.raises(ValueError, match=message):
         kanseg.create_model("unet", width=4, **options)
+
+
+@pytest.mark.parametrize("options", [{"encoder": "u2kanet_small"}, {"width": 1.4, "depth": 5}])
+def test_attention_reads_keys_of_the_decoders_lowest_size_whatever_the_channels(options):
+    net = kanseg.create_model("unet", mixer="attention", **options)
+    assert [m.reduction for m in net.modules() if isinstance(m, ConvAttention)] == [1, 2, 4, 8, 16]
