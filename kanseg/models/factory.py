@@ -147,7 +147,7 @@ def _check_counts(**numbers: object) -> None:
     """ValueError for the first that is no whole number from 1 on."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number and at least 1, got {value!r}")
+            raise ValueError(f"{name} must be at least 1 and a whole number, got {value!r}")
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:

@@ -121,8 +121,8 @@ def test_mistakes_are_named(options, message):
 
 
 def test_mixtures_of_experts_and_classifiers_are_matched_too():
-    net = kanseg.create_model("unet", width=4, depth=1, match="macs", like={"experts": 3}, match_size=(16, 16))
-    assert net.description["model"]["width"] > 4  # two of three experts are run
+    net = kanseg.create_model("unet", width=16, depth=1, match="macs", like={"experts": 3}, match_size=(16, 16))
+    assert net.description["model"]["width"] > 16  # two of three experts are run
     like = kanseg.create_classifier("vggkan11", width=4, classes=100, head="kan")
     control = kanseg.create_classifier("vggkan11", classes=100, head="kan", basis="none", match="params", like=like)
     assert num_parameters(control) == pytest.approx(num_parameters(like), rel=0.02)
