@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 
@@ -19,7 +20,7 @@ from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatC
 from kanseg.models.flat import linear_layers
 from kanseg.models.matching import matched
 from kanseg.models.segmentation import MODELS
-from kanseg.pretrained import BUILDERS, described
+from kanseg.pretrained import BUILDERS, described, load_encoder
 from kanseg.registry import Registry, nearest
 
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
@@ -33,6 +34,7 @@ COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "i
 
 Stem = Mapping[str, object] | str | None
 Like = Mapping[str, object] | nn.Module | None
+Weights = str | Path | bool | None
 
 
 def create_model(
@@ -44,7 +46,7 @@ def create_model(
     stem: Stem = "auto",
     encoder: str | Encoder | ForeignEncoder | None = None,
     encoder_depth: int | None = None,
-    encoder_weights: str | bool | None = None,
+    encoder_weights: Weights = None,
     encoder_options: Mapping[str, object] | None = None,
     aux_params: dict[str, object] | None = None,
     features_only: bool = False,
@@ -66,7 +68,8 @@ def create_model(
         encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of `kanseg.list_encoders()`, "smp-NAME" or
             "timm-NAME" for one of segmentation_models.pytorch or timm, or an encoder itself.
         encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
-        encoder_weights: pretrained weights for "smp-" and "timm-", which are downloaded ("imagenet", or a tag of timm); None for none.
+        encoder_weights: for our encoders the folder of any network of ours, as of `create_encoder`; for "smp-" and "timm-" the name of
+            pretrained weights, which are downloaded ("imagenet", or a tag of timm); None for none.
         encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width, ...); of a model of timm.
         image_size: height and width of the pictures, for those classifiers that are built for one size (the names in `CLASSIFIERS`); an option.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a segmentation network, which then
@@ -85,14 +88,15 @@ def create_model(
         ValueError: an unknown name or option; the message names the nearest known one. A size that no width gives.
     """
     if features_only:
-        return create_encoder(name, in_channels, basis=basis, stem=stem, match=match, like=like, match_size=match_size, **options)
+        question = {"match": match, "like": like, "match_size": match_size, "weights": encoder_weights}
+        return create_encoder(name, in_channels, basis=basis, stem=stem, **question, **options)
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
-    if encoder is None and any(value is not None for value in choice.values()):
-        raise ValueError("encoder_depth, encoder_weights and encoder_options are those of another encoder: name it by encoder=...")
+    if encoder is None and (encoder_depth is not None or encoder_options is not None):
+        raise ValueError("encoder_depth and encoder_options are those of another encoder: name it by encoder=...")
     arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
-        question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size}
-        other = {} if encoder is None else {"encoder": encoder, **{f"encoder_{key}": value for key, value in choice.items()}}
+        question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size, "encoder_weights": encoder_weights}
+        other = {} if encoder is None else {"encoder": encoder, "encoder_depth": encoder_depth, "encoder_options": encoder_options}
         return create_model(**matched(create_model, arguments | other | question))
     if name in MODELS or (name not in ENCODERS and name not in CLASSIFIERS):
         build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
@@ -104,12 +108,12 @@ def create_model(
             # the stored network has the weights already
             arguments |= {"encoder": encoder, "encoder_depth": encoder_depth, "encoder_options": encoder_options}
         model = build(in_channels, classes, aux_params=aux_params, **parts)
+        load_encoder(model.encoder, encoder_weights if encoder is None else None)
         return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
-    if aux_params is not None:
-        raise ValueError(f"{name!r} is a classifier: aux_params belong to segmentation networks")
-    if encoder is not None:
-        raise ValueError(f"{name!r} is a classifier, which is its encoder: encoder=... belongs to segmentation networks")
-    return create_classifier(name, in_channels, classes, basis=basis, stem=stem, **options)
+    for option, value in (("aux_params", aux_params), ("encoder=...", encoder)):
+        if value is not None:
+            raise ValueError(f"{name!r} is a classifier, its encoder with a head: {option} is for segmentation networks")
+    return create_classifier(name, in_channels, classes, basis=basis, stem=stem, encoder_weights=encoder_weights, **options)
 
 
 def create_encoder(
@@ -121,19 +125,24 @@ def create_encoder(
     match: str | None = None,
     like: Like = None,
     match_size: Sequence[int] = (256, 256),
+    weights: Weights = None,
     **options: object,
 ) -> Encoder:
     """An encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`, `.output_stride`.
 
-    Arguments as of `create_model`; `depth` is the number of halvings.
+    Arguments as of `create_model`; `depth` is the number of halvings. `weights` names any network of ours whose encoder has the same shape,
+    be it a classifier or a segmentation network: a folder of `save_pretrained`, or of a training run. Another number of channels
+    of its pictures is adapted by `set_in_channels`.
     """
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
-        return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size}))
+        return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size, "weights": weights}))
     if name in CLASSIFIERS:
         raise ValueError(f"{name!r} is a classifier without a feature pyramid; its method `features` gives the outputs of its layers")
     build = ENCODERS[name]
-    return described(build(in_channels, **_parts(build, basis, stem, options)), "encoder", arguments)
+    encoder = build(in_channels, **_parts(build, basis, stem, options))
+    load_encoder(encoder, weights)
+    return described(encoder, "encoder", arguments)
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
@@ -152,7 +161,7 @@ def _encoder(
     *,
     common: Mapping[str, object],
     depth: int | None,
-    weights: str | bool | None,
+    weights: Weights,
     options: Mapping[str, object] | None,
 ) -> Encoder | ForeignEncoder:
     """An encoder by name; `common` are the options that one of ours shares with the network."""
@@ -163,9 +172,7 @@ def _encoder(
         return encoder
     if is_foreign(encoder):
         return foreign_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
-    if weights is not None:
-        raise ValueError(f"there are no pretrained weights for {encoder!r}, only for 'smp-...' and 'timm-...', got encoder_weights={weights!r}")
-    return create_encoder(encoder, in_channels, **{**common, **(options or {}), **sizes})
+    return create_encoder(encoder, in_channels, weights=weights, **{**common, **(options or {}), **sizes})
 
 
 def create_classifier(
@@ -178,6 +185,7 @@ def create_classifier(
     head: str = "linear",
     head_dropout: float = 0.0,
     pool_size: int = 1,
+    encoder_weights: Weights = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
     """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) -> raw logits (B, classes), any H and W.
@@ -186,11 +194,13 @@ def create_classifier(
     all else as of `create_model`.
     """
     if name in CLASSIFIERS:
+        if encoder_weights is not None:
+            raise ValueError(f"{name!r} has no encoder that encoder_weights={str(encoder_weights)!r} could go into")
         build, top = CLASSIFIERS[name], {"head": (head, "linear"), "head_dropout": (head_dropout, 0.0), "pool_size": (pool_size, 1)}
         options |= {key: value for key, (value, default) in top.items() if value != default}
         model = build(in_channels, classes, **_flat_parts(build, basis, stem, options))
         return described(model, "classifier", {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, **options})
-    encoder = create_encoder(name, in_channels, basis=basis, stem=stem, **options)
+    encoder = create_encoder(name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options)
     known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
     linear = partial(KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known})
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}

@@ -90,7 +90,9 @@ class ClassificationTask(Task):
             if values is not None and (len(values) != data.channels or (name == "std" and min(values) <= 0)):
                 raise InputError(f"data.{name} must have {data.channels} {'positive ' if name == 'std' else ''}values, one a channel, got {values}")
         resize = pair("data.resize", data.resize)
-        mean, std = channel_statistics(images.splits["train"], Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation), at_most=4096)
+        mean, std = channel_statistics(
+            images.splits["train"], Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation), at_most=4096
+        )
         return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize, data.interpolation)
 
     def loss(self) -> Callable[[Any, Tensor], Tensor]:
