@@ -110,9 +110,8 @@ def create_model(
         model = build(in_channels, classes, aux_params=aux_params, **parts)
         load_encoder(model.encoder, encoder_weights if encoder is None else None)
         return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
-    for option, value in (("aux_params", aux_params), ("encoder=...", encoder)):
-        if value is not None:
-            raise ValueError(f"{name!r} is a classifier, its encoder with a head: {option} is for segmentation networks")
+    if aux_params is not None or encoder is not None:
+        raise ValueError(f"{name!r} is a classifier, its encoder and a head: encoder=... and aux_params belong to segmentation networks")
     return create_classifier(name, in_channels, classes, basis=basis, stem=stem, encoder_weights=encoder_weights, **options)
 
 
