@@ -101,12 +101,20 @@ def _kind(description: Mapping[str, Any]) -> str:
     return next(kind for kind in BUILDERS if kind in description)
 
 
+def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the builder, without what the encoder began with: that is in the stored weights already, and may be gone, or a download."""
+    return {key: value for key, value in description[_kind(description)].items() if key not in ("encoder_weights", "weights")}
+
+
+def _built(description: Mapping[str, Any]) -> nn.Module:
+    return BUILDERS[_kind(description)](**_arguments(description))
+
+
 def _misfit(model: nn.Module) -> str | None:
     """The first tensor in which a network differs from the one that its description builds; None where there is none, or building fails."""
-    kind = _kind(model.description)
     try:
         with torch.device("meta"):
-            twin = BUILDERS[kind](**model.description[kind])
+            twin = _built(model.description)
     except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return None
     ours, theirs = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, twin))
@@ -164,9 +172,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network that a folder holds."""
-    kind = _kind(description)
     try:
-        model = BUILDERS[kind](**description[kind])
+        model = _built(description)
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder}: {error}") from None
     try:
@@ -174,10 +181,41 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / WEIGHTS} cannot be read: {' '.join(str(error).split())[:200]}") from None
     load_weights(model, weights, folder / WEIGHTS)
-    model.description = dict(description)
+    model.description = {**description, _kind(description): _arguments(description)}
     if "class_names" in description:
         model.class_names = tuple(description["class_names"])
     return model.eval()
+
+
+def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
+    """Give an encoder the weights of the encoder in another network of ours; None leaves it as it is.
+
+    Args:
+        encoder: with `in_channels`; pictures of another number of channels are a matter of the other's `set_in_channels`.
+        source: as of `from_pretrained`.
+
+    Raises:
+        InputError: nothing there, a network without an encoder of ours, or one of other shapes (the first that differs is named).
+    """
+    if source is None:
+        return
+    if isinstance(source, bool):
+        raise InputError(f"there are no pretrained weights for this encoder by name: give the folder of a network of ours, got {source!r}")
+    try:
+        folder = find_folder(source)
+        other = read_network(folder, read_description(folder))
+    except InputError as error:
+        raise InputError(f"no pretrained weights of an encoder of ours at {str(source)!r}: {error}") from None
+    body = getattr(other, "encoder", other)
+    if not hasattr(body, "set_in_channels"):
+        raise InputError(f"{folder} holds a {type(other).__name__} without an encoder of ours, so it has no weights for one")
+    body.set_in_channels(encoder.in_channels)
+    theirs, ours = body.state_dict(), encoder.state_dict()
+    for name in dict.fromkeys([*ours, *theirs]):
+        stored, wanted = (tuple(each[name].shape) if name in each else "nothing" for each in (theirs, ours))
+        if stored != wanted:
+            raise InputError(f"the encoder in {folder} does not fit: {name} has {stored} there and {wanted} here; build both with the same name and options")
+    encoder.load_state_dict(theirs)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -5,34 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 
 from kanseg.bases import BASES, list_basis_options
 from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, foreign_encoder, is_foreign
-from kanseg.layers.blocks import Conv, kan_conv
-from kanseg.layers.experts import ConvExperts
-from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
-from kanseg.layers.local import KANLocal2d
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
-from kanseg.models.flat import linear_layers
 from kanseg.models.matching import matched
+from kanseg.models.options import LINEAR_OPTIONS, Stem, check_counts, conv_parts, flat_parts
 from kanseg.models.segmentation import MODELS
-from kanseg.pretrained import BUILDERS, described
+from kanseg.pretrained import BUILDERS, described, load_encoder
 from kanseg.registry import Registry, nearest
 
-PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
-LINEAR_OPTIONS = [p.name for p in inspect.signature(KANLinear.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
-CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
 OF_THE_ENCODER = ("width", "depth", "downsample")  # options of a model that say nothing once another encoder stands in it
-PARTS = {"conv", "plain", "stem", "linear", "local", "encoder", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
-PLAIN_OPTIONS = ["norm", "activation", "padding_mode"]  # of plain convolutions before flat layers
-# Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
-COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
 
-Stem = Mapping[str, object] | str | None
 Like = Mapping[str, object] | nn.Module | None
+Weights = str | Path | bool | None
 
 
 def create_model(
@@ -44,7 +34,7 @@ def create_model(
     stem: Stem = "auto",
     encoder: str | Encoder | ForeignEncoder | None = None,
     encoder_depth: int | None = None,
-    encoder_weights: str | bool | None = None,
+    encoder_weights: Weights = None,
     encoder_options: Mapping[str, object] | None = None,
     aux_params: dict[str, object] | None = None,
     features_only: bool = False,
@@ -66,7 +56,8 @@ def create_model(
         encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of `kanseg.list_encoders()`, "smp-NAME" or
             "timm-NAME" for one of segmentation_models.pytorch or timm, or an encoder itself.
         encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
-        encoder_weights: pretrained weights for "smp-" and "timm-", which are downloaded ("imagenet", or a tag of timm); None for none.
+        encoder_weights: for our encoders the folder of any network of ours, as of `create_encoder`; for "smp-" and "timm-" the name of
+            pretrained weights, which are downloaded ("imagenet", or a tag of timm); None for none.
         encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width, ...); of a model of timm.
         image_size: height and width of the pictures, for those classifiers that are built for one size (the names in `CLASSIFIERS`); an option.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a segmentation network, which then
@@ -87,20 +78,21 @@ def create_model(
     if features_only:
         if encoder is not None or aux_params is not None:
             raise ValueError("features_only gives the network's own encoder: leave encoder and aux_params out")
-        return create_encoder(name, in_channels, basis=basis, stem=stem, match=match, like=like, match_size=match_size, **options)
-    _check_counts(in_channels=in_channels, classes=classes)
+        question = {"match": match, "like": like, "match_size": match_size, "weights": encoder_weights}
+        return create_encoder(name, in_channels, basis=basis, stem=stem, **question, **options)
+    check_counts(in_channels=in_channels, classes=classes)
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
-    if encoder is None and any(value is not None for value in choice.values()):
-        raise ValueError("encoder_depth, encoder_weights and encoder_options are those of another encoder: name it by encoder=...")
+    if encoder is None and (encoder_depth is not None or encoder_options is not None):
+        raise ValueError("encoder_depth and encoder_options are those of another encoder: name it by encoder=...")
     arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
         if encoder is not None:
             raise ValueError("match solves the width of a network and its own encoder, and cannot change encoder=...: leave one of them out")
-        question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size}
+        question = {"aux_params": aux_params, "match": match, "like": like, "match_size": match_size, "encoder_weights": encoder_weights}
         return create_model(**matched(create_model, arguments | question))
     if name in MODELS or (name not in ENCODERS and name not in CLASSIFIERS):
         build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
-        parts = _parts(build, basis, stem, options)
+        parts = conv_parts(build, basis, stem, options)
         if encoder is not None:
             common = {"basis": basis, "stem": stem, **{key: value for key, value in options.items() if key not in parts}}
             _check_replaceable(name, options)
@@ -108,12 +100,11 @@ def create_model(
             # the stored network has the weights already
             arguments |= {"encoder": encoder, "encoder_depth": encoder_depth, "encoder_options": encoder_options}
         model = build(in_channels, classes, aux_params=aux_params, **parts)
+        load_encoder(model.encoder, encoder_weights if encoder is None else None)
         return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
-    if aux_params is not None:
-        raise ValueError(f"{name!r} is a classifier: aux_params belong to segmentation networks")
-    if encoder is not None:
-        raise ValueError(f"{name!r} is a classifier, which is its encoder: encoder=... belongs to segmentation networks")
-    return create_classifier(name, in_channels, classes, basis=basis, stem=stem, **options)
+    if aux_params is not None or encoder is not None:
+        raise ValueError(f"{name!r} is a classifier, its encoder and a head: encoder=... and aux_params belong to segmentation networks")
+    return create_classifier(name, in_channels, classes, basis=basis, stem=stem, encoder_weights=encoder_weights, **options)
 
 
 def create_encoder(
@@ -125,29 +116,27 @@ def create_encoder(
     match: str | None = None,
     like: Like = None,
     match_size: Sequence[int] = (256, 256),
+    weights: Weights = None,
     **options: object,
 ) -> Encoder:
     """An encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`, `.output_stride`.
 
-    Arguments as of `create_model`; `depth` is the number of halvings.
+    Arguments as of `create_model`; `depth` is the number of halvings. `weights` names any network of ours whose encoder has the same shape,
+    be it a classifier or a segmentation network: a folder of `save_pretrained`, or of a training run. Another number of channels
+    of its pictures is adapted by `set_in_channels`.
     """
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
-        return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size}))
+        return create_encoder(**matched(create_encoder, arguments | {"match": match, "like": like, "match_size": match_size, "weights": weights}))
     if name in CLASSIFIERS:
         raise ValueError(f"{name!r} is a classifier without a feature pyramid; its method `features` gives the outputs of its layers")
     if is_foreign(name):
         raise ValueError(f"{name!r} is not one of ours: it goes under one of our decoders, create_model('unet', encoder={name!r})")
-    _check_counts(in_channels=in_channels)
+    check_counts(in_channels=in_channels)
     build = ENCODERS[name]
-    return described(build(in_channels, **_parts(build, basis, stem, options)), "encoder", arguments)
-
-
-def _check_counts(**numbers: object) -> None:
-    """ValueError for the first that is no whole number from 1 on."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be at least 1 and a whole number, got {value!r}")
+    encoder = build(in_channels, **conv_parts(build, basis, stem, options))
+    load_encoder(encoder, weights)
+    return described(encoder, "encoder", arguments)
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
@@ -166,7 +155,7 @@ def _encoder(
     *,
     common: Mapping[str, object],
     depth: int | None,
-    weights: str | bool | None,
+    weights: Weights,
     options: Mapping[str, object] | None,
 ) -> Encoder | ForeignEncoder:
     """An encoder by name; `common` are the options that one of ours shares with the network."""
@@ -177,9 +166,7 @@ def _encoder(
         return encoder
     if is_foreign(encoder):
         return foreign_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
-    if weights is not None:
-        raise ValueError(f"there are no pretrained weights for {encoder!r}, only for 'smp-...' and 'timm-...', got encoder_weights={weights!r}")
-    return create_encoder(encoder, in_channels, **{**common, **(options or {}), **sizes})
+    return create_encoder(encoder, in_channels, weights=weights, **{**common, **(options or {}), **sizes})
 
 
 def create_classifier(
@@ -195,6 +182,7 @@ def create_classifier(
     match: str | None = None,
     like: Like = None,
     match_size: Sequence[int] = (256, 256),
+    encoder_weights: Weights = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
     """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) -> raw logits (B, classes), any H and W.
@@ -206,13 +194,15 @@ def create_classifier(
     if match is not None or like is not None:
         arguments = {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, "stem": stem, **top, **options}
         return create_classifier(**matched(create_classifier, arguments | {"match": match, "like": like, "match_size": match_size}))
-    _check_counts(in_channels=in_channels, classes=classes)
+    check_counts(in_channels=in_channels, classes=classes)
     if name in CLASSIFIERS:
+        if encoder_weights is not None:
+            raise ValueError(f"{name!r} has no encoder that encoder_weights={str(encoder_weights)!r} could go into")
         build, top = CLASSIFIERS[name], {"head": (head, "linear"), "head_dropout": (head_dropout, 0.0), "pool_size": (pool_size, 1)}
         options |= {key: value for key, (value, default) in top.items() if value != default}
-        model = build(in_channels, classes, **_flat_parts(build, basis, stem, options))
+        model = build(in_channels, classes, **flat_parts(build, basis, stem, options))
         return described(model, "classifier", {"name": name, "in_channels": in_channels, "classes": classes, "basis": basis, **options})
-    encoder = create_encoder(name, in_channels, basis=basis, stem=stem, **options)
+    encoder = create_encoder(name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options)
     known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
     linear = partial(KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known})
     model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
@@ -244,70 +234,6 @@ def _look_up(registry: Registry[Callable], name: str, *, others: Iterable[str]) 
         return registry[name]
     known = [*registry, *(other for other in others if other not in registry)]
     raise ValueError(f"unknown {registry.kind} {name!r}{nearest(name, known)} (known: {', '.join(known)})")
-
-
-def _parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
-    """Sort the options into those of the builder and those of the convolution, and build the parts that the builder takes."""
-    parameters = inspect.signature(build).parameters.values()
-    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    own = [name for name in named if name not in PARTS]
-    shared = {"inner_channels": 0.25, "base_activation": "identity"} | {key: value for key, value in options.items() if key not in own}
-    experts, top_k = shared.pop("experts", None), shared.pop("top_k", None)
-    conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
-    plain = _conv("none", {key: value for key, value in shared.items() if key in CONV_OPTIONS}, network_options=[])
-    parts = {"conv": _mixture(conv, experts, top_k), "plain": plain, "stem": _stem(stem, basis, shared, conv)}
-    return {key: value for key, value in (parts | options).items() if key in named}
-
-
-def _flat_parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
-    """As `_parts`, for networks whose functions stand in flat layers: their convolutions, if any, are plain."""
-    if stem not in ("auto", None):
-        raise ValueError(f"this network has no stem of functions: leave stem at 'auto', got {stem!r}")
-    named = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    own = [name for name in named if name not in PARTS]
-    shared = {key: value for key, value in options.items() if key not in own}
-    plain = {key: shared.pop(key) for key in PLAIN_OPTIONS if key in shared and "plain" in named}
-    _check_options(basis, shared, known=LINEAR_OPTIONS, others=own, without="it is the plain linear map")
-    linear = linear_layers(basis, **shared)
-    parts = {"linear": linear, "local": partial(KANLocal2d, **linear.keywords), "plain": kan_conv(basis="none", **plain)}
-    return {key: value for key, value in (parts | options).items() if key in named}
-
-
-def _mixture(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
-    """The convolution, or where `experts` is a number as many of them."""
-    if experts is None and top_k is not None:
-        raise ValueError(f"top_k={top_k} is an option of mixtures of experts: give experts, the number of convolutions, too")
-    if experts is None:
-        return conv
-    _check_counts(experts=experts, **({} if top_k is None else {"top_k": top_k}))
-    return partial(ConvExperts, conv=conv, num_experts=experts, top_k=min(2, experts) if top_k is None else top_k)
-
-
-def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv:
-    """The first convolution: as all others, or with its own basis and the others' norm, activation and the like."""
-    if stem is None or (stem == "auto" and basis == "none"):
-        return conv
-    if stem != "auto" and not isinstance(stem, Mapping):
-        raise ValueError(f"stem must be 'auto', None or a mapping of options, got {stem!r}")
-    own = dict(COLOUR_STEM if stem == "auto" else {"basis": basis, "inner_channels": None, **stem})
-    common = {key: value for key, value in shared.items() if key in CONV_OPTIONS}
-    return _conv(str(own.pop("basis")), common | own, network_options=[])
-
-
-def _conv(basis: str, options: dict[str, object], *, network_options: list[str]) -> Conv:
-    """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names the nearest."""
-    _check_options(basis, options, known=CONV_OPTIONS, others=network_options, without="it is the plain convolution")
-    return kan_conv(basis=basis, **options)
-
-
-def _check_options(basis: str, options: Iterable[str], *, known: list[str], others: list[str], without: str) -> None:
-    """ValueError for an option that neither the layer (`known`) nor the basis has; `others` are names that may have been meant."""
-    basis_options = [] if basis == "none" else list_basis_options(basis)
-    for key in options:
-        if key not in known and key not in basis_options:
-            guess = nearest(key, [*basis_options, *others, *known])
-            has = f"it has: {', '.join(basis_options)}" if basis_options else without
-            raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
 
 
 BUILDERS.update(model=create_model, classifier=create_classifier, encoder=create_encoder)

@@ -17,6 +17,7 @@ TOLERANCE = 0.02
 CLOSE = 0.005  # of the wanted size: nearer is not looked for
 START = 16.0
 FINEST = 1 / 512  # shares of a width; nearer to each other than this two widths make the same network, or nearly
+WEIGHTS = ("encoder_weights", "weights")
 Arguments = dict[str, Any]
 Create = Callable[..., nn.Module]
 
@@ -36,8 +37,9 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
     """
     plain = dict(arguments)
     match, like, match_size = (plain.pop(name, None) for name in ("match", "like", "match_size"))
+    weights = {name: plain.pop(name) for name in WEIGHTS if name in plain}  # which fit one width only, and are not needed to count
     if match is None and like is None:
-        return plain
+        return plain | weights
     if match not in MEASURES or not isinstance(like, (nn.Module, Mapping)):
         raise ValueError(
             f"match must be 'params' or 'macs', and like a network or a mapping of the arguments that differ, such as {{'basis': 'gram'}}; "
@@ -55,7 +57,7 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
         wanted = size(_imagined(create, other), _shape(other, match_size))
     start = float(plain.pop("width", START))
     width = solve_width(lambda width: size(_imagined(create, plain | {"width": width}), shape), wanted, start, what=WORDS[match])
-    return plain | {"width": int(width) if width.is_integer() else width}
+    return plain | weights | {"width": int(width) if width.is_integer() else width}
 
 
 def solve_width(size: Callable[[float], int], wanted: int, start: float = START, *, what: str = "") -> float:

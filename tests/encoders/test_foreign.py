@@ -132,6 +132,7 @@ def test_our_encoders_change_places_by_name():
         ({"encoder": "ukanet_18", "depth": 4}, "give encoder_depth"),
         ({"encoder": "ukanet_18", "encoder_weights": "imagenet"}, "no pretrained weights"),
         ({"encoder_depth": 4}, "name it by encoder="),
+        ({"encoder_weights": True}, "no pretrained weights"),
         ({"encoder": "ukanet_18", "encoder_options": {"widht": 4}}, "did you mean 'width'"),
     ],
 )
