@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,16 @@ def test_there_are_python_blocks_and_commands():
     assert len(COMMANDS) >= 6
 
 
+@cache
+def help_of(tool):
+    return subprocess.run([sys.executable, ROOT / tool, "--help"], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "tools/" in c])
 def test_every_option_of_a_command_exists(command):
     words = shlex.split(command.split("&&")[-1])
     tool = next(i for i, word in enumerate(words) if word.startswith("tools/"))
-    listed = subprocess.run([sys.executable, ROOT / words[tool], "--help"], capture_output=True, text=True, check=True).stdout
+    listed = help_of(words[tool])
     for option in (word for word in words[tool + 1 :] if word.startswith("--")):
         assert option in listed
     for config in (word for word in words if word.startswith("configs/")):
