@@ -369,7 +369,7 @@ def test_a_pictures_logits_do_not_depend_on_its_neighbours(model):
     torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ALL_CLASSIFIERS)
+@pytest.mark.parametrize("model", [*ONE_OF_EACH, *CLASSIFIERS])
 def test_classifiers_stay_on_the_device(model):
     with FakeTensorMode(), torch.device("cuda"):
         assert classifier(model, (33, 20), width=2).eval()(torch.randn(2, 3, 33, 20)).device.type == "cuda"
