@@ -29,8 +29,10 @@ GIVE_UP = 3  # trials that fail before any has succeeded
 HEARTBEAT, SILENCE = 60, 300  # seconds between signs of life, and without one after which a trial on another machine is taken for dead
 
 
-def search(config: Any, space_file: Path | str, *, trials: int, storage: str | None = None, prune: bool = False, tell: Callable[[str], None] = print) -> Path:
-    """Run trials until the study has as many as asked for, and return the path of the best settings.
+def search(
+    config: Any, space_file: Path | str, *, trials: int, storage: str | None = None, prune: bool = False, tell: Callable[[str], None] = print
+) -> Path | None:
+    """Run trials until the study has as many as asked for, and return the path of the best settings (None while other processes run the first trials).
 
     Each trial trains into `run_dir/trial_NNNN` with sampled settings; `training.monitor` on val of its best weights is the score. The test split is
     not looked at. A trial that dies is marked failed and its settings are tried once more, from its last checkpoint where there is one.
@@ -63,6 +65,9 @@ def search(config: Any, space_file: Path | str, *, trials: int, storage: str | N
         write_results(study, config, space)
         _stop_if_hopeless(study)
     best = write_results(study, config, space)
+    if best is None and study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        tell("search: the remaining trials are in other hands")
+        return None
     if best is None:
         raise InputError(f"no trial has succeeded: {run / 'trials.csv'} tells why")
     tell(f"search: best {config.training.monitor} {study.best_value:.4f} of trial {origin(study.best_trial)}; settings: {best}")
@@ -136,6 +141,8 @@ def _alive(pid: int) -> bool:
     """Whether this machine has a process of this number that is not this one, which runs no other trial now."""
     if pid == os.getpid():
         return False
+    if os.name != "posix":  # where os.kill ends a process whatever the signal; silence tells of death there
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
