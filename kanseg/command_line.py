@@ -70,13 +70,14 @@ def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
     return kind(**{f.name: parts[f.name] for f in fields(kind)})
 
 
-def _known_keys(kind: type, prefix: str = "") -> list[str]:
+def known_keys(kind: type, prefix: str = "") -> list[str]:
+    """All settings of a kind of experiment, sections included: data, data.root, ..."""
     keys = []
     for f in fields(kind):
         keys.append(prefix + f.name)
         default = f.default_factory() if callable(f.default_factory) else None
         if is_dataclass(default):
-            keys += _known_keys(type(default), f"{prefix}{f.name}.")
+            keys += known_keys(type(default), f"{prefix}{f.name}.")
     return keys
 
 
@@ -95,7 +96,7 @@ def _one_line(message: str, kind: type) -> str:
     if unknown is None:
         return text[:500]
     key = next(group for group in reversed(unknown.groups()) if group)
-    known = _known_keys(kind)
+    known = known_keys(kind)
     by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
     leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)
     hint = nearest(key, known) or (f"; did you mean {by_leaf[leaf[0]]!r}?" if leaf else "")

@@ -1,4 +1,5 @@
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -6,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import kanseg
+from kanseg.benchmark.results import read_published
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.errors import InputError
+from kanseg.training.classification import ClassificationTask
+from kanseg.training.search_space import read_space
+from kanseg.training.settings import check_settings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.name != "published.yaml"]
@@ -80,6 +86,36 @@ def test_every_shipped_config_is_valid_and_names_its_command(path):
     config = kind_of(path).from_yaml(path.read_text())
     assert f"--config configs/{path.name}" in path.read_text().split("\n\n")[0]
     assert Path(config.run_dir).parent == Path("runs")
+
+
+CLASSIFICATION = [path for path in CONFIGS if kind_of(path) is ClassificationConfig]
+
+
+@pytest.mark.parametrize("path", CLASSIFICATION, ids=lambda p: p.name)
+def test_every_classification_config_can_be_trained(path):
+    check_settings(ClassificationTask(ClassificationConfig.from_yaml(path.read_text())))
+
+
+@pytest.mark.parametrize("basis", [*kanseg.list_bases()])
+@pytest.mark.parametrize("path", [p for p in CLASSIFICATION if "any other basis" in p.read_text()], ids=lambda p: p.name)
+def test_configs_that_promise_any_basis_take_it_by_one_option(path, basis):
+    """And where options of the basis stand in the way, by those that the comment gives."""
+    line = next(line for line in path.read_text().splitlines() if "any other basis" in line)
+    options = re.search(r"--model\.options '(.*)'", path.read_text())
+    words = ["--config", str(path), "--model.basis", basis, *(["--model.options", options[1]] if options and "bspline" in line else [])]
+    check_settings(ClassificationTask(parse_config(words, kind=ClassificationConfig)[0]))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "search").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_space_suits_its_experiment(path):
+    config = re.search(r"--config (configs/\S+)", path.read_text())[1]
+    assert f"--space configs/search/{path.name}" in path.read_text()
+    assert len(read_space(path, kind_of(ROOT / config).from_yaml((ROOT / config).read_text()))) > 3
+
+
+def test_every_published_experiment_has_a_config():
+    for row in read_published(str(ROOT / "configs" / "published.yaml")):
+        assert (ROOT / "configs" / f"{row['experiment']}.yaml").is_file()
 
 
 def test_help_documents_every_setting_with_type_and_default():

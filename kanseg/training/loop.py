@@ -66,6 +66,7 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     lock: IO[str] | None = None  # held while the run folder is written (main process)
     stop_requested: bool = False
+    watch: Callable[[dict[str, Any]], None] | None = None  # gets the log's entry of every epoch but the last, when its checkpoint is complete
     closures: bool = False  # whether the optimiser computes the loss several times a step (LBFGS)
 
 
@@ -82,6 +83,8 @@ def fit(training: Training) -> None:
             save(training)
             if _asked_to_stop(training):
                 raise SystemExit(143)
+            if training.watch is not None and progress.epoch < settings.epochs:
+                training.watch(entry)
     finally:
         signal.signal(signal.SIGTERM, previous)
 

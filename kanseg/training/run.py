@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,14 @@ from kanseg.training.task import Task, Tell
 TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
 
 
-def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
     """Run an experiment to its end and return what `metrics.json` holds.
 
     Args:
         config: all settings of an experiment: a `Config` (segmentation) or a `ClassificationConfig`.
         resume: go on from the newest complete checkpoint in the run folder.
         overwrite: delete what an earlier run left in the run folder.
+        watch: gets the log's entry of every epoch but the last; what it raises ends the run.
 
     Raises:
         InputError: settings, data or run folder that cannot be used; nothing is written before they were checked.
@@ -66,17 +68,17 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False) -> dict
     parameters = sum(p.numel() for p in training.model.parameters())
     batches = training.plan.batches_per_epoch
     tell(f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches} batches an epoch on {accelerator.device}")
-    with contextlib.closing(training.log):
-        fit(training)
-    results = _measure(training)
-    results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch}
-    results["multiply_adds"] = multiply_adds(accelerator.unwrap_model(training.model), (1, *dataset[(0, 0)]["image"].shape))
-    results |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - started_cpu, 1)}
-    if accelerator.is_main_process:
-        _report(training, results, tell)
-    accelerator.wait_for_everyone()
-    if training.lock is not None:
-        training.lock.close()
+    training.watch = watch
+    with training.lock or contextlib.nullcontext():  # free again whatever ends the run: a search goes on in the same process
+        with contextlib.closing(training.log):
+            fit(training)
+        results = _measure(training)
+        results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch}
+        results["multiply_adds"] = multiply_adds(accelerator.unwrap_model(training.model), (1, *dataset[(0, 0)]["image"].shape))
+        results |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - started_cpu, 1)}
+        if accelerator.is_main_process:
+            _report(training, results, tell)
+        accelerator.wait_for_everyone()
     return results
 
 
