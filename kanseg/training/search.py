@@ -25,6 +25,7 @@ STUDY = "kanseg"
 # In which the processes of one search may differ: where things lie, and what leaves the scores as they are.
 MAY_DIFFER = ("run_dir", "data.root", "data.workers", *(f"training.{name}" for name in ("threads", "panels", "tensorboard", "log_every", "keep", "save_every")))
 FAULTS = (RuntimeError, ValueError, ArithmeticError, OSError)  # that end a trial and not the search; out of memory is a RuntimeError
+OPENINGS = 4  # of a storage that another process is making at the moment
 GIVE_UP = 3  # trials that fail before any has succeeded
 HEARTBEAT, SILENCE = 60, 300  # seconds between signs of life, and without one after which a trial on another machine is taken for dead
 
@@ -85,18 +86,10 @@ def _optuna() -> Any:
 def _open_study(storage: str, config: Any, space: dict[str, Parameter], *, prune: bool) -> Any:
     """The study of this search in the storage; InputError for a storage that cannot be opened or holds another search."""
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
 
-    engine = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
     # after as many trials, and for the last epochs, the median is worth something
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.training.epochs // 5) if prune else optuna.pruners.NopPruner()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that heartbeats are experimental
-        try:
-            store = optuna.storages.RDBStorage(storage, engine_kwargs=engine, heartbeat_interval=HEARTBEAT, grace_period=SILENCE)
-            study = optuna.create_study(storage=store, study_name=STUDY, direction="maximize", load_if_exists=True, pruner=pruner)
-        except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise InputError(f"--storage {storage}: {' '.join(str(error).split())[:300]}") from None
+    study = _open_storage(storage, pruner)
     known, mine = study.user_attrs, {"config": config.to_yaml(), "space": {name: repr(parameter) for name, parameter in space.items()}}
     for key, value in mine.items():
         if key not in known:
@@ -106,6 +99,25 @@ def _open_study(storage: str, config: Any, space: dict[str, Parameter], *, prune
         what = "; ".join(changes) or "another space"
         raise InputError(f"{storage} holds a search with other settings ({what}); give a new one another --run_dir or --storage")
     return study
+
+
+def _open_storage(storage: str, pruner: Any) -> Any:
+    import optuna
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+    engine = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
+    for attempt in range(1, OPENINGS + 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that heartbeats are experimental
+            try:
+                store = optuna.storages.RDBStorage(storage, engine_kwargs=engine, heartbeat_interval=HEARTBEAT, grace_period=SILENCE)
+                return optuna.create_study(storage=store, study_name=STUDY, direction="maximize", load_if_exists=True, pruner=pruner)
+            except (SQLAlchemyError, ImportError, ValueError) as error:
+                # two processes that begin together make the same tables, and one of them fails
+                if attempt == OPENINGS or not isinstance(error, DBAPIError):
+                    raise InputError(f"--storage {storage}: {' '.join(str(error).split())[:300]}") from None
+        time.sleep(attempt)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _next(study: Any, trials: int, tell: Callable[[str], None]) -> str | None:
