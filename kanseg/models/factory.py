@@ -100,7 +100,8 @@ def create_model(
             # the stored network has the weights already
             arguments |= {"encoder": encoder, "encoder_depth": encoder_depth, "encoder_options": encoder_options}
         model = build(in_channels, classes, aux_params=aux_params, **parts)
-        load_encoder(model.encoder, encoder_weights if encoder is None else None)
+        if encoder is None and encoder_weights is not None:
+            load_encoder(model.encoder, encoder_weights)
         return described(model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params}))
     if aux_params is not None or encoder is not None:
         raise ValueError(f"{name!r} is a classifier, its encoder and a head: encoder=... and aux_params belong to segmentation networks")
