@@ -77,6 +77,8 @@ class Predictor:
         if (folder / "best").is_dir():
             folder = folder / "best"
         description, model = _stored(folder)
+        if "palette" not in description["labels"]:
+            raise InputError(f"{folder} holds a classifier, which gives no masks: kanseg.from_pretrained loads it")
         labels, preprocess = description["labels"], preprocess_from(description["preprocess"])
         options = {key: value for key, value in options.items() if value is not None}
         if preprocess.resize is None:

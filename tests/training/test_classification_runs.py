@@ -55,6 +55,8 @@ def test_a_run_learns_and_leaves_what_is_promised(experiment):
         assert Image.open(run / name).size[0] > 100
     loaded = kanseg.from_pretrained(run)
     assert loaded(torch.randn(1, 1, 8, 8)).shape == (1, 4)
+    with pytest.raises(InputError, match="classifier, which gives no masks"):
+        kanseg.load(str(run))
 
 
 def test_settings_read_back_equal(experiment):
