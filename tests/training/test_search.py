@@ -139,6 +139,7 @@ def test_a_trial_interrupted_by_hand_goes_on_from_its_checkpoint(experiment, tmp
     assert (Path(experiment.run_dir) / "trial_0000" / "log.jsonl").read_text().count('"train"') == 2
 
 
+@pytest.mark.slow
 def test_processes_share_a_search_and_a_killed_one_is_replaced(experiment, tmp_path):
     config, space = tmp_path / "config.yaml", written(tmp_path / "space.yaml", {"training.lr": {"low": 1e-4, "high": 1e-1, "log": True}})
     config.write_text(replace(experiment, training=replace(experiment.training, epochs=60)).to_yaml())
@@ -157,6 +158,7 @@ def test_processes_share_a_search_and_a_killed_one_is_replaced(experiment, tmp_p
     assert [(row["state"], row["attempt_of"]) for row in table] == [("fail", ""), ("complete", "0")]
 
 
+@pytest.mark.slow
 def test_two_processes_make_as_many_trials_as_were_asked_for(experiment, tmp_path):
     config, space = tmp_path / "config.yaml", written(tmp_path / "space.yaml")
     config.write_text(experiment.to_yaml())
