@@ -20,7 +20,7 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
     """The page, in Markdown.
 
     Args:
-        folders: of runs; those without a metrics.json are left out and named.
+        folders: of runs; those that are no finished classification run are left out.
         published: a YAML file, a list of {experiment, published, config, gpu}; an experiment is the stem of a config.
         command: that made the page.
 
@@ -48,7 +48,7 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
             "# Classification: what was measured",
             "",
             f"Written by `{command}` from the runs' `metrics.json`. Mean ± standard deviation over the seeds of the best weights by validation,",
-            "on the test split. `basis` none is the plain control of the same number of parameters. Multiply-adds are of one picture, those of the",
+            "on the test split. `basis` none is the plain control (see its parameters). Multiply-adds are of one picture, those of the",
             "functions included; CPU seconds are of the whole run, reading and measuring included, on one thread of a shared machine.",
             "",
             markdown(HEADERS, cells, text=3),
@@ -76,10 +76,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     """What a row needs of a finished classification run; None for a folder that holds none."""
     if not (folder / "metrics.json").is_file() or not (folder / "config.yaml").is_file():
         return None
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    if "top1" not in metrics.get("test", {}):
-        return None
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if "top1" not in metrics.get("test", {}):
+            return None
+        config["model"]["name"], config["model"]["basis"], config["seed"], metrics["parameters"], metrics["multiply_adds"], metrics["cpu_seconds"]
+    except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: its metrics.json or config.yaml is damaged ({type(error).__name__}: {error}); leave the folder out") from None
     kept = {key: value for key, value in config.items() if key not in ("run_dir", "seed")}
     return {
         "experiment": folder.name.split("-")[0],

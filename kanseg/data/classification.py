@@ -72,6 +72,11 @@ def open_images(
     for note in found.notes:
         tell(f"data: {note}")
     chosen = {"train": train, "val": val, "test": test}
+    trained = [name for name in train if name in (*val, *test)]
+    if trained:
+        raise InputError(f"split {', '.join(trained)} is in data.train and in data.val or data.test: a score on pictures that were trained on says nothing")
+    for name in (name for name in val if name in test):
+        tell(f"data: split {name!r} selects the weights and measures them too: its score is optimistic")
     splits = {role: source for role in ROLES if (source := _source(root, found, role, list(chosen[role]), tell)) is not None}
     if "train" not in splits:
         raise InputError(f"{root}: no split to train on is named in data.train (found: {', '.join(found.splits)})")

@@ -14,6 +14,8 @@ from kanseg.data.info import read_text
 from kanseg.errors import InputError
 from kanseg.registry import nearest
 
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of folders that are no classes
+
 
 def _natural(name: str) -> tuple:
     """Sort key: class_2 before class_10."""
@@ -76,6 +78,9 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
         flat = [path for path in others if not any(_holds_pictures(place) for place in _subfolders(path))]  # ImageNet's test/ is such
         notes = tuple(f"{path}: its pictures are in no folders of classes, so it is left out" for path in flat)
         return FoundImages(classes, {path.name: _labelled(path, classes) for path in (root / "train", *others) if path not in flat}, notes)
+    splits = [path.name for path in _subfolders(root) if path.name.lower() in SPLIT_NAMES]
+    if splits:
+        raise InputError(f"{root}: {', '.join(splits)} look like splits, but there is no folder train/: name them train/, val/ and test/")
     classes = _class_names(root)
     train, test = cut(_at_least_two(_labelled(root, classes), root), TEST_SHARE, seed)
     note = f"no folder train/: the folders are classes, and {len(test)} of {len(train) + len(test)} pictures are split off for the test by seed {seed}"

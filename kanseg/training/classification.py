@@ -57,6 +57,8 @@ class ClassificationTask(Task):
         splits = {role: getattr(data, role) for role in ("train", "val", "test")}
         options = {"download": data.download, "val_share": data.val_share, "split_seed": data.split_seed, "limit": data.limit}
         images = open_images(data.root, data.format, **splits, **options, tell=tell)
+        if self.config.training.monitor == "top5" and len(images.classes) < 6:
+            raise InputError(f"training.monitor top5 says nothing of {len(images.classes)} classes: monitor top1")
         preprocess = self._preprocess(images, checkpoint)
         self.classes = images.classes
         self.held_out = {role: ClassificationDataset(images.splits[role], images.classes, preprocess) for role in ("val", "test") if role in images.splits}

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanseg.config import parse_config
+from kanseg.config import ClassificationConfig, Config, parse_config
+from kanseg.errors import InputError
 
 FLAGS = {
     "resume": "Go on from the newest complete checkpoint in run_dir (without --config: with the settings stored there).",
     "overwrite": "Delete what an earlier run left in run_dir.",
 }
+
+
+TOOLS = {Config: ("segmentation", "tools/train_seg.py"), ClassificationConfig: ("classification", "tools/train_cls.py")}
 
 
 def train_command(arguments: Sequence[str], *, kind: type, description: str) -> None:
@@ -21,10 +25,29 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
         kind: of experiment, such as `kanseg.config.Config`.
         description: for --help.
     """
-    config, flags = parse_config(arguments, description=description, flags=FLAGS, kind=kind)
+    try:
+        config, flags = parse_config(arguments, description=description, flags=FLAGS, kind=kind)
+    except InputError:
+        _other_kind(arguments, kind)
+        raise
     stored = Path(config.run_dir) / "config.yaml"
     if flags["resume"] and stored.is_file() and not any(a == "--config" or a.startswith("--config=") for a in arguments):
         config, flags = parse_config(["--config", str(stored), *arguments], description=description, flags=FLAGS, kind=kind)
     from kanseg.training.run import train  # after parsing, so that --help and a misspelt key answer at once
 
     train(config, **flags)
+
+
+def _other_kind(arguments: Sequence[str], kind: type) -> None:
+    """InputError where the settings are those of another kind of experiment."""
+    for other, (word, tool) in TOOLS.items():
+        if other is not kind and _fit(arguments, other):
+            raise InputError(f"these are settings of a {word} experiment: use {tool}") from None
+
+
+def _fit(arguments: Sequence[str], kind: type) -> bool:
+    try:
+        parse_config(arguments, flags=FLAGS, kind=kind)
+    except InputError:
+        return False
+    return True

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _parameter(name: str, spec: Any, current: Any) -> Parameter:
             raise InputError(f"{name}: choices are a list, and stand alone, got {spec!r:.120}")
         return Parameter(name, choices=tuple(spec["choices"]))
     low, high, log, step = spec.get("low"), spec.get("high"), spec.get("log", False), spec.get("step")
-    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high)) or not low < high:
+    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) and isfinite(end) for end in (low, high)) or not low < high:
         raise InputError(f"{name}: expected numbers low < high, got low={low!r}, high={high!r}")
     if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
         raise InputError(f"{name}: log is true or false, needs a positive low, and takes no step, got low={low}, log={log!r}, step={step!r}")

@@ -102,7 +102,9 @@ def test_limit_keeps_training_pictures_in_proportion(tmp_path):
 
 def test_roles_can_take_other_splits(tmp_path):
     save_npz(tmp_path)
-    assert len(opened(tmp_path, train=["train", "test"], val=["test"], test=[]).splits["train"]) == 60
+    assert len(opened(tmp_path, train=["train", "test"], val=[], test=[]).splits["train"]) == 60
+    with pytest.raises(InputError, match="trained on says nothing"):
+        opened(tmp_path, train=["train", "test"], val=["test"], test=[])
     assert "test" not in opened(tmp_path, test=[]).splits
     with pytest.raises(InputError, match="no split 'tests'; did you mean 'test'"):
         opened(tmp_path, test=["tests"])
@@ -401,3 +403,12 @@ def test_statistics_of_a_source_are_those_of_its_pictures(tmp_path):
     values = np.sqrt(np.stack([source[i][0] for i in range(len(source))]) / 255).reshape(-1, 3)
     np.testing.assert_allclose(mean, values.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(std, values.std(axis=0), atol=1e-5)
+
+
+def test_folders_named_like_splits_are_no_classes(tmp_path):
+    for split in ("Train", "Test"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / split / label / "x.png")
+    with pytest.raises(InputError, match="Test, Train look like splits"):
+        open_images(tmp_path, tell=lambda _: None)

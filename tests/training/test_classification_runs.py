@@ -12,6 +12,7 @@ from PIL import Image
 import kanseg
 from kanseg.config import ClassificationConfig, ClassificationData, ClassificationTraining, ModelConfig
 from kanseg.errors import InputError
+from kanseg.training.command import train_command
 from kanseg.training.log import read_log
 from kanseg.training.loop import save
 from kanseg.training.run import train
@@ -122,6 +123,8 @@ def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
         (lambda c: replace(c, data=replace(c.data, root="nowhere")), "nowhere"),
         (lambda c: replace(c, data=replace(c.data, format="mnits")), "did you mean 'mnist'"),
         (lambda c: settings(c, monitor="mean_iou"), "training.monitor"),
+        (lambda c: settings(c, monitor="top5"), "top5 says nothing of 4 classes"),
+        (lambda c: replace(c, data=replace(c.data, val=["train"])), "trained on says nothing"),
         (lambda c: settings(c, optimizer="adamm"), "did you mean 'adamw'"),
         (lambda c: settings(c, optimizer="lbfgs"), "no weight decay"),
         (lambda c: settings(c, schedule="cosin"), "did you mean 'cosine'"),
@@ -132,3 +135,9 @@ def test_faults_are_named_before_anything_is_written(experiment, change, message
     with pytest.raises(InputError, match=message):
         train(change(experiment))
     assert not Path(experiment.run_dir).exists()
+
+
+def test_settings_of_the_other_kind_are_sent_to_their_tool(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: {prepare: blue_marble}")
+    with pytest.raises(InputError, match="use tools/train_seg.py"):
+        train_command(["--config", str(tmp_path / "c.yaml")], kind=ClassificationConfig, description="")
