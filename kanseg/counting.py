@@ -117,10 +117,9 @@ def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
             module.training = mode
         for module, name, value in kept:
             setattr(module, name, value)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.detach().copy_(before)
 
 
 def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:

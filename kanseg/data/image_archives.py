@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,11 @@ def _idx_files(root: Path, name: str) -> dict[tuple[str, int], Path] | None:
     """(split, dimensions) -> file, in root or where torchvision puts it, packed or not; None unless all four are there."""
     for folder in (root / IDX_SETS[name][0] / "raw", root, root / "raw"):
         found = {}
-        for split, prefix in PREFIXES.items():
-            for dimensions, kind in ((IMAGES, "images"), (LABELS, "labels")):
-                stems = (f"{prefix}-{kind}{sign}idx{dimensions}-ubyte" for sign in "-.")
-                paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in ("", ".gz"))
-                path = next((path for path in paths if path.is_file()), None)
-                if path is not None:
-                    found[split, dimensions] = path
+        for (split, prefix), (dimensions, kind) in product(PREFIXES.items(), ((IMAGES, "images"), (LABELS, "labels"))):
+            names = (f"{prefix}-{kind}{sign}idx{dimensions}-ubyte{suffix}" for sign in "-." for suffix in ("", ".gz"))
+            path = next((folder / name for name in names if (folder / name).is_file()), None)
+            if path is not None:
+                found[split, dimensions] = path
         if len(found) == 4:
             return found
     return None

@@ -139,23 +139,26 @@ def _gradients(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
     """The gradients of the mean loss over the batches, clipped, in the parameters; the mean loss."""
     accelerator, total = training.accelerator, 0.0
     training.optimizer.zero_grad(set_to_none=True)
-    with torch.enable_grad():
-        for number, batch in enumerate(group):
-            last = number == len(group) - 1
-            with nullcontext() if last else accelerator.no_sync(training.model):
-                images, target = (batch[key].to(accelerator.device, non_blocking=True) for key in ("image", training.task.target))
-                seed = sample_seed(training.config.seed, training.progress.epoch, training.progress.batch + number)
-                images, target = training.task.mix(images, target, seed)
-                loss = training.loss(_forward(training, images), target)
-                loss = (loss + training.penalty()) / len(group)
-                if not torch.isfinite(loss):
-                    names = training.task.names(int(i) for i in batch["index"])
-                    report_non_finite(training.model, batch, names, training.run, training.progress.step)
-                accelerator.backward(loss)
-            total += loss.item()
+    for number, batch in enumerate(group):
+        last = number == len(group) - 1
+        with torch.enable_grad(), nullcontext() if last else accelerator.no_sync(training.model):
+            loss = _loss(training, batch, training.progress.batch + number) / len(group)
+            accelerator.backward(loss)
+        total += loss.item()
     if training.config.training.clip is not None:
         accelerator.clip_grad_norm_(training.model.parameters(), training.config.training.clip)
     return total
+
+
+def _loss(training: Training, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
+    """The loss of the batch with this number in its epoch, penalties included; a run whose loss is not finite stops here."""
+    images, target = (batch[key].to(training.accelerator.device, non_blocking=True) for key in ("image", training.task.target))
+    images, target = training.task.mix(images, target, sample_seed(training.config.seed, training.progress.epoch, number))
+    loss = training.loss(_forward(training, images), target) + training.penalty()
+    if not torch.isfinite(loss):
+        names = training.task.names(int(i) for i in batch["index"])
+        report_non_finite(training.model, batch, names, training.run, training.progress.step)
+    return loss
 
 
 def _forward(training: Training, images: torch.Tensor) -> Any:
