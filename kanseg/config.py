@@ -20,30 +20,38 @@ class DataConfig:
     """Where the pictures are and how they are read.
 
     Args:
-        root: folder of the data set (its form: data/README.md).
+        root: folder of the data set (its forms: data/README.md).
+        format: of the data set: auto, folder, coco, voc; auto takes the one that lies in root.
         prepare: name of an embedded data set that is written to root first ("blue_marble").
-        task: "binary" or "multiclass"; by default from dataset.yaml or from the masks.
-        classes: names of the classes, the background first.
+        task: "binary", "multiclass" or "multilabel"; by default from dataset.yaml or from the masks.
+        classes: names of the classes, the background first (multilabel: without a background).
         mask_values: value in the mask file -> class index.
         ignore_index: index that counts for nothing in loss and metrics.
         palette: an [r, g, b] per class.
         train: splits that are trained on.
         val: splits that select the best weights; empty for none (then the last weights are the best).
         test: splits that are measured once, at the end; empty for none.
-        split_seed: of the 70/15/15 split where there are no split files.
-        channels: of the network's input (1 grey, 3 RGB).
+        split_seed: of the 70/15/15 split where there are no split files, and of the folds.
+        folds: number of parts that train and val together are cut into for cross-validation, by group where a groups.csv is; 0 for none.
+        fold: the part, from 0 to folds - 1, that is held out as val; the others are trained on.
+        channels: of the network's input (1 grey, 3 RGB, or the number of bands).
         resize: [height, width] that pictures are scaled to, in training and in prediction.
         interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
         crop: [height, width] of random crops in training; pictures to predict are then cut into tiles of this size.
+        oversample_foreground: share of the random crops that are laid around a pixel of a class drawn evenly from those in the picture, the
+            background left out; 0 for crops anywhere.
         gamma: exponent on the values in [0, 1] before normalisation; 0.5 spreads dark pictures.
         mean: per channel; by default that of the training pictures.
         std: per channel; by default that of the training pictures.
         augment: albumentations transforms, `- Name: {option: value}`.
         skip_bad: leave faulty samples out instead of stopping.
+        max_pixels: larger pictures are refused as decompression bombs.
+        spacing: [row, column] distance of neighbouring pixels, in a unit such as mm, that surface distances are measured in.
         workers: processes that read; results do not depend on their number.
     """
 
     root: str = "data"
+    format: Literal["auto", "folder", "coco", "voc"] = "auto"
     prepare: str | None = None
     task: str | None = None
     classes: list[str] | None = None
@@ -54,15 +62,20 @@ class DataConfig:
     val: list[str] = field(default_factory=lambda: ["val"])
     test: list[str] = field(default_factory=lambda: ["test"])
     split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
     channels: int = 3
     resize: list[int] | None = None
     interpolation: Literal["linear", "area"] = "linear"
     crop: list[int] | None = None
+    oversample_foreground: float = 0.0
     gamma: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
     augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
     skip_bad: bool = False
+    max_pixels: int = 2**29
+    spacing: list[float] | None = None
     workers: int = 2
 
 
@@ -144,20 +157,29 @@ class _Training:
         optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
         optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter: 20, history_size: 10}.
         lr: peak learning rate.
+        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1}; the first pattern that fits counts.
         weight_decay: of the optimiser.
-        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step or constant.
+        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or plateau.
+        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma: 0.1} or {factor: 0.5, patience: 5}.
         warmup: share of the steps in which the learning rate rises linearly.
+        ema: decay a step of an exponential moving average of the weights, which is then what is measured and stored as best; 0 for none.
         accumulate: batches whose gradients are added up for one step.
         clip: largest norm of the gradient; null for no limit.
         precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32. By default what
             `accelerate launch --mixed_precision` says, or float32.
+        compile: run the network under torch.compile (needs a C++ compiler on the CPU).
+        find_batch_size: where a batch does not fit into memory, halve batch_size and double accumulate until it does.
         validate_every: epochs between validations.
+        patience: validations without an improvement of `monitor` after which the training ends; 0 trains all epochs.
         save_every: optimiser steps between checkpoints; 0 for one an epoch only.
         keep: checkpoints that are kept.
         log_every: optimiser steps between lines of log.jsonl.
         monitor: the validation metric that selects the best weights.
         panels: samples drawn as pictures at the end.
         tensorboard: write TensorBoard events to the run folder.
+        wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
+        project: of Weights & Biases.
+        log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every validation.
         threads: CPU threads of torch; 0 leaves torch's own choice.
     """
 
@@ -167,19 +189,28 @@ class _Training:
     optimizer: str = "adamw"
     optimizer_options: dict[str, Value] = field(default_factory=dict)
     lr: float = 1e-3
+    lr_factors: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 1e-4
     schedule: str = "cosine"
+    schedule_options: dict[str, Value] = field(default_factory=dict)
     warmup: float = 0.3
+    ema: float = 0.0
     accumulate: int = 1
     clip: float | None = 1.0
     precision: Literal["no", "bf16", "fp16"] | None = None
+    compile: bool = False
+    find_batch_size: bool = False
     validate_every: int = 1
+    patience: int = 0
     save_every: int = 0
     keep: int = 2
     log_every: int = 10
     monitor: str = "mean_iou"
     panels: int = 8
     tensorboard: bool = True
+    wandb: Literal["no", "offline", "online"] = "no"
+    project: str = "kanseg"
+    log_images: int = 4
     threads: int = 0
 
 
@@ -188,10 +219,21 @@ class TrainingConfig(_Training):
     """How a segmentation network is trained.
 
     Args:
-        loss: weight of each loss, of ce (binary: BCE) and dice.
+        loss: weight of each loss, of ce (binary and multilabel: BCE), dice, jaccard, tversky, focal, lovasz, boundary.
+        loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma: 2.0}}.
+        class_weights: one number a class (multilabel and multiclass: of each class, binary: of background and foreground), "balanced" (in
+            inverse proportion to the pixels of the training set) or "median" (median frequency balancing); null for equal ones.
+        supervision: weight of each output of a network with deep supervision, the one that counts first; null for equal ones.
+        surface: whether HD95 and normalised surface Dice are measured at the end of a run.
+        tolerance: of the normalised surface Dice, in pixels, or in the unit of data.spacing.
     """
 
     loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
+    loss_options: dict[str, dict[str, Value]] = field(default_factory=dict)
+    class_weights: list[float] | Literal["balanced", "median"] | None = None
+    supervision: list[float] | None = None
+    surface: bool = True
+    tolerance: float = 2.0
 
 
 @dataclass

@@ -15,7 +15,8 @@ from kanseg.errors import InputError
 from kanseg.registry import nearest
 
 IGNORED = 255  # in a loaded label map: the pixel counts for nothing
-TASKS = ("binary", "multiclass")
+TASKS = ("binary", "multiclass", "multilabel")
+CLASSES = {"binary": (2, 2), "multiclass": (2, IGNORED), "multilabel": (1, IGNORED)}  # fewest and most
 Colour = tuple[int, int, int]
 DISTINCT: tuple[Colour, ...] = (
     (0, 0, 0),
@@ -38,8 +39,8 @@ class LabelInfo:
     """What the values of the masks mean.
 
     Args:
-        task: "binary" (background and one class, one logit) or "multiclass".
-        classes: names, index 0 first.
+        task: "binary" (background and one class, one logit), "multiclass", or "multilabel" (each class there or not, whatever the others).
+        classes: names, index 0 first; of a multilabel task without a background.
         mask_values: value in the file -> class index (or `ignore_index`); None when the files hold indices.
         ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
         palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at `ignore_index` is the void colour.
@@ -57,9 +58,11 @@ class LabelInfo:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise InputError(f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}")
-        if len(self.classes) < 2 or (self.task == "binary" and len(self.classes) != 2):
-            needed = "two" if self.task == "binary" else "two or more"
-            raise InputError(f"a {self.task} task needs {needed} classes (the background is one), got {list(self.classes)}")
+        fewest, most = CLASSES[self.task]
+        if not fewest <= len(self.classes) <= most:
+            needed = {"binary": "two classes", "multiclass": "two or more classes"}.get(self.task, "one class or more")
+            background = "" if self.task == "multilabel" else " (the background is one)"
+            raise InputError(f"a {self.task} task needs {needed}{background}, got {list(self.classes)}")
         if len(self.classes) > IGNORED or len(set(self.classes)) < len(self.classes):
             raise InputError(f"classes must be at most {IGNORED} different names, got {list(self.classes)}")
         if self.ignore_index is not None and not (_is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255):
@@ -79,7 +82,10 @@ class LabelInfo:
     @property
     def colours(self) -> list[Colour]:
         """An RGB colour per class: the palette, or one of our own."""
-        return list(self.palette[: len(self.classes)]) if self.palette else default_palette(len(self.classes))
+        if self.palette:
+            return list(self.palette[: len(self.classes)])
+        # Black is the background, which a multilabel task does not have.
+        return default_palette(len(self.classes) + 1)[1:] if self.task == "multilabel" else default_palette(len(self.classes))
 
 
 def label_info(root: Path, overrides: Mapping[str, object], masks: Sequence[Path], notes: list[str]) -> LabelInfo:

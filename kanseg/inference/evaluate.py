@@ -21,7 +21,7 @@ from tqdm import tqdm
 from kanseg.config import Config
 from kanseg.data import LabelInfo, Sample, SegmentationDataset, check_samples, open_data, read_image, read_label
 from kanseg.errors import InputError
-from kanseg.inference.predictor import Predictor, class_probabilities, crop
+from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
 from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics
 
@@ -93,7 +93,7 @@ def evaluate(
     """
     # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
     size = batch_size if dataset.one_size else 1
-    predict = partial(predicted_labels, tile=tile, batch_size=batch_size)
+    predict = partial(predicted_labels, task=dataset.info.task, tile=tile, batch_size=batch_size)
     metrics = SegmentationMetrics(dataset.info.classes)
     return measure(model, dataset, accelerator, metrics, predict, target="mask", batch_size=size, workers=workers, title=title)
 
@@ -120,14 +120,14 @@ def _end_with_the_main_process() -> None:
     os._exit(0)
 
 
-def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, batch_size: int) -> Tensor:
-    """Preprocessed pictures (B, C, H, W) -> class indices (B, H, W); in tiles of `batch_size` at once where they are larger than one."""
+def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, task: str, batch_size: int) -> Tensor:
+    """Preprocessed pictures (B, C, H, W) -> label maps int64 (`decide`); in tiles of `batch_size` at once where they are larger than one."""
     shape = images.shape[-2:]
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
-        return class_probabilities(model, images).argmax(dim=1)
-    predict = partial(class_probabilities, model)
+        return decide(class_probabilities(model, images, task), task).long()
+    predict = partial(class_probabilities, model, task=task)
     maps = [predict_tiled(predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size) for image in images]
-    return torch.stack(maps).argmax(dim=1)
+    return decide(torch.stack(maps), task).long()
 
 
 def evaluate_checkpoint(
@@ -179,6 +179,6 @@ def _measure(predictor: Predictor, samples: Sequence[Sample], info: LabelInfo, f
             predicted, label = torch.from_numpy(predictor(read_image(sample.image), name=str(sample.image))), torch.from_numpy(read_label(sample, info))
         else:
             item = dataset[index]
-            predicted, label = predictor.predict_tensor(item["image"]).argmax(dim=0), item["mask"]
+            predicted, label = decide(predictor.predict_tensor(item["image"]), predictor.task), item["mask"]
         metrics.update(predicted.long()[None], label.long()[None])
     return metrics.compute()

@@ -33,6 +33,7 @@ class Predictor:
         preprocess: of the training.
         classes: names of the classes.
         colours: an RGB colour per class.
+        task: "binary", "multiclass" or "multilabel".
         tile: (h, w) of tiles; None for whole pictures.
         overlap: share of a tile in common with the next one.
         flips: 1, 2 or 4 mirrored predictions that are averaged.
@@ -47,6 +48,7 @@ class Predictor:
         *,
         classes: Sequence[str],
         colours: Sequence[tuple[int, int, int]],
+        task: str,
         tile: tuple[int, int] | None = None,
         overlap: float = 0.5,
         flips: int = 1,
@@ -57,6 +59,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.preprocess = preprocess
         self.classes, self.colours = tuple(classes), [tuple(c) for c in colours]
+        self.task = task
         self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
         if tile is not None and min(tile) < 1:
             raise InputError(f"a tile must be at least 1 pixel on each side, got {tile}")
@@ -83,12 +86,11 @@ class Predictor:
         options = {key: value for key, value in options.items() if value is not None}
         if preprocess.resize is None:
             options.setdefault("tile", tuple(description["tile"]))
-        return cls(model, preprocess, classes=labels["classes"], colours=labels["palette"], **options)
+        return cls(model, preprocess, classes=labels["classes"], colours=labels["palette"], task=labels["task"], **options)
 
     def __call__(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices."""
-        probabilities = self.probabilities(image, name=name)
-        return probabilities.argmax(dim=0).to(torch.uint8).numpy()
+        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices, or of a multilabel task (N, H, W) uint8 of 0 and 1."""
+        return decide(self.probabilities(image, name=name), self.task).numpy()
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
@@ -127,7 +129,7 @@ class Predictor:
     def _predict(self, batch: Tensor) -> Tensor:
         """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the flips."""
         batch = batch.to(self.device)
-        views = [class_probabilities(self.model, batch.flip(axes)).flip(axes) for axes in self.flips]
+        views = [class_probabilities(self.model, batch.flip(axes), self.task).flip(axes) for axes in self.flips]
         return torch.stack(views).mean(dim=0)
 
 
@@ -155,14 +157,25 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def class_probabilities(model: nn.Module, batch: Tensor) -> Tensor:
-    """Pictures (B, C, h, w) -> probabilities (B, classes, h, w) float32; one logit becomes two classes."""
+def class_probabilities(model: nn.Module, batch: Tensor, task: str) -> Tensor:
+    """Pictures (B, C, h, w) -> probabilities (B, classes, h, w) float32.
+
+    Of a binary task both classes; they sum to 1 over the classes, but of a multilabel task each is by itself.
+    """
     logits = model(batch)
     logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-    if logits.shape[1] == 1:
+    if task == "multilabel":
+        return torch.sigmoid(logits)
+    if task == "binary":
         foreground = torch.sigmoid(logits)
         return torch.cat([1 - foreground, foreground], dim=1)
     return torch.softmax(logits, dim=1)
+
+
+def decide(probabilities: Tensor, task: str) -> Tensor:
+    """Probabilities (..., N, H, W) -> label maps uint8: class indices (..., H, W), or of a multilabel task 0 and 1 of each class (..., N, H, W)."""
+    decided = probabilities > 0.5 if task == "multilabel" else probabilities.argmax(dim=-3)
+    return decided.to(torch.uint8)
 
 
 def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:

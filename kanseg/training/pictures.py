@@ -42,7 +42,7 @@ def draw_samples(
     written, rows = [], []
     for index in chosen:
         item = dataset[index]
-        predicted = predicted_labels(model, item["image"][None].to(device), tile, batch_size=4)[0].cpu().numpy()
+        predicted = predicted_labels(model, item["image"][None].to(device), tile, task=dataset.info.task, batch_size=4)[0].cpu().numpy()
         sample = dataset.samples[index]
         image = dataset.preprocess.scale(read_image(sample.image), name=str(sample.image))
         cells = sample_cells(viewable(image), item["mask"].numpy(), predicted, dataset.info.colours)
