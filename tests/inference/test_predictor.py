@@ -20,7 +20,7 @@ class Brightness(nn.Module):
 
 def predictor(**options):
     preprocess = Preprocess(mean=(0.5,), std=(0.25,), resize=options.pop("resize", None))
-    return Predictor(Brightness(), preprocess, classes=["dark", "bright"], colours=[(0, 0, 0), (255, 255, 255)], task="multiclass", device="cpu", **options)
+    return Predictor(Brightness(), preprocess, classes=["dark", "bright"], colours=[(0, 0, 0), (255, 255, 255)], task="binary", device="cpu", **options)
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
