@@ -85,5 +85,5 @@ def test_a_class_is_abstract_or_final():
     assert len(classes) > 20
     for kind in classes:
         for base in kind.__mro__[1:]:
-            if base.__module__.startswith("kanseg"):
+            if base.__module__.startswith("kanseg") and not issubclass(base, Exception):  # errors are a hierarchy, for who catches them
                 assert inspect.isabstract(base) or base.__name__.startswith("_"), f"{kind} inherits from the concrete {base}"

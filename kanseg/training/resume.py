@@ -37,6 +37,10 @@ CHANGEABLE = (
 )
 
 
+class RunBusy(InputError):
+    """Another process writes to the run folder."""
+
+
 @dataclass(frozen=True)
 class Resumed:
     """A checkpoint that a run goes on from."""
@@ -87,7 +91,7 @@ def lock_run(run: Path) -> IO[str] | None:
     """Take the run folder for this process until the returned file is closed, or the process ends; None where files cannot be locked.
 
     Raises:
-        InputError: another process writes to it.
+        RunBusy: another process writes to it.
     """
     try:
         import fcntl
@@ -99,7 +103,7 @@ def lock_run(run: Path) -> IO[str] | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
-        raise InputError(f"{run} is being written by another process; wait for it, or choose another --run_dir") from None
+        raise RunBusy(f"{run} is being written by another process; wait for it, or choose another --run_dir") from None
     except OSError:  # a file system without locks
         lock.close()
         return None
