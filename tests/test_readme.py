@@ -18,9 +18,22 @@ from kanseg.training.run import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
-COMMANDS = [line for language, code in BLOCKS if not language for line in code.splitlines() if line.startswith(("python", "accelerate"))]
+CHINESE = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "data/README.md", "docs/tutorial.md")
+
+
+def blocks(text):
+    """(language, text) of everything between fences."""
+    return re.findall(r"```(\w*)\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(text):
+    """Command lines that start a program of ours or of Python's."""
+    return [line for language, code in blocks(text) if not language for line in code.splitlines() if line.startswith(("python", "accelerate", "torchrun"))]
+
+
+PYTHON = [code for language, code in blocks(README) if language == "python"]
+COMMANDS = {page: commands((ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
 
 
 @pytest.fixture
@@ -40,7 +53,7 @@ def test_every_python_block_runs(user, code):
 
 def test_there_are_python_blocks_and_commands():
     assert len(PYTHON) >= 2
-    assert len(COMMANDS) >= 6
+    assert all(len(found) >= 2 for found in COMMANDS.values())
 
 
 @cache
@@ -48,11 +61,13 @@ def help_of(tool):
     return subprocess.run([sys.executable, ROOT / tool, "--help"], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "tools/" in c])
+@pytest.mark.parametrize("command", [c for found in COMMANDS.values() for c in found if "tools/" in c])
 def test_every_option_of_a_command_exists(command):
     words = shlex.split(command.split("&&")[-1])
     tool = next(i for i, word in enumerate(words) if word.startswith("tools/"))
     listed = help_of(words[tool])
+    if words[tool] in ("tools/search.py", "tools/compare.py"):  # which take every setting of a training as well
+        listed += help_of("tools/train_seg.py") + help_of("tools/train_cls.py")
     for option in (word for word in words[tool + 1 :] if word.startswith("--")):
         assert option in listed
     for config in (word for word in words if word.startswith("configs/")):
@@ -73,6 +88,29 @@ def test_the_file_map_lists_every_part():
 def test_links_lead_to_files():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists()
+
+
+def test_every_tool_is_shown():
+    shown = " ".join(COMMANDS["README.md"])
+    assert [tool.name for tool in (ROOT / "tools").glob("*.py") if f"tools/{tool.name}" not in shown] == []
+
+
+def test_the_chinese_page_has_the_same_commands_in_the_same_order():
+    assert commands(CHINESE) == commands(README)
+
+
+def test_the_chinese_page_has_the_same_code_but_for_comments():
+    def bare(text):
+        return [re.sub(r"\s*#.*", "", code) for language, code in blocks(text) if language == "python"]
+
+    assert bare(CHINESE) == bare(README)
+
+
+def test_the_chinese_page_has_the_same_tables():
+    def figures(text):
+        return [re.findall(r"[\d.,]*\d", line) for line in text.splitlines() if line.startswith("|")]
+
+    assert figures(CHINESE) == figures(README)
 
 
 def test_changelog_has_the_version():
