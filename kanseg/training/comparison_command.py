@@ -35,7 +35,7 @@ def comparison_command(argv: Sequence[str], *, description: str) -> None:
     )
     parser.add_argument("--reference", help="the arm whose width is kept; those of the others are solved (default: the first)")
     parser.add_argument("--control", help="the arm that the others are compared with (default: none, the plain convolutions, or else the first)")
-    parser.add_argument("--score", help="a column of scores_SPLIT.csv (default: IoU of the foreground, of several classes mean_iou)")
+    parser.add_argument("--score", help="a column of scores_SPLIT.csv (default: IoU of the foreground, of several classes mean/iou)")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
     parser.add_argument("--output", type=Path, required=True, help="folder for the runs, table.md, table.json and comparison.png")
     arguments, rest = parser.parse_known_args(argv)
@@ -87,7 +87,7 @@ def default_score(run: Path, split: str) -> str:
     if scores is None:
         raise InputError(f"{run} has no scores on {split}; name a split that the experiment measures with --split")
     labels = list(scores["classes"])
-    return f"iou/{labels[1]}" if len(labels) == 2 else "mean_iou"
+    return f"{labels[1]}/iou" if len(labels) == 2 else "mean/iou"
 
 
 def _of_run(config: Config, seed: int, run: Path) -> Config:

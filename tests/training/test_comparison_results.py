@@ -16,7 +16,7 @@ def arm(pictures, names=None):
     return ArmScores(dict.fromkeys(range(len(pictures)), RUN), pictures, tuple(names or map(str, range(pictures.shape[1]))))
 
 
-def write_run(folder, scores, column="iou/disc"):
+def write_run(folder, scores, column="disc/iou"):
     folder.mkdir(parents=True)
     with (folder / "scores_test.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -27,7 +27,7 @@ def write_run(folder, scores, column="iou/disc"):
 
 def test_scores_are_read_by_seed_and_picture(tmp_path):
     runs = {0: write_run(tmp_path / "a", {"x": 0.5, "y": 0.25}), 1: write_run(tmp_path / "b", {"y": 0.75, "x": ""})}
-    found = read_arm(runs, "test", "iou/disc")
+    found = read_arm(runs, "test", "disc/iou")
     assert found.names == ("x", "y")
     np.testing.assert_equal(found.pictures, [[0.5, 0.25], [np.nan, 0.75]])
 
@@ -38,18 +38,18 @@ def test_the_mean_of_a_seed_leaves_undefined_pictures_out():
 
 def test_a_missing_table_tells_what_writes_it(tmp_path):
     with pytest.raises(InputError, match="scores_test.csv is missing; `python tools/evaluate.py --checkpoint"):
-        read_arm({0: tmp_path}, "test", "iou/disc")
+        read_arm({0: tmp_path}, "test", "disc/iou")
 
 
 def test_an_unknown_score_names_the_nearest(tmp_path):
-    with pytest.raises(InputError, match="no score 'iou/dics'; did you mean 'iou/disc'"):
-        read_arm({0: write_run(tmp_path / "a", {"x": 0.5})}, "test", "iou/dics")
+    with pytest.raises(InputError, match="no score 'disc/iuo'; did you mean 'disc/iou'"):
+        read_arm({0: write_run(tmp_path / "a", {"x": 0.5})}, "test", "disc/iuo")
 
 
 def test_seeds_on_other_pictures_are_refused(tmp_path):
     runs = {0: write_run(tmp_path / "a", {"x": 0.5}), 1: write_run(tmp_path / "b", {"y": 0.5})}
     with pytest.raises(InputError, match="other pictures than those of the other seeds"):
-        read_arm(runs, "test", "iou/disc")
+        read_arm(runs, "test", "disc/iou")
 
 
 def test_the_difference_averages_seeds_first():
@@ -102,7 +102,7 @@ def test_rows_give_the_spread_over_seeds():
 
 def test_the_table_names_score_and_control():
     rows = comparison_rows({"gram": arm([[0.5, 0.7]]), "none": arm([[0.4, 0.6]])}, "none")
-    text = comparison_table(rows, score="iou/disc")
-    assert "iou/disc" in text
+    text = comparison_table(rows, score="disc/iou")
+    assert "disc/iou" in text
     assert "minus none" in text
     assert "+0.1000" in text
