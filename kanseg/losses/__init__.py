@@ -3,7 +3,7 @@
 from kanseg.losses import boundary, lovasz, pixelwise, regions  # noqa: F401 - they file their losses in LOSSES
 from kanseg.losses.classification import ClassificationLoss
 from kanseg.losses.terms import LOSSES, Pixels
-from kanseg.losses.weighted import WeightedLoss, check_options, check_weights
+from kanseg.losses.weighted import WeightedLoss, check_options, check_supervision, check_weights
 from kanseg.losses.weights import balanced_weights, check_class_weights, frequency_weights
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "balanced_weights",
     "check_class_weights",
     "check_options",
+    "check_supervision",
     "check_weights",
     "frequency_weights",
 ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from kanseg.metrics import SegmentationMetrics, confusion_matrices, predicted_classes, table
+from kanseg.metrics import SegmentationMetrics, confusion_matrices, table
 
 
 def pictures(count=7, classes=4):
@@ -57,7 +57,7 @@ def test_worked_out_by_hand():
     truth = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 255]]])
     predicted = torch.tensor([[[1, 0, 1, 0]], [[0, 0, 0, 1]]])
     result = measured(predicted, truth, names="ab")
-    assert result["classes"]["b"] == {"iou": 1 / 3, "dice": 0.5, "precision": 0.5, "recall": 0.5, "pixels": 2, "absent": 1}
+    assert result["classes"]["b"] == {"iou": 1 / 3, "dice": 0.5, "precision": 0.5, "recall": 0.5, "specificity": 4 / 5, "pixels": 2, "absent": 1}
     assert result["per_image"]["classes"]["b"]["iou"] == 1 / 3  # the second picture has no b: left out, not 1
     assert result["per_image"]["classes"]["a"]["iou"] == (1 / 3 + 1) / 2
     assert result["per_image"]["mean_iou"] == (1 / 3 + 1) / 2
@@ -90,11 +90,6 @@ def test_parts_of_several_processes_add_up():
     assert parts[0].compute() == whole
 
 
-def test_one_logit_is_thresholded_at_zero_and_several_by_the_largest():
-    assert predicted_classes(torch.tensor([[[[-1.0, 2.0]]]])).tolist() == [[[0, 1]]]
-    assert predicted_classes(torch.tensor([[[[-1.0]], [[3.0]], [[2.0]]]])).tolist() == [[[1]]]
-
-
 def test_confusion_matrix_has_truth_in_rows():
     matrix = confusion_matrices(torch.tensor([[[1, 1]]]), torch.tensor([[[0, 1]]]), 2)
     assert matrix.tolist() == [[[0, 1], [0, 1]]]
@@ -104,7 +99,7 @@ def test_table_shows_absent_classes_as_a_dash():
     truth = torch.zeros(2, 3, 3, dtype=torch.long)
     lines = table(measured(truth, truth, names=["land", "lake"])).splitlines()
     assert lines[1].split()[:2] == ["land", "1.0000"]
-    assert lines[2].split() == ["lake", "-", "-", "-", "-", "-", "-", "2/2"]
+    assert lines[2].split() == ["lake", "-", "-", "-", "-", "1.0000", "-", "-", "2/2"]
 
 
 @pytest.mark.parametrize("count", [0, 1])
