@@ -84,19 +84,21 @@ def surface(mask: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 def surface_distances(ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float] = (1.0, 1.0)) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) bools of two surfaces, neither empty -> the distances of each pixel of ours to theirs, and of theirs to ours, float64."""
+    if spacing[0] != spacing[1]:
+        return _distances_of_points(ours, theirs, spacing)
     rows, columns = (np.flatnonzero((ours | theirs).any(axis=axis)) for axis in (1, 0))
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # it holds both, so that distances within it are those of the picture
     ours, theirs = ours[window], theirs[window]
-    return distances_to(theirs, spacing)[ours], distances_to(ours, spacing)[theirs]
+    to_ours, to_theirs = (cv2.distanceTransform((~side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (ours, theirs))
+    return to_theirs[ours].astype(np.float64) * spacing[0], to_ours[theirs].astype(np.float64) * spacing[0]
 
 
-def distances_to(places: np.ndarray, spacing: Sequence[float] = (1.0, 1.0)) -> np.ndarray:
-    """(H, W) bools, not all False -> (H, W) float64 exact distances to the nearest True one."""
-    if spacing[0] == spacing[1]:
-        return cv2.distanceTransform((~places).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE).astype(np.float64) * spacing[0]
-    from scipy.ndimage import distance_transform_edt  # OpenCV's knows square pixels only
+def _distances_of_points(ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The same for pixels that are not square, which OpenCV's transform does not know, by trees of the surfaces' points."""
+    from scipy.spatial import cKDTree
 
-    return distance_transform_edt(~places, sampling=spacing)
+    points = [np.argwhere(side) * np.array(spacing) for side in (ours, theirs)]
+    return cKDTree(points[1]).query(points[0])[0], cKDTree(points[0]).query(points[1])[0]
 
 
 def boundary_counts(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None, *, width: float = BOUNDARY_WIDTH) -> tuple[int, int]:

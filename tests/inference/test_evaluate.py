@@ -5,6 +5,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch.utils.data import Dataset
 from kanseg.data import LabelInfo, write_png
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, evaluate_checkpoint, let_the_main_process_stop
-from kanseg.metrics import calibrations
+from kanseg.metrics import SurfaceOptions, calibrations
+from kanseg.training.log import plain
 from kanseg.training.run import train
 
 
@@ -70,6 +72,27 @@ def test_a_multilabel_set_scores_class_by_class(batch_size):
         assert row["iou"] == pytest.approx(jaccard_score(data.masks[:, i][used], data.images[:, i][used] > 0))
     expected = [part.ece for part in calibrations(torch.sigmoid(data.images), data.masks)]
     assert result["per_image"]["mean_ece"] == pytest.approx(sum(expected) / 5)
+
+
+def test_two_processes_score_like_one_on_an_odd_set(monkeypatch):
+    """Each rank reads every second of five pictures, and gets the other's; both know the whole."""
+    data, surface = FakeSet(), SurfaceOptions()
+    monkeypatch.setattr("kanseg.inference.evaluate.scaled_spacing", lambda *_: (1.0, 1.0))
+    data.samples = [None] * 5
+    expected = evaluate(nn.Identity(), data, Accelerator(cpu=True), surface=surface).compute()
+    gathered = []
+    monkeypatch.setattr("kanseg.inference.evaluate.gather_object", lambda mine: gathered.extend(mine) or list(gathered))
+
+    class Rank:
+        num_processes, device, is_main_process = 2, torch.device("cpu"), False
+        unwrap_model, autocast = staticmethod(lambda model: model), staticmethod(nullcontext)
+
+        def __init__(self, index):
+            self.process_index = index
+
+    halves = [evaluate(nn.Identity(), data, Rank(index), surface=surface) for index in (0, 1)]
+    assert [len(part) for part in gathered[:2]] == [3, 5]  # the second has merged the first already
+    assert plain(halves[1].compute()) == plain(expected)
 
 
 def test_tiles_of_a_pointwise_network_change_nothing():
