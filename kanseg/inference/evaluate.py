@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from kanseg.config import Config
-from kanseg.data import LabelInfo, Sample, SegmentationDataset, check_samples, open_data, read_image, read_label
+from kanseg.config import Config, write_text
+from kanseg.data import Folder, Sample, SegmentationDataset, check_samples, open_data
 from kanseg.errors import InputError
+from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
 from kanseg.inference.tiles import predict_tiled
-from kanseg.metrics import SegmentationMetrics
+from kanseg.metrics import SegmentationMetrics, SurfaceOptions, picture_table
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -41,6 +42,7 @@ def measure(
     batch_size: int,
     workers: int = 0,
     title: str = "evaluate",
+    update: Callable[[Any, Tensor, list[int]], None] | None = None,
 ) -> M:
     """Show every sample of the dataset to the network and to the metrics; each process takes every n-th sample, and gets the whole result.
 
@@ -54,7 +56,9 @@ def measure(
         batch_size: pictures at once.
         workers: processes that read.
         title: of the progress bar.
+        update: (what was predicted, target, indices) in the place of `metrics.update`.
     """
+    update = update or metrics.update
     model = accelerator.unwrap_model(model)
     was_training = model.training
     model.eval()
@@ -65,7 +69,7 @@ def measure(
     for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
         with accelerator.autocast():
             predicted = predict(model, batch["image"].to(accelerator.device))
-        metrics.update(predicted, batch[target].to(predicted.device), batch["index"].tolist())
+        update(predicted, batch[target].to(predicted.device), batch["index"].tolist())
     model.train(was_training)
     if accelerator.num_processes > 1:
         for other in gather_object([metrics.by_picture]):
@@ -82,6 +86,7 @@ def evaluate(
     batch_size: int = 8,
     workers: int = 0,
     title: str = "evaluate",
+    surface: SurfaceOptions | None = None,
 ) -> SegmentationMetrics:
     """Predict every sample of the dataset and compare it with its mask at the size that the network sees.
 
@@ -90,12 +95,19 @@ def evaluate(
         tile: (h, w) beyond which a picture is predicted in overlapping tiles; None for whole pictures of any size.
         batch_size: pictures, or tiles, at once.
         dataset, accelerator, workers, title: as of `measure`.
+        surface: measure surface distances and boundary IoU too; a spacing is that of the files, and scaled with the pictures.
     """
     # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
     size = batch_size if dataset.one_size else 1
-    predict = partial(predicted_labels, task=dataset.info.task, tile=tile, batch_size=batch_size)
-    metrics = SegmentationMetrics(dataset.info.classes)
-    return measure(model, dataset, accelerator, metrics, predict, target="mask", batch_size=size, workers=workers, title=title)
+    task = dataset.info.task
+    metrics = SegmentationMetrics(dataset.info.classes, task, surface=surface)
+
+    def update(probabilities: Tensor, target: Tensor, indices: list[int]) -> None:
+        spacings = [scaled_spacing(dataset.samples[i], target.shape[-2:], surface) for i in indices] if surface else None
+        metrics.update(decide(probabilities, task).long(), target, indices, probabilities=probabilities, spacings=spacings)
+
+    predict = partial(predicted_probabilities, task=task, tile=tile, batch_size=batch_size)
+    return measure(model, dataset, accelerator, metrics, predict, target="mask", batch_size=size, workers=workers, title=title, update=update)
 
 
 def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
@@ -122,12 +134,16 @@ def _end_with_the_main_process() -> None:
 
 def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, task: str, batch_size: int) -> Tensor:
     """Preprocessed pictures (B, C, H, W) -> label maps int64 (`decide`); in tiles of `batch_size` at once where they are larger than one."""
+    return decide(predicted_probabilities(model, images, tile, task=task, batch_size=batch_size), task).long()
+
+
+def predicted_probabilities(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, task: str, batch_size: int) -> Tensor:
+    """Preprocessed pictures (B, C, H, W) -> (B, N, H, W) float32 of all classes; in tiles where they are larger than one."""
     shape = images.shape[-2:]
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
-        return decide(class_probabilities(model, images, task), task).long()
+        return class_probabilities(model, images, task)
     predict = partial(class_probabilities, model, task=task)
-    maps = [predict_tiled(predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size) for image in images]
-    return decide(torch.stack(maps), task).long()
+    return torch.stack([predict_tiled(predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size) for image in images])
 
 
 def evaluate_checkpoint(
@@ -139,6 +155,12 @@ def evaluate_checkpoint(
     flips: int = 1,
     batch_size: int = 8,
     device: str | None = None,
+    surface: bool | None = None,
+    tolerance: float | None = None,
+    spacing: Sequence[float] | None = None,
+    inside: str | Path | None = None,
+    protocol: str | None = None,
+    csv: str | Path | None = None,
 ) -> dict[str, Any]:
     """The scores of `SegmentationMetrics.compute` on one split or several together.
 
@@ -148,37 +170,62 @@ def evaluate_checkpoint(
         root: folder of the data set; by default the one of the training.
         full_size: compare at the size of the mask files instead of the size that the network sees.
         flips: mirrored predictions that are averaged.
-        batch_size: pictures or tiles at once.
+        batch_size: pictures or tiles at once; that of the protocol too.
         device: torch device.
+        surface, tolerance, spacing: whether and how surfaces are measured; by default training.surface, training.tolerance and data.spacing.
+        inside: folder of masks outside of which pixels are ignored.
+        protocol: "u_kan" adds the scores of `SegmentationMetrics.u_kan` as "u_kan".
+        csv: file for a table with a line a picture.
 
     Raises:
-        InputError: no such checkpoint, data set or split; faulty samples, all of them named.
+        InputError: no such checkpoint, data set or split; faulty samples, all of them named; options that cannot be used.
     """
+    if protocol not in (None, "u_kan"):
+        raise InputError(f"protocol {protocol!r} is not known (known: u_kan)")
     folder = Path(checkpoint) / "best" if (Path(checkpoint) / "best").is_dir() else Path(checkpoint)
     predictor = Predictor.from_checkpoint(folder, flips=flips, batch_size=batch_size, device=device)
     config = Config.from_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+    if surface is not None:
+        config.training.surface = surface
+    config.training.tolerance = config.training.tolerance if tolerance is None else tolerance
     data = config.data if root is None else replace(config.data, root=root, prepare=None)
+    data = data if spacing is None else replace(data, spacing=list(spacing))
+    options = surface_options(replace(config, data=data))
     opened = open_data(data)
-    if len(opened.info.classes) != len(predictor.classes):
-        theirs, ours = ", ".join(opened.info.classes), ", ".join(predictor.classes)
-        raise InputError(f"{data.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})")
+    samples = _checked_samples(opened, split, predictor, skip_bad=data.skip_bad)
+    where = {"full_size": full_size, "surface": options, "inside": None if inside is None else Path(inside)}
+    metrics = evaluate_samples(predictor, samples, opened.info, **where)
+    scores = metrics.compute() | ({"u_kan": metrics.u_kan(batch_size)} if protocol else {})
+    if csv is not None:
+        write_table(Path(csv), metrics, samples)
+    return scores
+
+
+def _checked_samples(opened: Folder, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool) -> list[Sample]:
+    """The samples of the splits, all of them good; InputError for the faults, or for another task than the predictor's."""
+    info = opened.info
+    if len(info.classes) != len(predictor.classes):
+        theirs, ours = ", ".join(info.classes), ", ".join(predictor.classes)
+        raise InputError(f"{opened.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})")
+    if (info.task == "multilabel") != (predictor.task == "multilabel"):
+        raise InputError(f"{opened.root}: its task is {info.task}, and that of the checkpoint {predictor.task}; set data.task when training")
     samples = opened.samples(split)
-    faults = check_samples(samples, opened.info).faults
-    if data.skip_bad:
+    faults = check_samples(samples, info).faults
+    if skip_bad:
         samples, faults = [sample for sample in samples if sample not in faults], {}
     if faults or not samples:
-        raise InputError("\n".join(faults.values()) or f"{data.root}: split {split} has no pictures")
-    return _measure(predictor, samples, opened.info, full_size)
+        raise InputError("\n".join(faults.values()) or f"{opened.root}: split {split} has no pictures")
+    return samples
 
 
-def _measure(predictor: Predictor, samples: Sequence[Sample], info: LabelInfo, full_size: bool) -> dict[str, Any]:
-    dataset = SegmentationDataset(samples, info, predictor.preprocess)
-    metrics = SegmentationMetrics(info.classes)
-    for index, sample in enumerate(tqdm(samples, desc="evaluate", leave=False, disable=None)):
-        if full_size:
-            predicted, label = torch.from_numpy(predictor(read_image(sample.image), name=str(sample.image))), torch.from_numpy(read_label(sample, info))
-        else:
-            item = dataset[index]
-            predicted, label = decide(predictor.predict_tensor(item["image"]), predictor.task), item["mask"]
-        metrics.update(predicted.long()[None], label.long()[None])
-    return metrics.compute()
+def surface_options(config: Config) -> SurfaceOptions | None:
+    """How a run of these settings measures surfaces; None for not at all. InputError for settings out of range."""
+    spacing = None if config.data.spacing is None else tuple(config.data.spacing)
+    options = SurfaceOptions(config.training.tolerance, spacing)
+    return options if config.training.surface else None
+
+
+def write_table(path: Path, metrics: SegmentationMetrics, samples: Sequence[Sample]) -> None:
+    """Write the scores of every picture as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, picture_table(metrics, [sample.name for sample in samples]))

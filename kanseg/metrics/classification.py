@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from kanseg.errors import InputError
-from kanseg.metrics.segmentation import scores
+from kanseg.metrics.confusion import scores
 
 TOP = 5
 

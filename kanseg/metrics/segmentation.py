@@ -1,120 +1,178 @@
-"""Dice, IoU, precision and recall from confusion matrices: one over the whole set, and one a picture."""
+"""Scores of masks: over the whole set from pixel counts, and picture by picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kanseg.data.info import IGNORED
-
-SCORES = ("iou", "dice", "precision", "recall")
-
-
-def predicted_classes(logits: Tensor) -> Tensor:
-    """Raw logits (B, N, H, W) -> class indices (B, H, W) int64: the largest of N, or the sign of one (binary)."""
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+from kanseg.errors import InputError
+from kanseg.metrics.calibration import Calibration, calibrations
+from kanseg.metrics.confusion import confusion_matrices, divide, mean, outcomes, scores
+from kanseg.metrics.surfaces import SURFACE_SCORES, SurfaceOptions, boundary_counts, surface_scores
+from kanseg.metrics.u_kan import u_kan_scores
 
 
-def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Pixel counts per picture: (B, H, W) twice -> (B, N, N) int64, [b, i, j] = truth i predicted j; 255 is left out."""
-    batch = len(target)
-    valid = target != IGNORED
-    picture = torch.arange(batch, device=target.device).view(-1, 1, 1).expand_as(target)
-    code = (picture * num_classes + target) * num_classes + predicted
-    return torch.bincount(code[valid], minlength=batch * num_classes**2).view(batch, num_classes, num_classes)
+@dataclass(frozen=True)
+class PictureCounts:
+    """What is kept of one picture: all that every score is computed from.
+
+    Args:
+        confusion: (N, N) int64, truth by rows; of a multilabel task (N, 2, 2).
+        calibration: where there were probabilities.
+        surfaces: (N, 4): SURFACE_SCORES by class, NaN for a background; None where they are not asked for.
+        boundaries: (N, 2) int64: pixels of the intersection and union of the boundaries.
+    """
+
+    confusion: np.ndarray
+    calibration: Calibration | None = None
+    surfaces: np.ndarray | None = None
+    boundaries: np.ndarray | None = None
 
 
 class SegmentationMetrics:
-    """Scores of a set of pictures, from one confusion matrix a picture; they do not depend on batches or order.
+    """Scores of a set of pictures, from counts by picture; they do not depend on batches, order or number of processes.
 
-    A score whose class occurs neither in truth nor in prediction (iou, dice), or whose denominator is empty (precision, recall), is
-    NaN and left out of means; `absent` counts the pictures in which a class occurs in neither.
+    A score whose class occurs neither in truth nor in prediction (iou, dice, surfaces), or whose denominator is empty (precision, recall,
+    specificity), is NaN and left out of means; `absent` counts the pictures in which a class occurs in neither.
 
     Args:
         classes: names, index 0 first.
+        task: "binary", "multiclass" or "multilabel".
+        surface: measure surface distances and boundary IoU too, of all classes but a background; None for not.
     """
 
-    def __init__(self, classes: Sequence[str]):
-        self.classes = tuple(classes)
-        self.by_picture: dict[int, np.ndarray] = {}
+    def __init__(self, classes: Sequence[str], task: str = "multiclass", *, surface: SurfaceOptions | None = None):
+        self.classes, self.multilabel, self.surface = tuple(classes), task == "multilabel", surface
+        self.by_picture: dict[int, PictureCounts] = {}
 
-    def update(self, predicted: Tensor, target: Tensor, indices: Sequence[int] | None = None) -> None:
-        """Add pictures: (B, H, W) class indices twice; `indices` number the pictures (by default in the order they come)."""
-        first = len(self.by_picture)
+    def update(
+        self,
+        predicted: Tensor,
+        target: Tensor,
+        indices: Sequence[int] | None = None,
+        *,
+        probabilities: Tensor | None = None,
+        spacings: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        """Add pictures.
+
+        Args:
+            predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0 and 1; 255 in the target is ignored.
+            indices: numbers of the pictures; by default in the order they come.
+            probabilities: (B, N, H, W) of all classes, for the calibration error.
+            spacings: (row, column) distance of neighbouring pixels of each picture; by default those of `surface`.
+        """
+        first, count = len(self.by_picture), len(target)
+        indices = range(first, first + count) if indices is None else indices
         matrices = confusion_matrices(predicted, target, len(self.classes)).cpu().numpy()
-        for offset, matrix in enumerate(matrices):
-            self.by_picture[first + offset if indices is None else int(indices[offset])] = matrix
+        calibration = [None] * count if probabilities is None else calibrations(probabilities, target)
+        outlines = [(None, None)] * count
+        if self.surface is not None:
+            spacings = [self.surface.spacing or (1.0, 1.0)] * count if spacings is None else spacings
+            outlines = [self._outlines(*pair) for pair in zip(predicted.cpu().numpy(), target.cpu().numpy(), spacings, strict=True)]
+        for index, *parts, (surfaces, boundaries) in zip(indices, matrices, calibration, outlines, strict=True):
+            self.by_picture[int(index)] = PictureCounts(*parts, surfaces, boundaries)
 
-    def merge(self, other: dict[int, np.ndarray]) -> None:
-        """Add the matrices of another process."""
+    def _outlines(self, predicted: np.ndarray, target: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        surfaces = np.full((len(self.classes), len(SURFACE_SCORES)), np.nan)
+        boundaries = np.zeros((len(self.classes), 2), np.int64)
+        for label in range(0 if self.multilabel else 1, len(self.classes)):
+            truth = target[label] if self.multilabel else target
+            masks = (predicted[label] == 1, truth == 1) if self.multilabel else (predicted == label, truth == label)
+            counted = truth != IGNORED
+            found = surface_scores(*masks, counted, spacing=spacing, tolerance=self.surface.tolerance)
+            surfaces[label] = [found[name] for name in SURFACE_SCORES]
+            boundaries[label] = boundary_counts(*masks, counted)
+        return surfaces, boundaries
+
+    def merge(self, other: Mapping[int, PictureCounts]) -> None:
+        """Add the pictures of another process."""
         self.by_picture.update(other)
 
     @property
-    def matrices(self) -> np.ndarray:
-        """(pictures, N, N) int64, in the order of their numbers."""
-        shape = (0, len(self.classes), len(self.classes))
-        return np.stack([self.by_picture[i] for i in sorted(self.by_picture)]) if self.by_picture else np.zeros(shape, np.int64)
+    def pictures(self) -> list[PictureCounts]:
+        """In the order of their numbers."""
+        return [self.by_picture[index] for index in sorted(self.by_picture)]
 
-    def compute(self) -> dict[str, object]:
+    @property
+    def matrices(self) -> np.ndarray:
+        """(pictures, N, N) int64, of a multilabel task (pictures, N, 2, 2)."""
+        count = len(self.classes)
+        shape = (0, count, 2, 2) if self.multilabel else (0, count, count)
+        return np.stack([picture.confusion for picture in self.pictures]) if self.by_picture else np.zeros(shape, np.int64)
+
+    def single(self) -> dict[str, np.ndarray]:
+        """The scores of every picture: iou, dice, ... -> (pictures, N); with surfaces also hd95, hd, assd, nsd, boundary_iou."""
+        found = scores(self.matrices, multilabel=self.multilabel)
+        if self.surface is not None:
+            shape = (len(self.by_picture), len(self.classes), -1)
+            surfaces = np.array([p.surfaces for p in self.pictures]).reshape(*shape[:2], len(SURFACE_SCORES))
+            boundaries = np.array([p.boundaries for p in self.pictures]).reshape(*shape[:2], 2)
+            found |= {name: surfaces[..., i] for i, name in enumerate(SURFACE_SCORES)}
+            found["boundary_iou"] = divide(boundaries[..., 0], boundaries[..., 1])
+        return found
+
+    def compute(self) -> dict[str, Any]:
         """All scores as plain numbers.
 
         `mean_iou`, ...: mean over classes of the score over the whole set; `classes`: the scores of each class, its pixels and the pictures
-        without it; `per_image`: for each class the mean over pictures of the picture's score, and `mean_iou`, ...: the mean over
-        pictures of the mean over its classes.
+        without it; `confusion`: the pixel counts, truth by rows; `per_image`: for each class the mean over pictures of the picture's score, and
+        `mean_iou`, ...: the mean over pictures of the mean over its classes. Surface distances are among `per_image`; `unmeasured` counts the
+        pictures left out of them. `calibration`: expected calibration error (`ece`), Brier score and the bins, over the whole set.
         """
-        matrices = self.matrices
-        whole = scores(matrices.sum(axis=0))
-        single = scores(matrices)
+        matrix, single = self.matrices.sum(axis=0), self.single()
+        whole = scores(matrix, multilabel=self.multilabel)
+        if self.surface is not None:
+            counts = sum((p.boundaries for p in self.pictures), np.zeros((len(self.classes), 2), np.int64))
+            whole["boundary_iou"] = divide(counts[:, 0], counts[:, 1])
         absent = np.isnan(single["iou"]).sum(axis=0)
-        result: dict[str, object] = {f"mean_{name}": _mean(whole[name]) for name in SCORES}
-        result["accuracy"] = _divide(np.trace(matrices.sum(axis=0)), matrices.sum())
-        result["pictures"] = len(matrices)
+        n = outcomes(matrix, multilabel=self.multilabel)
+        result: dict[str, Any] = {f"mean_{name}": mean(values) for name, values in whole.items()}
+        result["accuracy"] = float(divide(np.trace(matrix, axis1=-2, axis2=-1).sum(), matrix.sum()))
+        result["pictures"] = len(self.by_picture)
+        result["confusion"] = matrix.tolist()
         result["classes"] = {
-            label: {name: float(whole[name][i]) for name in SCORES} | {"pixels": int(matrices[:, i].sum()), "absent": int(absent[i])}
+            label: {name: float(values[i]) for name, values in whole.items()} | {"pixels": int(n["tp"][i] + n["fn"][i]), "absent": int(absent[i])}
             for i, label in enumerate(self.classes)
         }
-        result["per_image"] = {f"mean_{name}": _mean(np.array([_mean(row) for row in single[name]])) for name in SCORES}
-        result["per_image"]["classes"] = {label: {name: _mean(single[name][:, i]) for name in SCORES} for i, label in enumerate(self.classes)}
+        result["per_image"] = self._per_image(single)
+        return result | self._calibration(result["per_image"])
+
+    def _per_image(self, single: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        result: dict[str, Any] = {f"mean_{name}": mean(np.array([mean(row) for row in values])) for name, values in single.items()}
+        result["classes"] = {label: {name: mean(values[:, i]) for name, values in single.items()} for i, label in enumerate(self.classes)}
+        if self.surface is not None:
+            for i, label in list(enumerate(self.classes))[0 if self.multilabel else 1 :]:
+                result["classes"][label]["unmeasured"] = int(np.isnan(single["hd95"][:, i]).sum())
         return result
 
+    def _calibration(self, per_image: dict[str, Any]) -> dict[str, Any]:
+        """{"calibration": ...} over the set, where all pictures came with probabilities; their means go into `per_image`."""
+        each = [picture.calibration for picture in self.pictures]
+        if not each or any(one is None for one in each):
+            return {}
+        whole = reduce(add, each)
+        per_image |= {"mean_ece": mean(np.array([one.ece for one in each])), "mean_brier": mean(np.array([one.brier_score for one in each]))}
+        result: dict[str, Any] = {"ece": whole.ece, "brier": whole.brier_score, "bins": whole.bins.sum(axis=0).tolist()}
+        if self.multilabel:
+            result["classes"] = dict(zip(self.classes, whole.errors.tolist(), strict=True))
+        return {"calibration": result}
 
-def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Confusion matrices (..., N, N), truth by rows -> per class (..., N); NaN where the denominator is 0."""
-    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
-    truth, predicted = matrix.sum(axis=-1), matrix.sum(axis=-2)
-    return {
-        "iou": _divide(hit, truth + predicted - hit),
-        "dice": _divide(2 * hit, truth + predicted),
-        "precision": _divide(hit, predicted),
-        "recall": _divide(hit, truth),
-    }
+    def u_kan(self, batch_size: int) -> dict[str, Any]:
+        """Scores by the protocol of U-KAN's published tables: `kanseg.metrics.u_kan.u_kan_scores`.
 
-
-def table(result: dict[str, object]) -> str:
-    """The scores of `SegmentationMetrics.compute` as a text table, over the set and per picture."""
-    rows = [("", *SCORES, *(f"{name}/image" for name in ("iou", "dice")), "absent in")]
-    per_image = result["per_image"]
-    for label, values in result["classes"].items():
-        mine = per_image["classes"][label]
-        rows.append((label, *(_show(values[n]) for n in SCORES), _show(mine["iou"]), _show(mine["dice"]), f"{values['absent']}/{result['pictures']}"))
-    rows.append(("mean", *(_show(result[f"mean_{n}"]) for n in SCORES), _show(per_image["mean_iou"]), _show(per_image["mean_dice"]), ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows)
-
-
-def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray | float:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        quotient = np.true_divide(top, bottom)
-    return float(quotient) if np.ndim(quotient) == 0 else quotient
-
-
-def _mean(values: np.ndarray) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if len(present) else float("nan")
-
-
-def _show(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
+        Raises:
+            InputError: a multiclass task, which it does not have.
+        """
+        if not self.multilabel and len(self.classes) != 2:
+            raise InputError(f"U-KAN's protocol is for binary and multilabel tasks; here are {len(self.classes)} classes that exclude each other")
+        n = outcomes(self.matrices, multilabel=self.multilabel)
+        n = n if self.multilabel else {name: values[:, 1:] for name, values in n.items()}
+        return u_kan_scores(n["tp"], n["tp"] + n["fp"] + n["fn"], batch_size)

@@ -116,8 +116,8 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
 def _open_run(run: Path, config: Any, *, fresh: bool) -> None:
     """Make the run folder, without what an earlier run (fresh) or a killed one left behind."""
     if fresh:
-        for name in ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", "curves.png", "overview.png", "confusion.png"):
-            path = run / name
+        names = ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", "curves.png", "overview.png", "confusion.png")
+        for path in [*(run / name for name in names), *run.glob("scores_*.csv")]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -136,7 +136,7 @@ def _measure(training: Training) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     model = accelerator.unwrap_model(training.model)
     model.load_state_dict(read_weights(training.run / "best"))
-    return {role: task.evaluate(model, dataset, accelerator, title=role) for role, dataset in task.held_out.items()}
+    return {role: task.measure(model, role, accelerator, training.run) for role in task.held_out}
 
 
 def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:

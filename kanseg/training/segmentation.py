@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ from kanseg.data import (
     overlapping,
 )
 from kanseg.errors import InputError
-from kanseg.inference.evaluate import evaluate
-from kanseg.losses import WeightedLoss, check_weights
-from kanseg.metrics import SegmentationMetrics, table
+from kanseg.inference.evaluate import evaluate, surface_options, write_table
+from kanseg.losses import WeightedLoss, check_class_weights, check_options, check_supervision, check_weights, frequency_weights
+from kanseg.metrics import SCORES, SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_samples
@@ -38,16 +38,29 @@ from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
 ROLES = ("train", "val", "test")
+PER_IMAGE = ("per_image_mean_iou", "per_image_mean_dice")
+ONE_CLASS = "iou/"  # before the name of a class
 
 
 class SegmentationTask(Task):
     """Pictures and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth, prediction and error."""
 
     target = "mask"
-    monitors = (*(name for name in SegmentationMetrics(("a", "b")).compute() if name.startswith("mean_")), "per_image_mean_iou")
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """Means over classes, and the IoU of one class as iou/NAME, whose name is checked when the data are known."""
+        chosen = self.config.training.monitor
+        return (*(f"mean_{name}" for name in SCORES), *PER_IMAGE, chosen if chosen.startswith(ONE_CLASS) else "iou/CLASS")
 
     def check(self) -> None:
-        check_weights(self.config.training.loss)
+        settings = self.config.training
+        check_weights(settings.loss)
+        check_options(settings.loss_options, settings.loss)
+        if isinstance(settings.class_weights, list):
+            check_class_weights(settings.class_weights)
+        check_supervision(settings.supervision)
+        surface_options(self.config)
         name, known = self.config.model.name, list_models("segmentation")
         if name not in known:
             raise InputError(f"model.name: {name!r} is no segmentation network{nearest(name, known)} (known: {', '.join(known)})")
@@ -66,18 +79,49 @@ class SegmentationTask(Task):
         self.held_out = {role: SegmentationDataset(samples[role], folder.info, preprocess) for role in ("val", "test") if samples[role]}
         self.description = describe(self.config, folder.info, preprocess)
         self._train = SegmentationDataset(samples["train"], folder.info, preprocess)
+        self._check_monitor(folder.info.classes)
+        self._loss = self._weighted_loss(folder.info)
         return dataset
 
+    def _check_monitor(self, classes: Sequence[str]) -> None:
+        monitor = self.config.training.monitor
+        name = monitor.removeprefix(ONE_CLASS)
+        if monitor.startswith(ONE_CLASS) and name not in classes:
+            raise InputError(f"training.monitor: {name!r} is no class{nearest(name, classes)} (known: {', '.join(classes)})")
+
+    def _weighted_loss(self, info: LabelInfo) -> WeightedLoss:
+        settings = self.config.training
+        weights = settings.class_weights
+        if isinstance(weights, str):
+            from kanseg.data import class_frequencies
+
+            weights = frequency_weights(class_frequencies(self._train.samples, info), weights)
+        if weights is not None:
+            check_class_weights(weights, info.classes)
+        return WeightedLoss(settings.loss, info.task, options=settings.loss_options, class_weights=weights, supervision=settings.supervision)
+
     def loss(self) -> Callable[[Any, Tensor], Tensor]:
-        return WeightedLoss(self.config.training.loss, self._train.info.task)
+        return self._loss
 
     def evaluate(self, model: nn.Module, dataset: SegmentationDataset, accelerator: Accelerator, *, title: str) -> Scores:
-        options = {"tile": self.description["tile"], "batch_size": self.config.training.batch_size, "workers": self.config.data.workers}
-        return evaluate(model, dataset, accelerator, title=title, **options).compute()
+        return self._evaluate(model, dataset, accelerator, title=title).compute()
+
+    def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
+        metrics = self._evaluate(model, self.held_out[role], accelerator, title=role, surface=surface_options(self.config))
+        if accelerator.is_main_process:
+            write_table(run / f"scores_{role}.csv", metrics, self.held_out[role].samples)
+        return metrics.compute()
+
+    def _evaluate(self, model: nn.Module, dataset: SegmentationDataset, accelerator: Accelerator, **options: Any) -> SegmentationMetrics:
+        settings = {"tile": self.description["tile"], "batch_size": self.config.training.batch_size, "workers": self.config.data.workers}
+        return evaluate(model, dataset, accelerator, **settings, **options)
 
     def headline(self, scores: Scores) -> Scores:
         means = {key: value for key, value in scores.items() if key.startswith("mean_")}
-        return means | {"per_image_mean_iou": scores["per_image"]["mean_iou"], "iou": {label: row["iou"] for label, row in scores["classes"].items()}}
+        means |= {name: scores["per_image"][name.removeprefix("per_image_")] for name in PER_IMAGE}
+        each = {label: row["iou"] for label, row in scores["classes"].items()}
+        chosen = self.config.training.monitor
+        return means | {"iou": each} | ({chosen: each[chosen.removeprefix(ONE_CLASS)]} if chosen.startswith(ONE_CLASS) else {})
 
     def table(self, scores: Scores) -> str:
         return f"{scores['pictures']} pictures\n{table(scores)}"

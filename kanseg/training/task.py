@@ -62,6 +62,10 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, dataset: Dataset, accelerator: Accelerator, *, title: str) -> Scores:
         """All scores of a network on a data set, the same for any number of processes."""
 
+    def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
+        """The scores of a finished run on "val" or "test", with what is too costly after each epoch; may leave tables in the run folder."""
+        return self.evaluate(model, self.held_out[role], accelerator, title=role)
+
     @abstractmethod
     def headline(self, scores: Scores) -> Scores:
         """Those that are logged after an epoch."""

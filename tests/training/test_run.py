@@ -64,7 +64,19 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
     results = train(config)
     run = Path(config.run_dir)
     assert {p.name for p in run.iterdir() if p.name != ".lock"} == {
-        *("config.yaml", "log.jsonl", "metrics.json", "checkpoints", "best", "last", "samples", "overview.png", "curves.png")
+        *(
+            "config.yaml",
+            "log.jsonl",
+            "metrics.json",
+            "checkpoints",
+            "best",
+            "last",
+            "samples",
+            "overview.png",
+            "curves.png",
+            "scores_val.csv",
+            "scores_test.csv",
+        )
     }
     stored = json.loads((run / "metrics.json").read_text())
     assert stored["test"]["pictures"] == 2

@@ -1,0 +1,20 @@
+"""Losses on raw logits, in float32 whatever the precision of the network, honouring ignored pixels."""
+
+from kanseg.losses import boundary, lovasz, pixelwise, regions  # noqa: F401 - they file their losses in LOSSES
+from kanseg.losses.classification import ClassificationLoss
+from kanseg.losses.terms import LOSSES, Pixels
+from kanseg.losses.weighted import WeightedLoss, check_options, check_supervision, check_weights
+from kanseg.losses.weights import balanced_weights, check_class_weights, frequency_weights
+
+__all__ = [
+    "LOSSES",
+    "ClassificationLoss",
+    "Pixels",
+    "WeightedLoss",
+    "balanced_weights",
+    "check_class_weights",
+    "check_options",
+    "check_supervision",
+    "check_weights",
+    "frequency_weights",
+]
