@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from kanseg.losses import WeightedLoss, check_weights
 from kanseg.metrics import SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
-from kanseg.training.pictures import draw_samples
+from kanseg.training.pictures import draw_results
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -45,6 +46,10 @@ class SegmentationTask(Task):
 
     target = "mask"
     monitors = (*(name for name in SegmentationMetrics(("a", "b")).compute() if name.startswith("mean_")), "per_image_mean_iou")
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self._by_picture: dict[str, dict[int, np.ndarray]] = {}  # of what was evaluated last under a title
 
     def check(self) -> None:
         check_weights(self.config.training.loss)
@@ -73,7 +78,9 @@ class SegmentationTask(Task):
 
     def evaluate(self, model: nn.Module, dataset: SegmentationDataset, accelerator: Accelerator, *, title: str) -> Scores:
         options = {"tile": self.description["tile"], "batch_size": self.config.training.batch_size, "workers": self.config.data.workers}
-        return evaluate(model, dataset, accelerator, title=title, **options).compute()
+        metrics = evaluate(model, dataset, accelerator, title=title, **options)
+        self._by_picture[title] = metrics.by_picture
+        return metrics.compute()
 
     def headline(self, scores: Scores) -> Scores:
         means = {key: value for key, value in scores.items() if key.startswith("mean_")}
@@ -83,9 +90,9 @@ class SegmentationTask(Task):
         return f"{scores['pictures']} pictures\n{table(scores)}"
 
     def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
-        dataset = self.held_out.get("test") or self.held_out.get("val") or self._train
-        draw_samples(model, dataset, run, count=self.config.training.panels, tile=self.description["tile"], device=device)
-        return [run / "overview.png", run / "samples"]
+        role = next((role for role in ("test", "val") if role in self.held_out), "train")
+        options = {"count": self.config.training.panels, "tile": self.description["tile"], "device": device}
+        return draw_results(model, self.held_out.get(role, self._train), run, by_picture=self._by_picture.get(role), **options)
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.samples[i].name for i in indices]

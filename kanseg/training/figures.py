@@ -1,0 +1,18 @@
+"""Figures of matplotlib as files: no window system is needed, and matplotlib's own state is left as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a `matplotlib.figure.Figure` as a PNG, whole or not at all; it grows to what is drawn, however long the names are."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.15)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
