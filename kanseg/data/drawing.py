@@ -11,6 +11,7 @@ from kanseg.data.images import to_channels
 from kanseg.data.info import IGNORED, IGNORED_COLOUR, Colour
 
 WRONG, MISSED = (230, 30, 60), (30, 110, 255)
+_IGNORED_COLOURS = (IGNORED_COLOUR, (255, 255, 255), (255, 0, 255))
 
 
 def viewable(image: np.ndarray) -> np.ndarray:
@@ -27,8 +28,14 @@ def viewable(image: np.ndarray) -> np.ndarray:
     return (np.clip((image - low) / max(high - low, 1), 0, 1) * 255).astype(np.uint8)
 
 
+def ignored_colour(colours: Sequence[Colour]) -> Colour:
+    """What ignored pixels are drawn in: grey, or white (then magenta) where a class of the palette is about as grey."""
+    taken = np.int64(colours).reshape(-1, 3)
+    return next((colour for colour in _IGNORED_COLOURS if (np.abs(taken - colour).max(axis=1) > 24).all()), IGNORED_COLOUR)
+
+
 def colourise(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
-    """Label map -> (H, W, 3) RGB; ignored pixels are grey.
+    """Label map -> (H, W, 3) RGB; ignored pixels have the `ignored_colour`.
 
     Args:
         label: (H, W) class indices, or (N, H, W) of 0 and 1 for each of N classes (multilabel); 255 is ignored. Where several classes overlap,
@@ -39,7 +46,7 @@ def colourise(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
         return _blend(label, colours)
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colours)] = colours
-    table[IGNORED] = IGNORED_COLOUR
+    table[IGNORED] = ignored_colour(colours)
     return table[label.astype(np.uint8)]
 
 
@@ -59,13 +66,14 @@ def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Colour], *, 
     return result
 
 
-def error_map(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, sides: bool) -> np.ndarray:
-    """The dimmed picture (H, W, 3) with the wrong pixels in red and those that are ignored (in every class) in grey.
+def error_map(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, sides: bool, ignored_in: Colour = IGNORED_COLOUR) -> np.ndarray:
+    """The dimmed picture (H, W, 3) with the wrong pixels in red and those that are ignored (in every class) in grey or another colour.
 
     Args:
         image: (H, W, 3) uint8.
         truth, predicted: label maps as of `colourise`; a multilabel pixel is wrong where any class is.
         sides: whether class 1 that was missed is blue, so that red says made up.
+        ignored_in: colour of ignored pixels.
     """
     ignored = truth == IGNORED
     wrong, missed = (predicted != truth) & ~ignored, (predicted == 0) & (truth == 1)
@@ -75,7 +83,7 @@ def error_map(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, si
     error[wrong] = WRONG
     if sides:
         error[missed] = MISSED
-    error[ignored] = IGNORED_COLOUR
+    error[ignored] = ignored_in
     return error
 
 
@@ -85,7 +93,7 @@ def _blend(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
     picture = (mixed / np.maximum(there.sum(axis=0), 1)[:, :, None]).astype(np.uint8)
     for mask, colour in zip(there, colours, strict=False):
         picture[_inner_border(mask)] = colour
-    picture[(label == IGNORED).all(axis=0)] = IGNORED_COLOUR
+    picture[(label == IGNORED).all(axis=0)] = ignored_colour(colours)
     return picture
 
 

@@ -21,28 +21,28 @@ def row_shares(matrix: np.ndarray) -> np.ndarray:
     return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
 
 
-def pixel_confusion(by_picture: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Confusion matrices of the pictures -> that of the set, int64.
+def pixel_confusion(by_picture: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Confusion matrices of pictures, (N, N) with truth by rows or multilabel (N, 2, 2) -> counts and shares of the truth over the set.
 
-    (N, N), truth by rows, or for multilabel from (N, 2, 2) a row a class of OUTCOMES, (N, 4).
+    Both are (N, N), or of multilabel (N, 4) with the columns OUTCOMES: the first two are shares of the pixels without the class, the others of
+    those with it.
     """
     total = np.sum([np.asarray(matrix) for matrix in by_picture.values()], axis=0)
-    return total.reshape(len(total), 4) if total.ndim == 3 else total
+    if total.ndim == 2:
+        return total, row_shares(total)
+    return total.reshape(-1, 4), np.hstack([row_shares(total[:, 0]), row_shares(total[:, 1])])
 
 
 def draw_pixel_confusion(by_picture: Mapping[int, np.ndarray], classes: Sequence[str], path: Path) -> Path:
     """Write the confusion matrix over the pixels of a set as a PNG: shares of the truth, and counts."""
-    matrix = pixel_confusion(by_picture)
-    pairs, columns = matrix.shape[1] != len(classes) or next(iter(by_picture.values())).ndim == 3, None
-    if pairs:  # multilabel: of the pixels without a class, and of those with it
-        shares, columns = np.hstack([row_shares(matrix[:, :2]), row_shares(matrix[:, 2:])]), OUTCOMES
-        title = f"pixels of {len(by_picture)} pictures"
-    else:
-        shares = row_shares(matrix)
-        title = "\n".join([f"pixels of {len(by_picture)} pictures, {_right(matrix)} right", *confused(matrix, classes)])
-    texts = [[_share_and_count(share, count) for share, count in zip(*row, strict=True)] for row in zip(shares, matrix, strict=True)]
+    counts, shares = pixel_confusion(by_picture)
+    multilabel = next(iter(by_picture.values())).ndim == 3
+    title = f"pixels of {len(by_picture)} picture{'s' * (len(by_picture) != 1)}"
+    if not multilabel:
+        title = "\n".join([f"{title}, {_right(counts)} right", *confused(counts, classes)])
+    texts = [[_share_and_count(share, count) for share, count in zip(*row, strict=True)] for row in zip(shares, counts, strict=True)]
     cell = float(np.interp(len(classes), (2, 8, 21), (1.1, 0.75, 0.58)))
-    return draw_matrix(shares, classes, path, columns=columns, texts=texts, title=title, cell=cell)
+    return draw_matrix(shares, classes, path, columns=OUTCOMES if multilabel else None, texts=texts, title=title, cell=cell)
 
 
 def draw_matrix(
@@ -117,7 +117,8 @@ def _text_size(texts: Sequence[Sequence[str]], cell: float) -> float:
 def _share_and_count(share: float, count: int) -> str:
     if not count:
         return ""
-    percent = f"{100 * share:.0f}%" if share >= 0.0995 else f"{100 * share:.1f}%" if share >= 0.0005 else "<0.1%"
+    percent = f"{100 * share:.0f}%" if 0.0995 <= share < 0.995 or share == 1 else f"{100 * share:.1f}%"
+    percent = {"0.0%": "<0.1%", "100.0%": ">99.9%"}.get(percent, percent)
     return f"{percent}\n{_compact(int(count))}"
 
 

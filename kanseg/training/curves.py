@@ -30,6 +30,7 @@ def draw_curves(log: Path, path: Path, *, monitor: str = "mean_iou", best_epoch:
 
     entries = read_log(log)
     epochs, steps = [e for e in entries if "train" in e], [e for e in entries if "lr" in e]
+    last = max([e["epoch"] for e in epochs], default=1)
     figure = Figure(figsize=(15 if steps else 10, 4), layout="constrained")
     axes = figure.subplots(1, 3 if steps else 2)
     _draw_losses(axes[0], epochs, steps)
@@ -39,7 +40,7 @@ def draw_curves(log: Path, path: Path, *, monitor: str = "mean_iou", best_epoch:
     for axis in axes:
         if best_epoch is not None and any("val" in e for e in epochs):
             axis.axvline(best_epoch, color="0.3", linestyle="--", linewidth=1, label=f"best: epoch {best_epoch}")
-        axis.set_xlabel("epoch")
+        axis.set(xlabel="epoch", xlim=(-0.02 * last, 1.02 * last))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from kanseg.data import SegmentationDataset, write_png
-from kanseg.data.drawing import MISSED, WRONG, colourise, error_map, viewable
+from kanseg.data.drawing import MISSED, WRONG, colourise, error_map, ignored_colour, viewable
 from kanseg.data.images import read_image
-from kanseg.data.info import IGNORED_COLOUR, Colour
+from kanseg.data.info import Colour
 from kanseg.inference.evaluate import predicted_labels
 from kanseg.metrics import scores
 from kanseg.training.confusion import draw_pixel_confusion
@@ -115,9 +115,11 @@ def sample_cells(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, co
         colours: an RGB colour per class.
     """
     several = truth.ndim == 3 and len(truth) > 1
-    error = error_map(image, truth, predicted, sides=not several and len(colours) <= 2)
+    void = ignored_colour(colours)
+    error = error_map(image, truth, predicted, sides=not several and len(colours) <= 2, ignored_in=void)
     single = zip(truth, predicted, strict=True) if several and len(truth) <= SINGLE else ()
-    return [image, colourise(truth, colours), colourise(predicted, colours), error, *(error_map(image, t, p, sides=True) for t, p in single)]
+    errors = [error, *(error_map(image, t, p, sides=True, ignored_in=void) for t, p in single)]
+    return [image, colourise(truth, colours), colourise(predicted, colours), *errors]
 
 
 def sheet(
@@ -127,7 +129,8 @@ def sheet(
     single = len(rows[0]) > len(COLUMNS)
     wrong = [("made up", WRONG), ("missed", MISSED)] if len(classes) <= 2 or single else [("wrong", WRONG)]
     titles = [*COLUMNS, *(f"error: {name}" for name in classes)] if single else COLUMNS
-    return comparison_sheet(rows, titles, names, legend=[*zip(classes, colours, strict=False), *wrong, ("ignored", IGNORED_COLOUR)], largest=largest)
+    legend = [*zip(classes, colours, strict=False), *wrong, ("ignored", ignored_colour(colours))]
+    return comparison_sheet(rows, titles, names, legend=legend, largest=largest)
 
 
 def _evenly(indices: Sequence[int], count: int) -> list[int]:
