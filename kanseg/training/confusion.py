@@ -39,7 +39,7 @@ def draw_pixel_confusion(by_picture: Mapping[int, np.ndarray], classes: Sequence
     multilabel = next(iter(by_picture.values())).ndim == 3
     title = f"pixels of {len(by_picture)} picture{'s' * (len(by_picture) != 1)}"
     if not multilabel:
-        title = "\n".join([f"{title}, {_right(counts)} right", *confused(counts, classes)])
+        title = "\n".join([f"{title}, {_right(counts)}", *confused(counts, classes)])
     texts = [[_share_and_count(share, count) for share, count in zip(*row, strict=True)] for row in zip(shares, counts, strict=True)]
     cell = float(np.interp(len(classes), (2, 8, 21), (1.1, 0.75, 0.58)))
     return draw_matrix(shares, classes, path, columns=OUTCOMES if multilabel else None, texts=texts, title=title, cell=cell)
@@ -105,7 +105,7 @@ def confused(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 def _right(matrix: np.ndarray) -> str:
     total = matrix.sum()
-    return f"{np.trace(matrix) / total:.1%}" if total else "none"
+    return f"{np.trace(matrix) / total:.1%} right" if total else "none of which counts"
 
 
 def _text_size(texts: Sequence[Sequence[str]], cell: float) -> float:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from kanseg.config import write_text
-from kanseg.training.report_tables import scores_as_html, shown, table
+from kanseg.training.report_tables import scores_as_html, shown, table, words
 
 LARGEST = 5_000_000  # bytes of the page, so that it can be sent by mail
 QUALITIES = (88, 70, 45, 25)  # of JPEG, the first that keeps the page below that; curves and matrices stay PNG
@@ -33,7 +33,8 @@ h1 { margin-bottom: 0; overflow-wrap: anywhere; } h2 { margin-top: 2em; border-b
 nav a { margin-right: 1em; } .note { color: #666; }
 img { max-width: 100%; height: auto; border: 1px solid #ddd; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #eee; } th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #eee; }
+th:first-child, td:first-child { text-align: left; max-width: 16em; overflow-wrap: break-word; }
 .bar { background: linear-gradient(#b9d8ee, #b9d8ee) no-repeat left / 0 100%; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8em; margin: 1em 0; } .tile { background: #f3f5f7; border-radius: 6px; padding: .5em 1em; }
 .tile b { display: block; font-size: 1.4em; }
@@ -72,7 +73,7 @@ def _page(run: Path, results: Mapping[str, Any], settings: str, quality: int) ->
     if config:
         sections["Commands"] = f"<pre>{escape(_commands(run, config))}</pre>"
         sections["Settings"] = f"<details><summary>config.yaml, all settings</summary><pre>{escape(settings)}</pre></details>"
-    sections["Run"] = table(("", ""), [(escape(name.replace("_", " ")), shown(value)) for name, value in results.items() if name not in held_out])
+    sections["Run"] = table(("", ""), [(escape(words(name)), shown(value)) for name, value in results.items() if name not in held_out])
     title = escape(run.resolve().name)
     links = " ".join(f'<a href="#{_anchor(name)}">{escape(name)}</a>' for name in sections)
     body = "".join(f'<h2 id="{_anchor(name)}">{escape(name)}</h2>\n{content}\n' for name, content in sections.items())
@@ -89,10 +90,10 @@ def _headline(config: Mapping[str, Any], held_out: Mapping[str, Any], results: M
     tiles = []
     for role, scores in reversed(held_out.items()):
         single = scores.get("per_image", {}).get("mean_iou")
-        tiles += [(f"{role}: {name.replace('_', ' ')}", shown(scores[name])) for name in ("mean_iou", "mean_dice", "top1", "mean_f1") if name in scores]
-        tiles += [(f"{role}: mean iou per picture", shown(single))] if "per_image" in scores else []
+        tiles += [(f"{role}: {words(name)}", shown(scores[name])) for name in ("mean_iou", "mean_dice", "top1", "mean_f1") if name in scores]
+        tiles += [(f"{role}: {words('mean_iou')} per picture", shown(single))] if "per_image" in scores else []
         tiles.append((f"pictures in {role}", shown(scores["pictures"])))
-    tiles += [(name.replace("_", " "), shown(results[name])) for name in ("parameters", "epochs", "best_epoch", "seconds") if name in results]
+    tiles += [(words(name), shown(results[name])) for name in ("parameters", "epochs", "best_epoch", "seconds") if name in results]
     none = "" if held_out else '<p class="note">There was no val or test split: nothing was measured, and the samples are training pictures.</p>'
     boxes = "".join(f'<div class="tile"><b>{value}</b>{escape(name)}</div>' for name, value in tiles)
     return f'<p class="note">{escape(line)}</p>{none}<div class="tiles">{boxes}</div>\n'
@@ -102,11 +103,14 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     """What can be done with the run, as lines for a shell."""
     folder, best = shlex.quote(str(config.get("run_dir", run))), shlex.quote(str(Path(config.get("run_dir", run)) / "best"))
     if "loss" not in config.get("training", {}):  # a classifier
-        return f"python tools/train_cls.py --resume --run_dir {folder}   # goes on after an interruption"
+        return f"# go on after an interruption\npython tools/train_cls.py --resume --run_dir {folder}"
     lines = [
-        f"python tools/predict.py --checkpoint {best} --input PICTURES --output masks   # a file, a folder or a pattern in quotes",
+        "# masks for pictures: a file, a folder, or a pattern in quotes",
+        f"python tools/predict.py --checkpoint {best} --input PICTURES --output masks",
+        "# scores of a split",
         f"python tools/evaluate.py --checkpoint {best} --split {_split(config)}",
-        f"python tools/train_seg.py --resume --run_dir {folder}   # goes on after an interruption",
+        "# go on after an interruption",
+        f"python tools/train_seg.py --resume --run_dir {folder}",
     ]
     return "\n".join(lines)
 

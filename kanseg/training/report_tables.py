@@ -24,7 +24,7 @@ def scores_as_html(scores: Mapping[str, Any]) -> str:
     means = [(name, value) for name, value in _flat(scores) if not name.startswith((OF_CLASSES, "per_image"))]
     means += [(f"{name} per picture", value) for name, value in _flat(single) if not name.startswith(OF_CLASSES)]
     return "\n".join(
-        [*parts, "<h3>Over the set, and means of the pictures</h3>", table(("", ""), [(escape(_words(name)), shown(value)) for name, value in means])]
+        [*parts, "<h3>Over the set, and means of the pictures</h3>", table(("", ""), [(escape(words(name)), shown(value)) for name, value in means])]
     )
 
 
@@ -33,7 +33,7 @@ def _class_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     counted = next((name for name in ("pixels", "support") if name in columns), None)
     total = sum(row.get(counted) or 0 for row in rows.values()) if counted else 0
-    header = ["class", *(["share of the set"] if total else []), *map(_words, columns)]
+    header = ["class", *(["share of the set"] if total else []), *map(words, columns)]
     lines = []
     for label, row in rows.items():
         share = [_bar((row.get(counted) or 0) / total, "percent")] if total else []
@@ -51,12 +51,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as text: four decimals, thousands apart, a dash for what is not defined."""
+    """A value as text: shares with four decimals, other numbers with four digits, thousands apart, a dash for what is not defined."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return escape(str(value))
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{round(value):,}"
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
+
+
+def words(name: str) -> str:
+    """The name of a score as it is read: mean_iou -> mean IoU."""
+    spoken = {"iou": "IoU", "hd95": "HD95", "nsd": "NSD", "absent": "absent in (pictures)"}
+    return " ".join(spoken.get(word, word) for word in name.replace("_", " ").replace(".", ", ").split(" "))
 
 
 def _cell(name: str, value: Any) -> str:
@@ -78,7 +86,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         elif not isinstance(value, (list, tuple)):
             found.append((prefix + str(name), value))
     return found
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace(".", ", ")

@@ -55,7 +55,12 @@ def comparison_sheet(
         names: what is written above each row; texts that are too long lose their middle.
         legend: coloured squares with names at the bottom, in as many lines as they need.
         largest: pixels of the longer side of a cell beyond which it shrinks.
+
+    Raises:
+        ValueError: no rows, or cells and names that are not as many as columns and rows.
     """
+    if not rows:
+        raise ValueError("expected at least one row of pictures, got none")
     sizes = [_cell_size(cells[0], largest) for cells in rows]
     longest = min(TITLE, max(font().getlength(title) for title in columns))
     column_width = max(*(width for width, _ in sizes), int(longest) + 1) + MARGIN
