@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from kanseg.data.drawing import viewable
 from kanseg.data.images import write_png
+from kanseg.metrics.classification import Classified
 from kanseg.training.confusion import confused, draw_matrix, row_shares
 from kanseg.training.sheets import fitted, font, scaled
 
@@ -24,6 +25,12 @@ def draw_confusion(result: Mapping[str, Any], path: Path | str) -> Path:
     title = "\n".join([f"{result['pictures']} pictures, top1 {result['top1']:.4f}", *confused(matrix, list(classes))])
     texts = [[str(count) if count else "" for count in row] for row in matrix]
     return draw_matrix(row_shares(matrix), list(classes), Path(path), texts=texts, title=title)
+
+
+def surest_mistakes(by_picture: Mapping[int, Classified], count: int) -> list[int]:
+    """The indices of pictures that are taken for a wrong class, the highest probabilities of it first."""
+    wrong = [(-float(picture.probabilities[picture.predicted]), index) for index, picture in by_picture.items() if picture.predicted != picture.label]
+    return [index for _, index in sorted(wrong)[:count]]
 
 
 def draw_predictions(

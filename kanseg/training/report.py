@@ -21,7 +21,10 @@ LARGEST = 5_000_000  # bytes of the page, so that it can be sent by mail
 QUALITIES = (88, 70, 45, 25)  # of JPEG, the first that keeps the page below that; curves and matrices stay PNG
 AS_PNG = 300_000
 PICTURES = {
-    "worst.png": ("Worst pictures", "The lowest scores first. Look here for faults of the masks as well as of the network."),
+    "worst.png": (
+        "Worst pictures",
+        "The lowest scores first, or the surest mistakes of a classifier. Look for faults of the labels as well as of the network.",
+    ),
     "overview.png": ("Samples", "Evenly chosen over the set; more of them are in the folder samples/ of the run."),
     "best.png": ("Best pictures", "The highest scores first."),
     "curves.png": ("Learning curves", "The dashed line marks the epoch whose weights were kept as best."),

@@ -147,6 +147,8 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
     """metrics.json, curves, pictures, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
     write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
+    for name in PICTURES:  # those of a run that was resumed after its end, of which not every one need be drawn again
+        (run / name).unlink(missing_ok=True)
     curves = draw_curves(run / "log.jsonl", run / "curves.png", monitor=task.config.training.monitor, best_epoch=results["best_epoch"])
     pictures = task.draw(training.accelerator.unwrap_model(training.model), results, run, device=training.accelerator.device)
     page = draw_report(run, results)
