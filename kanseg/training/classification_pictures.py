@@ -13,7 +13,8 @@ from kanseg.data.drawing import viewable
 from kanseg.data.images import write_png
 from kanseg.metrics.classification import Classified
 from kanseg.training.confusion import confused, draw_matrix, row_shares
-from kanseg.training.sheets import fitted, font, scaled
+from kanseg.training.fonts import font_for
+from kanseg.training.sheets import fitted, scaled
 
 RIGHT, WRONG = (20, 110, 50), (215, 25, 50)
 CELL, MARGIN, CAPTION = 128, 8, 40
@@ -69,8 +70,8 @@ def draw_predictions(
         picture.paste(cell, (left + (CELL - cell.width) // 2, top + (CELL - cell.height) // 2))
         if colour == WRONG:
             draw.rectangle((left - 3, top - 3, left + CELL + 2, top + CELL + 2), outline=WRONG, width=3)
-        draw.text((left, top + CELL + 4), fitted(classes[int(label)], CELL, 13), fill="black", font=font(13))
-        draw.text((left, top + CELL + 20), fitted(f"{classes[int(guess)]} {value:.2f}", CELL, 13), fill=colour, font=font(13))
+        for below, text, ink in ((4, classes[int(label)], "black"), (20, f"{classes[int(guess)]} {value:.2f}", colour)):
+            draw.text((left, top + CELL + below), fitted(text, CELL, 13), fill=ink, font=font_for(text, 13))
     return write_png(path, np.asarray(picture))
 
 

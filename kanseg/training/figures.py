@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kanseg.training.fonts import families
+
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Write a `matplotlib.figure.Figure` as a PNG, whole or not at all; it grows to what is drawn, however long the names are."""
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
+        text.set_fontfamily(families())
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -25,7 +25,7 @@ PICTURES = {
         "Worst pictures",
         "The lowest scores first, or the surest mistakes of a classifier. Look for faults of the labels as well as of the network.",
     ),
-    "overview.png": ("Samples", "Evenly chosen over the set; more of them are in the folder samples/ of the run."),
+    "overview.png": ("Samples", "Evenly chosen over the set."),
     "best.png": ("Best pictures", "The highest scores first."),
     "curves.png": ("Learning curves", "The dashed line marks the epoch whose weights were kept as best."),
     "confusion.png": ("Confusion", "Rows are the truth; colours are shares of the row, numbers are counts."),

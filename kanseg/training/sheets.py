@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from kanseg.data.info import Colour
+from kanseg.training.fonts import font_for
 
 MARGIN, CAPTION = 4, 22
 LARGEST, SMALLEST = 512, 256  # sides of a cell: larger pictures are shrunk, small ones shown in whole multiples up to the second
 TITLE, NAME = 200, 480  # widths that captions of a column and of a row get even where the cells are narrower
 
 
-@cache
-def font(size: int = 14) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has the letters of most alphabets; it comes with matplotlib."""
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
-
-
 def fitted(text: str, width: float, size: int = 14) -> str:
     """The text, with dots in its middle where it would be wider than so many pixels."""
-    if font(size).getlength(text) <= width:
+    font = font_for(text, size)
+    if font.getlength(text) <= width:
         return text
     kept = len(text) - 1
-    while kept > 1 and font(size).getlength(_cut(text, kept)) > width:
+    while kept > 1 and font.getlength(_cut(text, kept)) > width:
         kept -= 1
     return _cut(text, kept)
 
@@ -62,19 +54,19 @@ def comparison_sheet(
     if not rows:
         raise ValueError("expected at least one row of pictures, got none")
     sizes = [_cell_size(cells[0], largest) for cells in rows]
-    longest = min(TITLE, max(font().getlength(title) for title in columns))
+    longest = min(TITLE, max(font_for(title).getlength(title) for title in columns))
     column_width = max(*(width for width, _ in sizes), int(longest) + 1) + MARGIN
-    named = min(NAME, max(font().getlength(name) for name in names))
+    named = min(NAME, max(font_for(name).getlength(name) for name in names))
     width = max(len(columns) * column_width, int(named) + 1 + MARGIN) + MARGIN
     key = _legend(legend, width)
     picture = Image.new("RGB", (width, sum(height + 2 * CAPTION + MARGIN for _, height in sizes) + key.height), "white")
     draw, top = ImageDraw.Draw(picture), 0
     for cells, name, size in zip(rows, names, sizes, strict=True):
-        draw.text((MARGIN, top + 3), fitted(name, width - 2 * MARGIN), fill="black", font=font())
+        draw.text((MARGIN, top + 3), fitted(name, width - 2 * MARGIN), fill="black", font=font_for(name))
         for column, (cell, title) in enumerate(zip(cells, columns, strict=True)):
             left = MARGIN + column * column_width
             picture.paste(scaled(cell, size), (left, top + CAPTION))
-            draw.text((left, top + CAPTION + size[1] + 2), fitted(title, column_width - MARGIN), fill=(90, 90, 90), font=font())
+            draw.text((left, top + CAPTION + size[1] + 2), fitted(title, column_width - MARGIN), fill=(90, 90, 90), font=font_for(title))
         top += size[1] + 2 * CAPTION + MARGIN
     picture.paste(key, (0, picture.height - key.height))
     return np.asarray(picture)
@@ -99,7 +91,7 @@ def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
     places, x, y = [], MARGIN, 2
     for name, colour in entries:
         text = fitted(name, width - 2 * MARGIN - 22)
-        needed = 22 + int(font().getlength(text)) + 14
+        needed = 22 + int(font_for(text).getlength(text)) + 14
         if x + needed - 14 > width - MARGIN and x > MARGIN:
             x, y = MARGIN, y + CAPTION
         places.append((x, y, text, tuple(colour)))
@@ -108,5 +100,5 @@ def _legend(entries: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     for x, y, text, colour in places:
         draw.rectangle((x, y + 2, x + 14, y + 16), fill=colour, outline="black")
-        draw.text((x + 20, y), text, fill="black", font=font())
+        draw.text((x + 20, y), text, fill="black", font=font_for(text))
     return picture

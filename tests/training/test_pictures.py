@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kanseg.data import Preprocess, SegmentationDataset, read_folder
+from kanseg.data import LabelInfo, Preprocess, Sample, SegmentationDataset, read_folder
 from kanseg.data.drawing import MISSED, WRONG
 from kanseg.training.pictures import draw_results, extremes, picture_scores, sample_cells, sheet
 
@@ -100,3 +100,34 @@ def test_the_model_is_left_in_its_mode(dataset, tmp_path):
     model = Thresholds().train()
     draw_results(model, dataset, tmp_path, count=1)
     assert model.training
+
+
+class Overlapping:
+    """A data set of one multilabel picture."""
+
+    info, preprocess = LabelInfo("multilabel", ("a", "b")), Preprocess()
+
+    def __init__(self, folder):
+        self.samples = [Sample("x", next((folder / "images").iterdir()), None)]
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {"image": torch.zeros(3, 32, 40), "mask": torch.ones(2, 32, 40, dtype=torch.int64), "index": index}
+
+
+def test_multilabel_sets_are_drawn(folder, tmp_path):
+    def both(x):
+        return torch.cat([x[:, :1] + 1, x[:, :1] - 1], dim=1)
+
+    model = torch.nn.Identity()
+    model.forward = both
+    written = draw_results(model, Overlapping(folder), tmp_path, by_picture={0: np.array([[[0, 0], [0, 1280]], [[0, 0], [1280, 0]]])}, count=1)
+    assert [path.name for path in written] == ["overview.png", "worst.png", "best.png", "confusion.png", "samples"]
+    drawn = np.asarray(Image.open(tmp_path / "overview.png"))
+    width = 6 * 40 + 4
+    error, a, b = (tuple(drawn[22 + 90, 4 + column * width + 100]) for column in (3, 4, 5))
+    assert error == WRONG
+    assert max(a) < 100  # nothing but the dimmed picture
+    assert b == MISSED

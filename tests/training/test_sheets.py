@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from kanseg.training.sheets import CAPTION, comparison_sheet, fitted, font
+from kanseg.training.fonts import font_for
+from kanseg.training.sheets import CAPTION, comparison_sheet, fitted
 
 LONG = "a very long name of a picture that goes on and on until nothing of it fits any more, and then some   mean IoU 0.123"
 
@@ -36,7 +37,7 @@ def test_no_caption_is_clipped_or_runs_into_the_next(drawn, size):
 
 def test_long_captions_keep_their_ends():
     text = fitted(LONG, 300)
-    assert font().getlength(text) <= 300
+    assert font_for(text).getlength(text) <= 300
     assert text.startswith("a very long")
     assert text.endswith("mean IoU 0.123")
     assert fitted("short", 300) == "short"
