@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ def save_figure(figure: Any, path: Path) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.15)
+        with warnings.catch_warnings():  # one a letter and line that no font has; they are drawn as boxes
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.15)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
