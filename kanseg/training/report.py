@@ -18,8 +18,8 @@ from kanseg.config import write_text
 from kanseg.training.report_tables import scores_as_html, shown, table, words
 
 LARGEST = 5_000_000  # bytes of the page, so that it can be sent by mail
-QUALITIES = (88, 70, 45, 25)  # of JPEG, the first that keeps the page below that; curves and matrices stay PNG
-AS_PNG = 300_000
+QUALITIES = ((88, 1), (70, 1), (45, 1), (45, 2))  # of JPEG, and by how much pictures shrink: the first that keeps the page below that
+AS_PNG = 300_000  # bytes up to which a picture stays as it is
 PICTURES = {
     "worst.png": (
         "Worst pictures",
@@ -65,7 +65,7 @@ def draw_report(run: Path, results: Mapping[str, Any] | None = None) -> Path:
     return run / "report.html"
 
 
-def _page(run: Path, results: Mapping[str, Any], settings: str, quality: int) -> str:
+def _page(run: Path, results: Mapping[str, Any], settings: str, quality: tuple[int, int]) -> str:
     held_out = {name: scores for name, scores in results.items() if isinstance(scores, Mapping) and "pictures" in scores}
     config = yaml.safe_load(settings) or {}
     sections = {
@@ -123,13 +123,13 @@ def _split(config: Mapping[str, Any]) -> str:
     return " ".join(shlex.quote(name) for name in data.get("test") or data.get("val") or data.get("train") or ["test"])
 
 
-def _inlined(path: Path, title: str, quality: int) -> str:
+def _inlined(path: Path, title: str, quality: tuple[int, int]) -> str:
     """An <img> that holds the picture itself."""
     content, kind = path.read_bytes(), "png"
     if len(content) > AS_PNG:
         stream, kind = io.BytesIO(), "jpeg"
         with Image.open(path) as picture:
-            picture.convert("RGB").save(stream, "JPEG", quality=quality, subsampling=0)
+            picture.convert("RGB").reduce(quality[1]).save(stream, "JPEG", quality=quality[0], subsampling=0)
         content = stream.getvalue()
     return f'<img alt="{escape(title)}" src="data:image/{kind};base64,{base64.b64encode(content).decode()}">'
 
