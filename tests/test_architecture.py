@@ -15,6 +15,7 @@ ORDER = [
     "registry",
     "pretrained",
     "tables",
+    "machine",
     "bases",
     "layers",
     "counting",

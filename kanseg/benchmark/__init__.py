@@ -4,9 +4,9 @@ from kanseg.benchmark.layers import LayerCase, layer_rows, layer_table
 from kanseg.benchmark.measure import Setting
 from kanseg.benchmark.models import ModelCase, model_rows, model_table
 from kanseg.benchmark.original import Original
-from kanseg.benchmark.report import machine_line
 from kanseg.benchmark.zoo import zoo_rows, zoo_table
 from kanseg.counting import saved_bytes
+from kanseg.machine import machine_line
 
 __all__ = [
     "LayerCase",

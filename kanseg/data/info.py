@@ -18,19 +18,31 @@ IGNORED = 255  # in a loaded label map: the pixel counts for nothing
 TASKS = ("binary", "multiclass", "multilabel")
 CLASSES = {"binary": (2, 2), "multiclass": (2, IGNORED), "multilabel": (1, IGNORED)}  # fewest and most
 Colour = tuple[int, int, int]
+IGNORED_COLOUR: Colour = (128, 128, 128)
+# Each is as far as can be from those before it, from the grey of ignored pixels and from the colours of errors, in the eyes of people with
+# deuteranopia and protanopia too (greedy, smallest distance in CIELAB after the simulation of Machado et al., 2009).
 DISTINCT: tuple[Colour, ...] = (
     (0, 0, 0),
     (64, 196, 255),
     (255, 213, 64),
-    (120, 220, 120),
-    (190, 120, 255),
-    (255, 150, 60),
-    (90, 110, 255),
-    (170, 115, 70),
-    (255, 175, 215),
-    (0, 150, 136),
-    (170, 205, 60),
-    (150, 160, 200),
+    (120, 255, 195),
+    (105, 45, 120),
+    (0, 0, 255),
+    (210, 240, 135),
+    (0, 195, 195),
+    (120, 0, 165),
+    (180, 0, 75),
+    (255, 75, 0),
+    (120, 180, 120),
+    (90, 150, 255),
+    (90, 75, 0),
+    (120, 120, 180),
+    (165, 255, 255),
+    (0, 45, 210),
+    (210, 165, 75),
+    (255, 105, 165),
+    (135, 90, 195),
+    (150, 45, 105),
 )
 
 
@@ -136,11 +148,11 @@ def read_text(path: Path) -> str:
 
 
 def default_palette(classes: int) -> list[Colour]:
-    """Black, eleven colours that are far from each other and from red (which marks errors), then the bit-reversal colours of PASCAL VOC."""
+    """Black, twenty colours that colour-blind people can tell apart too, then the bit-reversal colours of PASCAL VOC without the grey of ignored pixels."""
     colours = list(DISTINCT)
     for index in range(1, 512):
         red, green, blue = (sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
-        if (red, green, blue) not in colours:
+        if (red, green, blue) not in (*colours, IGNORED_COLOUR):
             colours.append((red, green, blue))
     return colours[:classes]
 

@@ -19,13 +19,15 @@ from kanseg.errors import InputError
 from kanseg.inference.evaluate import measure
 from kanseg.losses import ClassificationLoss
 from kanseg.metrics import ClassificationMetrics, classification_table
+from kanseg.metrics.classification import Classified
 from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
 from kanseg.registry import nearest
-from kanseg.training.classification_pictures import draw_confusion, draw_predictions
+from kanseg.training.classification_pictures import draw_confusion, draw_predictions, surest_mistakes
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
+MISTAKES = 24  # wrong pictures that are shown, at least
 HEADLINE = ("top1", "top5", "mean_precision", "mean_recall", "mean_f1", "auc_ovr", "auc_ovo")
 
 
@@ -34,6 +36,10 @@ class ClassificationTask(Task):
 
     target = "label"
     monitors = HEADLINE
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self._measured: dict[str | None, dict[int, Classified]] = {}  # what was evaluated last under a title
 
     def check(self) -> None:
         settings, name, known = self.config.training, self.config.model.name, list_models("classification")
@@ -106,7 +112,9 @@ class ClassificationTask(Task):
     def evaluate(self, model: nn.Module, dataset: ClassificationDataset, accelerator: Accelerator, *, title: str) -> Scores:
         size = self.config.training.batch_size if dataset.one_size else 1
         where = {"target": "label", "batch_size": size, "workers": self.config.data.workers, "title": title}
-        return measure(model, dataset, accelerator, ClassificationMetrics(dataset.classes), lambda net, images: net(images), **where).compute()
+        metrics = measure(model, dataset, accelerator, ClassificationMetrics(dataset.classes), lambda net, images: net(images), **where)
+        self._measured[title] = metrics.by_picture
+        return metrics.compute()
 
     def headline(self, scores: Scores) -> Scores:
         return {name: scores[name] for name in HEADLINE}
@@ -114,7 +122,6 @@ class ClassificationTask(Task):
     def table(self, scores: Scores) -> str:
         return f"{scores['pictures']} pictures\n{classification_table(scores)}"
 
-    @torch.no_grad()
     def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
         role = next((role for role in ("test", "val") if role in self.held_out), None)
         dataset = self._train if role is None else self.held_out[role]
@@ -123,13 +130,21 @@ class ClassificationTask(Task):
         if count < 1:
             return written
         chosen = sorted({int(i) for i in np.linspace(0, len(dataset) - 1, count)})
-        model.eval()
-        probabilities = torch.cat([torch.softmax(model(dataset[i]["image"][None].to(device)).float(), dim=1).cpu() for i in chosen])
-        pictures, labels = [dataset.source[i][0] for i in chosen], [dataset.source[i][1] for i in chosen]
-        return [
-            *written,
-            draw_predictions(pictures, labels, probabilities.argmax(dim=1).tolist(), probabilities.numpy(), dataset.classes, run / "overview.png"),
-        ]
+        known = {i: picture.probabilities for i, picture in self._measured.get(role, {}).items()} or _probabilities(model, dataset, chosen, device)
+        sheets = {"overview.png": chosen, "worst.png": surest_mistakes(self._measured.get(role, {}), max(count, MISTAKES))}
+        for name, indices in sheets.items():
+            if indices:
+                pictures, labels = [dataset.source[i][0] for i in indices], [dataset.source[i][1] for i in indices]
+                guesses = np.stack([known[i] for i in indices])
+                written.append(draw_predictions(pictures, labels, guesses.argmax(axis=1).tolist(), guesses, dataset.classes, run / name))
+        return written
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.source[i][2] for i in indices]
+
+
+@torch.no_grad()
+def _probabilities(model: nn.Module, dataset: ClassificationDataset, indices: Iterable[int], device: torch.device) -> dict[int, np.ndarray]:
+    """Probabilities (N,) of some pictures, predicted one by one."""
+    model.eval()
+    return {i: torch.softmax(model(dataset[i]["image"][None].to(device)).float(), dim=1)[0].cpu().numpy() for i in indices}

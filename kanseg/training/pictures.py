@@ -1,144 +1,138 @@
-"""Pictures a person can look at: sample panels and learning curves."""
+"""Pictures that a person can look at, of a segmentation network: sample panels, galleries of its best and worst, the confusion of its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from kanseg.data import IGNORED, SegmentationDataset, write_png
-from kanseg.data.drawing import IGNORED_COLOUR, colourise, viewable
+from kanseg.data import SegmentationDataset, write_png
+from kanseg.data.drawing import MISSED, WRONG, colourise, error_map, ignored_colour, viewable
 from kanseg.data.images import read_image
+from kanseg.data.info import Colour
 from kanseg.inference.evaluate import predicted_labels
-from kanseg.training.log import read_log
+from kanseg.metrics import scores
+from kanseg.training.confusion import draw_pixel_confusion
+from kanseg.training.sheets import LARGEST, comparison_sheet
 
-WRONG, MISSED = (230, 30, 60), (30, 110, 255)
 COLUMNS = ("image", "truth", "prediction", "error")
-MARGIN, CAPTION = 4, 22
+SINGLE = 3  # classes of a multilabel task up to which each has an error column of its own
+OVERVIEW, GALLERY, GALLERY_CELL = 4, 6, 320
 
 
-@torch.no_grad()
-def draw_samples(
+def draw_results(
     model: nn.Module,
     dataset: SegmentationDataset,
     run: Path,
     *,
+    by_picture: Mapping[int, np.ndarray] | None = None,
     count: int,
     tile: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Path]:
-    """Predict `count` evenly chosen samples and write run/samples/NAME.png (image | truth | prediction | error) and run/overview.png.
+    """Everything that a data set shows of a network; each picture is predicted at most once, and only those that are shown.
 
-    The pictures have the size that the network sees. In `error`, wrong pixels are red on the dimmed picture and ignored ones grey.
+    run/overview.png and run/samples/NAME.png: evenly chosen samples (image | truth | prediction | error) at the size that the network sees. With
+    `by_picture` also run/worst.png and run/best.png, by the mean IoU of the picture, and run/confusion.png, of all pixels.
+
+    Args:
+        model: pictures (B, C, H, W) -> logits.
+        dataset: without augmentation.
+        run: folder.
+        by_picture: confusion matrices by index, as of `SegmentationMetrics`; None where nothing was measured.
+        count: samples, and at most so many rows in a gallery; 0 draws the confusion alone.
+        tile: (h, w) beyond which pictures are predicted in tiles.
+        device: of the model.
+
+    Returns:
+        The files, the ones to look at first in front; the last is the folder of samples.
     """
-    if count < 1:
-        return []
-    model.eval()
-    chosen = sorted({int(i) for i in np.linspace(0, len(dataset) - 1, min(count, len(dataset)))})
-    written, rows = [], []
+    written = [draw_pixel_confusion(by_picture, dataset.info.classes, run / "confusion.png")] if by_picture else []
+    if count < 1 or not len(dataset):
+        return written
+    chosen = _evenly(range(len(dataset)), count)
+    measured = picture_scores(by_picture or {})
+    worst, best = extremes(measured, min(count, GALLERY))
+    cells = predicted_cells(model, dataset, {*chosen, *worst, *best}, tile=tile, device=device)
+
+    def caption(index: int) -> str:
+        score = measured.get(index)
+        text = "" if score is None else "   no class to score" if np.isnan(score) else f"   mean IoU {score:.3f}"
+        return dataset.samples[index].name + text
+
+    def draw(path: Path, indices: Sequence[int], largest: int) -> Path:
+        rows, names = [cells[i] for i in indices], [caption(i) for i in indices]
+        return write_png(path, sheet(rows, names, dataset.info.classes, dataset.info.colours, largest=largest))
+
     for index in chosen:
-        item = dataset[index]
+        draw(run / "samples" / f"{dataset.samples[index].name}.png", [index], LARGEST)
+    galleries = [draw(run / f"{name}.png", indices, GALLERY_CELL) for name, indices in (("worst", worst), ("best", best)) if indices]
+    return [draw(run / "overview.png", _evenly(chosen, OVERVIEW), LARGEST), *galleries, *written, run / "samples"]
+
+
+@torch.no_grad()
+def predicted_cells(
+    model: nn.Module, dataset: SegmentationDataset, indices: Iterable[int], *, tile: Sequence[int] | None = None, device: torch.device | str = "cpu"
+) -> dict[int, list[np.ndarray]]:
+    """The `sample_cells` of some samples by their index, predicted one by one."""
+    was_training, cells = model.training, {}
+    model.eval()
+    for index in sorted(set(indices)):
+        item, sample = dataset[index], dataset.samples[index]
         predicted = predicted_labels(model, item["image"][None].to(device), tile, task=dataset.info.task, batch_size=4)[0].cpu().numpy()
-        sample = dataset.samples[index]
         image = dataset.preprocess.scale(read_image(sample.image), name=str(sample.image))
-        cells = sample_cells(viewable(image), item["mask"].numpy(), predicted, dataset.info.colours)
-        written.append(write_png(run / "samples" / f"{sample.name}.png", sheet([cells], [sample.name], dataset.info.classes, dataset.info.colours)))
-        rows.append((cells, sample.name))
-    shown = [rows[int(i)] for i in sorted({int(i) for i in np.linspace(0, len(rows) - 1, min(4, len(rows)))})]
-    overview = sheet([cells for cells, _ in shown], [name for _, name in shown], dataset.info.classes, dataset.info.colours)
-    return [*written, write_png(run / "overview.png", overview)]
+        cells[index] = sample_cells(viewable(image), item["mask"].numpy(), predicted, dataset.info.colours)
+    model.train(was_training)
+    return cells
 
 
-def sample_cells(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
-    """The four pictures of a sample, (H, W, 3) uint8 each."""
-    error = (image * 0.35).astype(np.uint8)
-    error[(predicted != truth) & (truth != IGNORED)] = WRONG
-    if len(colours) == 2:  # background and one class: what is missed differs from what is made up
-        error[(predicted == 0) & (truth == 1)] = MISSED
-    error[truth == IGNORED] = IGNORED_COLOUR
-    return [image, colourise(truth, colours), colourise(predicted, colours), error]
+def picture_scores(by_picture: Mapping[int, np.ndarray]) -> dict[int, float]:
+    """Confusion matrices of pictures, (N, N) or multilabel (N, 2, 2) -> their mean IoU over the classes that occur; NaN where none does."""
+    result = {}
+    for index, matrix in by_picture.items():
+        iou = scores(np.asarray(matrix))["iou"]
+        iou = iou[:, 1] if iou.ndim == 2 else iou
+        result[int(index)] = float(np.mean(iou[~np.isnan(iou)])) if not np.isnan(iou).all() else float("nan")
+    return result
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], classes: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """Rows of four cells under captions, with a legend of the classes: (H, W, 3) uint8. Cells are shown 256 pixels wide or so."""
-    sizes = [_cell_size(cells[0]) for cells in rows]
-    column_width = max(width for width, _ in sizes) + MARGIN
-    legend = _legend(classes, colours, 4 * column_width + MARGIN)
-    picture = Image.new("RGB", (legend.width, CAPTION + sum(height + CAPTION for _, height in sizes) + legend.height), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    for column, title in enumerate(COLUMNS):
-        draw.text((MARGIN + column * column_width, 3), title, fill="black", font=font)
-    top = CAPTION
-    for cells, name, size in zip(rows, names, sizes, strict=True):
-        for column, cell in enumerate(cells):
-            method = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
-            picture.paste(Image.fromarray(cell).resize(size, method), (MARGIN + column * column_width, top))
-        draw.text((MARGIN, top + size[1] + 2), name, fill="black", font=font)
-        top += size[1] + CAPTION
-    picture.paste(legend, (0, picture.height - legend.height))
-    return np.asarray(picture)
+def extremes(measured: Mapping[int, float], count: int) -> tuple[list[int], list[int]]:
+    """The indices of the worst (the worst first) and of the best (the best first), NaN left out; none is both unless it is the only one."""
+    order = sorted((index for index, score in measured.items() if not np.isnan(score)), key=lambda index: (measured[index], index))
+    shown = min(count, max(1, len(order) // 2))
+    return order[:shown], order[::-1][:shown]
 
 
-def _cell_size(image: np.ndarray) -> tuple[int, int]:
-    """(width, height) of a cell: whole multiples for small pictures, about 256 wide; large pictures shrink to 512."""
-    height, width = image.shape[:2]
-    factor = max(1, 256 // max(height, width)) if max(height, width) <= 512 else 512 / max(height, width)
-    return max(1, round(width * factor)), max(1, round(height * factor))
+def sample_cells(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colours: Sequence[Colour]) -> list[np.ndarray]:
+    """The pictures of a sample, (H, W, 3) uint8 each: those of COLUMNS, and for multilabel with two or three classes the error of each.
+
+    Args:
+        image: (H, W, 3) uint8.
+        truth, predicted: (H, W) class indices, or (N, H, W) of 0 and 1 (multilabel); 255 in the truth is ignored.
+        colours: an RGB colour per class.
+    """
+    several = truth.ndim == 3 and len(truth) > 1
+    void = ignored_colour(colours)
+    error = error_map(image, truth, predicted, sides=not several and len(colours) <= 2, ignored_in=void)
+    single = zip(truth, predicted, strict=True) if several and len(truth) <= SINGLE else ()
+    errors = [error, *(error_map(image, t, p, sides=True, ignored_in=void) for t, p in single)]
+    return [image, colourise(truth, colours), colourise(predicted, colours), *errors]
 
 
-def _legend(classes: Sequence[str], colours: Sequence[tuple[int, int, int]], width: int) -> Image.Image:
-    """Coloured squares with names, in as many lines as they need."""
-    font = ImageFont.load_default(14)
-    errors = [("made up", WRONG), ("missed", MISSED)] if len(classes) == 2 else [("wrong", WRONG)]
-    entries = [*zip(classes, colours, strict=False), *errors, ("ignored", IGNORED_COLOUR)]
-    places, x, y = [], MARGIN, 2
-    for name, colour in entries:
-        needed = 16 + 6 + int(font.getlength(name)) + 14
-        if x + needed > width and x > MARGIN:
-            x, y = MARGIN, y + CAPTION
-        places.append((x, y, name, tuple(colour)))
-        x += needed
-    picture = Image.new("RGB", (width, y + CAPTION), "white")
-    draw = ImageDraw.Draw(picture)
-    for x, y, name, colour in places:
-        draw.rectangle((x, y + 2, x + 14, y + 16), fill=colour, outline="black")
-        draw.text((x + 20, y), name, fill="black", font=font)
-    return picture
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], classes: Sequence[str], colours: Sequence[Colour], *, largest: int = LARGEST
+) -> np.ndarray:
+    """Rows of `sample_cells` with a legend of the classes and of what the errors mean: (H, W, 3) uint8, as of `comparison_sheet`."""
+    single = len(rows[0]) > len(COLUMNS)
+    wrong = [("made up", WRONG), ("missed", MISSED)] if len(classes) <= 2 or single else [("wrong", WRONG)]
+    titles = [*COLUMNS, *(f"error: {name}" for name in classes)] if single else COLUMNS
+    legend = [*zip(classes, colours, strict=False), *wrong, ("ignored", ignored_colour(colours))]
+    return comparison_sheet(rows, titles, names, legend=legend, largest=largest)
 
 
-def draw_curves(log: Path, path: Path, *, monitor: str = "mean_iou") -> Path:
-    """Training loss and validation score by epoch, from log.jsonl."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
-    epochs = [entry for entry in read_log(log) if "train" in entry]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    left.plot([e["epoch"] for e in epochs], [e["train"]["loss"] for e in epochs], marker=".", color="tab:blue")
-    left.set(title="training loss", xlabel="epoch")
-    measured = [e for e in epochs if "val" in e]
-    x = [e["epoch"] for e in measured]
-    for label in measured[0]["val"].get("iou", ()) if measured else ():
-        right.plot(x, [_number(e["val"]["iou"].get(label)) for e in measured], linewidth=1, alpha=0.6, label=f"IoU {label}")
-    right.plot(x, [_number(e["val"][monitor]) for e in measured], color="black", marker=".", label=monitor)
-    right.set(title="validation" if measured else "no validation split", xlabel="epoch", ylim=(0, 1))
-    if measured:
-        right.legend(fontsize=7, ncols=2 if len(measured[0]["val"].get("iou", ())) > 6 else 1)
-    for axis in (left, right):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
-    temporary.replace(path)
-    return path
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _evenly(indices: Sequence[int], count: int) -> list[int]:
+    """At most so many of the indices, evenly chosen, the first and the last among them."""
+    return [indices[i] for i in sorted({int(i) for i in np.linspace(0, len(indices) - 1, min(count, len(indices)))})]

@@ -22,17 +22,20 @@ from kanseg.counting import multiply_adds
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
+from kanseg.machine import machine_line
 from kanseg.training.batches import BatchPlan
 from kanseg.training.classification import ClassificationTask
+from kanseg.training.curves import draw_curves
 from kanseg.training.log import RunLog, plain
 from kanseg.training.loop import Training, fit, restore, save_best
 from kanseg.training.optimisers import NEEDS_CLOSURE, create_optimiser, create_schedule
-from kanseg.training.pictures import draw_curves
+from kanseg.training.report import draw_report
 from kanseg.training.resume import Resumed, find_checkpoint, lock_run
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings
 from kanseg.training.task import Task, Tell
 
+PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", "report.html")
 TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
 
 
@@ -76,6 +79,7 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
         results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch}
         results["multiply_adds"] = multiply_adds(accelerator.unwrap_model(training.model), (1, *dataset[(0, 0)]["image"].shape))
         results |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - started_cpu, 1)}
+        results |= {"machine": machine_line(accelerator.device.type), "processes": accelerator.num_processes}
         if accelerator.is_main_process:
             _report(training, results, tell)
         accelerator.wait_for_everyone()
@@ -116,7 +120,7 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
 def _open_run(run: Path, config: Any, *, fresh: bool) -> None:
     """Make the run folder, without what an earlier run (fresh) or a killed one left behind."""
     if fresh:
-        names = ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", "curves.png", "overview.png", "confusion.png")
+        names = ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", *PICTURES)
         for path in [*(run / name for name in names), *run.glob("scores_*.csv")]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -140,12 +144,15 @@ def _measure(training: Training) -> dict[str, Any]:
 
 
 def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
-    """metrics.json, curves, pictures and the closing lines."""
+    """metrics.json, curves, pictures, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
     write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
-    curves = draw_curves(run / "log.jsonl", run / "curves.png", monitor=task.config.training.monitor)
+    for name in PICTURES:  # those of a run that was resumed after its end, of which not every one need be drawn again
+        (run / name).unlink(missing_ok=True)
+    curves = draw_curves(run / "log.jsonl", run / "curves.png", monitor=task.config.training.monitor, best_epoch=results["best_epoch"])
     pictures = task.draw(training.accelerator.unwrap_model(training.model), results, run, device=training.accelerator.device)
+    page = draw_report(run, results)
     for role in task.held_out:
         tell(f"\n{role}, weights of epoch {results['best_epoch']}, {task.table(results[role])}")
     tell(f"\n{results['seconds']:.0f} s; scores: {run / 'metrics.json'}; weights: {run / 'best'}")
-    tell(f"pictures: {', '.join(map(str, [*pictures, curves]))}")
+    tell(f"pictures: {', '.join(map(str, [*pictures, curves]))}; all on one page: {page}")

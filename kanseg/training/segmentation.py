@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from kanseg.losses import WeightedLoss, check_class_weights, check_options, chec
 from kanseg.metrics import SCORES, SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
-from kanseg.training.pictures import draw_samples
+from kanseg.training.pictures import draw_results
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -52,6 +53,10 @@ class SegmentationTask(Task):
         """Means over classes, and the IoU of one class as iou/NAME, whose name is checked when the data are known."""
         chosen = self.config.training.monitor
         return (*(f"mean_{name}" for name in SCORES), *PER_IMAGE, chosen if chosen.startswith(ONE_CLASS) else "iou/CLASS")
+
+    def __init__(self, config: Any):
+        super().__init__(config)
+        self._confusions: dict[str, dict[int, np.ndarray]] = {}  # of the pictures of val and test, when they are measured
 
     def check(self) -> None:
         settings = self.config.training
@@ -108,6 +113,7 @@ class SegmentationTask(Task):
 
     def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
         metrics = self._evaluate(model, self.held_out[role], accelerator, title=role, surface=surface_options(self.config))
+        self._confusions[role] = {index: picture.confusion for index, picture in metrics.by_picture.items()}
         if accelerator.is_main_process:
             write_table(run / f"scores_{role}.csv", metrics, self.held_out[role].samples)
         return metrics.compute()
@@ -127,9 +133,9 @@ class SegmentationTask(Task):
         return f"{scores['pictures']} pictures\n{table(scores)}"
 
     def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
-        dataset = self.held_out.get("test") or self.held_out.get("val") or self._train
-        draw_samples(model, dataset, run, count=self.config.training.panels, tile=self.description["tile"], device=device)
-        return [run / "overview.png", run / "samples"]
+        role = next((role for role in ("test", "val") if role in self.held_out), "train")
+        options = {"count": self.config.training.panels, "tile": self.description["tile"], "device": device}
+        return draw_results(model, self.held_out.get(role, self._train), run, by_picture=self._confusions.get(role), **options)
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.samples[i].name for i in indices]

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from kanseg.metrics import ClassificationMetrics
-from kanseg.training.classification_pictures import CELL, RIGHT, WRONG, draw_confusion, draw_predictions
+from kanseg.training.classification_pictures import CELL, RIGHT, WRONG, draw_confusion, draw_predictions, surest_mistakes
 
 
 def result(classes, names=None):
@@ -55,3 +55,10 @@ def test_probabilities_of_all_classes_serve_too(tmp_path):
     assert sheets[0] == sheets[1]
     with pytest.raises(ValueError, match="at least one picture"):
         draw_predictions([], [], [], [], ["a"], tmp_path / "none.png")
+
+
+def test_mistakes_come_surest_first():
+    metrics = ClassificationMetrics(["a", "b"])
+    metrics.update(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 9.0], [0.0, 2.0]]), torch.tensor([1, 1, 1, 0]), [7, 5, 3, 1])
+    assert surest_mistakes(metrics.by_picture, 9) == [5, 1, 7]
+    assert surest_mistakes(metrics.by_picture, 1) == [5]

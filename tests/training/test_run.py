@@ -64,19 +64,8 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
     results = train(config)
     run = Path(config.run_dir)
     assert {p.name for p in run.iterdir() if p.name != ".lock"} == {
-        *(
-            "config.yaml",
-            "log.jsonl",
-            "metrics.json",
-            "checkpoints",
-            "best",
-            "last",
-            "samples",
-            "overview.png",
-            "curves.png",
-            "scores_val.csv",
-            "scores_test.csv",
-        )
+        *("config.yaml", "log.jsonl", "metrics.json", "checkpoints", "best", "last", "samples", "overview.png", "curves.png"),
+        *("worst.png", "best.png", "confusion.png", "report.html", "scores_val.csv", "scores_test.csv"),
     }
     stored = json.loads((run / "metrics.json").read_text())
     assert stored["test"]["pictures"] == 2
@@ -84,6 +73,9 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
     assert stored["parameters"] == results["parameters"] > 0
     assert {p.name for p in (run / "samples").iterdir()} == {"p04.png", "p05.png"}
     assert Image.open(run / "samples" / "p04.png").width > 600
+    page = (run / "report.html").read_text()
+    assert page.count("<img") == 5
+    assert f">{stored['test']['mean_iou']:.4f}<" in page
     assert digest(folder) == before  # the data are never written
 
 
