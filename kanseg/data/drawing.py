@@ -14,14 +14,15 @@ IGNORED_COLOUR = (128, 128, 128)
 
 
 def viewable(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 of any channels -> (H, W, 3) uint8; 16 bits are stretched between their 0.5 and 99.5 percentiles."""
+    """(H, W, C) uint8, uint16 or float32 -> (H, W, 3) uint8, of many bands the first three; all but 8 bits are stretched between 0.5 and 99.5 percentiles."""
     if image.shape[2] not in (1, 2, 3, 4):
         image = image[:, :, :3]
     image = to_channels(image, 3)
     if image.dtype == np.uint8:
         return image
     low, high = np.percentile(image, (0.5, 99.5))
-    return (np.clip((image - low) / max(high - low, 1), 0, 1) * 255).astype(np.uint8)
+    least = 1e-12 if image.dtype == np.float32 else 1
+    return (np.clip((image - low) / max(high - low, least), 0, 1) * 255).astype(np.uint8)
 
 
 def colourise(label: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:

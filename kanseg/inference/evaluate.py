@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from kanseg.config import Config
-from kanseg.data import LabelInfo, Sample, SegmentationDataset, check_samples, open_data, read_image, read_label
+from kanseg.data import LabelInfo, Sample, SegmentationDataset, check_samples, open_data, read_label, read_picture
 from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
 from kanseg.inference.tiles import predict_tiled
@@ -157,7 +157,7 @@ def evaluate_checkpoint(
     folder = Path(checkpoint) / "best" if (Path(checkpoint) / "best").is_dir() else Path(checkpoint)
     predictor = Predictor.from_checkpoint(folder, flips=flips, batch_size=batch_size, device=device)
     config = Config.from_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
-    data = config.data if root is None else replace(config.data, root=root, prepare=None)
+    data = config.data if root is None else replace(config.data, root=root, prepare=None, folds=0, fold=0)
     opened = open_data(data)
     if len(opened.info.classes) != len(predictor.classes):
         theirs, ours = ", ".join(opened.info.classes), ", ".join(predictor.classes)
@@ -176,7 +176,7 @@ def _measure(predictor: Predictor, samples: Sequence[Sample], info: LabelInfo, f
     metrics = SegmentationMetrics(info.classes)
     for index, sample in enumerate(tqdm(samples, desc="evaluate", leave=False, disable=None)):
         if full_size:
-            predicted, label = torch.from_numpy(predictor(read_image(sample.image), name=str(sample.image))), torch.from_numpy(read_label(sample, info))
+            predicted, label = torch.from_numpy(predictor(read_picture(sample), name=str(sample.image))), torch.from_numpy(read_label(sample, info))
         else:
             item = dataset[index]
             predicted, label = decide(predictor.predict_tensor(item["image"]), predictor.task), item["mask"]

@@ -10,9 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from kanseg.data import IGNORED, SegmentationDataset, write_png
+from kanseg.data import IGNORED, SegmentationDataset, read_picture, write_png
 from kanseg.data.drawing import IGNORED_COLOUR, colourise, viewable
-from kanseg.data.images import read_image
 from kanseg.inference.evaluate import predicted_labels
 from kanseg.training.log import read_log
 
@@ -44,7 +43,7 @@ def draw_samples(
         item = dataset[index]
         predicted = predicted_labels(model, item["image"][None].to(device), tile, task=dataset.info.task, batch_size=4)[0].cpu().numpy()
         sample = dataset.samples[index]
-        image = dataset.preprocess.scale(read_image(sample.image), name=str(sample.image))
+        image = dataset.preprocess.scale(read_picture(sample), name=str(sample.image))
         cells = sample_cells(viewable(image), item["mask"].numpy(), predicted, dataset.info.colours)
         written.append(write_png(run / "samples" / f"{sample.name}.png", sheet([cells], [sample.name], dataset.info.classes, dataset.info.colours)))
         rows.append((cells, sample.name))
