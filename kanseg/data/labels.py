@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from kanseg.data.annotation import Annotation
@@ -65,13 +66,18 @@ def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
 
 def _look_up(values: np.ndarray, table: np.ndarray, path: Path, expected: str) -> np.ndarray:
     """Values of a file -> class indices; one that the table does not have is an InputError."""
-    label = table[np.minimum(values, len(table) - 1)]
-    bad = (label == _NO_CLASS) | (values >= len(table))
+    bad = _of_table(values, (table == _NO_CLASS).astype(np.uint8)).astype(bool)
+    bad |= values >= len(table) if values.dtype != np.uint8 else False
     if bad.any():
         raise InputError(
             f"{path}: value {_first(values, bad)} is no class; expected {expected}; correct the mask, or name the value in mask_values or ignore_index"
         )
-    return label.astype(np.uint8)
+    return _of_table(values, table.astype(np.uint8))
+
+
+def _of_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """table[values], the last entry for values beyond it; OpenCV is several times faster than numpy where it can do that."""
+    return cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table[np.minimum(values, len(table) - 1)]
 
 
 def _table(info: LabelInfo) -> np.ndarray:

@@ -75,8 +75,8 @@ class Preprocess:
 def _by_table(image: np.ndarray, table: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8 and (C, 256) -> (C, H, W)."""
     result = np.empty((image.shape[2], *image.shape[:2]), dtype=table.dtype)
-    for channel, values in enumerate(table):
-        np.take(values, image[:, :, channel], out=result[channel], mode="clip")
+    for channel, plane in enumerate(cv2.split(image)):
+        cv2.LUT(plane, table[channel][None], dst=result[channel])
     return result
 
 
