@@ -27,7 +27,7 @@ class DataConfig:
         classes: names of the classes, the background first (multilabel: without a background).
         mask_values: value in the mask file -> class index.
         ignore_index: index that counts for nothing in loss and metrics.
-        palette: an [r, g, b] per class.
+        palette: an [r, g, b] per class, or voc for the colours of PASCAL VOC.
         train: splits that are trained on.
         val: splits that select the best weights; empty for none (then the last weights are the best).
         test: splits that are measured once, at the end; empty for none.
@@ -57,7 +57,7 @@ class DataConfig:
     classes: list[str] | None = None
     mask_values: dict[int, int] | None = None
     ignore_index: int | None = None
-    palette: list[list[int]] | None = None
+    palette: list[list[int]] | Literal["voc"] | None = None
     train: list[str] = field(default_factory=lambda: ["train"])
     val: list[str] = field(default_factory=lambda: ["val"])
     test: list[str] = field(default_factory=lambda: ["test"])

@@ -3,6 +3,7 @@
 python tools/benchmark.py layers [--bases a,b] [--channels 32,64] [--size 64] [--batch 4] [--groups 1] [--share edge]
 python tools/benchmark.py models [--names ukanet_18,unet] [--bases bspline,gram] [--size 128] [--batch 2]
 python tools/benchmark.py zoo [--names ukanet_18,unet] [--bases gram] [--size 256] [--json FILE]
+python tools/benchmark.py loader [--root FOLDER] [--workers 2] [--size 256] [--batch 8] [--rounds 5] [--json FILE]
 
 the first two with [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--compile] [--rounds 10] [--json FILE] [--against FOLDER].
 Prints a table; --against FOLDER, a checkout of torch-conv-kan, measures its layers and networks in the same rounds.
@@ -59,6 +60,18 @@ def zoo(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     return parser
 
 
+def loader(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = commands.add_parser("loader", help="pictures a second beside bare decoding and resizing", allow_abbrev=False)
+    parser.add_argument("--root", help="folder of a data set (default: pictures made for it)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read; 0: CPU time of the main one (default: 2)")
+    parser.add_argument("--size", type=int, default=256, help="height and width that pictures are resized to (default: 256)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=200, help="pictures that are read (default: 200)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often all are read by each (default: 5)")
+    parser.set_defaults(run=run_loader, device="cpu")
+    return parser
+
+
 def timed(table: argparse.ArgumentParser) -> None:
     table.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     table.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="half precision by autocast")
@@ -68,13 +81,13 @@ def timed(table: argparse.ArgumentParser) -> None:
 
 
 TIMED = (layers, models)  # a table is a function here that adds its subcommand, and one that measures and prints
-COUNTED = (zoo,)
+OTHERS = (zoo, loader)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="TABLE", dest="table")
-    for add in (*TIMED, *COUNTED):
+    for add in (*TIMED, *OTHERS):
         table = add(commands)
         if add in TIMED:
             timed(table)
@@ -114,6 +127,16 @@ def run_zoo(arguments: argparse.Namespace) -> list[dict[str, object]]:
 
     rows = collect(zoo_rows(arguments.names, arguments.bases, arguments.size), ("network", "kind", "basis"))
     print(f"x = (1, 3, {arguments.size}, {arguments.size}), 2 classes.\n{EXPLAINED}\n\n{zoo_table(rows)}")
+    return rows
+
+
+def run_loader(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    from kanseg.benchmark import LoaderCase, loader_rows, loader_table
+    from kanseg.benchmark.loader import EXPLAINED
+
+    case = LoaderCase(arguments.size, arguments.batch, arguments.workers, arguments.rounds, arguments.limit)
+    rows = loader_rows(arguments.root, case)
+    print(f"{case}, {arguments.root or 'pictures made for it'}.\n{EXPLAINED}\n\n{loader_table(rows)}")
     return rows
 
 

@@ -1,6 +1,7 @@
 """Time and memory of layers and networks, beside the limit of what is possible and beside torch-conv-kan."""
 
 from kanseg.benchmark.layers import LayerCase, layer_rows, layer_table
+from kanseg.benchmark.loader import LoaderCase, loader_rows, loader_table
 from kanseg.benchmark.measure import Setting
 from kanseg.benchmark.models import ModelCase, model_rows, model_table
 from kanseg.benchmark.original import Original
@@ -10,11 +11,14 @@ from kanseg.machine import machine_line
 
 __all__ = [
     "LayerCase",
+    "LoaderCase",
     "ModelCase",
     "Original",
     "Setting",
     "layer_rows",
     "layer_table",
+    "loader_rows",
+    "loader_table",
     "machine_line",
     "model_rows",
     "model_table",

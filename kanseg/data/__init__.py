@@ -3,8 +3,9 @@
 from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.checks import check_samples, overlapping
 from kanseg.data.classification import ClassificationDataset, ImageSet, open_images
-from kanseg.data.dataset import SegmentationDataset, channel_statistics
-from kanseg.data.folder import Folder, Sample, orphan_masks, read_folder
+from kanseg.data.coco import read_coco
+from kanseg.data.dataset import SegmentationDataset
+from kanseg.data.folder import Folder, orphan_masks, read_folder
 from kanseg.data.image_augmentation import ImageAugmentation, Mixer
 from kanseg.data.image_formats import FORMATS
 from kanseg.data.image_sources import ImageSource
@@ -13,7 +14,10 @@ from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.opening import open_data
 from kanseg.data.preprocess import Preprocess
+from kanseg.data.sample import Sample, read_picture
+from kanseg.data.statistics import channel_statistics, class_frequencies
 from kanseg.data.transforms import Augmentation
+from kanseg.data.voc import read_voc
 
 __all__ = [
     "FORMATS",
@@ -31,13 +35,17 @@ __all__ = [
     "SegmentationDataset",
     "channel_statistics",
     "check_samples",
+    "class_frequencies",
     "open_data",
     "open_images",
     "orphan_masks",
     "overlapping",
     "prepare_blue_marble",
+    "read_coco",
     "read_folder",
     "read_image",
     "read_label",
+    "read_picture",
+    "read_voc",
     "write_png",
 ]

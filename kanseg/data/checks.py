@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from kanseg.data.folder import Folder, Sample
-from kanseg.data.images import image_mode, read_image
+from kanseg.data.folder import Folder
 from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
+from kanseg.data.sample import Sample, picture_mode, read_picture
 from kanseg.errors import InputError
 
 
@@ -52,13 +52,15 @@ def check_samples(samples: Iterable[Sample], info: LabelInfo) -> Report:
 def _look(sample: Sample, info: LabelInfo) -> tuple[str, tuple[int, ...], np.ndarray | None, str | None]:
     """(kind, size, pixels a class, fault or None) of one sample."""
     try:
-        kind, _ = image_mode(sample.image)
-        size = read_image(sample.image).shape[:2]
+        kind, _ = picture_mode(sample)
+        size = read_picture(sample).shape[:2]
         label = read_label(sample, info)
     except InputError as error:
         return "", (), None, str(error)
-    if label.shape != size:
-        return "", (), None, f"{sample.mask}: the mask is {label.shape[1]}x{label.shape[0]} and the picture {size[1]}x{size[0]} pixels"
+    if label.shape[-2:] != size:
+        return "", (), None, f"{sample.files[-1]}: the mask is {label.shape[-1]}x{label.shape[-2]} and the picture {size[1]}x{size[0]} pixels"
+    if label.ndim == 3:  # pixels in which a class is present, and all that are ignored
+        return kind, size, np.array([*(np.count_nonzero(layer == 1) for layer in label), np.count_nonzero(label == IGNORED)]), None
     counts = np.bincount(label.ravel(), minlength=256)
     return kind, size, np.append(counts[: len(info.classes)], counts[IGNORED]), None
 

@@ -15,9 +15,9 @@ _IGNORED_COLOURS = (IGNORED_COLOUR, (255, 255, 255), (255, 0, 255))
 
 
 def viewable(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 or uint16 of any channels -> (H, W, 3) uint8.
+    """(H, W, C) uint8, uint16 or float32 of any channels -> (H, W, 3) uint8.
 
-    Of more than four bands the first three are shown. 16 bits are stretched between their 0.5 and 99.5 percentiles.
+    Of more than four bands the first three are shown. All but 8 bits are stretched between their 0.5 and 99.5 percentiles.
     """
     if image.shape[2] not in (1, 2, 3, 4):
         image = image[:, :, :3]
@@ -25,7 +25,8 @@ def viewable(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     low, high = np.percentile(image, (0.5, 99.5))
-    return (np.clip((image - low) / max(high - low, 1), 0, 1) * 255).astype(np.uint8)
+    least = 1e-12 if image.dtype == np.float32 else 1
+    return (np.clip((image - low) / max(high - low, least), 0, 1) * 255).astype(np.uint8)
 
 
 def ignored_colour(colours: Sequence[Colour]) -> Colour:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from kanseg.data.tiff import Bands, read_bands, read_header
 from kanseg.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -22,27 +23,25 @@ _OPENING = threading.Lock()
 
 
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A picture as (H, W, C) uint8 or uint16, C of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), turned upright by its EXIF tag.
+    """A picture as (H, W, C), C of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA) or a TIFF file's bands, turned upright by its EXIF tag.
+
+    Values are uint8 or uint16. Of TIFF files with other types (float32, int16, int32, ...) they are float32, as stored.
 
     Raises:
-        InputError: missing, empty, truncated or unknown files, floating-point pictures, and more than `max_pixels` pixels.
+        InputError: missing, empty, truncated or unknown files, NaN, and more than `max_pixels` pixels.
     """
+    banded = _banded(path, max_pixels)
+    if banded is not None:
+        return _upright(read_bands(banded), banded.orientation)
     with _opened(path, max_pixels) as picture:
-        if picture.mode in ("F", "I"):
-            return _wide_grey(np.asarray(picture), path)
-        deep = _is_16_bit(picture)  # before getexif, which loads a PNG and forgets its raw mode
-        orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
-        turned_tiff = picture.format == "TIFF" and orientation != 1  # PIL mixes the rows of uncompressed ones up
-        if deep or turned_tiff:
-            picture.load()  # refuses a truncated file, which OpenCV would read half
-            array = _read_by_opencv(path)
-            return array if picture.format == "TIFF" else _upright(array, orientation)  # OpenCV turns TIFF files itself, others not
-        array = np.asarray(_plain_mode(picture))
-        return _upright(array.reshape(*array.shape[:2], -1), orientation)
+        return _decoded(picture, path)
 
 
 def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
     """(a word for the kind of picture, (H, W) upright), from the file's header alone."""
+    banded = _banded(path, max_pixels)
+    if banded is not None:
+        return banded.kind, banded.shape[::-1] if banded.orientation >= 5 else banded.shape
     with _opened(path, max_pixels) as picture:
         wide = "16-bit " if _is_16_bit(picture) or picture.mode[0] in "IF" else ""
         kind = {"1": "grey", "L": "grey", "LA": "grey+alpha", "RGBA": "RGBA", "P": "palette"}.get(picture.mode, picture.mode)
@@ -57,6 +56,8 @@ def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, 
 def to_channels(image: np.ndarray, channels: int, *, name: str = "picture") -> np.ndarray:
     """(H, W, C) -> (H, W, channels): grey repeated to RGB, RGB to grey by its luminance (Rec. 601), alpha dropped.
 
+    Two channels are grey and alpha, four RGB and alpha, unless the network takes as many.
+
     Raises:
         InputError: when there is no such conversion.
     """
@@ -69,7 +70,7 @@ def to_channels(image: np.ndarray, channels: int, *, name: str = "picture") -> n
         return np.repeat(image, channels, axis=2) if channels == 3 else _no_conversion(image, channels, name)
     if present == 3 and channels == 1:
         luminance = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return np.round(luminance).astype(image.dtype)[:, :, None]
+        return (luminance if image.dtype == np.float32 else np.round(luminance)).astype(image.dtype)[:, :, None]
     return _no_conversion(image, channels, name)
 
 
@@ -85,13 +86,25 @@ def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.nd
     Raises:
         InputError: as of `read_image`.
     """
-    with _opened(path, max_pixels) as picture:
-        if picture.mode == "P":
-            return np.asarray(picture)
-    array = read_image(path, max_pixels=max_pixels)
+    if _banded(path, max_pixels) is not None:
+        array = read_image(path, max_pixels=max_pixels)
+        array = _whole(array, path) if array.dtype == np.float32 else array
+    else:
+        with _opened(path, max_pixels) as picture:
+            if picture.mode == "P":
+                return np.asarray(picture)
+            array = _decoded(picture, path)
     if array.shape[2] in (2, 4):
         array = array[:, :, :-1]
     return array[:, :, 0] if array.shape[2] == 1 else array
+
+
+def _whole(array: np.ndarray, path: Path | str) -> np.ndarray:
+    """Labels that were stored as floats or wide integers."""
+    labels = array.astype(np.int32)
+    if array.min() < 0 or array.max() > 65535 or not np.array_equal(labels, array):
+        raise InputError(f"{path}: a mask holds class indices, whole numbers from 0 to 65535, but here are values from {array.min():g} to {array.max():g}")
+    return labels
 
 
 def write_png(path: Path | str, array: np.ndarray, *, palette: list[tuple[int, int, int]] | None = None) -> Path:
@@ -125,8 +138,7 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
     try:
         with _open_unlimited(path) as picture:
             width, height = picture.size
-            if width * height > max_pixels:
-                raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels if the file can be trusted")
+            _check_size(path, width, height, max_pixels)
             if picture.format == "TIFF" and _is_stack(picture):
                 raise InputError(f"{path}: holds {picture.n_frames} pictures (pages) of one size; save each of them as a file of its own")
             yield picture
@@ -136,6 +148,51 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not a picture in a format that can be read ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path}: the file is damaged or truncated ({error})") from None
+
+
+def _decoded(picture: Image.Image, path: Path | str) -> np.ndarray:
+    """(H, W, C) uint8 or uint16, upright, of an open picture."""
+    if picture.mode in ("F", "I"):
+        return _wide_grey(np.asarray(picture), path)
+    deep = _is_16_bit(picture)  # before getexif, which loads a PNG and forgets its raw mode
+    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    turned_tiff = picture.format == "TIFF" and orientation != 1  # PIL mixes the rows of uncompressed ones up
+    if deep or turned_tiff:
+        picture.load()  # refuses a truncated file, which OpenCV would read half
+        array = _read_by_opencv(path)
+        return array if picture.format == "TIFF" else _upright(array, orientation)  # OpenCV turns TIFF files itself, others not
+    array = _quick_jpeg(picture, path)
+    if array is None:
+        array = np.asarray(_plain_mode(picture))
+    return _upright(array.reshape(*array.shape[:2], -1), orientation)
+
+
+def _quick_jpeg(picture: Image.Image, path: Path | str) -> np.ndarray | None:
+    """The same values from OpenCV in two thirds of PIL's time; None for what is no plain JPEG file, or cut off, which OpenCV would read half."""
+    if picture.format != "JPEG" or picture.mode not in ("L", "RGB"):
+        return None
+    data = np.fromfile(path, dtype=np.uint8)
+    if not data[-64:].tobytes().rstrip(b"\0").endswith(b"\xff\xd9"):  # the marker of its end
+        return None
+    kind = cv2.IMREAD_GRAYSCALE if picture.mode == "L" else cv2.IMREAD_COLOR
+    array = cv2.imdecode(data, kind | cv2.IMREAD_IGNORE_ORIENTATION)
+    if array is None or array.shape[:2] != picture.size[::-1]:
+        return None
+    return array if picture.mode == "L" else cv2.cvtColor(array, cv2.COLOR_BGR2RGB)
+
+
+def _check_size(path: Path | str, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels if the file can be trusted")
+
+
+def _banded(path: Path | str, max_pixels: int) -> Bands | None:
+    """The header of a TIFF file that PIL does not read right, its size checked; None for all other files."""
+    path = Path(path)
+    header = read_header(path) if path.is_file() else None
+    if header is not None:
+        _check_size(path, header.shape[1], header.shape[0], max_pixels)
+    return header
 
 
 def _is_stack(picture: Image.Image) -> bool:

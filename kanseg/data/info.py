@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kanseg.data.images import read_mask_values
+from kanseg.data.images import MAX_PIXELS, read_mask_values
 from kanseg.errors import InputError
 from kanseg.registry import nearest
 
@@ -53,7 +53,8 @@ class LabelInfo:
     Args:
         task: "binary" (background and one class, one logit), "multiclass", or "multilabel" (each class there or not, whatever the others).
         classes: names, index 0 first; of a multilabel task without a background.
-        mask_values: value in the file -> class index (or `ignore_index`); None when the files hold indices.
+        mask_values: value in the file -> class index (or `ignore_index`); None when the files hold indices. Of a multilabel task, which has
+            a file a class: value -> 1 (there), 0 (not there) or 255 (ignored); None when all but 0 mean there.
         ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
         palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at `ignore_index` is the void colour.
 
@@ -80,8 +81,9 @@ class LabelInfo:
         if self.ignore_index is not None and not (_is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255):
             raise InputError(f"ignore_index must be an integer from 0 to 255 or null, got {self.ignore_index!r}")
         for value, index in (self.mask_values or {}).items():
-            if not 0 <= value <= 65535 or not (0 <= index < len(self.classes) or index in (self.ignore_index, IGNORED)):
-                known = f"a class index 0 to {len(self.classes) - 1} or {IGNORED} (ignored)"
+            last = 1 if self.task == "multilabel" else len(self.classes) - 1
+            if not 0 <= value <= 65535 or not (0 <= index <= last or index in (self.ignore_index, IGNORED)):
+                known = f"{'0 (absent), 1 (present)' if self.task == 'multilabel' else f'a class index 0 to {last}'} or {IGNORED} (ignored)"
                 raise InputError(f"mask_values must map a value 0 to 65535 to {known}, got {value}: {index}")
         if self.palette is not None and len(self.palette) < len(self.classes):
             raise InputError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
@@ -100,20 +102,29 @@ class LabelInfo:
         return default_palette(len(self.classes) + 1)[1:] if self.task == "multilabel" else default_palette(len(self.classes))
 
 
-def label_info(root: Path, overrides: Mapping[str, object], masks: Sequence[Path], notes: list[str]) -> LabelInfo:
-    """The information in `root/dataset.yaml`, replaced by the overrides, completed from the masks; what was decided goes into notes.
+def given_labels(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
+    """The entries of `root/dataset.yaml`, replaced by the overrides that are not None, as `LabelInfo` takes them.
 
     Raises:
-        InputError: entries that cannot be used, or masks that do not tell.
+        InputError: entries that are unknown or of the wrong kind.
     """
-    given = _typed(root, dataset_yaml(root) | {key: value for key, value in overrides.items() if value is not None})
+    return _typed(root, dataset_yaml(root) | {key: value for key, value in overrides.items() if value is not None})
+
+
+def label_info(root: Path, given: Mapping[str, Any], masks: Sequence[Path], notes: list[str], *, max_pixels: int = MAX_PIXELS) -> LabelInfo:
+    """What was given (`given_labels`), completed from masks of a value a pixel; what was decided goes into notes.
+
+    Raises:
+        InputError: entries that do not fit together, or masks that do not tell.
+    """
+    given = dict(given)
     if "task" not in given and "classes" in given:
         given["task"] = "binary" if len(given["classes"]) == 2 else "multiclass"
     if "classes" not in given and given.get("task") == "binary" and "mask_values" in given:
         given["classes"] = ("background", "foreground")
     if "classes" in given and ("mask_values" in given or "palette" in given):
         return LabelInfo(**given)
-    found = _values(masks)
+    found = _values(masks, max_pixels)
     if not found and "classes" in given:
         return LabelInfo(**given)
     if not found:
@@ -148,13 +159,13 @@ def read_text(path: Path) -> str:
 
 
 def default_palette(classes: int) -> list[Colour]:
-    """Black, twenty colours that colour-blind people can tell apart too, then the bit-reversal colours of PASCAL VOC without the grey of ignored pixels."""
-    colours = list(DISTINCT)
-    for index in range(1, 512):
-        red, green, blue = (sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3))
-        if (red, green, blue) not in (*colours, IGNORED_COLOUR):
-            colours.append((red, green, blue))
-    return colours[:classes]
+    """Black, twenty colours that colour-blind people can tell apart too, then the colours of PASCAL VOC without the grey of ignored pixels."""
+    return [colour for colour in dict.fromkeys([*DISTINCT, *voc_palette(512)]) if colour != IGNORED_COLOUR][:classes]
+
+
+def voc_palette(count: int = 256) -> list[Colour]:
+    """The colours of PASCAL VOC: the bits of the index, the lowest first, dealt out to red, green and blue from the highest bit down; 255 is void."""
+    return [tuple(sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)) for index in range(count)]
 
 
 def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,9 +180,11 @@ def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(values, Mapping) or not all(_is_integer(n) for pair in values.items() for n in pair):
             raise InputError(f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got {values!r}")
         result["mask_values"] = {int(value): int(index) for value, index in values.items()}
-    if palette is not None:
+    if palette == "voc":
+        result["palette"] = tuple(voc_palette())
+    elif palette is not None:
         if not isinstance(palette, (list, tuple)) or not all(_is_colour(colour) for colour in palette):
-            raise InputError(f"{root}: palette must be a list of [red, green, blue] from 0 to 255, got {palette!r}")
+            raise InputError(f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got {palette!r}")
         result["palette"] = tuple(tuple(int(v) for v in colour) for colour in palette)
     return {key: value for key, value in result.items() if value is not None or key == "ignore_index"}
 
@@ -184,12 +197,12 @@ def _is_colour(colour: object) -> bool:
     return isinstance(colour, (list, tuple)) and len(colour) == 3 and all(_is_integer(v) and 0 <= v <= 255 for v in colour)
 
 
-def _values(masks: Sequence[Path]) -> dict[int, Path]:
+def _values(masks: Sequence[Path], max_pixels: int) -> dict[int, Path]:
     """Every value of the readable masks, and the first file that holds it."""
     found: dict[int, Path] = {}
     for path in masks:
         try:
-            array = read_mask_values(path)
+            array = read_mask_values(path, max_pixels=max_pixels)
         except InputError:
             continue  # the check of all files names it
         if array.ndim == 3:

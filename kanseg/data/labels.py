@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 
-from kanseg.data.folder import Sample
+from kanseg.data.annotation import Annotation
 from kanseg.data.images import read_mask_values
 from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.sample import Sample, picture_mode
 from kanseg.errors import InputError
 
 _NO_CLASS = -1
 
 
 def read_label(sample: Sample, info: LabelInfo) -> np.ndarray:
-    """The label map of a sample: (H, W) uint8, class indices, 255 where the pixel is ignored.
+    """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of 0 and 1; 255 where the pixel is ignored.
 
     Raises:
         InputError: no mask, an unreadable one, or values that no class has (which value, how many pixels, where first).
     """
     if sample.mask is None:
         raise InputError(f"{sample.image}: the picture has no mask masks/{sample.name}.png")
-    values = read_mask_values(sample.mask)
+    if isinstance(sample.mask, Annotation):
+        size = sample.mask.checked_size(sample.image, picture_mode(sample)[1])
+        return sample.mask.draw_each(size, len(info.classes)) if info.task == "multilabel" else sample.mask.draw(size)
+    if isinstance(sample.mask, tuple):
+        return _layers(sample, info)
+    return _classes(sample, info)
+
+
+def _classes(sample: Sample, info: LabelInfo) -> np.ndarray:
+    """(H, W) from one file."""
+    values = read_mask_values(sample.mask, max_pixels=sample.max_pixels)
     if values.ndim == 3:
-        return _from_colours(values, sample, info)
-    table = _lookup_table(info)
-    label = table[np.minimum(values, len(table) - 1)]
-    bad = (label == _NO_CLASS) | (values >= len(table))
+        return _from_colours(values, sample.mask, info)
+    return _look_up(values, _table(info), sample.mask, _expected(info))
+
+
+def _layers(sample: Sample, info: LabelInfo) -> np.ndarray:
+    """(N, H, W) from a file a class; a class without one is nowhere in the picture."""
+    layers = [None if path is None else _layer(path, info, sample.max_pixels) for path in sample.mask]
+    there = [(path, layer.shape) for path, layer in zip(sample.mask, layers, strict=True) if layer is not None]
+    for path, shape in there[1:]:
+        if shape != there[0][1]:
+            first = f"{there[0][0]} {there[0][1][1]}x{there[0][1][0]}"
+            raise InputError(f"{path}: the mask is {shape[1]}x{shape[0]} and {first} pixels; the masks of a picture must have one size")
+    return np.stack([np.zeros(there[0][1], np.uint8) if layer is None else layer for layer in layers])
+
+
+def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
+    """(H, W) of 0, 1 and 255 from the file of one class."""
+    values = read_mask_values(path, max_pixels=max_pixels)
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    if info.mask_values is not None:
+        return _look_up(values, _table(info), path, _expected(info))
+    present = (values > 0).astype(np.uint8)
+    if info.ignore_index is not None:
+        present[values == info.ignore_index] = IGNORED
+    return present
+
+
+def _look_up(values: np.ndarray, table: np.ndarray, path: Path, expected: str) -> np.ndarray:
+    """Values of a file -> class indices; one that the table does not have is an InputError."""
+    bad = _of_table(values, (table == _NO_CLASS).astype(np.uint8)).astype(bool)
+    bad |= values >= len(table) if values.dtype != np.uint8 else False
     if bad.any():
         raise InputError(
-            f"{sample.mask}: value {_first(values, bad)} is no class; expected {_expected(info)}; "
-            "correct the mask, or name the value in mask_values or ignore_index"
+            f"{path}: value {_first(values, bad)} is no class; expected {expected}; correct the mask, or name the value in mask_values or ignore_index"
         )
-    return label.astype(np.uint8)
+    return _of_table(values, table.astype(np.uint8))
 
 
-def _lookup_table(info: LabelInfo) -> np.ndarray:
+def _of_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """table[values], the last entry for values beyond it; OpenCV is several times faster than numpy where it can do that."""
+    return cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table[np.minimum(values, len(table) - 1)]
+
+
+def _table(info: LabelInfo) -> np.ndarray:
     """File value -> class index, 255 ignored, -1 no class."""
     pairs = info.mask_values if info.mask_values is not None else {i: i for i in [*range(len(info.classes)), *_ignored(info)]}
     table = np.full(max([*pairs, 255]) + 1, _NO_CLASS, dtype=np.int32)
@@ -53,10 +99,10 @@ def _expected(info: LabelInfo) -> str:
     return f"0..{len(info.classes) - 1}" + "".join(f" or {i} (ignored)" for i in _ignored(info))
 
 
-def _from_colours(values: np.ndarray, sample: Sample, info: LabelInfo) -> np.ndarray:
+def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray:
     """(H, W, 3) colours -> class indices by the palette; its entry at `ignore_index` is the void colour."""
     if info.palette is None:
-        raise InputError(f"{sample.mask}: a colour mask, but the data set has no palette; give one RGB colour per class in dataset.yaml")
+        raise InputError(f"{path}: a colour mask, but the data set has no palette; give one RGB colour per class in dataset.yaml")
     code = _code(values.astype(np.int64))
     label = np.full(code.shape, _NO_CLASS, dtype=np.int32)
     for index, colour in enumerate(info.palette):
@@ -64,7 +110,7 @@ def _from_colours(values: np.ndarray, sample: Sample, info: LabelInfo) -> np.nda
             label[code == _code(np.array(colour))] = IGNORED if index == info.ignore_index else index
     bad = label == _NO_CLASS
     if bad.any():
-        raise InputError(f"{sample.mask}: colour {_first(values, bad)} is not in the palette")
+        raise InputError(f"{path}: colour {_first(values, bad)} is not in the palette")
     return label.astype(np.uint8)
 
 

@@ -188,7 +188,7 @@ def evaluate_checkpoint(
     if surface is not None:
         config.training.surface = surface
     config.training.tolerance = config.training.tolerance if tolerance is None else tolerance
-    data = config.data if root is None else replace(config.data, root=root, prepare=None)
+    data = config.data if root is None else replace(config.data, root=root, prepare=None, folds=0, fold=0)
     data = data if spacing is None else replace(data, spacing=list(spacing))
     options = surface_options(replace(config, data=data))
     opened = open_data(data)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kanseg.data import IGNORED, LabelInfo, Sample, SegmentationDataset, read_image, read_label
+from kanseg.data import IGNORED, LabelInfo, Sample, SegmentationDataset, read_label, read_picture
 from kanseg.data.folder import index_pictures
 from kanseg.data.images import image_mode, read_mask_values
 from kanseg.data.preprocess import resize_mask
@@ -56,7 +56,7 @@ def evaluate_samples(
 
 def _at_full_size(predictor: Predictor, sample: Sample, info: LabelInfo) -> tuple[Tensor, Tensor]:
     """Probabilities (N, H, W) and the label map int64."""
-    probabilities = predictor.probabilities(read_image(sample.image), name=str(sample.image))
+    probabilities = predictor.probabilities(read_picture(sample), name=str(sample.image))
     return probabilities, torch.from_numpy(read_label(sample, info).astype(np.int64))
 
 

@@ -122,8 +122,10 @@ class Predictor:
             raise InputError(f"{name}: expected a numpy array, got {type(image).__name__}; `kanseg.data.read_image(path)` reads one from a file")
         if image.ndim == 2:
             image = image[:, :, None]
-        if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16) or 0 in image.shape:
-            raise InputError(f"{name}: expected (H, W) or (H, W, C) of uint8 or uint16, got {image.shape} of {image.dtype}")
+        if image.ndim != 3 or image.dtype not in ((np.float32,) if self.preprocess.floats else (np.uint8, np.uint16)) or 0 in image.shape:
+            raise InputError(
+                f"{name}: expected (H, W) or (H, W, C) of {'float32' if self.preprocess.floats else 'uint8 or uint16'}, got {image.shape} of {image.dtype}"
+            )
         return to_channels(image, self.preprocess.channels, name=name)
 
     def _predict(self, batch: Tensor) -> Tensor:

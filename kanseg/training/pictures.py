@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from kanseg.data import SegmentationDataset, write_png
+from kanseg.data import SegmentationDataset, read_picture, write_png
 from kanseg.data.drawing import MISSED, WRONG, colourise, error_map, ignored_colour, viewable
-from kanseg.data.images import read_image
 from kanseg.data.info import Colour
 from kanseg.inference.evaluate import predicted_labels
 from kanseg.metrics import scores
@@ -83,7 +82,7 @@ def predicted_cells(
     for index in sorted(set(indices)):
         item, sample = dataset[index], dataset.samples[index]
         predicted = predicted_labels(model, item["image"][None].to(device), tile, task=dataset.info.task, batch_size=4)[0].cpu().numpy()
-        image = dataset.preprocess.scale(read_image(sample.image), name=str(sample.image))
+        image = dataset.preprocess.scale(read_picture(sample), name=str(sample.image))
         cells[index] = sample_cells(viewable(image), item["mask"].numpy(), predicted, dataset.info.colours)
     model.train(was_training)
     return cells

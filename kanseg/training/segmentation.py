@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kanseg.data import (
     open_data,
     orphan_masks,
     overlapping,
+    read_picture,
 )
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, surface_options, write_table
@@ -75,7 +77,7 @@ class SegmentationTask(Task):
 
     def open(self, *, checkpoint: Path | None, tell: Tell) -> SegmentationDataset:
         data = self.config.data
-        augmentation = Augmentation(data.augment, pair("data.crop", data.crop))
+        augmentation = Augmentation(data.augment, pair("data.crop", data.crop), data.oversample_foreground)
         folder = open_data(data, tell=tell)
         samples, sizes = chosen_samples(data, folder, tell=tell)
         preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
@@ -204,8 +206,10 @@ def make_preprocess(data: DataConfig, train_samples: list[Sample], *, checkpoint
         if values is not None and (len(values) != data.channels or (name == "std" and min(values) <= 0)):
             raise InputError(f"data.{name} must have {data.channels} {'positive ' if name == 'std' else ''}values, one a channel, got {values}")
     resize = pair("data.resize", data.resize)
-    mean, std = channel_statistics(train_samples, Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation))
-    return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize, data.interpolation)
+    floats = read_picture(train_samples[0]).dtype == np.float32
+    plain = Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation, floats=floats)
+    mean, std = channel_statistics(train_samples, plain)
+    return replace(plain, mean=tuple(data.mean or mean), std=tuple(data.std or std))
 
 
 def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> None:
@@ -215,7 +219,9 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
         InputError: a transform that fails; pictures of different sizes.
     """
     data = config.data
-    shapes = {tuple(dataset[(epoch, 0)]["mask"].shape) for epoch in range(8)}
+    first = dataset.samples[0]
+    dataset.augmentation.check(dataset.preprocess.scale(read_picture(first), name=str(first.image)), name=str(first.image))
+    shapes = {tuple(dataset[(epoch, 0)]["mask"].shape[-2:]) for epoch in range(8)}
     if config.training.batch_size == 1:
         return
     if data.resize is None and data.crop is None and len(sizes) > 1 and len(shapes) == 1:

@@ -138,3 +138,24 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_png(tmp_path / "a.png", np.zeros((2, 2, 7), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpeg_files_have_the_values_of_pil(tmp_path, mode, orientation, options):
+    smooth = cv2.resize(RGB, (90, 70), interpolation=cv2.INTER_CUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth).convert(mode).save(tmp_path / "a.jpg", exif=exif, **options)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg"))
+    expected = np.asarray(expected.convert("RGB") if mode == "CMYK" else expected)
+    assert np.array_equal(read_image(tmp_path / "a.jpg").squeeze(), expected)
+
+
+@pytest.mark.parametrize("rest", [b"\0\0\0", b"a note behind the end"])
+def test_jpeg_files_with_bytes_behind_their_end_are_read(tmp_path, rest):
+    Image.fromarray(RGB).save(tmp_path / "a.jpg")
+    expected = read_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + rest)
+    assert np.array_equal(read_image(tmp_path / "a.jpg"), expected)

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
 from kanseg.data.preprocess import Preprocess, resize_image, resize_mask
+from kanseg.errors import InputError
 
 
 def test_values_are_scaled_by_their_type_then_normalised_once():
@@ -26,3 +28,35 @@ def test_shrinking_averages_areas_where_asked():
 def test_masks_take_the_nearest_pixel():
     mask = np.array([[0, 255], [3, 1]], np.uint8)
     assert np.array_equal(resize_mask(mask, (4, 4)), mask.repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_bytes_are_normalised_as_the_formula_says(gamma, channels):
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, channels), dtype=np.uint8)
+    mean, std = np.linspace(0.2, 0.6, channels), np.linspace(0.1, 0.3, channels)
+    expected = ((image / 255) ** gamma - mean) / std
+    values = Preprocess(channels, tuple(mean), tuple(std), gamma).normalise(image).numpy()
+    np.testing.assert_allclose(values, expected.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_floats_are_taken_as_they_are():
+    heights = np.float32([[[1000.0], [3000.0]]])
+    assert Preprocess(1, (2000.0,), (500.0,), floats=True)(heights).tolist() == [[[-2.0, 2.0]]]
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_floats_and_integers_are_not_taken_for_each_other(floats):
+    image = np.zeros((2, 2, 1), np.uint8 if floats else np.float32)
+    with pytest.raises(InputError, match=r"a\.tif: a picture of .* values, and the training pictures hold"):
+        Preprocess(1, floats=floats).scale(image, name="a.tif")
+
+
+def test_a_gamma_needs_floats_from_0_to_1():
+    with pytest.raises(InputError, match=r"values from 0 to 7, and data\.gamma needs values from 0 to 1"):
+        Preprocess(1, gamma=0.5, floats=True).scale(np.float32([[[0.0], [7.0]]]))
+
+
+def test_every_class_of_a_multilabel_mask_is_resized():
+    mask = np.random.default_rng(0).integers(0, 2, (3, 6, 8)).astype(np.uint8)
+    assert np.array_equal(resize_mask(mask, (3, 4)), np.stack([resize_mask(layer, (3, 4)) for layer in mask]))

@@ -87,3 +87,30 @@ def test_the_package_of_the_same_import_name_is_refused(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.0")
     with pytest.raises(InputError, match="albumentationsx"):
         Augmentation(["HorizontalFlip"])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_geometry_takes_any_number_of_bands(channels, dtype):
+    bands = np.random.default_rng(2).integers(0, 256, (20, 24, channels)).astype(dtype)
+    augment = Augmentation([{"HorizontalFlip": {"p": 1.0}}, {"VerticalFlip": {"p": 1.0}}], crop=(20, 24))
+    augment.check(bands)
+    image, mask = augment(bands, MASK, 0)
+    np.testing.assert_allclose(image * (65535 if dtype == np.uint16 else 1), bands[::-1, ::-1], atol=1e-2)
+    assert np.array_equal(mask, MASK[::-1, ::-1])
+
+
+@pytest.mark.parametrize("name", ["ColorJitter", "HueSaturationValue", "CLAHE", "ToGray"])
+def test_transforms_of_colours_are_refused_for_bands_before_the_training_however_seldom_they_are_applied(name):
+    bands = np.zeros((20, 24, 5), np.uint8)
+    Augmentation([{name: {"p": 0.01}}]).check(IMAGE)
+    with pytest.raises(InputError, match=f"augmentation {name} is made for colours and does not take 5 channels"):
+        Augmentation([{name: {"p": 0.01}}]).check(bands)
+
+
+def test_floats_outside_0_to_1_keep_their_range():
+    heights = np.random.default_rng(3).normal(2000, 500, (20, 24, 2)).astype(np.float32)
+    flipped, _ = Augmentation([{"HorizontalFlip": {"p": 1.0}}])(heights, MASK, 0)
+    np.testing.assert_allclose(flipped, heights[:, ::-1], rtol=1e-5)
+    brighter, _ = Augmentation([{"RandomBrightnessContrast": {"p": 1.0}}])(heights, MASK, 0)
+    assert brighter.std() > 100

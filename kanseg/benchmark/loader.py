@@ -1,0 +1,158 @@
+"""Pictures a second of our data set beside bare decoding and resizing of the same files by the same workers."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from kanseg.benchmark.measure import ratio
+from kanseg.benchmark.report import answer
+from kanseg.config import DataConfig
+from kanseg.data import Augmentation, Preprocess, Sample, SegmentationDataset, open_data, write_png
+from kanseg.errors import InputError
+from kanseg.tables import markdown
+
+REACH = 0.8
+AUGMENT = ["HorizontalFlip", "VerticalFlip", "RandomRotate90", {"RandomBrightnessContrast": {"p": 0.5}}]
+EXPLAINED = (
+    "Pictures a second, median over the rounds. bare: picture and mask decoded and resized, nothing else, as uint8; kanseg: as in training, as\n"
+    "normalised float32 and checked int64 classes. The ratio is to the faster of the bare ones."
+)
+
+
+@dataclass(frozen=True)
+class LoaderCase:
+    """What is loaded and how.
+
+    Args:
+        size: height and width that pictures are resized to.
+        batch: pictures at once.
+        workers: processes that read; 0 for the main one, whose CPU time is then measured.
+        rounds: how often every loader reads all pictures.
+        limit: pictures of the data set that are read.
+
+    Raises:
+        InputError: a number below its least.
+    """
+
+    size: int = 256
+    batch: int = 8
+    workers: int = 2
+    rounds: int = 5
+    limit: int = 200
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 1), ("batch", 1), ("workers", 0), ("rounds", 1), ("limit", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+class Bare(Dataset):
+    """Decode and resize a picture and its mask, and nothing else.
+
+    Args:
+        samples: with one mask file each.
+        size: height and width of the items.
+        opencv: decode pictures by OpenCV instead of PIL.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: int, *, opencv: bool):
+        self.samples, self.size, self.opencv = samples, size, opencv
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        sample = self.samples[index]
+        image = cv2.imread(str(sample.image)) if self.opencv else np.asarray(Image.open(sample.image).convert("RGB"))
+        mask = np.asarray(Image.open(sample.mask))
+        size = (self.size, self.size)
+        image, mask = cv2.resize(image, size), cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        return torch.from_numpy(image.transpose(2, 0, 1)), torch.from_numpy(mask)
+
+
+def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
+    """A row for each loader: `loader`, `images_per_second`, `ratio`, `spread`, `limit` and `met`; without a root pictures are made for it.
+
+    Raises:
+        InputError: no data set, or none with a mask file for each picture.
+    """
+    with nullcontext(root) if root is not None else TemporaryDirectory() as folder:
+        if root is None:
+            make_pictures(Path(folder))
+        opened = open_data(DataConfig(root=str(folder)), tell=lambda _: None)
+        found = dict.fromkeys(sample for samples in opened.splits.values() for sample in samples if isinstance(sample.mask, Path))
+        samples = list(found)[: case.limit]
+        if not samples:
+            raise InputError(f"{folder}: no picture with a mask file to read")
+        preprocess = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, resize=(case.size, case.size))
+        loaders = {
+            "bare, PIL": Bare(samples, case.size, opencv=False),
+            "bare, OpenCV": Bare(samples, case.size, opencv=True),
+            "kanseg": SegmentationDataset(samples, opened.info, preprocess),
+            "kanseg, augmented": SegmentationDataset(samples, opened.info, preprocess, augmentation=Augmentation(AUGMENT)),
+        }
+        times = _times(loaders, case)
+    return _rows(times, len(samples))
+
+
+def _rows(times: dict[str, list[float]], count: int) -> list[dict[str, object]]:
+    limit = min((name for name in times if name.startswith("bare")), key=lambda name: statistics.median(times[name]))
+    rows: list[dict[str, object]] = []
+    for name, seconds in times.items():
+        share = ratio(times[limit], seconds)
+        stated = REACH if name == "kanseg" else None
+        met = None if stated is None else round(share.median, 2) >= stated
+        rate = count / statistics.median(seconds)
+        rows.append({"loader": name, "images_per_second": rate, "ratio": share.median, "spread": share.spread, "reach": stated, "met": met})
+    return rows
+
+
+def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[float]]:
+    """Seconds of each data set in each round; they take turns, so that a busy machine hits all alike."""
+    workers = {"num_workers": case.workers, "persistent_workers": case.workers > 0}
+    loaders = {name: DataLoader(dataset, batch_size=case.batch, **workers) for name, dataset in datasets.items()}
+    clock = time.perf_counter if case.workers else time.process_time
+    times: dict[str, list[float]] = {name: [] for name in loaders}
+    for turn in range(case.rounds + 1):  # the first one starts the workers and warms the file cache
+        for name, loader in loaders.items():
+            start = clock()
+            for _ in loader:
+                pass
+            if turn:
+                times[name].append(clock() - start)
+    return times
+
+
+def loader_table(rows: Sequence[dict[str, object]]) -> str:
+    """The rows of `loader_rows` as a Markdown table."""
+    cells = [
+        (row["loader"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f} ± {row['spread']:.2f}", f"{row['reach'] or '-'}", answer(row["met"]))
+        for row in rows
+    ]
+    return markdown(("loader", "images/s", "to the faster bare one", "reach", "reached"), cells)
+
+
+def make_pictures(root: Path, count: int = 64, size: tuple[int, int] = (480, 640)) -> None:
+    """A data set of smooth colours as JPEG files and discs as masks, in the folder form."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    (root / "images").mkdir(parents=True)
+    for number in range(count):
+        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) // 2 + rng.integers(0, 32, (*size, 3), dtype=np.uint8)
+        row, column, radius = rng.integers(0, size[0]), rng.integers(0, size[1]), rng.integers(30, 120)
+        mask = ((rows - row) ** 2 + (columns - column) ** 2 < radius**2).astype(np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{number:03d}.jpg", quality=90)
+        write_png(root / "masks" / f"{number:03d}.png", mask)

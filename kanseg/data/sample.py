@@ -1,0 +1,42 @@
+"""One picture and what is known of its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from kanseg.data.annotation import Annotation
+from kanseg.data.images import MAX_PIXELS, image_mode, read_image
+
+# None: no mask. A file; of a multilabel task a file or None (the class is absent) for each class; or shapes that are drawn when needed.
+Mask: TypeAlias = "Path | tuple[Path | None, ...] | Annotation | None"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture and its mask (None for a picture without one); a picture of more than `max_pixels` is refused."""
+
+    name: str
+    image: Path
+    mask: Mask = None
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the sample is read from, the picture first."""
+        masks = self.mask if isinstance(self.mask, tuple) else (self.mask,)
+        paths = [mask.source if isinstance(mask, Annotation) else mask for mask in masks]
+        return (self.image, *(path for path in paths if path is not None))
+
+
+def read_picture(sample: Sample) -> np.ndarray:
+    """The picture of a sample, as of `read_image`, within its limit of pixels."""
+    return read_image(sample.image, max_pixels=sample.max_pixels)
+
+
+def picture_mode(sample: Sample) -> tuple[str, tuple[int, int]]:
+    """(kind, (H, W)) of the picture from its header, as of `image_mode`."""
+    return image_mode(sample.image, max_pixels=sample.max_pixels)

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from kanseg.data.annotation import Annotation, Region, decode_runs, fill
+from kanseg.errors import InputError
+
+
+def square(left, top, right, bottom):
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
+
+
+def annotation(*regions, size=None):
+    return Annotation(Path("a.json"), 1, size, regions)
+
+
+def test_a_vertex_is_a_pixels_centre_and_the_outline_belongs_to_the_object():
+    expected = np.zeros((6, 8), bool)
+    expected[1:4, 2:6] = True
+    assert np.array_equal(fill([square(2, 1, 5, 3)], (6, 8)), expected)
+
+
+def test_a_contour_of_opencv_is_filled_to_the_mask_that_it_came_from():
+    rng = np.random.default_rng(0)
+    mask = (cv2.GaussianBlur(rng.random((60, 80)), (0, 0), 4) > 0.5).astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    filled = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED)
+    assert np.array_equal(fill([c.reshape(-1, 2) for c in contours], mask.shape), filled.astype(bool))
+
+
+def test_polygons_of_an_object_are_united_where_they_overlap():
+    both = fill([square(0, 0, 4, 4), square(2, 2, 6, 6)], (8, 8))
+    assert np.array_equal(both, fill([square(0, 0, 4, 4)], (8, 8)) | fill([square(2, 2, 6, 6)], (8, 8)))
+
+
+def test_polygons_are_cut_at_the_border():
+    assert fill([square(-50, -50, 50, 50)], (5, 7)).all()
+
+
+def test_run_lengths_go_down_the_columns():
+    shape = {"size": [2, 3], "counts": [1, 2, 3]}
+    assert decode_runs(shape, (2, 3)).tolist() == [[False, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_compressed_run_lengths_are_those_of_pycocotools(density):
+    coco = pytest.importorskip("pycocotools.mask")
+    mask = (np.random.default_rng(1).random((211, 97)) < density).astype(np.uint8)
+    encoded = coco.encode(np.asfortranarray(mask))
+    assert np.array_equal(decode_runs({"size": list(mask.shape), "counts": encoded["counts"].decode()}, mask.shape), mask.astype(bool))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"size": [3, 3], "counts": [9]}, "are of a picture of 3x3, the picture is 3x2"),
+        ({"size": [2, 3], "counts": [1, 2]}, "add up to 3 and the picture has 6"),
+        ({"size": [2, 3], "counts": [10, -4]}, "add up to"),
+        ({"size": [2, 3], "counts": "\u00e9"}, "character"),
+        ({"size": [2, 3], "counts": "o"}, "end in the middle"),
+        ({"size": [2, 3]}, "counts"),
+    ],
+)
+def test_faults_of_run_lengths_are_told_with_file_and_picture(shape, message):
+    with pytest.raises(InputError, match=f"a.json: an object of picture 1 cannot be drawn: .*{message}"):
+        annotation(Region(1, shape)).draw((2, 3))
+
+
+def test_smaller_objects_lie_on_larger_ones_and_all_on_crowds():
+    small, large, crowd = Region(2, [square(2, 2, 3, 3)], 4), Region(1, [square(1, 1, 5, 5)], 25), Region(1, [square(0, 0, 7, 7)], 1, crowd=True)
+    label = annotation(small, large, crowd).draw((8, 8))
+    assert (label[0, 0], label[1, 1], label[2, 2]) == (255, 1, 2)
+    assert np.array_equal(label, annotation(crowd, large, small).draw((8, 8)))
+
+
+def test_multilabel_keeps_overlaps_and_ignores_a_crowd_in_its_class_only():
+    regions = Region(0, [square(0, 0, 3, 3)]), Region(1, [square(2, 2, 5, 5)]), Region(1, [square(0, 0, 1, 1)], crowd=True)
+    label = annotation(*regions).draw_each((6, 6), 2)
+    assert label[:, 2, 2].tolist() == [1, 1]
+    assert label[:, 0, 0].tolist() == [1, 255]
+    assert label[:, 5, 5].tolist() == [0, 1]
+    assert label.sum(axis=(1, 2)).tolist() == [16, 16 + 4 * 255]

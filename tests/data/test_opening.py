@@ -1,0 +1,121 @@
+import pytest
+
+from conftest import make_folder
+from kanseg.config import DataConfig
+from kanseg.data import open_data
+from kanseg.errors import InputError
+
+
+def opened(root, lines=None, **options):
+    return open_data(DataConfig(root=str(root), **options), tell=(lambda _: None) if lines is None else lines.append)
+
+
+def names(folder, split):
+    return [sample.name for sample in folder.samples(split)]
+
+
+@pytest.fixture
+def twelve(tmp_path):
+    return make_folder(tmp_path / "twelve", count=12)
+
+
+def test_folds_hold_out_each_picture_of_train_and_val_once_and_leave_test(twelve):
+    plain = opened(twelve)
+    pool, held_out = {*names(plain, "train"), *names(plain, "val")}, []
+    for fold in range(4):
+        folder = opened(twelve, folds=4, fold=fold)
+        assert {*names(folder, "train"), *names(folder, "val")} == pool
+        assert not set(names(folder, "train")) & set(names(folder, "val"))
+        assert names(folder, "test") == names(plain, "test")
+        held_out += names(folder, "val")
+    assert sorted(held_out) == sorted(pool)
+
+
+def test_folds_are_told(twelve):
+    lines = []
+    opened(twelve, lines, folds=4, fold=1, split_seed=7)
+    assert any("fold 1 of 4 by seed 7, over 8 pictures of train + val: 6 pictures to train on, 2 held out as val" in line for line in lines)
+
+
+def test_folds_of_a_seeded_split_and_of_split_folders(tmp_path):
+    plain = make_folder(tmp_path / "plain", count=20, splits=False)
+    assert sorted(len(names(opened(plain, folds=5, fold=k), "val")) for k in range(5)) == [3, 3, 3, 4, 4]
+    for split in ("train", "val", "test"):
+        make_folder(tmp_path / "folders" / split, count=4, splits=False)
+    folder = opened(tmp_path / "folders", folds=4)
+    assert (len(folder.samples("train")), len(folder.samples("val")), len(folder.samples("test"))) == (6, 2, 4)
+
+
+def test_folds_without_a_split_val(twelve):
+    (twelve / "val.txt").unlink()
+    assert [len(opened(twelve, folds=2).samples(split)) for split in ("train", "val")] == [2, 2]
+
+
+def test_folds_of_splits_with_other_names(twelve):
+    for split in ("train", "val"):
+        (twelve / f"{split}.txt").rename(twelve / f"by_{split}.txt")
+    folder = opened(twelve, folds=4, train=["by_train"], val=["by_val"])
+    assert (len(folder.samples("by_train")), len(folder.samples("by_val"))) == (6, 2)
+
+
+def test_folds_keep_groups_together(twelve):
+    (twelve / "groups.csv").write_text("".join(f"p{i:02d},g{i // 2}\n" for i in range(12)))
+    for fold in range(3):
+        numbers = {int(name[1:]) for name in names(opened(twelve, folds=3, fold=fold), "val")}
+        assert numbers
+        assert {n ^ 1 for n in numbers} == numbers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "data.folds must be 0 .* or at least 2, got 1"),
+        ({"folds": -2}, "data.folds must be 0"),
+        ({"folds": 3, "fold": 3}, "data.fold must be from 0 to 2, got 3"),
+        ({"fold": 1}, "data.fold must be 0 without data.folds, got 1"),
+        ({"folds": 9}, "9 folds need as many pictures, and train [+] val have 8"),
+        ({"folds": 2, "val": []}, "each needs a name"),
+        ({"folds": 2, "test": ["val"]}, "split 'val' has two roles"),
+        ({"folds": 2, "train": ["train", "val"]}, "split 'val' has two roles"),
+        ({"folds": 2, "train": ["trian"]}, "no split 'trian'; did you mean 'train'"),
+        ({"max_pixels": 0}, "data.max_pixels must be at least 1"),
+        ({"format": "coco"}, "format coco needs annotations.json"),
+        ({"format": "voc"}, "format voc needs JPEGImages"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(twelve, options, message):
+    with pytest.raises(InputError, match=message):
+        opened(twelve, **options)
+
+
+def test_too_few_groups_and_pictures_without_one_are_named(twelve):
+    (twelve / "groups.csv").write_text("".join(f"p{i:02d},g{i // 6}\n" for i in range(12)))
+    with pytest.raises(InputError, match="3 folds need as many groups, and train [+] val have 2"):
+        opened(twelve, folds=3)
+    (twelve / "groups.csv").write_text("p00,a\n")
+    with pytest.raises(InputError, match=r"groups\.csv: 7 pictures have no group"):
+        opened(twelve, folds=2)
+
+
+def test_groups_that_cross_given_splits_are_warned_of(twelve):
+    (twelve / "groups.csv").write_text("p00,a\np01,b\np11,a\n")
+    lines = []
+    opened(twelve, lines)
+    assert [line for line in lines if "warning" in line] == [
+        "data: warning: 1 groups of groups.csv are in train and in test (the first: a); scores on test may flatter"
+    ]
+    lines.clear()
+    opened(twelve, lines, test=["train"])  # named for both on purpose
+    assert not [line for line in lines if "warning" in line]
+
+
+def test_the_limit_of_pixels_reaches_pictures_and_masks(twelve):
+    from kanseg.data import read_label, read_picture
+
+    folder = opened(twelve, max_pixels=1279, task="binary", classes=["a", "b"])
+    sample = folder.samples("train")[0]
+    with pytest.raises(InputError, match="40x32 pixels are more than the limit of 1279"):
+        read_picture(sample)
+    with pytest.raises(InputError, match="more than the limit of 1279"):
+        read_label(sample, folder.info)
+    assert read_picture(opened(twelve, max_pixels=1280).samples("train")[0]).shape == (32, 40, 3)

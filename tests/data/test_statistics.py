@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import make_folder
+from kanseg.data import LabelInfo, Sample, class_frequencies, read_folder
+from kanseg.errors import InputError
+
+
+def test_pixels_are_counted_as_numpy_does(tmp_path):
+    root = make_folder(tmp_path / "set", count=5, classes=4, splits=False)
+    found = read_folder(root)
+    samples = [s for split in found.splits.values() for s in split]
+    values = np.concatenate([np.array(Image.open(s.mask)).ravel() for s in samples])
+    counts = class_frequencies(samples, found.info)
+    assert counts.dtype == np.int64
+    assert counts.tolist() == [int((values == c).sum()) for c in range(4)]
+
+
+def test_ignored_pixels_are_left_out(tmp_path):
+    Image.fromarray(np.array([[0, 1, 255], [1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
+    sample = Sample("m", tmp_path / "i.png", tmp_path / "m.png")
+    assert class_frequencies([sample], LabelInfo("binary", ("a", "b"))).tolist() == [2, 3]
+
+
+def test_multilabel_counts_absent_and_present(tmp_path):
+    Image.fromarray(np.array([[0, 1, 7], [1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
+    sample = Sample("m", tmp_path / "i.png", (tmp_path / "m.png", None))
+    info = LabelInfo("multilabel", ("a", "b"), ignore_index=7)
+    assert class_frequencies([sample, sample], info).tolist() == [[4, 6], [12, 0]]
+
+
+def test_no_samples_have_no_pixels():
+    assert class_frequencies([], LabelInfo("multiclass", ("a", "b", "c"))).tolist() == [0, 0, 0]
+    assert class_frequencies([], LabelInfo("multilabel", ("a",))).tolist() == [[0, 0]]
+
+
+def test_a_mask_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"m\.png: no such file"):
+        class_frequencies([Sample("m", tmp_path / "i.png", tmp_path / "m.png")], LabelInfo("binary", ("a", "b")))
