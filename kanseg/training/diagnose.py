@@ -41,7 +41,7 @@ def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
 
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if not list(module.children())]
     try:
-        model(image.to(next(model.parameters()).device))
+        model.forward(image.to(next(model.parameters()).device))  # not model(...): compiled, it would run without the hooks
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from kanseg.metrics import SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_samples
+from kanseg.training.previews import preview
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -86,6 +88,10 @@ class SegmentationTask(Task):
         dataset = self.held_out.get("test") or self.held_out.get("val") or self._train
         draw_samples(model, dataset, run, count=self.config.training.panels, tile=self.description["tile"], device=device)
         return [run / "overview.png", run / "samples"]
+
+    def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray:
+        with accelerator.autocast():
+            return preview(model, self.held_out["val"], count=self.config.training.log_images, tile=self.description["tile"], device=accelerator.device)
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.samples[i].name for i in indices]
