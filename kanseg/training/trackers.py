@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -107,6 +108,7 @@ class WeightsAndBiases(Tracker):
 
 def import_wandb() -> Any:
     """The package; InputError where it is not installed."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing goes out that was not asked for; it is read at the import
     try:
         import wandb
 
