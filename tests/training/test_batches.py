@@ -56,7 +56,9 @@ def test_step_k_of_several_processes_is_batch_k_of_one(world):
     assert [{i for plan in many for _, i in plan[step]} for step in range(3)] == one
 
 
-@pytest.mark.parametrize(("count", "size", "world", "expected"), [(9, 4, 1, (4, 5)), (10, 4, 1, (2, 4)), (3, 8, 1, (3, 3)), (8, 4, 1, (4, 4)), (11, 2, 3, (2, 2))])
+@pytest.mark.parametrize(
+    ("count", "size", "world", "expected"), [(9, 4, 1, (4, 5)), (10, 4, 1, (2, 4)), (3, 8, 1, (3, 3)), (8, 4, 1, (4, 4)), (11, 2, 3, (2, 2))]
+)
 def test_sizes_are_those_of_the_smallest_and_the_largest_batch(count, size, world, expected):
     plan = BatchPlan(count, size, seed=0, world_size=world)
     lengths = [len(batch) for batch in plan]

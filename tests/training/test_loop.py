@@ -28,7 +28,7 @@ ALL = {"ema": 0.9, "lr_factors": {"encoder.*": 0.1}, "schedule": "plateau", "sch
 
 
 def with_settings(config, name, **settings):
-    return replace(config, run_dir=str(Path(config.run_dir).with_name(name)), training=replace(config.training, **settings))
+    return replace(config, run_dir=str(Path(config.run_dir).with_name(name)), training=replace(config.training, **({"panels": 0} | settings)))
 
 
 def lines(config, key="train"):
@@ -45,7 +45,6 @@ def test_best_weights_are_the_average_by_hand(config):
     config = with_settings(config, "run", ema=0.5, epochs=3, save_every=1, keep=99, lr=0.01)
     config.data.val = []  # the last weights are the best
     train(config)
-    name = "encoder.stages.0.0.conv.base_conv.weight"
     steps = [weights[next(k for k in weights if k.endswith("base_conv.weight"))] for weights in states_of_every_step(config)]
     average = steps[0]
     for update, now in enumerate(steps[1:], 1):
@@ -93,54 +92,47 @@ def test_a_plateau_lowers_the_rate(config):
     assert list(rates.values()) == pytest.approx([1e-6, 1e-6, 1e-7, 1e-8])  # the first validation is an improvement on nothing
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 6])
-def test_everything_together_resumes_bit_equal(config, monkeypatch, stop_at):
-    config.model.options |= {"dropout": 0.2}
-    whole, broken = (with_settings(config, name, **ALL, epochs=6, save_every=1, keep=50) for name in ("whole", "broken"))
-    train(whole)
+def stopped_and_resumed(config, monkeypatch, step):
+    """Train with an interruption right after the checkpoint of a step."""
 
     def save_and_stop(training):
         save(training)
-        if training.progress.step == stop_at:
+        if training.progress.step == step:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("kanseg.training.loop.save", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        train(broken)
+        train(config)
     monkeypatch.undo()
-    train(broken, resume=True)
-    for name in ("last/model.safetensors", "best/model.safetensors", "log.jsonl"):
-        assert (Path(whole.run_dir) / name).read_bytes() == (Path(broken.run_dir) / name).read_bytes(), name
-    ours, theirs = (read_training((Path(c.run_dir) / "last").resolve()) for c in (whole, broken))
-    assert ours[0] == theirs[0]
-    assert ours[0]["stale"] == 3
-    assert ours[0]["stand"]["scale"] == 0.25
-    for key, value in ours[1]["average"].items():
-        assert torch.equal(value, theirs[1]["average"][key])
-    assert ours[0]["epoch"] == 4  # stopped early
+    train(config, resume=True)
 
 
-@pytest.mark.parametrize("schedule", ["poly", "one_cycle", "step", "cosine"])
-def test_schedules_with_accumulation_and_clipping_resume_bit_equal(config, monkeypatch, schedule):
-    options = {"poly": {"power": 2.0}, "step": {"milestones": [0.4], "gamma": 0.5}}.get(schedule, {})
-    settings = {"schedule": schedule, "schedule_options": options, "accumulate": 2, "clip": 0.1, "epochs": 3, "precision": "bf16", "save_every": 1}
-    config.data.train = ["train", "test"]
-    config.data.test = []
+def assert_same(one, other, names=("last/model.safetensors", "best/model.safetensors", "log.jsonl")):
+    for name in names:
+        assert (Path(one.run_dir) / name).read_bytes() == (Path(other.run_dir) / name).read_bytes(), name
+
+
+def test_everything_together_resumes_bit_equal(config, monkeypatch):
+    config.model.options |= {"dropout": 0.2}
+    whole = with_settings(config, "whole", **ALL, epochs=6, save_every=1)
+    train(whole)
+    for step in (3, 4):  # in the middle of an epoch, and at its end
+        broken = with_settings(whole, f"broken{step}")
+        stopped_and_resumed(broken, monkeypatch, step)
+        assert_same(whole, broken)
+        (state, tensors), (expected, originals) = (read_training((Path(c.run_dir) / "last").resolve()) for c in (broken, whole))
+        assert state == expected
+        assert all(torch.equal(value, originals["average"][key]) for key, value in tensors["average"].items())
+    assert (state["epoch"], state["stale"], state["stand"]["scale"]) == (4, 3, 0.125)  # stopped early, halved after each of three validations
+
+
+def test_accumulation_clipping_and_bf16_resume_bit_equal(config, monkeypatch):
+    config.data.train, config.data.test = ["train", "test"], []
+    settings = {"schedule": "poly", "schedule_options": {"power": 2.0}, "accumulate": 3, "clip": 0.1, "precision": "bf16", "ema": 0.5, "save_every": 1}
     whole, broken = (with_settings(config, name, **settings) for name in ("whole", "broken"))
     train(whole)
-
-    def save_and_stop(training):
-        save(training)
-        if training.progress.step == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("kanseg.training.loop.save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken)
-    monkeypatch.undo()
-    train(broken, resume=True)
-    for name in ("last/model.safetensors", "log.jsonl"):
-        assert (Path(whole.run_dir) / name).read_bytes() == (Path(broken.run_dir) / name).read_bytes()
+    stopped_and_resumed(broken, monkeypatch, 3)
+    assert_same(whole, broken)
 
 
 def test_patience_without_a_val_split_is_refused(config, folder):
