@@ -20,7 +20,7 @@ def save(training: Training) -> None:
     accelerator, settings = training.accelerator, training.config.training
     training.progress.log_bytes = training.log.size
     training.progress.layout = [training.plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes]
-    generators = [random_states()]
+    generators = [random_states() | {"loss_sum": training.progress.loss_sum}]  # what differs between processes
     if accelerator.num_processes > 1:
         generators = gather_object(generators)
     if accelerator.is_main_process:
@@ -53,13 +53,14 @@ def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) 
         training.average.load_state_dict(tensors["average"])
     if accelerator.scaler is not None and tensors["scaler"]:
         accelerator.scaler.load_state_dict(tensors["scaler"])
+    training.progress = Progress.of(state)
     generators = tensors["generators"]
     if accelerator.process_index < len(generators):
         mine = generators[accelerator.process_index]
         torch.set_rng_state(mine["cpu"])
         if len(mine["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(mine["cuda"])
-    training.progress = Progress.of(state)
+        training.progress.loss_sum = mine.get("loss_sum", training.progress.loss_sum)
 
 
 def save_best(training: Training) -> None:

@@ -70,8 +70,10 @@ def find_batch_size(
     while True:
         largest = BatchPlan(len(dataset), size, seed=0, world_size=accelerator.num_processes).sizes[1]
         images, target = (_repeated(torch.as_tensor(item[key]), largest) for key in ("image", task.target))
-        if _everywhere(_fits(network, images, target, mix=task.mix, loss=loss, penalty=penalty, accelerator=accelerator), accelerator):
+        fits = _fits(network, images, target, mix=task.mix, loss=loss, penalty=penalty, accelerator=accelerator)
+        if _everywhere(fits, accelerator):
             return size, accumulate
+        memory.clear_device_cache(garbage_collection=True)
         if size == 1:
             shape = "x".join(map(str, item["image"].shape[-2:]))
             raise InputError(f"training.find_batch_size: a step on one picture of {shape} does not fit into the memory of {accelerator.device}")
@@ -115,7 +117,6 @@ def _fits(network: nn.Module, images: Tensor, target: Tensor, *, mix: Callable, 
     finally:
         penalty()  # forgets what a forward pass that was broken off has collected
         network.zero_grad(set_to_none=True)
-        memory.clear_device_cache(garbage_collection=True)
     return True
 
 

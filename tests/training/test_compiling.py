@@ -26,7 +26,7 @@ def test_a_compiled_network_keeps_its_names_and_its_values(monkeypatch):
 
 def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "eager")
-    config.training.panels, config.training.ema, config.training.penalty = 0, 0.5, {"weights_l1": 0.1, "activations_l2": 0.1}
+    config.training.panels, config.training.epochs, config.training.penalty = 0, 1, {"weights_l1": 0.1, "activations_l2": 0.1}
     results = [train(config)]
     losses = [[e["loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "loss" in e]]
     config.training.compile = True
@@ -34,7 +34,7 @@ def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatc
     losses.append([e["loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "loss" in e])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert results[0]["multiply_adds"] == results[1]["multiply_adds"]
-    config.training.compile, config.training.epochs = False, 3
+    config.training.compile, config.training.epochs = False, 2
     train(config, resume=True)  # the checkpoint is an ordinary one
 
 
