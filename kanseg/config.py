@@ -157,10 +157,12 @@ class _Training:
         optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
         optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter: 20, history_size: 10}.
         lr: peak learning rate.
-        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1}; the first pattern that fits counts.
+        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1}; the first pattern that fits counts, and 0
+            keeps weights as they are.
         weight_decay: of the optimiser.
         schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or plateau.
-        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma: 0.1} or {factor: 0.5, patience: 5}.
+        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma: 0.1} or, of plateau,
+            {factor: 0.5, patience: 5, min_factor: 0.01}.
         warmup: share of the steps in which the learning rate rises linearly.
         ema: decay a step of an exponential moving average of the weights, which is then what is measured and stored as best; 0 for none.
         accumulate: batches whose gradients are added up for one step.
@@ -179,7 +181,7 @@ class _Training:
         tensorboard: write TensorBoard events to the run folder.
         wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
         project: of Weights & Biases.
-        log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every validation.
+        log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every validation (of segmentation); 0 for none.
         threads: CPU threads of torch; 0 leaves torch's own choice.
     """
 

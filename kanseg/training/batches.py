@@ -32,6 +32,13 @@ class BatchPlan:
         alone = mine % self.batch_size == 1 and mine > 1 < self.batch_size
         return mine // self.batch_size if alone else -(-mine // self.batch_size)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Samples in the smallest and in the largest batch."""
+        before = (self.batches_per_epoch - 1) * self.batch_size
+        last = -(-self.num_samples // self.world_size) - before
+        return (min(last, self.batch_size), max(last, self.batch_size)) if before else (last, last)
+
     def go_to(self, epoch: int, start: int = 0) -> None:
         """The next iteration yields the batches of `epoch` from number `start` on."""
         self.epoch, self.start = epoch, start

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from kanseg.errors import InputError
 
+NAMED = 6  # samples of a batch that are named
+
 
 def report_non_finite(model: nn.Module, batch: dict[str, Tensor], names: Sequence[str], run: Path, step: int) -> NoReturn:
     """Name the samples and the first layer whose output is not finite, save both, and stop.
@@ -21,8 +23,9 @@ def report_non_finite(model: nn.Module, batch: dict[str, Tensor], names: Sequenc
     layer = first_non_finite_layer(model, batch["image"])
     path = run / "non_finite.pt"
     torch.save({"batch": batch, "names": list(names), "layer": layer, "weights": {k: v.cpu() for k, v in model.state_dict().items()}}, path)
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise InputError(
-        f"step {step}: the loss is not finite; batch of {', '.join(names)}; first layer with such an output: {layer or 'none, it is the loss'}; "
+        f"step {step}: the loss is not finite; batch of {', '.join(names[:NAMED])}{rest}; first layer with such an output: {layer or 'none, it is the loss'}; "
         f"batch and weights are in {path}; a lower training.lr, training.clip or precision 'no' may help"
     )
 
@@ -41,7 +44,7 @@ def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
 
     handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if not list(module.children())]
     try:
-        model(image.to(next(model.parameters()).device))
+        model.forward(image.to(next(model.parameters()).device))  # not model(...): compiled, it would run without the hooks
     finally:
         for handle in handles:
             handle.remove()

@@ -1,31 +1,35 @@
-"""What a run tells: log.jsonl, TensorBoard, a line a validation on the terminal."""
+"""What a run tells: log.jsonl, and what trackers show."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kanseg.training.trackers import Tracker, shrunk
+
 
 class RunLog:
-    """Appends JSON lines to `log.jsonl`, and scalars to TensorBoard; silent on all processes but the first.
+    """Appends JSON lines to `log.jsonl`, and passes numbers and pictures to trackers; silent on all processes but the first.
 
     The lines hold no times, so that an interrupted and resumed run writes the same file as one that was not.
 
     Args:
         run: folder of the run.
         active: whether this process writes.
-        tensorboard: whether to write event files too.
+        trackers: that are told too, of the active process.
         keep_bytes: length to which an existing log is cut (what the resumed checkpoint had seen); None for a new log.
-        step: the step that is resumed, for TensorBoard.
     """
 
-    def __init__(self, run: Path, *, active: bool, tensorboard: bool, keep_bytes: int | None = None, step: int = 0):
+    def __init__(self, run: Path, *, active: bool, trackers: Sequence[Tracker] = (), keep_bytes: int | None = None):
         self.path = run / "log.jsonl"
         self.active = active
-        self._events = None
+        self._trackers = tuple(trackers) if active else ()
         if not active:
             return
         if keep_bytes is None:
@@ -33,30 +37,38 @@ class RunLog:
         else:
             self.path.touch()
             os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
 
     @property
     def size(self) -> int:
         """Bytes of log.jsonl so far."""
         return self.path.stat().st_size if self.active else 0
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is a tracker, on this process, that shows pictures."""
+        return bool(self._trackers)
+
     def write(self, entry: dict[str, Any]) -> None:
-        """One line; numbers go to TensorBoard under their dotted names at entry["step"]."""
+        """One line; numbers go to the trackers under their slashed names at entry["step"]."""
         if not self.active:
             return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(plain(entry)) + "\n")
-        if self._events is not None:
-            for name, value in _scalars(entry):
-                self._events.add_scalar(name, value, entry["step"])
+        scalars = dict(_scalars(entry))
+        for tracker in self._trackers:
+            tracker.scalars(scalars, entry["step"])
+
+    def image(self, name: str, picture: np.ndarray | None, *, step: int) -> None:
+        """A picture (H, W, 3) uint8 for the trackers; None for nothing. log.jsonl holds none."""
+        if picture is None:
+            return
+        for tracker in self._trackers:
+            tracker.image(name, shrunk(picture), step)
 
     def close(self) -> None:
-        """Flush the event file."""
-        if self._events is not None:
-            self._events.close()
+        """Let the trackers write what they hold back."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -79,5 +91,5 @@ def _scalars(entry: dict[str, Any], prefix: str = ""):
     for key, value in entry.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and key not in ("step", "epoch") and math.isfinite(value):
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key not in ("step", "epoch") and math.isfinite(value):
             yield prefix + key, value

@@ -1,81 +1,34 @@
-"""The training loop: steps, validations, checkpoints."""
+"""The training loop: epochs, steps, validations."""
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from kanseg.checkpoint import point_to, save_checkpoint
 from kanseg.data.transforms import sample_seed
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import told_by_workers
-from kanseg.layers import Penalty
-from kanseg.training.batches import BatchPlan
 from kanseg.training.diagnose import report_non_finite
-from kanseg.training.log import RunLog
-from kanseg.training.resume import prune
-from kanseg.training.task import Task
-
-
-@dataclass
-class Progress:
-    """Where a run stands; stored as JSON in every checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    step: int = 0  # optimiser steps in all
-    loss_sum: float = 0.0  # over the steps of this epoch
-    loss_count: int = 0
-    best: float | None = None
-    best_epoch: int | None = None
-    log_bytes: int = 0
-    layout: list[int] = field(default_factory=list)  # samples, batch size, accumulation, processes: what `batch` counts in
-
-
-@dataclass
-class Training:
-    """Everything that the loop works with; built by `kanseg.training.run`."""
-
-    task: Task
-    config: Any
-    run: Path
-    accelerator: Accelerator
-    model: nn.Module
-    optimizer: Any
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    loss: Callable[[Any, torch.Tensor], torch.Tensor]
-    penalty: Penalty
-    plan: BatchPlan
-    loader: DataLoader
-    log: RunLog
-    tell: Callable[[str], None]
-    progress: Progress = field(default_factory=Progress)
-    lock: IO[str] | None = None  # held while the run folder is written (main process)
-    stop_requested: bool = False
-    watch: Callable[[dict[str, Any]], None] | None = None  # gets the log's entry of every epoch but the last, when its checkpoint is complete
-    closures: bool = False  # whether the optimiser computes the loss several times a step (LBFGS)
+from kanseg.training.saving import save, save_best
+from kanseg.training.state import Training
+from kanseg.training.trial import forward
 
 
 def fit(training: Training) -> None:
-    """Train to the last epoch. On SIGTERM: finish the step, save, and leave with exit status 143."""
-    settings, progress = training.config.training, training.progress
+    """Train to the last epoch, or until `training.patience` is over. On SIGTERM: finish the step, save, and leave with exit status 143."""
     previous = signal.signal(signal.SIGTERM, lambda *_: setattr(training, "stop_requested", True))
     try:
-        while progress.epoch < settings.epochs:
+        while not training.finished:
             started = time.perf_counter()
             train_epoch(training)
             entry = finish_epoch(training)
@@ -83,23 +36,29 @@ def fit(training: Training) -> None:
             save(training)
             if _asked_to_stop(training):
                 raise SystemExit(143)
-            if training.watch is not None and progress.epoch < settings.epochs:
+            if training.watch is not None and not training.finished:
                 training.watch(entry)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"out of memory on {training.accelerator.device} with batches of {training.config.training.batch_size}: "
+            f"take a smaller training.batch_size, or training.find_batch_size: true ({str(error).splitlines()[0][:100]})"
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 def train_epoch(training: Training) -> None:
     """The rest of the current epoch, from `progress.batch` on."""
-    settings, progress = training.config.training, training.progress
+    settings, progress, network = training.config.training, training.progress, training.network
     training.model.train()
     training.plan.go_to(progress.epoch, progress.batch)
     steps = -(-len(training.plan) // settings.accumulate)
     bar = tqdm(total=steps, desc=f"epoch {progress.epoch + 1}/{settings.epochs}", leave=False, disable=None if training.accelerator.is_main_process else True)
     for group in _groups(told_by_workers(training.loader), settings.accumulate):
-        lr = training.schedule.get_last_lr()[0]
+        lr = training.rates.set(progress.step, progress.stand)
         loss = train_step(training, group)
-        training.schedule.step()
+        if training.average is not None:
+            training.average.update_parameters(network)
         progress.batch += len(group)
         progress.step += 1
         progress.loss_sum += loss
@@ -128,11 +87,18 @@ def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
     """One optimiser step over the gradients of all batches of the group; the mean loss."""
     if training.closures:
         losses: list[float] = []
-        training.optimizer.step(lambda: losses.append(_gradients(training, group)) or losses[-1])
+        training.optimizer.step(lambda: losses.append(_of_all(training, _gradients(training, group))) or losses[-1])
         return losses[0]
     total = _gradients(training, group)
     training.optimizer.step()
     return total
+
+
+def _of_all(training: Training, loss: float) -> float:
+    """The mean over the processes: a line search by the losses of each would take the processes apart."""
+    if training.accelerator.num_processes == 1:
+        return loss
+    return float(training.accelerator.reduce(torch.tensor(loss, device=training.accelerator.device), "mean"))
 
 
 def _gradients(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
@@ -154,24 +120,11 @@ def _loss(training: Training, batch: dict[str, torch.Tensor], number: int) -> to
     """The loss of the batch with this number in its epoch, penalties included; a run whose loss is not finite stops here."""
     images, target = (batch[key].to(training.accelerator.device, non_blocking=True) for key in ("image", training.task.target))
     images, target = training.task.mix(images, target, sample_seed(training.config.seed, training.progress.epoch, number))
-    loss = training.loss(_forward(training, images), target) + training.penalty()
+    loss = training.loss(forward(training.model, images), target) + training.penalty()
     if not torch.isfinite(loss):
         names = training.task.names(int(i) for i in batch["index"])
-        report_non_finite(training.model, batch, names, training.run, training.progress.step)
+        report_non_finite(training.network, batch, names, training.run, training.progress.step)
     return loss
-
-
-def _forward(training: Training, images: torch.Tensor) -> Any:
-    try:
-        return training.model(images)
-    except ValueError as error:
-        if "Expected more than 1 value per channel" not in str(error):
-            raise
-        size = "x".join(map(str, images.shape[-2:]))
-        raise InputError(
-            f"a batch of {len(images)} picture(s) of {size} is one pixel at the bottom of the network, which a batch norm cannot train on; "
-            "use larger pictures or batches, a smaller model.options.depth, or model.options.norm: layer"
-        ) from None
 
 
 def finish_epoch(training: Training) -> dict[str, Any]:
@@ -183,91 +136,45 @@ def finish_epoch(training: Training) -> dict[str, Any]:
     entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch + 1, "train": {"loss": sum(losses) / len(losses)}}
     due = (progress.epoch + 1) % settings.validate_every == 0 or progress.epoch + 1 == settings.epochs
     if "val" in training.task.held_out and due:
-        scores = training.task.evaluate(training.model, training.task.held_out["val"], training.accelerator, title="validate")
-        entry["val"] = training.task.headline(scores)
+        entry["val"] = _validate(training)
     progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
-    value = entry["val"][settings.monitor] if "val" in entry else None
-    improved = value is not None and value == value and (progress.best is None or value > progress.best)
-    last = progress.epoch == settings.epochs
-    if improved or (last and progress.best is None):
-        progress.best, progress.best_epoch = value if improved else None, progress.epoch
+    improved = "val" in entry and judge(training, entry["val"][settings.monitor])
+    if improved or (progress.epoch == settings.epochs and progress.best is None):
+        progress.best_epoch = progress.epoch
         save_best(training)
+    if training.stopped_early:
+        entry["stopped_early"] = True
     training.log.write(entry)
     return entry
 
 
-def save(training: Training) -> None:
-    """A complete checkpoint of the moment; older ones go only afterwards."""
-    accelerator, settings = training.accelerator, training.config.training
-    training.progress.log_bytes = training.log.size
-    training.progress.layout = [training.plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes]
-    generators = [random_states()]
+def _validate(training: Training) -> dict[str, Any]:
+    """The scores that are logged, of the network or of the average of its weights."""
+    task, accelerator = training.task, training.accelerator
+    share_buffers(training.result, accelerator)
+    scores = task.headline(task.evaluate(training.result, task.held_out["val"], accelerator, title="validate"))
+    if accelerator.num_processes > 1:  # sums in another order may differ in the last bit, and decisions must not
+        broadcast_object_list(box := [scores])
+        scores = box[0]
+    if training.log.draws and training.config.training.log_images:
+        training.log.image("val/samples", task.preview(training.result, accelerator), step=training.progress.step)
+    return scores
+
+
+def judge(training: Training, value: float) -> bool:
+    """Whether the validation is the best so far; counts those that are not, for the learning rate and for `training.patience`."""
+    progress = training.progress
+    improved = value == value and (progress.best is None or value > progress.best)
+    progress.best, progress.stale = (value, 0) if improved else (progress.best, progress.stale + 1)
+    progress.stand = training.rates.validated(progress.stand, improved=improved, step=progress.step)
+    return improved
+
+
+def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
+    """Running statistics of the first process, whose weights are stored, for all: each has those of its own samples."""
     if accelerator.num_processes > 1:
-        generators = gather_object(generators)
-    if accelerator.is_main_process:
-        folder = training.run / "checkpoints" / f"step_{training.progress.step:08d}"
-        tensors = {
-            "optimizer": training.optimizer.state_dict(),
-            "schedule": training.schedule.state_dict(),
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
-            "generators": generators,
-        }
-        save_checkpoint(
-            folder, accelerator.unwrap_model(training.model), training.task.description, training.config, state=asdict(training.progress), tensors=tensors
-        )
-        point_to(training.run / "last", folder)
-        prune(training.run, training.config.training.keep)
-    accelerator.wait_for_everyone()
-
-
-def random_states() -> dict[str, Any]:
-    """The states of torch's generators; no other generator is used in training."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Put optimiser, schedule, scaler, generators and progress back to where a checkpoint left them, at the settings of now."""
-    settings = training.config.training
-    training.optimizer.load_state_dict(tensors["optimizer"])
-    training.schedule.load_state_dict(tensors["schedule"])
-    # Settings of now: the same numbers as in the checkpoint unless the user changed lr, weight_decay or epochs.
-    training.schedule.base_lrs = [settings.lr] * len(training.schedule.base_lrs)
-    factor = training.schedule.lr_lambdas[0](training.schedule.last_epoch)
-    for group in training.optimizer.param_groups:
-        group["initial_lr"], group["lr"] = settings.lr, settings.lr * factor
-        if "weight_decay" in group:
-            group["weight_decay"] = settings.weight_decay
-    training.schedule._last_lr = [group["lr"] for group in training.optimizer.param_groups]
-    if training.accelerator.scaler is not None and tensors["scaler"]:
-        training.accelerator.scaler.load_state_dict(tensors["scaler"])
-    generators = tensors["generators"]
-    if training.accelerator.process_index < len(generators):
-        mine = generators[training.accelerator.process_index]
-        torch.set_rng_state(mine["cpu"])
-        if len(mine["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(mine["cuda"])
-    training.progress = Progress(**state)
-
-
-def save_best(training: Training) -> None:
-    """Store the weights of now as the best ones (main process)."""
-    if not training.accelerator.is_main_process:
-        return
-    folder = _free(training.run / "checkpoints" / f"best_{training.progress.epoch:05d}")
-    save_checkpoint(folder, training.accelerator.unwrap_model(training.model), training.task.description, training.config)
-    link = training.run / "best"
-    older = link.resolve() if link.is_symlink() else None
-    point_to(link, folder)
-    if older is not None and older != folder.resolve():
-        shutil.rmtree(older, ignore_errors=True)
-
-
-def _free(folder: Path) -> Path:
-    """The folder, or with a number behind it: the best weights may be those of an epoch that a resumed run trains again."""
-    number, choice = 1, folder
-    while choice.exists():
-        number, choice = number + 1, folder.with_name(f"{folder.name}_{number}")
-    return choice
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
 
 
 def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -283,3 +190,5 @@ def _tell(training: Training, entry: dict[str, Any], seconds: float) -> None:
         line += f"  val {settings.monitor} {entry['val'][settings.monitor]:.4f}"
         line += f" (best {progress.best:.4f} in epoch {progress.best_epoch})" if progress.best is not None else ""
     training.tell(f"{line}  {seconds:.1f} s")
+    if training.stopped_early:
+        training.tell(f"stopped early: no better {settings.monitor} in {progress.stale} validations")

@@ -23,6 +23,20 @@ OPTIMISERS: Registry[Callable[..., Optimizer]] = Registry("optimiser")
 SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
 WARMUP_START = 0.04
 NEEDS_CLOSURE = {"lbfgs"}  # optimisers that compute the loss several times a step
+PLATEAU = {"factor": 0.5, "patience": 5, "min_factor": 0.0}  # options of the schedule "plateau"
+# What values of an option can be, by the type of its default; None stands for a text or null.
+KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: ("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)),
+    str: ("a text or null", lambda value: value is None or isinstance(value, str)),
+    tuple: ("a list of numbers", lambda value: isinstance(value, (list, tuple)) and all(map(KINDS[float][1], value))),
+}
+# The least and the largest value of options, of each in a list; what is not here the optimiser checks.
+SHARE, ANY, COUNT = (0.0, 1.0), (0.0, math.inf), (1, math.inf)
+RANGES = {"betas": SHARE, "momentum": SHARE, "max_iter": COUNT, "history_size": COUNT, "milestones": SHARE, "start": SHARE, "end": SHARE} | {
+    **{"power": ANY, "gamma": ANY, "patience": ANY, "factor": SHARE, "min_factor": SHARE, "eps": ANY}
+}
 
 
 @OPTIMISERS.register("adamw")
@@ -62,6 +76,8 @@ def lbfgs(
         if len(given) > 1 or given[0].keys() != {"params"}:
             raise InputError("lbfgs takes one group of parameters with one learning rate: leave settings by group out, or take another optimiser")
         given = list(given[0]["params"])
+    if line_search not in (None, "strong_wolfe"):
+        raise InputError(f"lbfgs: line_search must be strong_wolfe or null, got {line_search!r}")
     if weight_decay:
         raise InputError(f"lbfgs has no weight decay, got {weight_decay}: set it to 0, or take another optimiser")
     return torch.optim.LBFGS(given, lr=lr, max_iter=max_iter, history_size=history_size, line_search_fn=line_search)
@@ -110,6 +126,12 @@ def constant(step: int, *, total: int, warmup: float) -> float:
     return _rise(step, rising) if step < rising else 1.0
 
 
+@SCHEDULES.register("plateau")
+def plateau(step: int, *, total: int, warmup: float, factor: float = 0.5, patience: int = 5, min_factor: float = 0.0) -> float:
+    """1 after the rise; times `factor`, down to `min_factor`, after more than `patience` validations without an improvement (`kanseg.training.rates`)."""
+    return constant(step, total=total, warmup=warmup)
+
+
 def create_optimiser(name: str, parameters: Parameters, *, lr: float, **options: object) -> Optimizer:
     """An optimiser of `OPTIMISERS`.
 
@@ -140,11 +162,24 @@ def create_schedule(name: str, *, total: int, warmup: float, **options: object) 
 
 
 def _check_options(builder: Callable, what: str, options: Mapping[str, object]) -> None:
-    """ValueError for an option that the builder does not have."""
-    own = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in ("lr", "total", "warmup")]
-    for key in options:
+    """ValueError for an option that the builder does not have, or a value that it cannot have."""
+    parameters = inspect.signature(builder).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("lr", "total", "warmup")}
+    for key, value in options.items():
         if key not in own:
             raise ValueError(f"{what} has no option {key!r}{nearest(key, own)} (it has: {', '.join(own) or 'none'})")
+        kind, fits = KINDS[type(own[key])]
+        if not fits(value):
+            raise ValueError(f"{what}: {key} must be {kind}, such as {_shown(own[key])}, got {value!r}")
+        low, high = RANGES.get(key, (-math.inf, math.inf))
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if key in RANGES and not all(low <= each <= high for each in numbers):
+            span = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
+            raise ValueError(f"{what}: {key} must be {span}, got {value!r}")
+
+
+def _shown(default: object) -> object:
+    return list(default) if isinstance(default, tuple) else default
 
 
 def _rise(step: int, rising: float) -> float:

@@ -52,7 +52,7 @@ def draw_results(
     written = [draw_pixel_confusion(by_picture, dataset.info.classes, run / "confusion.png")] if by_picture else []
     if count < 1 or not len(dataset):
         return written
-    chosen = _evenly(range(len(dataset)), count)
+    chosen = evenly(range(len(dataset)), count)
     measured = picture_scores(by_picture or {})
     worst, best = extremes(measured, min(count, GALLERY))
     cells = predicted_cells(model, dataset, {*chosen, *worst, *best}, tile=tile, device=device)
@@ -69,7 +69,7 @@ def draw_results(
     for index in chosen:
         draw(run / "samples" / f"{dataset.samples[index].name}.png", [index], LARGEST)
     galleries = [draw(run / f"{name}.png", indices, GALLERY_CELL) for name, indices in (("worst", worst), ("best", best)) if indices]
-    return [draw(run / "overview.png", _evenly(chosen, OVERVIEW), LARGEST), *galleries, *written, run / "samples"]
+    return [draw(run / "overview.png", evenly(chosen, OVERVIEW), LARGEST), *galleries, *written, run / "samples"]
 
 
 @torch.no_grad()
@@ -132,6 +132,6 @@ def sheet(
     return comparison_sheet(rows, titles, names, legend=legend, largest=largest)
 
 
-def _evenly(indices: Sequence[int], count: int) -> list[int]:
+def evenly(indices: Sequence[int], count: int) -> list[int]:
     """At most so many of the indices, evenly chosen, the first and the last among them."""
     return [indices[i] for i in sorted({int(i) for i in np.linspace(0, len(indices) - 1, min(count, len(indices)))})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,12 +27,20 @@ CHANGEABLE = (
     "training.weight_decay",
     "training.clip",
     "training.precision",
+    "training.compile",
+    "training.find_batch_size",
     "training.validate_every",
+    "training.patience",
     "training.save_every",
     "training.keep",
     "training.log_every",
     "training.panels",
+    "training.surface",
+    "training.tolerance",
     "training.tensorboard",
+    "training.wandb",
+    "training.project",
+    "training.log_images",
     "training.threads",
 )
 
@@ -61,6 +69,15 @@ class Resumed:
             model.load_state_dict(read_weights(self.folder))
         except RuntimeError as error:
             raise InputError(f"{self.folder} does not fit the model of these settings: {' '.join(str(error).split())[:300]}") from None
+
+
+def with_found_batches(config: Any) -> Any:
+    """The settings with the batches that `training.find_batch_size` has found for the run that lies in run_dir, where it is asked for."""
+    stored = Path(config.run_dir) / "config.yaml"
+    if not config.training.find_batch_size or not stored.is_file():
+        return config
+    found = type(config).from_yaml(stored.read_text(encoding="utf-8")).training
+    return replace(config, training=replace(config.training, batch_size=found.batch_size, accumulate=found.accumulate))
 
 
 def find_checkpoint(run: Path, config: Any, *, resume: bool, overwrite: bool, tell: Callable[[str], None]) -> Resumed | None:

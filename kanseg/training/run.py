@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from kanseg.checkpoint import build_model, read_weights
@@ -25,17 +27,26 @@ from kanseg.layers import Penalty
 from kanseg.machine import machine_line
 from kanseg.training.batches import BatchPlan
 from kanseg.training.classification import ClassificationTask
+from kanseg.training.compiling import as_written, compile_networks
 from kanseg.training.curves import draw_curves
+from kanseg.training.ema import average_of
 from kanseg.training.log import RunLog, plain
-from kanseg.training.loop import Training, fit, restore, save_best
-from kanseg.training.optimisers import NEEDS_CLOSURE, create_optimiser, create_schedule
+from kanseg.training.loop import fit
+from kanseg.training.optimisers import NEEDS_CLOSURE
+from kanseg.training.rates import Rates, parameter_groups
 from kanseg.training.report import draw_report
-from kanseg.training.resume import Resumed, find_checkpoint, lock_run
+from kanseg.training.resume import Resumed, find_checkpoint, lock_run, with_found_batches
+from kanseg.training.saving import restore, save_best
 from kanseg.training.segmentation import SegmentationTask
-from kanseg.training.settings import check_settings
+from kanseg.training.settings import check_held_out, check_settings, make_optimiser
+from kanseg.training.state import Training
 from kanseg.training.task import Task, Tell
+from kanseg.training.trackers import Tracker, open_trackers
+from kanseg.training.trial import find_batch_size, try_smallest
 
 PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", "report.html")
+# What a run leaves in its folder, beside config.yaml.
+LEFT = ("checkpoints", "samples", "tensorboard", "wandb", "best", "last", "log.jsonl", "metrics.json", *PICTURES)
 TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
 
 
@@ -52,6 +63,8 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
         InputError: settings, data or run folder that cannot be used; nothing is written before they were checked.
     """
     started, started_cpu = time.perf_counter(), time.process_time()
+    if resume:
+        config = with_found_batches(config)
     task = TASKS[type(config)](config)
     check_settings(task)
     if config.training.threads:
@@ -66,18 +79,22 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
     resumed = find_checkpoint(Path(config.run_dir), config, resume=resume, overwrite=overwrite, tell=tell)
     with accelerator.main_process_first():
         dataset = task.open(checkpoint=resumed.folder if resumed else None, tell=tell)
+    check_held_out(task)
     torch.manual_seed(config.seed)
     training = assemble(task, accelerator, dataset, resumed=resumed, overwrite=overwrite, tell=tell)
     parameters = sum(p.numel() for p in training.model.parameters())
     batches = training.plan.batches_per_epoch
     tell(f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches} batches an epoch on {accelerator.device}")
+    if training.finished:
+        tell(_why_finished(training))
     training.watch = watch
     with training.lock or contextlib.nullcontext():  # free again whatever ends the run: a search goes on in the same process
         with contextlib.closing(training.log):
             fit(training)
+        as_written(training.network, training.result)
         results = _measure(training)
-        results |= {"parameters": parameters, "epochs": config.training.epochs, "best_epoch": training.progress.best_epoch}
-        results["multiply_adds"] = multiply_adds(accelerator.unwrap_model(training.model), (1, *dataset[(0, 0)]["image"].shape))
+        results |= {"parameters": parameters, "epochs": training.progress.epoch, "best_epoch": training.progress.best_epoch}
+        results["multiply_adds"] = multiply_adds(training.network, (1, *dataset[(0, 0)]["image"].shape))
         results |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - started_cpu, 1)}
         results |= {"machine": machine_line(accelerator.device.type), "processes": accelerator.num_processes}
         if accelerator.is_main_process:
@@ -86,30 +103,40 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
     return results
 
 
+def _why_finished(training: Training) -> str:
+    if training.stopped_early:
+        done = f"after {training.progress.epoch} epochs, {training.progress.stale} validations without an improvement"
+        return f"this run has stopped early, {done}; a larger training.patience goes on"
+    return f"this run is finished, with {training.progress.epoch} epochs; a larger training.epochs goes on"
+
+
 def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed: Resumed | None, overwrite: bool, tell: Tell) -> Training:
-    """Build and prepare everything that the loop needs, and open the run folder last, when all settings have proved usable."""
-    config, settings, data, run = task.config, task.config.training, task.config.data, Path(task.config.run_dir)
+    """Build, prepare and try everything that the loop needs, and open the run folder last, when all settings have proved usable."""
+    settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
     model = build_model(task.description["model"], pretrained=resumed is None)
-    penalty = Penalty(model, settings.penalty)
-    plan = BatchPlan(len(dataset), settings.batch_size, seed=config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
+    if resumed is not None:
+        resumed.load_weights(model)
+    average = average_of(model, settings.ema).to(accelerator.device) if settings.ema else None
+    penalty, loss = Penalty(model, settings.penalty), task.loss()
+    groups, factors = parameter_groups(model, settings.lr_factors)
+    model, optimizer = accelerator.prepare(model, make_optimiser(settings, groups))
+    if accelerator.process_index:
+        torch.manual_seed(task.config.seed + accelerator.process_index)  # the first process has seeded its own; dropout must differ
+    if settings.find_batch_size and resumed is None:
+        settings = _fitting(model, task, dataset, accelerator, loss=loss, penalty=penalty, tell=tell)
+    plan = BatchPlan(len(dataset), settings.batch_size, seed=task.config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
     if resumed is not None:
         resumed.check([plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes])
-        resumed.load_weights(model)
+    try_smallest(model, dataset, plan, accelerator)
+    if settings.compile:
+        compile_networks(accelerator.unwrap_model(model), *([] if average is None else [average.module]), device=accelerator.device)
     # A generator of its own: a loader draws a number from torch's whenever it starts, and a resumed run starts it once more.
     workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "worker_init_fn": let_the_main_process_stop}
     loader = DataLoader(dataset, batch_sampler=plan, generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda", **workers)
-    steps = settings.epochs * -(-plan.batches_per_epoch // settings.accumulate)
-    decay = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-    optimizer = create_optimiser(settings.optimizer, model.parameters(), **decay, **settings.optimizer_options)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, create_schedule(settings.schedule, total=steps, warmup=settings.warmup))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    rates = Rates(optimizer, settings, total=settings.epochs * -(-plan.batches_per_epoch // settings.accumulate), factors=factors)
     lock = lock_run(run) if accelerator.is_main_process else None
-    if accelerator.is_main_process:
-        _open_run(run, config, fresh=resumed is None and overwrite)
-    accelerator.wait_for_everyone()
-    seen = {} if resumed is None else {"keep_bytes": resumed.state["log_bytes"], "step": resumed.state["step"]}
-    log = RunLog(run, active=accelerator.is_main_process, tensorboard=settings.tensorboard, **seen)
-    training = Training(task, config, run, accelerator, model, optimizer, schedule, task.loss(), penalty, plan, loader, log, tell, lock=lock)
+    log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite)
+    training = Training(task, task.config, run, accelerator, model, optimizer, rates, loss, penalty, plan, loader, log, tell, average=average, lock=lock)
     training.closures = settings.optimizer in NEEDS_CLOSURE
     if resumed is not None:
         restore(training, resumed.state, resumed.tensors)
@@ -117,19 +144,40 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
     return training
 
 
-def _open_run(run: Path, config: Any, *, fresh: bool) -> None:
-    """Make the run folder, without what an earlier run (fresh) or a killed one left behind."""
-    if fresh:
-        names = ("checkpoints", "samples", "tensorboard", "best", "last", "log.jsonl", "metrics.json", *PICTURES)
-        for path in [*(run / name for name in names), *run.glob("scores_*.csv")]:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+def _fitting(model: nn.Module, task: Task, dataset: Dataset, accelerator: Accelerator, *, tell: Tell, **step: Any) -> Any:
+    """The training settings with a batch that fits into memory, which are those of the task from now on."""
+    settings = task.config.training
+    size, accumulate = find_batch_size(model, task, dataset, accelerator, **step)
+    if size != settings.batch_size:
+        tell(f"training.batch_size {settings.batch_size} does not fit into memory: {size}, with training.accumulate {settings.accumulate} -> {accumulate}")
+    else:
+        tell(f"training.batch_size {size} fits into memory")
+    task.config = replace(task.config, training=replace(settings, batch_size=size, accumulate=accumulate))
+    return task.config.training
+
+
+def _open_run(config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool) -> RunLog:
+    """Make the run folder, without what an earlier run (overwrite) or a killed one left behind, and its log."""
+    run, active = Path(config.run_dir), accelerator.is_main_process
+    step, seen = (0, None) if resumed is None else (resumed.state["step"], resumed.state["log_bytes"])
+    trackers: list[Tracker] = []
+    if active:
+        _clear(run, all_of_it=resumed is None and overwrite)
+        run.mkdir(parents=True, exist_ok=True)
+        trackers = open_trackers(run, config, step=step)
+        write_text(run / "config.yaml", config.to_yaml())
+    accelerator.wait_for_everyone()
+    return RunLog(run, active=active, trackers=trackers, keep_bytes=seen)
+
+
+def _clear(run: Path, *, all_of_it: bool) -> None:
+    for path in [*(run / name for name in LEFT), *run.glob("scores_*.csv")] if all_of_it else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     for rest in (run / "checkpoints").glob(".*.tmp"):
         shutil.rmtree(rest, ignore_errors=True)
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "config.yaml", config.to_yaml())
 
 
 def _measure(training: Training) -> dict[str, Any]:
@@ -138,7 +186,7 @@ def _measure(training: Training) -> dict[str, Any]:
     if not (training.run / "best").is_dir():
         save_best(training)
     accelerator.wait_for_everyone()
-    model = accelerator.unwrap_model(training.model)
+    model = training.network
     model.load_state_dict(read_weights(training.run / "best"))
     return {role: task.measure(model, role, accelerator, training.run) for role in task.held_out}
 
@@ -150,7 +198,7 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
     for name in PICTURES:  # those of a run that was resumed after its end, of which not every one need be drawn again
         (run / name).unlink(missing_ok=True)
     curves = draw_curves(run / "log.jsonl", run / "curves.png", monitor=task.config.training.monitor, best_epoch=results["best_epoch"])
-    pictures = task.draw(training.accelerator.unwrap_model(training.model), results, run, device=training.accelerator.device)
+    pictures = task.draw(training.network, results, run, device=training.accelerator.device)
     page = draw_report(run, results)
     for role in task.held_out:
         tell(f"\n{role}, weights of epoch {results['best_epoch']}, {task.table(results[role])}")

@@ -23,7 +23,12 @@ from kanseg.training.settings import check_settings
 
 STUDY = "kanseg"
 # In which the processes of one search may differ: where things lie, and what leaves the scores as they are.
-MAY_DIFFER = ("run_dir", "data.root", "data.workers", *(f"training.{name}" for name in ("threads", "panels", "tensorboard", "log_every", "keep", "save_every")))
+MAY_DIFFER = (
+    "run_dir",
+    "data.root",
+    "data.workers",
+    *(f"training.{name}" for name in ("threads", "panels", "tensorboard", "wandb", "project", "log_images", "log_every", "keep", "save_every")),
+)
 FAULTS = (RuntimeError, ValueError, ArithmeticError, OSError)  # that end a trial and not the search; out of memory is a RuntimeError
 OPENINGS = 4  # of a storage that another process is making at the moment
 GIVE_UP = 3  # trials that fail before any has succeeded

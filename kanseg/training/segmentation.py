@@ -37,6 +37,7 @@ from kanseg.metrics import SCORES, SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_results
+from kanseg.training.previews import preview
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -138,6 +139,10 @@ class SegmentationTask(Task):
         role = next((role for role in ("test", "val") if role in self.held_out), "train")
         options = {"count": self.config.training.panels, "tile": self.description["tile"], "device": device}
         return draw_results(model, self.held_out.get(role, self._train), run, by_picture=self._confusions.get(role), **options)
+
+    def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray:
+        with accelerator.autocast():
+            return preview(model, self.held_out["val"], count=self.config.training.log_images, tile=self.description["tile"], device=accelerator.device)
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.samples[i].name for i in indices]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from kanseg.checkpoint import build_model
 from kanseg.errors import InputError
 from kanseg.layers import Penalty
 from kanseg.registry import nearest
-from kanseg.training.optimisers import create_optimiser, create_schedule
+from kanseg.training.optimisers import NEEDS_CLOSURE, create_optimiser, create_schedule
+from kanseg.training.rates import parameter_groups
 from kanseg.training.task import Task
+from kanseg.training.trackers import import_wandb
 
 AT_LEAST = {
     "seed": 0,
@@ -26,6 +29,8 @@ AT_LEAST = {
     "training.save_every": 0,
     "training.log_every": 0,
     "training.panels": 0,
+    "training.patience": 0,
+    "training.log_images": 0,
     "training.threads": 0,
     "training.weight_decay": 0,
 }
@@ -47,16 +52,14 @@ def check_settings(task: Task) -> None:
             raise InputError(f"{name} must be positive, got {_get(config, name)}")
     if not 0 <= config.training.warmup <= 1:
         raise InputError(f"training.warmup must be a share from 0 to 1, got {config.training.warmup}")
+    if not 0 <= config.training.ema < 1:
+        raise InputError(f"training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got {config.training.ema}")
+    if config.training.wandb != "no":
+        import_wandb()
     task.check()
     with torch.device("meta"):  # a look at the options of the model, without its memory
         model = build_model(task.model_arguments())
-    settings = config.training
-    try:
-        decay = {"lr": settings.lr, "weight_decay": settings.weight_decay}
-        create_optimiser(settings.optimizer, [torch.nn.Parameter(torch.zeros(1))], **decay, **settings.optimizer_options)
-        create_schedule(settings.schedule, total=1, warmup=settings.warmup)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"training.optimizer or training.schedule: {error}") from None
+    check_steps(config.training, model)
     try:
         Penalty(model, config.training.penalty)
     except ValueError as error:
@@ -66,6 +69,34 @@ def check_settings(task: Task) -> None:
     if config.training.monitor not in task.monitors:
         guess = nearest(config.training.monitor, task.monitors)
         raise InputError(f"training.monitor {config.training.monitor!r} is not one of {', '.join(task.monitors)}{guess}")
+
+
+def check_steps(settings: Any, model: nn.Module) -> None:
+    """InputError for an optimiser, a schedule or groups of parameters that cannot be made; `model` is looked at for names only."""
+    groups, _ = parameter_groups(model, settings.lr_factors)
+    if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
+        raise InputError(f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters; leave them out, or take another optimiser")
+    make_optimiser(settings, [{"params": [nn.Parameter(torch.zeros(1))]} for _ in groups])
+    try:
+        create_schedule(settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"training.schedule: {error}") from None
+
+
+def make_optimiser(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of the settings; InputError for options that it cannot have."""
+    try:
+        return create_optimiser(settings.optimizer, groups, lr=settings.lr, weight_decay=settings.weight_decay, **settings.optimizer_options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"training.optimizer: {error}") from None
+
+
+def check_held_out(task: Task) -> None:
+    """InputError where something is decided by validations, and there is no split for them."""
+    settings = task.config.training
+    asking = [name for name, asked in (("patience", settings.patience), ("schedule plateau", settings.schedule == "plateau")) if asked]
+    if asking and "val" not in task.held_out:
+        raise InputError(f"training.{asking[0]} goes by the score on val, and there is no such split: name one in data.val, or leave it out")
 
 
 def _get(config: Any, name: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -81,6 +82,10 @@ class Task(ABC):
     @abstractmethod
     def names(self, indices: Iterable[int]) -> list[str]:
         """Names of training samples."""
+
+    def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray | None:
+        """A picture (H, W, 3) uint8 of what the network does to the first pictures of val, for the trackers; None, by default."""
+        return None
 
     def mix(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """What is done to a whole training batch before the network sees it: nothing, by default."""

@@ -14,8 +14,8 @@ from kanseg.config import ClassificationConfig, ClassificationData, Classificati
 from kanseg.errors import InputError
 from kanseg.training.command import train_command
 from kanseg.training.log import read_log
-from kanseg.training.loop import save
 from kanseg.training.run import train
+from kanseg.training.saving import save
 
 
 @pytest.fixture
