@@ -65,7 +65,7 @@ def _geo(path: Path) -> tuple[dict[int, tuple], dict[str, object]]:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            return {code: page.tags.valueof(code) for code in (*_TYPES, TEXTS) if code in page.tags}, page.geotiff_tags
+            return {code: page.tags.valueof(code) for code in (*_TYPES, TEXTS) if code in page.tags}, page.geotiff_tags or {}
     except (tifffile.TiffFileError, StructError, ValueError, KeyError, IndexError):
         return {}, {}
 

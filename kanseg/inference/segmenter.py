@@ -106,7 +106,8 @@ class Segmenter(ABC):
 
 def decide(probabilities: Tensor, task: str) -> Tensor:
     """Probabilities (..., N, H, W) -> label maps uint8: class indices (..., H, W), or of a multilabel task 0 and 1 of each class (..., N, H, W)."""
-    decided = probabilities > 0.5 if task == "multilabel" else probabilities.argmax(dim=-3)
+    # max, which gives the place too, is several times as fast as argmax over an axis that is not the last.
+    decided = probabilities > 0.5 if task == "multilabel" else probabilities.max(dim=-3).indices
     return decided.to(torch.uint8)
 
 

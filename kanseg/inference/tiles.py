@@ -12,6 +12,7 @@ from torch import Tensor
 from kanseg.inference.ahead import ahead
 
 T = TypeVar("T")
+PIECE = 2**21  # pixels of finished rows that are given at once
 Read = Callable[[int, int, int, int], Tensor]
 
 
@@ -72,9 +73,9 @@ def tile_bands(
         band = band or _Band(len(reads), probabilities, window, shape[1])
         for (row, column, picture), values in zip(batch, probabilities, strict=True):
             if row > band.top:
-                yield band.top, band.finished(row)
+                yield from band.finished(row)
             band.add(values, column, picture)
-    yield band.top, band.finished(shape[0])
+    yield from band.finished(shape[0])
 
 
 class _Band:
@@ -90,15 +91,22 @@ class _Band:
         place[:-1].addcmul_(values, self.window)
         place[-1].add_(self.window)
 
-    def finished(self, row: int) -> Tensor:
-        """Probabilities (P, N, rows, W) of the rows before `row`, to which no tile adds any more; the band then begins there."""
-        count = row - self.top
-        done, rest = self.sums[:, :, :count], self.sums[:, :, count:]
-        result = (done[:, :-1] / done[:, -1:]).cpu()
-        moved = torch.zeros_like(self.sums)
-        moved[:, :, : rest.shape[2]] = rest
-        self.sums, self.top = moved, row
-        return result
+    def finished(self, row: int) -> Iterator[tuple[int, Tensor]]:
+        """(first row, probabilities (P, N, rows, W)) of the rows before `row`, to which no tile adds any more; the band then begins there."""
+        count, step = row - self.top, max(1, PIECE // self.sums.shape[-1])
+        for top in range(0, count, step):
+            done = self.sums[:, :, top : min(top + step, count)]
+            yield self.top + top, (done[:, :-1] / done[:, -1:]).cpu()
+        self._move(count)
+        self.top = row
+
+    def _move(self, count: int) -> None:
+        """Drop the first rows. In place, piece by piece (none overlaps the place it goes to): a second band would be the largest thing in memory."""
+        rest = self.sums.shape[2] - count
+        for top in range(0, rest, count):
+            end = min(top + count, rest)
+            self.sums[:, :, top:end] = self.sums[:, :, top + count : end + count]
+        self.sums[:, :, rest:] = 0
 
 
 def gathered(bands: Iterable[tuple[int, Tensor]], height: int) -> Tensor | None:

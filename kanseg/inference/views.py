@@ -35,13 +35,13 @@ class View:
         if self.scale != 1.0:
             size = [max(1, round(side * self.scale)) for side in pictures.shape[-2:]]
             pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1)
-        pictures = pictures.flip(self.axes)
+        pictures = pictures.flip(self.axes) if self.axes else pictures  # a flip over no axis is a copy
         return pictures.transpose(-1, -2) if self.swapped else pictures
 
     def undo(self, maps: Tensor, size: Sequence[int]) -> Tensor:
         """Maps (B, N, h, w) of what the network saw -> (B, N, H, W) of the pictures, `size` (H, W)."""
         maps = maps.transpose(-1, -2) if self.swapped else maps
-        maps = maps.flip(self.axes)
+        maps = maps.flip(self.axes) if self.axes else maps
         return maps if tuple(maps.shape[-2:]) == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
