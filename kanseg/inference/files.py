@@ -224,7 +224,9 @@ def _pixels(step: _Step) -> int:
 
 
 def _jobs(files: Sequence[Path | Job]) -> list[Job]:
-    return [file for file in files if isinstance(file, Job)] or name_jobs([file for file in files if not isinstance(file, Job)])
+    if all(isinstance(file, Job) for file in files):
+        return list(files)
+    return name_jobs([file.path if isinstance(file, Job) else file for file in files])
 
 
 def _all_targets(jobs: Sequence[Job], writer: Writer) -> Iterator[Path]:

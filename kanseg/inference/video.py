@@ -24,6 +24,7 @@ from kanseg.inference.sources import ArrayPicture
 CODEC = "mp4v"
 MISSING = 0.05  # share of the frames that the header promises and that need not come: some containers only estimate them
 FALLBACK_RATE = 25.0
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its decoder writes lines of its own to stderr; what is wrong is told here
 Found = tuple[str, tuple[int, int], list[Region]]
 
 

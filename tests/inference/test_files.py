@@ -85,6 +85,7 @@ def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "in" / "s*.jpg", "--output", tmp_path / "out", "--skip_existing"]
     assert "1 masks" in tool("predict.py", *arguments).stdout
     before = (tmp_path / "out" / "small.png").stat().st_mtime_ns
+    arguments[-1] = "--skip-existing"  # both spellings
     assert "0 masks" in tool("predict.py", *arguments).stdout
     assert (tmp_path / "out" / "small.png").stat().st_mtime_ns == before
 
@@ -147,3 +148,19 @@ def test_one_picture_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_
     outcome = predict_files(predictor, find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None)
     assert [p.name for p in outcome.written] == ["b.png", "c.png"]
     assert "a.png: OutOfMemoryError" in outcome.failed[0]
+
+
+def test_a_video_that_is_none_is_one_line_and_what_is_left_out_another(checkpoint, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / "a.png")
+    (folder / "film.mp4").write_text("no video")
+    (folder / "a.gif").write_bytes(b"GIF89a")
+    run = tool("predict.py", "--checkpoint", checkpoint, checkpoint, "--input", folder, "--output", tmp_path / "out", "--scales", "1", "0.5", "--uncertainty")
+    assert run.returncode == 1
+    lines = run.stderr.splitlines()
+    assert len(lines) == 2
+    assert "a.gif" in lines[0]
+    assert "film.mp4: not a video" in lines[1]
+    assert "2 networks" in run.stdout
+    assert (tmp_path / "out" / "uncertainty" / "a.png").is_file()
