@@ -79,6 +79,7 @@ def _preview(picture: Picture, masks: list[RowFile], writer: Writer) -> np.ndarr
     images, labels = [], []
     for top in range(0, height, rows):
         count = min(rows, height - top)
-        images.append(picture.read(top, 0, count, width)[::step, ::step])
-        labels.append(_label(masks, writer, top, count)[..., ::step, ::step])
+        # Copies: a view would keep all the pixels that it leaves out.
+        images.append(picture.read(top, 0, count, width)[::step, ::step].copy())
+        labels.append(_label(masks, writer, top, count)[..., ::step, ::step].copy())
     return writer.overlay(np.concatenate(images), np.concatenate(labels, axis=-2))
