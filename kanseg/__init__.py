@@ -1,5 +1,8 @@
 """Segmentation networks of Kolmogorov-Arnold convolutions, and the pipeline around them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from kanseg.errors import InputError
 from kanseg.models import create_classifier, create_encoder, create_model, kan, list_bases, list_encoders, list_models
 from kanseg.pretrained import from_pretrained
@@ -21,19 +24,22 @@ __all__ = [
 ]
 
 
-def load(checkpoint: str, *, device: str | None = None):
-    """A trained network with its class names and preprocessing, ready for arrays.
+def load(checkpoint: str | Sequence[str], **options: Any):
+    """A trained network with its class names and preprocessing, ready for arrays; of several checkpoints, their ensemble.
 
     Args:
-        checkpoint: folder such as "runs/x/best" (or the run folder itself), or one written by `predictor.model.save_pretrained`.
-        device: torch device; by default a GPU where there is one.
+        checkpoint: folder such as "runs/x/best" (or the run folder itself), one written by `predictor.model.save_pretrained`, or an
+            exported file (.onnx, .pt2); a list of them for the mean of their probabilities.
+        options: `mode` ("auto", "whole", "tiles"), `tile` ((h, w)), `overlap`, `flips` (1, 2, 4, 8: mirrored and turned views that are
+            averaged), `scales`, `batch_size`, `precision` ("no", "bf16", "fp16"), `device` (by default a GPU where there is one).
 
     Returns:
-        A `kanseg.inference.Predictor`: `predictor(image)` maps (H, W, C) uint8 or uint16 to (H, W) class indices.
+        A `kanseg.inference.Predictor` (or `Ensemble`): `predictor(image)` maps (H, W, C) uint8 or uint16 to (H, W) class indices,
+        `predictor.probabilities(image)` to (N, H, W), `predictor.uncertainty(image)` to (H, W).
 
     Raises:
-        InputError: no complete checkpoint there.
+        InputError: no complete checkpoint there, or options out of range.
     """
-    from kanseg.inference import Predictor
+    from kanseg.inference import open_predictor
 
-    return Predictor.from_checkpoint(checkpoint, device=device)
+    return open_predictor(checkpoint, **options)

@@ -4,6 +4,7 @@ python tools/benchmark.py layers [--bases a,b] [--channels 32,64] [--size 64] [-
 python tools/benchmark.py models [--names ukanet_18,unet] [--bases bspline,gram] [--size 128] [--batch 2]
 python tools/benchmark.py zoo [--names ukanet_18,unet] [--bases gram] [--size 256] [--json FILE]
 python tools/benchmark.py loader [--root FOLDER] [--workers 2] [--size 256] [--batch 8] [--rounds 5] [--json FILE]
+python tools/benchmark.py predict [--names unet] [--bases gram] [--size 4096] [--tile 512] [--overlap 0.5] [--batch 8] [--width 8]
 
 the first two with [--device cpu|cuda] [--dtype float32|bfloat16|float16] [--compile] [--rounds 10] [--json FILE] [--against FOLDER].
 Prints a table; --against FOLDER, a checkout of torch-conv-kan, measures its layers and networks in the same rounds.
@@ -72,16 +73,34 @@ def loader(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     return parser
 
 
-def timed(table: argparse.ArgumentParser) -> None:
+def predict(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = commands.add_parser("predict", help="a large picture in tiles beside the bare network on the same tiles", allow_abbrev=False)
+    parser.add_argument("--names", type=words, default=["unet"], help="comma-separated (default: unet)")
+    parser.add_argument("--bases", type=words, default=["gram"], help="comma-separated (default: gram)")
+    parser.add_argument("--width", type=int, default=8, help="of the networks (default: 8)")
+    parser.add_argument("--size", type=int, default=4096, help="height and width of the picture (default: 4096)")
+    parser.add_argument("--tile", type=int, default=512, help="height and width of the tiles (default: 512)")
+    parser.add_argument("--overlap", type=float, default=0.5, help="share of a tile in common with the next one (default: 0.5)")
+    parser.add_argument("--batch", type=int, default=8, help="tiles at once (default: 8)")
+    clocked(parser, rounds=3)
+    parser.set_defaults(run=run_predict)
+    return parser
+
+
+def clocked(table: argparse.ArgumentParser, *, rounds: int) -> None:
     table.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     table.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="half precision by autocast")
+    table.add_argument("--rounds", type=int, default=rounds, help=f"how often everything is measured (default: {rounds})")
+
+
+def timed(table: argparse.ArgumentParser) -> None:
+    clocked(table, rounds=10)
     table.add_argument("--compile", action="store_true", help="measure under torch.compile as well")
-    table.add_argument("--rounds", type=int, default=10, help="how often everything is measured (default: 10)")
     table.add_argument("--against", metavar="FOLDER", help="a checkout of torch-conv-kan to measure in the same rounds")
 
 
 TIMED = (layers, models)  # a table is a function here that adds its subcommand, and one that measures and prints
-OTHERS = (zoo, loader)
+OTHERS = (zoo, loader, predict)
 
 
 def parse() -> argparse.Namespace:
@@ -137,6 +156,17 @@ def run_loader(arguments: argparse.Namespace) -> list[dict[str, object]]:
     case = LoaderCase(arguments.size, arguments.batch, arguments.workers, arguments.rounds, arguments.limit)
     rows = loader_rows(arguments.root, case)
     print(f"{case}, {arguments.root or 'pictures made for it'}.\n{EXPLAINED}\n\n{loader_table(rows)}")
+    return rows
+
+
+def run_predict(arguments: argparse.Namespace) -> list[dict[str, object]]:
+    from kanseg.benchmark import PredictCase, Setting, predict_rows, predict_table
+    from kanseg.benchmark.predict import EXPLAINED
+
+    setting = Setting(arguments.device, arguments.dtype, arguments.rounds)
+    case = PredictCase(arguments.size, arguments.tile, arguments.overlap, arguments.batch)
+    rows = collect(predict_rows(arguments.names, arguments.bases, case, setting, {"width": arguments.width}), ("model", "basis"))
+    print(f"{case}, width {arguments.width}, {setting.dtype}, {setting.rounds} rounds.\n{EXPLAINED}\n\n{predict_table(rows)}")
     return rows
 
 

@@ -5,6 +5,7 @@ from kanseg.benchmark.loader import LoaderCase, loader_rows, loader_table
 from kanseg.benchmark.measure import Setting
 from kanseg.benchmark.models import ModelCase, model_rows, model_table
 from kanseg.benchmark.original import Original
+from kanseg.benchmark.predict import PredictCase, predict_rows, predict_table
 from kanseg.benchmark.zoo import zoo_rows, zoo_table
 from kanseg.counting import saved_bytes
 from kanseg.machine import machine_line
@@ -14,6 +15,7 @@ __all__ = [
     "LoaderCase",
     "ModelCase",
     "Original",
+    "PredictCase",
     "Setting",
     "layer_rows",
     "layer_table",
@@ -22,6 +24,8 @@ __all__ = [
     "machine_line",
     "model_rows",
     "model_table",
+    "predict_rows",
+    "predict_table",
     "saved_bytes",
     "zoo_rows",
     "zoo_table",

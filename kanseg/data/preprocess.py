@@ -36,8 +36,8 @@ class Preprocess:
     interpolation: str = "linear"
     floats: bool = False
 
-    def scale(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
-        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of `resize`.
+    def fit(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
+        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type.
 
         Raises:
             InputError: channels that the network does not take; floats for integers or the reverse; floats outside [0, 1] with a gamma.
@@ -47,6 +47,11 @@ class Preprocess:
         image = to_channels(image, self.channels, name=name)
         if self.gamma != 1.0 and image.dtype == np.float32 and (image.min() < 0 or image.max() > 1):
             raise InputError(f"{name}: holds values from {image.min():g} to {image.max():g}, and data.gamma needs values from 0 to 1; leave the gamma out")
+        return image
+
+    def scale(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
+        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of `resize`; InputError as of `fit`."""
+        image = self.fit(image, name=name)
         return image if self.resize is None else resize_image(image, self.resize, self.interpolation)
 
     def encode(self, image: np.ndarray) -> np.ndarray:

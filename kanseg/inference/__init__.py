@@ -1,6 +1,9 @@
-"""Any picture -> a mask of its own size: from arrays (Predictor) or files."""
+"""Any picture -> a mask of its own size: from arrays (Predictor, Ensemble) or files."""
 
-from kanseg.inference.files import find_pictures, predict_files
+from kanseg.inference.ensemble import Ensemble, open_predictor
+from kanseg.inference.files import predict_files
+from kanseg.inference.inputs import find_jobs, find_pictures
+from kanseg.inference.outputs import Outputs
 from kanseg.inference.predictor import Predictor
 
-__all__ = ["Predictor", "find_pictures", "predict_files"]
+__all__ = ["Ensemble", "Outputs", "Predictor", "find_jobs", "find_pictures", "open_predictor", "predict_files"]

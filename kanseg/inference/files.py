@@ -1,19 +1,30 @@
-"""Picture files -> mask files; a bad file is told and does not stop the others."""
+"""Picture and video files -> files of masks; a bad file is told and does not stop the others."""
 
 from __future__ import annotations
 
-import glob
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 
-from kanseg.data.drawing import overlay
-from kanseg.data.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image, write_png
+from kanseg.config import write_text
+from kanseg.data.images import MAX_PIXELS
 from kanseg.errors import InputError
-from kanseg.inference.predictor import Predictor
+from kanseg.inference.ahead import ahead, drawn_ahead
+from kanseg.inference.inputs import Job, name_jobs, refuse_to_overwrite
+from kanseg.inference.large import LARGE, predict_large
+from kanseg.inference.outputs import OVERLAYS, Outputs, Writer
+from kanseg.inference.polygons import Coco, Region, regions
+from kanseg.inference.segmenter import Prediction, Segmenter
+from kanseg.inference.sources import ArrayPicture, Picture, open_picture
+from kanseg.inference.video import is_done, predict_video
+
+TOGETHER = 2**22  # pixels of pictures that are predicted together
+ANNOTATIONS = "annotations.json"
+Found = tuple[str, tuple[int, int], Sequence[Region]]
 
 
 @dataclass
@@ -25,81 +36,212 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 
-def find_pictures(source: str) -> list[Path]:
-    """The pictures that a file, a folder or a glob pattern means, sorted.
+@dataclass(frozen=True)
+class _Step:
+    """A file on its way: read, then predicted, then written; or what is wrong with it."""
 
-    Raises:
-        InputError: nothing is there.
-    """
-    path = Path(source)
-    if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
-    elif path.is_file():
-        found = [path]
-    else:
-        found = [Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file()]
-    if not found:
-        raise InputError(f"{source}: no file, no folder with pictures ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) and no pattern that matches one")
-    return sorted(found)
-
-
-def output_names(pictures: Sequence[Path]) -> list[str]:
-    """A file name for each picture's mask: its stem, or its whole name where two pictures share a stem.
-
-    Raises:
-        InputError: two pictures have the same name (from different folders).
-    """
-    stems = Counter(path.stem for path in pictures)
-    names = [path.stem if stems[path.stem] == 1 else path.name.replace(".", "_") for path in pictures]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        same = [str(path) for path, name in zip(pictures, names, strict=True) if name == twice[0]]
-        raise InputError(f"{' and '.join(same[:2])} would be written to the same file; predict their folders one by one")
-    return [f"{name}.png" for name in names]
+    job: Job
+    picture: Picture | None = None
+    prediction: Prediction | None = None
+    fault: str | None = None
+    skipped: bool = False
+    found: Sequence[Found] = ()
 
 
 def predict_files(
-    predictor: Predictor,
-    pictures: Sequence[Path],
+    predictor: Segmenter,
+    files: Sequence[Path | Job],
     output: Path,
     *,
-    overlays: bool = True,
+    outputs: Outputs | None = None,
     skip_existing: bool = False,
     max_pixels: int = MAX_PIXELS,
+    large: int = LARGE,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
-    """Write `output/NAME.png` (class indices with a palette) for every picture, and `output/overlays/NAME.png`.
+    """Write `output/NAME.png` (class indices with a palette) for every picture, and what `outputs` asks for.
 
-    Each file is written whole or not at all. A picture that cannot be read or predicted is told and counted, and the rest goes on.
+    The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder `output/NAME/` of masks and an overlay
+    video. Each file is written whole or not at all. A file that cannot be read or predicted is told and counted, and the rest goes on.
+
+    Args:
+        predictor: a `Predictor` or an `Ensemble`.
+        files: pictures and videos, or jobs of `find_jobs`, which know a folder below the output.
+        output: folder.
+        outputs: what is written beside the masks; by default overlays.
+        skip_existing: leave files out for which all is there.
+        max_pixels: larger pictures are refused as decompression bombs.
+        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and a picture in a TIFF is read by windows.
+        tell: takes a line for each failure.
+
+    Raises:
+        InputError: masks of two files would have one name, or something would overwrite an input.
     """
-    outcome = Outcome()
-    names = output_names(pictures)
-    _refuse_to_overwrite(pictures, [*(output / name for name in names), *(output / "overlays" / name for name in names)])
-    (output / "overlays" if overlays else output).mkdir(parents=True, exist_ok=True)
-    for path, name in zip(pictures, names, strict=True):
-        target = output / name
-        if skip_existing and target.is_file():
-            outcome.skipped.append(target)
+    jobs = _jobs(files)
+    writer = Writer(output, predictor, outputs or Outputs())
+    refuse_to_overwrite(jobs, _all_targets(jobs, writer))
+    output.mkdir(parents=True, exist_ok=True)
+    run = _Run(predictor, writer, skip_existing, max_pixels, large)
+    outcome, coco = Outcome(), Coco(predictor.classes, predictor.task)
+    for step in run.steps(jobs):
+        if step.fault is not None:
+            outcome.failed.append(step.fault)
+            tell(f"failed: {step.fault}")
             continue
-        try:
-            image = read_image(path, max_pixels=max_pixels)
-            mask = predictor(image, name=str(path))
-            if overlays:
-                write_png(output / "overlays" / name, overlay(image, mask, predictor.colours))
-            outcome.written.append(write_png(target, mask, palette=predictor.colours))
-        except InputError as error:
-            outcome.failed.append(str(error))
-        except (RuntimeError, MemoryError, OSError, cv2.error) as error:  # out of memory or disk: the next picture may fit
-            outcome.failed.append(f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        else:
-            continue
-        tell(f"failed: {outcome.failed[-1]}")
+        (outcome.skipped if step.skipped else outcome.written).append(_result(step, writer))
+        for each in step.found:
+            coco.add(*each)
+    if writer.outputs.polygons == "coco":
+        write_text(output / ANNOTATIONS, json.dumps(coco.content()))
     return outcome
 
 
-def _refuse_to_overwrite(pictures: Sequence[Path], targets: Sequence[Path]) -> None:
-    """InputError when a mask or an overlay would replace one of the pictures."""
-    read = {path.resolve() for path in pictures}
-    for target in targets:
-        if target.resolve() in read:
-            raise InputError(f"{target} is one of the pictures and would be overwritten; choose another --output")
+@dataclass(frozen=True)
+class _Run:
+    """The way of the files: pictures are read in one thread, predicted here, and written in another."""
+
+    predictor: Segmenter
+    writer: Writer
+    skip_existing: bool
+    max_pixels: int
+    large: int
+
+    def steps(self, jobs: Iterable[Job]) -> Iterator[_Step]:
+        """What became of each file, in order."""
+        return ahead(self.write, self.predicted(drawn_ahead(self.groups(jobs))))
+
+    def groups(self, jobs: Iterable[Job]) -> Iterator[list[_Step]]:
+        """Files as they are read: small pictures of one size together, everything else by itself."""
+        group: list[_Step] = []
+        for step in map(self.read, jobs):
+            if group and not self._fits(group, step):
+                yield group
+                group = []
+            group.append(step)
+        if group:
+            yield group
+
+    def read(self, job: Job) -> _Step:
+        """Open a picture, unless all is there; a video is not opened yet."""
+        if self.skip_existing and self._is_done(job):
+            return guarded(_Step(job, skipped=True), self._found_before)
+        if job.is_video:
+            return _Step(job)
+        return guarded(_Step(job), lambda step: replace(step, picture=open_picture(job.path, max_pixels=self.max_pixels, large=self.large)))
+
+    def predicted(self, groups: Iterable[list[_Step]]) -> Iterator[_Step]:
+        """Each file with its prediction; videos and large pictures are written here already."""
+        for group in groups:
+            first = group[0]
+            if first.fault is not None or first.skipped:
+                yield first
+            elif first.picture is None:
+                yield guarded(first, self.video)
+            elif _pixels(first) > self.large:
+                yield guarded(first, self.large_picture)
+            else:
+                yield from self.together(group)
+
+    def together(self, group: list[_Step]) -> list[_Step]:
+        """Predict pictures of one size; one by one where they do not fit into memory together."""
+        wanted = self.writer.outputs
+        try:
+            pictures = [step.picture for step in group]
+            prediction = self.predictor.predict(pictures, probabilities=wanted.probabilities is not None, uncertainty=wanted.uncertainty)
+        except FAULTS as error:
+            if len(group) > 1:
+                return [done for step in group for done in self.together([step])]
+            return [replace(group[0], picture=None, fault=fault_line(group[0].job.path, error))]
+        return [replace(step, prediction=prediction.of(place)) for place, step in enumerate(group)]
+
+    def video(self, step: _Step) -> _Step:
+        """Predict and write a video."""
+        found = predict_video(self.predictor, step.job, self.writer.outputs, self.writer.root, max_pixels=self.max_pixels)
+        return replace(step, found=found)
+
+    def large_picture(self, step: _Step) -> _Step:
+        """Predict and write a picture by bands."""
+        with closing(step.picture):
+            found = predict_large(self.predictor, step.picture, step.job.name, self.writer, step.job.path)
+        return replace(step, picture=None, found=[(step.job.file_name, step.picture.shape, found)])
+
+    def write(self, step: _Step) -> _Step:
+        """Write a picture; the others pass."""
+        return step if step.prediction is None else guarded(step, self._write)
+
+    def _write(self, step: _Step) -> _Step:
+        picture = step.picture
+        found = self.writer.write(step.job.name, picture.read(0, 0, *picture.shape), step.prediction, step.job.path)
+        return _Step(step.job, found=[(step.job.file_name, picture.shape, found)])
+
+    def _fits(self, group: Sequence[_Step], step: _Step) -> bool:
+        """Whether a picture can be predicted together with those before it."""
+        first = group[0].picture
+        if not isinstance(step.picture, ArrayPicture) or not isinstance(first, ArrayPicture) or len(group) == self.predictor.batch_size:
+            return False
+        return step.picture.image.shape == first.image.shape and (len(group) + 1) * _pixels(step) <= TOGETHER
+
+    def _is_done(self, job: Job) -> bool:
+        return is_done(self.writer, job.name) if job.is_video else self.writer.existing(job.name) is not None
+
+    def _found_before(self, step: _Step) -> _Step:
+        """The regions in the masks of a picture or video that is left out: the annotations tell of all."""
+        if self.writer.outputs.polygons != "coco":
+            return step
+        if step.job.is_video:
+            numbers = range(len(list(self.writer.masks(step.job.name)[0].with_suffix("").glob("frame_*.png"))))
+            names = [(f"{step.job.name}/frame_{number:06d}", ".png", None) for number in numbers]
+        else:
+            names = [(step.job.name, self.writer.existing(step.job.name), step.job.file_name)]
+        found = []
+        for name, suffix, file_name in names:
+            label = self.writer.read_label(name, suffix)
+            found.append((file_name or f"{name}.png", label.shape[-2:], list(regions(label, self.predictor.task))))
+        return replace(step, found=found)
+
+
+FAULTS = (RuntimeError, MemoryError, OSError, ValueError, cv2.error)  # out of memory or disk, a file that a library chokes on: the next may do
+
+
+def guarded(step: _Step, work: Callable[[_Step], _Step]) -> _Step:
+    """work(step), or the step with what went wrong."""
+    try:
+        return work(step)
+    except FAULTS as error:
+        return _Step(step.job, fault=fault_line(step.job.path, error))
+
+
+def fault_line(path: Path, error: Exception) -> str:
+    """What went wrong with a file, on one line that names it."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, InputError):
+        return f"{path}: {type(error).__name__}: {text[:300]}"
+    return text if str(path) in text else f"{path}: {text}"
+
+
+def _pixels(step: _Step) -> int:
+    return step.picture.shape[0] * step.picture.shape[1]
+
+
+def _jobs(files: Sequence[Path | Job]) -> list[Job]:
+    if all(isinstance(file, Job) for file in files):
+        return list(files)
+    return name_jobs([file.path if isinstance(file, Job) else file for file in files])
+
+
+def _all_targets(jobs: Sequence[Job], writer: Writer) -> Iterator[Path]:
+    """Whatever could be written."""
+    yield writer.root / ANNOTATIONS
+    for job in jobs:
+        if job.is_video:
+            yield writer.root / OVERLAYS / f"{job.name}.mp4"
+        else:
+            for suffix in (".png", ".tif"):
+                yield from writer.targets(job.name, suffix)
+
+
+def _result(step: _Step, writer: Writer) -> Path:
+    """The mask, or the folder of masks, of a file."""
+    if step.job.is_video:
+        return writer.masks(step.job.name)[0].with_suffix("")
+    return writer.masks(step.job.name, writer.existing(step.job.name) or ".png")[0]

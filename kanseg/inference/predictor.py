@@ -1,152 +1,164 @@
-"""Any picture -> a mask of its own size."""
+"""A trained network: any picture -> a mask of its own size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg import pretrained
-from kanseg.checkpoint import MANIFEST, build_model, preprocess_from, read_description, read_weights
-from kanseg.data.images import to_channels
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
-from kanseg.inference.tiles import flips as flip_axes
-from kanseg.inference.tiles import predict_tiled
-from kanseg.pretrained import CONFIG
+from kanseg.inference.loading import load_checkpoint
+from kanseg.inference.segmenter import Segmenter, decide
+from kanseg.inference.sources import ArrayPicture, Picture
+from kanseg.inference.tiles import gathered, tile_bands
+from kanseg.inference.views import averaged, views
+
+__all__ = ["Predictor", "class_probabilities", "crop", "decide"]
+MODES = ("auto", "whole", "tiles")
+TILE = (512, 512)
+DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+BAND = 2**22  # pixels that are scaled back at once
 
 
-class Predictor:
+class Predictor(Segmenter):
     """A trained network with what it needs to read pictures: (H, W, C) integers -> (H, W) class indices.
 
     A network that was trained on resized pictures sees the whole picture at that size; its probabilities are scaled back. One
     that was trained at the pictures' own scale sees them as they are, in overlapping tiles where they are larger than a tile.
 
     Args:
-        model: (B, C, h, w) -> logits (B, N, h, w).
+        model: (B, C, h, w) -> logits (B, N, h, w); a module, or any function (which then runs where it likes, on CPU tensors).
         preprocess: of the training.
         classes: names of the classes.
         colours: an RGB colour per class.
         task: "binary", "multiclass" or "multilabel".
         tile: (h, w) of tiles; None for whole pictures.
         overlap: share of a tile in common with the next one.
-        flips: 1, 2 or 4 mirrored predictions that are averaged.
-        batch_size: tiles at once.
+        flips: 1, 2 or 4 mirrored predictions that are averaged, or 8: these also turned by 90 degrees.
+        scales: factors on height and width of the pictures, or tiles, that are averaged too, each with every flip.
+        batch_size: tiles, or pictures of one size, at once.
+        precision: "no" (float32), "bf16" or "fp16" for convolutions.
         device: torch device.
+
+    Raises:
+        InputError: options out of range, or a device that is not there.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Callable[[Tensor], Tensor],
         preprocess: Preprocess,
         *,
         classes: Sequence[str],
-        colours: Sequence[tuple[int, int, int]],
+        colours: Sequence[Sequence[int]],
         task: str,
-        tile: tuple[int, int] | None = None,
+        tile: Sequence[int] | None = None,
         overlap: float = 0.5,
         flips: int = 1,
+        scales: Sequence[float] = (1.0,),
         batch_size: int = 8,
+        precision: str = "no",
         device: str | torch.device | None = None,
     ):
-        self.device = _usable_device(device)
-        self.model = model.to(self.device).eval()
-        self.preprocess = preprocess
-        self.classes, self.colours = tuple(classes), [tuple(c) for c in colours]
-        self.task = task
-        self.tile, self.overlap, self.batch_size = tile, overlap, batch_size
-        if tile is not None and min(tile) < 1:
+        if tile is not None and (len(tile) != 2 or min(tile) < 1):
             raise InputError(f"a tile must be at least 1 pixel on each side, got {tile}")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap must be a share from 0 to below 1, got {overlap}")
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
-        self.flips = flip_axes(flips)
+        if precision not in DTYPES:
+            raise InputError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+        self.views = views(flips, scales)
+        is_module = isinstance(model, nn.Module)
+        place = _usable_device(device if is_module else "cpu")
+        super().__init__(classes, colours, task, device=place, batch_size=batch_size, looks=len(self.views))
+        self.model = model.to(place).eval() if is_module else model
+        self.preprocess, self.precision = preprocess, precision
+        self.tile, self.overlap = None if tile is None else tuple(tile), overlap
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: str | Path, **options: Any) -> Predictor:
-        """A predictor from a checkpoint folder, or from a run folder (its best weights).
+    def from_checkpoint(cls, checkpoint: str | Path, *, mode: str = "auto", tile: Sequence[int] | None = None, **options: Any) -> Predictor:
+        """A predictor from a checkpoint folder, a run folder (its best weights), or an exported file (.onnx, .pt2).
+
+        Args:
+            checkpoint: folder or file.
+            mode: "whole" or "tiles"; "auto" does as the network was trained, or tiles where `tile` is given.
+            tile: (h, w) of tiles; by default the one of the training or 512x512.
+            options: of the constructor; None stands for the default.
 
         Raises:
             InputError: the folder is no complete checkpoint, and none that `save_pretrained` wrote of a trained network.
         """
-        folder = Path(checkpoint)
-        if (folder / "best").is_dir():
-            folder = folder / "best"
-        description, model = _stored(folder)
-        if "palette" not in description["labels"]:
-            raise InputError(f"{folder} holds a classifier, which gives no masks: kanseg.from_pretrained loads it")
-        labels, preprocess = description["labels"], preprocess_from(description["preprocess"])
+        if mode not in MODES:
+            raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        stored = load_checkpoint(Path(checkpoint))
         options = {key: value for key, value in options.items() if value is not None}
-        if preprocess.resize is None:
-            options.setdefault("tile", tuple(description["tile"]))
-        return cls(model, preprocess, classes=labels["classes"], colours=labels["palette"], task=labels["task"], **options)
-
-    def __call__(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices, or of a multilabel task (N, H, W) uint8 of 0 and 1."""
-        return decide(self.probabilities(image, name=name), self.task).numpy()
+        if mode == "whole":
+            tile = None
+        elif tile is None and (mode == "tiles" or stored.preprocess.resize is None):
+            tile = stored.tile or TILE
+        return cls(stored.model, stored.preprocess, classes=stored.classes, colours=stored.colours, task=stored.task, tile=tile, **options)
 
     @torch.inference_mode()
-    def probabilities(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (classes, H, W) float32 that sum to 1 (a binary network gives both classes).
-
-        Raises:
-            InputError: another type or shape, or channels that the network does not take.
-        """
-        image = self._checked(image, name)
-        scaled = self.preprocess.scale(image, name=name)
-        values = self._run(partial(_read_window, scaled, self.preprocess), scaled.shape[:2])
-        if values.shape[-2:] == image.shape[:2]:
-            return values
-        return F.interpolate(values[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
+    def bands(self, pictures: Sequence[Picture], *, variance: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """As of `Segmenter.bands`."""
+        shape = pictures[0].shape
+        for picture in pictures:
+            if picture.shape != shape:
+                raise ValueError(f"pictures predicted together must have one size, got {picture.shape} and {shape}")
+            self.preprocess.fit(picture.read(0, 0, 1, 1), name=picture.name)
+        size = self.preprocess.resize
+        if size is None or tuple(size) == shape:
+            yield from self._bands([self._reader(picture) for picture in pictures], shape, variance)
+            return
+        reads = [self._reader(ArrayPicture(self.preprocess.scale(picture.read(0, 0, *shape)), picture.name)) for picture in pictures]
+        values = gathered(self._bands(reads, size, variance), size[0])
+        step = max(1, BAND // shape[1])
+        for top in range(0, shape[0], step):
+            yield top, scaled_rows(values, shape, top, min(top + step, shape[0]))
 
     @torch.inference_mode()
     def predict_tensor(self, image: Tensor) -> Tensor:
         """A preprocessed picture (C, H, W) -> probabilities (classes, H, W) float32 on the CPU."""
-        return self._run(partial(crop, image), tuple(image.shape[-2:]))
+        shape = tuple(image.shape[-2:])
+        return gathered(self._bands([partial(crop, image)], shape, False), shape[0])[0]
 
-    def _run(self, read: Callable[[int, int, int, int], Tensor], shape: tuple[int, int]) -> Tensor:
-        """Probabilities (classes, H, W) of a picture that is read by windows, whole or in tiles."""
-        if self.tile is None:
-            return self._predict(read(0, 0, *shape)[None]).cpu()[0]
-        return predict_tiled(self._predict, read, shape, tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
+    def settings(self) -> str:
+        """In words, how pictures are seen."""
+        resize = self.preprocess.resize
+        seen = f"resized to {resize[0]}x{resize[1]}" if resize else "at their own scale"
+        return f"{seen}, {f'tiles of {self.tile[0]}x{self.tile[1]}' if self.tile else 'whole'}"
 
-    def _checked(self, image: np.ndarray, name: str) -> np.ndarray:
-        if not isinstance(image, np.ndarray):
-            raise InputError(f"{name}: expected a numpy array, got {type(image).__name__}; `kanseg.data.read_image(path)` reads one from a file")
-        if image.ndim == 2:
-            image = image[:, :, None]
-        if image.ndim != 3 or image.dtype not in ((np.float32,) if self.preprocess.floats else (np.uint8, np.uint16)) or 0 in image.shape:
-            raise InputError(
-                f"{name}: expected (H, W) or (H, W, C) of {'float32' if self.preprocess.floats else 'uint8 or uint16'}, got {image.shape} of {image.dtype}"
-            )
-        return to_channels(image, self.preprocess.channels, name=name)
+    def _reader(self, picture: Picture) -> Callable[[int, int, int, int], Tensor]:
+        def read(top: int, left: int, height: int, width: int) -> Tensor:
+            return self.preprocess.normalise(self.preprocess.fit(picture.read(top, left, height, width), name=picture.name))
 
-    def _predict(self, batch: Tensor) -> Tensor:
-        """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the flips."""
-        batch = batch.to(self.device)
-        views = [class_probabilities(self.model, batch.flip(axes), self.task).flip(axes) for axes in self.flips]
-        return torch.stack(views).mean(dim=0)
+        return read
 
+    def _bands(self, reads: Sequence[Callable[[int, int, int, int], Tensor]], shape: Sequence[int], variance: bool) -> Iterator[tuple[int, Tensor]]:
+        """Bands of pictures of one size at the scale that the network sees, whole or in tiles."""
+        predict = partial(self._predict, variance=variance)
+        if self.tile is not None:
+            yield from tile_bands(predict, reads, tuple(shape), tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
+            return
+        for_batches = [reads[i : i + self.batch_size] for i in range(0, len(reads), self.batch_size)]
+        yield 0, torch.cat([predict(torch.stack([read(0, 0, *shape) for read in some])).cpu() for some in for_batches])
 
-def _stored(folder: Path) -> tuple[dict[str, Any], nn.Module]:
-    """Description and network of a checkpoint, or of a trained network that `save_pretrained` wrote."""
-    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
-        description = pretrained.read_description(folder)
-        if "preprocess" not in description:
-            raise InputError(f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it")
-        return description, pretrained.read_network(folder, description)
-    description = read_description(folder)
-    model = build_model(description["model"])
-    model.load_state_dict(read_weights(folder))
-    model.description, model.class_names = description, tuple(description["labels"]["classes"])
-    return description, model
+    def _predict(self, batch: Tensor, variance: bool) -> Tensor:
+        """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the views; with `variance` a channel more."""
+        with self._autocast():
+            return averaged(partial(class_probabilities, self.model, task=self.task), batch.to(self.device), self.views, variance=variance)
+
+    def _autocast(self) -> AbstractContextManager:
+        dtype = DTYPES[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
@@ -159,7 +171,7 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def class_probabilities(model: nn.Module, batch: Tensor, task: str) -> Tensor:
+def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: str) -> Tensor:
     """Pictures (B, C, h, w) -> probabilities (B, classes, h, w) float32.
 
     Of a binary task both classes; they sum to 1 over the classes, but of a multilabel task each is by itself.
@@ -174,16 +186,17 @@ def class_probabilities(model: nn.Module, batch: Tensor, task: str) -> Tensor:
     return torch.softmax(logits, dim=1)
 
 
-def decide(probabilities: Tensor, task: str) -> Tensor:
-    """Probabilities (..., N, H, W) -> label maps uint8: class indices (..., H, W), or of a multilabel task 0 and 1 of each class (..., N, H, W)."""
-    decided = probabilities > 0.5 if task == "multilabel" else probabilities.argmax(dim=-3)
-    return decided.to(torch.uint8)
-
-
 def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
     """The window of a picture (C, H, W) -> (C, height, width)."""
     return image[:, top : top + height, left : left + width]
 
 
-def _read_window(image: np.ndarray, preprocess: Preprocess, top: int, left: int, height: int, width: int) -> Tensor:
-    return preprocess.normalise(image[top : top + height, left : left + width])
+def scaled_rows(values: Tensor, shape: Sequence[int], top: int, bottom: int) -> Tensor:
+    """Rows from `top` to before `bottom` of maps (P, N, h, w) scaled bilinearly to `shape` (H, W), without the other rows."""
+    height, width = values.shape[-2:]
+    place = ((torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (height / shape[0]) - 0.5).clamp(0, height - 1)
+    above = place.floor().long()
+    below = (above + 1).clamp_max(height - 1)
+    share = (place - above).float()[:, None]
+    rows = torch.lerp(values[..., above, :], values[..., below, :], share)
+    return rows if shape[1] == width else F.interpolate(rows, size=(bottom - top, shape[1]), mode="bilinear", align_corners=False)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from kanseg.errors import InputError
-from kanseg.inference.files import find_pictures, output_names
+from kanseg.data import Preprocess
+from kanseg.inference import Predictor, find_pictures, predict_files
 from kanseg.training.run import train
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -84,6 +85,7 @@ def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "in" / "s*.jpg", "--output", tmp_path / "out", "--skip_existing"]
     assert "1 masks" in tool("predict.py", *arguments).stdout
     before = (tmp_path / "out" / "small.png").stat().st_mtime_ns
+    arguments[-1] = "--skip-existing"  # both spellings
     assert "0 masks" in tool("predict.py", *arguments).stdout
     assert (tmp_path / "out" / "small.png").stat().st_mtime_ns == before
 
@@ -112,22 +114,6 @@ def test_evaluate_prints_a_table_and_writes_json(checkpoint, tmp_path):
     assert '"pictures": 4' in (tmp_path / "scores.json").read_text()
 
 
-def test_pictures_of_one_stem_keep_both_masks():
-    assert output_names([Path("a.png"), Path("a.jpg"), Path("b.png")]) == ["a_png.png", "a_jpg.png", "b.png"]
-    with pytest.raises(InputError, match="same file"):
-        output_names([Path("x/a.png"), Path("y/a.png")])
-
-
-def test_a_folder_a_file_and_a_pattern_are_found(tmp_path):
-    for name in ("b.png", "a.jpg", ".hidden.png", "notes.txt"):
-        (tmp_path / name).write_bytes(b"")
-    names = [p.name for p in find_pictures(str(tmp_path))]
-    assert names == ["a.jpg", "b.png"]
-    assert [p.name for p in find_pictures(str(tmp_path / "*.jpg"))] == ["a.jpg"]
-    with pytest.raises(InputError, match="no file, no folder"):
-        find_pictures(str(tmp_path / "*.gif"))
-
-
 def test_a_mask_never_overwrites_its_picture(checkpoint, tmp_path):
     Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
@@ -146,20 +132,35 @@ def test_an_overlay_never_overwrites_a_picture_and_nothing_is_written_before(che
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["overlays"]
 
 
-def test_one_picture_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path, monkeypatch):
-    from kanseg.inference import predict_files
+class Greedy(nn.Module):
+    """Has no memory for several pictures at once, nor for a bright one."""
 
-    for name in ("a", "b"):
-        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    def forward(self, x):
+        if len(x) > 1 or x.mean() > 0.9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x.mean(dim=1, keepdim=True)
 
-    class Predictor:
-        colours = [(0, 0, 0), (255, 0, 0)]
 
-        def __call__(self, image, name):
-            if name.endswith("a.png"):
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return np.zeros(image.shape[:2], np.uint8)
+def test_one_picture_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path):
+    for name, value in (("a", 255), ("b", 0), ("c", 10)):
+        Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
+    predictor = Predictor(Greedy(), Preprocess(mean=(0.0,), std=(1.0,)), classes=["a", "b"], colours=[(0, 0, 0), (255, 0, 0)], task="binary", device="cpu")
+    outcome = predict_files(predictor, find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None)
+    assert [p.name for p in outcome.written] == ["b.png", "c.png"]
+    assert "a.png: OutOfMemoryError" in outcome.failed[0]
 
-    outcome = predict_files(Predictor(), find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None)
-    assert [p.name for p in outcome.written] == ["b.png"]
-    assert "OutOfMemoryError" in outcome.failed[0]
+
+def test_a_video_that_is_none_is_one_line_and_what_is_left_out_another(checkpoint, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / "a.png")
+    (folder / "film.mp4").write_text("no video")
+    (folder / "a.gif").write_bytes(b"GIF89a")
+    run = tool("predict.py", "--checkpoint", checkpoint, checkpoint, "--input", folder, "--output", tmp_path / "out", "--scales", "1", "0.5", "--uncertainty")
+    assert run.returncode == 1
+    lines = run.stderr.splitlines()
+    assert len(lines) == 2
+    assert "a.gif" in lines[0]
+    assert "film.mp4: not a video" in lines[1]
+    assert "2 networks" in run.stdout
+    assert (tmp_path / "out" / "uncertainty" / "a.png").is_file()

@@ -57,7 +57,7 @@ def test_other_arrays_are_refused(image):
         predictor()(image)
 
 
-@pytest.mark.parametrize("options", [{"overlap": 1.0}, {"batch_size": 0}, {"tile": (0, 8)}])
+@pytest.mark.parametrize("options", [{"overlap": 1.0}, {"batch_size": 0}, {"tile": (0, 8)}, {"precision": "int8"}, {"flips": 3}, {"scales": (0,)}])
 def test_impossible_options_are_refused(options):
     with pytest.raises(InputError):
         predictor(**options)
@@ -86,3 +86,106 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
         kanseg.load(tmp_path / "nothing")
     with pytest.raises(InputError, match="not a checkpoint"):
         kanseg.load(tmp_path)
+
+
+def test_bands_are_the_whole_bit_for_bit_whatever_their_size(monkeypatch):
+    from kanseg.inference import tiles
+    from kanseg.inference.sources import ArrayPicture
+
+    whole = predictor(tile=(16, 24), flips=2, overlap=0.7).probabilities(IMAGE)
+    monkeypatch.setattr(tiles, "PIECE", 200)
+    bands = list(predictor(tile=(16, 24), flips=2, overlap=0.7).bands([ArrayPicture(IMAGE)]))
+    assert [top for top, _ in bands] == list(np.cumsum([0, *(band.shape[2] for _, band in bands[:-1])]))
+    assert len(bands) > 10
+    assert torch.equal(torch.cat([band for _, band in bands], dim=2)[0], whole)
+
+
+def test_tiles_are_those_that_are_cut_by_hand():
+    """Each pixel: the mean of the tiles that hold it, weighted by the window."""
+    from kanseg.inference.tiles import gaussian_window, tile_places
+
+    model = nn.Conv2d(3, 1, 5, padding=2)
+    by_tiles = Predictor(
+        model, Preprocess(), classes=["a", "b"], colours=[(0, 0, 0)] * 2, task="binary", tile=(16, 24), overlap=0.3, batch_size=3, device="cpu"
+    )
+    rows, columns, height, width = tile_places((61, 83), (16, 24), 0.3)
+    total, weight = np.zeros((61, 83)), np.zeros((61, 83))
+    for row in rows:
+        for column in columns:
+            piece = torch.from_numpy(IMAGE[row : row + height, column : column + width].astype(np.float32) / 255 - 0.5).permute(2, 0, 1) / 0.25
+            place = np.s_[row : row + height, column : column + width]
+            total[place] += torch.sigmoid(model(piece[None]))[0, 0].detach().numpy() * gaussian_window(height, width).numpy()
+            weight[place] += gaussian_window(height, width).numpy()
+    np.testing.assert_allclose(by_tiles.probabilities(IMAGE)[1], total / weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(61, 83), (20, 17), (200, 31), (12, 16)])
+def test_rows_are_scaled_as_torch_scales_the_whole(shape):
+    from kanseg.inference.predictor import scaled_rows
+
+    values = torch.rand(2, 3, 12, 16)
+    expected = nn.functional.interpolate(values, size=shape, mode="bilinear", align_corners=False)
+    found = torch.cat([scaled_rows(values, shape, top, min(top + 7, shape[0])) for top in range(0, shape[0], 7)], dim=2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"flips": 8}, {"scales": (0.5, 1.0, 1.5)}, {"flips": 8, "tile": (16, 32), "scales": (2.0,)}])
+def test_a_constant_picture_has_the_same_probability_in_all_views(options):
+    image = np.full((40, 50, 3), 100, np.uint8)
+    torch.testing.assert_close(predictor(**options).probabilities(image), predictor().probabilities(image))
+    assert predictor(**options).uncertainty(image).max() < 1e-6
+
+
+def test_uncertainty_of_two_views_by_hand():
+    """A network that says 0.8 left and 0.2 right, whatever it sees: mirrored, both say both."""
+
+    class Side(nn.Module):
+        def forward(self, x):
+            left = torch.arange(x.shape[-1]) < x.shape[-1] // 2
+            return torch.logit(torch.where(left, 0.8, 0.2)).expand(len(x), 1, *x.shape[-2:])
+
+    options = {"classes": ["a", "b"], "colours": [(0, 0, 0)] * 2, "task": "binary", "device": "cpu"}
+    both = Predictor(Side(), Preprocess(), flips=2, **options)
+    torch.testing.assert_close(both.probabilities(IMAGE[:, :80]), torch.full((2, 61, 80), 0.5))
+    torch.testing.assert_close(both.uncertainty(IMAGE[:, :80]), torch.full((61, 80), 0.09))
+    entropy = -(0.8 * np.log2(0.8) + 0.2 * np.log2(0.2))
+    torch.testing.assert_close(Predictor(Side(), Preprocess(), **options).uncertainty(IMAGE[:, :80]), torch.full((61, 80), float(entropy)))
+
+
+def test_half_precision_is_near_and_probabilities_are_float32():
+    half = predictor(precision="bf16").probabilities(IMAGE)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, predictor().probabilities(IMAGE), atol=0.02, rtol=0)
+
+
+def test_an_exported_file_gets_values_from_0_to_1_where_it_normalises_itself(monkeypatch, tmp_path):
+    """The contract with kanseg.inference.exported: a function of float32 pictures, and a description as of a checkpoint."""
+    import sys
+    from types import ModuleType
+
+    seen = []
+
+    def function(batch):
+        seen.append(batch)
+        return (batch.mean(dim=1, keepdim=True) - 0.5) / 0.25
+
+    description = {
+        "labels": {"task": "binary", "classes": ["dark", "bright"], "palette": [[0, 0, 0], [255, 255, 255]]},
+        "preprocess": {"channels": 3, "mean": [0.5], "std": [0.25], "gamma": 0.5, "resize": None, "interpolation": "linear"},
+        "tile": [512, 512],
+        "preprocessing": "inside",
+    }
+    module = ModuleType("kanseg.inference.exported")
+    module.load_exported = lambda path: (function, description)
+    monkeypatch.setitem(sys.modules, "kanseg.inference.exported", module)
+    loaded = kanseg.load(tmp_path / "model.onnx")
+    assert np.array_equal(loaded(IMAGE), TRUTH)
+    np.testing.assert_allclose(seen[0][0].permute(1, 2, 0).numpy(), IMAGE / np.float32(255), rtol=1e-6)
+
+
+def test_modes_choose_between_whole_pictures_and_tiles(config):
+    train(config)
+    for options, tile in (({}, (512, 512)), ({"mode": "whole"}, None), ({"tile": (16, 20)}, (16, 20)), ({"mode": "tiles"}, (512, 512))):
+        assert kanseg.load(config.run_dir, device="cpu", **options).tile == tile
+    with pytest.raises(InputError, match="mode must be one of"):
+        kanseg.load(config.run_dir, mode="all")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kanseg.inference.tiles import flips, gaussian_window, predict_tiled, tile_starts
+from kanseg.inference.tiles import gaussian_window, predict_tiled, tile_starts
 
 
 @pytest.mark.parametrize(("length", "tile", "stride"), [(10, 4, 2), (4, 4, 2), (3, 4, 2), (101, 32, 16), (33, 32, 31)])
@@ -45,9 +45,3 @@ def test_the_window_is_positive_and_symmetric():
     window = gaussian_window(9, 32)
     assert window.min() > 0
     torch.testing.assert_close(window, window.flip(0, 1))
-
-
-def test_flips_are_their_own_inverses_and_limited():
-    assert [len(flips(n)) for n in (1, 2, 4)] == [1, 2, 4]
-    with pytest.raises(ValueError, match="1, 2 or 4"):
-        flips(3)

@@ -1,0 +1,111 @@
+"""What `Predictor` costs beside the network alone: pixels a second of a large picture in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from kanseg.benchmark.measure import Setting, interleaved, ratio
+from kanseg.benchmark.report import answer, check_names
+from kanseg.data.preprocess import Preprocess
+from kanseg.errors import InputError
+from kanseg.inference import Predictor
+from kanseg.inference.tiles import tile_places
+from kanseg.models import create_model, list_bases, list_models
+from kanseg.tables import markdown
+
+CLASSES = 2
+REACH = 0.9
+PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "reach", "met"]
+EXPLAINED = """A picture of uint8 RGB -> label map by `Predictor` (cutting, normalising, blending, deciding), beside the bare network on the same tiles,
+in the same batches, already normalised and on the device. Pixels are those of the tiles, overlap counted, on both sides. ratio: of the two,
+median of the rounds ± half the distance of the quartiles."""
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class PredictCase:
+    """The picture and its tiles.
+
+    Args:
+        size: height and width of the picture.
+        tile: height and width of the tiles.
+        overlap: share of a tile in common with the next one.
+        batch: tiles at once.
+
+    Raises:
+        InputError: options out of range.
+    """
+
+    size: int = 4096
+    tile: int = 512
+    overlap: float = 0.5
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.tile, self.batch) < 1 or not 0 <= self.overlap < 1:
+            raise InputError(f"size, tile and batch must be at least 1 and the overlap from 0 to below 1, got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.size}x{self.size} pixels, tiles of {self.tile}x{self.tile}, overlap {self.overlap:g}, {self.batch} at once"
+
+
+def predict_rows(names: Sequence[str], bases: Sequence[str], case: PredictCase, setting: Setting, options: dict[str, int] | None = None) -> Iterator[Row]:
+    """A row for each network and basis; `options` of the networks.
+
+    Raises:
+        InputError: an unknown name or basis.
+    """
+    check_names("model", list_models("segmentation"), names)
+    check_names("basis", list_bases(), bases)
+    for name in names:
+        for basis in bases:
+            model = create_model(name, 3, CLASSES, basis=basis, **(options or {}))
+            yield {"model": name, "basis": basis} | _measured(model, case, setting)
+
+
+def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
+    colours = [(0, 0, 0), (255, 255, 255)]
+    predictor = Predictor(
+        model,
+        Preprocess(),
+        classes=["a", "b"],
+        colours=colours,
+        task="multiclass",
+        tile=(case.tile, case.tile),
+        overlap=case.overlap,
+        batch_size=case.batch,
+        precision=PRECISION[setting.dtype],
+        device=setting.device,
+    )
+    image = np.random.default_rng(0).integers(0, 256, (case.size, case.size, 3), dtype=np.uint8)
+    rows, columns, height, width = tile_places((case.size, case.size), predictor.tile, case.overlap)
+    count = len(rows) * len(columns)
+    sizes = [min(case.batch, count - start) for start in range(0, count, case.batch)]
+    tile = predictor.preprocess.normalise(image[:height, :width])
+    tiles = tile.repeat(case.batch, 1, 1, 1).to(predictor.device)  # what the pixels are does not matter to the time
+
+    def bare() -> None:
+        with torch.inference_mode(), setting.autocast():
+            for size in sizes:
+                predictor.model(tiles[:size])
+
+    times = interleaved({"network": bare, "predictor": lambda: predictor(image)}, setting)
+    pixels = count * height * width
+    found = {key: pixels / 1e3 / float(np.median(each)) for key, each in times.items()}
+    share = ratio(times["network"], times["predictor"])
+    return {"tiles": count, "network_mpx": found["network"], "predictor_mpx": found["predictor"], "ratio": share.median, "spread": share.spread}
+
+
+def predict_table(rows: Sequence[Row]) -> str:
+    """As Markdown; what the columns are is told by `EXPLAINED`."""
+    lines = []
+    for row in rows:
+        figures = [str(row["tiles"]), f"{row['network_mpx']:.2f}", f"{row['predictor_mpx']:.2f}", f"{row['ratio']:.2f} ± {row['spread']:.2f}"]
+        lines.append([str(row["model"]), str(row["basis"]), *figures, f"{REACH:g}", answer(round(row["ratio"], 2) >= REACH)])
+    return markdown(HEADER, lines, text=2)

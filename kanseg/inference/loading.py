@@ -1,0 +1,68 @@
+"""Checkpoint folders and exported files -> a network and what is to be known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from kanseg import pretrained
+from kanseg.checkpoint import MANIFEST, build_model, preprocess_from, read_description, read_weights
+from kanseg.data.preprocess import Preprocess
+from kanseg.errors import InputError
+from kanseg.pretrained import CONFIG
+
+EXPORTED = (".onnx", ".pt2")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trained network: (B, C, h, w) -> logits, and how it reads pictures; `tile` is None for whole ones."""
+
+    model: nn.Module | Callable[[Tensor], Tensor]
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    colours: list[tuple[int, int, int]]
+    task: str
+    tile: tuple[int, int] | None
+
+
+def load_checkpoint(path: Path) -> Stored:
+    """What a checkpoint folder, a run folder (its best weights) or an exported file holds.
+
+    Raises:
+        InputError: nothing complete there, or no segmentation network.
+    """
+    if path.suffix.lower() in EXPORTED:
+        from kanseg.inference.exported import load_exported
+
+        model, description = load_exported(path)
+    else:
+        path = path / "best" if (path / "best").is_dir() else path
+        description, model = _stored(path)
+    labels = description["labels"]
+    if "palette" not in labels:
+        raise InputError(f"{path} holds a classifier, which gives no masks: kanseg.from_pretrained loads it")
+    preprocess = preprocess_from(description["preprocess"])
+    if description.get("preprocessing") == "inside":  # the file takes the values in [0, 1] and does the rest
+        preprocess = replace(preprocess, mean=(0.0,), std=(1.0,), gamma=1.0)
+    tile = description.get("tile")
+    colours = [tuple(colour) for colour in labels["palette"]]
+    return Stored(model, preprocess, tuple(labels["classes"]), colours, labels["task"], None if tile is None else tuple(tile))
+
+
+def _stored(folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    """Description and network of a checkpoint, or of a trained network that `save_pretrained` wrote."""
+    if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
+        description = pretrained.read_description(folder)
+        if "preprocess" not in description:
+            raise InputError(f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it")
+        return description, pretrained.read_network(folder, description)
+    description = read_description(folder)
+    model = build_model(description["model"])
+    model.load_state_dict(read_weights(folder))
+    model.description, model.class_names = description, tuple(description["labels"]["classes"])
+    return description, model
