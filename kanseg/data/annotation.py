@@ -76,7 +76,7 @@ class Annotation:
         """(H, W) bool."""
         try:
             return decode_runs(region.shape, size) if isinstance(region.shape, Mapping) else fill(region.shape, size)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(f"{self.source}: an object of picture {self.number} cannot be drawn: {error}") from None
 
 
@@ -100,8 +100,10 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"its run lengths are of a picture of {stated[1]}x{stated[0]}, the picture is {size[1]}x{size[0]}")
     counts = shape["counts"]
     lengths = np.array(_from_text(counts) if isinstance(counts, str) else counts, dtype=np.int64)
-    if lengths.min(initial=0) < 0 or lengths.sum() != stated[0] * stated[1]:
-        raise ValueError(f"its run lengths add up to {int(lengths.sum())} and the picture has {stated[0] * stated[1]} pixels")
+    pixels = stated[0] * stated[1]
+    # Each by itself first: a sum of large ones can overflow to the right number.
+    if lengths.min(initial=0) < 0 or lengths.max(initial=0) > pixels or lengths.sum() != pixels:
+        raise ValueError(f"its run lengths do not add up to the {pixels} pixels of the picture")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(stated[::-1]).T
 

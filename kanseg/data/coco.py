@@ -163,8 +163,8 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
     try:
         if isinstance(shape, Mapping) and {"size", "counts"} <= shape.keys():
             return Region(label, shape, _area(entry), bool(entry.get("iscrowd")))
-        polygons = [np.array(points, dtype=np.float32).reshape(-1, 2) for points in shape] if isinstance(shape, list) else []
-    except (TypeError, ValueError):
+        polygons = [np.array(points, dtype=np.float64).reshape(-1, 2) for points in shape] if isinstance(shape, list) else []
+    except (TypeError, ValueError, OverflowError):
         polygons = []
     if not polygons or any(len(points) < 1 or not np.isfinite(points).all() or np.abs(points).max() > 1e6 for points in polygons):
         raise InputError(f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y, ...], or {{size, counts}}; a box has no outline")

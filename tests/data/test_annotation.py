@@ -56,8 +56,10 @@ def test_compressed_run_lengths_are_those_of_pycocotools(density):
     ("shape", "message"),
     [
         ({"size": [3, 3], "counts": [9]}, "are of a picture of 3x3, the picture is 3x2"),
-        ({"size": [2, 3], "counts": [1, 2]}, "add up to 3 and the picture has 6"),
+        ({"size": [2, 3], "counts": [1, 2]}, "do not add up to the 6 pixels"),
         ({"size": [2, 3], "counts": [10, -4]}, "add up to"),
+        ({"size": [2, 3], "counts": [0, 2**62, 2**62, 2**62, 2**62, 6]}, "add up to"),  # wraps around to 6
+        ({"size": [2, 3], "counts": [10**30]}, "too large|too big"),
         ({"size": [2, 3], "counts": "\u00e9"}, "character"),
         ({"size": [2, 3], "counts": "o"}, "end in the middle"),
         ({"size": [2, 3]}, "counts"),
