@@ -1,7 +1,7 @@
 """Files -> samples -> tensors."""
 
 from kanseg.data.blue_marble import prepare_blue_marble
-from kanseg.data.checks import check_samples, overlapping
+from kanseg.data.checks import Report, check_data, check_samples
 from kanseg.data.classification import ClassificationDataset, ImageSet, open_images
 from kanseg.data.dataset import SegmentationDataset, channel_statistics
 from kanseg.data.folder import Folder, Sample, orphan_masks, read_folder
@@ -27,14 +27,15 @@ __all__ = [
     "LabelInfo",
     "Mixer",
     "Preprocess",
+    "Report",
     "Sample",
     "SegmentationDataset",
     "channel_statistics",
+    "check_data",
     "check_samples",
     "open_data",
     "open_images",
     "orphan_masks",
-    "overlapping",
     "prepare_blue_marble",
     "read_folder",
     "read_image",
