@@ -47,12 +47,11 @@ def _documentation() -> str:
 
 def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
     """(the parsed arguments, the data settings)."""
-    from jsonargparse import DefaultHelpFormatter, set_docstring_parse_options
+    from jsonargparse import DefaultHelpFormatter
 
     from kanseg.command_line import command_line
     from kanseg.config import Config, DataConfig
 
-    set_docstring_parse_options(attribute_docstrings=False)
     arguments, config = _config_of(arguments)
     parser = command_line(kind=DataConfig)
     parser.formatter_class = type("Formatter", (_Raw, DefaultHelpFormatter), {})

@@ -77,7 +77,7 @@ def _no_palette(sample: Sample, path: Path, mask: Mask, inspector: Inspector) ->
 
 def _label(sample: Sample, info: LabelInfo, inspector: Inspector) -> tuple[Label | None, list[Issue]]:
     """The label by the values of a single mask file, else by `read_label`."""
-    if isinstance(sample.mask, Path) and info.task != "multilabel" and not inspector.mask(sample.mask).more:
+    if isinstance(sample.mask, Path) and info.task != "multilabel" and (inspector.mask(sample.mask).colour or not inspector.mask(sample.mask).more):
         return _label_of_values(sample, info, inspector)
     label = inspector.label(sample, info)
     if label.fault is None:
@@ -95,7 +95,8 @@ def _label_of_values(sample: Sample, info: LabelInfo, inspector: Inspector) -> t
     index_of = colour_indices(info) if mask.colour else value_indices(info)
     bad = [row for row in mask.values if row[0] not in index_of]
     if bad:
-        return None, [_bad_values(sample, mask, bad, info, inspector)]
+        pixels = mask.size[0] * mask.size[1] - sum(row[1] for row in mask.values if row[0] in index_of)
+        return None, [_bad_values(sample, mask, bad, pixels, info=info, inspector=inspector)]
     label = Label(None, mask.size, [0] * len(info.classes))
     for value, count, *_ in mask.values:
         if index_of[value] == IGNORED:
@@ -119,9 +120,8 @@ def colour_indices(info: LabelInfo) -> dict[int, int]:
     return {red << 16 | green << 8 | blue: IGNORED if index == info.ignore_index else index for index, (red, green, blue) in used.items()}
 
 
-def _bad_values(sample: Sample, mask: Mask, bad: list[list[int]], info: LabelInfo, inspector: Inspector) -> Issue:
+def _bad_values(sample: Sample, mask: Mask, bad: list[list[int]], pixels: int, *, info: LabelInfo, inspector: Inspector) -> Issue:
     value, _, row, column = bad[0]
-    pixels = sum(entry[1] for entry in bad)
     details = {"values": [{"value": shown(v, mask.colour), "pixels": n, "row": r, "column": c} for v, n, r, c in bad[:100]], "pixels": pixels}
     first = f"{shown(value, mask.colour)} at row {row}, column {column}"
     code, reason = "bad_value", f"value {first} ({pixels} pixels in all) is no class; expected {_expected(info)}; {_listed(bad, mask)}"
