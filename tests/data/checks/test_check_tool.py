@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from kanseg.config import Config, DataConfig, write_text
+from kanseg.data.checks import KINDS
+from kanseg.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 TOOL = ROOT / "tools" / "check_data.py"
@@ -37,7 +40,7 @@ def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_peop
     assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_the_data_settings_of_an_experiment_and_warnings_as_errors(folder, tmp_path):
+def test_the_data_settings_of_an_experiment_are_read(folder, tmp_path):
     data = DataConfig(root=str(folder), classes=["nothing", "disc"], mask_values={0: 0, 255: 1}, test=[])
     write_text(tmp_path / "experiment.yaml", Config(data=data).to_yaml())
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
@@ -46,27 +49,51 @@ def test_the_data_settings_of_an_experiment_and_warnings_as_errors(folder, tmp_p
     assert "disc" in run.stdout
     assert "empty_mask" in run.stdout
     assert run.stderr == ""
-    assert check("--config", tmp_path / "experiment.yaml", "--strict").returncode == 2
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("check_data_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["nowhere"], "error: nowhere: no such folder"),
-        ([], "error: give the folder of the data set"),
-        (["x", "--clases", "[a, b]"], "error: unknown setting 'clases'; did you mean 'classes'"),
-        (["x", "--config", "nowhere.yaml"], "error: nowhere.yaml: no such file"),
+        (["nowhere"], "nowhere: no such folder"),
+        ([], "give the folder of the data set"),
+        (["x", "--clases", "[a, b]"], "unknown setting 'clases'; did you mean 'classes'"),
+        (["x", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["x", "--config"], "--config needs a file"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(arguments, line):
-    run = check(*arguments)
-    assert run.returncode == 2
-    assert run.stderr.startswith(line)
-    assert run.stderr.count("\n") == 1
+def test_a_wrong_command_line_is_one_line(tool, monkeypatch, arguments, line):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", *arguments])
+    with pytest.raises(InputError) as caught:
+        tool.main()
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_report_is_not_written_into_the_data_folder(folder):
-    run = check(folder, "--json", folder / "report.json")
-    assert run.returncode == 2
-    assert "nothing is written" in run.stderr
+def test_a_report_is_not_written_into_the_data_folder(tool, monkeypatch, folder):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder), "--json", str(folder / "report.json")])
+    with pytest.raises(InputError, match="nothing is written"):
+        tool.main()
     assert not (folder / "report.json").exists()
+
+
+def test_warnings_are_errors_where_that_is_asked_for(tool, monkeypatch, folder):
+    Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
+    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder)])
+    assert tool.main() == 0
+    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder), "--strict"])
+    assert tool.main() == 2
+
+
+def test_the_help_names_every_code(tool, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"  {code} " in out for code in KINDS)
