@@ -19,7 +19,7 @@ TOOL = ROOT / "tools" / "check_data.py"
 
 
 def check(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_people(folder, tmp_path):
