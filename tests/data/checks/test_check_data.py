@@ -297,31 +297,6 @@ def test_sixteen_bit_pictures_and_train_val_test_folders(tmp_path):
     assert [(issue.code, issue.file) for issue in report.errors] == [("empty_file", "val/images/y.png"), ("no_mask", "val/images/y.png")]
 
 
-def test_multilabel_counts_each_class_by_itself(folder, monkeypatch):
-    from kanseg.data.checks import inspector
-
-    masks = np.zeros((2, 32, 40), np.uint8)
-    masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 255
-    monkeypatch.setattr(inspector, "read_label", lambda sample, info: masks)
-    report = check_data(DataConfig(root=str(folder), task="multilabel", classes=["a", "b"], mask_values={0: 0, 255: 1}))
-    assert not report.errors
-    train = report.statistics["train"]
-    assert train.pixels.tolist() == [2 * 400, 2 * 120]
-    assert train.ignored == 2 * 40
-    assert train.shares.tolist() == [400 / 1280, 120 / 1280]
-
-
-def test_a_label_that_cannot_be_read_is_named(folder, monkeypatch):
-    from kanseg.data.checks import inspector
-
-    def fails(sample, info):
-        raise InputError(f"{sample.mask}: a polygon of two points")
-
-    monkeypatch.setattr(inspector, "read_label", fails)
-    report = check_data(DataConfig(root=str(folder), task="multilabel", classes=["a", "b"], mask_values={0: 0, 255: 1}))
-    assert {(issue.code, issue.reason) for issue in report.errors} == {("label", "a polygon of two points")}
-
-
 def test_a_folder_that_is_not_there_is_one_line():
     with pytest.raises(InputError, match="nowhere: no such folder"):
         check_data(DataConfig(root="nowhere"))

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from kanseg.data import Sample, check_samples, read_folder, read_label
+from kanseg.data.checks import inspector
 from kanseg.data.info import LabelInfo
 from kanseg.errors import InputError
 
@@ -78,3 +79,25 @@ def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
     info = LabelInfo("binary", ("a", "b"), mask_values={value: int(value > 0) for value in range(1200)})
     assert check_samples([sample], info).pixels.tolist() == [1, 1199, 0]
     assert "value 2 at row 0, column 2 (1197 pixels in all) is no class" in check_samples([sample], LabelInfo("binary", ("a", "b"))).faults[sample]
+
+
+@pytest.fixture
+def layered(folder):
+    """A sample of two classes, of which the second has no file."""
+    return Sample("p00", folder / "images" / "p00.png", (folder / "masks" / "p00.png", None))
+
+
+def test_multilabel_counts_each_class_by_itself(layered, monkeypatch):
+    masks = np.zeros((2, 32, 40), np.uint8)
+    masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 255
+    monkeypatch.setattr(inspector, "read_label", lambda sample, info: masks)
+    assert check_samples([layered], LabelInfo("multilabel", ("a", "b"))).pixels.tolist() == [400, 120, 40]
+
+
+def test_a_label_that_cannot_be_read_is_named(layered, monkeypatch):
+    def fails(sample, info):
+        raise InputError(f"{sample.mask[0]}: a polygon of two points")
+
+    monkeypatch.setattr(inspector, "read_label", fails)
+    faults = check_samples([layered], LabelInfo("multilabel", ("a", "b"))).faults
+    assert faults == {layered: f"{layered.mask[0]}: a polygon of two points"}
