@@ -19,6 +19,12 @@ def _seed():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    """What is kept of checked data sets stays in the tests' own folder."""
+    monkeypatch.setenv("KANSEG_CACHE", str(tmp_path_factory.getbasetemp() / "kanseg"))
+
+
 @pytest.fixture
 def float64():
     """Modules built in this test hold their constants in double precision."""

@@ -1,7 +1,7 @@
 """Files -> samples -> tensors."""
 
 from kanseg.data.blue_marble import prepare_blue_marble
-from kanseg.data.checks import check_samples, overlapping
+from kanseg.data.checks import Report, check_data, check_samples
 from kanseg.data.classification import ClassificationDataset, ImageSet, open_images
 from kanseg.data.coco import read_coco
 from kanseg.data.dataset import SegmentationDataset
@@ -31,15 +31,16 @@ __all__ = [
     "LabelInfo",
     "Mixer",
     "Preprocess",
+    "Report",
     "Sample",
     "SegmentationDataset",
     "channel_statistics",
+    "check_data",
     "check_samples",
     "class_frequencies",
     "open_data",
     "open_images",
     "orphan_masks",
-    "overlapping",
     "prepare_blue_marble",
     "read_coco",
     "read_folder",

@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kanseg.data import IGNORED, LabelInfo, Sample, SegmentationDataset, read_label, read_picture
-from kanseg.data.folder import index_pictures
 from kanseg.data.images import image_mode, read_mask_values
+from kanseg.data.pictures import index_pictures
 from kanseg.data.preprocess import resize_mask
 from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor, decide

@@ -21,15 +21,14 @@ from kanseg.data import (
     Folder,
     LabelInfo,
     Preprocess,
+    Report,
     Sample,
     SegmentationDataset,
     channel_statistics,
-    check_samples,
-    open_data,
-    orphan_masks,
-    overlapping,
+    check_data,
     read_picture,
 )
+from kanseg.data.checks import KINDS
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, surface_options, write_table
 from kanseg.losses import WeightedLoss, check_class_weights, check_options, check_supervision, check_weights, frequency_weights
@@ -79,8 +78,7 @@ class SegmentationTask(Task):
     def open(self, *, checkpoint: Path | None, tell: Tell) -> SegmentationDataset:
         data = self.config.data
         augmentation = Augmentation(data.augment, pair("data.crop", data.crop), data.oversample_foreground)
-        folder = open_data(data, tell=tell)
-        samples, sizes = chosen_samples(data, folder, tell=tell)
+        folder, samples, sizes = chosen_samples(data, tell=tell)
         preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
         dataset = SegmentationDataset(samples["train"], folder.info, preprocess, augmentation=augmentation, seed=self.config.seed)
         check_batches(self.config, dataset, sizes)
@@ -148,49 +146,38 @@ class SegmentationTask(Task):
         return [self._train.samples[i].name for i in indices]
 
 
-def chosen_samples(data: DataConfig, folder: Folder, *, tell: Callable[[str], None]) -> tuple[dict[str, list[Sample]], Counter]:
-    """The samples of train, val and test, every file of them checked, and the sizes of the training pictures.
+def chosen_samples(data: DataConfig, *, tell: Callable[[str], None]) -> tuple[Folder, dict[str, list[Sample]], Counter]:
+    """The data set of the settings, its samples of train, val and test, every file of them checked, and the sizes of the training pictures.
 
     A split val or test that the data set does not have is told and empty.
 
     Raises:
         InputError: faults, all of them, a line each; with `skip_bad` faulty samples are left out instead.
     """
-    names = {role: _present(getattr(data, role), role, folder, tell) for role in ROLES}
-    samples = {role: folder.samples(names[role]) for role in ROLES}
-    faults = overlapping(folder, names)
-    if faults:
-        raise InputError("\n".join(faults))
-    faults += orphan_masks(folder)
-    sizes: Counter = Counter()
-    for role in ROLES:
-        report = check_samples(samples[role], folder.info)
-        faults += report.faults.values()
-        samples[role] = [sample for sample in samples[role] if sample not in report.faults]
-        if role == "train":
-            sizes = report.sizes
-        empty = [name for name, count in zip(folder.info.classes, report.pixels, strict=False) if not count]
-        if role == "train" and empty:
-            tell(f"data: no pixel of {', '.join(empty)} to train on")
-        if samples[role]:
-            left_out = f" ({len(report.faults)} left out)" if report.faults else ""
-            tell(f"data: {role} {len(samples[role])} pictures{left_out}, {report.summary(folder.info)}")
-    faults = list(dict.fromkeys(faults))
-    if faults and not data.skip_bad:
-        raise InputError("\n".join(faults))
-    for fault in faults:
-        tell(f"data: left out: {fault}")
+    report = check_data(data)
+    for note in report.notes:
+        tell(f"data: {note}")
+    if report.errors and (not data.skip_bad or any(issue.kind.stops for issue in report.errors)):
+        raise InputError("\n".join(dict.fromkeys(report.line(issue) for issue in report.errors)))
+    _tell_warnings(report, tell)
+    for issue in report.errors:
+        tell(f"data: left out: {report.line(issue)}")
+    samples = {role: [sample for sample in report.splits[role] if sample not in report.bad] for role in ROLES}
+    for role, some in samples.items():
+        if some:
+            left_out = len(report.splits[role]) - len(some)
+            tell(f"data: {role} {len(some)} pictures{f' ({left_out} left out)' if left_out else ''}, {report.statistics[role].summary(report.folder.info)}")
     if not samples["train"]:
-        raise InputError(f"{folder.root}: no pictures to train on in split {', '.join(data.train) or '(none given)'}")
-    return samples, sizes
+        raise InputError(f"{data.root}: no pictures to train on in split {', '.join(data.train) or '(none given)'}")
+    return report.folder, samples, report.statistics["train"].sizes
 
 
-def _present(names: list[str], role: str, folder: Folder, tell: Callable[[str], None]) -> list[str]:
-    """The names without a plain val or test that the data set does not have."""
-    if role == "train" or names != [role] or role in folder.splits or role in folder.broken or nearest(role, folder.splits):
-        return names
-    tell(f"data: there is no split {role!r}, so nothing is {'selected' if role == 'val' else 'measured'} on one (found: {', '.join(folder.splits)})")
-    return []
+def _tell_warnings(report: Report, tell: Callable[[str], None], most: int = 3) -> None:
+    for code, issues in report.by_kind(report.warnings).items():
+        for issue in issues[:most]:
+            tell(f"data: warning: {report.line(issue)}")
+        if len(issues) > most:
+            tell(f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py lists them)")
 
 
 def make_preprocess(data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None) -> Preprocess:

@@ -246,7 +246,39 @@ def test_bad_samples_can_be_skipped(config, folder, capsys):
     (folder / "masks" / "p00.png").unlink()
     config.data.skip_bad = True
     train(config)
-    assert "left out: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "left out: " in out
+    assert "data: train 1 pictures (1 left out)" in out
+
+
+def test_what_cannot_be_left_out_stops_even_so(config, folder):
+    (folder / "train.txt").write_text("p00\np01\np99\n")
+    config.data.skip_bad = True
+    with pytest.raises(InputError, match="p99"):
+        train(config)
+
+
+def test_warnings_are_told_a_few_lines_of_a_kind_and_do_not_stop(config, folder, capsys):
+    for name in ("p00", "p01", "p02", "p03"):
+        Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / f"{name}.png")
+    config.training.epochs, config.training.panels = 1, 0
+    train(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: warning: ")]
+    assert sum("nothing but background" in line for line in lines) == 3
+    assert any("4 in all" in line for line in lines)
+
+
+def test_all_faults_of_the_data_end_the_tool_a_line_each_with_code_2(config, folder):
+    (folder / "images" / "p00.png").write_bytes(b"")
+    (folder / "masks" / "p02.png").unlink()
+    (folder / "val.txt").write_text("p02\nnobody\n")
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8) + np.arange(3, dtype=np.uint8)).save(folder / "masks" / "p01.png")
+    code, _, error = finish(start(config))
+    assert code == 2
+    faults = ("p00.png: the file is empty", "p02.png: the picture has no mask", "val.txt: 1 of 2 names", "p01.png: a colour mask")
+    assert all(fault in error for fault in faults)
+    assert error.count("\n") == error.count("error: ") == 4
+    assert not Path(config.run_dir).exists()
 
 
 @pytest.mark.parametrize("arguments", [["--training.epochz", "3"], ["--resume"], ["--data.root", "nowhere"]])

@@ -1,0 +1,158 @@
+import json
+import os
+from dataclasses import asdict
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.config import DataConfig
+from kanseg.data import check_data
+from kanseg.data.checks import cache, cache_folder, inspector
+
+
+@pytest.fixture(autouse=True)
+def decoded(tmp_path, monkeypatch):
+    """Files decoded so far; the cache is empty at first."""
+    monkeypatch.setenv("KANSEG_CACHE", str(tmp_path / "cache"))
+    names = []
+    for function in ("look_at_picture", "look_at_mask"):
+        real = getattr(inspector, function)
+        monkeypatch.setattr(inspector, function, lambda path, *a, real=real: names.append(f"{path.parent.name}/{path.name}") or real(path, *a))
+    return names
+
+
+def plain(report):
+    return {key: value for key, value in report.to_json().items() if key not in ("seconds", "files")}
+
+
+def test_unchanged_files_are_not_decoded_again_and_the_report_is_the_same(folder, decoded):
+    (folder / "images" / "p00.png").write_bytes(b"")
+    first = check_data(DataConfig(root=str(folder)))
+    assert len(decoded) == len(set(decoded)) == 12
+    second = check_data(DataConfig(root=str(folder)))
+    assert len(decoded) == 12
+    assert plain(first) == plain(second)
+    assert (second.inspector.decoded, second.inspector.from_cache) == (0, 12)
+
+
+def test_nothing_else_decodes_them_either(folder, monkeypatch):
+    check_data(DataConfig(root=str(folder)))
+    monkeypatch.setattr(Image, "open", None)
+    assert check_data(DataConfig(root=str(folder))).errors == []
+
+
+def test_a_touched_file_is_decoded_again(folder, decoded):
+    check_data(DataConfig(root=str(folder)))
+    decoded.clear()
+    os.utime(folder / "masks" / "p03.png", ns=(1, 1))
+    check_data(DataConfig(root=str(folder)))
+    assert decoded == ["masks/p03.png"]
+
+
+def test_other_settings_change_the_verdict_without_decoding(folder, decoded):
+    assert not check_data(DataConfig(root=str(folder))).errors
+    decoded.clear()
+    report = check_data(DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 1: 1}))
+    assert decoded == []
+    assert {issue.code for issue in report.errors} == {"mask_0_255"}
+
+
+def test_another_limit_of_pixels_decodes_again(folder, decoded):
+    check_data(DataConfig(root=str(folder)))
+    decoded.clear()
+    report = check_data(DataConfig(root=str(folder), max_pixels=100))
+    assert len(decoded) == 12
+    assert {issue.code for issue in report.errors if issue.file != "."} == {"too_large"}
+
+
+def test_it_can_be_left_out(folder, decoded):
+    check_data(DataConfig(root=str(folder)))
+    check_data(DataConfig(root=str(folder)), use_cache=False)
+    assert len(decoded) == 24
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 0, "files": {}}', '{"version": 1, "files": {"picture images/p00.png": 3}}'])
+def test_a_damaged_cache_is_an_empty_one(folder, decoded, content):
+    check_data(DataConfig(root=str(folder)))
+    (path,) = cache_folder().glob("*.json")
+    path.write_text(content)
+    assert check_data(DataConfig(root=str(folder))).errors == []
+    assert len(decoded) == 24
+    assert json.loads(path.read_text())["version"] == cache.VERSION
+
+
+def test_a_place_that_cannot_be_written_is_no_fault(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KANSEG_CACHE", str(tmp_path / "file"))
+    assert check_data(DataConfig(root=str(folder))).errors == []
+
+
+def test_it_is_never_in_the_data_folder(folder, monkeypatch):
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setenv("KANSEG_CACHE", str(folder / "cache"))
+    check_data(DataConfig(root=str(folder)))
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_where_it_lies(monkeypatch, tmp_path):
+    assert cache_folder() == tmp_path / "cache" / "checks"
+    monkeypatch.delenv("KANSEG_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "kanseg" / "checks"
+
+
+def test_it_forgets_old_entries_and_old_data_sets(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "MOST_OTHERS", 3)
+    monkeypatch.setattr(cache, "MOST_FILES", 2)
+    check_data(DataConfig(root=str(folder)))
+    for path in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
+        path.rename(path.with_name(f"q{path.name}"))
+    for name in ("train", "val", "test"):
+        text = (folder / f"{name}.txt").read_text()
+        (folder / f"{name}.txt").write_text(text.replace("p", "qp"))
+    check_data(DataConfig(root=str(folder)))
+    (path,) = cache_folder().glob("*.json")
+    assert len(json.loads(path.read_text())["files"]) == 12 + 3
+    for i in range(4):
+        other = cache.Cache(tmp_path / f"set{i}")
+        other.put("key", [1], {})
+        other.save()
+    assert len(list(cache_folder().iterdir())) == 2
+
+
+def _write(root, number):
+    for i in range(20):
+        own = cache.Cache(root)
+        own.put(f"{number}-{i}", [i], {"value": i})
+        own.save()
+
+
+def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
+    root = tmp_path / "set"
+    workers = [get_context("fork").Process(target=_write, args=(root, number)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    (path,) = cache_folder().iterdir()
+    assert json.loads(path.read_text())["files"]
+
+
+def test_facts_survive_json(folder):
+    for look, kind in ((inspector.look_at_picture, "images"), (inspector.look_at_mask, "masks")):
+        facts = look(folder / kind / "p00.png", 10**6)
+        assert type(facts)(**json.loads(json.dumps(asdict(facts)))) == facts
+
+
+def test_a_file_of_the_same_pixels_in_another_form_has_the_same_hash(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 255, (9, 8), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey).save(tmp_path / "b.bmp")
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "c.png")
+    Image.fromarray(np.stack([grey] * 3 + [np.full_like(grey, 255)], axis=-1)).save(tmp_path / "d.png")
+    Image.fromarray(grey.T.copy()).save(tmp_path / "e.png")
+    hashes = [inspector.look_at_picture(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
+    assert len(set(hashes[:4])) == 1
+    assert hashes[4] != hashes[0]
