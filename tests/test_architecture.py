@@ -24,6 +24,7 @@ ORDER = [
     "models",
     "integrations",
     "command_line",
+    "sections",
     "config",
     "data",
     "losses",

@@ -26,6 +26,7 @@ from kanseg.data import (
     SegmentationDataset,
     channel_statistics,
     check_data,
+    class_frequencies,
     read_picture,
 )
 from kanseg.data.checks import KINDS
@@ -99,8 +100,6 @@ class SegmentationTask(Task):
         settings = self.config.training
         weights = settings.class_weights
         if isinstance(weights, str):
-            from kanseg.data import class_frequencies
-
             weights = frequency_weights(class_frequencies(self._train.samples, info), weights)
         if weights is not None:
             check_class_weights(weights, info.classes)
