@@ -37,7 +37,7 @@ def comparison_command(argv: Sequence[str], *, description: str) -> None:
     parser.add_argument("--control", help="the arm that the others are compared with (default: none, the plain convolutions, or else the first)")
     parser.add_argument("--score", help="a column of scores_SPLIT.csv (default: IoU of the foreground, of several classes mean/iou)")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the runs, table.md, table.json and comparison.png")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs, table.md, table.json, comparison.png and examples.png")
     arguments, rest = parser.parse_known_args(argv)
     arms = read_arms(arguments.config, bases=arguments.bases, arms_file=arguments.arms, settings=rest)
     reference = chosen(arguments.reference, arms, "--reference") or next(iter(arms))
@@ -59,7 +59,7 @@ def finish(
     tell: Callable[[str], None] = print,
 ) -> list[Path]:
     """Table and pictures of the runs that are finished; nothing yet where an arm has none."""
-    from kanseg.training.comparison_pictures import draw_comparison
+    from kanseg.training.comparison_pictures import draw_comparison, draw_examples
     from kanseg.training.comparison_results import comparison_rows, comparison_table, read_arm
 
     folders = {name: {seed: run_folder(output, name, seed) for seed in seeds} for name in arms}
@@ -77,6 +77,9 @@ def finish(
     write_text(output / "table.json", json.dumps({"score": score, "split": split, "rows": rows}, indent=1) + "\n")
     tell(f"\n{text}\n")
     written = [output / "table.md", output / "table.json", draw_comparison(scores, control, output / "comparison.png", score=score)]
+    shown = {name: next(iter(runs.values())) for name, runs in done.items()}
+    examples = draw_examples(next(iter(arms.values())), shown, scores, output / "examples.png", split=split)
+    written += [examples] if examples is not None else []
     tell(f"compare: {', '.join(map(str, written))}")
     return written
 

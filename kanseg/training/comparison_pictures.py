@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from kanseg.config import Config
+from kanseg.data import SegmentationDataset, open_data, write_png
+from kanseg.inference import Predictor
 from kanseg.training.comparison_results import ArmScores, difference
+from kanseg.training.pictures import legend, predicted_cells
+from kanseg.training.sheets import comparison_sheet
+
+EXAMPLES = 6
 
 
 def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, score: str) -> Path:
@@ -42,3 +49,34 @@ def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, 
     pyplot.close(figure)
     temporary.replace(path)
     return path
+
+
+def draw_examples(config: Config, runs: Mapping[str, Path], arms: Mapping[str, ArmScores], path: Path, *, split: str) -> Path | None:
+    """The test pictures on which the arms differ most: image, truth, and where each arm errs, with its score there; None where no score is defined.
+
+    Args:
+        config: of one of the runs, for the data.
+        runs: arm -> the run whose weights are shown, that of its first seed.
+        arms: scores of the same arms.
+        path: of the PNG.
+        split: "val" or "test".
+    """
+    first = {name: arm.pictures[0] for name, arm in arms.items()}
+    spread = np.ptp(np.stack(list(first.values())), axis=0)
+    chosen = [int(i) for i in np.argsort(-spread) if not np.isnan(spread[i])][:EXAMPLES]
+    if not chosen:
+        return None
+    folder = open_data(config.data, tell=lambda _: None)
+    by_name = {sample.name: sample for sample in folder.samples(getattr(config.data, split))}
+    names = next(iter(arms.values())).names
+    samples = [by_name[names[i]] for i in chosen]
+    cells: list[list[np.ndarray]] = [[] for _ in samples]
+    for run in runs.values():
+        predictor = Predictor.from_checkpoint(run)
+        dataset = SegmentationDataset(samples, folder.info, predictor.preprocess)
+        shown = predicted_cells(predictor.model, dataset, range(len(samples)), tile=predictor.tile, device=predictor.device)
+        for row, (image, truth, _, error, *_) in shown.items():
+            cells[row] += [error] if cells[row] else [image, truth, error]
+    titles = [f"{names[i]}: " + ", ".join(f"{name} {first[name][i]:.3f}" for name in runs) for i in chosen]
+    key = legend(folder.info.classes, folder.info.colours, sides=len(folder.info.classes) <= 2)
+    return write_png(path, comparison_sheet(cells, ["image", "truth", *runs], titles, legend=key))

@@ -126,10 +126,14 @@ def sheet(
 ) -> np.ndarray:
     """Rows of `sample_cells` with a legend of the classes and of what the errors mean: (H, W, 3) uint8, as of `comparison_sheet`."""
     single = len(rows[0]) > len(COLUMNS)
-    wrong = [("made up", WRONG), ("missed", MISSED)] if len(classes) <= 2 or single else [("wrong", WRONG)]
     titles = [*COLUMNS, *(f"error: {name}" for name in classes)] if single else COLUMNS
-    legend = [*zip(classes, colours, strict=False), *wrong, ("ignored", ignored_colour(colours))]
-    return comparison_sheet(rows, titles, names, legend=legend, largest=largest)
+    return comparison_sheet(rows, titles, names, legend=legend(classes, colours, sides=len(classes) <= 2 or single), largest=largest)
+
+
+def legend(classes: Sequence[str], colours: Sequence[Colour], *, sides: bool) -> list[tuple[str, Colour]]:
+    """What the colours mean, of classes and of errors, which tell what was made up from what was missed where they have `sides`."""
+    wrong = [("made up", WRONG), ("missed", MISSED)] if sides else [("wrong", WRONG)]
+    return [*zip(classes, colours, strict=False), *wrong, ("ignored", ignored_colour(colours))]
 
 
 def evenly(indices: Sequence[int], count: int) -> list[int]:

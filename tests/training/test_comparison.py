@@ -6,6 +6,7 @@ import yaml
 
 from kanseg.errors import InputError
 from kanseg.training.comparison import chosen, is_finished, match_arms, read_arms, run_arms, run_folder
+from kanseg.training.comparison_command import comparison_command, finish
 from kanseg.training.run import train
 
 
@@ -115,3 +116,21 @@ def test_a_folder_with_other_settings_is_not_taken_for_the_run(experiment, tmp_p
     changed = read_arms([experiment], bases=["gram", "none"], settings=["--training.lr", "0.5"])
     with pytest.raises(InputError, match="training.lr: 0.001 -> 0.5"):
         is_finished(run_folder(tmp_path / "out", "gram", 0), changed["gram"])
+
+
+def test_the_command_leaves_table_and_pictures(experiment, tmp_path, capsys):
+    comparison_command(["--config", experiment, "--bases", "gram,none", "--seeds", "0,1", "--output", str(tmp_path / "out")], description="")
+    rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["none", "gram"]
+    metrics = json.loads((tmp_path / "out" / "gram" / "seed_1" / "metrics.json").read_text())
+    assert rows[1]["by_seed"][1] == pytest.approx(metrics["test"]["per_image"]["classes"]["foreground"]["iou"], abs=1e-5)
+    assert rows[1]["difference"] == pytest.approx(rows[1]["mean"] - rows[0]["mean"])
+    assert (tmp_path / "out" / "table.md").read_text().splitlines()[2] in capsys.readouterr().out
+    assert all((tmp_path / "out" / name).is_file() for name in ("comparison.png", "examples.png"))
+
+
+def test_a_comparison_of_which_an_arm_is_missing_says_so(experiment, tmp_path):
+    arms, told = read_arms([experiment], bases=["gram", "none"]), []
+    run_arms({"gram": arms["gram"]}, [0], tmp_path / "out", tell=told.append)
+    assert finish(arms, [0], tmp_path / "out", control="none", split="test", score=None, tell=told.append) == []
+    assert told[-1] == f"compare: not finished yet: {tmp_path / 'out' / 'none' / 'seed_0'}"
