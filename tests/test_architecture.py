@@ -29,6 +29,7 @@ ORDER = [
     "metrics",
     "checkpoint",
     "inference",
+    "export",
     "training",
     "benchmark",
     "compat",
