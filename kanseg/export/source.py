@@ -42,7 +42,7 @@ class Source:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """The only size of pictures that can be shown to it; None for any."""
-        size = self.description["model"].get("image_size")
+        size = (self.description.get("model") or self.description["classifier"]).get("image_size")
         return None if size is None or self.preprocess.resize is not None else (int(size[0]), int(size[1]))
 
     def data(self, root: str | None) -> DataConfig:
@@ -71,6 +71,6 @@ def read_source(checkpoint: str) -> Source:
     if fault is not None:
         raise InputError(f"{folder}: {fault}")
     model = from_pretrained(folder)
-    if not {"labels", "preprocess", "model"} <= set(model.description):
+    if not {"labels", "preprocess"} <= set(model.description) or "encoder" in model.description:
         raise InputError(f"{folder} holds a network without class names and preprocessing: export a checkpoint of a training run (runs/x/best)")
     return Source(folder, model, model.description)
