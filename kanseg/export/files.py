@@ -38,10 +38,16 @@ def trace(network: Deployed, *, batch: int | None = None, image_size: tuple[int,
             program = torch.export.export(network, (pictures,), dynamic_shapes=(free or None,))
     except RuntimeError as error:
         raise InputError(f"torch.export cannot export this network: {' '.join(str(error).split())[:300]}") from None
-    for node in program.graph.nodes:  # where the code lay on this machine is nobody's business, and makes the file twice as large
+    _forget_the_code(program)
+    return program
+
+
+def _forget_the_code(program: ExportedProgram) -> None:
+    """Where the code lay on this machine is nobody's business, and makes the file twice as large."""
+    graphs = [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.graph.nodes):
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn"):
             node.meta.pop(key, None)
-    return program
 
 
 def write_torch(program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None) -> None:
