@@ -31,6 +31,7 @@ ORDER = [
     "metrics",
     "checkpoint",
     "inference",
+    "export",
     "training",
     "benchmark",
     "compat",

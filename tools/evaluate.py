@@ -17,7 +17,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", nargs="+", default=["test"], help="split or splits of the data set (default: test)")
     parser.add_argument("--root", help="folder of the data set (default: that of the training)")
     parser.add_argument("--full_size", action="store_true", help="compare at the size of the files (in tiles where the network needs them)")
-    parser.add_argument("--flips", type=int, choices=(1, 2, 4, 8), default=1, help="mirrored, of 8 also turned, predictions that are averaged (default 1: none)")
+    parser.add_argument(
+        "--flips", type=int, choices=(1, 2, 4, 8), default=1, help="mirrored, of 8 also turned, predictions that are averaged (default 1: none)"
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="pictures or tiles at once, and those of a batch of the protocol (default 8)")
     parser.add_argument("--surface", action="store_true", default=None, help="measure surface distances and boundary IoU (default: as in training)")
     parser.add_argument("--no_surface", action="store_false", dest="surface", help="leave them out, which is faster")

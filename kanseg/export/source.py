@@ -1,0 +1,76 @@
+"""What is exported: a trained network and what its checkpoint tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kanseg.checkpoint import CONFIG, MANIFEST, find_fault, preprocess_from
+from kanseg.config import Config, DataConfig
+from kanseg.data import Preprocess
+from kanseg.errors import InputError
+from kanseg.pretrained import find_folder, from_pretrained
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network.
+
+    Args:
+        folder: checkpoint.
+        model: in evaluation mode, on the CPU.
+        description: labels, preprocess, tile, ... of the checkpoint.
+    """
+
+    folder: Path
+    model: nn.Module
+    description: dict[str, Any]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Of its training."""
+        return preprocess_from(self.description["preprocess"])
+
+    @property
+    def task(self) -> str:
+        """binary, multiclass, multilabel or classification."""
+        return self.description["labels"]["task"]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The only size of pictures that can be shown to it; None for any."""
+        size = (self.description.get("model") or self.description["classifier"]).get("image_size")
+        return None if size is None or self.preprocess.resize is not None else (int(size[0]), int(size[1]))
+
+    def data(self, root: str | None) -> DataConfig:
+        """The settings of its data set, in another folder where one is given.
+
+        Raises:
+            InputError: a classifier, or a folder without config.yaml.
+        """
+        if self.task == "classification":
+            raise InputError("--split measures masks; a classifier has none")
+        path = self.folder / CONFIG
+        if not path.is_file():
+            raise InputError(f"{self.folder} has no {CONFIG}, which tells how the data set is read: give a checkpoint of a training run, or no --split")
+        data = Config.from_yaml(path.read_text(encoding="utf-8")).data
+        return data if root is None else replace(data, root=root, prepare=None)
+
+
+def read_source(checkpoint: str) -> Source:
+    """A checkpoint folder, a run (its best weights), or what `save_pretrained` wrote of a trained network.
+
+    Raises:
+        InputError: no such folder, a damaged one, or a network without class names and preprocessing.
+    """
+    folder = find_folder(checkpoint)
+    fault = find_fault(folder) if (folder / MANIFEST).exists() else None
+    if fault is not None:
+        raise InputError(f"{folder}: {fault}")
+    model = from_pretrained(folder)
+    if not {"labels", "preprocess"} <= set(model.description) or "encoder" in model.description:
+        raise InputError(f"{folder} holds a network without class names and preprocessing: export a checkpoint of a training run (runs/x/best)")
+    return Source(folder, model, model.description)

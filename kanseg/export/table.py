@@ -1,0 +1,81 @@
+"""Size and speed of a network in every form."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kanseg.export.check import Agreement
+from kanseg.inference.exported import open_exported
+from kanseg.tables import markdown
+
+HEADER = ("form", "MiB", "ms, 1 thread", "ms, all threads", "probability", "labels differ", "mean IoU")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A form of the network.
+
+    Args:
+        form: its name.
+        bytes: of the file.
+        one_thread, all_threads: milliseconds a picture, median.
+        agreement: with the network; None for the network itself.
+        mean_iou: on the split that was asked for; None where none was.
+    """
+
+    form: str
+    bytes: int
+    one_thread: float
+    all_threads: float
+    agreement: Agreement | None = None
+    mean_iou: float | None = None
+
+    def cells(self) -> list[str]:
+        """As text, in the order of HEADER."""
+        near = ["", ""]
+        if self.agreement is not None:
+            near = ["" if self.agreement.probability is None else f"{self.agreement.probability:.1e}", f"{self.agreement.differing:.3%}"]
+        score = "" if self.mean_iou is None else f"{self.mean_iou:.4f}"
+        return [self.form, f"{self.bytes / 2**20:.2f}", f"{self.one_thread:.1f}", f"{self.all_threads:.1f}", *near, score]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON."""
+        return asdict(self)
+
+
+def show(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    return markdown(HEADER, [row.cells() for row in rows])
+
+
+def milliseconds(eager: Callable[[Tensor], Tensor], files: Mapping[str, Path], pictures: Tensor, *, runs: int, threads: int) -> dict[str, float]:
+    """Of a call (median of `runs`, wall clock) of the network, under the name "torch", and of each file; they take turns, so that a busy machine hits all."""
+    steps = {"torch": eager} | {form: open_exported(path, trust=True, threads=threads)[0] for form, path in files.items()}
+    times: dict[str, list[float]] = {form: [] for form in steps}
+    with _threads(threads), torch.no_grad():
+        for step in steps.values():
+            step(pictures)
+        for _ in range(runs):
+            for form, step in steps.items():
+                start = time.perf_counter()
+                step(pictures)
+                times[form].append((time.perf_counter() - start) * 1e3)
+    return {form: statistics.median(values) for form, values in times.items()}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

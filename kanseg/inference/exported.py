@@ -1,0 +1,176 @@
+"""Exported files (ONNX, torch.export) -> networks that a `Predictor` can use; what is needed to use them travels in the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanseg.data.preprocess import Preprocess
+from kanseg.errors import InputError
+
+METADATA = "kanseg"  # key of the description in an ONNX file; in a .pt2 file the name of an extra file, with .json
+TRUST = "KANSEG_TRUST_PT2"
+INSTALL = 'python -m pip install -e ".[export]"'
+SMALLEST = 1e-7  # a probability below is taken for this one, so that its logit is finite
+Run = Callable[[Tensor], Tensor]
+
+
+class ExportedNetwork(nn.Module):
+    """Pictures (B, C, H, W) float32 in [0, 1] -> what the exported graph gives, on the pictures' device.
+
+    Args:
+        run: the graph, on the CPU.
+        description: of the file.
+        name: of the file, for messages.
+    """
+
+    def __init__(self, run: Run, description: dict[str, Any], name: str):
+        super().__init__()
+        self._run, self.description, self.name = run, description, name
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        channels = self.description["preprocess"]["channels"]
+        if pictures.dim() != 4 or pictures.shape[1] != channels:
+            raise InputError(f"{self.name}: expected pictures (B, {channels}, H, W), got {tuple(pictures.shape)}")
+        return self._run(pictures.detach().float().cpu()).to(pictures.device)
+
+
+def load_exported(path: str | Path, *, trust: bool = False, threads: int = 0) -> tuple[ExportedNetwork, dict[str, Any]]:
+    """A file that tools/export.py wrote -> (network, description): raw pictures in [0, 1] (B, C, H, W) -> logits (B, N, H, W) float32.
+
+    The description is that of the checkpoint (labels, preprocess, tile, ...). Its entry "preprocessing" is "inside": the graph itself scales and
+    normalises, and what is left to the caller is `outside(description)`.
+
+    Args:
+        path: a .onnx or .pt2 file.
+        trust: load a .pt2 file, which can run code; the environment variable KANSEG_TRUST_PT2=1 says the same. An ONNX file holds no code.
+        threads: of onnxruntime; 0 leaves its own choice.
+
+    Raises:
+        InputError: nothing there, another kind of file, a .pt2 file that is not trusted, or one that gives labels only.
+    """
+    network, description = open_exported(path, trust=trust, threads=threads)
+    if description["output"] == "labels":
+        raise InputError(f"{path} gives labels, which cannot be averaged over tiles: export with --output_kind logits or probabilities")
+    if description["output"] == "probabilities":
+        run, task = network._run, description["labels"]["task"]
+        network = ExportedNetwork(lambda pictures: logits_of(run(pictures), task), description, str(path))
+    return network, description
+
+
+def open_exported(path: str | Path, *, trust: bool = False, threads: int = 0) -> tuple[ExportedNetwork, dict[str, Any]]:
+    """As `load_exported`, but the network gives what the file says (description["output"]): logits, probabilities or labels."""
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise InputError(f"{path}: expected an exported file ({' or '.join(READERS)})")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    run, text = READERS[path.suffix](path, trust=trust, threads=threads)
+    description = _description(path, text)
+    return ExportedNetwork(run, description, str(path)).eval(), description
+
+
+def outside(description: dict[str, Any]) -> Preprocess:
+    """What is left to do before the exported network: integers to [0, 1], and the channels that it takes."""
+    return Preprocess(description["preprocess"]["channels"], mean=(0.0,), std=(1.0,))
+
+
+def logits_of(probabilities: Tensor, task: str) -> Tensor:
+    """Probabilities (B, classes, ...) of `class_probabilities` -> logits that give the same (within 1e-7): (B, 1, ...) of a binary task, else (B, N, ...)."""
+    if task == "binary":
+        return _log(probabilities[:, 1:]) - _log(probabilities[:, :1])
+    return _log(probabilities) - _log(1 - probabilities) if task == "multilabel" else _log(probabilities)
+
+
+def onnxruntime() -> Any:
+    """The package, or an InputError that tells how to get it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError(f"ONNX files need onnxruntime: {INSTALL}") from None
+    return onnxruntime
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its exceptions have no common base but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+
+def _log(values: Tensor) -> Tensor:
+    return values.clamp_min(SMALLEST).log()
+
+
+def _read_onnx(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | None]:
+    runtime = onnxruntime()
+    errors, options = runtime_errors(), runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except errors as error:
+        raise InputError(f"{path}: not an ONNX file that onnxruntime can read: {_line(error)}") from None
+    name = session.get_inputs()[0].name
+
+    def run(pictures: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run(None, {name: pictures.numpy()})[0])
+        except errors as error:
+            raise InputError(f"{path} fails on pictures {tuple(pictures.shape)}: {_line(error)}") from None
+
+    return run, session.get_modelmeta().custom_metadata_map.get(METADATA)
+
+
+def _read_torch(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | None]:
+    # Pickled payloads, the sizes' expressions and the guards of such a file are all evaluated as Python.
+    if not trust and os.environ.get(TRUST) != "1":
+        raise InputError(f"{path}: torch.export.load can run code that is in the file; if you trust it, set {TRUST}=1 (or trust=True), else use an ONNX file")
+    text = _extra_file(path)
+    try:
+        graph = torch.export.load(path).module()
+    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+        raise InputError(f"{path}: this torch ({torch.__version__}) cannot load it: {_line(error)}") from None
+
+    def run(pictures: Tensor) -> Tensor:
+        try:
+            with torch.no_grad():
+                return graph(pictures)
+        except AssertionError as error:  # a guard: sizes for which the graph was not made
+            raise InputError(f"{path} takes no pictures {tuple(pictures.shape)}: {_line(error)}") from None
+
+    return run, text
+
+
+READERS: dict[str, Callable[..., tuple[Run, str | None]]] = {".onnx": _read_onnx, ".pt2": _read_torch}
+
+
+def _extra_file(path: Path) -> str | None:
+    """The description in a .pt2 file, read without torch."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}.json")), None)
+            return None if name is None else archive.read(name).decode("utf-8")
+    except (zipfile.BadZipFile, UnicodeDecodeError):
+        raise InputError(f"{path}: damaged, or no .pt2 file") from None
+
+
+def _description(path: Path, text: str | None) -> dict[str, Any]:
+    try:
+        description = json.loads(text or "null")
+    except ValueError:
+        description = None
+    if not isinstance(description, dict) or description.get("preprocessing") != "inside":
+        raise InputError(f"{path}: holds no description of a kanseg network; write it by tools/export.py")
+    return description
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
