@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from kanseg.data.images import read_image
 from kanseg.data.preprocess import Preprocess, resize_image
 from kanseg.inference.exported import ExportedNetwork
-from kanseg.inference.files import find_pictures
+from kanseg.inference.inputs import find_pictures
 from kanseg.inference.predictor import class_probabilities, decide
 
 SIZES = ((63, 61), (128, 160))
