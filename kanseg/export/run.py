@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import kanseg
+from kanseg.data.preprocess import resize_image
 from kanseg.errors import InputError
 from kanseg.export.check import Agreement, compare, read_pictures
 from kanseg.export.files import SUFFIXES, WRITERS, trace
 from kanseg.export.network import OUTPUTS, Deployed
 from kanseg.export.quantise import KINDS, quantise
-from kanseg.export.scores import labelled, mean_iou
+from kanseg.export.scores import Labelled, labelled, mean_iou
 from kanseg.export.source import Source, read_source
 from kanseg.export.table import Row, milliseconds
 from kanseg.inference.exported import load_exported, open_exported, outside
@@ -137,8 +139,7 @@ def export_checkpoint(request: Request) -> Report:
         if not report.passed:
             return report
         if samples is not None:
-            score = maker.scores(samples)
-            report.mean_iou = {"torch": score(None), "file": score(path)}
+            report.mean_iou = {"torch": maker.score(samples, None), "file": maker.score(samples, path)}
         if request.table:
             report.rows = maker.table(samples)
         path.replace(request.output)
@@ -178,32 +179,32 @@ class _Maker:
             return agreement.differing <= 1 - self.request.least_agreement
         return (agreement.probability or 0.0) <= self.request.tolerance and agreement.differing <= self.request.tolerance
 
-    def scores(self, samples: Any) -> Any:
-        """path, or None for the network itself -> mean IoU."""
+    def score(self, samples: Labelled, path: Path | None) -> float:
+        """Mean IoU of a file, or of the network itself."""
+        if path is None:
+            return mean_iou(self.source.model, self.source.preprocess, self.source.description, *samples)
+        network, description = load_exported(path, trust=True)
+        return mean_iou(network, outside(description), description, *samples)
 
-        def score(path: Path | None) -> float:
-            if path is None:
-                return mean_iou(self.source.model, self.source.preprocess, self.source.description, *samples)
-            network, description = load_exported(path, trust=True)
-            return mean_iou(network, outside(description), description, *samples)
-
-        return score
-
-    def table(self, samples: Any) -> list[Row]:
-        """Size, speed and agreement of all forms that can be made."""
+    def table(self, samples: Labelled | None) -> list[Row]:
+        """Size, speed and agreement of the network and of all forms that can be made of it."""
         forms = {name: pair for name, pair in FORMS.items() if pair[1] != "static" or self.request.calibration is not None}
         files = {name: self.make(*pair) for name, pair in forms.items()}
-        height, width = self.source.image_size or TABLE_SIZE
-        pictures = torch.from_numpy(np.stack([np.resize(self.shown[0], (height, width, self.source.preprocess.channels))] * (self.request.batch or 1)))
-        pictures = pictures.permute(0, 3, 1, 2).contiguous()
+        picture = resize_image(self.shown[0], self.source.image_size or TABLE_SIZE)
+        pictures = torch.from_numpy(np.stack([picture.transpose(2, 0, 1)] * (self.request.batch or 1)))
         one, both = (milliseconds(self.network, files, pictures, runs=self.request.runs, threads=count) for count in (1, os.cpu_count() or 1))
-        score = None if samples is None else self.scores(samples)
-        weights = sum(value.numel() * value.element_size() for value in self.source.model.state_dict().values())
-        rows = [Row("torch", weights, one["torch"], both["torch"], None, score and score(None))]
-        for name, path in files.items():
-            rows.append(Row(name, path.stat().st_size, one[name], both[name], self.agreement(path), score and score(path)))
+        rows = []
+        for name, path in {"torch": None, **files}.items():
+            size = _weights(self.source.model) if path is None else path.stat().st_size
+            near = None if path is None else self.agreement(path)
+            rows.append(Row(name, size, one[name], both[name], near, None if samples is None else self.score(samples, path)))
         return rows
 
     def _description(self, form: str) -> dict[str, Any]:
         made = {"format": form, "quantised": "none", "batch": self.request.batch, "version": kanseg.__version__, "torch": torch.__version__}
         return {**self.source.description, "preprocessing": "inside", "input": INPUT, "output": self.request.output_kind, **made}
+
+
+def _weights(model: nn.Module) -> int:
+    """Bytes of the state dict."""
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())

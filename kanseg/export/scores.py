@@ -15,8 +15,10 @@ from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor
 from kanseg.metrics import SegmentationMetrics
 
+Labelled = tuple[list[Sample], LabelInfo]
 
-def labelled(data: DataConfig, split: Sequence[str]) -> tuple[list[Sample], LabelInfo]:
+
+def labelled(data: DataConfig, split: Sequence[str]) -> Labelled:
     """The samples of some splits; InputError where there are none."""
     opened = open_data(data, tell=lambda line: None)
     samples = opened.samples(split)

@@ -37,9 +37,16 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         channels = self.description["preprocess"]["channels"]
-        if pictures.dim() != 4 or pictures.shape[1] != channels:
+        if pictures.dim() != 4 or pictures.shape[1] != channels or 0 in pictures.shape:
             raise InputError(f"{self.name}: expected pictures (B, {channels}, H, W), got {tuple(pictures.shape)}")
-        return self._run(pictures.detach().float().cpu()).to(pictures.device)
+        values = pictures.detach().float().cpu()
+        parts = [self._padded(part) for part in values.split(self.description.get("batch") or len(values))]
+        return torch.cat(parts).to(pictures.device)
+
+    def _padded(self, pictures: Tensor) -> Tensor:
+        """Filled up to the batch that the file takes, where it takes only one."""
+        count, batch = len(pictures), self.description.get("batch") or len(pictures)
+        return self._run(torch.cat([pictures, pictures[-1:].expand(batch - count, -1, -1, -1)]) if batch > count else pictures)[:count]
 
 
 def load_exported(path: str | Path, *, trust: bool = False, threads: int = 0) -> tuple[ExportedNetwork, dict[str, Any]]:

@@ -16,7 +16,7 @@ from kanseg.export import Report, Request, export_checkpoint
 from kanseg.export.check import Agreement
 from kanseg.export.network import Deployed
 from kanseg.inference import Predictor
-from kanseg.inference.exported import load_exported, open_exported, outside
+from kanseg.inference.exported import ExportedNetwork, load_exported, open_exported, outside
 
 RNG = np.random.default_rng(0)
 TOOL = Path(__file__).parents[2] / "tools" / "export.py"
@@ -110,6 +110,17 @@ def test_a_torch_file_is_loaded_only_if_it_is_trusted(pt2, monkeypatch):
 def test_pictures_of_other_channels_are_named(pt2):
     with pytest.raises(InputError, match=r"expected pictures \(B, 3, H, W\), got \(1, 4, 32, 32\)"):
         load_exported(pt2, trust=True)[0](torch.rand(1, 4, 32, 32))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_a_file_of_one_batch_takes_any_number(count):
+    def run(pictures):
+        assert len(pictures) == 2
+        return pictures * 2
+
+    network = ExportedNetwork(run, {"preprocess": {"channels": 3}, "batch": 2}, "x")
+    x = torch.rand(count, 3, 4, 5)
+    assert torch.equal(network(x), x * 2)
 
 
 @pytest.mark.parametrize("name", ["no.pt2", "no.onnx", "no.txt"])
