@@ -35,7 +35,7 @@ def test_floats_train_and_only_floats_are_predicted(config):
     assert predictor.preprocess.floats
     assert predictor.preprocess.mean[0] > 1000
     assert predictor(np.zeros((9, 9, 2), np.float32)).shape == (9, 9)
-    with pytest.raises(InputError, match="of float32, got"):
+    with pytest.raises(InputError, match="the training pictures hold floats"):
         predictor(np.zeros((9, 9, 2), np.uint8))
 
 
