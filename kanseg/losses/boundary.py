@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanseg.data.distances import distances
 from kanseg.losses.terms import LOSSES, Pixels
 
 
@@ -40,9 +41,6 @@ def distance_maps(truth: Tensor, counted: Tensor) -> Tensor:
 
 def _distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """(H, W) bools of the two sides -> (H, W) float32."""
-    import cv2
-
     if not inside.any() or not outside.any():
         return np.zeros(inside.shape, np.float32)
-    to_outside, to_inside = (cv2.distanceTransform((~side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (outside, inside))
-    return np.where(inside, to_outside, np.where(outside, to_inside, np.float32(0)))
+    return np.where(inside, distances(outside), np.where(outside, distances(inside), 0.0)).astype(np.float32)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from kanseg.data.distances import distances
 from kanseg.errors import InputError
 
 SURFACE_SCORES = ("hd95", "hd", "assd", "nsd")
@@ -89,8 +90,7 @@ def surface_distances(ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[fl
     rows, columns = (np.flatnonzero((ours | theirs).any(axis=axis)) for axis in (1, 0))
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # it holds both, so that distances within it are those of the picture
     ours, theirs = ours[window], theirs[window]
-    to_ours, to_theirs = (cv2.distanceTransform((~side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for side in (ours, theirs))
-    return to_theirs[ours].astype(np.float64) * spacing[0], to_ours[theirs].astype(np.float64) * spacing[0]
+    return distances(theirs)[ours] * spacing[0], distances(ours)[theirs] * spacing[0]
 
 
 def _distances_of_points(ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
