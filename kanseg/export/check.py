@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def read_pictures(folder: str | None, preprocess: Preprocess, count: int) -> lis
 
 def expected(model: nn.Module, preprocess: Preprocess, task: str, pictures: Sequence[np.ndarray]) -> Tensor:
     """Probabilities (B, classes, H, W) of pictures of one size: the trained network, its own preprocessing (OpenCV), nothing of the export."""
-    batch = torch.stack([preprocess(picture) for picture in pictures])
+    step = replace(preprocess, floats=True)  # the pictures are values already, whatever the files of the training held
+    batch = torch.stack([step(picture) for picture in pictures])
     with torch.no_grad():
         values = class_probabilities(model, batch, task)
     size = pictures[0].shape[:2]
@@ -129,7 +130,7 @@ def _made(seed: int, channels: int) -> np.ndarray:
 
 def _read(path: Path, preprocess: Preprocess) -> np.ndarray:
     image = preprocess.scale(read_image(path), name=str(path))
-    picture = image.astype(np.float32) / np.iinfo(image.dtype).max
+    picture = replace(preprocess, gamma=1.0).encode(image)
     if preprocess.resize is not None:
         return picture
     top, left = (max(0, (side - CUT) // 2) for side in picture.shape[:2])

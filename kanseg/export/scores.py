@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from kanseg.config import DataConfig
-from kanseg.data import LabelInfo, Preprocess, Sample, open_data, read_image, read_label
+from kanseg.data import LabelInfo, Preprocess, Sample, open_data, read_label, read_picture
 from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor
 from kanseg.metrics import SegmentationMetrics
@@ -38,9 +38,9 @@ def mean_iou(network: nn.Module, preprocess: Preprocess, description: dict[str, 
         info: what the masks mean.
     """
     predictor = predictor_of(network, preprocess, description)
-    metrics = SegmentationMetrics(info.classes)
+    metrics = SegmentationMetrics(info.classes, info.task)
     for sample in tqdm(samples, desc="score", leave=False, disable=None):
-        predicted, label = predictor(read_image(sample.image), name=str(sample.image)), read_label(sample, info)
+        predicted, label = predictor(read_picture(sample), name=str(sample.image)), read_label(sample, info)
         metrics.update(torch.from_numpy(predicted).long()[None], torch.from_numpy(label).long()[None])
     return float(metrics.compute()["mean_iou"])
 

@@ -57,7 +57,7 @@ class Source:
         if not path.is_file():
             raise InputError(f"{self.folder} has no {CONFIG}, which tells how the data set is read: give a checkpoint of a training run, or no --split")
         data = Config.from_yaml(path.read_text(encoding="utf-8")).data
-        return data if root is None else replace(data, root=root, prepare=None)
+        return data if root is None else replace(data, root=root, prepare=None, folds=0, fold=0)
 
 
 def read_source(checkpoint: str) -> Source:

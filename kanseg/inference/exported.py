@@ -85,8 +85,9 @@ def open_exported(path: str | Path, *, trust: bool = False, threads: int = 0) ->
 
 
 def outside(description: dict[str, Any]) -> Preprocess:
-    """What is left to do before the exported network: integers to [0, 1], and the channels that it takes."""
-    return Preprocess(description["preprocess"]["channels"], mean=(0.0,), std=(1.0,))
+    """What is left to do before the exported network: integers to [0, 1] (floats stay as they are), and the channels that it takes."""
+    step = description["preprocess"]
+    return Preprocess(step["channels"], mean=(0.0,), std=(1.0,), floats=step.get("floats", False))
 
 
 def logits_of(probabilities: Tensor, task: str) -> Tensor:

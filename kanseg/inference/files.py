@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from kanseg.config import write_text
 from kanseg.data.images import MAX_PIXELS
 from kanseg.errors import InputError
 from kanseg.inference.ahead import ahead, drawn_ahead
-from kanseg.inference.inputs import Job, name_jobs, refuse_to_overwrite
+from kanseg.inference.inputs import Job, name_jobs, refuse_clashes, refuse_to_overwrite
 from kanseg.inference.large import LARGE, predict_large
 from kanseg.inference.outputs import OVERLAYS, Outputs, Writer
 from kanseg.inference.polygons import Coco, Region, regions
@@ -79,7 +80,9 @@ def predict_files(
     """
     jobs = _jobs(files)
     writer = Writer(output, predictor, outputs or Outputs())
-    refuse_to_overwrite(jobs, _all_targets(jobs, writer))
+    targets = {job: set(_targets(job, writer)) for job in jobs}
+    refuse_to_overwrite(jobs, [output / ANNOTATIONS, *chain.from_iterable(targets.values())])
+    refuse_clashes(targets)
     output.mkdir(parents=True, exist_ok=True)
     run = _Run(predictor, writer, skip_existing, max_pixels, large)
     outcome, coco = Outcome(), Coco(predictor.classes, predictor.task)
@@ -229,15 +232,13 @@ def _jobs(files: Sequence[Path | Job]) -> list[Job]:
     return name_jobs([file.path if isinstance(file, Job) else file for file in files])
 
 
-def _all_targets(jobs: Sequence[Job], writer: Writer) -> Iterator[Path]:
-    """Whatever could be written."""
-    yield writer.root / ANNOTATIONS
-    for job in jobs:
-        if job.is_video:
-            yield writer.root / OVERLAYS / f"{job.name}.mp4"
-        else:
-            for suffix in (".png", ".tif"):
-                yield from writer.targets(job.name, suffix)
+def _targets(job: Job, writer: Writer) -> Iterator[Path]:
+    """Whatever could be written for a file, the frames of a video left out."""
+    if job.is_video:
+        yield writer.root / OVERLAYS / f"{job.name}.mp4"
+    else:
+        for suffix in (".png", ".tif"):
+            yield from writer.targets(job.name, suffix)
 
 
 def _result(step: _Step, writer: Writer) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +61,8 @@ def find_jobs(source: str, *, recursive: bool = False, output: Path | None = Non
     files = sorted(p for p in found if p.is_file())
     jobs = [p for p in files if p.suffix.lower() in KNOWN]
     notes = _left_out([p for p in files if p.suffix.lower() not in KNOWN], [] if recursive else [p for p in found if p.is_dir()])
+    if not jobs and output is not None and path.resolve().is_relative_to(output.resolve()):
+        raise InputError(f"{source} lies in the output {output}, and what lies there is no input; choose another --output")
     if not jobs:
         raise InputError("; ".join([f"{source}: no file, no folder with pictures or videos ({_KINDS}) and no pattern that matches one", *notes]))
     return name_jobs(jobs, path if path.is_dir() else None), notes
@@ -113,3 +115,15 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
     for target in targets:
         if target.resolve() in read:
             raise InputError(f"{target} is one of the pictures and would be overwritten; choose another --output")
+
+
+def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
+    """InputError when two files would be written to one place: the mask of overlays/a.png and the overlay of a.png, a frame and a picture of its name."""
+    videos = {job.name: job for job in targets if job.is_video}
+    owners: dict[Path, Job] = {}
+    for job, paths in targets.items():
+        place = Path(job.name)
+        video = videos.get(place.parent.as_posix()) if place.name.startswith("frame_") and not job.is_video else None
+        other = next((owner for path in paths if (owner := owners.setdefault(path, job)) != job), video)
+        if other is not None:
+            raise InputError(f"{other.path} and {job.path} would be written to the same file below the output; rename one, or predict them one by one")

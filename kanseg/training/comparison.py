@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from kanseg.bases import list_basis_options
+from kanseg.bases import BASES, list_basis_options
 from kanseg.config import Config, ModelConfig, parse_config
 from kanseg.errors import InputError
 from kanseg.registry import nearest
@@ -19,6 +19,8 @@ from kanseg.training.run import train
 from kanseg.training.search import MAY_DIFFER
 
 Tell = Callable[[str], None]
+TRUTH = ("root", "format", "train", "val", "test", "split_seed", "folds", "fold", "task", "classes", "mask_values", "ignore_index", "palette")
+OWN = ("seed", "run_dir")  # of a run, which the comparison gives itself
 
 
 def read_arms(configs: Sequence[str], *, bases: Sequence[str] = (), arms_file: str | None = None, settings: Sequence[str] = ()) -> dict[str, Config]:
@@ -33,6 +35,11 @@ def read_arms(configs: Sequence[str], *, bases: Sequence[str] = (), arms_file: s
     Raises:
         InputError: files or settings that cannot be used, fewer than two arms, or arms on different data.
     """
+    given = [key for key in OWN if any(word.split("=")[0] == f"--{key}" for word in settings)]
+    if given:
+        raise InputError(f"--{given[0]} is set for each run by the comparison; give --seeds and --output")
+    for basis in bases:
+        _known_basis(basis)
     variants = {basis: [f"--model.basis={basis}"] for basis in bases} | (_variants(arms_file) if arms_file else {})
     arms: dict[str, Config] = {}
     for path in configs:
@@ -44,7 +51,7 @@ def read_arms(configs: Sequence[str], *, bases: Sequence[str] = (), arms_file: s
     if len(arms) < 2:
         raise InputError(f"a comparison needs two arms or more, got {', '.join(arms) or 'one config'}; give several --config, --bases or --arms")
     data = [asdict(config.data) for config in arms.values()]
-    differing = sorted({key for each in data for key in each if each[key] != data[0][key] and key in ("root", "train", "val", "test", "folds", "fold")})
+    differing = sorted({key for each in data for key in each if each[key] != data[0][key] and key in TRUTH})
     if differing:
         raise InputError(f"the arms must be trained and tested on the same pictures; they differ in {', '.join('data.' + key for key in differing)}")
     return arms
@@ -58,7 +65,24 @@ def _variants(path: str) -> dict[str, list[str]]:
         raise InputError(f"--arms {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all(isinstance(settings, dict) for settings in content.values()):
         raise InputError(f"--arms {path}: expected lines such as `wide: {{model.basis: gram, model.options: {{width: 16}}}}`")
+    for name, settings in content.items():
+        _check_arm(path, str(name), settings)
     return {str(name): [f"--{key}={_word(value)}" for key, value in settings.items()] for name, settings in content.items()}
+
+
+def _check_arm(path: str, name: str, settings: Mapping[str, object]) -> None:
+    """InputError for a name that is no name of a folder below the output, or settings that every run has of its own."""
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\"):
+        raise InputError(f"--arms {path}: {name!r} names a folder below --output, so that it must not hold / or \\; rename the arm")
+    given = [key for key in OWN if key in settings]
+    if given:
+        raise InputError(f"--arms {path}: arm {name} sets {given[0]}, which the comparison sets for each run; give --seeds and --output")
+
+
+def _known_basis(name: str) -> None:
+    """InputError for a basis that there is not."""
+    if name not in ("none", *BASES):
+        raise InputError(f"--bases: unknown basis {name!r}{nearest(name, BASES)} (known: none, {', '.join(sorted(BASES))})")
 
 
 def _word(value: object) -> str:

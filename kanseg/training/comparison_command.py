@@ -102,7 +102,10 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
+    numbers = list(dict.fromkeys(int(word) for word in _words(text)))
+    if not numbers or min(numbers) < 0:
+        raise ValueError
+    return numbers
 
 
-_numbers.__name__ = "list of integers"  # what argparse calls it in an error
+_numbers.__name__ = "list of integers from 0 on"  # what argparse calls it in an error

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
 from kanseg.errors import InputError
-from kanseg.export.check import compare, read_pictures
+from kanseg.export.check import compare, expected, read_pictures
 from kanseg.export.network import Deployed
 from kanseg.inference.exported import ExportedNetwork
 
@@ -74,3 +75,13 @@ def test_pictures_of_a_folder_are_read_as_the_network_sees_them(tmp_path):
 def test_a_folder_without_pictures_is_told(tmp_path):
     with pytest.raises(InputError, match="no file, no folder with pictures"):
         read_pictures(str(tmp_path), PREPROCESS, 3)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0])
+def test_a_network_of_floats_takes_its_pictures_as_they_are(gamma, tmp_path):
+    step = Preprocess(3, (0.5,) * 3, (0.25,) * 3, gamma, floats=True)
+    values = np.random.default_rng(0).random((20, 30, 3), dtype=np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    found = read_pictures(str(tmp_path), step, 1)
+    np.testing.assert_array_equal(found[0], values)
+    torch.testing.assert_close(expected(nn.Identity(), step, "multiclass", found), torch.softmax(step(values)[None], dim=1))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from kanseg.errors import InputError
-from kanseg.inference.inputs import find_jobs, find_pictures, name_jobs
+from kanseg.inference.inputs import Job, find_jobs, find_pictures, name_jobs, refuse_clashes
 
 
 def touch(root, *names):
@@ -54,3 +54,23 @@ def test_files_of_one_stem_get_different_names():
     assert [job.name for job in name_jobs([Path("a.png"), Path("a.jpg"), Path("b.v1.png")])] == ["a_png", "a_jpg", "b.v1"]
     with pytest.raises(InputError, match="same file"):
         name_jobs([Path("x/a.png"), Path("y/a.png")])
+
+
+def test_an_output_that_is_the_input_is_told(tmp_path):
+    touch(tmp_path, "a.png")
+    with pytest.raises(InputError, match="choose another --output"):
+        find_jobs(str(tmp_path), output=tmp_path)
+
+
+def test_a_mask_that_would_be_an_overlay_of_another_is_refused():
+    first, second = Job(Path("a.png"), "a"), Job(Path("overlays/a.png"), "overlays/a")
+    refuse_clashes({first: [Path("o/a.png")], second: [Path("o/overlays/a.png")]})
+    with pytest.raises(InputError, match="a.png and overlays/a.png would be written to the same file"):
+        refuse_clashes({first: [Path("o/a.png"), Path("o/overlays/a.png")], second: [Path("o/overlays/a.png")]})
+
+
+def test_a_picture_that_would_be_a_frame_of_a_video_is_refused():
+    film, frame, other = Job(Path("f.mp4"), "f"), Job(Path("f/frame_000000.png"), "f/frame_000000"), Job(Path("f/x.png"), "f/x")
+    refuse_clashes({film: [], other: [Path("o/f/x.png")]})
+    with pytest.raises(InputError, match="same file"):
+        refuse_clashes({film: [], frame: [Path("o/f/frame_000000.png")]})

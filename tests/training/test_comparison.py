@@ -47,6 +47,37 @@ def test_arms_on_other_pictures_are_refused(experiment, tmp_path):
         read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
 
 
+def test_arms_of_another_split_are_refused_before_anything_is_trained(experiment, tmp_path):
+    (tmp_path / "arms.yaml").write_text("here: {}\nthere: {data.split_seed: 7}\n")
+    with pytest.raises(InputError, match="differ in data.split_seed"):
+        read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+
+
+@pytest.mark.parametrize(("line", "message"), [("../a: {}", "must not hold /"), ("a: {seed: 5}", "sets seed"), ("a: {run_dir: x}", "sets run_dir")])
+def test_an_arm_stays_below_the_output_and_leaves_seeds_to_the_comparison(line, message, experiment, tmp_path):
+    (tmp_path / "arms.yaml").write_text(f"{line}\nb: {{}}\n")
+    with pytest.raises(InputError, match=message):
+        read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+
+
+@pytest.mark.parametrize("settings", [["--seed", "3"], ["--run_dir=x"]])
+def test_what_the_comparison_sets_itself_is_refused(settings, experiment):
+    with pytest.raises(InputError, match="give --seeds and --output"):
+        read_arms([experiment], bases=["gram", "none"], settings=settings)
+
+
+def test_an_unknown_basis_is_told(experiment):
+    with pytest.raises(InputError, match="unknown basis 'grem'; did you mean 'gram'"):
+        read_arms([experiment], bases=["gram", "grem"])
+
+
+@pytest.mark.parametrize("seeds", ["", "-1,0", "x"])
+def test_seeds_that_are_none_are_refused(seeds, experiment, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        comparison_command(["--config", experiment, "--bases", "gram,none", f"--seeds={seeds}", "--output", str(tmp_path / "c")], description="")
+    assert "list of integers from 0 on" in capsys.readouterr().err
+
+
 def test_a_file_of_arms_that_is_none_is_refused(experiment, tmp_path):
     (tmp_path / "arms.yaml").write_text("- a\n- b\n")
     with pytest.raises(InputError, match="expected lines such as"):
