@@ -15,13 +15,14 @@ import numpy as np
 from kanseg.data.annotation import Annotation, Region
 from kanseg.data.folder import Folder
 from kanseg.data.images import MAX_PIXELS
-from kanseg.data.info import LabelInfo, given_labels, read_text
+from kanseg.data.info import IGNORED, LabelInfo, given_labels, read_text
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, nfc, read_groups, seeded_split
 from kanseg.errors import InputError
 from kanseg.registry import nearest
 
 SINGLE = "annotations.json"
+BACKGROUND = "background"
 PREFIX = "instances_"
 
 
@@ -115,7 +116,8 @@ def _categories(contents: Mapping[Source, dict[str, Any]]) -> dict[int, str]:
 def _labels(root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]) -> tuple[LabelInfo, dict[int, int | None]]:
     """What the classes are, and the class of each category (None for one that was not chosen)."""
     many = given.get("task") == "multilabel"
-    classes = given.get("classes") or (() if many else ("background",)) + tuple(categories.values())
+    named = tuple(name for name in categories.values() if many or name != BACKGROUND)  # a category of that name is what no object covers
+    classes = given.get("classes") or (() if many else (BACKGROUND,)) + named
     chosen = classes if many else classes[1:]
     for name in chosen:
         if name not in categories.values():
@@ -124,6 +126,8 @@ def _labels(root: Path, categories: Mapping[int, str], given: Mapping[str, Any],
             raise InputError(f"{root}: class {name!r} is no category{nearest(name, categories.values())} (known: {known}); give classes{first}")
     if "mask_values" in given:
         raise InputError(f"{root}: mask_values has no meaning for COCO annotations; leave it out")
+    if given.get("ignore_index", IGNORED) not in (None, IGNORED):
+        raise InputError(f"{root}: ignore_index has no meaning for COCO annotations, of which crowds are ignored; leave it out, or choose among the classes")
     task = given.get("task") or ("binary" if len(classes) == 2 else "multiclass")
     info = LabelInfo(task, tuple(classes), palette=given.get("palette"))
     place = {name: i for i, name in enumerate(classes) if many or i}
@@ -149,6 +153,9 @@ def _samples(root: Path, source: Source, content: Mapping[str, Any], index: Mapp
     if stray:
         notes.append(f"{source.path}: {stray} annotations belong to no image of the file and are left out")
     files = {number: _inside(source.path, entry["file_name"]) for number, entry in images.items()}
+    twice = next((file for file, count in Counter(files.values()).items() if count > 1), None)
+    if twice is not None:  # as two samples each would lack the other's objects
+        raise InputError(f"{source.path}: {twice!r} is the file of two images; give their annotations one image_id, and remove the other image")
     base = _picture_folder(root, source, next(iter(files.values())))
     names = _names(list(files.values()))
     return tuple(

@@ -76,9 +76,9 @@ class LabelInfo:
             raise InputError(f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}")
         fewest, most = CLASSES[self.task]
         if not fewest <= len(self.classes) <= most:
-            needed = {"binary": "two classes", "multiclass": "two or more classes"}.get(self.task, "one class or more")
+            needed = {"binary": "two classes", "multiclass": f"two to {IGNORED} classes"}.get(self.task, f"one to {IGNORED} classes")
             background = "" if self.task == "multilabel" else " (the background is one)"
-            raise InputError(f"a {self.task} task needs {needed}{background}, got {list(self.classes)}")
+            raise InputError(f"a {self.task} task needs {needed}{background}, got {_few(self.classes)}")
         if len(self.classes) > IGNORED or len(set(self.classes)) < len(self.classes):
             raise InputError(f"classes must be at most {IGNORED} different names, got {list(self.classes)}")
         if self.ignore_index is not None and not (_is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255):
@@ -242,5 +242,5 @@ def _guess(root: Path, given: Mapping[str, Any], found: Mapping[int, Path], note
     return {"task": "multiclass", "classes": tuple(f"class_{i}" for i in indices)}
 
 
-def _few(values: Sequence[int]) -> str:
+def _few(values: Sequence[object]) -> str:
     return ", ".join(map(str, values)) if len(values) <= 8 else f"{', '.join(map(str, values[:5]))}, ..., {values[-1]}"

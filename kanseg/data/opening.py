@@ -32,7 +32,7 @@ def open_data(data: DataConfig, *, tell: Any = print) -> Folder:
     if data.max_pixels < 1:
         raise InputError(f"data.max_pixels must be at least 1, got {data.max_pixels}")
     overrides = {key: getattr(data, key) for key in ("task", "classes", "mask_values", "ignore_index", "palette")}
-    kind = _detected(Path(data.root)) if data.format == "auto" else data.format
+    kind = form_of(data)
     folder = READERS[kind](data.root, overrides, seed=data.split_seed, max_pixels=data.max_pixels)
     if kind != "folder" and data.format == "auto":
         folder = replace(folder, notes=(f"{data.root}: read in the form of {kind.upper()} (data.format names another)", *folder.notes))
@@ -97,6 +97,15 @@ def _warned(folder: Folder, data: DataConfig) -> Folder:
     same = {role for role in ("val", "test") if set(roles[role]) & set(roles["train"])}  # meant so
     lines = crossing_groups(folder.groups or {}, {role: names for role, names in members.items() if role not in same})
     return replace(folder, notes=(*folder.notes, *lines)) if lines else folder
+
+
+def form_of(data: DataConfig) -> str:
+    """The name of the form in which the data set is read: the one asked for, or else the one that lies in the root.
+
+    Raises:
+        InputError: the root holds several.
+    """
+    return _detected(Path(data.root)) if data.format == "auto" else data.format
 
 
 def _detected(root: Path) -> str:

@@ -61,7 +61,13 @@ def read_groups(root: Path) -> dict[str, str] | None:
     table = root / "groups.csv"
     if not table.is_file():
         return None
-    return {nfc(row[0].strip()): row[1].strip() for row in csv.reader(io.StringIO(read_text(table))) if len(row) >= 2}
+    found: dict[str, str] = {}
+    for row in csv.reader(io.StringIO(read_text(table))):
+        if len(row) >= 2 and found.setdefault(nfc(row[0].strip()), row[1].strip()) != row[1].strip():
+            raise InputError(f"{table}: {row[0].strip()!r} is in two groups, {found[nfc(row[0].strip())]!r} and {row[1].strip()!r}; keep one line")
+    if not found:
+        raise InputError(f"{table}: no line NAME,GROUP, with a comma between")
+    return found
 
 
 def seeded_split(root: Path, names: Sequence[str], groups: Mapping[str, str] | None, seed: int, notes: list[str]) -> dict[str, list[str]]:

@@ -26,7 +26,11 @@ def channel_statistics(source: Sequence[Sample] | ImageSource, preprocess: Prepr
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
     mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 1e-6))
+    variance = np.maximum(square / count - mean**2, 0)
+    if preprocess.floats:  # their unit may be small: no least deviation, and six digits that count
+        std = np.where(variance > 0, np.sqrt(variance), 1.0)
+        return tuple(float(f"{v:.6g}") for v in mean), tuple(float(f"{v:.6g}") for v in std)
+    std = np.sqrt(np.maximum(variance, 1e-6))
     return tuple(round(float(v), 6) for v in mean), tuple(round(float(v), 6) for v in std)
 
 

@@ -157,3 +157,23 @@ def test_a_name_that_two_categories_have_gets_the_id_behind(root):
     for split in ("train", "val"):
         write(root, f"annotations/{split}.json", content([f"{split}.png"], categories=[{"id": 3, "name": "cell"}, {"id": 7, "name": "cell"}]))
     assert read_coco(root).info.classes == ("background", "cell_3", "cell_7")
+
+
+def test_one_file_as_two_images_is_refused(root):
+    data = content(["train.png"])
+    data["images"].append(data["images"][0] | {"id": 99})
+    write(root, "annotations/train.json", data)
+    with pytest.raises(InputError, match=r"'train\.png' is the file of two images"):
+        read_coco(root)
+
+
+def test_a_category_named_background_is_the_background(root):
+    for split in ("train", "val"):
+        write(root, f"annotations/{split}.json", content([f"{split}.png"], categories=[{"id": 0, "name": "background"}, *CATEGORIES]))
+    assert read_coco(root).info.classes == ("background", "vessel", "cell")
+
+
+def test_an_ignore_index_is_refused_but_for_that_of_crowds(root):
+    assert read_coco(root, {"ignore_index": 255}).info.ignore_index == 255
+    with pytest.raises(InputError, match="ignore_index has no meaning"):
+        read_coco(root, {"ignore_index": 1})

@@ -78,3 +78,8 @@ def test_faults_of_dataset_yaml_are_named(folder, content, message):
 def test_default_colours_differ():
     assert len(set(default_palette(255))) == 255
     assert LabelInfo("binary", ("a", "b")).colours[0] == (0, 0, 0)
+
+
+def test_too_many_classes_are_told_without_all_their_names():
+    with pytest.raises(InputError, match=r"needs two to 255 classes .*got 0, 1, 2, 3, 4, \.\.\., 299$"):
+        LabelInfo("multiclass", tuple(map(str, range(300))))

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from kanseg.data.splits import crossing_groups, cut_folds
+from kanseg.data.splits import crossing_groups, cut_folds, read_groups
+from kanseg.errors import InputError
 
 
 def test_folds_of_single_items_differ_by_one_at_most_and_hold_each_once():
@@ -26,3 +28,12 @@ def test_groups_in_two_roles_are_named():
     lines = crossing_groups({"a": "g", "b": "g", "c": "h"}, {"train": ["a"], "val": ["b", "x"], "test": ["c"]})
     assert len(lines) == 1
     assert "1 groups of groups.csv are in train and in val (the first: g)" in lines[0]
+
+
+def test_a_name_in_two_groups_and_a_table_without_commas_are_refused(tmp_path):
+    (tmp_path / "groups.csv").write_text("name,group\na,g\nb,h\na,h\n")
+    with pytest.raises(InputError, match="'a' is in two groups, 'g' and 'h'"):
+        read_groups(tmp_path)
+    (tmp_path / "groups.csv").write_text("name;group\na;g\n")
+    with pytest.raises(InputError, match="no line NAME,GROUP"):
+        read_groups(tmp_path)

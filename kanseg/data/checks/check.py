@@ -21,7 +21,7 @@ from kanseg.data.checks.samples import check_sample
 from kanseg.data.checks.statistics import statistics
 from kanseg.data.checks.survey import DETAILED, Survey, few, survey
 from kanseg.data.info import LabelInfo
-from kanseg.data.opening import open_data
+from kanseg.data.opening import form_of, open_data
 from kanseg.data.sample import Sample
 from kanseg.errors import InputError
 from kanseg.registry import nearest
@@ -49,7 +49,7 @@ def check_data(data: DataConfig, *, everything: bool = False, use_cache: bool = 
         raise InputError(f"{root}: no such folder (looked for {root.resolve()}); expected images/ and masks/, or train/, val/ and test/ with them")
     cache = Cache(root, read=use_cache)
     inspector = Inspector(root, max_pixels=data.max_pixels, cache=cache, progress=progress)
-    found = survey(root, {name for role in ROLES for name in getattr(data, role)})
+    found = _surveyed(root, data)
     folder, info, issues = open_in_part(data, found, inspector)
     report = Report(root, folder, info, inspector, [*found.issues, *issues], notes=folder.notes if folder else ())
     _choose(report, data, found, everything)
@@ -62,6 +62,15 @@ def check_data(data: DataConfig, *, everything: bool = False, use_cache: bool = 
     cache.save()
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _surveyed(root: Path, data: DataConfig) -> Survey:
+    """The layout of a set in the folder form; that of another form, whose pictures may lie in images/ too, is told by its files alone."""
+    try:
+        other = form_of(data) != "folder"
+    except InputError:  # several forms, which is said when the set is opened
+        other = True
+    return Survey(root) if other else survey(root, {name for role in ROLES for name in getattr(data, role)})
 
 
 def _choose(report: Report, data: DataConfig, found: Survey, everything: bool) -> None:

@@ -32,6 +32,9 @@ def check_sample(sample: Sample, info: LabelInfo | None, inspector: Inspector) -
         issues += _mask_issues(sample, path, mask, picture, inspector)
     if info is None:
         issues += [_no_palette(sample, path, mask, inspector) for path, mask in masks.items() if mask.colour]
+        issues += [
+            _issue("lossy_mask", sample, path, _lossy_reason(mask, None, None), inspector) for path, mask in masks.items() if mask.lossy and not mask.colour
+        ]
     label = None
     if info is not None and not any(issue.kind.severity == "error" for issue in issues):
         label, found = _label(sample, info, inspector)
@@ -135,13 +138,15 @@ def _bad_values(sample: Sample, mask: Mask, bad: list[list[int]], pixels: int, *
     return _issue(code, sample, sample.mask, reason, inspector, **details)
 
 
-def _lossy_reason(mask: Mask, pixels: int, info: LabelInfo) -> str:
+def _lossy_reason(mask: Mask, pixels: int | None, info: LabelInfo | None) -> str:
+    """What is wrong with a lossy mask and how to mend it; without `info` it is not known which of its values are classes."""
     total, near = mask.size[0] * mask.size[1], sum(count for value, count, *_ in mask.values if not ENDS <= value <= 255 - ENDS)
-    start = f"{mask.lossy} blurs masks: {_number(mask)} values, {pixels} pixels of no class"
+    start = f"{mask.lossy} blurs masks: {_number(mask)} values" + ("" if info is None else f", {pixels} pixels of no class")
     if not mask.colour and near >= 0.9 * total:
         cure = "export anew as PNG, or threshold at 128 and save as PNG (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
         return f"{start}; 0 and 255 with grey between: {cure}"
-    return f"{start} (expected {_expected(info)}); indices cannot be told from neighbours any more: export the masks anew as PNG"
+    expected = "" if info is None else f" (expected {_expected(info)})"
+    return f"{start}{expected}; indices cannot be told from neighbours any more: export the masks anew as PNG"
 
 
 def _listed(bad: list[list[int]], mask: Mask) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kanseg.data.checks.files import Picture
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import DETAILED, few
@@ -120,6 +121,7 @@ def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> li
         except InputError:
             reason = f"has {facts.channels} channels and data.channels is {wanted}; convert the picture, or give data.channels {facts.channels}"
             issues.append(Issue("channels", inspector.name(sample.image), reason, (sample,), {"channels": facts.channels}))
+    issues += _floats_among_integers(good, inspector)
     kinds = Counter(facts.kind for facts in good.values())
     if len(kinds) > 1:
         rarest = kinds.most_common()[-1][0]
@@ -127,6 +129,21 @@ def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> li
         parts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         issues.append(Issue("channels_mixed", inspector.name(first.image), f"the first {rarest} one of {parts} pictures", details={"kinds": dict(kinds)}))
     return issues
+
+
+def _floats_among_integers(good: Mapping[Sample, Picture], inspector: Inspector) -> list[Issue]:
+    """The fewer of float and integer pictures: a network takes one or the other, as their values are scaled differently."""
+    floats = [sample for sample, facts in good.items() if facts.kind.startswith(("float", "int", "uint"))]
+    few = floats if 2 * len(floats) <= len(good) else [sample for sample in good if sample not in set(floats)]
+    return [
+        Issue(
+            "channels",
+            inspector.name(sample.image),
+            f"is {good[sample].kind}, and most pictures hold {'integers' if few is floats else 'floats'}; convert it",
+            (sample,),
+        )
+        for sample in (few if floats else ())
+    ]
 
 
 def absent_classes(roles: Roles, labels: Mapping[Sample, Label], info: LabelInfo) -> list[Issue]:

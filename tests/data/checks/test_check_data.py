@@ -1,9 +1,11 @@
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from conftest import make_folder
@@ -300,3 +302,47 @@ def test_sixteen_bit_pictures_and_train_val_test_folders(tmp_path):
 def test_a_folder_that_is_not_there_is_one_line():
     with pytest.raises(InputError, match="nowhere: no such folder"):
         check_data(DataConfig(root="nowhere"))
+
+
+def test_masks_that_are_all_jpeg_are_named_as_such(folder):
+    for path in (folder / "masks").iterdir():
+        Image.fromarray(disc()).save(path.with_suffix(".jpg"))
+        path.unlink()
+    errors = check_data(DataConfig(root=str(folder)), progress=False).errors
+    lossy = [issue for issue in errors if issue.code == "lossy_mask"]
+    assert len(lossy) == sum(path.suffix == ".jpg" for path in (folder / "masks").iterdir())
+    assert "threshold at 128 and save as PNG" in lossy[0].reason
+
+
+def test_floats_among_integers_are_an_error_of_the_fewer(folder):
+    image = sorted((folder / "images").iterdir())[0]
+    tifffile.imwrite(image.with_suffix(".tif"), noise("float").astype(np.float32) / 255, photometric="rgb")
+    image.unlink()
+    found = [issue for issue in check_data(DataConfig(root=str(folder)), everything=True, progress=False).errors if issue.code == "channels"]
+    assert [(issue.file, issue.samples[0].name) for issue in found] == [(f"images/{image.stem}.tif", image.stem)]
+    assert "most pictures hold integers" in found[0].reason
+
+
+def coco(root, names, **changes):
+    """A set in COCO's form with one object a picture."""
+    (root / "images").mkdir(parents=True)
+    images = [{"id": i, "file_name": name, "height": 24, "width": 32} for i, name in enumerate(names)]
+    annotation = {"category_id": 1, "segmentation": [[2, 2, 12, 2, 12, 9]]} | changes
+    content = {"images": images, "annotations": [annotation | {"image_id": i} for i in range(len(names))], "categories": [{"id": 1, "name": "cell"}]}
+    (root / "annotations.json").write_text(json.dumps(content))
+    for name in names:
+        Image.fromarray(noise(name)).save(root / "images" / name)
+    return root
+
+
+def test_the_rules_of_the_folder_form_are_not_those_of_coco(tmp_path):
+    root = coco(tmp_path / "set", ["a.png", "a.bmp", "b.png", "c.png"])
+    Image.fromarray(noise("other")).save(root / "images" / "not_in_the_file.png")
+    assert check_data(DataConfig(root=str(root)), everything=True, progress=False).issues == []
+
+
+def test_a_fault_of_the_coco_file_is_told_once(tmp_path):
+    root = coco(tmp_path / "set", ["a.png", "b.png", "c.png"], segmentation=None)
+    issues = check_data(DataConfig(root=str(root)), everything=True, progress=False).issues
+    assert [issue.code for issue in issues] == ["layout"]
+    assert "annotations[0] needs a segmentation" in issues[0].reason
