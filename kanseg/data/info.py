@@ -97,12 +97,12 @@ class LabelInfo:
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Two of uint8 by the value in a file: its class index (255 ignored, `SUSPECT` where it has none), and 1 for a value that has none.
 
-        What their last entries say holds for all larger values: they have none.
+        Values beyond their end have none, as the last entry says, unless it is of 65535, the largest that there is.
         """
         indices = range(len(self.classes))
         ignored = () if self.ignore_index is None else (self.ignore_index,)
         pairs = self.mask_values if self.mask_values is not None else {i: i for i in (*indices, *ignored)}
-        classes, unknown = (np.full(max([*pairs, 255]) + 2, fill, dtype=np.uint8) for fill in (SUSPECT, 1))
+        classes, unknown = (np.full(min(max([*pairs, 255]) + 2, 65536), fill, dtype=np.uint8) for fill in (SUSPECT, 1))
         for value, index in pairs.items():
             classes[value] = IGNORED if index in (self.ignore_index, IGNORED) else index
             unknown[value] = 0
