@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,35 +13,26 @@ from torch.utils.data import Dataset, default_collate
 from kanseg.data.preprocess import Preprocess
 
 
-class Loadable(Protocol):
-    """A data set whose items are `finish(raw(key), preprocess)`."""
-
-    preprocess: Preprocess
-
-    def __len__(self) -> int: ...
-
-    def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]: ...
-
-
 class RawItems(Dataset):
-    """The samples of a data set as `raw` gives them, for a DataLoader with `collate`.
+    """The samples of a data set as its `raw` gives them, for a DataLoader with `collate`.
 
     Args:
-        dataset: of segmentation or classification.
+        dataset: items are `finish(dataset.raw(key), dataset.preprocess)`; of one without `raw` the items themselves, pictures as floats, are handed over.
     """
 
-    def __init__(self, dataset: Loadable):
+    def __init__(self, dataset: Dataset):
         self.dataset = dataset
+        self._read = getattr(dataset, "raw", dataset.__getitem__)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        return self.dataset.raw(key)
+        return self._read(key)
 
     def finish(self, batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The batch that the items themselves would make, its pictures and masks on the device."""
-        return finish(batch, self.dataset.preprocess, device)
+        return finish(batch, getattr(self.dataset, "preprocess", None), device)
 
 
 def raw_image(image: np.ndarray, preprocess: Preprocess) -> Tensor:
@@ -55,13 +46,13 @@ def collate(items: Sequence[dict[str, Tensor | int]]) -> dict[str, Tensor | list
     return {key: column if isinstance(column[0], int) else default_collate(column) for key, column in columns.items()}
 
 
-def finish(raw: dict[str, Any], preprocess: Preprocess, device: torch.device | str = "cpu") -> dict[str, Any]:
+def finish(raw: dict[str, Any], preprocess: Preprocess | None, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A raw item or batch -> the item or batch: "image" (..., C, H, W) normalised float32, "mask" int64, both on the device; lists become int64 tensors."""
     result = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in raw.items()}
     for key in ("image", "mask"):
         if key in raw:
             result[key] = raw[key].to(device, non_blocking=True)
-    if result["image"].dtype == torch.uint8:
+    if result["image"].dtype == torch.uint8 and preprocess is not None:
         result["image"] = preprocess.normalise_bytes(result["image"])
     if "mask" in raw:
         result["mask"] = result["mask"].long()

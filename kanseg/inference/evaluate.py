@@ -15,12 +15,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from kanseg.config import Config, write_text
 from kanseg.data import Folder, Sample, SegmentationDataset, check_samples, open_data
-from kanseg.data.loading import Loadable, RawItems, collate
+from kanseg.data.loading import RawItems, collate
 from kanseg.errors import InputError
 from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
@@ -34,7 +34,7 @@ M = TypeVar("M")
 @torch.no_grad()
 def measure(
     model: nn.Module,
-    dataset: Loadable,
+    dataset: Dataset,
     accelerator: Accelerator,
     metrics: M,
     predict: Callable[[nn.Module, Tensor], Tensor],
