@@ -15,6 +15,7 @@ from kanseg.data import image_archives, image_arrays, image_folders  # noqa: F40
 from kanseg.data.image_augmentation import ImageAugmentation
 from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.image_sources import SHOWN, ImageSource, cut, stratified_order
+from kanseg.data.loading import finish, raw_image
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.transforms import sample_seed
 from kanseg.errors import InputError
@@ -173,10 +174,14 @@ class ClassificationDataset(Dataset):
         """Whether all pictures, before augmentation, have the same size (by their headers)."""
         return self.preprocess.resize is not None or len(self.source.sizes()) <= 1
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+    def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+        """The item before its bytes become numbers (`raw_image`)."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image, label, name = self.source[index]
         image = self.preprocess.scale(image, name=name)
         if self.augmentation is not None:
             image = self.augmentation(image, sample_seed(self.seed, epoch, index), name=name)
-        return {"image": self.preprocess.normalise(image), "label": label, "index": index}
+        return {"image": raw_image(image, self.preprocess), "label": label, "index": index}
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+        return finish(self.raw(key), self.preprocess)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from kanseg.data.info import LabelInfo
 from kanseg.data.labels import read_label
+from kanseg.data.loading import finish, raw_image
 from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, picture_mode, read_picture
 from kanseg.data.transforms import Augmentation, sample_seed
@@ -45,13 +46,18 @@ class SegmentationDataset(Dataset):
         """Whether all pictures, before augmentation, have the same size (by their headers)."""
         return self.preprocess.resize is not None or len({picture_mode(sample)[1] for sample in self.samples}) <= 1
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+    def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+        """The item before its bytes become numbers (`raw_image`): "mask" uint8."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
-        image = self.preprocess.scale(read_picture(sample), name=str(sample.image))
-        mask = read_label(sample, self.info)
+        picture = read_picture(sample)
+        image = self.preprocess.scale(picture, name=str(sample.image))
+        mask = read_label(sample, self.info, size=picture.shape[:2])
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:
             image, mask = self.augmentation(image, mask, sample_seed(self.seed, epoch, index), name=str(sample.image))
-        return {"image": self.preprocess.normalise(image), "mask": torch.from_numpy(mask.astype(np.int64)), "index": index}
+        return {"image": raw_image(image, self.preprocess), "mask": torch.from_numpy(np.require(mask, requirements=["C", "W"])), "index": index}
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
+        return finish(self.raw(key), self.preprocess)

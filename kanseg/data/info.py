@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kanseg.errors import InputError
 from kanseg.registry import nearest
 
 IGNORED = 255  # in a loaded label map: the pixel counts for nothing
+SUSPECT = 254  # what values without a class are looked up as; of 255 classes the last one
 TASKS = ("binary", "multiclass", "multilabel")
 CLASSES = {"binary": (2, 2), "multiclass": (2, IGNORED), "multilabel": (1, IGNORED)}  # fewest and most
 Colour = tuple[int, int, int]
@@ -90,6 +92,21 @@ class LabelInfo:
                 raise InputError(f"mask_values must map a value 0 to 65535 to {known}, got {value}: {index}")
         if self.palette is not None and len(self.palette) < len(self.classes):
             raise InputError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+
+    @cached_property
+    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two of uint8 by the value in a file: its class index (255 ignored, `SUSPECT` where it has none), and 1 for a value that has none.
+
+        Values beyond their end have none, as the last entry says, unless it is of 65535, the largest that there is.
+        """
+        indices = range(len(self.classes))
+        ignored = () if self.ignore_index is None else (self.ignore_index,)
+        pairs = self.mask_values if self.mask_values is not None else {i: i for i in (*indices, *ignored)}
+        classes, unknown = (np.full(min(max([*pairs, 255]) + 2, 65536), fill, dtype=np.uint8) for fill in (SUSPECT, 1))
+        for value, index in pairs.items():
+            classes[value] = IGNORED if index in (self.ignore_index, IGNORED) else index
+            unknown[value] = 0
+        return classes, unknown
 
     @property
     def num_logits(self) -> int:

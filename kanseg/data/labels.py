@@ -9,15 +9,20 @@ import numpy as np
 
 from kanseg.data.annotation import Annotation
 from kanseg.data.images import read_mask_values
-from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.info import IGNORED, SUSPECT, LabelInfo
 from kanseg.data.sample import Sample, picture_mode
 from kanseg.errors import InputError
 
-_NO_CLASS = -1
+_NO_CLASS = -1  # of colours
 
 
-def read_label(sample: Sample, info: LabelInfo) -> np.ndarray:
+def read_label(sample: Sample, info: LabelInfo, *, size: tuple[int, int] | None = None) -> np.ndarray:
     """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of 0 and 1; 255 where the pixel is ignored.
+
+    Args:
+        sample: with a mask.
+        info: what its values mean.
+        size: (H, W) of the picture, where it is known; else its header is read where needed.
 
     Raises:
         InputError: no mask, an unreadable one, or values that no class has (which value, how many pixels, where first).
@@ -25,7 +30,7 @@ def read_label(sample: Sample, info: LabelInfo) -> np.ndarray:
     if sample.mask is None:
         raise InputError(f"{sample.image}: the picture has no mask masks/{sample.name}.png")
     if isinstance(sample.mask, Annotation):
-        size = sample.mask.checked_size(sample.image, picture_mode(sample)[1])
+        size = sample.mask.checked_size(sample.image, size or picture_mode(sample)[1])
         return sample.mask.draw_each(size, len(info.classes)) if info.task == "multilabel" else sample.mask.draw(size)
     if isinstance(sample.mask, tuple):
         return _layers(sample, info)
@@ -37,7 +42,7 @@ def _classes(sample: Sample, info: LabelInfo) -> np.ndarray:
     values = read_mask_values(sample.mask, max_pixels=sample.max_pixels)
     if values.ndim == 3:
         return _from_colours(values, sample.mask, info)
-    return _look_up(values, _table(info), sample.mask, _expected(info))
+    return _look_up(values, info, sample.mask)
 
 
 def _layers(sample: Sample, info: LabelInfo) -> np.ndarray:
@@ -57,22 +62,25 @@ def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
     if values.ndim == 3:
         values = values.max(axis=2)
     if info.mask_values is not None:
-        return _look_up(values, _table(info), path, _expected(info))
+        return _look_up(values, info, path)
     present = (values > 0).astype(np.uint8)
     if info.ignore_index is not None:
         present[values == info.ignore_index] = IGNORED
     return present
 
 
-def _look_up(values: np.ndarray, table: np.ndarray, path: Path, expected: str) -> np.ndarray:
-    """Values of a file -> class indices; one that the table does not have is an InputError."""
-    bad = _of_table(values, (table == _NO_CLASS).astype(np.uint8)).astype(bool)
-    bad |= values >= len(table) if values.dtype != np.uint8 else False
+def _look_up(values: np.ndarray, info: LabelInfo, path: Path) -> np.ndarray:
+    """Values of a file -> class indices; one that is no class is an InputError."""
+    classes, without = info.tables
+    label = _of_table(values, classes)
+    if not (label == SUSPECT).any():  # a second table would take as long as the first
+        return label
+    bad = _of_table(values, without) > 0
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is no class; expected {expected}; correct the mask, or name the value in mask_values or ignore_index"
+            f"{path}: value {_first(values, bad)} is no class; expected {_expected(info)}; correct the mask, or name the value in mask_values or ignore_index"
         )
-    return _of_table(values, table.astype(np.uint8))
+    return label
 
 
 def _of_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -80,23 +88,10 @@ def _of_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table[np.minimum(values, len(table) - 1)]
 
 
-def _table(info: LabelInfo) -> np.ndarray:
-    """File value -> class index, 255 ignored, -1 no class."""
-    pairs = info.mask_values if info.mask_values is not None else {i: i for i in [*range(len(info.classes)), *_ignored(info)]}
-    table = np.full(max([*pairs, 255]) + 1, _NO_CLASS, dtype=np.int32)
-    for value, index in pairs.items():
-        table[value] = IGNORED if index in (info.ignore_index, IGNORED) else index
-    return table
-
-
-def _ignored(info: LabelInfo) -> list[int]:
-    return [] if info.ignore_index is None else [info.ignore_index]
-
-
 def _expected(info: LabelInfo) -> str:
     if info.mask_values is not None:
         return ", ".join(map(str, sorted(info.mask_values)))
-    return f"0..{len(info.classes) - 1}" + "".join(f" or {i} (ignored)" for i in _ignored(info))
+    return f"0..{len(info.classes) - 1}" + ("" if info.ignore_index is None else f" or {info.ignore_index} (ignored)")
 
 
 def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray:

@@ -61,10 +61,17 @@ class Preprocess:
 
     def normalise(self, image: np.ndarray) -> Tensor:
         """(H, W, channels) integers or floats -> (channels, H, W) float32."""
-        if image.dtype == np.uint8:  # all values there can be, once: several times faster than the formula
-            return torch.from_numpy(_by_table(image, self._table))
+        if image.dtype == np.uint8:
+            return self.normalise_bytes(torch.from_numpy(np.require(image, requirements=["C", "W"])))
         values = (self.encode(image) - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
+
+    def normalise_bytes(self, images: Tensor) -> Tensor:
+        """(..., H, W, channels) uint8 -> (..., channels, H, W) float32 on the same device, with the very values of `normalise`."""
+        # By a table of all values there can be, which is several times faster than the formula.
+        if images.device.type == "cpu":
+            return _by_opencv(images, self._table)
+        return _by_index(images, torch.from_numpy(self._table).to(images.device, non_blocking=True))
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -77,12 +84,20 @@ class Preprocess:
         return self.normalise(self.scale(image, name=name))
 
 
-def _by_table(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 and (C, 256) -> (C, H, W)."""
-    result = np.empty((image.shape[2], *image.shape[:2]), dtype=table.dtype)
-    for channel, plane in enumerate(cv2.split(image)):
-        cv2.LUT(plane, table[channel][None], dst=result[channel])
+def _by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
+    """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W)."""
+    *some, height, width, channels = images.shape
+    result = torch.empty(*some, channels, height, width)
+    for image, planes in zip(images.reshape(-1, height, width, channels).numpy(), result.view(-1, channels, height, width).numpy(), strict=True):
+        for channel, plane in enumerate(cv2.split(image)):
+            cv2.LUT(plane, table[channel][None], dst=planes[channel])
     return result
+
+
+def _by_index(images: Tensor, table: Tensor) -> Tensor:
+    """The same on any device."""
+    channels = torch.arange(len(table), device=images.device)[:, None, None]
+    return table[channels, images.movedim(-1, -3).long()]
 
 
 def resize_image(image: np.ndarray, size: Sequence[int], interpolation: str = "linear") -> np.ndarray:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from kanseg.config import Config, write_text
 from kanseg.data import Folder, Sample, SegmentationDataset, check_samples, open_data
+from kanseg.data.loading import RawItems, collate
 from kanseg.errors import InputError
 from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
@@ -63,12 +64,13 @@ def measure(
     was_training = model.training
     model.eval()
     mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
-    loader = DataLoader(
-        Subset(dataset, mine), batch_size=batch_size, num_workers=workers, generator=torch.Generator(), worker_init_fn=let_the_main_process_stop
-    )
+    raw = RawItems(dataset)
+    options = {"num_workers": workers, "worker_init_fn": let_the_main_process_stop, "collate_fn": collate}
+    loader = DataLoader(Subset(raw, mine), batch_size=batch_size, generator=torch.Generator(), **options)
     for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
+        batch = raw.finish(batch, accelerator.device)
         with accelerator.autocast():
-            predicted = predict(model, batch["image"].to(accelerator.device))
+            predicted = predict(model, batch["image"])
         update(predicted, batch[target].to(predicted.device), batch["index"].tolist())
     model.train(was_training)
     if accelerator.num_processes > 1:

@@ -22,7 +22,8 @@ def report_non_finite(model: nn.Module, batch: dict[str, Tensor], names: Sequenc
     """
     layer = first_non_finite_layer(model, batch["image"])
     path = run / "non_finite.pt"
-    torch.save({"batch": batch, "names": list(names), "layer": layer, "weights": {k: v.cpu() for k, v in model.state_dict().items()}}, path)
+    found, weights = ({key: value.cpu() for key, value in tensors.items()} for tensors in (batch, model.state_dict()))
+    torch.save({"batch": found, "names": list(names), "layer": layer, "weights": weights}, path)
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise InputError(
         f"step {step}: the loss is not finite; batch of {', '.join(names[:NAMED])}{rest}; first layer with such an output: {layer or 'none, it is the loss'}; "

@@ -118,7 +118,9 @@ def _gradients(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
 
 def _loss(training: Training, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
     """The loss of the batch with this number in its epoch, penalties included; a run whose loss is not finite stops here."""
-    images, target = (batch[key].to(training.accelerator.device, non_blocking=True) for key in ("image", training.task.target))
+    device = training.accelerator.device
+    batch = training.loader.dataset.finish(batch, device)  # only now: the batches of a group that wait are few bytes
+    images, target = (batch[key].to(device, non_blocking=True) for key in ("image", training.task.target))
     images, target = training.task.mix(images, target, sample_seed(training.config.seed, training.progress.epoch, number))
     loss = training.loss(forward(training.model, images), target) + training.penalty()
     if not torch.isfinite(loss):

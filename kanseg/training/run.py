@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from kanseg.checkpoint import build_model, read_weights
 from kanseg.config import ClassificationConfig, Config, write_text
 from kanseg.counting import multiply_adds
+from kanseg.data.loading import RawItems, collate
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
@@ -131,8 +132,8 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
     if settings.compile:
         compile_networks(accelerator.unwrap_model(model), *([] if average is None else [average.module]), device=accelerator.device)
     # A generator of its own: a loader draws a number from torch's whenever it starts, and a resumed run starts it once more.
-    workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "worker_init_fn": let_the_main_process_stop}
-    loader = DataLoader(dataset, batch_sampler=plan, generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda", **workers)
+    workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "worker_init_fn": let_the_main_process_stop, "collate_fn": collate}
+    loader = DataLoader(RawItems(dataset), batch_sampler=plan, generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda", **workers)
     rates = Rates(optimizer, settings, total=settings.epochs * -(-plan.batches_per_epoch // settings.accumulate), factors=factors)
     lock = lock_run(run) if accelerator.is_main_process else None
     log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite)
