@@ -24,6 +24,7 @@ def test_a_compiled_network_keeps_its_names_and_its_values(monkeypatch):
     assert torch.equal(model(x), expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "eager")
     config.training.panels, config.training.epochs, config.training.penalty = 0, 1, {"weights_l1": 0.1, "activations_l2": 0.1}
