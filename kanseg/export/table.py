@@ -57,7 +57,11 @@ def show(rows: list[Row]) -> str:
 
 
 def milliseconds(eager: Callable[[Tensor], Tensor], files: Mapping[str, Path], pictures: Tensor, *, runs: int, threads: int) -> dict[str, float]:
-    """Of a call (median of `runs`, wall clock) of the network, under the name "torch", and of each file; they take turns, so that a busy machine hits all."""
+    """Of a call of the network, under the name "torch", and of each file: median of `runs`; they take turns, so that a busy machine hits all.
+
+    One thread is measured in CPU time, in which other programs do not count, more by the wall clock.
+    """
+    clock = time.process_time if threads == 1 else time.perf_counter
     steps = {"torch": eager} | {form: open_exported(path, trust=True, threads=threads)[0] for form, path in files.items()}
     times: dict[str, list[float]] = {form: [] for form in steps}
     with _threads(threads), torch.no_grad():
@@ -65,9 +69,9 @@ def milliseconds(eager: Callable[[Tensor], Tensor], files: Mapping[str, Path], p
             step(pictures)
         for _ in range(runs):
             for form, step in steps.items():
-                start = time.perf_counter()
+                start = clock()
                 step(pictures)
-                times[form].append((time.perf_counter() - start) * 1e3)
+                times[form].append((clock() - start) * 1e3)
     return {form: statistics.median(values) for form, values in times.items()}
 
 
