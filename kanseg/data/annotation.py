@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from kanseg.data.info import IGNORED
 from kanseg.errors import InputError
-
-_SHIFT = 4  # vertices are drawn at sixteenths of a pixel
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class Region:
 class Annotation:
     """The objects of one picture; equal and hashed by file and number of the picture.
 
-    A vertex of a polygon is the centre of a pixel and an outline belongs to its object, as in cv2.findContours and cv2.fillPoly; several
-    polygons of an object are united.
+    Coordinates are those of COCO: 0 is the left edge of the first pixel, and a pixel belongs to a polygon that holds its centre. Several polygons
+    of an object are united.
 
     Args:
         source: the JSON file.
@@ -81,12 +78,25 @@ class Annotation:
 
 
 def fill(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Polygons of (x, y) vertices, each (n, 2) -> the pixels inside and on the outline of any of them, (H, W) bool."""
-    drawn = np.zeros(size, dtype=np.uint8)
+    """Polygons of (x, y) vertices, each (n, 2) -> the pixels whose centres lie inside any of them, (H, W) bool; a loop within a loop is a hole."""
+    drawn = np.zeros(size, dtype=bool)
     for polygon in polygons:
-        points = np.round(np.asarray(polygon) * (1 << _SHIFT)).astype(np.int32)
-        cv2.fillPoly(drawn, [points.reshape(-1, 1, 2)], 1, shift=_SHIFT)
-    return drawn.astype(bool)
+        rows, columns = _crossings(np.asarray(polygon, dtype=np.float64), size)
+        turns = np.zeros((size[0], size[1] + 1), dtype=np.int64)
+        np.add.at(turns, (rows, columns), 1)
+        drawn |= turns.cumsum(axis=1)[:, :-1] % 2 == 1
+    return drawn
+
+
+def _crossings(polygon: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Where the outline crosses the lines through the centres of the rows: the rows, and the first columns whose centres lie right of it."""
+    start, end = polygon, np.roll(polygon, -1, axis=0)
+    low, high = (np.clip(np.ceil(each - 0.5), 0, size[0]).astype(int) for each in (np.minimum(start, end)[:, 1], np.maximum(start, end)[:, 1]))
+    edges = np.repeat(np.arange(len(polygon)), high - low)
+    rows = np.arange(len(edges)) - np.repeat(np.cumsum(high - low) - high, high - low)
+    slope = (end[edges, 0] - start[edges, 0]) / (end[edges, 1] - start[edges, 1])
+    x = start[edges, 0] + slope * (rows + 0.5 - start[edges, 1])
+    return rows, np.clip(np.ceil(x - 0.5), 0, size[1]).astype(int)
 
 
 def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:

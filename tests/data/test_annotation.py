@@ -3,31 +3,46 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.path import Path as MplPath
 
 from kanseg.data.annotation import Annotation, Region, decode_runs, fill
 from kanseg.errors import InputError
+from kanseg.inference.polygons import Coco, regions
 
 
 def square(left, top, right, bottom):
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
+    """Around the pixels of these columns and rows."""
+    return np.array([[left, top], [right + 1, top], [right + 1, bottom + 1], [left, bottom + 1]], np.float32)
 
 
 def annotation(*regions, size=None):
     return Annotation(Path("a.json"), 1, size, regions)
 
 
-def test_a_vertex_is_a_pixels_centre_and_the_outline_belongs_to_the_object():
+def test_an_edge_lies_between_pixels():
     expected = np.zeros((6, 8), bool)
     expected[1:4, 2:6] = True
-    assert np.array_equal(fill([square(2, 1, 5, 3)], (6, 8)), expected)
+    assert np.array_equal(fill([np.array([[2, 1], [6, 1], [6, 4], [2, 4]])], (6, 8)), expected)
 
 
-def test_a_contour_of_opencv_is_filled_to_the_mask_that_it_came_from():
+def test_pixels_belong_to_the_polygon_that_holds_their_centres():
     rng = np.random.default_rng(0)
-    mask = (cv2.GaussianBlur(rng.random((60, 80)), (0, 0), 4) > 0.5).astype(np.uint8)
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    filled = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED)
-    assert np.array_equal(fill([c.reshape(-1, 2) for c in contours], mask.shape), filled.astype(bool))
+    centres = np.stack(np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5), axis=-1).reshape(-1, 2)
+    for corners in (3, 5, 20):
+        angles = np.sort(rng.random(corners)) * 2 * np.pi
+        polygon = np.stack([40 + 45 * rng.random(corners) * np.cos(angles), 30 + 35 * rng.random(corners) * np.sin(angles)], axis=1)
+        assert np.array_equal(fill([polygon], (60, 80)), MplPath(polygon).contains_points(centres).reshape(60, 80))
+
+
+def test_polygons_that_were_written_are_read_as_the_same_pixels():
+    mask = (cv2.GaussianBlur(np.random.default_rng(0).random((60, 80)), (0, 0), 4) > 0.5).astype(np.uint8)
+    writer = Coco(("ground", "cell"), "binary")
+    writer.add("a.png", mask.shape, list(regions(mask, "binary")))
+    read = np.zeros(mask.shape, bool)
+    for entry in writer.content()["annotations"]:
+        shape = entry["segmentation"]
+        read |= decode_runs(shape, mask.shape) if isinstance(shape, dict) else fill([np.reshape(p, (-1, 2)) for p in shape], mask.shape)
+    assert np.array_equal(read, mask > 0)
 
 
 def test_polygons_of_an_object_are_united_where_they_overlap():

@@ -10,7 +10,7 @@ from kanseg.data.coco import read_coco
 from kanseg.errors import InputError
 
 CATEGORIES = [{"id": 7, "name": "cell"}, {"id": 3, "name": "vessel"}]
-SQUARE = [[2, 1, 5, 1, 5, 3, 2, 3]]
+SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
 
 
 def content(names, **changes):
