@@ -98,6 +98,8 @@ class Predictor(Segmenter):
         """
         if mode not in MODES:
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if mode == "whole" and tile is not None:
+            raise InputError(f"mode whole knows no tiles, got tile {tuple(tile)}: leave one of the two out")
         stored = load_checkpoint(Path(checkpoint))
         options = {key: value for key, value in options.items() if value is not None}
         if mode == "whole":

@@ -19,7 +19,7 @@ from kanseg.training.run import train
 from kanseg.training.search import MAY_DIFFER
 
 Tell = Callable[[str], None]
-TRUTH = ("root", "format", "train", "val", "test", "split_seed", "folds", "fold", "task", "classes", "mask_values", "ignore_index", "palette")
+TRUTH = ("root", "format", "train", "val", "test", "split_seed", "resize", "folds", "fold", "task", "classes", "mask_values", "ignore_index", "palette")
 OWN = ("seed", "run_dir")  # of a run, which the comparison gives itself
 
 

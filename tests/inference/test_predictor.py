@@ -189,3 +189,8 @@ def test_modes_choose_between_whole_pictures_and_tiles(config):
         assert kanseg.load(config.run_dir, device="cpu", **options).tile == tile
     with pytest.raises(InputError, match="mode must be one of"):
         kanseg.load(config.run_dir, mode="all")
+
+
+def test_a_tile_for_whole_pictures_is_refused(tmp_path):
+    with pytest.raises(InputError, match="mode whole knows no tiles"):
+        Predictor.from_checkpoint(tmp_path, mode="whole", tile=(8, 8))
