@@ -26,7 +26,7 @@ def batch(group):
 @pytest.mark.parametrize("size", [(61, 83), (80, 96), (40, 48), (20, 30), (200, 41), (30, 90), (39, 49), (1, 7)])
 @pytest.mark.parametrize("interpolation", ["linear", "area"])
 def test_preprocessing_in_the_graph_is_that_of_the_training(size, interpolation):
-    preprocess = Preprocess(3, (0.3, 0.4, 0.5), (0.2, 0.3, 0.4), 0.5, (40, 48), interpolation)
+    preprocess = Preprocess(3, (0.3, 0.4, 0.5), (0.2, 0.3, 0.4), 0.5, (40, 48), interpolation, floats=True)
     group = pictures(*size)
     ours = Deployed(nn.Identity(), preprocess, "multiclass").prepared(batch(group))
     torch.testing.assert_close(ours, torch.stack([preprocess(picture) for picture in group]), rtol=0, atol=1e-3)
@@ -72,7 +72,7 @@ def test_outputs_are_those_of_the_network_behind_its_own_preprocessing(task, cou
 
 
 def test_logits_at_the_pictures_own_scale_are_the_networks_own():
-    model, preprocess, group = nn.Conv2d(3, 2, 1), Preprocess(3, (0.5,) * 3, (0.1,) * 3), pictures(9, 8)
+    model, preprocess, group = nn.Conv2d(3, 2, 1), Preprocess(3, (0.5,) * 3, (0.1,) * 3, floats=True), pictures(9, 8)
     own = model(torch.stack([preprocess(picture) for picture in group]))
     torch.testing.assert_close(Deployed(model, preprocess, "multiclass")(batch(group)), own)
 

@@ -143,6 +143,7 @@ def test_sigterm_to_a_whole_group_with_readers_saves_and_leaves_with_143(config,
     assert find_fault(Path(config.run_dir) / "last") is None
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both(config, tmp_path):
     config = replace(config, training=replace(config.training, epochs=500, save_every=1))
     write_text(tmp_path / "settings.yaml", config.to_yaml())

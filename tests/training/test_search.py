@@ -75,6 +75,7 @@ def test_a_search_goes_on_and_leaves_settings_that_train(experiment, tmp_path):
     assert train(config)["val"]["top1"] == pytest.approx(float(top["top1"]))
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_proposes_what_a_whole_one_does(experiment, tmp_path):
     space = written(tmp_path / "space.yaml")
     whole, broken = (replace(experiment, run_dir=str(tmp_path / name)) for name in ("whole", "broken"))
