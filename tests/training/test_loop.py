@@ -126,6 +126,7 @@ def test_everything_together_resumes_bit_equal(config, monkeypatch):
     assert (state["epoch"], state["stale"], state["stand"]["scale"]) == (4, 3, 0.125)  # stopped early, halved after each of three validations
 
 
+@pytest.mark.slow
 def test_accumulation_clipping_and_bf16_resume_bit_equal(config, monkeypatch):
     config.data.train, config.data.test = ["train", "test"], []
     settings = {"schedule": "poly", "schedule_options": {"power": 2.0}, "accumulate": 3, "clip": 0.1, "precision": "bf16", "ema": 0.5, "save_every": 1}
@@ -155,6 +156,7 @@ def in_two_processes(config):
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(config, tmp_path):
     """With as many pictures a step in all, norms of single pictures and a loss that is a mean over equally many pixels, gradients are the same sums."""
     root = make_folder(tmp_path / "odd", count=14, scale=255)

@@ -100,7 +100,7 @@ def outcome(run):
     return hashlib.sha256(weights).hexdigest(), (run / "log.jsonl").read_bytes(), hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
     training = replace(config.training, epochs=3, save_every=1, log_every=1, accumulate=1, keep=3)
     options = config.model.options | {"dropout": 0.2}
@@ -132,6 +132,7 @@ def test_resume_without_a_config_takes_the_stored_one(config):
     assert "resumed with another setting: training.epochs: 1 -> 2" in run.stdout
 
 
+@pytest.mark.slow
 def test_sigterm_to_a_whole_group_with_readers_saves_and_leaves_with_143(config, tmp_path):
     more = replace(config.data, root=str(make_folder(tmp_path / "more", count=30, scale=255)), workers=2)
     config = replace(config, data=more, training=replace(config.training, epochs=200, save_every=1))

@@ -174,6 +174,7 @@ def test_two_processes_make_as_many_trials_as_were_asked_for(experiment, tmp_pat
     assert 1 <= len(pids) <= 2
 
 
+@pytest.mark.slow
 def test_bad_trials_are_pruned(experiment, tmp_path):
     many = replace(experiment, training=replace(experiment.training, epochs=6, schedule="constant", warmup=0.0))
     space = written(tmp_path / "space.yaml", {"training.lr": {"choices": [1.0e-9, 3.0e-2]}})
