@@ -31,15 +31,13 @@ def quantise(kind: str, source: Path, target: Path, description: Mapping[str, An
     Raises:
         InputError: no onnx or onnxruntime, no pictures where they are needed, or a graph that cannot be quantised.
     """
-    onnx, _ = onnx_package(), onnxruntime()
+    onnx, runtime = onnx_package(), onnxruntime()
     if kind == "static" and not pictures:
         raise InputError("static quantisation needs pictures that show the range of the activations: --calibration FOLDER")
-    from onnxruntime.quantization import quant_pre_process
-
     prepared = target.with_name(f"{target.stem}.prepared.onnx")
     try:
         with _quiet():
-            quant_pre_process(source, prepared, skip_symbolic_shape=True)  # normalisation into the convolutions; sizes stay unknown
+            _prepare(runtime, source, prepared)
             KINDS[kind](prepared, target, pictures, description["batch"] or 1)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"onnxruntime cannot quantise this network: {' '.join(str(error).split())[:300]}") from None
@@ -48,6 +46,15 @@ def quantise(kind: str, source: Path, target: Path, description: Mapping[str, An
     model = onnx.load(target)
     onnx.helper.set_model_props(model, {METADATA: json.dumps({**description, "quantised": kind})})
     onnx.save(model, target)
+
+
+def _prepare(runtime: Any, source: Path, target: Path) -> None:
+    """Normalisation goes into the convolutions before they are quantised."""
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    # Folded constants of a network with a fixed inner size hold whole feature maps: a constant function's convolution, many times its weights.
+    runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"])
 
 
 def _dynamic(source: Path, target: Path, pictures: Sequence[np.ndarray], batch: int) -> None:
