@@ -29,9 +29,7 @@ def predict_large(predictor: Segmenter, picture: Picture, name: str, writer: Wri
     with ExitStack() as stack:
         files = {key: [stack.enter_context(closing(file)) for file in group] for key, group in _row_files(writer, name, picture.shape[1]).items()}
         for _, strip in predictor.strips([picture], uncertainty=writer.outputs.uncertainty):
-            for key, planes in _planes(strip, writer).items():
-                for file, rows in zip(files[key], planes, strict=True):
-                    file.append(rows)
+            _append(files, _planes(strip, writer))
         if writer.outputs.overlays:
             write_png(writer.root / OVERLAYS / f"{name}.png", _preview(picture, files["mask"], writer))
         found = writer.outlines(name, _label(files["mask"], writer), path) if writer.outputs.polygons is not None else []
@@ -51,6 +49,13 @@ def _row_files(writer: Writer, name: str, width: int) -> dict[str, list[RowFile]
     if writer.outputs.uncertainty:
         files["uncertainty"] = [RowFile(writer.root / UNCERTAINTY / f"{name}.tif", width, "uint8")]
     return files
+
+
+def _append(files: dict[str, list[RowFile]], planes: dict[str, np.ndarray]) -> None:
+    """The next rows of every file."""
+    for key, values in planes.items():
+        for file, rows in zip(files[key], values, strict=True):
+            file.append(rows)
 
 
 def _planes(strip: Prediction, writer: Writer) -> dict[str, np.ndarray]:
