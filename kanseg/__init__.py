@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from kanseg.errors import InputError
-from kanseg.models import create_classifier, create_encoder, create_model, kan, list_bases, list_encoders, list_models
+from kanseg.models import (
+    create_classifier,
+    create_encoder,
+    create_model,
+    kan,
+    list_bases,
+    list_encoders,
+    list_models,
+)
 from kanseg.pretrained import from_pretrained
 from kanseg.profile import profile
 
@@ -25,17 +33,21 @@ __all__ = [
 
 
 def load(checkpoint: str | Sequence[str], **options: Any):
-    """A trained network with its class names and preprocessing, ready for arrays; of several checkpoints, their ensemble.
+    """A trained network with its class names and preprocessing, ready for arrays; of several
+    checkpoints, their ensemble.
 
     Args:
-        checkpoint: folder such as "runs/x/best" (or the run folder itself), one written by `predictor.model.save_pretrained`, or an
-            exported file (.onnx, .pt2); a list of them for the mean of their probabilities.
-        options: `mode` ("auto", "whole", "tiles"), `tile` ((h, w)), `overlap`, `flips` (1, 2, 4, 8: mirrored and turned views that are
-            averaged), `scales`, `batch_size`, `precision` ("no", "bf16", "fp16"), `device` (by default a GPU where there is one).
+        checkpoint: folder such as "runs/x/best" (or the run folder itself), one written by
+            `predictor.model.save_pretrained`, or an exported file (.onnx, .pt2); a list of them for
+            the mean of their probabilities.
+        options: `mode` ("auto", "whole", "tiles"), `tile` ((h, w)), `overlap`, `flips` (1, 2, 4, 8:
+            mirrored and turned views that are averaged), `scales`, `batch_size`, `precision` ("no",
+            "bf16", "fp16"), `device` (by default a GPU where there is one).
 
     Returns:
-        A `kanseg.inference.Predictor` (or `Ensemble`): `predictor(image)` maps (H, W, C) uint8 or uint16 to (H, W) class indices,
-        `predictor.probabilities(image)` to (N, H, W), `predictor.uncertainty(image)` to (H, W).
+        A `kanseg.inference.Predictor` (or `Ensemble`): `predictor(image)` maps (H, W, C) uint8 or
+        uint16 to (H, W) class indices, `predictor.probabilities(image)` to (N, H, W),
+        `predictor.uncertainty(image)` to (H, W).
 
     Raises:
         InputError: no complete checkpoint there, or options out of range.

@@ -28,7 +28,9 @@ CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
 STATE = "state.json"
 TENSORS = "training.pt"
-MIN_TILE = 512  # a convolutional network sees larger pictures than its training crops as well, and faster
+MIN_TILE = (
+    512  # a convolutional network sees larger pictures than its training crops as well, and faster
+)
 
 
 def save_checkpoint(
@@ -40,10 +42,12 @@ def save_checkpoint(
     state: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint: to a temporary folder, flushed to disk with a manifest of sizes and SHA-256, then renamed.
+    """Write a checkpoint: to a temporary folder, flushed to disk with a manifest of sizes and
+    SHA-256, then renamed.
 
     Args:
-        folder: where it will be; callers choose a free name (one that is there is taken for the torn rest of a killed run).
+        folder: where it will be; callers choose a free name (one that is there is taken for the
+            torn rest of a killed run).
         model: whose state dict is stored (safetensors).
         description: what is needed to use the weights: see `describe`.
         config: the run's complete settings.
@@ -54,7 +58,9 @@ def save_checkpoint(
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+        }
         save_file(weights, building / WEIGHTS)
         (building / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
         (building / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
@@ -63,10 +69,17 @@ def save_checkpoint(
         if tensors is not None:
             torch.save(dict(tensors), building / TENSORS)
         _seal(building)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own words for a full disk
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors have their own words for a full disk
         shutil.rmtree(building, ignore_errors=True)
         free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
-        raise InputError(f"{folder}: the checkpoint could not be written ({free / 2**20:.0f} MiB free): {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{folder}: the checkpoint could not be written ({free / 2**20:.0f} MiB free):"
+            f" {' '.join(str(error).split())[:200]}"
+        ) from None
     if folder.exists():
         shutil.rmtree(folder)
     building.replace(folder)
@@ -75,14 +88,35 @@ def save_checkpoint(
 
 
 def model_arguments(model: ModelConfig, **given: Any) -> dict[str, Any]:
-    """Arguments of `create_model` from the settings of the network and what follows from the data: plain JSON."""
-    reserved = {"name", "basis", "stem", "match", "like", "aux_params", "in_channels", "classes", *given} & set(model.options)
+    """Arguments of `create_model` from the settings of the network and what follows from the data:
+    plain JSON.
+    """
+    reserved = {
+        "name",
+        "basis",
+        "stem",
+        "match",
+        "like",
+        "aux_params",
+        "in_channels",
+        "classes",
+        *given,
+    } & set(model.options)
     if reserved:
         raise InputError(
-            f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and like stand beside it, the others follow from the data"
+            f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and"
+            " like stand beside it, the others follow from the data"
         )
-    arguments = {"name": model.name, "basis": model.basis, "stem": model.stem, **given, **model.options}
-    try:  # the width itself, not what it was solved from: weights must fit whatever becomes of the solving
+    arguments = {
+        "name": model.name,
+        "basis": model.basis,
+        "stem": model.stem,
+        **given,
+        **model.options,
+    }
+    # the width itself, not what it was solved from: weights must fit whatever becomes of the
+    # solving
+    try:
         return matched(create_model, arguments | {"match": model.match, "like": model.like})
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from None
@@ -90,13 +124,23 @@ def model_arguments(model: ModelConfig, **given: Any) -> dict[str, Any]:
 
 def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
     """What a checkpoint tells about its weights, beside the config: plain JSON."""
-    arguments = model_arguments(config.model, in_channels=preprocess.channels, classes=info.num_logits)
+    arguments = model_arguments(
+        config.model, in_channels=preprocess.channels, classes=info.num_logits
+    )
     return {
         "kanseg": 1,
         "model": arguments,
-        "labels": {"task": info.task, "classes": list(info.classes), "palette": [list(c) for c in info.colours]},
+        "labels": {
+            "task": info.task,
+            "classes": list(info.classes),
+            "palette": [list(c) for c in info.colours],
+        },
         "preprocess": asdict(preprocess),
-        "tile": None if preprocess.resize else [max(side, MIN_TILE) for side in config.data.crop or (MIN_TILE, MIN_TILE)],
+        "tile": (
+            None
+            if preprocess.resize
+            else [max(side, MIN_TILE) for side in config.data.crop or (MIN_TILE, MIN_TILE)]
+        ),
     }
 
 
@@ -119,11 +163,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def preprocess_from(stored: dict[str, Any]) -> Preprocess:
     """The preprocessing that a checkpoint describes."""
-    return Preprocess(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+    return Preprocess(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    )
 
 
 def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
-    """`create_model` with arguments from a config or a checkpoint; what it refuses is an InputError.
+    """`create_model` with arguments from a config or a checkpoint; what it refuses is an
+    InputError.
 
     Pretrained weights of an encoder are fetched only if asked for: a checkpoint has its own.
     """
@@ -158,7 +205,9 @@ def find_fault(folder: Path) -> str | None:
 
 
 def point_to(link: Path, target: Path) -> None:
-    """Make `link` a relative symbolic link to target, replacing an older one in one step; a copy where links are not allowed."""
+    """Make `link` a relative symbolic link to target, replacing an older one in one step; a copy
+    where links are not allowed.
+    """
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     _delete(temporary)
     try:
@@ -179,7 +228,10 @@ def _delete(path: Path) -> None:
 
 def _seal(folder: Path) -> None:
     """Write the manifest and flush everything to disk."""
-    entries = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(folder.iterdir())}
+    entries = {
+        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
     (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
     for path in folder.iterdir():
         with path.open("r+b") as stream:

@@ -1,4 +1,6 @@
-"""Dataclasses of settings <- YAML and command line. An unknown key is an error that names the nearest one."""
+"""Dataclasses of settings <- YAML and command line. An unknown key is an error that names the
+nearest one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ E = TypeVar("E")
 
 
 def command_line(description: str = "", prog: str | None = None, *, kind: type):
-    """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`, `--help`."""
+    """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`,
+    `--help`.
+    """
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
@@ -25,7 +29,11 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
             raise InputError(_one_line(message, kind)) from None
 
     parser = Parser(description=description, prog=prog, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; what follows on the command line overrides it.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file of settings; what follows on the command line overrides it.",
+    )
     parser.add_class_arguments(kind, None)
     return parser
 
@@ -41,13 +49,22 @@ def from_yaml(kind: type[E], text: str) -> E:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or any(isinstance(part, dict) and "class_path" in part for part in content.values()):
+    if not isinstance(content, dict) or any(
+        isinstance(part, dict) and "class_path" in part for part in content.values()
+    ):
         raise InputError(f"settings must be `key: value` lines, got {content!r:.80}")
     return _instantiate(parser, parser.parse_object(content), kind)
 
 
-def parse(argv: Sequence[str] | None, *, description: str = "", flags: dict[str, str] | None = None, kind: type[E]) -> tuple[E, dict[str, bool]]:
-    """The settings of a command line, of the given kind of experiment, and the given on/off flags (name -> help text) beside them.
+def parse(
+    argv: Sequence[str] | None,
+    *,
+    description: str = "",
+    flags: dict[str, str] | None = None,
+    kind: type[E],
+) -> tuple[E, dict[str, bool]]:
+    """The settings of a command line, of the given kind of experiment, and the given on/off flags
+    (name -> help text) beside them.
 
     Raises:
         InputError: unknown keys (with the nearest known one), wrong types, a missing file.
@@ -58,14 +75,20 @@ def parse(argv: Sequence[str] | None, *, description: str = "", flags: dict[str,
     try:
         namespace = parser.parse_args(argv)
     except UnicodeDecodeError as error:
-        raise InputError(f"a config is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return _instantiate(parser, namespace, kind), {name: bool(namespace[name]) for name in flags or {}}
+        raise InputError(
+            f"a config is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
+    return _instantiate(parser, namespace, kind), {
+        name: bool(namespace[name]) for name in flags or {}
+    }
 
 
 def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
     for section in ("data", "model", "training"):
         if not hasattr(namespace[section], "__dict__"):
-            raise InputError(f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}")
+            raise InputError(
+                f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}"
+            )
     parts = parser.instantiate(namespace)
     return kind(**{f.name: parts[f.name] for f in fields(kind)})
 

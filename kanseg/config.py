@@ -9,7 +9,13 @@ from pathlib import Path
 import yaml
 
 from kanseg.command_line import E, from_yaml, parse
-from kanseg.sections import ClassificationData, ClassificationTraining, DataConfig, ModelConfig, TrainingConfig
+from kanseg.sections import (
+    ClassificationData,
+    ClassificationTraining,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 
 __all__ = [
     "ClassificationConfig",
@@ -81,9 +87,15 @@ class ClassificationConfig(_Experiment):
 
 
 def parse_config(
-    argv: Sequence[str] | None, *, description: str = "", flags: dict[str, str] | None = None, kind: type[E] = Config
+    argv: Sequence[str] | None,
+    *,
+    description: str = "",
+    flags: dict[str, str] | None = None,
+    kind: type[E] = Config,
 ) -> tuple[E, dict[str, bool]]:
-    """The settings of a command line, and the given on/off flags beside them: `kanseg.command_line.parse`."""
+    """The settings of a command line, and the given on/off flags beside them:
+    `kanseg.command_line.parse`.
+    """
     return parse(argv, description=description, flags=flags, kind=kind)
 
 

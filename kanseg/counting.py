@@ -1,4 +1,6 @@
-"""What a forward pass costs, in numbers that do not depend on the machine: multiply-adds, operations of the functions, bytes kept for backward."""
+"""What a forward pass costs, in numbers that do not depend on the machine: multiply-adds,
+operations of the functions, bytes kept for backward.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ Note = Callable[[int], None]
 
 
 class Operations(TorchDispatchMode):
-    """Counts, while it is on, the operations of PyTorch as they are executed - those inside our own autograd functions too.
+    """Counts, while it is on, the operations of PyTorch as they are executed - those inside our own
+    autograd functions too.
 
-    `contraction` is told the multiply-adds of every convolution and matrix product (those of attention too), by PyTorch's own formulas
-    of `torch.utils.flop_counter`, without biases. `functions` is told the work of evaluating bases: one operation per entry that an
-    elementwise operation writes while a basis is evaluated, its domain map included; exp is one operation, and so is a
-    normalisation. What norms, activations, additions and resizing do is counted nowhere, as is usual.
+    `contraction` is told the multiply-adds of every convolution and matrix product (those of
+    attention too), by PyTorch's own formulas of `torch.utils.flop_counter`, without biases.
+    `functions` is told the work of evaluating bases: one operation per entry that an elementwise
+    operation writes while a basis is evaluated, its domain map included; exp is one operation, and
+    so is a normalisation. What norms, activations, additions and resizing do is counted nowhere, as
+    is usual.
     """
 
     def __init__(self, contraction: Note, functions: Note):
@@ -56,7 +61,9 @@ class Operations(TorchDispatchMode):
         terms = basis.terms
 
         def told(u: Tensor, slopes: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
-            with self.evaluation():  # u is mapped already, wherever that was: once more, without numbers
+            with (
+                self.evaluation()
+            ):  # u is mapped already, wherever that was: once more, without numbers
                 DOMAINS[basis.domain](torch.empty_like(u, device="meta"))
             each = terms(u, slopes)
             while True:
@@ -76,7 +83,9 @@ def _elementwise(operation) -> bool:  # noqa: ANN001 - an OpOverloadPacket
     if name == "native_layer_norm":
         return True
     same = getattr(torch.ops.aten, name, operation)
-    return name != "clone" and any(torch.Tag.pointwise in getattr(same, overload).tags for overload in same.overloads())
+    return name != "clone" and any(
+        torch.Tag.pointwise in getattr(same, overload).tags for overload in same.overloads()
+    )
 
 
 @contextmanager
@@ -88,7 +97,8 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
     try:
         for basis in bases:
             basis.terms = operations.watched(basis)
-        # One operation for a whole block of attention, and fused attention on some devices, would be counted as nothing.
+        # One operation for a whole block of attention, and fused attention on some devices, would
+        # be counted as nothing.
         torch.backends.mha.set_fastpath_enabled(False)
         with sdpa_kernel(SDPBackend.MATH), operations:
             yield
@@ -103,10 +113,17 @@ TRANSIENT = ("balance", "elbo")  # what layers keep of a training forward for a 
 
 @contextmanager
 def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Within it the model is in training mode or not; afterwards modes, running statistics and the random numbers are as before."""
+    """Within it the model is in training mode or not; afterwards modes, running statistics and the
+    random numbers are as before.
+    """
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if training]
-    kept = [(module, name, value) for module in model.modules() for name, value in vars(module).items() if name in TRANSIENT]
+    kept = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name in TRANSIENT
+    ]
     device, _ = place(model)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -123,7 +140,9 @@ def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where the model is, and what it computes in: of its first floating-point parameter or buffer."""
+    """Where the model is, and what it computes in: of its first floating-point parameter or
+    buffer.
+    """
     held = [*model.parameters(), *model.buffers()]
     first = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0))
     return first.device, first.dtype
@@ -135,19 +154,28 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Of a forward pass in evaluation mode for an input of that shape, evaluating the functions included (see `Operations`).
+    """Of a forward pass in evaluation mode for an input of that shape, evaluating the functions
+    included (see `Operations`).
 
-    Works for fake tensors too (`torch._subclasses.FakeTensorMode`), that is without computing anything.
+    Works for fake tensors too (`torch._subclasses.FakeTensorMode`), that is without computing
+    anything.
     """
     counts: list[int] = []
     device, dtype = place(model)
-    with left_as_found(model, training=False), torch.no_grad(), counted(model, counts.append, counts.append):
+    with (
+        left_as_found(model, training=False),
+        torch.no_grad(),
+        counted(model, counts.append, counts.append),
+    ):
         model(torch.zeros(*shape, device=device, dtype=dtype))
     return sum(counts)
 
 
-def saved_bytes(function: Callable[[], object], own: Iterable[Tensor] = (), note: Note | None = None) -> int:
-    """Bytes that a call keeps for backward: every storage once and whole; those of `own` (parameters, buffers) exist anyway and are left out.
+def saved_bytes(
+    function: Callable[[], object], own: Iterable[Tensor] = (), note: Note | None = None
+) -> int:
+    """Bytes that a call keeps for backward: every storage once and whole; those of `own`
+    (parameters, buffers) exist anyway and are left out.
 
     `note` is told the bytes of each storage when it is kept for the first time.
     """

@@ -10,13 +10,15 @@ from typing import NoReturn
 class InputError(ValueError):
     """Something given to kanseg is wrong: a file, a folder, a config, a checkpoint.
 
-    The message says what was expected, what came and the cure, in one line. The command-line tools print it without a traceback and
-    exit with code 2.
+    The message says what was expected, what came and the cure, in one line. The command-line tools
+    print it without a traceback and exit with code 2.
     """
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command-line tool: an InputError, or a file system that refuses, becomes one line a fault on stderr and exit code 2."""
+    """Run a command-line tool: an InputError, or a file system that refuses, becomes one line a
+    fault on stderr and exit code 2.
+    """
     try:
         status = main() or 0
     except InputError as error:
@@ -27,6 +29,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         status = 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted (a training goes on from its last checkpoint with --resume)\n")
+        sys.stderr.write(
+            "interrupted (a training goes on from its last checkpoint with --resume)\n"
+        )
         status = 130
     sys.exit(status)

@@ -11,7 +11,12 @@ import torch
 def machine_line(device: str = "cpu") -> str:
     """Processor, versions and threads."""
     threads = torch.get_num_threads()
-    parts = [_processor(), f"torch {torch.__version__}", f"Python {platform.python_version()}", f"{threads} thread{'s' * (threads != 1)}"]
+    parts = [
+        _processor(),
+        f"torch {torch.__version__}",
+        f"Python {platform.python_version()}",
+        f"{threads} thread{'s' * (threads != 1)}",
+    ]
     if device == "cuda":
         parts.insert(0, torch.cuda.get_device_name())
     return ", ".join(parts)

@@ -1,4 +1,6 @@
-"""Networks as folders and on the Hugging Face hub: weights, the arguments they are built with, class names. No code, no pickle."""
+"""Networks as folders and on the Hugging Face hub: weights, the arguments they are built with,
+class names. No code, no pickle.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +24,36 @@ WEIGHTS = "model.safetensors"
 DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of a training run's checkpoint
 FORMAT = 1
 FILES = [*DESCRIPTIONS, WEIGHTS]
-# What a description calls a network -> the function that builds it from the arguments beside; filled where those functions are.
+# What a description calls a network -> the function that builds it from the arguments beside;
+# filled where those functions are.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 
-class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", tags=["kanseg", "kolmogorov-arnold-networks"]):
-    """`save_pretrained`, `push_to_hub` and `from_pretrained` for networks that `kanseg.create_...` made."""
+class _Pretrained(
+    PyTorchModelHubMixin,
+    library_name="kanseg",
+    license="mit",
+    tags=["kanseg", "kolmogorov-arnold-networks"],
+):
+    """`save_pretrained`, `push_to_hub` and `from_pretrained` for networks that `kanseg.create_...`
+    made.
+    """
 
     description: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
     changed: str | None = None  # what was done to the network that a description cannot tell
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write config.json (the arguments, class names, preprocessing) and model.safetensors; nothing is touched where that is refused.
+        """Write config.json (the arguments, class names, preprocessing) and model.safetensors;
+        nothing is touched where that is refused.
 
         Args:
             save_directory: the folder.
             options: of `huggingface_hub.ModelHubMixin.save_pretrained` (repo_id, push_to_hub, ...).
 
         Raises:
-            InputError: a network that its description does not build: one that was put together by hand, or changed since.
+            InputError: a network that its description does not build: one that was put together by
+                hand, or changed since.
         """
         self._stored()
         if Path(save_directory).is_file():
@@ -51,11 +63,21 @@ class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", ta
     def _stored(self) -> str:
         """The text of config.json."""
         if self.description is None:
-            raise InputError("only a network as kanseg.create_model, create_classifier or create_encoder made it knows the arguments to store; use torch.save")
-        changes = [module.changed for module in self.modules() if isinstance(module, _Pretrained) and module.changed is not None]
+            raise InputError(
+                "only a network as kanseg.create_model, create_classifier or create_encoder made it"
+                " knows the arguments to store; use torch.save"
+            )
+        changes = [
+            module.changed
+            for module in self.modules()
+            if isinstance(module, _Pretrained) and module.changed is not None
+        ]
         misfit = changes[0] if changes else _misfit(self)
         if misfit is not None:
-            raise InputError(f"the network is not the one that was built ({misfit}): fuse what is being fine-tuned; else store its weights by torch.save")
+            raise InputError(
+                f"the network is not the one that was built ({misfit}): fuse what is being"
+                " fine-tuned; else store its weights by torch.save"
+            )
         description = dict(self.description)
         if self.class_names is not None:
             description["class_names"] = list(self.class_names)
@@ -64,12 +86,16 @@ class _Pretrained(PyTorchModelHubMixin, library_name="kanseg", license="mit", ta
             return json.dumps(description, indent=1)
         except TypeError as error:
             cure = "give norms and activations by name, other encoders too, numbers as Python's own"
-            raise InputError(f"the network was built with an argument that is no plain value ({error}): {cure}") from None
+            raise InputError(
+                f"the network was built with an argument that is no plain value ({error}): {cure}"
+            ) from None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """config.json and model.safetensors, each written aside and then renamed."""
         text = self._stored()
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
+        }
         building = save_directory / f".{WEIGHTS}.tmp"
         save_file(weights, building, metadata={"format": "pt"})
         building.replace(save_directory / WEIGHTS)
@@ -93,7 +119,9 @@ def described(model: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.M
     except (TypeError, RuntimeError):  # parts that cannot be copied cannot be stored either
         kept = dict(arguments)
     model.description = {"kanseg": FORMAT, kind: kept}
-    model._hub_mixin_config = None  # the mixin's own idea of a config, the constructor's parts, cannot be stored
+    model._hub_mixin_config = (
+        None  # the mixin's own idea of a config, the constructor's parts, cannot be stored
+    )
     return model
 
 
@@ -102,8 +130,14 @@ def _kind(description: Mapping[str, Any]) -> str:
 
 
 def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the builder, without what the encoder began with: that is in the stored weights already, and may be gone, or a download."""
-    return {key: value for key, value in description[_kind(description)].items() if key not in ("encoder_weights", "weights")}
+    """Of the builder, without what the encoder began with: that is in the stored weights already,
+    and may be gone, or a download.
+    """
+    return {
+        key: value
+        for key, value in description[_kind(description)].items()
+        if key not in ("encoder_weights", "weights")
+    }
 
 
 def _built(description: Mapping[str, Any]) -> nn.Module:
@@ -111,23 +145,39 @@ def _built(description: Mapping[str, Any]) -> nn.Module:
 
 
 def _misfit(model: nn.Module) -> str | None:
-    """The first tensor in which a network differs from the one that its description builds; None where there is none, or building fails."""
+    """The first tensor in which a network differs from the one that its description builds; None
+    where there is none, or building fails.
+    """
     try:
         with torch.device("meta"):
             twin = _built(model.description)
     except (TypeError, ValueError, RuntimeError, NotImplementedError):
         return None
-    ours, theirs = ({name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (model, twin))
-    return next((f"{name}: {ours.get(name)}, built as {theirs.get(name)}" for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), None)
+    ours, theirs = (
+        {name: tuple(value.shape) for name, value in each.state_dict().items()}
+        for each in (model, twin)
+    )
+    return next(
+        (
+            f"{name}: {ours.get(name)}, built as {theirs.get(name)}"
+            for name in {**ours, **theirs}
+            if ours.get(name) != theirs.get(name)
+        ),
+        None,
+    )
 
 
 def _check_names(description: Mapping[str, Any], where: object) -> None:
-    """InputError unless the class names are as many strings as the network has classes; of one logit, two."""
+    """InputError unless the class names are as many strings as the network has classes; of one
+    logit, two.
+    """
     names, count = description["class_names"], description[_kind(description)].get("classes")
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where}: class_names must be a list of names, got {names!r:.80}")
     if count is not None and len(names) not in ({1, 2} if count == 1 else {count}):
-        raise InputError(f"{where}: the network has {count} classes, and there are {len(names)} names")
+        raise InputError(
+            f"{where}: the network has {count} classes, and there are {len(names)} names"
+        )
 
 
 def from_pretrained(
@@ -141,14 +191,17 @@ def from_pretrained(
     """A network with its weights, in evaluation mode.
 
     Args:
-        source: a folder written by `save_pretrained`, a checkpoint of a training run ("runs/x/best"), or a name on the hub ("user/name").
+        source: a folder written by `save_pretrained`, a checkpoint of a training run
+            ("runs/x/best"), or a name on the hub ("user/name").
         download: whether to ask the hub; without it a name must be in the local cache already.
         revision, token, cache_dir: of the hub.
 
     Raises:
         InputError: nothing there, not a network of ours, or weights that do not fit it.
     """
-    folder = find_folder(source, download=download, revision=revision, token=token, cache_dir=cache_dir)
+    folder = find_folder(
+        source, download=download, revision=revision, token=token, cache_dir=cache_dir
+    )
     return read_network(folder, read_description(folder))
 
 
@@ -161,10 +214,17 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
-    if not isinstance(description, dict) or not any(isinstance(description.get(kind), dict) for kind in BUILDERS):
-        raise InputError(f"{path} describes no network of kanseg (none of {', '.join(BUILDERS)} in it)")
+    if not isinstance(description, dict) or not any(
+        isinstance(description.get(kind), dict) for kind in BUILDERS
+    ):
+        raise InputError(
+            f"{path} describes no network of kanseg (none of {', '.join(BUILDERS)} in it)"
+        )
     if description.get("kanseg") != FORMAT:
-        raise InputError(f"{path} has format {description.get('kanseg')!r}, this kanseg reads {FORMAT}: use the version that wrote it")
+        raise InputError(
+            f"{path} has format {description.get('kanseg')!r}, this kanseg reads {FORMAT}: use the"
+            " version that wrote it"
+        )
     if "class_names" in description:
         _check_names(description, path)
     return description
@@ -179,7 +239,9 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / WEIGHTS} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{folder / WEIGHTS} cannot be read: {' '.join(str(error).split())[:200]}"
+        ) from None
     load_weights(model, weights, folder / WEIGHTS)
     model.description = {**description, _kind(description): _arguments(description)}
     if "class_names" in description:
@@ -188,33 +250,49 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
 
 
 def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
-    """Give an encoder the weights of the encoder in another network of ours; None leaves it as it is.
+    """Give an encoder the weights of the encoder in another network of ours; None leaves it as it
+    is.
 
     Args:
-        encoder: with `in_channels`; pictures of another number of channels are a matter of the other's `set_in_channels`.
+        encoder: with `in_channels`; pictures of another number of channels are a matter of the
+            other's `set_in_channels`.
         source: as of `from_pretrained`.
 
     Raises:
-        InputError: nothing there, a network without an encoder of ours, or one of other shapes (the first that differs is named).
+        InputError: nothing there, a network without an encoder of ours, or one of other shapes (the
+            first that differs is named).
     """
     if source is None:
         return
     if isinstance(source, bool):
-        raise InputError(f"there are no pretrained weights for this encoder by name: give the folder of a network of ours, got {source!r}")
+        raise InputError(
+            "there are no pretrained weights for this encoder by name: give the folder of a"
+            f" network of ours, got {source!r}"
+        )
     try:
         folder = find_folder(source)
         other = read_network(folder, read_description(folder))
     except InputError as error:
-        raise InputError(f"no pretrained weights of an encoder of ours at {str(source)!r}: {error}") from None
+        raise InputError(
+            f"no pretrained weights of an encoder of ours at {str(source)!r}: {error}"
+        ) from None
     body = getattr(other, "encoder", other)
     if not hasattr(body, "set_in_channels"):
-        raise InputError(f"{folder} holds a {type(other).__name__} without an encoder of ours, so it has no weights for one")
+        raise InputError(
+            f"{folder} holds a {type(other).__name__} without an encoder of ours, so it has no"
+            " weights for one"
+        )
     body.set_in_channels(encoder.in_channels)
     theirs, ours = body.state_dict(), encoder.state_dict()
     for name in dict.fromkeys([*ours, *theirs]):
-        stored, wanted = (tuple(each[name].shape) if name in each else "nothing" for each in (theirs, ours))
+        stored, wanted = (
+            tuple(each[name].shape) if name in each else "nothing" for each in (theirs, ours)
+        )
         if stored != wanted:
-            raise InputError(f"the encoder in {folder} does not fit: {name} has {stored} there and {wanted} here; build both with the same name and options")
+            raise InputError(
+                f"the encoder in {folder} does not fit: {name} has {stored} there and {wanted}"
+                " here; build both with the same name and options"
+            )
     encoder.load_state_dict(theirs)
 
 
@@ -223,11 +301,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit the network: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(
+            f"{path} does not fit the network: {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:
-    """The folder itself, a run's best checkpoint, or where the hub's files lie on this machine; InputError where there is none."""
+    """The folder itself, a run's best checkpoint, or where the hub's files lie on this machine;
+    InputError where there is none.
+    """
     if not isinstance(source, (str, Path)):
         raise InputError(f"expected a folder or a name on the hub, got {source!r}")
     folder = Path(source)
@@ -236,11 +318,21 @@ def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Pa
     if folder.is_dir():
         return folder / "best" if (folder / "best").is_dir() else folder
     try:
-        return Path(snapshot_download(str(source), allow_patterns=FILES, local_files_only=not download, **hub))
+        return Path(
+            snapshot_download(
+                str(source), allow_patterns=FILES, local_files_only=not download, **hub
+            )
+        )
     except HFValidationError:
-        raise InputError(f"{source} is no folder, and no name on the hub such as 'user/name'") from None
+        raise InputError(
+            f"{source} is no folder, and no name on the hub such as 'user/name'"
+        ) from None
     except LocalEntryNotFoundError:
         cure = "the hub could not be reached" if download else "download=True asks the hub for it"
-        raise InputError(f"{source} is no folder, and not in the local cache of the hub; {cure}") from None
+        raise InputError(
+            f"{source} is no folder, and not in the local cache of the hub; {cure}"
+        ) from None
     except HfHubHTTPError as error:
-        raise InputError(f"{source}: the hub refuses it: {' '.join(str(error).split())[:200]}") from None
+        raise InputError(
+            f"{source}: the hub refuses it: {' '.join(str(error).split())[:200]}"
+        ) from None

@@ -31,7 +31,9 @@ class Registry(Generic[T]):
 
         def file(thing: T) -> T:
             if name in self._objects:
-                raise ValueError(f"{self.kind} {name!r} is registered already, by {self._objects[name]!r}")
+                raise ValueError(
+                    f"{self.kind} {name!r} is registered already, by {self._objects[name]!r}"
+                )
             self._objects[name] = thing
             return thing
 
@@ -40,7 +42,9 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._objects:
             known = ", ".join(self._objects)
-            raise ValueError(f"unknown {self.kind} {name!r}{nearest(name, self._objects)} (known: {known})")
+            raise ValueError(
+                f"unknown {self.kind} {name!r}{nearest(name, self._objects)} (known: {known})"
+            )
         return self._objects[name]
 
     def __iter__(self) -> Iterator[str]:

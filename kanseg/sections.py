@@ -1,11 +1,14 @@
-"""The sections of an experiment's settings: data, model, training. `kanseg.config` puts them together."""
+"""The sections of an experiment's settings: data, model, training. `kanseg.config` puts them
+together.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
-# A value in YAML. Not `Any`: there jsonargparse would import and call whatever a `class_path` names.
+# A value in YAML. Not `Any`: there jsonargparse would import and call whatever a `class_path`
+# names.
 Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluated by jsonargparse on Python 3.10 too
 
 
@@ -17,30 +20,35 @@ class DataConfig:
         root: folder of the data set (its forms: data/README.md).
         format: of the data set: auto, folder, coco, voc; auto takes the one that lies in root.
         prepare: name of an embedded data set that is written to root first ("blue_marble").
-        task: "binary", "multiclass" or "multilabel"; by default from dataset.yaml or from the masks.
+        task: "binary", "multiclass" or "multilabel"; by default from dataset.yaml or from the
+            masks.
         classes: names of the classes, the background first (multilabel: without a background).
         mask_values: value in the mask file -> class index.
         ignore_index: index that counts for nothing in loss and metrics.
         palette: an [r, g, b] per class, or voc for the colours of PASCAL VOC.
         train: splits that are trained on.
-        val: splits that select the best weights; empty for none (then the last weights are the best).
+        val: splits that select the best weights; empty for none (then the last weights are the
+            best).
         test: splits that are measured once, at the end; empty for none.
         split_seed: of the 70/15/15 split where there are no split files, and of the folds.
-        folds: number of parts that train and val together are cut into for cross-validation, by group where a groups.csv is; 0 for none.
+        folds: number of parts that train and val together are cut into for cross-validation, by
+            group where a groups.csv is; 0 for none.
         fold: the part, from 0 to folds - 1, that is held out as val; the others are trained on.
         channels: of the network's input (1 grey, 3 RGB, or the number of bands).
         resize: [height, width] that pictures are scaled to, in training and in prediction.
         interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
-        crop: [height, width] of random crops in training; pictures to predict are then cut into tiles of this size.
-        oversample_foreground: share of the random crops that are laid around a pixel of a class drawn evenly from those in the picture, the
-            background left out; 0 for crops anywhere.
+        crop: [height, width] of random crops in training; pictures to predict are then cut into
+            tiles of this size.
+        oversample_foreground: share of the random crops that are laid around a pixel of a class
+            drawn evenly from those in the picture, the background left out; 0 for crops anywhere.
         gamma: exponent on the values in [0, 1] before normalisation; 0.5 spreads dark pictures.
         mean: per channel; by default that of the training pictures.
         std: per channel; by default that of the training pictures.
         augment: albumentations transforms, `- Name: {option: value}`.
         skip_bad: leave faulty samples out instead of stopping.
         max_pixels: larger pictures are refused as decompression bombs.
-        spacing: [row, column] distance of neighbouring pixels, in a unit such as mm, that surface distances are measured in.
+        spacing: [row, column] distance of neighbouring pixels, in a unit such as mm, that surface
+            distances are measured in.
         workers: processes that read; results do not depend on their number.
     """
 
@@ -78,12 +86,15 @@ class ModelConfig:
     """The network: arguments of `kanseg.create_model`.
 
     Args:
-        name: one of kanseg.list_models(): a segmentation network or a classifier, whichever the experiment is.
+        name: one of kanseg.list_models(): a segmentation network or a classifier, whichever the
+            experiment is.
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
-        stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or options that differ.
-        match: "params" or "macs": solve the width for the size of `like` (so that options.width is that of `like`).
-        like: arguments in which the network to be matched differs: the control arm of an experiment with basis gram is basis none,
-            match params, like {basis: gram}.
+        stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or
+            options that differ.
+        match: "params" or "macs": solve the width for the size of `like` (so that options.width is
+            that of `like`).
+        like: arguments in which the network to be matched differs: the control arm of an experiment
+            with basis gram is basis none, match params, like {basis: gram}.
         options: width, depth, inner_channels, degree, grid_size, norm, ...
     """
 
@@ -101,10 +112,13 @@ class ClassificationData:
 
     Args:
         root: folder of the data set, or an .npz file (forms: data/README.md).
-        format: of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100, cifar10_jpeg, tiny_imagenet, digits.
-        download: fetch a set that torchvision knows and that is not in root; nothing is downloaded without it.
+        format: of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100,
+            cifar10_jpeg, tiny_imagenet, digits.
+        download: fetch a set that torchvision knows and that is not in root; nothing is downloaded
+            without it.
         train: splits that are trained on.
-        val: splits that select the best weights, cut from train where the set has no val; empty for none (then the last weights are the best).
+        val: splits that select the best weights, cut from train where the set has no val; empty for
+            none (then the last weights are the best).
         test: splits that are measured once, at the end; empty for none.
         val_share: share of train that is cut off as val.
         split_seed: of that cut.
@@ -145,28 +159,35 @@ class _Training:
     Args:
         epochs: passes over the training pictures.
         batch_size: pictures a step and process.
-        penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and activations_l2 (means over the weights of the
-            functions and over the outputs of the KAN layers, summed over the layers), and of balance (how unevenly the mixtures of
-            model.options.experts are used), and of elbo (minus the evidence lower bound of vae_kan's autoencoder, in nats a value).
+        penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and
+            activations_l2 (means over the weights of the functions and over the outputs of the KAN
+            layers, summed over the layers), and of balance (how unevenly the mixtures of
+            model.options.experts are used), and of elbo (minus the evidence lower bound of
+            vae_kan's autoencoder, in nats a value).
         optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
-        optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter: 20, history_size: 10}.
+        optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter:
+            20, history_size: 10}.
         lr: peak learning rate.
-        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1}; the first pattern that fits counts, and 0
-            keeps weights as they are.
+        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1};
+            the first pattern that fits counts, and 0 keeps weights as they are.
         weight_decay: of the optimiser.
-        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or plateau.
-        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma: 0.1} or, of plateau,
-            {factor: 0.5, patience: 5, min_factor: 0.01}.
+        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or
+            plateau.
+        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma:
+            0.1} or, of plateau, {factor: 0.5, patience: 5, min_factor: 0.01}.
         warmup: share of the steps in which the learning rate rises linearly.
-        ema: decay a step of an exponential moving average of the weights, which is then what is measured and stored as best; 0 for none.
+        ema: decay a step of an exponential moving average of the weights, which is then what is
+            measured and stored as best; 0 for none.
         accumulate: batches whose gradients are added up for one step.
         clip: largest norm of the gradient; null for no limit.
-        precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in float32. By default what
-            `accelerate launch --mixed_precision` says, or float32.
+        precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in
+            float32. By default what `accelerate launch --mixed_precision` says, or float32.
         compile: run the network under torch.compile (needs a C++ compiler on the CPU).
-        find_batch_size: where a batch does not fit into memory, halve batch_size and double accumulate until it does.
+        find_batch_size: where a batch does not fit into memory, halve batch_size and double
+            accumulate until it does.
         validate_every: epochs between validations.
-        patience: validations without an improvement of `monitor` after which the training ends; 0 trains all epochs.
+        patience: validations without an improvement of `monitor` after which the training ends; 0
+            trains all epochs.
         save_every: optimiser steps between checkpoints; 0 for one an epoch only.
         keep: checkpoints that are kept.
         log_every: optimiser steps between lines of log.jsonl.
@@ -175,7 +196,8 @@ class _Training:
         tensorboard: write TensorBoard events to the run folder.
         wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
         project: of Weights & Biases.
-        log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every validation (of segmentation); 0 for none.
+        log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every
+            validation (of segmentation); 0 for none.
         threads: CPU threads of torch; 0 leaves torch's own choice.
     """
 
@@ -215,11 +237,15 @@ class TrainingConfig(_Training):
     """How a segmentation network is trained.
 
     Args:
-        loss: weight of each loss, of ce (binary and multilabel: BCE), dice, jaccard, tversky, focal, lovasz, boundary.
-        loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma: 2.0}}.
-        class_weights: one number a class (multilabel and multiclass: of each class, binary: of background and foreground), "balanced" (in
-            inverse proportion to the pixels of the training set) or "median" (median frequency balancing); null for equal ones.
-        supervision: weight of each output of a network with deep supervision, the one that counts first; null for equal ones.
+        loss: weight of each loss, of ce (binary and multilabel: BCE), dice, jaccard, tversky,
+            focal, lovasz, boundary.
+        loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma:
+            2.0}}.
+        class_weights: one number a class (multilabel and multiclass: of each class, binary: of
+            background and foreground), "balanced" (in inverse proportion to the pixels of the
+            training set) or "median" (median frequency balancing); null for equal ones.
+        supervision: weight of each output of a network with deep supervision, the one that counts
+            first; null for equal ones.
         surface: whether HD95 and normalised surface Dice are measured at the end of a run.
         tolerance: of the normalised surface Dice, in pixels, or in the unit of data.spacing.
     """

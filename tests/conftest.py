@@ -34,7 +34,9 @@ def float64():
 
 
 def make_folder(root, count=6, size=(32, 40), classes=2, scale=1, splits=True):
-    """Discs on noise in the folder form: images/NAME.png, masks/NAME.png with values class * scale, split files."""
+    """Discs on noise in the folder form: images/NAME.png, masks/NAME.png with values class * scale,
+    split files.
+    """
     rng = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
@@ -43,14 +45,22 @@ def make_folder(root, count=6, size=(32, 40), classes=2, scale=1, splits=True):
     for name in names:
         mask = np.zeros(size, np.uint8)
         for label in range(1, classes):
-            y, x, r = rng.integers(4, size[0] - 4), rng.integers(4, size[1] - 4), rng.integers(5, 10)
+            y, x, r = (
+                rng.integers(4, size[0] - 4),
+                rng.integers(4, size[1] - 4),
+                rng.integers(5, 10),
+            )
             mask[(rows - y) ** 2 + (columns - x) ** 2 < r * r] = label
         image = rng.integers(0, 60, (*size, 3)) + 60 * mask[..., None]
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / f"{name}.png")
         Image.fromarray(mask * scale).save(root / "masks" / f"{name}.png")
     if splits:
         third = max(count // 3, 1)
-        parts = {"train": names[: count - 2 * third], "val": names[count - 2 * third : count - third], "test": names[count - third :]}
+        parts = {
+            "train": names[: count - 2 * third],
+            "val": names[count - 2 * third : count - third],
+            "test": names[count - third :],
+        }
         for split, stems in parts.items():
             (root / f"{split}.txt").write_text("\n".join(stems) + "\n")
     return root
@@ -67,7 +77,9 @@ def config(tmp_path, folder):
     """A run of two tiny epochs on it."""
     return Config(
         run_dir=str(tmp_path / "run"),
-        data=DataConfig(root=str(folder), workers=0, augment=["HorizontalFlip", {"RandomRotate90": {"p": 0.0}}]),
+        data=DataConfig(
+            root=str(folder), workers=0, augment=["HorizontalFlip", {"RandomRotate90": {"p": 0.0}}]
+        ),
         model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2, "inner_channels": 0.5}),
         training=TrainingConfig(epochs=2, batch_size=1, log_every=1, panels=2, tensorboard=False),
     )

@@ -44,7 +44,11 @@ def imported_parts(path):
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "kanseg" else [f"kanseg.{alias.name}" for alias in node.names]
+            names = (
+                [node.module]
+                if node.module != "kanseg"
+                else [f"kanseg.{alias.name}" for alias in node.names]
+            )
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         for name in names:
@@ -52,7 +56,11 @@ def imported_parts(path):
                 yield name.split(".")[1]
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.parent != PACKAGE or f.stem != "__init__"], ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path",
+    [f for f in FILES if f.parent != PACKAGE or f.stem != "__init__"],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
 def test_imports_go_one_way(path):
     part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for other in imported_parts(path):
@@ -66,15 +74,33 @@ def test_compat_stands_on_the_networks_and_what_they_stand_on():
 
 
 def test_nothing_stands_on_integrations():
-    assert not [f for f in FILES if f.parent.name != "integrations" and "integrations" in imported_parts(f)]
+    assert not [
+        f for f in FILES if f.parent.name != "integrations" and "integrations" in imported_parts(f)
+    ]
 
 
 def test_importing_kanseg_loads_nothing_heavy():
-    heavy = "albumentations segmentation_models_pytorch timm cv2 accelerate matplotlib torchvision tensorboard jsonargparse"
-    code = f"import sys, kanseg; kanseg.create_model('unet', width=2); print([m for m in {heavy.split()} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    heavy = (
+        "albumentations segmentation_models_pytorch timm cv2 accelerate matplotlib torchvision"
+        " tensorboard jsonargparse"
+    )
+    code = (
+        "import sys, kanseg; kanseg.create_model('unet', width=2); print([m for m in"
+        f" {heavy.split()} if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
     code = "import sys, kanseg; print('kanseg.compat' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -83,10 +109,23 @@ def test_files_stay_small(path):
 
 
 def test_a_class_is_abstract_or_final():
-    modules = [importlib.import_module(f"kanseg.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}") for f in FILES if f.stem != "__init__"]
-    classes = {c for m in modules for c in vars(m).values() if inspect.isclass(c) and c.__module__.startswith("kanseg")}
+    modules = [
+        importlib.import_module(f"kanseg.{'.'.join(f.relative_to(PACKAGE).with_suffix('').parts)}")
+        for f in FILES
+        if f.stem != "__init__"
+    ]
+    classes = {
+        c
+        for m in modules
+        for c in vars(m).values()
+        if inspect.isclass(c) and c.__module__.startswith("kanseg")
+    }
     assert len(classes) > 20
     for kind in classes:
         for base in kind.__mro__[1:]:
-            if base.__module__.startswith("kanseg") and not issubclass(base, Exception):  # errors are a hierarchy, for who catches them
-                assert inspect.isabstract(base) or base.__name__.startswith("_"), f"{kind} inherits from the concrete {base}"
+            if base.__module__.startswith("kanseg") and not issubclass(
+                base, Exception
+            ):  # errors are a hierarchy, for who catches them
+                assert inspect.isabstract(base) or base.__name__.startswith("_"), (
+                    f"{kind} inherits from the concrete {base}"
+                )

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from kanseg.checkpoint import build_model, describe, find_fault, point_to, preprocess_from, read_description, read_weights, save_checkpoint
+from kanseg.checkpoint import (
+    build_model,
+    describe,
+    find_fault,
+    point_to,
+    preprocess_from,
+    read_description,
+    read_weights,
+    save_checkpoint,
+)
 from kanseg.config import Config
 from kanseg.counting import num_parameters
 from kanseg.data import LabelInfo, Preprocess
@@ -15,9 +24,20 @@ from kanseg.training.resume import read_training
 
 def save(run, step, with_state=True):
     model = nn.Linear(2, 3)
-    description = describe(Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9)))
-    extra = {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}} if with_state else {}
-    return save_checkpoint(run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra), model
+    description = describe(
+        Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+    )
+    extra = (
+        {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
+        if with_state
+        else {}
+    )
+    return (
+        save_checkpoint(
+            run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra
+        ),
+        model,
+    )
 
 
 def test_everything_comes_back(tmp_path):
@@ -27,13 +47,22 @@ def test_everything_comes_back(tmp_path):
     state, tensors = read_training(folder)
     assert (state, tensors["optimizer"]["x"].tolist()) == ({"step": 5}, [1, 1])
     description = read_description(folder)
-    assert preprocess_from(description["preprocess"]) == Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+    assert preprocess_from(description["preprocess"]) == Preprocess(
+        mean=(0.1, 0.2, 0.3), resize=(8, 9)
+    )
     assert Config.from_yaml((folder / "config.yaml").read_text()) == Config()
 
 
 def test_no_file_holds_a_pickle_but_the_one_that_loads_as_tensors(tmp_path):
     folder, _ = save(tmp_path, 5)
-    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "manifest.json", "model.json", "model.safetensors", "state.json", "training.pt"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.yaml",
+        "manifest.json",
+        "model.json",
+        "model.safetensors",
+        "state.json",
+        "training.pt",
+    ]
     torch.load(folder / "training.pt", weights_only=True)
 
 
@@ -61,11 +90,19 @@ def test_a_network_that_cannot_be_built_is_an_input_error():
 
 def test_a_matched_width_is_written_down_as_a_number():
     """So that weights fit whatever becomes of the solving."""
-    like = Config.from_yaml("model: {name: unet, basis: gram, options: {width: 6, depth: 2, degree: 4}}")
-    control = Config.from_yaml("model: {name: unet, basis: none, match: params, like: {basis: gram}, options: {width: 6, depth: 2, degree: 4}}")
+    like = Config.from_yaml(
+        "model: {name: unet, basis: gram, options: {width: 6, depth: 2, degree: 4}}"
+    )
+    control = Config.from_yaml(
+        "model: {name: unet, basis: none, match: params, like: {basis: gram}, options: {width: 6,"
+        " depth: 2, degree: 4}}"
+    )
     labels, preprocess = LabelInfo("binary", ("a", "b")), Preprocess()
     with torch.device("meta"):
-        sizes = [num_parameters(build_model(describe(config, labels, preprocess)["model"])) for config in (like, control)]
+        sizes = [
+            num_parameters(build_model(describe(config, labels, preprocess)["model"]))
+            for config in (like, control)
+        ]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
     arguments = describe(control, labels, preprocess)["model"]
     assert json.loads(json.dumps(arguments)) == arguments

@@ -38,7 +38,9 @@ def test_scores_are_scikit_learns(classes):
     result = measured(logits, labels)
     for name in ("precision", "recall", "f1"):
         function = getattr(sklearn_metrics, f"{name}_score")
-        np.testing.assert_allclose(per_class(result, name), function(y, p, average=None), atol=1e-12)
+        np.testing.assert_allclose(
+            per_class(result, name), function(y, p, average=None), atol=1e-12
+        )
         for key, average in (("mean", "macro"), ("micro", "micro")):
             assert abs(result[f"{key}_{name}"] - function(y, p, average=average)) < 1e-12
     assert abs(result["top1"] - sklearn_metrics.accuracy_score(y, p)) < 1e-12
@@ -53,18 +55,42 @@ def test_areas_are_scikit_learns(classes, ties):
     if ties:
         logits = logits.round()
     single = logits.softmax(dim=1)  # rounds what is equal to what is not
-    for result, given in ((measured(logits, labels), logits.double().softmax(dim=1).float()), (measured(single, labels, probabilities=True), single)):
+    for result, given in (
+        (measured(logits, labels), logits.double().softmax(dim=1).float()),
+        (measured(single, labels, probabilities=True), single),
+    ):
         for kind in ("ovr", "ovo"):
-            assert abs(result[f"auc_{kind}"] - sklearn_metrics.roc_auc_score(labels, given, multi_class=kind)) < 1e-9
+            assert (
+                abs(
+                    result[f"auc_{kind}"]
+                    - sklearn_metrics.roc_auc_score(labels, given, multi_class=kind)
+                )
+                < 1e-9
+            )
 
 
 def test_areas_with_equal_scores_are_scikit_learns_to_the_last_digit():
     """On quarters, which are exact: equal scores count half."""
-    probabilities = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25], [0.25, 0.25, 0.5], [0.25, 0.5, 0.25], [0.5, 0.5, 0.0]])
+    probabilities = torch.tensor(
+        [
+            [0.5, 0.25, 0.25],
+            [0.25, 0.5, 0.25],
+            [0.5, 0.25, 0.25],
+            [0.25, 0.25, 0.5],
+            [0.25, 0.5, 0.25],
+            [0.5, 0.5, 0.0],
+        ]
+    )
     labels = torch.tensor([0, 0, 1, 2, 1, 2])
     result = measured(probabilities, labels, probabilities=True)
     for kind in ("ovr", "ovo"):
-        assert abs(result[f"auc_{kind}"] - sklearn_metrics.roc_auc_score(labels, probabilities, multi_class=kind)) < 1e-12
+        assert (
+            abs(
+                result[f"auc_{kind}"]
+                - sklearn_metrics.roc_auc_score(labels, probabilities, multi_class=kind)
+            )
+            < 1e-12
+        )
 
 
 def test_two_classes_have_the_binary_area():
@@ -90,7 +116,9 @@ def test_batches_order_and_processes_do_not_matter():
         assert measured(logits, labels, batch=batch, order=torch.randperm(200)) == reference
     parts = [ClassificationMetrics([f"c{i}" for i in range(7)]) for _ in range(2)]
     for rank, part in enumerate(parts):
-        mine = torch.tensor([*range(rank, 200, 2), 0])  # the first picture again, as padding of a batch would
+        mine = torch.tensor(
+            [*range(rank, 200, 2), 0]
+        )  # the first picture again, as padding of a batch would
         part.update(logits[mine], labels[mine], mine.tolist())
     parts[0].merge(parts[1].by_picture)
     assert parts[0].compute() == reference
@@ -123,7 +151,9 @@ def test_what_is_undefined_is_nan_left_out_of_means_and_counted():
     assert (result["absent"], result["never_predicted"]) == (2, 1)
     y, p = [0, 1, 1, 1], [0, 0, 1, 3]
     for name in ("precision", "recall", "f1"):
-        expected = getattr(sklearn_metrics, f"{name}_score")(y, p, labels=[0, 1, 2, 3], average=None, zero_division=np.nan)
+        expected = getattr(sklearn_metrics, f"{name}_score")(
+            y, p, labels=[0, 1, 2, 3], average=None, zero_division=np.nan
+        )
         np.testing.assert_allclose(per_class(result, name), expected)
     one = measured(logits, torch.zeros(4, dtype=torch.long))
     assert math.isnan(one["auc_ovr"])
@@ -147,7 +177,9 @@ def test_half_precision_logits_and_defaults_of_the_numbers():
 def test_what_cannot_be_measured_is_refused_by_number():
     metrics = ClassificationMetrics(["a", "b"])
     with pytest.raises(InputError, match="picture 8: the network's scores are not finite"):
-        metrics.update(torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), torch.tensor([0, 1]), [7, 8])
+        metrics.update(
+            torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), torch.tensor([0, 1]), [7, 8]
+        )
     with pytest.raises(InputError, match="picture 7: label 2 is no class 0 to 1"):
         metrics.update(torch.zeros(1, 2), torch.tensor([2]), [7])
     with pytest.raises(InputError, match=r"expected scores \(B, 2\)"):
@@ -156,7 +188,20 @@ def test_what_cannot_be_measured_is_refused_by_number():
 
 def test_table_has_a_row_a_class_and_says_why_there_is_no_top5():
     lines = classification_table(measured(*scored(classes=3))).splitlines()
-    assert [line.split()[0] for line in lines] == ["precision", "c0", "c1", "c2", "mean", "micro", "top1"]
+    assert [line.split()[0] for line in lines] == [
+        "precision",
+        "c0",
+        "c1",
+        "c2",
+        "mean",
+        "micro",
+        "top1",
+    ]
     assert "top5 - (fewer than 6 classes)" in lines[-1]
     assert "top5 -" not in classification_table(measured(*scored(classes=7)))
-    assert "-" in classification_table(measured(torch.eye(3)[[0, 0]], torch.tensor([0, 0]))).splitlines()[2].split()
+    assert (
+        "-"
+        in classification_table(measured(torch.eye(3)[[0, 0]], torch.tensor([0, 0])))
+        .splitlines()[2]
+        .split()
+    )

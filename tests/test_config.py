@@ -16,7 +16,9 @@ from kanseg.training.search_space import read_space
 from kanseg.training.settings import check_settings
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.name != "published.yaml"]
+CONFIGS = [
+    path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.name != "published.yaml"
+]
 
 
 def kind_of(path):
@@ -29,8 +31,20 @@ def test_yaml_round_trip_is_exact(config):
 
 
 def test_command_line_overrides_the_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("training: {epochs: 7, lr: 0.5}\nmodel: {options: {width: 4}}\n")
-    config, flags = parse_config(["--config", str(tmp_path / "c.yaml"), "--training.epochs", "9", "--model.options.depth", "2"], flags={"resume": "go on"})
+    (tmp_path / "c.yaml").write_text(
+        "training: {epochs: 7, lr: 0.5}\nmodel: {options: {width: 4}}\n"
+    )
+    config, flags = parse_config(
+        [
+            "--config",
+            str(tmp_path / "c.yaml"),
+            "--training.epochs",
+            "9",
+            "--model.options.depth",
+            "2",
+        ],
+        flags={"resume": "go on"},
+    )
     assert (config.training.epochs, config.training.lr) == (9, 0.5)
     assert config.model.options == {"width": 4, "depth": 2}
     assert flags == {"resume": False}
@@ -53,12 +67,21 @@ def test_mistakes_are_one_line_that_names_them(text, message):
     assert "\n" not in str(caught.value)
 
 
-PLACES = ["model: {options: {x: EVIL}}", "model: {options: {x: [EVIL]}}", "model: {stem: EVIL}", "data: {augment: [{A: {x: EVIL}}]}", "data: EVIL"]
+PLACES = [
+    "model: {options: {x: EVIL}}",
+    "model: {options: {x: [EVIL]}}",
+    "model: {stem: EVIL}",
+    "data: {augment: [{A: {x: EVIL}}]}",
+    "data: EVIL",
+]
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_settings_cannot_run_code(place, tmp_path):
-    evil = f"{{class_path: subprocess.Popen, init_args: {{args: 'touch {tmp_path / 'made'}', shell: true}}}}"
+    evil = (
+        f"{{class_path: subprocess.Popen, init_args: {{args: 'touch {tmp_path / 'made'}', shell:"
+        " true}}"
+    )
     with contextlib.suppress(InputError):
         Config.from_yaml(place.replace("EVIL", evil))
     time.sleep(0.05)
@@ -97,16 +120,26 @@ def test_every_classification_config_can_be_trained(path):
 
 
 @pytest.mark.parametrize("basis", [*kanseg.list_bases()])
-@pytest.mark.parametrize("path", [p for p in CLASSIFICATION if "any other basis" in p.read_text()], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in CLASSIFICATION if "any other basis" in p.read_text()], ids=lambda p: p.name
+)
 def test_configs_that_promise_any_basis_take_it_by_one_option(path, basis):
     """And where options of the basis stand in the way, by those that the comment gives."""
     line = next(line for line in path.read_text().splitlines() if "any other basis" in line)
     options = re.search(r"--model\.options '(.*)'", path.read_text())
-    words = ["--config", str(path), "--model.basis", basis, *(["--model.options", options[1]] if options and "bspline" in line else [])]
+    words = [
+        "--config",
+        str(path),
+        "--model.basis",
+        basis,
+        *(["--model.options", options[1]] if options and "bspline" in line else []),
+    ]
     check_settings(ClassificationTask(parse_config(words, kind=ClassificationConfig)[0]))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "search").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "search").glob("*.yaml")), ids=lambda p: p.name
+)
 def test_every_shipped_space_suits_its_experiment(path):
     config = re.search(r"--config (configs/\S+)", path.read_text())[1]
     assert f"--space configs/search/{path.name}" in path.read_text()
@@ -120,7 +153,11 @@ def test_every_published_experiment_has_a_config():
 
 def test_help_documents_every_setting_with_type_and_default():
     text = subprocess.run(
-        [sys.executable, ROOT / "tools" / "train_seg.py", "--help"], capture_output=True, text=True, check=True, env={"COLUMNS": "200", "PATH": ""}
+        [sys.executable, ROOT / "tools" / "train_seg.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "PATH": ""},
     ).stdout
     for line in (
         "--training.epochs EPOCHS",
@@ -134,11 +171,17 @@ def test_help_documents_every_setting_with_type_and_default():
     assert len(options) > 45
 
 
-@pytest.mark.parametrize(("name", "tool"), [("quickstart", "train_seg.py"), ("mnist_hybrid", "train_cls.py")])
+@pytest.mark.parametrize(
+    ("name", "tool"), [("quickstart", "train_seg.py"), ("mnist_hybrid", "train_cls.py")]
+)
 def test_a_printed_config_reads_back_equal(name, tool, tmp_path):
     path = ROOT / "configs" / f"{name}.yaml"
     command = [sys.executable, ROOT / "tools" / tool, "--config", path, "--print_config"]
-    (tmp_path / "printed.yaml").write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    (tmp_path / "printed.yaml").write_text(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
     flags = {"resume": "", "overwrite": ""}
     kind = kind_of(path)
-    assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=flags, kind=kind)[0] == kind.from_yaml(path.read_text())
+    assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=flags, kind=kind)[
+        0
+    ] == kind.from_yaml(path.read_text())

@@ -22,8 +22,16 @@ CONVS = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
 VARIANTS = [(name, {}) for name in BASES]
 VARIANTS += [("wavelet", {"wavelet": w}) for w in ("morlet", "dog", "meyer", "shannon")]
 VARIANTS += [("rbf", {"domain": d}) for d in ("instance_norm", "layer_norm")]
-VARIANTS += [("gram", {"learnable": True}), ("gram", {"num_points": 9}), ("jacobi", {"alpha": -0.5, "beta": -0.5}), ("bspline", {"spline_order": 2})]
-VARIANTS += [("hermite", {"kind": "probabilist"}), ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1})]
+VARIANTS += [
+    ("gram", {"learnable": True}),
+    ("gram", {"num_points": 9}),
+    ("jacobi", {"alpha": -0.5, "beta": -0.5}),
+    ("bspline", {"spline_order": 2}),
+]
+VARIANTS += [
+    ("hermite", {"kind": "probabilist"}),
+    ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1}),
+]
 BOTTLENECK = [None, 0.5]
 variants = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda v: str(v))
 bases = pytest.mark.parametrize("name", list(BASES))
@@ -32,7 +40,9 @@ bases_and_none = pytest.mark.parametrize("name", kanseg.list_bases())
 
 def classifier(model, size, **options):
     """A network for pictures of that size, which some have to be told."""
-    return kanseg.create_model(model, **({"image_size": size} if model in CLASSIFIERS else {}), **options)
+    return kanseg.create_model(
+        model, **({"image_size": size} if model in CLASSIFIERS else {}), **options
+    )
 
 
 @variants
@@ -107,7 +117,14 @@ def test_constant_inputs_give_finite_output_and_gradients(name, options):
 @bases_and_none
 def test_output_deviation_of_a_fresh_layer_is_near_one(name, inner, ndim):
     for width, kernel in ((3, 3), (16, 1), (48, 3)):
-        layer = CONVS[ndim](width, 64, kernel, padding=kernel // 2, basis=name, inner_channels=None if name == "none" else inner)
+        layer = CONVS[ndim](
+            width,
+            64,
+            kernel,
+            padding=kernel // 2,
+            basis=name,
+            inner_channels=None if name == "none" else inner,
+        )
         side = {1: 512, 2: 24, 3: 8}[ndim]
         with torch.no_grad():
             y = layer.convolve(torch.randn(2, width, *[side] * ndim))
@@ -119,10 +136,15 @@ def test_output_deviation_of_a_fresh_layer_is_near_one(name, inner, ndim):
 @bases
 def test_shared_functions_start_near_one_too_and_train(name, share):
     for width, kernel in ((3, 3), (48, 3)):
-        layer = KANConv2d(width, 64, kernel, padding=kernel // 2, basis=name, share=share, base_activation=None)
+        layer = KANConv2d(
+            width, 64, kernel, padding=kernel // 2, basis=name, share=share, base_activation=None
+        )
         x = torch.randn(2, width, 24, 24)
         assert 0.5 < layer.convolve(x).std() < 2
-        assert layer.functions_weight.shape == (width if share == "channel" else 1, layer.basis.num_functions)
+        assert layer.functions_weight.shape == (
+            width if share == "channel" else 1,
+            layer.basis.num_functions,
+        )
     layer(x).square().mean().backward()
     assert layer.mixture.grad.abs().max() > 0
 
@@ -131,9 +153,20 @@ def test_shared_functions_start_near_one_too_and_train(name, share):
 def test_a_function_for_all_edges_is_every_edge_with_that_function(name):
     shared = KANConv2d(3, 4, 3, padding=1, basis=name, share="layer", norm=None)
     edges = KANConv2d(3, 4, 3, padding=1, basis=name, norm=None)
-    edges.load_state_dict({k: v for k, v in shared.state_dict().items() if k in edges.state_dict() and k != "basis_conv.weight"}, strict=False)
+    edges.load_state_dict(
+        {
+            k: v
+            for k, v in shared.state_dict().items()
+            if k in edges.state_dict() and k != "basis_conv.weight"
+        },
+        strict=False,
+    )
     with torch.no_grad():
-        edges.basis_conv.weight.copy_((shared.basis_conv.weight.unsqueeze(2) * shared.mixture.view(1, 1, -1, 1, 1)).flatten(1, 2))
+        edges.basis_conv.weight.copy_(
+            (shared.basis_conv.weight.unsqueeze(2) * shared.mixture.view(1, 1, -1, 1, 1)).flatten(
+                1, 2
+            )
+        )
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(shared(x), edges(x), rtol=1e-4, atol=1e-4)
 
@@ -208,17 +241,28 @@ def test_one_optimiser_step_moves_every_parameter(name):
 @bases_and_none
 @pytest.mark.parametrize("inner", BOTTLENECK)
 def test_groups_read_their_own_channels_only(name, inner):
-    layer = KANConv2d(6, 4, 1, groups=2, basis=name, inner_channels=None if name == "none" else inner, norm=None).eval()
-    jacobian = torch.autograd.functional.jacobian(lambda x: layer(x.view(1, 6, 1, 1)).flatten(), torch.randn(6))
+    layer = KANConv2d(
+        6, 4, 1, groups=2, basis=name, inner_channels=None if name == "none" else inner, norm=None
+    ).eval()
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: layer(x.view(1, 6, 1, 1)).flatten(), torch.randn(6)
+    )
     assert (jacobian[:2, 3:] == 0).all()
     assert (jacobian[2:, :3] == 0).all()
     assert (jacobian[:2, :3] != 0).all()
 
 
-@pytest.mark.parametrize("name", [n for n in BASES if "degree" in create_basis(n, 1).__init__.__code__.co_varnames])
+@pytest.mark.parametrize(
+    "name", [n for n in BASES if "degree" in create_basis(n, 1).__init__.__code__.co_varnames]
+)
 def test_degrees_from_zero_on_work(name):
     for degree in (0, 1, 6):
-        assert create_basis(name, 2, degree=degree)(torch.randn(1, 2, 3)).shape == (1, 2, degree + 1, 3)
+        assert create_basis(name, 2, degree=degree)(torch.randn(1, 2, 3)).shape == (
+            1,
+            2,
+            degree + 1,
+            3,
+        )
     with pytest.raises(ValueError, match="degree must be an integer at least 0"):
         create_basis(name, 2, degree=-1)
 
@@ -236,7 +280,10 @@ def test_basis_takes_zero_to_three_spatial_axes(name):
 def test_linear_layer_is_the_convolution_of_one_pixel(name):
     linear = KANLinear(5, 3, basis=name)
     conv = KANConv1d(5, 3, 1, basis=name, norm=None, activation=None)
-    state = {k.replace("linear", "conv"): v.unsqueeze(-1) if "linear.weight" in k else v for k, v in linear.state_dict().items()}
+    state = {
+        k.replace("linear", "conv"): v.unsqueeze(-1) if "linear.weight" in k else v
+        for k, v in linear.state_dict().items()
+    }
     conv.load_state_dict(state)
     x = torch.randn(2, 4, 5)
     torch.testing.assert_close(linear(x), conv(x.transpose(1, 2)).transpose(1, 2))
@@ -247,7 +294,16 @@ def test_family_names_build_layers_of_their_dimension(name):
     ndim = int(name[-2])
     layer = getattr(kanseg.layers, name)(4, 6, 3, padding=1)
     assert isinstance(layer, CONVS[ndim])
-    basis = {"KALN": "legendre", "Fast": "rbf", "KACN": "chebyshev", "KAGN": "gram", "WavK": "wavelet", "KAJN": "jacobi", "KABN": "bernstein", "ReLU": "relu"}
+    basis = {
+        "KALN": "legendre",
+        "Fast": "rbf",
+        "KACN": "chebyshev",
+        "KAGN": "gram",
+        "WavK": "wavelet",
+        "KAJN": "jacobi",
+        "KABN": "bernstein",
+        "ReLU": "relu",
+    }
     assert isinstance(layer.basis, BASES[basis[name.removeprefix("Bottleneck")[:4]]])
     assert isinstance(layer.squeeze, nn.Identity) != name.startswith("Bottleneck")
 
@@ -262,12 +318,18 @@ def test_models_run_on_any_size_with_every_basis(model, basis):
         assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("model", [name for name in kanseg.list_models() if name not in CLASSIFIERS])
+@pytest.mark.parametrize(
+    "model", [name for name in kanseg.list_models() if name not in CLASSIFIERS]
+)
 def test_options_reach_every_layer_of_a_model(model):
-    net = kanseg.create_model(model, basis="legendre", degree=5, width=4, norm="instance", inner_channels=0.5, stem=None)
+    net = kanseg.create_model(
+        model, basis="legendre", degree=5, width=4, norm="instance", inner_channels=0.5, stem=None
+    )
     layers = [m for m in net.modules() if isinstance(m, KANConv2d)]
     functions = [m for m in layers if m.basis is not None]
-    assert len(functions) == len(layers) or model == "ukan" or model.startswith("densekanet")  # these have plain convolutions by design
+    assert (
+        len(functions) == len(layers) or model == "ukan" or model.startswith("densekanet")
+    )  # these have plain convolutions by design
     assert len(functions) > 3
     assert all(m.basis.degree == 5 and isinstance(m.expand, nn.Conv2d) for m in functions)
     assert all(isinstance(m.norm, nn.InstanceNorm2d) or model == "ukan" for m in layers)
@@ -277,10 +339,15 @@ def test_options_reach_every_layer_of_a_model(model):
 @pytest.mark.parametrize("options", [{}, {"hidden": [3, 3]}], ids=str)
 def test_options_reach_every_flat_layer_of_a_classifier(model, options):
     options = options | ({"head": "kan"} if model == "local_kan" else {})
-    net = classifier(model, (16, 12), basis="legendre", degree=5, dropout=0.25, base_activation="tanh", **options)
+    net = classifier(
+        model, (16, 12), basis="legendre", degree=5, dropout=0.25, base_activation="tanh", **options
+    )
     layers = list(kan_layers(net))
     assert len(layers) >= 1 + len(options.get("hidden", []))
-    assert all(m.basis.degree == 5 and m.disturbance.p == 0.25 and isinstance(m.base_activation, nn.Tanh) for m in layers)
+    assert all(
+        m.basis.degree == 5 and m.disturbance.p == 0.25 and isinstance(m.base_activation, nn.Tanh)
+        for m in layers
+    )
 
 
 @pytest.mark.parametrize("model", kanseg.list_models())
@@ -309,7 +376,11 @@ def test_a_pictures_mask_does_not_depend_on_its_neighbours(model):
 
 @pytest.mark.parametrize("name", kanseg.list_encoders())
 def test_encoders_keep_the_pyramid_contract(name):
-    deepest = 5 if name in kanseg.list_models("segmentation") else kanseg.create_encoder(name, width=2).depth
+    deepest = (
+        5
+        if name in kanseg.list_models("segmentation")
+        else kanseg.create_encoder(name, width=2).depth
+    )
     for depth in {1, 3, deepest} - set(range(deepest + 1, 4)):
         encoder = kanseg.create_encoder(name, in_channels=4, depth=depth, width=2).eval()
         features = encoder(torch.randn(1, 4, 45, 64))
@@ -331,7 +402,13 @@ ONE_OF_EACH = ["densekanet_tiny", "reskanet_18", "reskanet_50", "simple_kan_4", 
 
 
 @pytest.mark.parametrize(
-    ("model", "basis"), [(m, b) for m in ALL_CLASSIFIERS if m not in CLASSIFIERS for b in (kanseg.list_bases() if m in ONE_OF_EACH else ["gram"])]
+    ("model", "basis"),
+    [
+        (m, b)
+        for m in ALL_CLASSIFIERS
+        if m not in CLASSIFIERS
+        for b in (kanseg.list_bases() if m in ONE_OF_EACH else ["gram"])
+    ],
 )
 def test_encoders_with_a_head_run_on_any_size(model, basis):
     net = kanseg.create_classifier(model, in_channels=2, classes=3, basis=basis, width=2).eval()
@@ -357,7 +434,9 @@ def test_classifiers_of_one_size_run_on_that_size_with_every_basis(model, basis)
 @pytest.mark.parametrize("model", ALL_CLASSIFIERS)
 def test_a_step_of_a_classifier_reaches_every_parameter(model):
     net = classifier(model, (65, 70), classes=3, width=4)
-    penalty = Penalty(net, {"elbo": 1.0} if any(PENALTIES["elbo"].layers(net)) else {})  # what an autoencoder learns from
+    penalty = Penalty(
+        net, {"elbo": 1.0} if any(PENALTIES["elbo"].layers(net)) else {}
+    )  # what an autoencoder learns from
     (net(torch.randn(4, 3, 65, 70)).square().sum() + penalty()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
 
@@ -372,7 +451,10 @@ def test_a_pictures_logits_do_not_depend_on_its_neighbours(model):
 @pytest.mark.parametrize("model", [*ONE_OF_EACH, *CLASSIFIERS])
 def test_classifiers_stay_on_the_device(model):
     with FakeTensorMode(), torch.device("cuda"):
-        assert classifier(model, (33, 20), width=2).eval()(torch.randn(2, 3, 33, 20)).device.type == "cuda"
+        assert (
+            classifier(model, (33, 20), width=2).eval()(torch.randn(2, 3, 33, 20)).device.type
+            == "cuda"
+        )
 
 
 @pytest.mark.gpu
@@ -387,7 +469,9 @@ def test_cuda_equals_cpu_in_values_and_gradients(name, options, share):
         here = x.detach().to(device).requires_grad_()
         y = layer(here)
         y.square().sum().backward()
-        results.append([y.detach().cpu(), here.grad.cpu(), *(p.grad.cpu().clone() for p in layer.parameters())])
+        results.append(
+            [y.detach().cpu(), here.grad.cpu(), *(p.grad.cpu().clone() for p in layer.parameters())]
+        )
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 

@@ -39,7 +39,11 @@ def test_plain_layers_by_hand(layer, shape, wanted):
 def test_attention_by_hand():
     tokens, width = 5, 8
     layer = nn.TransformerEncoderLayer(width, 2, dim_feedforward=16, batch_first=True)
-    projections, products, mlp = 4 * tokens * width**2, 2 * tokens**2 * width, 2 * tokens * width * 16
+    projections, products, mlp = (
+        4 * tokens * width**2,
+        2 * tokens**2 * width,
+        2 * tokens * width * 16,
+    )
     assert work(layer, 1, tokens, width) == (projections + products + mlp, 0)
 
 
@@ -47,13 +51,41 @@ S = 8 * 10
 KAN_LAYERS = {
     "plain": ({"basis": "gram", "degree": 3}, 4 * S * 9 * 6 * (4 + 1), 6 * S * GRAM3),
     "groups": ({"basis": "gram", "degree": 3, "groups": 2}, 4 * S * 9 * 3 * (4 + 1), 6 * S * GRAM3),
-    "stride": ({"basis": "gram", "degree": 3, "stride": 2}, 4 * S // 4 * 9 * 6 * (4 + 1), 6 * S * GRAM3),
-    "no base": ({"basis": "gram", "degree": 3, "base_activation": None}, 4 * S * 9 * 6 * 4, 6 * S * GRAM3),
-    "bottleneck": ({"basis": "gram", "degree": 3, "inner_channels": 2}, S * (6 * 2 + 9 * 2 * 4 * 2 + 2 * 4 + 9 * 6 * 4), 2 * S * GRAM3),
-    "share": ({"basis": "gram", "degree": 3, "share": "channel"}, S * (6 * 4 + 2 * 9 * 6 * 4), 6 * S * GRAM3),
-    "share layer": ({"basis": "gram", "degree": 3, "share": "layer"}, S * (6 * 4 + 2 * 9 * 6 * 4), 6 * S * GRAM3),
-    "legendre": ({"basis": "legendre", "degree": 2, "domain": "identity"}, 4 * S * 9 * 6 * (3 + 1), 6 * S * 3),  # 3/2 u, product, difference
-    "instance norm": ({"basis": "gram", "degree": 2, "domain": "instance_norm"}, 4 * S * 9 * 6 * (3 + 1), 6 * S * (1 + 2)),
+    "stride": (
+        {"basis": "gram", "degree": 3, "stride": 2},
+        4 * S // 4 * 9 * 6 * (4 + 1),
+        6 * S * GRAM3,
+    ),
+    "no base": (
+        {"basis": "gram", "degree": 3, "base_activation": None},
+        4 * S * 9 * 6 * 4,
+        6 * S * GRAM3,
+    ),
+    "bottleneck": (
+        {"basis": "gram", "degree": 3, "inner_channels": 2},
+        S * (6 * 2 + 9 * 2 * 4 * 2 + 2 * 4 + 9 * 6 * 4),
+        2 * S * GRAM3,
+    ),
+    "share": (
+        {"basis": "gram", "degree": 3, "share": "channel"},
+        S * (6 * 4 + 2 * 9 * 6 * 4),
+        6 * S * GRAM3,
+    ),
+    "share layer": (
+        {"basis": "gram", "degree": 3, "share": "layer"},
+        S * (6 * 4 + 2 * 9 * 6 * 4),
+        6 * S * GRAM3,
+    ),
+    "legendre": (
+        {"basis": "legendre", "degree": 2, "domain": "identity"},
+        4 * S * 9 * 6 * (3 + 1),
+        6 * S * 3,
+    ),  # 3/2 u, product, difference
+    "instance norm": (
+        {"basis": "gram", "degree": 2, "domain": "instance_norm"},
+        4 * S * 9 * 6 * (3 + 1),
+        6 * S * (1 + 2),
+    ),
     "none": ({"basis": "none"}, 4 * S * 9 * 6, 0),
 }
 
@@ -62,14 +94,20 @@ KAN_LAYERS = {
 @pytest.mark.parametrize("batch", [1, 3])
 def test_kan_convolutions_by_hand(case, batch):
     options, contraction, functions = KAN_LAYERS[case]
-    assert work(KANConv2d(6, 4, 3, padding=1, **options), batch, 6, 8, 10) == (batch * contraction, batch * functions)
+    assert work(KANConv2d(6, 4, 3, padding=1, **options), batch, 6, 8, 10) == (
+        batch * contraction,
+        batch * functions,
+    )
 
 
 def test_a_large_picture_is_spared_the_constant_function():
     layer = KANConv2d(1, 2, 1, basis="gram", degree=3)
     small, large = 200 * 200, 300 * 300
     assert work(layer, 1, 1, 200, 200) == (small * 2 * 5, small * GRAM3)
-    assert work(layer, 1, 1, 300, 300) == (large * 2 * 4 + 2, large * GRAM3)  # and that of one pixel, for the constant
+    assert work(layer, 1, 1, 300, 300) == (
+        large * 2 * 4 + 2,
+        large * GRAM3,
+    )  # and that of one pixel, for the constant
 
 
 def test_kan_linear_by_hand():
@@ -79,7 +117,9 @@ def test_kan_linear_by_hand():
 
 @pytest.mark.parametrize("name", list(BASES))
 def test_the_functions_cost_the_same_fused_and_by_themselves(name):
-    """And as many an entry wherever they are evaluated: no number of it is written down for a basis."""
+    """And as many an entry wherever they are evaluated: no number of it is written down for a
+    basis.
+    """
     basis = create_basis(name, 6)
     layer = KANConv2d(6, 4, 1, basis=name)
     contraction, fused = work(layer, 1, 6, 40, 50)
@@ -91,7 +131,9 @@ def test_the_functions_cost_the_same_fused_and_by_themselves(name):
 
 @pytest.mark.parametrize("name", ["unet", "ukanet_18"])
 def test_plain_networks_as_the_flop_counter_of_pytorch_has_them(name):
-    model = kanseg.create_model(name, basis="none", width=4, depth=2, aux_params={"classes": 3}).eval()
+    model = kanseg.create_model(
+        name, basis="none", width=4, depth=2, aux_params={"classes": 3}
+    ).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.randn(1, 3, 33, 40))
     assert multiply_adds(model, (1, 3, 33, 40)) == counter.get_total_flops() // 2
@@ -120,16 +162,25 @@ def kept(module, x):
     return saved_bytes(lambda: module(x), module.parameters())
 
 
-@pytest.mark.parametrize(("module", "times"), [(nn.SiLU(), 1), (nn.Identity(), 0), (nn.ReLU(), 1), (nn.Conv2d(4, 4, 3), 1)], ids=str)
+@pytest.mark.parametrize(
+    ("module", "times"),
+    [(nn.SiLU(), 1), (nn.Identity(), 0), (nn.ReLU(), 1), (nn.Conv2d(4, 4, 3), 1)],
+    ids=str,
+)
 def test_saved_bytes_of_known_modules(module, times):
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
-    output = module(x).numel() if isinstance(module, nn.ReLU) else x.numel()  # ReLU keeps its output
+    output = (
+        module(x).numel() if isinstance(module, nn.ReLU) else x.numel()
+    )  # ReLU keeps its output
     assert kept(module, x) == times * output * 4
 
 
 def test_a_storage_is_counted_once_and_whole():
     whole = torch.randn(8, 100, requires_grad=True)
-    assert saved_bytes(lambda: (torch.sin(whole), torch.exp(whole[:1]).sum(), whole[2:] * whole[2:])) == whole.numel() * 4 + 100 * 4  # and the output of exp
+    assert (
+        saved_bytes(lambda: (torch.sin(whole), torch.exp(whole[:1]).sum(), whole[2:] * whole[2:]))
+        == whole.numel() * 4 + 100 * 4
+    )  # and the output of exp
     first, second = nn.SiLU(), nn.SiLU()
     assert saved_bytes(lambda: first(whole) + second(whole)) == whole.numel() * 4
 
@@ -140,7 +191,9 @@ def test_parameters_and_views_of_them_are_left_out():
     assert saved_bytes(lambda: x @ module.weight.t()[:, :4], module.parameters()) == x.numel() * 4
     x.requires_grad_()
     assert saved_bytes(lambda: x @ module.weight.t()[:, :4], module.parameters()) == x.numel() * 4
-    assert saved_bytes(lambda: x @ module.weight.t()[:, :4]) == (x.numel() + module.weight.numel()) * 4
+    assert (
+        saved_bytes(lambda: x @ module.weight.t()[:, :4]) == (x.numel() + module.weight.numel()) * 4
+    )
 
 
 def test_nothing_is_kept_without_gradients():

@@ -22,7 +22,9 @@ def unet(**options):
     [
         unet(basis="bspline", grid_size=7, stem=None),
         unet(aux_params={"classes": 4}),
-        kanseg.create_classifier("vggkan11", in_channels=1, width=2, head="kan", basis="chebyshev", degree=2),
+        kanseg.create_classifier(
+            "vggkan11", in_channels=1, width=2, head="kan", basis="chebyshev", degree=2
+        ),
         kanseg.create_encoder("ukanet_18", in_channels=4, width=2, depth=2),
     ],
     ids=lambda m: type(m).__name__,
@@ -30,7 +32,11 @@ def unet(**options):
 def test_a_folder_gives_the_same_network_back(tmp_path, model):
     channels = model.description[next(k for k in model.description if k != "kanseg")]["in_channels"]
     model.save_pretrained(tmp_path / "net")
-    assert {f.name for f in (tmp_path / "net").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {f.name for f in (tmp_path / "net").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+    }
     loaded = kanseg.from_pretrained(tmp_path / "net")
     assert type(loaded) is type(model)
     assert not loaded.training
@@ -55,12 +61,17 @@ def test_the_class_checks_what_it_loads(tmp_path):
 def test_saving_again_what_was_loaded_loses_nothing(tmp_path):
     unet(degree=5).save_pretrained(tmp_path / "a")
     kanseg.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    assert (tmp_path / "a" / "config.json").read_text() == (tmp_path / "b" / "config.json").read_text()
+    assert (tmp_path / "a" / "config.json").read_text() == (
+        tmp_path / "b" / "config.json"
+    ).read_text()
 
 
 def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("kanseg.pretrained.snapshot_download", lambda name, **options: asked.append(options) or str(tmp_path))
+    monkeypatch.setattr(
+        "kanseg.pretrained.snapshot_download",
+        lambda name, **options: asked.append(options) or str(tmp_path),
+    )
     unet().save_pretrained(tmp_path)
     kanseg.from_pretrained("some/net")
     kanseg.from_pretrained("some/net", download=True)
@@ -79,8 +90,16 @@ def test_a_network_in_the_hubs_cache_is_found_without_the_hub(tmp_path):
 
 def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path, monkeypatch):
     uploaded = []
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, folder_path, **_: uploaded.extend(f.name for f in Path(folder_path).iterdir()))
+    monkeypatch.setattr(
+        huggingface_hub.HfApi,
+        "create_repo",
+        lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}),
+    )
+    monkeypatch.setattr(
+        huggingface_hub.HfApi,
+        "upload_folder",
+        lambda self, folder_path, **_: uploaded.extend(f.name for f in Path(folder_path).iterdir()),
+    )
     unet().push_to_hub("some/net")
     assert set(uploaded) == {"config.json", "model.safetensors", "README.md"}
 
@@ -92,7 +111,10 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(tmp_path, monkeypatch):
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
         (lambda folder: (folder / "config.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "describes no network of kanseg"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'),
+            "describes no network of kanseg",
+        ),
         (lambda folder: change(folder, width=4), "does not fit the network"),
         (lambda folder: change(folder, widht=4), "did you mean 'width'"),
     ],
@@ -110,7 +132,9 @@ def change(folder, **options):
     (folder / "config.json").write_text(json.dumps(description))
 
 
-@pytest.mark.parametrize(("name", "message"), [("nobody/nothing", "download=True"), ("a/b/c/d", "no name on the hub")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("nobody/nothing", "download=True"), ("a/b/c/d", "no name on the hub")]
+)
 def test_a_name_that_is_nowhere_is_an_error(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
         kanseg.from_pretrained(name, cache_dir=tmp_path)
@@ -129,7 +153,12 @@ def test_loading_runs_no_code(tmp_path):
     unet().save_pretrained(tmp_path)
     change(tmp_path, norm="__import__('os').system('true')")
     code = f"import kanseg; kanseg.from_pretrained({str(tmp_path)!r})"
-    assert "unknown norm" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr
+    assert (
+        "unknown norm"
+        in subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        ).stderr
+    )
 
 
 def test_an_encoder_of_other_channels_is_stored_as_such(tmp_path):
@@ -153,7 +182,9 @@ def dilate(net):
         (lambda net: setattr(net, "class_names", ("a", "b")), "3 classes, and there are 2 names"),
     ],
 )
-def test_what_a_description_cannot_tell_is_refused_and_the_folder_left_as_it_was(tmp_path, change, message):
+def test_what_a_description_cannot_tell_is_refused_and_the_folder_left_as_it_was(
+    tmp_path, change, message
+):
     options = {"classes": 3, "width": 2, "depth": 4}
     kanseg.create_model("unet", **options).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -169,7 +200,9 @@ def test_options_changed_after_building_are_not_stored(tmp_path):
     net = kanseg.create_model("unet", width=8, depth=1, mixer="attention", mixer_options=options)
     options["heads"] = 4
     net.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model"]["mixer_options"] == {"heads": 2}
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["mixer_options"] == {
+        "heads": 2
+    }
 
 
 def test_another_format_is_refused(tmp_path):

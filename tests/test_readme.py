@@ -29,7 +29,13 @@ def blocks(text):
 
 def commands(text):
     """Command lines that start a program of ours or of Python's."""
-    return [line for language, code in blocks(text) if not language for line in code.splitlines() if line.startswith(("python", "accelerate", "torchrun"))]
+    return [
+        line
+        for language, code in blocks(text)
+        if not language
+        for line in code.splitlines()
+        if line.startswith(("python", "accelerate", "torchrun"))
+    ]
 
 
 PYTHON = [code for language, code in blocks(README) if language == "python"]
@@ -38,10 +44,22 @@ COMMANDS = {page: commands((ROOT / page).read_text(encoding="utf-8")) for page i
 
 @pytest.fixture
 def user(config, tmp_path, monkeypatch):
-    """A folder in which a quickstart has run, and in which a picture and weights of a layer of torch-conv-kan lie."""
-    theirs = {"base_conv.0.weight": torch.ones(32, 16, 3, 3), "spline_conv.0.weight": torch.ones(32, 16 * 8, 3, 3), "prelus.0.weight": torch.ones(1)}
+    """A folder in which a quickstart has run, and in which a picture and weights of a layer of
+    torch-conv-kan lie.
+    """
+    theirs = {
+        "base_conv.0.weight": torch.ones(32, 16, 3, 3),
+        "spline_conv.0.weight": torch.ones(32, 16 * 8, 3, 3),
+        "prelus.0.weight": torch.ones(1),
+    }
     torch.save(theirs, tmp_path / "theirs.pth")
-    train(replace(config, run_dir=str(tmp_path / "runs" / "quickstart"), training=replace(config.training, epochs=1, panels=0)))
+    train(
+        replace(
+            config,
+            run_dir=str(tmp_path / "runs" / "quickstart"),
+            training=replace(config.training, epochs=1, panels=0),
+        )
+    )
     Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
 
@@ -58,15 +76,22 @@ def test_there_are_python_blocks_and_commands():
 
 @cache
 def help_of(tool):
-    return subprocess.run([sys.executable, ROOT / tool, "--help"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, ROOT / tool, "--help"], capture_output=True, text=True, check=True
+    ).stdout
 
 
-@pytest.mark.parametrize("command", [c for found in COMMANDS.values() for c in found if "tools/" in c])
+@pytest.mark.parametrize(
+    "command", [c for found in COMMANDS.values() for c in found if "tools/" in c]
+)
 def test_every_option_of_a_command_exists(command):
     words = shlex.split(command.split("&&")[-1])
     tool = next(i for i, word in enumerate(words) if word.startswith("tools/"))
     listed = help_of(words[tool])
-    if words[tool] in ("tools/search.py", "tools/compare.py"):  # which take every setting of a training as well
+    if words[tool] in (
+        "tools/search.py",
+        "tools/compare.py",
+    ):  # which take every setting of a training as well
         listed += help_of("tools/train_seg.py") + help_of("tools/train_cls.py")
     for option in (word for word in words[tool + 1 :] if word.startswith("--")):
         assert option in listed
@@ -92,7 +117,9 @@ def test_links_lead_to_files():
 
 def test_every_tool_is_shown():
     shown = " ".join(COMMANDS["README.md"])
-    assert [tool.name for tool in (ROOT / "tools").glob("*.py") if f"tools/{tool.name}" not in shown] == []
+    assert [
+        tool.name for tool in (ROOT / "tools").glob("*.py") if f"tools/{tool.name}" not in shown
+    ] == []
 
 
 def test_the_chinese_page_has_the_same_commands_in_the_same_order():
@@ -101,14 +128,18 @@ def test_the_chinese_page_has_the_same_commands_in_the_same_order():
 
 def test_the_chinese_page_has_the_same_code_but_for_comments():
     def bare(text):
-        return [re.sub(r"\s*#.*", "", code) for language, code in blocks(text) if language == "python"]
+        return [
+            re.sub(r"\s*#.*", "", code) for language, code in blocks(text) if language == "python"
+        ]
 
     assert bare(CHINESE) == bare(README)
 
 
 def test_the_chinese_page_has_the_same_tables():
     def figures(text):
-        return [re.findall(r"[\d.,]*\d", line) for line in text.splitlines() if line.startswith("|")]
+        return [
+            re.findall(r"[\d.,]*\d", line) for line in text.splitlines() if line.startswith("|")
+        ]
 
     assert figures(CHINESE) == figures(README)
 

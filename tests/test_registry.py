@@ -7,7 +7,9 @@ def test_unknown_name_lists_the_known_and_the_nearest():
     registry = Registry("thing")
     registry.register("alpha")(1)
     registry.register("beta")(2)
-    with pytest.raises(ValueError, match=r"unknown thing 'alhpa'; did you mean 'alpha'\? \(known: alpha, beta\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown thing 'alhpa'; did you mean 'alpha'\? \(known: alpha, beta\)"
+    ):
         registry["alhpa"]
     assert list(registry) == ["alpha", "beta"]
 

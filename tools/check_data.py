@@ -1,25 +1,30 @@
-"""Check a data set: python tools/check_data.py FOLDER [--json FILE] [--html FILE] [--strict] [--skip_cache] [data settings, or --config FILE.yaml]
+"""Check a data set: python tools/check_data.py FOLDER [--json FILE] [--html FILE] [--strict]
+[--skip_cache] [data settings, or --config FILE.yaml]
 
-Looks at every picture and mask and reports all faults at once, each with file and reason. Exit code 0: no errors (warnings do not count,
-unless --strict is given); 2: errors. Nothing is written into FOLDER. What was seen of a file is kept in the user's cache (KANSEG_CACHE,
-else XDG_CACHE_HOME/kanseg/checks, else ~/.cache/kanseg/checks), and files of the same size and time are not decoded again.
+Looks at every picture and mask and reports all faults at once, each with file and reason. Exit code
+0: no errors (warnings do not count, unless --strict is given); 2: errors. Nothing is written into
+FOLDER. What was seen of a file is kept in the user's cache (KANSEG_CACHE, else
+XDG_CACHE_HOME/kanseg/checks, else ~/.cache/kanseg/checks), and files of the same size and time are
+not decoded again.
 
-The data settings are those of an experiment (--task, --classes, --mask_values, --train, ...); --config takes them from its YAML file, and what
-follows on the command line overrides them.
+The data settings are those of an experiment (--task, --classes, --mask_values, --train, ...);
+--config takes them from its YAML file, and what follows on the command line overrides them.
 
 The file of --json, schema 1:
   schema       1
   root         the folder
   ok           whether there are no errors
   counts       {errors, warnings, codes: {code: number}}
-  issues       [{code, severity: "error" or "warning", file: path relative to root ("." for the folder itself), reason, samples: names that
-               data.skip_bad would leave out, details: {numbers and names, by code}}]
+  issues       [{code, severity: "error" or "warning", file: path relative to root ("." for the
+               folder itself), reason, samples: names that data.skip_bad would leave out, details:
+               {numbers and names, by code}}]
   task, classes, mask_values, ignore_index    how the masks are read; null where it cannot be told
   notes        what was decided without being told
-  splits       {train, val, test, other: {names: the splits chosen for it, pictures, kinds: {kind: pictures}, sizes: [{height, width,
-               pictures}], mean, std: per channel, of the values in [0, 1]; ignored_pixels, classes: [{name, pixels, share of the pixels that
-               are not ignored (multilabel: of all) or null, pictures: that hold it}]}}, over the samples without errors; other: pictures in
-               none of train, val and test
+  splits       {train, val, test, other: {names: the splits chosen for it, pictures, kinds: {kind:
+               pictures}, sizes: [{height, width, pictures}], mean, std: per channel, of the values
+               in [0, 1]; ignored_pixels, classes: [{name, pixels, share of the pixels that are not
+               ignored (multilabel: of all) or null, pictures: that hold it}]}}, over the samples
+               without errors; other: pictures in none of train, val and test
   files        {decoded, from_cache}
   seconds      that it took
 Codes (error unless said otherwise):
@@ -34,14 +39,23 @@ from typing import Any
 
 from kanseg.errors import InputError, run_tool
 
-MORE = {"json": "file for the report, for programs", "html": "file for the report as a page with pictures"}
-FLAGS = {"strict": "warnings are errors", "skip_cache": "decode every file, whatever is known of it"}
+MORE = {
+    "json": "file for the report, for programs",
+    "html": "file for the report as a page with pictures",
+}
+FLAGS = {
+    "strict": "warnings are errors",
+    "skip_cache": "decode every file, whatever is known of it",
+}
 
 
 def _documentation() -> str:
     from kanseg.data.checks import KINDS
 
-    codes = [f"  {code:24} {'warning: ' if kind.severity == 'warning' else ''}{kind.title}" for code, kind in KINDS.items()]
+    codes = [
+        f"  {code:24} {'warning: ' if kind.severity == 'warning' else ''}{kind.title}"
+        for code, kind in KINDS.items()
+    ]
     return "\n".join([__doc__.rstrip(), *codes])
 
 
@@ -56,10 +70,17 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
     parser = command_line(kind=DataConfig)
     parser.formatter_class = type("Formatter", (_Raw, DefaultHelpFormatter), {})
     parser.description = _documentation() if {"-h", "--help"} & set(arguments) else ""
-    parser.add_argument("folder", nargs="?", help="folder of the data set (default: data.root of --config)")
+    parser.add_argument(
+        "folder", nargs="?", help="folder of the data set (default: data.root of --config)"
+    )
     for name, text in MORE.items():
         parser.add_argument(f"--{name}", type=str, help=text)
-    parser.add_argument("--warnings", type=int, default=10, help="most warnings of a kind that are printed; 0 for all")
+    parser.add_argument(
+        "--warnings",
+        type=int,
+        default=10,
+        help="most warnings of a kind that are printed; 0 for all",
+    )
     for name, text in FLAGS.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     if config is not None:
@@ -113,10 +134,16 @@ def main() -> int:
     targets = {name: Path(given[name]) for name in MORE if given[name]}
     for target in targets.values():
         if target.resolve().is_relative_to(Path(data.root).resolve()):
-            raise InputError(f"{target} lies in the data folder, into which nothing is written; choose another place")
+            raise InputError(
+                f"{target} lies in the data folder, into which nothing is written; choose another"
+                " place"
+            )
     report = check_data(data, everything=True, use_cache=not given.skip_cache)
     print(report.text(warnings=given.warnings))
-    makers = {"json": lambda: json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "html": lambda: page(report)}
+    makers = {
+        "json": lambda: json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n",
+        "html": lambda: page(report),
+    }
     for name, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, makers[name]())

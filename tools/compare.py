@@ -1,9 +1,11 @@
 """Several arms of an experiment, of one size, each with several seeds, and who is better:
 
-python tools/compare.py --config configs/glas_ukanet.yaml --bases gram,bspline,rbf,none --output runs/compare/glas
-python tools/compare.py --config configs/glas_unet.yaml configs/glas_ukanet.yaml --seeds 0,1,2,3,4 --match macs --output runs/compare/nets
+python tools/compare.py --config configs/glas_ukanet.yaml --bases gram,bspline,rbf,none --output
+runs/compare/glas python tools/compare.py --config configs/glas_unet.yaml configs/glas_ukanet.yaml
+--seeds 0,1,2,3,4 --match macs --output runs/compare/nets
 
-The same command goes on after an interruption, and started several times the processes share the runs.
+The same command goes on after an interruption, and started several times the processes share the
+runs.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""Search for good settings of an experiment: python tools/search.py --config configs/X.yaml --space configs/search/X.yaml --trials 20"""
+"""Search for good settings of an experiment: python tools/search.py --config configs/X.yaml --space
+configs/search/X.yaml --trials 20
+"""
 
 import sys
 

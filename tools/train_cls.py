@@ -1,4 +1,6 @@
-"""Train a classifier: python tools/train_cls.py --config configs/mnist_hybrid.yaml [--section.key value ...]"""
+"""Train a classifier: python tools/train_cls.py --config configs/mnist_hybrid.yaml [--section.key
+value ...]
+"""
 
 import sys
 

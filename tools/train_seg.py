@@ -1,4 +1,6 @@
-"""Train a segmentation network: python tools/train_seg.py --config configs/quickstart.yaml [--section.key value ...]"""
+"""Train a segmentation network: python tools/train_seg.py --config configs/quickstart.yaml
+[--section.key value ...]
+"""
 
 import sys
 

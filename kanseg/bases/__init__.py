@@ -1,8 +1,20 @@
-"""Univariate bases: (B, C, *S) -> (B, C, K, *S). They know nothing of convolutions; one file a family."""
+"""Univariate bases: (B, C, *S) -> (B, C, K, *S). They know nothing of convolutions; one file a
+family.
+"""
 
 import inspect
 
-from kanseg.bases import bernstein, bspline, fourier, hermite, polynomials, rational, rbf, relu, wavelet
+from kanseg.bases import (
+    bernstein,
+    bspline,
+    fourier,
+    hermite,
+    polynomials,
+    rational,
+    rbf,
+    relu,
+    wavelet,
+)
 from kanseg.bases.base import BASES, Basis
 from kanseg.registry import nearest
 
@@ -27,15 +39,23 @@ def create_basis(name: str, channels: int, **options: object) -> Basis:
     """The basis called `name` for `channels` channels.
 
     Raises:
-        ValueError: unknown name, an option that the basis does not have, or a value out of its range.
+        ValueError: unknown name, an option that the basis does not have, or a value out of its
+            range.
     """
     known = list_basis_options(name)
     for option in options:
         if option not in known:
-            raise ValueError(f"basis {name!r} has no option {option!r}{nearest(option, known)} (it has: {', '.join(known)})")
+            raise ValueError(
+                f"basis {name!r} has no option {option!r}{nearest(option, known)} (it has:"
+                f" {', '.join(known)})"
+            )
     return BASES[name](channels, **options)
 
 
 def list_basis_options(name: str) -> list[str]:
     """Names of the options of a basis."""
-    return [p.name for p in inspect.signature(BASES[name].__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return [
+        p.name
+        for p in inspect.signature(BASES[name].__init__).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    ]

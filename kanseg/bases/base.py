@@ -18,7 +18,10 @@ BASES: Registry[type[Basis]] = Registry("basis")
 def _instance_norm(x: Tensor) -> Tensor:
     """(B, C, *S) -> the same, each channel of each sample with mean 0 and variance 1 over S."""
     if x.dim() < 3:
-        raise ValueError(f"domain='instance_norm' needs spatial axes, got a tensor of shape {tuple(x.shape)}; use 'layer_norm'")
+        raise ValueError(
+            f"domain='instance_norm' needs spatial axes, got a tensor of shape {tuple(x.shape)};"
+            " use 'layer_norm'"
+        )
     return functional.layer_norm(x, x.shape[2:])
 
 
@@ -28,12 +31,16 @@ def _layer_norm(x: Tensor) -> Tensor:
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """By way of the sigmoid, which is five times faster than torch.tanh on a CPU (0.3 against 1.3 ns a value, measured)."""
+    """By way of the sigmoid, which is five times faster than torch.tanh on a CPU (0.3 against 1.3
+    ns a value, measured).
+    """
     return torch.sigmoid(2 * x) * 2 - 1
 
 
 class Pointwise(NamedTuple):
-    """A map of single values, u = value(x), and its derivative in terms of u: du/dx = slope(u); None where it is 1."""
+    """A map of single values, u = value(x), and its derivative in terms of u: du/dx = slope(u);
+    None where it is 1.
+    """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor] | None
@@ -57,14 +64,15 @@ Terms = Iterator[tuple[Tensor, Tensor | None]]
 class Basis(nn.Module, ABC):
     """K univariate functions of every channel: (B, C, *S) -> (B, C, K, *S), S of 0 to 3 axes.
 
-    `B_j(u(x))`: a domain map `u`, then the functions of the family. Half-precision input is computed in float32
-    (a cubic B-spline in bfloat16 is off by 0.012) and returned in the precision it came in.
+    `B_j(u(x))`: a domain map `u`, then the functions of the family. Half-precision input is
+    computed in float32 (a cubic B-spline in bfloat16 is off by 0.012) and returned in the precision
+    it came in.
 
     Args:
         channels: C, for the families whose functions have parameters per channel.
         num_functions: K.
-        domain: name of the map u: identity, tanh, sigmoid, instance_norm (per sample and channel) or
-            layer_norm (per sample). None of them looks at another sample of the batch.
+        domain: name of the map u: identity, tanh, sigmoid, instance_norm (per sample and channel)
+            or layer_norm (per sample). None of them looks at another sample of the batch.
 
     Raises:
         ValueError: on an unknown domain.
@@ -74,7 +82,8 @@ class Basis(nn.Module, ABC):
     constant_function: int | None = None
     # Whether `terms` gives derivatives when asked.
     states_slopes = True
-    # Whether `parameter_gradients` is stated too; without it a basis with parameters goes through autograd.
+    # Whether `parameter_gradients` is stated too; without it a basis with parameters goes through
+    # autograd.
     states_parameters = False
     # Whether the functions stand on a grid that can follow the data.
     has_grid = False
@@ -84,21 +93,26 @@ class Basis(nn.Module, ABC):
     def __init__(self, channels: int, num_functions: int, domain: str):
         super().__init__()
         if domain not in DOMAINS:
-            raise ValueError(f"unknown domain {domain!r} for {type(self).__name__} (known: {', '.join(DOMAINS)})")
+            raise ValueError(
+                f"unknown domain {domain!r} for {type(self).__name__} (known: {', '.join(DOMAINS)})"
+            )
         self.channels = channels
         self.num_functions = num_functions
         self.domain = domain
 
     @abstractmethod
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        """Value and derivative of each of the K functions in turn at the mapped input u (B, C, *S), float32 or float64.
+        """Value and derivative of each of the K functions in turn at the mapped input u (B, C, *S),
+        float32 or float64.
 
-        Both are of the shape of u or broadcast to it; the derivative is None unless `slopes` asks for it. This is all
-        that a family states.
+        Both are of the shape of u or broadcast to it; the derivative is None unless `slopes` asks
+        for it. This is all that a family states.
         """
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> list[Tensor]:
-        """Gradient of column j of each of the family's own parameters (C, K), for weighted = (gradient of value j) * (derivative of j at u)."""
+        """Gradient of column j of each of the family's own parameters (C, K), for weighted =
+        (gradient of value j) * (derivative of j at u).
+        """
         raise ValueError(f"{type(self).__name__} states no gradients of its parameters")
 
     def functions(self, u: Tensor) -> Tensor:
@@ -115,12 +129,22 @@ class Basis(nn.Module, ABC):
         return DOMAINS[self.domain](at_least_float32(x))
 
     def set_channels(self, channels: int) -> None:
-        """Go over to another number of channels; channel i gets the functions of channel i mod the old number."""
+        """Go over to another number of channels; channel i gets the functions of channel i mod the
+        old number.
+        """
         source = torch.arange(channels) % self.channels
         for name in self.per_channel:
             old = getattr(self, name)
             new = old.detach()[source.to(old.device)]
-            setattr(self, name, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+            setattr(
+                self,
+                name,
+                (
+                    nn.Parameter(new, requires_grad=old.requires_grad)
+                    if isinstance(old, nn.Parameter)
+                    else new
+                ),
+            )
         self.channels = channels
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
@@ -128,26 +152,37 @@ class Basis(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no grid")
 
     def update_grid(self, samples: Tensor) -> Tensor:
-        """Move the grid to samples (C, n) of the mapped input; returns the change of basis (see `refine`), by least squares on them."""
+        """Move the grid to samples (C, n) of the mapped input; returns the change of basis (see
+        `refine`), by least squares on them.
+        """
         raise ValueError(f"{type(self).__name__} has no grid to update")
 
     def refine(self, grid_size: int, *, keep_tails: bool = True) -> Tensor:
-        """Go over to a finer grid; returns (C, K, K') numbers with old_i = sum_j change[c, i, j] new_j."""
-        raise ValueError(f"{type(self).__name__} has no nested grids: only B-splines can be refined without changing the function")
+        """Go over to a finer grid; returns (C, K, K') numbers with old_i = sum_j change[c, i, j]
+        new_j.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no nested grids: only B-splines can be refined without"
+            " changing the function"
+        )
 
     def raise_degree(self, degree: int) -> Tensor:
         """Go over to a higher degree; returns the change of basis (see `refine`)."""
         raise ValueError(f"{type(self).__name__} has no degree to raise")
 
     def _append_degrees(self, degree: int) -> Tensor:
-        """`raise_degree` for families whose functions of a lower degree are the first ones of a higher degree."""
+        """`raise_degree` for families whose functions of a lower degree are the first ones of a
+        higher degree.
+        """
         check_at_least("the new degree", degree, self.degree)
         change = torch.eye(self.num_functions, degree + 1, dtype=torch.float64).unsqueeze(0)
         self.degree, self.num_functions = degree, degree + 1
         return change
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
-        """Moves and casts as every module, but grids and other constants keep at least float32: `.half()` must not bend the functions."""
+        """Moves and casts as every module, but grids and other constants keep at least float32:
+        `.half()` must not bend the functions.
+        """
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, exact in before.items():
@@ -157,17 +192,23 @@ class Basis(nn.Module, ABC):
 
     @torch.no_grad()
     def second_moments(self) -> Tensor:
-        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of the basis.
+        """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of
+        the basis.
 
         A normalising domain map is the identity on such inputs.
         """
-        # A few points at a time where there are many channels: those of a layer that is connected locally are tens of thousands.
+        # A few points at a time where there are many channels: those of a layer that is connected
+        # locally are tens of thousands.
         parts = self._normal_points().split(max(1, AT_ONCE // (self.channels * self.num_functions)))
-        return sum(self._values_at(points).square().sum(dim=(0, 2)) for points in parts) / (self.channels * NORMAL_POINTS)
+        return sum(self._values_at(points).square().sum(dim=(0, 2)) for points in parts) / (
+            self.channels * NORMAL_POINTS
+        )
 
     @torch.no_grad()
     def normal_values(self) -> Tensor:
-        """All functions at 4096 points of equal mass under N(0, 1): (C, K, 4096), float64 on the device of the basis."""
+        """All functions at 4096 points of equal mass under N(0, 1): (C, K, 4096), float64 on the
+        device of the basis.
+        """
         return self._values_at(self._normal_points())
 
     def _normal_points(self) -> Tensor:
@@ -175,13 +216,21 @@ class Basis(nn.Module, ABC):
         return torch.special.ndtri(masses)
 
     def _values_at(self, points: Tensor) -> Tensor:
-        """All functions at the points (n,), which the domain map is yet to see: (C, K, n), float64."""
+        """All functions at the points (n,), which the domain map is yet to see: (C, K, n),
+        float64.
+        """
         x = points.expand(1, self.channels, -1)
-        x = x.to(next((value for value in self.state_dict().values() if value.is_floating_point()), x))
-        return self.functions(POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x)[0].double()
+        x = x.to(
+            next((value for value in self.state_dict().values() if value.is_floating_point()), x)
+        )
+        return self.functions(
+            POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x
+        )[0].double()
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, num_functions={self.num_functions}, domain={self.domain!r}"
+        return (
+            f"channels={self.channels}, num_functions={self.num_functions}, domain={self.domain!r}"
+        )
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -190,23 +239,34 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def aligned(values: Tensor, u: Tensor) -> Tensor:
-    """Numbers per channel (C,) lined up with u (B, C, *S) for broadcasting: (C, 1, ..., 1) in the dtype of u."""
+    """Numbers per channel (C,) lined up with u (B, C, *S) for broadcasting: (C, 1, ..., 1) in the
+    dtype of u.
+    """
     return values.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
 
 
 def change_of_basis(old: Tensor, new: Tensor) -> Tensor:
-    """Least squares: values (C, K, n) and (C, K', n) of old and new functions at the same points -> (C, K, K') with old = change @ new.
+    """Least squares: values (C, K, n) and (C, K', n) of old and new functions at the same points ->
+    (C, K, K') with old = change @ new.
 
-    Exact, to rounding in double precision, where the old functions are combinations of the new ones.
+    Exact, to rounding in double precision, where the old functions are combinations of the new
+    ones.
     """
-    solution = torch.linalg.lstsq(new.double().cpu().transpose(1, 2), old.double().cpu().transpose(1, 2), driver="gelsd").solution
+    solution = torch.linalg.lstsq(
+        new.double().cpu().transpose(1, 2), old.double().cpu().transpose(1, 2), driver="gelsd"
+    ).solution
     return solution.transpose(1, 2)
 
 
 def check_at_least(name: str, value: int, minimum: int, maximum: int | None = None) -> int:
     """The value if it is an integer within the limits; else a ValueError that states them."""
     limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum or (maximum is not None and value > maximum):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < minimum
+        or (maximum is not None and value > maximum)
+    ):
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
     return value
 

@@ -12,7 +12,8 @@ from kanseg.bases.base import BASES, Basis, Terms, change_of_basis, check_at_lea
 
 @BASES.register("bernstein")
 class Bernstein(Basis):
-    """C(D, j) u^j (1 - u)^(D - j), j = 0..D: non-negative, K = D + 1, sum 1 (DLMF 18.38; Farouki 2012).
+    """C(D, j) u^j (1 - u)^(D - j), j = 0..D: non-negative, K = D + 1, sum 1 (DLMF 18.38; Farouki
+    2012).
 
     Args:
         channels: C.
@@ -30,13 +31,21 @@ class Bernstein(Basis):
         check_at_least("the new degree", degree, self.degree)
         points = torch.linspace(0, 1, 4 * degree + 4, dtype=torch.float64).reshape(1, 1, -1)
         old = self.functions(points)[0]
-        self.degree, self.num_functions, self.constant_function = degree, degree + 1, 0 if degree == 0 else None
+        self.degree, self.num_functions, self.constant_function = (
+            degree,
+            degree + 1,
+            0 if degree == 0 else None,
+        )
         return change_of_basis(old, self.functions(points)[0])
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         degree = self.degree
         powers, mirrored = _powers(u, degree), _powers(1 - u, degree)
-        lower = [comb(degree - 1, j) * powers[j] * mirrored[degree - 1 - j] for j in range(degree)] if slopes else []
+        lower = (
+            [comb(degree - 1, j) * powers[j] * mirrored[degree - 1 - j] for j in range(degree)]
+            if slopes
+            else []
+        )
         for j in range(degree + 1):
             value = comb(degree, j) * powers[j] * mirrored[degree - j]
             yield value, degree * (_get(lower, j - 1, u) - _get(lower, j, u)) if slopes else None

@@ -9,21 +9,32 @@ from math import comb, factorial
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, change_of_basis, check_at_least, check_range
+from kanseg.bases.base import (
+    BASES,
+    Basis,
+    Terms,
+    aligned,
+    change_of_basis,
+    check_at_least,
+    check_range,
+)
 
-# Share of a uniform grid in one that follows the data, as in efficient-kan and pykan: it keeps intervals from vanishing.
+# Share of a uniform grid in one that follows the data, as in efficient-kan and pykan: it keeps
+# intervals from vanishing.
 UNIFORM_SHARE = 0.02
 _INNER_POINTS = (torch.arange(6, dtype=torch.float64) + 0.5) / 6
 
 
 @BASES.register("bspline")
 class BSpline(Basis):
-    """B-splines of order k on G intervals of [lo, hi]: K = G + k functions, zero far outside the grid, of sum 1 on [lo, hi].
+    """B-splines of order k on G intervals of [lo, hi]: K = G + k functions, zero far outside the
+    grid, of sum 1 on [lo, hi].
 
-    Knots lo + (i - k) h for i = 0..G + 2k, h = (hi - lo) / G. On such a uniform grid each function is the cardinal B-spline around
-    its centre, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j) relu((k+1)/2 - j - |a|)^k` (Schoenberg 1946; de Boor, A Practical Guide
-    to Splines, ch. IX), which needs no recursion and no division. Knots that were adapted to data (see `kanseg.layers.grids`) go
-    through the recursion.
+    Knots lo + (i - k) h for i = 0..G + 2k, h = (hi - lo) / G. On such a uniform grid each function
+    is the cardinal B-spline around its centre, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j)
+    relu((k+1)/2 - j - |a|)^k` (Schoenberg 1946; de Boor, A Practical Guide to Splines, ch. IX),
+    which needs no recursion and no division. Knots that were adapted to data (see
+    `kanseg.layers.grids`) go through the recursion.
 
     Args:
         channels: C.
@@ -36,15 +47,28 @@ class BSpline(Basis):
     has_grid = True
     per_channel = ("knots",)
 
-    def __init__(self, channels: int, *, grid_size: int = 5, spline_order: int = 3, grid_range: tuple[float, float] = (-1.0, 1.0), domain: str = "identity"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        grid_size: int = 5,
+        spline_order: int = 3,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        domain: str = "identity",
+    ):
         check_at_least("grid_size", grid_size, 1)
         check_at_least("spline_order", spline_order, 0, 5)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size + spline_order, domain)
-        self.grid_size = self.nominal_size = grid_size  # they differ where a refined grid was widened by its tails
+        self.grid_size = self.nominal_size = (
+            grid_size  # they differ where a refined grid was widened by its tails
+        )
         self.spline_order = spline_order
         steps = torch.arange(-spline_order, grid_size + spline_order + 1, dtype=torch.float64)
-        self.register_buffer("knots", (lo + steps * (hi - lo) / grid_size).to(torch.get_default_dtype()).repeat(channels, 1))
+        self.register_buffer(
+            "knots",
+            (lo + steps * (hi - lo) / grid_size).to(torch.get_default_dtype()).repeat(channels, 1),
+        )
         self._seen = (self.knots, self.knots._version, True)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
@@ -60,10 +84,13 @@ class BSpline(Basis):
         old = self._values(samples)
         samples = samples.double()
         lo, hi = samples.amin(1), samples.amax(1)
-        # Wide enough that float32 can tell the knots apart, also for a channel of one value far from 0.
+        # Wide enough that float32 can tell the knots apart, also for a channel of one value far
+        # from 0.
         margin = 0.01 * torch.maximum((hi - lo).clamp_min(0.1), torch.maximum(lo.abs(), hi.abs()))
         lo, hi = lo - margin, hi + margin
-        shares = torch.linspace(0, 1, self.grid_size + 1, dtype=torch.float64, device=samples.device)
+        shares = torch.linspace(
+            0, 1, self.grid_size + 1, dtype=torch.float64, device=samples.device
+        )
         even = lo.unsqueeze(1) + (hi - lo).unsqueeze(1) * shares
         grid = torch.quantile(samples, shares, dim=1).T
         grid[:, 0], grid[:, -1] = lo, hi
@@ -71,9 +98,18 @@ class BSpline(Basis):
         return change_of_basis(old, self._values(samples))
 
     def check_finer(self, grid_size: int) -> None:
-        """ValueError unless `grid_size` is a multiple of the present number of intervals (on the range before any widening)."""
-        if not isinstance(grid_size, int) or grid_size < self.nominal_size or grid_size % self.nominal_size:
-            raise ValueError(f"the new grid_size must be a multiple of the present {self.nominal_size}, got {grid_size!r}")
+        """ValueError unless `grid_size` is a multiple of the present number of intervals (on the
+        range before any widening).
+        """
+        if (
+            not isinstance(grid_size, int)
+            or grid_size < self.nominal_size
+            or grid_size % self.nominal_size
+        ):
+            raise ValueError(
+                f"the new grid_size must be a multiple of the present {self.nominal_size}, got"
+                f" {grid_size!r}"
+            )
 
     @torch.no_grad()
     def refine(self, grid_size: int, *, keep_tails: bool = True) -> Tensor:
@@ -82,13 +118,23 @@ class BSpline(Basis):
         knots = self.knots.double()
         inside = knots if keep_tails else knots[:, k : knots.shape[1] - k]
         steps = torch.arange(times, dtype=torch.float64, device=knots.device) / times
-        finer = (inside[:, :-1, None] + (inside[:, 1:] - inside[:, :-1])[..., None] * steps).flatten(1)
+        finer = (
+            inside[:, :-1, None] + (inside[:, 1:] - inside[:, :-1])[..., None] * steps
+        ).flatten(1)
         finer = torch.cat([finer, inside[:, -1:]], dim=1)
-        # All splines between the ends of the widened grid; those that would cross them are not needed.
+        # All splines between the ends of the widened grid; those that would cross them are not
+        # needed.
         grid = finer[:, k : finer.shape[1] - k] if keep_tails else finer
-        points = (finer[:, :-1, None] + (finer[:, 1:] - finer[:, :-1])[..., None] * _INNER_POINTS.to(finer)).flatten(1)
+        points = (
+            finer[:, :-1, None]
+            + (finer[:, 1:] - finer[:, :-1])[..., None] * _INNER_POINTS.to(finer)
+        ).flatten(1)
         old = self._values(points)
-        self._set_grid(grid, (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times, knots=finer if keep_tails else None)
+        self._set_grid(
+            grid,
+            (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times,
+            knots=finer if keep_tails else None,
+        )
         self.nominal_size = grid_size
         return change_of_basis(old, self._values(points))
 
@@ -98,10 +144,14 @@ class BSpline(Basis):
         return exact.functions(samples.double().unsqueeze(0))[0]
 
     def _set_grid(self, grid: Tensor, step: Tensor, knots: Tensor | None = None) -> None:
-        """Take over ends of intervals (C, G + 1), with k knots more on either side, `step` (C,) apart or as given."""
+        """Take over ends of intervals (C, G + 1), with k knots more on either side, `step` (C,)
+        apart or as given.
+        """
         k = self.spline_order
         if knots is None:
-            beyond = step.unsqueeze(1) * torch.arange(1, k + 1, dtype=grid.dtype, device=grid.device)
+            beyond = step.unsqueeze(1) * torch.arange(
+                1, k + 1, dtype=grid.dtype, device=grid.device
+            )
             knots = torch.cat([grid[:, :1] - beyond.flip(1), grid, grid[:, -1:] + beyond], dim=1)
         self.grid_size = self.nominal_size = grid.shape[1] - 1
         self.num_functions = self.grid_size + k
@@ -109,13 +159,21 @@ class BSpline(Basis):
 
     @property
     def uniform(self) -> bool:
-        """Whether the knots of every channel are equally spaced; found out anew whenever they are other ones (loaded, averaged, exchanged)."""
+        """Whether the knots of every channel are equally spaced; found out anew whenever they are
+        other ones (loaded, averaged, exchanged).
+        """
         knots, version, uniform = self._seen
-        unreadable = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or self.knots.is_meta
+        unreadable = (
+            torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or self.knots.is_meta
+        )
         if unreadable or (self.knots is knots and self.knots._version == version):
             return uniform
         steps = self.knots.detach().double().diff(dim=1)
-        uniform = bool(((steps - steps.mean(1, keepdim=True)).abs() < 1e-4 * steps.mean(1, keepdim=True)).all())
+        uniform = bool(
+            ((steps - steps.mean(1, keepdim=True)).abs() < 1e-4 * steps.mean(1, keepdim=True)).all()
+        )
         self._seen = (self.knots, self.knots._version, uniform)
         return uniform
 
@@ -155,7 +213,8 @@ class BSpline(Basis):
         for order in range(1, k + 1):
             lower = values
             values = [
-                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i] + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
+                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i]
+                + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
                 for i in range(len(lower) - 1)
             ]
         for i, value in enumerate(values):
@@ -163,7 +222,9 @@ class BSpline(Basis):
             yield value, rise * lower[i] - fall * lower[i + 1] if slopes else None
 
     def _indicators(self, u: Tensor) -> Terms:
-        """Half-open intervals; the last one is closed, so that the functions sum to 1 on all of [lo, hi]."""
+        """Half-open intervals; the last one is closed, so that the functions sum to 1 on all of
+        [lo, hi].
+        """
         knots = [aligned(knot, u) for knot in self.knots.unbind(1)]
         for i, (a, b) in enumerate(zip(knots, knots[1:], strict=False)):
             below = u <= b if i + 1 == self.num_functions else u < b

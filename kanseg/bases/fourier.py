@@ -10,10 +10,12 @@ from kanseg.bases.base import BASES, Basis, Terms, check_at_least
 
 @BASES.register("fourier")
 class Fourier(Basis):
-    """cos u, sin u, cos 2u, sin 2u, ..., cos Nu, sin Nu: K = 2N functions in [-1, 1] of period 2 pi (Xu et al. 2024, arXiv:2406.01034).
+    """cos u, sin u, cos 2u, sin 2u, ..., cos Nu, sin Nu: K = 2N functions in [-1, 1] of period 2 pi
+    (Xu et al. 2024, arXiv:2406.01034).
 
-    One cosine and one sine; the multiples follow by the addition theorems (DLMF 4.21.2), which multiply exp(iu) with itself. In
-    float32 that is more exact than cos(n u) with its rounded argument, and faster.
+    One cosine and one sine; the multiples follow by the addition theorems (DLMF 4.21.2), which
+    multiply exp(iu) with itself. In float32 that is more exact than cos(n u) with its rounded
+    argument, and faster.
 
     Args:
         channels: C.
@@ -22,7 +24,9 @@ class Fourier(Basis):
     """
 
     def __init__(self, channels: int, *, num_frequencies: int = 4, domain: str = "identity"):
-        super().__init__(channels, 2 * check_at_least("num_frequencies", num_frequencies, 1), domain)
+        super().__init__(
+            channels, 2 * check_at_least("num_frequencies", num_frequencies, 1), domain
+        )
         self.num_frequencies = num_frequencies
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:

@@ -9,21 +9,25 @@ from torch import Tensor
 
 from kanseg.bases.base import BASES, Basis, Terms, check_at_least
 
-# kind -> r, for which the functions are sqrt(r) psi_n(r u) with the physicists' psi_n: He_n(u) = 2^(-n/2) H_n(u / sqrt(2)), DLMF 18.7.11.
+# kind -> r, for which the functions are sqrt(r) psi_n(r u) with the physicists' psi_n: He_n(u) =
+# 2^(-n/2) H_n(u / sqrt(2)), DLMF 18.7.11.
 RATES = {"physicist": 1.0, "probabilist": sqrt(0.5)}
 
 
 @BASES.register("hermite")
 class Hermite(Basis):
-    """Hermite functions psi_0..psi_D: K = D + 1 functions, orthonormal on the real line, zero far outside, |psi_n| <= pi^(-1/4) (DLMF 18.14.9).
+    """Hermite functions psi_0..psi_D: K = D + 1 functions, orthonormal on the real line, zero far
+    outside, |psi_n| <= pi^(-1/4) (DLMF 18.14.9).
 
-    Physicists': psi_n(u) = (2^n n! sqrt(pi))^(-1/2) H_n(u) exp(-u^2 / 2). Probabilists', wider by sqrt(2):
-    psi_n(u) = (n! sqrt(2 pi))^(-1/2) He_n(u) exp(-u^2 / 4). Norms: DLMF table 18.3.1. The recurrence (DLMF 18.9.1 with table
-    18.9.1) and the derivative (DLMF 18.9.25) run on the functions themselves, never on the polynomials, which overflow.
+    Physicists': psi_n(u) = (2^n n! sqrt(pi))^(-1/2) H_n(u) exp(-u^2 / 2). Probabilists', wider by
+    sqrt(2): psi_n(u) = (n! sqrt(2 pi))^(-1/2) He_n(u) exp(-u^2 / 4). Norms: DLMF table 18.3.1. The
+    recurrence (DLMF 18.9.1 with table 18.9.1) and the derivative (DLMF 18.9.25) run on the
+    functions themselves, never on the polynomials, which overflow.
 
     Args:
         channels: C.
-        degree: D >= 0. In float32 good up to degree 60; beyond, psi_0 underflows to 0 where the highest functions are not small yet.
+        degree: D >= 0. In float32 good up to degree 60; beyond, psi_0 underflows to 0 where the
+            highest functions are not small yet.
         kind: "physicist" or "probabilist".
         domain: identity by default.
 
@@ -31,10 +35,14 @@ class Hermite(Basis):
         ValueError: on a degree below 0 or an unknown kind.
     """
 
-    def __init__(self, channels: int, *, degree: int = 3, kind: str = "physicist", domain: str = "identity"):
+    def __init__(
+        self, channels: int, *, degree: int = 3, kind: str = "physicist", domain: str = "identity"
+    ):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         if kind not in RATES:
-            raise ValueError(f"unknown kind {kind!r} of Hermite functions (known: {', '.join(RATES)})")
+            raise ValueError(
+                f"unknown kind {kind!r} of Hermite functions (known: {', '.join(RATES)})"
+            )
         self.degree, self.kind = degree, kind
 
     def raise_degree(self, degree: int) -> Tensor:
@@ -44,15 +52,24 @@ class Hermite(Basis):
         rate = RATES[self.kind]
         value = torch.exp(u * u * (-0.5 * rate**2)) * (sqrt(rate) * pi**-0.25)
         if not slopes:
-            # Autograd goes back through polynomials of u, which overflow where all functions are 0: inf * 0.
+            # Autograd goes back through polynomials of u, which overflow where all functions are 0:
+            # inf * 0.
             u = torch.where(value > 0, u, 0.0)
         before = None
         for n in range(self.degree + 1):
             if n > 0:
                 step = rate * sqrt(2 / n)
-                after = u * value * step if before is None else torch.addcmul(before * -sqrt((n - 1) / n), u, value, value=step)
+                after = (
+                    u * value * step
+                    if before is None
+                    else torch.addcmul(before * -sqrt((n - 1) / n), u, value, value=step)
+                )
                 value, before = after, value
             slope = None
             if slopes:
-                slope = u * value * -(rate**2) if before is None else torch.addcmul(before * (rate * sqrt(2 * n)), u, value, value=-(rate**2))
+                slope = (
+                    u * value * -(rate**2)
+                    if before is None
+                    else torch.addcmul(before * (rate * sqrt(2 * n)), u, value, value=-(rate**2))
+                )
             yield value, slope

@@ -14,7 +14,8 @@ Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the deri
 
 
 class Located(Basis):
-    """psi((u - t_j) / s_j) with K pairs (t_j, s_j) per channel; scales are held as logarithms, so that s_j > 0.
+    """psi((u - t_j) / s_j) with K pairs (t_j, s_j) per channel; scales are held as logarithms, so
+    that s_j > 0.
 
     Args:
         channels: C.
@@ -26,7 +27,9 @@ class Located(Basis):
     states_parameters = True
     per_channel = ("location", "log_scale")
 
-    def __init__(self, channels: int, location: Tensor, scale: Tensor, domain: str, *, trainable: bool = True):
+    def __init__(
+        self, channels: int, location: Tensor, scale: Tensor, domain: str, *, trainable: bool = True
+    ):
         super().__init__(channels, len(location), domain)
         self.location = self._held(location, trainable)
         self.log_scale = self._held(scale.log(), trainable)
@@ -40,7 +43,9 @@ class Located(Basis):
         """psi(t), and a callable for psi'(t)."""
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        for location, log_scale in zip(self.location.unbind(1), self.log_scale.unbind(1), strict=True):
+        for location, log_scale in zip(
+            self.location.unbind(1), self.log_scale.unbind(1), strict=True
+        ):
             rate = torch.exp(-aligned(log_scale, u))
             value, slope = self.mother((u - aligned(location, u)) * rate)
             yield value, slope() * rate if slopes else None

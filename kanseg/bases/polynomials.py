@@ -13,7 +13,8 @@ Coefficient = float | Tensor
 
 
 class Polynomials(Basis):
-    """p_0 = 1, p_{n+1} = (slope_n u + offset_n) p_n - back_n p_{n-1}: K = degree + 1 functions, the first of them constant.
+    """p_0 = 1, p_{n+1} = (slope_n u + offset_n) p_n - back_n p_{n-1}: K = degree + 1 functions, the
+    first of them constant.
 
     Args:
         channels: C.
@@ -32,7 +33,9 @@ class Polynomials(Basis):
 
     @abstractmethod
     def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:
-        """slope_n, offset_n and back_n of the step from p_n to p_{n+1}, n >= 0 (back_0 is not used)."""
+        """slope_n, offset_n and back_n of the step from p_n to p_{n+1}, n >= 0 (back_0 is not
+        used).
+        """
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         value, derivative = u.new_ones(()), u.new_zeros(())
@@ -71,7 +74,9 @@ class Legendre(Polynomials):
 
 @BASES.register("chebyshev")
 class Chebyshev(Polynomials):
-    """T_{n+1} = 2 u T_n - T_{n-1} (DLMF 18.9.2); never acos and cos, whose gradient is infinite at the ends."""
+    """T_{n+1} = 2 u T_n - T_{n-1} (DLMF 18.9.2); never acos and cos, whose gradient is infinite at
+    the ends.
+    """
 
     def recurrence(self, n: int) -> tuple[float, float, float]:
         return (1 if n == 0 else 2), 0, 1
@@ -82,7 +87,8 @@ class Gram(Polynomials):
     """Discrete Chebyshev (Gram) polynomials on N points, monic: p_{n+1} = u p_n - b_n p_{n-1}.
 
     b_n = n^2 (N^2 - n^2) / (N^2 (4n^2 - 1)), orthogonal on the points (2i + 1 - N) / N, i = 0..N-1
-    (Szego, Orthogonal Polynomials, 2.8). num_points=None is the limit N -> infinity, the monic Legendre polynomials.
+    (Szego, Orthogonal Polynomials, 2.8). num_points=None is the limit N -> infinity, the monic
+    Legendre polynomials.
 
     Args:
         channels: C.
@@ -92,14 +98,26 @@ class Gram(Polynomials):
         domain: tanh by default.
     """
 
-    def __init__(self, channels: int, *, degree: int = 3, num_points: int | None = None, learnable: bool = False, domain: str = "tanh"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        degree: int = 3,
+        num_points: int | None = None,
+        learnable: bool = False,
+        domain: str = "tanh",
+    ):
         super().__init__(channels, degree=degree, domain=domain)
         if num_points is not None:
             check_at_least("num_points (more than the degree)", num_points, degree + 1)
         self.num_points = num_points
         self.learnable = learnable
         if learnable:
-            self.beta = nn.Parameter(torch.tensor([self._beta(n) for n in range(1, max(degree, 1))], dtype=torch.float64).to(torch.get_default_dtype()))
+            self.beta = nn.Parameter(
+                torch.tensor(
+                    [self._beta(n) for n in range(1, max(degree, 1))], dtype=torch.float64
+                ).to(torch.get_default_dtype())
+            )
 
     @torch.no_grad()
     def raise_degree(self, degree: int) -> Tensor:
@@ -112,7 +130,11 @@ class Gram(Polynomials):
         return change
 
     def _beta(self, n: int) -> float:
-        return (1.0 if self.num_points is None else 1 - (n / self.num_points) ** 2) * n**2 / (4 * n**2 - 1)
+        return (
+            (1.0 if self.num_points is None else 1 - (n / self.num_points) ** 2)
+            * n**2
+            / (4 * n**2 - 1)
+        )
 
     def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:
         if n == 0:
@@ -124,7 +146,8 @@ class Gram(Polynomials):
 class Jacobi(Polynomials):
     """Jacobi polynomials P_n^{(alpha, beta)} (DLMF 18.9.2), alpha, beta > -1.
 
-    P_1 is taken from its own formula, so that alpha + beta in {0, -1}, where the recurrence starts with 0/0, is right.
+    P_1 is taken from its own formula, so that alpha + beta in {0, -1}, where the recurrence starts
+    with 0/0, is right.
 
     Args:
         channels: C.
@@ -133,7 +156,15 @@ class Jacobi(Polynomials):
         domain: tanh by default.
     """
 
-    def __init__(self, channels: int, *, degree: int = 3, alpha: float = 1.0, beta: float = 1.0, domain: str = "tanh"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        degree: int = 3,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        domain: str = "tanh",
+    ):
         super().__init__(channels, degree=degree, domain=domain)
         if not (alpha > -1 and beta > -1):
             raise ValueError(f"alpha and beta must be greater than -1, got {alpha} and {beta}")

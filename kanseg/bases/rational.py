@@ -10,51 +10,79 @@ from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least
 
 @BASES.register("rational")
 class Rational(Basis):
-    """u^j / (1 + |q_1 u + ... + q_n u^n|), j = 0..m: K = m + 1 functions, bounded as long as q_n is not 0.
+    """u^j / (1 + |q_1 u + ... + q_n u^n|), j = 0..m: K = m + 1 functions, bounded as long as q_n is
+    not 0.
 
-    The safe Pade activation unit P / (1 + |Q|) (Molina et al. 2020, arXiv:1907.06732): the coefficients of P are the layer's own weights,
-    those of Q are trained and shared by groups of channels (Yang and Wang 2024, arXiv:2409.10594). Q starts as u^n, so that the
-    functions start in [-1, 1], smooth for even n, each reaching 1/2.
+    The safe Pade activation unit P / (1 + |Q|) (Molina et al. 2020, arXiv:1907.06732): the
+    coefficients of P are the layer's own weights, those of Q are trained and shared by groups of
+    channels (Yang and Wang 2024, arXiv:2409.10594). Q starts as u^n, so that the functions start in
+    [-1, 1], smooth for even n, each reaching 1/2.
 
     Args:
         channels: C.
         degree: m >= 0, of the numerator.
-        denominator_degree: n >= max(m, 1); that by default. With n < m the functions would grow without bound.
-        num_groups: at least 1. Runs of ceil(C / num_groups) channels share a denominator, the last run may be shorter: as
-            many groups as asked for where they divide C, fewer where they do not.
+        denominator_degree: n >= max(m, 1); that by default. With n < m the functions would grow
+            without bound.
+        num_groups: at least 1. Runs of ceil(C / num_groups) channels share a denominator, the last
+            run may be shorter: as many groups as asked for where they divide C, fewer where they do
+            not.
         domain: identity by default.
 
     Raises:
         ValueError: on a degree or number of groups out of range.
     """
 
-    def __init__(self, channels: int, *, degree: int = 4, denominator_degree: int | None = None, num_groups: int = 8, domain: str = "identity"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        degree: int = 4,
+        denominator_degree: int | None = None,
+        num_groups: int = 8,
+        domain: str = "identity",
+    ):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         least = max(degree, 1)
-        limit = "denominator_degree (no less than the degree, or the functions would grow without bound)"
+        limit = (
+            "denominator_degree (no less than the degree, or the functions would grow without"
+            " bound)"
+        )
         self.degree = degree
-        self.denominator_degree = least if denominator_degree is None else check_at_least(limit, denominator_degree, least)
+        self.denominator_degree = (
+            least
+            if denominator_degree is None
+            else check_at_least(limit, denominator_degree, least)
+        )
         self.group_size = -(-channels // check_at_least("num_groups", num_groups, 1))
         start = torch.zeros(-(-channels // self.group_size), self.denominator_degree)
         start[:, -1] = 1
         self.denominator = nn.Parameter(start)  # q: (groups, n), lowest power first
 
     def set_channels(self, channels: int) -> None:
-        # Channels that shared a denominator need not stand side by side any more: each gets its own copy.
+        # Channels that shared a denominator need not stand side by side any more: each gets its own
+        # copy.
         if channels == self.channels:
             return
         shared, group = self.denominator, torch.arange(channels) % self.channels // self.group_size
-        self.denominator = nn.Parameter(shared.detach()[group.to(shared.device)], requires_grad=shared.requires_grad)
+        self.denominator = nn.Parameter(
+            shared.detach()[group.to(shared.device)], requires_grad=shared.requires_grad
+        )
         self.group_size, self.channels = 1, channels
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        # With w = u / s and t = 1 / s for any s, u^j / (1 + |Q(u)|) = w^j t^(n-j) / (t^n + |sum q_k w^k t^(n-k)|). At s = max(1, |u|)
-        # nothing overflows, whatever u is; since s does not matter, neither does its derivative.
+        # With w = u / s and t = 1 / s for any s, u^j / (1 + |Q(u)|) = w^j t^(n-j) / (t^n + |sum q_k
+        # w^k t^(n-k)|). At s = max(1, |u|) nothing overflows, whatever u is; since s does not
+        # matter, neither does its derivative.
         n = self.denominator_degree
         t = u.detach().abs().clamp_min(1).reciprocal()
         falling, rising = _powers(t, n), _powers(u * t, n)
         monomials = [falling[n], *(rising[k] * falling[n - k] for k in range(1, n)), rising[n]]
-        q = [aligned(each, u) for each in self.denominator.repeat_interleave(self.group_size, dim=0)[: self.channels].unbind(1)]
+        q = [
+            aligned(each, u)
+            for each in self.denominator.repeat_interleave(self.group_size, dim=0)[
+                : self.channels
+            ].unbind(1)
+        ]
         polynomial = q[0] * monomials[1]
         for k in range(1, n):
             polynomial = torch.addcmul(polynomial, q[k], monomials[k + 1])
@@ -69,7 +97,14 @@ class Rational(Basis):
             fall = torch.addcmul(fall, q[k], values[k], value=k + 1)
         fall = fall * polynomial.sign()
         for j in range(self.degree + 1):
-            yield values[j], torch.addcmul(values[j - 1] * j, values[j], fall, value=-1) if j else -values[0] * fall
+            yield (
+                values[j],
+                (
+                    torch.addcmul(values[j - 1] * j, values[j], fall, value=-1)
+                    if j
+                    else -values[0] * fall
+                ),
+            )
 
 
 def _powers(x: Tensor, n: int) -> list[Tensor]:

@@ -5,24 +5,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, change_of_basis, check_at_least, check_range
+from kanseg.bases.base import (
+    BASES,
+    Basis,
+    Terms,
+    aligned,
+    change_of_basis,
+    check_at_least,
+    check_range,
+)
 
 
 @BASES.register("rbf")
 class GaussianRBF(Basis):
-    """exp(-((u - g_j) / h)^2), g_j equally spaced on [lo, hi], h their spacing (Li 2024, arXiv:2405.06721).
+    """exp(-((u - g_j) / h)^2), g_j equally spaced on [lo, hi], h their spacing (Li 2024,
+    arXiv:2405.06721).
 
     Args:
         channels: C.
         grid_size: K >= 2 centres.
         grid_range: (lo, hi), lo < hi.
-        domain: identity by default; FastKAN's own form is instance_norm (images) or layer_norm (vectors).
+        domain: identity by default; FastKAN's own form is instance_norm (images) or layer_norm
+            (vectors).
     """
 
     has_grid = True
     per_channel = ("start", "step")
 
-    def __init__(self, channels: int, *, grid_size: int = 8, grid_range: tuple[float, float] = (-2.0, 2.0), domain: str = "identity"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        grid_size: int = 8,
+        grid_range: tuple[float, float] = (-2.0, 2.0),
+        domain: str = "identity",
+    ):
         check_at_least("grid_size", grid_size, 2)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size, domain)
@@ -36,9 +53,15 @@ class GaussianRBF(Basis):
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:
-        """Centres stay equally spaced: from the lowest to the highest of the samples but 1 % at either end."""
+        """Centres stay equally spaced: from the lowest to the highest of the samples but 1 % at
+        either end.
+        """
         old = self.functions(samples.to(self.start).unsqueeze(0))[0]
-        lo, hi = torch.quantile(samples.double(), torch.tensor([0.01, 0.99], dtype=torch.float64, device=samples.device), dim=1)
+        lo, hi = torch.quantile(
+            samples.double(),
+            torch.tensor([0.01, 0.99], dtype=torch.float64, device=samples.device),
+            dim=1,
+        )
         self.start.copy_(lo)
         self.step.copy_((hi - lo).clamp_min(1e-2) / (self.num_functions - 1))
         return change_of_basis(old, self.functions(samples.to(self.start).unsqueeze(0))[0])

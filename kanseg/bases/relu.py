@@ -11,20 +11,31 @@ from kanseg.bases.located import Located, Wave
 
 @BASES.register("relu")
 class ReLUBumps(Located):
-    """[relu(e_i - u) relu(u - s_i)]^2 * 16 / (e_i - s_i)^4: bumps of height 1 between s_i and e_i (Qiu 2024, arXiv:2406.02075).
+    """[relu(e_i - u) relu(u - s_i)]^2 * 16 / (e_i - s_i)^4: bumps of height 1 between s_i and e_i
+    (Qiu 2024, arXiv:2406.02075).
 
-    s_i = (i - k) / g and e_i = s_i + (k + 1) / g, i = 0..g + k - 1; K = g + k. They are trained per channel as the start s_i
-    (`location`) and the logarithm of the width (`log_scale`), so that e_i > s_i always.
+    s_i = (i - k) / g and e_i = s_i + (k + 1) / g, i = 0..g + k - 1; K = g + k. They are trained per
+    channel as the start s_i (`location`) and the logarithm of the width (`log_scale`), so that e_i
+    > s_i always.
 
     Args:
         channels: C.
         grid_size: g >= 1.
         order: k >= 0.
         trainable: whether starts and widths are parameters.
-        domain: sigmoid by default; it spreads N(0, 1) inputs over [0, 1] and leaves none outside the bumps.
+        domain: sigmoid by default; it spreads N(0, 1) inputs over [0, 1] and leaves none outside
+            the bumps.
     """
 
-    def __init__(self, channels: int, *, grid_size: int = 5, order: int = 3, trainable: bool = True, domain: str = "sigmoid"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        grid_size: int = 5,
+        order: int = 3,
+        trainable: bool = True,
+        domain: str = "sigmoid",
+    ):
         check_at_least("grid_size", grid_size, 1)
         check_at_least("order", order, 0)
         start = (torch.arange(grid_size + order, dtype=torch.float64) - order) / grid_size

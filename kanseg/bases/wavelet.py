@@ -13,7 +13,9 @@ from kanseg.bases.located import Located, Wave
 
 
 def sinc(x: Tensor) -> Wave:
-    """sin(pi x) / (pi x) with derivatives that are right at and near 0 (where those of torch.sinc cancel)."""
+    """sin(pi x) / (pi x) with derivatives that are right at and near 0 (where those of torch.sinc
+    cancel).
+    """
     small = x.abs() < 1e-2
     safe = torch.where(small, torch.ones_like(x), x)
     near = torch.where(small, x, torch.zeros_like(x))
@@ -52,25 +54,40 @@ def shannon(t: Tensor) -> Wave:
     """sinc(t / 2) cos(3 pi t / 2): the ideal band-pass from pi to 2 pi."""
     wave, wave_slope = sinc(t / 2)
     carrier = torch.cos(1.5 * pi * t)
-    return wave * carrier, lambda: 0.5 * wave_slope() * carrier - 1.5 * pi * wave * torch.sin(1.5 * pi * t)
+    return (
+        wave * carrier,
+        lambda: 0.5 * wave_slope() * carrier - 1.5 * pi * wave * torch.sin(1.5 * pi * t),
+    )
 
 
 def meyer(t: Tensor) -> Wave:
     """The Meyer wavelet in the time domain (Valenzuela and de Oliveira 2015, arXiv:1502.00161).
 
-    Their two quotients have removable 0/0 at v = t - 1/2 in {0, +-3/8, +-3/4}; by partial fractions both are sums of
-    shifted sinc functions, which have none.
+    Their two quotients have removable 0/0 at v = t - 1/2 in {0, +-3/8, +-3/4}; by partial fractions
+    both are sums of shifted sinc functions, which have none.
     """
     v = t - 0.5
     # (weight, rate, shift) of weight * sinc(rate * v + shift)
-    parts = [(1 / 3, 2 / 3, -0.5), (1 / 3, 2 / 3, 0.5), (-4 / 3, 4 / 3, 0), (-2 / 3, 4 / 3, -1), (-2 / 3, 4 / 3, 1), (4 / 3, 4 / 3, 0)]
+    parts = [
+        (1 / 3, 2 / 3, -0.5),
+        (1 / 3, 2 / 3, 0.5),
+        (-4 / 3, 4 / 3, 0),
+        (-2 / 3, 4 / 3, -1),
+        (-2 / 3, 4 / 3, 1),
+        (4 / 3, 4 / 3, 0),
+    ]
     waves = [(weight, rate, sinc(rate * v + shift)) for weight, rate, shift in parts]
     sides = [(sign, 1 + sign * 8 / 3 * v) for sign in (-1, 1)]
     products = [(sign, pi / 4 * side, sinc(0.75 * side)) for sign, side in sides]
-    value = sum(weight * wave[0] for weight, _, wave in waves) + sum(2 * torch.sin(angle) * wave[0] for _, angle, wave in products)
+    value = sum(weight * wave[0] for weight, _, wave in waves) + sum(
+        2 * torch.sin(angle) * wave[0] for _, angle, wave in products
+    )
 
     def slope() -> Tensor:
-        pairs = [sign * (4 / 3 * pi * torch.cos(angle) * wave[0] + 4 * torch.sin(angle) * wave[1]()) for sign, angle, wave in products]
+        pairs = [
+            sign * (4 / 3 * pi * torch.cos(angle) * wave[0] + 4 * torch.sin(angle) * wave[1]())
+            for sign, angle, wave in products
+        ]
         return sum(weight * rate * wave[1]() for weight, rate, wave in waves) + sum(pairs)
 
     return value, slope
@@ -87,7 +104,8 @@ WAVELETS: dict[str, Callable[[Tensor], Wave]] = {
 
 @BASES.register("wavelet")
 class Wavelet(Located):
-    """psi((u - t_j) / s_j) with K learned pairs (t_j, s_j) per channel (Bozorgasl and Chen 2024, arXiv:2405.12832).
+    """psi((u - t_j) / s_j) with K learned pairs (t_j, s_j) per channel (Bozorgasl and Chen 2024,
+    arXiv:2405.12832).
 
     Args:
         channels: C.
@@ -96,11 +114,22 @@ class Wavelet(Located):
         domain: identity by default. Scales are trained as logarithms, so s_j > 0.
     """
 
-    def __init__(self, channels: int, *, num_wavelets: int = 4, wavelet: str = "mexican_hat", domain: str = "identity"):
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_wavelets: int = 4,
+        wavelet: str = "mexican_hat",
+        domain: str = "identity",
+    ):
         check_at_least("num_wavelets", num_wavelets, 1)
         if wavelet not in WAVELETS:
             raise ValueError(f"unknown wavelet {wavelet!r} (known: {', '.join(WAVELETS)})")
-        start = torch.linspace(-1, 1, num_wavelets, dtype=torch.float64) if num_wavelets > 1 else torch.zeros(1, dtype=torch.float64)
+        start = (
+            torch.linspace(-1, 1, num_wavelets, dtype=torch.float64)
+            if num_wavelets > 1
+            else torch.zeros(1, dtype=torch.float64)
+        )
         super().__init__(channels, start, torch.ones_like(start), domain)
         self.wavelet = wavelet
 

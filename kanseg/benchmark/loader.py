@@ -1,4 +1,6 @@
-"""Pictures a second of our data set beside bare decoding and resizing of the same files by the same workers."""
+"""Pictures a second of our data set beside bare decoding and resizing of the same files by the same
+workers.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,17 @@ from kanseg.errors import InputError
 from kanseg.tables import markdown
 
 REACH = 0.8
-AUGMENT = ["HorizontalFlip", "VerticalFlip", "RandomRotate90", {"RandomBrightnessContrast": {"p": 0.5}}]
+AUGMENT = [
+    "HorizontalFlip",
+    "VerticalFlip",
+    "RandomRotate90",
+    {"RandomBrightnessContrast": {"p": 0.5}},
+]
 EXPLAINED = (
-    "Pictures a second, median over the rounds. bare: picture and mask decoded and resized, nothing else, in batches of bytes; kanseg: as in training,\n"
-    "which ends with normalised float32 pictures and checked int64 classes on the CPU. The ratio is to the faster of the bare ones. Without workers by\n"
-    "CPU time, with them by the clock."
+    "Pictures a second, median over the rounds. bare: picture and mask decoded and resized, nothing"
+    " else, in batches of bytes; kanseg: as in training,\nwhich ends with normalised float32"
+    " pictures and checked int64 classes on the CPU. The ratio is to the faster of the bare ones."
+    " Without workers by\nCPU time, with them by the clock."
 )
 
 
@@ -61,34 +69,51 @@ class LoaderCase:
 
 
 class Bare(Dataset):
-    """Decode and resize a picture and its mask, and nothing else: no header is looked at, no value checked, nothing turned or normalised.
+    """Decode and resize a picture and its mask, and nothing else: no header is looked at, no value
+    checked, nothing turned or normalised.
 
-    It is made as fast as it can be: the bytes stay where the decoder puts them, (H, W, C), in its order of colours.
+    It is made as fast as it can be: the bytes stay where the decoder puts them, (H, W, C), in its
+    order of colours.
 
     Args:
         samples: with one mask file each.
         size: height and width of the items.
-        opencv: decode by OpenCV instead of PIL, masks too unless it sees colours in them (it does in those with a palette).
+        opencv: decode by OpenCV instead of PIL, masks too unless it sees colours in them (it does
+            in those with a palette).
     """
 
     def __init__(self, samples: Sequence[Sample], size: int, *, opencv: bool):
         self.samples, self.size, self.opencv = samples, size, opencv
-        self.opencv_masks = opencv and all(cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED).ndim == 2 for sample in samples)
+        self.opencv_masks = opencv and all(
+            cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED).ndim == 2 for sample in samples
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         sample = self.samples[index]
-        image = cv2.imread(str(sample.image)) if self.opencv else np.asarray(Image.open(sample.image).convert("RGB"))
-        mask = cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED) if self.opencv_masks else np.asarray(Image.open(sample.mask))
+        image = (
+            cv2.imread(str(sample.image))
+            if self.opencv
+            else np.asarray(Image.open(sample.image).convert("RGB"))
+        )
+        mask = (
+            cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED)
+            if self.opencv_masks
+            else np.asarray(Image.open(sample.mask))
+        )
         size = (self.size, self.size)
-        image, mask = cv2.resize(image, size), cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        image, mask = (
+            cv2.resize(image, size),
+            cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST),
+        )
         return torch.from_numpy(image), torch.from_numpy(mask)
 
 
 def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
-    """A row for each loader: `loader`, `images_per_second`, `ratio`, `spread`, `limit` and `met`; without a root pictures are made for it.
+    """A row for each loader: `loader`, `images_per_second`, `ratio`, `spread`, `limit` and `met`;
+    without a root pictures are made for it.
 
     Raises:
         InputError: no data set, or none with a mask file for each picture.
@@ -97,7 +122,12 @@ def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
         if root is None:
             make_pictures(Path(folder))
         opened = open_data(DataConfig(root=str(folder)), tell=lambda _: None)
-        found = dict.fromkeys(sample for samples in opened.splits.values() for sample in samples if isinstance(sample.mask, Path))
+        found = dict.fromkeys(
+            sample
+            for samples in opened.splits.values()
+            for sample in samples
+            if isinstance(sample.mask, Path)
+        )
         samples = list(found)[: case.limit]
         if not samples:
             raise InputError(f"{folder}: no picture with a mask file to read")
@@ -106,26 +136,44 @@ def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
             "bare, PIL": Bare(samples, case.size, opencv=False),
             "bare, OpenCV": Bare(samples, case.size, opencv=True),
             "kanseg": RawItems(SegmentationDataset(samples, opened.info, preprocess)),
-            "kanseg, augmented": RawItems(SegmentationDataset(samples, opened.info, preprocess, augmentation=Augmentation(AUGMENT))),
+            "kanseg, augmented": RawItems(
+                SegmentationDataset(
+                    samples, opened.info, preprocess, augmentation=Augmentation(AUGMENT)
+                )
+            ),
         }
         times = _times(loaders, case)
     return _rows(times, len(samples))
 
 
 def _rows(times: dict[str, list[float]], count: int) -> list[dict[str, object]]:
-    limit = min((name for name in times if name.startswith("bare")), key=lambda name: statistics.median(times[name]))
+    limit = min(
+        (name for name in times if name.startswith("bare")),
+        key=lambda name: statistics.median(times[name]),
+    )
     rows: list[dict[str, object]] = []
     for name, seconds in times.items():
         share = ratio(times[limit], seconds)
         stated = REACH if name == "kanseg" else None
         met = None if stated is None else round(share.median, 2) >= stated
         rate = count / statistics.median(seconds)
-        rows.append({"loader": name, "images_per_second": rate, "ratio": share.median, "spread": share.spread, "reach": stated, "met": met})
+        rows.append(
+            {
+                "loader": name,
+                "images_per_second": rate,
+                "ratio": share.median,
+                "spread": share.spread,
+                "reach": stated,
+                "met": met,
+            }
+        )
     return rows
 
 
 def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[float]]:
-    """Seconds of each data set in each round; they take turns, so that a busy machine hits all alike."""
+    """Seconds of each data set in each round; they take turns, so that a busy machine hits all
+    alike.
+    """
     workers = {"num_workers": case.workers, "persistent_workers": case.workers > 0}
     loaders = {}
     for name, dataset in datasets.items():
@@ -152,7 +200,13 @@ def _read_all(loader: DataLoader) -> None:
 def loader_table(rows: Sequence[dict[str, object]]) -> str:
     """The rows of `loader_rows` as a Markdown table."""
     cells = [
-        (row["loader"], f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f} ± {row['spread']:.2f}", f"{row['reach'] or '-'}", answer(row["met"]))
+        (
+            row["loader"],
+            f"{row['images_per_second']:.0f}",
+            f"{row['ratio']:.2f} ± {row['spread']:.2f}",
+            f"{row['reach'] or '-'}",
+            answer(row["met"]),
+        )
         for row in rows
     ]
     return markdown(("loader", "images/s", "to the faster bare one", "reach", "reached"), cells)
@@ -165,8 +219,14 @@ def make_pictures(root: Path, count: int = 64, size: tuple[int, int] = (480, 640
     (root / "images").mkdir(parents=True)
     for number in range(count):
         coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-        image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) // 2 + rng.integers(0, 32, (*size, 3), dtype=np.uint8)
-        row, column, radius = rng.integers(0, size[0]), rng.integers(0, size[1]), rng.integers(30, 120)
+        image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC) // 2 + rng.integers(
+            0, 32, (*size, 3), dtype=np.uint8
+        )
+        row, column, radius = (
+            rng.integers(0, size[0]),
+            rng.integers(0, size[1]),
+            rng.integers(30, 120),
+        )
         mask = ((rows - row) ** 2 + (columns - column) ** 2 < radius**2).astype(np.uint8)
         Image.fromarray(image).save(root / "images" / f"{number:03d}.jpg", quality=90)
         write_png(root / "masks" / f"{number:03d}.png", mask)

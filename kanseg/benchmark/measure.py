@@ -16,7 +16,8 @@ from torch import nn
 from kanseg.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A shorter step is repeated until it lasts as long: clocks have a grain, and a context switch costs more than a small layer.
+# A shorter step is repeated until it lasts as long: clocks have a grain, and a context switch costs
+# more than a small layer.
 SHORTEST_MS = 20.0
 WARMUP = 2
 Step = Callable[[], object]
@@ -27,7 +28,8 @@ class Setting:
     """Where and how a table is measured.
 
     Args:
-        device: "cpu" (CPU time of the process, so that other programs on the machine do not count) or "cuda" (CUDA events).
+        device: "cpu" (CPU time of the process, so that other programs on the machine do not count)
+            or "cuda" (CUDA events).
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         rounds: how often every candidate is measured.
 
@@ -43,15 +45,24 @@ class Setting:
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"device must be cpu or cuda, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device cuda: this PyTorch sees no CUDA device; use --device cpu, or install a CUDA build and its driver")
+            raise InputError(
+                "device cuda: this PyTorch sees no CUDA device; use --device cpu, or install a CUDA"
+                " build and its driver"
+            )
         if self.dtype not in DTYPES:
             raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.rounds < 1:
             raise InputError(f"rounds must be at least 1, got {self.rounds}")
 
     def autocast(self) -> AbstractContextManager:
-        """A new context for one step: what autocast caches must not outlive the step, as it does not in a training."""
-        return nullcontext() if self.dtype == "float32" else torch.autocast(self.device, DTYPES[self.dtype])
+        """A new context for one step: what autocast caches must not outlive the step, as it does
+        not in a training.
+        """
+        return (
+            nullcontext()
+            if self.dtype == "float32"
+            else torch.autocast(self.device, DTYPES[self.dtype])
+        )
 
     def milliseconds(self, step: Step, count: int) -> float:
         """Of one of `count` steps on end."""
@@ -69,8 +80,11 @@ class Setting:
         return start.elapsed_time(end) / count
 
 
-def interleaved(steps: Mapping[str, Step], setting: Setting, tidy: Step = lambda: None) -> dict[str, list[float]]:
-    """Milliseconds of each step in each round; the steps take turns, so that a busy machine hits all alike.
+def interleaved(
+    steps: Mapping[str, Step], setting: Setting, tidy: Step = lambda: None
+) -> dict[str, list[float]]:
+    """Milliseconds of each step in each round; the steps take turns, so that a busy machine hits
+    all alike.
 
     `tidy` is called after each measurement, outside the clock.
     """
@@ -99,7 +113,9 @@ class Ratio(NamedTuple):
 
 
 def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
-    """Of two candidates that took turns: each round gives a ratio. A round too short for the clock gives NaN."""
+    """Of two candidates that took turns: each round gives a ratio. A round too short for the clock
+    gives NaN.
+    """
     each = [a / b if b > 0 else math.nan for a, b in zip(times, others, strict=True)]
     if len(each) == 1:
         return Ratio(each[0], 0.0)

@@ -1,4 +1,6 @@
-"""torch-conv-kan from a checkout that the user has, for measuring beside it. Nothing of it is part of this project."""
+"""torch-conv-kan from a checkout that the user has, for measuring beside it. Nothing of it is part
+of this project.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from torch import nn
 from kanseg.errors import InputError
 
 ADDRESS = "https://github.com/IvanDrokin/torch-conv-kan"
-# With their defaults these have as many functions as ours with our defaults, but for the wavelets: one a weight there, four a channel here.
+# With their defaults these have as many functions as ours with our defaults, but for the wavelets:
+# one a weight there, four a channel here.
 LAYERS = {
     "bspline": "KANConv2DLayer",
     "rbf": "FastKANConv2DLayer",
@@ -35,12 +38,23 @@ class Counterpart(NamedTuple):
     ours: dict[str, object]
 
 
-MODELS = {("ukanet_18", basis): Counterpart(name, {}, {"width": 8}) for basis, name in [("bspline", "ukanet_18"), ("rbf", "fast_ukanet_18")]}
-MODELS |= {
-    ("ukanet_18", basis): Counterpart(f"uk{letters}net_18", {}, {"width": 8}) for basis, letters in [("legendre", "al"), ("chebyshev", "ac"), ("gram", "ag")]
+MODELS = {
+    ("ukanet_18", basis): Counterpart(name, {}, {"width": 8})
+    for basis, name in [("bspline", "ukanet_18"), ("rbf", "fast_ukanet_18")]
 }
-MODELS |= {("u2kanet_small", basis): Counterpart(name, {}, {}) for basis, name in [("bspline", "u2kanet_small"), ("gram", "u2kagnet_small")]}
-MODELS["unet", "gram"] = Counterpart("UKAGNet", {"unet_depth": 5, "use_bottleneck": False}, {"width": 16, "depth": 4, "downsample": "stride"})
+MODELS |= {
+    ("ukanet_18", basis): Counterpart(f"uk{letters}net_18", {}, {"width": 8})
+    for basis, letters in [("legendre", "al"), ("chebyshev", "ac"), ("gram", "ag")]
+}
+MODELS |= {
+    ("u2kanet_small", basis): Counterpart(name, {}, {})
+    for basis, name in [("bspline", "u2kanet_small"), ("gram", "u2kagnet_small")]
+}
+MODELS["unet", "gram"] = Counterpart(
+    "UKAGNet",
+    {"unet_depth": 5, "use_bottleneck": False},
+    {"width": 16, "depth": 4, "downsample": "stride"},
+)
 
 
 class Original:
@@ -53,12 +67,19 @@ class Original:
     def __init__(self, path: Path | str):
         self.path = Path(path).resolve()
         if not (self.path / "kan_convs" / "__init__.py").is_file():
-            raise InputError(f"{path}: expected a checkout of torch-conv-kan (a folder with kan_convs/), found none; git clone {ADDRESS}")
+            raise InputError(
+                f"{path}: expected a checkout of torch-conv-kan (a folder with kan_convs/), found"
+                f" none; git clone {ADDRESS}"
+            )
         self._import("kan_convs")
 
     def layer(self, basis: str, channels: int, groups: int = 1) -> nn.Module:
-        """Its 3x3 convolution of that family from `channels` to as many, with its own defaults: (B, C, H, W) -> the same."""
-        return self._named("kan_convs", LAYERS[basis])(channels, channels, kernel_size=3, padding=1, groups=groups)
+        """Its 3x3 convolution of that family from `channels` to as many, with its own defaults: (B,
+        C, H, W) -> the same.
+        """
+        return self._named("kan_convs", LAYERS[basis])(
+            channels, channels, kernel_size=3, padding=1, groups=groups
+        )
 
     def model(self, counterpart: Counterpart, classes: int) -> nn.Module:
         """(B, 3, H, W) -> logits (B, classes, H, W), or a tuple of several."""
@@ -67,7 +88,9 @@ class Original:
     def _named(self, module: str, name: str) -> type[nn.Module]:
         found = getattr(self._import(module), name, None)
         if found is None:
-            raise InputError(f"torch-conv-kan in {self.path}: {module} has no {name}; get {ADDRESS}")
+            raise InputError(
+                f"torch-conv-kan in {self.path}: {module} has no {name}; get {ADDRESS}"
+            )
         return found
 
     def _import(self, name: str) -> ModuleType:
@@ -77,20 +100,25 @@ class Original:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise InputError(
-                f"torch-conv-kan in {self.path}: its {name}/ needs the package {error.name!r}, which is not installed: python -m pip install {error.name}"
+                f"torch-conv-kan in {self.path}: its {name}/ needs the package {error.name!r},"
+                f" which is not installed: python -m pip install {error.name}"
             ) from error
         finally:
             sys.path.remove(str(self.path))
         if self.path not in Path(module.__file__ or "").resolve().parents:
-            raise InputError(f"{self.path}: another {name!r} is imported already, from {module.__file__}; run from another folder")
+            raise InputError(
+                f"{self.path}: another {name!r} is imported already, from {module.__file__}; run"
+                " from another folder"
+            )
         return module
 
 
 def forget(module: nn.Module) -> None:
     """Empty the caches of its methods.
 
-    Some layers there put `lru_cache` around functions of tensors. A tensor is never met again, so nothing is ever found there, but 128
-    graphs are kept alive; with the large tensors of a benchmark that fills the memory.
+    Some layers there put `lru_cache` around functions of tensors. A tensor is never met again, so
+    nothing is ever found there, but 128 graphs are kept alive; with the large tensors of a
+    benchmark that fills the memory.
     """
     for kind in {type(part) for part in module.modules()}:
         for method in vars(kind).values():

@@ -22,9 +22,10 @@ CLASSES = 2
 REACH = 0.9
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "reach", "met"]
-EXPLAINED = """A picture of uint8 RGB -> label map by `Predictor` (cutting, normalising, blending, deciding), beside the bare network on the same tiles,
-in the same batches, already normalised and on the device. Pixels are those of the tiles, overlap counted, on both sides. ratio: of the two,
-median of the rounds ± half the distance of the quartiles."""
+EXPLAINED = """A picture of uint8 RGB -> label map by `Predictor` (cutting, normalising, blending,
+deciding), beside the bare network on the same tiles, in the same batches, already normalised and on
+the device. Pixels are those of the tiles, overlap counted, on both sides. ratio: of the two, median
+of the rounds ± half the distance of the quartiles."""
 Row = dict[str, object]
 
 
@@ -49,13 +50,25 @@ class PredictCase:
 
     def __post_init__(self) -> None:
         if min(self.size, self.tile, self.batch) < 1 or not 0 <= self.overlap < 1:
-            raise InputError(f"size, tile and batch must be at least 1 and the overlap from 0 to below 1, got {self}")
+            raise InputError(
+                "size, tile and batch must be at least 1 and the overlap from 0 to below 1, got"
+                f" {self}"
+            )
 
     def __str__(self) -> str:
-        return f"{self.size}x{self.size} pixels, tiles of {self.tile}x{self.tile}, overlap {self.overlap:g}, {self.batch} at once"
+        return (
+            f"{self.size}x{self.size} pixels, tiles of {self.tile}x{self.tile}, overlap"
+            f" {self.overlap:g}, {self.batch} at once"
+        )
 
 
-def predict_rows(names: Sequence[str], bases: Sequence[str], case: PredictCase, setting: Setting, options: dict[str, int] | None = None) -> Iterator[Row]:
+def predict_rows(
+    names: Sequence[str],
+    bases: Sequence[str],
+    case: PredictCase,
+    setting: Setting,
+    options: dict[str, int] | None = None,
+) -> Iterator[Row]:
     """A row for each network and basis; `options` of the networks.
 
     Raises:
@@ -88,7 +101,9 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
     count = len(rows) * len(columns)
     sizes = [min(case.batch, count - start) for start in range(0, count, case.batch)]
     tile = predictor.preprocess.normalise(image[:height, :width])
-    tiles = tile.repeat(case.batch, 1, 1, 1).to(predictor.device)  # what the pixels are does not matter to the time
+    tiles = tile.repeat(case.batch, 1, 1, 1).to(
+        predictor.device
+    )  # what the pixels are does not matter to the time
 
     def bare() -> None:
         with torch.inference_mode(), setting.autocast():
@@ -99,13 +114,32 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
     pixels = count * height * width
     found = {key: pixels / 1e3 / float(np.median(each)) for key, each in times.items()}
     share = ratio(times["network"], times["predictor"])
-    return {"tiles": count, "network_mpx": found["network"], "predictor_mpx": found["predictor"], "ratio": share.median, "spread": share.spread}
+    return {
+        "tiles": count,
+        "network_mpx": found["network"],
+        "predictor_mpx": found["predictor"],
+        "ratio": share.median,
+        "spread": share.spread,
+    }
 
 
 def predict_table(rows: Sequence[Row]) -> str:
     """As Markdown; what the columns are is told by `EXPLAINED`."""
     lines = []
     for row in rows:
-        figures = [str(row["tiles"]), f"{row['network_mpx']:.2f}", f"{row['predictor_mpx']:.2f}", f"{row['ratio']:.2f} ± {row['spread']:.2f}"]
-        lines.append([str(row["model"]), str(row["basis"]), *figures, f"{REACH:g}", answer(round(row["ratio"], 2) >= REACH)])
+        figures = [
+            str(row["tiles"]),
+            f"{row['network_mpx']:.2f}",
+            f"{row['predictor_mpx']:.2f}",
+            f"{row['ratio']:.2f} ± {row['spread']:.2f}",
+        ]
+        lines.append(
+            [
+                str(row["model"]),
+                str(row["basis"]),
+                *figures,
+                f"{REACH:g}",
+                answer(round(row["ratio"], 2) >= REACH),
+            ]
+        )
     return markdown(HEADER, lines, text=2)

@@ -1,4 +1,6 @@
-"""Finished runs -> a table: score, size and time of every experiment, runs that differ in their seed only in one row."""
+"""Finished runs -> a table: score, size and time of every experiment, runs that differ in their
+seed only in one row.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,17 @@ import yaml
 from kanseg.errors import InputError
 from kanseg.tables import markdown
 
-HEADERS = ("experiment", "network", "basis", "parameters", "multiply-adds", "CPU s", "seeds", "test top-1 %", "published %")
+HEADERS = (
+    "experiment",
+    "network",
+    "basis",
+    "parameters",
+    "multiply-adds",
+    "CPU s",
+    "seeds",
+    "test top-1 %",
+    "published %",
+)
 
 
 def results_page(folders: Sequence[str], *, published: str | None, command: str) -> str:
@@ -21,7 +33,8 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
 
     Args:
         folders: of runs; those that are no finished classification run are left out.
-        published: a YAML file, a list of {experiment, published, config, gpu}; an experiment is the stem of a config.
+        published: a YAML file, a list of {experiment, published, config, gpu}; an experiment is the
+            stem of a config.
         command: that made the page.
 
     Raises:
@@ -30,26 +43,52 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
     rows = read_published(published)
     runs = [run for folder in folders if (run := read_run(Path(folder))) is not None]
     if not runs:
-        raise InputError(f"no finished run (a folder with config.yaml and metrics.json) among {', '.join(folders[:5])}")
+        raise InputError(
+            "no finished run (a folder with config.yaml and metrics.json) among"
+            f" {', '.join(folders[:5])}"
+        )
     cells: list[tuple[str, ...]] = []
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault(run["key"], []).append(run)
     order = {row["experiment"]: i for i, row in enumerate(rows)}
-    for group in sorted(groups.values(), key=lambda g: (order.get(g[0]["experiment"], len(order)), g[0]["experiment"], g[0]["basis"] == "none")):
-        cells.append(_row(group, next((row for row in rows if row["experiment"] == group[0]["experiment"]), {})))
+    for group in sorted(
+        groups.values(),
+        key=lambda g: (
+            order.get(g[0]["experiment"], len(order)),
+            g[0]["experiment"],
+            g[0]["basis"] == "none",
+        ),
+    ):
+        cells.append(
+            _row(
+                group,
+                next((row for row in rows if row["experiment"] == group[0]["experiment"]), {}),
+            )
+        )
     seen = {run["experiment"] for run in runs}
     for row in rows:
         if row["experiment"] not in seen:
-            cells.append((row["experiment"], "", "", "", "", "", "", "not run here", str(row["published"])))
+            cells.append(
+                (row["experiment"], "", "", "", "", "", "", "not run here", str(row["published"]))
+            )
     notes = [f"- `{row['experiment']}`: {row['note']}" for row in rows if row.get("note")]
     return "\n".join(
         [
             "# Classification: what was measured",
             "",
-            f"Written by `{command}` from the runs' `metrics.json`. Mean ± standard deviation over the seeds of the best weights by validation,",
-            "on the test split. `basis` none is the plain control (see its parameters). Multiply-adds are of one picture, those of the",
-            "functions included; CPU seconds are of the whole run, reading and measuring included, on one thread of a shared machine.",
+            (
+                f"Written by `{command}` from the runs' `metrics.json`. Mean ± standard deviation"
+                " over the seeds of the best weights by validation,"
+            ),
+            (
+                "on the test split. `basis` none is the plain control (see its parameters)."
+                " Multiply-adds are of one picture, those of the"
+            ),
+            (
+                "functions included; CPU seconds are of the whole run, reading and measuring"
+                " included, on one thread of a shared machine."
+            ),
             "",
             markdown(HEADERS, cells, text=3),
             "",
@@ -67,7 +106,9 @@ def read_published(path: str | None) -> list[dict[str, Any]]:
         rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(rows, list) or any(not isinstance(row, dict) or not {"experiment", "published"} <= row.keys() for row in rows):
+    if not isinstance(rows, list) or any(
+        not isinstance(row, dict) or not {"experiment", "published"} <= row.keys() for row in rows
+    ):
         raise InputError(f"{path}: expected a list of rows with experiment and published")
     return rows
 
@@ -81,9 +122,19 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         if "top1" not in metrics.get("test", {}):
             return None
-        config["model"]["name"], config["model"]["basis"], config["seed"], metrics["parameters"], metrics["multiply_adds"], metrics["cpu_seconds"]
+        (
+            config["model"]["name"],
+            config["model"]["basis"],
+            config["seed"],
+            metrics["parameters"],
+            metrics["multiply_adds"],
+            metrics["cpu_seconds"],
+        )
     except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}: its metrics.json or config.yaml is damaged ({type(error).__name__}: {error}); leave the folder out") from None
+        raise InputError(
+            f"{folder}: its metrics.json or config.yaml is damaged ({type(error).__name__}:"
+            f" {error}); leave the folder out"
+        ) from None
     kept = {key: value for key, value in config.items() if key not in ("run_dir", "seed")}
     return {
         "experiment": folder.name.split("-")[0],

@@ -9,20 +9,29 @@ from torch import nn
 
 from kanseg.benchmark.report import check_names
 from kanseg.errors import InputError
-from kanseg.models import CLASSIFIERS, create_encoder, create_model, list_bases, list_encoders, list_models
+from kanseg.models import (
+    CLASSIFIERS,
+    create_encoder,
+    create_model,
+    list_bases,
+    list_encoders,
+    list_models,
+)
 from kanseg.profile import profile
 from kanseg.tables import markdown
 
 CLASSES = 2
 HEADER = ["network", "kind", "basis", "parameters", "Mmadds", "of functions", "saved MiB"]
-EXPLAINED = """As create_model and create_encoder build them by default. Mmadds: millions of multiply-adds of a forward pass, evaluating the functions
-included (one per operation and entry), and these alone. saved MiB: what a forward pass in training mode keeps for backward, every storage
+EXPLAINED = """As create_model and create_encoder build them by default. Mmadds: millions of
+multiply-adds of a forward pass, evaluating the functions included (one per operation and entry),
+and these alone. saved MiB: what a forward pass in training mode keeps for backward, every storage
 once, parameters and the loss left out; a dash where a norm would see a single value."""
 Row = dict[str, object]
 
 
 def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[Row]:
-    """Rows of the networks and encoders of these names (all of them for no names), for one picture of 3 x size x size.
+    """Rows of the networks and encoders of these names (all of them for no names), for one picture
+    of 3 x size x size.
 
     Raises:
         InputError: an unknown name or basis, or a size below 1.
@@ -31,12 +40,21 @@ def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[
     check_names("basis", list_bases(), bases)
     if size < 1:
         raise InputError(f"size must be at least 1, got {size}")
-    for kind, known in (("model", list_models()), ("encoder", [name for name in list_encoders() if name in list_models("segmentation")])):
+    for kind, known in (
+        ("model", list_models()),
+        ("encoder", [name for name in list_encoders() if name in list_models("segmentation")]),
+    ):
         for name in known:
             for basis in bases if not names or name in names else ():
                 fixed = {"image_size": (size, size)} if name in CLASSIFIERS else {}
-                model = create_model(name, 3, CLASSES, basis=basis, **fixed) if kind == "model" else create_encoder(name, 3, basis=basis)
-                yield {"network": name, "kind": kind, "basis": basis} | _costs(model, (1, 3, size, size))
+                model = (
+                    create_model(name, 3, CLASSES, basis=basis, **fixed)
+                    if kind == "model"
+                    else create_encoder(name, 3, basis=basis)
+                )
+                yield {"network": name, "kind": kind, "basis": basis} | _costs(
+                    model, (1, 3, size, size)
+                )
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...]) -> Row:
@@ -47,7 +65,11 @@ def _costs(model: nn.Module, shape: tuple[int, ...]) -> Row:
         found, saved = profile(model, shape, runs=0, training=False), nan
     total = found.total
     work = {"multiply_adds": total.multiply_adds, "functions": total.functions}
-    return {"parameters": total.num_parameters, "parts": total.parameters} | work | {"saved_mib": saved}
+    return (
+        {"parameters": total.num_parameters, "parts": total.parameters}
+        | work
+        | {"saved_mib": saved}
+    )
 
 
 def zoo_table(rows: Sequence[Row]) -> str:
@@ -56,5 +78,14 @@ def zoo_table(rows: Sequence[Row]) -> str:
     for row in rows:
         work = [f"{row[key] / 1e6:,.1f}" for key in ("multiply_adds", "functions")]
         saved = "-" if isnan(row["saved_mib"]) else f"{row['saved_mib']:.1f}"
-        lines.append([str(row["network"]), str(row["kind"]), str(row["basis"]), f"{row['parameters']:,}", *work, saved])
+        lines.append(
+            [
+                str(row["network"]),
+                str(row["kind"]),
+                str(row["basis"]),
+                f"{row['parameters']:,}",
+                *work,
+                saved,
+            ]
+        )
     return markdown(HEADER, lines, text=3)

@@ -1,1 +1,3 @@
-"""Names, functions and checkpoints of other libraries: `kanseg.compat.torch_conv_kan`. Nothing else in kanseg imports from here."""
+"""Names, functions and checkpoints of other libraries: `kanseg.compat.torch_conv_kan`. Nothing else
+in kanseg imports from here.
+"""

@@ -19,7 +19,8 @@ class Region:
 
     Args:
         label: index of its class.
-        shape: as in the file: a list of polygons [x, y, x, y, ...], or run lengths {"size": [H, W], "counts": list or string}.
+        shape: as in the file: a list of polygons [x, y, x, y, ...], or run lengths {"size": [H, W],
+            "counts": list or string}.
         area: in pixels; larger ones are drawn first.
         crowd: whether it is a crowd of uncounted objects, whose pixels are ignored.
     """
@@ -34,8 +35,8 @@ class Region:
 class Annotation:
     """The objects of one picture; equal and hashed by file and number of the picture.
 
-    Coordinates are those of COCO: 0 is the left edge of the first pixel, and a pixel belongs to a polygon that holds its centre. Several polygons
-    of an object are united.
+    Coordinates are those of COCO: 0 is the left edge of the first pixel, and a pixel belongs to a
+    polygon that holds its centre. Several polygons of an object are united.
 
     Args:
         source: the JSON file.
@@ -52,18 +53,25 @@ class Annotation:
     def checked_size(self, image: Path, size: tuple[int, int]) -> tuple[int, int]:
         """The size of the picture, upright; InputError when the file states another one."""
         if self.size not in (None, size):
-            raise InputError(f"{image}: the picture is {size[1]}x{size[0]} pixels, and {self.source.name} says {self.size[1]}x{self.size[0]}")
+            raise InputError(
+                f"{image}: the picture is {size[1]}x{size[0]} pixels, and {self.source.name} says"
+                f" {self.size[1]}x{self.size[0]}"
+            )
         return size
 
     def draw(self, size: tuple[int, int]) -> np.ndarray:
-        """Class indices (H, W) uint8, 0 where nothing is; crowds are 255, smaller objects lie on larger ones and all on crowds."""
+        """Class indices (H, W) uint8, 0 where nothing is; crowds are 255, smaller objects lie on
+        larger ones and all on crowds.
+        """
         label = np.zeros(size, dtype=np.uint8)
         for region in sorted(self.regions, key=lambda r: (not r.crowd, -r.area)):
             label[self._mask(region, size)] = IGNORED if region.crowd else region.label
         return label
 
     def draw_each(self, size: tuple[int, int], classes: int) -> np.ndarray:
-        """(classes, H, W) uint8: 1 where an object of the class is, whatever the others; 255 in a crowd of the class; else 0."""
+        """(classes, H, W) uint8: 1 where an object of the class is, whatever the others; 255 in a
+        crowd of the class; else 0.
+        """
         label = np.zeros((classes, *size), dtype=np.uint8)
         for region in sorted(self.regions, key=lambda r: not r.crowd):
             label[region.label][self._mask(region, size)] = IGNORED if region.crowd else 1
@@ -72,13 +80,21 @@ class Annotation:
     def _mask(self, region: Region, size: tuple[int, int]) -> np.ndarray:
         """(H, W) bool."""
         try:
-            return decode_runs(region.shape, size) if isinstance(region.shape, Mapping) else fill(region.shape, size)
+            return (
+                decode_runs(region.shape, size)
+                if isinstance(region.shape, Mapping)
+                else fill(region.shape, size)
+            )
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-            raise InputError(f"{self.source}: an object of picture {self.number} cannot be drawn: {error}") from None
+            raise InputError(
+                f"{self.source}: an object of picture {self.number} cannot be drawn: {error}"
+            ) from None
 
 
 def fill(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Polygons of (x, y) vertices, each (n, 2) -> the pixels whose centres lie inside any of them, (H, W) bool; a loop within a loop is a hole."""
+    """Polygons of (x, y) vertices, each (n, 2) -> the pixels whose centres lie inside any of them,
+    (H, W) bool; a loop within a loop is a hole.
+    """
     drawn = np.zeros(size, dtype=bool)
     for polygon in polygons:
         rows, columns = _crossings(np.asarray(polygon, dtype=np.float64), size)
@@ -89,9 +105,14 @@ def fill(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def _crossings(polygon: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the outline crosses the lines through the centres of the rows: the rows, and the first columns whose centres lie right of it."""
+    """Where the outline crosses the lines through the centres of the rows: the rows, and the first
+    columns whose centres lie right of it.
+    """
     start, end = polygon, np.roll(polygon, -1, axis=0)
-    low, high = (np.clip(np.ceil(each - 0.5), 0, size[0]).astype(int) for each in (np.minimum(start, end)[:, 1], np.maximum(start, end)[:, 1]))
+    low, high = (
+        np.clip(np.ceil(each - 0.5), 0, size[0]).astype(int)
+        for each in (np.minimum(start, end)[:, 1], np.maximum(start, end)[:, 1])
+    )
     edges = np.repeat(np.arange(len(polygon)), high - low)
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(high - low) - high, high - low)
     slope = (end[edges, 0] - start[edges, 0]) / (end[edges, 1] - start[edges, 1])
@@ -107,7 +128,10 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """
     stated = tuple(int(side) for side in shape["size"])
     if stated != tuple(size):
-        raise ValueError(f"its run lengths are of a picture of {stated[1]}x{stated[0]}, the picture is {size[1]}x{size[0]}")
+        raise ValueError(
+            f"its run lengths are of a picture of {stated[1]}x{stated[0]}, the picture is"
+            f" {size[1]}x{size[0]}"
+        )
     counts = shape["counts"]
     lengths = np.array(_from_text(counts) if isinstance(counts, str) else counts, dtype=np.int64)
     pixels = stated[0] * stated[1]
@@ -119,7 +143,9 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _from_text(text: str) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character from '0' on, the sixth says that more follow; from the fourth on differences to the last but one."""
+    """COCO's compressed run lengths: 5 bits a character from '0' on, the sixth says that more
+    follow; from the fourth on differences to the last but one.
+    """
     lengths: list[int] = []
     value = bits = 0
     for character in text:

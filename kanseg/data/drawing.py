@@ -17,7 +17,8 @@ _IGNORED_COLOURS = (IGNORED_COLOUR, (255, 255, 255), (255, 0, 255))
 def viewable(image: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8, uint16 or float32 of any channels -> (H, W, 3) uint8.
 
-    Of more than four bands the first three are shown. All but 8 bits are stretched between their 0.5 and 99.5 percentiles.
+    Of more than four bands the first three are shown. All but 8 bits are stretched between their
+    0.5 and 99.5 percentiles.
     """
     if image.shape[2] not in (1, 2, 3, 4):
         image = image[:, :, :3]
@@ -30,17 +31,23 @@ def viewable(image: np.ndarray) -> np.ndarray:
 
 
 def ignored_colour(colours: Sequence[Colour]) -> Colour:
-    """What ignored pixels are drawn in: grey, or white (then magenta) where a class of the palette is about as grey."""
+    """What ignored pixels are drawn in: grey, or white (then magenta) where a class of the palette
+    is about as grey.
+    """
     taken = np.int64(colours).reshape(-1, 3)
-    return next((colour for colour in _IGNORED_COLOURS if (np.abs(taken - colour).max(axis=1) > 24).all()), IGNORED_COLOUR)
+    return next(
+        (colour for colour in _IGNORED_COLOURS if (np.abs(taken - colour).max(axis=1) > 24).all()),
+        IGNORED_COLOUR,
+    )
 
 
 def colourise(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
     """Label map -> (H, W, 3) RGB; ignored pixels have the `ignored_colour`.
 
     Args:
-        label: (H, W) class indices, or (N, H, W) of 0 and 1 for each of N classes (multilabel); 255 is ignored. Where several classes overlap,
-            a pixel has the mean of their colours, and the border of each is drawn in its own.
+        label: (H, W) class indices, or (N, H, W) of 0 and 1 for each of N classes (multilabel); 255
+            is ignored. Where several classes overlap, a pixel has the mean of their colours, and
+            the border of each is drawn in its own.
         colours: an RGB colour per class.
     """
     if label.ndim == 3:
@@ -51,8 +58,12 @@ def colourise(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
     return table[label.astype(np.uint8)]
 
 
-def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Colour], *, opacity: float = 0.4) -> np.ndarray:
-    """(H, W, C) picture and a label map as of `colourise` -> (H, W, 3) RGB: classes (from 1 on, or all of multilabel) tinted, their borders drawn."""
+def overlay(
+    image: np.ndarray, label: np.ndarray, colours: Sequence[Colour], *, opacity: float = 0.4
+) -> np.ndarray:
+    """(H, W, C) picture and a label map as of `colourise` -> (H, W, 3) RGB: classes (from 1 on, or
+    all of multilabel) tinted, their borders drawn.
+    """
     picture, painted = viewable(image), colourise(label, colours)
     tinted = cv2.addWeighted(picture, 1 - opacity, painted, opacity, 0)
     classes = label.astype(bool).any(axis=0) if label.ndim == 3 else label > 0
@@ -67,12 +78,21 @@ def overlay(image: np.ndarray, label: np.ndarray, colours: Sequence[Colour], *, 
     return result
 
 
-def error_map(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, *, sides: bool, ignored_in: Colour = IGNORED_COLOUR) -> np.ndarray:
-    """The dimmed picture (H, W, 3) with the wrong pixels in red and those that are ignored (in every class) in grey or another colour.
+def error_map(
+    image: np.ndarray,
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    sides: bool,
+    ignored_in: Colour = IGNORED_COLOUR,
+) -> np.ndarray:
+    """The dimmed picture (H, W, 3) with the wrong pixels in red and those that are ignored (in
+    every class) in grey or another colour.
 
     Args:
         image: (H, W, 3) uint8.
-        truth, predicted: label maps as of `colourise`; a multilabel pixel is wrong where any class is.
+        truth, predicted: label maps as of `colourise`; a multilabel pixel is wrong where any class
+        is.
         sides: whether class 1 that was missed is blue, so that red says made up.
         ignored_in: colour of ignored pixels.
     """
@@ -99,5 +119,9 @@ def _blend(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
 
 
 def _inner_border(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask (H, W) bool that have a neighbour outside it; the edge of the picture is no border."""
-    return mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).astype(bool)
+    """The pixels of a mask (H, W) bool that have a neighbour outside it; the edge of the picture is
+    no border.
+    """
+    return mask & ~cv2.erode(
+        mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1
+    ).astype(bool)

@@ -49,18 +49,29 @@ class Folder:
             if name in self.broken:
                 raise self.broken[name]
             if name not in self.splits:
-                raise InputError(f"{self.root}: there is no split {name!r}{nearest(name, self.splits)} (found: {', '.join(self.splits) or 'none'})")
+                raise InputError(
+                    f"{self.root}: there is no split {name!r}{nearest(name, self.splits)} (found:"
+                    f" {', '.join(self.splits) or 'none'})"
+                )
         return list(dict.fromkeys(sample for name in chosen for sample in self.splits[name]))
 
 
-def read_folder(root: Path | str, overrides: Mapping[str, object] | None = None, *, seed: int = 0, max_pixels: int = MAX_PIXELS) -> Folder:
+def read_folder(
+    root: Path | str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+) -> Folder:
     """Find pictures, masks, splits and label information under `root`.
 
-    Layouts: `images/` and `masks/` with split files `NAME.txt` (stems, one a line), the same without split files (a seeded 70/15/15 split,
-    by group where a `groups.csv` of NAME,GROUP lies beside it), or `train/ val/ test/` each with `images/` and `masks/`. Of a multilabel
-    task `masks/` has a folder a class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without a file is absent from that picture.
-    `dataset.yaml` gives task, classes, mask_values, ignore_index and palette; `overrides` replace its entries; what is given by
-    neither is read off the masks and reported in `notes`.
+    Layouts: `images/` and `masks/` with split files `NAME.txt` (stems, one a line), the same
+    without split files (a seeded 70/15/15 split, by group where a `groups.csv` of NAME,GROUP lies
+    beside it), or `train/ val/ test/` each with `images/` and `masks/`. Of a multilabel task
+    `masks/` has a folder a class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without a
+    file is absent from that picture. `dataset.yaml` gives task, classes, mask_values, ignore_index
+    and palette; `overrides` replace its entries; what is given by neither is read off the masks and
+    reported in `notes`.
 
     Args:
         root: the folder.
@@ -74,7 +85,8 @@ def read_folder(root: Path | str, overrides: Mapping[str, object] | None = None,
     root = Path(root)
     if not root.is_dir():
         raise InputError(
-            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold images/ and masks/, or train/, val/ and test/ with them"
+            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold"
+            " images/ and masks/, or train/, val/ and test/ with them"
         )
     notes: list[str] = []
     broken: dict[str, InputError] = {}
@@ -92,10 +104,15 @@ def read_folder(root: Path | str, overrides: Mapping[str, object] | None = None,
     else:
         members = {base.name: (base, sorted(pictures[base])) for base in bases}
     splits = {
-        split: tuple(Sample(stem, pictures[base][stem], masks[base].of(stem, folders), max_pixels) for stem in stems)
+        split: tuple(
+            Sample(stem, pictures[base][stem], masks[base].of(stem, folders), max_pixels)
+            for stem in stems
+        )
         for split, (base, stems) in members.items()
     }
-    orphans = tuple(path for base in bases for path in _without_picture(masks[base], pictures[base]))
+    orphans = tuple(
+        path for base in bases for path in _without_picture(masks[base], pictures[base])
+    )
     return Folder(root, info, splits, tuple(notes), broken, groups, orphans)
 
 
@@ -106,24 +123,47 @@ def orphan_masks(folder: Folder) -> list[str]:
 
 def _bases(root: Path) -> list[Path]:
     """The folders that hold images/ and masks/: the root, or its train/ val/ test/."""
-    bases = [root] if (root / "images").is_dir() else [root / name for name in SPLITS if (root / name / "images").is_dir()]
+    bases = (
+        [root]
+        if (root / "images").is_dir()
+        else [root / name for name in SPLITS if (root / name / "images").is_dir()]
+    )
     if not bases:
-        raise InputError(f"{root}: neither images/ nor train/images/ is there; see data/README.md for the folder form")
+        raise InputError(
+            f"{root}: neither images/ nor train/images/ is there; see data/README.md for the folder"
+            " form"
+        )
     return bases
 
 
 def _labels(
-    root: Path, masks: Mapping[Path, MaskFiles], given: Mapping[str, object], notes: list[str], max_pixels: int
+    root: Path,
+    masks: Mapping[Path, MaskFiles],
+    given: Mapping[str, object],
+    notes: list[str],
+    max_pixels: int,
 ) -> tuple[Mapping[Path, MaskFiles], list[str] | None, LabelInfo]:
-    """The masks, the folder of each class (None for one mask a picture), and what the masks mean."""
+    """The masks, the folder of each class (None for one mask a picture), and what the
+    masks mean.
+    """
     layered = any(each.by_class for each in masks.values())
-    if layered and given.get("task") == "binary" and all(len(each.by_class) <= 1 for each in masks.values()):
-        masks = {base: MaskFiles(each.folder, next(iter(each.by_class.values()), {}), {}) for base, each in masks.items()}
+    if (
+        layered
+        and given.get("task") == "binary"
+        and all(len(each.by_class) <= 1 for each in masks.values())
+    ):
+        masks = {
+            base: MaskFiles(each.folder, next(iter(each.by_class.values()), {}), {})
+            for base, each in masks.items()
+        }
     elif layered:
         info, folders = class_folders(root, list(masks.values()), given, notes)
         return masks, folders, info
     elif given.get("task") == "multilabel":
-        raise InputError(f"{root}: a multilabel task needs a folder a class, masks/0/NAME.png, masks/1/NAME.png, ..., but the masks lie in masks/ itself")
+        raise InputError(
+            f"{root}: a multilabel task needs a folder a class, masks/0/NAME.png, masks/1/NAME.png,"
+            " ..., but the masks lie in masks/ itself"
+        )
     files = sorted(path for each in masks.values() for path in each.files.values())
     return masks, None, label_info(root, given, files, notes, max_pixels=max_pixels)
 

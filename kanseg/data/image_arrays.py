@@ -13,13 +13,26 @@ from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.image_sources import ArrayPictures, ImageSource, JpegPictures, checked_labels, cut
 from kanseg.errors import InputError
 
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 SPLITS = ("train", "val", "test")
 TEST_SHARE = 0.2  # of a set that has no test pictures of its own
 
 
 def npz_keys(root: Path) -> set[str]:
-    """The names of the arrays in root, or in the one .npz file in the folder root; empty where there is no such file."""
+    """The names of the arrays in root, or in the one .npz file in the folder root; empty where
+    there is no such file.
+    """
     files = _npz_files(root)
     if len(files) != 1 or not zipfile.is_zipfile(files[0]):
         return set()
@@ -38,7 +51,9 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
     files = _npz_files(root)
     if len(files) != 1:
         named = (
-            f": {', '.join(path.name for path in files)}; give one of them as root" if files else "; data.root must be the file, or the folder that holds it"
+            f": {', '.join(path.name for path in files)}; give one of them as root"
+            if files
+            else "; data.root must be the file, or the folder that holds it"
         )
         raise InputError(f"{root}: expected one .npz file, found {len(files)}{named}")
     path = files[0]
@@ -48,21 +63,38 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
         with np.load(path, allow_pickle=False) as archive:
             return path, {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        why = "holds Python objects, which are refused; save plain arrays" if "allow_pickle" in str(error) else f"is damaged ({error}); fetch it anew"
+        why = (
+            "holds Python objects, which are refused; save plain arrays"
+            if "allow_pickle" in str(error)
+            else f"is damaged ({error}); fetch it anew"
+        )
         raise InputError(f"{path}: {why}") from None
 
 
 def _open_npz(root: Path, download: bool, seed: int) -> FoundImages:
     path, arrays = _read_npz(root)
     present = [name for name in SPLITS if f"x_{name}" in arrays or f"y_{name}" in arrays]
-    missing = [key for name in ("train", *present) for key in (f"x_{name}", f"y_{name}") if key not in arrays]
+    missing = [
+        key
+        for name in ("train", *present)
+        for key in (f"x_{name}", f"y_{name}")
+        if key not in arrays
+    ]
     if missing:
-        raise InputError(f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'}); expected x_train, y_train, x_test, y_test")
+        raise InputError(
+            f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'});"
+            " expected x_train, y_train, x_test, y_test"
+        )
     classes = _class_names(path, arrays)
     splits = {}
     for name in present:
         pictures = ArrayPictures(arrays[f"x_{name}"], f"{path}: x_{name}")
-        splits[name] = ImageSource.of(pictures, checked_labels(arrays[f"y_{name}"], len(pictures), f"{path}: y_{name}", num_classes=len(classes)))
+        splits[name] = ImageSource.of(
+            pictures,
+            checked_labels(
+                arrays[f"y_{name}"], len(pictures), f"{path}: y_{name}", num_classes=len(classes)
+            ),
+        )
     return FoundImages(classes, splits)
 
 
@@ -73,11 +105,16 @@ def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...
         present = np.unique(labels)
         gap = np.flatnonzero(present != np.arange(len(present)))
         if len(gap):
-            raise InputError(f"{path}: y_train: no picture has the label {gap[0]}, but some have {present[-1]}; number the classes 0, 1, ..., or add `classes`")
+            raise InputError(
+                f"{path}: y_train: no picture has the label {gap[0]}, but some have {present[-1]};"
+                " number the classes 0, 1, ..., or add `classes`"
+            )
         return tuple(map(str, present))
     names = arrays["classes"]
     if names.dtype.kind not in "US" or names.ndim != 1:
-        raise InputError(f"{path}: classes: expected a row of texts, got {names.dtype} of shape {names.shape}")
+        raise InputError(
+            f"{path}: classes: expected a row of texts, got {names.dtype} of shape {names.shape}"
+        )
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
 
 
@@ -85,26 +122,51 @@ def _open_cifar10_jpeg(root: Path, download: bool, seed: int) -> FoundImages:
     path, arrays = _read_npz(root)
     splits = {}
     for name in (name for name in SPLITS if name == "train" or f"data_{name}" in arrays):
-        missing = [key for key in ("header", f"data_{name}", f"off_{name}", f"y_{name}") if key not in arrays]
+        missing = [
+            key
+            for key in ("header", f"data_{name}", f"off_{name}", f"y_{name}")
+            if key not in arrays
+        ]
         if missing:
-            raise InputError(f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'})")
-        pictures = JpegPictures(arrays["header"], arrays[f"data_{name}"], arrays[f"off_{name}"], f"{path}: {name}")
-        labels = checked_labels(arrays[f"y_{name}"], len(pictures), f"{path}: y_{name}", num_classes=len(CIFAR10_CLASSES))
+            raise InputError(
+                f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'})"
+            )
+        pictures = JpegPictures(
+            arrays["header"], arrays[f"data_{name}"], arrays[f"off_{name}"], f"{path}: {name}"
+        )
+        labels = checked_labels(
+            arrays[f"y_{name}"],
+            len(pictures),
+            f"{path}: y_{name}",
+            num_classes=len(CIFAR10_CLASSES),
+        )
         splits[name] = ImageSource.of(pictures, labels)
-    return FoundImages(CIFAR10_CLASSES, splits, ("CIFAR-10 after JPEG compression: scores are not those of the original pictures",))
+    return FoundImages(
+        CIFAR10_CLASSES,
+        splits,
+        ("CIFAR-10 after JPEG compression: scores are not those of the original pictures",),
+    )
 
 
 def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("the digits come with scikit-learn: python -m pip install scikit-learn") from None
+        raise InputError(
+            "the digits come with scikit-learn: python -m pip install scikit-learn"
+        ) from None
     digits = load_digits()
     pictures = ArrayPictures(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")
-    train, test = cut(ImageSource.of(pictures, digits.target), TEST_SHARE, 0)  # whatever the seed, so that scores compare
+    train, test = cut(
+        ImageSource.of(pictures, digits.target), TEST_SHARE, 0
+    )  # whatever the seed, so that scores compare
     return FoundImages(tuple(map(str, range(10))), {"train": train, "test": test})
 
 
 FORMATS.register("npz")(ImageFormat(_open_npz, lambda root: "x_train" in npz_keys(root)))
-FORMATS.register("cifar10_jpeg")(ImageFormat(_open_cifar10_jpeg, lambda root: {"header", "data_train", "off_train"} <= npz_keys(root)))
+FORMATS.register("cifar10_jpeg")(
+    ImageFormat(
+        _open_cifar10_jpeg, lambda root: {"header", "data_train", "off_train"} <= npz_keys(root)
+    )
+)
 FORMATS.register("digits")(ImageFormat(_open_digits, lambda root: False))

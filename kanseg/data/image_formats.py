@@ -1,4 +1,6 @@
-"""The form in which the opener of a format hands over what it found, and the registry of formats."""
+"""The form in which the opener of a format hands over what it found, and the registry of
+formats.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class ImageFormat:
     """A form of data set.
 
     Args:
-        open: (root, download, seed of a split that has to be made) -> what is there; an InputError where it cannot be used.
+        open: (root, download, seed of a split that has to be made) -> what is there; an InputError
+            where it cannot be used.
         lies_in: whether root looks like it.
         fallback: tried only where no other format is found.
     """

@@ -41,7 +41,9 @@ class Pictures(ABC):
         """(H, W), without decoding the picture where that can be avoided."""
 
     def fault(self, row: int, *, decode: bool) -> str | None:
-        """Why the picture cannot be read, or None; without `decode` its header alone is looked at."""
+        """Why the picture cannot be read, or None; without `decode` its header alone is
+        looked at.
+        """
         return None
 
 
@@ -58,11 +60,20 @@ class ArrayPictures(Pictures):
 
     def __init__(self, values: np.ndarray, where: str):
         if values.dtype not in (np.uint8, np.uint16):
-            raise InputError(f"{where}: pictures are uint8 or uint16, got {values.dtype}; convert them (values in [0, 1]: multiply by 255 and round)")
+            raise InputError(
+                f"{where}: pictures are uint8 or uint16, got {values.dtype}; convert them (values"
+                " in [0, 1]: multiply by 255 and round)"
+            )
         if values.ndim not in (3, 4) or 0 in values.shape:
-            raise InputError(f"{where}: pictures are (n, H, W) or (n, H, W, C) and n is at least 1, got the shape {values.shape}")
+            raise InputError(
+                f"{where}: pictures are (n, H, W) or (n, H, W, C) and n is at least 1, got the"
+                f" shape {values.shape}"
+            )
         if values.ndim == 4 and values.shape[1] in (1, 3) and values.shape[3] not in (1, 2, 3, 4):
-            raise InputError(f"{where}: channels come last, (n, H, W, C), got the shape {values.shape}; use transpose(0, 2, 3, 1)")
+            raise InputError(
+                f"{where}: channels come last, (n, H, W, C), got the shape {values.shape}; use"
+                " transpose(0, 2, 3, 1)"
+            )
         self.values = values if values.ndim == 4 else values[..., None]
         self.where = where
 
@@ -117,22 +128,34 @@ class JpegPictures(Pictures):
 
     def __init__(self, header: np.ndarray, data: np.ndarray, offsets: np.ndarray, where: str):
         offsets = offsets.astype(np.int64)
-        if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) <= 0).any():
-            raise InputError(f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the pictures; the file is damaged, fetch it anew")
+        if (
+            len(offsets) < 2
+            or offsets[0] != 0
+            or offsets[-1] != len(data)
+            or (np.diff(offsets) <= 0).any()
+        ):
+            raise InputError(
+                f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the pictures;"
+                " the file is damaged, fetch it anew"
+            )
         self.header, self.data, self.offsets, self.where = header.tobytes(), data, offsets, where
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def _open(self, row: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.header + self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()))
+        return Image.open(
+            io.BytesIO(self.header + self.data[self.offsets[row] : self.offsets[row + 1]].tobytes())
+        )
 
     def read(self, row: int) -> np.ndarray:
         try:
             with self._open(row) as picture:
                 array = np.asarray(picture)
         except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{self.name(row)}: the picture is damaged ({error}); fetch the file anew") from None
+            raise InputError(
+                f"{self.name(row)}: the picture is damaged ({error}); fetch the file anew"
+            ) from None
         return array if array.ndim == 3 else array[:, :, None]
 
     def name(self, row: int) -> str:
@@ -162,7 +185,11 @@ class ImageSource:
         """All of the pictures, in their order."""
         assert len(pictures) == len(labels)
         rows = np.arange(len(pictures))
-        return ImageSource((pictures,), np.stack([np.zeros_like(rows), rows], axis=1), np.asarray(labels, dtype=np.int64))
+        return ImageSource(
+            (pictures,),
+            np.stack([np.zeros_like(rows), rows], axis=1),
+            np.asarray(labels, dtype=np.int64),
+        )
 
     @staticmethod
     def joined(sources: Sequence[ImageSource]) -> ImageSource:
@@ -170,7 +197,9 @@ class ImageSource:
         first = np.cumsum([0, *(len(source.parts) for source in sources)])
         places = [source.places + [start, 0] for source, start in zip(sources, first, strict=False)]
         parts = tuple(part for source in sources for part in source.parts)
-        return ImageSource(parts, np.concatenate(places), np.concatenate([source.labels for source in sources]))
+        return ImageSource(
+            parts, np.concatenate(places), np.concatenate([source.labels for source in sources])
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -205,11 +234,21 @@ class ImageSource:
         return np.flatnonzero(np.isin(self.places[:, 0], files))
 
     def faults(self, *, decode: bool) -> list[str]:
-        """A line for each file that cannot be read; decoding releases the interpreter, hence threads."""
-        return [fault for fault in self._each(partial(_fault, decode=decode), self.in_files) if fault is not None]
+        """A line for each file that cannot be read; decoding releases the interpreter, hence
+        threads.
+        """
+        return [
+            fault
+            for fault in self._each(partial(_fault, decode=decode), self.in_files)
+            if fault is not None
+        ]
 
-    def _each(self, function: Callable[[tuple[Pictures, int]], T], indices: np.ndarray) -> Iterator[T]:
-        """The function of the place of each picture, by threads, and by pieces of bounded memory: sets can hold millions."""
+    def _each(
+        self, function: Callable[[tuple[Pictures, int]], T], indices: np.ndarray
+    ) -> Iterator[T]:
+        """The function of the place of each picture, by threads, and by pieces of bounded memory:
+        sets can hold millions.
+        """
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(indices), AT_ONCE):
                 yield from pool.map(function, map(self._place, indices[start : start + AT_ONCE]))
@@ -223,32 +262,44 @@ def _size(place: tuple[Pictures, int]) -> tuple[int, int]:
     return place[0].size(place[1])
 
 
-def checked_labels(values: np.ndarray, count: int, where: str, *, num_classes: int | None = None) -> np.ndarray:
+def checked_labels(
+    values: np.ndarray, count: int, where: str, *, num_classes: int | None = None
+) -> np.ndarray:
     """(n,) int64 class indices for `count` pictures.
 
     Raises:
-        InputError: no integers, another number than there are pictures, or indices that are no class.
+        InputError: no integers, another number than there are pictures, or indices that are no
+            class.
     """
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise InputError(f"{where}: labels are (n,) integers, class indices from 0 on, got {values.dtype} of shape {values.shape}; convert them")
+        raise InputError(
+            f"{where}: labels are (n,) integers, class indices from 0 on, got {values.dtype} of"
+            f" shape {values.shape}; convert them"
+        )
     if len(values) != count:
-        raise InputError(f"{where}: {len(values)} labels for {count} pictures; there must be one a picture")
+        raise InputError(
+            f"{where}: {len(values)} labels for {count} pictures; there must be one a picture"
+        )
     top = np.inf if num_classes is None else num_classes - 1
     bad = np.flatnonzero((values < 0) | (values > top))
     if len(bad):
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         rows = ", ".join(f"{values[i]} in row {i}" for i in bad[:5])
-        raise InputError(f"{where}: {len(bad)} labels are out of range ({allowed}): {rows}; correct them, or the list of classes")
+        raise InputError(
+            f"{where}: {len(bad)} labels are out of range ({allowed}): {rows}; correct them, or the"
+            " list of classes"
+        )
     return values.astype(np.int64)
 
 
 def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> np.ndarray:
     """An order of the samples of which every beginning has the classes in their proportions.
 
-    The r-th sample of a class of n (in a seeded order) comes at (r + offset) / n. With offset 0 the first samples hold one of each
-    class; with 0.5 a class of one sample is left out of every beginning below a half.
+    The r-th sample of a class of n (in a seeded order) comes at (r + offset) / n. With offset 0 the
+    first samples hold one of each class; with 0.5 a class of one sample is left out of every
+    beginning below a half.
     """
     mixed = np.random.default_rng(seed).permutation(len(labels))
     by_class = np.argsort(labels[mixed], kind="stable")
@@ -259,7 +310,9 @@ def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> n
 
 
 def cut(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """(what is left, a seeded stratified `share`), at least one picture of it and at least one left; both in the order of the source."""
+    """(what is left, a seeded stratified `share`), at least one picture of it and at least one
+    left; both in the order of the source.
+    """
     count = min(max(1, round(share * len(source))), len(source) - 1)
     order = stratified_order(source.labels, seed, offset=0.5)
     return source.subset(np.sort(order[count:])), source.subset(np.sort(order[:count]))

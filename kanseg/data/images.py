@@ -17,19 +17,24 @@ from kanseg.data.tiff import Bands, read_bands, read_header
 from kanseg.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-MAX_PIXELS = 2**29  # a picture beyond it is refused as a decompression bomb unless the caller raises the limit
+MAX_PIXELS = (
+    2**29
+)  # a picture beyond it is refused as a decompression bomb unless the caller raises the limit
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _OPENING = threading.Lock()
 
 
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A picture as (H, W, C), C of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA) or a TIFF file's bands, turned upright by its EXIF tag.
+    """A picture as (H, W, C), C of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA) or a TIFF file's
+    bands, turned upright by its EXIF tag.
 
-    Values are uint8 or uint16. Of TIFF files with other types (float32, int16, int32, ...) they are float32, as stored.
+    Values are uint8 or uint16. Of TIFF files with other types (float32, int16, int32, ...) they are
+    float32, as stored.
 
     Raises:
-        InputError: missing, empty, truncated or unknown files, NaN, and more than `max_pixels` pixels.
+        InputError: missing, empty, truncated or unknown files, NaN, and more than `max_pixels`
+            pixels.
     """
     plain = read_plain(path, max_pixels)
     if plain is not None:
@@ -48,17 +53,22 @@ def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, 
         return banded.kind, banded.shape[::-1] if banded.orientation >= 5 else banded.shape
     with _opened(path, max_pixels) as picture:
         wide = "16-bit " if _is_16_bit(picture) or picture.mode[0] in "IF" else ""
-        kind = {"1": "grey", "L": "grey", "LA": "grey+alpha", "RGBA": "RGBA", "P": "palette"}.get(picture.mode, picture.mode)
+        kind = {"1": "grey", "L": "grey", "LA": "grey+alpha", "RGBA": "RGBA", "P": "palette"}.get(
+            picture.mode, picture.mode
+        )
         kind = "grey" if picture.mode[0] in "IF" else kind
         turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
         width, height = picture.size
-        if picture.format == "TIFF":  # PIL gives the turned size of some of them: the tags have the stored one
+        if (
+            picture.format == "TIFF"
+        ):  # PIL gives the turned size of some of them: the tags have the stored one
             width, height = picture.tag_v2[_TIFF_WIDTH], picture.tag_v2[_TIFF_HEIGHT]
         return wide + kind, (width, height) if turned else (height, width)
 
 
 def to_channels(image: np.ndarray, channels: int, *, name: str = "picture") -> np.ndarray:
-    """(H, W, C) -> (H, W, channels): grey repeated to RGB, RGB to grey by its luminance (Rec. 601), alpha dropped.
+    """(H, W, C) -> (H, W, channels): grey repeated to RGB, RGB to grey by its luminance (Rec. 601),
+    alpha dropped.
 
     Two channels are grey and alpha, four RGB and alpha, unless the network takes as many.
 
@@ -71,21 +81,29 @@ def to_channels(image: np.ndarray, channels: int, *, name: str = "picture") -> n
     if present in (2, 4):  # with alpha
         return to_channels(image[:, :, : present - 1], channels, name=name)
     if present == 1:
-        return np.repeat(image, channels, axis=2) if channels == 3 else _no_conversion(image, channels, name)
+        return (
+            np.repeat(image, channels, axis=2)
+            if channels == 3
+            else _no_conversion(image, channels, name)
+        )
     if present == 3 and channels == 1:
         luminance = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        return (luminance if image.dtype == np.float32 else np.round(luminance)).astype(image.dtype)[:, :, None]
+        return (luminance if image.dtype == np.float32 else np.round(luminance)).astype(
+            image.dtype
+        )[:, :, None]
     return _no_conversion(image, channels, name)
 
 
 def _no_conversion(image: np.ndarray, channels: int, name: str) -> np.ndarray:
     raise InputError(
-        f"{name}: has {image.shape[2]} channels and the model takes {channels}; convert the picture, or train with data.channels: {image.shape[2]}"
+        f"{name}: has {image.shape[2]} channels and the model takes {channels}; convert the"
+        f" picture, or train with data.channels: {image.shape[2]}"
     )
 
 
 def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The raw values of a mask: (H, W) integers (a palette file gives its indices), or (H, W, 3) uint8 for a colour mask.
+    """The raw values of a mask: (H, W) integers (a palette file gives its indices), or (H, W, 3)
+    uint8 for a colour mask.
 
     Raises:
         InputError: as of `read_image`.
@@ -110,12 +128,18 @@ def _whole(array: np.ndarray, path: Path | str) -> np.ndarray:
     """Labels that were stored as floats or wide integers."""
     labels = array.astype(np.int32)
     if array.min() < 0 or array.max() > 65535 or not np.array_equal(labels, array):
-        raise InputError(f"{path}: a mask holds class indices, whole numbers from 0 to 65535, but here are values from {array.min():g} to {array.max():g}")
+        raise InputError(
+            f"{path}: a mask holds class indices, whole numbers from 0 to 65535, but here are"
+            f" values from {array.min():g} to {array.max():g}"
+        )
     return labels
 
 
-def write_png(path: Path | str, array: np.ndarray, *, palette: list[tuple[int, int, int]] | None = None) -> Path:
-    """Write (H, W) indices or grey values, or (H, W, 3) RGB, uint8, whole or not at all: to a temporary name, then renamed.
+def write_png(
+    path: Path | str, array: np.ndarray, *, palette: list[tuple[int, int, int]] | None = None
+) -> Path:
+    """Write (H, W) indices or grey values, or (H, W, 3) RGB, uint8, whole or not at all: to a
+    temporary name, then renamed.
 
     With a palette the file holds indices and is shown in the palette's colours.
     """
@@ -136,7 +160,9 @@ def write_png(path: Path | str, array: np.ndarray, *, palette: list[tuple[int, i
 
 @contextmanager
 def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
-    """An open PIL picture; everything that is wrong with the file becomes an InputError that names it."""
+    """An open PIL picture; everything that is wrong with the file becomes an InputError that names
+    it.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -147,12 +173,18 @@ def _opened(path: Path | str, max_pixels: int) -> Iterator[Image.Image]:
             width, height = picture.size
             _check_size(path, width, height, max_pixels)
             if picture.format == "TIFF" and _is_stack(picture):
-                raise InputError(f"{path}: holds {picture.n_frames} pictures (pages) of one size; save each of them as a file of its own")
+                raise InputError(
+                    f"{path}: holds {picture.n_frames} pictures (pages) of one size; save each of"
+                    " them as a file of its own"
+                )
             yield picture
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not a picture in a format that can be read ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})") from None
+        raise InputError(
+            f"{path}: not a picture in a format that can be read"
+            f" ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{path}: the file is damaged or truncated ({error})") from None
 
@@ -163,11 +195,15 @@ def _decoded(picture: Image.Image, path: Path | str) -> np.ndarray:
         return _wide_grey(np.asarray(picture), path)
     deep = _is_16_bit(picture)  # before getexif, which loads a PNG and forgets its raw mode
     orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
-    turned_tiff = picture.format == "TIFF" and orientation != 1  # PIL mixes the rows of uncompressed ones up
+    turned_tiff = (
+        picture.format == "TIFF" and orientation != 1
+    )  # PIL mixes the rows of uncompressed ones up
     if deep or turned_tiff:
         picture.load()  # refuses a truncated file, which OpenCV would read half
         array = _read_by_opencv(path)
-        return array if picture.format == "TIFF" else _upright(array, orientation)  # OpenCV turns TIFF files itself, others not
+        return (
+            array if picture.format == "TIFF" else _upright(array, orientation)
+        )  # OpenCV turns TIFF files itself, others not
     array = _quick_jpeg(picture, path)
     if array is None:
         array = np.asarray(_plain_mode(picture))
@@ -175,20 +211,31 @@ def _decoded(picture: Image.Image, path: Path | str) -> np.ndarray:
 
 
 def _quick_jpeg(picture: Image.Image, path: Path | str) -> np.ndarray | None:
-    """The same values from OpenCV in two thirds of PIL's time, not turned; None for what is no plain JPEG file, or cut off."""
+    """The same values from OpenCV in two thirds of PIL's time, not turned; None for what is no
+    plain JPEG file, or cut off.
+    """
     if picture.format != "JPEG" or picture.mode not in ("L", "RGB"):
         return None
     data = Path(path).read_bytes()
-    return decode_plain(data, (picture.height, picture.width, len(picture.mode))) if ends_well(data) else None
+    return (
+        decode_plain(data, (picture.height, picture.width, len(picture.mode)))
+        if ends_well(data)
+        else None
+    )
 
 
 def _check_size(path: Path | str, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise max_pixels if the file can be trusted")
+        raise InputError(
+            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise"
+            " max_pixels if the file can be trusted"
+        )
 
 
 def _banded(path: Path | str, max_pixels: int) -> Bands | None:
-    """The header of a TIFF file that PIL does not read right, its size checked; None for all other files."""
+    """The header of a TIFF file that PIL does not read right, its size checked; None for all other
+    files.
+    """
     path = Path(path)
     header = read_header(path) if path.is_file() else None
     if header is not None:
@@ -197,7 +244,9 @@ def _banded(path: Path | str, max_pixels: int) -> Bands | None:
 
 
 def _is_stack(picture: Image.Image) -> bool:
-    """Whether a TIFF file has a second page of the first one's size (smaller ones are thumbnails and overviews)."""
+    """Whether a TIFF file has a second page of the first one's size (smaller ones are thumbnails
+    and overviews).
+    """
     if getattr(picture, "n_frames", 1) < 2:
         return False
     size = picture.size
@@ -208,7 +257,9 @@ def _is_stack(picture: Image.Image) -> bool:
 
 
 def _open_unlimited(path: Path) -> Image.Image:
-    """Image.open (which reads the header only) without PIL's own limit of pixels; ours is checked by the caller."""
+    """Image.open (which reads the header only) without PIL's own limit of pixels; ours is checked
+    by the caller.
+    """
     with _OPENING:  # the limit is global, and pictures are read in threads
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -228,10 +279,14 @@ def _plain_mode(picture: Image.Image) -> Image.Image:
 
 
 def _is_16_bit(picture: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel; PIL would narrow RGB to 8, but its decoder's raw mode tells (`RGB;16B`)."""
+    """Whether the file has 16 bits a channel; PIL would narrow RGB to 8, but its decoder's raw mode
+    tells (`RGB;16B`).
+    """
     arguments = [tile[3] for tile in picture.tile]
     flat = [part for a in arguments for part in (a if isinstance(a, tuple) else (a,))]
-    return picture.mode.startswith("I;16") or any(isinstance(part, str) and ";16" in part for part in flat)
+    return picture.mode.startswith("I;16") or any(
+        isinstance(part, str) and ";16" in part for part in flat
+    )
 
 
 def _read_by_opencv(path: Path | str) -> np.ndarray:
@@ -247,7 +302,10 @@ def _read_by_opencv(path: Path | str) -> np.ndarray:
 def _wide_grey(array: np.ndarray, path: Path | str) -> np.ndarray:
     """32-bit integers that fit 16 bits, as older writers store 16-bit grey."""
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
-        raise InputError(f"{path}: pictures of {array.dtype} values are not supported; save it with 8 or 16 bits a channel")
+        raise InputError(
+            f"{path}: pictures of {array.dtype} values are not supported; save it with 8 or 16 bits"
+            " a channel"
+        )
     return array.astype(np.uint16)[:, :, None]
 
 

@@ -19,13 +19,21 @@ from kanseg.registry import nearest
 IGNORED = 255  # in a loaded label map: the pixel counts for nothing
 SUSPECT = 254  # what values without a class are looked up as; of 255 classes the last one
 TASKS = ("binary", "multiclass", "multilabel")
-CLASSES = {"binary": (2, 2), "multiclass": (2, IGNORED), "multilabel": (1, IGNORED)}  # fewest and most
+CLASSES = {
+    "binary": (2, 2),
+    "multiclass": (2, IGNORED),
+    "multilabel": (1, IGNORED),
+}  # fewest and most
 Colour = tuple[int, int, int]
-# How the values of masks are read; the check of a data set, which knows them already, puts itself in its place.
-MASK_READER: ContextVar[Callable[..., np.ndarray]] = ContextVar("mask_reader", default=read_mask_values)
+# How the values of masks are read; the check of a data set, which knows them already, puts itself
+# in its place.
+MASK_READER: ContextVar[Callable[..., np.ndarray]] = ContextVar(
+    "mask_reader", default=read_mask_values
+)
 IGNORED_COLOUR: Colour = (128, 128, 128)
-# Each is as far as can be from those before it, from the grey of ignored pixels and from the colours of errors, in the eyes of people with
-# deuteranopia and protanopia too (greedy, smallest distance in CIELAB after the simulation of Machado et al., 2009).
+# Each is as far as can be from those before it, from the grey of ignored pixels and from the
+# colours of errors, in the eyes of people with deuteranopia and protanopia too (greedy, smallest
+# distance in CIELAB after the simulation of Machado et al., 2009).
 DISTINCT: tuple[Colour, ...] = (
     (0, 0, 0),
     (64, 196, 255),
@@ -56,12 +64,15 @@ class LabelInfo:
     """What the values of the masks mean.
 
     Args:
-        task: "binary" (background and one class, one logit), "multiclass", or "multilabel" (each class there or not, whatever the others).
+        task: "binary" (background and one class, one logit), "multiclass", or "multilabel" (each
+            class there or not, whatever the others).
         classes: names, index 0 first; of a multilabel task without a background.
-        mask_values: value in the file -> class index (or `ignore_index`); None when the files hold indices. Of a multilabel task, which has
-            a file a class: value -> 1 (there), 0 (not there) or 255 (ignored); None when all but 0 mean there.
+        mask_values: value in the file -> class index (or `ignore_index`); None when the files hold
+            indices. Of a multilabel task, which has a file a class: value -> 1 (there), 0 (not
+            there) or 255 (ignored); None when all but 0 mean there.
         ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
-        palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at `ignore_index` is the void colour.
+        palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at
+            `ignore_index` is the void colour.
 
     Raises:
         InputError: entries of the wrong kind or out of range.
@@ -75,34 +86,64 @@ class LabelInfo:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise InputError(f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}")
+            raise InputError(
+                f"task {self.task!r} is not one of {', '.join(TASKS)}{nearest(self.task, TASKS)}"
+            )
         fewest, most = CLASSES[self.task]
         if not fewest <= len(self.classes) <= most:
-            needed = {"binary": "two classes", "multiclass": f"two to {IGNORED} classes"}.get(self.task, f"one to {IGNORED} classes")
+            needed = {"binary": "two classes", "multiclass": f"two to {IGNORED} classes"}.get(
+                self.task, f"one to {IGNORED} classes"
+            )
             background = "" if self.task == "multilabel" else " (the background is one)"
-            raise InputError(f"a {self.task} task needs {needed}{background}, got {_few(self.classes)}")
+            raise InputError(
+                f"a {self.task} task needs {needed}{background}, got {_few(self.classes)}"
+            )
         if len(self.classes) > IGNORED or len(set(self.classes)) < len(self.classes):
-            raise InputError(f"classes must be at most {IGNORED} different names, got {list(self.classes)}")
-        if self.ignore_index is not None and not (_is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255):
-            raise InputError(f"ignore_index must be an integer from 0 to 255 or null, got {self.ignore_index!r}")
+            raise InputError(
+                f"classes must be at most {IGNORED} different names, got {list(self.classes)}"
+            )
+        if self.ignore_index is not None and not (
+            _is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255
+        ):
+            raise InputError(
+                f"ignore_index must be an integer from 0 to 255 or null, got {self.ignore_index!r}"
+            )
         for value, index in (self.mask_values or {}).items():
             last = 1 if self.task == "multilabel" else len(self.classes) - 1
-            if not 0 <= value <= 65535 or not (0 <= index <= last or index in (self.ignore_index, IGNORED)):
-                known = f"{'0 (absent), 1 (present)' if self.task == 'multilabel' else f'a class index 0 to {last}'} or {IGNORED} (ignored)"
-                raise InputError(f"mask_values must map a value 0 to 65535 to {known}, got {value}: {index}")
+            if not 0 <= value <= 65535 or not (
+                0 <= index <= last or index in (self.ignore_index, IGNORED)
+            ):
+                known = f"a class index 0 to {last}"
+                if self.task == "multilabel":
+                    known = "0 (absent), 1 (present)"
+                raise InputError(
+                    f"mask_values must map a value 0 to 65535 to {known} or {IGNORED} (ignored),"
+                    f" got {value}: {index}"
+                )
         if self.palette is not None and len(self.palette) < len(self.classes):
-            raise InputError(f"the palette has {len(self.palette)} colours for {len(self.classes)} classes")
+            raise InputError(
+                f"the palette has {len(self.palette)} colours for {len(self.classes)} classes"
+            )
 
     @cached_property
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two of uint8 by the value in a file: its class index (255 ignored, `SUSPECT` where it has none), and 1 for a value that has none.
+        """Two of uint8 by the value in a file: its class index (255 ignored, `SUSPECT` where it has
+        none), and 1 for a value that has none.
 
-        Values beyond their end have none, as the last entry says, unless it is of 65535, the largest that there is.
+        Values beyond their end have none, as the last entry says, unless it is of 65535, the
+        largest that there is.
         """
         indices = range(len(self.classes))
         ignored = () if self.ignore_index is None else (self.ignore_index,)
-        pairs = self.mask_values if self.mask_values is not None else {i: i for i in (*indices, *ignored)}
-        classes, unknown = (np.full(min(max([*pairs, 255]) + 2, 65536), fill, dtype=np.uint8) for fill in (SUSPECT, 1))
+        pairs = (
+            self.mask_values
+            if self.mask_values is not None
+            else {i: i for i in (*indices, *ignored)}
+        )
+        classes, unknown = (
+            np.full(min(max([*pairs, 255]) + 2, 65536), fill, dtype=np.uint8)
+            for fill in (SUSPECT, 1)
+        )
         for value, index in pairs.items():
             classes[value] = IGNORED if index in (self.ignore_index, IGNORED) else index
             unknown[value] = 0
@@ -119,20 +160,36 @@ class LabelInfo:
         if self.palette:
             return list(self.palette[: len(self.classes)])
         # Black is the background, which a multilabel task does not have.
-        return default_palette(len(self.classes) + 1)[1:] if self.task == "multilabel" else default_palette(len(self.classes))
+        return (
+            default_palette(len(self.classes) + 1)[1:]
+            if self.task == "multilabel"
+            else default_palette(len(self.classes))
+        )
 
 
 def given_labels(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
-    """The entries of `root/dataset.yaml`, replaced by the overrides that are not None, as `LabelInfo` takes them.
+    """The entries of `root/dataset.yaml`, replaced by the overrides that are not None, as
+    `LabelInfo` takes them.
 
     Raises:
         InputError: entries that are unknown or of the wrong kind.
     """
-    return _typed(root, dataset_yaml(root) | {key: value for key, value in overrides.items() if value is not None})
+    return _typed(
+        root,
+        dataset_yaml(root) | {key: value for key, value in overrides.items() if value is not None},
+    )
 
 
-def label_info(root: Path, given: Mapping[str, Any], masks: Sequence[Path], notes: list[str], *, max_pixels: int = MAX_PIXELS) -> LabelInfo:
-    """What was given (`given_labels`), completed from masks of a value a pixel; what was decided goes into notes.
+def label_info(
+    root: Path,
+    given: Mapping[str, Any],
+    masks: Sequence[Path],
+    notes: list[str],
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> LabelInfo:
+    """What was given (`given_labels`), completed from masks of a value a pixel; what was decided
+    goes into notes.
 
     Raises:
         InputError: entries that do not fit together, or masks that do not tell.
@@ -148,7 +205,9 @@ def label_info(root: Path, given: Mapping[str, Any], masks: Sequence[Path], note
     if not found and "classes" in given:
         return LabelInfo(**given)
     if not found:
-        raise InputError(f"{root}: no mask tells what the classes are; give task and classes in dataset.yaml")
+        raise InputError(
+            f"{root}: no mask tells what the classes are; give task and classes in dataset.yaml"
+        )
     return LabelInfo(**(_guess(root, given, found, notes) | given))
 
 
@@ -166,26 +225,46 @@ def dataset_yaml(root: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
     for key in content:
         if key not in known:
-            raise InputError(f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})")
+            raise InputError(
+                f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})"
+            )
     return content
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark; another encoding is an InputError."""
+    """A text file in UTF-8, with or without a byte order mark; another encoding is an
+    InputError.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
 
 
 def default_palette(classes: int) -> list[Colour]:
-    """Black, twenty colours that colour-blind people can tell apart too, then the colours of PASCAL VOC without the grey of ignored pixels."""
-    return [colour for colour in dict.fromkeys([*DISTINCT, *voc_palette(512)]) if colour != IGNORED_COLOUR][:classes]
+    """Black, twenty colours that colour-blind people can tell apart too, then the colours of PASCAL
+    VOC without the grey of ignored pixels.
+    """
+    return [
+        colour
+        for colour in dict.fromkeys([*DISTINCT, *voc_palette(512)])
+        if colour != IGNORED_COLOUR
+    ][:classes]
 
 
 def voc_palette(count: int = 256) -> list[Colour]:
-    """The colours of PASCAL VOC: the bits of the index, the lowest first, dealt out to red, green and blue from the highest bit down; 255 is void."""
-    return [tuple(sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)) for index in range(count)]
+    """The colours of PASCAL VOC: the bits of the index, the lowest first, dealt out to red, green
+    and blue from the highest bit down; 255 is void.
+    """
+    return [
+        tuple(
+            sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
+            for channel in range(3)
+        )
+        for index in range(count)
+    ]
 
 
 def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,20 +272,34 @@ def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(given)
     classes, values, palette = (given.get(key) for key in ("classes", "mask_values", "palette"))
     if classes is not None:
-        if not isinstance(classes, (list, tuple)) or not all(isinstance(name, (str, int)) for name in classes):
+        if not isinstance(classes, (list, tuple)) or not all(
+            isinstance(name, (str, int)) for name in classes
+        ):
             raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
         result["classes"] = tuple(str(name) for name in classes)
     if values is not None:
-        if not isinstance(values, Mapping) or not all(_is_integer(n) for pair in values.items() for n in pair):
-            raise InputError(f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got {values!r}")
+        if not isinstance(values, Mapping) or not all(
+            _is_integer(n) for pair in values.items() for n in pair
+        ):
+            raise InputError(
+                f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got"
+                f" {values!r}"
+            )
         result["mask_values"] = {int(value): int(index) for value, index in values.items()}
     if palette == "voc":
         result["palette"] = tuple(voc_palette())
     elif palette is not None:
-        if not isinstance(palette, (list, tuple)) or not all(_is_colour(colour) for colour in palette):
-            raise InputError(f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got {palette!r}")
+        if not isinstance(palette, (list, tuple)) or not all(
+            _is_colour(colour) for colour in palette
+        ):
+            raise InputError(
+                f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
+                f" {palette!r}"
+            )
         result["palette"] = tuple(tuple(int(v) for v in colour) for colour in palette)
-    return {key: value for key, value in result.items() if value is not None or key == "ignore_index"}
+    return {
+        key: value for key, value in result.items() if value is not None or key == "ignore_index"
+    }
 
 
 def _is_integer(value: object) -> bool:
@@ -214,7 +307,11 @@ def _is_integer(value: object) -> bool:
 
 
 def _is_colour(colour: object) -> bool:
-    return isinstance(colour, (list, tuple)) and len(colour) == 3 and all(_is_integer(v) and 0 <= v <= 255 for v in colour)
+    return (
+        isinstance(colour, (list, tuple))
+        and len(colour) == 3
+        and all(_is_integer(v) and 0 <= v <= 255 for v in colour)
+    )
 
 
 def _values(masks: Sequence[Path], max_pixels: int) -> dict[int, Path]:
@@ -226,28 +323,42 @@ def _values(masks: Sequence[Path], max_pixels: int) -> dict[int, Path]:
         except InputError:
             continue  # the check of all files names it
         if array.ndim == 3:
-            raise InputError(f"{path}: a colour mask needs `classes` and `palette` in dataset.yaml (or data.classes and data.palette)")
+            raise InputError(
+                f"{path}: a colour mask needs `classes` and `palette` in dataset.yaml (or"
+                " data.classes and data.palette)"
+            )
         for value in np.unique(array).tolist():
             found.setdefault(value, path)
     return found
 
 
-def _guess(root: Path, given: Mapping[str, Any], found: Mapping[int, Path], notes: list[str]) -> dict[str, Any]:
-    """task, classes and mask_values for the values found; values that leave a doubt are an InputError."""
+def _guess(
+    root: Path, given: Mapping[str, Any], found: Mapping[int, Path], notes: list[str]
+) -> dict[str, Any]:
+    """task, classes and mask_values for the values found; values that leave a doubt are an
+    InputError.
+    """
     names = {"task": "binary", "classes": given.get("classes", ("background", "foreground"))}
     if set(found) <= {0, 255} and IGNORED in found:
         if given.get("ignore_index") == IGNORED:
-            raise InputError(f"{root}: masks hold only 0 and 255, and 255 is said to be ignored; give mask_values, such as {{0: 0, 255: 1}}")
+            raise InputError(
+                f"{root}: masks hold only 0 and 255, and 255 is said to be ignored; give"
+                " mask_values, such as {0: 0, 255: 1}"
+            )
         if len(names["classes"]) != 2:
-            raise InputError(f"{root}: masks hold only 0 and 255, but the classes are {', '.join(names['classes'])}; give mask_values, or two classes")
+            raise InputError(
+                f"{root}: masks hold only 0 and 255, but the classes are"
+                f" {', '.join(names['classes'])}; give mask_values, or two classes"
+            )
         notes.append(f"masks hold 0 and 255: read as {' and '.join(names['classes'])}")
         return names | {"mask_values": {0: 0, 255: 1}}
     indices = sorted(set(found) - {given.get("ignore_index", IGNORED)})
     gap = next((value for place, value in enumerate(indices) if value != place), None)
     if gap is not None and "classes" not in given:
         raise InputError(
-            f"{root}: masks hold the values {_few(sorted(found))}, which are no classes 0, 1, 2, ... ({gap} is in {found[gap].name}); "
-            "correct the masks, or give classes and mask_values in dataset.yaml (or data.classes and data.mask_values)"
+            f"{root}: masks hold the values {_few(sorted(found))}, which are no classes 0, 1, 2,"
+            f" ... ({gap} is in {found[gap].name}); correct the masks, or give classes and"
+            " mask_values in dataset.yaml (or data.classes and data.mask_values)"
         )
     if "classes" in given:
         return {}
@@ -255,9 +366,16 @@ def _guess(root: Path, given: Mapping[str, Any], found: Mapping[int, Path], note
     if len(indices) <= 2:
         notes.append(f"masks hold 0 and 1: read as background and foreground{ignored}")
         return names
-    notes.append(f"masks hold the values 0 to {indices[-1]}: read as multiclass with {len(indices)} classes{ignored}")
+    notes.append(
+        f"masks hold the values 0 to {indices[-1]}: read as multiclass with {len(indices)}"
+        f" classes{ignored}"
+    )
     return {"task": "multiclass", "classes": tuple(f"class_{i}" for i in indices)}
 
 
 def _few(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values)) if len(values) <= 8 else f"{', '.join(map(str, values[:5]))}, ..., {values[-1]}"
+    return (
+        ", ".join(map(str, values))
+        if len(values) <= 8
+        else f"{', '.join(map(str, values[:5]))}, ..., {values[-1]}"
+    )

@@ -16,8 +16,11 @@ from kanseg.errors import InputError
 _NO_CLASS = -1  # of colours
 
 
-def read_label(sample: Sample, info: LabelInfo, *, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of 0 and 1; 255 where the pixel is ignored.
+def read_label(
+    sample: Sample, info: LabelInfo, *, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of
+    0 and 1; 255 where the pixel is ignored.
 
     Args:
         sample: with a mask.
@@ -25,13 +28,18 @@ def read_label(sample: Sample, info: LabelInfo, *, size: tuple[int, int] | None 
         size: (H, W) of the picture, where it is known; else its header is read where needed.
 
     Raises:
-        InputError: no mask, an unreadable one, or values that no class has (which value, how many pixels, where first).
+        InputError: no mask, an unreadable one, or values that no class has (which value, how many
+            pixels, where first).
     """
     if sample.mask is None:
         raise InputError(f"{sample.image}: the picture has no mask masks/{sample.name}.png")
     if isinstance(sample.mask, Annotation):
         size = sample.mask.checked_size(sample.image, size or picture_mode(sample)[1])
-        return sample.mask.draw_each(size, len(info.classes)) if info.task == "multilabel" else sample.mask.draw(size)
+        return (
+            sample.mask.draw_each(size, len(info.classes))
+            if info.task == "multilabel"
+            else sample.mask.draw(size)
+        )
     if isinstance(sample.mask, tuple):
         return _layers(sample, info)
     return _classes(sample, info)
@@ -47,13 +55,24 @@ def _classes(sample: Sample, info: LabelInfo) -> np.ndarray:
 
 def _layers(sample: Sample, info: LabelInfo) -> np.ndarray:
     """(N, H, W) from a file a class; a class without one is nowhere in the picture."""
-    layers = [None if path is None else _layer(path, info, sample.max_pixels) for path in sample.mask]
-    there = [(path, layer.shape) for path, layer in zip(sample.mask, layers, strict=True) if layer is not None]
+    layers = [
+        None if path is None else _layer(path, info, sample.max_pixels) for path in sample.mask
+    ]
+    there = [
+        (path, layer.shape)
+        for path, layer in zip(sample.mask, layers, strict=True)
+        if layer is not None
+    ]
     for path, shape in there[1:]:
         if shape != there[0][1]:
             first = f"{there[0][0]} {there[0][1][1]}x{there[0][1][0]}"
-            raise InputError(f"{path}: the mask is {shape[1]}x{shape[0]} and {first} pixels; the masks of a picture must have one size")
-    return np.stack([np.zeros(there[0][1], np.uint8) if layer is None else layer for layer in layers])
+            raise InputError(
+                f"{path}: the mask is {shape[1]}x{shape[0]} and {first} pixels; the masks of a"
+                " picture must have one size"
+            )
+    return np.stack(
+        [np.zeros(there[0][1], np.uint8) if layer is None else layer for layer in layers]
+    )
 
 
 def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
@@ -78,31 +97,47 @@ def _look_up(values: np.ndarray, info: LabelInfo, path: Path) -> np.ndarray:
     bad = _of_table(values, without) > 0
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is no class; expected {_expected(info)}; correct the mask, or name the value in mask_values or ignore_index"
+            f"{path}: value {_first(values, bad)} is no class; expected {_expected(info)}; correct"
+            " the mask, or name the value in mask_values or ignore_index"
         )
     return label
 
 
 def _of_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """table[values], the last entry for values beyond it; OpenCV is several times faster than numpy where it can do that."""
-    return cv2.LUT(values, table[:256]) if values.dtype == np.uint8 else table[np.minimum(values, len(table) - 1)]
+    """table[values], the last entry for values beyond it; OpenCV is several times faster than numpy
+    where it can do that.
+    """
+    return (
+        cv2.LUT(values, table[:256])
+        if values.dtype == np.uint8
+        else table[np.minimum(values, len(table) - 1)]
+    )
 
 
 def _expected(info: LabelInfo) -> str:
     if info.mask_values is not None:
         return ", ".join(map(str, sorted(info.mask_values)))
-    return f"0..{len(info.classes) - 1}" + ("" if info.ignore_index is None else f" or {info.ignore_index} (ignored)")
+    return f"0..{len(info.classes) - 1}" + (
+        "" if info.ignore_index is None else f" or {info.ignore_index} (ignored)"
+    )
 
 
 def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray:
-    """(H, W, 3) colours -> class indices by the palette; its entry at `ignore_index` is the void colour."""
+    """(H, W, 3) colours -> class indices by the palette; its entry at `ignore_index` is the void
+    colour.
+    """
     if info.palette is None:
-        raise InputError(f"{path}: a colour mask, but the data set has no palette; give one RGB colour per class in dataset.yaml")
+        raise InputError(
+            f"{path}: a colour mask, but the data set has no palette; give one RGB colour per class"
+            " in dataset.yaml"
+        )
     code = _code(values.astype(np.int64))
     label = np.full(code.shape, _NO_CLASS, dtype=np.int32)
     for index, colour in enumerate(info.palette):
         if index < len(info.classes) or index == info.ignore_index:
-            label[code == _code(np.array(colour))] = IGNORED if index == info.ignore_index else index
+            label[code == _code(np.array(colour))] = (
+                IGNORED if index == info.ignore_index else index
+            )
     bad = label == _NO_CLASS
     if bad.any():
         raise InputError(f"{path}: colour {_first(values, bad)} is not in the palette")
@@ -112,7 +147,10 @@ def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray
 def _first(values: np.ndarray, bad: np.ndarray) -> str:
     """The first bad value, its place and the number of bad pixels."""
     row, column = np.argwhere(bad)[0]
-    return f"{values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in all)"
+    return (
+        f"{values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in"
+        " all)"
+    )
 
 
 def _code(colours: np.ndarray) -> np.ndarray:

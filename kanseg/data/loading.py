@@ -1,4 +1,6 @@
-"""The way of samples out of the processes that read them: as few bytes as they are, which become numbers where the network is."""
+"""The way of samples out of the processes that read them: as few bytes as they are, which become
+numbers where the network is.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ class RawItems(Dataset):
     """The samples of a data set as its `raw` gives them, for a DataLoader with `collate`.
 
     Args:
-        dataset: items are `finish(dataset.raw(key), dataset.preprocess)`; of one without `raw` the items themselves, pictures as floats, are handed over.
+        dataset: items are `finish(dataset.raw(key), dataset.preprocess)`; of one without `raw` the
+            items themselves, pictures as floats, are handed over.
     """
 
     def __init__(self, dataset: Dataset):
@@ -30,25 +33,44 @@ class RawItems(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         return self._read(key)
 
-    def finish(self, batch: dict[str, Any], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    def finish(
+        self, batch: dict[str, Any], device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
         """The batch that the items themselves would make, its pictures and masks on the device."""
         return finish(batch, getattr(self.dataset, "preprocess", None), device)
 
 
 def raw_image(image: np.ndarray, preprocess: Preprocess) -> Tensor:
-    """A scaled picture (H, W, C): of bytes as it is, uint8; of other values normalised, (C, H, W) float32."""
-    return torch.from_numpy(np.require(image, requirements=["C", "W"])) if image.dtype == np.uint8 else preprocess.normalise(image)
+    """A scaled picture (H, W, C): of bytes as it is, uint8; of other values normalised, (C, H, W)
+    float32.
+    """
+    return (
+        torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        if image.dtype == np.uint8
+        else preprocess.normalise(image)
+    )
 
 
 def collate(items: Sequence[dict[str, Tensor | int]]) -> dict[str, Tensor | list[int]]:
-    """Raw items -> a raw batch; numbers stay a list, since a tensor more is a file descriptor more for the other process."""
+    """Raw items -> a raw batch; numbers stay a list, since a tensor more is a file descriptor more
+    for the other process.
+    """
     columns = {key: [item[key] for item in items] for key in items[0]}
-    return {key: column if isinstance(column[0], int) else default_collate(column) for key, column in columns.items()}
+    return {
+        key: column if isinstance(column[0], int) else default_collate(column)
+        for key, column in columns.items()
+    }
 
 
-def finish(raw: dict[str, Any], preprocess: Preprocess | None, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A raw item or batch -> the item or batch: "image" (..., C, H, W) normalised float32, "mask" int64, both on the device; lists become int64 tensors."""
-    result = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in raw.items()}
+def finish(
+    raw: dict[str, Any], preprocess: Preprocess | None, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """A raw item or batch -> the item or batch: "image" (..., C, H, W) normalised float32, "mask"
+    int64, both on the device; lists become int64 tensors.
+    """
+    result = {
+        key: torch.tensor(value) if isinstance(value, list) else value for key, value in raw.items()
+    }
     for key in ("image", "mask"):
         if key in raw:
             result[key] = raw[key].to(device, non_blocking=True)

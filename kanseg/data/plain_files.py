@@ -1,4 +1,6 @@
-"""Plain PNG and JPEG files of 8 bits, which most are: read once, and decoded by OpenCV, which is faster than PIL."""
+"""Plain PNG and JPEG files of 8 bits, which most are: read once, and decoded by OpenCV, which is
+faster than PIL.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import numpy as np
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
-_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB")  # others may turn the picture, or make it see-through
+_CHUNKS = (
+    b"IHDR",
+    b"IDAT",
+    b"IEND",
+    b"pHYs",
+    b"tIME",
+    b"gAMA",
+    b"cHRM",
+    b"sRGB",
+)  # others may turn the picture, or make it see-through
 _CHANNELS = {0: 1, 2: 3}  # of the kinds of PNG without palette and alpha
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive
 _TABLES = (0xC4, 0xDB, 0xDD, 0xFE)  # Huffman, quantisation, restarts; comments
@@ -23,12 +34,15 @@ Shape = tuple[int, int, int]
 def read_plain(path: Path | str, max_pixels: int) -> np.ndarray | None:
     """(H, W, C) uint8, C of 1 (grey) or 3 (RGB), with the values that PIL gives.
 
-    None for every file that is not whole, of 8 bits, upright and of at most `max_pixels` for certain: PIL reads it, or says what is wrong with it.
+    None for every file that is not whole, of 8 bits, upright and of at most `max_pixels` for
+    certain: PIL reads it, or says what is wrong with it.
     """
     try:
         with Path(path).open("rb", buffering=0) as file:
             start = file.read(len(_PNG))  # a large file of another kind is not read as a whole
-            shape_of = _png_shape if start == _PNG else _jpeg_shape if start.startswith(_JPEG) else None
+            shape_of = (
+                _png_shape if start == _PNG else _jpeg_shape if start.startswith(_JPEG) else None
+            )
             if shape_of is None:
                 return None
             data = start + file.read()
@@ -41,10 +55,14 @@ def read_plain(path: Path | str, max_pixels: int) -> np.ndarray | None:
 
 
 def decode_plain(data: bytes, shape: Shape) -> np.ndarray | None:
-    """The array of a file of a known shape, as stored, not turned; None if OpenCV sees something else in it."""
+    """The array of a file of a known shape, as stored, not turned; None if OpenCV sees something
+    else in it.
+    """
     kind = cv2.IMREAD_GRAYSCALE if shape[2] == 1 else _RGB or cv2.IMREAD_COLOR
     try:
-        array = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+        array = cv2.imdecode(
+            np.frombuffer(data, dtype=np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION
+        )
     except cv2.error:  # more pixels than it takes
         return None
     if array is None or array.shape[:2] != shape[:2]:
@@ -55,7 +73,9 @@ def decode_plain(data: bytes, shape: Shape) -> np.ndarray | None:
 
 
 def ends_well(data: bytes) -> bool:
-    """Whether a JPEG file has the marker of its end; OpenCV would read one that is cut off as half a picture."""
+    """Whether a JPEG file has the marker of its end; OpenCV would read one that is cut off as half
+    a picture.
+    """
     return data[-64:].rstrip(b"\0").endswith(b"\xff\xd9")
 
 
@@ -67,7 +87,12 @@ def _png_shape(data: bytes) -> Shape | None:
             return None
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
-        if kind not in _CHUNKS or end + 4 > len(data) or zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        if (
+            kind not in _CHUNKS
+            or end + 4 > len(data)
+            or zlib.crc32(memoryview(data)[place + 4 : end])
+            != int.from_bytes(data[end : end + 4], "big")
+        ):
             return None
         place = end + 4
     if data[12:16] != b"IHDR":
@@ -83,7 +108,11 @@ def _jpeg_shape(data: bytes) -> Shape | None:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker in _FRAMES:
             depth, height, width, channels = struct.unpack_from(">BHHB", data, place + 4)
-            return (height, width, channels) if depth == 8 and channels in (1, 3) and ends_well(data) else None
+            return (
+                (height, width, channels)
+                if depth == 8 and channels in (1, 3) and ends_well(data)
+                else None
+            )
         profile = marker == _APP2 and data[place + 4 : place + 15] == b"ICC_PROFILE"
         if not (profile or marker in (*_TABLES, _APP0, _APP14)):
             return None

@@ -24,8 +24,10 @@ class Preprocess:
         mean, std: per channel, of the values in [0, 1] after the gamma.
         gamma: exponent on the values in [0, 1]; 0.5 spreads dark pictures.
         resize: (H', W') that every picture is scaled to, or None for its own size.
-        interpolation: "linear", or "area" for the mean over the pixels that fall into one (when it shrinks).
-        floats: whether the pictures hold floats, whose values are taken as they are, instead of integers, which are scaled to [0, 1].
+        interpolation: "linear", or "area" for the mean over the pixels that fall into one (when it
+            shrinks).
+        floats: whether the pictures hold floats, whose values are taken as they are, instead of
+            integers, which are scaled to [0, 1].
     """
 
     channels: int = 3
@@ -40,34 +42,53 @@ class Preprocess:
         """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type.
 
         Raises:
-            InputError: channels that the network does not take; floats for integers or the reverse; floats outside [0, 1] with a gamma.
+            InputError: channels that the network does not take; floats for integers or the reverse;
+                floats outside [0, 1] with a gamma.
         """
         if (image.dtype == np.float32) != self.floats:
-            raise InputError(f"{name}: a picture of {image.dtype} values, and the training pictures hold {'floats' if self.floats else 'integers'}; convert it")
+            raise InputError(
+                f"{name}: a picture of {image.dtype} values, and the training pictures hold"
+                f" {'floats' if self.floats else 'integers'}; convert it"
+            )
         image = to_channels(image, self.channels, name=name)
         if self.gamma != 1.0 and image.dtype == np.float32 and (image.min() < 0 or image.max() > 1):
-            raise InputError(f"{name}: holds values from {image.min():g} to {image.max():g}, and data.gamma needs values from 0 to 1; leave the gamma out")
+            raise InputError(
+                f"{name}: holds values from {image.min():g} to {image.max():g}, and data.gamma"
+                " needs values from 0 to 1; leave the gamma out"
+            )
         return image
 
     def scale(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
-        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of `resize`; InputError as of `fit`."""
+        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of
+        `resize`; InputError as of `fit`.
+        """
         image = self.fit(image, name=name)
-        return image if self.resize is None else resize_image(image, self.resize, self.interpolation)
+        return (
+            image if self.resize is None else resize_image(image, self.resize, self.interpolation)
+        )
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) integers, or floats -> float32, integers scaled to [0, 1], gamma applied."""
-        values = image if image.dtype == np.float32 else image.astype(np.float32) / np.iinfo(image.dtype).max
+        values = (
+            image
+            if image.dtype == np.float32
+            else image.astype(np.float32) / np.iinfo(image.dtype).max
+        )
         return values if self.gamma == 1.0 else np.clip(values, 0, 1) ** self.gamma
 
     def normalise(self, image: np.ndarray) -> Tensor:
         """(H, W, channels) integers or floats -> (channels, H, W) float32."""
         if image.dtype == np.uint8:
-            return self.normalise_bytes(torch.from_numpy(np.require(image, requirements=["C", "W"])))
+            return self.normalise_bytes(
+                torch.from_numpy(np.require(image, requirements=["C", "W"]))
+            )
         values = (self.encode(image) - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
 
     def normalise_bytes(self, images: Tensor) -> Tensor:
-        """(..., H, W, channels) uint8 -> (..., channels, H, W) float32 on the same device, with the very values of `normalise`."""
+        """(..., H, W, channels) uint8 -> (..., channels, H, W) float32 on the same device, with the
+        very values of `normalise`.
+        """
         # By a table of all values there can be, which is several times faster than the formula.
         if images.device.type == "cpu":
             return _by_opencv(images, self._table)
@@ -88,7 +109,11 @@ def _by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
     """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W)."""
     *some, height, width, channels = images.shape
     result = torch.empty(*some, channels, height, width)
-    for image, planes in zip(images.reshape(-1, height, width, channels).numpy(), result.view(-1, channels, height, width).numpy(), strict=True):
+    for image, planes in zip(
+        images.reshape(-1, height, width, channels).numpy(),
+        result.view(-1, channels, height, width).numpy(),
+        strict=True,
+    ):
         for channel, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, table[channel][None], dst=planes[channel])
     return result
@@ -100,13 +125,17 @@ def _by_index(images: Tensor, table: Tensor) -> Tensor:
     return table[channels, images.movedim(-1, -3).long()]
 
 
-def resize_image(image: np.ndarray, size: Sequence[int], interpolation: str = "linear") -> np.ndarray:
+def resize_image(
+    image: np.ndarray, size: Sequence[int], interpolation: str = "linear"
+) -> np.ndarray:
     """(H, W, C) -> (H', W', C), bilinear, or by area where asked and it shrinks."""
     if tuple(image.shape[:2]) == tuple(size):
         return image
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if interpolation == "area" and shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=method).reshape(*size, image.shape[2])
+    return cv2.resize(image, (size[1], size[0]), interpolation=method).reshape(
+        *size, image.shape[2]
+    )
 
 
 def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -11,13 +11,16 @@ import numpy as np
 from kanseg.data.annotation import Annotation
 from kanseg.data.images import MAX_PIXELS, image_mode, read_image
 
-# None: no mask. A file; of a multilabel task a file or None (the class is absent) for each class; or shapes that are drawn when needed.
+# None: no mask. A file; of a multilabel task a file or None (the class is absent) for each class;
+# or shapes that are drawn when needed.
 Mask: TypeAlias = "Path | tuple[Path | None, ...] | Annotation | None"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and its mask (None for a picture without one); a picture of more than `max_pixels` is refused."""
+    """One picture and its mask (None for a picture without one); a picture of more than
+    `max_pixels` is refused.
+    """
 
     name: str
     image: Path

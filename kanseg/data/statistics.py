@@ -1,4 +1,6 @@
-"""What a whole set of pictures is like: mean and deviation of its channels, pixels of its classes."""
+"""What a whole set of pictures is like: mean and deviation of its channels, pixels of its
+classes.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,25 @@ from kanseg.data.preprocess import Preprocess
 from kanseg.data.sample import Sample, read_picture
 
 
-def channel_statistics(source: Sequence[Sample] | ImageSource, preprocess: Preprocess, *, at_most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of (at most 256, evenly chosen) pictures, in [0, 1] after the gamma."""
+def channel_statistics(
+    source: Sequence[Sample] | ImageSource, preprocess: Preprocess, *, at_most: int = 256
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of (at most 256, evenly chosen) pictures, in [0, 1]
+    after the gamma.
+    """
     chosen = (source[int(i)] for i in np.linspace(0, len(source) - 1, min(at_most, len(source))))
     count, total, square = 0, np.zeros(preprocess.channels), np.zeros(preprocess.channels)
     for item in chosen:
-        image, name = (read_picture(item), str(item.image)) if isinstance(item, Sample) else (item[0], item[2])
-        values = preprocess.encode(preprocess.scale(image, name=name)).reshape(-1, preprocess.channels).astype(np.float64)
+        image, name = (
+            (read_picture(item), str(item.image))
+            if isinstance(item, Sample)
+            else (item[0], item[2])
+        )
+        values = (
+            preprocess.encode(preprocess.scale(image, name=name))
+            .reshape(-1, preprocess.channels)
+            .astype(np.float64)
+        )
         count += len(values)
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
@@ -35,7 +49,8 @@ def channel_statistics(source: Sequence[Sample] | ImageSource, preprocess: Prepr
 
 
 def class_frequencies(samples: Sequence[Sample], info: LabelInfo) -> np.ndarray:
-    """Pixels of each class in the masks of a set, ignored ones left out: (N,) int64, or of a multilabel task (N, 2) [absent, present].
+    """Pixels of each class in the masks of a set, ignored ones left out: (N,) int64, or of a
+    multilabel task (N, 2) [absent, present].
 
     Raises:
         InputError: a mask that cannot be read.

@@ -18,42 +18,77 @@ from kanseg.registry import nearest
 
 
 class Augmentation:
-    """(picture, label map, seed) -> (picture, label map): the same seed gives the same result, whatever came before.
+    """(picture, label map, seed) -> (picture, label map): the same seed gives the same result,
+    whatever came before.
 
     Args:
-        transforms: [{name: {option: value}}] or names alone; names and options are those of albumentations 2.0.
-        crop: (h, w) of a random crop that comes first, padded where the picture is smaller; or None.
-        foreground: share of the crops that are laid around a class (`foreground_window`), from 0 to 1.
+        transforms: [{name: {option: value}}] or names alone; names and options are those of
+            albumentations 2.0.
+        crop: (h, w) of a random crop that comes first, padded where the picture is smaller; or
+            None.
+        foreground: share of the crops that are laid around a class (`foreground_window`), from 0 to
+            1.
 
     Pixels that a transform makes up are ignored in the label map (255).
 
     Raises:
-        InputError: a name or an option that albumentations does not have, or a value that it refuses; a share without a crop.
+        InputError: a name or an option that albumentations does not have, or a value that it
+            refuses; a share without a crop.
     """
 
-    def __init__(self, transforms: Sequence[Mapping[str, Mapping[str, object]] | str], crop: Sequence[int] | None = None, foreground: float = 0.0):
+    def __init__(
+        self,
+        transforms: Sequence[Mapping[str, Mapping[str, object]] | str],
+        crop: Sequence[int] | None = None,
+        foreground: float = 0.0,
+    ):
         if not 0 <= foreground <= 1:
-            raise InputError(f"data.oversample_foreground must be a share from 0 to 1, got {foreground}")
+            raise InputError(
+                f"data.oversample_foreground must be a share from 0 to 1, got {foreground}"
+            )
         if foreground and crop is None:
-            raise InputError("data.oversample_foreground needs data.crop: [height, width] of the crops that are laid around a class")
+            raise InputError(
+                "data.oversample_foreground needs data.crop: [height, width] of the crops that are"
+                " laid around a class"
+            )
         self.crop, self.foreground = crop, foreground
-        first = [] if crop is None else [{"RandomCrop": {"height": int(crop[0]), "width": int(crop[1]), "pad_if_needed": True}}]
+        first = (
+            []
+            if crop is None
+            else [
+                {
+                    "RandomCrop": {
+                        "height": int(crop[0]),
+                        "width": int(crop[1]),
+                        "pad_if_needed": True,
+                    }
+                }
+            ]
+        )
         self.empty = not (first or transforms)
         if not self.empty:
-            self._compose = _albumentations().Compose([_build(spec) for spec in [*first, *transforms]])
+            self._compose = _albumentations().Compose(
+                [_build(spec) for spec in [*first, *transforms]]
+            )
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "picture") -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, C) and (H, W) or (N, H, W) uint8 -> the same, changed alike; a uint16 picture comes back as float32 in [0, 1].
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "picture"
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W, C) and (H, W) or (N, H, W) uint8 -> the same, changed alike; a uint16 picture
+        comes back as float32 in [0, 1].
 
         Raises:
-            InputError: a transform fails on this picture, or returns something else than a picture of its type.
+            InputError: a transform fails on this picture, or returns something else than a picture
+                of its type.
         """
         if self.empty:
             return image, mask
         image, mask = self._around_a_class(image, mask, seed)
         if image.dtype == np.uint16:  # few transforms take 16 bits, nearly all take floats
             image = image.astype(np.float32) / 65535
-        low, high = (float(image.min()), float(image.max())) if image.dtype == np.float32 else (0.0, 1.0)
+        low, high = (
+            (float(image.min()), float(image.max())) if image.dtype == np.float32 else (0.0, 1.0)
+        )
         if low >= 0 and high <= 1:
             return self._apply(image, mask, seed, name)
         # Transforms of brightness take floats from 0 to 1 and cut off the rest.
@@ -62,7 +97,8 @@ class Augmentation:
         return image * span + np.float32(low), mask
 
     def check(self, image: np.ndarray, *, name: str = "picture") -> None:
-        """Whether all transforms take pictures of this type and number of channels, also those that are seldom applied.
+        """Whether all transforms take pictures of this type and number of channels, also those that
+        are seldom applied.
 
         Raises:
             InputError: the first that takes RGB and not this.
@@ -73,12 +109,17 @@ class Augmentation:
         for transform in self._compose.transforms:
             if _works(transform, values[:, :, [0] * 3]) and not _works(transform, values):
                 raise InputError(
-                    f"{name}: augmentation {type(transform).__name__} is made for colours and does not take {image.shape[2]} channels of {values.dtype}; "
-                    "leave it out, or set data.channels to 3 (or 1)"
+                    f"{name}: augmentation {type(transform).__name__} is made for colours and does"
+                    f" not take {image.shape[2]} channels of {values.dtype}; leave it out, or set"
+                    " data.channels to 3 (or 1)"
                 )
 
-    def _around_a_class(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """A crop around a class, in its share of the calls; the random crop that follows leaves it as it is, or pads it."""
+    def _around_a_class(
+        self, image: np.ndarray, mask: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A crop around a class, in its share of the calls; the random crop that follows leaves it
+        as it is, or pads it.
+        """
         rng = np.random.default_rng([seed, 1])
         if not self.foreground or rng.random() >= self.foreground:
             return image, mask
@@ -87,20 +128,37 @@ class Augmentation:
             return image, mask
         return np.ascontiguousarray(image[window]), np.ascontiguousarray(mask[(..., *window)])
 
-    def _apply(self, image: np.ndarray, mask: np.ndarray, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _apply(
+        self, image: np.ndarray, mask: np.ndarray, seed: int, name: str
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The transforms; albumentations has the classes of a multilabel map last."""
         self._compose.set_random_seed(seed)
         try:
-            result = self._compose(image=image, mask=mask if mask.ndim == 2 else np.ascontiguousarray(mask.transpose(1, 2, 0)))
-        except Exception as error:  # albumentations and OpenCV raise whatever comes; the sample and the list are what a user can mend
-            raise InputError(f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} picture: {' '.join(str(error).split())}") from error
+            result = self._compose(
+                image=image,
+                mask=mask if mask.ndim == 2 else np.ascontiguousarray(mask.transpose(1, 2, 0)),
+            )
+        # albumentations and OpenCV raise whatever comes; the sample and the list are what a user
+        # can mend
+        except Exception as error:
+            raise InputError(
+                f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} picture:"
+                f" {' '.join(str(error).split())}"
+            ) from error
         changed, label = result["image"], result["mask"]
         if mask.ndim == 3:
             label = label.reshape(*label.shape[:2], len(mask)).transpose(2, 0, 1)
         size = label.shape[-2:]
-        if not isinstance(changed, np.ndarray) or changed.dtype != image.dtype or changed.size != size[0] * size[1] * image.shape[2]:
+        if (
+            not isinstance(changed, np.ndarray)
+            or changed.dtype != image.dtype
+            or changed.size != size[0] * size[1] * image.shape[2]
+        ):
             made = f"{changed.dtype} {tuple(changed.shape)}"
-            raise InputError(f"{name}: augmentation made {made} of a {image.dtype} picture; leave out ToTensorV2, Normalize and the like")
+            raise InputError(
+                f"{name}: augmentation made {made} of a {image.dtype} picture; leave out"
+                " ToTensorV2, Normalize and the like"
+            )
         return changed.reshape(*size, image.shape[2]), label
 
 
@@ -129,7 +187,8 @@ def _albumentations():
         pass
     else:
         raise InputError(
-            "albumentationsx (another licence, the same import name) is installed; run `pip uninstall albumentationsx` and `pip install albumentations==2.0.8`"
+            "albumentationsx (another licence, the same import name) is installed; run `pip"
+            " uninstall albumentationsx` and `pip install albumentations==2.0.8`"
         )
     import albumentations
 
@@ -145,20 +204,38 @@ def _build(spec: Mapping[str, Mapping[str, object]] | str):
         raise InputError(f"an augmentation is `Name` or `Name: {{option: value}}`, got {spec!r}")
     name, options = next(iter(spec.items()))
     options = dict(options or {})
-    abstract = (module.BasicTransform, module.ImageOnlyTransform, module.DualTransform, module.Transform3D)
-    known = [n for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, module.BasicTransform) and c not in abstract]
+    abstract = (
+        module.BasicTransform,
+        module.ImageOnlyTransform,
+        module.DualTransform,
+        module.Transform3D,
+    )
+    known = [
+        n
+        for n, c in vars(module).items()
+        if inspect.isclass(c) and issubclass(c, module.BasicTransform) and c not in abstract
+    ]
     if name not in known:
         raise InputError(f"albumentations has no transform {name!r}{nearest(name, known)}")
     transform = getattr(module, name)
-    allowed = [p for p in inspect.signature(transform.__init__).parameters if p not in ("self", "args", "kwargs")]
+    allowed = [
+        p
+        for p in inspect.signature(transform.__init__).parameters
+        if p not in ("self", "args", "kwargs")
+    ]
     for option in options:
         if option not in allowed:
-            raise InputError(f"augmentation {name} has no option {option!r}{nearest(option, allowed)} (it has: {', '.join(allowed)})")
+            raise InputError(
+                f"augmentation {name} has no option {option!r}{nearest(option, allowed)} (it has:"
+                f" {', '.join(allowed)})"
+            )
     if "fill_mask" in allowed:
         options.setdefault("fill_mask", IGNORED)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         try:
-            return transform(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+            return transform(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+            )
         except (ValueError, TypeError, UserWarning) as error:
             raise InputError(f"augmentation {name}: " + " ".join(str(error).split())) from None

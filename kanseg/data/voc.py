@@ -16,7 +16,8 @@ from kanseg.errors import InputError
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 # fmt: off
 CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
@@ -27,11 +28,18 @@ def is_voc(root: Path) -> bool:
     return (root / IMAGES).is_dir() and (root / MASKS).is_dir()
 
 
-def read_voc(root: Path | str, overrides: Mapping[str, object] | None = None, *, seed: int = 0, max_pixels: int = MAX_PIXELS) -> Folder:
-    """Pictures of JPEGImages/, masks of SegmentationClass/ (palette indices, or RGB in VOC's colours), splits of ImageSets/Segmentation/*.txt.
+def read_voc(
+    root: Path | str,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
+) -> Folder:
+    """Pictures of JPEGImages/, masks of SegmentationClass/ (palette indices, or RGB in VOC's
+    colours), splits of ImageSets/Segmentation/*.txt.
 
-    The classes are VOC's 21 and 255 is ignored unless dataset.yaml or `overrides` say otherwise. Without lists the pictures that have a
-    mask are split by the seed.
+    The classes are VOC's 21 and 255 is ignored unless dataset.yaml or `overrides` say otherwise.
+    Without lists the pictures that have a mask are split by the seed.
 
     Args:
         root, overrides, seed, max_pixels: as of `read_folder`.
@@ -46,12 +54,22 @@ def read_voc(root: Path | str, overrides: Mapping[str, object] | None = None, *,
     given = given_labels(root, overrides or {})
     if "classes" not in given:
         notes.append("classes, colours and the void index 255 are those of PASCAL VOC")
-    given = {"task": "multiclass", "classes": CLASSES, "palette": tuple(voc_palette()), "ignore_index": IGNORED} | given
+    given = {
+        "task": "multiclass",
+        "classes": CLASSES,
+        "palette": tuple(voc_palette()),
+        "ignore_index": IGNORED,
+    } | given
     groups = read_groups(root)
     lists = list_files(root / LISTS) if (root / LISTS).is_dir() else []
     names = read_lists(lists, pictures, broken, where=f"{IMAGES}/")
     if not lists:
         names = seeded_split(root, sorted(pictures.keys() & masks.keys()), groups, seed, notes)
-    splits = {split: tuple(Sample(stem, pictures[stem], masks.get(stem), max_pixels) for stem in stems) for split, stems in names.items()}
+    splits = {
+        split: tuple(Sample(stem, pictures[stem], masks.get(stem), max_pixels) for stem in stems)
+        for split, stems in names.items()
+    }
     orphans = tuple(path for stem, path in masks.items() if stem not in pictures)
-    return Folder(root, label_info(root, given, [], notes), splits, tuple(notes), broken, groups, orphans)
+    return Folder(
+        root, label_info(root, given, [], notes), splits, tuple(notes), broken, groups, orphans
+    )

@@ -1,7 +1,14 @@
 """Encoders: image -> feature pyramid."""
 
 from kanseg.encoders.foreign import ForeignEncoder, foreign_encoder, is_foreign
-from kanseg.encoders.pyramid import ENCODERS, Encoder, check_size, residual_encoder, scaled, stacked_encoder
+from kanseg.encoders.pyramid import (
+    ENCODERS,
+    Encoder,
+    check_size,
+    residual_encoder,
+    scaled,
+    stacked_encoder,
+)
 from kanseg.encoders.stems import check_width, first_stages, shrinking_stem
 
 __all__ = [

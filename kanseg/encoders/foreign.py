@@ -14,10 +14,12 @@ Weights = str | bool | None
 
 
 class ForeignEncoder(nn.Module):
-    """Someone else's encoder: (B, C, H, W) -> depth + 1 features, the picture itself first; any H and W from 1 on.
+    """Someone else's encoder: (B, C, H, W) -> depth + 1 features, the picture itself first; any H
+    and W from 1 on.
 
-    Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); 0 channels where the encoder has no feature of that size
-    (vision transformers start at i = 2). The right and lower border of a picture are repeated up to a multiple of 32.
+    Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); 0 channels
+    where the encoder has no feature of that size (vision transformers start at i = 2). The right
+    and lower border of a picture are repeated up to a multiple of 32.
 
     Args:
         body: picture -> features from large to small.
@@ -29,7 +31,15 @@ class ForeignEncoder(nn.Module):
 
     begins_with_picture = True
 
-    def __init__(self, body: nn.Module, *, places: list[int | None], channels: list[int], in_channels: int, channels_last: bool = False):
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        places: list[int | None],
+        channels: list[int],
+        in_channels: int,
+        channels_last: bool = False,
+    ):
         super().__init__()
         self.body = body
         self.places = places
@@ -49,7 +59,9 @@ class ForeignEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
+            raise ValueError(
+                f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
+            )
         height, width = x.shape[-2:]
         # of 32 at any depth: some take larger kernels to small features
         right, below = -width % 32, -height % 32
@@ -57,31 +69,43 @@ class ForeignEncoder(nn.Module):
         features = [x]
         for i, place in enumerate(self.places, start=1):
             size = -(-height // 2**i), -(-width // 2**i)
-            features.append(x.new_zeros(len(x), 0, *size) if place is None else self._feature(found[place])[..., : size[0], : size[1]])
+            features.append(
+                x.new_zeros(len(x), 0, *size)
+                if place is None
+                else self._feature(found[place])[..., : size[0], : size[1]]
+            )
         return features
 
     def _feature(self, feature: Tensor) -> Tensor:
         return feature.movedim(-1, 1) if self.channels_last else feature
 
 
-def foreign_encoder(name: str, in_channels: int = 3, *, depth: int = 5, weights: Weights = None, **options: object) -> ForeignEncoder:
+def foreign_encoder(
+    name: str, in_channels: int = 3, *, depth: int = 5, weights: Weights = None, **options: object
+) -> ForeignEncoder:
     """An encoder of another library: (B, in_channels, H, W) -> depth + 1 features.
 
     Args:
-        name: "smp-NAME" for an encoder of segmentation_models.pytorch ("smp-resnet34"), "timm-NAME" for a model of timm
-            ("timm-convnext_tiny").
+        name: "smp-NAME" for an encoder of segmentation_models.pytorch ("smp-resnet34"), "timm-NAME"
+            for a model of timm ("timm-convnext_tiny").
         in_channels: channels of the picture.
         depth: halvings, 1 to 5.
-        weights: pretrained weights, which are downloaded: of SMP a name such as "imagenet"; of timm True or a tag; None for none.
-        options: of the model, for "timm-" and "smp-tu-" ({"img_size": 256, "strict_img_size": False} for Swin transformers).
+        weights: pretrained weights, which are downloaded: of SMP a name such as "imagenet"; of timm
+            True or a tag; None for none.
+        options: of the model, for "timm-" and "smp-tu-" ({"img_size": 256, "strict_img_size":
+            False} for Swin transformers).
 
     Raises:
-        ValueError: an unknown name, a depth out of range, or a model that is no pyramid of halved features.
+        ValueError: an unknown name, a depth out of range, or a model that is no pyramid of halved
+            features.
         ImportError: the library is not installed.
     """
     origin, _, rest = name.partition("-")
     if origin not in ORIGINS or not rest:
-        raise ValueError(f"a foreign encoder is called {' or '.join(f'{each}-NAME' for each in ORIGINS)}, got {name!r}")
+        raise ValueError(
+            f"a foreign encoder is called {' or '.join(f'{each}-NAME' for each in ORIGINS)}, got"
+            f" {name!r}"
+        )
     if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 5:
         raise ValueError(f"depth (halvings of the picture) must be 1 to 5, got {depth!r}")
     return ORIGINS[origin](rest, in_channels, depth, weights, options)
@@ -92,35 +116,61 @@ def is_foreign(name: str) -> bool:
     return name.partition("-")[0] in ORIGINS and "-" in name
 
 
-def _smp_encoder(name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]) -> ForeignEncoder:
+def _smp_encoder(
+    name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]
+) -> ForeignEncoder:
     try:
         from segmentation_models_pytorch import encoders
     except ModuleNotFoundError as error:
-        raise ImportError("encoders called smp-NAME need segmentation-models-pytorch: python -m pip install segmentation-models-pytorch") from error
+        raise ImportError(
+            "encoders called smp-NAME need segmentation-models-pytorch: python -m pip install"
+            " segmentation-models-pytorch"
+        ) from error
     if name not in encoders.encoders and not name.startswith(("tu-", "timm-")):
-        raise ValueError(f"segmentation_models.pytorch has no encoder {name!r}{nearest(name, encoders.encoders)}")
+        raise ValueError(
+            f"segmentation_models.pytorch has no encoder {name!r}{nearest(name, encoders.encoders)}"
+        )
     if options and not name.startswith("tu-"):
-        raise ValueError(f"segmentation_models.pytorch has no options for {name!r} (it would drop them), got {', '.join(options)}")
-    body = encoders.get_encoder(name, in_channels=in_channels, depth=depth, weights=weights, **options)
+        raise ValueError(
+            f"segmentation_models.pytorch has no options for {name!r} (it would drop them), got"
+            f" {', '.join(options)}"
+        )
+    body = encoders.get_encoder(
+        name, in_channels=in_channels, depth=depth, weights=weights, **options
+    )
     channels = list(body.out_channels[1 : depth + 1])
     places = [i if c > 0 else None for i, c in enumerate(channels, start=1)]
     return ForeignEncoder(body, places=places, channels=channels, in_channels=in_channels)
 
 
-def _timm_encoder(name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]) -> ForeignEncoder:
+def _timm_encoder(
+    name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]
+) -> ForeignEncoder:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise ImportError("encoders called timm-NAME need timm: python -m pip install timm") from error
+        raise ImportError(
+            "encoders called timm-NAME need timm: python -m pip install timm"
+        ) from error
     if not timm.is_model(name.partition(".")[0]):
         raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     name = f"{name}.{weights}" if isinstance(weights, str) else name
-    build = partial(timm.create_model, name, features_only=True, in_chans=in_channels, pretrained=bool(weights), **options)
+    build = partial(
+        timm.create_model,
+        name,
+        features_only=True,
+        in_chans=in_channels,
+        pretrained=bool(weights),
+        **options,
+    )
     body = build()
     strides = body.feature_info.reduction()
     places = [strides.index(2**i) if 2**i in strides else None for i in range(1, depth + 1)]
     if places[-1] is None:
-        raise ValueError(f"timm's {name} has features of strides {strides}, none of {2**depth}: choose another depth")
+        raise ValueError(
+            f"timm's {name} has features of strides {strides}, none of {2**depth}: choose another"
+            " depth"
+        )
     kept = [place for place in places if place is not None]
     if kept != list(range(len(strides))):  # leave out what nobody reads
         body = build(out_indices=tuple(kept))
@@ -128,7 +178,9 @@ def _timm_encoder(name: str, in_channels: int, depth: int, weights: Weights, opt
     found = body.feature_info.channels()
     channels = [0 if place is None else found[place] for place in places]
     last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
-    return ForeignEncoder(body, places=places, channels=channels, in_channels=in_channels, channels_last=last)
+    return ForeignEncoder(
+        body, places=places, channels=channels, in_channels=in_channels, channels_last=last
+    )
 
 
 ORIGINS: dict[str, Callable[..., ForeignEncoder]] = {"smp": _smp_encoder, "timm": _timm_encoder}

@@ -1,4 +1,6 @@
-"""Encoders: image -> feature pyramid. One body; the kinds differ in the stages that they are given."""
+"""Encoders: image -> feature pyramid. One body; the kinds differ in the stages that they are
+given.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 class Encoder(nn.Module, _Pretrained):
     """A list of stages, each halving the picture but the first: (B, C, H, W) -> depth + 1 features.
 
-    Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r), r = 2^i, but no more than `output_stride` after
-    `make_dilated`; any H and W from 1 on. Where stage 0 is an Identity, feature 0 is the picture itself.
+    Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r), r = 2^i, but no
+    more than `output_stride` after `make_dilated`; any H and W from 1 on. Where stage 0 is an
+    Identity, feature 0 is the picture itself.
 
     Args:
         stages: depth + 1 modules; stage 0 keeps the size, the others halve it (rounding up).
@@ -28,7 +31,9 @@ class Encoder(nn.Module, _Pretrained):
         out_channels: channels of each stage's output.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], *, in_channels: int, out_channels: Sequence[int]):
+    def __init__(
+        self, stages: Sequence[nn.Module], *, in_channels: int, out_channels: Sequence[int]
+    ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.in_channels = in_channels
@@ -51,16 +56,20 @@ class Encoder(nn.Module, _Pretrained):
         return isinstance(self.stages[0], nn.Identity)
 
     def set_in_channels(self, in_channels: int, *, pretrained: bool = True) -> None:
-        """Read pictures of another number of channels, keeping what was learned, as of `KANConv2d.set_in_channels`.
+        """Read pictures of another number of channels, keeping what was learned, as of
+        `KANConv2d.set_in_channels`.
 
-        The layers that are handed the picture are found by showing the encoder a small one. With pretrained=False their weights are
-        drawn anew.
+        The layers that are handed the picture are found by showing the encoder a small one. With
+        pretrained=False their weights are drawn anew.
         """
         if in_channels == self.in_channels:
             return
         readers = layers_that_read(self.stages, self.in_channels)
         if not readers:
-            raise ValueError("no convolution of this encoder reads the picture itself: it cannot be set to another number of channels")
+            raise ValueError(
+                "no convolution of this encoder reads the picture itself: it cannot be set to"
+                " another number of channels"
+            )
         for layer in readers:
             if isinstance(layer, nn.Conv2d):
                 set_conv_channels(layer, self.in_channels, in_channels)
@@ -75,18 +84,24 @@ class Encoder(nn.Module, _Pretrained):
             self.description["encoder"] |= {"in_channels": in_channels}
 
     def make_dilated(self, output_stride: int) -> None:
-        """Keep features from shrinking beyond a stride of 8 or 16: the stages that would halve them further dilate instead.
+        """Keep features from shrinking beyond a stride of 8 or 16: the stages that would halve them
+        further dilate instead.
 
-        A strided convolution gets stride 1, and all behind it taps twice as far apart (Chen et al. 2017, arXiv:1706.05587): every second
-        pixel of the new feature is the old one. A pool at the head of a stage goes, with which the values change.
+        A strided convolution gets stride 1, and all behind it taps twice as far apart (Chen et al.
+        2017, arXiv:1706.05587): every second pixel of the new feature is the old one. A pool at the
+        head of a stage goes, with which the values change.
 
         Raises:
-            ValueError: another stride, an encoder that was dilated before, or a stage that halves neither way.
+            ValueError: another stride, an encoder that was dilated before, or a stage that halves
+                neither way.
         """
         if output_stride not in (8, 16):
             raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
         if self._least_stride not in (None, output_stride):
-            raise ValueError(f"the encoder was dilated to output stride {self._least_stride} already: build a new one for {output_stride}")
+            raise ValueError(
+                f"the encoder was dilated to output stride {self._least_stride} already: build a"
+                f" new one for {output_stride}"
+            )
         if self._least_stride is None:
             for i in range(output_stride.bit_length(), self.depth + 1):
                 dilate_stage(self.stages[i], rate=2 ** (i - 1) // output_stride)
@@ -94,9 +109,13 @@ class Encoder(nn.Module, _Pretrained):
         self._least_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, C, H, W) -> [(B, out_channels[i], ceil(H / 2^i), ceil(W / 2^i)) for i in 0..depth]."""
+        """(B, C, H, W) -> [(B, out_channels[i], ceil(H / 2^i), ceil(W / 2^i)) for i in
+        0..depth].
+        """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}")
+            raise ValueError(
+                f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
+            )
         features = []
         for module in self.stages:
             x = module(x)
@@ -107,7 +126,10 @@ class Encoder(nn.Module, _Pretrained):
 def check_size(width: float, depth: int, *, deepest: int = 6) -> None:
     """ValueError unless width >= 1 and 1 <= depth <= deepest."""
     if not 1 <= width < inf or not 1 <= depth <= deepest:
-        raise ValueError(f"width must be at least 1 and depth (halvings of the picture) 1 to {deepest}, got width={width}, depth={depth}")
+        raise ValueError(
+            f"width must be at least 1 and depth (halvings of the picture) 1 to {deepest}, got"
+            f" width={width}, depth={depth}"
+        )
 
 
 def scaled(width: float, multiple: float) -> int:
@@ -115,23 +137,49 @@ def scaled(width: float, multiple: float) -> int:
     return max(1, round(width * multiple))
 
 
-def residual_encoder(in_channels: int, *, stem: Conv, block: Block, num_blocks: Sequence[int], width: float, depth: int, expansion: int) -> Encoder:
-    """A 3x3 stem, then depth + 1 stages of residual blocks with round(width * 2^i * expansion) channels (torch-conv-kan's UKANet).
+def residual_encoder(
+    in_channels: int,
+    *,
+    stem: Conv,
+    block: Block,
+    num_blocks: Sequence[int],
+    width: float,
+    depth: int,
+    expansion: int,
+) -> Encoder:
+    """A 3x3 stem, then depth + 1 stages of residual blocks with round(width * 2^i * expansion)
+    channels (torch-conv-kan's UKANet).
 
     `num_blocks` gives the blocks per stage; its last entry repeats for stages beyond it.
     """
     check_size(width, depth)
     counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(depth + 1)]
     channels = [scaled(width, 2**i * expansion) for i in range(depth + 1)]
-    first = nn.Sequential(stem(in_channels, scaled(width, 1), 3, padding=1), *stage(block, scaled(width, 1), channels[0], counts[0]))
-    deeper = [stage(block, channels[i - 1], channels[i], counts[i], stride=2) for i in range(1, depth + 1)]
+    first = nn.Sequential(
+        stem(in_channels, scaled(width, 1), 3, padding=1),
+        *stage(block, scaled(width, 1), channels[0], counts[0]),
+    )
+    deeper = [
+        stage(block, channels[i - 1], channels[i], counts[i], stride=2) for i in range(1, depth + 1)
+    ]
     return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)
 
 
-def stacked_encoder(in_channels: int, *, conv: Conv, stem: Conv, num_convs: int, width: float, depth: int, downsample: str) -> Encoder:
-    """Stages of `num_convs` 3x3 convolutions with round(width * 2^i) channels (U-Net; UKAGNet with downsample="stride").
+def stacked_encoder(
+    in_channels: int,
+    *,
+    conv: Conv,
+    stem: Conv,
+    num_convs: int,
+    width: float,
+    depth: int,
+    downsample: str,
+) -> Encoder:
+    """Stages of `num_convs` 3x3 convolutions with round(width * 2^i) channels (U-Net; UKAGNet with
+    downsample="stride").
 
-    `downsample`: "pool" puts a 2x2 maximum before a stage, "stride" gives its first convolution stride 2.
+    `downsample`: "pool" puts a 2x2 maximum before a stage, "stride" gives its first convolution
+    stride 2.
     """
     check_size(width, depth)
     if num_convs < 1:
@@ -139,10 +187,20 @@ def stacked_encoder(in_channels: int, *, conv: Conv, stem: Conv, num_convs: int,
     if downsample not in ("pool", "stride"):
         raise ValueError(f"downsample must be 'pool' or 'stride', got {downsample!r}")
     channels = [scaled(width, 2**i) for i in range(depth + 1)]
-    first = nn.Sequential(stem(in_channels, channels[0], 3, padding=1), *conv_stack(conv, channels[:1] * num_convs))
+    first = nn.Sequential(
+        stem(in_channels, channels[0], 3, padding=1), *conv_stack(conv, channels[:1] * num_convs)
+    )
     deeper = []
     for i in range(1, depth + 1):
-        convs = conv_stack(conv, [channels[i - 1], *[channels[i]] * num_convs], stride=2 if downsample == "stride" else 1)
+        convs = conv_stack(
+            conv,
+            [channels[i - 1], *[channels[i]] * num_convs],
+            stride=2 if downsample == "stride" else 1,
+        )
         # ceil_mode keeps odd sizes, and pictures of one pixel, alive
-        deeper.append(nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), *convs) if downsample == "pool" else convs)
+        deeper.append(
+            nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), *convs)
+            if downsample == "pool"
+            else convs
+        )
     return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)

@@ -1,4 +1,6 @@
-"""What stands before the first block of a classifier: how much the picture shrinks before anything else is done with it."""
+"""What stands before the first block of a classifier: how much the picture shrinks before anything
+else is done with it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,14 @@ from torch import nn
 from kanseg.layers.blocks import Conv
 
 
-def shrinking_stem(stem: Conv, in_channels: int, channels: int, stride: int) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Whole stages, and the modules at the head of the stage that follows them; together they shrink the picture `stride` times.
+def shrinking_stem(
+    stem: Conv, in_channels: int, channels: int, stride: int
+) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Whole stages, and the modules at the head of the stage that follows them; together they
+    shrink the picture `stride` times.
 
-    Stride 4 is ResNet's (7x7 convolution, 3x3 maximum: two whole stages, the picture itself and half its size), 2 the convolution without the
-    maximum, 1 a 3x3 convolution for small pictures.
+    Stride 4 is ResNet's (7x7 convolution, 3x3 maximum: two whole stages, the picture itself and
+    half its size), 2 the convolution without the maximum, 1 a 3x3 convolution for small pictures.
 
     Raises:
         ValueError: another stride.
@@ -34,8 +39,12 @@ def check_width(width: float) -> None:
         raise ValueError(f"width must be at least 1, got {width}")
 
 
-def first_stages(stages: list[nn.Module], channels: list[int], depth: int | None, name: str) -> tuple[list[nn.Module], list[int]]:
-    """The stages down to `depth` halvings (all for None) with their channels; ValueError where there are fewer."""
+def first_stages(
+    stages: list[nn.Module], channels: list[int], depth: int | None, name: str
+) -> tuple[list[nn.Module], list[int]]:
+    """The stages down to `depth` halvings (all for None) with their channels; ValueError where
+    there are fewer.
+    """
     deepest = len(stages) - 1
     if depth is not None and not 1 <= depth <= deepest:
         raise ValueError(f"{name} with these options has depths 1 to {deepest}, got depth={depth}")

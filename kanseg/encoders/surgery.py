@@ -16,7 +16,8 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 def layers_that_read(stages: Iterable[nn.Module], in_channels: int) -> list[nn.Module]:
     """The layers that are handed the picture itself, of stages that run one after the other.
 
-    There may be several, such as the two paths of a residual block; the first stages may be Identities.
+    There may be several, such as the two paths of a residual block; the first stages may be
+    Identities.
     """
     found: list[nn.Module] = []
     for module in stages:
@@ -52,12 +53,18 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def dilate_stage(stage: nn.Module, *, rate: int) -> None:
-    """Take the halving out of a stage, whose input has pixels `rate` times as dense as it was made for.
+    """Take the halving out of a stage, whose input has pixels `rate` times as dense as it was made
+    for.
 
-    What halves is a pool directly in the stage's Sequential, or else its strided convolutions; pools further inside belong to blocks that
-    bring the size back themselves. Up to the halving taps are `rate` apart, behind it 2 * rate.
+    What halves is a pool directly in the stage's Sequential, or else its strided convolutions;
+    pools further inside belong to blocks that bring the size back themselves. Up to the halving
+    taps are `rate` apart, behind it 2 * rate.
     """
-    pools = [i for i, child in enumerate(stage) if isinstance(child, POOLS)] if isinstance(stage, nn.Sequential) else []
+    pools = (
+        [i for i, child in enumerate(stage) if isinstance(child, POOLS)]
+        if isinstance(stage, nn.Sequential)
+        else []
+    )
     if len(pools) == 1:
         for i, child in enumerate(stage):
             for conv in _convs(child):
@@ -66,7 +73,10 @@ def dilate_stage(stage: nn.Module, *, rate: int) -> None:
         return
     halving = [conv for conv in _convs(stage) if max(conv.stride) > 1]
     if pools or not halving:
-        raise ValueError(f"a stage can be dilated that has one pool, or no pool and strided convolutions, got {stage}")
+        raise ValueError(
+            "a stage can be dilated that has one pool, or no pool and strided convolutions, got"
+            f" {stage}"
+        )
     behind = False
     for conv in _convs(stage):
         strided = max(conv.stride) > 1

@@ -1,4 +1,6 @@
-"""A trained network -> a file that runs without kanseg: ONNX or torch.export, checked before it is called good."""
+"""A trained network -> a file that runs without kanseg: ONNX or torch.export, checked before it is
+called good.
+"""
 
 from kanseg.export.run import Report, Request, export_checkpoint
 

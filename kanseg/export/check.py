@@ -29,7 +29,8 @@ class Agreement:
     """An exported file beside the network, over all pictures shown.
 
     Args:
-        probability: largest absolute difference of a probability; None for a file that gives labels.
+        probability: largest absolute difference of a probability; None for a file that gives
+            labels.
         differing: share of the pixels (of a classifier, pictures) whose label differs.
         pixels: how many there were.
         batches: "BxHxW" of what was shown.
@@ -46,9 +47,11 @@ class Agreement:
 
 
 def read_pictures(folder: str | None, preprocess: Preprocess, count: int) -> list[np.ndarray]:
-    """(H, W, channels) float32 in [0, 1]: at most `count` pictures of a folder, evenly chosen, or made ones of soft spots where there is none.
+    """(H, W, channels) float32 in [0, 1]: at most `count` pictures of a folder, evenly chosen, or
+    made ones of soft spots where there is none.
 
-    They have the size of `preprocess.resize`; without one their middle is taken, at most CUT on a side.
+    They have the size of `preprocess.resize`; without one their middle is taken, at most CUT on a
+    side.
     """
     if folder is None:
         return [_made(seed, preprocess.channels) for seed in range(count)]
@@ -57,14 +60,24 @@ def read_pictures(folder: str | None, preprocess: Preprocess, count: int) -> lis
     return [_read(path, preprocess) for path in chosen]
 
 
-def expected(model: nn.Module, preprocess: Preprocess, task: str, pictures: Sequence[np.ndarray]) -> Tensor:
-    """Probabilities (B, classes, H, W) of pictures of one size: the trained network, its own preprocessing (OpenCV), nothing of the export."""
-    step = replace(preprocess, floats=True)  # the pictures are values already, whatever the files of the training held
+def expected(
+    model: nn.Module, preprocess: Preprocess, task: str, pictures: Sequence[np.ndarray]
+) -> Tensor:
+    """Probabilities (B, classes, H, W) of pictures of one size: the trained network, its own
+    preprocessing (OpenCV), nothing of the export.
+    """
+    step = replace(
+        preprocess, floats=True
+    )  # the pictures are values already, whatever the files of the training held
     batch = torch.stack([step(picture) for picture in pictures])
     with torch.no_grad():
         values = class_probabilities(model, batch, task)
     size = pictures[0].shape[:2]
-    return values if values.dim() == 2 or values.shape[-2:] == size else F.interpolate(values, size=size, mode="bilinear", align_corners=False)
+    return (
+        values
+        if values.dim() == 2 or values.shape[-2:] == size
+        else F.interpolate(values, size=size, mode="bilinear", align_corners=False)
+    )
 
 
 def compare(
@@ -76,7 +89,8 @@ def compare(
     batch: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Agreement:
-    """Show pictures, scaled to several sizes and in several batches, to the file and to the network.
+    """Show pictures, scaled to several sizes and in several batches, to the file and to the
+    network.
 
     Args:
         network: from `open_exported`.
@@ -88,22 +102,39 @@ def compare(
     """
     task = network.description["labels"]["task"]
     largest, differing, pixels, shown = 0.0, 0, 0, []
-    for shape, group in _batches(pictures, [image_size] if image_size else [*SIZES, preprocess.resize or (96, 96)], [batch] if batch else BATCHES):
+    for shape, group in _batches(
+        pictures,
+        [image_size] if image_size else [*SIZES, preprocess.resize or (96, 96)],
+        [batch] if batch else BATCHES,
+    ):
         shown.append("x".join(map(str, (len(group), *shape))))
         truth = expected(model, preprocess, task, group)
         given = network(torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).contiguous())
         distance, different = _difference(given, truth, network.description["output"], task)
-        largest, differing, pixels = max(largest, distance), differing + int(different.sum()), pixels + different.numel()
-    return Agreement(None if network.description["output"] == "labels" else largest, differing / pixels, pixels, tuple(shown))
+        largest, differing, pixels = (
+            max(largest, distance),
+            differing + int(different.sum()),
+            pixels + different.numel(),
+        )
+    return Agreement(
+        None if network.description["output"] == "labels" else largest,
+        differing / pixels,
+        pixels,
+        tuple(shown),
+    )
 
 
 def _difference(given: Tensor, truth: Tensor, output: str, task: str) -> tuple[float, Tensor]:
-    """The largest difference of a probability, and where labels differ; whatever is not finite differs by infinity."""
+    """The largest difference of a probability, and where labels differ; whatever is not finite
+    differs by infinity.
+    """
     if output == "labels":
         return 0.0, given != _labels(truth, task)
     values = class_probabilities(nn.Identity(), given, task) if output == "logits" else given
     if values.shape != truth.shape:
-        raise ValueError(f"the file gives {tuple(values.shape)} where the network gives {tuple(truth.shape)}")
+        raise ValueError(
+            f"the file gives {tuple(values.shape)} where the network gives {tuple(truth.shape)}"
+        )
     distance = torch.nan_to_num((values - truth).abs(), nan=torch.inf).max().item()
     return distance, _labels(values, task) != _labels(truth, task)
 
@@ -112,19 +143,26 @@ def _labels(probabilities: Tensor, task: str) -> Tensor:
     return probabilities.argmax(dim=1) if task == "classification" else decide(probabilities, task)
 
 
-def _batches(pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], counts: Sequence[int]) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
+def _batches(
+    pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
     """Every size with every count; the pictures take turns."""
     place = 0
     for size in sizes:
         for count in counts:
-            yield size, [resize_image(pictures[(place + i) % len(pictures)], size) for i in range(count)]
+            yield (
+                size,
+                [resize_image(pictures[(place + i) % len(pictures)], size) for i in range(count)],
+            )
             place += count
 
 
 def _made(seed: int, channels: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     spots = rng.random((9, 9, channels), dtype=np.float32)
-    picture = cv2.resize(spots, (160, 128), interpolation=cv2.INTER_CUBIC).reshape(128, 160, channels)
+    picture = cv2.resize(spots, (160, 128), interpolation=cv2.INTER_CUBIC).reshape(
+        128, 160, channels
+    )
     return np.clip(picture + rng.normal(0, 0.02, picture.shape), 0, 1).astype(np.float32)
 
 

@@ -16,10 +16,15 @@ from kanseg.errors import InputError
 from kanseg.export.network import Deployed
 from kanseg.inference.exported import INSTALL, METADATA
 
-EXAMPLE = (64, 96)  # height and width of the pictures that the graph is traced with; any others will do
+EXAMPLE = (
+    64,
+    96,
+)  # height and width of the pictures that the graph is traced with; any others will do
 
 
-def trace(network: Deployed, *, batch: int | None = None, image_size: tuple[int, int] | None = None) -> ExportedProgram:
+def trace(
+    network: Deployed, *, batch: int | None = None, image_size: tuple[int, int] | None = None
+) -> ExportedProgram:
     """The graph of a network in evaluation mode.
 
     Args:
@@ -37,27 +42,39 @@ def trace(network: Deployed, *, batch: int | None = None, image_size: tuple[int,
             warnings.simplefilter("ignore")
             program = torch.export.export(network, (pictures,), dynamic_shapes=(free or None,))
     except RuntimeError as error:
-        raise InputError(f"torch.export cannot export this network: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(
+            f"torch.export cannot export this network: {' '.join(str(error).split())[:300]}"
+        ) from None
     _forget_the_code(program)
     return program
 
 
 def _forget_the_code(program: ExportedProgram) -> None:
-    """Where the code lay on this machine is nobody's business, and makes the file twice as large."""
-    graphs = [module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
+    """Where the code lay on this machine is nobody's business, and makes the file twice as
+    large.
+    """
+    graphs = [
+        module
+        for module in program.graph_module.modules()
+        if isinstance(module, torch.fx.GraphModule)
+    ]
     for node in (node for graph in graphs for node in graph.graph.nodes):
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn"):
             node.meta.pop(key, None)
 
 
-def write_torch(program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None) -> None:
+def write_torch(
+    program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None
+) -> None:
     """A .pt2 file; `opset` means nothing here."""
     if opset is not None:
         raise InputError("--opset is for ONNX files")
     torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(description)})
 
 
-def write_onnx(program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None) -> None:
+def write_onnx(
+    program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None
+) -> None:
     """An ONNX file that holds its weights itself.
 
     Raises:
@@ -68,13 +85,25 @@ def write_onnx(program: ExportedProgram, path: Path, description: Mapping[str, A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=opset, input_names=["pictures"], output_names=[description["output"]])
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=["pictures"],
+                output_names=[description["output"]],
+            )
         for node in made.model.graph.all_nodes():
             node.metadata_props.clear()
-        made.model.metadata_props[METADATA] = json.dumps({**description, "opset": made.model.opset_imports[""]})
+        made.model.metadata_props[METADATA] = json.dumps(
+            {**description, "opset": made.model.opset_imports[""]}
+        )
         made.save(str(path), external_data=False)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"no ONNX file{'' if opset is None else f' of opset {opset}'} can be made: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(
+            f"no ONNX file{'' if opset is None else f' of opset {opset}'} can be made:"
+            f" {' '.join(str(error).split())[:300]}"
+        ) from None
 
 
 WRITERS: dict[str, Callable[..., None]] = {"onnx": write_onnx, "torch": write_torch}

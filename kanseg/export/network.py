@@ -16,15 +16,16 @@ OUTPUTS = ("logits", "probabilities", "labels")
 class Deployed(nn.Module):
     """Pictures (B, C, H, W) float32 in [0, 1] -> output of the pictures' own size.
 
-    A network that was trained on resized pictures sees them at that size, and its probabilities are scaled back, as `Predictor` does; its logits
-    are then those of the probabilities that were scaled back.
+    A network that was trained on resized pictures sees them at that size, and its probabilities are
+    scaled back, as `Predictor` does; its logits are then those of the probabilities that were
+    scaled back.
 
     Args:
         model: normalised pictures -> logits (B, N, H, W), or (B, N) of a classifier.
         preprocess: of the training.
         task: "binary", "multiclass", "multilabel" or "classification".
-        output: "logits" (B, N, H, W); "probabilities" (B, classes, H, W); "labels", uint8 (B, H, W), of a multilabel task (B, N, H, W) of 0 and 1,
-            of a classifier int64 (B,).
+        output: "logits" (B, N, H, W); "probabilities" (B, classes, H, W); "labels", uint8 (B, H,
+            W), of a multilabel task (B, N, H, W) of 0 and 1, of a classifier int64 (B,).
     """
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, task: str, output: str = "logits"):
@@ -33,20 +34,32 @@ class Deployed(nn.Module):
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
         self.model, self.preprocess, self.task, self.output = model, preprocess, task, output
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(preprocess, name), dtype=torch.float32).reshape(1, -1, 1, 1))
+            self.register_buffer(
+                name,
+                torch.tensor(getattr(preprocess, name), dtype=torch.float32).reshape(1, -1, 1, 1),
+            )
 
     def forward(self, pictures: Tensor) -> Tensor:
         logits = self.model(self.prepared(pictures))
         logits = (logits[0] if isinstance(logits, tuple) else logits).float()
         if self.preprocess.resize is not None and self.task != "classification":
             small = class_probabilities(nn.Identity(), logits, self.task)
-            logits = logits_of(F.interpolate(small, size=pictures.shape[-2:], mode="bilinear", align_corners=False), self.task)
+            logits = logits_of(
+                F.interpolate(
+                    small, size=pictures.shape[-2:], mode="bilinear", align_corners=False
+                ),
+                self.task,
+            )
         if self.output == "logits":
             return logits
         probabilities = class_probabilities(nn.Identity(), logits, self.task)
         if self.output == "probabilities":
             return probabilities
-        return probabilities.argmax(dim=1) if self.task == "classification" else decide(probabilities, self.task)
+        return (
+            probabilities.argmax(dim=1)
+            if self.task == "classification"
+            else decide(probabilities, self.task)
+        )
 
     def prepared(self, pictures: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [0, 1] -> (B, C, H', W') resized, with the gamma, normalised."""
@@ -59,15 +72,22 @@ class Deployed(nn.Module):
 
 
 def resized(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, H, W) -> (B, C, *size) as `kanseg.data.preprocess.resize_image` does it with floats: bilinear, or by area where that shrinks."""
+    """(B, C, H, W) -> (B, C, *size) as `kanseg.data.preprocess.resize_image` does it with floats:
+    bilinear, or by area where that shrinks.
+    """
     if interpolation == "linear":
         return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
     sources = pictures.shape[-2:]
-    # The sizes are unknown while the graph is made, so that the choice is one between matrices of the same shape.
+    # The sizes are unknown while the graph is made, so that the choice is one between matrices of
+    # the same shape.
     height, width = (torch.scalar_tensor(source) for source in sources)
     shrinks, both = height * width > size[0] * size[1], (height >= size[0]) & (width >= size[1])
     rows, columns = (
-        torch.where(both, area_weights(*pair), torch.where(shrinks, mixed_weights(*pair), linear_weights(*pair))).to(pictures.dtype)
+        torch.where(
+            both,
+            area_weights(*pair),
+            torch.where(shrinks, mixed_weights(*pair), linear_weights(*pair)),
+        ).to(pictures.dtype)
         for pair in zip(sources, size, strict=True)
     )
     return rows @ pictures @ columns.T
@@ -84,14 +104,21 @@ def area_weights(source: int, target: int) -> Tensor:
 def linear_weights(source: int, target: int) -> Tensor:
     """(target, source) float64: the two neighbours of each new pixel's centre; rows sum to 1."""
     pixels = torch.arange(source, dtype=torch.float64)
-    centres = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp_min(0)
+    centres = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp_min(
+        0
+    )
     centres = torch.minimum(centres, pixels[-1])
     return (1 - (centres[:, None] - pixels).abs()).clamp_min(0)
 
 
 def mixed_weights(source: int, target: int) -> Tensor:
-    """(target, source) float64: what OpenCV takes for area on both sides when one of them grows (`resize` in its imgproc/src/resize.cpp)."""
-    pixels, place = torch.arange(source, dtype=torch.float64), torch.arange(target, dtype=torch.float64)
+    """(target, source) float64: what OpenCV takes for area on both sides when one of them grows
+    (`resize` in its imgproc/src/resize.cpp).
+    """
+    pixels, place = (
+        torch.arange(source, dtype=torch.float64),
+        torch.arange(target, dtype=torch.float64),
+    )
     first = torch.floor(place * source / target)
     share = place + 1 - (first + 1) * target / source
     share = torch.where(share <= 0, 0.0, share - torch.floor(share))[:, None]

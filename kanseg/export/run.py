@@ -1,4 +1,6 @@
-"""Checkpoint -> file: traced, written aside, quantised where asked, checked, and only then given its name."""
+"""Checkpoint -> file: traced, written aside, quantised where asked, checked, and only then given
+its name.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,20 @@ from kanseg.export.source import Source, read_source
 from kanseg.export.table import Row, milliseconds
 from kanseg.inference.exported import load_exported, open_exported, outside
 
-INPUT = "pictures (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type, channels in the order of the training (RGB)"
-TOLERANCE = 1e-3  # of a probability; and the share of labels that may differ, which are pixels where two classes are equally likely
+INPUT = (
+    "pictures (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type,"
+    " channels in the order of the training (RGB)"
+)
+# of a probability; and the share of labels that may differ, which are pixels where two classes are
+# equally likely
+TOLERANCE = 1e-3
 TABLE_SIZE = (256, 256)
-FORMS = {"torch.export": ("torch", "none"), "onnx": ("onnx", "none"), "onnx int8 dynamic": ("onnx", "dynamic"), "onnx int8 static": ("onnx", "static")}
+FORMS = {
+    "torch.export": ("torch", "none"),
+    "onnx": ("onnx", "none"),
+    "onnx int8 dynamic": ("onnx", "dynamic"),
+    "onnx int8 static": ("onnx", "static"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,15 @@ class Request:
         format: "onnx" or "torch"; None for what the name of the file says.
         output_kind: "logits", "probabilities" or "labels".
         quantise: "none", "dynamic" or "static" (ONNX only).
-        calibration: folder of pictures that static quantisation looks at, and that the check is made with; made pictures without one.
+        calibration: folder of pictures that static quantisation looks at, and that the check is
+            made with; made pictures without one.
         calibration_count: how many for calibration, and as many others for the check.
         opset: of ONNX; None for torch's choice.
         batch: the only number of pictures that the file takes; None for any.
         tolerance: largest difference of a probability, and share of differing labels.
         least_agreement: share of labels that a quantised file must have in common with the network.
-        split: splits of the data set on which mean IoU is measured, before and after; classes and folder are those of the training.
+        split: splits of the data set on which mean IoU is measured, before and after; classes and
+            folder are those of the training.
         root: another folder of the data set.
         table: measure size and speed of all forms.
         runs: calls that are timed.
@@ -78,19 +92,41 @@ class Request:
         named = {suffix: name for name, suffix in SUFFIXES.items()}.get(self.output.suffix)
         form = self.format or named
         if form is None or form not in SUFFIXES or named != form:
-            raise InputError(f"--output: expected a name that ends with {' or '.join(f'{s} (--format {f})' for f, s in SUFFIXES.items())}, got {self.output}")
+            raise InputError(
+                "--output: expected a name that ends with"
+                f" {' or '.join(f'{s} (--format {f})' for f, s in SUFFIXES.items())}, got"
+                f" {self.output}"
+            )
         if self.output.is_dir():
             raise InputError(f"--output: {self.output} is a folder, name a file")
         if self.output_kind not in OUTPUTS or self.quantise not in ("none", *KINDS):
-            raise InputError(f"--output_kind is one of {', '.join(OUTPUTS)} and --quantise one of none, {', '.join(KINDS)}")
+            raise InputError(
+                f"--output_kind is one of {', '.join(OUTPUTS)} and --quantise one of none,"
+                f" {', '.join(KINDS)}"
+            )
         if form == "torch" and (self.quantise != "none" or self.opset is not None):
-            raise InputError("--quantise and --opset are for ONNX files: name an --output that ends with .onnx")
+            raise InputError(
+                "--quantise and --opset are for ONNX files: name an --output that ends with .onnx"
+            )
         if self.quantise == "static" and self.calibration is None:
-            raise InputError("--quantise static needs --calibration FOLDER: pictures that show the range of the activations")
-        if min(self.calibration_count, self.runs, self.batch or 1) < 1 or not 0 <= self.least_agreement <= 1 or self.tolerance < 0:
-            raise InputError("--calibration_count, --runs and --batch must be at least 1, --tolerance at least 0, --least_agreement from 0 to 1")
+            raise InputError(
+                "--quantise static needs --calibration FOLDER: pictures that show the range of the"
+                " activations"
+            )
+        if (
+            min(self.calibration_count, self.runs, self.batch or 1) < 1
+            or not 0 <= self.least_agreement <= 1
+            or self.tolerance < 0
+        ):
+            raise InputError(
+                "--calibration_count, --runs and --batch must be at least 1, --tolerance at least"
+                " 0, --least_agreement from 0 to 1"
+            )
         if self.split and self.output_kind == "labels":
-            raise InputError("--split measures through tiles, which need logits or probabilities: not with --output_kind labels")
+            raise InputError(
+                "--split measures through tiles, which need logits or probabilities: not with"
+                " --output_kind labels"
+            )
         return form
 
 
@@ -118,28 +154,44 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
-        return asdict(self) | {"output": str(self.output), "agreement": self.agreement.to_dict(), "rows": [row.to_dict() for row in self.rows]}
+        return asdict(self) | {
+            "output": str(self.output),
+            "agreement": self.agreement.to_dict(),
+            "rows": [row.to_dict() for row in self.rows],
+        }
 
 
 def export_checkpoint(request: Request) -> Report:
     """Write `request.output`, unless the file does not compute what the network computes.
 
     Raises:
-        InputError: impossible requests, a checkpoint or pictures that cannot be read, a network that cannot be exported, a missing package.
+        InputError: impossible requests, a checkpoint or pictures that cannot be read, a network
+            that cannot be exported, a missing package.
     """
     form, source = request.form(), read_source(request.checkpoint)
     samples = labelled(source.data(request.root), request.split) if request.split else None
     request.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", dir=request.output.parent) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{request.output.name}.", dir=request.output.parent
+    ) as folder:
         maker = _Maker(request, source, Path(folder))
         path = maker.make(form, request.quantise)
         agreement = maker.agreement(path)
         description = open_exported(path, trust=True)[1]
-        report = Report(request.output, path.stat().st_size, agreement, maker.passes(agreement, request.quantise), description)
+        report = Report(
+            request.output,
+            path.stat().st_size,
+            agreement,
+            maker.passes(agreement, request.quantise),
+            description,
+        )
         if not report.passed:
             return report
         if samples is not None:
-            report.mean_iou = {"torch": maker.score(samples, None), "file": maker.score(samples, path)}
+            report.mean_iou = {
+                "torch": maker.score(samples, None),
+                "file": maker.score(samples, path),
+            }
         if request.table:
             report.rows = maker.table(samples)
         path.replace(request.output)
@@ -151,9 +203,16 @@ class _Maker:
 
     def __init__(self, request: Request, source: Source, folder: Path):
         self.request, self.source, self.folder = request, source, folder
-        self.network = Deployed(source.model, source.preprocess, source.task, request.output_kind).eval()
-        pictures = read_pictures(request.calibration, source.preprocess, 2 * request.calibration_count)
-        self.calibrating, self.shown = pictures[::2], pictures[1::2] or pictures  # the check is made with others where there are two
+        self.network = Deployed(
+            source.model, source.preprocess, source.task, request.output_kind
+        ).eval()
+        pictures = read_pictures(
+            request.calibration, source.preprocess, 2 * request.calibration_count
+        )
+        self.calibrating, self.shown = (
+            pictures[::2],
+            pictures[1::2] or pictures,
+        )  # the check is made with others where there are two
         self.program = trace(self.network, batch=request.batch, image_size=source.image_size)
 
     def make(self, form: str, kind: str) -> Path:
@@ -163,7 +222,9 @@ class _Maker:
             return path
         description = self._description(form)
         if kind == "none":
-            WRITERS[form](self.program, path, description, self.request.opset if form == "onnx" else None)
+            WRITERS[form](
+                self.program, path, description, self.request.opset if form == "onnx" else None
+            )
         else:
             quantise(kind, self.make("onnx", "none"), path, description, self.calibrating)
         return path
@@ -171,38 +232,79 @@ class _Maker:
     def agreement(self, path: Path) -> Agreement:
         """Of a file with the network."""
         network = open_exported(path, trust=True)[0]
-        return compare(network, self.source.model, self.source.preprocess, self.shown, batch=self.request.batch, image_size=self.source.image_size)
+        return compare(
+            network,
+            self.source.model,
+            self.source.preprocess,
+            self.shown,
+            batch=self.request.batch,
+            image_size=self.source.image_size,
+        )
 
     def passes(self, agreement: Agreement, kind: str) -> bool:
         """Whether a file of this quantisation is near enough to the network."""
         if kind != "none":
             return agreement.differing <= 1 - self.request.least_agreement
-        return (agreement.probability or 0.0) <= self.request.tolerance and agreement.differing <= self.request.tolerance
+        return (
+            agreement.probability or 0.0
+        ) <= self.request.tolerance and agreement.differing <= self.request.tolerance
 
     def score(self, samples: Labelled, path: Path | None) -> float:
         """Mean IoU of a file, or of the network itself."""
         if path is None:
-            return mean_iou(self.source.model, self.source.preprocess, self.source.description, *samples)
+            return mean_iou(
+                self.source.model, self.source.preprocess, self.source.description, *samples
+            )
         network, description = load_exported(path, trust=True)
         return mean_iou(network, outside(description), description, *samples)
 
     def table(self, samples: Labelled | None) -> list[Row]:
         """Size, speed and agreement of the network and of all forms that can be made of it."""
-        forms = {name: pair for name, pair in FORMS.items() if pair[1] != "static" or self.request.calibration is not None}
+        forms = {
+            name: pair
+            for name, pair in FORMS.items()
+            if pair[1] != "static" or self.request.calibration is not None
+        }
         files = {name: self.make(*pair) for name, pair in forms.items()}
         picture = resize_image(self.shown[0], self.source.image_size or TABLE_SIZE)
-        pictures = torch.from_numpy(np.stack([picture.transpose(2, 0, 1)] * (self.request.batch or 1)))
-        one, both = (milliseconds(self.network, files, pictures, runs=self.request.runs, threads=count) for count in (1, os.cpu_count() or 1))
+        pictures = torch.from_numpy(
+            np.stack([picture.transpose(2, 0, 1)] * (self.request.batch or 1))
+        )
+        one, both = (
+            milliseconds(self.network, files, pictures, runs=self.request.runs, threads=count)
+            for count in (1, os.cpu_count() or 1)
+        )
         rows = []
         for name, path in {"torch": None, **files}.items():
             size = _weights(self.source.model) if path is None else path.stat().st_size
             near = None if path is None else self.agreement(path)
-            rows.append(Row(name, size, one[name], both[name], near, None if samples is None else self.score(samples, path)))
+            rows.append(
+                Row(
+                    name,
+                    size,
+                    one[name],
+                    both[name],
+                    near,
+                    None if samples is None else self.score(samples, path),
+                )
+            )
         return rows
 
     def _description(self, form: str) -> dict[str, Any]:
-        made = {"format": form, "quantised": "none", "batch": self.request.batch, "version": kanseg.__version__, "torch": torch.__version__}
-        return {**self.source.description, "preprocessing": "inside", "input": INPUT, "output": self.request.output_kind, **made}
+        made = {
+            "format": form,
+            "quantised": "none",
+            "batch": self.request.batch,
+            "version": kanseg.__version__,
+            "torch": torch.__version__,
+        }
+        return {
+            **self.source.description,
+            "preprocessing": "inside",
+            "input": INPUT,
+            "output": self.request.output_kind,
+            **made,
+        }
 
 
 def _weights(model: nn.Module) -> int:

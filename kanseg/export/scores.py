@@ -27,7 +27,13 @@ def labelled(data: DataConfig, split: Sequence[str]) -> Labelled:
     return samples, opened.info
 
 
-def mean_iou(network: nn.Module, preprocess: Preprocess, description: dict[str, Any], samples: Sequence[Sample], info: LabelInfo) -> float:
+def mean_iou(
+    network: nn.Module,
+    preprocess: Preprocess,
+    description: dict[str, Any],
+    samples: Sequence[Sample],
+    info: LabelInfo,
+) -> float:
     """Mean IoU over the classes, all pixels of all pictures together.
 
     Args:
@@ -40,13 +46,25 @@ def mean_iou(network: nn.Module, preprocess: Preprocess, description: dict[str, 
     predictor = predictor_of(network, preprocess, description)
     metrics = SegmentationMetrics(info.classes, info.task)
     for sample in tqdm(samples, desc="score", leave=False, disable=None):
-        predicted, label = predictor(read_picture(sample), name=str(sample.image)), read_label(sample, info)
-        metrics.update(torch.from_numpy(predicted).long()[None], torch.from_numpy(label).long()[None])
+        predicted, label = (
+            predictor(read_picture(sample), name=str(sample.image)),
+            read_label(sample, info),
+        )
+        metrics.update(
+            torch.from_numpy(predicted).long()[None], torch.from_numpy(label).long()[None]
+        )
     return float(metrics.compute()["mean_iou"])
 
 
-def predictor_of(network: nn.Module, preprocess: Preprocess, description: dict[str, Any]) -> Predictor:
+def predictor_of(
+    network: nn.Module, preprocess: Preprocess, description: dict[str, Any]
+) -> Predictor:
     """A `Predictor` on the CPU."""
     labels, tile = description["labels"], description.get("tile")
-    where = {"classes": labels["classes"], "colours": labels["palette"], "task": labels["task"], "tile": tile and tuple(tile)}
+    where = {
+        "classes": labels["classes"],
+        "colours": labels["palette"],
+        "task": labels["task"],
+        "tile": tile and tuple(tile),
+    }
     return Predictor(network, preprocess, **where, batch_size=1, device="cpu")

@@ -43,7 +43,11 @@ class Source:
     def image_size(self) -> tuple[int, int] | None:
         """The only size of pictures that can be shown to it; None for any."""
         size = (self.description.get("model") or self.description["classifier"]).get("image_size")
-        return None if size is None or self.preprocess.resize is not None else (int(size[0]), int(size[1]))
+        return (
+            None
+            if size is None or self.preprocess.resize is not None
+            else (int(size[0]), int(size[1]))
+        )
 
     def data(self, root: str | None) -> DataConfig:
         """The settings of its data set, in another folder where one is given.
@@ -55,16 +59,21 @@ class Source:
             raise InputError("--split measures masks; a classifier has none")
         path = self.folder / CONFIG
         if not path.is_file():
-            raise InputError(f"{self.folder} has no {CONFIG}, which tells how the data set is read: give a checkpoint of a training run, or no --split")
+            raise InputError(
+                f"{self.folder} has no {CONFIG}, which tells how the data set is read: give a"
+                " checkpoint of a training run, or no --split"
+            )
         data = Config.from_yaml(path.read_text(encoding="utf-8")).data
         return data if root is None else replace(data, root=root, prepare=None, folds=0, fold=0)
 
 
 def read_source(checkpoint: str) -> Source:
-    """A checkpoint folder, a run (its best weights), or what `save_pretrained` wrote of a trained network.
+    """A checkpoint folder, a run (its best weights), or what `save_pretrained` wrote of a trained
+    network.
 
     Raises:
-        InputError: no such folder, a damaged one, or a network without class names and preprocessing.
+        InputError: no such folder, a damaged one, or a network without class names and
+            preprocessing.
     """
     folder = find_folder(checkpoint)
     fault = find_fault(folder) if (folder / MANIFEST).exists() else None
@@ -72,5 +81,8 @@ def read_source(checkpoint: str) -> Source:
         raise InputError(f"{folder}: {fault}")
     model = from_pretrained(folder)
     if not {"labels", "preprocess"} <= set(model.description) or "encoder" in model.description:
-        raise InputError(f"{folder} holds a network without class names and preprocessing: export a checkpoint of a training run (runs/x/best)")
+        raise InputError(
+            f"{folder} holds a network without class names and preprocessing: export a checkpoint"
+            " of a training run (runs/x/best)"
+        )
     return Source(folder, model, model.description)

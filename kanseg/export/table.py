@@ -16,7 +16,15 @@ from kanseg.export.check import Agreement
 from kanseg.inference.exported import open_exported
 from kanseg.tables import markdown
 
-HEADER = ("form", "MiB", "ms, 1 thread", "ms, all threads", "probability", "labels differ", "mean IoU")
+HEADER = (
+    "form",
+    "MiB",
+    "ms, 1 thread",
+    "ms, all threads",
+    "probability",
+    "labels differ",
+    "mean IoU",
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,19 @@ class Row:
         """As text, in the order of HEADER."""
         near = ["", ""]
         if self.agreement is not None:
-            near = ["" if self.agreement.probability is None else f"{self.agreement.probability:.1e}", f"{self.agreement.differing:.3%}"]
+            near = [
+                "" if self.agreement.probability is None else f"{self.agreement.probability:.1e}",
+                f"{self.agreement.differing:.3%}",
+            ]
         score = "" if self.mean_iou is None else f"{self.mean_iou:.4f}"
-        return [self.form, f"{self.bytes / 2**20:.2f}", f"{self.one_thread:.1f}", f"{self.all_threads:.1f}", *near, score]
+        return [
+            self.form,
+            f"{self.bytes / 2**20:.2f}",
+            f"{self.one_thread:.1f}",
+            f"{self.all_threads:.1f}",
+            *near,
+            score,
+        ]
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON."""
@@ -56,13 +74,24 @@ def show(rows: list[Row]) -> str:
     return markdown(HEADER, [row.cells() for row in rows])
 
 
-def milliseconds(eager: Callable[[Tensor], Tensor], files: Mapping[str, Path], pictures: Tensor, *, runs: int, threads: int) -> dict[str, float]:
-    """Of a call of the network, under the name "torch", and of each file: median of `runs`; they take turns, so that a busy machine hits all.
+def milliseconds(
+    eager: Callable[[Tensor], Tensor],
+    files: Mapping[str, Path],
+    pictures: Tensor,
+    *,
+    runs: int,
+    threads: int,
+) -> dict[str, float]:
+    """Of a call of the network, under the name "torch", and of each file: median of `runs`; they
+    take turns, so that a busy machine hits all.
 
-    One thread is measured in CPU time, in which other programs do not count, more by the wall clock.
+    One thread is measured in CPU time, in which other programs do not count, more by the wall
+    clock.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
-    steps = {"torch": eager} | {form: open_exported(path, trust=True, threads=threads)[0] for form, path in files.items()}
+    steps = {"torch": eager} | {
+        form: open_exported(path, trust=True, threads=threads)[0] for form, path in files.items()
+    }
     times: dict[str, list[float]] = {form: [] for form in steps}
     with _threads(threads), torch.no_grad():
         for step in steps.values():

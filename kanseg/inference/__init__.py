@@ -6,4 +6,12 @@ from kanseg.inference.inputs import find_jobs, find_pictures
 from kanseg.inference.outputs import Outputs
 from kanseg.inference.predictor import Predictor
 
-__all__ = ["Ensemble", "Outputs", "Predictor", "find_jobs", "find_pictures", "open_predictor", "predict_files"]
+__all__ = [
+    "Ensemble",
+    "Outputs",
+    "Predictor",
+    "find_jobs",
+    "find_pictures",
+    "open_predictor",
+    "predict_files",
+]

@@ -13,7 +13,9 @@ B = TypeVar("B")
 
 
 def ahead(work: Callable[[A], B], items: Iterable[A], *, count: int = 1) -> Iterator[B]:
-    """work(item) of every item, in order; up to `count` results are made ahead in a thread. An exception of `work` comes where its result would."""
+    """work(item) of every item, in order; up to `count` results are made ahead in a thread. An
+    exception of `work` comes where its result would.
+    """
     pending: deque[Future[B]] = deque()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
@@ -29,7 +31,9 @@ def ahead(work: Callable[[A], B], items: Iterable[A], *, count: int = 1) -> Iter
 
 
 def drawn_ahead(items: Iterator[A], *, count: int = 1) -> Iterator[A]:
-    """The same items, in order, which a thread draws from the iterator before they are asked for."""
+    """The same items, in order, which a thread draws from the iterator before they are
+    asked for.
+    """
     end = object()
     for item in ahead(lambda _: next(items, end), repeat(None), count=count):
         if item is end:

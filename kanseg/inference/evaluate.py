@@ -1,4 +1,6 @@
-"""A network on a split of a data set -> scores; the same numbers for any batch size and number of processes."""
+"""A network on a split of a data set -> scores; the same numbers for any batch size and number of
+processes.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,15 @@ def measure(
     title: str = "evaluate",
     update: Callable[[Any, Tensor, list[int]], None] | None = None,
 ) -> M:
-    """Show every sample of the dataset to the network and to the metrics; each process takes every n-th sample, and gets the whole result.
+    """Show every sample of the dataset to the network and to the metrics; each process takes every
+    n-th sample, and gets the whole result.
 
     Args:
         model: any network.
         dataset: items of "image", the target and "index", without augmentation.
         accelerator: its device, precision and processes are used.
-        metrics: `update(predicted, target, indices)`, `by_picture` and `merge` as of `SegmentationMetrics`.
+        metrics: `update(predicted, target, indices)`, `by_picture` and `merge` as of
+            `SegmentationMetrics`.
         predict: (model, pictures (B, C, H, W)) -> what the metrics compare with the target.
         target: key of the truth in an item.
         batch_size: pictures at once.
@@ -65,9 +69,21 @@ def measure(
     model.eval()
     mine = list(range(accelerator.process_index, len(dataset), accelerator.num_processes))
     raw = RawItems(dataset)
-    options = {"num_workers": workers, "worker_init_fn": let_the_main_process_stop, "collate_fn": collate}
-    loader = DataLoader(Subset(raw, mine), batch_size=batch_size, generator=torch.Generator(), **options)
-    for batch in tqdm(told_by_workers(loader), total=len(loader), desc=title, leave=False, disable=None if accelerator.is_main_process else True):
+    options = {
+        "num_workers": workers,
+        "worker_init_fn": let_the_main_process_stop,
+        "collate_fn": collate,
+    }
+    loader = DataLoader(
+        Subset(raw, mine), batch_size=batch_size, generator=torch.Generator(), **options
+    )
+    for batch in tqdm(
+        told_by_workers(loader),
+        total=len(loader),
+        desc=title,
+        leave=False,
+        disable=None if accelerator.is_main_process else True,
+    ):
         batch = raw.finish(batch, accelerator.device)
         with accelerator.autocast():
             predicted = predict(model, batch["image"])
@@ -90,30 +106,57 @@ def evaluate(
     title: str = "evaluate",
     surface: SurfaceOptions | None = None,
 ) -> SegmentationMetrics:
-    """Predict every sample of the dataset and compare it with its mask at the size that the network sees.
+    """Predict every sample of the dataset and compare it with its mask at the size that the network
+    sees.
 
     Args:
         model: pictures (B, C, H, W) -> logits.
-        tile: (h, w) beyond which a picture is predicted in overlapping tiles; None for whole pictures of any size.
+        tile: (h, w) beyond which a picture is predicted in overlapping tiles; None for whole
+            pictures of any size.
         batch_size: pictures, or tiles, at once.
         dataset, accelerator, workers, title: as of `measure`.
-        surface: measure surface distances and boundary IoU too; a spacing is that of the files, and scaled with the pictures.
+        surface: measure surface distances and boundary IoU too; a spacing is that of the files, and
+            scaled with the pictures.
     """
-    # Pictures of different sizes cannot share a batch, and padding them would change their predictions.
+    # Pictures of different sizes cannot share a batch, and padding them would change their
+    # predictions.
     size = batch_size if dataset.one_size else 1
     task = dataset.info.task
     metrics = SegmentationMetrics(dataset.info.classes, task, surface=surface)
 
     def update(probabilities: Tensor, target: Tensor, indices: list[int]) -> None:
-        spacings = [scaled_spacing(dataset.samples[i], target.shape[-2:], surface) for i in indices] if surface else None
-        metrics.update(decide(probabilities, task).long(), target, indices, probabilities=probabilities, spacings=spacings)
+        spacings = (
+            [scaled_spacing(dataset.samples[i], target.shape[-2:], surface) for i in indices]
+            if surface
+            else None
+        )
+        metrics.update(
+            decide(probabilities, task).long(),
+            target,
+            indices,
+            probabilities=probabilities,
+            spacings=spacings,
+        )
 
     predict = partial(predicted_probabilities, task=task, tile=tile, batch_size=batch_size)
-    return measure(model, dataset, accelerator, metrics, predict, target="mask", batch_size=size, workers=workers, title=title, update=update)
+    return measure(
+        model,
+        dataset,
+        accelerator,
+        metrics,
+        predict,
+        target="mask",
+        batch_size=size,
+        workers=workers,
+        title=title,
+        update=update,
+    )
 
 
 def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
-    """The same batches; an InputError of a reading process loses the traceback that torch puts around it."""
+    """The same batches; an InputError of a reading process loses the traceback that torch puts
+    around it.
+    """
     try:
         yield from batches
     except InputError as error:
@@ -121,31 +164,61 @@ def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
 
 
 def let_the_main_process_stop(_: int) -> None:
-    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to the main process, and end when that says so."""
+    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to
+    the main process, and end when that says so.
+    """
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with_the_main_process, daemon=True).start()
 
 
 def _end_with_the_main_process() -> None:
-    # At its exit the main process terminates and joins those that are left: who ignored that would make it wait for ever.
+    # At its exit the main process terminates and joins those that are left: who ignored that would
+    # make it wait for ever.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
-def predicted_labels(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, task: str, batch_size: int) -> Tensor:
-    """Preprocessed pictures (B, C, H, W) -> label maps int64 (`decide`); in tiles of `batch_size` at once where they are larger than one."""
-    return decide(predicted_probabilities(model, images, tile, task=task, batch_size=batch_size), task).long()
+def predicted_labels(
+    model: nn.Module,
+    images: Tensor,
+    tile: Sequence[int] | None = None,
+    *,
+    task: str,
+    batch_size: int,
+) -> Tensor:
+    """Preprocessed pictures (B, C, H, W) -> label maps int64 (`decide`); in tiles of `batch_size`
+    at once where they are larger than one.
+    """
+    return decide(
+        predicted_probabilities(model, images, tile, task=task, batch_size=batch_size), task
+    ).long()
 
 
-def predicted_probabilities(model: nn.Module, images: Tensor, tile: Sequence[int] | None = None, *, task: str, batch_size: int) -> Tensor:
-    """Preprocessed pictures (B, C, H, W) -> (B, N, H, W) float32 of all classes; in tiles where they are larger than one."""
+def predicted_probabilities(
+    model: nn.Module,
+    images: Tensor,
+    tile: Sequence[int] | None = None,
+    *,
+    task: str,
+    batch_size: int,
+) -> Tensor:
+    """Preprocessed pictures (B, C, H, W) -> (B, N, H, W) float32 of all classes; in tiles where
+    they are larger than one.
+    """
     shape = images.shape[-2:]
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
         return class_probabilities(model, images, task)
     predict = partial(class_probabilities, model, task=task)
-    return torch.stack([predict_tiled(predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size) for image in images])
+    return torch.stack(
+        [
+            predict_tiled(
+                predict, partial(crop, image), shape, tile=tile, overlap=0.5, batch_size=batch_size
+            )
+            for image in images
+        ]
+    )
 
 
 def evaluate_checkpoint(
@@ -174,13 +247,15 @@ def evaluate_checkpoint(
         flips: mirrored predictions that are averaged.
         batch_size: pictures or tiles at once; that of the protocol too.
         device: torch device.
-        surface, tolerance, spacing: whether and how surfaces are measured; by default training.surface, training.tolerance and data.spacing.
+        surface, tolerance, spacing: whether and how surfaces are measured; by default
+        training.surface, training.tolerance and data.spacing.
         inside: folder of masks outside of which pixels are ignored.
         protocol: "u_kan" adds the scores of `SegmentationMetrics.u_kan` as "u_kan".
         csv: file for a table with a line a picture.
 
     Raises:
-        InputError: no such checkpoint, data set or split; faulty samples, all of them named; options that cannot be used.
+        InputError: no such checkpoint, data set or split; faulty samples, all of them named;
+            options that cannot be used.
     """
     if protocol not in (None, "u_kan"):
         raise InputError(f"protocol {protocol!r} is not known (known: u_kan)")
@@ -190,12 +265,20 @@ def evaluate_checkpoint(
     if surface is not None:
         config.training.surface = surface
     config.training.tolerance = config.training.tolerance if tolerance is None else tolerance
-    data = config.data if root is None else replace(config.data, root=root, prepare=None, folds=0, fold=0)
+    data = (
+        config.data
+        if root is None
+        else replace(config.data, root=root, prepare=None, folds=0, fold=0)
+    )
     data = data if spacing is None else replace(data, spacing=list(spacing))
     options = surface_options(replace(config, data=data))
     opened = open_data(data)
     samples = _checked_samples(opened, split, predictor, skip_bad=data.skip_bad)
-    where = {"full_size": full_size, "surface": options, "inside": None if inside is None else Path(inside)}
+    where = {
+        "full_size": full_size,
+        "surface": options,
+        "inside": None if inside is None else Path(inside),
+    }
     metrics = evaluate_samples(predictor, samples, opened.info, **where)
     scores = metrics.compute() | ({"u_kan": metrics.u_kan(batch_size)} if protocol else {})
     if csv is not None:
@@ -203,25 +286,38 @@ def evaluate_checkpoint(
     return scores
 
 
-def _checked_samples(opened: Folder, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool) -> list[Sample]:
-    """The samples of the splits, all of them good; InputError for the faults, or for another task than the predictor's."""
+def _checked_samples(
+    opened: Folder, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool
+) -> list[Sample]:
+    """The samples of the splits, all of them good; InputError for the faults, or for another task
+    than the predictor's.
+    """
     info = opened.info
     if len(info.classes) != len(predictor.classes):
         theirs, ours = ", ".join(info.classes), ", ".join(predictor.classes)
-        raise InputError(f"{opened.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})")
+        raise InputError(
+            f"{opened.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})"
+        )
     if (info.task == "multilabel") != (predictor.task == "multilabel"):
-        raise InputError(f"{opened.root}: its task is {info.task}, and that of the checkpoint {predictor.task}; set data.task when training")
+        raise InputError(
+            f"{opened.root}: its task is {info.task}, and that of the checkpoint {predictor.task};"
+            " set data.task when training"
+        )
     samples = opened.samples(split)
     faults = check_samples(samples, info).faults
     if skip_bad:
         samples, faults = [sample for sample in samples if sample not in faults], {}
     if faults or not samples:
-        raise InputError("\n".join(faults.values()) or f"{opened.root}: split {split} has no pictures")
+        raise InputError(
+            "\n".join(faults.values()) or f"{opened.root}: split {split} has no pictures"
+        )
     return samples
 
 
 def surface_options(config: Config) -> SurfaceOptions | None:
-    """How a run of these settings measures surfaces; None for not at all. InputError for settings out of range."""
+    """How a run of these settings measures surfaces; None for not at all. InputError for settings
+    out of range.
+    """
     spacing = None if config.data.spacing is None else tuple(config.data.spacing)
     options = SurfaceOptions(config.training.tolerance, spacing)
     return options if config.training.surface else None

@@ -1,4 +1,6 @@
-"""Exported files (ONNX, torch.export) -> networks that a `Predictor` can use; what is needed to use them travels in the file."""
+"""Exported files (ONNX, torch.export) -> networks that a `Predictor` can use; what is needed to use
+them travels in the file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
 
-METADATA = "kanseg"  # key of the description in an ONNX file; in a .pt2 file the name of an extra file, with .json
+# key of the description in an ONNX file; in a .pt2 file the name of an extra file, with .json
+METADATA = "kanseg"
 TRUST = "KANSEG_TRUST_PT2"
 INSTALL = 'python -m pip install -e ".[export]"'
 SMALLEST = 1e-7  # a probability below is taken for this one, so that its logit is finite
@@ -23,7 +26,8 @@ Run = Callable[[Tensor], Tensor]
 
 
 class ExportedNetwork(nn.Module):
-    """Pictures (B, C, H, W) float32 in [0, 1] -> what the exported graph gives, on the pictures' device.
+    """Pictures (B, C, H, W) float32 in [0, 1] -> what the exported graph gives, on the pictures'
+    device.
 
     Args:
         run: the graph, on the CPU.
@@ -38,42 +42,66 @@ class ExportedNetwork(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         channels = self.description["preprocess"]["channels"]
         if pictures.dim() != 4 or pictures.shape[1] != channels or 0 in pictures.shape:
-            raise InputError(f"{self.name}: expected pictures (B, {channels}, H, W), got {tuple(pictures.shape)}")
+            raise InputError(
+                f"{self.name}: expected pictures (B, {channels}, H, W), got {tuple(pictures.shape)}"
+            )
         values = pictures.detach().float().cpu()
-        parts = [self._padded(part) for part in values.split(self.description.get("batch") or len(values))]
+        parts = [
+            self._padded(part)
+            for part in values.split(self.description.get("batch") or len(values))
+        ]
         return torch.cat(parts).to(pictures.device)
 
     def _padded(self, pictures: Tensor) -> Tensor:
         """Filled up to the batch that the file takes, where it takes only one."""
         count, batch = len(pictures), self.description.get("batch") or len(pictures)
-        return self._run(torch.cat([pictures, pictures[-1:].expand(batch - count, -1, -1, -1)]) if batch > count else pictures)[:count]
+        return self._run(
+            torch.cat([pictures, pictures[-1:].expand(batch - count, -1, -1, -1)])
+            if batch > count
+            else pictures
+        )[:count]
 
 
-def load_exported(path: str | Path, *, trust: bool = False, threads: int = 0) -> tuple[ExportedNetwork, dict[str, Any]]:
-    """A file that tools/export.py wrote -> (network, description): raw pictures in [0, 1] (B, C, H, W) -> logits (B, N, H, W) float32.
+def load_exported(
+    path: str | Path, *, trust: bool = False, threads: int = 0
+) -> tuple[ExportedNetwork, dict[str, Any]]:
+    """A file that tools/export.py wrote -> (network, description): raw pictures in [0, 1] (B, C, H,
+    W) -> logits (B, N, H, W) float32.
 
-    The description is that of the checkpoint (labels, preprocess, tile, ...). Its entry "preprocessing" is "inside": the graph itself scales and
-    normalises, and what is left to the caller is `outside(description)`.
+    The description is that of the checkpoint (labels, preprocess, tile, ...). Its entry
+    "preprocessing" is "inside": the graph itself scales and normalises, and what is left to the
+    caller is `outside(description)`.
 
     Args:
         path: a .onnx or .pt2 file.
-        trust: load a .pt2 file, which can run code; the environment variable KANSEG_TRUST_PT2=1 says the same. An ONNX file holds no code.
+        trust: load a .pt2 file, which can run code; the environment variable KANSEG_TRUST_PT2=1
+            says the same. An ONNX file holds no code.
         threads: of onnxruntime; 0 leaves its own choice.
 
     Raises:
-        InputError: nothing there, another kind of file, a .pt2 file that is not trusted, or one that gives labels only.
+        InputError: nothing there, another kind of file, a .pt2 file that is not trusted, or one
+            that gives labels only.
     """
     network, description = open_exported(path, trust=trust, threads=threads)
     if description["output"] == "labels":
-        raise InputError(f"{path} gives labels, which cannot be averaged over tiles: export with --output_kind logits or probabilities")
+        raise InputError(
+            f"{path} gives labels, which cannot be averaged over tiles: export with --output_kind"
+            " logits or probabilities"
+        )
     if description["output"] == "probabilities":
         run, task = network._run, description["labels"]["task"]
-        network = ExportedNetwork(lambda pictures: logits_of(run(pictures), task), description, str(path))
+        network = ExportedNetwork(
+            lambda pictures: logits_of(run(pictures), task), description, str(path)
+        )
     return network, description
 
 
-def open_exported(path: str | Path, *, trust: bool = False, threads: int = 0) -> tuple[ExportedNetwork, dict[str, Any]]:
-    """As `load_exported`, but the network gives what the file says (description["output"]): logits, probabilities or labels."""
+def open_exported(
+    path: str | Path, *, trust: bool = False, threads: int = 0
+) -> tuple[ExportedNetwork, dict[str, Any]]:
+    """As `load_exported`, but the network gives what the file says (description["output"]): logits,
+    probabilities or labels.
+    """
     path = Path(path)
     if path.suffix not in READERS:
         raise InputError(f"{path}: expected an exported file ({' or '.join(READERS)})")
@@ -85,16 +113,24 @@ def open_exported(path: str | Path, *, trust: bool = False, threads: int = 0) ->
 
 
 def outside(description: dict[str, Any]) -> Preprocess:
-    """What is left to do before the exported network: integers to [0, 1] (floats stay as they are), and the channels that it takes."""
+    """What is left to do before the exported network: integers to [0, 1] (floats stay as they are),
+    and the channels that it takes.
+    """
     step = description["preprocess"]
     return Preprocess(step["channels"], mean=(0.0,), std=(1.0,), floats=step.get("floats", False))
 
 
 def logits_of(probabilities: Tensor, task: str) -> Tensor:
-    """Probabilities (B, classes, ...) of `class_probabilities` -> logits that give the same (within 1e-7): (B, 1, ...) of a binary task, else (B, N, ...)."""
+    """Probabilities (B, classes, ...) of `class_probabilities` -> logits that give the same (within
+    1e-7): (B, 1, ...) of a binary task, else (B, N, ...).
+    """
     if task == "binary":
         return _log(probabilities[:, 1:]) - _log(probabilities[:, :1])
-    return _log(probabilities) - _log(1 - probabilities) if task == "multilabel" else _log(probabilities)
+    return (
+        _log(probabilities) - _log(1 - probabilities)
+        if task == "multilabel"
+        else _log(probabilities)
+    )
 
 
 def onnxruntime() -> Any:
@@ -110,7 +146,11 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises; its exceptions have no common base but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return tuple(
+        kind
+        for kind in vars(state).values()
+        if isinstance(kind, type) and issubclass(kind, Exception)
+    )
 
 
 def _log(values: Tensor) -> Tensor:
@@ -125,46 +165,64 @@ def _read_onnx(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | Non
     try:
         session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except errors as error:
-        raise InputError(f"{path}: not an ONNX file that onnxruntime can read: {_line(error)}") from None
+        raise InputError(
+            f"{path}: not an ONNX file that onnxruntime can read: {_line(error)}"
+        ) from None
     name = session.get_inputs()[0].name
 
     def run(pictures: Tensor) -> Tensor:
         try:
             return torch.from_numpy(session.run(None, {name: pictures.numpy()})[0])
         except errors as error:
-            raise InputError(f"{path} fails on pictures {tuple(pictures.shape)}: {_line(error)}") from None
+            raise InputError(
+                f"{path} fails on pictures {tuple(pictures.shape)}: {_line(error)}"
+            ) from None
 
     return run, session.get_modelmeta().custom_metadata_map.get(METADATA)
 
 
 def _read_torch(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | None]:
-    # Pickled payloads, the sizes' expressions and the guards of such a file are all evaluated as Python.
+    # Pickled payloads, the sizes' expressions and the guards of such a file are all evaluated as
+    # Python.
     if not trust and os.environ.get(TRUST) != "1":
-        raise InputError(f"{path}: torch.export.load can run code that is in the file; if you trust it, set {TRUST}=1 (or trust=True), else use an ONNX file")
+        raise InputError(
+            f"{path}: torch.export.load can run code that is in the file; if you trust it, set"
+            f" {TRUST}=1 (or trust=True), else use an ONNX file"
+        )
     text = _extra_file(path)
     try:
         graph = torch.export.load(path).module()
     except (RuntimeError, KeyError, ValueError, AssertionError) as error:
-        raise InputError(f"{path}: this torch ({torch.__version__}) cannot load it: {_line(error)}") from None
+        raise InputError(
+            f"{path}: this torch ({torch.__version__}) cannot load it: {_line(error)}"
+        ) from None
 
     def run(pictures: Tensor) -> Tensor:
         try:
             with torch.no_grad():
                 return graph(pictures)
         except AssertionError as error:  # a guard: sizes for which the graph was not made
-            raise InputError(f"{path} takes no pictures {tuple(pictures.shape)}: {_line(error)}") from None
+            raise InputError(
+                f"{path} takes no pictures {tuple(pictures.shape)}: {_line(error)}"
+            ) from None
 
     return run, text
 
 
-READERS: dict[str, Callable[..., tuple[Run, str | None]]] = {".onnx": _read_onnx, ".pt2": _read_torch}
+READERS: dict[str, Callable[..., tuple[Run, str | None]]] = {
+    ".onnx": _read_onnx,
+    ".pt2": _read_torch,
+}
 
 
 def _extra_file(path: Path) -> str | None:
     """The description in a .pt2 file, read without torch."""
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}.json")), None)
+            name = next(
+                (name for name in archive.namelist() if name.endswith(f"/extra/{METADATA}.json")),
+                None,
+            )
             return None if name is None else archive.read(name).decode("utf-8")
     except (zipfile.BadZipFile, UnicodeDecodeError):
         raise InputError(f"{path}: damaged, or no .pt2 file") from None
@@ -176,7 +234,9 @@ def _description(path: Path, text: str | None) -> dict[str, Any]:
     except ValueError:
         description = None
     if not isinstance(description, dict) or description.get("preprocessing") != "inside":
-        raise InputError(f"{path}: holds no description of a kanseg network; write it by tools/export.py")
+        raise InputError(
+            f"{path}: holds no description of a kanseg network; write it by tools/export.py"
+        )
     return description
 
 

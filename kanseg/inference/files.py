@@ -60,10 +60,12 @@ def predict_files(
     large: int = LARGE,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
-    """Write `output/NAME.png` (class indices with a palette) for every picture, and what `outputs` asks for.
+    """Write `output/NAME.png` (class indices with a palette) for every picture, and what `outputs`
+    asks for.
 
-    The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder `output/NAME/` of masks and an overlay
-    video. Each file is written whole or not at all. A file that cannot be read or predicted is told and counted, and the rest goes on.
+    The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder
+    `output/NAME/` of masks and an overlay video. Each file is written whole or not at all. A file
+    that cannot be read or predicted is told and counted, and the rest goes on.
 
     Args:
         predictor: a `Predictor` or an `Ensemble`.
@@ -72,7 +74,8 @@ def predict_files(
         outputs: what is written beside the masks; by default overlays.
         skip_existing: leave files out for which all is there.
         max_pixels: larger pictures are refused as decompression bombs.
-        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and a picture in a TIFF is read by windows.
+        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and a picture in a TIFF is
+            read by windows.
         tell: takes a line for each failure.
 
     Raises:
@@ -101,7 +104,9 @@ def predict_files(
 
 @dataclass(frozen=True)
 class _Run:
-    """The way of the files: pictures are read in one thread, predicted here, and written in another."""
+    """The way of the files: pictures are read in one thread, predicted here, and written in
+    another.
+    """
 
     predictor: Segmenter
     writer: Writer
@@ -114,7 +119,9 @@ class _Run:
         return ahead(self.write, self.predicted(drawn_ahead(self.groups(jobs))))
 
     def groups(self, jobs: Iterable[Job]) -> Iterator[list[_Step]]:
-        """Files as they are read: small pictures of one size together, everything else by itself."""
+        """Files as they are read: small pictures of one size together, everything else by
+        itself.
+        """
         group: list[_Step] = []
         for step in map(self.read, jobs):
             if group and not self._fits(group, step):
@@ -130,7 +137,12 @@ class _Run:
             return guarded(_Step(job, skipped=True), self._found_before)
         if job.is_video:
             return _Step(job)
-        return guarded(_Step(job), lambda step: replace(step, picture=open_picture(job.path, max_pixels=self.max_pixels, large=self.large)))
+        return guarded(
+            _Step(job),
+            lambda step: replace(
+                step, picture=open_picture(job.path, max_pixels=self.max_pixels, large=self.large)
+            ),
+        )
 
     def predicted(self, groups: Iterable[list[_Step]]) -> Iterator[_Step]:
         """Each file with its prediction; videos and large pictures are written here already."""
@@ -150,7 +162,11 @@ class _Run:
         wanted = self.writer.outputs
         try:
             pictures = [step.picture for step in group]
-            prediction = self.predictor.predict(pictures, probabilities=wanted.probabilities is not None, uncertainty=wanted.uncertainty)
+            prediction = self.predictor.predict(
+                pictures,
+                probabilities=wanted.probabilities is not None,
+                uncertainty=wanted.uncertainty,
+            )
         except FAULTS as error:
             if len(group) > 1:
                 return [done for step in group for done in self.together([step])]
@@ -159,13 +175,21 @@ class _Run:
 
     def video(self, step: _Step) -> _Step:
         """Predict and write a video."""
-        found = predict_video(self.predictor, step.job, self.writer.outputs, self.writer.root, max_pixels=self.max_pixels)
+        found = predict_video(
+            self.predictor,
+            step.job,
+            self.writer.outputs,
+            self.writer.root,
+            max_pixels=self.max_pixels,
+        )
         return replace(step, found=found)
 
     def large_picture(self, step: _Step) -> _Step:
         """Predict and write a picture by bands."""
         with closing(step.picture):
-            found = predict_large(self.predictor, step.picture, step.job.name, self.writer, step.job.path)
+            found = predict_large(
+                self.predictor, step.picture, step.job.name, self.writer, step.job.path
+            )
         return replace(step, picture=None, found=[(step.job.file_name, step.picture.shape, found)])
 
     def write(self, step: _Step) -> _Step:
@@ -174,36 +198,65 @@ class _Run:
 
     def _write(self, step: _Step) -> _Step:
         picture = step.picture
-        found = self.writer.write(step.job.name, picture.read(0, 0, *picture.shape), step.prediction, step.job.path)
+        found = self.writer.write(
+            step.job.name, picture.read(0, 0, *picture.shape), step.prediction, step.job.path
+        )
         return _Step(step.job, found=[(step.job.file_name, picture.shape, found)])
 
     def _fits(self, group: Sequence[_Step], step: _Step) -> bool:
         """Whether a picture can be predicted together with those before it."""
         first = group[0].picture
-        if not isinstance(step.picture, ArrayPicture) or not isinstance(first, ArrayPicture) or len(group) == self.predictor.batch_size:
+        if (
+            not isinstance(step.picture, ArrayPicture)
+            or not isinstance(first, ArrayPicture)
+            or len(group) == self.predictor.batch_size
+        ):
             return False
-        return step.picture.image.shape == first.image.shape and (len(group) + 1) * _pixels(step) <= TOGETHER
+        return (
+            step.picture.image.shape == first.image.shape
+            and (len(group) + 1) * _pixels(step) <= TOGETHER
+        )
 
     def _is_done(self, job: Job) -> bool:
-        return is_done(self.writer, job.name) if job.is_video else self.writer.existing(job.name) is not None
+        return (
+            is_done(self.writer, job.name)
+            if job.is_video
+            else self.writer.existing(job.name) is not None
+        )
 
     def _found_before(self, step: _Step) -> _Step:
-        """The regions in the masks of a picture or video that is left out: the annotations tell of all."""
+        """The regions in the masks of a picture or video that is left out: the annotations tell of
+        all.
+        """
         if self.writer.outputs.polygons != "coco":
             return step
         if step.job.is_video:
-            numbers = range(len(list(self.writer.masks(step.job.name)[0].with_suffix("").glob("frame_*.png"))))
+            numbers = range(
+                len(list(self.writer.masks(step.job.name)[0].with_suffix("").glob("frame_*.png")))
+            )
             names = [(f"{step.job.name}/frame_{number:06d}", ".png", None) for number in numbers]
         else:
             names = [(step.job.name, self.writer.existing(step.job.name), step.job.file_name)]
         found = []
         for name, suffix, file_name in names:
             label = self.writer.read_label(name, suffix)
-            found.append((file_name or f"{name}.png", label.shape[-2:], list(regions(label, self.predictor.task))))
+            found.append(
+                (
+                    file_name or f"{name}.png",
+                    label.shape[-2:],
+                    list(regions(label, self.predictor.task)),
+                )
+            )
         return replace(step, found=found)
 
 
-FAULTS = (RuntimeError, MemoryError, OSError, ValueError, cv2.error)  # out of memory or disk, a file that a library chokes on: the next may do
+FAULTS = (
+    RuntimeError,
+    MemoryError,
+    OSError,
+    ValueError,
+    cv2.error,
+)  # out of memory or disk, a file that a library chokes on: the next may do
 
 
 def guarded(step: _Step, work: Callable[[_Step], _Step]) -> _Step:

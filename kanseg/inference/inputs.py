@@ -39,8 +39,11 @@ class Job:
         return (Path(self.name).parent / self.path.name).as_posix()
 
 
-def find_jobs(source: str, *, recursive: bool = False, output: Path | None = None) -> tuple[list[Job], list[str]]:
-    """The pictures and videos that a file, a folder or a glob pattern means, sorted, and a line for each kind of thing that was left out.
+def find_jobs(
+    source: str, *, recursive: bool = False, output: Path | None = None
+) -> tuple[list[Job], list[str]]:
+    """The pictures and videos that a file, a folder or a glob pattern means, sorted, and a line for
+    each kind of thing that was left out.
 
     Args:
         source: file, folder or pattern.
@@ -48,23 +51,45 @@ def find_jobs(source: str, *, recursive: bool = False, output: Path | None = Non
         output: where masks will be written; what lies there is no input of a folder.
 
     Raises:
-        InputError: nothing is there, a file of an unknown kind, or two files whose masks would have one name.
+        InputError: nothing is there, a file of an unknown kind, or two files whose masks would have
+            one name.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() not in KNOWN:
         raise InputError(f"{source}: not a kind of file that can be read ({_KINDS}); convert it")
     if path.is_dir():
         listed = path.rglob("*") if recursive else path.iterdir()
-        found = [p for p in listed if not _is_hidden(p.relative_to(path)) and not (output is not None and p.resolve().is_relative_to(output.resolve()))]
+        found = [
+            p
+            for p in listed
+            if not _is_hidden(p.relative_to(path))
+            and not (output is not None and p.resolve().is_relative_to(output.resolve()))
+        ]
     else:
         found = [path] if path.is_file() else [Path(p) for p in glob.glob(source, recursive=True)]
     files = sorted(p for p in found if p.is_file())
     jobs = [p for p in files if p.suffix.lower() in KNOWN]
-    notes = _left_out([p for p in files if p.suffix.lower() not in KNOWN], [] if recursive else [p for p in found if p.is_dir()])
+    notes = _left_out(
+        [p for p in files if p.suffix.lower() not in KNOWN],
+        [] if recursive else [p for p in found if p.is_dir()],
+    )
     if not jobs and output is not None and path.resolve().is_relative_to(output.resolve()):
-        raise InputError(f"{source} lies in the output {output}, and what lies there is no input; choose another --output")
+        raise InputError(
+            f"{source} lies in the output {output}, and what lies there is no input; choose another"
+            " --output"
+        )
     if not jobs:
-        raise InputError("; ".join([f"{source}: no file, no folder with pictures or videos ({_KINDS}) and no pattern that matches one", *notes]))
+        raise InputError(
+            "; ".join(
+                [
+                    (
+                        f"{source}: no file, no folder with pictures or videos ({_KINDS}) and no"
+                        " pattern that matches one"
+                    ),
+                    *notes,
+                ]
+            )
+        )
     return name_jobs(jobs, path if path.is_dir() else None), notes
 
 
@@ -74,20 +99,30 @@ def find_pictures(source: str) -> list[Path]:
 
 
 def name_jobs(paths: Sequence[Path], root: Path | None = None) -> list[Job]:
-    """A name for what is written for each file: its path below `root` (without a root its bare name) without the suffix.
+    """A name for what is written for each file: its path below `root` (without a root its bare
+    name) without the suffix.
 
     Where two have the same stem the suffix becomes a part of both names: a_png, a_jpg.
 
     Raises:
         InputError: two files would still have the same name.
     """
-    jobs = [Job(path, (path.relative_to(root) if root else Path(path.name)).with_suffix("").as_posix()) for path in paths]
+    jobs = [
+        Job(path, (path.relative_to(root) if root else Path(path.name)).with_suffix("").as_posix())
+        for path in paths
+    ]
     stems = Counter(job.name for job in jobs)
-    jobs = [replace(job, name=f"{job.name}_{job.path.suffix[1:]}") if stems[job.name] > 1 else job for job in jobs]
+    jobs = [
+        replace(job, name=f"{job.name}_{job.path.suffix[1:]}") if stems[job.name] > 1 else job
+        for job in jobs
+    ]
     twice = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
     if twice:
         same = [str(job.path) for job in jobs if job.name == twice[0]]
-        raise InputError(f"{' and '.join(same[:2])} would be written to the same file; predict their folders one by one, or with --recursive")
+        raise InputError(
+            f"{' and '.join(same[:2])} would be written to the same file; predict their folders one"
+            " by one, or with --recursive"
+        )
     return jobs
 
 
@@ -110,20 +145,35 @@ def _is_hidden(path: Path) -> bool:
 
 
 def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
-    """InputError when something that will be written would replace one of the files that are read."""
+    """InputError when something that will be written would replace one of the files that
+    are read.
+    """
     read = {job.path.resolve() for job in jobs}
     for target in targets:
         if target.resolve() in read:
-            raise InputError(f"{target} is one of the pictures and would be overwritten; choose another --output")
+            raise InputError(
+                f"{target} is one of the pictures and would be overwritten; choose another --output"
+            )
 
 
 def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
-    """InputError when two files would be written to one place: the mask of overlays/a.png and the overlay of a.png, a frame and a picture of its name."""
+    """InputError when two files would be written to one place: the mask of overlays/a.png and the
+    overlay of a.png, a frame and a picture of its name.
+    """
     videos = {job.name: job for job in targets if job.is_video}
     owners: dict[Path, Job] = {}
     for job, paths in targets.items():
         place = Path(job.name)
-        video = videos.get(place.parent.as_posix()) if place.name.startswith("frame_") and not job.is_video else None
-        other = next((owner for path in paths if (owner := owners.setdefault(path, job)) != job), video)
+        video = (
+            videos.get(place.parent.as_posix())
+            if place.name.startswith("frame_") and not job.is_video
+            else None
+        )
+        other = next(
+            (owner for path in paths if (owner := owners.setdefault(path, job)) != job), video
+        )
         if other is not None:
-            raise InputError(f"{other.path} and {job.path} would be written to the same file below the output; rename one, or predict them one by one")
+            raise InputError(
+                f"{other.path} and {job.path} would be written to the same file below the output;"
+                " rename one, or predict them one by one"
+            )

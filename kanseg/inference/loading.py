@@ -20,7 +20,9 @@ EXPORTED = (".onnx", ".pt2")
 
 @dataclass(frozen=True)
 class Stored:
-    """A trained network: (B, C, h, w) -> logits, and how it reads pictures; `tile` is None for whole ones."""
+    """A trained network: (B, C, h, w) -> logits, and how it reads pictures; `tile` is None for
+    whole ones.
+    """
 
     model: nn.Module | Callable[[Tensor], Tensor]
     preprocess: Preprocess
@@ -45,21 +47,36 @@ def load_checkpoint(path: Path) -> Stored:
         description, model = _stored(path)
     labels = description["labels"]
     if "palette" not in labels:
-        raise InputError(f"{path} holds a classifier, which gives no masks: kanseg.from_pretrained loads it")
+        raise InputError(
+            f"{path} holds a classifier, which gives no masks: kanseg.from_pretrained loads it"
+        )
     preprocess = preprocess_from(description["preprocess"])
-    if description.get("preprocessing") == "inside":  # the file takes the values in [0, 1] and does the rest
+    if (
+        description.get("preprocessing") == "inside"
+    ):  # the file takes the values in [0, 1] and does the rest
         preprocess = replace(preprocess, mean=(0.0,), std=(1.0,), gamma=1.0)
     tile = description.get("tile")
     colours = [tuple(colour) for colour in labels["palette"]]
-    return Stored(model, preprocess, tuple(labels["classes"]), colours, labels["task"], None if tile is None else tuple(tile))
+    return Stored(
+        model,
+        preprocess,
+        tuple(labels["classes"]),
+        colours,
+        labels["task"],
+        None if tile is None else tuple(tile),
+    )
 
 
 def _stored(folder: Path) -> tuple[dict[str, Any], nn.Module]:
-    """Description and network of a checkpoint, or of a trained network that `save_pretrained` wrote."""
+    """Description and network of a checkpoint, or of a trained network that `save_pretrained`
+    wrote.
+    """
     if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
         description = pretrained.read_description(folder)
         if "preprocess" not in description:
-            raise InputError(f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it")
+            raise InputError(
+                f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it"
+            )
         return description, pretrained.read_network(folder, description)
     description = read_description(folder)
     model = build_model(description["model"])

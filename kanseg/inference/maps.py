@@ -11,7 +11,11 @@ import tifffile
 
 SCALE, TIE_POINT, TRANSFORM, KEYS, DOUBLES, TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
 _TYPES = {SCALE: "d", TIE_POINT: "d", TRANSFORM: "d", KEYS: "H", DOUBLES: "d"}
-PROJECTED, GEOGRAPHIC, RASTER_TYPE = "ProjectedCSTypeGeoKey", "GeographicTypeGeoKey", "GTRasterTypeGeoKey"
+PROJECTED, GEOGRAPHIC, RASTER_TYPE = (
+    "ProjectedCSTypeGeoKey",
+    "GeographicTypeGeoKey",
+    "GTRasterTypeGeoKey",
+)
 POINT = 2
 USER_DEFINED = 32767
 
@@ -21,7 +25,8 @@ class MapPlace:
     """Pixel coordinates -> map coordinates.
 
     Args:
-        matrix: (2, 3): (x, y) on the map = matrix @ (column, row, 1), pixel (0, 0) reaching from (0, 0) to (1, 1).
+        matrix: (2, 3): (x, y) on the map = matrix @ (column, row, 1), pixel (0, 0) reaching from
+            (0, 0) to (1, 1).
         epsg: code of the coordinate system; None where the file names none.
     """
 
@@ -39,7 +44,9 @@ class MapPlace:
 
 
 def map_place(path: Path) -> MapPlace | None:
-    """Where a picture lies; None for files that do not tell (or tell it by several tie points, which is no linear map)."""
+    """Where a picture lies; None for files that do not tell (or tell it by several tie points,
+    which is no linear map).
+    """
     tags, keys = _geo(path)
     matrix = _matrix(tags)
     if matrix is None:
@@ -52,9 +59,15 @@ def map_place(path: Path) -> MapPlace | None:
 
 
 def map_tags(path: Path) -> list[tuple]:
-    """The tags of a GeoTIFF that tell its place, for a file of the same size, as `tifffile` takes them."""
+    """The tags of a GeoTIFF that tell its place, for a file of the same size, as `tifffile` takes
+    them.
+    """
     tags, _ = _geo(path)
-    numbers = [(code, kind, len(tags[code]), tuple(tags[code]), True) for code, kind in _TYPES.items() if code in tags]
+    numbers = [
+        (code, kind, len(tags[code]), tuple(tags[code]), True)
+        for code, kind in _TYPES.items()
+        if code in tags
+    ]
     return numbers + ([(TEXTS, "s", 0, tags[TEXTS], True)] if TEXTS in tags else [])
 
 
@@ -65,7 +78,9 @@ def _geo(path: Path) -> tuple[dict[int, tuple], dict[str, object]]:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            return {code: page.tags.valueof(code) for code in (*_TYPES, TEXTS) if code in page.tags}, page.geotiff_tags or {}
+            return {
+                code: page.tags.valueof(code) for code in (*_TYPES, TEXTS) if code in page.tags
+            }, page.geotiff_tags or {}
     except (tifffile.TiffFileError, StructError, ValueError, KeyError, IndexError):
         return {}, {}
 

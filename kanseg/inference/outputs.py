@@ -1,4 +1,6 @@
-"""What is written for a picture: mask, overlay, probabilities, uncertainty, outlines; each file whole or not at all."""
+"""What is written for a picture: mask, overlay, probabilities, uncertainty, outlines; each file
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from kanseg.inference.maps import map_place
 from kanseg.inference.polygons import Region, geojson, regions
 from kanseg.inference.segmenter import Prediction, Segmenter
 
-OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS = "overlays", "probabilities", "uncertainty", "polygons"
+OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS = (
+    "overlays",
+    "probabilities",
+    "uncertainty",
+    "polygons",
+)
 PROBABILITY_FILES = ("npz", "png")
 POLYGON_FILES = ("coco", "geojson")
 LARGEST_VARIANCE = 0.25  # of values between 0 and 1
@@ -32,11 +39,13 @@ class Outputs:
 
     Args:
         overlays: `overlays/NAME.png`, the picture with its classes tinted.
-        probabilities: "npz": `probabilities/NAME.npz` of probabilities (N, H, W) float16 and the names of the classes; "png":
-            `probabilities/CLASS/NAME.png`, 255 for 1; None for none.
-        uncertainty: `uncertainty/NAME.npz` (`Prediction.uncertainty`, float32) and `NAME.png`: 255 for the largest there can be; of a
-            variance its root is drawn, the standard deviation, 255 for 0.5.
-        polygons: "coco": `annotations.json` of all pictures; "geojson": `polygons/NAME.geojson`; None for none.
+        probabilities: "npz": `probabilities/NAME.npz` of probabilities (N, H, W) float16 and the
+            names of the classes; "png": `probabilities/CLASS/NAME.png`, 255 for 1; None for none.
+        uncertainty: `uncertainty/NAME.npz` (`Prediction.uncertainty`, float32) and `NAME.png`: 255
+            for the largest there can be; of a variance its root is drawn, the standard deviation,
+            255 for 0.5.
+        polygons: "coco": `annotations.json` of all pictures; "geojson": `polygons/NAME.geojson`;
+            None for none.
     """
 
     overlays: bool = True
@@ -47,7 +56,9 @@ class Outputs:
     def __post_init__(self) -> None:
         for key, known in (("probabilities", PROBABILITY_FILES), ("polygons", POLYGON_FILES)):
             if getattr(self, key) not in (None, *known):
-                raise InputError(f"{key} must be one of {', '.join(known)}, got {getattr(self, key)!r}")
+                raise InputError(
+                    f"{key} must be one of {', '.join(known)}, got {getattr(self, key)!r}"
+                )
 
 
 class Writer:
@@ -61,16 +72,29 @@ class Writer:
 
     def __init__(self, root: Path, predictor: Segmenter, outputs: Outputs):
         self.root, self.outputs = root, outputs
-        self.classes, self.colours, self.task, self.looks = predictor.classes, predictor.colours, predictor.task, predictor.looks
+        self.classes, self.colours, self.task, self.looks = (
+            predictor.classes,
+            predictor.colours,
+            predictor.task,
+            predictor.looks,
+        )
         self.folders = class_folders(predictor.classes)
 
     def masks(self, name: str, suffix: str = ".png") -> list[Path]:
-        """The mask of a picture; of a multilabel task one for each class, in a folder of its name."""
-        below = [self.root / folder for folder in self.folders] if self.task == "multilabel" else [self.root]
+        """The mask of a picture; of a multilabel task one for each class, in a folder of
+        its name.
+        """
+        below = (
+            [self.root / folder for folder in self.folders]
+            if self.task == "multilabel"
+            else [self.root]
+        )
         return [folder / f"{name}{suffix}" for folder in below]
 
     def targets(self, name: str, suffix: str = ".png") -> list[Path]:
-        """All files that are written for a picture, the masks last; `suffix` .tif for a large one."""
+        """All files that are written for a picture, the masks last; `suffix` .tif for a
+        large one.
+        """
         files = [self.root / OVERLAYS / f"{name}.png"] if self.outputs.overlays else []
         small = suffix == ".png"
         if self.outputs.probabilities == "npz" and small:
@@ -78,7 +102,10 @@ class Writer:
         elif self.outputs.probabilities is not None:
             files += self.probability_maps(name, suffix)
         if self.outputs.uncertainty:
-            files += [self.root / UNCERTAINTY / f"{name}{end}" for end in ([".npz", ".png"] if small else [suffix])]
+            files += [
+                self.root / UNCERTAINTY / f"{name}{end}"
+                for end in ([".npz", ".png"] if small else [suffix])
+            ]
         if self.outputs.polygons == "geojson":
             files.append(self.root / POLYGONS / f"{name}.geojson")
         return files + self.masks(name, suffix)
@@ -89,9 +116,18 @@ class Writer:
 
     def existing(self, name: str) -> str | None:
         """The suffix of the masks of a picture for which all is there that is wanted, or None."""
-        return next((suffix for suffix in (".png", ".tif") if all(path.is_file() for path in self.targets(name, suffix))), None)
+        return next(
+            (
+                suffix
+                for suffix in (".png", ".tif")
+                if all(path.is_file() for path in self.targets(name, suffix))
+            ),
+            None,
+        )
 
-    def write(self, name: str, image: np.ndarray, prediction: Prediction, path: Path) -> list[Region]:
+    def write(
+        self, name: str, image: np.ndarray, prediction: Prediction, path: Path
+    ) -> list[Region]:
         """Write all for a picture; the masks last, so that who finds them finds the rest.
 
         Args:
@@ -111,7 +147,9 @@ class Writer:
         if self.outputs.uncertainty:
             values = prediction.uncertainty.numpy()
             write_npz(self.root / UNCERTAINTY / f"{name}.npz", uncertainty=values)
-            write_png(self.root / UNCERTAINTY / f"{name}.png", uncertainty_picture(values, self.looks))
+            write_png(
+                self.root / UNCERTAINTY / f"{name}.png", uncertainty_picture(values, self.looks)
+            )
         found = self.outlines(name, label, path)
         maps = label * 255 if self.task == "multilabel" else label[None]
         for target, values in zip(self.masks(name), maps, strict=True):
@@ -120,7 +158,11 @@ class Writer:
 
     def overlay(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
         """(H, W, C) picture and its label map -> (H, W, 3) RGB."""
-        return blended(image, label, self.colours) if self.task == "multilabel" else overlay(image, label, self.colours)
+        return (
+            blended(image, label, self.colours)
+            if self.task == "multilabel"
+            else overlay(image, label, self.colours)
+        )
 
     def outlines(self, name: str, label: np.ndarray, path: Path) -> list[Region]:
         """The regions of a label map where they are wanted; GeoJSON is written here."""
@@ -140,7 +182,11 @@ class Writer:
 
     def _write_probabilities(self, name: str, values: np.ndarray) -> None:
         if self.outputs.probabilities == "npz":
-            write_npz(self.root / PROBABILITIES / f"{name}.npz", probabilities=values.astype(np.float16), classes=np.array(self.classes))
+            write_npz(
+                self.root / PROBABILITIES / f"{name}.npz",
+                probabilities=values.astype(np.float16),
+                classes=np.array(self.classes),
+            )
             return
         for target, plane in zip(self.probability_maps(name, ".png"), values, strict=True):
             write_png(target, to_bytes(plane))
@@ -158,12 +204,21 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def blended(image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], *, opacity: float = 0.4) -> np.ndarray:
-    """(H, W, C) picture and (N, H, W) of 0 and 1 -> (H, W, 3) RGB: tinted by the mean colour of the classes there, with the outline of each class."""
+def blended(
+    image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], *, opacity: float = 0.4
+) -> np.ndarray:
+    """(H, W, C) picture and (N, H, W) of 0 and 1 -> (H, W, 3) RGB: tinted by the mean colour of the
+    classes there, with the outline of each class.
+    """
     picture = viewable(image)
     count = label.sum(axis=0, dtype=np.int32)
-    paint = np.einsum("nhw,nc->hwc", label.astype(np.float32), np.array(colours, np.float32)) / np.maximum(count, 1)[:, :, None]
-    result = np.where(count[:, :, None] > 0, np.round(picture * (1 - opacity) + paint * opacity), picture).astype(np.uint8)
+    paint = (
+        np.einsum("nhw,nc->hwc", label.astype(np.float32), np.array(colours, np.float32))
+        / np.maximum(count, 1)[:, :, None]
+    )
+    result = np.where(
+        count[:, :, None] > 0, np.round(picture * (1 - opacity) + paint * opacity), picture
+    ).astype(np.uint8)
     for plane, colour in zip(label, colours, strict=True):
         inner = cv2.erode(plane, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
         result[(plane > 0) & (inner == 0)] = colour
@@ -176,7 +231,9 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def uncertainty_picture(values: np.ndarray, looks: int) -> np.ndarray:
-    """Variances over several predictions (drawn as standard deviations, 255 for the largest), or entropies of one, -> uint8."""
+    """Variances over several predictions (drawn as standard deviations, 255 for the largest), or
+    entropies of one, -> uint8.
+    """
     return to_bytes(np.sqrt(values / LARGEST_VARIANCE) if looks > 1 else values)
 
 

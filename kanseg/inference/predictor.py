@@ -28,21 +28,26 @@ BAND = 2**22  # pixels that are scaled back at once
 
 
 class Predictor(Segmenter):
-    """A trained network with what it needs to read pictures: (H, W, C) integers -> (H, W) class indices.
+    """A trained network with what it needs to read pictures: (H, W, C) integers -> (H, W) class
+    indices.
 
-    A network that was trained on resized pictures sees the whole picture at that size; its probabilities are scaled back. One
-    that was trained at the pictures' own scale sees them as they are, in overlapping tiles where they are larger than a tile.
+    A network that was trained on resized pictures sees the whole picture at that size; its
+    probabilities are scaled back. One that was trained at the pictures' own scale sees them as they
+    are, in overlapping tiles where they are larger than a tile.
 
     Args:
-        model: (B, C, h, w) -> logits (B, N, h, w); a module, or any function (which then runs where it likes, on CPU tensors).
+        model: (B, C, h, w) -> logits (B, N, h, w); a module, or any function (which then runs where
+            it likes, on CPU tensors).
         preprocess: of the training.
         classes: names of the classes.
         colours: an RGB colour per class.
         task: "binary", "multiclass" or "multilabel".
         tile: (h, w) of tiles; None for whole pictures.
         overlap: share of a tile in common with the next one.
-        flips: 1, 2 or 4 mirrored predictions that are averaged, or 8: these also turned by 90 degrees.
-        scales: factors on height and width of the pictures, or tiles, that are averaged too, each with every flip.
+        flips: 1, 2 or 4 mirrored predictions that are averaged, or 8: these also turned by 90
+            degrees.
+        scales: factors on height and width of the pictures, or tiles, that are averaged too, each
+            with every flip.
         batch_size: tiles, or pictures of one size, at once.
         precision: "no" (float32), "bf16" or "fp16" for convolutions.
         device: torch device.
@@ -78,49 +83,81 @@ class Predictor(Segmenter):
         self.views = views(flips, scales)
         is_module = isinstance(model, nn.Module)
         place = _usable_device(device if is_module else "cpu")
-        super().__init__(classes, colours, task, device=place, batch_size=batch_size, looks=len(self.views))
+        super().__init__(
+            classes, colours, task, device=place, batch_size=batch_size, looks=len(self.views)
+        )
         self.model = model.to(place).eval() if is_module else model
         self.preprocess, self.precision = preprocess, precision
         self.tile, self.overlap = None if tile is None else tuple(tile), overlap
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: str | Path, *, mode: str = "auto", tile: Sequence[int] | None = None, **options: Any) -> Predictor:
-        """A predictor from a checkpoint folder, a run folder (its best weights), or an exported file (.onnx, .pt2).
+    def from_checkpoint(
+        cls,
+        checkpoint: str | Path,
+        *,
+        mode: str = "auto",
+        tile: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Predictor:
+        """A predictor from a checkpoint folder, a run folder (its best weights), or an exported
+        file (.onnx, .pt2).
 
         Args:
             checkpoint: folder or file.
-            mode: "whole" or "tiles"; "auto" does as the network was trained, or tiles where `tile` is given.
+            mode: "whole" or "tiles"; "auto" does as the network was trained, or tiles where `tile`
+                is given.
             tile: (h, w) of tiles; by default the one of the training or 512x512.
             options: of the constructor; None stands for the default.
 
         Raises:
-            InputError: the folder is no complete checkpoint, and none that `save_pretrained` wrote of a trained network.
+            InputError: the folder is no complete checkpoint, and none that `save_pretrained` wrote
+                of a trained network.
         """
         if mode not in MODES:
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if mode == "whole" and tile is not None:
-            raise InputError(f"mode whole knows no tiles, got tile {tuple(tile)}: leave one of the two out")
+            raise InputError(
+                f"mode whole knows no tiles, got tile {tuple(tile)}: leave one of the two out"
+            )
         stored = load_checkpoint(Path(checkpoint))
         options = {key: value for key, value in options.items() if value is not None}
         if mode == "whole":
             tile = None
         elif tile is None and (mode == "tiles" or stored.preprocess.resize is None):
             tile = stored.tile or TILE
-        return cls(stored.model, stored.preprocess, classes=stored.classes, colours=stored.colours, task=stored.task, tile=tile, **options)
+        return cls(
+            stored.model,
+            stored.preprocess,
+            classes=stored.classes,
+            colours=stored.colours,
+            task=stored.task,
+            tile=tile,
+            **options,
+        )
 
     @torch.inference_mode()
-    def bands(self, pictures: Sequence[Picture], *, variance: bool = False) -> Iterator[tuple[int, Tensor]]:
+    def bands(
+        self, pictures: Sequence[Picture], *, variance: bool = False
+    ) -> Iterator[tuple[int, Tensor]]:
         """As of `Segmenter.bands`."""
         shape = pictures[0].shape
         for picture in pictures:
             if picture.shape != shape:
-                raise ValueError(f"pictures predicted together must have one size, got {picture.shape} and {shape}")
+                raise ValueError(
+                    f"pictures predicted together must have one size, got {picture.shape} and"
+                    f" {shape}"
+                )
             self.preprocess.fit(picture.read(0, 0, 1, 1), name=picture.name)
         size = self.preprocess.resize
         if size is None or tuple(size) == shape:
             yield from self._bands([self._reader(picture) for picture in pictures], shape, variance)
             return
-        reads = [self._reader(ArrayPicture(self.preprocess.scale(picture.read(0, 0, *shape)), picture.name)) for picture in pictures]
+        reads = [
+            self._reader(
+                ArrayPicture(self.preprocess.scale(picture.read(0, 0, *shape)), picture.name)
+            )
+            for picture in pictures
+        ]
         values = gathered(self._bands(reads, size, variance), size[0])
         step = max(1, BAND // shape[1])
         for top in range(0, shape[0], step):
@@ -140,23 +177,54 @@ class Predictor(Segmenter):
 
     def _reader(self, picture: Picture) -> Callable[[int, int, int, int], Tensor]:
         def read(top: int, left: int, height: int, width: int) -> Tensor:
-            return self.preprocess.normalise(self.preprocess.fit(picture.read(top, left, height, width), name=picture.name))
+            return self.preprocess.normalise(
+                self.preprocess.fit(picture.read(top, left, height, width), name=picture.name)
+            )
 
         return read
 
-    def _bands(self, reads: Sequence[Callable[[int, int, int, int], Tensor]], shape: Sequence[int], variance: bool) -> Iterator[tuple[int, Tensor]]:
+    def _bands(
+        self,
+        reads: Sequence[Callable[[int, int, int, int], Tensor]],
+        shape: Sequence[int],
+        variance: bool,
+    ) -> Iterator[tuple[int, Tensor]]:
         """Bands of pictures of one size at the scale that the network sees, whole or in tiles."""
         predict = partial(self._predict, variance=variance)
         if self.tile is not None:
-            yield from tile_bands(predict, reads, tuple(shape), tile=self.tile, overlap=self.overlap, batch_size=self.batch_size)
+            yield from tile_bands(
+                predict,
+                reads,
+                tuple(shape),
+                tile=self.tile,
+                overlap=self.overlap,
+                batch_size=self.batch_size,
+            )
             return
-        for_batches = [reads[i : i + self.batch_size] for i in range(0, len(reads), self.batch_size)]
-        yield 0, torch.cat([predict(torch.stack([read(0, 0, *shape) for read in some])).cpu() for some in for_batches])
+        for_batches = [
+            reads[i : i + self.batch_size] for i in range(0, len(reads), self.batch_size)
+        ]
+        yield (
+            0,
+            torch.cat(
+                [
+                    predict(torch.stack([read(0, 0, *shape) for read in some])).cpu()
+                    for some in for_batches
+                ]
+            ),
+        )
 
     def _predict(self, batch: Tensor, variance: bool) -> Tensor:
-        """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the views; with `variance` a channel more."""
+        """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the views;
+        with `variance` a channel more.
+        """
         with self._autocast():
-            return averaged(partial(class_probabilities, self.model, task=self.task), batch.to(self.device), self.views, variance=variance)
+            return averaged(
+                partial(class_probabilities, self.model, task=self.task),
+                batch.to(self.device),
+                self.views,
+                variance=variance,
+            )
 
     def _autocast(self) -> AbstractContextManager:
         dtype = DTYPES[self.precision]
@@ -164,19 +232,24 @@ class Predictor(Segmenter):
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
-    """The device, a GPU by default where there is one; InputError for a name that is none, or a GPU that is not there."""
+    """The device, a GPU by default where there is one; InputError for a name that is none, or a GPU
+    that is not there.
+    """
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from None
     return chosen
 
 
 def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: str) -> Tensor:
     """Pictures (B, C, h, w) -> probabilities (B, classes, h, w) float32.
 
-    Of a binary task both classes; they sum to 1 over the classes, but of a multilabel task each is by itself.
+    Of a binary task both classes; they sum to 1 over the classes, but of a multilabel task each is
+    by itself.
     """
     logits = model(batch)
     logits = (logits[0] if isinstance(logits, tuple) else logits).float()
@@ -194,11 +267,21 @@ def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
 
 
 def scaled_rows(values: Tensor, shape: Sequence[int], top: int, bottom: int) -> Tensor:
-    """Rows from `top` to before `bottom` of maps (P, N, h, w) scaled bilinearly to `shape` (H, W), without the other rows."""
+    """Rows from `top` to before `bottom` of maps (P, N, h, w) scaled bilinearly to `shape` (H, W),
+    without the other rows.
+    """
     height, width = values.shape[-2:]
-    place = ((torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (height / shape[0]) - 0.5).clamp(0, height - 1)
+    place = (
+        (torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (height / shape[0]) - 0.5
+    ).clamp(0, height - 1)
     above = place.floor().long()
     below = (above + 1).clamp_max(height - 1)
     share = (place - above).float()[:, None]
     rows = torch.lerp(values[..., above, :], values[..., below, :], share)
-    return rows if shape[1] == width else F.interpolate(rows, size=(bottom - top, shape[1]), mode="bilinear", align_corners=False)
+    return (
+        rows
+        if shape[1] == width
+        else F.interpolate(
+            rows, size=(bottom - top, shape[1]), mode="bilinear", align_corners=False
+        )
+    )

@@ -1,4 +1,6 @@
-"""What a network and an ensemble have in common: pictures -> label maps, probabilities and uncertainty, a band of rows after the other."""
+"""What a network and an ensemble have in common: pictures -> label maps, probabilities and
+uncertainty, a band of rows after the other.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class Prediction:
     Args:
         label: (P, H, W) uint8 class indices; of a multilabel task (P, N, H, W) of 0 and 1.
         probabilities: (P, N, H, W) float32.
-        uncertainty: (P, H, W) float32: the variance over the views and members (mean over the classes; at most 0.25), or where
-            there is only one the entropy of the probabilities (0 to 1). None where it was not asked for.
+        uncertainty: (P, H, W) float32: the variance over the views and members (mean over the
+            classes; at most 0.25), or where there is only one the entropy of the probabilities (0
+            to 1). None where it was not asked for.
     """
 
     label: Tensor
@@ -32,7 +35,12 @@ class Prediction:
 
     def of(self, place: int) -> Prediction:
         """What is known of one of the pictures."""
-        return Prediction(*(None if values is None else values[place] for values in (self.label, self.probabilities, self.uncertainty)))
+        return Prediction(
+            *(
+                None if values is None else values[place]
+                for values in (self.label, self.probabilities, self.uncertainty)
+            )
+        )
 
 
 class Segmenter(ABC):
@@ -47,15 +55,28 @@ class Segmenter(ABC):
         looks: how many predictions are averaged: views of each network, summed over the networks.
     """
 
-    def __init__(self, classes: Sequence[str], colours: Sequence[Sequence[int]], task: str, *, device: torch.device, batch_size: int, looks: int):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        colours: Sequence[Sequence[int]],
+        task: str,
+        *,
+        device: torch.device,
+        batch_size: int,
+        looks: int,
+    ):
         self.classes, self.colours = tuple(classes), [tuple(c) for c in colours]
         self.task, self.device, self.batch_size, self.looks = task, device, batch_size, looks
 
     @abstractmethod
-    def bands(self, pictures: Sequence[Picture], *, variance: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """(first row, probabilities (P, N, rows, W) float32 on the CPU) of pictures of one size, from top to bottom, each row once.
+    def bands(
+        self, pictures: Sequence[Picture], *, variance: bool = False
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(first row, probabilities (P, N, rows, W) float32 on the CPU) of pictures of one size,
+        from top to bottom, each row once.
 
-        With `variance` there is a channel more: the variance over the views and members, mean over the classes.
+        With `variance` there is a channel more: the variance over the views and members, mean over
+        the classes.
 
         Raises:
             InputError: channels that a network does not take.
@@ -66,11 +87,14 @@ class Segmenter(ABC):
         """In words, how pictures are seen."""
 
     def __call__(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices, or of a multilabel task (N, H, W) uint8 of 0 and 1."""
+        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices, or of a multilabel
+        task (N, H, W) uint8 of 0 and 1.
+        """
         return self.predict([ArrayPicture(image, name)]).label[0].numpy()
 
     def probabilities(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (classes, H, W) float32 that sum to 1 (a binary network gives both classes).
+        """(H, W) or (H, W, C) uint8 or uint16 -> (classes, H, W) float32 that sum to 1 (a binary
+        network gives both classes).
 
         Raises:
             InputError: another type or shape, or channels that the network does not take.
@@ -82,10 +106,18 @@ class Segmenter(ABC):
         """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) float32: `Prediction.uncertainty`."""
         return self.predict([ArrayPicture(image, name)], uncertainty=True).uncertainty[0]
 
-    def predict(self, pictures: Sequence[Picture], *, probabilities: bool = False, uncertainty: bool = False) -> Prediction:
-        """All of pictures of one size; probabilities and uncertainty only where asked for, since they are large."""
+    def predict(
+        self, pictures: Sequence[Picture], *, probabilities: bool = False, uncertainty: bool = False
+    ) -> Prediction:
+        """All of pictures of one size; probabilities and uncertainty only where asked for, since
+        they are large.
+        """
         height = pictures[0].shape[0]
-        kept: dict[str, list[tuple[int, Tensor]]] = {"label": [], "probabilities": [], "uncertainty": []}
+        kept: dict[str, list[tuple[int, Tensor]]] = {
+            "label": [],
+            "probabilities": [],
+            "uncertainty": [],
+        }
         for top, strip in self.strips(pictures, uncertainty=uncertainty):
             kept["label"].append((top, strip.label))
             if probabilities:
@@ -95,24 +127,37 @@ class Segmenter(ABC):
         return Prediction(**{key: gathered(strips, height) for key, strips in kept.items()})
 
     @torch.inference_mode()
-    def strips(self, pictures: Sequence[Picture], *, uncertainty: bool = False) -> Iterator[tuple[int, Prediction]]:
+    def strips(
+        self, pictures: Sequence[Picture], *, uncertainty: bool = False
+    ) -> Iterator[tuple[int, Prediction]]:
         """(first row, what is known of some rows), from top to bottom."""
         variance = uncertainty and self.looks > 1
         for top, values in self.bands(pictures, variance=variance):
             probabilities = values[:, :-1] if variance else values
-            doubt = values[:, -1] if variance else entropy(probabilities, self.task) if uncertainty else None
+            doubt = (
+                values[:, -1]
+                if variance
+                else entropy(probabilities, self.task)
+                if uncertainty
+                else None
+            )
             yield top, Prediction(decide(probabilities, self.task), probabilities, doubt)
 
 
 def decide(probabilities: Tensor, task: str) -> Tensor:
-    """Probabilities (..., N, H, W) -> label maps uint8: class indices (..., H, W), or of a multilabel task 0 and 1 of each class (..., N, H, W)."""
-    # max, which gives the place too, is several times as fast as argmax over an axis that is not the last.
+    """Probabilities (..., N, H, W) -> label maps uint8: class indices (..., H, W), or of a
+    multilabel task 0 and 1 of each class (..., N, H, W).
+    """
+    # max, which gives the place too, is several times as fast as argmax over an axis that is not
+    # the last.
     decided = probabilities > 0.5 if task == "multilabel" else probabilities.max(dim=-3).indices
     return decided.to(torch.uint8)
 
 
 def entropy(probabilities: Tensor, task: str) -> Tensor:
-    """Probabilities (..., N, H, W) -> (..., H, W) from 0 (sure) to 1 (all classes alike; of a multilabel task the mean over its yes or no's)."""
+    """Probabilities (..., N, H, W) -> (..., H, W) from 0 (sure) to 1 (all classes alike; of a
+    multilabel task the mean over its yes or no's).
+    """
     surprise = torch.special.entr(probabilities)
     if task == "multilabel":
         return (surprise + torch.special.entr(1 - probabilities)).mean(dim=-3) / math.log(2)

@@ -40,10 +40,20 @@ class ArrayPicture:
 
     def __init__(self, image: np.ndarray, name: str = "picture"):
         if not isinstance(image, np.ndarray):
-            raise InputError(f"{name}: expected a numpy array, got {type(image).__name__}; `kanseg.data.read_image(path)` reads one from a file")
+            raise InputError(
+                f"{name}: expected a numpy array, got {type(image).__name__};"
+                " `kanseg.data.read_image(path)` reads one from a file"
+            )
         image = image[:, :, None] if image.ndim == 2 else image
-        if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16, np.float32) or 0 in image.shape:
-            raise InputError(f"{name}: expected (H, W) or (H, W, C) of uint8, uint16 or float32, got {image.shape} of {image.dtype}")
+        if (
+            image.ndim != 3
+            or image.dtype not in (np.uint8, np.uint16, np.float32)
+            or 0 in image.shape
+        ):
+            raise InputError(
+                f"{name}: expected (H, W) or (H, W, C) of uint8, uint16 or float32, got"
+                f" {image.shape} of {image.dtype}"
+            )
         self.image, self.name = image, name
         self.shape, self.channels = image.shape[:2], image.shape[2]
 
@@ -56,7 +66,8 @@ class ArrayPicture:
 
 
 def open_picture(path: Path, *, max_pixels: int, large: int) -> Picture:
-    """A picture file: a TIFF of more than `large` pixels is read by windows where it can be, everything else as a whole.
+    """A picture file: a TIFF of more than `large` pixels is read by windows where it can be,
+    everything else as a whole.
 
     Raises:
         InputError: as of `read_image`.

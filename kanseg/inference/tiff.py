@@ -1,4 +1,6 @@
-"""TIFF files that are too large for the memory: read by windows, written by rows, and where on the map they lie."""
+"""TIFF files that are too large for the memory: read by windows, written by rows, and where on the
+map they lie.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PREMULTIPLIED = 1
 
 
 class TiffPicture:
-    """A TIFF file that is read by windows; its tiles or strips are decoded when they are needed, and kept as long as the windows move on.
+    """A TIFF file that is read by windows; its tiles or strips are decoded when they are needed,
+    and kept as long as the windows move on.
 
     Args:
         path: of the file, for messages.
@@ -32,11 +35,20 @@ class TiffPicture:
     def __init__(self, path: Path, page: tifffile.TiffPage):
         self.name, self._page = str(path), page
         self.shape, self.channels = (page.imagelength, page.imagewidth), page.samplesperpixel
-        self._plain = page.is_contiguous and page.compression == 1 and page.predictor == 1 and page.planarconfig == 1
+        self._plain = (
+            page.is_contiguous
+            and page.compression == 1
+            and page.predictor == 1
+            and page.planarconfig == 1
+        )
         if self._plain:
             self._block = (min(VIRTUAL_ROWS, self.shape[0]), self.shape[1])
         else:
-            self._block = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, self.shape[0]), self.shape[1])
+            self._block = (
+                (page.tilelength, page.tilewidth)
+                if page.is_tiled
+                else (min(page.rowsperstrip, self.shape[0]), self.shape[1])
+            )
         self._columns = -(-self.shape[1] // self._block[1])
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._kept, self._lock = 0, Lock()
@@ -53,7 +65,9 @@ class TiffPicture:
             for i in range(top // rows, -(-(top + height) // rows)):
                 for j in range(left // columns, -(-(left + width) // columns)):
                     _paste(window, self._decoded(i, j), i * rows - top, j * columns - left)
-            self._kept = max(self._kept, (-(-height // rows) + 1) * self._columns)  # what the next windows of this row, and of the next, have in common with it
+            self._kept = max(
+                self._kept, (-(-height // rows) + 1) * self._columns
+            )  # what the next windows of this row, and of the next, have in common with it
             while len(self._cache) > self._kept:
                 self._cache.popitem(last=False)
         return window
@@ -68,9 +82,17 @@ class TiffPicture:
             return self._cache[i, j]
         try:
             block = self._rows(i) if self._plain else self._segment(i * self._columns + j)
-        except (ValueError, RuntimeError, StructError, OSError) as error:  # imagecodecs raises RuntimeErrors
+        except (
+            ValueError,
+            RuntimeError,
+            StructError,
+            OSError,
+        ) as error:  # imagecodecs raises RuntimeErrors
             row = i * self._block[0]
-            raise InputError(f"{self.name}: the file is damaged or truncated at row {row} ({' '.join(str(error).split())[:200]})") from None
+            raise InputError(
+                f"{self.name}: the file is damaged or truncated at row {row}"
+                f" ({' '.join(str(error).split())[:200]})"
+            ) from None
         self._cache[i, j] = block
         return block
 
@@ -81,10 +103,14 @@ class TiffPicture:
         row_bytes = self.shape[1] * self.channels * self._page.dtype.itemsize
         data = self._bytes(self._page.dataoffsets[0] + start * row_bytes, count * row_bytes)
         values = np.frombuffer(data, self._page.dtype.newbyteorder(self._page.parent.byteorder))
-        return values.reshape(count, self.shape[1], self.channels).astype(self._page.dtype.newbyteorder("="), copy=False)
+        return values.reshape(count, self.shape[1], self.channels).astype(
+            self._page.dtype.newbyteorder("="), copy=False
+        )
 
     def _segment(self, index: int) -> np.ndarray:
-        """A tile or strip, (h, w, C); the bands of a file that stores them one after the other are put together."""
+        """A tile or strip, (h, w, C); the bands of a file that stores them one after the other are
+        put together.
+        """
         page = self._page
         planes = self.channels if page.planarconfig == 2 else 1
         step = len(page.dataoffsets) // planes
@@ -106,14 +132,20 @@ class TiffPicture:
 
 
 def _paste(window: np.ndarray, block: np.ndarray, row: int, column: int) -> None:
-    """Copy what a block, whose first pixel lies at (row, column) of the window, has in common with it."""
+    """Copy what a block, whose first pixel lies at (row, column) of the window, has in common with
+    it.
+    """
     top, left = max(row, 0), max(column, 0)
-    bottom, right = min(row + block.shape[0], window.shape[0]), min(column + block.shape[1], window.shape[1])
+    bottom, right = (
+        min(row + block.shape[0], window.shape[0]),
+        min(column + block.shape[1], window.shape[1]),
+    )
     window[top:bottom, left:right] = block[top - row : bottom - row, left - column : right - column]
 
 
 def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffPicture | None:
-    """The file for reading by windows; None where it has no more than `large` pixels, or must be read as a whole: `read_image` then judges it.
+    """The file for reading by windows; None where it has no more than `large` pixels, or must be
+    read as a whole: `read_image` then judges it.
 
     Raises:
         InputError: more than `max_pixels` pixels, or several pages of one size.
@@ -132,21 +164,40 @@ def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffPicture | None:
             file.close()
         return None
     if height * width > max_pixels:
-        raise InputError(f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise --max_pixels if the file can be trusted")
+        raise InputError(
+            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise"
+            " --max_pixels if the file can be trusted"
+        )
     if stack:
-        raise InputError(f"{path}: holds {len(file.pages)} pictures (pages) of one size; save each of them as a file of its own")
+        raise InputError(
+            f"{path}: holds {len(file.pages)} pictures (pages) of one size; save each of them as a"
+            " file of its own"
+        )
     return TiffPicture(path, page)
 
 
 def _readable(page: tifffile.TiffPage) -> bool:
-    """Whether the page holds grey, RGB or band values of 8 or 16 bits as they are, upright, in a compression that can be undone here."""
-    plain = page.photometric in (GREY, RGB) and page.dtype is not None and page.dtype.kind == "u" and page.bitspersample in (8, 16)
+    """Whether the page holds grey, RGB or band values of 8 or 16 bits as they are, upright, in a
+    compression that can be undone here.
+    """
+    plain = (
+        page.photometric in (GREY, RGB)
+        and page.dtype is not None
+        and page.dtype.kind == "u"
+        and page.bitspersample in (8, 16)
+    )
     upright = page.tags.valueof(274, 1) == 1 and page.imagedepth == 1 and page.fillorder == 1
-    return plain and upright and PREMULTIPLIED not in page.extrasamples and page.compression in tifffile.TIFF.DECOMPRESSORS
+    return (
+        plain
+        and upright
+        and PREMULTIPLIED not in page.extrasamples
+        and page.compression in tifffile.TIFF.DECOMPRESSORS
+    )
 
 
 class RowFile:
-    """Rows (rows, W) of one type that are kept on disk until all are there, then written as a tiled TIFF with deflate compression.
+    """Rows (rows, W) of one type that are kept on disk until all are there, then written as a tiled
+    TIFF with deflate compression.
 
     Args:
         target: the file to be; it is there when `write` has ended, whole, or not at all.
@@ -171,14 +222,28 @@ class RowFile:
         self._rows.seek(top * size)
         return np.frombuffer(self._rows.read(count * size), self.dtype).reshape(count, self.width)
 
-    def write(self, colours: Sequence[Sequence[int]] | None = None, tags: Sequence[tuple] = ()) -> Path:
+    def write(
+        self, colours: Sequence[Sequence[int]] | None = None, tags: Sequence[tuple] = ()
+    ) -> Path:
         """Write the TIFF: with colours as a palette file of indices; `tags` as of `map_tags`."""
-        look = {"photometric": "minisblack"} if colours is None else {"photometric": "palette", "colormap": _colour_map(colours)}
+        look = (
+            {"photometric": "minisblack"}
+            if colours is None
+            else {"photometric": "palette", "colormap": _colour_map(colours)}
+        )
         temporary = self.target.with_name(f".{self.target.name}.{os.getpid()}.tmp")
         shape = (self.height, self.width)
         try:
             tifffile.imwrite(
-                temporary, self._tiles(), shape=shape, dtype=self.dtype, tile=(SIDE, SIDE), compression="zlib", extratags=tags, metadata=None, **look
+                temporary,
+                self._tiles(),
+                shape=shape,
+                dtype=self.dtype,
+                tile=(SIDE, SIDE),
+                compression="zlib",
+                extratags=tags,
+                metadata=None,
+                **look,
             )
             temporary.replace(self.target)
         finally:

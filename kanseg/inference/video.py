@@ -22,14 +22,21 @@ from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayPicture
 
 CODEC = "mp4v"
-MISSING = 0.05  # share of the frames that the header promises and that need not come: some containers only estimate them
+# share of the frames that the header promises and that need not come: some containers only estimate
+# them
+MISSING = 0.05
 FALLBACK_RATE = 25.0
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its decoder writes lines of its own to stderr; what is wrong is told here
+os.environ.setdefault(
+    "OPENCV_FFMPEG_LOGLEVEL", "-8"
+)  # its decoder writes lines of its own to stderr; what is wrong is told here
 Found = tuple[str, tuple[int, int], list[Region]]
 
 
-def predict_video(predictor: Segmenter, job: Job, outputs: Outputs, root: Path, *, max_pixels: int) -> list[Found]:
-    """Write `NAME/frame_000000.png` and so on, and `overlays/NAME.mp4`; nothing is left of a video that cannot be read to its end.
+def predict_video(
+    predictor: Segmenter, job: Job, outputs: Outputs, root: Path, *, max_pixels: int
+) -> list[Found]:
+    """Write `NAME/frame_000000.png` and so on, and `overlays/NAME.mp4`; nothing is left of a video
+    that cannot be read to its end.
 
     Returns:
         (name, size, regions) of every frame, where polygons are wanted.
@@ -41,12 +48,20 @@ def predict_video(predictor: Segmenter, job: Job, outputs: Outputs, root: Path, 
     writer = Writer(building, predictor, replace(outputs, overlays=False))
     results = [path.relative_to(building) for path in frame_folders(writer, job.name)]
     there = [root / folder for folder in results if (root / folder).exists()]
-    if there:  # it may hold anything: what a user keeps there is not deleted, and frames of two runs are not mixed
-        raise InputError(f"{job.path}: {there[0]} exists already; move it away, choose another --output, or leave the video out by --skip_existing")
+    # it may hold anything: what a user keeps there is not deleted, and frames of two runs are not
+    # mixed
+    if there:
+        raise InputError(
+            f"{job.path}: {there[0]} exists already; move it away, choose another --output, or"
+            " leave the video out by --skip_existing"
+        )
     shutil.rmtree(building, ignore_errors=True)
     try:
         found = _write_frames(predictor, job, writer, outputs.overlays, max_pixels)
-        for place in [*results, *([Path(OVERLAYS) / f"{job.name}.mp4"] if outputs.overlays else [])]:  # the video last, a sign that all is there
+        for place in [
+            *results,
+            *([Path(OVERLAYS) / f"{job.name}.mp4"] if outputs.overlays else []),
+        ]:  # the video last, a sign that all is there
             (root / place).parent.mkdir(parents=True, exist_ok=True)
             (building / place).replace(root / place)
     finally:
@@ -63,19 +78,27 @@ def frame_folders(writer: Writer, name: str) -> list[Path]:
 def is_done(writer: Writer, name: str) -> bool:
     """Whether all is there that is wanted for a video."""
     overlay = writer.root / OVERLAYS / f"{name}.mp4"
-    return all(folder.is_dir() for folder in frame_folders(writer, name)) and (overlay.is_file() or not writer.outputs.overlays)
+    return all(folder.is_dir() for folder in frame_folders(writer, name)) and (
+        overlay.is_file() or not writer.outputs.overlays
+    )
 
 
 def frames(path: Path, *, max_pixels: int) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8 RGB of a video.
 
     Raises:
-        InputError: no video, frames of more than `max_pixels` pixels, or an end long before the one that the file promises.
+        InputError: no video, frames of more than `max_pixels` pixels, or an end long before the one
+            that the file promises.
     """
     with _opened(path) as capture:
-        width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        width, height = (
+            int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
         if width * height > max_pixels:
-            raise InputError(f"{path}: frames of {width}x{height} pixels are more than the limit of {max_pixels}; raise --max_pixels")
+            raise InputError(
+                f"{path}: frames of {width}x{height} pixels are more than the limit of"
+                f" {max_pixels}; raise --max_pixels"
+            )
         promised, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while True:
             there, frame = capture.read()
@@ -84,7 +107,10 @@ def frames(path: Path, *, max_pixels: int) -> Iterator[np.ndarray]:
             count += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         if count == 0 or count < promised * (1 - MISSING) - 1:
-            raise InputError(f"{path}: the video is damaged or truncated (after frame {count} of {max(promised, 0)})")
+            raise InputError(
+                f"{path}: the video is damaged or truncated (after frame {count} of"
+                f" {max(promised, 0)})"
+            )
 
 
 def frame_rate(path: Path) -> float:
@@ -101,16 +127,25 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise InputError(f"{path}: not a video that can be read (empty, damaged, or of a codec that this OpenCV lacks)")
+            raise InputError(
+                f"{path}: not a video that can be read (empty, damaged, or of a codec that this"
+                " OpenCV lacks)"
+            )
         yield capture
     finally:
         capture.release()
 
 
-def _write_frames(predictor: Segmenter, job: Job, writer: Writer, overlays: bool, max_pixels: int) -> list[Found]:
+def _write_frames(
+    predictor: Segmenter, job: Job, writer: Writer, overlays: bool, max_pixels: int
+) -> list[Found]:
     """Predict the frames a batch at a time, and write while the next batch is predicted."""
     outputs, found = writer.outputs, []
-    movie = _Movie(writer.root / OVERLAYS / f"{job.name}.mp4", frame_rate(job.path)) if overlays else None
+    movie = (
+        _Movie(writer.root / OVERLAYS / f"{job.name}.mp4", frame_rate(job.path))
+        if overlays
+        else None
+    )
 
     def write(item: tuple[int, np.ndarray, Prediction]) -> None:
         number, frame, prediction = item
@@ -127,13 +162,19 @@ def _write_frames(predictor: Segmenter, job: Job, writer: Writer, overlays: bool
     return found
 
 
-def _predicted(predictor: Segmenter, path: Path, outputs: Outputs, max_pixels: int) -> Iterator[tuple[int, np.ndarray, Prediction]]:
+def _predicted(
+    predictor: Segmenter, path: Path, outputs: Outputs, max_pixels: int
+) -> Iterator[tuple[int, np.ndarray, Prediction]]:
     """(number, frame, what is known of it) of every frame."""
     number = 0
     source = frames(path, max_pixels=max_pixels)
     while batch := list(islice(source, predictor.batch_size)):
         pictures = [ArrayPicture(frame, str(path)) for frame in batch]
-        prediction = predictor.predict(pictures, probabilities=outputs.probabilities is not None, uncertainty=outputs.uncertainty)
+        prediction = predictor.predict(
+            pictures,
+            probabilities=outputs.probabilities is not None,
+            uncertainty=outputs.uncertainty,
+        )
         for place, frame in enumerate(batch):
             yield number, frame, prediction.of(place)
             number += 1
@@ -150,10 +191,16 @@ class _Movie:
         """One more frame (H, W, 3)."""
         height, width = (side + side % 2 for side in frame.shape[:2])
         if self._writer is None:
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*CODEC), self.rate, (width, height))
+            self._writer = cv2.VideoWriter(
+                str(self.path), cv2.VideoWriter_fourcc(*CODEC), self.rate, (width, height)
+            )
             if not self._writer.isOpened():
-                raise InputError(f"{self.path}: this OpenCV cannot write {CODEC} videos; use --no_overlays")
-        frame = np.pad(frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge")
+                raise InputError(
+                    f"{self.path}: this OpenCV cannot write {CODEC} videos; use --no_overlays"
+                )
+        frame = np.pad(
+            frame, ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)), mode="edge"
+        )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:

@@ -1,4 +1,6 @@
-"""Views of a picture for test-time augmentation: mirrored, turned, scaled; each is predicted and turned back."""
+"""Views of a picture for test-time augmentation: mirrored, turned, scaled; each is predicted and
+turned back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from torch.nn import functional as F
 from kanseg.errors import InputError
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-_SYMMETRIES = {1: 1, 2: 2, 4: 4, 8: 4}  # of a square: how many of the flips; 8 are the four of them, each also with rows and columns swapped
+_SYMMETRIES = {
+    1: 1,
+    2: 2,
+    4: 4,
+    8: 4,
+    # of a square: how many of the flips; 8 are the four of them, each also with rows and columns
+    # swapped
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,8 @@ class View:
 
     Args:
         axes: that are flipped.
-        swapped: whether rows and columns change places after that; with the flips this gives the turns by 90 degrees.
+        swapped: whether rows and columns change places after that; with the flips this gives the
+            turns by 90 degrees.
         scale: factor on height and width.
     """
 
@@ -34,22 +44,33 @@ class View:
         """(B, C, H, W) -> what the network sees."""
         if self.scale != 1.0:
             size = [max(1, round(side * self.scale)) for side in pictures.shape[-2:]]
-            pictures = F.interpolate(pictures, size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1)
-        pictures = pictures.flip(self.axes) if self.axes else pictures  # a flip over no axis is a copy
+            pictures = F.interpolate(
+                pictures, size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1
+            )
+        pictures = (
+            pictures.flip(self.axes) if self.axes else pictures
+        )  # a flip over no axis is a copy
         return pictures.transpose(-1, -2) if self.swapped else pictures
 
     def undo(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Maps (B, N, h, w) of what the network saw -> (B, N, H, W) of the pictures, `size` (H, W)."""
+        """Maps (B, N, h, w) of what the network saw -> (B, N, H, W) of the pictures, `size` (H,
+        W).
+        """
         maps = maps.transpose(-1, -2) if self.swapped else maps
         maps = maps.flip(self.axes) if self.axes else maps
-        return maps if tuple(maps.shape[-2:]) == tuple(size) else F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+        return (
+            maps
+            if tuple(maps.shape[-2:]) == tuple(size)
+            else F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+        )
 
 
 def views(flips: int = 1, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
     """All views, the picture as it is first where it is among them.
 
     Args:
-        flips: 1 = as it is, 2 = also left-right, 4 = both axes and their product, 8 = these also turned by 90 degrees.
+        flips: 1 = as it is, 2 = also left-right, 4 = both axes and their product, 8 = these also
+            turned by 90 degrees.
         scales: factors, each with every flip.
 
     Raises:
@@ -60,11 +81,20 @@ def views(flips: int = 1, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
     if not scales or not all(0 < scale <= 16 for scale in scales):
         raise InputError(f"scales must be factors above 0 and up to 16, got {list(scales)}")
     axes = _FLIPS[: _SYMMETRIES[flips]]
-    return tuple(View(each, swapped, scale) for scale, swapped, each in product(dict.fromkeys(scales), (False, True)[: 1 + (flips == 8)], axes))
+    return tuple(
+        View(each, swapped, scale)
+        for scale, swapped, each in product(
+            dict.fromkeys(scales), (False, True)[: 1 + (flips == 8)], axes
+        )
+    )
 
 
-def averaged(predict: Callable[[Tensor], Tensor], pictures: Tensor, looks: Sequence[View], *, variance: bool) -> Tensor:
-    """The mean over the views of the probabilities (B, N, H, W); with `variance` a channel more, the variance over them (mean over the classes)."""
+def averaged(
+    predict: Callable[[Tensor], Tensor], pictures: Tensor, looks: Sequence[View], *, variance: bool
+) -> Tensor:
+    """The mean over the views of the probabilities (B, N, H, W); with `variance` a channel more,
+    the variance over them (mean over the classes).
+    """
     size = pictures.shape[-2:]
     mean, squares = None, None
     for count, look in enumerate(looks, 1):
@@ -76,4 +106,8 @@ def averaged(predict: Callable[[Tensor], Tensor], pictures: Tensor, looks: Seque
         mean = mean + step / count
         if squares is not None:
             squares += step * (values - mean)  # Welford: no differences of large numbers
-    return mean if squares is None else torch.cat([mean, squares.mean(dim=1, keepdim=True) / len(looks)], dim=1)
+    return (
+        mean
+        if squares is None
+        else torch.cat([mean, squares.mean(dim=1, keepdim=True) / len(looks)], dim=1)
+    )

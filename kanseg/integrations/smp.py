@@ -1,7 +1,8 @@
 """Our encoders in segmentation_models.pytorch: importing this file registers them all.
 
-`kanseg-NAME-BASIS` for each encoder and basis ("kanseg-ukanet_18-gram"), `kanseg-NAME` for the default basis. SMP passes no options on to an
-encoder: `register` gives those with other options a name.
+`kanseg-NAME-BASIS` for each encoder and basis ("kanseg-ukanet_18-gram"), `kanseg-NAME` for the
+default basis. SMP passes no options on to an encoder: `register` gives those with other options a
+name.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ from torch import Tensor, nn
 from kanseg.models import create_encoder, list_bases, list_encoders
 
 try:
-    from segmentation_models_pytorch.encoders import encoders as ENTRIES  # noqa: N812 - SMP's registry
+    from segmentation_models_pytorch.encoders import (
+        encoders as ENTRIES,
+    )  # noqa: N812 - SMP's registry
 except ModuleNotFoundError as error:
-    raise ImportError("kanseg.integrations.smp needs segmentation-models-pytorch: python -m pip install segmentation-models-pytorch") from error
+    raise ImportError(
+        "kanseg.integrations.smp needs segmentation-models-pytorch: python -m pip install"
+        " segmentation-models-pytorch"
+    ) from error
 
 DEFAULT_BASIS = "gram"
 
 
 class SMPEncoder(nn.Module):
-    """One of our encoders under SMP's contract: (B, C, H, W) -> depth + 1 features, the picture itself first, strides 1 to 2^depth.
+    """One of our encoders under SMP's contract: (B, C, H, W) -> depth + 1 features, the picture
+    itself first, strides 1 to 2^depth.
 
     SMP's decoders read no other feature of the picture's size.
 
@@ -66,11 +73,15 @@ class SMPEncoder(nn.Module):
         return self.encoder.output_stride
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Read pictures of another number of channels; pretrained=False draws the weights of the first layer anew."""
+        """Read pictures of another number of channels; pretrained=False draws the weights of the
+        first layer anew.
+        """
         self.encoder.set_in_channels(in_channels, pretrained=pretrained)
 
     def make_dilated(self, output_stride: int) -> None:
-        """Keep features from shrinking beyond a stride of 8 or 16 (`kanseg.encoders.Encoder.make_dilated`)."""
+        """Keep features from shrinking beyond a stride of 8 or 16
+        (`kanseg.encoders.Encoder.make_dilated`).
+        """
         self.encoder.make_dilated(output_stride)
         self._output_stride = output_stride
 
@@ -78,7 +89,9 @@ class SMPEncoder(nn.Module):
         return [x, *self.encoder(x)[1:]]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise RuntimeError("KAN layers cannot be compiled by TorchScript: use torch.export or torch.compile")
+        raise RuntimeError(
+            "KAN layers cannot be compiled by TorchScript: use torch.export or torch.compile"
+        )
 
 
 def register(name: str, encoder: str, *, basis: str = DEFAULT_BASIS, **options: object) -> str:
@@ -90,19 +103,32 @@ def register(name: str, encoder: str, *, basis: str = DEFAULT_BASIS, **options: 
         basis, options: as of `kanseg.create_encoder`, but for `depth`, which SMP gives.
 
     Raises:
-        ValueError: an unknown encoder or option, or a name that SMP would not look up or has for an encoder of its own.
+        ValueError: an unknown encoder or option, or a name that SMP would not look up or has for an
+            encoder of its own.
     """
-    if name.startswith(("tu-", "timm-")) or ENTRIES.get(name, {"encoder": SMPEncoder})["encoder"] is not SMPEncoder:
-        raise ValueError(f"{name!r} is a name of segmentation_models.pytorch: choose another, such as 'kanseg-{encoder}-mine'")
+    if (
+        name.startswith(("tu-", "timm-"))
+        or ENTRIES.get(name, {"encoder": SMPEncoder})["encoder"] is not SMPEncoder
+    ):
+        raise ValueError(
+            f"{name!r} is a name of segmentation_models.pytorch: choose another, such as"
+            f" 'kanseg-{encoder}-mine'"
+        )
     if "depth" in options:
-        raise ValueError("segmentation_models.pytorch gives the depth itself: smp.Unet(..., encoder_depth=...)")
+        raise ValueError(
+            "segmentation_models.pytorch gives the depth itself: smp.Unet(..., encoder_depth=...)"
+        )
     create_encoder(encoder, depth=1, basis=basis, **options)  # raises for what it does not take
     _file(name, encoder, basis, options)
     return name
 
 
 def _file(name: str, encoder: str, basis: str, options: dict[str, object]) -> None:
-    ENTRIES[name] = {"encoder": SMPEncoder, "pretrained_settings": {}, "params": {"name": encoder, "basis": basis, **options}}
+    ENTRIES[name] = {
+        "encoder": SMPEncoder,
+        "pretrained_settings": {},
+        "params": {"name": encoder, "basis": basis, **options},
+    }
 
 
 for _encoder in list_encoders():

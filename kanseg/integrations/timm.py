@@ -1,7 +1,8 @@
 """Our encoders in timm: importing this file registers them all.
 
-`kanseg_NAME_BASIS` for each encoder and basis ("kanseg_ukanet_18_gram"), `kanseg_NAME` for the default basis, as classifiers and with
-`features_only=True`; options pass: `timm.create_model("kanseg_ukanet_18_gram", features_only=True, width=8, degree=4)`. Through
+`kanseg_NAME_BASIS` for each encoder and basis ("kanseg_ukanet_18_gram"), `kanseg_NAME` for the
+default basis, as classifiers and with `features_only=True`; options pass:
+`timm.create_model("kanseg_ukanet_18_gram", features_only=True, width=8, degree=4)`. Through
 segmentation_models.pytorch they are called `tu-kanseg_NAME_BASIS`.
 """
 
@@ -37,7 +38,8 @@ class TimmModel(nn.Module):
         global_pool: timm's name of a pooling ("avg", "max", ...), "" for none.
         drop_rate: dropout before the last layer.
         output_stride: 32, or 16 or 8 for a dilated encoder.
-        options: as of `kanseg.create_encoder`; depth is 5 by default where the encoder lets one choose freely.
+        options: as of `kanseg.create_encoder`; depth is 5 by default where the encoder lets one
+            choose freely.
     """
 
     def __init__(
@@ -60,10 +62,19 @@ class TimmModel(nn.Module):
         # timm takes the features from the entries of a Sequential
         self.stages = nn.Sequential(*pyramid.stages)
         levels = range(int(pyramid.begins_with_picture), pyramid.depth + 1)
-        self.feature_info = [{"num_chs": pyramid.out_channels[i], "reduction": min(2**i, pyramid.output_stride), "module": f"stages.{i}"} for i in levels]
+        self.feature_info = [
+            {
+                "num_chs": pyramid.out_channels[i],
+                "reduction": min(2**i, pyramid.output_stride),
+                "module": f"stages.{i}",
+            }
+            for i in levels
+        ]
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = pyramid.out_channels[-1]
-        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.head = ClassifierHead(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate
+        )
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
@@ -94,9 +105,11 @@ class TimmModel(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The features with the given numbers (the last `indices` of them, or all), with the deepest one unless `intermediates_only`.
+        """The features with the given numbers (the last `indices` of them, or all), with the
+        deepest one unless `intermediates_only`.
 
-        `norm` says nothing here (every layer ends in its own); `stop_early` leaves out what lies behind the last feature asked for.
+        `norm` says nothing here (every layer ends in its own); `stop_early` leaves out what lies
+        behind the last feature asked for.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
@@ -116,7 +129,9 @@ def _register(name: str, encoder: str, basis: str) -> None:
         features: dict[str, object] = {"flatten_sequential": True}
         if "out_indices" not in given and "feature_cls" not in given:
             features["feature_cls"] = _all_features
-        return build_model_with_cfg(partial(TimmModel, encoder), name, pretrained, feature_cfg=features, **given)
+        return build_model_with_cfg(
+            partial(TimmModel, encoder), name, pretrained, feature_cfg=features, **given
+        )
 
     build.__name__ = build.__qualname__ = name  # timm's registry goes by it
     build.__doc__ = f"The encoder {encoder!r} of kanseg with basis {basis!r}."
@@ -125,7 +140,14 @@ def _register(name: str, encoder: str, basis: str) -> None:
 
 def _all_features(model: TimmModel, **config: object) -> FeatureListNet:
     """timm itself would take the first five, and of encoders with fewer fail."""
-    return FeatureListNet(model, **{**config, "out_indices": tuple(range(len(model.feature_info))), "flatten_sequential": True})
+    return FeatureListNet(
+        model,
+        **{
+            **config,
+            "out_indices": tuple(range(len(model.feature_info))),
+            "flatten_sequential": True,
+        },
+    )
 
 
 NAMES = {

@@ -11,13 +11,20 @@ from kanseg.encoders import Encoder
 from kanseg.models import create_encoder
 
 try:
-    from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelMaxPool
+    from torchvision.ops.feature_pyramid_network import (
+        ExtraFPNBlock,
+        FeaturePyramidNetwork,
+        LastLevelMaxPool,
+    )
 except ModuleNotFoundError as error:
-    raise ImportError("kanseg.integrations.torchvision needs torchvision: python -m pip install torchvision") from error
+    raise ImportError(
+        "kanseg.integrations.torchvision needs torchvision: python -m pip install torchvision"
+    ) from error
 
 
 class DetectionBackbone(nn.Module):
-    """Encoder and feature pyramid network (Lin et al. 2017, arXiv:1612.03144): (B, C, H, W) -> {"0": ..., "1": ..., "pool": ...}.
+    """Encoder and feature pyramid network (Lin et al. 2017, arXiv:1612.03144): (B, C, H, W) ->
+    {"0": ..., "1": ..., "pool": ...}.
 
     Every feature has `out_channels` channels; "0" is that of the first of `levels`.
 
@@ -25,17 +32,27 @@ class DetectionBackbone(nn.Module):
         encoder: picture -> pyramid.
         levels: which features of the encoder: i has stride 2^i.
         out_channels: of the features.
-        extra_blocks: what makes still smaller features; None for every second pixel of the deepest one ("pool").
+        extra_blocks: what makes still smaller features; None for every second pixel of the deepest
+            one ("pool").
     """
 
-    def __init__(self, encoder: Encoder, *, levels: Sequence[int], out_channels: int, extra_blocks: ExtraFPNBlock | None = None):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        levels: Sequence[int],
+        out_channels: int,
+        extra_blocks: ExtraFPNBlock | None = None,
+    ):
         super().__init__()
         _check_levels(levels, encoder)
         self.encoder = encoder
         self.levels = list(levels)
         self.out_channels = out_channels
         channels = [encoder.out_channels[i] for i in levels]
-        self.fpn = FeaturePyramidNetwork(channels, out_channels, LastLevelMaxPool() if extra_blocks is None else extra_blocks)
+        self.fpn = FeaturePyramidNetwork(
+            channels, out_channels, LastLevelMaxPool() if extra_blocks is None else extra_blocks
+        )
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         features = self.encoder(x)
@@ -43,7 +60,9 @@ class DetectionBackbone(nn.Module):
 
 
 class SegmentationBackbone(nn.Module):
-    """Encoder: (B, C, H, W) -> {"out": the deepest feature, "aux": the one before}; `out_channels` and `aux_channels` are theirs."""
+    """Encoder: (B, C, H, W) -> {"out": the deepest feature, "aux": the one before}; `out_channels`
+    and `aux_channels` are theirs.
+    """
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -65,14 +84,16 @@ def detection_backbone(
     extra_blocks: ExtraFPNBlock | None = None,
     **options: object,
 ) -> DetectionBackbone:
-    """A backbone for `torchvision.models.detection.FasterRCNN`, `MaskRCNN` or `RetinaNet`, by the encoder's name.
+    """A backbone for `torchvision.models.detection.FasterRCNN`, `MaskRCNN` or `RetinaNet`, by the
+    encoder's name.
 
     Args:
         name: one of `kanseg.list_encoders()`.
-        in_channels: channels of the picture; with others than 3 the detector needs image_mean and image_std of as many numbers.
+        in_channels: channels of the picture; with others than 3 the detector needs image_mean and
+            image_std of as many numbers.
         depth: halvings.
-        levels: features that the pyramid network reads; by default the last four (strides 4 to 32 at depth 5), which with the pool are as
-            many as the detectors have sizes of anchors.
+        levels: features that the pyramid network reads; by default the last four (strides 4 to 32
+            at depth 5), which with the pool are as many as the detectors have sizes of anchors.
         out_channels, extra_blocks: as of `DetectionBackbone`.
         options: as of `kanseg.create_encoder`.
 
@@ -81,13 +102,18 @@ def detection_backbone(
     """
     encoder = create_encoder(name, in_channels, depth=depth, **options)
     levels = range(max(1, depth - 3), depth + 1) if levels is None else levels
-    return DetectionBackbone(encoder, levels=levels, out_channels=out_channels, extra_blocks=extra_blocks)
+    return DetectionBackbone(
+        encoder, levels=levels, out_channels=out_channels, extra_blocks=extra_blocks
+    )
 
 
-def segmentation_backbone(name: str, in_channels: int = 3, *, depth: int = 5, output_stride: int = 8, **options: object) -> SegmentationBackbone:
+def segmentation_backbone(
+    name: str, in_channels: int = 3, *, depth: int = 5, output_stride: int = 8, **options: object
+) -> SegmentationBackbone:
     """A backbone for `torchvision.models.segmentation`'s FCN and DeepLabV3, by the encoder's name.
 
-    `output_stride` 8 or 16 dilates the encoder (`Encoder.make_dilated`), 32 leaves it as it is; all else as of `kanseg.create_encoder`.
+    `output_stride` 8 or 16 dilates the encoder (`Encoder.make_dilated`), 32 leaves it as it is; all
+    else as of `kanseg.create_encoder`.
     """
     encoder = create_encoder(name, in_channels, depth=depth, **options)
     if output_stride != 32:
@@ -97,5 +123,11 @@ def segmentation_backbone(name: str, in_channels: int = 3, *, depth: int = 5, ou
 
 def _check_levels(levels: Sequence[int], encoder: Encoder) -> None:
     first = int(encoder.begins_with_picture)
-    if not levels or list(levels) != sorted(set(levels)) or not first <= levels[0] <= levels[-1] <= encoder.depth:
-        raise ValueError(f"levels must be rising numbers from {first} to {encoder.depth}, got {list(levels)}")
+    if (
+        not levels
+        or list(levels) != sorted(set(levels))
+        or not first <= levels[0] <= levels[-1] <= encoder.depth
+    ):
+        raise ValueError(
+            f"levels must be rising numbers from {first} to {encoder.depth}, got {list(levels)}"
+        )

@@ -1,4 +1,5 @@
-"""Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, KANLocal2d, the family names of the literature, grids, regularisers.
+"""Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, KANLocal2d,
+the family names of the literature, grids, regularisers.
 
 Built of them: attention, focal modulation, mixtures of experts, and fine-tuning.
 """

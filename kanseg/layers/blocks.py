@@ -1,5 +1,7 @@
-"""Blocks of convolutions. `conv` is any callable (in_channels, out_channels, kernel_size, stride=, padding=) -> module
-that ends in its own norm and activation; it carries the basis and all its options. Where depthwise convolutions are needed it takes groups= too."""
+"""Blocks of convolutions. `conv` is any callable (in_channels, out_channels, kernel_size, stride=,
+padding=) -> module that ends in its own norm and activation; it carries the basis and all its
+options. Where depthwise convolutions are needed it takes groups= too.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ def kan_conv(**options: object) -> Conv:
 
 
 class BasicBlock(nn.Module):
-    """conv 3x3 -> conv 1x1, plus the input (a 1x1 convolution of it where channels or stride change).
+    """conv 3x3 -> conv 1x1, plus the input (a 1x1 convolution of it where channels or stride
+    change).
 
-    The residual block of torch-conv-kan's ResKANet and UKANet 18/34: a KAN convolution has its non-linearity inside, so nothing
-    follows the sum. (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
+    The residual block of torch-conv-kan's ResKANet and UKANet 18/34: a KAN convolution has its
+    non-linearity inside, so nothing follows the sum. (B, in_channels, H, W) -> (B, out_channels,
+    ceil(H / stride), ceil(W / stride)).
     """
 
     expansion = 1
@@ -41,7 +45,8 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """conv 1x1 to a quarter of the channels -> conv 3x3 -> conv 1x1 back, plus the input (ResNet-50's block).
+    """conv 1x1 to a quarter of the channels -> conv 3x3 -> conv 1x1 back, plus the input
+    (ResNet-50's block).
 
     (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -68,13 +73,22 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, conv: Conv) -> n
     return conv(in_channels, out_channels, 1, stride=stride)
 
 
-def stage(block: Block, in_channels: int, out_channels: int, num_blocks: int, *, stride: int = 1) -> nn.Sequential:
+def stage(
+    block: Block, in_channels: int, out_channels: int, num_blocks: int, *, stride: int = 1
+) -> nn.Sequential:
     """`num_blocks` blocks in a row; the first one changes channels and stride."""
     first = block(in_channels, out_channels, stride=stride)
     return nn.Sequential(first, *(block(out_channels, out_channels) for _ in range(num_blocks - 1)))
 
 
 def conv_stack(conv: Conv, channels: Sequence[int], *, stride: int = 1) -> nn.Sequential:
-    """3x3 convolutions through the given channels: [in, c1, c2, ...]; the first one has the stride."""
+    """3x3 convolutions through the given channels: [in, c1, c2, ...]; the first one has the
+    stride.
+    """
     pairs = zip(channels[:-1], channels[1:], strict=True)
-    return nn.Sequential(*(conv(a, b, 3, stride=stride if i == 0 else 1, padding=1) for i, (a, b) in enumerate(pairs)))
+    return nn.Sequential(
+        *(
+            conv(a, b, 3, stride=stride if i == 0 else 1, padding=1)
+            for i, (a, b) in enumerate(pairs)
+        )
+    )

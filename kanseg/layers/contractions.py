@@ -1,4 +1,6 @@
-"""What the functions' values are summed up with: a convolution, a matrix, or one mixture per channel."""
+"""What the functions' values are summed up with: a convolution, a matrix, or one mixture per
+channel.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ from torch import Tensor
 
 
 class Contraction(Protocol):
-    """A map linear in the functions' values e (B, C * K, *S) and in its weight, with the gradients of both.
+    """A map linear in the functions' values e (B, C * K, *S) and in its weight, with the gradients
+    of both.
 
-    `folds_constant` tells whether the first function, where it is constant, can be left out of e: `constant_map` is what it adds.
+    `folds_constant` tells whether the first function, where it is constant, can be left out of e:
+    `constant_map` is what it adds.
     """
 
     folds_constant: bool
@@ -23,7 +27,9 @@ class Contraction(Protocol):
 
 
 class Convolution(NamedTuple):
-    """(B, C * K, *S) with weight (O, C * K / groups, *kernel) -> (B, O, *S'), in 1, 2 or 3 dimensions, zero padding."""
+    """(B, C * K, *S) with weight (O, C * K / groups, *kernel) -> (B, O, *S'), in 1, 2 or 3
+    dimensions, zero padding.
+    """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -32,7 +38,17 @@ class Convolution(NamedTuple):
     folds_constant: bool = True
 
     def forward(self, e: Tensor, weight: Tensor) -> Tensor:
-        return torch.convolution(e, weight, None, self.stride, self.padding, self.dilation, False, self._none(), self.groups)
+        return torch.convolution(
+            e,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            self._none(),
+            self.groups,
+        )
 
     def grad_values(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
         return self._backward(grad, e, weight, 0)
@@ -41,11 +57,17 @@ class Convolution(NamedTuple):
         return self._backward(grad, e, weight, 1)
 
     def constant_map(self, weight: Tensor, shape: torch.Size) -> Tensor:
-        """What a function that is 1 everywhere adds: depends on the distance to the border only. (O, C / groups, *kernel) -> (1, O, *S')."""
-        return self._over_ones().forward(weight.new_ones(1, 1, *shape[2:]), weight.sum(1, keepdim=True))
+        """What a function that is 1 everywhere adds: depends on the distance to the border only.
+        (O, C / groups, *kernel) -> (1, O, *S').
+        """
+        return self._over_ones().forward(
+            weight.new_ones(1, 1, *shape[2:]), weight.sum(1, keepdim=True)
+        )
 
     def add_constant(self, y: Tensor, weight: Tensor, shape: torch.Size) -> None:
-        """Add `constant_map` to y (B, O, *S') in place; it is computed for a small picture that has every border but one inner pixel."""
+        """Add `constant_map` to y (B, O, *S') in place; it is computed for a small picture that has
+        every border but one inner pixel.
+        """
         small, places = self._small(weight, shape)
         added = self.constant_map(weight, small)
         for axis, (_, place) in enumerate(places, start=2):
@@ -57,21 +79,37 @@ class Convolution(NamedTuple):
         small, places = self._small(weight, shape)
         summed = grad.to(weight.dtype).sum(0, keepdim=True)
         for axis, (count, place) in enumerate(places, start=2):
-            summed = summed.new_zeros(*summed.shape[:axis], count, *summed.shape[axis + 1 :]).index_add(axis, place, summed)
+            summed = summed.new_zeros(
+                *summed.shape[:axis], count, *summed.shape[axis + 1 :]
+            ).index_add(axis, place, summed)
         ones = weight.new_ones(1, 1, *small[2:])
         return self._over_ones().grad_weight(summed, ones, weight[:, :1]).expand_as(weight)
 
-    def _small(self, weight: Tensor, shape: torch.Size) -> tuple[list[int], list[tuple[int, Tensor]]]:
-        """Shape of the small picture, and for each axis the size of its output and where in it each entry of the large output is found."""
+    def _small(
+        self, weight: Tensor, shape: torch.Size
+    ) -> tuple[list[int], list[tuple[int, Tensor]]]:
+        """Shape of the small picture, and for each axis the size of its output and where in it each
+        entry of the large output is found.
+        """
         small, places = [1, 1], []
-        for size, taps, stride, padding, dilation in zip(shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True):
+        for size, taps, stride, padding, dilation in zip(
+            shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+        ):
             reach = dilation * (taps - 1) + 1
             outputs = (size + 2 * padding - reach) // stride + 1
-            first, last = -(-padding // stride), (size + padding - reach) // stride  # of those that touch no border, which are all alike
+            first, last = (
+                -(-padding // stride),
+                (size + padding - reach) // stride,
+            )  # of those that touch no border, which are all alike
             spare = max(last - first, 0)
             place = torch.arange(outputs, device=weight.device)
             small.append(size - spare * stride)
-            places.append((outputs - spare, torch.where(place > first, (place - spare).clamp_min(first), place)))
+            places.append(
+                (
+                    outputs - spare,
+                    torch.where(place > first, (place - spare).clamp_min(first), place),
+                )
+            )
         return small, places
 
     def _over_ones(self) -> Convolution:
@@ -111,9 +149,11 @@ class Product(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """(B, C * K, 1) with weight (O, C * K / groups, 1) -> (B, O, 1): a grouped convolution over one pixel, that is a matrix for each group.
+    """(B, C * K, 1) with weight (O, C * K / groups, 1) -> (B, O, 1): a grouped convolution over one
+    pixel, that is a matrix for each group.
 
-    As one batched product it takes half the time of the convolution on a CPU (49 and 169 groups, measured).
+    As one batched product it takes half the time of the convolution on a CPU (49 and 169 groups,
+    measured).
     """
 
     groups: int
@@ -130,7 +170,9 @@ class Blocks(NamedTuple):
 
     def _split(self, values: Tensor) -> Tensor:
         """(B, groups * n, 1) -> (groups, B, n)."""
-        return values.reshape(values.shape[0], self.groups, values.shape[1] // self.groups).transpose(0, 1)
+        return values.reshape(
+            values.shape[0], self.groups, values.shape[1] // self.groups
+        ).transpose(0, 1)
 
     def _joined(self, values: Tensor) -> Tensor:
         return values.transpose(0, 1).flatten(1).unsqueeze(2)
@@ -141,13 +183,17 @@ class Blocks(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """(B, C * K, *S) with weight (C, K), or (1, K) for all channels -> (B, C, *S): one function per channel, or one for all."""
+    """(B, C * K, *S) with weight (C, K), or (1, K) for all channels -> (B, C, *S): one function per
+    channel, or one for all.
+    """
 
     channels: int
     folds_constant: bool = False
 
     def forward(self, e: Tensor, weight: Tensor) -> Tensor:
-        return (weight.unsqueeze(1) @ self._flat(e)).reshape(e.shape[0], self.channels, *e.shape[2:])
+        return (weight.unsqueeze(1) @ self._flat(e)).reshape(
+            e.shape[0], self.channels, *e.shape[2:]
+        )
 
     def grad_values(self, grad: Tensor, e: Tensor, weight: Tensor) -> Tensor:
         return (weight.unsqueeze(2) * self._flat(grad)).reshape(e.shape)
@@ -158,4 +204,6 @@ class Mixture(NamedTuple):
 
     def _flat(self, values: Tensor) -> Tensor:
         """(B, C * K, *S) -> (B, C, K, S), also for vectors; K = 1 for (B, C, *S)."""
-        return values.reshape(values.shape[0], self.channels, values.shape[1] // self.channels, prod(values.shape[2:]))
+        return values.reshape(
+            values.shape[0], self.channels, values.shape[1] // self.channels, prod(values.shape[2:])
+        )

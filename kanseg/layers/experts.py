@@ -1,4 +1,6 @@
-"""Mixtures of experts: several convolutions in the place of one, of which each picture is sent through a few."""
+"""Mixtures of experts: several convolutions in the place of one, of which each picture is sent
+through a few.
+"""
 
 from __future__ import annotations
 
@@ -17,42 +19,66 @@ LEAST_NOISE = 1e-2
 
 
 class ConvExperts(nn.Module):
-    """sum_e gate_e(x) * expert_e(x) over the top_k experts of each sample: (B, in_channels, *S) -> (B, out_channels, *S').
+    """sum_e gate_e(x) * expert_e(x) over the top_k experts of each sample: (B, in_channels, *S) ->
+    (B, out_channels, *S').
 
-    Noisy top-k gating on the mean over all pixels (Shazeer et al. 2017, arXiv:1701.06538, eqs. 3 to 5): in training
-    logits = W_g m + N(0, 1) * softplus(W_n m), in evaluation W_g m; the gates are the softmax of the top_k largest, 0 elsewhere. A sample
-    looks at no other one. Gates and noise start at zero, experts each with weights of their own.
+    Noisy top-k gating on the mean over all pixels (Shazeer et al. 2017, arXiv:1701.06538, eqs. 3 to
+    5): in training logits = W_g m + N(0, 1) * softplus(W_n m), in evaluation W_g m; the gates are
+    the softmax of the top_k largest, 0 elsewhere. A sample looks at no other one. Gates and noise
+    start at zero, experts each with weights of their own.
 
-    A training forward leaves the load-balancing loss in `balance`; `balance_loss(model)`, or `Penalty(model, {"balance": 0.01})` and
-    `training.penalty`, add it to the loss of the network. Without it a few experts tend to take all samples. With top_k=1 the gate is 1
-    whatever the logits are, and learns from the balance alone.
+    A training forward leaves the load-balancing loss in `balance`; `balance_loss(model)`, or
+    `Penalty(model, {"balance": 0.01})` and `training.penalty`, add it to the loss of the network.
+    Without it a few experts tend to take all samples. With top_k=1 the gate is 1 whatever the
+    logits are, and learns from the balance alone.
 
-    An expert runs on its own samples only, and its batch norm sees only these: in training one sample of one pixel is too little for it.
-    Under `torch.compile`, `torch.export`, tracing and `torch.func`, where no operation may depend on the samples, all experts run on all
-    of them: the same function in evaluation, num_experts / top_k times the work, and in training batch norms that see the whole batch.
+    An expert runs on its own samples only, and its batch norm sees only these: in training one
+    sample of one pixel is too little for it. Under `torch.compile`, `torch.export`, tracing and
+    `torch.func`, where no operation may depend on the samples, all experts run on all of them: the
+    same function in evaluation, num_experts / top_k times the work, and in training batch norms
+    that see the whole batch.
 
     Args:
-        in_channels, out_channels, kernel_size, where: what an expert is built with (stride=, padding=, ...).
+        in_channels, out_channels, kernel_size, where: what an expert is built with (stride=,
+        padding=, ...).
         conv: (in_channels, out_channels, kernel_size, ...) -> module.
         num_experts: number of convolutions.
         top_k: how many of them a sample goes through.
-        noise: draw the choice in training; without it the load has no gradient, and `balance` holds the importance only.
+        noise: draw the choice in training; without it the load has no gradient, and `balance` holds
+            the importance only.
 
     Raises:
         ValueError: top_k outside 1 to num_experts.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, conv: Conv, num_experts: int = 4, top_k: int = 2, noise: bool = True, **where: object
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        conv: Conv,
+        num_experts: int = 4,
+        top_k: int = 2,
+        noise: bool = True,
+        **where: object,
     ):
         super().__init__()
         if not 1 <= top_k <= num_experts:
-            raise ValueError(f"top_k must be from 1 to the number of experts, got top_k={top_k} of {num_experts}")
+            raise ValueError(
+                f"top_k must be from 1 to the number of experts, got top_k={top_k} of {num_experts}"
+            )
         self.top_k = top_k
-        self.experts = nn.ModuleList(conv(in_channels, out_channels, kernel_size, **where) for _ in range(num_experts))
+        self.experts = nn.ModuleList(
+            conv(in_channels, out_channels, kernel_size, **where) for _ in range(num_experts)
+        )
         self.gate = nn.Parameter(torch.zeros(num_experts, in_channels))
         # Without a choice to draw, noise would only blur the gates.
-        self.spread = nn.Parameter(torch.zeros(num_experts, in_channels)) if noise and top_k < num_experts else None
+        self.spread = (
+            nn.Parameter(torch.zeros(num_experts, in_channels))
+            if noise and top_k < num_experts
+            else None
+        )
         self.balance: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,16 +91,20 @@ class ConvExperts(nn.Module):
         return self._by_expert(x, gates, chosen)
 
     def gates(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gates (B, E), the chosen experts (B, E) as booleans, and the expected load (E,), from channel means (B, in_channels).
+        """Gates (B, E), the chosen experts (B, E) as booleans, and the expected load (E,), from
+        channel means (B, in_channels).
 
-        The load, the sum over the samples of the chance to be among the top_k if one's own noise were drawn anew, is None where nothing is drawn.
+        The load, the sum over the samples of the chance to be among the top_k if one's own noise
+        were drawn anew, is None where nothing is drawn.
         """
         clean = logits = F.linear(means, self.gate.to(means.dtype))
         drawn = self.training and self.spread is not None
         if drawn:
             deviation = F.softplus(F.linear(means, self.spread.to(means.dtype))) + LEAST_NOISE
             logits = clean + torch.randn_like(clean) * deviation
-        values, order = logits.sort(dim=1, descending=True, stable=True)  # equals go to the first expert, whatever else is in the batch
+        values, order = logits.sort(
+            dim=1, descending=True, stable=True
+        )  # equals go to the first expert, whatever else is in the batch
         best = order[:, : self.top_k]
         gates = torch.zeros_like(logits).scatter(1, best, values[:, : self.top_k].softmax(dim=1))
         chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, True)
@@ -96,7 +126,8 @@ class ConvExperts(nn.Module):
             total = y.new_zeros(len(x), *y.shape[1:]) if total is None else total
             total.index_add_(0, mine, y)
         if idle and self.training and torch.is_grad_enabled():
-            # Many processes add up gradients parameter by parameter, and each must have one: zero for experts without a sample.
+            # Many processes add up gradients parameter by parameter, and each must have one: zero
+            # for experts without a sample.
             total = total + 0.0 * sum(p.sum() for p in idle).to(total.dtype)
         return total
 
@@ -113,15 +144,19 @@ def _scaled(y: Tensor, gate: Tensor) -> Tensor:
 
 
 def variation(amounts: Tensor) -> Tensor:
-    """The squared coefficient of variation, variance / mean^2, of (E,) amounts; 0 when all are alike."""
+    """The squared coefficient of variation, variance / mean^2, of (E,) amounts; 0 when all are
+    alike.
+    """
     return amounts.var(correction=0) / amounts.mean().square().clamp_min(1e-10)
 
 
 def balance_loss(model: nn.Module) -> Tensor | float:
-    """The sum over all `ConvExperts` of CV(importance)^2 + CV(load)^2 of the latest training forward (Shazeer et al. 2017, eqs. 6 to 11).
+    """The sum over all `ConvExperts` of CV(importance)^2 + CV(load)^2 of the latest training
+    forward (Shazeer et al. 2017, eqs. 6 to 11).
 
-    Importance is the sum of an expert's gates over the batch, load the expected number of its samples. 0.0 without experts or training
-    forward; calling it forgets what was collected. Not together with a `Penalty` of "balance", which takes the same away.
+    Importance is the sum of an expert's gates over the batch, load the expected number of its
+    samples. 0.0 without experts or training forward; calling it forgets what was collected. Not
+    together with a `Penalty` of "balance", which takes the same away.
     """
     return sum((_taken(layer) for layer in expert_layers(model) if layer.balance is not None), 0.0)
 

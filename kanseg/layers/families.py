@@ -6,7 +6,11 @@ from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 
 
 def _family(**options: object) -> tuple[partial, partial, partial]:
-    return partial(KANConv1d, **options), partial(KANConv2d, **options), partial(KANConv3d, **options)
+    return (
+        partial(KANConv1d, **options),
+        partial(KANConv2d, **options),
+        partial(KANConv3d, **options),
+    )
 
 
 KALNConv1d, KALNConv2d, KALNConv3d = _family(basis="legendre")
@@ -17,8 +21,16 @@ WavKANConv1d, WavKANConv2d, WavKANConv3d = _family(basis="wavelet")
 KAJNConv1d, KAJNConv2d, KAJNConv3d = _family(basis="jacobi")
 KABNConv1d, KABNConv2d, KABNConv3d = _family(basis="bernstein")
 ReLUKANConv1d, ReLUKANConv2d, ReLUKANConv3d = _family(basis="relu")
-BottleneckKAGNConv1d, BottleneckKAGNConv2d, BottleneckKAGNConv3d = _family(basis="gram", inner_channels=0.25)
-BottleneckReLUKANConv1d, BottleneckReLUKANConv2d, BottleneckReLUKANConv3d = _family(basis="relu", inner_channels=0.25)
+BottleneckKAGNConv1d, BottleneckKAGNConv2d, BottleneckKAGNConv3d = _family(
+    basis="gram", inner_channels=0.25
+)
+BottleneckReLUKANConv1d, BottleneckReLUKANConv2d, BottleneckReLUKANConv3d = _family(
+    basis="relu", inner_channels=0.25
+)
 
-FAMILIES = tuple(sorted(name for name in dir() if name[-2:] in ("1d", "2d", "3d") and not name.startswith("KANConv")))
+FAMILIES = tuple(
+    sorted(
+        name for name in dir() if name[-2:] in ("1d", "2d", "3d") and not name.startswith("KANConv")
+    )
+)
 __all__ = [*FAMILIES, "FAMILIES"]

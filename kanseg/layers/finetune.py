@@ -1,4 +1,6 @@
-"""Fine-tuning of a few new weights on top of a trained network whose own weights stay as they are."""
+"""Fine-tuning of a few new weights on top of a trained network whose own weights stay as
+they are.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,17 @@ LOW_RANK_MAPS = ("basis_conv", "base_conv", "basis_linear", "base_linear")
 
 
 class LowRank(nn.Module):
-    """weight + up @ down, (O, rank) @ (rank, everything else), with up = 0 at the start (LoRA, Hu et al. 2021, arXiv:2106.09685)."""
+    """weight + up @ down, (O, rank) @ (rank, everything else), with up = 0 at the start (LoRA, Hu
+    et al. 2021, arXiv:2106.09685).
+    """
 
     def __init__(self, weight: Tensor, rank: int):
         super().__init__()
         flat = weight.flatten(1)
         rank = min(rank, *flat.shape)
-        self.down = nn.Parameter(nn.init.kaiming_uniform_(flat.new_empty(rank, flat.shape[1]), a=5**0.5))
+        self.down = nn.Parameter(
+            nn.init.kaiming_uniform_(flat.new_empty(rank, flat.shape[1]), a=5**0.5)
+        )
         self.up = nn.Parameter(flat.new_zeros(len(flat), rank))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -31,7 +37,9 @@ class LowRank(nn.Module):
 
 
 class ChosenFunctions(nn.Module):
-    """weight (O, C * K, *kernel) plus a delta for some of the K functions: (O, C, number of them, *kernel), 0 at the start."""
+    """weight (O, C * K, *kernel) plus a delta for some of the K functions: (O, C, number of them,
+    *kernel), 0 at the start.
+    """
 
     def __init__(self, weight: Tensor, num_functions: int, chosen: Sequence[int]):
         super().__init__()
@@ -41,7 +49,11 @@ class ChosenFunctions(nn.Module):
         self.delta = nn.Parameter(torch.zeros_like(each.index_select(2, self.chosen)))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.unflatten(1, (-1, self.num_functions)).index_add(2, self.chosen, self.delta).flatten(1, 2)
+        return (
+            weight.unflatten(1, (-1, self.num_functions))
+            .index_add(2, self.chosen, self.delta)
+            .flatten(1, 2)
+        )
 
 
 def finetune(
@@ -53,54 +65,91 @@ def finetune(
     grid_size: int | None = None,
     keep: Iterable[str] = (),
 ) -> nn.Module:
-    """Freeze a network and add deltas to the weights of its KAN layers, the only parameters that train; returns the network.
+    """Freeze a network and add deltas to the weights of its KAN layers, the only parameters that
+    train; returns the network.
 
-    The function stays what it was: exactly with `rank` and `trainable_degrees`, to rounding where functions are added. The deltas are
-    parametrizations (`torch.nn.utils.parametrize`): such a network can be copied and saved by its state dict, but not pickled, and its keys
-    are those of a plain network again after `fuse`. In training mode the running statistics of batch norms go on following the data.
+    The function stays what it was: exactly with `rank` and `trainable_degrees`, to rounding where
+    functions are added. The deltas are parametrizations (`torch.nn.utils.parametrize`): such a
+    network can be copied and saved by its state dict, but not pickled, and its keys are those of a
+    plain network again after `fuse`. In training mode the running statistics of batch norms go on
+    following the data.
 
     Args:
         model: any module with KANConv or KANLinear layers, those of basis "none" included.
-        rank: of a low-rank delta on the weight of the functions and of the base branch of every KAN layer.
-        extra_degrees: raise the degree of polynomial layers, and train what is new: the coefficients of the added degrees, or of all
-            functions where these are all new (Bernstein).
-        trainable_degrees: degrees of which the coefficients train as well, in the same layers; a layer that lacks one of them ignores it.
-        grid_size: refine the grid of B-spline layers to so many intervals (`refine`, tails kept), and train the coefficients of all finer splines.
-        keep: patterns such as "segmentation_head.*" or "*.norm.*" of parameters that stay trainable.
+        rank: of a low-rank delta on the weight of the functions and of the base branch of every KAN
+            layer.
+        extra_degrees: raise the degree of polynomial layers, and train what is new: the
+            coefficients of the added degrees, or of all functions where these are all new
+            (Bernstein).
+        trainable_degrees: degrees of which the coefficients train as well, in the same layers; a
+            layer that lacks one of them ignores it.
+        grid_size: refine the grid of B-spline layers to so many intervals (`refine`, tails kept),
+            and train the coefficients of all finer splines.
+        keep: patterns such as "segmentation_head.*" or "*.norm.*" of parameters that stay
+            trainable.
 
     Raises:
-        ValueError: nothing to train was asked for, no layer can do it, a pattern that fits nothing, a network that is being fine-tuned.
+        ValueError: nothing to train was asked for, no layer can do it, a pattern that fits nothing,
+            a network that is being fine-tuned.
     """
     asked = rank is not None or extra_degrees or trainable_degrees or grid_size is not None
     if not asked or extra_degrees < 0 or (rank is not None and rank < 1):
-        raise ValueError(f"finetune needs rank, extra_degrees, trainable_degrees or grid_size, each at least 1, got rank={rank}, extra_degrees={extra_degrees}")
+        raise ValueError(
+            "finetune needs rank, extra_degrees, trainable_degrees or grid_size, each at least 1,"
+            f" got rank={rank}, extra_degrees={extra_degrees}"
+        )
     layers = [module for module in model.modules() if isinstance(module, Adaptive)]
     if any(parametrize.is_parametrized(module) for layer in layers for module in layer.modules()):
-        raise ValueError("the network has parametrized weights already (an earlier finetune, weight norm, ...): fuse it first")
+        raise ValueError(
+            "the network has parametrized weights already (an earlier finetune, weight norm, ...):"
+            " fuse it first"
+        )
     keep = [keep] if isinstance(keep, str) else keep
     names = [name for name, _ in model.named_parameters()]
     unfit = [pattern for pattern in keep if not any(fnmatchcase(name, pattern) for name in names)]
     if unfit:
-        raise ValueError(f"keep has patterns that fit no parameter: {', '.join(unfit)} (parameters are named like {', '.join(names[-2:])})")
+        raise ValueError(
+            f"keep has patterns that fit no parameter: {', '.join(unfit)} (parameters are named"
+            f" like {', '.join(names[-2:])})"
+        )
     chosen = _changed(layers, extra_degrees, trainable_degrees, grid_size)
-    low_rank = [getattr(layer, name, None) for layer in layers for name in LOW_RANK_MAPS] if rank is not None else []
+    low_rank = (
+        [getattr(layer, name, None) for layer in layers for name in LOW_RANK_MAPS]
+        if rank is not None
+        else []
+    )
     low_rank = [each for each in low_rank if each is not None]
     if not chosen and not low_rank:
-        raise ValueError("no layer can do that: low ranks need KAN layers, degrees polynomials, a grid_size B-splines")
+        raise ValueError(
+            "no layer can do that: low ranks need KAN layers, degrees polynomials, a grid_size"
+            " B-splines"
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in keep))
     for layer, functions in chosen.items():
-        where, name = (layer, "mixture") if layer.mixture is not None else (getattr(layer, "basis_conv", None) or layer.basis_linear, "weight")
-        parametrize.register_parametrization(where, name, ChosenFunctions(layer.functions_weight.detach(), layer.basis.num_functions, functions))
+        where, name = (
+            (layer, "mixture")
+            if layer.mixture is not None
+            else (getattr(layer, "basis_conv", None) or layer.basis_linear, "weight")
+        )
+        parametrize.register_parametrization(
+            where,
+            name,
+            ChosenFunctions(layer.functions_weight.detach(), layer.basis.num_functions, functions),
+        )
     for each in low_rank:
         parametrize.register_parametrization(each, "weight", LowRank(each.weight.detach(), rank))
     return model
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Add the deltas of `finetune` to the weights, in place: a plain network with its own keys and the same function, all of it trainable again."""
+    """Add the deltas of `finetune` to the weights, in place: a plain network with its own keys and
+    the same function, all of it trainable again.
+    """
     for module, name in list(_parametrized(model)):
-        if all(isinstance(step, (LowRank, ChosenFunctions)) for step in module.parametrizations[name]):
+        if all(
+            isinstance(step, (LowRank, ChosenFunctions)) for step in module.parametrizations[name]
+        ):
             _remove(module, name)
     return model.requires_grad_(True)
 
@@ -108,7 +157,8 @@ def fuse(model: nn.Module) -> nn.Module:
 def _remove(module: nn.Module, name: str) -> None:
     """Leave the computed tensor as a parameter.
 
-    Not by `parametrize.remove_parametrizations`: that takes the property off a class which copies of the module share.
+    Not by `parametrize.remove_parametrizations`: that takes the property off a class which copies
+    of the module share.
     """
     value = nn.Parameter(getattr(module, name).detach().clone())
     if len(module.parametrizations) > 1:
@@ -119,9 +169,15 @@ def _remove(module: nn.Module, name: str) -> None:
     module.register_parameter(name, value)
 
 
-def _changed(layers: list[nn.Module], extra: int, trainable: Sequence[int], grid_size: int | None) -> dict[nn.Module, list[int]]:
-    """Raise degrees and refine grids; for each layer the functions whose coefficients are to train."""
-    splines = [layer for layer in layers if grid_size is not None and isinstance(layer.basis, BSpline)]
+def _changed(
+    layers: list[nn.Module], extra: int, trainable: Sequence[int], grid_size: int | None
+) -> dict[nn.Module, list[int]]:
+    """Raise degrees and refine grids; for each layer the functions whose coefficients are to
+    train.
+    """
+    splines = [
+        layer for layer in layers if grid_size is not None and isinstance(layer.basis, BSpline)
+    ]
     for layer in splines:
         layer.basis.check_finer(grid_size)
     for layer in splines:
@@ -136,7 +192,9 @@ def _changed(layers: list[nn.Module], extra: int, trainable: Sequence[int], grid
 
 
 def _raised(layer: nn.Module, degree: int) -> set[int]:
-    """Raise the degree of a layer; the functions that are new: those added, or all where the old ones are not among them."""
+    """Raise the degree of a layer; the functions that are new: those added, or all where the old
+    ones are not among them.
+    """
     old, before = layer.basis.num_functions, layer.functions_weight.detach()
     layer.raise_degree(degree)
     new = layer.basis.num_functions

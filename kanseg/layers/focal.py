@@ -1,4 +1,6 @@
-"""Focal modulation: every pixel is multiplied by a summary of its surroundings at several distances."""
+"""Focal modulation: every pixel is multiplied by a summary of its surroundings at several
+distances.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ from kanseg.layers.blocks import Conv
 
 
 class FocalModulation(nn.Module):
-    """x + gamma * proj(q * h(sum_l gate_l * context_l)): (B, C, H, W) -> (B, C, H, W), any H and W, at a cost that grows as H W.
+    """x + gamma * proj(q * h(sum_l gate_l * context_l)): (B, C, H, W) -> (B, C, H, W), any H and W,
+    at a cost that grows as H W.
 
-    q, the first context and the gates are a 1x1 convolution of x; context l is a depthwise convolution of context l - 1, the last one the
-    GELU of the mean over the whole picture (Yang et al. 2022, arXiv:2203.11926, eqs. 4 to 7, with the scaled residual of its blocks).
+    q, the first context and the gates are a 1x1 convolution of x; context l is a depthwise
+    convolution of context l - 1, the last one the GELU of the mean over the whole picture (Yang et
+    al. 2022, arXiv:2203.11926, eqs. 4 to 7, with the scaled residual of its blocks).
 
     Args:
         channels: C.
@@ -21,7 +25,8 @@ class FocalModulation(nn.Module):
         levels: number of depthwise convolutions.
         window: kernel size of the first of them, odd.
         factor: what the kernel grows by from level to level, even.
-        full_kan: True makes the 1x1 maps (q and context and gates, h, proj) by `conv` too; False leaves them linear, as in the paper.
+        full_kan: True makes the 1x1 maps (q and context and gates, h, proj) by `conv` too; False
+            leaves them linear, as in the paper.
         normalize: divide the sum by the number of contexts.
         gamma: start of the learned factor on the modulated part.
 
@@ -30,17 +35,32 @@ class FocalModulation(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, conv: Conv, levels: int = 2, window: int = 3, factor: int = 2, full_kan: bool = True, normalize: bool = True, gamma: float = 0.1
+        self,
+        channels: int,
+        *,
+        conv: Conv,
+        levels: int = 2,
+        window: int = 3,
+        factor: int = 2,
+        full_kan: bool = True,
+        normalize: bool = True,
+        gamma: float = 0.1,
     ):
         super().__init__()
         if levels < 1 or window < 1 or window % 2 == 0 or factor < 0 or factor % 2:
-            raise ValueError(f"levels must be at least 1, window odd and factor even, got levels={levels}, window={window}, factor={factor}")
+            raise ValueError(
+                f"levels must be at least 1, window odd and factor even, got levels={levels},"
+                f" window={window}, factor={factor}"
+            )
         self.parts = [channels, channels, levels + 1]
         self.scale = 1 / (levels + 1) if normalize else 1.0
         project = conv if full_kan else nn.Conv2d
         kernels = [window + factor * level for level in range(levels)]
         self.f = project(channels, sum(self.parts), 1)
-        self.levels = nn.ModuleList(conv(channels, channels, kernel, padding=kernel // 2, groups=channels) for kernel in kernels)
+        self.levels = nn.ModuleList(
+            conv(channels, channels, kernel, padding=kernel // 2, groups=channels)
+            for kernel in kernels
+        )
         self.h = project(channels, channels, 1)
         self.proj = project(channels, channels, 1)
         self.gamma = nn.Parameter(torch.full((1,), gamma))

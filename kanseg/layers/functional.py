@@ -1,4 +1,6 @@
-"""The one place where univariate functions meet a convolution or a matrix, without keeping their values."""
+"""The one place where univariate functions meet a convolution or a matrix, without keeping their
+values.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +14,37 @@ from kanseg.layers.contractions import Blocks, Contraction, Convolution, Mixture
 from kanseg.layers.fused import Activated, Expansion, Fused, held
 
 
-def basis_convolution(x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | None = None) -> Tensor:
+def basis_convolution(
+    x: Tensor, basis: Basis, conv: nn.Module, gate: Tensor | None = None
+) -> Tensor:
     """conv(basis(x)): (B, C, *S) -> (B, O, *S'), keeping only x and the weights for backward.
 
-    The values of the functions, K times as large as x, exist for a few samples at a time. Zero padding is zero in the values:
-    outside the picture no function is active. Under `torch.compile`, `torch.export`, `torch.func` and forward-mode differentiation the
-    same is computed by plain operations, which those can see into; so are second derivatives.
+    The values of the functions, K times as large as x, exist for a few samples at a time. Zero
+    padding is zero in the values: outside the picture no function is active. Under `torch.compile`,
+    `torch.export`, `torch.func` and forward-mode differentiation the same is computed by plain
+    operations, which those can see into; so are second derivatives.
 
     Args:
         x: of float64, float32, or half precision (the functions are computed in float32).
         basis: K functions of each channel.
-        conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K + j), or a `torch.nn.Linear`.
+        conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K
+            + j), or a `torch.nn.Linear`.
         gate: (B, C, K), factors of the functions without gradient (dropout).
     """
-    u, contraction = (x, None) if _hooked(basis, conv) else _contraction(_normalised(x, basis), conv)
+    u, contraction = (
+        (x, None) if _hooked(basis, conv) else _contraction(_normalised(x, basis), conv)
+    )
     if contraction is None:
-        values = basis(x) if gate is None else basis(x) * gate.reshape(*gate.shape, *[1] * (x.dim() - 2))
+        values = (
+            basis(x) if gate is None else basis(x) * gate.reshape(*gate.shape, *[1] * (x.dim() - 2))
+        )
         return conv(values.flatten(1, 2))
     return contract(u, basis, contraction, conv.weight, gate)
 
 
 def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None = None) -> Tensor:
-    """One function per channel, or one for all: sum_j weight[c, j] * B_j(x_c), (B, C, *S) -> (B, C, *S).
+    """One function per channel, or one for all: sum_j weight[c, j] * B_j(x_c), (B, C, *S) -> (B, C,
+    *S).
 
     Args:
         x, basis, gate: as of `basis_convolution`.
@@ -44,16 +55,27 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
     """conv(activation(x)), keeping only x and the weights for backward."""
-    if not isinstance(activation, _STATELESS) or _hooked(activation, conv) or x.numel() == 0 or _must_be_seen_into():
+    if (
+        not isinstance(activation, _STATELESS)
+        or _hooked(activation, conv)
+        or x.numel() == 0
+        or _must_be_seen_into()
+    ):
         return conv(activation(x))
     x, contraction = _contraction(x, conv)
     if contraction is None:
         return conv(activation(x))
-    return Activated.apply(activation, contraction, _precision(x), x, conv.weight, *held(activation))
+    return Activated.apply(
+        activation, contraction, _precision(x), x, conv.weight, *held(activation)
+    )
 
 
-def contract(x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None) -> Tensor:
-    """The contraction of all functions' values with the weight; a normalising domain map has been applied to x already."""
+def contract(
+    x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None
+) -> Tensor:
+    """The contraction of all functions' values with the weight; a normalising domain map has been
+    applied to x already.
+    """
     dtype = _precision(x)
     with torch.autocast(x.device.type, enabled=False):
         if x.numel() == 0 or _must_be_seen_into():
@@ -62,12 +84,19 @@ def contract(x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, 
 
 
 def _hooked(*modules: nn.Module) -> bool:
-    """Whether someone watches or changes a module when it is called (pruning, weight norm, a look at activations): then it must be called."""
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
+    """Whether someone watches or changes a module when it is called (pruning, weight norm, a look
+    at activations): then it must be called.
+    """
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in modules
+    )
 
 
 def _normalised(x: Tensor, basis: Basis) -> Tensor:
-    """x after the domain map where that is a normalisation: it needs whole samples, without the border that padding adds."""
+    """x after the domain map where that is a normalisation: it needs whole samples, without the
+    border that padding adds.
+    """
     if basis.domain not in NORMALISING_DOMAINS:
         return x
     with torch.autocast(x.device.type, enabled=False):
@@ -75,7 +104,9 @@ def _normalised(x: Tensor, basis: Basis) -> Tensor:
 
 
 def _must_be_seen_into() -> bool:
-    """Whether someone transforms the operations themselves: a compiler, exporter, tracer, torch.func, forward-mode differentiation."""
+    """Whether someone transforms the operations themselves: a compiler, exporter, tracer,
+    torch.func, forward-mode differentiation.
+    """
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
@@ -90,24 +121,47 @@ def _precision(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if half else x.dtype
 
 
-_STATELESS = (nn.SiLU, nn.GELU, nn.ReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Mish)
+_STATELESS = (
+    nn.SiLU,
+    nn.GELU,
+    nn.ReLU,
+    nn.PReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Hardswish,
+    nn.Mish,
+)
 
 
 def _contraction(x: Tensor, conv: nn.Module) -> tuple[Tensor, Contraction | None]:
-    """The convolution as a contraction, and x padded for it where padding is not by zeros; None for what only `conv` itself can do."""
+    """The convolution as a contraction, and x padded for it where padding is not by zeros; None for
+    what only `conv` itself can do.
+    """
     if isinstance(conv, nn.Linear):
         return x, Product() if conv.bias is None else None
     if conv.bias is not None:
         return x, None
-    if conv.groups > 1 and x.shape[2:] == conv.kernel_size == (1,) and conv.padding in ((0,), "valid"):
+    if (
+        conv.groups > 1
+        and x.shape[2:] == conv.kernel_size == (1,)
+        and conv.padding in ((0,), "valid")
+    ):
         return x, Blocks(conv.groups)
     padding = conv.padding
     if isinstance(padding, str):
-        before, after = conv._reversed_padding_repeated_twice[::2][::-1], conv._reversed_padding_repeated_twice[1::2][::-1]
+        before, after = (
+            conv._reversed_padding_repeated_twice[::2][::-1],
+            conv._reversed_padding_repeated_twice[1::2][::-1],
+        )
         if before != after:
             return x, None
         padding = tuple(before)
     if conv.padding_mode != "zeros":
         # Functions of a mirrored or repeated border are the mirrored or repeated functions.
-        x, padding = nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), (0,) * len(padding)
+        x, padding = (
+            nn.functional.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode),
+            (0,) * len(padding),
+        )
     return x, Convolution(conv.stride, padding, conv.dilation, conv.groups)

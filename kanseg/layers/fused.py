@@ -1,4 +1,6 @@
-"""Functions and contraction in one differentiable step that keeps its input and weights, and makes the functions' values anew."""
+"""Functions and contraction in one differentiable step that keeps its input and weights, and makes
+the functions' values anew.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,42 @@ from kanseg.bases import Basis
 from kanseg.bases.base import POINTWISE_DOMAINS, at_least_float32
 from kanseg.layers.contractions import Contraction
 
-# Values are made for as many samples at a time as fit into this many bytes (one at least): on a CPU so that they stay in its cache,
-# on an accelerator so that there is work enough while the peak of memory stays small.
+# Values are made for as many samples at a time as fit into this many bytes (one at least): on a CPU
+# so that they stay in its cache, on an accelerator so that there is work enough while the peak of
+# memory stays small.
 CHUNK_BYTES = {"cpu": 4 << 20}
 CHUNK_BYTES_ACCELERATOR = 256 << 20
-FOLDED_FROM = 1 << 16  # entries of x from which on a constant function is left out of the convolution
+FOLDED_FROM = (
+    1 << 16
+)  # entries of x from which on a constant function is left out of the convolution
 Gradients = tuple[Tensor | None, ...]
 
 
 class Expansion:
-    """The values of all functions of x (B, C, *S), some samples at a time in one buffer, and the weight they are contracted with."""
+    """The values of all functions of x (B, C, *S), some samples at a time in one buffer, and the
+    weight they are contracted with.
+    """
 
-    def __init__(self, x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None, dtype: torch.dtype):
-        self.x, self.basis, self.contraction, self.weight, self.gate, self.dtype = x, basis, contraction, weight, gate, dtype
+    def __init__(
+        self,
+        x: Tensor,
+        basis: Basis,
+        contraction: Contraction,
+        weight: Tensor,
+        gate: Tensor | None,
+        dtype: torch.dtype,
+    ):
+        self.x, self.basis, self.contraction, self.weight, self.gate, self.dtype = (
+            x,
+            basis,
+            contraction,
+            weight,
+            gate,
+            dtype,
+        )
         self.domain = POINTWISE_DOMAINS.get(basis.domain, POINTWISE_DOMAINS["identity"])
-        # A function that is constant needs no convolution: what it adds depends on the distance to the border. Finding that takes longer
-        # than it saves where x is small.
+        # A function that is constant needs no convolution: what it adds depends on the distance to
+        # the border. Finding that takes longer than it saves where x is small.
         large = torch.compiler.is_compiling() or x.numel() >= FOLDED_FROM
         folds = large and gate is None and contraction.folds_constant and basis.num_functions > 1
         self.folded = basis.constant_function if folds else None
@@ -36,7 +58,10 @@ class Expansion:
         self.kernel, self.constant_weight = weight.to(dtype), None
         if self.folded is not None:
             each = weight.unflatten(1, (-1, basis.num_functions))
-            self.kernel, self.constant_weight = each[:, :, 1:].flatten(1, 2).to(dtype), each[:, :, 0]
+            self.kernel, self.constant_weight = (
+                each[:, :, 1:].flatten(1, 2).to(dtype),
+                each[:, :, 0],
+            )
 
     @cached_property
     def parts(self) -> list[slice]:
@@ -50,7 +75,9 @@ class Expansion:
         """(samples of the largest part, C * K, *S), in the memory format of x."""
         first = self.x[self.parts[0]]
         shape = (len(first), first.shape[1] * self.num_values, *first.shape[2:])
-        return torch.empty(shape, dtype=self.dtype, device=first.device, memory_format=memory_format(first))
+        return torch.empty(
+            shape, dtype=self.dtype, device=first.device, memory_format=memory_format(first)
+        )
 
     def mapped(self, part: slice) -> Tensor:
         return self.domain.value(at_least_float32(self.x[part]))
@@ -79,7 +106,12 @@ class Expansion:
                 y = piece
                 break
             if y is None:
-                y = torch.empty((len(self.x), *piece.shape[1:]), dtype=piece.dtype, device=piece.device, memory_format=memory_format(piece))
+                y = torch.empty(
+                    (len(self.x), *piece.shape[1:]),
+                    dtype=piece.dtype,
+                    device=piece.device,
+                    memory_format=memory_format(piece),
+                )
             y[part] = piece
         if self.folded is not None:
             self.contraction.add_constant(y, self.constant_weight, self.x.shape)
@@ -99,16 +131,24 @@ class Expansion:
     def plain(self) -> Tensor:
         """The same by operations that autograd, compilers and torch.func see into."""
         u = self.mapped(slice(None))
-        values = torch.stack([value.expand_as(u) for value, _ in self.terms(u)], dim=2).to(self.dtype)
+        values = torch.stack([value.expand_as(u) for value, _ in self.terms(u)], dim=2).to(
+            self.dtype
+        )
         if self.gate is not None:
-            values = values * self.gate.reshape(*self.gate.shape, *[1] * (u.dim() - 2)).to(self.dtype)
+            values = values * self.gate.reshape(*self.gate.shape, *[1] * (u.dim() - 2)).to(
+                self.dtype
+            )
         y = self.contraction.forward(values.flatten(1, 2), self.kernel)
         if self.folded is None:
             return y
         return y + self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
 
-    def gradients(self, grad: Tensor, needs_x: bool, needs_weight: bool, parameters: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None, Gradients]:
-        """Of x, the weight and those parameters of the basis that are given; sums over parts are in float32 at least."""
+    def gradients(
+        self, grad: Tensor, needs_x: bool, needs_weight: bool, parameters: Sequence[Tensor]
+    ) -> tuple[Tensor | None, Tensor | None, Gradients]:
+        """Of x, the weight and those parameters of the basis that are given; sums over parts are in
+        float32 at least.
+        """
         grad = grad.to(self.dtype)
         grad_x = torch.empty_like(self.x) if needs_x else None
         grad_kernel: Tensor | None = None
@@ -120,24 +160,51 @@ class Expansion:
             values = flat.unflatten(1, (u.shape[1], self.num_values))
             upstream = None
             if needs_x or parameters:
-                upstream = self.contraction.grad_values(grad[part], flat, self.kernel).unflatten(1, values.shape[1:3])
+                upstream = self.contraction.grad_values(grad[part], flat, self.kernel).unflatten(
+                    1, values.shape[1:3]
+                )
                 upstream = self.gated(upstream, part)
-            grad_u, *more = (self._by_slopes if stated else self._by_autograd)(u, values, upstream, parameters)
+            grad_u, *more = (self._by_slopes if stated else self._by_autograd)(
+                u, values, upstream, parameters
+            )
             more = [at_least_float32(each) for each in more]
-            grad_parameters = [a + b for a, b in zip(grad_parameters, more, strict=True)] if grad_parameters else more
+            grad_parameters = (
+                [a + b for a, b in zip(grad_parameters, more, strict=True)]
+                if grad_parameters
+                else more
+            )
             if needs_x:
-                grad_x[part] = grad_u if self.domain.slope is None else grad_u.mul_(self.domain.slope(u))
+                grad_x[part] = (
+                    grad_u if self.domain.slope is None else grad_u.mul_(self.domain.slope(u))
+                )
             if needs_weight:
                 self.gated(values, part)
-                piece = at_least_float32(self.contraction.grad_weight(grad[part], flat, self.kernel))
+                piece = at_least_float32(
+                    self.contraction.grad_weight(grad[part], flat, self.kernel)
+                )
                 grad_kernel = piece if grad_kernel is None else grad_kernel.add_(piece)
-        grad_parameters = [each.to(parameter.dtype) for each, parameter in zip(grad_parameters, parameters, strict=True)]
+        grad_parameters = [
+            each.to(parameter.dtype)
+            for each, parameter in zip(grad_parameters, parameters, strict=True)
+        ]
         return grad_x, self._whole(grad_kernel, grad), tuple(grad_parameters)
 
-    def _by_slopes(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Fill `values` (B, C, K, *S) and sum up the gradients of u and of the parameters from the stated derivatives."""
+    def _by_slopes(
+        self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Fill `values` (B, C, K, *S) and sum up the gradients of u and of the parameters from the
+        stated derivatives.
+        """
         grad_u = torch.zeros_like(u)
-        own = [getattr(owner, name) for owner, name in _places(self.basis) if name not in owner._buffers] if parameters else []
+        own = (
+            [
+                getattr(owner, name)
+                for owner, name in _places(self.basis)
+                if name not in owner._buffers
+            ]
+            if parameters
+            else []
+        )
         grads = [torch.zeros_like(parameter, dtype=u.dtype) for parameter in own]
         for j, (value, slope) in enumerate(self.terms(u, slopes=upstream is not None)):
             values[:, :, j] = value
@@ -149,12 +216,25 @@ class Expansion:
                 continue
             weighted = weighted * slope
             grad_u += weighted
-            for grad, column in zip(grads, self.basis.parameter_gradients(j, weighted, u), strict=True):
+            for grad, column in zip(
+                grads, self.basis.parameter_gradients(j, weighted, u), strict=True
+            ):
                 grad[:, j] = column
-        return [grad_u, *(grad for grad, parameter in zip(grads, own, strict=True) if any(parameter is p for p in parameters))]
+        return [
+            grad_u,
+            *(
+                grad
+                for grad, parameter in zip(grads, own, strict=True)
+                if any(parameter is p for p in parameters)
+            ),
+        ]
 
-    def _by_autograd(self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """The same, and the gradients of the functions' own parameters, by a graph of this part alone."""
+    def _by_autograd(
+        self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The same, and the gradients of the functions' own parameters, by a graph of this part
+        alone.
+        """
         with torch.enable_grad():
             u = u.detach().requires_grad_(upstream is not None)
             terms = [value.expand_as(u) for value, _ in self.terms(u)]
@@ -166,7 +246,11 @@ class Expansion:
         if not moving:
             return [torch.zeros_like(v) for v in (u, *parameters)]
         wanted = [upstream[:, :, j].to(u.dtype) for j in moving]
-        return list(torch.autograd.grad([terms[j] for j in moving], [u, *parameters], wanted, materialize_grads=True))
+        return list(
+            torch.autograd.grad(
+                [terms[j] for j in moving], [u, *parameters], wanted, materialize_grads=True
+            )
+        )
 
     def _whole(self, grad_kernel: Tensor | None, grad: Tensor) -> Tensor | None:
         """The gradient of the whole weight from that of the kernel."""
@@ -188,13 +272,17 @@ def _places(module: nn.Module) -> list[tuple[nn.Module, str]]:
     places = []
     for owner in module.modules():
         names = [*owner._parameters, *getattr(owner, "_former_parameters", {}), *owner._buffers]
-        places += [(owner, name) for name in dict.fromkeys(names) if getattr(owner, name) is not None]
+        places += [
+            (owner, name) for name in dict.fromkeys(names) if getattr(owner, name) is not None
+        ]
     return places
 
 
 @contextmanager
 def holding(module: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Within it a module has the tensors that it had in forward, whatever it has now (`torch.func.functional_call`, an updated grid)."""
+    """Within it a module has the tensors that it had in forward, whatever it has now
+    (`torch.func.functional_call`, an updated grid).
+    """
     now = held(module)
     if all(a is b for a, b in zip(now, tensors, strict=True)):
         yield
@@ -215,7 +303,9 @@ def _put(module: nn.Module, tensors: Sequence[Tensor]) -> None:
 
 
 class Fused(torch.autograd.Function):
-    """Arguments as of Expansion, with the tensors held by the basis; saves tensors that exist anyway."""
+    """Arguments as of Expansion, with the tensors held by the basis; saves tensors that exist
+    anyway.
+    """
 
     @staticmethod
     def forward(ctx, basis, contraction, dtype, x, weight, gate, *tensors):  # noqa: ANN001, ANN205
@@ -228,25 +318,55 @@ class Fused(torch.autograd.Function):
         basis, contraction, dtype, num_functions = ctx.parts
         x, weight, gate, *tensors = ctx.saved_tensors
         if basis.num_functions != num_functions:
-            raise RuntimeError(f"{basis} had {num_functions} functions in forward: do not refine or raise degrees between forward and backward")
+            raise RuntimeError(
+                f"{basis} had {num_functions} functions in forward: do not refine or raise degrees"
+                " between forward and backward"
+            )
         needs_x, needs_weight = ctx.needs_input_grad[3:5]
-        wanted = [tensor for tensor, needed in zip(tensors, ctx.needs_input_grad[6:], strict=True) if needed]
+        wanted = [
+            tensor
+            for tensor, needed in zip(tensors, ctx.needs_input_grad[6:], strict=True)
+            if needed
+        ]
         with torch.autocast(x.device.type, enabled=False), holding(basis, tensors):
-            twice = torch.is_grad_enabled()  # create_graph: second derivatives go through operations that autograd knows
-            if twice or torch._C._functorch.is_legacy_batchedtensor(grad):  # and so do many gradients at a time
-                inputs = [t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed] + wanted
+            twice = (
+                torch.is_grad_enabled()
+            )  # create_graph: second derivatives go through operations that autograd knows
+            if twice or torch._C._functorch.is_legacy_batchedtensor(
+                grad
+            ):  # and so do many gradients at a time
+                inputs = [
+                    t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed
+                ] + wanted
                 with torch.enable_grad():
                     y = Expansion(x, basis, contraction, weight, gate, dtype).plain()
-                found = iter(torch.autograd.grad(y, inputs, grad, create_graph=twice, materialize_grads=True))
-                grad_x, grad_weight = next(found) if needs_x else None, next(found) if needs_weight else None
+                found = iter(
+                    torch.autograd.grad(y, inputs, grad, create_graph=twice, materialize_grads=True)
+                )
+                grad_x, grad_weight = (
+                    next(found) if needs_x else None,
+                    next(found) if needs_weight else None,
+                )
             else:
-                grad_x, grad_weight, found = Expansion(x, basis, contraction, weight, gate, dtype).gradients(grad, needs_x, needs_weight, wanted)
+                grad_x, grad_weight, found = Expansion(
+                    x, basis, contraction, weight, gate, dtype
+                ).gradients(grad, needs_x, needs_weight, wanted)
                 found = iter(found)
-        return None, None, None, grad_x, grad_weight, None, *(next(found) if needed else None for needed in ctx.needs_input_grad[6:])
+        return (
+            None,
+            None,
+            None,
+            grad_x,
+            grad_weight,
+            None,
+            *(next(found) if needed else None for needed in ctx.needs_input_grad[6:]),
+        )
 
 
 class Activated(torch.autograd.Function):
-    """contraction(activation(x)), keeping x and the weight; the arguments end with the parameters of the activation."""
+    """contraction(activation(x)), keeping x and the weight; the arguments end with the parameters
+    of the activation.
+    """
 
     @staticmethod
     def forward(ctx, activation, contraction, dtype, x, weight, *parameters):  # noqa: ANN001, ANN205
@@ -260,13 +380,19 @@ class Activated(torch.autograd.Function):
         activation, contraction, dtype = ctx.parts
         x, weight, *parameters = ctx.saved_tensors
         needs_x, needs_weight = ctx.needs_input_grad[3:5]
-        twice = torch.is_grad_enabled()  # create_graph: second derivatives go through operations that autograd knows
+        twice = (
+            torch.is_grad_enabled()
+        )  # create_graph: second derivatives go through operations that autograd knows
         grad_x = grad_weight = None
         with torch.autocast(x.device.type, enabled=False), holding(activation, parameters):
             with torch.enable_grad():
                 inner = x if twice else x.detach().requires_grad_()
                 a = activation(inner)
-            values, kernel, grad = (a if twice else a.detach()).to(dtype), weight.to(dtype), grad.to(dtype)
+            values, kernel, grad = (
+                (a if twice else a.detach()).to(dtype),
+                weight.to(dtype),
+                grad.to(dtype),
+            )
             if needs_weight:
                 grad_weight = contraction.grad_weight(grad, values, kernel).to(weight.dtype)
             found = [None] * len(parameters)
@@ -274,7 +400,9 @@ class Activated(torch.autograd.Function):
             if needs_x or wanted:
                 upstream = contraction.grad_values(grad, values, kernel).to(a.dtype)
                 inputs = [t for t in (inner, *(parameters[i] for i in wanted)) if t.requires_grad]
-                grads = list(torch.autograd.grad(a, inputs, upstream, create_graph=twice, allow_unused=True))
+                grads = list(
+                    torch.autograd.grad(a, inputs, upstream, create_graph=twice, allow_unused=True)
+                )
                 grad_x = grads.pop(0) if inner.requires_grad else None
                 for i, each in zip(wanted, grads, strict=True):
                     found[i] = each

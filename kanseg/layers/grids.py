@@ -15,7 +15,8 @@ from kanseg.layers.regularisation import kan_layers
 
 
 class Adaptive(ABC):
-    """What KANConv and KANLinear do with their functions after they were built: change the functions and refit the weights.
+    """What KANConv and KANLinear do with their functions after they were built: change the
+    functions and refit the weights.
 
     All methods but `off_grid_share` replace parameters: make the optimiser anew afterwards.
     """
@@ -30,10 +31,12 @@ class Adaptive(ABC):
 
     @torch.no_grad()
     def update_grid(self, x: Tensor) -> None:
-        """Move the grid to the quantiles of what the functions see of x, and refit the weights by least squares on it.
+        """Move the grid to the quantiles of what the functions see of x, and refit the weights by
+        least squares on it.
 
         Args:
-            x: a batch of inputs of the layer; the more pixels, the better the quantiles (4096 a channel are used).
+            x: a batch of inputs of the layer; the more pixels, the better the quantiles (4096 a
+                channel are used).
 
         Raises:
             ValueError: the basis has no grid, or x is empty or not finite.
@@ -41,7 +44,9 @@ class Adaptive(ABC):
         samples = self._samples(x)
         if samples.numel() == 0 or not torch.isfinite(samples).all():
             raise ValueError(
-                f"a grid can follow finite inputs only, got {'none' if samples.numel() == 0 else 'NaN or infinity'} in a tensor of {tuple(x.shape)}"
+                "a grid can follow finite inputs only, got"
+                f" {'none' if samples.numel() == 0 else 'NaN or infinity'} in a tensor of"
+                f" {tuple(x.shape)}"
             )
         if self.share == "layer":
             samples = samples.reshape(1, -1).expand(len(samples), -1)
@@ -53,9 +58,11 @@ class Adaptive(ABC):
 
         Args:
             grid_size: intervals on the range of the present grid, a multiple of the present number.
-            keep_tails: widen the grid by the tails of the outermost splines, so that the function stays the same everywhere;
-                `basis.grid_size` then counts the intervals of the widened range (`basis.grid_limits()`), and a layer that is to load the
-                weights is built with these two. Without tails it stays the same on the grid only, with fewer functions.
+            keep_tails: widen the grid by the tails of the outermost splines, so that the function
+                stays the same everywhere; `basis.grid_size` then counts the intervals of the
+                widened range (`basis.grid_limits()`), and a layer that is to load the weights is
+                built with these two. Without tails it stays the same on the grid only, with fewer
+                functions.
 
         Raises:
             ValueError: the basis has no nested grids, or a number that is no multiple.
@@ -91,25 +98,45 @@ class Adaptive(ABC):
     def _adaptive_basis(self) -> Basis:
         if self.basis is None:
             raise ValueError("a layer with basis 'none' has no functions and no grid")
-        if any(parametrize.is_parametrized(module) or hasattr(module, "weight_orig") for module in self.children()):
-            raise ValueError("the weights are parametrized or pruned: remove that first, then change the functions")
+        if any(
+            parametrize.is_parametrized(module) or hasattr(module, "weight_orig")
+            for module in self.children()
+        ):
+            raise ValueError(
+                "the weights are parametrized or pruned: remove that first, then change the"
+                " functions"
+            )
         return self.basis
 
     def _refit(self, change: Tensor) -> None:
-        """New weights for functions of which the old ones are combinations: old_i = sum_j change[c, i, j] new_j; change (C, K, K')."""
+        """New weights for functions of which the old ones are combinations: old_i = sum_j change[c,
+        i, j] new_j; change (C, K, K').
+        """
         change = change.to(device=self.functions_weight.device)
         old = self.functions_weight.double()
         old_functions = change.shape[1]
         if self.share != "edge":
-            new = torch.einsum("cK,cKL->cL", old, change.expand(len(self.functions_weight), -1, -1) if self.share == "channel" else change[:1])
+            new = torch.einsum(
+                "cK,cKL->cL",
+                old,
+                (
+                    change.expand(len(self.functions_weight), -1, -1)
+                    if self.share == "channel"
+                    else change[:1]
+                ),
+            )
         else:
             groups = getattr(self, "groups", 1)
             change = change.expand(self.basis.channels, -1, -1).unflatten(0, (groups, -1))
             taps = old[0, 0].numel()
             split = old.reshape(groups, len(old) // groups, -1, old_functions, taps)
-            new = torch.einsum("gocKt,gcKL->gocLt", split, change).reshape(len(old), -1, *old.shape[2:])
+            new = torch.einsum("gocKt,gcKL->gocLt", split, change).reshape(
+                len(old), -1, *old.shape[2:]
+            )
         weight = self.functions_weight
-        self._set_functions_weight(nn.Parameter(new.to(weight.dtype), requires_grad=weight.requires_grad))
+        self._set_functions_weight(
+            nn.Parameter(new.to(weight.dtype), requires_grad=weight.requires_grad)
+        )
 
 
 def evenly_chosen(samples: Tensor, count: int) -> Tensor:
@@ -119,9 +146,11 @@ def evenly_chosen(samples: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def update_grids(model: nn.Module, x: Tensor) -> None:
-    """Move the grids of all layers with grids to their inputs for x, one layer after the other, each seeing the layers before it updated.
+    """Move the grids of all layers with grids to their inputs for x, one layer after the other,
+    each seeing the layers before it updated.
 
-    A layer that is used more than once follows the inputs of its first use. The model runs in evaluation mode.
+    A layer that is used more than once follows the inputs of its first use. The model runs in
+    evaluation mode.
     """
     done: set[nn.Module] = set()
 
@@ -135,7 +164,9 @@ def update_grids(model: nn.Module, x: Tensor) -> None:
 
 @torch.no_grad()
 def refine_grids(model: nn.Module, grid_size: int, *, keep_tails: bool = True) -> None:
-    """Refine all B-spline layers of a model; those whose number of intervals does not divide `grid_size` are an error before any is changed."""
+    """Refine all B-spline layers of a model; those whose number of intervals does not divide
+    `grid_size` are an error before any is changed.
+    """
     layers = [layer for layer in _layers_with_grids(model) if isinstance(layer.basis, BSpline)]
     for layer in layers:
         layer.basis.check_finer(grid_size)
@@ -148,7 +179,9 @@ def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Name of each layer with a grid -> share of its inputs, for x, outside the grid."""
     shares: dict[str, float] = {}
     names = {layer: name for name, layer in model.named_modules()}
-    _visit(model, x, lambda layer, seen: shares.__setitem__(names[layer], layer.off_grid_share(seen)))
+    _visit(
+        model, x, lambda layer, seen: shares.__setitem__(names[layer], layer.off_grid_share(seen))
+    )
     return shares
 
 
@@ -159,7 +192,10 @@ def _visit(model: nn.Module, x: Tensor, look: Callable[[Adaptive, Tensor], None]
         look(layer, arguments[0] if arguments else named["x"])
 
     training = {module: module.training for module in model.modules()}
-    hooks = [layer.register_forward_pre_hook(before, with_kwargs=True) for layer in _layers_with_grids(model)]
+    hooks = [
+        layer.register_forward_pre_hook(before, with_kwargs=True)
+        for layer in _layers_with_grids(model)
+    ]
     try:
         model.eval()
         model(x)

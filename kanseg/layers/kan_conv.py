@@ -1,4 +1,6 @@
-"""KAN convolutions in 1, 2 and 3 dimensions: one body, any basis, optional bottleneck, functions shared or not."""
+"""KAN convolutions in 1, 2 and 3 dimensions: one body, any basis, optional bottleneck, functions
+shared or not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from torch import Tensor, nn
 from kanseg.bases import create_basis
 from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
 from kanseg.layers.grids import Adaptive
-from kanseg.layers.parts import activation_module, check_share, exact_constants, init_branches, init_mixture, init_to_variance, inner_width, norm_module
+from kanseg.layers.parts import (
+    activation_module,
+    check_share,
+    exact_constants,
+    init_branches,
+    init_mixture,
+    init_to_variance,
+    inner_width,
+    norm_module,
+)
 from kanseg.layers.regularisation import Disturbance
 from kanseg.layers.surgery import check_changeable, set_conv_channels, source_channels
 
@@ -50,16 +61,29 @@ class _KANConv(Adaptive, nn.Module):
         super().__init__()
         for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
             if groups < 1 or value < 1 or value % groups:
-                raise ValueError(f"{name} must be positive and divisible by groups, got {name}={value}, groups={groups}")
+                raise ValueError(
+                    f"{name} must be positive and divisible by groups, got {name}={value},"
+                    f" groups={groups}"
+                )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.share = check_share(share)
         self.disturbance = Disturbance(dropout, noise, dropout_at, self.ndim)
         conv_class = CONVS[self.ndim]
-        where = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
+        where = {
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "padding_mode": padding_mode,
+        }
         self.base_activation, self.base_conv = nn.Identity(), None
         if basis == "none" or base_activation is not None:
-            self.base_activation = activation_module(None if basis == "none" else base_activation, inplace=False)
-            self.base_conv = conv_class(in_channels, out_channels, groups=groups, bias=False, **where)
+            self.base_activation = activation_module(
+                None if basis == "none" else base_activation, inplace=False
+            )
+            self.base_conv = conv_class(
+                in_channels, out_channels, groups=groups, bias=False, **where
+            )
         self._build_functions(basis, inner_channels, basis_options, where, dtype)
         self.norm = norm_module(norm, out_channels, self.ndim)
         self.activation = activation_module(activation)
@@ -67,18 +91,37 @@ class _KANConv(Adaptive, nn.Module):
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
-    def _build_functions(self, basis: str, inner_channels: int | float | None, options: dict[str, object], where: dict[str, object], dtype: object) -> None:
-        """squeeze, basis, mixture, basis_conv, expand; those that the layer does not have are Identity or None."""
-        conv_class, groups, inner_in, inner_out = CONVS[self.ndim], self.groups, self.in_channels, self.out_channels
+    def _build_functions(
+        self,
+        basis: str,
+        inner_channels: int | float | None,
+        options: dict[str, object],
+        where: dict[str, object],
+        dtype: object,
+    ) -> None:
+        """squeeze, basis, mixture, basis_conv, expand; those that the layer does not have are
+        Identity or None.
+        """
+        conv_class, groups, inner_in, inner_out = (
+            CONVS[self.ndim],
+            self.groups,
+            self.in_channels,
+            self.out_channels,
+        )
         self.squeeze: nn.Module = nn.Identity()
         self.expand: nn.Module = nn.Identity()
         self.basis = self.basis_conv = self.mixture = None
         if basis == "none":
             if options:
-                raise ValueError(f"basis 'none' is the plain convolution and has no options, got {', '.join(options)}")
+                raise ValueError(
+                    "basis 'none' is the plain convolution and has no options, got"
+                    f" {', '.join(options)}"
+                )
             return
         if inner_channels is not None:
-            inner_in = inner_out = groups * inner_width(inner_channels, inner_in // groups, inner_out // groups)
+            inner_in = inner_out = groups * inner_width(
+                inner_channels, inner_in // groups, inner_out // groups
+            )
             self.squeeze = conv_class(self.in_channels, inner_in, 1, groups=groups, bias=False)
             self.expand = conv_class(inner_out, self.out_channels, 1, groups=groups, bias=False)
         with exact_constants(dtype):
@@ -87,21 +130,33 @@ class _KANConv(Adaptive, nn.Module):
         if self.share == "edge":
             expanded = inner_in * self.basis.num_functions
         else:
-            self.mixture = nn.Parameter(torch.empty(inner_in if self.share == "channel" else 1, self.basis.num_functions))
+            self.mixture = nn.Parameter(
+                torch.empty(inner_in if self.share == "channel" else 1, self.basis.num_functions)
+            )
         self.basis_conv = conv_class(expanded, inner_out, groups=groups, bias=False, **where)
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1) input."""
+        """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1)
+        input.
+        """
         if self.mixture is not None:
             init_mixture(self.mixture, self.basis)
-        init_branches(self.basis, self.basis_conv, self.base_activation, self.base_conv, mixed=self.mixture is not None)
+        init_branches(
+            self.basis,
+            self.basis_conv,
+            self.base_activation,
+            self.base_conv,
+            mixed=self.mixture is not None,
+        )
         for projection in (self.squeeze, self.expand):
             if isinstance(projection, CONVS[self.ndim]):
                 init_to_variance(projection.weight, 1.0)
 
     @property
     def functions_weight(self) -> nn.Parameter | None:
-        """Coefficients of the functions: of each edge (O, C / groups * K, *kernel), or shared (C or 1, K); None with basis "none"."""
+        """Coefficients of the functions: of each edge (O, C / groups * K, *kernel), or shared (C or
+        1, K); None with basis "none".
+        """
         if self.basis is None:
             return None
         return self.basis_conv.weight if self.mixture is None else self.mixture
@@ -115,18 +170,24 @@ class _KANConv(Adaptive, nn.Module):
 
     @torch.no_grad()
     def set_in_channels(self, in_channels: int) -> None:
-        """Read pictures of another number of channels, keeping what was learned; it replaces parameters: make the optimiser anew.
+        """Read pictures of another number of channels, keeping what was learned; it replaces
+        parameters: make the optimiser anew.
 
-        One channel gets the sum of the old weights, so that a grey picture gives what it gave when it was repeated for each channel
-        (exact where the functions have no state per channel, or a bottleneck). More get those of the old channels in turn, times
-        old / new. What a basis holds per channel (adapted knots, learned places) comes from channel i mod old too.
+        One channel gets the sum of the old weights, so that a grey picture gives what it gave when
+        it was repeated for each channel (exact where the functions have no state per channel, or a
+        bottleneck). More get those of the old channels in turn, times old / new. What a basis holds
+        per channel (adapted knots, learned places) comes from channel i mod old too.
 
         Raises:
-            ValueError: fewer than one channel, a layer of several groups, or weights that are parametrized or pruned.
+            ValueError: fewer than one channel, a layer of several groups, or weights that are
+                parametrized or pruned.
         """
         old, new = self.in_channels, in_channels
         if new < 1 or self.groups != 1:
-            raise ValueError(f"only a layer of one group can be set to 1 channel or more, got in_channels={new}, groups={self.groups}")
+            raise ValueError(
+                f"only a layer of one group can be set to 1 channel or more, got in_channels={new},"
+                f" groups={self.groups}"
+            )
         check_changeable(self)
         if new == old:
             return
@@ -138,7 +199,10 @@ class _KANConv(Adaptive, nn.Module):
             set_conv_channels(self.basis_conv, old, new)
             self.basis.set_channels(new)
             if self.share == "channel":
-                self.mixture = nn.Parameter(self.mixture[source_channels(old, new)], requires_grad=self.mixture.requires_grad)
+                self.mixture = nn.Parameter(
+                    self.mixture[source_channels(old, new)],
+                    requires_grad=self.mixture.requires_grad,
+                )
         self.in_channels = new
 
     def functions_input(self, x: Tensor) -> Tensor:
@@ -149,7 +213,10 @@ class _KANConv(Adaptive, nn.Module):
         """(B, in_channels, *S) -> (B, out_channels, *S'), S' as of a plain convolution."""
         if x.dim() != self.ndim + 2 or x.shape[1] != self.in_channels:
             axes = ", ".join("DHW"[-self.ndim :])
-            raise ValueError(f"{type(self).__name__} expects a tensor (B, {self.in_channels}, {axes}), got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"{type(self).__name__} expects a tensor (B, {self.in_channels}, {axes}), got shape"
+                f" {tuple(x.shape)}"
+            )
         return self.activation(self.norm(self.convolve(x)))
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -157,7 +224,9 @@ class _KANConv(Adaptive, nn.Module):
         x = self.disturbance.at("input", x)
         parts = []
         if self.basis is not None:
-            parts.append(self.expand(self._functions(self.squeeze(self.disturbance.at("branch", x)))))
+            parts.append(
+                self.expand(self._functions(self.squeeze(self.disturbance.at("branch", x))))
+            )
         if self.base_conv is not None:
             parts.append(activation_convolution(x, self.base_activation, self.base_conv))
         return sum(parts[1:], parts[0])
@@ -169,30 +238,37 @@ class _KANConv(Adaptive, nn.Module):
         return self.basis_conv(basis_mixture(x, self.basis, self.mixture, gate))
 
 
-_DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned univariate function.
+_DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned
+univariate function.
 
-    `y = expand(basis_conv(basis(squeeze(x)))) + base_conv(base_activation(x))`, then `activation(norm(y))`;
-    (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output size of `torch.nn.Conv{n}d`.
+    `y = expand(basis_conv(basis(squeeze(x)))) + base_conv(base_activation(x))`, then
+    `activation(norm(y))`; (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output
+    size of `torch.nn.Conv{n}d`.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as of `torch.nn.Conv{n}d`.
-            Zero padding pads the functions' values, not their arguments.
-        basis: a name of `kanseg.list_bases()`; "none" is the plain convolution (base branch only, without its activation).
-        inner_channels: width of the bottleneck around the basis (1x1 convolutions `squeeze` and `expand`): a number, or a float
-            for a share of the wider side (at least 16 where the layer has 16); None for no bottleneck.
-        share: "edge" for a function of its own on every weight; "channel" for one function per channel and an ordinary convolution of
-            their values; "layer" for one function for all channels. The shared forms have far fewer parameters.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode:
+            as of `torch.nn.Conv{n}d`. Zero padding pads the functions' values, not their arguments.
+        basis: a name of `kanseg.list_bases()`; "none" is the plain convolution (base branch only,
+            without its activation).
+        inner_channels: width of the bottleneck around the basis (1x1 convolutions `squeeze` and
+            `expand`): a number, or a float for a share of the wider side (at least 16 where the
+            layer has 16); None for no bottleneck.
+        share: "edge" for a function of its own on every weight; "channel" for one function per
+            channel and an ordinary convolution of their values; "layer" for one function for all
+            channels. The shared forms have far fewer parameters.
         base_activation: name, callable, or None for no base branch.
         norm: "batch", "instance", "group", "layer", a callable of the channel count, or None.
         activation: name, callable or None, after the norm.
         dropout: probability that a channel is zeroed in training.
         noise: share of the entries to which noise is added in training (`NoiseInjection`).
-        dropout_at: where both happen: "input" of both branches, "branch" for the functions' input only, "functions" for dropping single
-            functions of a channel.
-        basis_options: as the basis has them (degree, grid_size, spline_order, grid_range, domain, ...).
+        dropout_at: where both happen: "input" of both branches, "branch" for the functions' input
+            only, "functions" for dropping single functions of a channel.
+        basis_options: as the basis has them (degree, grid_size, spline_order, grid_range, domain,
+            ...).
 
     Raises:
-        ValueError: channels not divisible by groups, unknown names, options that the basis does not have; an input of another shape.
+        ValueError: channels not divisible by groups, unknown names, options that the basis does not
+        have; an input of another shape.
     """
 
 

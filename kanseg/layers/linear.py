@@ -10,25 +10,35 @@ from torch import Tensor, nn
 from kanseg.bases import create_basis
 from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
 from kanseg.layers.grids import Adaptive
-from kanseg.layers.parts import activation_module, check_share, exact_constants, init_branches, init_mixture
+from kanseg.layers.parts import (
+    activation_module,
+    check_share,
+    exact_constants,
+    init_branches,
+    init_mixture,
+)
 from kanseg.layers.regularisation import Disturbance
 
 
 class KANLinear(Adaptive, nn.Module):
-    """A matrix of learned univariate functions: y_o = sum_i phi_oi(x_i), (..., in_features) -> (..., out_features).
+    """A matrix of learned univariate functions: y_o = sum_i phi_oi(x_i), (..., in_features) ->
+    (..., out_features).
 
-    `y = basis_linear(basis(x)) + base_linear(base_activation(x))` (Liu et al. 2024, arXiv:2404.19756, in the form of one matrix
-    product over the expanded features, as in efficient-kan).
+    `y = basis_linear(basis(x)) + base_linear(base_activation(x))` (Liu et al. 2024,
+    arXiv:2404.19756, in the form of one matrix product over the expanded features, as in
+    efficient-kan).
 
     Args:
         in_features, out_features: as of `torch.nn.Linear`.
         basis: a name of `kanseg.list_bases()`; "none" is a plain `Linear`.
         share, base_activation, dropout, noise, dropout_at: as of `KANConv2d`.
-        bias: add a vector, zero at first. Plain linear maps need one in a network; functions can be constants themselves.
+        bias: add a vector, zero at first. Plain linear maps need one in a network; functions can be
+            constants themselves.
         basis_options: as the basis has them.
 
     Raises:
-        ValueError: unknown names, options that the basis does not have, input with another last axis.
+        ValueError: unknown names, options that the basis does not have, input with another last
+            axis.
     """
 
     def __init__(
@@ -49,20 +59,31 @@ class KANLinear(Adaptive, nn.Module):
     ):
         super().__init__()
         if basis == "none" and basis_options:
-            raise ValueError(f"basis 'none' is the plain linear map and has no options, got {', '.join(basis_options)}")
-        self.in_features, self.out_features, self.share = in_features, out_features, check_share(share)
+            raise ValueError(
+                "basis 'none' is the plain linear map and has no options, got"
+                f" {', '.join(basis_options)}"
+            )
+        self.in_features, self.out_features, self.share = (
+            in_features,
+            out_features,
+            check_share(share),
+        )
         self.disturbance = Disturbance(dropout, noise, dropout_at, 0)
         self.basis = self.basis_linear = self.mixture = None
         self.base_activation, self.base_linear = nn.Identity(), None
         if basis == "none" or base_activation is not None:
-            self.base_activation = activation_module(None if basis == "none" else base_activation, inplace=False)
+            self.base_activation = activation_module(
+                None if basis == "none" else base_activation, inplace=False
+            )
             self.base_linear = nn.Linear(in_features, out_features, bias=False)
         if basis != "none":
             with exact_constants(dtype):
                 self.basis = create_basis(basis, in_features, **basis_options)
             expanded = in_features * (self.basis.num_functions if share == "edge" else 1)
             if share != "edge":
-                self.mixture = nn.Parameter(torch.empty(in_features if share == "channel" else 1, self.basis.num_functions))
+                self.mixture = nn.Parameter(
+                    torch.empty(in_features if share == "channel" else 1, self.basis.num_functions)
+                )
             self.basis_linear = nn.Linear(expanded, out_features, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self.reset_parameters()
@@ -75,11 +96,19 @@ class KANLinear(Adaptive, nn.Module):
             nn.init.zeros_(self.bias)
         if self.mixture is not None:
             init_mixture(self.mixture, self.basis)
-        init_branches(self.basis, self.basis_linear, self.base_activation, self.base_linear, mixed=self.mixture is not None)
+        init_branches(
+            self.basis,
+            self.basis_linear,
+            self.base_activation,
+            self.base_linear,
+            mixed=self.mixture is not None,
+        )
 
     @property
     def functions_weight(self) -> nn.Parameter | None:
-        """Coefficients of the functions: of each edge (O, I * K), or shared (I or 1, K); None with basis "none"."""
+        """Coefficients of the functions: of each edge (O, I * K), or shared (I or 1, K); None with
+        basis "none".
+        """
         if self.basis is None:
             return None
         return self.basis_linear.weight if self.mixture is None else self.mixture
@@ -98,7 +127,10 @@ class KANLinear(Adaptive, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
         if x.shape[-1] != self.in_features:
-            raise ValueError(f"KANLinear expects {self.in_features} features in the last axis, got a tensor of shape {tuple(x.shape)}")
+            raise ValueError(
+                f"KANLinear expects {self.in_features} features in the last axis, got a tensor of"
+                f" shape {tuple(x.shape)}"
+            )
         flat = self.disturbance.at("input", x.reshape(-1, self.in_features))
         parts = []
         if self.basis is not None:
@@ -119,11 +151,14 @@ class KANLinear(Adaptive, nn.Module):
         """Size of the learned function phi_oi of every edge, (out_features, in_features).
 
         Args:
-            x: (..., in_features) inputs: the mean of |phi_oi(x_i)| over them, base branch included (the L1 norm of the paper and pykan,
-                at a cost of B * O * I). None for the mean absolute coefficient of the functions, which needs no data (efficient-kan).
+            x: (..., in_features) inputs: the mean of |phi_oi(x_i)| over them, base branch included
+                (the L1 norm of the paper and pykan, at a cost of B * O * I). None for the mean
+                absolute coefficient of the functions, which needs no data (efficient-kan).
         """
         if self.basis is None or self.share != "edge":
-            raise ValueError("edge norms need functions of their own on every edge: a basis and share='edge'")
+            raise ValueError(
+                "edge norms need functions of their own on every edge: a basis and share='edge'"
+            )
         weight = self.basis_linear.weight.unflatten(1, (self.in_features, -1))
         if x is None:
             return weight.abs().mean(dim=2)
@@ -133,8 +168,11 @@ class KANLinear(Adaptive, nn.Module):
             phi = phi + self.base_linear.weight * self.base_activation(flat).unsqueeze(1)
         return phi.abs().mean(dim=0)
 
-    def regularisation(self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0) -> Tensor:
-        """l1 * sum of the edges' norms + entropy * entropy of their shares (Liu et al. 2024, eqs. 2.17 to 2.20), to be added to the loss.
+    def regularisation(
+        self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0
+    ) -> Tensor:
+        """l1 * sum of the edges' norms + entropy * entropy of their shares (Liu et al. 2024, eqs.
+        2.17 to 2.20), to be added to the loss.
 
         Args:
             x: inputs to take the norms over, or None (see `edge_norms`).

@@ -1,4 +1,6 @@
-"""U-Nets small enough to be a block of a larger one (U2-Net's RSU, Qin et al. 2020, arXiv:2005.09007)."""
+"""U-Nets small enough to be a block of a larger one (U2-Net's RSU, Qin et al. 2020,
+arXiv:2005.09007).
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ def resize_like(x: Tensor, like: Tensor, *, align_corners: bool = False) -> Tens
 
 
 class ResidualU(nn.Module):
-    """A convolution, and a U-Net of `height` levels on top of it whose output is added: (B, in_channels, H, W) -> (B, out_channels, H, W).
+    """A convolution, and a U-Net of `height` levels on top of it whose output is added: (B,
+    in_channels, H, W) -> (B, out_channels, H, W).
 
     Args:
         in_channels, mid_channels, out_channels: before, inside and behind the U-Net.
-        height: number of levels; all but the last two halve the picture (rounding up), so any H and W from 1 on will do.
+        height: number of levels; all but the last two halve the picture (rounding up), so any H and
+            W from 1 on will do.
         conv: every convolution, (in_channels, out_channels, 3, padding=, dilation=) -> module.
         stem: the first convolution, if another than `conv`.
-        dilated: level i has dilation 2^i and nothing is halved (U2-Net's RSU-4F, for small features).
+        dilated: level i has dilation 2^i and nothing is halved (U2-Net's RSU-4F, for small
+            features).
         align_corners: of the upsampling.
     """
 
@@ -46,8 +51,14 @@ class ResidualU(nn.Module):
         self.enter = (stem or conv)(in_channels, out_channels, 3, padding=1)
         before = [out_channels] + [mid_channels] * (height - 1)
         after = [mid_channels] * (height - 2) + [out_channels]
-        self.down = nn.ModuleList(conv(c, mid_channels, 3, padding=d, dilation=d) for c, d in zip(before, down, strict=True))
-        self.up = nn.ModuleList(conv(2 * mid_channels, c, 3, padding=d, dilation=d) for c, d in zip(after, up, strict=True))
+        self.down = nn.ModuleList(
+            conv(c, mid_channels, 3, padding=d, dilation=d)
+            for c, d in zip(before, down, strict=True)
+        )
+        self.up = nn.ModuleList(
+            conv(2 * mid_channels, c, 3, padding=d, dilation=d)
+            for c, d in zip(after, up, strict=True)
+        )
         self.dilated, self.align_corners = dilated, align_corners
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,15 +20,25 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
 }
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
-    "batch": lambda channels, ndim: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[ndim - 1](channels),
-    "instance": lambda channels, ndim: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[ndim - 1](channels, affine=True),
-    "group": lambda channels, ndim: nn.GroupNorm(next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels),
+    "batch": lambda channels, ndim: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[ndim - 1](
+        channels
+    ),
+    "instance": lambda channels, ndim: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[
+        ndim - 1
+    ](channels, affine=True),
+    "group": lambda channels, ndim: nn.GroupNorm(
+        next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels
+    ),
     "layer": lambda channels, ndim: nn.GroupNorm(1, channels),
 }
 
 
-def activation_module(activation: str | Callable[[], nn.Module] | None, *, inplace: bool = True) -> nn.Module:
-    """An activation by name, by a callable that makes one, or Identity for None; inplace=False where its input is needed afterwards."""
+def activation_module(
+    activation: str | Callable[[], nn.Module] | None, *, inplace: bool = True
+) -> nn.Module:
+    """An activation by name, by a callable that makes one, or Identity for None; inplace=False
+    where its input is needed afterwards.
+    """
     if activation is None:
         return nn.Identity()
     if callable(activation):
@@ -37,12 +47,19 @@ def activation_module(activation: str | Callable[[], nn.Module] | None, *, inpla
             made.inplace = False
         return made
     if activation not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {activation!r}{nearest(activation, ACTIVATIONS)} (known: {', '.join(ACTIVATIONS)})")
+        raise ValueError(
+            f"unknown activation {activation!r}{nearest(activation, ACTIVATIONS)} (known:"
+            f" {', '.join(ACTIVATIONS)})"
+        )
     return ACTIVATIONS[activation]()
 
 
-def norm_module(norm: str | Callable[[int], nn.Module] | None, channels: int, ndim: int) -> nn.Module:
-    """A normalisation layer by name, by a callable that makes one from the channel count, or Identity for None."""
+def norm_module(
+    norm: str | Callable[[int], nn.Module] | None, channels: int, ndim: int
+) -> nn.Module:
+    """A normalisation layer by name, by a callable that makes one from the channel count, or
+    Identity for None.
+    """
     if norm is None:
         return nn.Identity()
     if callable(norm):
@@ -60,7 +77,9 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class DropPath(nn.Module):
-    """In training, zeroes whole samples with probability p and scales the others by 1 / (1 - p) (stochastic depth, arXiv:1603.09382)."""
+    """In training, zeroes whole samples with probability p and scales the others by 1 / (1 - p)
+    (stochastic depth, arXiv:1603.09382).
+    """
 
     def __init__(self, p: float = 0.0):
         super().__init__()
@@ -80,7 +99,9 @@ class DropPath(nn.Module):
 
 @contextmanager
 def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
-    """Within it a basis makes its grid in double precision when the layer is to be float64, not rounded to float32 first."""
+    """Within it a basis makes its grid in double precision when the layer is to be float64, not
+    rounded to float32 first.
+    """
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64 if dtype == torch.float64 else default)
     try:
@@ -90,12 +111,22 @@ def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def inner_width(inner_channels: int | float, in_channels: int, out_channels: int) -> int:
-    """Channels inside a bottleneck: a number as it is; a share of the wider side, but at least 16 where the layer has 16."""
-    if isinstance(inner_channels, int) and not isinstance(inner_channels, bool) and inner_channels >= 1:
+    """Channels inside a bottleneck: a number as it is; a share of the wider side, but at least 16
+    where the layer has 16.
+    """
+    if (
+        isinstance(inner_channels, int)
+        and not isinstance(inner_channels, bool)
+        and inner_channels >= 1
+    ):
         return inner_channels
     if isinstance(inner_channels, float) and 0 < inner_channels <= 1:
-        return max(int(max(in_channels, out_channels) * inner_channels), min(16, in_channels, out_channels))
-    raise ValueError(f"inner_channels must be an integer >= 1 or a share between 0 and 1, got {inner_channels!r}")
+        return max(
+            int(max(in_channels, out_channels) * inner_channels), min(16, in_channels, out_channels)
+        )
+    raise ValueError(
+        f"inner_channels must be an integer >= 1 or a share between 0 and 1, got {inner_channels!r}"
+    )
 
 
 @torch.no_grad()
@@ -105,47 +136,73 @@ def init_to_variance(weight: Tensor, variance: float, moments: Tensor | None = N
     Args:
         weight: the weights of a convolution or matrix over I * K inputs, channel-major.
         variance: of the output, for independent inputs with the given second moments.
-        moments: second moment of each of the K functions (K,); 1 for all by default. Every function gets the same share of the
-            variance, so that none starts dead.
+        moments: second moment of each of the K functions (K,); 1 for all by default. Every function
+            gets the same share of the variance, so that none starts dead.
     """
-    # Only tensor operations: layers are built on the meta device and under fake tensors too, where nothing has a value.
+    # Only tensor operations: layers are built on the meta device and under fake tensors too, where
+    # nothing has a value.
     moments = torch.ones(1, device=weight.device) if moments is None else moments.to(weight.device)
     fan_in = weight[0].numel() // len(moments)
     alive = moments > 1e-12
     share = variance / (fan_in * alive.sum().clamp_min(1))
     std = torch.where(alive, (share / moments.clamp_min(1e-12)).sqrt(), 0.0).to(weight.dtype)
-    weight.normal_().mul_(std.repeat(weight.shape[1] // len(moments)).reshape(1, -1, *[1] * (weight.dim() - 2)))
+    weight.normal_().mul_(
+        std.repeat(weight.shape[1] // len(moments)).reshape(1, -1, *[1] * (weight.dim() - 2))
+    )
 
 
 def activation_second_moment(activation: nn.Module) -> Tensor:
     """E[a(x)^2] for x ~ N(0, 1), (1,)."""
-    x = torch.special.ndtri((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096).to(torch.get_default_dtype())
+    x = torch.special.ndtri((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096).to(
+        torch.get_default_dtype()
+    )
     with torch.no_grad():
         return activation(x).square().mean().reshape(1)
 
 
-# Share of a fresh layer's variance that comes from the univariate functions when there is a base branch. On GlaS (20 epochs, U-Net of
-# bottleneck Gram layers) a share of 0.5 reached .66 to .69 IoU, 0.05 reached .72 to .73: the functions should correct, not dominate.
+# Share of a fresh layer's variance that comes from the univariate functions when there is a base
+# branch. On GlaS (20 epochs, U-Net of bottleneck Gram layers) a share of 0.5 reached .66 to .69
+# IoU, 0.05 reached .72 to .73: the functions should correct, not dominate.
 BASIS_SHARE = 0.05
 
 
-def init_branches(basis: Basis | None, basis_map: nn.Module | None, base_activation: nn.Module, base_map: nn.Module | None, *, mixed: bool = False) -> None:
-    """Initial weights of the two branches of a KAN layer, convolutions or matrices: together an output variance of 1.
+def init_branches(
+    basis: Basis | None,
+    basis_map: nn.Module | None,
+    base_activation: nn.Module,
+    base_map: nn.Module | None,
+    *,
+    mixed: bool = False,
+) -> None:
+    """Initial weights of the two branches of a KAN layer, convolutions or matrices: together an
+    output variance of 1.
 
-    `mixed` tells that the map of the functions reads mixtures of them (of second moment 1), not the functions themselves.
+    `mixed` tells that the map of the functions reads mixtures of them (of second moment 1), not the
+    functions themselves.
     """
     if next(each.weight for each in (basis_map, base_map) if each is not None).is_meta:
-        return  # nothing has a value there, and finding the moments of the functions takes most of the time
+        # nothing has a value there, and finding the moments of the functions takes most of the time
+        return
     alone = basis_map is None or base_map is None
     if basis is not None and basis_map is not None:
-        init_to_variance(basis_map.weight, 1.0 if alone else BASIS_SHARE, None if mixed else basis.second_moments())
+        init_to_variance(
+            basis_map.weight,
+            1.0 if alone else BASIS_SHARE,
+            None if mixed else basis.second_moments(),
+        )
     if base_map is not None:
-        init_to_variance(base_map.weight, 1.0 if alone else 1.0 - BASIS_SHARE, activation_second_moment(base_activation))
+        init_to_variance(
+            base_map.weight,
+            1.0 if alone else 1.0 - BASIS_SHARE,
+            activation_second_moment(base_activation),
+        )
 
 
 @torch.no_grad()
 def init_mixture(mixture: Tensor, basis: Basis) -> None:
-    """Draw coefficients (C or 1, K) of functions that have second moment 1 for N(0, 1) input, all basis functions taking an equal share."""
+    """Draw coefficients (C or 1, K) of functions that have second moment 1 for N(0, 1) input, all
+    basis functions taking an equal share.
+    """
     if mixture.is_meta:
         return
     values = basis.normal_values()[: len(mixture)].to(mixture.device)

@@ -1,4 +1,6 @@
-"""What keeps KAN layers from overfitting: dropped channels and functions, injected noise, penalties that are added to the loss."""
+"""What keeps KAN layers from overfitting: dropped channels and functions, injected noise, penalties
+that are added to the loss.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Value = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Term(NamedTuple):
-    """A penalty: its value(layer, the layer's output) for one layer, the layers of a model that it is about, and what these are called."""
+    """A penalty: its value(layer, the layer's output) for one layer, the layers of a model that it
+    is about, and what these are called.
+    """
 
     value: Value
     layers: Callable[[nn.Module], Iterator[nn.Module]]
@@ -28,7 +32,9 @@ class Term(NamedTuple):
 PENALTIES: Registry[Term] = Registry("penalty")
 
 
-def penalty(name: str, *, layers: Callable[[nn.Module], Iterator[nn.Module]], of: str) -> Callable[[Value], Value]:
+def penalty(
+    name: str, *, layers: Callable[[nn.Module], Iterator[nn.Module]], of: str
+) -> Callable[[Value], Value]:
     """Decorator: file the value of one layer as a penalty."""
 
     def file(value: Value) -> Value:
@@ -40,11 +46,16 @@ def penalty(name: str, *, layers: Callable[[nn.Module], Iterator[nn.Module]], of
 
 def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
     """The layers of univariate functions inside a model."""
-    return (module for module in model.modules() if getattr(module, "functions_weight", None) is not None)
+    return (
+        module
+        for module in model.modules()
+        if getattr(module, "functions_weight", None) is not None
+    )
 
 
 class NoiseInjection(nn.Module):
-    """In training, adds noise to a share p of the entries: alpha times the standard deviation of their channel, axis 1, over the batch.
+    """In training, adds noise to a share p of the entries: alpha times the standard deviation of
+    their channel, axis 1, over the batch.
 
     Of torch-conv-kan's "noise injection". The same shape as x; x itself in evaluation.
     """
@@ -67,9 +78,11 @@ class Disturbance(nn.Module):
     """Dropout and noise at one of three places of a KAN layer.
 
     Args:
-        dropout: probability that a channel (of a vector: an entry) is zeroed in training; at "functions", that a function of a channel is.
+        dropout: probability that a channel (of a vector: an entry) is zeroed in training; at
+            "functions", that a function of a channel is.
         noise: share of the entries that noise is added to in training.
-        place: "input" for what both branches read, "branch" for what the functions read, "functions" for the functions' values.
+        place: "input" for what both branches read, "branch" for what the functions read,
+            "functions" for the functions' values.
         ndim: number of spatial axes.
 
     Raises:
@@ -91,7 +104,9 @@ class Disturbance(nn.Module):
         return self.noise(self.dropout(x)) if place == self.place else x
 
     def gate(self, x: Tensor, num_functions: int) -> Tensor | None:
-        """Factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None where none is dropped."""
+        """Factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None where none is
+        dropped.
+        """
         if self.place != "functions" or not self.training or self.p == 0:
             return None
         keep = torch.rand(*x.shape[:2], num_functions, device=x.device) >= self.p
@@ -126,13 +141,15 @@ def activations_l2(layer: nn.Module, output: Tensor) -> Tensor:
 
 
 class Penalty:
-    """The sum of weighted penalties over the layers of a model, of its latest forward passes in training mode.
+    """The sum of weighted penalties over the layers of a model, of its latest forward passes in
+    training mode.
 
-    `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected. Layers inside `torch.utils.checkpoint` count with
-    use_reentrant=False only.
+    `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected. Layers
+    inside `torch.utils.checkpoint` count with use_reentrant=False only.
 
     Args:
-        model: whose layers are watched, by forward hooks: KANConv and KANLinear, for "balance" the mixtures of experts.
+        model: whose layers are watched, by forward hooks: KANConv and KANLinear, for "balance" the
+            mixtures of experts.
         weights: name in `PENALTIES` -> its weight.
 
     Raises:
@@ -152,11 +169,14 @@ class Penalty:
             watched += [(layer, partial(self._collect, term.value, weight)) for layer in layers]
         self._hooks = [layer.register_forward_hook(collect) for layer, collect in watched]
 
-    def _collect(self, term: Value, weight: float, layer: nn.Module, _: tuple, output: Tensor) -> None:
+    def _collect(
+        self, term: Value, weight: float, layer: nn.Module, _: tuple, output: Tensor
+    ) -> None:
         if not layer.training or not torch.is_grad_enabled():
             return
         value = weight * term(layer, output)
-        # Inside a backward pass it is checkpointing that runs the layer once more, and must see the same operations: it was counted in forward.
+        # Inside a backward pass it is checkpointing that runs the layer once more, and must see the
+        # same operations: it was counted in forward.
         if torch._C._current_graph_task_id() == -1:
             self._collected.append(value)
 

@@ -1,4 +1,6 @@
-"""Convolutions changed after they were built: for pictures of other channels, or dilated instead of strided."""
+"""Convolutions changed after they were built: for pictures of other channels, or dilated instead of
+strided.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +18,37 @@ def source_channels(old: int, new: int) -> Tensor:
 def for_channels(weight: nn.Parameter, old: int, new: int) -> nn.Parameter:
     """Weights (O, old * K, *kernel) for `new` channels, K each: (O, new * K, *kernel).
 
-    One channel gets the sum over the old ones: a grey picture then gives what it gave when it was repeated for each of them. More get
-    the old ones in turn, times old / new, so that the output keeps its size. As timm and segmentation_models.pytorch do.
+    One channel gets the sum over the old ones: a grey picture then gives what it gave when it was
+    repeated for each of them. More get the old ones in turn, times old / new, so that the output
+    keeps its size. As timm and segmentation_models.pytorch do.
     """
     each = weight.detach().unflatten(1, (old, -1))
-    taken = each.sum(1, keepdim=True) if new == 1 else each[:, source_channels(old, new).to(each.device)] * (old / new)
+    taken = (
+        each.sum(1, keepdim=True)
+        if new == 1
+        else each[:, source_channels(old, new).to(each.device)] * (old / new)
+    )
     return nn.Parameter(taken.flatten(1, 2), requires_grad=weight.requires_grad)
 
 
 def check_changeable(layer: nn.Module) -> None:
     """ValueError where other modules keep watch over the weights."""
-    if any(parametrize.is_parametrized(module) or hasattr(module, "weight_orig") for module in layer.modules()):
-        raise ValueError("the weights are parametrized or pruned: remove that first, then change the layer")
+    if any(
+        parametrize.is_parametrized(module) or hasattr(module, "weight_orig")
+        for module in layer.modules()
+    ):
+        raise ValueError(
+            "the weights are parametrized or pruned: remove that first, then change the layer"
+        )
 
 
 def set_conv_channels(conv: nn.Module, old: int, new: int) -> None:
     """Give a convolution over old * K channels the weights for new * K."""
     if conv.groups != 1:
-        raise ValueError(f"only a layer of one group can read another number of channels, got one of {conv.groups} groups")
+        raise ValueError(
+            "only a layer of one group can read another number of channels, got one of"
+            f" {conv.groups} groups"
+        )
     check_changeable(conv)
     conv.in_channels = conv.in_channels // old * new
     conv.weight = for_channels(conv.weight, old, new)
@@ -43,15 +58,23 @@ def dilate(conv: nn.Module, rate: int) -> None:
     """Move the taps of a convolution `rate` times as far apart; its output keeps its size.
 
     Raises:
-        ValueError: a kernel of even size, or a padding other than half of it: then no dilation keeps the size.
+        ValueError: a kernel of even size, or a padding other than half of it: then no dilation
+            keeps the size.
     """
     if rate == 1:
         return
     reach = tuple(d * rate * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
     if conv.padding != "same":
-        padding = (0,) * len(reach) if conv.padding == "valid" else tuple(p * rate for p in conv.padding)
+        padding = (
+            (0,) * len(reach) if conv.padding == "valid" else tuple(p * rate for p in conv.padding)
+        )
         if any(2 * p != r for p, r in zip(padding, reach, strict=True)):
-            raise ValueError(f"{conv} cannot be dilated: it needs a kernel of odd size and a padding of half of it")
+            raise ValueError(
+                f"{conv} cannot be dilated: it needs a kernel of odd size and a padding of half"
+                " of it"
+            )
         conv.padding = padding
     conv.dilation = tuple(d * rate for d in conv.dilation)
-    conv._reversed_padding_repeated_twice = [p for r in reversed(reach) for p in (r // 2, r - r // 2)]  # what other padding modes pad by
+    conv._reversed_padding_repeated_twice = [
+        p for r in reversed(reach) for p in (r // 2, r - r // 2)
+    ]  # what other padding modes pad by

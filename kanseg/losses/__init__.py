@@ -1,6 +1,8 @@
-"""Losses on raw logits, in float32 whatever the precision of the network, honouring ignored pixels."""
+"""Losses on raw logits, in float32 whatever the precision of the network, honouring ignored
+pixels.
+"""
 
-from kanseg.losses import boundary, lovasz, pixelwise, regions  # noqa: F401 - they file their losses in LOSSES
+from kanseg.losses import boundary, lovasz, pixelwise, regions  # noqa: F401 - file in LOSSES
 from kanseg.losses.classification import ClassificationLoss
 from kanseg.losses.terms import LOSSES, Pixels
 from kanseg.losses.weighted import WeightedLoss, check_options, check_supervision, check_weights

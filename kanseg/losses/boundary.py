@@ -12,11 +12,14 @@ from kanseg.losses.terms import LOSSES, Pixels
 
 @LOSSES.register("boundary")
 def boundary(pixels: Pixels) -> Tensor:
-    """Mean over pixels of D |p - truth|, D the distance in pixels to the nearest counted pixel of the other side, mean over classes.
+    """Mean over pixels of D |p - truth|, D the distance in pixels to the nearest counted pixel of
+    the other side, mean over classes.
 
-    The boundary loss of Kervadec et al. 2019 plus a constant (their mean of D p outside and -D p inside, so that the gradient is the same),
-    which makes a perfect prediction cost 0. Classes that a picture lacks, or that fill it, have no boundary and cost nothing: add it to a
-    loss of regions. Distances are those of this batch, computed by OpenCV on the CPU; as they are tens of pixels, its usual weight is about 0.01.
+    The boundary loss of Kervadec et al. 2019 plus a constant (their mean of D p outside and -D p
+    inside, so that the gradient is the same), which makes a perfect prediction cost 0. Classes that
+    a picture lacks, or that fill it, have no boundary and cost nothing: add it to a loss of
+    regions. Distances are those of this batch, computed by OpenCV on the CPU; as they are tens of
+    pixels, its usual weight is about 0.01.
     """
     counted = pixels.counted.expand_as(pixels.truth)
     distance = distance_maps(pixels.truth > 0, counted).to(pixels.logits)
@@ -25,7 +28,8 @@ def boundary(pixels: Pixels) -> Tensor:
 
 
 def distance_maps(truth: Tensor, counted: Tensor) -> Tensor:
-    """Distance of every counted pixel to the nearest counted one of the other side, in pixels; 0 at ignored ones and where there is no other side.
+    """Distance of every counted pixel to the nearest counted one of the other side, in pixels; 0 at
+    ignored ones and where there is no other side.
 
     Args:
         truth, counted: (B, N, H, W) bools.
@@ -43,4 +47,6 @@ def _distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """(H, W) bools of the two sides -> (H, W) float32."""
     if not inside.any() or not outside.any():
         return np.zeros(inside.shape, np.float32)
-    return np.where(inside, distances(outside), np.where(outside, distances(inside), 0.0)).astype(np.float32)
+    return np.where(inside, distances(outside), np.where(outside, distances(inside), 0.0)).astype(
+        np.float32
+    )

@@ -14,34 +14,63 @@ from kanseg.errors import InputError
 class ClassificationLoss(nn.Module):
     """Cross entropy of labelled pictures, in float32 whatever the precision of the network.
 
-    With targets t (after smoothing s) and weights w: -sum w_c s_c log p_c / sum w_c t_c over batch and classes, for class indices that of
-    `torch.nn.functional.cross_entropy`.
+    With targets t (after smoothing s) and weights w: -sum w_c s_c log p_c / sum w_c t_c over batch
+    and classes, for class indices that of `torch.nn.functional.cross_entropy`.
 
     Args:
         label_smoothing: share of each target that is spread evenly over all classes.
-        class_weights: one positive number a class, such as those of `balanced_weights`; None for equal ones.
+        class_weights: one positive number a class, such as those of `balanced_weights`; None for
+            equal ones.
 
     Raises:
         InputError: values out of range.
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None):
+    def __init__(
+        self, *, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+    ):
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise InputError(f"training.label_smoothing must be from 0 to below 1, got {label_smoothing}")
-        if class_weights is not None and (not all(0 <= w < float("inf") for w in class_weights) or not sum(class_weights) > 0):
-            raise InputError(f"class weights must be 0 or more and one of them positive, got {list(class_weights)}")
+            raise InputError(
+                f"training.label_smoothing must be from 0 to below 1, got {label_smoothing}"
+            )
+        if class_weights is not None and (
+            not all(0 <= w < float("inf") for w in class_weights) or not sum(class_weights) > 0
+        ):
+            raise InputError(
+                "class weights must be 0 or more and one of them positive, got"
+                f" {list(class_weights)}"
+            )
         self.label_smoothing = label_smoothing
-        self.register_buffer("class_weights", None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "class_weights",
+            (
+                None
+                if class_weights is None
+                else torch.tensor(list(class_weights), dtype=torch.float32)
+            ),
+            persistent=False,
+        )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, N) of any float type; targets (B,) int64, or (B, N) floats whose rows sum to 1 -> float32 scalar."""
+        """Logits (B, N) of any float type; targets (B,) int64, or (B, N) floats whose rows sum to 1
+        -> float32 scalar.
+        """
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             count = logits.shape[1]
             if self.class_weights is not None and len(self.class_weights) != count:
-                raise InputError(f"there are {len(self.class_weights)} class weights for {count} classes; give one a class")
+                raise InputError(
+                    f"there are {len(self.class_weights)} class weights for {count} classes; give"
+                    " one a class"
+                )
             truth = F.one_hot(target, count).float() if target.ndim == 1 else target.float()
             smooth = truth * (1 - self.label_smoothing) + self.label_smoothing / count
-            weights = torch.ones(count, device=logits.device) if self.class_weights is None else self.class_weights.to(logits.device)
-            return -(weights * smooth * F.log_softmax(logits, dim=1)).sum() / (weights * truth).sum().clamp_min(1e-12)
+            weights = (
+                torch.ones(count, device=logits.device)
+                if self.class_weights is None
+                else self.class_weights.to(logits.device)
+            )
+            return -(weights * smooth * F.log_softmax(logits, dim=1)).sum() / (
+                weights * truth
+            ).sum().clamp_min(1e-12)

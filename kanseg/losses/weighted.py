@@ -15,31 +15,65 @@ from kanseg.losses.terms import LOSSES, Pixels
 from kanseg.losses.weights import check_class_weights
 from kanseg.registry import nearest
 
-# option -> (least, most) of every loss that has it, where the loss itself has no entry "loss.option"
-RANGES = {"alpha": (0.0, 100.0), "beta": (0.0, 100.0), "gamma": (0.0, 100.0), "smooth": (0.0, 1e6), "tversky.gamma": (0.01, 100.0), "focal.alpha": (0.0, 1.0)}
+# option -> (least, most) of every loss that has it, where the loss itself has no entry
+# "loss.option"
+RANGES = {
+    "alpha": (0.0, 100.0),
+    "beta": (0.0, 100.0),
+    "gamma": (0.0, 100.0),
+    "smooth": (0.0, 1e6),
+    "tversky.gamma": (0.01, 100.0),
+    "focal.alpha": (0.0, 1.0),
+}
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """InputError unless the names are losses, the weights finite, not negative and one of them positive."""
+    """InputError unless the names are losses, the weights finite, not negative and one of them
+    positive.
+    """
     unknown = [name for name in weights if name not in LOSSES]
-    if unknown or any(not 0 <= weight < float("inf") for weight in weights.values()) or not sum(weights.values()) > 0:
+    if (
+        unknown
+        or any(not 0 <= weight < float("inf") for weight in weights.values())
+        or not sum(weights.values()) > 0
+    ):
         hint = nearest(unknown[0], LOSSES) if unknown else ""
-        raise InputError(f"training.loss must weigh at least one of {', '.join(LOSSES)}, none of them negatively, got {dict(weights)}{hint}")
+        raise InputError(
+            f"training.loss must weigh at least one of {', '.join(LOSSES)}, none of them"
+            f" negatively, got {dict(weights)}{hint}"
+        )
 
 
 def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]) -> None:
-    """InputError unless the options are those of losses in `weights`, and numbers in their range."""
+    """InputError unless the options are those of losses in `weights`, and numbers in their
+    range.
+    """
     for name, given in options.items():
         if name not in weights:
             known = nearest(name, weights) or f" (which has {', '.join(weights)})"
             raise InputError(f"training.loss_options: {name!r} is not in training.loss{known}")
-        known = [p.name for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        known = [
+            p.name
+            for p in inspect.signature(LOSSES[name]).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        ]
         for option, value in given.items():
             if option not in known:
-                raise InputError(f"training.loss_options: {name} has no option {option!r}{nearest(option, known)} (its options: {', '.join(known) or 'none'})")
+                raise InputError(
+                    f"training.loss_options: {name} has no option"
+                    f" {option!r}{nearest(option, known)} (its options:"
+                    f" {', '.join(known) or 'none'})"
+                )
             least, most = RANGES.get(f"{name}.{option}", RANGES[option])
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-                raise InputError(f"training.loss_options: {name}.{option} must be a number from {least:g} to {most:g}, got {value!r}")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not least <= value <= most
+            ):
+                raise InputError(
+                    f"training.loss_options: {name}.{option} must be a number from {least:g} to"
+                    f" {most:g}, got {value!r}"
+                )
 
 
 class WeightedLoss(nn.Module):
@@ -49,9 +83,11 @@ class WeightedLoss(nn.Module):
         weights: name of a loss -> its weight.
         task: "binary" (one logit), "multiclass" or "multilabel".
         options: name of a loss -> its options.
-        class_weights: one number a class, of the binary task of background and foreground; None for equal ones. Means over pixels (ce,
-            focal) weigh each pixel by its class, means over classes (the others) each class; those of a binary task have the foreground only.
-        supervision: weights of a network's several outputs (deep supervision), which need not sum to 1; None for equal ones.
+        class_weights: one number a class, of the binary task of background and foreground; None for
+            equal ones. Means over pixels (ce, focal) weigh each pixel by its class, means over
+            classes (the others) each class; those of a binary task have the foreground only.
+        supervision: weights of a network's several outputs (deep supervision), which need not sum
+            to 1; None for equal ones.
 
     Raises:
         InputError: no losses, or an unknown one; options or weights out of range.
@@ -74,21 +110,47 @@ class WeightedLoss(nn.Module):
             check_class_weights(class_weights)
         check_supervision(supervision)
         if task == "multiclass" and options.get("focal", {}).get("alpha") is not None:
-            raise InputError("training.loss_options: focal.alpha weighs foreground against background; for a multiclass task set training.class_weights")
+            raise InputError(
+                "training.loss_options: focal.alpha weighs foreground against background; for a"
+                " multiclass task set training.class_weights"
+            )
         self.task, self.supervision = task, supervision
-        self.parts = [(float(weight), partial(LOSSES[name], **options.get(name, {}))) for name, weight in weights.items() if weight]
-        self.register_buffer("class_weights", None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32), persistent=False)
+        self.parts = [
+            (float(weight), partial(LOSSES[name], **options.get(name, {})))
+            for name, weight in weights.items()
+            if weight
+        ]
+        self.register_buffer(
+            "class_weights",
+            (
+                None
+                if class_weights is None
+                else torch.tensor(list(class_weights), dtype=torch.float32)
+            ),
+            persistent=False,
+        )
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Logits (B, N, H, W) of any float type and targets (B, H, W), of a multilabel task (B, N, H, W), int64, 255 = ignored -> float32 scalar.
+        """Logits (B, N, H, W) of any float type and targets (B, H, W), of a multilabel task (B, N,
+        H, W), int64, 255 = ignored -> float32 scalar.
 
-        Of several logits (deep supervision) it is the mean of their losses, weighted by `supervision`.
+        Of several logits (deep supervision) it is the mean of their losses, weighted by
+        `supervision`.
         """
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
         shares = [1.0] * len(outputs) if self.supervision is None else list(self.supervision)
         if len(shares) != len(outputs):
-            raise InputError(f"training.supervision has {len(shares)} weights, but the network gives {len(outputs)} output(s); give one an output")
-        total = torch.stack([share * self._one(each, target) for share, each in zip(shares, outputs, strict=True) if share]).sum()
+            raise InputError(
+                f"training.supervision has {len(shares)} weights, but the network gives"
+                f" {len(outputs)} output(s); give one an output"
+            )
+        total = torch.stack(
+            [
+                share * self._one(each, target)
+                for share, each in zip(shares, outputs, strict=True)
+                if share
+            ]
+        ).sum()
         return total / sum(shares)
 
     def _one(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -99,5 +161,9 @@ class WeightedLoss(nn.Module):
 
 def check_supervision(weights: Sequence[float] | None) -> None:
     """InputError unless the weights of the outputs are 0 or more and one of them positive."""
-    if weights is not None and (not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0):
-        raise InputError(f"training.supervision must be 0 or more and one of them positive, got {list(weights)}")
+    if weights is not None and (
+        not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0
+    ):
+        raise InputError(
+            f"training.supervision must be 0 or more and one of them positive, got {list(weights)}"
+        )

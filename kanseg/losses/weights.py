@@ -11,27 +11,43 @@ from kanseg.errors import InputError
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
-    """Weights in inverse proportion to the frequency of the classes, n / (N * n_c); 0 for a class without pictures."""
+    """Weights in inverse proportion to the frequency of the classes, n / (N * n_c); 0 for a class
+    without pictures.
+    """
     counts = torch.bincount(torch.as_tensor(labels, dtype=torch.int64), minlength=num_classes)
     return frequency_weights(counts.numpy(), "balanced")
 
 
 def frequency_weights(counts: np.ndarray, kind: str) -> list[float]:
-    """Weights of classes from their numbers of pixels: the rarer, the heavier; 0 for a class without any.
+    """Weights of classes from their numbers of pixels: the rarer, the heavier; 0 for a class
+    without any.
 
     Args:
-        counts: (N,) pixels of each class, or of a multilabel task (N, 2) pixels [without, with] each class, whose second column counts.
-        kind: "balanced": n / (N * n_c), with n pixels in all; "median": median of the frequencies / frequency of the class (Eigen & Fergus
-            2015, with frequencies over the whole set), the median over the classes that there are.
+        counts: (N,) pixels of each class, or of a multilabel task (N, 2) pixels [without, with]
+            each class, whose second column counts.
+        kind: "balanced": n / (N * n_c), with n pixels in all; "median": median of the frequencies /
+            frequency of the class (Eigen & Fergus 2015, with frequencies over the whole set), the
+            median over the classes that there are.
     """
     counts = np.asarray(counts)[..., 1] if np.ndim(counts) == 2 else np.asarray(counts)
-    reference = {"balanced": counts.sum() / len(counts), "median": np.median(counts[counts > 0]) if counts.any() else 0.0}[kind]
+    reference = {
+        "balanced": counts.sum() / len(counts),
+        "median": np.median(counts[counts > 0]) if counts.any() else 0.0,
+    }[kind]
     return [float(reference / n) if n else 0.0 for n in counts.tolist()]
 
 
 def check_class_weights(weights: Sequence[float], classes: Sequence[str] | None = None) -> None:
-    """InputError unless the weights are 0 or more, one of them positive and finite, and one a class where `classes` are given."""
+    """InputError unless the weights are 0 or more, one of them positive and finite, and one a class
+    where `classes` are given.
+    """
     if not weights or not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0:
-        raise InputError(f"training.class_weights must be 0 or more and one of them positive, got {list(weights)}")
+        raise InputError(
+            "training.class_weights must be 0 or more and one of them positive, got"
+            f" {list(weights)}"
+        )
     if classes is not None and len(weights) != len(classes):
-        raise InputError(f"training.class_weights has {len(weights)} numbers for {len(classes)} classes ({', '.join(classes)}); give one a class")
+        raise InputError(
+            f"training.class_weights has {len(weights)} numbers for {len(classes)} classes"
+            f" ({', '.join(classes)}); give one a class"
+        )

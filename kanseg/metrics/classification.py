@@ -24,10 +24,12 @@ class Classified(NamedTuple):
 
 
 class ClassificationMetrics:
-    """Scores of a set of pictures; they do not depend on batches or order, since pictures are known by their numbers.
+    """Scores of a set of pictures; they do not depend on batches or order, since pictures are known
+    by their numbers.
 
-    A score that is not defined is NaN and left out of means: precision of a class that is never predicted, recall and area of a class without
-    pictures; `absent` counts classes without pictures, `never_predicted` the former. top5 is NaN for fewer than 6 classes, where it would be
+    A score that is not defined is NaN and left out of means: precision of a class that is never
+    predicted, recall and area of a class without pictures; `absent` counts classes without
+    pictures, `never_predicted` the former. top5 is NaN for fewer than 6 classes, where it would be
     1 or close to it whatever the network does.
 
     Args:
@@ -38,7 +40,14 @@ class ClassificationMetrics:
         self.classes = tuple(classes)
         self.by_picture: dict[int, Classified] = {}
 
-    def update(self, logits: Tensor, labels: Tensor, index: Sequence[int] | Tensor | None = None, *, probabilities: bool = False) -> None:
+    def update(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        index: Sequence[int] | Tensor | None = None,
+        *,
+        probabilities: bool = False,
+    ) -> None:
         """Add pictures.
 
         Args:
@@ -48,21 +57,37 @@ class ClassificationMetrics:
             probabilities: whether `logits` are probabilities.
 
         Raises:
-            InputError: scores that are not finite, labels that are no class, or shapes that do not fit.
+            InputError: scores that are not finite, labels that are no class, or shapes that do not
+                fit.
         """
         values = logits.detach().cpu().double().numpy()
         truth = labels.detach().cpu().numpy()
         first = len(self.by_picture)
-        numbers = list(range(first, first + len(truth))) if index is None else [int(i) for i in index]
+        numbers = (
+            list(range(first, first + len(truth))) if index is None else [int(i) for i in index]
+        )
         count = len(self.classes)
-        if values.ndim != 2 or values.shape != (len(truth), count) or truth.ndim != 1 or len(numbers) != len(truth):
-            raise InputError(f"expected scores (B, {count}), labels (B,) and B numbers, got {values.shape}, {truth.shape} and {len(numbers)}")
+        if (
+            values.ndim != 2
+            or values.shape != (len(truth), count)
+            or truth.ndim != 1
+            or len(numbers) != len(truth)
+        ):
+            raise InputError(
+                f"expected scores (B, {count}), labels (B,) and B numbers, got {values.shape},"
+                f" {truth.shape} and {len(numbers)}"
+            )
         for number, row, label in zip(numbers, values, truth, strict=True):
             if not np.isfinite(row).all():
-                raise InputError(f"picture {number}: the network's scores are not finite; train with a lower training.lr or without half precision")
+                raise InputError(
+                    f"picture {number}: the network's scores are not finite; train with a lower"
+                    " training.lr or without half precision"
+                )
             if not 0 <= label < count:
                 raise InputError(f"picture {number}: label {label} is no class 0 to {count - 1}")
-            self.by_picture[number] = _classified(row, int(label), row if probabilities else _softmax(row))
+            self.by_picture[number] = _classified(
+                row, int(label), row if probabilities else _softmax(row)
+            )
 
     def merge(self, other: Mapping[int, Classified]) -> None:
         """Add the pictures of another process, its `by_picture`."""
@@ -71,28 +96,55 @@ class ClassificationMetrics:
     def compute(self) -> dict[str, Any]:
         """All scores as plain numbers.
 
-        `top1`, `top5`: share of pictures whose label has the largest score, or one of the five largest; `mean_precision`, `mean_recall`,
-        `mean_f1`: means over classes (macro); `micro_...`: over pictures; `auc_ovr`, `auc_ovo`: areas under the ROC curve, one class against
-        the rest and against each other class, means over classes and over pairs of them; `classes`: precision, recall, f1, auc, support (pictures)
-        and predicted (pictures) of each; `confusion`: (N, N) counts, truth by rows; `pictures`, `absent`, `never_predicted`: counts.
+        `top1`, `top5`: share of pictures whose label has the largest score, or one of the five
+        largest; `mean_precision`, `mean_recall`, `mean_f1`: means over classes (macro);
+        `micro_...`: over pictures; `auc_ovr`, `auc_ovo`: areas under the ROC curve, one class
+        against the rest and against each other class, means over classes and over pairs of them;
+        `classes`: precision, recall, f1, auc, support (pictures) and predicted (pictures) of each;
+        `confusion`: (N, N) counts, truth by rows; `pictures`, `absent`, `never_predicted`: counts.
         """
         kept = [self.by_picture[number] for number in sorted(self.by_picture)]
         count = len(self.classes)
-        labels, predicted, places = (np.array([picture[i] for picture in kept], dtype=np.int64) for i in range(3))
-        probabilities = np.stack([picture.probabilities for picture in kept]) if kept else np.zeros((0, count), np.float32)
+        labels, predicted, places = (
+            np.array([picture[i] for picture in kept], dtype=np.int64) for i in range(3)
+        )
+        probabilities = (
+            np.stack([picture.probabilities for picture in kept])
+            if kept
+            else np.zeros((0, count), np.float32)
+        )
         matrix = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
         single, areas = scores(matrix), areas_under_roc(probabilities, labels)
-        single = {"precision": single["precision"], "recall": single["recall"], "f1": single["dice"]}  # Dice is F1 under another name
+        single = {
+            "precision": single["precision"],
+            "recall": single["recall"],
+            "f1": single["dice"],
+        }  # Dice is F1 under another name
         support, guesses = matrix.sum(axis=1), matrix.sum(axis=0)
         top1 = _mean(places == 0)
-        result: dict[str, Any] = {"top1": top1, "top5": _mean(places < TOP) if count > TOP else float("nan")}
+        result: dict[str, Any] = {
+            "top1": top1,
+            "top5": _mean(places < TOP) if count > TOP else float("nan"),
+        }
         result |= {f"mean_{name}": _mean(values) for name, values in single.items()}
-        result |= {f"micro_{name}": top1 for name in single}  # with one label a picture each miss of one class is a false alarm of another
+        result |= {
+            f"micro_{name}": top1 for name in single
+        }  # with one label a picture each miss of one class is a false alarm of another
         result |= {"auc_ovr": _mean(areas["ovr"]), "auc_ovo": _mean(areas["ovo"])}
-        result |= {"pictures": len(kept), "absent": int((support == 0).sum()), "never_predicted": int((guesses == 0).sum())}
+        result |= {
+            "pictures": len(kept),
+            "absent": int((support == 0).sum()),
+            "never_predicted": int((guesses == 0).sum()),
+        }
         result["classes"] = {
-            name: {key: float(values[i]) for key, values in single.items()}
-            | {"auc": float(areas["ovr"][i]), "support": int(support[i]), "predicted": int(guesses[i])}
+            name: (
+                {key: float(values[i]) for key, values in single.items()}
+                | {
+                    "auc": float(areas["ovr"][i]),
+                    "support": int(support[i]),
+                    "predicted": int(guesses[i]),
+                }
+            )
             for i, name in enumerate(self.classes)
         }
         result["confusion"] = matrix.tolist()
@@ -111,13 +163,16 @@ def _softmax(row: np.ndarray) -> np.ndarray:
 
 
 def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Areas under the ROC curve from (n, N) scores and (n,) labels, NaN where a class has no pictures.
+    """Areas under the ROC curve from (n, N) scores and (n,) labels, NaN where a class has no
+    pictures.
 
-    The area of a class against others is the probability that a picture of it has a higher score of the class than one of the others, equal
-    scores counting half (Hand and Till, Machine Learning 45, 2001).
+    The area of a class against others is the probability that a picture of it has a higher score of
+    the class than one of the others, equal scores counting half (Hand and Till, Machine Learning
+    45, 2001).
 
     Returns:
-        "ovr": (N,) one class against the rest; "ovo": (N * (N - 1) / 2,) pairs, the mean of the areas by either one's score.
+        "ovr": (N,) one class against the rest; "ovo": (N * (N - 1) / 2,) pairs, the mean of the
+        areas by either one's score.
     """
     count = probabilities.shape[1]
     support = np.bincount(labels, minlength=count)
@@ -144,14 +199,35 @@ def classification_table(result: Mapping[str, Any]) -> str:
     """The scores of `ClassificationMetrics.compute` as a text table."""
     names = ("precision", "recall", "f1", "auc")
     rows = [("", *names, "pictures")]
-    rows += [(label, *(_show(values[name]) for name in names), str(values["support"])) for label, values in result["classes"].items()]
-    rows.append(("mean", *(_show(result[f"mean_{name}"]) for name in names[:3]), _show(result["auc_ovr"]), str(result["pictures"])))
+    rows += [
+        (label, *(_show(values[name]) for name in names), str(values["support"]))
+        for label, values in result["classes"].items()
+    ]
+    rows.append(
+        (
+            "mean",
+            *(_show(result[f"mean_{name}"]) for name in names[:3]),
+            _show(result["auc_ovr"]),
+            str(result["pictures"]),
+        )
+    )
     rows.append(("micro", *(_show(result[f"micro_{name}"]) for name in names[:3]), "", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
     few = " (fewer than 6 classes)" if len(result["classes"]) <= TOP else ""
-    areas = f"auc: one against the rest {_show(result['auc_ovr'])}, one against one {_show(result['auc_ovo'])}"
-    return "\n".join([*lines, f"top1 {_show(result['top1'])}  top5 {_show(result['top5'])}{few}  {areas}"])
+    areas = (
+        f"auc: one against the rest {_show(result['auc_ovr'])}, one against one"
+        f" {_show(result['auc_ovo'])}"
+    )
+    return "\n".join(
+        [*lines, f"top1 {_show(result['top1'])}  top5 {_show(result['top5'])}{few}  {areas}"]
+    )
 
 
 def _mean(values: np.ndarray) -> float:

@@ -24,23 +24,36 @@ def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> T
     multilabel, kinds = target.ndim == 4, 2 if target.ndim == 4 else num_classes
     counted = target != IGNORED
     matrices = len(target) * (num_classes if multilabel else 1)
-    number = torch.arange(matrices, device=target.device).view(*target.shape[:-2], 1, 1).expand_as(target)
+    number = (
+        torch.arange(matrices, device=target.device)
+        .view(*target.shape[:-2], 1, 1)
+        .expand_as(target)
+    )
     code = (number * kinds + target) * kinds + predicted
     counts = torch.bincount(code[counted], minlength=matrices * kinds**2)
     return counts.view(*target.shape[:-2], kinds, kinds)
 
 
 def outcomes(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.ndarray]:
-    """Confusion matrices (..., N, N), or of a multilabel task (..., N, 2, 2) -> tp, fp, fn, tn (..., N) int64."""
+    """Confusion matrices (..., N, N), or of a multilabel task (..., N, 2, 2) -> tp, fp, fn, tn
+    (..., N) int64.
+    """
     if multilabel:
-        return {"tp": matrix[..., 1, 1], "fp": matrix[..., 0, 1], "fn": matrix[..., 1, 0], "tn": matrix[..., 0, 0]}
+        return {
+            "tp": matrix[..., 1, 1],
+            "fp": matrix[..., 0, 1],
+            "fn": matrix[..., 1, 0],
+            "tn": matrix[..., 0, 0],
+        }
     tp = np.diagonal(matrix, axis1=-2, axis2=-1)
     fp, fn = matrix.sum(axis=-2) - tp, matrix.sum(axis=-1) - tp
     return {"tp": tp, "fp": fp, "fn": fn, "tn": matrix.sum(axis=(-2, -1))[..., None] - tp - fp - fn}
 
 
 def scores(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.ndarray]:
-    """Confusion matrices as of `outcomes` -> each of SCORES per class, (..., N); NaN where the denominator is 0."""
+    """Confusion matrices as of `outcomes` -> each of SCORES per class, (..., N); NaN where the
+    denominator is 0.
+    """
     n = outcomes(matrix, multilabel=multilabel)
     tp, fp, fn, tn = n["tp"], n["fp"], n["fn"], n["tn"]
     return {

@@ -26,7 +26,8 @@ class PictureCounts:
     Args:
         confusion: (N, N) int64, truth by rows; of a multilabel task (N, 2, 2).
         calibration: where there were probabilities.
-        surfaces: (N, 4): SURFACE_SCORES by class, NaN for a background; None where they are not asked for.
+        surfaces: (N, 4): SURFACE_SCORES by class, NaN for a background; None where they are not
+            asked for.
         boundaries: (N, 2) int64: pixels of the intersection and union of the boundaries.
     """
 
@@ -37,18 +38,27 @@ class PictureCounts:
 
 
 class SegmentationMetrics:
-    """Scores of a set of pictures, from counts by picture; they do not depend on batches, order or number of processes.
+    """Scores of a set of pictures, from counts by picture; they do not depend on batches, order or
+    number of processes.
 
-    A score whose class occurs neither in truth nor in prediction (iou, dice, surfaces), or whose denominator is empty (precision, recall,
-    specificity), is NaN and left out of means; `absent` counts the pictures in which a class occurs in neither.
+    A score whose class occurs neither in truth nor in prediction (iou, dice, surfaces), or whose
+    denominator is empty (precision, recall, specificity), is NaN and left out of means; `absent`
+    counts the pictures in which a class occurs in neither.
 
     Args:
         classes: names, index 0 first.
         task: "binary", "multiclass" or "multilabel".
-        surface: measure surface distances and boundary IoU too, of all classes but a background; None for not.
+        surface: measure surface distances and boundary IoU too, of all classes but a background;
+            None for not.
     """
 
-    def __init__(self, classes: Sequence[str], task: str = "multiclass", *, surface: SurfaceOptions | None = None):
+    def __init__(
+        self,
+        classes: Sequence[str],
+        task: str = "multiclass",
+        *,
+        surface: SurfaceOptions | None = None,
+    ):
         self.classes, self.multilabel, self.surface = tuple(classes), task == "multilabel", surface
         self.by_picture: dict[int, PictureCounts] = {}
 
@@ -64,30 +74,51 @@ class SegmentationMetrics:
         """Add pictures.
 
         Args:
-            predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0 and 1; 255 in the target is ignored.
+            predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0
+            and 1; 255 in the target is ignored.
             indices: numbers of the pictures; by default in the order they come.
             probabilities: (B, N, H, W) of all classes, for the calibration error.
-            spacings: (row, column) distance of neighbouring pixels of each picture; by default those of `surface`.
+            spacings: (row, column) distance of neighbouring pixels of each picture; by default
+                those of `surface`.
         """
         first, count = len(self.by_picture), len(target)
         indices = range(first, first + count) if indices is None else indices
         matrices = confusion_matrices(predicted, target, len(self.classes)).cpu().numpy()
-        calibration = [None] * count if probabilities is None else calibrations(probabilities, target)
+        calibration = (
+            [None] * count if probabilities is None else calibrations(probabilities, target)
+        )
         outlines = [(None, None)] * count
         if self.surface is not None:
-            spacings = [self.surface.spacing or (1.0, 1.0)] * count if spacings is None else spacings
-            outlines = [self._outlines(*pair) for pair in zip(predicted.cpu().numpy(), target.cpu().numpy(), spacings, strict=True)]
-        for index, *parts, (surfaces, boundaries) in zip(indices, matrices, calibration, outlines, strict=True):
+            spacings = (
+                [self.surface.spacing or (1.0, 1.0)] * count if spacings is None else spacings
+            )
+            outlines = [
+                self._outlines(*pair)
+                for pair in zip(
+                    predicted.cpu().numpy(), target.cpu().numpy(), spacings, strict=True
+                )
+            ]
+        for index, *parts, (surfaces, boundaries) in zip(
+            indices, matrices, calibration, outlines, strict=True
+        ):
             self.by_picture[int(index)] = PictureCounts(*parts, surfaces, boundaries)
 
-    def _outlines(self, predicted: np.ndarray, target: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    def _outlines(
+        self, predicted: np.ndarray, target: np.ndarray, spacing: Sequence[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
         surfaces = np.full((len(self.classes), len(SURFACE_SCORES)), np.nan)
         boundaries = np.zeros((len(self.classes), 2), np.int64)
         for label in range(0 if self.multilabel else 1, len(self.classes)):
             truth = target[label] if self.multilabel else target
-            masks = (predicted[label] == 1, truth == 1) if self.multilabel else (predicted == label, truth == label)
+            masks = (
+                (predicted[label] == 1, truth == 1)
+                if self.multilabel
+                else (predicted == label, truth == label)
+            )
             counted = truth != IGNORED
-            found = surface_scores(*masks, counted, spacing=spacing, tolerance=self.surface.tolerance)
+            found = surface_scores(
+                *masks, counted, spacing=spacing, tolerance=self.surface.tolerance
+            )
             surfaces[label] = [found[name] for name in SURFACE_SCORES]
             boundaries[label] = boundary_counts(*masks, counted)
         return surfaces, boundaries
@@ -106,14 +137,22 @@ class SegmentationMetrics:
         """(pictures, N, N) int64, of a multilabel task (pictures, N, 2, 2)."""
         count = len(self.classes)
         shape = (0, count, 2, 2) if self.multilabel else (0, count, count)
-        return np.stack([picture.confusion for picture in self.pictures]) if self.by_picture else np.zeros(shape, np.int64)
+        return (
+            np.stack([picture.confusion for picture in self.pictures])
+            if self.by_picture
+            else np.zeros(shape, np.int64)
+        )
 
     def single(self) -> dict[str, np.ndarray]:
-        """The scores of every picture: iou, dice, ... -> (pictures, N); with surfaces also hd95, hd, assd, nsd, boundary_iou."""
+        """The scores of every picture: iou, dice, ... -> (pictures, N); with surfaces also hd95,
+        hd, assd, nsd, boundary_iou.
+        """
         found = scores(self.matrices, multilabel=self.multilabel)
         if self.surface is not None:
             shape = (len(self.by_picture), len(self.classes), -1)
-            surfaces = np.array([p.surfaces for p in self.pictures]).reshape(*shape[:2], len(SURFACE_SCORES))
+            surfaces = np.array([p.surfaces for p in self.pictures]).reshape(
+                *shape[:2], len(SURFACE_SCORES)
+            )
             boundaries = np.array([p.boundaries for p in self.pictures]).reshape(*shape[:2], 2)
             found |= {name: surfaces[..., i] for i, name in enumerate(SURFACE_SCORES)}
             found["boundary_iou"] = divide(boundaries[..., 0], boundaries[..., 1])
@@ -122,15 +161,19 @@ class SegmentationMetrics:
     def compute(self) -> dict[str, Any]:
         """All scores as plain numbers.
 
-        `mean_iou`, ...: mean over classes of the score over the whole set; `classes`: the scores of each class, its pixels and the pictures
-        without it; `confusion`: the pixel counts, truth by rows; `per_image`: for each class the mean over pictures of the picture's score, and
-        `mean_iou`, ...: the mean over pictures of the mean over its classes. Surface distances are among `per_image`; `unmeasured` counts the
-        pictures left out of them. `calibration`: expected calibration error (`ece`), Brier score and the bins, over the whole set.
+        `mean_iou`, ...: mean over classes of the score over the whole set; `classes`: the scores of
+        each class, its pixels and the pictures without it; `confusion`: the pixel counts, truth by
+        rows; `per_image`: for each class the mean over pictures of the picture's score, and
+        `mean_iou`, ...: the mean over pictures of the mean over its classes. Surface distances are
+        among `per_image`; `unmeasured` counts the pictures left out of them. `calibration`:
+        expected calibration error (`ece`), Brier score and the bins, over the whole set.
         """
         matrix, single = self.matrices.sum(axis=0), self.single()
         whole = scores(matrix, multilabel=self.multilabel)
         if self.surface is not None:
-            counts = sum((p.boundaries for p in self.pictures), np.zeros((len(self.classes), 2), np.int64))
+            counts = sum(
+                (p.boundaries for p in self.pictures), np.zeros((len(self.classes), 2), np.int64)
+            )
             whole["boundary_iou"] = divide(counts[:, 0], counts[:, 1])
         absent = np.isnan(single["iou"]).sum(axis=0)
         n = outcomes(matrix, multilabel=self.multilabel)
@@ -139,28 +182,46 @@ class SegmentationMetrics:
         result["pictures"] = len(self.by_picture)
         result["confusion"] = matrix.tolist()
         result["classes"] = {
-            label: {name: float(values[i]) for name, values in whole.items()} | {"pixels": int(n["tp"][i] + n["fn"][i]), "absent": int(absent[i])}
+            label: (
+                {name: float(values[i]) for name, values in whole.items()}
+                | {"pixels": int(n["tp"][i] + n["fn"][i]), "absent": int(absent[i])}
+            )
             for i, label in enumerate(self.classes)
         }
         result["per_image"] = self._per_image(single)
         return result | self._calibration(result["per_image"])
 
     def _per_image(self, single: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        result: dict[str, Any] = {f"mean_{name}": mean(np.array([mean(row) for row in values])) for name, values in single.items()}
-        result["classes"] = {label: {name: mean(values[:, i]) for name, values in single.items()} for i, label in enumerate(self.classes)}
+        result: dict[str, Any] = {
+            f"mean_{name}": mean(np.array([mean(row) for row in values]))
+            for name, values in single.items()
+        }
+        result["classes"] = {
+            label: {name: mean(values[:, i]) for name, values in single.items()}
+            for i, label in enumerate(self.classes)
+        }
         if self.surface is not None:
             for i, label in list(enumerate(self.classes))[0 if self.multilabel else 1 :]:
                 result["classes"][label]["unmeasured"] = int(np.isnan(single["hd95"][:, i]).sum())
         return result
 
     def _calibration(self, per_image: dict[str, Any]) -> dict[str, Any]:
-        """{"calibration": ...} over the set, where all pictures came with probabilities; their means go into `per_image`."""
+        """{"calibration": ...} over the set, where all pictures came with probabilities; their
+        means go into `per_image`.
+        """
         each = [picture.calibration for picture in self.pictures]
         if not each or any(one is None for one in each):
             return {}
         whole = reduce(add, each)
-        per_image |= {"mean_ece": mean(np.array([one.ece for one in each])), "mean_brier": mean(np.array([one.brier_score for one in each]))}
-        result: dict[str, Any] = {"ece": whole.ece, "brier": whole.brier_score, "bins": whole.bins.sum(axis=0).tolist()}
+        per_image |= {
+            "mean_ece": mean(np.array([one.ece for one in each])),
+            "mean_brier": mean(np.array([one.brier_score for one in each])),
+        }
+        result: dict[str, Any] = {
+            "ece": whole.ece,
+            "brier": whole.brier_score,
+            "bins": whole.bins.sum(axis=0).tolist(),
+        }
         if self.multilabel:
             result["classes"] = dict(zip(self.classes, whole.errors.tolist(), strict=True))
         return {"calibration": result}
@@ -172,7 +233,10 @@ class SegmentationMetrics:
             InputError: a multiclass task, which it does not have.
         """
         if not self.multilabel and len(self.classes) != 2:
-            raise InputError(f"U-KAN's protocol is for binary and multilabel tasks; here are {len(self.classes)} classes that exclude each other")
+            raise InputError(
+                f"U-KAN's protocol is for binary and multilabel tasks; here are {len(self.classes)}"
+                " classes that exclude each other"
+            )
         n = outcomes(self.matrices, multilabel=self.multilabel)
         n = n if self.multilabel else {name: values[:, 1:] for name, values in n.items()}
         return u_kan_scores(n["tp"], n["tp"] + n["fp"] + n["fn"], batch_size)

@@ -1,9 +1,10 @@
 """How far the outlines of two masks are from each other.
 
-A mask's surface is its pixels that touch (by a side) a pixel outside it, or the edge of the picture. Ignored pixels belong to no mask, and where a
-mask touches them it has no surface. Policies, for each class of a picture: in neither mask, undefined (NaN, left out of means and counted);
-in one only, the worst: the distances are the picture's diagonal, the surface Dice 0; in both, but one of them without a surface because of ignored
-pixels, undefined.
+A mask's surface is its pixels that touch (by a side) a pixel outside it, or the edge of the
+picture. Ignored pixels belong to no mask, and where a mask touches them it has no surface.
+Policies, for each class of a picture: in neither mask, undefined (NaN, left out of means and
+counted); in one only, the worst: the distances are the picture's diagonal, the surface Dice 0; in
+both, but one of them without a surface because of ignored pixels, undefined.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ class SurfaceOptions:
     """How surfaces are compared.
 
     Args:
-        tolerance: distance up to which a place of a surface is right for the normalised surface Dice, in pixels or in the unit of `spacing`.
-        spacing: (row, column) distance of neighbouring pixels in some unit; None for distances in pixels.
+        tolerance: distance up to which a place of a surface is right for the normalised surface
+            Dice, in pixels or in the unit of `spacing`.
+        spacing: (row, column) distance of neighbouring pixels in some unit; None for distances in
+            pixels.
 
     Raises:
         InputError: values out of range.
@@ -39,17 +42,27 @@ class SurfaceOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):
             raise InputError(f"the tolerance of surfaces must be 0 or more, got {self.tolerance}")
-        if self.spacing is not None and (len(self.spacing) != 2 or not all(0 < value < float("inf") for value in self.spacing)):
-            raise InputError(f"the spacing must be two positive numbers, [row, column], got {list(self.spacing)}")
+        if self.spacing is not None and (
+            len(self.spacing) != 2 or not all(0 < value < float("inf") for value in self.spacing)
+        ):
+            raise InputError(
+                f"the spacing must be two positive numbers, [row, column], got {list(self.spacing)}"
+            )
 
 
 def surface_scores(
-    predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None, *, spacing: Sequence[float] = (1.0, 1.0), tolerance: float = 2.0
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    counted: np.ndarray | None = None,
+    *,
+    spacing: Sequence[float] = (1.0, 1.0),
+    tolerance: float = 2.0,
 ) -> dict[str, float]:
     """Distances of two masks by the policies of this module.
 
-    `hd95` and `hd`: the larger one of the two directions' 95th percentile (linearly interpolated) and maximum; `assd`: the mean over both
-    surfaces; `nsd`: the share of both surfaces within the tolerance (Nikolov et al. 2021, by pixels).
+    `hd95` and `hd`: the larger one of the two directions' 95th percentile (linearly interpolated)
+    and maximum; `assd`: the mean over both surfaces; `nsd`: the share of both surfaces within the
+    tolerance (Nikolov et al. 2021, by pixels).
 
     Args:
         predicted, truth: (H, W) bools.
@@ -83,28 +96,46 @@ def surface(mask: np.ndarray, counted: np.ndarray) -> np.ndarray:
     return mask & ~_erode(mask | ~counted, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
 
 
-def surface_distances(ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float] = (1.0, 1.0)) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) bools of two surfaces, neither empty -> the distances of each pixel of ours to theirs, and of theirs to ours, float64."""
+def surface_distances(
+    ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float] = (1.0, 1.0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) bools of two surfaces, neither empty -> the distances of each pixel of ours to theirs,
+    and of theirs to ours, float64.
+    """
     if spacing[0] != spacing[1]:
         return _distances_of_points(ours, theirs, spacing)
     rows, columns = (np.flatnonzero((ours | theirs).any(axis=axis)) for axis in (1, 0))
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # it holds both, so that distances within it are those of the picture
+    window = np.s_[
+        rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
+    ]  # it holds both, so that distances within it are those of the picture
     ours, theirs = ours[window], theirs[window]
     return distances(theirs)[ours] * spacing[0], distances(ours)[theirs] * spacing[0]
 
 
-def _distances_of_points(ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The same for pixels that are not square, which OpenCV's transform does not know, by trees of the surfaces' points."""
+def _distances_of_points(
+    ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for pixels that are not square, which OpenCV's transform does not know, by trees of
+    the surfaces' points.
+    """
     from scipy.spatial import cKDTree
 
     points = [np.argwhere(side) * np.array(spacing) for side in (ours, theirs)]
     return cKDTree(points[1]).query(points[0])[0], cKDTree(points[0]).query(points[1])[0]
 
 
-def boundary_counts(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None, *, width: float = BOUNDARY_WIDTH) -> tuple[int, int]:
-    """Pixels of the intersection and of the union of two masks' boundaries: Boundary IoU (Cheng et al. 2021) is their quotient.
+def boundary_counts(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    counted: np.ndarray | None = None,
+    *,
+    width: float = BOUNDARY_WIDTH,
+) -> tuple[int, int]:
+    """Pixels of the intersection and of the union of two masks' boundaries: Boundary IoU (Cheng et
+    al. 2021) is their quotient.
 
-    A mask's boundary is its pixels nearer than `width` of the picture's diagonal (whole pixels, 1 at least; chessboard distance) to the outside.
+    A mask's boundary is its pixels nearer than `width` of the picture's diagonal (whole pixels, 1
+    at least; chessboard distance) to the outside.
 
     Args:
         predicted, truth, counted: as of `surface_scores`.
@@ -113,10 +144,14 @@ def boundary_counts(predicted: np.ndarray, truth: np.ndarray, counted: np.ndarra
     counted = np.ones(truth.shape, bool) if counted is None else counted
     pixels = max(1, round(width * float(np.hypot(*truth.shape))))
     kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
-    ours, theirs = (mask & ~_erode(mask | ~counted, kernel) for mask in (predicted & counted, truth & counted))
+    ours, theirs = (
+        mask & ~_erode(mask | ~counted, kernel) for mask in (predicted & counted, truth & counted)
+    )
     return int((ours & theirs).sum()), int((ours | theirs).sum())
 
 
 def _erode(mask: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Erosion of (H, W) bools with nothing beyond the edges of the picture."""
-    return cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    return (
+        cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+    )

@@ -1,8 +1,26 @@
 """Networks: encoder + decoder + heads, by name."""
 
-from kanseg.models import densekanet, flat_classifiers, reskanet, simple, u2kanet, ukan, ukanet, unet, vae, vggkan
+from kanseg.models import (
+    densekanet,
+    flat_classifiers,
+    reskanet,
+    simple,
+    u2kanet,
+    ukan,
+    ukanet,
+    unet,
+    vae,
+    vggkan,
+)
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
-from kanseg.models.factory import create_classifier, create_encoder, create_model, list_bases, list_encoders, list_models
+from kanseg.models.factory import (
+    create_classifier,
+    create_encoder,
+    create_model,
+    list_bases,
+    list_encoders,
+    list_models,
+)
 from kanseg.models.flat import KAN, kan
 from kanseg.models.segmentation import MODELS, ClassificationHead, SegmentationModel, UNetDecoder
 from kanseg.models.vae import VAE, vae_loss

@@ -1,4 +1,6 @@
-"""Classification networks: an encoder and a head, or for pictures of one size something that makes vectors of them and a head."""
+"""Classification networks: an encoder and a head, or for pictures of one size something that makes
+vectors of them and a head.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from kanseg.pretrained import _Pretrained
 from kanseg.registry import Registry
 
 Linear = Callable[[int, int], nn.Module]
-# Networks that are no encoder with a head: (in_channels, classes, *, image_size, ...) -> FlatClassifier
+# Networks that are no encoder with a head: (in_channels, classes, *, image_size, ...) ->
+# FlatClassifier
 CLASSIFIERS: Registry[Callable[..., FlatClassifier]] = Registry("classifier")
 
 
@@ -24,16 +27,28 @@ def _kan(in_features: int, classes: int, linear: Linear, dropout: float) -> list
     return [nn.Dropout(dropout), linear(in_features, classes)]
 
 
-def _hidden(in_features: int, classes: int, linear: Linear, dropout: float, *, width: int) -> list[nn.Module]:
+def _hidden(
+    in_features: int, classes: int, linear: Linear, dropout: float, *, width: int
+) -> list[nn.Module]:
     return [linear(in_features, width), nn.Dropout(dropout), nn.Linear(width, classes)]
 
 
-def _perceptron(in_features: int, classes: int, linear: Linear, dropout: float, *, width: int) -> list[nn.Module]:
-    hidden = [nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout)]
+def _perceptron(
+    in_features: int, classes: int, linear: Linear, dropout: float, *, width: int
+) -> list[nn.Module]:
+    hidden = [
+        nn.Linear(in_features, width),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    ]
     return [*hidden, nn.Linear(width, classes)]
 
 
-# name -> (in_features, classes, linear, dropout) -> modules on vectors; `linear` makes a KAN layer of the network's basis
+# name -> (in_features, classes, linear, dropout) -> modules on vectors; `linear` makes a KAN layer
+# of the network's basis
 HEADS: dict[str, Callable[..., list[nn.Module]]] = {
     "linear": _linear,
     "kan": _kan,
@@ -43,13 +58,15 @@ HEADS: dict[str, Callable[..., list[nn.Module]]] = {
 
 
 class ClassificationModel(nn.Module, _Pretrained):
-    """encoder -> pooling of the deepest feature -> head: (B, C, H, W) -> raw logits (B, classes), any H and W.
+    """encoder -> pooling of the deepest feature -> head: (B, C, H, W) -> raw logits (B, classes),
+    any H and W.
 
     Args:
         encoder: picture -> list of features, with `out_channels`.
         classes: number of logits.
         linear: (in_features, out_features) -> KAN layer, for those heads that have one.
-        head: "linear", "kan" (one KAN layer), "hidden_kan" (one of 512, then linear) or "mlp" (VGG's, two layers of 1024).
+        head: "linear", "kan" (one KAN layer), "hidden_kan" (one of 512, then linear) or "mlp"
+            (VGG's, two layers of 1024).
         head_dropout: probability, before the last layer.
         pool_size: the deepest feature is averaged to pool_size x pool_size pixels.
 
@@ -57,7 +74,16 @@ class ClassificationModel(nn.Module, _Pretrained):
         ValueError: fewer than one class, an unknown head.
     """
 
-    def __init__(self, encoder: Encoder, *, classes: int, linear: Linear, head: str = "linear", head_dropout: float = 0.0, pool_size: int = 1):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        classes: int,
+        linear: Linear,
+        head: str = "linear",
+        head_dropout: float = 0.0,
+        pool_size: int = 1,
+    ):
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes must be at least 1, got {classes}")
@@ -68,7 +94,9 @@ class ClassificationModel(nn.Module, _Pretrained):
         self.encoder = encoder
         features = encoder.out_channels[-1] * pool_size**2
         pool = [nn.AdaptiveAvgPool2d(pool_size), nn.Flatten()]
-        self.classification_head = nn.Sequential(*pool, *HEADS[head](features, classes, linear, head_dropout))
+        self.classification_head = nn.Sequential(
+            *pool, *HEADS[head](features, classes, linear, head_dropout)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classification_head(self.encoder(x)[-1])
@@ -83,7 +111,9 @@ class FlatClassifier(nn.Module, _Pretrained):
         in_channels, image_size: of the pictures, (H, W).
     """
 
-    def __init__(self, front: nn.Module, head: nn.Module, *, in_channels: int, image_size: Sequence[int]):
+    def __init__(
+        self, front: nn.Module, head: nn.Module, *, in_channels: int, image_size: Sequence[int]
+    ):
         super().__init__()
         self.front, self.head = front, head
         self.in_channels, self.image_size = in_channels, tuple(image_size)
@@ -95,21 +125,37 @@ class FlatClassifier(nn.Module, _Pretrained):
         """What the head reads, (B, F); ValueError for pictures of another shape."""
         if x.shape[1:] != (self.in_channels, *self.image_size):
             wanted = ", ".join(map(str, (self.in_channels, *self.image_size)))
-            raise ValueError(f"the network was built for pictures (B, {wanted}) (in_channels, image_size), got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"the network was built for pictures (B, {wanted}) (in_channels, image_size), got"
+                f" shape {tuple(x.shape)}"
+            )
         return self.front(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What the head reads and the outputs of the head's layers, the logits last: [(B, F), (B, ...), ..., (B, classes)]."""
+        """What the head reads and the outputs of the head's layers, the logits last: [(B, F), (B,
+        ...), ..., (B, classes)].
+        """
         vectors = self.vectors(x)
         inside = getattr(self.head, "features", None)
         return [vectors, *([self.head(vectors)] if inside is None else inside(vectors))]
 
 
 def picture_size(image_size: Sequence[int] | None, classes: int) -> tuple[int, int]:
-    """(H, W) as given; ValueError for none, for anything but two positive numbers, or fewer than one class."""
+    """(H, W) as given; ValueError for none, for anything but two positive numbers, or fewer than
+    one class.
+    """
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
-    given = tuple(image_size) if isinstance(image_size, Sequence) and not isinstance(image_size, str) else ()
-    if len(given) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in given):
-        raise ValueError(f"this network is built for pictures of one size: give image_size, height and width such as [28, 28], got {image_size!r}")
+    given = (
+        tuple(image_size)
+        if isinstance(image_size, Sequence) and not isinstance(image_size, str)
+        else ()
+    )
+    if len(given) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in given
+    ):
+        raise ValueError(
+            "this network is built for pictures of one size: give image_size, height and width"
+            f" such as [28, 28], got {image_size!r}"
+        )
     return given

@@ -1,4 +1,6 @@
-"""DenseKANet: DenseNet of any convolution, as torch-conv-kan has it: KAN convolutions in the blocks, plain ones between them."""
+"""DenseKANet: DenseNet of any convolution, as torch-conv-kan has it: KAN convolutions in the
+blocks, plain ones between them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from kanseg.layers.dense import DenseBlock
 
 
 class Plan(NamedTuple):
-    """Layers of each block, channels that each layer adds, channels of the stem, and how much that shrinks the picture."""
+    """Layers of each block, channels that each layer adds, channels of the stem, and how much that
+    shrinks the picture.
+    """
 
     layers: tuple[int, ...]
     growth: int = 32
@@ -44,19 +48,25 @@ def densekanet_encoder(
     depth: int | None = None,
     transition: Callable[[int, int], nn.Sequential] | None = None,
 ) -> Encoder:
-    """Stem and dense blocks; between blocks `transition` halves the channels, a mean of 2x2 pixels the picture.
+    """Stem and dense blocks; between blocks `transition` halves the channels, a mean of 2x2 pixels
+    the picture.
 
-    `width` (channels of the stem, 64 or 96), `growth` (channels that a layer adds) and `stem_stride` are those of the name by default;
-    growth follows the width. `stem_stride=1` suits pictures of 32 pixels.
+    `width` (channels of the stem, 64 or 96), `growth` (channels that a layer adds) and
+    `stem_stride` are those of the name by default; growth follows the width. `stem_stride=1` suits
+    pictures of 32 pixels.
     """
     width = plan.width if width is None else width
     check_width(width)
     if growth is not None and growth < 1:
         raise ValueError(f"growth must be at least 1, got {growth}")
     growth = scaled(width, plan.growth / plan.width) if growth is None else growth
-    shrink = transition or (lambda a, b: nn.Sequential(plain(a, b, 1), nn.AvgPool2d(2, ceil_mode=True)))
+    shrink = transition or (
+        lambda a, b: nn.Sequential(plain(a, b, 1), nn.AvgPool2d(2, ceil_mode=True))
+    )
     channels = scaled(width, 1)
-    stages, head = shrinking_stem(stem, in_channels, channels, plan.stem_stride if stem_stride is None else stem_stride)
+    stages, head = shrinking_stem(
+        stem, in_channels, channels, plan.stem_stride if stem_stride is None else stem_stride
+    )
     out_channels = [in_channels, channels][: len(stages)]
     for i, num_layers in enumerate(plan.layers):
         if i > 0:

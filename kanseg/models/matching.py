@@ -16,34 +16,42 @@ from kanseg.counting import multiply_adds, num_parameters, place
 TOLERANCE = 0.02
 CLOSE = 0.005  # of the wanted size: nearer is not looked for
 START = 16.0
-FINEST = 1 / 512  # shares of a width; nearer to each other than this two widths make the same network, or nearly
+FINEST = (
+    1 / 512
+)  # shares of a width; nearer to each other than this two widths make the same network, or nearly
 WEIGHTS = ("encoder_weights", "weights")
 Arguments = dict[str, Any]
 Create = Callable[..., nn.Module]
 
 
 def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
-    """Arguments of `create` with `match`, `like` and `match_size` turned into the `width` that they ask for.
+    """Arguments of `create` with `match`, `like` and `match_size` turned into the `width` that they
+    ask for.
 
     Args:
         create: `create_model` or `create_encoder`.
-        arguments: of it. `match`: "params" or "macs" (multiply-adds of a forward pass for a picture of `match_size`, evaluating the
-            functions included). `like`: a network, or a mapping of the arguments in which the network to be matched differs: it has all
-            others too, and its own width is the one given. An option that only one of their two bases knows goes to that one.
+        arguments: of it. `match`: "params" or "macs" (multiply-adds of a forward pass for a picture
+            of `match_size`, evaluating the functions included). `like`: a network, or a mapping of
+            the arguments in which the network to be matched differs: it has all others too, and its
+            own width is the one given. An option that only one of their two bases knows goes to
+            that one.
 
     Raises:
-        ValueError: one of the two without the other, another measure, a width beside a network, or a size that cannot be reached within 2 %; the
+        ValueError: one of the two without the other, another measure, a width beside a network, or
+            a size that cannot be reached within 2 %; the
             message tells the nearest that can.
     """
     plain = dict(arguments)
     match, like, match_size = (plain.pop(name, None) for name in ("match", "like", "match_size"))
-    weights = {name: plain.pop(name) for name in WEIGHTS if name in plain}  # which fit one width only, and are not needed to count
+    weights = {
+        name: plain.pop(name) for name in WEIGHTS if name in plain
+    }  # which fit one width only, and are not needed to count
     if match is None and like is None:
         return plain | weights
     if match not in MEASURES or not isinstance(like, (nn.Module, Mapping)):
         raise ValueError(
-            f"match must be 'params' or 'macs', and like a network or a mapping of the arguments that differ, such as {{'basis': 'gram'}}; "
-            f"got match={match!r}, like={str(like)[:80]}"
+            "match must be 'params' or 'macs', and like a network or a mapping of the arguments"
+            f" that differ, such as {{'basis': 'gram'}}; got match={match!r}, like={str(like)[:80]}"
         )
     if isinstance(like, nn.Module) and "width" in plain:
         raise ValueError("match solves the width: leave `width` out beside a network to be like")
@@ -56,12 +64,21 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
         plain, other = _apart(plain, like)
         wanted = size(_imagined(create, other), _shape(other, match_size))
     start = float(plain.pop("width", START))
-    width = solve_width(lambda width: size(_imagined(create, plain | {"width": width}), shape), wanted, start, what=WORDS[match])
+    width = solve_width(
+        lambda width: size(_imagined(create, plain | {"width": width}), shape),
+        wanted,
+        start,
+        what=WORDS[match],
+    )
     return plain | weights | {"width": int(width) if width.is_integer() else width}
 
 
-def solve_width(size: Callable[[float], int], wanted: int, start: float = START, *, what: str = "") -> float:
-    """The width from 1 on at which size(width), which grows, comes within 2 % of what is wanted; ValueError where none does."""
+def solve_width(
+    size: Callable[[float], int], wanted: int, start: float = START, *, what: str = ""
+) -> float:
+    """The width from 1 on at which size(width), which grows, comes within 2 % of what is wanted;
+    ValueError where none does.
+    """
     low, high, width = 1.0, inf, max(start, 1.0)
     tried: dict[float, int] = {}
     while width not in tried:
@@ -77,11 +94,18 @@ def solve_width(size: Callable[[float], int], wanted: int, start: float = START,
     sides = [[w for w in tried if tried[w] < wanted], [w for w in tried if tried[w] > wanted]]
     nearest = [min(side, key=lambda width: abs(tried[width] - wanted)) for side in sides if side]
     told = " and ".join(f"{tried[width]:,} (width {width:g})" for width in sorted(nearest))
-    raise ValueError(f"no width gives {wanted:,} {what} within {TOLERANCE:.0%}; the nearest that can be reached: {told}")
+    raise ValueError(
+        f"no width gives {wanted:,} {what} within {TOLERANCE:.0%}; the nearest that can be reached:"
+        f" {told}"
+    )
 
 
-def _between(low: float, high: float, last: float, wanted: int, tried: Mapping[float, int]) -> float:
-    """The next width to try. Sizes grow as a power of the width: with its square at first, then as between the ends that were tried."""
+def _between(
+    low: float, high: float, last: float, wanted: int, tried: Mapping[float, int]
+) -> float:
+    """The next width to try. Sizes grow as a power of the width: with its square at first, then as
+    between the ends that were tried.
+    """
     power = 2.0
     if low in tried and high in tried:
         power = log(tried[high] / tried[low]) / log(high / low)
@@ -105,7 +129,9 @@ def _imagined(create: Create, arguments: Arguments) -> nn.Module:
 
 
 def _imagined_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Without computing anything where the network is imagined: fake tensors say that they are on a CPU, where autocast can be asked for."""
+    """Without computing anything where the network is imagined: fake tensors say that they are on a
+    CPU, where autocast can be asked for.
+    """
     if place(model)[0].type != "meta":
         return multiply_adds(model, shape)
     from torch._subclasses import FakeTensorMode
@@ -123,13 +149,25 @@ def _imagined_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
         return multiply_adds(real, shape)
 
 
-MEASURES: dict[str, Callable[[nn.Module, Sequence[int]], int]] = {"params": lambda model, _: num_parameters(model), "macs": _imagined_multiply_adds}
+MEASURES: dict[str, Callable[[nn.Module, Sequence[int]], int]] = {
+    "params": lambda model, _: num_parameters(model),
+    "macs": _imagined_multiply_adds,
+}
 WORDS = {"params": "parameters", "macs": "multiply-adds"}
 
 
 def _apart(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments, Arguments]:
-    """The arguments of the network to be built, and of the one it is to be like; an option that one basis alone knows goes to that one."""
+    """The arguments of the network to be built, and of the one it is to be like; an option that one
+    basis alone knows goes to that one.
+    """
     other = given | dict(like)
-    mine, theirs = ({} if each["basis"] == "none" else set(list_basis_options(each["basis"])) for each in (given, other))
+    mine, theirs = (
+        {} if each["basis"] == "none" else set(list_basis_options(each["basis"]))
+        for each in (given, other)
+    )
     ours = {key: value for key, value in given.items() if key in mine or key not in theirs}
-    return ours, {key: value for key, value in other.items() if key in like or key in theirs or key not in mine}
+    return ours, {
+        key: value
+        for key, value in other.items()
+        if key in like or key in theirs or key not in mine
+    }

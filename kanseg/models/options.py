@@ -16,12 +16,34 @@ from kanseg.models.flat import linear_layers
 from kanseg.registry import nearest
 
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
-LINEAR_OPTIONS = [p.name for p in inspect.signature(KANLinear.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
-CONV_OPTIONS = [p.name for p in inspect.signature(KANConv2d.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER]
-PARTS = {"conv", "plain", "stem", "linear", "local", "encoder", "aux_params"}  # what a builder is handed: `plain` is `conv` without functions
+LINEAR_OPTIONS = [
+    p.name
+    for p in inspect.signature(KANLinear.__init__).parameters.values()
+    if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER
+]
+CONV_OPTIONS = [
+    p.name
+    for p in inspect.signature(KANConv2d.__init__).parameters.values()
+    if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER
+]
+PARTS = {
+    "conv",
+    "plain",
+    "stem",
+    "linear",
+    "local",
+    "encoder",
+    "aux_params",
+}  # what a builder is handed: `plain` is `conv` without functions
 PLAIN_OPTIONS = ["norm", "activation", "padding_mode"]  # of plain convolutions before flat layers
-# Curves for the colours: B-splines over three standard deviations of a normalised picture, without a bottleneck.
-COLOUR_STEM = {"basis": "bspline", "grid_size": 8, "grid_range": (-3.0, 3.0), "inner_channels": None}
+# Curves for the colours: B-splines over three standard deviations of a normalised picture, without
+# a bottleneck.
+COLOUR_STEM = {
+    "basis": "bspline",
+    "grid_size": 8,
+    "grid_range": (-3.0, 3.0),
+    "inner_channels": None,
+}
 
 Stem = Mapping[str, object] | str | None
 
@@ -33,45 +55,83 @@ def check_counts(**numbers: object) -> None:
             raise ValueError(f"{name} must be at least 1 and a whole number, got {value!r}")
 
 
-def conv_parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
-    """Sort the options into those of the builder and those of the convolution, and build the parts that the builder takes."""
+def conv_parts(
+    build: Callable, basis: str, stem: Stem, options: dict[str, object]
+) -> dict[str, object]:
+    """Sort the options into those of the builder and those of the convolution, and build the parts
+    that the builder takes.
+    """
     parameters = inspect.signature(build).parameters.values()
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     own = [name for name in named if name not in PARTS]
-    shared = {"inner_channels": 0.25, "base_activation": "identity"} | {key: value for key, value in options.items() if key not in own}
+    shared = {"inner_channels": 0.25, "base_activation": "identity"} | {
+        key: value for key, value in options.items() if key not in own
+    }
     experts, top_k = shared.pop("experts", None), shared.pop("top_k", None)
     conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
-    plain = _conv("none", {key: value for key, value in shared.items() if key in CONV_OPTIONS}, network_options=[])
-    parts = {"conv": _mixture(conv, experts, top_k), "plain": plain, "stem": _stem(stem, basis, shared, conv)}
+    plain = _conv(
+        "none",
+        {key: value for key, value in shared.items() if key in CONV_OPTIONS},
+        network_options=[],
+    )
+    parts = {
+        "conv": _mixture(conv, experts, top_k),
+        "plain": plain,
+        "stem": _stem(stem, basis, shared, conv),
+    }
     return {key: value for key, value in (parts | options).items() if key in named}
 
 
-def flat_parts(build: Callable, basis: str, stem: Stem, options: dict[str, object]) -> dict[str, object]:
-    """As `_parts`, for networks whose functions stand in flat layers: their convolutions, if any, are plain."""
+def flat_parts(
+    build: Callable, basis: str, stem: Stem, options: dict[str, object]
+) -> dict[str, object]:
+    """As `_parts`, for networks whose functions stand in flat layers: their convolutions, if any,
+    are plain.
+    """
     if stem not in ("auto", None):
-        raise ValueError(f"this network has no stem of functions: leave stem at 'auto', got {stem!r}")
-    named = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        raise ValueError(
+            f"this network has no stem of functions: leave stem at 'auto', got {stem!r}"
+        )
+    named = [
+        p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
     own = [name for name in named if name not in PARTS]
     shared = {key: value for key, value in options.items() if key not in own}
     plain = {key: shared.pop(key) for key in PLAIN_OPTIONS if key in shared and "plain" in named}
-    _check_options(basis, shared, known=LINEAR_OPTIONS, others=own, without="it is the plain linear map")
+    _check_options(
+        basis, shared, known=LINEAR_OPTIONS, others=own, without="it is the plain linear map"
+    )
     linear = linear_layers(basis, **shared)
-    parts = {"linear": linear, "local": partial(KANLocal2d, **linear.keywords), "plain": kan_conv(basis="none", **plain)}
+    parts = {
+        "linear": linear,
+        "local": partial(KANLocal2d, **linear.keywords),
+        "plain": kan_conv(basis="none", **plain),
+    }
     return {key: value for key, value in (parts | options).items() if key in named}
 
 
 def _mixture(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
     """The convolution, or where `experts` is a number as many of them."""
     if experts is None and top_k is not None:
-        raise ValueError(f"top_k={top_k} is an option of mixtures of experts: give experts, the number of convolutions, too")
+        raise ValueError(
+            f"top_k={top_k} is an option of mixtures of experts: give experts, the number of"
+            " convolutions, too"
+        )
     if experts is None:
         return conv
     check_counts(experts=experts, **({} if top_k is None else {"top_k": top_k}))
-    return partial(ConvExperts, conv=conv, num_experts=experts, top_k=min(2, experts) if top_k is None else top_k)
+    return partial(
+        ConvExperts,
+        conv=conv,
+        num_experts=experts,
+        top_k=min(2, experts) if top_k is None else top_k,
+    )
 
 
 def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv:
-    """The first convolution: as all others, or with its own basis and the others' norm, activation and the like."""
+    """The first convolution: as all others, or with its own basis and the others' norm, activation
+    and the like.
+    """
     if stem is None or (stem == "auto" and basis == "none"):
         return conv
     if stem != "auto" and not isinstance(stem, Mapping):
@@ -82,13 +142,25 @@ def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv
 
 
 def _conv(basis: str, options: dict[str, object], *, network_options: list[str]) -> Conv:
-    """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names the nearest."""
-    _check_options(basis, options, known=CONV_OPTIONS, others=network_options, without="it is the plain convolution")
+    """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names
+    the nearest.
+    """
+    _check_options(
+        basis,
+        options,
+        known=CONV_OPTIONS,
+        others=network_options,
+        without="it is the plain convolution",
+    )
     return kan_conv(basis=basis, **options)
 
 
-def _check_options(basis: str, options: Iterable[str], *, known: list[str], others: list[str], without: str) -> None:
-    """ValueError for an option that neither the layer (`known`) nor the basis has; `others` are names that may have been meant."""
+def _check_options(
+    basis: str, options: Iterable[str], *, known: list[str], others: list[str], without: str
+) -> None:
+    """ValueError for an option that neither the layer (`known`) nor the basis has; `others` are
+    names that may have been meant.
+    """
     basis_options = [] if basis == "none" else list_basis_options(basis)
     for key in options:
         if key not in known and key not in basis_options:

@@ -1,4 +1,6 @@
-"""ResKANet: ResNet of any convolution (He et al. 2016, arXiv:1512.03385), with torch-conv-kan's blocks."""
+"""ResKANet: ResNet of any convolution (He et al. 2016, arXiv:1512.03385), with torch-conv-kan's
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ def reskanet_encoder(
     stem_stride: int = 4,
     depth: int | None = None,
 ) -> Encoder:
-    """Stem and four residual stages of width, 2, 4 and 8 width channels (4 times as many from 50 layers on).
+    """Stem and four residual stages of width, 2, 4 and 8 width channels (4 times as many from 50
+    layers on).
 
-    `stem_stride=1` suits pictures of 32 pixels; feature 0 is then the first stage, and not the picture itself.
+    `stem_stride=1` suits pictures of 32 pixels; feature 0 is then the first stage, and not the
+    picture itself.
     """
     check_width(width)
     stages, head = shrinking_stem(stem, in_channels, scaled(width, 1), stem_stride)

@@ -19,13 +19,15 @@ MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
 
 
 class UNetDecoder(nn.Module):
-    """Feature pyramid -> one feature map of the picture's size, by bilinear upsampling, concatenation and a block a level.
+    """Feature pyramid -> one feature map of the picture's size, by bilinear upsampling,
+    concatenation and a block a level.
 
     Args:
         encoder_channels: channels of the pyramid, the full-size feature first.
         block: (in_channels, out_channels) -> module; called once a level.
         bottom: module on the deepest feature, or None.
-        widths: channels of the decoder's own levels, the full-size one first, and of the deepest feature; `encoder_channels` by default.
+        widths: channels of the decoder's own levels, the full-size one first, and of the deepest
+            feature; `encoder_channels` by default.
         align_corners: of the upsampling.
     """
 
@@ -50,12 +52,15 @@ class UNetDecoder(nn.Module):
         """[(B, C_i, H_i, W_i)] from large to small -> (B, out_channels, H_0, W_0)."""
         x = self.bottom(features[-1])
         for block, skip in zip(self.blocks, features[-2::-1], strict=True):
-            x = block(torch.cat([resize_like(x, skip, align_corners=self.align_corners), skip], dim=1))
+            x = block(
+                torch.cat([resize_like(x, skip, align_corners=self.align_corners), skip], dim=1)
+            )
         return x
 
 
 def decoder_widths(encoder: Encoder | ForeignEncoder) -> list[int]:
-    """Channels of a decoder's levels: those of the encoder's features, but half of the level below where that has none of its own.
+    """Channels of a decoder's levels: those of the encoder's features, but half of the level below
+    where that has none of its own.
 
     That is where feature 0 is the picture itself, or where an encoder skips a size.
     """
@@ -84,17 +89,35 @@ class ClassificationHead(nn.Sequential):
         classes: number of outputs.
         pooling: "avg" or "max".
         dropout: probability.
-        activation: None, a name ("sigmoid", "softmax", "logsoftmax", "tanh", "identity"), or a callable that makes a module.
+        activation: None, a name ("sigmoid", "softmax", "logsoftmax", "tanh", "identity"), or a
+            callable that makes a module.
     """
 
-    def __init__(self, in_channels: int, classes: int, *, pooling: str = "avg", dropout: float = 0.0, activation: str | Callable[[], nn.Module] | None = None):
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        *,
+        pooling: str = "avg",
+        dropout: float = 0.0,
+        activation: str | Callable[[], nn.Module] | None = None,
+    ):
         pools = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
         if pooling not in pools:
             raise ValueError(f"pooling must be 'avg' or 'max', got {pooling!r}")
         last = OUTPUT_ACTIVATIONS.get(activation, activation)
         if not callable(last):
-            raise ValueError(f"unknown activation {activation!r} (known: {', '.join(filter(None, OUTPUT_ACTIVATIONS))}, or a callable)")
-        super().__init__(pools[pooling](1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(in_channels, classes), last())
+            raise ValueError(
+                f"unknown activation {activation!r} (known:"
+                f" {', '.join(filter(None, OUTPUT_ACTIVATIONS))}, or a callable)"
+            )
+        super().__init__(
+            pools[pooling](1),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(in_channels, classes),
+            last(),
+        )
 
 
 class SegmentationModel(nn.Module, _Pretrained):
@@ -104,9 +127,10 @@ class SegmentationModel(nn.Module, _Pretrained):
         encoder: picture -> list of features, with `out_channels`.
         decoder: list of features -> one feature map of the picture's size, with `out_channels`.
         classes: number of logits a pixel.
-        head: what the decoder returns -> raw logits of the picture's size; a 1x1 convolution by default.
-        aux_params: keyword arguments of ClassificationHead (at least `classes`), as in segmentation_models.pytorch; with them
-            forward returns (masks, labels).
+        head: what the decoder returns -> raw logits of the picture's size; a 1x1 convolution by
+            default.
+        aux_params: keyword arguments of ClassificationHead (at least `classes`), as in
+            segmentation_models.pytorch; with them forward returns (masks, labels).
     """
 
     def __init__(
@@ -124,13 +148,21 @@ class SegmentationModel(nn.Module, _Pretrained):
         _check_aux_params(aux_params)
         self.encoder = encoder
         self.decoder = decoder
-        self.segmentation_head = nn.Conv2d(decoder.out_channels, classes, 1) if head is None else head
-        self.classification_head = None if aux_params is None else ClassificationHead(encoder.out_channels[-1], **aux_params)
+        self.segmentation_head = (
+            nn.Conv2d(decoder.out_channels, classes, 1) if head is None else head
+        )
+        self.classification_head = (
+            None
+            if aux_params is None
+            else ClassificationHead(encoder.out_channels[-1], **aux_params)
+        )
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor]:
-        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a classification head.
+        """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a
+        classification head.
 
-        A network with deep supervision returns a list of masks in training, the one that counts first.
+        A network with deep supervision returns a list of masks in training, the one that counts
+        first.
         """
         features = self.encoder(x)
         masks = self.segmentation_head(self.decoder(features))
@@ -141,9 +173,15 @@ class SegmentationModel(nn.Module, _Pretrained):
 
 def _check_aux_params(aux_params: dict[str, object] | None) -> None:
     """ValueError for a name that ClassificationHead does not take, or without `classes`."""
-    known = [name for name in inspect.signature(ClassificationHead.__init__).parameters if name not in ("self", "in_channels")]
+    known = [
+        name
+        for name in inspect.signature(ClassificationHead.__init__).parameters
+        if name not in ("self", "in_channels")
+    ]
     for name in aux_params or {}:
         if name not in known:
-            raise ValueError(f"aux_params has no {name!r}{nearest(name, known)} (it has: {', '.join(known)})")
+            raise ValueError(
+                f"aux_params has no {name!r}{nearest(name, known)} (it has: {', '.join(known)})"
+            )
     if aux_params is not None and "classes" not in aux_params:
         raise ValueError("aux_params needs `classes`, the number of labels")

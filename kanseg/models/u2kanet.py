@@ -1,4 +1,6 @@
-"""U2KANet: U-Nets inside a U-Net, with an output at every level (U2-Net, Qin et al. 2020, arXiv:2005.09007), for any convolution."""
+"""U2KANet: U-Nets inside a U-Net, with an output at every level (U2-Net, Qin et al. 2020,
+arXiv:2005.09007), for any convolution.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from kanseg.models.segmentation import MODELS, SegmentationModel
 
 
 class Plan(NamedTuple):
-    """Channels inside and behind the U-Nets of the two sides, level by level from the picture down, in multiples of the width."""
+    """Channels inside and behind the U-Nets of the two sides, level by level from the picture down,
+    in multiples of the width.
+    """
 
     down: tuple[tuple[float, float], ...]
     up: tuple[tuple[float, float], ...]
@@ -36,28 +40,59 @@ Level = Callable[..., nn.Module]
 def _level(conv: Conv, width: float, align_corners: bool) -> Level:
     """(level, in_channels, (inside, behind) in multiples of the width) -> the level's U-Net."""
 
-    def build(level: int, in_channels: int, multiples: tuple[float, float], stem: Conv | None = None) -> ResidualU:
+    def build(
+        level: int, in_channels: int, multiples: tuple[float, float], stem: Conv | None = None
+    ) -> ResidualU:
         mid_channels, out_channels = (scaled(width, m) for m in multiples)
         height, dilated = max(7 - level, 4), level >= DILATED_FROM
-        return ResidualU(in_channels, mid_channels, out_channels, height, conv=conv, stem=stem, dilated=dilated, align_corners=align_corners)
+        return ResidualU(
+            in_channels,
+            mid_channels,
+            out_channels,
+            height,
+            conv=conv,
+            stem=stem,
+            dilated=dilated,
+            align_corners=align_corners,
+        )
 
     return build
 
 
-def u2kanet_encoder(plan: Plan, in_channels: int, *, conv: Conv, stem: Conv, width: float = 16, depth: int = 5, align_corners: bool = False) -> Encoder:
-    """depth + 1 levels of small U-Nets, a maximum of 2x2 pixels before each but the first; `width` channels come out of the first."""
+def u2kanet_encoder(
+    plan: Plan,
+    in_channels: int,
+    *,
+    conv: Conv,
+    stem: Conv,
+    width: float = 16,
+    depth: int = 5,
+    align_corners: bool = False,
+) -> Encoder:
+    """depth + 1 levels of small U-Nets, a maximum of 2x2 pixels before each but the first; `width`
+    channels come out of the first.
+    """
     check_size(width, depth, deepest=5)
     build = _level(conv, width, align_corners)
     out_channels = [scaled(width, behind) for _, behind in plan.down[: depth + 1]]
-    deeper = [nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), build(i, out_channels[i - 1], plan.down[i])) for i in range(1, depth + 1)]
-    return Encoder([build(0, in_channels, plan.down[0], stem), *deeper], in_channels=in_channels, out_channels=out_channels)
+    deeper = [
+        nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), build(i, out_channels[i - 1], plan.down[i]))
+        for i in range(1, depth + 1)
+    ]
+    return Encoder(
+        [build(0, in_channels, plan.down[0], stem), *deeper],
+        in_channels=in_channels,
+        out_channels=out_channels,
+    )
 
 
 class NestedDecoder(nn.Module):
-    """Feature pyramid -> one feature map a level, from the picture's size down; the deepest is the encoder's own.
+    """Feature pyramid -> one feature map a level, from the picture's size down; the deepest is the
+    encoder's own.
 
     Args:
-        blocks: one a level but the deepest, from the picture down; block i reads the concatenation of map i + 1 and feature i.
+        blocks: one a level but the deepest, from the picture down; block i reads the concatenation
+            of map i + 1 and feature i.
         out_channels: channels of the maps.
     """
 
@@ -77,7 +112,8 @@ class NestedDecoder(nn.Module):
 class SideOutputs(nn.Module):
     """Logits of every map at the size of the first, and a 1x1 convolution that fuses them.
 
-    In training [fused, side 1, side 2, ...], for deep supervision; in evaluation fused alone. Each (B, classes, H, W), raw logits.
+    In training [fused, side 1, side 2, ...], for deep supervision; in evaluation fused alone. Each
+    (B, classes, H, W), raw logits.
 
     Attributes:
         always_sides: all of them in evaluation too.
@@ -108,16 +144,31 @@ def u2kanet(
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """Small U-Nets on both sides; in training the fused logits and those of each level, in evaluation the fused ones.
+    """Small U-Nets on both sides; in training the fused logits and those of each level, in
+    evaluation the fused ones.
 
     `align_corners` is that of the upsampling inside the blocks (torch-conv-kan: True).
     """
-    encoder = u2kanet_encoder(plan, in_channels, conv=conv, stem=stem, width=width, depth=depth, align_corners=align_corners)
+    encoder = u2kanet_encoder(
+        plan,
+        in_channels,
+        conv=conv,
+        stem=stem,
+        width=width,
+        depth=depth,
+        align_corners=align_corners,
+    )
     build = _level(conv, width, align_corners)
     channels = [*(scaled(width, behind) for _, behind in plan.up[:depth]), encoder.out_channels[-1]]
     blocks = [build(i, channels[i + 1] + encoder.out_channels[i], plan.up[i]) for i in range(depth)]
     decoder = NestedDecoder(blocks, out_channels=channels)
-    return SegmentationModel(encoder, decoder, head=SideOutputs(channels, classes), classes=classes, aux_params=aux_params)
+    return SegmentationModel(
+        encoder,
+        decoder,
+        head=SideOutputs(channels, classes),
+        classes=classes,
+        aux_params=aux_params,
+    )
 
 
 for _name, _plan in VARIANTS.items():

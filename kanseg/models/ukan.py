@@ -1,4 +1,6 @@
-"""UKAN: convolutions where the picture is large, token KAN blocks at the two deepest levels (U-KAN, Li et al. 2024, arXiv:2406.02918)."""
+"""UKAN: convolutions where the picture is large, token KAN blocks at the two deepest levels (U-KAN,
+Li et al. 2024, arXiv:2406.02918).
+"""
 
 from __future__ import annotations
 
@@ -12,24 +14,32 @@ from kanseg.layers.nested import resize_like
 from kanseg.layers.parts import ChannelNorm, DropPath
 from kanseg.models.segmentation import MODELS, SegmentationModel
 
-CONV_MULTIPLES = (1 / 8, 1 / 4, 1.0)  # channels of the levels of convolutions, in multiples of the width
+CONV_MULTIPLES = (
+    1 / 8,
+    1 / 4,
+    1.0,
+)  # channels of the levels of convolutions, in multiples of the width
 TOKEN_MULTIPLES = (1.25, 2.0)  # and of the levels of tokens
 Token = Callable[[int, int], nn.Module]
 
 
 class TokenKAN(nn.Module):
-    """Three maps of the tokens' channels, each followed by a depthwise convolution, added to the input: (B, C, H, W) -> the same shape.
+    """Three maps of the tokens' channels, each followed by a depthwise convolution, added to the
+    input: (B, C, H, W) -> the same shape.
 
     Args:
         channels: C.
-        token: (channels, channels) -> module, the same function of every pixel: a KAN convolution of 1x1, or a matrix.
+        token: (channels, channels) -> module, the same function of every pixel: a KAN convolution
+            of 1x1, or a matrix.
         drop_path: probability that a sample skips the block in training.
     """
 
     def __init__(self, channels: int, *, token: Token, drop_path: float = 0.0):
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.maps = nn.Sequential(*(nn.Sequential(token(channels, channels), _depthwise(channels)) for _ in range(3)))
+        self.maps = nn.Sequential(
+            *(nn.Sequential(token(channels, channels), _depthwise(channels)) for _ in range(3))
+        )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,11 +52,22 @@ def _depthwise(channels: int) -> nn.Sequential:
 
 
 def _tokens(channels: int, num_blocks: int, token: Token, drop_path: float) -> list[nn.Module]:
-    return [*(TokenKAN(channels, token=token, drop_path=drop_path) for _ in range(num_blocks)), ChannelNorm(channels)]
+    return [
+        *(TokenKAN(channels, token=token, drop_path=drop_path) for _ in range(num_blocks)),
+        ChannelNorm(channels),
+    ]
 
 
 def _token(conv: Conv, inner_channels: int | float | None, base_activation: str | None) -> Token:
-    return lambda a, b: conv(a, b, 1, norm=None, activation=None, inner_channels=inner_channels, base_activation=base_activation)
+    return lambda a, b: conv(
+        a,
+        b,
+        1,
+        norm=None,
+        activation=None,
+        inner_channels=inner_channels,
+        base_activation=base_activation,
+    )
 
 
 @ENCODERS.register("ukan")
@@ -63,12 +84,16 @@ def ukan_encoder(
     inner_channels: int | float | None = None,
     base_activation: str | None = "silu",
 ) -> Encoder:
-    """The picture itself, then levels of two plain convolutions and a maximum of 2x2 pixels, then levels of tokens.
+    """The picture itself, then levels of two plain convolutions and a maximum of 2x2 pixels, then
+    levels of tokens.
 
     The levels have width / 8, width / 4, width, 1.25 width and 2 width channels.
     """
     check_size(width, depth, deepest=5)
-    channels = [in_channels, *(scaled(width, m) for m in (*CONV_MULTIPLES, *TOKEN_MULTIPLES)[:depth])]
+    channels = [
+        in_channels,
+        *(scaled(width, m) for m in (*CONV_MULTIPLES, *TOKEN_MULTIPLES)[:depth]),
+    ]
     token = _token(conv, inner_channels, base_activation)
     stages: list[nn.Module] = [nn.Identity()]
     for i, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
@@ -76,20 +101,30 @@ def ukan_encoder(
             convs = [(stem if i == 0 else plain)(a, b, 3, padding=1), *conv_stack(plain, [b, b])]
             stages.append(nn.Sequential(*convs, nn.MaxPool2d(2, ceil_mode=True)))
         else:
-            stages.append(nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), ChannelNorm(b), *_tokens(b, num_blocks, token, drop_path)))
+            stages.append(
+                nn.Sequential(
+                    nn.Conv2d(a, b, 3, stride=2, padding=1),
+                    ChannelNorm(b),
+                    *_tokens(b, num_blocks, token, drop_path),
+                )
+            )
     return Encoder(stages, in_channels=in_channels, out_channels=channels)
 
 
 class AddingDecoder(nn.Module):
-    """Feature pyramid -> one feature map of the picture's size: a level's two convolutions, bilinear upsampling, the skip added, its refiner.
+    """Feature pyramid -> one feature map of the picture's size: a level's two convolutions,
+    bilinear upsampling, the skip added, its refiner.
 
     Args:
-        convs: one a level from the deepest up; the last one's output has the picture's size and no skip.
+        convs: one a level from the deepest up; the last one's output has the picture's size and no
+            skip.
         refiners: module after each sum, as many as there are skips.
         out_channels: of the last level.
     """
 
-    def __init__(self, convs: Sequence[nn.Module], refiners: Sequence[nn.Module], *, out_channels: int):
+    def __init__(
+        self, convs: Sequence[nn.Module], refiners: Sequence[nn.Module], *, out_channels: int
+    ):
         super().__init__()
         self.convs, self.refiners = nn.ModuleList(convs), nn.ModuleList(refiners)
         self.out_channels = out_channels
@@ -120,15 +155,29 @@ def ukan(
 ) -> SegmentationModel:
     """Plain convolutions around four levels of token blocks, two on each side; the skips are added.
 
-    The functions stand in the token blocks alone: with basis "none" these are perceptrons, U-KAN's own control arm.
+    The functions stand in the token blocks alone: with basis "none" these are perceptrons, U-KAN's
+    own control arm.
     """
-    options = {"num_blocks": num_blocks, "drop_path": drop_path, "inner_channels": inner_channels, "base_activation": base_activation}
-    encoder = ukan_encoder(in_channels, conv=conv, plain=plain, stem=stem, width=width, depth=depth, **options)
+    options = {
+        "num_blocks": num_blocks,
+        "drop_path": drop_path,
+        "inner_channels": inner_channels,
+        "base_activation": base_activation,
+    }
+    encoder = ukan_encoder(
+        in_channels, conv=conv, plain=plain, stem=stem, width=width, depth=depth, **options
+    )
     token = _token(conv, inner_channels, base_activation)
     levels = encoder.out_channels[:0:-1]  # from the deepest up, without the picture
-    convs = [conv_stack(plain, [a, a, b]) for a, b in zip(levels, [*levels[1:], levels[-1]], strict=True)]
+    convs = [
+        conv_stack(plain, [a, a, b]) for a, b in zip(levels, [*levels[1:], levels[-1]], strict=True)
+    ]
     refiners = [
-        nn.Sequential(*_tokens(c, num_blocks, token, drop_path)) if level >= len(CONV_MULTIPLES) else nn.Identity()
+        (
+            nn.Sequential(*_tokens(c, num_blocks, token, drop_path))
+            if level >= len(CONV_MULTIPLES)
+            else nn.Identity()
+        )
         for level, c in zip(range(depth - 1, 0, -1), levels[1:], strict=True)
     ]
     decoder = AddingDecoder(convs, refiners, out_channels=levels[-1])

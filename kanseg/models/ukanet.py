@@ -19,10 +19,25 @@ VARIANTS: dict[str, tuple[type[nn.Module], Sequence[int]]] = {
 
 
 def ukanet_encoder(
-    block: type[nn.Module], num_blocks: Sequence[int], in_channels: int, *, conv: Conv, stem: Conv, width: float = 16, depth: int = 3
+    block: type[nn.Module],
+    num_blocks: Sequence[int],
+    in_channels: int,
+    *,
+    conv: Conv,
+    stem: Conv,
+    width: float = 16,
+    depth: int = 3,
 ) -> Encoder:
     """UKANet's encoder: stem and depth + 1 residual stages."""
-    return residual_encoder(in_channels, stem=stem, block=partial(block, conv=conv), num_blocks=num_blocks, width=width, depth=depth, expansion=block.expansion)
+    return residual_encoder(
+        in_channels,
+        stem=stem,
+        block=partial(block, conv=conv),
+        num_blocks=num_blocks,
+        width=width,
+        depth=depth,
+        expansion=block.expansion,
+    )
 
 
 def ukanet(
@@ -39,12 +54,15 @@ def ukanet(
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual stage.
+    """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual
+    stage.
 
     Another `encoder` takes the place of UKANet's own and of all options for it.
     """
     if encoder is None:
-        encoder = ukanet_encoder(block, num_blocks, in_channels, conv=conv, stem=stem, width=width, depth=depth)
+        encoder = ukanet_encoder(
+            block, num_blocks, in_channels, conv=conv, stem=stem, width=width, depth=depth
+        )
     residual = partial(block, conv=conv)
     counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(encoder.depth + 1)]
     channels = decoder_widths(encoder)
@@ -54,7 +72,13 @@ def ukanet(
         return nn.Sequential(conv(in_channels, out_channels, 3, padding=1), *blocks)
 
     bottom = stage(residual, channels[-1], channels[-1], counts[-1])
-    decoder = UNetDecoder(encoder.out_channels, block=merge, bottom=bottom, widths=channels, align_corners=align_corners)
+    decoder = UNetDecoder(
+        encoder.out_channels,
+        block=merge,
+        bottom=bottom,
+        widths=channels,
+        align_corners=align_corners,
+    )
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)
 
 

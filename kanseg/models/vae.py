@@ -1,4 +1,6 @@
-"""A small variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114), and the classifier that reads its latent mean."""
+"""A small variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114), and the classifier
+that reads its latent mean.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,47 @@ from kanseg.layers.regularisation import penalty
 from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, picture_size
 from kanseg.models.flat import KAN
 
-# Of the Gaussian around a reconstruction. With 1 few latent values are worth their divergence: a KAN on detached features of the 8x8 digits
-# of scikit-learn, pixels from -1 to 1, reached an accuracy of .85 with 1, .94 with 0.3 and .92 with 0.1 (one run each).
+# Of the Gaussian around a reconstruction. With 1 few latent values are worth their divergence: a
+# KAN on detached features of the 8x8 digits of scikit-learn, pixels from -1 to 1, reached an
+# accuracy of .85 with 1, .94 with 0.3 and .92 with 0.1 (one run each).
 DEVIATION = 0.3
 
 
 def _gaussian(reconstruction: Tensor, x: Tensor, deviation: float) -> Tensor:
-    return 0.5 * ((reconstruction - x) / deviation).square() + 0.5 * math.log(2 * math.pi) + math.log(deviation)
+    return (
+        0.5 * ((reconstruction - x) / deviation).square()
+        + 0.5 * math.log(2 * math.pi)
+        + math.log(deviation)
+    )
 
 
 def _bernoulli(reconstruction: Tensor, x: Tensor, deviation: float) -> Tensor:
     if not torch.compiler.is_compiling() and x.numel() and (x.amin() < 0 or x.amax() > 1):
-        raise ValueError(f"likelihood 'bernoulli' needs pixels from 0 to 1, got {float(x.amin()):g} to {float(x.amax()):g}; use 'gaussian'")
+        raise ValueError(
+            f"likelihood 'bernoulli' needs pixels from 0 to 1, got {float(x.amin()):g} to"
+            f" {float(x.amax()):g}; use 'gaussian'"
+        )
     return F.binary_cross_entropy_with_logits(reconstruction, x, reduction="none")
 
 
 # name -> (reconstruction, pictures, deviation) -> minus the log likelihood of each value
-LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gaussian": _gaussian, "bernoulli": _bernoulli}
+LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gaussian": _gaussian,
+    "bernoulli": _bernoulli,
+}
 
 
-def vae_loss(reconstruction: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor, *, likelihood: str = "gaussian", deviation: float = DEVIATION) -> Tensor:
-    """Minus the evidence lower bound of each picture, in nats: (B,), in float32 at least (Kingma and Welling 2014, eq. 10).
+def vae_loss(
+    reconstruction: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    *,
+    likelihood: str = "gaussian",
+    deviation: float = DEVIATION,
+) -> Tensor:
+    """Minus the evidence lower bound of each picture, in nats: (B,), in float32 at least (Kingma
+    and Welling 2014, eq. 10).
 
     Args:
         reconstruction: (B, C, H, W); the mean of a Gaussian for "gaussian", logits for "bernoulli".
@@ -49,28 +71,38 @@ def vae_loss(reconstruction: Tensor, x: Tensor, mean: Tensor, log_variance: Tens
         ValueError: pixels outside 0 to 1 for "bernoulli".
     """
     with torch.autocast(x.device.type, enabled=False):
-        reconstruction, x, mean, log_variance = (at_least_float32(each) for each in (reconstruction, x, mean, log_variance))
+        reconstruction, x, mean, log_variance = (
+            at_least_float32(each) for each in (reconstruction, x, mean, log_variance)
+        )
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
-        return LIKELIHOODS[likelihood](reconstruction, x, deviation).flatten(1).sum(dim=1) + divergence
+        return (
+            LIKELIHOODS[likelihood](reconstruction, x, deviation).flatten(1).sum(dim=1) + divergence
+        )
 
 
 class VAE(nn.Module):
-    """Two convolutions of stride 2 and a linear layer to the latent space, and the way back: (B, C, H, W) -> reconstruction, mean, log variance.
+    """Two convolutions of stride 2 and a linear layer to the latent space, and the way back: (B, C,
+    H, W) -> reconstruction, mean, log variance.
 
-    The latent vector is drawn in training and is the mean in evaluation. A training forward leaves minus the evidence lower bound of the
-    batch, averaged over pictures and values (nats a value), in `elbo`; `Penalty(model, {"elbo": 1.0})` and `training.penalty` add it to
-    the loss. Averaged so, it has the size of a cross entropy for pictures of any size.
+    The latent vector is drawn in training and is the mean in evaluation. A training forward leaves
+    minus the evidence lower bound of the batch, averaged over pictures and values (nats a value),
+    in `elbo`; `Penalty(model, {"elbo": 1.0})` and `training.penalty` add it to the loss. Averaged
+    so, it has the size of a cross entropy for pictures of any size.
 
     Args:
         in_channels, image_size: of the pictures, (H, W).
         latent_dim: number of latent values L.
         width: channels of the first convolution, half those of the second.
-        likelihood: of the pixels, "gaussian" (for normalised pictures) or "bernoulli" (for pixels from 0 to 1).
-        deviation: of the Gaussian; the smaller, the more a good reconstruction counts against the divergence of the latent vector.
-        conv: the convolutions, (in_channels, out_channels, kernel_size, stride=, padding=) -> module; plain ones by default.
+        likelihood: of the pixels, "gaussian" (for normalised pictures) or "bernoulli" (for pixels
+            from 0 to 1).
+        deviation: of the Gaussian; the smaller, the more a good reconstruction counts against the
+            divergence of the latent vector.
+        conv: the convolutions, (in_channels, out_channels, kernel_size, stride=, padding=) ->
+            module; plain ones by default.
 
     Raises:
-        ValueError: an unknown likelihood, a latent_dim or width below 1, a deviation that is not positive.
+        ValueError: an unknown likelihood, a latent_dim or width below 1, a deviation that is not
+            positive.
     """
 
     def __init__(
@@ -87,7 +119,10 @@ class VAE(nn.Module):
         super().__init__()
         check_size(width, 2)
         if latent_dim < 1 or likelihood not in LIKELIHOODS:
-            raise ValueError(f"latent_dim must be at least 1 and likelihood one of {', '.join(LIKELIHOODS)}, got {latent_dim}, {likelihood!r}")
+            raise ValueError(
+                f"latent_dim must be at least 1 and likelihood one of {', '.join(LIKELIHOODS)}, got"
+                f" {latent_dim}, {likelihood!r}"
+            )
         if not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
         conv = kan_conv(basis="none") if conv is None else conv
@@ -96,7 +131,10 @@ class VAE(nn.Module):
         few, many = scaled(width, 1), scaled(width, 2)
         deep = (many, *quarter)
         self.encoder = nn.Sequential(
-            conv(in_channels, few, 3, stride=2, padding=1), conv(few, many, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(math.prod(deep), 2 * latent_dim)
+            conv(in_channels, few, 3, stride=2, padding=1),
+            conv(few, many, 3, stride=2, padding=1),
+            nn.Flatten(),
+            nn.Linear(math.prod(deep), 2 * latent_dim),
         )
         self.decoder = nn.Sequential(
             nn.Linear(latent_dim, math.prod(deep)),
@@ -123,7 +161,17 @@ class VAE(nn.Module):
         z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
         reconstruction = self.decode(z)
         if self.training and torch.is_grad_enabled():
-            self.elbo = vae_loss(reconstruction, x, mean, log_variance, likelihood=self.likelihood, deviation=self.deviation).mean() / x[0].numel()
+            self.elbo = (
+                vae_loss(
+                    reconstruction,
+                    x,
+                    mean,
+                    log_variance,
+                    likelihood=self.likelihood,
+                    deviation=self.deviation,
+                ).mean()
+                / x[0].numel()
+            )
         return reconstruction, mean, log_variance
 
     def __getstate__(self) -> dict[str, object]:
@@ -134,11 +182,13 @@ class VAE(nn.Module):
 class LatentMean(nn.Module):
     """The latent mean of a VAE as features: (B, C, H, W) -> (B, L).
 
-    In training the whole autoencoder runs, so that its `elbo` is there to be learned; in evaluation the encoder alone.
+    In training the whole autoencoder runs, so that its `elbo` is there to be learned; in evaluation
+    the encoder alone.
 
     Args:
         vae: the autoencoder.
-        detach: whether what reads the features leaves the autoencoder alone, which then learns from its `elbo` only.
+        detach: whether what reads the features leaves the autoencoder alone, which then learns from
+            its `elbo` only.
     """
 
     def __init__(self, vae: VAE, *, detach: bool = True):
@@ -165,15 +215,20 @@ def vae_kan(
     deviation: float = DEVIATION,
     detach: bool = True,
 ) -> FlatClassifier:
-    """A flat KAN on the latent mean of a small VAE (`net.front.vae`), which learns beside it: train with the penalty {"elbo": 1.0}.
+    """A flat KAN on the latent mean of a small VAE (`net.front.vae`), which learns beside it: train
+    with the penalty {"elbo": 1.0}.
 
-    With `detach` the labels do not reach the VAE: its features are those of the pictures alone, and without the penalty it would not learn
-    at all. Without, the cross entropy shapes them too.
+    With `detach` the labels do not reach the VAE: its features are those of the pictures alone, and
+    without the penalty it would not learn at all. Without, the cross entropy shapes them too.
     """
     size = picture_size(image_size, classes)
-    vae = VAE(in_channels, size, latent_dim, width, likelihood=likelihood, deviation=deviation, conv=plain)
+    vae = VAE(
+        in_channels, size, latent_dim, width, likelihood=likelihood, deviation=deviation, conv=plain
+    )
     head = KAN([latent_dim, *hidden, classes], linear=linear)
-    return FlatClassifier(LatentMean(vae, detach=detach), head, in_channels=in_channels, image_size=size)
+    return FlatClassifier(
+        LatentMean(vae, detach=detach), head, in_channels=in_channels, image_size=size
+    )
 
 
 def autoencoders(model: nn.Module) -> Iterator[nn.Module]:

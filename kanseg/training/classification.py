@@ -14,7 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from kanseg.checkpoint import DESCRIPTION, model_arguments, preprocess_from
-from kanseg.data import ClassificationDataset, ImageAugmentation, ImageSet, Mixer, Preprocess, channel_statistics, open_images
+from kanseg.data import (
+    ClassificationDataset,
+    ImageAugmentation,
+    ImageSet,
+    Mixer,
+    Preprocess,
+    channel_statistics,
+    open_images,
+)
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import measure
 from kanseg.losses import ClassificationLoss
@@ -23,7 +31,11 @@ from kanseg.metrics.classification import Classified
 from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
 from kanseg.registry import nearest
-from kanseg.training.classification_pictures import draw_confusion, draw_predictions, surest_mistakes
+from kanseg.training.classification_pictures import (
+    draw_confusion,
+    draw_predictions,
+    surest_mistakes,
+)
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -32,51 +44,91 @@ HEADLINE = ("top1", "top5", "mean_precision", "mean_recall", "mean_f1", "auc_ovr
 
 
 class ClassificationTask(Task):
-    """Labelled pictures; cross entropy; top-1, recall, F1, AUC; the confusion matrix and samples."""
+    """Labelled pictures; cross entropy; top-1, recall, F1, AUC; the confusion matrix and
+    samples.
+    """
 
     target = "label"
     monitors = HEADLINE
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self._measured: dict[str | None, dict[int, Classified]] = {}  # what was evaluated last under a title
+        self._measured: dict[
+            str | None, dict[int, Classified]
+        ] = {}  # what was evaluated last under a title
 
     def check(self) -> None:
-        settings, name, known = self.config.training, self.config.model.name, list_models("classification")
+        settings, name, known = (
+            self.config.training,
+            self.config.model.name,
+            list_models("classification"),
+        )
         if name not in known:
-            raise InputError(f"model.name: {name!r} is no classifier{nearest(name, known)} (known: {', '.join(known)})")
+            raise InputError(
+                f"model.name: {name!r} is no classifier{nearest(name, known)} (known:"
+                f" {', '.join(known)})"
+            )
         if not 0 <= settings.label_smoothing < 1 or min(settings.mixup, settings.cutmix) < 0:
             raise InputError(
-                "training.label_smoothing must be a share from 0 to below 1, training.mixup and training.cutmix at least 0, "
-                f"got {settings.label_smoothing}, {settings.mixup} and {settings.cutmix}"
+                "training.label_smoothing must be a share from 0 to below 1, training.mixup and"
+                f" training.cutmix at least 0, got {settings.label_smoothing}, {settings.mixup} and"
+                f" {settings.cutmix}"
             )
         ImageAugmentation(self.config.data.augment)
 
-    def model_arguments(self, classes: int = 10, image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-        model, given = self.config.model, {"in_channels": self.config.data.channels, "classes": classes}
+    def model_arguments(
+        self, classes: int = 10, image_size: tuple[int, int] | None = None
+    ) -> dict[str, Any]:
+        model, given = (
+            self.config.model,
+            {"in_channels": self.config.data.channels, "classes": classes},
+        )
         if model.name in CLASSIFIERS:
-            given["image_size"] = list(image_size or pair("data.resize", self.config.data.resize) or (8, 8))
+            given["image_size"] = list(
+                image_size or pair("data.resize", self.config.data.resize) or (8, 8)
+            )
         return model_arguments(model, **given)
 
     def open(self, *, checkpoint: Path | None, tell: Tell) -> ClassificationDataset:
         data = self.config.data
         splits = {role: getattr(data, role) for role in ("train", "val", "test")}
-        options = {"download": data.download, "val_share": data.val_share, "split_seed": data.split_seed, "limit": data.limit}
+        options = {
+            "download": data.download,
+            "val_share": data.val_share,
+            "split_seed": data.split_seed,
+            "limit": data.limit,
+        }
         images = open_images(data.root, data.format, **splits, **options, tell=tell)
         if self.config.training.monitor == "top5" and len(images.classes) < 6:
-            raise InputError(f"training.monitor top5 says nothing of {len(images.classes)} classes: monitor top1")
+            raise InputError(
+                f"training.monitor top5 says nothing of {len(images.classes)} classes: monitor top1"
+            )
         preprocess = self._preprocess(images, checkpoint)
         self.classes = images.classes
-        self.held_out = {role: ClassificationDataset(images.splits[role], images.classes, preprocess) for role in ("val", "test") if role in images.splits}
+        self.held_out = {
+            role: ClassificationDataset(images.splits[role], images.classes, preprocess)
+            for role in ("val", "test")
+            if role in images.splits
+        }
         self._train = ClassificationDataset(images.splits["train"], images.classes, preprocess)
         if not self._train.one_size and self.config.training.batch_size > 1:
-            raise InputError("the training pictures have different sizes: set data.resize to [height, width], or training.batch_size to 1")
+            raise InputError(
+                "the training pictures have different sizes: set data.resize to [height, width], or"
+                " training.batch_size to 1"
+            )
         augmentation = ImageAugmentation(data.augment) if data.augment else None
-        dataset = ClassificationDataset(images.splits["train"], images.classes, preprocess, augmentation=augmentation, seed=self.config.seed)
+        dataset = ClassificationDataset(
+            images.splits["train"],
+            images.classes,
+            preprocess,
+            augmentation=augmentation,
+            seed=self.config.seed,
+        )
         shapes = {tuple(dataset[(epoch, 0)]["image"].shape) for epoch in range(8)}
         if len(shapes) > 1:
             raise InputError(
-                f"the augmentation gives pictures of different sizes ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
+                "the augmentation gives pictures of different sizes"
+                f" ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
             )
         _, height, width = shapes.pop()
         self.description = {
@@ -86,22 +138,44 @@ class ClassificationTask(Task):
             "preprocess": asdict(preprocess),
         }
         settings = self.config.training
-        self._mixer = Mixer(settings.mixup, settings.cutmix, num_classes=len(images.classes)) if settings.mixup or settings.cutmix else None
+        self._mixer = (
+            Mixer(settings.mixup, settings.cutmix, num_classes=len(images.classes))
+            if settings.mixup or settings.cutmix
+            else None
+        )
         return dataset
 
     def _preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
         if checkpoint is not None:
-            return preprocess_from(json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))["preprocess"])
+            return preprocess_from(
+                json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))["preprocess"]
+            )
         data = self.config.data
         for name in ("mean", "std"):
             values = getattr(data, name)
-            if values is not None and (len(values) != data.channels or (name == "std" and min(values) <= 0)):
-                raise InputError(f"data.{name} must have {data.channels} {'positive ' if name == 'std' else ''}values, one a channel, got {values}")
+            if values is not None and (
+                len(values) != data.channels or (name == "std" and min(values) <= 0)
+            ):
+                raise InputError(
+                    f"data.{name} must have {data.channels}"
+                    f" {'positive ' if name == 'std' else ''}values, one a channel, got {values}"
+                )
         resize = pair("data.resize", data.resize)
         mean, std = channel_statistics(
-            images.splits["train"], Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation), at_most=4096
+            images.splits["train"],
+            Preprocess(
+                data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation
+            ),
+            at_most=4096,
         )
-        return Preprocess(data.channels, tuple(data.mean or mean), tuple(data.std or std), data.gamma, resize, data.interpolation)
+        return Preprocess(
+            data.channels,
+            tuple(data.mean or mean),
+            tuple(data.std or std),
+            data.gamma,
+            resize,
+            data.interpolation,
+        )
 
     def loss(self) -> Callable[[Any, Tensor], Tensor]:
         return ClassificationLoss(label_smoothing=self.config.training.label_smoothing)
@@ -109,10 +183,29 @@ class ClassificationTask(Task):
     def mix(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         return (images, target) if self._mixer is None else self._mixer(images, target, seed)
 
-    def evaluate(self, model: nn.Module, dataset: ClassificationDataset, accelerator: Accelerator, *, title: str) -> Scores:
+    def evaluate(
+        self,
+        model: nn.Module,
+        dataset: ClassificationDataset,
+        accelerator: Accelerator,
+        *,
+        title: str,
+    ) -> Scores:
         size = self.config.training.batch_size if dataset.one_size else 1
-        where = {"target": "label", "batch_size": size, "workers": self.config.data.workers, "title": title}
-        metrics = measure(model, dataset, accelerator, ClassificationMetrics(dataset.classes), lambda net, images: net(images), **where)
+        where = {
+            "target": "label",
+            "batch_size": size,
+            "workers": self.config.data.workers,
+            "title": title,
+        }
+        metrics = measure(
+            model,
+            dataset,
+            accelerator,
+            ClassificationMetrics(dataset.classes),
+            lambda net, images: net(images),
+            **where,
+        )
         self._measured[title] = metrics.by_picture
         return metrics.compute()
 
@@ -122,7 +215,9 @@ class ClassificationTask(Task):
     def table(self, scores: Scores) -> str:
         return f"{scores['pictures']} pictures\n{classification_table(scores)}"
 
-    def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
+    def draw(
+        self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
+    ) -> list[Path]:
         role = next((role for role in ("test", "val") if role in self.held_out), None)
         dataset = self._train if role is None else self.held_out[role]
         written = [] if role is None else [draw_confusion(results[role], run / "confusion.png")]
@@ -130,13 +225,30 @@ class ClassificationTask(Task):
         if count < 1:
             return written
         chosen = sorted({int(i) for i in np.linspace(0, len(dataset) - 1, count)})
-        known = {i: picture.probabilities for i, picture in self._measured.get(role, {}).items()} or _probabilities(model, dataset, chosen, device)
-        sheets = {"overview.png": chosen, "worst.png": surest_mistakes(self._measured.get(role, {}), max(count, MISTAKES))}
+        known = {
+            i: picture.probabilities for i, picture in self._measured.get(role, {}).items()
+        } or _probabilities(model, dataset, chosen, device)
+        sheets = {
+            "overview.png": chosen,
+            "worst.png": surest_mistakes(self._measured.get(role, {}), max(count, MISTAKES)),
+        }
         for name, indices in sheets.items():
             if indices:
-                pictures, labels = [dataset.source[i][0] for i in indices], [dataset.source[i][1] for i in indices]
+                pictures, labels = (
+                    [dataset.source[i][0] for i in indices],
+                    [dataset.source[i][1] for i in indices],
+                )
                 guesses = np.stack([known[i] for i in indices])
-                written.append(draw_predictions(pictures, labels, guesses.argmax(axis=1).tolist(), guesses, dataset.classes, run / name))
+                written.append(
+                    draw_predictions(
+                        pictures,
+                        labels,
+                        guesses.argmax(axis=1).tolist(),
+                        guesses,
+                        dataset.classes,
+                        run / name,
+                    )
+                )
         return written
 
     def names(self, indices: Iterable[int]) -> list[str]:
@@ -144,7 +256,16 @@ class ClassificationTask(Task):
 
 
 @torch.no_grad()
-def _probabilities(model: nn.Module, dataset: ClassificationDataset, indices: Iterable[int], device: torch.device) -> dict[int, np.ndarray]:
+def _probabilities(
+    model: nn.Module, dataset: ClassificationDataset, indices: Iterable[int], device: torch.device
+) -> dict[int, np.ndarray]:
     """Probabilities (N,) of some pictures, predicted one by one."""
     model.eval()
-    return {i: torch.softmax(model(dataset[i]["image"][None].to(device)).float(), dim=1)[0].cpu().numpy() for i in indices}
+    return {
+        i: (
+            torch.softmax(model(dataset[i]["image"][None].to(device)).float(), dim=1)[0]
+            .cpu()
+            .numpy()
+        )
+        for i in indices
+    }

@@ -9,12 +9,18 @@ from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.errors import InputError
 
 FLAGS = {
-    "resume": "Go on from the newest complete checkpoint in run_dir (without --config: with the settings stored there).",
+    "resume": (
+        "Go on from the newest complete checkpoint in run_dir (without --config: with the settings"
+        " stored there)."
+    ),
     "overwrite": "Delete what an earlier run left in run_dir.",
 }
 
 
-TOOLS = {Config: ("segmentation", "tools/train_seg.py"), ClassificationConfig: ("classification", "tools/train_cls.py")}
+TOOLS = {
+    Config: ("segmentation", "tools/train_seg.py"),
+    ClassificationConfig: ("classification", "tools/train_cls.py"),
+}
 
 
 def train_command(arguments: Sequence[str], *, kind: type, description: str) -> None:
@@ -31,9 +37,17 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
         _other_kind(arguments, kind)
         raise
     stored = Path(config.run_dir) / "config.yaml"
-    if flags["resume"] and stored.is_file() and not any(a == "--config" or a.startswith("--config=") for a in arguments):
-        config, flags = parse_config(["--config", str(stored), *arguments], description=description, flags=FLAGS, kind=kind)
-    from kanseg.training.run import train  # after parsing, so that --help and a misspelt key answer at once
+    if (
+        flags["resume"]
+        and stored.is_file()
+        and not any(a == "--config" or a.startswith("--config=") for a in arguments)
+    ):
+        config, flags = parse_config(
+            ["--config", str(stored), *arguments], description=description, flags=FLAGS, kind=kind
+        )
+    from kanseg.training.run import (
+        train,
+    )  # after parsing, so that --help and a misspelt key answer at once
 
     train(config, **flags)
 

@@ -10,12 +10,23 @@ from pathlib import Path
 
 from kanseg.config import Config, write_text
 from kanseg.errors import InputError
-from kanseg.training.comparison import chosen, is_finished, match_arms, read_arms, run_arms, run_folder
+from kanseg.training.comparison import (
+    chosen,
+    is_finished,
+    match_arms,
+    read_arms,
+    run_arms,
+    run_folder,
+)
 
-EPILOG = "Every setting of the experiment can be given as --section.key value, for all arms; tools/train_seg.py --help lists them."
+EPILOG = (
+    "Every setting of the experiment can be given as --section.key value, for all arms;"
+    " tools/train_seg.py --help lists them."
+)
 NOTE = (
-    "Mean ± standard deviation over the seeds of the mean over the {split} pictures. Difference, its bootstrap interval, Wilcoxon's signed-rank p (Holm's\n"
-    "correction for the number of arms) and the number of pictures that are better: picture by picture, the seeds averaged first."
+    "Mean ± standard deviation over the seeds of the mean over the {split} pictures. Difference,"
+    " its bootstrap interval, Wilcoxon's signed-rank p (Holm's\ncorrection for the number of arms)"
+    " and the number of pictures that are better: picture by picture, the seeds averaged first."
 )
 
 
@@ -25,27 +36,77 @@ def comparison_command(argv: Sequence[str], *, description: str) -> None:
     Raises:
         InputError: settings, arms or folders that cannot be used.
     """
-    parser = argparse.ArgumentParser(description=description, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--config", nargs="+", required=True, help="the experiment; several are an arm each")
-    parser.add_argument("--bases", type=_words, default=[], help="comma-separated bases, an arm each, such as gram,bspline,none")
-    parser.add_argument("--arms", help="YAML of `arm: {section.key: value}`, for arms that differ in something else")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="comma-separated (default: 0,1,2)")
-    parser.add_argument(
-        "--match", choices=("params", "macs", "none"), default="params", help="what all arms have equally much of, within 2 %% (default: params)"
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--reference", help="the arm whose width is kept; those of the others are solved (default: the first)")
-    parser.add_argument("--control", help="the arm that the others are compared with (default: none, the plain convolutions, or else the first)")
-    parser.add_argument("--score", help="a column of scores_SPLIT.csv (default: IoU of the foreground, of several classes mean/iou)")
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="the experiment; several are an arm each"
+    )
+    parser.add_argument(
+        "--bases",
+        type=_words,
+        default=[],
+        help="comma-separated bases, an arm each, such as gram,bspline,none",
+    )
+    parser.add_argument(
+        "--arms", help="YAML of `arm: {section.key: value}`, for arms that differ in something else"
+    )
+    parser.add_argument(
+        "--seeds", type=_numbers, default=[0, 1, 2], help="comma-separated (default: 0,1,2)"
+    )
+    parser.add_argument(
+        "--match",
+        choices=("params", "macs", "none"),
+        default="params",
+        help="what all arms have equally much of, within 2 %% (default: params)",
+    )
+    parser.add_argument(
+        "--reference",
+        help="the arm whose width is kept; those of the others are solved (default: the first)",
+    )
+    parser.add_argument(
+        "--control",
+        help=(
+            "the arm that the others are compared with (default: none, the plain convolutions, or"
+            " else the first)"
+        ),
+    )
+    parser.add_argument(
+        "--score",
+        help=(
+            "a column of scores_SPLIT.csv (default: IoU of the foreground, of several classes"
+            " mean/iou)"
+        ),
+    )
     parser.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the runs, table.md, table.json, comparison.png and examples.png")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for the runs, table.md, table.json, comparison.png and examples.png",
+    )
     arguments, rest = parser.parse_known_args(argv)
-    arms = read_arms(arguments.config, bases=arguments.bases, arms_file=arguments.arms, settings=rest)
+    arms = read_arms(
+        arguments.config, bases=arguments.bases, arms_file=arguments.arms, settings=rest
+    )
     reference = chosen(arguments.reference, arms, "--reference") or next(iter(arms))
-    control = chosen(arguments.control, arms, "--control") or ("none" if "none" in arms else reference)
+    control = chosen(arguments.control, arms, "--control") or (
+        "none" if "none" in arms else reference
+    )
     if arguments.match != "none":
         arms = match_arms(arms, reference, arguments.match)
     run_arms(arms, arguments.seeds, arguments.output)
-    finish(arms, arguments.seeds, arguments.output, control=control, split=arguments.split, score=arguments.score)
+    finish(
+        arms,
+        arguments.seeds,
+        arguments.output,
+        control=control,
+        split=arguments.split,
+        score=arguments.score,
+    )
 
 
 def finish(
@@ -63,22 +124,45 @@ def finish(
     from kanseg.training.comparison_results import comparison_rows, comparison_table, read_arm
 
     folders = {name: {seed: run_folder(output, name, seed) for seed in seeds} for name in arms}
-    done = {name: {seed: run for seed, run in runs.items() if is_finished(run, _of_run(arms[name], seed, run))} for name, runs in folders.items()}
-    missing = [str(run) for name, runs in folders.items() for seed, run in runs.items() if seed not in done[name]]
+    done = {
+        name: {
+            seed: run
+            for seed, run in runs.items()
+            if is_finished(run, _of_run(arms[name], seed, run))
+        }
+        for name, runs in folders.items()
+    }
+    missing = [
+        str(run)
+        for name, runs in folders.items()
+        for seed, run in runs.items()
+        if seed not in done[name]
+    ]
     if missing:
         tell(f"compare: not finished yet: {', '.join(missing)}")
     if not all(done.values()):
         return []
-    score = score or default_score(next(run for runs in done.values() for run in runs.values()), split)
+    score = score or default_score(
+        next(run for runs in done.values() for run in runs.values()), split
+    )
     scores = {name: read_arm(runs, split, score) for name, runs in done.items()}
     rows = comparison_rows(scores, control)
     text = f"{comparison_table(rows, score=score)}\n\n{NOTE.format(split=split)}"
     write_text(output / "table.md", text + "\n")
-    write_text(output / "table.json", json.dumps({"score": score, "split": split, "rows": rows}, indent=1) + "\n")
+    write_text(
+        output / "table.json",
+        json.dumps({"score": score, "split": split, "rows": rows}, indent=1) + "\n",
+    )
     tell(f"\n{text}\n")
-    written = [output / "table.md", output / "table.json", draw_comparison(scores, control, output / "comparison.png", score=score)]
+    written = [
+        output / "table.md",
+        output / "table.json",
+        draw_comparison(scores, control, output / "comparison.png", score=score),
+    ]
     shown = {name: next(iter(runs.values())) for name, runs in done.items()}
-    examples = draw_examples(next(iter(arms.values())), shown, scores, output / "examples.png", split=split)
+    examples = draw_examples(
+        next(iter(arms.values())), shown, scores, output / "examples.png", split=split
+    )
     written += [examples] if examples is not None else []
     tell(f"compare: {', '.join(map(str, written))}")
     return written
@@ -88,7 +172,10 @@ def default_score(run: Path, split: str) -> str:
     """IoU of the foreground where there are two classes, else the mean over the classes."""
     scores = json.loads((run / "metrics.json").read_text(encoding="utf-8")).get(split)
     if scores is None:
-        raise InputError(f"{run} has no scores on {split}; name a split that the experiment measures with --split")
+        raise InputError(
+            f"{run} has no scores on {split}; name a split that the experiment measures with"
+            " --split"
+        )
     labels = list(scores["classes"])
     return f"{labels[1]}/iou" if len(labels) == 2 else "mean/iou"
 

@@ -18,7 +18,9 @@ EXAMPLES = 6
 
 
 def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, score: str) -> Path:
-    """Left the mean over pictures of every seed; right how each test picture differs from the control, with the interval of the mean."""
+    """Left the mean over pictures of every seed; right how each test picture differs from the
+    control, with the interval of the mean.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,20 +28,38 @@ def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, 
 
     others = [name for name in arms if name != control]
     names = [control, *others]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 1.6 + 0.55 * len(arms)), layout="constrained", width_ratios=(2, 3))
+    figure, (left, right) = pyplot.subplots(
+        1, 2, figsize=(11, 1.6 + 0.55 * len(arms)), layout="constrained", width_ratios=(2, 3)
+    )
     for place, name in enumerate(names):
         seeds, colour = arms[name].by_seed, "tab:gray" if name == control else f"C{place - 1}"
         left.plot(seeds, [place] * len(seeds), "o", color=colour, alpha=0.6)
         left.plot([seeds.mean()], [place], "|", color="black", markersize=18, markeredgewidth=2)
-    left.set(yticks=range(len(names)), yticklabels=names, xlabel=f"{score}, mean over pictures", title="every seed (dot) and their mean (bar)")
+    left.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        xlabel=f"{score}, mean over pictures",
+        title="every seed (dot) and their mean (bar)",
+    )
     spread = np.random.default_rng(0)
     for place, name in enumerate(others):
         found = difference(arms[name], arms[control])
-        right.plot(found.values, place + spread.uniform(-0.18, 0.18, len(found.values)), ".", color=f"C{place}", alpha=0.4)
+        right.plot(
+            found.values,
+            place + spread.uniform(-0.18, 0.18, len(found.values)),
+            ".",
+            color=f"C{place}",
+            alpha=0.4,
+        )
         right.plot([found.low, found.high], [place, place], color="black", linewidth=3)
         right.plot([found.mean], [place], "o", color="black", markersize=6)
     right.axvline(0, color="tab:gray", linewidth=1)
-    right.set(yticks=range(len(others)), yticklabels=others, ylim=(-0.6, len(others) - 0.4), xlabel=f"{score} minus that of {control}")
+    right.set(
+        yticks=range(len(others)),
+        yticklabels=others,
+        ylim=(-0.6, len(others) - 0.4),
+        xlabel=f"{score} minus that of {control}",
+    )
     right.set_title("every test picture (dot), mean and its 95 % interval (black)")
     for axis in (left, right):
         axis.invert_yaxis()
@@ -51,8 +71,16 @@ def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, 
     return path
 
 
-def draw_examples(config: Config, runs: Mapping[str, Path], arms: Mapping[str, ArmScores], path: Path, *, split: str) -> Path | None:
-    """The test pictures on which the arms differ most: image, truth, and where each arm errs, with its score there; None where no score is defined.
+def draw_examples(
+    config: Config,
+    runs: Mapping[str, Path],
+    arms: Mapping[str, ArmScores],
+    path: Path,
+    *,
+    split: str,
+) -> Path | None:
+    """The test pictures on which the arms differ most: image, truth, and where each arm errs, with
+    its score there; None where no score is defined.
 
     Args:
         config: of one of the runs, for the data.
@@ -74,9 +102,17 @@ def draw_examples(config: Config, runs: Mapping[str, Path], arms: Mapping[str, A
     for run in runs.values():
         predictor = Predictor.from_checkpoint(run)
         dataset = SegmentationDataset(samples, folder.info, predictor.preprocess)
-        shown = predicted_cells(predictor.model, dataset, range(len(samples)), tile=predictor.tile, device=predictor.device)
+        shown = predicted_cells(
+            predictor.model,
+            dataset,
+            range(len(samples)),
+            tile=predictor.tile,
+            device=predictor.device,
+        )
         for row, (image, truth, _, error, *_) in shown.items():
             cells[row] += [error] if cells[row] else [image, truth, error]
-    titles = [f"{names[i]}: " + ", ".join(f"{name} {first[name][i]:.3f}" for name in runs) for i in chosen]
+    titles = [
+        f"{names[i]}: " + ", ".join(f"{name} {first[name][i]:.3f}" for name in runs) for i in chosen
+    ]
     key = legend(folder.info.classes, folder.info.colours, sides=len(folder.info.classes) <= 2)
     return write_png(path, comparison_sheet(cells, ["image", "truth", *runs], titles, legend=key))

@@ -16,7 +16,18 @@ from kanseg.registry import nearest
 from kanseg.tables import markdown
 
 DRAWS = 10_000  # of the bootstrap
-HEADERS = ("arm", "parameters", "multiply-adds", "CPU s", "seeds", "{score}", "minus {control}", "95 % interval", "p", "better in")
+HEADERS = (
+    "arm",
+    "parameters",
+    "multiply-adds",
+    "CPU s",
+    "seeds",
+    "{score}",
+    "minus {control}",
+    "95 % interval",
+    "p",
+    "better in",
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,8 @@ class Difference:
     """An arm minus the control, picture by picture.
 
     Args:
-        values: (pictures,) differences of the means over seeds, without pictures whose score is undefined in one of the two.
+        values: (pictures,) differences of the means over seeds, without pictures whose score is
+            undefined in one of the two.
         mean: of them.
         low, high: 95 % bootstrap interval of the mean.
         p: of Wilcoxon's signed-rank test, two-sided.
@@ -77,27 +89,43 @@ def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
     names = next(iter(tables.values())).keys()
     for seed, table in tables.items():
         if table.keys() != names:
-            raise InputError(f"{runs[seed]}: its scores_{split}.csv is of other pictures than those of the other seeds")
-    metrics = {seed: json.loads((run / "metrics.json").read_text(encoding="utf-8")) for seed, run in runs.items()}
-    return ArmScores(metrics, np.array([[table[name] for name in names] for table in tables.values()]), tuple(names))
+            raise InputError(
+                f"{runs[seed]}: its scores_{split}.csv is of other pictures than those of the other"
+                " seeds"
+            )
+    metrics = {
+        seed: json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        for seed, run in runs.items()
+    }
+    return ArmScores(
+        metrics,
+        np.array([[table[name] for name in names] for table in tables.values()]),
+        tuple(names),
+    )
 
 
 def read_pictures(path: Path, score: str) -> dict[str, float]:
     """Name of a picture -> its score, of a table that a run wrote."""
     if not path.is_file():
-        raise InputError(f"{path} is missing; `python tools/evaluate.py --checkpoint {path.parent} --csv {path}` writes it")
+        raise InputError(
+            f"{path} is missing; `python tools/evaluate.py --checkpoint {path.parent} --csv {path}`"
+            " writes it"
+        )
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = [key for key in (rows[0] if rows else {}) if key != "name"]
     if score not in columns:
-        raise InputError(f"{path}: no score {score!r}{nearest(score, columns)} (there are: {', '.join(columns)})")
+        raise InputError(
+            f"{path}: no score {score!r}{nearest(score, columns)} (there are: {', '.join(columns)})"
+        )
     return {row["name"]: float(row[score]) if row[score] else float("nan") for row in rows}
 
 
 def difference(arm: ArmScores, control: ArmScores, *, seed: int = 0) -> Difference:
     """An arm minus the control on the same pictures; NaN throughout where no picture is left.
 
-    The pictures are the sample: seeds are averaged first, since runs on the same pictures are not independent.
+    The pictures are the sample: seeds are averaged first, since runs on the same pictures are not
+    independent.
 
     Args:
         arm, control: of the same pictures.
@@ -107,7 +135,10 @@ def difference(arm: ArmScores, control: ArmScores, *, seed: int = 0) -> Differen
         InputError: other pictures.
     """
     if arm.names != control.names:
-        raise InputError("the arms were tested on different pictures, so that nothing can be compared picture by picture")
+        raise InputError(
+            "the arms were tested on different pictures, so that nothing can be compared picture by"
+            " picture"
+        )
     values = arm.by_picture - control.by_picture
     values = values[~np.isnan(values)]
     if not len(values):
@@ -121,7 +152,9 @@ def difference(arm: ArmScores, control: ArmScores, *, seed: int = 0) -> Differen
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values corrected for their number (Holm 1979): as many tests as there are arms make a small p more likely by chance."""
+    """p-values corrected for their number (Holm 1979): as many tests as there are arms make a small
+    p more likely by chance.
+    """
     p = np.asarray(p, dtype=float)
     order = np.argsort(p)
     corrected = np.empty_like(p)
@@ -130,7 +163,9 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def comparison_rows(arms: Mapping[str, ArmScores], control: str) -> list[dict[str, Any]]:
-    """A row for each arm, the control first: size, cost, mean and standard deviation over seeds, and the difference to the control."""
+    """A row for each arm, the control first: size, cost, mean and standard deviation over seeds,
+    and the difference to the control.
+    """
     others = [name for name in arms if name != control]
     differences = {name: difference(arms[name], arms[control]) for name in others}
     corrected = dict(zip(others, holm([differences[name].p for name in others]), strict=True))
@@ -138,12 +173,29 @@ def comparison_rows(arms: Mapping[str, ArmScores], control: str) -> list[dict[st
     for name in [control, *others]:
         arm = arms[name]
         first = next(iter(arm.runs.values()))
-        row: dict[str, Any] = {"arm": name, "parameters": first["parameters"], "multiply_adds": first["multiply_adds"], "seeds": list(arm.runs)}
-        row |= {"cpu_seconds": float(np.mean([run["cpu_seconds"] for run in arm.runs.values()])), "by_seed": arm.by_seed.tolist()}
-        row |= {"mean": float(arm.by_seed.mean()), "std": float(arm.by_seed.std(ddof=1)) if len(arm.runs) > 1 else float("nan")}
+        row: dict[str, Any] = {
+            "arm": name,
+            "parameters": first["parameters"],
+            "multiply_adds": first["multiply_adds"],
+            "seeds": list(arm.runs),
+        }
+        row |= {
+            "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in arm.runs.values()])),
+            "by_seed": arm.by_seed.tolist(),
+        }
+        row |= {
+            "mean": float(arm.by_seed.mean()),
+            "std": float(arm.by_seed.std(ddof=1)) if len(arm.runs) > 1 else float("nan"),
+        }
         if name in differences:
             found = differences[name]
-            row |= {"difference": found.mean, "low": found.low, "high": found.high, "p": float(corrected[name]), "pictures": len(found.values)}
+            row |= {
+                "difference": found.mean,
+                "low": found.low,
+                "high": found.high,
+                "p": float(corrected[name]),
+                "pictures": len(found.values),
+            }
             row |= {"better_in": int((found.values > 0).sum())}
         rows.append(row)
     return rows
@@ -168,7 +220,13 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if "difference" not in row:
         return [*cells, "", "", "", ""]
     interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-    return [*cells, f"{row['difference']:+.4f}", interval, _p(row["p"]), f"{row['better_in']} of {row['pictures']}"]
+    return [
+        *cells,
+        f"{row['difference']:+.4f}",
+        interval,
+        _p(row["p"]),
+        f"{row['better_in']} of {row['pictures']}",
+    ]
 
 
 def _p(value: float) -> str:

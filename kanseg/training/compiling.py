@@ -12,14 +12,19 @@ from torch import nn
 from kanseg.errors import InputError
 
 BACKEND = "inductor"
-COMPILERS = {"darwin": "clang++", "win32": "cl"}  # what inductor calls where CXX is not set; g++ elsewhere
+COMPILERS = {
+    "darwin": "clang++",
+    "win32": "cl",
+}  # what inductor calls where CXX is not set; g++ elsewhere
 
 
 def compile_networks(*networks: nn.Module, device: torch.device) -> None:
-    """Compile networks in place: they stay the same objects, and so do the names in their state dicts.
+    """Compile networks in place: they stay the same objects, and so do the names in their state
+    dicts.
 
-    Sizes are taken as constant until a second one comes, and as variable then (torch's default): the last, smaller batch of an epoch and pictures of
-    other sizes cost one more compilation, not one each.
+    Sizes are taken as constant until a second one comes, and as variable then (torch's default):
+    the last, smaller batch of an epoch and pictures of other sizes cost one more compilation, not
+    one each.
 
     Raises:
         InputError: nothing can be compiled here.
@@ -27,11 +32,17 @@ def compile_networks(*networks: nn.Module, device: torch.device) -> None:
     if BACKEND == "inductor" and device.type == "cpu":
         compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
         if shutil.which(compiler) is None:
-            raise InputError(f"training.compile needs a C++ compiler on the CPU, and there is no {compiler!r}: install one, set CXX, or leave compile out")
+            raise InputError(
+                f"training.compile needs a C++ compiler on the CPU, and there is no {compiler!r}:"
+                " install one, set CXX, or leave compile out"
+            )
     try:
         torch.compile(_probe, backend=BACKEND)(torch.ones(8, device=device))
     except (RuntimeError, OSError) as error:  # what the compilers have to say
-        raise InputError(f"training.compile: torch.compile does not work here ({' '.join(str(error).split())[:300]}); leave compile out") from None
+        raise InputError(
+            "training.compile: torch.compile does not work here"
+            f" ({' '.join(str(error).split())[:300]}); leave compile out"
+        ) from None
     for network in networks:
         network.compile(backend=BACKEND)
 

@@ -14,9 +14,10 @@ RISE = 10  # the decay of update t is (1 + t) / (RISE + t) at most
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of the network whose `update_parameters(model)` moves it towards the weights of now.
 
-    The first update copies; update t then keeps the share min(decay, (1 + t) / (10 + t)) of the average, so that the average of a short run is
-    not mostly made of weights that were hardly trained. Buffers of floats, the running statistics of batch norms, are averaged as the weights are, to
-    which they belong; others (counters) are copied.
+    The first update copies; update t then keeps the share min(decay, (1 + t) / (10 + t)) of the
+    average, so that the average of a short run is not mostly made of weights that were hardly
+    trained. Buffers of floats, the running statistics of batch norms, are averaged as the weights
+    are, to which they belong; others (counters) are copied.
 
     Args:
         model: not wrapped and not compiled.

@@ -1,4 +1,6 @@
-"""Figures of matplotlib as files: no window system is needed, and matplotlib's own state is left as it is."""
+"""Figures of matplotlib as files: no window system is needed, and matplotlib's own state is left as
+it is.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,17 @@ from kanseg.training.fonts import families
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write a `matplotlib.figure.Figure` as a PNG, whole or not at all; it grows to what is drawn, however long the names are."""
+    """Write a `matplotlib.figure.Figure` as a PNG, whole or not at all; it grows to what is drawn,
+    however long the names are.
+    """
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
         text.set_fontfamily(families())
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():  # one a letter and line that no font has; they are drawn as boxes
+        with (
+            warnings.catch_warnings()
+        ):  # one a letter and line that no font has; they are drawn as boxes
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             figure.savefig(temporary, dpi=110, format="png", bbox_inches="tight", pad_inches=0.15)
         temporary.replace(path)

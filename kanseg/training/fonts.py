@@ -1,4 +1,6 @@
-"""Fonts that have the letters of what is written: DejaVu Sans, which comes with matplotlib, or an installed one with Chinese, Japanese and Korean."""
+"""Fonts that have the letters of what is written: DejaVu Sans, which comes with matplotlib, or an
+installed one with Chinese, Japanese and Korean.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from pathlib import Path
 from PIL import ImageFont
 
 WIDE = (  # families with Chinese letters, as systems have them
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *(
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Noto Sans SC",
+        "Source Han Sans SC",
+        "WenQuanYi Micro Hei",
+        "WenQuanYi Zen Hei",
+    ),
     *("Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
 )
 
@@ -23,10 +32,18 @@ def families() -> list[str]:
 
 
 def font_for(text: str, size: int = 14) -> ImageFont.FreeTypeFont:
-    """The first font that has all letters of the text; DejaVu Sans, which draws boxes for the missing ones, where none has."""
+    """The first font that has all letters of the text; DejaVu Sans, which draws boxes for the
+    missing ones, where none has.
+    """
     if text.isascii():
         return _font("DejaVu Sans", size)
-    return _font(next((name for name in families() if {ord(letter) for letter in text} <= _letters(name)), "DejaVu Sans"), size)
+    return _font(
+        next(
+            (name for name in families() if {ord(letter) for letter in text} <= _letters(name)),
+            "DejaVu Sans",
+        ),
+        size,
+    )
 
 
 @cache

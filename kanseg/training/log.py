@@ -15,18 +15,28 @@ from kanseg.training.trackers import Tracker, shrunk
 
 
 class RunLog:
-    """Appends JSON lines to `log.jsonl`, and passes numbers and pictures to trackers; silent on all processes but the first.
+    """Appends JSON lines to `log.jsonl`, and passes numbers and pictures to trackers; silent on all
+    processes but the first.
 
-    The lines hold no times, so that an interrupted and resumed run writes the same file as one that was not.
+    The lines hold no times, so that an interrupted and resumed run writes the same file as one that
+    was not.
 
     Args:
         run: folder of the run.
         active: whether this process writes.
         trackers: that are told too, of the active process.
-        keep_bytes: length to which an existing log is cut (what the resumed checkpoint had seen); None for a new log.
+        keep_bytes: length to which an existing log is cut (what the resumed checkpoint had seen);
+            None for a new log.
     """
 
-    def __init__(self, run: Path, *, active: bool, trackers: Sequence[Tracker] = (), keep_bytes: int | None = None):
+    def __init__(
+        self,
+        run: Path,
+        *,
+        active: bool,
+        trackers: Sequence[Tracker] = (),
+        keep_bytes: int | None = None,
+    ):
         self.path = run / "log.jsonl"
         self.active = active
         self._trackers = tuple(trackers) if active else ()
@@ -73,7 +83,9 @@ class RunLog:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All lines of a log.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -91,5 +103,10 @@ def _scalars(entry: dict[str, Any], prefix: str = ""):
     for key, value in entry.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and key not in ("step", "epoch") and math.isfinite(value):
+        elif (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and key not in ("step", "epoch")
+            and math.isfinite(value)
+        ):
             yield prefix + key, value

@@ -25,7 +25,9 @@ from kanseg.training.trial import forward
 
 
 def fit(training: Training) -> None:
-    """Train to the last epoch, or until `training.patience` is over. On SIGTERM: finish the step, save, and leave with exit status 143."""
+    """Train to the last epoch, or until `training.patience` is over. On SIGTERM: finish the step,
+    save, and leave with exit status 143.
+    """
     previous = signal.signal(signal.SIGTERM, lambda *_: setattr(training, "stop_requested", True))
     try:
         while not training.finished:
@@ -40,8 +42,9 @@ def fit(training: Training) -> None:
                 training.watch(entry)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"out of memory on {training.accelerator.device} with batches of {training.config.training.batch_size}: "
-            f"take a smaller training.batch_size, or training.find_batch_size: true ({str(error).splitlines()[0][:100]})"
+            f"out of memory on {training.accelerator.device} with batches of"
+            f" {training.config.training.batch_size}: take a smaller training.batch_size, or"
+            f" training.find_batch_size: true ({str(error).splitlines()[0][:100]})"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -53,7 +56,12 @@ def train_epoch(training: Training) -> None:
     training.model.train()
     training.plan.go_to(progress.epoch, progress.batch)
     steps = -(-len(training.plan) // settings.accumulate)
-    bar = tqdm(total=steps, desc=f"epoch {progress.epoch + 1}/{settings.epochs}", leave=False, disable=None if training.accelerator.is_main_process else True)
+    bar = tqdm(
+        total=steps,
+        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
+        leave=False,
+        disable=None if training.accelerator.is_main_process else True,
+    )
     for group in _groups(told_by_workers(training.loader), settings.accumulate):
         lr = training.rates.set(progress.step, progress.stand)
         loss = train_step(training, group)
@@ -66,7 +74,9 @@ def train_epoch(training: Training) -> None:
         bar.update()
         bar.set_postfix(loss=f"{progress.loss_sum / progress.loss_count:.4f}")
         if settings.log_every and progress.step % settings.log_every == 0:
-            training.log.write({"step": progress.step, "epoch": progress.epoch + 1, "loss": loss, "lr": lr})
+            training.log.write(
+                {"step": progress.step, "epoch": progress.epoch + 1, "loss": loss, "lr": lr}
+            )
         if _asked_to_stop(training):
             save(training)
             raise SystemExit(143)
@@ -76,7 +86,9 @@ def train_epoch(training: Training) -> None:
 
 
 def _asked_to_stop(training: Training) -> bool:
-    """Whether a process of the run has got a SIGTERM; all of them must leave after the same step."""
+    """Whether a process of the run has got a SIGTERM; all of them must leave after the
+    same step.
+    """
     if training.accelerator.num_processes == 1:
         return training.stop_requested
     flag = torch.tensor(int(training.stop_requested), device=training.accelerator.device)
@@ -87,7 +99,9 @@ def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
     """One optimiser step over the gradients of all batches of the group; the mean loss."""
     if training.closures:
         losses: list[float] = []
-        training.optimizer.step(lambda: losses.append(_of_all(training, _gradients(training, group))) or losses[-1])
+        training.optimizer.step(
+            lambda: losses.append(_of_all(training, _gradients(training, group))) or losses[-1]
+        )
         return losses[0]
     total = _gradients(training, group)
     training.optimizer.step()
@@ -95,14 +109,20 @@ def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
 
 
 def _of_all(training: Training, loss: float) -> float:
-    """The mean over the processes: a line search by the losses of each would take the processes apart."""
+    """The mean over the processes: a line search by the losses of each would take the processes
+    apart.
+    """
     if training.accelerator.num_processes == 1:
         return loss
-    return float(training.accelerator.reduce(torch.tensor(loss, device=training.accelerator.device), "mean"))
+    return float(
+        training.accelerator.reduce(torch.tensor(loss, device=training.accelerator.device), "mean")
+    )
 
 
 def _gradients(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
-    """The gradients of the mean loss over the batches, clipped, in the parameters; the mean loss."""
+    """The gradients of the mean loss over the batches, clipped, in the parameters; the
+    mean loss.
+    """
     accelerator, total = training.accelerator, 0.0
     training.optimizer.zero_grad(set_to_none=True)
     for number, batch in enumerate(group):
@@ -117,11 +137,19 @@ def _gradients(training: Training, group: list[dict[str, torch.Tensor]]) -> floa
 
 
 def _loss(training: Training, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
-    """The loss of the batch with this number in its epoch, penalties included; a run whose loss is not finite stops here."""
+    """The loss of the batch with this number in its epoch, penalties included; a run whose loss is
+    not finite stops here.
+    """
     device = training.accelerator.device
-    batch = training.loader.dataset.finish(batch, device)  # only now: the batches of a group that wait are few bytes
-    images, target = (batch[key].to(device, non_blocking=True) for key in ("image", training.task.target))
-    images, target = training.task.mix(images, target, sample_seed(training.config.seed, training.progress.epoch, number))
+    batch = training.loader.dataset.finish(
+        batch, device
+    )  # only now: the batches of a group that wait are few bytes
+    images, target = (
+        batch[key].to(device, non_blocking=True) for key in ("image", training.task.target)
+    )
+    images, target = training.task.mix(
+        images, target, sample_seed(training.config.seed, training.progress.epoch, number)
+    )
     loss = training.loss(forward(training.model, images), target) + training.penalty()
     if not torch.isfinite(loss):
         names = training.task.names(int(i) for i in batch["index"])
@@ -135,11 +163,22 @@ def finish_epoch(training: Training) -> dict[str, Any]:
     losses = [progress.loss_sum / max(progress.loss_count, 1)]
     if training.accelerator.num_processes > 1:
         losses = gather_object(losses)
-    entry: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch + 1, "train": {"loss": sum(losses) / len(losses)}}
-    due = (progress.epoch + 1) % settings.validate_every == 0 or progress.epoch + 1 == settings.epochs
+    entry: dict[str, Any] = {
+        "step": progress.step,
+        "epoch": progress.epoch + 1,
+        "train": {"loss": sum(losses) / len(losses)},
+    }
+    due = (
+        progress.epoch + 1
+    ) % settings.validate_every == 0 or progress.epoch + 1 == settings.epochs
     if "val" in training.task.held_out and due:
         entry["val"] = _validate(training)
-    progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = progress.epoch + 1, 0, 0.0, 0
+    progress.epoch, progress.batch, progress.loss_sum, progress.loss_count = (
+        progress.epoch + 1,
+        0,
+        0.0,
+        0,
+    )
     improved = "val" in entry and judge(training, entry["val"][settings.monitor])
     if improved or (progress.epoch == settings.epochs and progress.best is None):
         progress.best_epoch = progress.epoch
@@ -154,17 +193,25 @@ def _validate(training: Training) -> dict[str, Any]:
     """The scores that are logged, of the network or of the average of its weights."""
     task, accelerator = training.task, training.accelerator
     share_buffers(training.result, accelerator)
-    scores = task.headline(task.evaluate(training.result, task.held_out["val"], accelerator, title="validate"))
-    if accelerator.num_processes > 1:  # sums in another order may differ in the last bit, and decisions must not
+    scores = task.headline(
+        task.evaluate(training.result, task.held_out["val"], accelerator, title="validate")
+    )
+    if (
+        accelerator.num_processes > 1
+    ):  # sums in another order may differ in the last bit, and decisions must not
         broadcast_object_list(box := [scores])
         scores = box[0]
     if training.log.draws and training.config.training.log_images:
-        training.log.image("val/samples", task.preview(training.result, accelerator), step=training.progress.step)
+        training.log.image(
+            "val/samples", task.preview(training.result, accelerator), step=training.progress.step
+        )
     return scores
 
 
 def judge(training: Training, value: float) -> bool:
-    """Whether the validation is the best so far; counts those that are not, for the learning rate and for `training.patience`."""
+    """Whether the validation is the best so far; counts those that are not, for the learning rate
+    and for `training.patience`.
+    """
     progress = training.progress
     improved = value == value and (progress.best is None or value > progress.best)
     progress.best, progress.stale = (value, 0) if improved else (progress.best, progress.stale + 1)
@@ -173,7 +220,9 @@ def judge(training: Training, value: float) -> bool:
 
 
 def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """Running statistics of the first process, whose weights are stored, for all: each has those of its own samples."""
+    """Running statistics of the first process, whose weights are stored, for all: each has those of
+    its own samples.
+    """
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
@@ -190,7 +239,13 @@ def _tell(training: Training, entry: dict[str, Any], seconds: float) -> None:
     line = f"epoch {entry['epoch']}/{settings.epochs}  loss {entry['train']['loss']:.4f}"
     if "val" in entry:
         line += f"  val {settings.monitor} {entry['val'][settings.monitor]:.4f}"
-        line += f" (best {progress.best:.4f} in epoch {progress.best_epoch})" if progress.best is not None else ""
+        line += (
+            f" (best {progress.best:.4f} in epoch {progress.best_epoch})"
+            if progress.best is not None
+            else ""
+        )
     training.tell(f"{line}  {seconds:.1f} s")
     if training.stopped_early:
-        training.tell(f"stopped early: no better {settings.monitor} in {progress.stale} validations")
+        training.tell(
+            f"stopped early: no better {settings.monitor} in {progress.stale} validations"
+        )

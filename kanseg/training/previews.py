@@ -12,8 +12,22 @@ from kanseg.data import SegmentationDataset
 from kanseg.training.pictures import evenly, predicted_cells, sheet
 
 
-def preview(model: nn.Module, dataset: SegmentationDataset, *, count: int, tile: Sequence[int] | None, device: torch.device) -> np.ndarray:
-    """`count` samples, always the same, as rows of image | truth | prediction | error: (H, W, 3) uint8."""
+def preview(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    *,
+    count: int,
+    tile: Sequence[int] | None,
+    device: torch.device,
+) -> np.ndarray:
+    """`count` samples, always the same, as rows of image | truth | prediction | error: (H, W, 3)
+    uint8.
+    """
     chosen = evenly(range(len(dataset)), count)
     cells = predicted_cells(model, dataset, chosen, tile=tile, device=device)
-    return sheet([cells[i] for i in chosen], [dataset.samples[i].name for i in chosen], dataset.info.classes, dataset.info.colours)
+    return sheet(
+        [cells[i] for i in chosen],
+        [dataset.samples[i].name for i in chosen],
+        dataset.info.classes,
+        dataset.info.colours,
+    )

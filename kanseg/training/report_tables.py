@@ -12,24 +12,41 @@ COUNTS = ("pixels", "absent", "support", "predicted")
 
 
 def scores_as_html(scores: Mapping[str, Any]) -> str:
-    """All numbers of a set's scores: a table of the classes, with what is under "per_image" beside it, and one of the means.
+    """All numbers of a set's scores: a table of the classes, with what is under "per_image" beside
+    it, and one of the means.
 
     Nested scores get a table each; lists, such as a confusion matrix, are left to the pictures.
     """
     single = scores.get("per_image", {})
     rows = {label: dict(_flat(values)) for label, values in scores.get(OF_CLASSES, {}).items()}
     for label, values in single.get(OF_CLASSES, {}).items():
-        rows.setdefault(label, {}).update({f"{name} per picture": value for name, value in _flat(values)})
+        rows.setdefault(label, {}).update(
+            {f"{name} per picture": value for name, value in _flat(values)}
+        )
     parts = [_class_table(rows)] if rows else []
-    means = [(name, value) for name, value in _flat(scores) if not name.startswith((OF_CLASSES, "per_image"))]
-    means += [(f"{name} per picture", value) for name, value in _flat(single) if not name.startswith(OF_CLASSES)]
+    means = [
+        (name, value)
+        for name, value in _flat(scores)
+        if not name.startswith((OF_CLASSES, "per_image"))
+    ]
+    means += [
+        (f"{name} per picture", value)
+        for name, value in _flat(single)
+        if not name.startswith(OF_CLASSES)
+    ]
     return "\n".join(
-        [*parts, "<h3>Over the set, and means of the pictures</h3>", table(("", ""), [(escape(words(name)), shown(value)) for name, value in means])]
+        [
+            *parts,
+            "<h3>Over the set, and means of the pictures</h3>",
+            table(("", ""), [(escape(words(name)), shown(value)) for name, value in means]),
+        ]
     )
 
 
 def _class_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a class, a column a score; shares have a bar behind them, and `pixels` or `support` is shown as a share of the set too."""
+    """A row a class, a column a score; shares have a bar behind them, and `pixels` or `support` is
+    shown as a share of the set too.
+    """
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     counted = next((name for name in ("pixels", "support") if name in columns), None)
     total = sum(row.get(counted) or 0 for row in rows.values()) if counted else 0
@@ -37,7 +54,13 @@ def _class_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for label, row in rows.items():
         share = [_bar((row.get(counted) or 0) / total, "percent")] if total else []
-        lines.append([f"<td>{escape(str(label))}</td>", *share, *(_cell(name, row.get(name)) for name in columns)])
+        lines.append(
+            [
+                f"<td>{escape(str(label))}</td>",
+                *share,
+                *(_cell(name, row.get(name)) for name in columns),
+            ]
+        )
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "\n".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}\n</table></div>'
@@ -51,7 +74,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as text: shares with four decimals, other numbers with four digits, thousands apart, a dash for what is not defined."""
+    """A value as text: shares with four decimals, other numbers with four digits, thousands apart,
+    a dash for what is not defined.
+    """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -64,7 +89,9 @@ def shown(value: Any) -> str:
 def words(name: str) -> str:
     """The name of a score as it is read: mean_iou -> mean IoU."""
     spoken = {"iou": "IoU", "hd95": "HD95", "nsd": "NSD", "absent": "absent in (pictures)"}
-    return " ".join(spoken.get(word, word) for word in name.replace("_", " ").replace(".", ", ").split(" "))
+    return " ".join(
+        spoken.get(word, word) for word in name.replace("_", " ").replace(".", ", ").split(" ")
+    )
 
 
 def _cell(name: str, value: Any) -> str:

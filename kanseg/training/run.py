@@ -47,21 +47,39 @@ from kanseg.training.trial import find_batch_size, try_smallest
 
 PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", "report.html")
 # What a run leaves in its folder, beside config.yaml.
-LEFT = ("checkpoints", "samples", "tensorboard", "wandb", "best", "last", "log.jsonl", "metrics.json", *PICTURES)
+LEFT = (
+    "checkpoints",
+    "samples",
+    "tensorboard",
+    "wandb",
+    "best",
+    "last",
+    "log.jsonl",
+    "metrics.json",
+    *PICTURES,
+)
 TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
 
 
-def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+def train(
+    config: Any,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
     """Run an experiment to its end and return what `metrics.json` holds.
 
     Args:
-        config: all settings of an experiment: a `Config` (segmentation) or a `ClassificationConfig`.
+        config: all settings of an experiment: a `Config` (segmentation) or a
+            `ClassificationConfig`.
         resume: go on from the newest complete checkpoint in the run folder.
         overwrite: delete what an earlier run left in the run folder.
         watch: gets the log's entry of every epoch but the last; what it raises ends the run.
 
     Raises:
-        InputError: settings, data or run folder that cannot be used; nothing is written before they were checked.
+        InputError: settings, data or run folder that cannot be used; nothing is written before they
+            were checked.
     """
     started, started_cpu = time.perf_counter(), time.process_time()
     if resume:
@@ -70,14 +88,20 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
     check_settings(task)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    AcceleratorState._reset_state()  # else a second run in one process could not choose another precision
+    # else a second run in one process could not choose another precision
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=config.training.precision)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("training.precision fp16 needs a GPU; use bf16 or no on the CPU")
     if accelerator.mixed_precision == "fp16" and config.training.optimizer in NEEDS_CLOSURE:
-        raise InputError(f"{config.training.optimizer} cannot scale its losses for training.precision fp16; use bf16 or no")
+        raise InputError(
+            f"{config.training.optimizer} cannot scale its losses for training.precision fp16; use"
+            " bf16 or no"
+        )
     tell: Tell = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
-    resumed = find_checkpoint(Path(config.run_dir), config, resume=resume, overwrite=overwrite, tell=tell)
+    resumed = find_checkpoint(
+        Path(config.run_dir), config, resume=resume, overwrite=overwrite, tell=tell
+    )
     with accelerator.main_process_first():
         dataset = task.open(checkpoint=resumed.folder if resumed else None, tell=tell)
     check_held_out(task)
@@ -85,19 +109,36 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
     training = assemble(task, accelerator, dataset, resumed=resumed, overwrite=overwrite, tell=tell)
     parameters = sum(p.numel() for p in training.model.parameters())
     batches = training.plan.batches_per_epoch
-    tell(f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches} batches an epoch on {accelerator.device}")
+    tell(
+        f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches}"
+        f" batches an epoch on {accelerator.device}"
+    )
     if training.finished:
         tell(_why_finished(training))
     training.watch = watch
-    with training.lock or contextlib.nullcontext():  # free again whatever ends the run: a search goes on in the same process
+    with (
+        training.lock or contextlib.nullcontext()
+    ):  # free again whatever ends the run: a search goes on in the same process
         with contextlib.closing(training.log):
             fit(training)
         as_written(training.network, training.result)
         results = _measure(training)
-        results |= {"parameters": parameters, "epochs": training.progress.epoch, "best_epoch": training.progress.best_epoch}
-        results["multiply_adds"] = multiply_adds(training.network, (1, *dataset[(0, 0)]["image"].shape))
-        results |= {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - started_cpu, 1)}
-        results |= {"machine": machine_line(accelerator.device.type), "processes": accelerator.num_processes}
+        results |= {
+            "parameters": parameters,
+            "epochs": training.progress.epoch,
+            "best_epoch": training.progress.best_epoch,
+        }
+        results["multiply_adds"] = multiply_adds(
+            training.network, (1, *dataset[(0, 0)]["image"].shape)
+        )
+        results |= {
+            "seconds": round(time.perf_counter() - started, 1),
+            "cpu_seconds": round(time.process_time() - started_cpu, 1),
+        }
+        results |= {
+            "machine": machine_line(accelerator.device.type),
+            "processes": accelerator.num_processes,
+        }
         if accelerator.is_main_process:
             _report(training, results, tell)
         accelerator.wait_for_everyone()
@@ -106,13 +147,29 @@ def train(config: Any, *, resume: bool = False, overwrite: bool = False, watch: 
 
 def _why_finished(training: Training) -> str:
     if training.stopped_early:
-        done = f"after {training.progress.epoch} epochs, {training.progress.stale} validations without an improvement"
+        done = (
+            f"after {training.progress.epoch} epochs, {training.progress.stale} validations without"
+            " an improvement"
+        )
         return f"this run has stopped early, {done}; a larger training.patience goes on"
-    return f"this run is finished, with {training.progress.epoch} epochs; a larger training.epochs goes on"
+    return (
+        f"this run is finished, with {training.progress.epoch} epochs; a larger training.epochs"
+        " goes on"
+    )
 
 
-def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed: Resumed | None, overwrite: bool, tell: Tell) -> Training:
-    """Build, prepare and try everything that the loop needs, and open the run folder last, when all settings have proved usable."""
+def assemble(
+    task: Task,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    *,
+    resumed: Resumed | None,
+    overwrite: bool,
+    tell: Tell,
+) -> Training:
+    """Build, prepare and try everything that the loop needs, and open the run folder last, when all
+    settings have proved usable.
+    """
     settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
     model = build_model(task.description["model"], pretrained=resumed is None)
     if resumed is not None:
@@ -122,45 +179,118 @@ def assemble(task: Task, accelerator: Accelerator, dataset: Dataset, *, resumed:
     groups, factors = parameter_groups(model, settings.lr_factors)
     model, optimizer = accelerator.prepare(model, make_optimiser(settings, groups))
     if accelerator.process_index:
-        torch.manual_seed(task.config.seed + accelerator.process_index)  # the first process has seeded its own; dropout must differ
+        torch.manual_seed(
+            task.config.seed + accelerator.process_index
+        )  # the first process has seeded its own; dropout must differ
     if settings.find_batch_size and resumed is None:
-        settings = _fitting(model, task, dataset, accelerator, loss=loss, penalty=penalty, tell=tell)
-    plan = BatchPlan(len(dataset), settings.batch_size, seed=task.config.seed, rank=accelerator.process_index, world_size=accelerator.num_processes)
+        settings = _fitting(
+            model, task, dataset, accelerator, loss=loss, penalty=penalty, tell=tell
+        )
+    plan = BatchPlan(
+        len(dataset),
+        settings.batch_size,
+        seed=task.config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
     if resumed is not None:
-        resumed.check([plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes])
+        resumed.check(
+            [plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes]
+        )
     try_smallest(model, dataset, plan, accelerator)
     if settings.compile:
-        compile_networks(accelerator.unwrap_model(model), *([] if average is None else [average.module]), device=accelerator.device)
-    # A generator of its own: a loader draws a number from torch's whenever it starts, and a resumed run starts it once more.
-    workers = {"num_workers": data.workers, "persistent_workers": data.workers > 0, "worker_init_fn": let_the_main_process_stop, "collate_fn": collate}
-    loader = DataLoader(RawItems(dataset), batch_sampler=plan, generator=torch.Generator(), pin_memory=accelerator.device.type == "cuda", **workers)
-    rates = Rates(optimizer, settings, total=settings.epochs * -(-plan.batches_per_epoch // settings.accumulate), factors=factors)
+        compile_networks(
+            accelerator.unwrap_model(model),
+            *([] if average is None else [average.module]),
+            device=accelerator.device,
+        )
+    # A generator of its own: a loader draws a number from torch's whenever it starts, and a resumed
+    # run starts it once more.
+    workers = {
+        "num_workers": data.workers,
+        "persistent_workers": data.workers > 0,
+        "worker_init_fn": let_the_main_process_stop,
+        "collate_fn": collate,
+    }
+    loader = DataLoader(
+        RawItems(dataset),
+        batch_sampler=plan,
+        generator=torch.Generator(),
+        pin_memory=accelerator.device.type == "cuda",
+        **workers,
+    )
+    rates = Rates(
+        optimizer,
+        settings,
+        total=settings.epochs * -(-plan.batches_per_epoch // settings.accumulate),
+        factors=factors,
+    )
     lock = lock_run(run) if accelerator.is_main_process else None
     log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite)
-    training = Training(task, task.config, run, accelerator, model, optimizer, rates, loss, penalty, plan, loader, log, tell, average=average, lock=lock)
+    training = Training(
+        task,
+        task.config,
+        run,
+        accelerator,
+        model,
+        optimizer,
+        rates,
+        loss,
+        penalty,
+        plan,
+        loader,
+        log,
+        tell,
+        average=average,
+        lock=lock,
+    )
     training.closures = settings.optimizer in NEEDS_CLOSURE
     if resumed is not None:
         restore(training, resumed.state, resumed.tensors)
-        tell(f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step {training.progress.step}")
+        tell(
+            f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step"
+            f" {training.progress.step}"
+        )
     return training
 
 
-def _fitting(model: nn.Module, task: Task, dataset: Dataset, accelerator: Accelerator, *, tell: Tell, **step: Any) -> Any:
-    """The training settings with a batch that fits into memory, which are those of the task from now on."""
+def _fitting(
+    model: nn.Module,
+    task: Task,
+    dataset: Dataset,
+    accelerator: Accelerator,
+    *,
+    tell: Tell,
+    **step: Any,
+) -> Any:
+    """The training settings with a batch that fits into memory, which are those of the task from
+    now on.
+    """
     settings = task.config.training
     size, accumulate = find_batch_size(model, task, dataset, accelerator, **step)
     if size != settings.batch_size:
-        tell(f"training.batch_size {settings.batch_size} does not fit into memory: {size}, with training.accumulate {settings.accumulate} -> {accumulate}")
+        tell(
+            f"training.batch_size {settings.batch_size} does not fit into memory: {size}, with"
+            f" training.accumulate {settings.accumulate} -> {accumulate}"
+        )
     else:
         tell(f"training.batch_size {size} fits into memory")
-    task.config = replace(task.config, training=replace(settings, batch_size=size, accumulate=accumulate))
+    task.config = replace(
+        task.config, training=replace(settings, batch_size=size, accumulate=accumulate)
+    )
     return task.config.training
 
 
-def _open_run(config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool) -> RunLog:
-    """Make the run folder, without what an earlier run (overwrite) or a killed one left behind, and its log."""
+def _open_run(
+    config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool
+) -> RunLog:
+    """Make the run folder, without what an earlier run (overwrite) or a killed one left behind, and
+    its log.
+    """
     run, active = Path(config.run_dir), accelerator.is_main_process
-    step, seen = (0, None) if resumed is None else (resumed.state["step"], resumed.state["log_bytes"])
+    step, seen = (
+        (0, None) if resumed is None else (resumed.state["step"], resumed.state["log_bytes"])
+    )
     trackers: list[Tracker] = []
     if active:
         _clear(run, all_of_it=resumed is None and overwrite)
@@ -196,9 +326,16 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
     """metrics.json, curves, pictures, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
     write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
-    for name in PICTURES:  # those of a run that was resumed after its end, of which not every one need be drawn again
+    for name in (
+        PICTURES
+    ):  # those of a run that was resumed after its end, of which not every one need be drawn again
         (run / name).unlink(missing_ok=True)
-    curves = draw_curves(run / "log.jsonl", run / "curves.png", monitor=task.config.training.monitor, best_epoch=results["best_epoch"])
+    curves = draw_curves(
+        run / "log.jsonl",
+        run / "curves.png",
+        monitor=task.config.training.monitor,
+        best_epoch=results["best_epoch"],
+    )
     pictures = task.draw(training.network, results, run, device=training.accelerator.device)
     page = draw_report(run, results)
     for role in task.held_out:

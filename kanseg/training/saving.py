@@ -19,8 +19,15 @@ def save(training: Training) -> None:
     """A complete checkpoint of the moment; older ones go only afterwards."""
     accelerator, settings = training.accelerator, training.config.training
     training.progress.log_bytes = training.log.size
-    training.progress.layout = [training.plan.num_samples, settings.batch_size, settings.accumulate, accelerator.num_processes]
-    generators = [random_states() | {"loss_sum": training.progress.loss_sum}]  # what differs between processes
+    training.progress.layout = [
+        training.plan.num_samples,
+        settings.batch_size,
+        settings.accumulate,
+        accelerator.num_processes,
+    ]
+    generators = [
+        random_states() | {"loss_sum": training.progress.loss_sum}
+    ]  # what differs between processes
     if accelerator.num_processes > 1:
         generators = gather_object(generators)
     if accelerator.is_main_process:
@@ -31,7 +38,14 @@ def save(training: Training) -> None:
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
             "generators": generators,
         }
-        save_checkpoint(folder, training.network, training.task.description, training.config, state=asdict(training.progress), tensors=tensors)
+        save_checkpoint(
+            folder,
+            training.network,
+            training.task.description,
+            training.config,
+            state=asdict(training.progress),
+            tensors=tensors,
+        )
         point_to(training.run / "last", folder)
         prune(training.run, settings.keep)
     accelerator.wait_for_everyone()
@@ -39,11 +53,16 @@ def save(training: Training) -> None:
 
 def random_states() -> dict[str, Any]:
     """The states of torch's generators; no other generator is used in training."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Put optimiser, average, scaler, generators and progress back to where a checkpoint left them; lr and weight_decay are those of the settings of now."""
+    """Put optimiser, average, scaler, generators and progress back to where a checkpoint left them;
+    lr and weight_decay are those of the settings of now.
+    """
     accelerator = training.accelerator
     training.optimizer.load_state_dict(tensors["optimizer"])
     for group in training.optimizer.param_groups:
@@ -77,7 +96,9 @@ def save_best(training: Training) -> None:
 
 
 def _free(folder: Path) -> Path:
-    """The folder, or with a number behind it: the best weights may be those of an epoch that a resumed run trains again."""
+    """The folder, or with a number behind it: the best weights may be those of an epoch that a
+    resumed run trains again.
+    """
     number, choice = 1, folder
     while choice.exists():
         number, choice = number + 1, folder.with_name(f"{folder.name}_{number}")

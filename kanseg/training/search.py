@@ -1,6 +1,8 @@
-"""Search for the settings that validate best: trials of one experiment, proposed by optuna, each a run of its own.
+"""Search for the settings that validate best: trials of one experiment, proposed by optuna, each a
+run of its own.
 
-The study lives in a storage. Whoever opens it joins the search: the same command after an interruption, or in several processes at once.
+The study lives in a storage. Whoever opens it joins the search: the same command after an
+interruption, or in several processes at once.
 """
 
 from __future__ import annotations
@@ -22,27 +24,61 @@ from kanseg.training.search_space import Parameter, read_space, with_settings
 from kanseg.training.settings import check_settings
 
 STUDY = "kanseg"
-# In which the processes of one search may differ: where things lie, and what leaves the scores as they are.
+# In which the processes of one search may differ: where things lie, and what leaves the scores as
+# they are.
 MAY_DIFFER = (
     "run_dir",
     "data.root",
     "data.workers",
-    *(f"training.{name}" for name in ("threads", "panels", "tensorboard", "wandb", "project", "log_images", "log_every", "keep", "save_every")),
+    *(
+        f"training.{name}"
+        for name in (
+            "threads",
+            "panels",
+            "tensorboard",
+            "wandb",
+            "project",
+            "log_images",
+            "log_every",
+            "keep",
+            "save_every",
+        )
+    ),
 )
-FAULTS = (RuntimeError, ValueError, ArithmeticError, OSError)  # that end a trial and not the search; out of memory is a RuntimeError
+FAULTS = (
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    OSError,
+)  # that end a trial and not the search; out of memory is a RuntimeError
 OPENINGS = 4  # of a storage that another process is making at the moment
 GIVE_UP = 3  # trials that fail before any has succeeded
-HEARTBEAT, SILENCE = 60, 300  # seconds between signs of life, and without one after which a trial on another machine is taken for dead
+HEARTBEAT, SILENCE = (
+    60,
+    300,
+    # seconds between signs of life, and without one after which a trial on another machine is
+    # taken for
+    # dead
+)
 
 
 def search(
-    config: Any, space_file: Path | str, *, trials: int, storage: str | None = None, prune: bool = False, tell: Callable[[str], None] = print
+    config: Any,
+    space_file: Path | str,
+    *,
+    trials: int,
+    storage: str | None = None,
+    prune: bool = False,
+    tell: Callable[[str], None] = print,
 ) -> Path | None:
-    """Run trials until the study has as many as asked for, and return the path of the best settings (None while other processes run the first trials).
+    """Run trials until the study has as many as asked for, and return the path of the best settings
+    (None while other processes run the first trials).
 
-    Each trial trains into `run_dir/trial_NNNN` with sampled settings; `training.monitor` on val of its best weights is the score. The test split is
-    not looked at. A trial that dies is marked failed and its settings are tried once more, from its last checkpoint where there is one.
-    `run_dir` gets best.yaml (all settings of the best trial), trials.csv and scores.png after every trial.
+    Each trial trains into `run_dir/trial_NNNN` with sampled settings; `training.monitor` on val of
+    its best weights is the score. The test split is not looked at. A trial that dies is marked
+    failed and its settings are tried once more, from its last checkpoint where there is one.
+    `run_dir` gets best.yaml (all settings of the best trial), trials.csv and scores.png after every
+    trial.
 
     Args:
         config: the experiment, of either kind.
@@ -53,7 +89,8 @@ def search(
         tell: gets a line for everything that happens.
 
     Raises:
-        InputError: settings, space or storage that cannot be used; optuna is missing; another search in the storage; no trial succeeds.
+        InputError: settings, space or storage that cannot be used; optuna is missing; another
+            search in the storage; no trial succeeds.
     """
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -61,13 +98,19 @@ def search(
         raise InputError("a search is by the score on val: name a split in data.val")
     check_settings(TASKS[type(config)](config))
     space = read_space(space_file, config)
-    TASKS[type(config)](config).open(checkpoint=None, tell=lambda _: None)  # faults in the data would end one trial after the other
+    TASKS[type(config)](config).open(
+        checkpoint=None, tell=lambda _: None
+    )  # faults in the data would end one trial after the other
     run = Path(config.run_dir)
     run.mkdir(parents=True, exist_ok=True)
     study = _open_study(storage or f"sqlite:///{run}/study.db", config, space, prune=prune)
     while (todo := _next(study, trials, tell)) is not None:
         tell(f"search: {todo}")
-        study.optimize(lambda trial: _run_trial(trial, config, space, trials, prune=prune, tell=tell), n_trials=1, catch=FAULTS)
+        study.optimize(
+            lambda trial: _run_trial(trial, config, space, trials, prune=prune, tell=tell),
+            n_trials=1,
+            catch=FAULTS,
+        )
         write_results(study, config, space)
         _stop_if_hopeless(study)
     best = write_results(study, config, space)
@@ -76,7 +119,10 @@ def search(
         return None
     if best is None:
         raise InputError(f"no trial has succeeded: {run / 'trials.csv'} tells why")
-    tell(f"search: best {config.training.monitor} {study.best_value:.4f} of trial {origin(study.best_trial)}; settings: {best}")
+    tell(
+        f"search: best {config.training.monitor} {study.best_value:.4f} of trial"
+        f" {origin(study.best_trial)}; settings: {best}"
+    )
     return best
 
 
@@ -89,20 +135,39 @@ def _optuna() -> Any:
 
 
 def _open_study(storage: str, config: Any, space: dict[str, Parameter], *, prune: bool) -> Any:
-    """The study of this search in the storage; InputError for a storage that cannot be opened or holds another search."""
+    """The study of this search in the storage; InputError for a storage that cannot be opened or
+    holds another search.
+    """
     import optuna
 
     # after as many trials, and for the last epochs, the median is worth something
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.training.epochs // 5) if prune else optuna.pruners.NopPruner()
+    pruner = (
+        optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=config.training.epochs // 5)
+        if prune
+        else optuna.pruners.NopPruner()
+    )
     study = _open_storage(storage, pruner)
-    known, mine = study.user_attrs, {"config": config.to_yaml(), "space": {name: repr(parameter) for name, parameter in space.items()}}
+    known, mine = (
+        study.user_attrs,
+        {
+            "config": config.to_yaml(),
+            "space": {name: repr(parameter) for name, parameter in space.items()},
+        },
+    )
     for key, value in mine.items():
         if key not in known:
             study.set_user_attr(key, value)
-    changes = [c for c in settings_changed(known.get("config", mine["config"]), config) if c.split(": ")[0] not in MAY_DIFFER]
+    changes = [
+        c
+        for c in settings_changed(known.get("config", mine["config"]), config)
+        if c.split(": ")[0] not in MAY_DIFFER
+    ]
     if changes or known.get("space", mine["space"]) != mine["space"]:
         what = "; ".join(changes) or "another space"
-        raise InputError(f"{storage} holds a search with other settings ({what}); give a new one another --run_dir or --storage")
+        raise InputError(
+            f"{storage} holds a search with other settings ({what}); give a new one another"
+            " --run_dir or --storage"
+        )
     return study
 
 
@@ -115,32 +180,53 @@ def _open_storage(storage: str, pruner: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that heartbeats are experimental
             try:
-                store = optuna.storages.RDBStorage(storage, engine_kwargs=engine, heartbeat_interval=HEARTBEAT, grace_period=SILENCE)
-                return optuna.create_study(storage=store, study_name=STUDY, direction="maximize", load_if_exists=True, pruner=pruner)
+                store = optuna.storages.RDBStorage(
+                    storage,
+                    engine_kwargs=engine,
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=SILENCE,
+                )
+                return optuna.create_study(
+                    storage=store,
+                    study_name=STUDY,
+                    direction="maximize",
+                    load_if_exists=True,
+                    pruner=pruner,
+                )
             except (SQLAlchemyError, ImportError, ValueError) as error:
                 # two processes that begin together make the same tables, and one of them fails
                 if attempt == OPENINGS or not isinstance(error, DBAPIError):
-                    raise InputError(f"--storage {storage}: {' '.join(str(error).split())[:300]}") from None
+                    raise InputError(
+                        f"--storage {storage}: {' '.join(str(error).split())[:300]}"
+                    ) from None
         time.sleep(attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _next(study: Any, trials: int, tell: Callable[[str], None]) -> str | None:
-    """What is to be done next, in words; None when all is done or in other hands. Puts the settings of dead trials in line again."""
+    """What is to be done next, in words; None when all is done or in other hands. Puts the settings
+    of dead trials in line again.
+    """
     import optuna
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         optuna.storages.fail_stale_trials(study)
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        if trial.user_attrs.get("host") == socket.gethostname() and not _alive(trial.user_attrs["pid"]):
+        if trial.user_attrs.get("host") == socket.gethostname() and not _alive(
+            trial.user_attrs["pid"]
+        ):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
     attempts: dict[int, list[Any]] = {}
     for trial in _counted(study):
         attempts.setdefault(origin(trial), []).append(trial)
     for number, tried in attempts.items():
         last, died = tried[-1], sum(not t.user_attrs.get("interrupted") for t in tried)
-        if all(t.state.name == "FAIL" for t in tried) and not last.user_attrs.get("final") and died < 2:
+        if (
+            all(t.state.name == "FAIL" for t in tried)
+            and not last.user_attrs.get("final")
+            and died < 2
+        ):
             tell(f"search: trial {number} died; its settings are tried again")
             study.enqueue_trial(last.params, user_attrs={"retry_of": number})
     waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
@@ -151,14 +237,20 @@ def _next(study: Any, trials: int, tell: Callable[[str], None]) -> str | None:
 
 def _counted(study: Any) -> list[Any]:
     """The trials without those that were one too many."""
-    return [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get("surplus")]
+    return [
+        trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get("surplus")
+    ]
 
 
 def _alive(pid: int) -> bool:
-    """Whether this machine has a process of this number that is not this one, which runs no other trial now."""
+    """Whether this machine has a process of this number that is not this one, which runs no other
+    trial now.
+    """
     if pid == os.getpid():
         return False
-    if os.name != "posix":  # where os.kill ends a process whatever the signal; silence tells of death there
+    if (
+        os.name != "posix"
+    ):  # where os.kill ends a process whatever the signal; silence tells of death there
         return True
     try:
         os.kill(pid, 0)
@@ -169,7 +261,15 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _run_trial(trial: Any, config: Any, space: dict[str, Parameter], trials: int, *, prune: bool, tell: Callable[[str], None]) -> float:
+def _run_trial(
+    trial: Any,
+    config: Any,
+    space: dict[str, Parameter],
+    trials: int,
+    *,
+    prune: bool,
+    tell: Callable[[str], None],
+) -> float:
     """The score of one trial."""
     import optuna
 
@@ -178,8 +278,11 @@ def _run_trial(trial: Any, config: Any, space: dict[str, Parameter], trials: int
         raise InputError("another process was faster")
     trial.set_user_attr("host", socket.gethostname())
     trial.set_user_attr("pid", os.getpid())
-    # Anew for every trial: a study that goes on proposes what it would have proposed, and two processes never the same.
-    trial.study.sampler = optuna.samplers.TPESampler(seed=config.seed * 100_003 + trial.number, multivariate=False, constant_liar=True)
+    # Anew for every trial: a study that goes on proposes what it would have proposed, and two
+    # processes never the same.
+    trial.study.sampler = optuna.samplers.TPESampler(
+        seed=config.seed * 100_003 + trial.number, multivariate=False, constant_liar=True
+    )
     values = {name: parameter.sample(trial) for name, parameter in space.items()}
     folder = Path(config.run_dir) / f"trial_{origin(trial):04d}"
     tell(f"search: {folder}: {', '.join(f'{name} {value}' for name, value in values.items())}")
@@ -221,7 +324,9 @@ def _noted(trial: Any, tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _too_many(trial: Any, trials: int) -> bool:
-    """Whether another process has taken the last place, or this attempt: numbers tell who came first."""
+    """Whether another process has taken the last place, or this attempt: numbers tell who came
+    first.
+    """
     earlier = [t for t in _counted(trial.study) if t.number < trial.number]
     if "retry_of" in trial.user_attrs:
         return any(origin(t) == origin(trial) and t.state.name != "FAIL" for t in earlier)
@@ -241,6 +346,11 @@ def _beginning(folder: Path) -> dict[str, bool]:
 
 def _stop_if_hopeless(study: Any) -> None:
     finished = [trial for trial in _counted(study) if trial.state.is_finished()]
-    failed = [trial for trial in finished if trial.state.name == "FAIL" and "error" in trial.user_attrs]
+    failed = [
+        trial for trial in finished if trial.state.name == "FAIL" and "error" in trial.user_attrs
+    ]
     if len(failed) == len(finished) and len(failed) >= GIVE_UP:
-        raise InputError(f"{len(failed)} trials failed and none succeeded; the last: {failed[-1].user_attrs['error']}")
+        raise InputError(
+            f"{len(failed)} trials failed and none succeeded; the last:"
+            f" {failed[-1].user_attrs['error']}"
+        )

@@ -1,4 +1,6 @@
-"""The settings that a search varies, and how: a YAML of setting -> {low, high, log, step} or {choices: [...]}."""
+"""The settings that a search varies, and how: a YAML of setting -> {low, high, log, step} or
+{choices: [...]}.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from kanseg.training.run import TASKS
 from kanseg.training.settings import check_settings
 
 KEYS = ("low", "high", "log", "step", "choices")
-FIXED = ("run_dir", "training.monitor", "data.test")  # what the trials are called by, measured by, and must not see
+FIXED = (
+    "run_dir",
+    "training.monitor",
+    "data.test",
+)  # what the trials are called by, measured by, and must not see
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,19 @@ class Parameter:
     def sample(self, trial: Any) -> Any:
         """A value that the study proposes."""
         if self.choices:
-            return self.value(trial.suggest_categorical(self.name, [_label(choice) for choice in self.choices]))
+            return self.value(
+                trial.suggest_categorical(self.name, [_label(choice) for choice in self.choices])
+            )
         if isinstance(self.low, int):
-            return trial.suggest_int(self.name, self.low, self.high, log=self.log, step=self.step or 1)
+            return trial.suggest_int(
+                self.name, self.low, self.high, log=self.log, step=self.step or 1
+            )
         return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
     def value(self, stored: Any) -> Any:
-        """The value of the setting from what the study holds: plain values only, so lists and mappings are chosen by their text."""
+        """The value of the setting from what the study holds: plain values only, so lists and
+        mappings are chosen by their text.
+        """
         return next((choice for choice in self.choices if _label(choice) == stored), stored)
 
     def corners(self) -> tuple[Any, ...]:
@@ -54,14 +66,18 @@ def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
     """The space of a file, each end and choice of it tried against the settings of the experiment.
 
     Raises:
-        InputError: no such file, an unknown setting (with the nearest known one), a range that is none, a value that the setting refuses.
+        InputError: no such file, an unknown setting (with the nearest known one), a range that is
+            none, a value that the setting refuses.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: expected lines `setting: {{low, high, log, step}}` or `setting: {{choices: [...]}}`, got {content!r:.80}")
+        raise InputError(
+            f"{path}: expected lines `setting: {{low, high, log, step}}` or `setting: {{choices:"
+            f" [...]}}`, got {content!r:.80}"
+        )
     space = {}
     for name, spec in content.items():
         try:
@@ -91,7 +107,9 @@ def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _check_name(name: str, config: Any) -> None:
-    """InputError unless the experiment has such a setting; what stands in a mapping (model.options.width) is checked by its value."""
+    """InputError unless the experiment has such a setting; what stands in a mapping
+    (model.options.width) is checked by its value.
+    """
     sections = {"data", "model", "training"}
     known = [key for key in known_keys(type(config)) if key not in sections]
     if name in FIXED:
@@ -105,7 +123,10 @@ def _check_name(name: str, config: Any) -> None:
             break
         if i >= 1:
             return
-    raise InputError(f"unknown setting {name!r}{nearest(name, known)} (all settings: --help of the training tool)")
+    raise InputError(
+        f"unknown setting {name!r}{nearest(name, known)} (all settings: --help of the training"
+        " tool)"
+    )
 
 
 def _check_value(name: str, value: Any, config: Any) -> None:
@@ -124,31 +145,64 @@ def _current(config: Any, name: str) -> Any:
 
 def _parameter(name: str, spec: Any, current: Any) -> Parameter:
     if not isinstance(spec, dict):
-        raise InputError(f"{name}: expected {{low, high, log, step}} or {{choices: [...]}}, got {spec!r:.80}")
+        raise InputError(
+            f"{name}: expected {{low, high, log, step}} or {{choices: [...]}}, got {spec!r:.80}"
+        )
     for key in spec:
         if key not in KEYS:
-            raise InputError(f"{name}: unknown key {key!r}{nearest(str(key), KEYS)} (known: {', '.join(KEYS)})")
-    spec = {key: [_number(item) for item in value] if isinstance(value, list) else _number(value) for key, value in spec.items()}
+            raise InputError(
+                f"{name}: unknown key {key!r}{nearest(str(key), KEYS)} (known: {', '.join(KEYS)})"
+            )
+    spec = {
+        key: [_number(item) for item in value] if isinstance(value, list) else _number(value)
+        for key, value in spec.items()
+    }
     if "choices" in spec:
         if len(spec) > 1 or not isinstance(spec["choices"], list) or not spec["choices"]:
             raise InputError(f"{name}: choices are a list, and stand alone, got {spec!r:.120}")
         return Parameter(name, choices=tuple(spec["choices"]))
-    low, high, log, step = spec.get("low"), spec.get("high"), spec.get("log", False), spec.get("step")
-    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) and isfinite(end) for end in (low, high)) or not low < high:
+    low, high, log, step = (
+        spec.get("low"),
+        spec.get("high"),
+        spec.get("log", False),
+        spec.get("step"),
+    )
+    if (
+        not all(
+            isinstance(end, (int, float)) and not isinstance(end, bool) and isfinite(end)
+            for end in (low, high)
+        )
+        or not low < high
+    ):
         raise InputError(f"{name}: expected numbers low < high, got low={low!r}, high={high!r}")
     if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
-        raise InputError(f"{name}: log is true or false, needs a positive low, and takes no step, got low={low}, log={log!r}, step={step!r}")
-    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= high - low):
+        raise InputError(
+            f"{name}: log is true or false, needs a positive low, and takes no step, got low={low},"
+            f" log={log!r}, step={step!r}"
+        )
+    if step is not None and (
+        isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= high - low
+    ):
         raise InputError(f"{name}: step must be a number up to high - low, got {step!r}")
-    if isinstance(current, float) or not all(isinstance(n, int) for n in (low, high, step or 1)):  # 0 to 1 of a real setting is no coin
+    if isinstance(current, float) or not all(
+        isinstance(n, int) for n in (low, high, step or 1)
+    ):  # 0 to 1 of a real setting is no coin
         return Parameter(name, float(low), float(high), log, None if step is None else float(step))
     return Parameter(name, low, high, log, step)
 
 
 def _number(value: Any) -> Any:
     """YAML takes 1e-6 for a text; nobody means one."""
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) else value
+    return (
+        float(value)
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+        else value
+    )
 
 
 def _label(choice: Any) -> Any:
-    return choice if choice is None or isinstance(choice, (bool, int, float, str)) else json.dumps(choice)
+    return (
+        choice
+        if choice is None or isinstance(choice, (bool, int, float, str))
+        else json.dumps(choice)
+    )

@@ -32,7 +32,14 @@ from kanseg.data import (
 from kanseg.data.checks import KINDS
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, surface_options, write_table
-from kanseg.losses import WeightedLoss, check_class_weights, check_options, check_supervision, check_weights, frequency_weights
+from kanseg.losses import (
+    WeightedLoss,
+    check_class_weights,
+    check_options,
+    check_supervision,
+    check_weights,
+    frequency_weights,
+)
 from kanseg.metrics import SCORES, SegmentationMetrics, table
 from kanseg.models import list_models
 from kanseg.registry import nearest
@@ -47,19 +54,29 @@ ONE_CLASS = "iou/"  # before the name of a class
 
 
 class SegmentationTask(Task):
-    """Pictures and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth, prediction and error."""
+    """Pictures and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth,
+    prediction and error.
+    """
 
     target = "mask"
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """Means over classes, and the IoU of one class as iou/NAME, whose name is checked when the data are known."""
+        """Means over classes, and the IoU of one class as iou/NAME, whose name is checked when the
+        data are known.
+        """
         chosen = self.config.training.monitor
-        return (*(f"mean_{name}" for name in SCORES), *PER_IMAGE, chosen if chosen.startswith(ONE_CLASS) else "iou/CLASS")
+        return (
+            *(f"mean_{name}" for name in SCORES),
+            *PER_IMAGE,
+            chosen if chosen.startswith(ONE_CLASS) else "iou/CLASS",
+        )
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self._confusions: dict[str, dict[int, np.ndarray]] = {}  # of the pictures of val and test, when they are measured
+        self._confusions: dict[
+            str, dict[int, np.ndarray]
+        ] = {}  # of the pictures of val and test, when they are measured
 
     def check(self) -> None:
         settings = self.config.training
@@ -71,19 +88,38 @@ class SegmentationTask(Task):
         surface_options(self.config)
         name, known = self.config.model.name, list_models("segmentation")
         if name not in known:
-            raise InputError(f"model.name: {name!r} is no segmentation network{nearest(name, known)} (known: {', '.join(known)})")
+            raise InputError(
+                f"model.name: {name!r} is no segmentation network{nearest(name, known)} (known:"
+                f" {', '.join(known)})"
+            )
 
     def model_arguments(self) -> dict[str, Any]:
-        return describe(self.config, LabelInfo("binary", ("a", "b")), Preprocess(channels=self.config.data.channels))["model"]
+        return describe(
+            self.config,
+            LabelInfo("binary", ("a", "b")),
+            Preprocess(channels=self.config.data.channels),
+        )["model"]
 
     def open(self, *, checkpoint: Path | None, tell: Tell) -> SegmentationDataset:
         data = self.config.data
-        augmentation = Augmentation(data.augment, pair("data.crop", data.crop), data.oversample_foreground)
+        augmentation = Augmentation(
+            data.augment, pair("data.crop", data.crop), data.oversample_foreground
+        )
         folder, samples, sizes = chosen_samples(data, tell=tell)
         preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
-        dataset = SegmentationDataset(samples["train"], folder.info, preprocess, augmentation=augmentation, seed=self.config.seed)
+        dataset = SegmentationDataset(
+            samples["train"],
+            folder.info,
+            preprocess,
+            augmentation=augmentation,
+            seed=self.config.seed,
+        )
         check_batches(self.config, dataset, sizes)
-        self.held_out = {role: SegmentationDataset(samples[role], folder.info, preprocess) for role in ("val", "test") if samples[role]}
+        self.held_out = {
+            role: SegmentationDataset(samples[role], folder.info, preprocess)
+            for role in ("val", "test")
+            if samples[role]
+        }
         self.description = describe(self.config, folder.info, preprocess)
         self._train = SegmentationDataset(samples["train"], folder.info, preprocess)
         self._check_monitor(folder.info.classes)
@@ -94,7 +130,10 @@ class SegmentationTask(Task):
         monitor = self.config.training.monitor
         name = monitor.removeprefix(ONE_CLASS)
         if monitor.startswith(ONE_CLASS) and name not in classes:
-            raise InputError(f"training.monitor: {name!r} is no class{nearest(name, classes)} (known: {', '.join(classes)})")
+            raise InputError(
+                f"training.monitor: {name!r} is no class{nearest(name, classes)} (known:"
+                f" {', '.join(classes)})"
+            )
 
     def _weighted_loss(self, info: LabelInfo) -> WeightedLoss:
         settings = self.config.training
@@ -103,23 +142,54 @@ class SegmentationTask(Task):
             weights = frequency_weights(class_frequencies(self._train.samples, info), weights)
         if weights is not None:
             check_class_weights(weights, info.classes)
-        return WeightedLoss(settings.loss, info.task, options=settings.loss_options, class_weights=weights, supervision=settings.supervision)
+        return WeightedLoss(
+            settings.loss,
+            info.task,
+            options=settings.loss_options,
+            class_weights=weights,
+            supervision=settings.supervision,
+        )
 
     def loss(self) -> Callable[[Any, Tensor], Tensor]:
         return self._loss
 
-    def evaluate(self, model: nn.Module, dataset: SegmentationDataset, accelerator: Accelerator, *, title: str) -> Scores:
+    def evaluate(
+        self,
+        model: nn.Module,
+        dataset: SegmentationDataset,
+        accelerator: Accelerator,
+        *,
+        title: str,
+    ) -> Scores:
         return self._evaluate(model, dataset, accelerator, title=title).compute()
 
     def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
-        metrics = self._evaluate(model, self.held_out[role], accelerator, title=role, surface=surface_options(self.config))
-        self._confusions[role] = {index: picture.confusion for index, picture in metrics.by_picture.items()}
+        metrics = self._evaluate(
+            model,
+            self.held_out[role],
+            accelerator,
+            title=role,
+            surface=surface_options(self.config),
+        )
+        self._confusions[role] = {
+            index: picture.confusion for index, picture in metrics.by_picture.items()
+        }
         if accelerator.is_main_process:
             write_table(run / f"scores_{role}.csv", metrics, self.held_out[role].samples)
         return metrics.compute()
 
-    def _evaluate(self, model: nn.Module, dataset: SegmentationDataset, accelerator: Accelerator, **options: Any) -> SegmentationMetrics:
-        settings = {"tile": self.description["tile"], "batch_size": self.config.training.batch_size, "workers": self.config.data.workers}
+    def _evaluate(
+        self,
+        model: nn.Module,
+        dataset: SegmentationDataset,
+        accelerator: Accelerator,
+        **options: Any,
+    ) -> SegmentationMetrics:
+        settings = {
+            "tile": self.description["tile"],
+            "batch_size": self.config.training.batch_size,
+            "workers": self.config.data.workers,
+        }
         return evaluate(model, dataset, accelerator, **settings, **options)
 
     def headline(self, scores: Scores) -> Scores:
@@ -127,31 +197,61 @@ class SegmentationTask(Task):
         means |= {name: scores["per_image"][name.removeprefix("per_image_")] for name in PER_IMAGE}
         each = {label: row["iou"] for label, row in scores["classes"].items()}
         chosen = self.config.training.monitor
-        return means | {"iou": each} | ({chosen: each[chosen.removeprefix(ONE_CLASS)]} if chosen.startswith(ONE_CLASS) else {})
+        return (
+            means
+            | {"iou": each}
+            | (
+                {chosen: each[chosen.removeprefix(ONE_CLASS)]}
+                if chosen.startswith(ONE_CLASS)
+                else {}
+            )
+        )
 
     def table(self, scores: Scores) -> str:
         return f"{scores['pictures']} pictures\n{table(scores)}"
 
-    def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
+    def draw(
+        self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
+    ) -> list[Path]:
         role = next((role for role in ("test", "val") if role in self.held_out), "train")
-        options = {"count": self.config.training.panels, "tile": self.description["tile"], "device": device}
-        return draw_results(model, self.held_out.get(role, self._train), run, by_picture=self._confusions.get(role), **options)
+        options = {
+            "count": self.config.training.panels,
+            "tile": self.description["tile"],
+            "device": device,
+        }
+        return draw_results(
+            model,
+            self.held_out.get(role, self._train),
+            run,
+            by_picture=self._confusions.get(role),
+            **options,
+        )
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray:
         with accelerator.autocast():
-            return preview(model, self.held_out["val"], count=self.config.training.log_images, tile=self.description["tile"], device=accelerator.device)
+            return preview(
+                model,
+                self.held_out["val"],
+                count=self.config.training.log_images,
+                tile=self.description["tile"],
+                device=accelerator.device,
+            )
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.samples[i].name for i in indices]
 
 
-def chosen_samples(data: DataConfig, *, tell: Callable[[str], None]) -> tuple[Folder, dict[str, list[Sample]], Counter]:
-    """The data set of the settings, its samples of train, val and test, every file of them checked, and the sizes of the training pictures.
+def chosen_samples(
+    data: DataConfig, *, tell: Callable[[str], None]
+) -> tuple[Folder, dict[str, list[Sample]], Counter]:
+    """The data set of the settings, its samples of train, val and test, every file of them checked,
+    and the sizes of the training pictures.
 
     A split val or test that the data set does not have is told and empty.
 
     Raises:
-        InputError: faults, all of them, a line each; with `skip_bad` faulty samples are left out instead.
+        InputError: faults, all of them, a line each; with `skip_bad` faulty samples are left out
+            instead.
     """
     report = check_data(data)
     for note in report.notes:
@@ -161,13 +261,22 @@ def chosen_samples(data: DataConfig, *, tell: Callable[[str], None]) -> tuple[Fo
     _tell_warnings(report, tell)
     for issue in report.errors:
         tell(f"data: left out: {report.line(issue)}")
-    samples = {role: [sample for sample in report.splits[role] if sample not in report.bad] for role in ROLES}
+    samples = {
+        role: [sample for sample in report.splits[role] if sample not in report.bad]
+        for role in ROLES
+    }
     for role, some in samples.items():
         if some:
             left_out = len(report.splits[role]) - len(some)
-            tell(f"data: {role} {len(some)} pictures{f' ({left_out} left out)' if left_out else ''}, {report.statistics[role].summary(report.folder.info)}")
+            tell(
+                f"data: {role} {len(some)} pictures{f' ({left_out} left out)' if left_out else ''},"
+                f" {report.statistics[role].summary(report.folder.info)}"
+            )
     if not samples["train"]:
-        raise InputError(f"{data.root}: no pictures to train on in split {', '.join(data.train) or '(none given)'}")
+        raise InputError(
+            f"{data.root}: no pictures to train on in split"
+            f" {', '.join(data.train) or '(none given)'}"
+        )
     return report.folder, samples, report.statistics["train"].sizes
 
 
@@ -176,11 +285,17 @@ def _tell_warnings(report: Report, tell: Callable[[str], None], most: int = 3) -
         for issue in issues[:most]:
             tell(f"data: warning: {report.line(issue)}")
         if len(issues) > most:
-            tell(f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py lists them)")
+            tell(
+                f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py"
+                " lists them)"
+            )
 
 
-def make_preprocess(data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None) -> Preprocess:
-    """The preprocessing of the settings, with the statistics of the training pictures where none are given.
+def make_preprocess(
+    data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None
+) -> Preprocess:
+    """The preprocessing of the settings, with the statistics of the training pictures where none
+    are given.
 
     Args:
         data: the settings.
@@ -191,14 +306,27 @@ def make_preprocess(data: DataConfig, train_samples: list[Sample], *, checkpoint
         InputError: values that do not fit the channels.
     """
     if checkpoint is not None:
-        return preprocess_from(json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))["preprocess"])
+        return preprocess_from(
+            json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))["preprocess"]
+        )
     for name in ("mean", "std"):
         values = getattr(data, name)
-        if values is not None and (len(values) != data.channels or (name == "std" and min(values) <= 0)):
-            raise InputError(f"data.{name} must have {data.channels} {'positive ' if name == 'std' else ''}values, one a channel, got {values}")
+        if values is not None and (
+            len(values) != data.channels or (name == "std" and min(values) <= 0)
+        ):
+            raise InputError(
+                f"data.{name} must have {data.channels}"
+                f" {'positive ' if name == 'std' else ''}values, one a channel, got {values}"
+            )
     resize = pair("data.resize", data.resize)
     floats = read_picture(train_samples[0]).dtype == np.float32
-    plain = Preprocess(data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation, floats=floats)
+    plain = Preprocess(
+        data.channels,
+        gamma=data.gamma,
+        resize=resize,
+        interpolation=data.interpolation,
+        floats=floats,
+    )
     mean, std = channel_statistics(train_samples, plain)
     return replace(plain, mean=tuple(data.mean or mean), std=tuple(data.std or std))
 
@@ -211,13 +339,21 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     """
     data = config.data
     first = dataset.samples[0]
-    dataset.augmentation.check(dataset.preprocess.scale(read_picture(first), name=str(first.image)), name=str(first.image))
+    dataset.augmentation.check(
+        dataset.preprocess.scale(read_picture(first), name=str(first.image)), name=str(first.image)
+    )
     shapes = {tuple(dataset[(epoch, 0)]["mask"].shape[-2:]) for epoch in range(8)}
     if config.training.batch_size == 1:
         return
     if data.resize is None and data.crop is None and len(sizes) > 1 and len(shapes) == 1:
         few = ", ".join(f"{w}x{h}" for (h, w), _ in sizes.most_common(3))
-        raise InputError(f"the training pictures have {len(sizes)} sizes ({few}): set data.resize or data.crop to [height, width], or training.batch_size to 1")
+        raise InputError(
+            f"the training pictures have {len(sizes)} sizes ({few}): set data.resize or data.crop"
+            " to [height, width], or training.batch_size to 1"
+        )
     if len(shapes) > 1:
         few = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
-        raise InputError(f"the augmentation gives pictures of sizes {few}, as turning does to oblong ones; set data.crop or data.resize to a square")
+        raise InputError(
+            f"the augmentation gives pictures of sizes {few}, as turning does to oblong ones; set"
+            " data.crop or data.resize to a square"
+        )

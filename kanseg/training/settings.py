@@ -38,7 +38,8 @@ POSITIVE = ("data.gamma", "training.lr", "training.clip")
 
 
 def check_settings(task: Task) -> None:
-    """Ranges of the settings that every kind of experiment has, the options of the network, and what the kind itself checks.
+    """Ranges of the settings that every kind of experiment has, the options of the network, and
+    what the kind itself checks.
 
     Raises:
         InputError: the first setting that is out of its range.
@@ -51,9 +52,14 @@ def check_settings(task: Task) -> None:
         if _get(config, name) is not None and not _get(config, name) > 0:
             raise InputError(f"{name} must be positive, got {_get(config, name)}")
     if not 0 <= config.training.warmup <= 1:
-        raise InputError(f"training.warmup must be a share from 0 to 1, got {config.training.warmup}")
+        raise InputError(
+            f"training.warmup must be a share from 0 to 1, got {config.training.warmup}"
+        )
     if not 0 <= config.training.ema < 1:
-        raise InputError(f"training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got {config.training.ema}")
+        raise InputError(
+            "training.ema must be a decay from 0 (no average) to below 1, such as 0.999, got"
+            f" {config.training.ema}"
+        )
     if config.training.wandb != "no":
         import_wandb()
     task.check()
@@ -68,17 +74,27 @@ def check_settings(task: Task) -> None:
     pair("data.crop", getattr(config.data, "crop", None))
     if config.training.monitor not in task.monitors:
         guess = nearest(config.training.monitor, task.monitors)
-        raise InputError(f"training.monitor {config.training.monitor!r} is not one of {', '.join(task.monitors)}{guess}")
+        raise InputError(
+            f"training.monitor {config.training.monitor!r} is not one of"
+            f" {', '.join(task.monitors)}{guess}"
+        )
 
 
 def check_steps(settings: Any, model: nn.Module) -> None:
-    """InputError for an optimiser, a schedule or groups of parameters that cannot be made; `model` is looked at for names only."""
+    """InputError for an optimiser, a schedule or groups of parameters that cannot be made; `model`
+    is looked at for names only.
+    """
     groups, _ = parameter_groups(model, settings.lr_factors)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
-        raise InputError(f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters; leave them out, or take another optimiser")
+        raise InputError(
+            f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters;"
+            " leave them out, or take another optimiser"
+        )
     make_optimiser(settings, [{"params": [nn.Parameter(torch.zeros(1))]} for _ in groups])
     try:
-        create_schedule(settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options)
+        create_schedule(
+            settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"training.schedule: {error}") from None
 
@@ -86,7 +102,13 @@ def check_steps(settings: Any, model: nn.Module) -> None:
 def make_optimiser(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser of the settings; InputError for options that it cannot have."""
     try:
-        return create_optimiser(settings.optimizer, groups, lr=settings.lr, weight_decay=settings.weight_decay, **settings.optimizer_options)
+        return create_optimiser(
+            settings.optimizer,
+            groups,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            **settings.optimizer_options,
+        )
     except (TypeError, ValueError) as error:
         raise InputError(f"training.optimizer: {error}") from None
 
@@ -94,9 +116,19 @@ def make_optimiser(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.O
 def check_held_out(task: Task) -> None:
     """InputError where something is decided by validations, and there is no split for them."""
     settings = task.config.training
-    asking = [name for name, asked in (("patience", settings.patience), ("schedule plateau", settings.schedule == "plateau")) if asked]
+    asking = [
+        name
+        for name, asked in (
+            ("patience", settings.patience),
+            ("schedule plateau", settings.schedule == "plateau"),
+        )
+        if asked
+    ]
     if asking and "val" not in task.held_out:
-        raise InputError(f"training.{asking[0]} goes by the score on val, and there is no such split: name one in data.val, or leave it out")
+        raise InputError(
+            f"training.{asking[0]} goes by the score on val, and there is no such split: name one"
+            " in data.val, or leave it out"
+        )
 
 
 def _get(config: Any, name: str) -> float:

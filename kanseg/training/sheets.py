@@ -11,8 +11,16 @@ from kanseg.data.info import Colour
 from kanseg.training.fonts import font_for
 
 MARGIN, CAPTION = 4, 22
-LARGEST, SMALLEST = 512, 256  # sides of a cell: larger pictures are shrunk, small ones shown in whole multiples up to the second
-TITLE, NAME = 200, 480  # widths that captions of a column and of a row get even where the cells are narrower
+LARGEST, SMALLEST = (
+    512,
+    256,
+    # sides of a cell: larger pictures are shrunk, small ones shown in whole multiples up to the
+    # second
+)
+TITLE, NAME = (
+    200,
+    480,
+)  # widths that captions of a column and of a row get even where the cells are narrower
 
 
 def fitted(text: str, width: float, size: int = 14) -> str:
@@ -41,8 +49,8 @@ def comparison_sheet(
     """Rows of cells, a sample each, as one (H, W, 3) uint8 picture.
 
     Args:
-        rows: the cells of each sample, (h, w, 3) uint8; all are shown at the size of the row's first one (small pictures in whole multiples, large ones
-            shrunk).
+        rows: the cells of each sample, (h, w, 3) uint8; all are shown at the size of the row's
+            first one (small pictures in whole multiples, large ones shrunk).
         columns: what is written under the cells of each column.
         names: what is written above each row; texts that are too long lose their middle.
         legend: coloured squares with names at the bottom, in as many lines as they need.
@@ -59,23 +67,38 @@ def comparison_sheet(
     named = min(NAME, max(font_for(name).getlength(name) for name in names))
     width = max(len(columns) * column_width, int(named) + 1 + MARGIN) + MARGIN
     key = _legend(legend, width)
-    picture = Image.new("RGB", (width, sum(height + 2 * CAPTION + MARGIN for _, height in sizes) + key.height), "white")
+    picture = Image.new(
+        "RGB",
+        (width, sum(height + 2 * CAPTION + MARGIN for _, height in sizes) + key.height),
+        "white",
+    )
     draw, top = ImageDraw.Draw(picture), 0
     for cells, name, size in zip(rows, names, sizes, strict=True):
-        draw.text((MARGIN, top + 3), fitted(name, width - 2 * MARGIN), fill="black", font=font_for(name))
+        draw.text(
+            (MARGIN, top + 3), fitted(name, width - 2 * MARGIN), fill="black", font=font_for(name)
+        )
         for column, (cell, title) in enumerate(zip(cells, columns, strict=True)):
             left = MARGIN + column * column_width
             picture.paste(scaled(cell, size), (left, top + CAPTION))
-            draw.text((left, top + CAPTION + size[1] + 2), fitted(title, column_width - MARGIN), fill=(90, 90, 90), font=font_for(title))
+            draw.text(
+                (left, top + CAPTION + size[1] + 2),
+                fitted(title, column_width - MARGIN),
+                fill=(90, 90, 90),
+                font=font_for(title),
+            )
         top += size[1] + 2 * CAPTION + MARGIN
     picture.paste(key, (0, picture.height - key.height))
     return np.asarray(picture)
 
 
 def scaled(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """A picture at (width, height): enlarged pixels stay square, and shrinking averages, so that nothing small disappears."""
+    """A picture at (width, height): enlarged pixels stay square, and shrinking averages, so that
+    nothing small disappears.
+    """
     picture = Image.fromarray(np.ascontiguousarray(image))
-    return picture.resize(size, Image.Resampling.NEAREST if size[0] >= picture.width else Image.Resampling.BOX)
+    return picture.resize(
+        size, Image.Resampling.NEAREST if size[0] >= picture.width else Image.Resampling.BOX
+    )
 
 
 def _cell_size(image: np.ndarray, largest: int) -> tuple[int, int]:

@@ -34,7 +34,9 @@ class Progress:
     stale: int = 0  # validations since the best one
     stand: Stand = field(default_factory=Stand)  # of the learning rate
     log_bytes: int = 0
-    layout: list[int] = field(default_factory=list)  # samples, batch size, accumulation, processes: what `batch` counts in
+    layout: list[int] = field(
+        default_factory=list
+    )  # samples, batch size, accumulation, processes: what `batch` counts in
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Progress:
@@ -63,7 +65,9 @@ class Training:
     average: AveragedModel | None = None  # of the weights (training.ema)
     lock: IO[str] | None = None  # held while the run folder is written (main process)
     stop_requested: bool = False
-    watch: Callable[[dict[str, Any]], None] | None = None  # gets the log's entry of every epoch but the last, when its checkpoint is complete
+    watch: Callable[[dict[str, Any]], None] | None = (
+        None  # gets the log's entry of every epoch but the last, when its checkpoint is complete
+    )
     closures: bool = False  # whether the optimiser computes the loss several times a step (LBFGS)
 
     @property
@@ -73,7 +77,9 @@ class Training:
 
     @property
     def result(self) -> nn.Module:
-        """The network that is measured and stored as best: the average of the weights where there is one."""
+        """The network that is measured and stored as best: the average of the weights where there
+        is one.
+        """
         return self.network if self.average is None else self.average.module
 
     @property

@@ -1,4 +1,6 @@
-"""What a run trains for: the data, the loss, the scores and the pictures. The loop and the run folder know nothing else of it."""
+"""What a run trains for: the data, the loss, the scores and the pictures. The loop and the run
+folder know nothing else of it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ Scores = dict[str, Any]
 class Task(ABC):
     """One kind of experiment.
 
-    After `open`, `held_out` has a data set for each of "val" and "test" that there is, and `description` tells a checkpoint how to use its
-    weights (plain JSON).
+    After `open`, `held_out` has a data set for each of "val" and "test" that there is, and
+    `description` tells a checkpoint how to use its weights (plain JSON).
 
     Args:
         config: the settings of a run of this kind.
@@ -37,11 +39,15 @@ class Task(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Whether the settings that belong to this kind can be used, before any data are read; InputError for the first that cannot."""
+        """Whether the settings that belong to this kind can be used, before any data are read;
+        InputError for the first that cannot.
+        """
 
     @abstractmethod
     def model_arguments(self) -> dict[str, Any]:
-        """The part of a description that the network is built from, before the data are known (for a look at the options)."""
+        """The part of a description that the network is built from, before the data are known (for
+        a look at the options).
+        """
 
     @abstractmethod
     def open(self, *, checkpoint: Path | None, tell: Tell) -> Dataset:
@@ -60,11 +66,15 @@ class Task(ABC):
         """(output of the network, target) -> scalar."""
 
     @abstractmethod
-    def evaluate(self, model: nn.Module, dataset: Dataset, accelerator: Accelerator, *, title: str) -> Scores:
+    def evaluate(
+        self, model: nn.Module, dataset: Dataset, accelerator: Accelerator, *, title: str
+    ) -> Scores:
         """All scores of a network on a data set, the same for any number of processes."""
 
     def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
-        """The scores of a finished run on "val" or "test", with what is too costly after each epoch; may leave tables in the run folder."""
+        """The scores of a finished run on "val" or "test", with what is too costly after each
+        epoch; may leave tables in the run folder.
+        """
         return self.evaluate(model, self.held_out[role], accelerator, title=role)
 
     @abstractmethod
@@ -76,7 +86,9 @@ class Task(ABC):
         """The scores as text."""
 
     @abstractmethod
-    def draw(self, model: nn.Module, results: Scores, run: Path, *, device: torch.device) -> list[Path]:
+    def draw(
+        self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
+    ) -> list[Path]:
         """Pictures of the finished run; the first one is the one to look at first."""
 
     @abstractmethod
@@ -84,9 +96,13 @@ class Task(ABC):
         """Names of training samples."""
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray | None:
-        """A picture (H, W, 3) uint8 of what the network does to the first pictures of val, for the trackers; None, by default."""
+        """A picture (H, W, 3) uint8 of what the network does to the first pictures of val, for the
+        trackers; None, by default.
+        """
         return None
 
     def mix(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """What is done to a whole training batch before the network sees it: nothing, by default."""
+        """What is done to a whole training batch before the network sees it: nothing, by
+        default.
+        """
         return images, target

@@ -1,4 +1,6 @@
-"""Where the numbers and pictures of a run are shown while it lasts: TensorBoard, Weights & Biases."""
+"""Where the numbers and pictures of a run are shown while it lasts: TensorBoard, Weights &
+Biases.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +55,21 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, step)
 
     def image(self, name: str, picture: Image.Image, step: int) -> None:
-        # As JPEG, which TensorBoard shows as well: as PNG the pictures of a few hundred validations are larger than all else in the run folder.
+        # As JPEG, which TensorBoard shows as well: as PNG the pictures of a few hundred validations
+        # are larger than all else in the run folder.
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=90)
-        shown = Summary.Image(height=picture.height, width=picture.width, colorspace=3, encoded_image_string=stream.getvalue())
-        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=shown)]), step)
+        shown = Summary.Image(
+            height=picture.height,
+            width=picture.width,
+            colorspace=3,
+            encoded_image_string=stream.getvalue(),
+        )
+        self._writer.file_writer.add_summary(
+            Summary(value=[Summary.Value(tag=name, image=shown)]), step
+        )
 
     def close(self) -> None:
         self._writer.close()
@@ -86,11 +96,20 @@ class WeightsAndBiases(Tracker):
             held.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
         quiet = wandb.Settings(console="off", silent=mode == "offline", disable_git=True)
         resume = {"resume": "allow"} if known and mode == "online" else {}
-        where = {"dir": str(run), "project": config.training.project, "name": run.name, "id": held.read_text(encoding="utf-8").strip()}
+        where = {
+            "dir": str(run),
+            "project": config.training.project,
+            "name": run.name,
+            "id": held.read_text(encoding="utf-8").strip(),
+        }
         try:
-            self._run = wandb.init(**where, **resume, mode=mode, config=asdict(config), settings=quiet)
+            self._run = wandb.init(
+                **where, **resume, mode=mode, config=asdict(config), settings=quiet
+            )
         except wandb.errors.Error as error:
-            raise InputError(f"training.wandb {mode}: {' '.join(str(error).split())[:300]}") from None
+            raise InputError(
+                f"training.wandb {mode}: {' '.join(str(error).split())[:300]}"
+            ) from None
         self._picture = wandb.Image
         # An axis of our own: a resumed run repeats steps, which W&B's own counter would drop.
         self._run.define_metric("step")
@@ -108,13 +127,18 @@ class WeightsAndBiases(Tracker):
 
 def import_wandb() -> Any:
     """The package; InputError where it is not installed."""
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # nothing goes out that was not asked for; it is read at the import
+    os.environ.setdefault(
+        "WANDB_ERROR_REPORTING", "false"
+    )  # nothing goes out that was not asked for; it is read at the import
     try:
         import wandb
 
         wandb.init  # noqa: B018 - a folder of this name in the working directory imports as an empty package
     except (ImportError, AttributeError):
-        raise InputError("training.wandb needs the package wandb: python -m pip install 'wandb>=0.17', or set it to no") from None
+        raise InputError(
+            "training.wandb needs the package wandb: python -m pip install 'wandb>=0.17', or set it"
+            " to no"
+        ) from None
     return wandb
 
 
@@ -131,4 +155,10 @@ def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
 def shrunk(picture: np.ndarray) -> Image.Image:
     """(H, W, 3) uint8 -> a picture at most WIDEST wide."""
     image = Image.fromarray(picture)
-    return image if image.width <= WIDEST else image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.BOX)
+    return (
+        image
+        if image.width <= WIDEST
+        else image.resize(
+            (WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.BOX
+        )
+    )

@@ -42,7 +42,15 @@ def test_functions_vanish_far_outside_the_grid():
 
 
 @pytest.mark.parametrize(
-    "options", [{"spline_order": 6}, {"spline_order": -1}, {"grid_size": 0}, {"grid_range": (1, 1)}, {"domain": "tan"}, {"grid_size": 2.5}]
+    "options",
+    [
+        {"spline_order": 6},
+        {"spline_order": -1},
+        {"grid_size": 0},
+        {"grid_range": (1, 1)},
+        {"domain": "tan"},
+        {"grid_size": 2.5},
+    ],
 )
 def test_options_out_of_range_say_what_is_allowed(options):
     with pytest.raises(ValueError, match="at least|from 0 to 5|lo < hi|known:"):

@@ -16,7 +16,9 @@ def reference(u, frequencies):
 def test_values_are_those_of_numpy(frequencies, dtype, tolerance):
     u = torch.linspace(-10, 10, 1001, dtype=dtype)
     values = Fourier(1, num_frequencies=frequencies)(u.view(1, 1, -1))[0, 0].T.numpy()
-    np.testing.assert_allclose(values, reference(u.numpy(), frequencies).astype(np.float64), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(
+        values, reference(u.numpy(), frequencies).astype(np.float64), rtol=0, atol=tolerance
+    )
 
 
 def test_multiples_of_a_large_angle_are_more_exact_than_by_a_rounded_product():
@@ -30,7 +32,9 @@ def test_multiples_of_a_large_angle_are_more_exact_than_by_a_rounded_product():
 def test_functions_are_orthogonal_over_a_period():
     u = torch.arange(64, dtype=torch.float64).view(1, 1, -1) * (2 * np.pi / 64)
     values = Fourier(1, num_frequencies=5)(u)[0, 0]
-    torch.testing.assert_close(values @ values.T / 32, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        values @ values.T / 32, torch.eye(10, dtype=torch.float64), rtol=0, atol=1e-13
+    )
 
 
 def test_derivatives_are_those_of_the_formula():
@@ -38,7 +42,11 @@ def test_derivatives_are_those_of_the_formula():
     slopes = torch.stack([slope for _, slope in Fourier(1).terms(u, slopes=True)], dim=1)
     n = np.arange(1, 5)
     angles = u.numpy()[:, None] * n
-    np.testing.assert_allclose(slopes.numpy(), np.stack([-n * np.sin(angles), n * np.cos(angles)], axis=2).reshape(101, -1), atol=1e-13)
+    np.testing.assert_allclose(
+        slopes.numpy(),
+        np.stack([-n * np.sin(angles), n * np.cos(angles)], axis=2).reshape(101, -1),
+        atol=1e-13,
+    )
 
 
 def test_no_frequency_is_refused():

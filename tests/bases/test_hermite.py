@@ -28,20 +28,33 @@ def test_values_are_those_of_scipy(kind, degree):
 
 @KINDS
 def test_functions_are_orthonormal(kind):
-    """By the trapezoidal rule, which is exact to rounding for smooth functions that vanish at both ends."""
+    """By the trapezoidal rule, which is exact to rounding for smooth functions that vanish at both
+    ends.
+    """
     u = torch.linspace(-30, 30, 6001, dtype=torch.float64).view(1, 1, -1)
     values = Hermite(1, degree=50, kind=kind)(u)[0, 0]
-    torch.testing.assert_close(values @ values.T * 0.01, torch.eye(51, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        values @ values.T * 0.01, torch.eye(51, dtype=torch.float64), rtol=0, atol=1e-12
+    )
 
 
 @KINDS
 def test_derivatives_are_those_by_the_neighbours(kind):
-    """psi_n' = sqrt(n / 2) psi_(n-1) - sqrt((n + 1) / 2) psi_(n+1) for the physicists', halved in the square for the probabilists'."""
-    slopes = torch.stack([slope for _, slope in Hermite(1, degree=6, kind=kind).terms(torch.from_numpy(U), slopes=True)])
+    """psi_n' = sqrt(n / 2) psi_(n-1) - sqrt((n + 1) / 2) psi_(n+1) for the physicists', halved in
+    the square for the probabilists'.
+    """
+    slopes = torch.stack(
+        [
+            slope
+            for _, slope in Hermite(1, degree=6, kind=kind).terms(torch.from_numpy(U), slopes=True)
+        ]
+    )
     divisor = 2 if kind == "physicist" else 4
     for n, slope in enumerate(slopes.numpy()):
         lower = sqrt(n / divisor) * reference(kind, n - 1, U) if n else 0
-        np.testing.assert_allclose(slope, lower - sqrt((n + 1) / divisor) * reference(kind, n + 1, U), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            slope, lower - sqrt((n + 1) / divisor) * reference(kind, n + 1, U), rtol=0, atol=1e-12
+        )
 
 
 @KINDS
@@ -55,11 +68,17 @@ def test_high_degrees_stay_exact_in_float32(kind):
 @pytest.mark.parametrize("degree", [3, 10, 60])
 def test_gradients_by_autograd_are_finite_everywhere_and_zero_far_outside(kind, degree):
     """Autograd goes back through polynomials of u, which overflow at 1e4 from degree 10 on."""
-    u = torch.cat([torch.linspace(-40, 40, 4001), torch.tensor([1e3, -1e4, 1e15, -3e38])]).view(1, 1, -1).requires_grad_()
+    u = (
+        torch.cat([torch.linspace(-40, 40, 4001), torch.tensor([1e3, -1e4, 1e15, -3e38])])
+        .view(1, 1, -1)
+        .requires_grad_()
+    )
     basis = Hermite(1, degree=degree, kind=kind)
     values = basis(u)
     values.sum().backward()
-    torch.testing.assert_close(u.grad, sum(slope for _, slope in basis.terms(u.detach(), slopes=True)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        u.grad, sum(slope for _, slope in basis.terms(u.detach(), slopes=True)), rtol=0, atol=1e-4
+    )
     assert (values[..., -4:] == 0).all()
     assert (u.grad[..., -4:] == 0).all()
 

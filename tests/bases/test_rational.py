@@ -17,7 +17,9 @@ def with_denominator(basis, q):
     return basis
 
 
-@pytest.mark.parametrize(("degree", "denominator_degree"), [(4, 4), (0, 1), (1, 1), (2, 5), (3, 3), (5, 8)])
+@pytest.mark.parametrize(
+    ("degree", "denominator_degree"), [(4, 4), (0, 1), (1, 1), (2, 5), (3, 3), (5, 8)]
+)
 def test_values_are_those_of_the_formula(degree, denominator_degree):
     q = np.random.default_rng(0).normal(size=denominator_degree).astype(np.float32)
     basis = with_denominator(Rational(1, degree=degree, denominator_degree=denominator_degree), q)
@@ -31,7 +33,10 @@ def test_values_are_those_of_the_formula(degree, denominator_degree):
 
 def test_without_a_denominator_they_are_powers():
     basis = with_denominator(Rational(1), np.zeros(4))
-    torch.testing.assert_close(basis(torch.tensor([[3.0, -20.0]]).view(1, 1, 2))[0, 0, :, 0].detach(), torch.tensor([1.0, 3, 9, 27, 81]))
+    torch.testing.assert_close(
+        basis(torch.tensor([[3.0, -20.0]]).view(1, 1, 2))[0, 0, :, 0].detach(),
+        torch.tensor([1.0, 3, 9, 27, 81]),
+    )
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 7])
@@ -46,13 +51,20 @@ def test_where_powers_overflow_values_and_gradients_are_at_their_limits(u):
     basis = Rational(1)
     x = torch.tensor([[u]], requires_grad=True)
     values = basis(x)[0, 0]
-    torch.testing.assert_close(values.detach(), torch.tensor([0.0, 0, 0, 1 / u, 1]), rtol=1e-5, atol=1e-11)
+    torch.testing.assert_close(
+        values.detach(), torch.tensor([0.0, 0, 0, 1 / u, 1]), rtol=1e-5, atol=1e-11
+    )
     by_x, by_q = torch.autograd.grad(values[4], [x, basis.denominator])
     torch.testing.assert_close(by_x, torch.zeros(1, 1), rtol=0, atol=1e-9)
-    torch.testing.assert_close(by_q[0], torch.tensor([0.0, 0, -1 / u, -1]), rtol=1e-5, atol=1e-11)  # -u^(4 + k) / (1 + u^4)^2
+    torch.testing.assert_close(
+        by_q[0], torch.tensor([0.0, 0, -1 / u, -1]), rtol=1e-5, atol=1e-11
+    )  # -u^(4 + k) / (1 + u^4)^2
 
 
-@pytest.mark.parametrize(("channels", "groups", "expected"), [(16, 8, 8), (3, 8, 3), (1, 8, 1), (10, 4, 4), (6, 1, 1), (9, 8, 5)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "expected"),
+    [(16, 8, 8), (3, 8, 3), (1, 8, 1), (10, 4, 4), (6, 1, 1), (9, 8, 5)],
+)
 def test_runs_of_channels_share_a_denominator(channels, groups, expected):
     basis = Rational(channels, num_groups=groups)
     assert basis.denominator.shape == (expected, 4)
@@ -77,7 +89,10 @@ def test_every_coefficient_is_trained_from_the_start():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"denominator_degree": 3}, "denominator_degree .*no less than the degree.* must be an integer at least 4, got 3"),
+        (
+            {"denominator_degree": 3},
+            "denominator_degree .*no less than the degree.* must be an integer at least 4, got 3",
+        ),
         ({"degree": 0, "denominator_degree": 0}, "at least 1, got 0"),
         ({"num_groups": 0}, "num_groups must be an integer at least 1, got 0"),
     ],

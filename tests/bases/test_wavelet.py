@@ -7,7 +7,9 @@ from scipy.integrate import quad
 from kanseg.bases.wavelet import WAVELETS, Wavelet, meyer, shannon, sinc
 
 
-@pytest.mark.parametrize(("name", "reference"), [("mexican_hat", "mexh"), ("morlet", "morl"), ("dog", "gaus1")])
+@pytest.mark.parametrize(
+    ("name", "reference"), [("mexican_hat", "mexh"), ("morlet", "morl"), ("dog", "gaus1")]
+)
 def test_values_are_those_of_pywavelets(name, reference):
     expected, x = pywt.ContinuousWavelet(reference).wavefun(level=10)
     values, _ = WAVELETS[name](torch.from_numpy(x))
@@ -23,26 +25,39 @@ def meyer_by_its_spectrum(t):
         return np.cos(np.pi / 2 * (3 * w / (4 * np.pi) - 1))
 
     edges = (2 * np.pi / 3, 4 * np.pi / 3, 8 * np.pi / 3)
-    parts = (quad(lambda w: spectrum(w) * np.cos(w * (t - 0.5)), a, b, limit=200)[0] for a, b in zip(edges, edges[1:], strict=False))
+    parts = (
+        quad(lambda w: spectrum(w) * np.cos(w * (t - 0.5)), a, b, limit=200)[0]
+        for a, b in zip(edges, edges[1:], strict=False)
+    )
     return sum(parts) / np.pi
 
 
 def test_meyer_is_the_inverse_transform_of_its_spectrum_also_at_the_removable_singularities():
-    t = np.array([0.5, 0.5 + 3 / 8, 0.5 - 3 / 8, 0.5 + 3 / 4, 0.5 - 3 / 4, 0.0, 1.0, -2.3, 4.1, 0.5001])
+    t = np.array(
+        [0.5, 0.5 + 3 / 8, 0.5 - 3 / 8, 0.5 + 3 / 4, 0.5 - 3 / 4, 0.0, 1.0, -2.3, 4.1, 0.5001]
+    )
     expected = np.array([meyer_by_its_spectrum(x) for x in t])
     np.testing.assert_allclose(meyer(torch.from_numpy(t))[0].numpy(), expected, atol=1e-10)
 
 
 def test_meyer_is_valenzuela_and_de_oliveiras_closed_form():
     v = np.linspace(-3.03, 3.01, 57)
-    first = (4 / (3 * np.pi) * v * np.cos(2 * np.pi / 3 * v) - np.sin(4 * np.pi / 3 * v) / np.pi) / (v - 16 / 9 * v**3)
-    second = (8 / (3 * np.pi) * v * np.cos(8 * np.pi / 3 * v) + np.sin(4 * np.pi / 3 * v) / np.pi) / (v - 64 / 9 * v**3)
-    np.testing.assert_allclose(meyer(torch.from_numpy(v + 0.5))[0].numpy(), first + second, atol=1e-9)
+    first = (
+        4 / (3 * np.pi) * v * np.cos(2 * np.pi / 3 * v) - np.sin(4 * np.pi / 3 * v) / np.pi
+    ) / (v - 16 / 9 * v**3)
+    second = (
+        8 / (3 * np.pi) * v * np.cos(8 * np.pi / 3 * v) + np.sin(4 * np.pi / 3 * v) / np.pi
+    ) / (v - 64 / 9 * v**3)
+    np.testing.assert_allclose(
+        meyer(torch.from_numpy(v + 0.5))[0].numpy(), first + second, atol=1e-9
+    )
 
 
 def test_shannon_is_the_difference_of_two_sinc_functions():
     t = np.linspace(-6, 6, 301)
-    np.testing.assert_allclose(shannon(torch.from_numpy(t))[0].numpy(), 2 * np.sinc(2 * t) - np.sinc(t), atol=1e-12)
+    np.testing.assert_allclose(
+        shannon(torch.from_numpy(t))[0].numpy(), 2 * np.sinc(2 * t) - np.sinc(t), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ["mexican_hat", "morlet", "dog"])

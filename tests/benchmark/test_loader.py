@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from conftest import make_folder
-from kanseg.benchmark.loader import Bare, LoaderCase, _rows, loader_rows, loader_table, make_pictures
+from kanseg.benchmark.loader import (
+    Bare,
+    LoaderCase,
+    _rows,
+    loader_rows,
+    loader_table,
+    make_pictures,
+)
 from kanseg.data import read_folder
 from kanseg.errors import InputError
 
@@ -16,10 +23,20 @@ TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 
 def test_the_ratio_is_to_the_faster_of_the_bare_loaders():
-    times = {"bare, PIL": [2.0, 2.0, 2.0], "bare, OpenCV": [1.0, 1.0, 1.0], "kanseg": [1.25, 1.25, 1.25], "kanseg, augmented": [4.0, 4.0, 4.0]}
+    times = {
+        "bare, PIL": [2.0, 2.0, 2.0],
+        "bare, OpenCV": [1.0, 1.0, 1.0],
+        "kanseg": [1.25, 1.25, 1.25],
+        "kanseg, augmented": [4.0, 4.0, 4.0],
+    }
     rows = {row["loader"]: row for row in _rows(times, 10)}
     assert rows["bare, OpenCV"]["images_per_second"] == 10
-    assert {name: row["ratio"] for name, row in rows.items()} == {"bare, PIL": 0.5, "bare, OpenCV": 1.0, "kanseg": 0.8, "kanseg, augmented": 0.25}
+    assert {name: row["ratio"] for name, row in rows.items()} == {
+        "bare, PIL": 0.5,
+        "bare, OpenCV": 1.0,
+        "kanseg": 0.8,
+        "kanseg, augmented": 0.25,
+    }
     assert (rows["kanseg"]["met"], rows["kanseg, augmented"]["met"]) == (True, None)
     assert _rows(times | {"kanseg": [1.3] * 3}, 10)[2]["met"] is False
 
@@ -39,7 +56,12 @@ def test_a_folder_is_read_by_every_loader_and_left_alone(tmp_path):
     root = make_folder(tmp_path / "set")
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     rows = loader_rows(str(root), LoaderCase(size=16, batch=2, workers=0, rounds=1))
-    assert [row["loader"] for row in rows] == ["bare, PIL", "bare, OpenCV", "kanseg", "kanseg, augmented"]
+    assert [row["loader"] for row in rows] == [
+        "bare, PIL",
+        "bare, OpenCV",
+        "kanseg",
+        "kanseg, augmented",
+    ]
     assert all(row["images_per_second"] > 0 for row in rows)
     assert "| kanseg" in loader_table(rows)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
@@ -52,7 +74,21 @@ def test_made_pictures_are_a_data_set(tmp_path):
 
 def test_the_tool_writes_its_figures(tmp_path):
     root = make_folder(tmp_path / "set")
-    command = [sys.executable, TOOL, "loader", "--root", root, "--workers", "0", "--size", "16", "--rounds", "1", "--json", tmp_path / "f.json"]
+    command = [
+        sys.executable,
+        TOOL,
+        "loader",
+        "--root",
+        root,
+        "--workers",
+        "0",
+        "--size",
+        "16",
+        "--rounds",
+        "1",
+        "--json",
+        tmp_path / "f.json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "f.json").read_text())["rows"]) == 4

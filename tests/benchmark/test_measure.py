@@ -15,9 +15,16 @@ def test_steps_take_turns(monkeypatch):
     calls = []
     monkeypatch.setattr(Setting, "milliseconds", lambda self, step, count: step() or float(count))
     monkeypatch.setattr("kanseg.benchmark.measure.SHORTEST_MS", 3.0)
-    times = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, Setting(rounds=3), lambda: calls.append("-"))
+    times = interleaved(
+        {name: lambda name=name: calls.append(name) for name in "ab"},
+        Setting(rounds=3),
+        lambda: calls.append("-"),
+    )
     assert "".join(calls) == "a-a-b-b-" + "a-b-" * 3
-    assert times == {"a": [3.0] * 3, "b": [3.0] * 3}  # warmed up at 1 ms, so three steps last long enough
+    assert times == {
+        "a": [3.0] * 3,
+        "b": [3.0] * 3,
+    }  # warmed up at 1 ms, so three steps last long enough
 
 
 def test_a_step_in_half_precision():
@@ -27,7 +34,14 @@ def test_a_step_in_half_precision():
         assert (torch.randn(2, 2) @ torch.randn(2, 2)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("options", "message"), [({"device": "tpu"}, "cpu or cuda"), ({"dtype": "float8"}, "bfloat16"), ({"rounds": 0}, "at least 1")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "cpu or cuda"),
+        ({"dtype": "float8"}, "bfloat16"),
+        ({"rounds": 0}, "at least 1"),
+    ],
+)
 def test_a_wrong_setting_is_an_input_error(options, message):
     with pytest.raises(InputError, match=message):
         Setting(**options)

@@ -25,20 +25,33 @@ def test_full_and_default_networks_are_measured():
 
 
 def test_without_functions_there_is_one_network():
-    assert [row["options"] for row in model_rows(["ukanet_18"], ["none"], TINY, ONCE)] == ["default"]
+    assert [row["options"] for row in model_rows(["ukanet_18"], ["none"], TINY, ONCE)] == [
+        "default"
+    ]
 
 
 def test_beside_the_original(original):
     theirs, full, default = model_rows(["ukanet_18"], ["gram"], TINY, ONCE, original)
     assert theirs["options"] == "torch-conv-kan"
     assert theirs["parameters"] == 3 * 2 * 55 * 55 + 2
-    assert theirs["saved_mib"] == 3 * 16 * 16 * 4 / 2**20 + 2 * 16 * 16 * 4 / 2**20 + 16 * 16 * 8 / 2**20 + 4 / 2**20  # and cross-entropy's part
+    assert (
+        theirs["saved_mib"]
+        == 3 * 16 * 16 * 4 / 2**20 + 2 * 16 * 16 * 4 / 2**20 + 16 * 16 * 8 / 2**20 + 4 / 2**20
+    )  # and cross-entropy's part
     assert "time_ratio" not in theirs
     assert full["width"] == 8
     assert full["saved_ratio"] == full["saved_mib"] / theirs["saved_mib"]
     assert default["parameters"] < 4 * theirs["parameters"]
     assert full["reach"] == [0.5, pytest.approx(1 / 3)]
-    assert len({line.count("|") for line in model_table([theirs, full, default], original=True).splitlines()}) == 1
+    assert (
+        len(
+            {
+                line.count("|")
+                for line in model_table([theirs, full, default], original=True).splitlines()
+            }
+        )
+        == 1
+    )
 
 
 def test_the_width_for_a_number_of_parameters():
@@ -48,7 +61,10 @@ def test_the_width_for_a_number_of_parameters():
     assert nearest_width("unet", "gram", 0, depth=1) == 1
 
 
-@pytest.mark.parametrize(("names", "bases", "message"), [(["nt"], ["gram"], "unknown model"), (["unet"], ["grm"], "unknown basis")])
+@pytest.mark.parametrize(
+    ("names", "bases", "message"),
+    [(["nt"], ["gram"], "unknown model"), (["unet"], ["grm"], "unknown basis")],
+)
 def test_unknown_names_are_input_errors(names, bases, message):
     with pytest.raises(InputError, match=message):
         list(model_rows(names, bases, TINY, ONCE))

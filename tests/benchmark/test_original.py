@@ -10,7 +10,9 @@ from kanseg.models import list_bases
 
 
 def test_a_folder_that_is_no_checkout_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"expected a checkout of torch-conv-kan.*git clone https://"):
+    with pytest.raises(
+        InputError, match=r"expected a checkout of torch-conv-kan.*git clone https://"
+    ):
         Original(tmp_path / "nowhere")
 
 

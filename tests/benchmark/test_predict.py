@@ -12,15 +12,31 @@ TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 
 def test_a_row_counts_the_tiles_and_compares_the_same_pixels():
-    (row,) = predict_rows(["unet"], ["none"], PredictCase(size=64, tile=32, overlap=0.5, batch=4), Setting(rounds=1), {"width": 2})
+    (row,) = predict_rows(
+        ["unet"],
+        ["none"],
+        PredictCase(size=64, tile=32, overlap=0.5, batch=4),
+        Setting(rounds=1),
+        {"width": 2},
+    )
     assert row["tiles"] == 9
     assert row["ratio"] == pytest.approx(row["predictor_mpx"] / row["network_mpx"])
     assert "| unet" in predict_table([row])
 
 
 def test_the_limit_is_met_at_nine_tenths():
-    row = {"model": "unet", "basis": "none", "tiles": 9, "network_mpx": 1.0, "predictor_mpx": 0.9, "spread": 0.0}
-    answers = [predict_table([row | {"ratio": value}]).splitlines()[2].split("|")[-2].strip() for value in (0.9, 0.89)]
+    row = {
+        "model": "unet",
+        "basis": "none",
+        "tiles": 9,
+        "network_mpx": 1.0,
+        "predictor_mpx": 0.9,
+        "spread": 0.0,
+    }
+    answers = [
+        predict_table([row | {"ratio": value}]).splitlines()[2].split("|")[-2].strip()
+        for value in (0.9, 0.89)
+    ]
     assert answers == ["yes", "no"]
 
 
@@ -32,6 +48,10 @@ def test_impossible_cases_are_refused(options):
 
 def test_the_command_writes_its_figures(tmp_path):
     small = ["--size", "48", "--tile", "32", "--bases", "none", "--rounds", "1", "--width", "2"]
-    done = subprocess.run([sys.executable, TOOL, "predict", *small, "--json", tmp_path / "a.json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, TOOL, "predict", *small, "--json", tmp_path / "a.json"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "a.json").read_text())["rows"][0]["tiles"] == 4

@@ -24,30 +24,56 @@ PUBLISHED = [
 def finished(folder, top1, *, seed=0, basis="gram", seconds=10.0, **training):
     """A run folder with what the table reads."""
     folder.mkdir()
-    config = ClassificationConfig(run_dir=str(folder), seed=seed, model=ModelConfig("simple_kan_4", basis))
+    config = ClassificationConfig(
+        run_dir=str(folder), seed=seed, model=ModelConfig("simple_kan_4", basis)
+    )
     for key, value in training.items():
         setattr(config.training, key, value)
     (folder / "config.yaml").write_text(config.to_yaml())
-    metrics = {"test": {"top1": top1}, "parameters": 12345, "multiply_adds": 6789000, "cpu_seconds": seconds}
+    metrics = {
+        "test": {"top1": top1},
+        "parameters": 12345,
+        "multiply_adds": 6789000,
+        "cpu_seconds": seconds,
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return str(folder)
 
 
 def page(folders, tmp_path):
     (tmp_path / "published.yaml").write_text(yaml.safe_dump(PUBLISHED))
-    return results_page(folders, published=str(tmp_path / "published.yaml"), command="python tools/results.py")
+    return results_page(
+        folders, published=str(tmp_path / "published.yaml"), command="python tools/results.py"
+    )
 
 
 def rows(text):
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")][2:]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ][2:]
 
 
 def test_runs_that_differ_in_their_seed_share_a_row(tmp_path):
     scores = [0.97, 0.98, 0.96]
-    folders = [finished(tmp_path / f"first-{i}", score, seed=i, seconds=10.0 * (i + 1)) for i, score in enumerate(scores)]
+    folders = [
+        finished(tmp_path / f"first-{i}", score, seed=i, seconds=10.0 * (i + 1))
+        for i, score in enumerate(scores)
+    ]
     (row,) = [row for row in rows(page(folders, tmp_path)) if row[0] == "first"]
     mean, spread = np.mean(scores) * 100, np.std(scores, ddof=1) * 100
-    assert row == ["first", "simple_kan_4", "gram", "12,345", "6,789,000", "20", "3", f"{mean:.2f} ± {spread:.2f}", "98.5"]
+    assert row == [
+        "first",
+        "simple_kan_4",
+        "gram",
+        "12,345",
+        "6,789,000",
+        "20",
+        "3",
+        f"{mean:.2f} ± {spread:.2f}",
+        "98.5",
+    ]
 
 
 def test_other_settings_and_the_plain_control_have_rows_of_their_own(tmp_path):
@@ -64,7 +90,11 @@ def test_other_settings_and_the_plain_control_have_rows_of_their_own(tmp_path):
 
 
 def test_published_experiments_come_in_their_order_and_say_what_was_not_run(tmp_path):
-    folders = [finished(tmp_path / "other-0", 0.5), finished(tmp_path / "second-0", 0.6), finished(tmp_path / "first-0", 0.9)]
+    folders = [
+        finished(tmp_path / "other-0", 0.5),
+        finished(tmp_path / "second-0", 0.6),
+        finished(tmp_path / "first-0", 0.9),
+    ]
     text = page(folders, tmp_path)
     assert [row[0] for row in rows(text)] == ["first", "second", "other", "third"]
     assert rows(text)[-1] == ["third", "", "", "", "", "", "", "not run here", "70"]
@@ -75,10 +105,18 @@ def test_published_experiments_come_in_their_order_and_say_what_was_not_run(tmp_
 
 
 def test_unfinished_runs_and_those_of_masks_are_left_out(tmp_path):
-    folders = [finished(tmp_path / "first-0", 0.9), finished(tmp_path / "first-1", 0.1, seed=1), finished(tmp_path / "masks-0", 0.3)]
+    folders = [
+        finished(tmp_path / "first-0", 0.9),
+        finished(tmp_path / "first-1", 0.1, seed=1),
+        finished(tmp_path / "masks-0", 0.3),
+    ]
     (tmp_path / "first-1" / "metrics.json").unlink()
     (tmp_path / "masks-0" / "metrics.json").write_text(json.dumps({"test": {"mean_iou": 0.5}}))
-    (row,) = [row for row in rows(page([*folders, str(tmp_path / "nowhere")], tmp_path)) if row[7] != "not run here"]
+    (row,) = [
+        row
+        for row in rows(page([*folders, str(tmp_path / "nowhere")], tmp_path))
+        if row[7] != "not run here"
+    ]
     assert row[6:8] == ["1", "90.00"]
 
 
@@ -99,6 +137,8 @@ def test_the_tool_writes_the_page(tmp_path):
     command = [sys.executable, ROOT / "tools" / "results.py", run, "--output", tmp_path / "page.md"]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "page.md").read_text().startswith("# Classification")
-    assert "90.00" in subprocess.run(command[:-2], check=True, capture_output=True, text=True).stdout
+    assert (
+        "90.00" in subprocess.run(command[:-2], check=True, capture_output=True, text=True).stdout
+    )
     bad = subprocess.run([*command[:2], "nowhere"], capture_output=True, text=True, check=False)
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)

@@ -6,11 +6,25 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
-TINY = ["layers", "--channels", "4", "--size", "8", "--batch", "1", "--bases", "gram", "--rounds", "1"]
+TINY = [
+    "layers",
+    "--channels",
+    "4",
+    "--size",
+    "8",
+    "--batch",
+    "1",
+    "--bases",
+    "gram",
+    "--rounds",
+    "1",
+]
 
 
 def run(*arguments, **options):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments], capture_output=True, text=True, **options
+    )
 
 
 def test_a_tiny_table_and_its_figures(tmp_path):
@@ -19,7 +33,9 @@ def test_a_tiny_table_and_its_figures(tmp_path):
     assert "| basis |" in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["machine"] in done.stdout
-    assert [(row["basis"], row["channels"], row["functions"]) for row in figures["rows"]] == [("gram", 4, 4)]
+    assert [(row["basis"], row["channels"], row["functions"]) for row in figures["rows"]] == [
+        ("gram", 4, 4)
+    ]
     assert figures["arguments"]["rounds"] == 1
 
 

@@ -25,14 +25,19 @@ def test_a_row_has_what_the_network_has():
     assert row["parameters"] == num_parameters(model) == sum(row["parts"].values())
     assert row["multiply_adds"] == multiply_adds(model, x.shape)
     assert row["functions"] == 0
-    assert row["saved_mib"] == saved_bytes(lambda: model.train()(x), [*model.parameters(), *model.buffers()]) / 2**20
+    assert (
+        row["saved_mib"]
+        == saved_bytes(lambda: model.train()(x), [*model.parameters(), *model.buffers()]) / 2**20
+    )
 
 
 def test_every_model_and_encoder_is_there(monkeypatch):
     """Whatever it returns: several maps, labels, both."""
 
     def odd(in_channels, classes, *, conv, stem, aux_params=None):
-        net = nn.Sequential(nn.Conv2d(in_channels, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten())
+        net = nn.Sequential(
+            nn.Conv2d(in_channels, 4, 1), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4), nn.Flatten()
+        )
         net.register_forward_hook(lambda _, __, labels: (labels, [labels, labels]))
         return net
 
@@ -40,7 +45,12 @@ def test_every_model_and_encoder_is_there(monkeypatch):
     monkeypatch.setattr(ENCODERS, "_objects", {"unet": ENCODERS["unet"]})
     monkeypatch.setattr(CLASSIFIERS, "_objects", {"kan": CLASSIFIERS["kan"]})
     rows = list(zoo_rows([], ["none"], 16))
-    assert [(row["network"], row["kind"]) for row in rows] == [("unet", "model"), ("odd", "model"), ("kan", "model"), ("unet", "encoder")]
+    assert [(row["network"], row["kind"]) for row in rows] == [
+        ("unet", "model"),
+        ("odd", "model"),
+        ("kan", "model"),
+        ("unet", "encoder"),
+    ]
     assert math.isnan(rows[1]["saved_mib"])  # its norm sees a single value
     assert rows[1]["parameters"] == 4 * 3 + 4 + 8
     lines = zoo_table(rows).splitlines()
@@ -62,13 +72,27 @@ def test_what_cannot_be_listed_is_an_input_error(arguments, message):
 
 
 def test_the_command_and_the_page_that_it_wrote(tmp_path):
-    command = [sys.executable, ROOT / "tools" / "benchmark.py", "zoo", "--names", "unet", "--size", "16", "--json", tmp_path / "zoo.json"]
+    command = [
+        sys.executable,
+        ROOT / "tools" / "benchmark.py",
+        "zoo",
+        "--names",
+        "unet",
+        "--size",
+        "16",
+        "--json",
+        tmp_path / "zoo.json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [row["kind"] for row in json.loads((tmp_path / "zoo.json").read_text())["rows"]] == ["model", "encoder"]
+    assert [row["kind"] for row in json.loads((tmp_path / "zoo.json").read_text())["rows"]] == [
+        "model",
+        "encoder",
+    ]
     page = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
     assert "python tools/benchmark.py zoo" in page.split("|")[0]
     header = next(line for line in done.stdout.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.split("|")] == [
-        cell.strip() for cell in next(line for line in page.splitlines() if line.startswith("|")).split("|")
+        cell.strip()
+        for cell in next(line for line in page.splitlines() if line.startswith("|")).split("|")
     ]

@@ -1,4 +1,6 @@
-"""The networks of torch-conv-kan: numbers from running the original at commit 7a0e83c (see make_networks.py), its signatures, its names."""
+"""The networks of torch-conv-kan: numbers from running the original at commit 7a0e83c (see
+make_networks.py), its signatures, its names.
+"""
 
 import inspect
 import json
@@ -19,7 +21,12 @@ from kanseg.models import ClassificationModel, SegmentationModel
 
 HERE = Path(__file__).parent
 CASES = json.loads(HERE.joinpath("networks.json").read_text())
-SIGNATURES = {n: p for line in HERE.joinpath("networks_signatures.txt").read_text().splitlines() for names, p in [line.split(": ")] for n in names.split()}
+SIGNATURES = {
+    n: p
+    for line in HERE.joinpath("networks_signatures.txt").read_text().splitlines()
+    for names, p in [line.split(": ")]
+    for n in names.split()
+}
 UKANETS = ["ukanet_18", "fast_ukanet_18", "ukalnet_18", "ukacnet_18", "ukagnet_18", "ukagnetnb_18"]
 VGG = {"expected_feature_shape": (1, 1), "input_channels": 1, "num_classes": 3}
 
@@ -42,7 +49,11 @@ def outputs(network, x):
 
 def small(name):
     """A network of the name, as small as it gets, without memory."""
-    options = {"layer_sizes": [4] * (8 if "Eight" in name else 4)} if "Simple" in name else {"input_channels": 3, "num_classes": 2}
+    options = (
+        {"layer_sizes": [4] * (8 if "Eight" in name else 4)}
+        if "Simple" in name
+        else {"input_channels": 3, "num_classes": 2}
+    )
     if "dense" in name:
         options |= {"growth_rate": 4, "num_init_features": 8}
     with torch.device("meta"):
@@ -68,7 +79,9 @@ def test_signatures_are_those_of_the_original(name):
 def test_names_of_the_original_cover_every_entry_once(name):
     network = small(name)
     modules, table = dict(network.named_modules()), network.original_names
-    targets = [ours for ours in table.values() if ours in modules]  # a block without shortcut lacks one name
+    targets = [
+        ours for ours in table.values() if ours in modules
+    ]  # a block without shortcut lacks one name
     assert len(targets) == len(set(targets))
     for key in network.state_dict():
         assert sum(key.startswith(f"{ours}.") for ours in targets) == 1, key
@@ -76,18 +89,27 @@ def test_names_of_the_original_cover_every_entry_once(name):
 
 
 @pytest.mark.parametrize("name", UKANETS)
-@pytest.mark.parametrize("options", [{}, {"affine": False, "norm_layer": nn.BatchNorm2d, "dropout": 0.1, "l1_decay": 0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"affine": False, "norm_layer": nn.BatchNorm2d, "dropout": 0.1, "l1_decay": 0.1}],
+)
 def test_options_reach_every_layer_of_ukanet(name, options):
     with torch.device("meta"):
-        network = getattr(tck, name)(1, 2, **options, **({"degree": 4} if "degree" in SIGNATURES[name] else {}))
+        network = getattr(tck, name)(
+            1, 2, **options, **({"degree": 4} if "degree" in SIGNATURES[name] else {})
+        )
     layers = [m for m in network.modules() if isinstance(m, _LegacyLayer)]
     assert len(layers) == 39
     assert {layer.options.get("degree", 4) for layer in layers} == {4}
     assert all(isinstance(layer.dropout, nn.Identity) == (not options) for layer in layers)
     norms = [norm for layer in layers for norm in layer.norm]
-    if name != "ukagnetnb_18":  # whose second blocks have BatchNorm2d with weights there, whatever is asked
+    if (
+        name != "ukagnetnb_18"
+    ):  # whose second blocks have BatchNorm2d with weights there, whatever is asked
         assert {norm.affine for norm in norms} == {options.get("affine", True)}
-    assert sum(isinstance(m, tck.L1) for m in network.modules()) == (35 if options else 0)  # not the stem and the three merges, as there
+    assert sum(isinstance(m, tck.L1) for m in network.modules()) == (
+        35 if options else 0
+    )  # not the stem and the three merges, as there
 
 
 def test_what_no_weights_can_make_up_for_is_as_there_in_second_blocks_of_ukanet():
@@ -95,21 +117,30 @@ def test_what_no_weights_can_make_up_for_is_as_there_in_second_blocks_of_ukanet(
         network = tck.fast_ukanet_18(1, 2, grid_size=8, norm_layer=nn.BatchNorm2d)
     first, second = network.net.encoder.stages[1]
     assert (first.body[0].options["grid_size"], type(first.body[0].norm[0])) == (8, nn.BatchNorm2d)
-    assert (second.body[0].options["grid_size"], type(second.body[0].norm[0])) == (5, nn.InstanceNorm2d)
+    assert (second.body[0].options["grid_size"], type(second.body[0].norm[0])) == (
+        5,
+        nn.InstanceNorm2d,
+    )
     assert isinstance(second.body[0].base_activation, nn.SiLU)
 
 
 def test_l1_here_and_not_there_and_the_other_way_round():
     case, x = case_of("tiny_densekacnet"), wave(case_of("tiny_densekacnet")["input"], -1)
     assert any(".module." in key for key in theirs(case))
-    torch.testing.assert_close(outputs(converted(case, l1_decay=0.0), x), outputs(converted(case), x))
+    torch.testing.assert_close(
+        outputs(converted(case, l1_decay=0.0), x), outputs(converted(case), x)
+    )
     case, x = case_of("ukagnet_18"), wave(case_of("ukagnet_18")["input"], -1)
-    torch.testing.assert_close(outputs(converted(case, l1_decay=0.1), x), outputs(converted(case), x))
+    torch.testing.assert_close(
+        outputs(converted(case, l1_decay=0.1), x), outputs(converted(case), x)
+    )
 
 
 def test_a_higher_degree_keeps_the_function():
     case, x = case_of("ukagnet_18"), wave(case_of("ukagnet_18")["input"], -1)
-    torch.testing.assert_close(outputs(converted(case, degree=6), x), outputs(converted(case), x), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        outputs(converted(case, degree=6), x), outputs(converted(case), x), rtol=1e-7, atol=1e-7
+    )
 
 
 def test_u2kanet_returns_seven_maps_in_training_and_evaluation():
@@ -125,13 +156,28 @@ def test_u2kanet_returns_seven_maps_in_training_and_evaluation():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("layer2e.1.conv2.base_conv.0.weight"), "nothing for 'layer2e.1.conv2.base_conv.weight'"),
+        (
+            lambda s: s.pop("layer2e.1.conv2.base_conv.0.weight"),
+            "nothing for 'layer2e.1.conv2.base_conv.weight'",
+        ),
         (lambda s: s.pop("output.bias"), "nothing for 'output.bias'"),
-        (lambda s: s.update({"layer5e.0.conv1.beta_weights": torch.ones(5)}), "unknown key 'layer5e.0.conv1.beta_weights'"),
+        (
+            lambda s: s.update({"layer5e.0.conv1.beta_weights": torch.ones(5)}),
+            "unknown key 'layer5e.0.conv1.beta_weights'",
+        ),
         (lambda s: s.update({"merge2.extra": torch.ones(1)}), "unknown key 'merge2.extra'"),
-        (lambda s: s.update({"net.segmentation_head.weight": torch.ones(1)}), "'net.segmentation_head.weight' does not fit"),
-        (lambda s: s.update({"output.weight": torch.ones(3, 8, 1, 1)}), "'output.weight' does not fit"),
-        (lambda s: s.update({"merge1.base_conv.0.weight": torch.ones(8, 8, 3, 3)}), "'merge1.base_conv.0.weight' does not fit"),
+        (
+            lambda s: s.update({"net.segmentation_head.weight": torch.ones(1)}),
+            "'net.segmentation_head.weight' does not fit",
+        ),
+        (
+            lambda s: s.update({"output.weight": torch.ones(3, 8, 1, 1)}),
+            "'output.weight' does not fit",
+        ),
+        (
+            lambda s: s.update({"merge1.base_conv.0.weight": torch.ones(8, 8, 3, 3)}),
+            "'merge1.base_conv.0.weight' does not fit",
+        ),
     ],
 )
 def test_state_dicts_that_do_not_fit_are_named(change, message):
@@ -144,20 +190,30 @@ def test_state_dicts_that_do_not_fit_are_named(change, message):
 
 def test_a_network_inside_a_module_of_ones_own_converts():
     case, x = case_of("SimpleConv"), wave(case_of("SimpleConv")["input"], -1)
-    whole = nn.ModuleDict({"backbone": tck.SimpleConv(**arguments(case)), "extra": nn.Linear(2, 2)}).eval()
-    state = {f"backbone.{key}": value for key, value in theirs(case).items()} | {f"extra.{k}": v for k, v in whole["extra"].state_dict().items()}
+    whole = nn.ModuleDict(
+        {"backbone": tck.SimpleConv(**arguments(case)), "extra": nn.Linear(2, 2)}
+    ).eval()
+    state = {f"backbone.{key}": value for key, value in theirs(case).items()} | {
+        f"extra.{k}": v for k, v in whole["extra"].state_dict().items()
+    }
     whole.load_state_dict(tck.convert_state_dict(state, whole))
     torch.testing.assert_close(outputs(whole["backbone"].double(), x), outputs(converted(case), x))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder as PyTorchModelHubMixin writes it: the class for the norm is missing in config.json."""
+    """A folder as PyTorchModelHubMixin writes it: the class for the norm is missing in
+    config.json.
+    """
     case = case_of("VGGKAGN_BN")
     state = {key: value.clone() for key, value in theirs(case).items()}
     save_file(state, tmp_path / "model.safetensors")
-    known = {name: p.default for name, p in inspect.signature(tck.VGGKAGN_BN).parameters.items()} | case["kwargs"]
-    tmp_path.joinpath("config.json").write_text(json.dumps({k: v for k, v in known.items() if k != "norm_layer"}))
+    known = {
+        name: p.default for name, p in inspect.signature(tck.VGGKAGN_BN).parameters.items()
+    } | case["kwargs"]
+    tmp_path.joinpath("config.json").write_text(
+        json.dumps({k: v for k, v in known.items() if k != "norm_layer"})
+    )
     return tmp_path
 
 
@@ -166,7 +222,9 @@ def test_a_folder_of_the_hub_loads(folder):
     network = tck.VGGKAGN_BN.from_pretrained(folder)
     assert type(network) is tck.VGGKAGN_BN and not network.training
     (y,) = outputs(network.double(), wave(case["input"], -1))
-    torch.testing.assert_close(samples(y).float(), torch.tensor(case["outputs"][0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        samples(y).float(), torch.tensor(case["outputs"][0]), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_folder_without_its_config_needs_the_arguments(folder):
@@ -184,7 +242,14 @@ def test_nothing_is_downloaded():
 
 
 def test_the_published_form_of_vgg_11_v4_has_its_size():
-    options = {"degree": 5, "dropout": 0.05, "width_scale": 2, "affine": True, "norm_layer": nn.BatchNorm2d, "expected_feature_shape": (1, 1)}
+    options = {
+        "degree": 5,
+        "dropout": 0.05,
+        "width_scale": 2,
+        "affine": True,
+        "norm_layer": nn.BatchNorm2d,
+        "expected_feature_shape": (1, 1),
+    }
     with torch.device("meta"):
         network = tck.vggkagn_bn(3, 1000, vgg_type="VGG11v4", **options)
     assert type(network) is tck.VGGKAGN_BN
@@ -199,7 +264,10 @@ def test_the_published_form_of_vgg_11_v4_has_its_size():
         (lambda: tck.vggkagn(vgg_type="VGG11sa", **VGG), "attention layers are not part"),
         (lambda: tck.vggkagn_bn(last_attention=True, **VGG), "attention layers are not part"),
         (lambda: tck.vggkan(vgg_type="VGG12", **VGG), "vgg_type must be VGG11, .* got 'VGG12'"),
-        (lambda: tck.vggkan(head_type="Matryoshka", **VGG), "head_type must be one of .* got 'Matryoshka'"),
+        (
+            lambda: tck.vggkan(head_type="Matryoshka", **VGG),
+            "head_type must be one of .* got 'Matryoshka'",
+        ),
         (lambda: tck.vggkan(1, 3, expected_feature_shape=(2, 3)), "must be square"),
         (lambda: tck.reskagnet50(3, 10, groups=2), "groups must be 1 in reskanet_50, got 2"),
         (lambda: tck.SimpleConvKAN([4, 4, 4]), "layer_sizes must hold 4 numbers"),
@@ -230,15 +298,25 @@ def test_a_step_of_training_reaches_every_parameter(name):
     options = {"growth_rate": 4, "num_init_features": 8} if "dense" in name else {}
     network = getattr(tck, name)(1, 2, **options)
     network(torch.randn(2, 1, 64, 64)).square().mean().backward()
-    assert [k for k, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert [
+        k for k, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ] == []
 
 
-@pytest.mark.parametrize("name", ["fast_ukanet_18", "u2kagnet_bn_small", "VGGKAGN_BN", "SimpleConvKAN"])
+@pytest.mark.parametrize(
+    "name", ["fast_ukanet_18", "u2kagnet_bn_small", "VGGKAGN_BN", "SimpleConvKAN"]
+)
 def test_pickles_with_its_names(name):
-    options = {"layer_sizes": [2, 4, 4, 6], "num_classes": 3} if name == "SimpleConvKAN" else {"input_channels": 1, "num_classes": 3}
+    options = (
+        {"layer_sizes": [2, 4, 4, 6], "num_classes": 3}
+        if name == "SimpleConvKAN"
+        else {"input_channels": 1, "num_classes": 3}
+    )
     network = getattr(tck, name)(**options).eval()
     again = pickle.loads(pickle.dumps(network))
     assert type(again) is type(network)
     assert again.original_names == network.original_names
     x = torch.randn(1, 1, 64, 64)
-    torch.testing.assert_close(outputs(again.double(), x), outputs(network.double(), x), rtol=0, atol=0)
+    torch.testing.assert_close(
+        outputs(again.double(), x), outputs(network.double(), x), rtol=0, atol=0
+    )

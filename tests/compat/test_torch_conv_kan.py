@@ -1,4 +1,6 @@
-"""The layers, nets and weights of torch-conv-kan: numbers from running the original at commit 7a0e83c (see make_torch_conv_kan.py), and its signatures."""
+"""The layers, nets and weights of torch-conv-kan: numbers from running the original at commit
+7a0e83c (see make_torch_conv_kan.py), and its signatures.
+"""
 
 import json
 import pickle
@@ -16,12 +18,28 @@ from kanseg.compat import torch_conv_kan as tck
 
 HERE = Path(__file__).parent
 CASES = json.loads(HERE.joinpath("torch_conv_kan.json").read_text())
-NETS = ["KAN", "FastKAN", "KALN", "KACN", "KAGN", "KAJN", "KABN", "ReLUKAN", "WavKAN", "BottleNeckKAGN"]
+NETS = [
+    "KAN",
+    "FastKAN",
+    "KALN",
+    "KACN",
+    "KAGN",
+    "KAJN",
+    "KABN",
+    "ReLUKAN",
+    "WavKAN",
+    "BottleNeckKAGN",
+]
 FAMILIES = [*NETS, "BottleNeckReLUKAN"]
 # name -> parameters, from the original's inspect.signature; {n} is the number of axes.
-SIGNATURES = dict(line.split(": ", 1) for line in HERE.joinpath("torch_conv_kan_signatures.txt").read_text().splitlines())
+SIGNATURES = dict(
+    line.split(": ", 1)
+    for line in HERE.joinpath("torch_conv_kan_signatures.txt").read_text().splitlines()
+)
 families = pytest.mark.parametrize("family", FAMILIES)
-everything = pytest.mark.parametrize("name", [f"{f}Conv{n}DLayer" for f in FAMILIES for n in (1, 2, 3)] + NETS)
+everything = pytest.mark.parametrize(
+    "name", [f"{f}Conv{n}DLayer" for f in FAMILIES for n in (1, 2, 3)] + NETS
+)
 
 
 def theirs(case):
@@ -50,7 +68,11 @@ def converted(case, **options):
     return module
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join([c["callable"], *(f"{k}={v}" for k, v in c["kwargs"].items())]))
+@pytest.mark.parametrize(
+    "case",
+    CASES,
+    ids=lambda c: "-".join([c["callable"], *(f"{k}={v}" for k, v in c["kwargs"].items())]),
+)
 def test_converted_weights_give_the_output_of_the_original(case):
     expected = torch.tensor(case["output"])
     output = converted(case)(1.5 * wave(case["input"], -1)).flatten()
@@ -61,18 +83,35 @@ def test_converted_weights_give_the_output_of_the_original(case):
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures_are_those_of_the_original(name):
     for n in (1, 2, 3) if "{n}" in name else (0,):
-        assert parameters_of(getattr(tck, name.replace("{n}", str(n)))) == SIGNATURES[name].replace("{n}", str(n))
+        assert parameters_of(getattr(tck, name.replace("{n}", str(n)))) == SIGNATURES[name].replace(
+            "{n}", str(n)
+        )
 
 
 def test_every_name_is_in_the_table():
     names = {name.replace("{n}", str(n)) for name in SIGNATURES for n in (1, 2, 3)}
-    names |= {name for line in HERE.joinpath("networks_signatures.txt").read_text().splitlines() for name in line.split(": ")[0].split()}
-    assert names == set(tck.__all__) - {"L1", "NoiseInjection", "convert_layer", "convert_state_dict", "use_original_rounding"}
+    names |= {
+        name
+        for line in HERE.joinpath("networks_signatures.txt").read_text().splitlines()
+        for name in line.split(": ")[0].split()
+    }
+    assert names == set(tck.__all__) - {
+        "L1",
+        "NoiseInjection",
+        "convert_layer",
+        "convert_state_dict",
+        "use_original_rounding",
+    }
 
 
-@pytest.mark.parametrize(("family", "option"), [("KAN", "spline_order"), ("KALN", "degree"), ("KACN", "degree"), ("ReLUKAN", "g")])
+@pytest.mark.parametrize(
+    ("family", "option"),
+    [("KAN", "spline_order"), ("KALN", "degree"), ("KACN", "degree"), ("ReLUKAN", "g")],
+)
 def test_readme_call_reads_the_third_argument_as_meant(family, option):
-    layer = getattr(tck, f"{family}Conv2DLayer")(3, 8, 2, kernel_size=5, groups=1, padding=2, stride=1, dilation=1)
+    layer = getattr(tck, f"{family}Conv2DLayer")(
+        3, 8, 2, kernel_size=5, groups=1, padding=2, stride=1, dilation=1
+    )
     assert layer.options[option] == 2
     assert layer.basis_conv.kernel_size == (5, 5)
     assert layer(torch.randn(2, 3, 9, 9)).shape == (2, 8, 9, 9)
@@ -92,11 +131,20 @@ def test_calls_that_do_not_fit_are_type_errors():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tck.KANConv2DLayer(3, 4, 3, groups=2), "input channels must be positive and divisible by groups, got 3 channels and groups=2"),
+        (
+            lambda: tck.KANConv2DLayer(3, 4, 3, groups=2),
+            "input channels must be positive and divisible by groups, got 3 channels and groups=2",
+        ),
         (lambda: tck.KANConv2DLayer(4, 4, 3, groups=0), "groups=0"),
-        (lambda: tck.WavKANConv2DLayer(4, 4, 3, wavelet_type="haar"), "unknown wavelet_type 'haar'"),
+        (
+            lambda: tck.WavKANConv2DLayer(4, 4, 3, wavelet_type="haar"),
+            "unknown wavelet_type 'haar'",
+        ),
         (lambda: tck.WavKANConv2DLayer(4, 4, 3, wav_version="slow"), "unknown wav_version 'slow'"),
-        (lambda: tck.KANConv2DLayer(4, 4, 3)(torch.randn(2, 3, 5, 5)), r"expects a tensor \(B, 4, H, W\), got shape \(2, 3, 5, 5\)"),
+        (
+            lambda: tck.KANConv2DLayer(4, 4, 3)(torch.randn(2, 3, 5, 5)),
+            r"expects a tensor \(B, 4, H, W\), got shape \(2, 3, 5, 5\)",
+        ),
         (lambda: tck.KANLayer(4, 4)(torch.randn(2, 3)), r"expects a tensor \(\.\.\., 4\)"),
         (lambda: tck.L1(nn.Linear(2, 2), -1.0), "weight_decay must be at least 0"),
     ],
@@ -106,7 +154,11 @@ def test_wrong_options_are_value_errors(call, message):
         call()
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c["callable"].startswith(("KAN", "FastKAN", "KACN"))], ids=lambda c: c["callable"])
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c["callable"].startswith(("KAN", "FastKAN", "KACN"))],
+    ids=lambda c: c["callable"],
+)
 def test_original_rounding_is_the_same_function(case):
     module, x = converted(case), 1.5 * wave(case["input"], -1)
     keys, plain = list(module.state_dict()), module(x)
@@ -125,7 +177,9 @@ def test_gradients_reach_every_parameter_and_the_input(name):
     module, x = build(name)
     module(x.requires_grad_()).square().sum().backward()
     assert x.grad.isfinite().all() and x.grad.abs().max() > 0
-    dead = [k for k, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    dead = [
+        k for k, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
     assert not dead
 
 
@@ -189,7 +243,9 @@ def test_bernstein_functions_are_not_constant_here():
     assert values.std(dim=3).shape == (1, 2, 4, 1) and values.std(dim=3).min() > 0.1
 
 
-@pytest.mark.parametrize("module", [tck.KABNConv2DLayer(2, 2, 1), tck.KABN([2, 2])], ids=["layer", "net"])
+@pytest.mark.parametrize(
+    "module", [tck.KABNConv2DLayer(2, 2, 1), tck.KABN([2, 2])], ids=["layer", "net"]
+)
 def test_weights_of_kabn_are_refused(module):
     with pytest.raises(ValueError, match="KABN.*constant 1.*bug"):
         tck.convert_state_dict({}, module)
@@ -201,10 +257,22 @@ def test_weights_of_kabn_are_refused(module):
         (lambda s: s.pop("base_conv.0.weight"), "nothing for 'base_conv.weight'"),
         (lambda s: s.pop("beta_weights"), "nothing for 'basis.beta_weights'"),
         (lambda s: s.update(extra=torch.ones(1)), "unknown key 'extra'"),
-        (lambda s: s.update({"layer_norm.0.weight": torch.ones(2)}), "unknown key 'layer_norm.0.weight'"),
-        (lambda s: s.update({"base_conv.0.weight": torch.ones(2, 2, 3, 3)}), "'base_conv.0.weight' does not fit"),
-        (lambda s: s.update(poly_weights=torch.ones(1, 2, 12, 2, 2)), "'poly_weights' has 6 functions .* build it with the higher degree"),
-        (lambda s: s.update(poly_weights=torch.ones(1, 2, 9, 2, 2)), "'poly_weights' .* no multiple of 2 channels"),
+        (
+            lambda s: s.update({"layer_norm.0.weight": torch.ones(2)}),
+            "unknown key 'layer_norm.0.weight'",
+        ),
+        (
+            lambda s: s.update({"base_conv.0.weight": torch.ones(2, 2, 3, 3)}),
+            "'base_conv.0.weight' does not fit",
+        ),
+        (
+            lambda s: s.update(poly_weights=torch.ones(1, 2, 12, 2, 2)),
+            "'poly_weights' has 6 functions .* build it with the higher degree",
+        ),
+        (
+            lambda s: s.update(poly_weights=torch.ones(1, 2, 9, 2, 2)),
+            "'poly_weights' .* no multiple of 2 channels",
+        ),
     ],
 )
 def test_state_dicts_that_do_not_fit_are_named(change, message):
@@ -221,15 +289,31 @@ def test_a_grid_that_the_layer_does_not_have_is_named():
     with pytest.raises(ValueError, match="'rbf.grid' is not the grid"):
         tck.convert_state_dict(state, tck.FastKANConv2DLayer(2, 2, 2))
     with pytest.raises(ValueError, match="build it with the grid of the original"):
-        tck.convert_state_dict(theirs(case_of("KANConv2DLayer")), tck.KANConv2DLayer(2, 2, 2, grid_size=9))
+        tck.convert_state_dict(
+            theirs(case_of("KANConv2DLayer")), tck.KANConv2DLayer(2, 2, 2, grid_size=9)
+        )
 
 
 def test_a_module_without_these_layers_is_refused():
-    with pytest.raises(ValueError, match="KANConv2d holds no layer of kanseg.compat.torch_conv_kan"):
+    with pytest.raises(
+        ValueError, match="KANConv2d holds no layer of kanseg.compat.torch_conv_kan"
+    ):
         tck.convert_state_dict({}, kanseg.layers.KANConv2d(2, 2, 3))
 
 
-@pytest.mark.parametrize("name", ["KALNConv2DLayer", "KACNConv2DLayer", "KAGNConv2DLayer", "KAJNConv2DLayer", "KALN", "KACN", "KAGN", "KAJN"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "KALNConv2DLayer",
+        "KACNConv2DLayer",
+        "KAGNConv2DLayer",
+        "KAJNConv2DLayer",
+        "KALN",
+        "KACN",
+        "KAGN",
+        "KAJN",
+    ],
+)
 def test_a_higher_degree_and_an_affine_norm_keep_the_function(name):
     case = case_of(name)
     more = {"degree": 6} | ({"affine": True} if "Conv" in name else {})
@@ -242,7 +326,11 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.features = nn.Sequential(tck.KANConv2DLayer(2, 2, 2), nn.BatchNorm2d(2), tck.L1(tck.KAGNConv2DLayer(2, 2, 2, degree=4), 0.1))
+        self.features = nn.Sequential(
+            tck.KANConv2DLayer(2, 2, 2),
+            nn.BatchNorm2d(2),
+            tck.L1(tck.KAGNConv2DLayer(2, 2, 2, degree=4), 0.1),
+        )
         self.head = nn.Linear(2, 3)
 
 
@@ -250,11 +338,17 @@ def test_a_whole_net_converts_in_one_call():
     net = Net()
     first, second = case_of("KANConv2DLayer"), case_of("KAGNConv2DLayer")
     state = {k: v for k, v in net.state_dict().items() if k.startswith(("head", "features.1"))}
-    state |= {f"features.0.{k}": v for k, v in theirs(first).items()} | {f"features.2.module.{k}": v for k, v in theirs(second).items()}
+    state |= {f"features.0.{k}": v for k, v in theirs(first).items()} | {
+        f"features.2.module.{k}": v for k, v in theirs(second).items()
+    }
     net.load_state_dict(tck.convert_state_dict(state, net))
     x = 1.5 * wave(first["input"], -1)
-    torch.testing.assert_close(net.features[0](x).flatten(), torch.tensor(first["output"]), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(net.features[2].eval()(x).flatten(), torch.tensor(second["output"]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        net.features[0](x).flatten(), torch.tensor(first["output"]), rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        net.features[2].eval()(x).flatten(), torch.tensor(second["output"]), rtol=1e-4, atol=1e-4
+    )
     with pytest.raises(ValueError, match="unknown key 'tail.weight'"):
         tck.convert_state_dict(state | {"tail.weight": torch.ones(1)}, net)
 
@@ -270,7 +364,9 @@ def test_l1_adds_the_sign_to_the_gradient():
         regular(x).sum().backward()
     for a, b in zip(plain.layers[0].parameters(), regular.layers[0].parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad + 2 * 0.5 * a.sign())
-    torch.testing.assert_close(regular.layers[1].base_conv.weight.grad, plain.layers[1].base_conv.weight.grad)
+    torch.testing.assert_close(
+        regular.layers[1].base_conv.weight.grad, plain.layers[1].base_conv.weight.grad
+    )
 
 
 def test_keywords_that_the_original_ignores_are_warned_of():

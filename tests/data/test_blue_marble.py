@@ -13,11 +13,15 @@ def prepared(tmp_path_factory):
 def test_splits_have_their_stated_sizes_and_all_classes(prepared):
     assert {k: len(v) for k, v in prepared.splits.items()} == {"train": 177, "val": 35, "test": 65}
     for samples in prepared.splits.values():
-        assert set(np.unique(np.concatenate([read_label(s, prepared.info).ravel() for s in samples]))) == {0, 1, 2}
+        assert set(
+            np.unique(np.concatenate([read_label(s, prepared.info).ravel() for s in samples]))
+        ) == {0, 1, 2}
 
 
 def test_no_tile_touches_a_tile_of_another_split_also_across_the_date_line(prepared):
-    columns = {name: {int(s.name[-2:]) for s in samples} for name, samples in prepared.splits.items()}
+    columns = {
+        name: {int(s.name[-2:]) for s in samples} for name, samples in prepared.splits.items()
+    }
     for a in columns:
         for b in columns:
             if a != b:
@@ -25,7 +29,8 @@ def test_no_tile_touches_a_tile_of_another_split_also_across_the_date_line(prepa
 
 
 def test_north_is_up_and_land_lies_where_it_is(prepared):
-    # 25 E to 33 E, 39 N to 30 N: the Mediterranean in the middle, the bright coast of Egypt at the bottom
+    # 25 E to 33 E, 39 N to 30 N: the Mediterranean in the middle, the bright coast of Egypt at the
+    # bottom
     sample = next(s for s in prepared.splits["test"] if s.name == "tile_06_24")
     label, picture = read_label(sample, prepared.info), read_image(sample.image)
     assert (label[60:80] == 0).mean() > 0.9

@@ -3,7 +3,17 @@ import pytest
 import torch
 from PIL import Image
 
-from kanseg.data import Augmentation, LabelInfo, Preprocess, Sample, SegmentationDataset, check_samples, orphan_masks, read_folder, read_label
+from kanseg.data import (
+    Augmentation,
+    LabelInfo,
+    Preprocess,
+    Sample,
+    SegmentationDataset,
+    check_samples,
+    orphan_masks,
+    read_folder,
+    read_label,
+)
 from kanseg.errors import InputError
 
 LEFT, TOP = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.uint8)
@@ -24,12 +34,19 @@ def build(root, masks, pictures=("a", "b", "c")):
 
 @pytest.fixture
 def root(tmp_path):
-    return build(tmp_path / "set", {("0", "a"): LEFT, ("1", "a"): TOP, ("1", "b"): TOP, ("0", "c"): LEFT, ("1", "c"): TOP})
+    return build(
+        tmp_path / "set",
+        {("0", "a"): LEFT, ("1", "a"): TOP, ("1", "b"): TOP, ("0", "c"): LEFT, ("1", "c"): TOP},
+    )
 
 
 def test_a_folder_a_class_is_read_as_multilabel_and_told(root):
     found = read_folder(root)
-    assert (found.info.task, found.info.classes, found.info.num_logits) == ("multilabel", ("class_0", "class_1"), 2)
+    assert (found.info.task, found.info.classes, found.info.num_logits) == (
+        "multilabel",
+        ("class_0", "class_1"),
+        2,
+    )
     assert any("read as multilabel" in note for note in found.notes)
 
 
@@ -50,7 +67,9 @@ def test_a_picture_without_any_file_has_no_mask(tmp_path):
 
 
 def test_files_are_the_picture_and_the_masks_that_are_there(root):
-    assert [path.relative_to(root).as_posix() for path in read_folder(root).samples("train")[1].files] == ["images/b.png", "masks/1/b.png"]
+    assert [
+        path.relative_to(root).as_posix() for path in read_folder(root).samples("train")[1].files
+    ] == ["images/b.png", "masks/1/b.png"]
 
 
 def test_folders_are_named_by_number_or_class_of_dataset_yaml(tmp_path):
@@ -59,7 +78,9 @@ def test_folders_are_named_by_number_or_class_of_dataset_yaml(tmp_path):
     for root in (numbers, names):
         found = read_folder(root, {"classes": ["pupil", "iris"]})
         assert found.info.classes == ("pupil", "iris")
-        assert np.array_equal(read_label(found.samples("train")[0], found.info), np.stack([LEFT > 0, TOP > 0]))
+        assert np.array_equal(
+            read_label(found.samples("train")[0], found.info), np.stack([LEFT > 0, TOP > 0])
+        )
     assert read_folder(names).info.classes == ("iris", "pupil")
 
 
@@ -101,9 +122,15 @@ def test_mask_values_and_ignored_values_are_honoured(root):
     values = np.array([[0, 128, 255]], np.uint8)
     Image.fromarray(values).save(root / "masks" / "0" / "a.png")
     sample = Sample("a", root / "images" / "a.png", (root / "masks" / "0" / "a.png",))
-    assert read_label(sample, LabelInfo("multilabel", ("x",), {0: 0, 128: 255, 255: 1})).tolist() == [[[0, 255, 1]]]
-    assert read_label(sample, LabelInfo("multilabel", ("x",), ignore_index=128)).tolist() == [[[0, 255, 1]]]
-    assert read_label(sample, LabelInfo("multilabel", ("x",), ignore_index=None)).tolist() == [[[0, 1, 1]]]
+    assert read_label(
+        sample, LabelInfo("multilabel", ("x",), {0: 0, 128: 255, 255: 1})
+    ).tolist() == [[[0, 255, 1]]]
+    assert read_label(sample, LabelInfo("multilabel", ("x",), ignore_index=128)).tolist() == [
+        [[0, 255, 1]]
+    ]
+    assert read_label(sample, LabelInfo("multilabel", ("x",), ignore_index=None)).tolist() == [
+        [[0, 1, 1]]
+    ]
     with pytest.raises(InputError, match="value 128 at row 0, column 1"):
         read_label(sample, LabelInfo("multilabel", ("x",), {0: 0, 255: 1}))
 
@@ -117,17 +144,37 @@ def test_masks_of_different_sizes_are_named(root):
 
 def test_masks_without_a_picture_are_found_in_every_folder(root):
     Image.fromarray(TOP).save(root / "masks" / "1" / "z.png")
-    assert orphan_masks(read_folder(root)) == [f"{root / 'masks' / '1' / 'z.png'}: a mask without a picture in images/"]
+    assert orphan_masks(read_folder(root)) == [
+        f"{root / 'masks' / '1' / 'z.png'}: a mask without a picture in images/"
+    ]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
 def test_items_are_resized_and_augmented_class_by_class(tmp_path, classes):
-    masks = {(str(i), "a"): (np.random.default_rng(i).random((6, 8)) > 0.5).astype(np.uint8) for i in range(classes)}
+    masks = {
+        (str(i), "a"): (np.random.default_rng(i).random((6, 8)) > 0.5).astype(np.uint8)
+        for i in range(classes)
+    }
     found = read_folder(build(tmp_path / "set", masks))
-    flip = Augmentation([{"HorizontalFlip": {"p": 1.0}}, {"Affine": {"translate_px": {"x": [2, 2], "y": [0, 0]}, "p": 1.0}}])
-    item = SegmentationDataset(found.samples("train")[:1], found.info, Preprocess(resize=(12, 16)), augmentation=flip)[0]
-    plain = SegmentationDataset(found.samples("train")[:1], found.info, Preprocess(resize=(12, 16)))[0]["mask"]
+    flip = Augmentation(
+        [
+            {"HorizontalFlip": {"p": 1.0}},
+            {"Affine": {"translate_px": {"x": [2, 2], "y": [0, 0]}, "p": 1.0}},
+        ]
+    )
+    item = SegmentationDataset(
+        found.samples("train")[:1], found.info, Preprocess(resize=(12, 16)), augmentation=flip
+    )[0]
+    plain = SegmentationDataset(
+        found.samples("train")[:1], found.info, Preprocess(resize=(12, 16))
+    )[0]["mask"]
     assert (item["mask"].dtype, item["mask"].shape) == (torch.int64, (classes, 12, 16))
-    assert torch.equal(plain, torch.from_numpy(np.stack(list(masks.values()))).long().repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert torch.equal(
+        plain,
+        torch.from_numpy(np.stack(list(masks.values())))
+        .long()
+        .repeat_interleave(2, 1)
+        .repeat_interleave(2, 2),
+    )
     assert torch.equal(item["mask"][:, :, 2:], plain.flip(2)[:, :, :-2])
     assert (item["mask"][:, :, :2] == 255).all()

@@ -15,7 +15,10 @@ SQUARE = [[2, 1, 6, 1, 6, 4, 2, 4]]
 
 def content(names, **changes):
     images = [{"id": i, "file_name": name, "height": 6, "width": 8} for i, name in enumerate(names)]
-    annotations = [{"id": i, "image_id": i, "category_id": 7, "segmentation": SQUARE, "area": 12} for i in range(len(names))]
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 7, "segmentation": SQUARE, "area": 12}
+        for i in range(len(names))
+    ]
     return {"images": images, "annotations": annotations, "categories": CATEGORIES} | changes
 
 
@@ -40,7 +43,10 @@ def root(tmp_path):
 def test_classes_are_the_background_and_the_categories_by_id(root):
     found = read_coco(root)
     assert (found.info.task, found.info.classes) == ("multiclass", ("background", "vessel", "cell"))
-    assert {name: [s.name for s in samples] for name, samples in found.splits.items()} == {"train": ["train"], "val": ["val"]}
+    assert {name: [s.name for s in samples] for name, samples in found.splits.items()} == {
+        "train": ["train"],
+        "val": ["val"],
+    }
     label = read_label(found.samples("train")[0], found.info)
     assert np.unique(label).tolist() == [0, 2]
     assert (label == 2).sum() == 12
@@ -73,10 +79,10 @@ def test_official_names_of_files_and_folders(tmp_path):
         write(tmp_path, f"annotations/instances_{split}.json", content(["a.jpg"]))
         write(tmp_path, f"annotations/captions_{split}.json", {})
     found = read_coco(tmp_path)
-    assert {split: samples[0].image.relative_to(tmp_path).as_posix() for split, samples in found.splits.items()} == {
-        "train": "train2017/a.jpg",
-        "val": "images/val2017/a.jpg",
-    }
+    assert {
+        split: samples[0].image.relative_to(tmp_path).as_posix()
+        for split, samples in found.splits.items()
+    } == {"train": "train2017/a.jpg", "val": "images/val2017/a.jpg"}
 
 
 def test_one_file_is_split_by_the_seed_and_by_group(tmp_path):
@@ -105,7 +111,9 @@ def test_pictures_of_one_stem_in_two_folders_keep_their_names_apart(tmp_path):
     assert [s.name for s in read_coco(tmp_path).samples("train")] == ["a_1_png", "b_1_png"]
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "x/../../a.png", "C:\\a.png", "..\\a.png", ""])
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/etc/a.png", "x/../../a.png", "C:\\a.png", "..\\a.png", ""]
+)
 def test_names_that_lead_out_of_the_folder_are_refused(root, name):
     write(root, "annotations/train.json", content([name]))
     with pytest.raises(InputError, match="must be a relative path inside the folder"):
@@ -118,12 +126,35 @@ def test_names_that_lead_out_of_the_folder_are_refused(root, name):
         ([], "no list 'images'"),
         ({"images": []}, "no list 'annotations'"),
         (content(["train.png"], images=[{"id": 0}]), r"images\[0\] has no 'id' or no 'file_name'"),
-        (content(["train.png"], images=[{"id": [0], "file_name": "train.png"}]), r"images\[0\] has no"),
+        (
+            content(["train.png"], images=[{"id": [0], "file_name": "train.png"}]),
+            r"images\[0\] has no",
+        ),
         (content(["train.png"], images=[{"id": 0, "file_name": "train.png"}] * 2), "the same id"),
-        (content(["train.png"], annotations=[{"image_id": 0, "category_id": 9}]), "category_id 9, which is no category"),
-        (content(["train.png"], annotations=[{"image_id": 0, "category_id": 7, "bbox": [0, 0, 2, 2]}]), "needs a segmentation"),
-        (content(["train.png"], annotations=[{"image_id": 0, "category_id": 7, "segmentation": [[1, 2, 3]]}]), "needs a segmentation"),
-        (content(["train.png"], annotations=[{"image_id": 0, "category_id": 7, "segmentation": [[1, "x"]]}]), "needs a segmentation"),
+        (
+            content(["train.png"], annotations=[{"image_id": 0, "category_id": 9}]),
+            "category_id 9, which is no category",
+        ),
+        (
+            content(
+                ["train.png"], annotations=[{"image_id": 0, "category_id": 7, "bbox": [0, 0, 2, 2]}]
+            ),
+            "needs a segmentation",
+        ),
+        (
+            content(
+                ["train.png"],
+                annotations=[{"image_id": 0, "category_id": 7, "segmentation": [[1, 2, 3]]}],
+            ),
+            "needs a segmentation",
+        ),
+        (
+            content(
+                ["train.png"],
+                annotations=[{"image_id": 0, "category_id": 7, "segmentation": [[1, "x"]]}],
+            ),
+            "needs a segmentation",
+        ),
         (content(["train.png"], categories=[{"id": 7, "name": "vein"}]), "category 7 is"),
     ],
 )
@@ -150,12 +181,20 @@ def test_a_picture_of_another_size_than_stated_is_a_fault_of_that_sample(root):
     Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(root / "images" / "train.png")
     found = read_coco(root)
     faults = check_samples(found.samples(["train", "val"]), found.info).faults
-    assert [str(fault) for fault in faults.values()] == [f"{root / 'images' / 'train.png'}: the picture is 6x8 pixels, and train.json says 8x6"]
+    assert [str(fault) for fault in faults.values()] == [
+        f"{root / 'images' / 'train.png'}: the picture is 6x8 pixels, and train.json says 8x6"
+    ]
 
 
 def test_a_name_that_two_categories_have_gets_the_id_behind(root):
     for split in ("train", "val"):
-        write(root, f"annotations/{split}.json", content([f"{split}.png"], categories=[{"id": 3, "name": "cell"}, {"id": 7, "name": "cell"}]))
+        write(
+            root,
+            f"annotations/{split}.json",
+            content(
+                [f"{split}.png"], categories=[{"id": 3, "name": "cell"}, {"id": 7, "name": "cell"}]
+            ),
+        )
     assert read_coco(root).info.classes == ("background", "cell_3", "cell_7")
 
 
@@ -169,7 +208,11 @@ def test_one_file_as_two_images_is_refused(root):
 
 def test_a_category_named_background_is_the_background(root):
     for split in ("train", "val"):
-        write(root, f"annotations/{split}.json", content([f"{split}.png"], categories=[{"id": 0, "name": "background"}, *CATEGORIES]))
+        write(
+            root,
+            f"annotations/{split}.json",
+            content([f"{split}.png"], categories=[{"id": 0, "name": "background"}, *CATEGORIES]),
+        )
     assert read_coco(root).info.classes == ("background", "vessel", "cell")
 
 

@@ -29,15 +29,25 @@ def test_windows_have_the_size_and_lie_inside():
 
 
 def test_a_pixel_is_found_everywhere_in_its_windows():
-    places = {50 - rows.start for rows, columns in windows(MASK, (6, 6), 400) if (MASK[rows, columns] == 2).any() and 50 in range(rows.start, rows.stop)}
+    places = {
+        50 - rows.start
+        for rows, columns in windows(MASK, (6, 6), 400)
+        if (MASK[rows, columns] == 2).any() and 50 in range(rows.start, rows.stop)
+    }
     assert places == set(range(6))
 
 
 def test_a_smaller_picture_gives_all_of_it():
-    assert foreground_window(MASK, (100, 100), np.random.default_rng(0)) == (slice(0, 60), slice(0, 80))
+    assert foreground_window(MASK, (100, 100), np.random.default_rng(0)) == (
+        slice(0, 60),
+        slice(0, 80),
+    )
 
 
-@pytest.mark.parametrize("mask", [np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), np.zeros((2, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "mask",
+    [np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), np.zeros((2, 4, 4), np.uint8)],
+)
 def test_a_picture_of_background_has_no_such_window(mask):
     assert foreground_window(mask, (2, 2), np.random.default_rng(0)) is None
 
@@ -63,7 +73,9 @@ def test_the_share_of_crops_around_a_class_is_the_asked_one():
     rare = {}
     for share in (0.0, 0.4):
         augment = Augmentation([], crop=(6, 6), foreground=share)
-        rare[share] = np.mean([bool((augment(IMAGE, MASK, seed)[1] == 2).any()) for seed in range(1500)])
+        rare[share] = np.mean(
+            [bool((augment(IMAGE, MASK, seed)[1] == 2).any()) for seed in range(1500)]
+        )
     assert rare[0.0] < 0.03
     assert abs(rare[0.4] - rare[0.0] - 0.2) < 0.04  # of the 40 %, half are around the second class
 

@@ -2,14 +2,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kanseg.data import Augmentation, Preprocess, SegmentationDataset, channel_statistics, read_folder
+from kanseg.data import (
+    Augmentation,
+    Preprocess,
+    SegmentationDataset,
+    channel_statistics,
+    read_folder,
+)
 
 
 def dataset(folder, **options):
     found = read_folder(folder)
     samples = [s for name in ("train", "val", "test") for s in found.samples(name)]
     mean, std = channel_statistics(samples, Preprocess())
-    return SegmentationDataset(samples, found.info, Preprocess(mean=mean, std=std, resize=options.pop("resize", None)), **options)
+    return SegmentationDataset(
+        samples,
+        found.info,
+        Preprocess(mean=mean, std=std, resize=options.pop("resize", None)),
+        **options,
+    )
 
 
 def test_items_have_the_stated_types(folder):
@@ -43,7 +54,9 @@ def test_randomness_depends_on_seed_epoch_and_index_only(folder):
 def test_workers_do_not_change_the_samples(folder):
     data = dataset(folder, augmentation=Augmentation(["HorizontalFlip"]), seed=1)
     plans = [[(4, 0), (4, 1)], [(4, 2), (4, 3)]]
-    single, several = (list(torch.utils.data.DataLoader(data, batch_sampler=plans, num_workers=n)) for n in (0, 2))
+    single, several = (
+        list(torch.utils.data.DataLoader(data, batch_sampler=plans, num_workers=n)) for n in (0, 2)
+    )
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(single, several, strict=True))
 
 

@@ -1,16 +1,42 @@
 import numpy as np
 import pytest
 
-from kanseg.data.drawing import MISSED, WRONG, colourise, error_map, ignored_colour, overlay, viewable
+from kanseg.data.drawing import (
+    MISSED,
+    WRONG,
+    colourise,
+    error_map,
+    ignored_colour,
+    overlay,
+    viewable,
+)
 from kanseg.data.info import IGNORED_COLOUR, LabelInfo, default_palette
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 EYES = {
     "normal": np.eye(3),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
 }
-TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 DIM = (70, 70, 70)  # 200 * 0.35
 
 
@@ -55,7 +81,9 @@ def test_a_multilabel_pixel_is_wrong_where_any_class_is_and_ignored_where_all_ar
     image = np.full((1, 5, 3), 200, np.uint8)
     truth = np.array([[[0, 1, 1, 255, 255]], [[0, 0, 1, 255, 1]]])
     predicted = np.array([[[0, 1, 0, 1, 1]], [[0, 1, 1, 1, 0]]])
-    assert error_map(image, truth, predicted, sides=False).tolist() == [[list(c) for c in (DIM, WRONG, WRONG, IGNORED_COLOUR, WRONG)]]
+    assert error_map(image, truth, predicted, sides=False).tolist() == [
+        [list(c) for c in (DIM, WRONG, WRONG, IGNORED_COLOUR, WRONG)]
+    ]
 
 
 def test_overlapping_classes_are_mixed_and_each_is_bordered_in_its_own_colour():
@@ -94,7 +122,10 @@ def test_ignored_pixels_are_grey_unless_a_class_is():
     assert colourise(np.array([[255]]), [(0, 0, 0)]).tolist() == [[list(IGNORED_COLOUR)]]
     assert ignored_colour([(120, 130, 128)]) == (255, 255, 255)
     assert ignored_colour([(120, 130, 128), (250, 250, 250)]) == (255, 0, 255)
-    assert all(ignored_colour(LabelInfo("multilabel", tuple(map(str, range(n)))).colours) == IGNORED_COLOUR for n in (1, 254))
+    assert all(
+        ignored_colour(LabelInfo("multilabel", tuple(map(str, range(n)))).colours) == IGNORED_COLOUR
+        for n in (1, 254)
+    )
 
 
 def test_16_bit_and_multi_band_pictures_are_stretched_and_shown_by_their_first_bands():

@@ -9,14 +9,21 @@ from kanseg.errors import InputError
 
 def test_split_files_name_the_samples(folder):
     found = read_folder(folder)
-    assert {k: [s.name for s in v] for k, v in found.splits.items()} == {"train": ["p00", "p01"], "val": ["p02", "p03"], "test": ["p04", "p05"]}
+    assert {k: [s.name for s in v] for k, v in found.splits.items()} == {
+        "train": ["p00", "p01"],
+        "val": ["p02", "p03"],
+        "test": ["p04", "p05"],
+    }
     assert found.splits["val"][0].mask == folder / "masks" / "p02.png"
 
 
 def test_split_folders_are_read(tmp_path):
     for split in ("train", "val"):
         make_folder(tmp_path / "set" / split, count=3, splits=False, scale=255)
-    assert {k: len(v) for k, v in read_folder(tmp_path / "set").splits.items()} == {"train": 3, "val": 3}
+    assert {k: len(v) for k, v in read_folder(tmp_path / "set").splits.items()} == {
+        "train": 3,
+        "val": 3,
+    }
 
 
 def test_seeded_split_is_repeatable_disjoint_and_told(tmp_path):
@@ -44,7 +51,10 @@ def test_data_folder_is_not_written(folder):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
-@pytest.mark.parametrize(("line", "message"), [("../p00", "plain file stem"), ("p99", "no picture"), ("p00\np00", "listed twice")])
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("../p00", "plain file stem"), ("p99", "no picture"), ("p00\np00", "listed twice")],
+)
 def test_faults_of_split_files_are_named(folder, line, message):
     (folder / "train.txt").write_text(line + "\n")
     with pytest.raises(InputError, match=message):
@@ -81,7 +91,9 @@ def test_hidden_files_of_other_systems_are_left_out(folder):
 
 def test_masks_without_pictures_are_found_whatever_their_suffix(folder):
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "stray.TIF")
-    assert orphan_masks(read_folder(folder)) == [f"{folder / 'masks' / 'stray.TIF'}: a mask without a picture in images/"]
+    assert orphan_masks(read_folder(folder)) == [
+        f"{folder / 'masks' / 'stray.TIF'}: a mask without a picture in images/"
+    ]
 
 
 def test_two_pictures_of_one_stem_are_refused(folder):

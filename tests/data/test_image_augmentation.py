@@ -6,7 +6,12 @@ from kanseg.data import ImageAugmentation, Mixer
 from kanseg.errors import InputError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-MANY = ["RandomHorizontalFlip", {"RandomCrop": {"size": [20, 24], "padding": 4}}, "TrivialAugmentWide", {"RandomErasing": {"value": "random"}}]
+MANY = [
+    "RandomHorizontalFlip",
+    {"RandomCrop": {"size": [20, 24], "padding": 4}},
+    "TrivialAugmentWide",
+    {"RandomErasing": {"value": "random"}},
+]
 
 
 def test_the_same_seed_gives_the_same_result_whatever_came_before():
@@ -45,7 +50,9 @@ def test_eight_bits_stay_eight_bits_and_sixteen_become_floats(spec, channels):
     image = IMAGE[:, :, :channels]
     before = image.copy()
     augment = ImageAugmentation([spec])
-    assert any(not np.array_equal(augment(image, seed), image) for seed in range(4)) or channels == 1
+    assert (
+        any(not np.array_equal(augment(image, seed), image) for seed in range(4)) or channels == 1
+    )
     assert (augment(image, 1).dtype, augment(image, 1).shape) == (np.uint8, image.shape)
     deep = augment(image.astype(np.uint16) * 257, 1)
     assert (deep.dtype, deep.shape) == (np.float32, image.shape)
@@ -55,8 +62,14 @@ def test_eight_bits_stay_eight_bits_and_sixteen_become_floats(spec, channels):
 
 
 def test_values_go_where_they_should():
-    assert np.array_equal(ImageAugmentation([{"RandomHorizontalFlip": {"p": 1.0}}])(IMAGE, 0), IMAGE[:, ::-1])
-    np.testing.assert_allclose(ImageAugmentation([{"RandomVerticalFlip": {"p": 1.0}}])(IMAGE.astype(np.uint16) * 257, 0), IMAGE[::-1] / 255, atol=1e-6)
+    assert np.array_equal(
+        ImageAugmentation([{"RandomHorizontalFlip": {"p": 1.0}}])(IMAGE, 0), IMAGE[:, ::-1]
+    )
+    np.testing.assert_allclose(
+        ImageAugmentation([{"RandomVerticalFlip": {"p": 1.0}}])(IMAGE.astype(np.uint16) * 257, 0),
+        IMAGE[::-1] / 255,
+        atol=1e-6,
+    )
     crop = ImageAugmentation([{"RandomCrop": {"size": 8}}])(IMAGE, 3)
     windows = np.lib.stride_tricks.sliding_window_view(IMAGE, (8, 8, 3))[:, :, 0]
     assert (windows == crop).all(axis=(2, 3, 4)).sum() == 1
@@ -66,23 +79,39 @@ def test_values_go_where_they_should():
 def test_policies_are_those_of_torchvision():
     from torchvision.transforms import v2
 
-    reference = v2.AutoAugment(v2.AutoAugmentPolicy.SVHN, interpolation=v2.InterpolationMode.BILINEAR)
+    reference = v2.AutoAugment(
+        v2.AutoAugmentPolicy.SVHN, interpolation=v2.InterpolationMode.BILINEAR
+    )
     torch.manual_seed(11)
     expected = reference(torch.from_numpy(IMAGE).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    assert np.array_equal(ImageAugmentation([{"AutoAugment": {"policy": "svhn", "interpolation": "BILINEAR"}}])(IMAGE, 11), expected)
+    assert np.array_equal(
+        ImageAugmentation([{"AutoAugment": {"policy": "svhn", "interpolation": "BILINEAR"}}])(
+            IMAGE, 11
+        ),
+        expected,
+    )
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("RandomHorizontalFlipp", "no transform 'RandomHorizontalFlipp'; did you mean 'RandomHorizontalFlip'"),
+        (
+            "RandomHorizontalFlipp",
+            "no transform 'RandomHorizontalFlipp'; did you mean 'RandomHorizontalFlip'",
+        ),
         ({"RandomCrop": {"sise": 32}}, "RandomCrop has no option 'sise'; did you mean 'size'"),
         ({"RandomCrop": {}}, "RandomCrop: .*missing"),
         ({"RandomHorizontalFlip": {"p": 7}}, "augmentation RandomHorizontalFlip"),
         ({"ColorJitter": {"brightness": "much"}}, "augmentation ColorJitter"),
         ({"RandomCrop": 32}, "options are `{option: value}`, got 32"),
-        ({"AutoAugment": {"policy": "cifar"}}, "policy 'cifar' is not one of imagenet, cifar10, svhn; did you mean 'cifar10'"),
-        ({"Resize": {"size": 9, "interpolation": "cubic"}}, "not one of nearest, .*did you mean 'bicubic'"),
+        (
+            {"AutoAugment": {"policy": "cifar"}},
+            "policy 'cifar' is not one of imagenet, cifar10, svhn; did you mean 'cifar10'",
+        ),
+        (
+            {"Resize": {"size": 9, "interpolation": "cubic"}},
+            "not one of nearest, .*did you mean 'bicubic'",
+        ),
         ({"RandomApply": {"transforms": ["RandomFlip"]}}, "no transform 'RandomFlip'"),
         ({"RandomApply": {"transforms": "RandomCrop"}}, "must be a list"),
         ({"RandomCrop": {}, "Pad": {}}, "an augmentation is"),
@@ -97,7 +126,9 @@ def test_misspelt_or_impossible_transforms_are_errors(spec, message):
         ImageAugmentation([spec])
 
 
-@pytest.mark.parametrize("spec", [{"RandomCrop": {"size": 99}}, "ToPILImage", "Grayscale", {"FiveCrop": {"size": 4}}])
+@pytest.mark.parametrize(
+    "spec", [{"RandomCrop": {"size": 99}}, "ToPILImage", "Grayscale", {"FiveCrop": {"size": 4}}]
+)
 def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_picture(spec):
     with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
         ImageAugmentation([spec])(IMAGE, 0, name="a.png")
@@ -114,7 +145,9 @@ def test_targets_have_the_shares_of_the_pixels(mixup, cutmix):
     for seed in range(20):
         images, targets = mixer(FLAT, torch.arange(12), seed)
         # the mean of the pixels is the mean of the parts' values, by their shares
-        torch.testing.assert_close(targets @ torch.arange(12.0), images.mean(dim=(1, 2, 3)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            targets @ torch.arange(12.0), images.mean(dim=(1, 2, 3)), atol=1e-4, rtol=0
+        )
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(12))
         assert (targets > 0).sum(dim=1).max() <= 2
     assert torch.equal(FLAT[:, 0, 0, 0], torch.arange(12.0))
@@ -148,7 +181,9 @@ def test_smoothing_spreads_a_share_evenly():
     torch.testing.assert_close(targets, torch.nn.functional.one_hot(LABELS, 4) * 0.8 + 0.05)
 
 
-@pytest.mark.parametrize("options", [{"mixup": -1.0}, {"cutmix": float("nan")}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"mixup": -1.0}, {"cutmix": float("nan")}, {"label_smoothing": 1.0}]
+)
 def test_values_out_of_range_are_refused(options):
     with pytest.raises(InputError, match="0 or more"):
         Mixer(**options, num_classes=3)

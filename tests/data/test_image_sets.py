@@ -10,7 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from kanseg.data import FORMATS, ClassificationDataset, ImageAugmentation, Preprocess, channel_statistics, open_images
+from kanseg.data import (
+    FORMATS,
+    ClassificationDataset,
+    ImageAugmentation,
+    Preprocess,
+    channel_statistics,
+    open_images,
+)
 from kanseg.data.image_archives import IDX_SETS
 from kanseg.errors import InputError
 
@@ -31,7 +38,10 @@ def save_npz(root, train=40, test=20, **more):
     for name, count in (("train", train), ("test", test)):
         arrays |= {f"x_{name}": pixels(count), f"y_{name}": np.arange(count) % 4}
     root.mkdir(exist_ok=True)
-    np.savez(root / "set.npz", **{key: value for key, value in (arrays | more).items() if value is not None})
+    np.savez(
+        root / "set.npz",
+        **{key: value for key, value in (arrays | more).items() if value is not None},
+    )
     return root
 
 
@@ -52,7 +62,11 @@ def save_idx(folder, name="mnist", count=30, packed=False):
         labels = (np.array([*IDX_SETS[name][2], *range(count - 10)]) % 10).astype(np.uint8)
         arrays[prefix] = images, labels
         for kind, values in (("images", images), ("labels", labels)):
-            content = bytes((0, 0, 8, values.ndim)) + np.array(values.shape, ">u4").tobytes() + values.tobytes()
+            content = (
+                bytes((0, 0, 8, values.ndim))
+                + np.array(values.shape, ">u4").tobytes()
+                + values.tobytes()
+            )
             path = folder / f"{prefix}-{kind}-idx{values.ndim}-ubyte"
             if packed:
                 path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
@@ -63,17 +77,31 @@ def save_idx(folder, name="mnist", count=30, packed=False):
 
 def state(root):
     """Names and contents of everything below root."""
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_npz_keeps_pixels_labels_and_names(tmp_path):
     x = pixels(6)
     y = np.array([0, 1, 2, 0, 1, 2])
-    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_val=x[::-1], y_val=y[::-1], classes=np.array(["a", "b", "c"]))
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=x,
+        y_train=y,
+        x_val=x[::-1],
+        y_val=y[::-1],
+        classes=np.array(["a", "b", "c"]),
+    )
     for root in (tmp_path, tmp_path / "a.npz"):
         images = opened(root)
         assert images.classes == ("a", "b", "c")
-        assert {role: len(source) for role, source in images.splits.items()} == {"train": 6, "val": 6}
+        assert {role: len(source) for role, source in images.splits.items()} == {
+            "train": 6,
+            "val": 6,
+        }
         image, label, _ = images.splits["val"][1]
         assert np.array_equal(image, x[4])
         assert label == 1
@@ -82,7 +110,10 @@ def test_npz_keeps_pixels_labels_and_names(tmp_path):
 def test_val_is_cut_from_train_by_class_and_seed(tmp_path):
     save_npz(tmp_path, train=80)
     lines = []
-    first, same, other = (opened(tmp_path, val_share=0.25, split_seed=seed, tell=lines.append).splits for seed in (1, 1, 2))
+    first, same, other = (
+        opened(tmp_path, val_share=0.25, split_seed=seed, tell=lines.append).splits
+        for seed in (1, 1, 2)
+    )
     assert np.bincount(first["val"].labels).tolist() == [5, 5, 5, 5]
     assert first["val"].names() == same["val"].names() != other["val"].names()
     assert not set(first["val"].names()) & set(first["train"].names())
@@ -117,10 +148,16 @@ def test_roles_can_take_other_splits(tmp_path):
     [
         ({"y_train": np.arange(39) % 4}, "y_train: 39 labels for 40 pictures"),
         ({"y_test": np.full(20, 7)}, r"y_test: 20 labels are out of range \(0 to 3\): 7 in row 0"),
-        ({"x_train": np.zeros((40, 8, 6, 3))}, "x_train: pictures are uint8 or uint16, got float64"),
+        (
+            {"x_train": np.zeros((40, 8, 6, 3))},
+            "x_train: pictures are uint8 or uint16, got float64",
+        ),
         ({"x_train": None}, "no array x_train"),
         ({"y_test": None}, "no array y_test"),
-        ({"y_train": np.zeros(40, int), "classes": np.array(["a", "b", "c", "d"])}, "one class only"),
+        (
+            {"y_train": np.zeros(40, int), "classes": np.array(["a", "b", "c", "d"])},
+            "one class only",
+        ),
         ({"y_train": np.arange(40) % 4 * 2}, "no picture has the label 1"),
         ({"classes": np.array(["a", "a", "b", "c"])}, "two classes are called 'a'"),
         ({"y_train": np.array([{}] * 40)}, "Python objects"),
@@ -149,7 +186,10 @@ def test_jpeg_cifar_is_decoded_picture_by_picture(tmp_path):
         stream = io.BytesIO()
         Image.fromarray(np.full((32, 32, 3), 10 * value, np.uint8)).save(stream, format="JPEG")
         encoded.append(stream.getvalue())
-    shared = min(next(i for i, (a, b) in enumerate(zip(encoded[0], other, strict=False)) if a != b) for other in encoded[1:])
+    shared = min(
+        next(i for i, (a, b) in enumerate(zip(encoded[0], other, strict=False)) if a != b)
+        for other in encoded[1:]
+    )
     for name in ("train", "test"):
         tails = [each[shared:] for each in encoded]
         arrays[f"data_{name}"] = np.frombuffer(b"".join(tails), np.uint8)
@@ -181,7 +221,11 @@ def test_class_folders_alone_are_split(tmp_path):
     save_folder(tmp_path, splits=[""], count=20)
     lines = []
     images = opened(tmp_path, tell=lines.append)
-    assert {role: len(source) for role, source in images.splits.items()} == {"train": 29, "val": 3, "test": 8}
+    assert {role: len(source) for role, source in images.splits.items()} == {
+        "train": 29,
+        "val": 3,
+        "test": 8,
+    }
     assert np.bincount(images.splits["test"].labels).tolist() == [4, 4]
     assert len(set().union(*(source.names() for source in images.splits.values()))) == 40
     assert any("8 of 40 pictures are split off" in line for line in lines)
@@ -190,7 +234,9 @@ def test_class_folders_alone_are_split(tmp_path):
 def test_faults_of_folders_are_told(tmp_path):
     save_folder(tmp_path)
     (tmp_path / "val" / "cats").mkdir()
-    with pytest.raises(InputError, match="cats: there is no such class to train on; did you mean 'cat'"):
+    with pytest.raises(
+        InputError, match="cats: there is no such class to train on; did you mean 'cat'"
+    ):
         opened(tmp_path)
     (tmp_path / "val" / "cats").rmdir()
     (tmp_path / "train" / "cow").mkdir()
@@ -230,13 +276,19 @@ def save_tiny_imagenet(root):
     for wnid in ids:
         (root / "train" / wnid / "images").mkdir(parents=True)
         for i in range(4):
-            Image.fromarray(pixels(1)[0]).save(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+            Image.fromarray(pixels(1)[0]).save(
+                root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG"
+            )
     (root / "val" / "images").mkdir(parents=True)
     for i in range(3):
         Image.fromarray(pixels(1)[0]).save(root / "val" / "images" / f"val_{i}.JPEG")
-    (root / "val" / "val_annotations.txt").write_text("".join(f"val_{i}.JPEG\t{wnid}\t0\t0\t9\t9\n" for i, wnid in enumerate(ids)))
+    (root / "val" / "val_annotations.txt").write_text(
+        "".join(f"val_{i}.JPEG\t{wnid}\t0\t0\t9\t9\n" for i, wnid in enumerate(ids))
+    )
     (root / "wnids.txt").write_text("\n".join(ids) + "\n")
-    (root / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tcrane\nn03\tcrane\nn04\tother\n")
+    (root / "words.txt").write_text(
+        "n01\tgoldfish, Carassius auratus\nn02\tcrane\nn03\tcrane\nn04\tother\n"
+    )
     return root
 
 
@@ -281,7 +333,9 @@ def test_idx_files_of_another_set_must_be_named(tmp_path):
     assert opened(tmp_path, "fashion_mnist").classes[0] == "T-shirt/top"
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0\x08\x03" + b"\0" * 20, b"\0\0\x08\x01\0\0\0\x05ab"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\x08\x03" + b"\0" * 20, b"\0\0\x08\x01\0\0\0\x05ab"]
+)
 def test_damaged_idx_files_are_told(tmp_path, content):
     save_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(content)
@@ -298,7 +352,9 @@ def test_damaged_idx_files_are_told(tmp_path, content):
 def test_a_missing_set_is_told_with_the_cure_and_not_downloaded(tmp_path, name, monkeypatch):
     from torchvision.datasets import utils
 
-    monkeypatch.setattr(utils, "download_url", lambda *args, **kwargs: pytest.fail("downloads unasked"))
+    monkeypatch.setattr(
+        utils, "download_url", lambda *args, **kwargs: pytest.fail("downloads unasked")
+    )
     with pytest.raises(InputError, match=r"is not there.*--data\.download true"):
         opened(tmp_path, name)
     assert not list(tmp_path.iterdir())
@@ -328,20 +384,35 @@ def test_cifar_is_read_if_its_sums_are_right(tmp_path, name, monkeypatch):
     for key, files in lists.items():
         for file, _ in getattr(kind, key):
             data[file] = RNG.integers(0, 256, (count, 3072), dtype=np.uint8)
-            (folder / file).write_bytes(pickle.dumps({"data": data[file], "labels" if name == "cifar10" else "fine_labels": list(range(count))}))
+            (folder / file).write_bytes(
+                pickle.dumps(
+                    {
+                        "data": data[file],
+                        "labels" if name == "cifar10" else "fine_labels": list(range(count)),
+                    }
+                )
+            )
             files.append([file, hashlib.md5((folder / file).read_bytes()).hexdigest()])
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: [f"c{i}" for i in range(count)]}))
+    (folder / kind.meta["filename"]).write_bytes(
+        pickle.dumps({kind.meta["key"]: [f"c{i}" for i in range(count)]})
+    )
     with pytest.raises(InputError, match="incomplete or damaged"):
         opened(tmp_path, name)
     for key, files in lists.items():
         monkeypatch.setattr(kind, key, files)
-    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": hashlib.md5((folder / kind.meta["filename"]).read_bytes()).hexdigest()})
+    monkeypatch.setattr(
+        kind,
+        "meta",
+        kind.meta | {"md5": hashlib.md5((folder / kind.meta["filename"]).read_bytes()).hexdigest()},
+    )
     for root in (tmp_path, folder):
         images = opened(root)
         assert images.classes[7] == "c7"
         image, label, _ = images.splits["test"][4]
         assert label == 4
-        assert np.array_equal(image, data[lists["test_list"][0][0]][4].reshape(3, 32, 32).transpose(1, 2, 0))
+        assert np.array_equal(
+            image, data[lists["test_list"][0][0]][4].reshape(3, 32, 32).transpose(1, 2, 0)
+        )
 
 
 def test_digits_come_with_scikit_learn_and_split_alike_whatever_the_seed(tmp_path):
@@ -368,26 +439,49 @@ def test_auto_refuses_doubt(tmp_path):
         opened(tmp_path)
     with pytest.raises(InputError, match="'mnst' is not one of auto, .*did you mean 'mnist'"):
         opened(tmp_path, "mnst")
-    assert {"mnist", "fashion_mnist", "cifar10", "cifar100", "folder", "tiny_imagenet", "npz", "cifar10_jpeg", "digits"} == set(FORMATS)
+    assert {
+        "mnist",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "folder",
+        "tiny_imagenet",
+        "npz",
+        "cifar10_jpeg",
+        "digits",
+    } == set(FORMATS)
 
 
 def dataset(root, **options):
     images = opened(save_npz(root))
-    return ClassificationDataset(images.splits["train"], images.classes, Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3), **options)
+    return ClassificationDataset(
+        images.splits["train"],
+        images.classes,
+        Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3),
+        **options,
+    )
 
 
 def test_items_are_normalised_pictures_with_label_and_index(tmp_path):
     data = dataset(tmp_path)
     item = data[(3, 5)]
     image, label, _ = data.source[5]
-    np.testing.assert_allclose(item["image"].numpy(), (image.transpose(2, 0, 1) / 255 - 0.5) / 0.25, atol=1e-6)
+    np.testing.assert_allclose(
+        item["image"].numpy(), (image.transpose(2, 0, 1) / 255 - 0.5) / 0.25, atol=1e-6
+    )
     assert (item["label"], item["index"], len(data), data.one_size) == (label, 5, 36, True)
     batch = next(iter(torch.utils.data.DataLoader(data, batch_size=4)))
-    assert (batch["image"].dtype, batch["label"].dtype, batch["image"].shape) == (torch.float32, torch.int64, (4, 3, 8, 6))
+    assert (batch["image"].dtype, batch["label"].dtype, batch["image"].shape) == (
+        torch.float32,
+        torch.int64,
+        (4, 3, 8, 6),
+    )
 
 
 def test_randomness_depends_on_seed_epoch_and_index_only_and_not_on_workers(tmp_path):
-    augmentation = ImageAugmentation([{"RandomCrop": {"size": [8, 6], "padding": 2}}, "TrivialAugmentWide"])
+    augmentation = ImageAugmentation(
+        [{"RandomCrop": {"size": [8, 6], "padding": 2}}, "TrivialAugmentWide"]
+    )
     data = dataset(tmp_path, augmentation=augmentation, seed=3)
     keys = [(epoch, index) for epoch in range(3) for index in range(8)]
     forward = {key: data[key]["image"] for key in keys}

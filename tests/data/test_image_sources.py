@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanseg.data.image_sources import ArrayPictures, FilePictures, ImageSource, checked_labels, cut, stratified_order
+from kanseg.data.image_sources import (
+    ArrayPictures,
+    FilePictures,
+    ImageSource,
+    checked_labels,
+    cut,
+    stratified_order,
+)
 from kanseg.errors import InputError
 
 LABELS = np.repeat([0, 1, 2], [60, 30, 10])
@@ -45,10 +52,19 @@ def test_a_cut_is_exact_and_leaves_a_lonely_class_to_the_larger_part():
 
 def test_joined_sources_and_subsets_keep_picture_label_and_name_together(tmp_path):
     Image.fromarray(np.full((4, 5, 3), 9, np.uint8)).save(tmp_path / "a.png")
-    joined = ImageSource.joined([source(), ImageSource.of(FilePictures([tmp_path / "a.png"]), np.array([1]))])
-    chosen = pickle.loads(pickle.dumps(joined.subset(np.array([100, 70]))))  # as reading processes get it
+    joined = ImageSource.joined(
+        [source(), ImageSource.of(FilePictures([tmp_path / "a.png"]), np.array([1]))]
+    )
+    chosen = pickle.loads(
+        pickle.dumps(joined.subset(np.array([100, 70])))
+    )  # as reading processes get it
     image, label, name = chosen[0]
-    assert (image.shape, int(image[0, 0, 0]), label, name) == ((4, 5, 3), 9, 1, str(tmp_path / "a.png"))
+    assert (image.shape, int(image[0, 0, 0]), label, name) == (
+        (4, 5, 3),
+        9,
+        1,
+        str(tmp_path / "a.png"),
+    )
     image, label, name = chosen[1]
     assert (image.shape, int(image[0, 0, 0]), label, name) == ((2, 3, 1), 70, 1, "x[70]")
     assert chosen.sizes() == {(4, 5), (2, 3)}
@@ -83,4 +99,8 @@ def test_arrays_that_hold_no_pictures_are_refused(values, message):
 def test_labels_that_are_none_are_refused_by_row(labels, message):
     with pytest.raises(InputError, match=message):
         checked_labels(labels, 3, "f.npz: y_train", num_classes=3)
-    assert checked_labels(np.array([[0], [2], [1]], np.uint8), 3, "y", num_classes=3).tolist() == [0, 2, 1]
+    assert checked_labels(np.array([[0], [2], [1]], np.uint8), 3, "y", num_classes=3).tolist() == [
+        0,
+        2,
+        1,
+    ]

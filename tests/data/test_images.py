@@ -12,7 +12,15 @@ RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("mode", "channels", "word"), [("L", 1, "grey"), ("LA", 2, "grey+alpha"), ("RGB", 3, "RGB"), ("RGBA", 4, "RGBA"), ("1", 1, "grey"), ("P", 3, "palette")]
+    ("mode", "channels", "word"),
+    [
+        ("L", 1, "grey"),
+        ("LA", 2, "grey+alpha"),
+        ("RGB", 3, "RGB"),
+        ("RGBA", 4, "RGBA"),
+        ("1", 1, "grey"),
+        ("P", 3, "palette"),
+    ],
 )
 def test_modes_keep_their_channels(tmp_path, mode, channels, word):
     picture = Image.fromarray(RGB).convert(mode)
@@ -47,14 +55,20 @@ def test_sizes_that_look_like_16_do_not_make_8_bit_pictures_deep(tmp_path, suffi
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("pixels", [RGB, RGB[:, :, 0], RGB[:, :, 0].astype(np.uint16) * 257], ids=["RGB", "grey", "16-bit"])
+@pytest.mark.parametrize(
+    "pixels",
+    [RGB, RGB[:, :, 0], RGB[:, :, 0].astype(np.uint16) * 257],
+    ids=["RGB", "grey", "16-bit"],
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone_as_pil_does(tmp_path, orientation, pixels, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(pixels).save(path, exif=exif)
-    Image.fromarray(pixels).save(tmp_path / "reference.png", exif=exif)  # PIL itself turns some TIFF files wrongly
+    Image.fromarray(pixels).save(
+        tmp_path / "reference.png", exif=exif
+    )  # PIL itself turns some TIFF files wrongly
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "reference.png")))
     assert np.array_equal(read_image(path).squeeze(), expected)
     assert image_mode(path)[1] == expected.shape[:2]
@@ -73,13 +87,17 @@ def test_channels_are_converted_in_the_known_ways():
     rgba = np.dstack([RGB, np.full((5, 7), 9, np.uint8)])
     assert np.array_equal(to_channels(rgba, 3), RGB)
     grey = to_channels(RGB, 1)
-    assert np.abs(grey[:, :, 0].astype(int) - np.asarray(Image.fromarray(RGB).convert("L"))).max() <= 1
+    assert (
+        np.abs(grey[:, :, 0].astype(int) - np.asarray(Image.fromarray(RGB).convert("L"))).max() <= 1
+    )
     with pytest.raises(InputError, match=r"x\.png: has 3 channels and the model takes 5"):
         to_channels(RGB, 5, name="x.png")
 
 
 def broken(tmp_path):
-    Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    Image.fromarray(np.random.default_rng(2).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+        tmp_path / "whole.png"
+    )
     Image.open(tmp_path / "whole.png").save(tmp_path / "whole.jpg")
     for suffix in ("png", "jpg"):
         data = (tmp_path / f"whole.{suffix}").read_bytes()
@@ -105,7 +123,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, message):
 
 
 def test_a_torn_16_bit_file_is_refused(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 65536, (64, 64, 3), dtype=np.uint16))
+    cv2.imwrite(
+        str(tmp_path / "a.png"),
+        np.random.default_rng(0).integers(0, 65536, (64, 64, 3), dtype=np.uint16),
+    )
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="damaged or truncated"):

@@ -11,17 +11,28 @@ from kanseg.errors import InputError
 
 def test_masks_of_0_and_255_are_read_as_binary_and_told(folder):
     found = read_folder(folder)
-    assert (found.info.task, found.info.mask_values, found.info.num_logits) == ("binary", {0: 0, 255: 1}, 1)
+    assert (found.info.task, found.info.mask_values, found.info.num_logits) == (
+        "binary",
+        {0: 0, 255: 1},
+        1,
+    )
     assert "0 and 255" in found.notes[0]
 
 
 def test_masks_of_indices_are_read_as_classes(tmp_path):
     found = read_folder(make_folder(tmp_path / "set", classes=4))
-    assert (found.info.task, found.info.classes) == ("multiclass", ("class_0", "class_1", "class_2", "class_3"))
+    assert (found.info.task, found.info.classes) == (
+        "multiclass",
+        ("class_0", "class_1", "class_2", "class_3"),
+    )
 
 
 def test_dataset_yaml_and_overrides_decide(folder):
-    (folder / "dataset.yaml").write_text(yaml.safe_dump({"task": "binary", "classes": ["tissue", "gland"], "mask_values": {0: 0, 255: 1}}))
+    (folder / "dataset.yaml").write_text(
+        yaml.safe_dump(
+            {"task": "binary", "classes": ["tissue", "gland"], "mask_values": {0: 0, 255: 1}}
+        )
+    )
     assert read_folder(folder).info.classes == ("tissue", "gland")
     assert read_folder(folder, {"classes": ["a", "b"]}).info.classes == ("a", "b")
 
@@ -36,7 +47,10 @@ def test_a_stray_value_among_0_and_255_does_not_turn_the_foreground_into_ignored
     mask = np.array(Image.open(folder / "masks" / "p03.png"))
     mask[0, 0] = 7
     Image.fromarray(mask).save(folder / "masks" / "p03.png")
-    with pytest.raises(InputError, match=r"values 0, 7, 255, which are no classes 0, 1, 2, \.\.\. \(7 is in p03\.png\)"):
+    with pytest.raises(
+        InputError,
+        match=r"values 0, 7, 255, which are no classes 0, 1, 2, \.\.\. \(7 is in p03\.png\)",
+    ):
         read_folder(folder)
 
 
@@ -44,7 +58,12 @@ def test_sixteen_bit_values_can_be_mapped(folder):
     for path in (folder / "masks").iterdir():
         values = np.array(Image.open(path)).astype(np.uint16) * 257
         Image.fromarray(values).save(path)
-    assert read_folder(folder, {"task": "binary", "classes": ["a", "b"], "mask_values": {0: 0, 65535: 1}}).info.num_logits == 1
+    assert (
+        read_folder(
+            folder, {"task": "binary", "classes": ["a", "b"], "mask_values": {0: 0, 65535: 1}}
+        ).info.num_logits
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,10 +80,16 @@ def test_sixteen_bit_values_can_be_mapped(folder):
         ("classes: abc", "list of names, got 'abc'"),
         ("classes: {0: a, 1: b}", "list of names"),
         ("classes: [a, a, b]\nmask_values: {0: 0, 255: 1}", "different names"),
-        ("task: binary\nclasses: [a, b]\nignore_index: -1", "ignore_index must be an integer from 0 to 255"),
+        (
+            "task: binary\nclasses: [a, b]\nignore_index: -1",
+            "ignore_index must be an integer from 0 to 255",
+        ),
         ("task: binary\nclasses: [a, b]\nignore_index: '255'", "ignore_index must be an integer"),
         ("classes: [a, b, c]\npalette: [[0, 0, 0], [1, 1, 1], [2, 2]]", "palette must be a list"),
-        ("classes: [a, b, c]\npalette: [[0, 0, 0], [1, 1, 1], [2, 2, 300]]", "palette must be a list"),
+        (
+            "classes: [a, b, c]\npalette: [[0, 0, 0], [1, 1, 1], [2, 2, 300]]",
+            "palette must be a list",
+        ),
         ("classes: [a, b, c]\npalette: [[0, 0, 0]]", "1 colours for 3 classes"),
         ("ignore_index: 255", "said to be ignored; give mask_values"),
     ],
@@ -81,5 +106,7 @@ def test_default_colours_differ():
 
 
 def test_too_many_classes_are_told_without_all_their_names():
-    with pytest.raises(InputError, match=r"needs two to 255 classes .*got 0, 1, 2, 3, 4, \.\.\., 299$"):
+    with pytest.raises(
+        InputError, match=r"needs two to 255 classes .*got 0, 1, 2, 3, 4, \.\.\., 299$"
+    ):
         LabelInfo("multiclass", tuple(map(str, range(300))))

@@ -41,7 +41,9 @@ def test_colours_are_mapped_by_the_palette(tmp_path):
 
 
 def test_a_void_colour_stands_at_the_ignored_index(tmp_path):
-    info = LabelInfo("multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (9, 8, 7), (5, 5, 5)))
+    info = LabelInfo(
+        "multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (9, 8, 7), (5, 5, 5))
+    )
     assert read_label(sample(tmp_path, [[[0, 0, 0], [5, 5, 5]]]), info).tolist() == [[0, 255]]
     assert info.colours == [(0, 0, 0), (9, 8, 7)]
 
@@ -49,12 +51,20 @@ def test_a_void_colour_stands_at_the_ignored_index(tmp_path):
 def test_sixteen_bit_masks_are_mapped(tmp_path):
     Image.fromarray(np.array([[0, 65535, 300]], np.uint16)).save(tmp_path / "m.png")
     info = LabelInfo("binary", ("a", "b"), mask_values={0: 0, 65535: 1, 300: 255})
-    assert read_label(Sample("m", tmp_path / "i.png", tmp_path / "m.png"), info).tolist() == [[0, 1, 255]]
+    assert read_label(Sample("m", tmp_path / "i.png", tmp_path / "m.png"), info).tolist() == [
+        [0, 1, 255]
+    ]
 
 
 def test_a_value_out_of_range_is_named_with_its_place_and_number(tmp_path):
     info = LabelInfo("multiclass", ("a", "b", "c"))
-    with pytest.raises(InputError, match=r"m\.png: value 7 at row 1, column 0 \(2 pixels in all\) is no class; expected 0\.\.2 or 255"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"m\.png: value 7 at row 1, column 0 \(2 pixels in all\) is no class; expected 0\.\.2"
+            r" or 255"
+        ),
+    ):
         read_label(sample(tmp_path, [[0, 1], [7, 9]]), info)
 
 

@@ -23,20 +23,30 @@ def dataset(folder, *, deep=False, layers=False, preprocess=PLAIN):
         Image.fromarray(RNG.integers(0, 2, (12, 10), dtype=np.uint8)).save(mask)
         samples.append(Sample(str(number), image, (mask, None) if layers else mask))
     info = LabelInfo("multilabel" if layers else "binary", ("a", "b"))
-    return SegmentationDataset(samples, info, preprocess, augmentation=Augmentation(["HorizontalFlip"]), seed=2)
+    return SegmentationDataset(
+        samples, info, preprocess, augmentation=Augmentation(["HorizontalFlip"]), seed=2
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", [{}, {"deep": True}, {"layers": True}], ids=["bytes", "16 bits", "multilabel"])
+@pytest.mark.parametrize(
+    "kind", [{}, {"deep": True}, {"layers": True}], ids=["bytes", "16 bits", "multilabel"]
+)
 def test_finished_batches_are_those_of_the_items(tmp_path, kind, workers):
     data = dataset(tmp_path, **kind)
     raw = RawItems(data)
     keys = [[(1, 0), (1, 2)], [(1, 1)]]
-    batches = [raw.finish(batch) for batch in DataLoader(raw, batch_sampler=keys, num_workers=workers, collate_fn=collate)]
+    batches = [
+        raw.finish(batch)
+        for batch in DataLoader(raw, batch_sampler=keys, num_workers=workers, collate_fn=collate)
+    ]
     for batch, chosen in zip(batches, keys, strict=True):
         expected = default_collate([data[key] for key in chosen])
         assert batch.keys() == expected.keys()
-        assert all(torch.equal(batch[key], expected[key]) and batch[key].dtype == expected[key].dtype for key in expected)
+        assert all(
+            torch.equal(batch[key], expected[key]) and batch[key].dtype == expected[key].dtype
+            for key in expected
+        )
 
 
 def test_items_are_normalised_by_the_formula(tmp_path):
@@ -48,14 +58,22 @@ def test_items_are_normalised_by_the_formula(tmp_path):
 
 def test_pictures_and_masks_cross_as_bytes(tmp_path):
     batch = collate([dataset(tmp_path).raw(index) for index in range(3)])
-    assert (batch["image"].dtype, batch["mask"].dtype, batch["index"]) == (torch.uint8, torch.uint8, [0, 1, 2])
+    assert (batch["image"].dtype, batch["mask"].dtype, batch["index"]) == (
+        torch.uint8,
+        torch.uint8,
+        [0, 1, 2],
+    )
 
 
 def test_labels_become_a_tensor():
-    raw = collate([{"image": torch.zeros(2, 2, 3, dtype=torch.uint8), "label": n, "index": n} for n in (4, 1)])
+    raw = collate(
+        [{"image": torch.zeros(2, 2, 3, dtype=torch.uint8), "label": n, "index": n} for n in (4, 1)]
+    )
     assert torch.equal(finish(raw, PLAIN)["label"], torch.tensor([4, 1]))
 
 
 def test_other_devices_get_the_same_values():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(2, 1, 1, 3)
-    assert torch.equal(_by_index(images, torch.from_numpy(PLAIN._table)), PLAIN.normalise_bytes(images))
+    assert torch.equal(
+        _by_index(images, torch.from_numpy(PLAIN._table)), PLAIN.normalise_bytes(images)
+    )

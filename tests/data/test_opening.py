@@ -7,7 +7,10 @@ from kanseg.errors import InputError
 
 
 def opened(root, lines=None, **options):
-    return open_data(DataConfig(root=str(root), **options), tell=(lambda _: None) if lines is None else lines.append)
+    return open_data(
+        DataConfig(root=str(root), **options),
+        tell=(lambda _: None) if lines is None else lines.append,
+    )
 
 
 def names(folder, split):
@@ -34,16 +37,30 @@ def test_folds_hold_out_each_picture_of_train_and_val_once_and_leave_test(twelve
 def test_folds_are_told(twelve):
     lines = []
     opened(twelve, lines, folds=4, fold=1, split_seed=7)
-    assert any("fold 1 of 4 by seed 7, over 8 pictures of train + val: 6 pictures to train on, 2 held out as val" in line for line in lines)
+    assert any(
+        "fold 1 of 4 by seed 7, over 8 pictures of train + val: 6 pictures to train on, 2 held out"
+        " as val" in line
+        for line in lines
+    )
 
 
 def test_folds_of_a_seeded_split_and_of_split_folders(tmp_path):
     plain = make_folder(tmp_path / "plain", count=20, splits=False)
-    assert sorted(len(names(opened(plain, folds=5, fold=k), "val")) for k in range(5)) == [3, 3, 3, 4, 4]
+    assert sorted(len(names(opened(plain, folds=5, fold=k), "val")) for k in range(5)) == [
+        3,
+        3,
+        3,
+        4,
+        4,
+    ]
     for split in ("train", "val", "test"):
         make_folder(tmp_path / "folders" / split, count=4, splits=False)
     folder = opened(tmp_path / "folders", folds=4)
-    assert (len(folder.samples("train")), len(folder.samples("val")), len(folder.samples("test"))) == (6, 2, 4)
+    assert (
+        len(folder.samples("train")),
+        len(folder.samples("val")),
+        len(folder.samples("test")),
+    ) == (6, 2, 4)
 
 
 def test_folds_without_a_split_val(twelve):
@@ -102,7 +119,8 @@ def test_groups_that_cross_given_splits_are_warned_of(twelve):
     lines = []
     opened(twelve, lines)
     assert [line for line in lines if "warning" in line] == [
-        "data: warning: 1 groups of groups.csv are in train and in test (the first: a); scores on test may flatter"
+        "data: warning: 1 groups of groups.csv are in train and in test (the first: a); scores on"
+        " test may flatter"
     ]
     lines.clear()
     opened(twelve, lines, test=["train"])  # named for both on purpose

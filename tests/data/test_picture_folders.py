@@ -20,12 +20,17 @@ def test_files_in_other_formats_and_folders_are_told_not_read(folder):
     (folder / "images" / ".hidden.gif").write_bytes(b"x")
     notes = [note for note in read_folder(folder).notes if "left out" in note]
     assert len(notes) == 1
-    assert notes[0].startswith(f"{folder / 'images'}: left out what is no picture that can be read: 1 folders, 1 .gif (read: png, jpg")
+    assert notes[0].startswith(
+        f"{folder / 'images'}: left out what is no picture that can be read: 1 folders, 1 .gif"
+        " (read: png, jpg"
+    )
 
 
 def test_pictures_in_folders_of_their_own_are_named(folder):
     (folder / "images" / "patient_1").mkdir()
     for path in (folder / "images").glob("*.png"):
         path.rename(folder / "images" / "patient_1" / path.name)
-    with pytest.raises(InputError, match="no pictures .* only patient_1; pictures must lie in it directly"):
+    with pytest.raises(
+        InputError, match="no pictures .* only patient_1; pictures must lie in it directly"
+    ):
         read_folder(folder)

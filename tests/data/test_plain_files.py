@@ -10,7 +10,10 @@ from kanseg.data.plain_files import read_plain
 
 LIMIT = 10**6
 RNG = np.random.default_rng(0)
-GREY, COLOUR = RNG.integers(0, 256, (20, 30), dtype=np.uint8), RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+GREY, COLOUR = (
+    RNG.integers(0, 256, (20, 30), dtype=np.uint8),
+    RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8),
+)
 
 
 def written(folder, picture, name="x.png", **options):
@@ -20,7 +23,15 @@ def written(folder, picture, name="x.png", **options):
 
 
 @pytest.mark.parametrize("array", [GREY, COLOUR], ids=["grey", "RGB"])
-@pytest.mark.parametrize(("name", "options"), [("x.png", {}), ("x.png", {"dpi": (72, 72)}), ("x.jpg", {}), ("x.jpg", {"progressive": True, "quality": 50})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("x.png", {}),
+        ("x.png", {"dpi": (72, 72)}),
+        ("x.jpg", {}),
+        ("x.jpg", {"progressive": True, "quality": 50}),
+    ],
+)
 def test_the_values_are_those_of_pil(tmp_path, array, name, options):
     path = written(tmp_path, array, name, **options)
     assert np.array_equal(read_plain(path, LIMIT).squeeze(), np.asarray(Image.open(path)))

@@ -15,14 +15,21 @@ def test_values_are_scaled_by_their_type_then_normalised_once():
 
 
 def test_gamma_acts_before_the_statistics():
-    assert torch.allclose(Preprocess(channels=1, mean=(0.0,), std=(1.0,), gamma=0.5)(np.full((1, 1, 1), 64, np.uint8)), torch.tensor((64 / 255) ** 0.5))
+    assert torch.allclose(
+        Preprocess(channels=1, mean=(0.0,), std=(1.0,), gamma=0.5)(
+            np.full((1, 1, 1), 64, np.uint8)
+        ),
+        torch.tensor((64 / 255) ** 0.5),
+    )
 
 
 def test_shrinking_averages_areas_where_asked():
     image = np.zeros((4, 4, 1), np.uint8)
     image[0, 0] = 160
     assert resize_image(image, (1, 1), "area")[0, 0, 0] == 10
-    assert resize_image(image, (1, 1))[0, 0, 0] == 0  # bilinear looks at the four pixels in the middle
+    assert (
+        resize_image(image, (1, 1))[0, 0, 0] == 0
+    )  # bilinear looks at the four pixels in the middle
 
 
 def test_masks_take_the_nearest_pixel():
@@ -48,15 +55,21 @@ def test_floats_are_taken_as_they_are():
 @pytest.mark.parametrize("floats", [True, False])
 def test_floats_and_integers_are_not_taken_for_each_other(floats):
     image = np.zeros((2, 2, 1), np.uint8 if floats else np.float32)
-    with pytest.raises(InputError, match=r"a\.tif: a picture of .* values, and the training pictures hold"):
+    with pytest.raises(
+        InputError, match=r"a\.tif: a picture of .* values, and the training pictures hold"
+    ):
         Preprocess(1, floats=floats).scale(image, name="a.tif")
 
 
 def test_a_gamma_needs_floats_from_0_to_1():
-    with pytest.raises(InputError, match=r"values from 0 to 7, and data\.gamma needs values from 0 to 1"):
+    with pytest.raises(
+        InputError, match=r"values from 0 to 7, and data\.gamma needs values from 0 to 1"
+    ):
         Preprocess(1, gamma=0.5, floats=True).scale(np.float32([[[0.0], [7.0]]]))
 
 
 def test_every_class_of_a_multilabel_mask_is_resized():
     mask = np.random.default_rng(0).integers(0, 2, (3, 6, 8)).astype(np.uint8)
-    assert np.array_equal(resize_mask(mask, (3, 4)), np.stack([resize_mask(layer, (3, 4)) for layer in mask]))
+    assert np.array_equal(
+        resize_mask(mask, (3, 4)), np.stack([resize_mask(layer, (3, 4)) for layer in mask])
+    )

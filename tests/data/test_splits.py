@@ -25,7 +25,9 @@ def test_groups_stay_together_and_large_ones_are_spread():
 
 
 def test_groups_in_two_roles_are_named():
-    lines = crossing_groups({"a": "g", "b": "g", "c": "h"}, {"train": ["a"], "val": ["b", "x"], "test": ["c"]})
+    lines = crossing_groups(
+        {"a": "g", "b": "g", "c": "h"}, {"train": ["a"], "val": ["b", "x"], "test": ["c"]}
+    )
     assert len(lines) == 1
     assert "1 groups of groups.csv are in train and in val (the first: g)" in lines[0]
 

@@ -4,7 +4,14 @@ import tifffile
 from PIL import Image
 
 from conftest import make_folder
-from kanseg.data import LabelInfo, Preprocess, Sample, channel_statistics, class_frequencies, read_folder
+from kanseg.data import (
+    LabelInfo,
+    Preprocess,
+    Sample,
+    channel_statistics,
+    class_frequencies,
+    read_folder,
+)
 from kanseg.errors import InputError
 
 
@@ -38,12 +45,16 @@ def test_no_samples_have_no_pixels():
 
 def test_a_mask_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"m\.png: no such file"):
-        class_frequencies([Sample("m", tmp_path / "i.png", tmp_path / "m.png")], LabelInfo("binary", ("a", "b")))
+        class_frequencies(
+            [Sample("m", tmp_path / "i.png", tmp_path / "m.png")], LabelInfo("binary", ("a", "b"))
+        )
 
 
 def test_floats_of_a_small_unit_keep_their_deviation(tmp_path):
     values = np.random.default_rng(0).normal(3e-7, 1e-7, (16, 16, 1)).astype(np.float32)
     tifffile.imwrite(tmp_path / "i.tif", values[:, :, 0])
-    mean, std = channel_statistics([Sample("i", tmp_path / "i.tif", None)], Preprocess(channels=1, floats=True))
+    mean, std = channel_statistics(
+        [Sample("i", tmp_path / "i.tif", None)], Preprocess(channels=1, floats=True)
+    )
     assert mean[0] == pytest.approx(values.mean(), rel=1e-4)
     assert std[0] == pytest.approx(values.std(), rel=1e-4)

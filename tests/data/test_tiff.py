@@ -20,7 +20,11 @@ def write(path, array, **options):
 @pytest.mark.parametrize("order", ["contig", "separate"])
 def test_bands_are_exact_in_either_order(tmp_path, dtype, bands, order):
     values = RNG.integers(0, 250, (7, 9, bands)).astype(dtype)
-    path = write(tmp_path / "a.tif", values if order == "contig" else values.transpose(2, 0, 1).copy(), planarconfig=order)
+    path = write(
+        tmp_path / "a.tif",
+        values if order == "contig" else values.transpose(2, 0, 1).copy(),
+        planarconfig=order,
+    )
     image = read_image(path)
     assert image.dtype == dtype
     assert np.array_equal(image, values)
@@ -29,18 +33,36 @@ def test_bands_are_exact_in_either_order(tmp_path, dtype, bands, order):
 
 
 def test_the_fourth_band_of_a_picture_with_infrared_is_kept(tmp_path):
-    path = write(tmp_path / "a.tif", BANDS[:, :, :4].astype(np.uint8), photometric="rgb", extrasamples=["unspecified"])
+    path = write(
+        tmp_path / "a.tif",
+        BANDS[:, :, :4].astype(np.uint8),
+        photometric="rgb",
+        extrasamples=["unspecified"],
+    )
     assert np.array_equal(read_image(path), BANDS[:, :, :4].astype(np.uint8))
 
 
 def test_16_bit_planes_of_rgb_are_not_mixed_up(tmp_path):
     planes = BANDS[:, :, :3].transpose(2, 0, 1).copy()
-    assert np.array_equal(read_image(write(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")), BANDS[:, :, :3])
+    assert np.array_equal(
+        read_image(write(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")),
+        BANDS[:, :, :3],
+    )
 
 
-@pytest.mark.parametrize("options", [{"compression": "zlib"}, {"compression": "zlib", "predictor": True}, {"tile": (16, 16)}, {"bigtiff": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True},
+        {"tile": (16, 16)},
+        {"bigtiff": True},
+    ],
+)
 def test_compressed_and_tiled_files_are_read(tmp_path, options):
-    assert np.array_equal(read_image(write(tmp_path / "a.tif", BANDS, planarconfig="contig", **options)), BANDS)
+    assert np.array_equal(
+        read_image(write(tmp_path / "a.tif", BANDS, planarconfig="contig", **options)), BANDS
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.float64, np.float16])
@@ -57,7 +79,10 @@ def test_other_types_become_floats_of_the_same_values_and_are_told(tmp_path, dty
 def test_values_that_are_no_numbers_are_refused_with_their_place(tmp_path, value):
     values = np.zeros((4, 5, 2), np.float32)
     values[1, 3, 1] = value
-    with pytest.raises(InputError, match=r"a\.tif: 1 values are NaN or infinite \(the first at row 1, column 3, band 1\)"):
+    with pytest.raises(
+        InputError,
+        match=r"a\.tif: 1 values are NaN or infinite \(the first at row 1, column 3, band 1\)",
+    ):
         read_image(write(tmp_path / "a.tif", values, planarconfig="contig"))
 
 
@@ -76,14 +101,22 @@ def test_ordinary_files_are_left_to_the_others(tmp_path):
         (BANDS[:, :, 0], {}),
         (BANDS[:, :, :3].astype(np.uint8), {"photometric": "rgb"}),
         (BANDS[:, :, :4].astype(np.uint8), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
-        (BANDS[:, :, :2].astype(np.uint8), {"extrasamples": ["unassalpha"], "planarconfig": "contig"}),
+        (
+            BANDS[:, :, :2].astype(np.uint8),
+            {"extrasamples": ["unassalpha"], "planarconfig": "contig"},
+        ),
     ):
         assert read_header(write(tmp_path / "a.tif", values, **options)) is None
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_bands_are_turned_upright(tmp_path, orientation):
-    path = write(tmp_path / "a.tif", BANDS, planarconfig="contig", extratags=[("Orientation", "H", 1, orientation, True)])
+    path = write(
+        tmp_path / "a.tif",
+        BANDS,
+        planarconfig="contig",
+        extratags=[("Orientation", "H", 1, orientation, True)],
+    )
     expected = BANDS[::-1, ::-1] if orientation == 3 else np.rot90(BANDS, -1)
     assert np.array_equal(read_image(path), expected)
     assert image_mode(path)[1] == expected.shape[:2]
@@ -101,7 +134,12 @@ def test_larger_pictures_than_the_limit_are_refused_before_they_are_decoded(tmp_
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
 def test_a_truncated_file_is_named(tmp_path, options):
-    path = write(tmp_path / "a.tif", RNG.integers(0, 60000, (64, 64, 6), dtype=np.uint16), planarconfig="contig", **options)
+    path = write(
+        tmp_path / "a.tif",
+        RNG.integers(0, 60000, (64, 64, 6), dtype=np.uint16),
+        planarconfig="contig",
+        **options,
+    )
     path.write_bytes(path.read_bytes()[:20000])
     with pytest.raises(InputError, match=r"a\.tif: .*(damaged|truncated|not a picture)"):
         read_image(path)
@@ -114,5 +152,11 @@ def test_a_compression_that_needs_another_package_names_it(tmp_path, monkeypatch
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
     monkeypatch.setattr(tifffile.TiffPage, "asarray", asarray)
-    with pytest.raises(InputError, match=r"compression \(<COMPRESSION.LZW: 5>\) needs another package: python -m pip install imagecodecs"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"compression \(<COMPRESSION.LZW: 5>\) needs another package: python -m pip install"
+            r" imagecodecs"
+        ),
+    ):
         read_image(path)

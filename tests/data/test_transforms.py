@@ -43,20 +43,29 @@ def test_one_channel_keeps_its_axis():
 
 
 def test_made_up_pixels_are_ignored():
-    _, mask = Augmentation([{"Affine": {"translate_px": {"x": [8, 8], "y": [0, 0]}, "p": 1.0}}])(IMAGE, MASK, 0)
+    _, mask = Augmentation([{"Affine": {"translate_px": {"x": [8, 8], "y": [0, 0]}, "p": 1.0}}])(
+        IMAGE, MASK, 0
+    )
     assert (mask[:, :8] == 255).all()
 
 
 def test_16_bit_pictures_are_augmented_as_floats():
     deep = IMAGE.astype(np.uint16) * 257
-    for spec in ("ColorJitter", {"RandomGamma": {"p": 1.0}}, {"GaussNoise": {"p": 1.0}}, "HorizontalFlip"):
+    for spec in (
+        "ColorJitter",
+        {"RandomGamma": {"p": 1.0}},
+        {"GaussNoise": {"p": 1.0}},
+        "HorizontalFlip",
+    ):
         image, _ = Augmentation([spec])(deep, MASK, 0)
         assert image.dtype == np.float32
     flipped, _ = Augmentation([{"HorizontalFlip": {"p": 1.0}}])(deep, MASK, 0)
     np.testing.assert_allclose(flipped, IMAGE[:, ::-1] / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", [{"RandomCrop": {"height": 99, "width": 99}}, "ToTensorV2", {"Normalize": {"p": 1.0}}])
+@pytest.mark.parametrize(
+    "spec", [{"RandomCrop": {"height": 99, "width": 99}}, "ToTensorV2", {"Normalize": {"p": 1.0}}]
+)
 def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_picture(spec):
     with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
         Augmentation([spec])(IMAGE, MASK, 0, name="a.png")
@@ -93,18 +102,24 @@ def test_the_package_of_the_same_import_name_is_refused(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_geometry_takes_any_number_of_bands(channels, dtype):
     bands = np.random.default_rng(2).integers(0, 256, (20, 24, channels)).astype(dtype)
-    augment = Augmentation([{"HorizontalFlip": {"p": 1.0}}, {"VerticalFlip": {"p": 1.0}}], crop=(20, 24))
+    augment = Augmentation(
+        [{"HorizontalFlip": {"p": 1.0}}, {"VerticalFlip": {"p": 1.0}}], crop=(20, 24)
+    )
     augment.check(bands)
     image, mask = augment(bands, MASK, 0)
-    np.testing.assert_allclose(image * (65535 if dtype == np.uint16 else 1), bands[::-1, ::-1], atol=1e-2)
+    np.testing.assert_allclose(
+        image * (65535 if dtype == np.uint16 else 1), bands[::-1, ::-1], atol=1e-2
+    )
     assert np.array_equal(mask, MASK[::-1, ::-1])
 
 
 @pytest.mark.parametrize("name", ["ColorJitter", "HueSaturationValue", "CLAHE", "ToGray"])
-def test_transforms_of_colours_are_refused_for_bands_before_the_training_however_seldom_they_are_applied(name):
+def test_rare_transforms_of_colours_are_refused_for_bands_before_the_training(name):
     bands = np.zeros((20, 24, 5), np.uint8)
     Augmentation([{name: {"p": 0.01}}]).check(IMAGE)
-    with pytest.raises(InputError, match=f"augmentation {name} is made for colours and does not take 5 channels"):
+    with pytest.raises(
+        InputError, match=f"augmentation {name} is made for colours and does not take 5 channels"
+    ):
         Augmentation([{name: {"p": 0.01}}]).check(bands)
 
 

@@ -3,7 +3,15 @@ import pytest
 from PIL import Image
 
 from kanseg.config import DataConfig
-from kanseg.data import check_samples, open_data, orphan_masks, read_folder, read_label, read_voc, write_png
+from kanseg.data import (
+    check_samples,
+    open_data,
+    orphan_masks,
+    read_folder,
+    read_label,
+    read_voc,
+    write_png,
+)
 from kanseg.data.info import voc_palette
 from kanseg.errors import InputError
 
@@ -26,12 +34,23 @@ def root(tmp_path):
 def test_the_palette_is_pascals():
     palette = voc_palette()
     # aeroplane, bicycle, person, tvmonitor and void, as the development kit lists them
-    assert [palette[i] for i in (0, 1, 2, 15, 20, 255)] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (192, 128, 128), (0, 64, 128), (224, 224, 192)]
+    assert [palette[i] for i in (0, 1, 2, 15, 20, 255)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (192, 128, 128),
+        (0, 64, 128),
+        (224, 224, 192),
+    ]
 
 
 def test_indices_and_colours_mean_the_same(root):
     found = read_voc(root)
-    assert (len(found.info.classes), found.info.classes[15], found.info.classes[20]) == (21, "person", "tvmonitor")
+    assert (len(found.info.classes), found.info.classes[15], found.info.classes[20]) == (
+        21,
+        "person",
+        "tvmonitor",
+    )
     for split in ("train", "val"):
         assert np.array_equal(read_label(found.samples(split)[0], found.info), INDICES)
     assert found.info.colours[1] == (128, 0, 0)
@@ -39,11 +58,17 @@ def test_indices_and_colours_mean_the_same(root):
 
 def test_pictures_without_a_mask_are_no_fault_unless_a_list_names_them(root):
     found = read_voc(root)
-    assert {k: [s.name for s in v] for k, v in found.splits.items()} == {"train": ["a"], "trainval": ["a", "b"], "val": ["b"]}
+    assert {k: [s.name for s in v] for k, v in found.splits.items()} == {
+        "train": ["a"],
+        "trainval": ["a", "b"],
+        "val": ["b"],
+    }
     assert not check_samples(found.samples(["train", "val"]), found.info).faults
     (root / "ImageSets" / "Segmentation" / "test.txt").write_text("c\n")
     again = read_voc(root)
-    assert "has no mask" in next(iter(check_samples(again.samples("test"), again.info).faults.values()))
+    assert "has no mask" in next(
+        iter(check_samples(again.samples("test"), again.info).faults.values())
+    )
 
 
 def test_it_is_found_by_itself(root):
@@ -59,7 +84,9 @@ def test_other_classes_can_be_given(root):
 
 def test_a_mask_without_a_picture_is_an_orphan(root):
     write_png(root / "SegmentationClass" / "z.png", INDICES)
-    assert orphan_masks(read_voc(root)) == [f"{root / 'SegmentationClass' / 'z.png'}: a mask without a picture in images/"]
+    assert orphan_masks(read_voc(root)) == [
+        f"{root / 'SegmentationClass' / 'z.png'}: a mask without a picture in images/"
+    ]
 
 
 def test_faults_of_a_list_are_told_when_it_is_asked_for(root):
@@ -73,7 +100,9 @@ def test_the_folder_form_takes_its_colours_by_name(root):
     (root / "images" / "c.jpg").unlink()
     (root / "SegmentationClass").rename(root / "masks")
     (root / "train.txt").write_text("a\nb\n")
-    (root / "dataset.yaml").write_text(f"classes: [{', '.join(f'c{i}' for i in range(21))}]\npalette: voc\n")
+    (root / "dataset.yaml").write_text(
+        f"classes: [{', '.join(f'c{i}' for i in range(21))}]\npalette: voc\n"
+    )
     found = read_folder(root)
     for sample in found.samples("train"):
         assert np.array_equal(read_label(sample, found.info), INDICES)

@@ -41,7 +41,9 @@ def test_features_keep_the_contract_of_ours(name, options):
             features = encoder(x)
         assert features[0] is x
         sizes = [tuple(-(-side // 2**i) for side in size) for i in range(encoder.depth + 1)]
-        assert [tuple(f.shape) for f in features] == [(1, c, *s) for c, s in zip(encoder.out_channels, sizes, strict=True)]
+        assert [tuple(f.shape) for f in features] == [
+            (1, c, *s) for c, s in zip(encoder.out_channels, sizes, strict=True)
+        ]
 
 
 def test_features_are_those_of_the_other_library():
@@ -61,13 +63,27 @@ def test_features_are_those_of_the_other_library():
 
 
 def test_layers_behind_the_last_feature_are_left_out():
-    shallow, deep = foreign_encoder("timm-test_resnet", depth=2), foreign_encoder("timm-test_resnet", depth=5)
+    shallow, deep = (
+        foreign_encoder("timm-test_resnet", depth=2),
+        foreign_encoder("timm-test_resnet", depth=5),
+    )
     assert sum(p.numel() for p in shallow.parameters()) < sum(p.numel() for p in deep.parameters())
 
 
 def test_features_with_channels_last_are_turned():
-    encoder = foreign_encoder("timm-swin_tiny_patch4_window7_224", depth=3, img_size=64, strict_img_size=False, embed_dim=24).eval()
-    assert [tuple(f.shape) for f in encoder(torch.randn(1, 3, 61, 83))] == [(1, 3, 61, 83), (1, 0, 31, 42), (1, 24, 16, 21), (1, 48, 8, 11)]
+    encoder = foreign_encoder(
+        "timm-swin_tiny_patch4_window7_224",
+        depth=3,
+        img_size=64,
+        strict_img_size=False,
+        embed_dim=24,
+    ).eval()
+    assert [tuple(f.shape) for f in encoder(torch.randn(1, 3, 61, 83))] == [
+        (1, 3, 61, 83),
+        (1, 0, 31, 42),
+        (1, 24, 16, 21),
+        (1, 48, 8, 11),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,13 +105,24 @@ def test_what_cannot_be_built_is_named(name, options, message):
 
 @pytest.mark.parametrize("name", ["smp-resnet18", "timm-resnet18"])
 def test_a_missing_library_is_named(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch" if name.startswith("smp") else "timm", None)
+    monkeypatch.setitem(
+        sys.modules, "segmentation_models_pytorch" if name.startswith("smp") else "timm", None
+    )
     with pytest.raises(ImportError, match="pip install"):
         foreign_encoder(name)
 
 
 def test_kan_decoders_stand_on_foreign_encoders():
-    model = kanseg.create_model("unet", 4, 3, encoder="smp-resnet18", encoder_weights=None, encoder_depth=5, basis="gram", degree=2).eval()
+    model = kanseg.create_model(
+        "unet",
+        4,
+        3,
+        encoder="smp-resnet18",
+        encoder_weights=None,
+        encoder_depth=5,
+        basis="gram",
+        degree=2,
+    ).eval()
     layers = [m for m in model.decoder.modules() if isinstance(m, KANConv2d)]
     assert len(layers) == 10
     assert all(layer.basis.degree == 2 for layer in layers)
@@ -114,7 +141,14 @@ def test_decoders_do_without_a_feature(name):
 
 def test_our_encoders_change_places_by_name():
     options = {"width": 4, "stem": {"basis": "rbf", "grid_size": 5}}
-    model = kanseg.create_model("unet", encoder="ukanet_18", encoder_depth=2, encoder_options=options, basis="chebyshev", degree=5).eval()
+    model = kanseg.create_model(
+        "unet",
+        encoder="ukanet_18",
+        encoder_depth=2,
+        encoder_options=options,
+        basis="chebyshev",
+        degree=5,
+    ).eval()
     first, *others = (m for m in model.modules() if isinstance(m, KANConv2d))
     assert first.basis.num_functions == 5
     assert {m.basis.degree for m in others} == {5}
@@ -128,7 +162,10 @@ def test_our_encoders_change_places_by_name():
     ("options", "message"),
     [
         ({"encoder": "ukanet18"}, "did you mean 'ukanet_18'"),
-        ({"encoder": "ukanet_18", "width": 4}, r"'width' is an option of the encoder.*encoder_options=\{'width'"),
+        (
+            {"encoder": "ukanet_18", "width": 4},
+            r"'width' is an option of the encoder.*encoder_options=\{'width'",
+        ),
         ({"encoder": "ukanet_18", "depth": 4}, "give encoder_depth"),
         ({"encoder": "ukanet_18", "encoder_weights": "imagenet"}, "no pretrained weights"),
         ({"encoder_depth": 4}, "name it by encoder="),
@@ -151,7 +188,9 @@ def test_a_checkpoint_brings_its_own_weights(monkeypatch):
     from kanseg import checkpoint
 
     seen = []
-    monkeypatch.setattr(checkpoint, "create_model", lambda **arguments: seen.append(arguments["encoder_weights"]))
+    monkeypatch.setattr(
+        checkpoint, "create_model", lambda **arguments: seen.append(arguments["encoder_weights"])
+    )
     arguments = {"name": "unet", "encoder": "smp-resnet18", "encoder_weights": "imagenet"}
     checkpoint.build_model(arguments)
     checkpoint.build_model(arguments, pretrained=True)

@@ -35,7 +35,11 @@ def test_another_number_of_channels_keeps_what_was_learned():
 def residual_on_the_picture():
     """The picture itself is feature 0; two layers, the two paths of a block, read it."""
     conv = partial(KANConv2d, basis="gram", dtype=torch.float64)
-    stages = [nn.Identity(), nn.Sequential(BasicBlock(3, 4, 2, conv=conv)), conv_stack(conv, [4, 8], stride=2)]
+    stages = [
+        nn.Identity(),
+        nn.Sequential(BasicBlock(3, 4, 2, conv=conv)),
+        conv_stack(conv, [4, 8], stride=2),
+    ]
     return Encoder(stages, in_channels=3, out_channels=[3, 4, 8])
 
 
@@ -52,7 +56,9 @@ def test_every_layer_that_reads_the_picture_is_found():
 
 
 def test_plain_convolutions_read_other_channels_too():
-    encoder = Encoder([nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())], in_channels=3, out_channels=[4])
+    encoder = Encoder(
+        [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())], in_channels=3, out_channels=[4]
+    )
     grey = torch.randn(1, 1, 8, 8)
     expected = encoder(grey.expand(-1, 3, -1, -1))
     encoder.set_in_channels(1)
@@ -61,7 +67,9 @@ def test_plain_convolutions_read_other_channels_too():
 
 def test_finding_the_first_layer_leaves_no_trace():
     encoder = kanseg.create_encoder("unet", width=2, depth=1).train()
-    before = {k: v.clone() for k, v in encoder.state_dict().items() if "running" in k or "tracked" in k}
+    before = {
+        k: v.clone() for k, v in encoder.state_dict().items() if "running" in k or "tracked" in k
+    }
     encoder.set_in_channels(4)
     assert all(m.training and not m._forward_pre_hooks for m in encoder.modules())
     assert all(torch.equal(encoder.state_dict()[k], v) for k, v in before.items())
@@ -82,7 +90,12 @@ def test_an_encoder_whose_picture_no_convolution_reads_is_refused():
         encoder.set_in_channels(1)
 
 
-DILATABLE = [("ukanet_18", {}), ("ukanet_50", {}), ("unet", {"downsample": "stride"}), ("ukanet_18", {"basis": "none"})]
+DILATABLE = [
+    ("ukanet_18", {}),
+    ("ukanet_50", {}),
+    ("unet", {"downsample": "stride"}),
+    ("ukanet_18", {"basis": "none"}),
+]
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -104,11 +117,19 @@ def test_a_dilated_feature_has_the_old_one_at_every_second_pixel(name, options, 
 def test_a_pool_at_the_head_of_a_stage_goes(output_stride):
     encoder = kanseg.create_encoder("unet", depth=5, width=2).eval()
     encoder.make_dilated(output_stride)
-    assert [isinstance(s[0], nn.MaxPool2d) for s in encoder.stages] == [False] + [2**i <= output_stride for i in range(1, 6)]
+    assert [isinstance(s[0], nn.MaxPool2d) for s in encoder.stages] == [False] + [
+        2**i <= output_stride for i in range(1, 6)
+    ]
     with torch.no_grad():
         sizes = [tuple(f.shape[-2:]) for f in encoder(torch.randn(1, 3, 61, 83))]
-    assert sizes == [(-(-61 // s), -(-83 // s)) for s in (min(2**i, output_stride) for i in range(6))]
-    dilations = {m.dilation for m in encoder.stages[5].modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
+    assert sizes == [
+        (-(-61 // s), -(-83 // s)) for s in (min(2**i, output_stride) for i in range(6))
+    ]
+    dilations = {
+        m.dilation
+        for m in encoder.stages[5].modules()
+        if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    }
     assert dilations == {(32 // output_stride,) * 2}
 
 

@@ -25,7 +25,13 @@ def compared(change, task="multiclass", output="logits", **options):
         with torch.no_grad():
             return change(graph(pictures))
 
-    return compare(ExportedNetwork(run, description, "x"), model, PREPROCESS, read_pictures(None, PREPROCESS, 3), **options)
+    return compare(
+        ExportedNetwork(run, description, "x"),
+        model,
+        PREPROCESS,
+        read_pictures(None, PREPROCESS, 3),
+        **options,
+    )
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
@@ -60,7 +66,9 @@ def test_share_of_labels_that_differ():
         return labels
 
     rows = 4 * (61 + 160 + 96)
-    assert compared(one_row_wrong, output="labels").differing == pytest.approx(rows / (4 * (63 * 61 + 128 * 160 + 96 * 96)))
+    assert compared(one_row_wrong, output="labels").differing == pytest.approx(
+        rows / (4 * (63 * 61 + 128 * 160 + 96 * 96))
+    )
 
 
 def test_pictures_of_a_folder_are_read_as_the_network_sees_them(tmp_path):
@@ -84,4 +92,6 @@ def test_a_network_of_floats_takes_its_pictures_as_they_are(gamma, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", values)
     found = read_pictures(str(tmp_path), step, 1)
     np.testing.assert_array_equal(found[0], values)
-    torch.testing.assert_close(expected(nn.Identity(), step, "multiclass", found), torch.softmax(step(values)[None], dim=1))
+    torch.testing.assert_close(
+        expected(nn.Identity(), step, "multiclass", found), torch.softmax(step(values)[None], dim=1)
+    )

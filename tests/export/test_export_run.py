@@ -22,18 +22,44 @@ RNG = np.random.default_rng(0)
 TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 
 
-def store(folder, name="unet", task="binary", classes=("a", "b"), resize=None, interpolation="linear", channels=3, **options):
+def store(
+    folder,
+    name="unet",
+    task="binary",
+    classes=("a", "b"),
+    resize=None,
+    interpolation="linear",
+    channels=3,
+    **options,
+):
     """A trained network as `save_pretrained` writes one; its weights are random."""
     torch.manual_seed(0)
     logits = 1 if task == "binary" else len(classes)
-    model = kanseg.create_model(name, channels, logits, **({"width": 2, "depth": 1} if name == "unet" else {}) | options)
+    model = kanseg.create_model(
+        name, channels, logits, **({"width": 2, "depth": 1} if name == "unet" else {}) | options
+    )
     for part in model.modules():  # running statistics of a trained network are not 0 and 1
         if isinstance(part, torch.nn.BatchNorm2d):
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 2)
-    labels = {"task": task, "classes": list(classes), "palette": [[40 * i, 0, 0] for i in range(len(classes))]}
-    preprocess = {"channels": channels, "mean": [0.4] * channels, "std": [0.2] * channels, "gamma": 0.5, "resize": resize, "interpolation": interpolation}
-    model.description |= {"labels": labels, "preprocess": preprocess, "tile": None if resize else [48, 48]}
+    labels = {
+        "task": task,
+        "classes": list(classes),
+        "palette": [[40 * i, 0, 0] for i in range(len(classes))],
+    }
+    preprocess = {
+        "channels": channels,
+        "mean": [0.4] * channels,
+        "std": [0.2] * channels,
+        "gamma": 0.5,
+        "resize": resize,
+        "interpolation": interpolation,
+    }
+    model.description |= {
+        "labels": labels,
+        "preprocess": preprocess,
+        "tile": None if resize else [48, 48],
+    }
     model.save_pretrained(folder)
     return folder
 
@@ -41,7 +67,12 @@ def store(folder, name="unet", task="binary", classes=("a", "b"), resize=None, i
 def by_hand(path, **options):
     network, description = load_exported(path, trust=True)
     labels, tile = description["labels"], description["tile"]
-    where = {"classes": labels["classes"], "colours": labels["palette"], "task": labels["task"], "tile": tile and tuple(tile)}
+    where = {
+        "classes": labels["classes"],
+        "colours": labels["palette"],
+        "task": labels["task"],
+        "tile": tile and tuple(tile),
+    }
     return Predictor(network, outside(description), **where, **options, device="cpu")
 
 
@@ -71,16 +102,28 @@ def onnx(trained):
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 @pytest.mark.parametrize("options", [{}, {"flips": 4}])
 def test_a_predictor_of_the_file_gives_the_masks_of_the_checkpoint(form, options, trained, request):
-    ours, theirs = by_hand(request.getfixturevalue(form), **options), Predictor.from_checkpoint(trained, device="cpu", **options)
-    for image in (RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8), RNG.integers(0, 65536, (30, 100, 1), dtype=np.uint16)):
-        torch.testing.assert_close(ours.probabilities(image), theirs.probabilities(image), rtol=0, atol=1e-5)
+    ours, theirs = (
+        by_hand(request.getfixturevalue(form), **options),
+        Predictor.from_checkpoint(trained, device="cpu", **options),
+    )
+    for image in (
+        RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8),
+        RNG.integers(0, 65536, (30, 100, 1), dtype=np.uint16),
+    ):
+        torch.testing.assert_close(
+            ours.probabilities(image), theirs.probabilities(image), rtol=0, atol=1e-5
+        )
         assert (ours(image) != theirs(image)).mean() < 1e-3
 
 
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 def test_all_that_is_needed_travels_in_the_file(form, request):
     _, description = load_exported(request.getfixturevalue(form), trust=True)
-    assert description["labels"] == {"task": "binary", "classes": ["a", "b"], "palette": [[0, 0, 0], [40, 0, 0]]}
+    assert description["labels"] == {
+        "task": "binary",
+        "classes": ["a", "b"],
+        "palette": [[0, 0, 0], [40, 0, 0]],
+    }
     assert description["preprocess"]["gamma"] == 0.5
     assert description["preprocessing"] == "inside"
     assert description["tile"] == [48, 48]
@@ -89,7 +132,9 @@ def test_all_that_is_needed_travels_in_the_file(form, request):
 
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
 def test_no_path_of_this_machine_is_in_the_file(form, request):
-    assert str(Path(kanseg.__file__).parent).encode() not in request.getfixturevalue(form).read_bytes()
+    assert (
+        str(Path(kanseg.__file__).parent).encode() not in request.getfixturevalue(form).read_bytes()
+    )
 
 
 def test_a_graph_of_probabilities_gives_logits_again(onnx):
@@ -139,7 +184,9 @@ def test_a_truncated_file_is_told(form, tmp_path, request):
 
 
 def test_a_torch_file_of_others_is_told(tmp_path):
-    torch.export.save(torch.export.export(torch.nn.Identity(), (torch.rand(2),)), tmp_path / "x.pt2")
+    torch.export.save(
+        torch.export.export(torch.nn.Identity(), (torch.rand(2),)), tmp_path / "x.pt2"
+    )
     with pytest.raises(InputError, match="no description of a kanseg network"):
         load_exported(tmp_path / "x.pt2", trust=True)
 
@@ -162,10 +209,30 @@ def tool():
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_the_tool_tells_and_its_exit_code_says_whether_the_file_agrees(passed, tmp_path, monkeypatch, capsys):
-    report = Report(tmp_path / "x.pt2", 2**20, Agreement(0.5, 0.25, 8, ("1x2x4",)), passed, {"input": "pictures", "output": "logits"})
+def test_the_tool_tells_and_its_exit_code_says_whether_the_file_agrees(
+    passed, tmp_path, monkeypatch, capsys
+):
+    report = Report(
+        tmp_path / "x.pt2",
+        2**20,
+        Agreement(0.5, 0.25, 8, ("1x2x4",)),
+        passed,
+        {"input": "pictures", "output": "logits"},
+    )
     monkeypatch.setattr("kanseg.export.export_checkpoint", lambda request: report)
-    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", "c", "--output", str(tmp_path / "x.pt2"), "--json", str(tmp_path / "x.json")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "export.py",
+            "--checkpoint",
+            "c",
+            "--output",
+            str(tmp_path / "x.pt2"),
+            "--json",
+            str(tmp_path / "x.json"),
+        ],
+    )
     assert tool().main() == (0 if passed else 1)
     told = capsys.readouterr()
     assert "probabilities differ by at most 0.5, labels differ at 25.0000% of 8 places" in told.out
@@ -208,8 +275,18 @@ def test_a_missing_package_is_told_with_the_cure(package, tmp_path, monkeypatch)
 
 
 def test_a_classifier_of_one_size_is_exported(tmp_path):
-    folder = store(tmp_path / "c", "kan", "classification", tuple("abc"), channels=1, image_size=[8, 8], hidden=[3])
-    report = export_checkpoint(Request(str(folder), tmp_path / "c.pt2", output_kind="probabilities"))
+    folder = store(
+        tmp_path / "c",
+        "kan",
+        "classification",
+        tuple("abc"),
+        channels=1,
+        image_size=[8, 8],
+        hidden=[3],
+    )
+    report = export_checkpoint(
+        Request(str(folder), tmp_path / "c.pt2", output_kind="probabilities")
+    )
     assert report.passed
     assert report.agreement.batches == ("1x8x8", "3x8x8")
     network, _ = open_exported(tmp_path / "c.pt2", trust=True)
@@ -218,7 +295,17 @@ def test_a_classifier_of_one_size_is_exported(tmp_path):
 
 CASES = [
     ("unet", "multilabel", {"basis": "bspline"}),
-    ("ukanet_18", "multiclass", {"basis": "wavelet", "width": 4, "resize": [48, 64], "interpolation": "area", "channels": 1}),
+    (
+        "ukanet_18",
+        "multiclass",
+        {
+            "basis": "wavelet",
+            "width": 4,
+            "resize": [48, 64],
+            "interpolation": "area",
+            "channels": 1,
+        },
+    ),
     ("ukan", "binary", {"basis": "gram", "width": 16}),
     ("u2kanet_small", "binary", {"basis": "rbf", "width": 4, "resize": [64, 64]}),
     ("unet", "multiclass", {"basis": "none", "resize": [40, 40]}),
@@ -232,7 +319,9 @@ CASES = [
 def test_every_kind_of_network_and_task(name, task, options, suffix, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    folder = store(tmp_path / "net", name, task, ("a", "b") if task == "binary" else tuple("abc"), **options)
+    folder = store(
+        tmp_path / "net", name, task, ("a", "b") if task == "binary" else tuple("abc"), **options
+    )
     assert export_checkpoint(Request(str(folder), tmp_path / f"net{suffix}")).passed
 
 
@@ -241,7 +330,10 @@ def test_resized_pictures_of_8_bits_give_the_checkpoints_masks_but_for_what_open
     folder = store(tmp_path / "net", resize=[40, 48], interpolation="area")
     export_checkpoint(Request(str(folder), tmp_path / "net.pt2"))
     image = RNG.integers(0, 256, (90, 83, 3), dtype=np.uint8)
-    ours, theirs = by_hand(tmp_path / "net.pt2").probabilities(image), Predictor.from_checkpoint(folder, device="cpu").probabilities(image)
+    ours, theirs = (
+        by_hand(tmp_path / "net.pt2").probabilities(image),
+        Predictor.from_checkpoint(folder, device="cpu").probabilities(image),
+    )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
 
 
@@ -251,10 +343,27 @@ def test_quantised_files_and_the_table(batch, trained, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     for i in range(4):
-        Image.fromarray(RNG.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-    options = {"calibration": str(tmp_path), "calibration_count": 2, "least_agreement": 0.5, "batch": batch}
-    report = export_checkpoint(Request(str(trained), tmp_path / "net.onnx", quantise="static", table=True, runs=1, **options))
+        Image.fromarray(RNG.integers(0, 256, (50, 60, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
+    options = {
+        "calibration": str(tmp_path),
+        "calibration_count": 2,
+        "least_agreement": 0.5,
+        "batch": batch,
+    }
+    report = export_checkpoint(
+        Request(
+            str(trained), tmp_path / "net.onnx", quantise="static", table=True, runs=1, **options
+        )
+    )
     assert report.passed
     assert load_exported(tmp_path / "net.onnx")[1]["quantised"] == "static"
-    assert [row.form for row in report.rows] == ["torch", "torch.export", "onnx", "onnx int8 dynamic", "onnx int8 static"]
+    assert [row.form for row in report.rows] == [
+        "torch",
+        "torch.export",
+        "onnx",
+        "onnx int8 dynamic",
+        "onnx int8 static",
+    ]
     assert all(row.one_thread > 0 and row.bytes > 0 for row in report.rows)

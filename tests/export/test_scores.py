@@ -18,7 +18,9 @@ def test_a_network_that_is_right_everywhere_scores_one(task, tmp_path):
     paths = tuple(tmp_path / f"mask_{index}.png" for index in range(len(masks)))
     sample = Sample("a", tmp_path / "a.png", paths if task == "multilabel" else paths[0])
     info = LabelInfo(task, ("a", "b"), {0: 0, 1: 1})
-    description = {"labels": {"task": task, "classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}}
+    description = {
+        "labels": {"task": task, "classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}
+    }
     network = torch.nn.Conv2d(3, 2, 1)
     torch.nn.init.zeros_(network.bias)
     network.weight.data = torch.eye(3)[:2, :, None, None]

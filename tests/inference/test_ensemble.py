@@ -35,15 +35,24 @@ class Blur(nn.Module):
 
 def member(model, resize=None, **options):
     preprocess = Preprocess(mean=(0.5,), std=(0.25,), resize=resize)
-    options = {"classes": ["a", "b"], "colours": [(0, 0, 0), (255, 0, 0)], "task": "multiclass", "device": "cpu"} | options
+    options = {
+        "classes": ["a", "b"],
+        "colours": [(0, 0, 0), (255, 0, 0)],
+        "task": "multiclass",
+        "device": "cpu",
+    } | options
     return Predictor(model, preprocess, **options)
 
 
 def test_probabilities_are_the_mean_and_the_variance_is_that_between_the_members():
     first, second = math_softmax(0.0, 1.0), math_softmax(2.0, 0.0)
     ensemble = Ensemble([member(Constant(0.0, 1.0)), member(Constant(2.0, 0.0), tile=(16, 16))])
-    np.testing.assert_allclose(ensemble.probabilities(IMAGE)[:, 3, 4], (first + second) / 2, rtol=1e-5)
-    np.testing.assert_allclose(ensemble.uncertainty(IMAGE)[20, 20], np.stack([first, second]).var(axis=0).mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        ensemble.probabilities(IMAGE)[:, 3, 4], (first + second) / 2, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        ensemble.uncertainty(IMAGE)[20, 20], np.stack([first, second]).var(axis=0).mean(), rtol=1e-4
+    )
     assert (ensemble(IMAGE) == 0).all()
 
 
@@ -53,7 +62,12 @@ def math_softmax(*logits):
 
 
 def test_members_see_pictures_in_their_own_way():
-    members = [member(Blur(), tile=(16, 16)), member(Blur(), tile=(20, 48), overlap=0.25), member(Blur(), resize=(24, 24)), member(Blur())]
+    members = [
+        member(Blur(), tile=(16, 16)),
+        member(Blur(), tile=(20, 48), overlap=0.25),
+        member(Blur(), resize=(24, 24)),
+        member(Blur()),
+    ]
     ensemble = Ensemble(members)
     expected = torch.stack([m.probabilities(IMAGE) for m in members]).mean(dim=0)
     torch.testing.assert_close(ensemble.probabilities(IMAGE), expected)
@@ -67,7 +81,12 @@ def test_the_variance_is_that_over_all_views_of_all_members():
             image = IMAGE[:, ::-1] if flipped else IMAGE
             values = member(m.model).probabilities(np.ascontiguousarray(image)).numpy()
             each.append(values[:, :, ::-1] if flipped else values)
-    np.testing.assert_allclose(Ensemble(members).uncertainty(IMAGE), np.stack(each).var(axis=0).mean(axis=0), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        Ensemble(members).uncertainty(IMAGE),
+        np.stack(each).var(axis=0).mean(axis=0),
+        rtol=1e-3,
+        atol=1e-6,
+    )
 
 
 def test_an_ensemble_of_one_is_its_member():
@@ -85,7 +104,9 @@ def test_other_classes_are_refused():
 
 def test_bands_of_several_pictures_are_those_of_each(tmp_path):
     other = np.ascontiguousarray(IMAGE[::-1])
-    ensemble = Ensemble([member(Blur(), tile=(16, 16), batch_size=3), member(Blur(), resize=(24, 24))])
+    ensemble = Ensemble(
+        [member(Blur(), tile=(16, 16), batch_size=3), member(Blur(), resize=(24, 24))]
+    )
     both = gathered(ensemble.bands([ArrayPicture(IMAGE), ArrayPicture(other)]), 37)
     torch.testing.assert_close(both[0], ensemble.probabilities(IMAGE))
     torch.testing.assert_close(both[1], ensemble.probabilities(other))
@@ -97,4 +118,8 @@ def test_several_checkpoints_load_as_one(config):
     train(config)
     twice = kanseg.load([config.run_dir, config.run_dir], device="cpu", flips=2, tile=(16, 16))
     assert isinstance(twice, Ensemble)
-    np.testing.assert_allclose(twice.probabilities(IMAGE), kanseg.load(config.run_dir, device="cpu", flips=2, tile=(16, 16)).probabilities(IMAGE), atol=1e-6)
+    np.testing.assert_allclose(
+        twice.probabilities(IMAGE),
+        kanseg.load(config.run_dir, device="cpu", flips=2, tile=(16, 16)).probabilities(IMAGE),
+        atol=1e-6,
+    )

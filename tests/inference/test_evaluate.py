@@ -69,7 +69,9 @@ def test_a_multilabel_set_scores_class_by_class(batch_size):
     result = evaluate(nn.Identity(), data, Accelerator(cpu=True), batch_size=batch_size).compute()
     for i, row in enumerate(result["classes"].values()):
         used = data.masks[:, i] != 255
-        assert row["iou"] == pytest.approx(jaccard_score(data.masks[:, i][used], data.images[:, i][used] > 0))
+        assert row["iou"] == pytest.approx(
+            jaccard_score(data.masks[:, i][used], data.images[:, i][used] > 0)
+        )
     expected = [part.ece for part in calibrations(torch.sigmoid(data.images), data.masks)]
     assert result["per_image"]["mean_ece"] == pytest.approx(sum(expected) / 5)
 
@@ -81,7 +83,10 @@ def test_two_processes_score_like_one_on_an_odd_set(monkeypatch):
     data.samples = [None] * 5
     expected = evaluate(nn.Identity(), data, Accelerator(cpu=True), surface=surface).compute()
     gathered = []
-    monkeypatch.setattr("kanseg.inference.evaluate.gather_object", lambda mine: gathered.extend(mine) or list(gathered))
+    monkeypatch.setattr(
+        "kanseg.inference.evaluate.gather_object",
+        lambda mine: gathered.extend(mine) or list(gathered),
+    )
 
     class Rank:
         num_processes, device, is_main_process = 2, torch.device("cpu"), False
@@ -97,14 +102,19 @@ def test_two_processes_score_like_one_on_an_odd_set(monkeypatch):
 
 def test_tiles_of_a_pointwise_network_change_nothing():
     data = FakeSet()
-    whole, tiled = (evaluate(nn.Identity(), data, Accelerator(cpu=True), tile=tile).compute() for tile in (None, (8, 8)))
+    whole, tiled = (
+        evaluate(nn.Identity(), data, Accelerator(cpu=True), tile=tile).compute()
+        for tile in (None, (8, 8))
+    )
     assert tiled["confusion"] == whole["confusion"]
     assert tiled["calibration"]["ece"] == pytest.approx(whole["calibration"]["ece"], abs=1e-6)
 
 
 @pytest.fixture
 def trained(config):
-    """A run of one epoch at half the size of its files, measured with a spacing, and what `train` gave back."""
+    """A run of one epoch at half the size of its files, measured with a spacing, and what `train`
+    gave back.
+    """
     config.training.epochs, config.data.resize, config.data.spacing = 1, [16, 20], [1.0, 0.5]
     config.data.augment = []
     return config, train(config)
@@ -123,7 +133,9 @@ def test_a_run_is_measured_with_surfaces_and_a_line_a_picture(trained):
 
 
 def test_distances_at_another_size_are_those_of_the_files(trained):
-    """A missed disc is the diagonal away in the unit of the spacing, at the network's size as at that of the files."""
+    """A missed disc is the diagonal away in the unit of the spacing, at the network's size as at
+    that of the files.
+    """
     config, _ = trained
     for full_size in (False, True):
         result = evaluate_checkpoint(config.run_dir, "test", full_size=full_size)
@@ -134,10 +146,16 @@ def test_distances_at_another_size_are_those_of_the_files(trained):
 
 def test_options_of_surfaces_take_the_place_of_the_settings(trained):
     config, _ = trained
-    one = evaluate_checkpoint(config.run_dir, "test", spacing=(1.0, 1.0), tolerance=100.0)["per_image"]
-    ten = evaluate_checkpoint(config.run_dir, "test", spacing=(10.0, 10.0), tolerance=100.0)["per_image"]
+    one = evaluate_checkpoint(config.run_dir, "test", spacing=(1.0, 1.0), tolerance=100.0)[
+        "per_image"
+    ]
+    ten = evaluate_checkpoint(config.run_dir, "test", spacing=(10.0, 10.0), tolerance=100.0)[
+        "per_image"
+    ]
     assert ten["mean_hd95"] == pytest.approx(10 * one["mean_hd95"])
-    assert "mean_hd95" not in evaluate_checkpoint(config.run_dir, "test", surface=False)["per_image"]
+    assert (
+        "mean_hd95" not in evaluate_checkpoint(config.run_dir, "test", surface=False)["per_image"]
+    )
     with pytest.raises(InputError, match="spacing must be two positive numbers"):
         evaluate_checkpoint(config.run_dir, "test", spacing=(1.0, -1.0))
 
@@ -148,7 +166,9 @@ def test_the_protocol_of_u_kan_stands_beside_the_other_scores(trained):
     assert result["pictures"] == 4
     assert result["u_kan"]["batch_size"] == 3
     assert {key: value for key, value in result.items() if key in ("mean_iou", "mean_dice")} == {
-        key: value for key, value in evaluate_checkpoint(config.run_dir, ["val", "test"]).items() if key in ("mean_iou", "mean_dice")
+        key: value
+        for key, value in evaluate_checkpoint(config.run_dir, ["val", "test"]).items()
+        if key in ("mean_iou", "mean_dice")
     }
     with pytest.raises(InputError, match="not known .known: u_kan"):
         evaluate_checkpoint(config.run_dir, "test", protocol="ukan")
@@ -161,7 +181,9 @@ def test_pixels_outside_a_field_of_view_are_ignored(trained, tmp_path, full_size
         field = np.zeros((32, 40), np.uint8)
         field[:, :20] = 255
         write_png(tmp_path / "fov" / f"{name}.png", field)
-    result = evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov", full_size=full_size)
+    result = evaluate_checkpoint(
+        config.run_dir, "test", inside=tmp_path / "fov", full_size=full_size
+    )
     assert np.sum(result["confusion"]) == 2 * (32 * 20 if full_size else 16 * 10)
 
 
@@ -179,8 +201,23 @@ def test_fields_of_view_that_do_not_fit_are_told(trained, tmp_path):
 
 def test_the_tool_writes_tables_and_names_bad_options(trained, tmp_path):
     config, _ = trained
-    base = [sys.executable, Path(__file__).parents[2] / "tools" / "evaluate.py", "--checkpoint", config.run_dir]
-    arguments = ["--csv", tmp_path / "out" / "each.csv", "--json", tmp_path / "out" / "all.json", "--protocol", "u_kan", "--spacing", "2", "1"]
+    base = [
+        sys.executable,
+        Path(__file__).parents[2] / "tools" / "evaluate.py",
+        "--checkpoint",
+        config.run_dir,
+    ]
+    arguments = [
+        "--csv",
+        tmp_path / "out" / "each.csv",
+        "--json",
+        tmp_path / "out" / "all.json",
+        "--protocol",
+        "u_kan",
+        "--spacing",
+        "2",
+        "1",
+    ]
     done = subprocess.run([*base, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "U-KAN's protocol (mean over batches of 8)" in done.stdout

@@ -36,7 +36,12 @@ def checkpoint(tmp_path_factory):
 
 
 def tool(name, *arguments):
-    return subprocess.run([sys.executable, TOOLS / name, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, TOOLS / name, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def pictures(folder):
@@ -51,30 +56,57 @@ def pictures(folder):
     exif[0x0112] = 6
     Image.fromarray(rgb).save(folder / "turned.jpg", exif=exif)
     Image.fromarray(RNG.integers(0, 256, (200, 150, 3), dtype=np.uint8)).save(folder / "large.webp")
-    return {"small": (61, 83), "grey": (61, 83), "rgba": (61, 83), "deep": (40, 50), "turned": (83, 61), "large": (200, 150)}
+    return {
+        "small": (61, 83),
+        "grey": (61, 83),
+        "rgba": (61, 83),
+        "deep": (40, 50),
+        "turned": (83, 61),
+        "large": (200, 150),
+    }
 
 
 def test_masks_have_exactly_the_size_of_their_pictures(checkpoint, tmp_path):
     sizes = pictures(tmp_path / "in")
-    run = tool("predict.py", "--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    run = tool(
+        "predict.py",
+        "--checkpoint",
+        checkpoint,
+        "--input",
+        tmp_path / "in",
+        "--output",
+        tmp_path / "out",
+    )
     assert run.returncode == 0, run.stderr
     for name, shape in sizes.items():
         mask = Image.open(tmp_path / "out" / f"{name}.png")
         assert mask.mode == "P"
         assert np.asarray(mask).shape == shape
         assert set(np.unique(mask)) <= {0, 1}
-        assert np.asarray(Image.open(tmp_path / "out" / "overlays" / f"{name}.png")).shape == (*shape, 3)
+        assert np.asarray(Image.open(tmp_path / "out" / "overlays" / f"{name}.png")).shape == (
+            *shape,
+            3,
+        )
 
 
 def test_one_unreadable_file_does_not_stop_the_others(checkpoint, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(4):
-        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / f"p{i}.png")
+        Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
+            folder / f"p{i}.png"
+        )
     (folder / "p2.png").write_bytes((folder / "p2.png").read_bytes()[:300])
-    run = tool("predict.py", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "out")
+    run = tool(
+        "predict.py", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "out"
+    )
     assert run.returncode == 1
-    assert sorted(p.name for p in (tmp_path / "out").glob("*")) == ["overlays", "p0.png", "p1.png", "p3.png"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*")) == [
+        "overlays",
+        "p0.png",
+        "p1.png",
+        "p3.png",
+    ]
     assert "p2.png" in run.stderr
     assert "damaged or truncated" in run.stderr
     assert "Traceback" not in run.stderr
@@ -82,7 +114,15 @@ def test_one_unreadable_file_does_not_stop_the_others(checkpoint, tmp_path):
 
 def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     pictures(tmp_path / "in")
-    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "in" / "s*.jpg", "--output", tmp_path / "out", "--skip_existing"]
+    arguments = [
+        "--checkpoint",
+        checkpoint,
+        "--input",
+        tmp_path / "in" / "s*.jpg",
+        "--output",
+        tmp_path / "out",
+        "--skip_existing",
+    ]
     assert "1 masks" in tool("predict.py", *arguments).stdout
     before = (tmp_path / "out" / "small.png").stat().st_mtime_ns
     arguments[-1] = "--skip-existing"  # both spellings
@@ -95,7 +135,10 @@ def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     [
         ("predict.py", ["--input", "nowhere.jpg", "--output", "out"]),
         ("evaluate.py", ["--device", "nonsense"]),
-        ("predict.py", ["--input", __file__.replace("test_files.py", "*.py"), "--output", __file__]),
+        (
+            "predict.py",
+            ["--input", __file__.replace("test_files.py", "*.py"), "--output", __file__],
+        ),
         ("evaluate.py", ["--split", "tset"]),
         ("evaluate.py", ["--root", "nowhere"]),
     ],
@@ -108,7 +151,19 @@ def test_tools_end_with_one_line_and_exit_code_2(checkpoint, name, arguments):
 
 
 def test_evaluate_prints_a_table_and_writes_json(checkpoint, tmp_path):
-    run = tool("evaluate.py", "--checkpoint", checkpoint, "--split", "val", "test", "--json", tmp_path / "scores.json", "--full_size", "--flips", "2")
+    run = tool(
+        "evaluate.py",
+        "--checkpoint",
+        checkpoint,
+        "--split",
+        "val",
+        "test",
+        "--json",
+        tmp_path / "scores.json",
+        "--full_size",
+        "--flips",
+        "2",
+    )
     assert run.returncode == 0, run.stderr
     assert "foreground" in run.stdout
     assert '"pictures": 4' in (tmp_path / "scores.json").read_text()
@@ -117,7 +172,15 @@ def test_evaluate_prints_a_table_and_writes_json(checkpoint, tmp_path):
 def test_a_mask_never_overwrites_its_picture(checkpoint, tmp_path):
     Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    run = tool("predict.py", "--checkpoint", checkpoint, "--input", tmp_path / "a.png", "--output", tmp_path)
+    run = tool(
+        "predict.py",
+        "--checkpoint",
+        checkpoint,
+        "--input",
+        tmp_path / "a.png",
+        "--output",
+        tmp_path,
+    )
     assert run.returncode == 2
     assert (tmp_path / "a.png").read_bytes() == before
 
@@ -127,7 +190,9 @@ def test_an_overlay_never_overwrites_a_picture_and_nothing_is_written_before(che
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / name)
-    run = tool("predict.py", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "x")
+    run = tool(
+        "predict.py", "--checkpoint", checkpoint, "--input", folder, "--output", tmp_path / "x"
+    )
     assert run.returncode == 2
     assert [p.name for p in (tmp_path / "x").iterdir()] == ["overlays"]
 
@@ -144,8 +209,17 @@ class Greedy(nn.Module):
 def test_one_picture_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path):
     for name, value in (("a", 255), ("b", 0), ("c", 10)):
         Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
-    predictor = Predictor(Greedy(), Preprocess(mean=(0.0,), std=(1.0,)), classes=["a", "b"], colours=[(0, 0, 0), (255, 0, 0)], task="binary", device="cpu")
-    outcome = predict_files(predictor, find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None)
+    predictor = Predictor(
+        Greedy(),
+        Preprocess(mean=(0.0,), std=(1.0,)),
+        classes=["a", "b"],
+        colours=[(0, 0, 0), (255, 0, 0)],
+        task="binary",
+        device="cpu",
+    )
+    outcome = predict_files(
+        predictor, find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None
+    )
     assert [p.name for p in outcome.written] == ["b.png", "c.png"]
     assert "a.png: OutOfMemoryError" in outcome.failed[0]
 
@@ -156,7 +230,20 @@ def test_a_video_that_is_none_is_one_line_and_what_is_left_out_another(checkpoin
     Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / "a.png")
     (folder / "film.mp4").write_text("no video")
     (folder / "a.gif").write_bytes(b"GIF89a")
-    run = tool("predict.py", "--checkpoint", checkpoint, checkpoint, "--input", folder, "--output", tmp_path / "out", "--scales", "1", "0.5", "--uncertainty")
+    run = tool(
+        "predict.py",
+        "--checkpoint",
+        checkpoint,
+        checkpoint,
+        "--input",
+        folder,
+        "--output",
+        tmp_path / "out",
+        "--scales",
+        "1",
+        "0.5",
+        "--uncertainty",
+    )
     assert run.returncode == 1
     lines = run.stderr.splitlines()
     assert len(lines) == 2

@@ -51,7 +51,11 @@ def test_folders_keep_their_structure_and_the_output_is_no_input(tmp_path):
 
 
 def test_files_of_one_stem_get_different_names():
-    assert [job.name for job in name_jobs([Path("a.png"), Path("a.jpg"), Path("b.v1.png")])] == ["a_png", "a_jpg", "b.v1"]
+    assert [job.name for job in name_jobs([Path("a.png"), Path("a.jpg"), Path("b.v1.png")])] == [
+        "a_png",
+        "a_jpg",
+        "b.v1",
+    ]
     with pytest.raises(InputError, match="same file"):
         name_jobs([Path("x/a.png"), Path("y/a.png")])
 
@@ -65,12 +69,20 @@ def test_an_output_that_is_the_input_is_told(tmp_path):
 def test_a_mask_that_would_be_an_overlay_of_another_is_refused():
     first, second = Job(Path("a.png"), "a"), Job(Path("overlays/a.png"), "overlays/a")
     refuse_clashes({first: [Path("o/a.png")], second: [Path("o/overlays/a.png")]})
-    with pytest.raises(InputError, match="a.png and overlays/a.png would be written to the same file"):
-        refuse_clashes({first: [Path("o/a.png"), Path("o/overlays/a.png")], second: [Path("o/overlays/a.png")]})
+    with pytest.raises(
+        InputError, match="a.png and overlays/a.png would be written to the same file"
+    ):
+        refuse_clashes(
+            {first: [Path("o/a.png"), Path("o/overlays/a.png")], second: [Path("o/overlays/a.png")]}
+        )
 
 
 def test_a_picture_that_would_be_a_frame_of_a_video_is_refused():
-    film, frame, other = Job(Path("f.mp4"), "f"), Job(Path("f/frame_000000.png"), "f/frame_000000"), Job(Path("f/x.png"), "f/x")
+    film, frame, other = (
+        Job(Path("f.mp4"), "f"),
+        Job(Path("f/frame_000000.png"), "f/frame_000000"),
+        Job(Path("f/x.png"), "f/x"),
+    )
     refuse_clashes({film: [], other: [Path("o/f/x.png")]})
     with pytest.raises(InputError, match="same file"):
         refuse_clashes({film: [], frame: [Path("o/f/frame_000000.png")]})

@@ -9,7 +9,13 @@ IMAGE = np.zeros((6, 8, 3), np.uint8)
 
 
 def keys(*pairs):
-    return (1, 1, 0, len(pairs), *(value for key, content in pairs for value in (key, 0, 1, content)))
+    return (
+        1,
+        1,
+        0,
+        len(pairs),
+        *(value for key, content in pairs for value in (key, 0, 1, content)),
+    )
 
 
 def geotiff(path, raster_type=1, transform=False):
@@ -17,9 +23,17 @@ def geotiff(path, raster_type=1, transform=False):
     place = (
         [(34264, "d", 16, (0.5, 0, 0, 1000.0, 0, -0.5, 0, 2000.0, 0, 0, 0, 0, 0, 0, 0, 1), True)]
         if transform
-        else [(33550, "d", 3, (0.5, 0.5, 0.0), True), (33922, "d", 6, (2.0, 4.0, 0.0, 1001.0, 1998.0, 0.0), True)]
+        else [
+            (33550, "d", 3, (0.5, 0.5, 0.0), True),
+            (33922, "d", 6, (2.0, 4.0, 0.0, 1001.0, 1998.0, 0.0), True),
+        ]
     )
-    tifffile.imwrite(path, IMAGE, photometric="rgb", extratags=[*place, (34735, "H", len(directory), directory, True)])
+    tifffile.imwrite(
+        path,
+        IMAGE,
+        photometric="rgb",
+        extratags=[*place, (34735, "H", len(directory), directory, True)],
+    )
     return path
 
 
@@ -27,15 +41,22 @@ def geotiff(path, raster_type=1, transform=False):
 def test_corners_lie_where_the_tags_say(tmp_path, transform):
     place = map_place(geotiff(tmp_path / "a.tif", transform=transform))
     assert place.epsg == 32633
-    np.testing.assert_allclose(place(np.array([[0, 0], [2, 4], [8, 6]])), [[1000, 2000], [1001, 1998], [1004, 1997]])
+    np.testing.assert_allclose(
+        place(np.array([[0, 0], [2, 4], [8, 6]])), [[1000, 2000], [1001, 1998], [1004, 1997]]
+    )
 
 
 def test_coordinates_of_points_are_those_of_the_middles_of_pixels(tmp_path):
-    np.testing.assert_allclose(map_place(geotiff(tmp_path / "a.tif", raster_type=2))(np.array([[2.5, 4.5]])), [[1001, 1998]])
+    np.testing.assert_allclose(
+        map_place(geotiff(tmp_path / "a.tif", raster_type=2))(np.array([[2.5, 4.5]])),
+        [[1001, 1998]],
+    )
 
 
 def test_the_tags_of_a_copy_tell_the_same(tmp_path):
-    tifffile.imwrite(tmp_path / "b.tif", IMAGE[:, :, 0], extratags=map_tags(geotiff(tmp_path / "a.tif")))
+    tifffile.imwrite(
+        tmp_path / "b.tif", IMAGE[:, :, 0], extratags=map_tags(geotiff(tmp_path / "a.tif"))
+    )
     first, second = map_place(tmp_path / "a.tif"), map_place(tmp_path / "b.tif")
     assert second.epsg == first.epsg
     np.testing.assert_array_equal(second.matrix, first.matrix)

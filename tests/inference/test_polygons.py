@@ -19,7 +19,13 @@ def rasterised(rings, shape):
     """Even-odd: the middles of the pixels inside of an odd number of lines."""
     rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
     points = np.stack([columns.ravel(), rows.ravel()], axis=1)
-    return np.sum([Outline([*ring, ring[0]]).contains_points(points) for ring in rings], axis=0).reshape(shape) % 2 == 1
+    return (
+        np.sum(
+            [Outline([*ring, ring[0]]).contains_points(points) for ring in rings], axis=0
+        ).reshape(shape)
+        % 2
+        == 1
+    )
 
 
 def decoded(counts, shape):
@@ -54,8 +60,12 @@ def test_annotations_decoded_are_the_label_map(seed):
     filled = np.zeros(label.shape, int)
     for note in json.loads(json.dumps(coco.content()))["annotations"]:
         outline = note["segmentation"]
-        rings = [np.reshape(line, (-1, 2)) for line in outline] if isinstance(outline, list) else None
-        inside = rasterised(rings, label.shape) if rings else decoded(outline["counts"], outline["size"])
+        rings = (
+            [np.reshape(line, (-1, 2)) for line in outline] if isinstance(outline, list) else None
+        )
+        inside = (
+            rasterised(rings, label.shape) if rings else decoded(outline["counts"], outline["size"])
+        )
         rows, columns = np.nonzero(inside)
         assert note["area"] == inside.sum()
         assert note["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
@@ -66,17 +76,27 @@ def test_annotations_decoded_are_the_label_map(seed):
 def test_a_region_that_touches_itself_at_a_corner_has_a_hole_and_two_that_touch_have_none():
     touching = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], np.uint8)
     assert [len(region.rings) for region in regions(touching, "binary")] == [2]
-    assert [len(region.rings) for region in regions(np.eye(3, dtype=np.uint8), "binary")] == [1, 1, 1]
+    assert [len(region.rings) for region in regions(np.eye(3, dtype=np.uint8), "binary")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_categories_leave_the_background_out_where_there_is_one():
     assert Coco(["background", "a"], "binary").categories == [{"id": 1, "name": "a"}]
-    assert Coco(["a", "b"], "multilabel").categories == [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    assert Coco(["a", "b"], "multilabel").categories == [
+        {"id": 1, "name": "a"},
+        {"id": 2, "name": "b"},
+    ]
 
 
 def test_classes_of_a_multilabel_task_may_overlap():
     label = np.stack([RING, np.ones_like(RING)])
-    assert [(region.label, region.area) for region in regions(label, "multilabel")] == [(0, 8), (1, 20)]
+    assert [(region.label, region.area) for region in regions(label, "multilabel")] == [
+        (0, 8),
+        (1, 20),
+    ]
 
 
 def test_nothing_has_no_regions():
@@ -97,7 +117,10 @@ def test_geojson_in_pixels_and_on_the_map():
         (feature,) = collection["features"]
         outer, hole = feature["geometry"]["coordinates"]
         assert outer[0] == outer[-1]
-        assert (signed_area(outer), signed_area(hole)) == (9 * factor, -1 * factor)  # anticlockwise outside, as GeoJSON wants it
+        assert (signed_area(outer), signed_area(hole)) == (
+            9 * factor,
+            -1 * factor,
+        )  # anticlockwise outside, as GeoJSON wants it
         assert feature["properties"] == {"class": "ring", "index": 1, "pixels": 8}
     assert np.min(outer, axis=0).tolist() == [102.0, 492.0]
     assert collection["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"

@@ -20,14 +20,31 @@ class Brightness(nn.Module):
 
 def predictor(**options):
     preprocess = Preprocess(mean=(0.5,), std=(0.25,), resize=options.pop("resize", None))
-    return Predictor(Brightness(), preprocess, classes=["dark", "bright"], colours=[(0, 0, 0), (255, 255, 255)], task="binary", device="cpu", **options)
+    return Predictor(
+        Brightness(),
+        preprocess,
+        classes=["dark", "bright"],
+        colours=[(0, 0, 0), (255, 255, 255)],
+        task="binary",
+        device="cpu",
+        **options,
+    )
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
 TRUTH = (IMAGE.mean(axis=2) > 127.5).astype(np.uint8)
 
 
-@pytest.mark.parametrize("options", [{}, {"tile": (16, 32)}, {"tile": (512, 512)}, {"flips": 4}, {"tile": (32, 32), "flips": 2, "overlap": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tile": (16, 32)},
+        {"tile": (512, 512)},
+        {"flips": 4},
+        {"tile": (32, 32), "flips": 2, "overlap": 0.0},
+    ],
+)
 def test_masks_are_right_whole_and_in_tiles_and_flipped(options):
     mask = predictor(**options)(IMAGE)
     assert mask.dtype == np.uint8
@@ -35,7 +52,15 @@ def test_masks_are_right_whole_and_in_tiles_and_flipped(options):
 
 
 @pytest.mark.parametrize(
-    "image", [IMAGE[:, :, 0], IMAGE[:, :, :1], IMAGE[:, :, :2], np.dstack([IMAGE, IMAGE[:, :, :1]]), IMAGE.astype(np.uint16) * 257, IMAGE[:1, :1]]
+    "image",
+    [
+        IMAGE[:, :, 0],
+        IMAGE[:, :, :1],
+        IMAGE[:, :, :2],
+        np.dstack([IMAGE, IMAGE[:, :, :1]]),
+        IMAGE.astype(np.uint16) * 257,
+        IMAGE[:1, :1],
+    ],
 )
 @pytest.mark.parametrize("resize", [None, (32, 40)])
 def test_every_kind_of_picture_gives_a_mask_of_its_own_size(image, resize):
@@ -48,16 +73,37 @@ def test_16_bits_give_the_mask_of_8_bits():
 
 def test_probabilities_sum_to_one():
     for options in ({}, {"tile": (16, 16)}, {"resize": (32, 32)}):
-        torch.testing.assert_close(predictor(**options).probabilities(IMAGE).sum(dim=0), torch.ones(61, 83))
+        torch.testing.assert_close(
+            predictor(**options).probabilities(IMAGE).sum(dim=0), torch.ones(61, 83)
+        )
 
 
-@pytest.mark.parametrize("image", ["a.png", IMAGE.astype(np.float32), IMAGE[None], np.zeros((0, 3, 3), np.uint8), np.zeros((4, 4, 7), np.uint8)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        "a.png",
+        IMAGE.astype(np.float32),
+        IMAGE[None],
+        np.zeros((0, 3, 3), np.uint8),
+        np.zeros((4, 4, 7), np.uint8),
+    ],
+)
 def test_other_arrays_are_refused(image):
     with pytest.raises(InputError, match="expected|channels|float32 values"):
         predictor()(image)
 
 
-@pytest.mark.parametrize("options", [{"overlap": 1.0}, {"batch_size": 0}, {"tile": (0, 8)}, {"precision": "int8"}, {"flips": 3}, {"scales": (0,)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overlap": 1.0},
+        {"batch_size": 0},
+        {"tile": (0, 8)},
+        {"precision": "int8"},
+        {"flips": 3},
+        {"scales": (0,)},
+    ],
+)
 def test_impossible_options_are_refused(options):
     with pytest.raises(InputError):
         predictor(**options)
@@ -70,14 +116,20 @@ def test_a_trained_network_is_loaded_with_its_classes_and_predicts_as_in_trainin
         assert loaded.classes == ("background", "foreground")
     loaded.model.save_pretrained(config.run_dir + "/folder")
     stored = kanseg.load(config.run_dir + "/folder", device="cpu")
-    assert stored.classes == kanseg.from_pretrained(config.run_dir + "/folder").class_names == loaded.classes
+    assert (
+        stored.classes
+        == kanseg.from_pretrained(config.run_dir + "/folder").class_names
+        == loaded.classes
+    )
     assert np.array_equal(stored(IMAGE), loaded(IMAGE))
     from kanseg.inference.evaluate import evaluate_checkpoint
 
     again = evaluate_checkpoint(config.run_dir, "test", device="cpu")
     for scores in (again, results["test"]):  # probabilities may differ in the last bit
         scores["calibration"] = round(scores["calibration"]["ece"], 6)
-        scores["per_image"] |= {name: round(scores["per_image"][name], 6) for name in ("mean_ece", "mean_brier")}
+        scores["per_image"] |= {
+            name: round(scores["per_image"][name], 6) for name in ("mean_ece", "mean_brier")
+        }
     assert plain(again) == plain(results["test"])  # NaN does not equal itself, None does
 
 
@@ -95,7 +147,9 @@ def test_bands_are_the_whole_bit_for_bit_whatever_their_size(monkeypatch):
     whole = predictor(tile=(16, 24), flips=2, overlap=0.7).probabilities(IMAGE)
     monkeypatch.setattr(tiles, "PIECE", 200)
     bands = list(predictor(tile=(16, 24), flips=2, overlap=0.7).bands([ArrayPicture(IMAGE)]))
-    assert [top for top, _ in bands] == list(np.cumsum([0, *(band.shape[2] for _, band in bands[:-1])]))
+    assert [top for top, _ in bands] == list(
+        np.cumsum([0, *(band.shape[2] for _, band in bands[:-1])])
+    )
     assert len(bands) > 10
     assert torch.equal(torch.cat([band for _, band in bands], dim=2)[0], whole)
 
@@ -106,15 +160,32 @@ def test_tiles_are_those_that_are_cut_by_hand():
 
     model = nn.Conv2d(3, 1, 5, padding=2)
     by_tiles = Predictor(
-        model, Preprocess(), classes=["a", "b"], colours=[(0, 0, 0)] * 2, task="binary", tile=(16, 24), overlap=0.3, batch_size=3, device="cpu"
+        model,
+        Preprocess(),
+        classes=["a", "b"],
+        colours=[(0, 0, 0)] * 2,
+        task="binary",
+        tile=(16, 24),
+        overlap=0.3,
+        batch_size=3,
+        device="cpu",
     )
     rows, columns, height, width = tile_places((61, 83), (16, 24), 0.3)
     total, weight = np.zeros((61, 83)), np.zeros((61, 83))
     for row in rows:
         for column in columns:
-            piece = torch.from_numpy(IMAGE[row : row + height, column : column + width].astype(np.float32) / 255 - 0.5).permute(2, 0, 1) / 0.25
+            piece = (
+                torch.from_numpy(
+                    IMAGE[row : row + height, column : column + width].astype(np.float32) / 255
+                    - 0.5
+                ).permute(2, 0, 1)
+                / 0.25
+            )
             place = np.s_[row : row + height, column : column + width]
-            total[place] += torch.sigmoid(model(piece[None]))[0, 0].detach().numpy() * gaussian_window(height, width).numpy()
+            total[place] += (
+                torch.sigmoid(model(piece[None]))[0, 0].detach().numpy()
+                * gaussian_window(height, width).numpy()
+            )
             weight[place] += gaussian_window(height, width).numpy()
     np.testing.assert_allclose(by_tiles.probabilities(IMAGE)[1], total / weight, atol=1e-6)
 
@@ -125,14 +196,22 @@ def test_rows_are_scaled_as_torch_scales_the_whole(shape):
 
     values = torch.rand(2, 3, 12, 16)
     expected = nn.functional.interpolate(values, size=shape, mode="bilinear", align_corners=False)
-    found = torch.cat([scaled_rows(values, shape, top, min(top + 7, shape[0])) for top in range(0, shape[0], 7)], dim=2)
+    found = torch.cat(
+        [scaled_rows(values, shape, top, min(top + 7, shape[0])) for top in range(0, shape[0], 7)],
+        dim=2,
+    )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"flips": 8}, {"scales": (0.5, 1.0, 1.5)}, {"flips": 8, "tile": (16, 32), "scales": (2.0,)}])
+@pytest.mark.parametrize(
+    "options",
+    [{"flips": 8}, {"scales": (0.5, 1.0, 1.5)}, {"flips": 8, "tile": (16, 32), "scales": (2.0,)}],
+)
 def test_a_constant_picture_has_the_same_probability_in_all_views(options):
     image = np.full((40, 50, 3), 100, np.uint8)
-    torch.testing.assert_close(predictor(**options).probabilities(image), predictor().probabilities(image))
+    torch.testing.assert_close(
+        predictor(**options).probabilities(image), predictor().probabilities(image)
+    )
     assert predictor(**options).uncertainty(image).max() < 1e-6
 
 
@@ -149,7 +228,10 @@ def test_uncertainty_of_two_views_by_hand():
     torch.testing.assert_close(both.probabilities(IMAGE[:, :80]), torch.full((2, 61, 80), 0.5))
     torch.testing.assert_close(both.uncertainty(IMAGE[:, :80]), torch.full((61, 80), 0.09))
     entropy = -(0.8 * np.log2(0.8) + 0.2 * np.log2(0.2))
-    torch.testing.assert_close(Predictor(Side(), Preprocess(), **options).uncertainty(IMAGE[:, :80]), torch.full((61, 80), float(entropy)))
+    torch.testing.assert_close(
+        Predictor(Side(), Preprocess(), **options).uncertainty(IMAGE[:, :80]),
+        torch.full((61, 80), float(entropy)),
+    )
 
 
 def test_half_precision_is_near_and_probabilities_are_float32():
@@ -159,7 +241,9 @@ def test_half_precision_is_near_and_probabilities_are_float32():
 
 
 def test_an_exported_file_gets_values_from_0_to_1_where_it_normalises_itself(monkeypatch, tmp_path):
-    """The contract with kanseg.inference.exported: a function of float32 pictures, and a description as of a checkpoint."""
+    """The contract with kanseg.inference.exported: a function of float32 pictures, and a
+    description as of a checkpoint.
+    """
     import sys
     from types import ModuleType
 
@@ -170,8 +254,19 @@ def test_an_exported_file_gets_values_from_0_to_1_where_it_normalises_itself(mon
         return (batch.mean(dim=1, keepdim=True) - 0.5) / 0.25
 
     description = {
-        "labels": {"task": "binary", "classes": ["dark", "bright"], "palette": [[0, 0, 0], [255, 255, 255]]},
-        "preprocess": {"channels": 3, "mean": [0.5], "std": [0.25], "gamma": 0.5, "resize": None, "interpolation": "linear"},
+        "labels": {
+            "task": "binary",
+            "classes": ["dark", "bright"],
+            "palette": [[0, 0, 0], [255, 255, 255]],
+        },
+        "preprocess": {
+            "channels": 3,
+            "mean": [0.5],
+            "std": [0.25],
+            "gamma": 0.5,
+            "resize": None,
+            "interpolation": "linear",
+        },
         "tile": [512, 512],
         "preprocessing": "inside",
     }
@@ -180,12 +275,19 @@ def test_an_exported_file_gets_values_from_0_to_1_where_it_normalises_itself(mon
     monkeypatch.setitem(sys.modules, "kanseg.inference.exported", module)
     loaded = kanseg.load(tmp_path / "model.onnx")
     assert np.array_equal(loaded(IMAGE), TRUTH)
-    np.testing.assert_allclose(seen[0][0].permute(1, 2, 0).numpy(), IMAGE / np.float32(255), rtol=1e-6)
+    np.testing.assert_allclose(
+        seen[0][0].permute(1, 2, 0).numpy(), IMAGE / np.float32(255), rtol=1e-6
+    )
 
 
 def test_modes_choose_between_whole_pictures_and_tiles(config):
     train(config)
-    for options, tile in (({}, (512, 512)), ({"mode": "whole"}, None), ({"tile": (16, 20)}, (16, 20)), ({"mode": "tiles"}, (512, 512))):
+    for options, tile in (
+        ({}, (512, 512)),
+        ({"mode": "whole"}, None),
+        ({"tile": (16, 20)}, (16, 20)),
+        ({"mode": "tiles"}, (512, 512)),
+    ):
         assert kanseg.load(config.run_dir, device="cpu", **options).tile == tile
     with pytest.raises(InputError, match="mode must be one of"):
         kanseg.load(config.run_dir, mode="all")

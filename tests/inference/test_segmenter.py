@@ -17,9 +17,13 @@ def test_entropy_of_classes_that_are_alike_is_one():
 
 
 def test_entropy_of_a_multilabel_task_is_the_mean_over_its_answers():
-    torch.testing.assert_close(entropy(torch.tensor([0.5, 1.0])[:, None, None], "multilabel"), torch.full((1, 1), 0.5))
+    torch.testing.assert_close(
+        entropy(torch.tensor([0.5, 1.0])[:, None, None], "multilabel"), torch.full((1, 1), 0.5)
+    )
 
 
-@pytest.mark.parametrize(("task", "expected"), [("multiclass", [[1]]), ("multilabel", [[[0]], [[1]]])])
+@pytest.mark.parametrize(
+    ("task", "expected"), [("multiclass", [[1]]), ("multilabel", [[[0]], [[1]]])]
+)
 def test_labels_are_the_likeliest_class_or_all_above_a_half(task, expected):
     assert decide(torch.tensor([0.5, 0.6])[:, None, None], task).tolist() == expected

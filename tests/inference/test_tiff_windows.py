@@ -29,13 +29,26 @@ def opened(path, **limits):
 
 def windows(picture):
     height, width = picture.shape
-    return [(0, 0, height, width), (0, 0, 1, 1), (height - 3, width - 5, 3, 5), (13, 47, 61, 90), (31, 0, 2, width)]
+    return [
+        (0, 0, height, width),
+        (0, 0, 1, 1),
+        (height - 3, width - 5, 3, 5),
+        (13, 47, 61, 90),
+        (31, 0, 2, width),
+    ]
 
 
-@pytest.mark.parametrize("image", [RGB, DEEP, RGB[:, :, 0], DEEP[:, :, 0]], ids=["rgb", "deep", "grey", "deep grey"])
+@pytest.mark.parametrize(
+    "image", [RGB, DEEP, RGB[:, :, 0], DEEP[:, :, 0]], ids=["rgb", "deep", "grey", "deep grey"]
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_window_is_that_of_the_whole_picture(tmp_path, image, way):
-    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb" if image.ndim == 3 else "minisblack", **WAYS[way])
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        image,
+        photometric="rgb" if image.ndim == 3 else "minisblack",
+        **WAYS[way],
+    )
     picture = opened(tmp_path / "a.tif")
     whole = image.reshape(*image.shape[:2], -1)
     assert (picture.shape, picture.channels) == (whole.shape[:2], whole.shape[2])
@@ -49,14 +62,20 @@ def test_a_window_is_that_of_the_whole_picture(tmp_path, image, way):
 @pytest.mark.parametrize("tile", [None, (32, 48)])
 def test_bands_that_are_stored_one_after_the_other_are_put_together(tmp_path, bands, tile):
     image = np.random.default_rng(2).integers(0, 256, (bands, 70, 90), dtype=np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack", planarconfig="separate", tile=tile)
-    assert np.array_equal(opened(tmp_path / "a.tif").read(5, 6, 60, 70), image.transpose(1, 2, 0)[5:65, 6:76])
+    tifffile.imwrite(
+        tmp_path / "a.tif", image, photometric="minisblack", planarconfig="separate", tile=tile
+    )
+    assert np.array_equal(
+        opened(tmp_path / "a.tif").read(5, 6, 60, 70), image.transpose(1, 2, 0)[5:65, 6:76]
+    )
 
 
 def test_files_of_others_are_read_as_read_image_reads_them(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "pil.tif", compression="tiff_lzw")
     cv2.imwrite(str(tmp_path / "cv.tif"), DEEP)
-    Image.fromarray(np.dstack([RGB, RGB[:, :, 0]])).save(tmp_path / "rgba.tif", compression="tiff_adobe_deflate")
+    Image.fromarray(np.dstack([RGB, RGB[:, :, 0]])).save(
+        tmp_path / "rgba.tif", compression="tiff_adobe_deflate"
+    )
     for name in ("pil.tif", "cv.tif", "rgba.tif"):
         picture = opened(tmp_path / name)
         assert np.array_equal(picture.read(0, 0, *picture.shape), read_image(tmp_path / name))
@@ -78,7 +97,9 @@ def test_what_must_be_interpreted_is_left_to_read_image(tmp_path):
 
 def test_limits_and_stacks_are_told(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB)
-    with pytest.raises(InputError, match="210x150 pixels are more than the limit of 100; raise --max_pixels"):
+    with pytest.raises(
+        InputError, match="210x150 pixels are more than the limit of 100; raise --max_pixels"
+    ):
         opened(tmp_path / "a.tif", max_pixels=100)
     tifffile.imwrite(tmp_path / "b.tif", np.stack([RGB, RGB]), photometric="rgb")
     with pytest.raises(InputError, match="2 pictures"):
@@ -119,4 +140,7 @@ def test_rows_become_a_tiled_palette_file(tmp_path):
         assert np.array_equal(written.asarray(), values)
     picture = Image.open(tmp_path / "x" / "a.tif")
     assert picture.mode == "P"
-    assert picture.convert("RGB").getpixel((0, 0)) == [(0, 0, 0), (255, 0, 0), (0, 9, 255)][values[0, 0]]
+    assert (
+        picture.convert("RGB").getpixel((0, 0))
+        == [(0, 0, 0), (255, 0, 0), (0, 9, 255)][values[0, 0]]
+    )

@@ -4,7 +4,9 @@ import torch
 from kanseg.inference.tiles import gaussian_window, predict_tiled, tile_starts
 
 
-@pytest.mark.parametrize(("length", "tile", "stride"), [(10, 4, 2), (4, 4, 2), (3, 4, 2), (101, 32, 16), (33, 32, 31)])
+@pytest.mark.parametrize(
+    ("length", "tile", "stride"), [(10, 4, 2), (4, 4, 2), (3, 4, 2), (101, 32, 16), (33, 32, 31)]
+)
 def test_tiles_cover_everything_and_end_at_the_border(length, tile, stride):
     starts = tile_starts(length, tile, stride)
     covered = {i for s in starts for i in range(s, min(s + tile, length))}

@@ -22,7 +22,15 @@ class Brightness(nn.Module):
 @pytest.fixture
 def predictor():
     preprocess = Preprocess(mean=(0.5,), std=(0.25,))
-    return Predictor(Brightness(), preprocess, classes=["dark", "bright"], colours=[(0, 0, 0), (255, 0, 0)], task="binary", device="cpu", batch_size=3)
+    return Predictor(
+        Brightness(),
+        preprocess,
+        classes=["dark", "bright"],
+        colours=[(0, 0, 0), (255, 0, 0)],
+        task="binary",
+        device="cpu",
+        batch_size=3,
+    )
 
 
 def video(path, count=8, codec="MJPG"):
@@ -41,7 +49,9 @@ def frame(number):
 
 
 def run(predictor, path, output, **options):
-    return predict_files(predictor, find_pictures(str(path)), output, tell=lambda _: None, **options)
+    return predict_files(
+        predictor, find_pictures(str(path)), output, tell=lambda _: None, **options
+    )
 
 
 def frames(path):
@@ -52,8 +62,12 @@ def frames(path):
     return found, capture.get(cv2.CAP_PROP_FPS)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("avi", "MJPG"), ("mp4", "mp4v"), ("mkv", "mp4v"), ("mov", "mp4v")])
-def test_every_frame_has_a_mask_of_its_size_and_a_place_in_the_overlay_video(predictor, tmp_path, suffix, codec):
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("avi", "MJPG"), ("mp4", "mp4v"), ("mkv", "mp4v"), ("mov", "mp4v")]
+)
+def test_every_frame_has_a_mask_of_its_size_and_a_place_in_the_overlay_video(
+    predictor, tmp_path, suffix, codec
+):
     outcome = run(predictor, video(tmp_path / f"film.{suffix}", codec=codec), tmp_path / "out")
     assert outcome.failed == []
     masks = sorted((tmp_path / "out" / "film").iterdir())
@@ -71,7 +85,9 @@ def test_every_frame_has_a_mask_of_its_size_and_a_place_in_the_overlay_video(pre
 def test_a_video_that_is_there_is_skipped_or_refused_but_never_mixed(predictor, tmp_path):
     path = video(tmp_path / "film.avi")
     assert run(predictor, path, tmp_path / "out").written == [tmp_path / "out" / "film"]
-    assert run(predictor, path, tmp_path / "out", skip_existing=True).skipped == [tmp_path / "out" / "film"]
+    assert run(predictor, path, tmp_path / "out", skip_existing=True).skipped == [
+        tmp_path / "out" / "film"
+    ]
     assert "exists already" in run(predictor, path, tmp_path / "out").failed[0]
 
 
@@ -80,7 +96,10 @@ def test_a_broken_video_is_told_and_leaves_nothing(predictor, tmp_path, keep):
     path = video(tmp_path / "film.avi")
     path.write_bytes(path.read_bytes()[:keep])
     outcome = run(predictor, path, tmp_path / "out")
-    assert "not a video that can be read" in outcome.failed[0] or "damaged or truncated" in outcome.failed[0]
+    assert (
+        "not a video that can be read" in outcome.failed[0]
+        or "damaged or truncated" in outcome.failed[0]
+    )
     assert list((tmp_path / "out").rglob("*")) == []
 
 
@@ -90,7 +109,9 @@ def test_an_error_in_the_middle_leaves_nothing_and_the_rest_goes_on(predictor, t
             raise torch.OutOfMemoryError("no memory")
 
     predictor.model.register_forward_pre_hook(fail)
-    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1])
+    writer = cv2.VideoWriter(
+        str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE[::-1]
+    )
     for number in range(9):
         writer.write(np.full((*SIZE, 3), 255 * (number > 5), np.uint8))
     writer.release()
@@ -106,10 +127,19 @@ def test_annotations_name_the_frames(predictor, tmp_path):
     path = video(tmp_path / "film.avi", count=2)
     found = []
     for skip in (False, True):
-        run(predictor, path, tmp_path / "out", outputs=Outputs(polygons="coco", overlays=False), skip_existing=skip)
+        run(
+            predictor,
+            path,
+            tmp_path / "out",
+            outputs=Outputs(polygons="coco", overlays=False),
+            skip_existing=skip,
+        )
         found.append(json.loads((tmp_path / "out" / "annotations.json").read_text()))
     assert found[0] == found[1]
-    assert [image["file_name"] for image in found[0]["images"]] == ["film/frame_000000.png", "film/frame_000001.png"]
+    assert [image["file_name"] for image in found[0]["images"]] == [
+        "film/frame_000000.png",
+        "film/frame_000001.png",
+    ]
 
 
 def test_large_frames_are_refused(predictor, tmp_path):

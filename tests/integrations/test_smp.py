@@ -1,4 +1,6 @@
-"""The contract of segmentation_models.pytorch's encoders: what its own tests ask of one, and what its decoders need."""
+"""The contract of segmentation_models.pytorch's encoders: what its own tests ask of one, and what
+its decoders need.
+"""
 
 import importlib
 import sys
@@ -10,7 +12,9 @@ import torch
 import kanseg
 from kanseg.integrations.smp import ENTRIES, SMPEncoder, register
 
-MODELS = [name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "dpt"]  # DPT takes timm's models only: tests/integrations/test_timm.py
+MODELS = [
+    name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "dpt"
+]  # DPT takes timm's models only: tests/integrations/test_timm.py
 TINY = {name: register(f"kanseg-tiny-{name}", name, width=2) for name in ("ukanet_18", "unet")}
 
 
@@ -23,7 +27,11 @@ def test_every_encoder_is_there_with_every_basis():
         assert ENTRIES[f"kanseg-{name}"]["params"] == {"name": name, "basis": "gram"}
         for basis in kanseg.list_bases():
             entry = ENTRIES[f"kanseg-{name}-{basis}"]
-            assert entry == {"encoder": SMPEncoder, "pretrained_settings": {}, "params": {"name": name, "basis": basis}}
+            assert entry == {
+                "encoder": SMPEncoder,
+                "pretrained_settings": {},
+                "params": {"name": name, "basis": basis},
+            }
 
 
 def test_the_basis_is_the_one_in_the_name():
@@ -40,8 +48,15 @@ def test_features_start_with_the_picture_and_halve(name, depth, channels):
     with torch.no_grad():
         features = net(x)
     assert features[0] is x
-    assert [tuple(f.shape) for f in features] == [(1, c, 64 >> i, 96 >> i) for i, c in enumerate(net.out_channels)]
-    assert (net._in_channels, net._depth, net._out_channels, net.output_stride) == (channels, depth, net.out_channels, 2**depth)
+    assert [tuple(f.shape) for f in features] == [
+        (1, c, 64 >> i, 96 >> i) for i, c in enumerate(net.out_channels)
+    ]
+    assert (net._in_channels, net._depth, net._out_channels, net.output_stride) == (
+        channels,
+        depth,
+        net.out_channels,
+        2**depth,
+    )
     assert isinstance(net._out_channels, list)
 
 
@@ -78,7 +93,9 @@ def test_gradients_reach_every_layer_that_a_decoder_reads():
 @pytest.mark.parametrize("channels", [1, 3, 4, 13])
 @pytest.mark.parametrize("model", MODELS)
 def test_every_decoder_runs(model, channels):
-    net = smp.create_model(model, TINY["ukanet_18"], encoder_weights=None, in_channels=channels, classes=2).eval()
+    net = smp.create_model(
+        model, TINY["ukanet_18"], encoder_weights=None, in_channels=channels, classes=2
+    ).eval()
     with torch.no_grad():
         assert net(torch.randn(1, channels, 128, 128)).shape == (1, 2, 128, 128)
 
@@ -94,10 +111,16 @@ def test_trained_weights_survive_other_channels():
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated:FutureWarning")
 def test_flags_about_compilers_are_true():
     net, x = encoder("unet", depth=1), torch.randn(1, 3, 32, 32)
-    assert (net._is_torch_exportable, net._is_torch_compilable, net._is_torch_scriptable) == (True, True, False)
+    assert (net._is_torch_exportable, net._is_torch_compilable, net._is_torch_scriptable) == (
+        True,
+        True,
+        False,
+    )
     expected = net(x)
     torch.testing.assert_close(torch.export.export(net, (x,), strict=True).module()(x), expected)
-    torch.testing.assert_close(torch.compile(net, fullgraph=True, dynamic=True, backend="eager")(x), expected)
+    torch.testing.assert_close(
+        torch.compile(net, fullgraph=True, dynamic=True, backend="eager")(x), expected
+    )
     with pytest.raises(RuntimeError, match="TorchScript"):
         torch.jit.script(net)
 
@@ -135,7 +158,11 @@ def test_bad_names_and_options_are_refused_at_once(name, options, message):
 
 @pytest.mark.parametrize(
     ("part", "package"),
-    [("smp", "segmentation_models_pytorch.encoders"), ("timm", "timm.data"), ("torchvision", "torchvision.ops.feature_pyramid_network")],
+    [
+        ("smp", "segmentation_models_pytorch.encoders"),
+        ("timm", "timm.data"),
+        ("torchvision", "torchvision.ops.feature_pyramid_network"),
+    ],
 )
 def test_a_missing_library_is_named(part, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

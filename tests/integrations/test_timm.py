@@ -10,7 +10,11 @@ NAME = "kanseg_ukanet_18_gram"
 
 
 def test_every_encoder_is_there_with_every_basis():
-    names = {f"kanseg_{name}{suffix}" for name in kanseg.list_encoders() for suffix in ["", *(f"_{b}" for b in kanseg.list_bases())]}
+    names = {
+        f"kanseg_{name}{suffix}"
+        for name in kanseg.list_encoders()
+        for suffix in ["", *(f"_{b}" for b in kanseg.list_bases())]
+    }
     assert set(timm.list_models("kanseg_*")) == names
 
 
@@ -26,9 +30,14 @@ def test_features_are_those_of_our_encoder():
 
 @pytest.mark.parametrize("how", [{}, {"feature_cls": "getter"}])
 def test_single_features_and_dilation(how):
-    net = timm.create_model(NAME, features_only=True, width=2, out_indices=(1, 5), output_stride=8, **how).eval()
+    net = timm.create_model(
+        NAME, features_only=True, width=2, out_indices=(1, 5), output_stride=8, **how
+    ).eval()
     assert net.feature_info.reduction() == [2, 8]
-    assert [tuple(f.shape) for f in net(torch.randn(1, 3, 64, 64))] == [(1, 4, 32, 32), (1, 64, 8, 8)]
+    assert [tuple(f.shape) for f in net(torch.randn(1, 3, 64, 64))] == [
+        (1, 4, 32, 32),
+        (1, 64, 8, 8),
+    ]
 
 
 def test_a_classifier_with_timms_head():
@@ -42,7 +51,9 @@ def test_a_classifier_with_timms_head():
     final, features = net.forward_intermediates(x, indices=[0, 2])
     torch.testing.assert_close(final, deepest)
     torch.testing.assert_close(features, [net.stages[:1](x), net.stages[:3](x)])
-    torch.testing.assert_close(net.forward_intermediates(x, indices=[2], stop_early=True)[0], features[1])
+    torch.testing.assert_close(
+        net.forward_intermediates(x, indices=[2], stop_early=True)[0], features[1]
+    )
 
 
 def test_unknown_options_and_weights_are_refused():
@@ -56,7 +67,11 @@ def test_unknown_options_and_weights_are_refused():
 @pytest.mark.parametrize("model", ["unet", "fpn", "deeplabv3plus", "pan", "dpt"])
 def test_smp_takes_them_with_options(model, channels):
     own = {"decoder_readout": "ignore"} if model == "dpt" else {}
-    net = smp.create_model(model, f"tu-{NAME}", encoder_weights=None, in_channels=channels, width=2, degree=5, **own).eval()
-    assert {m.basis.degree for m in net.modules() if type(getattr(m, "basis", None)).__name__ == "Gram"} == {5}
+    net = smp.create_model(
+        model, f"tu-{NAME}", encoder_weights=None, in_channels=channels, width=2, degree=5, **own
+    ).eval()
+    assert {
+        m.basis.degree for m in net.modules() if type(getattr(m, "basis", None)).__name__ == "Gram"
+    } == {5}
     with torch.no_grad():
         assert net(torch.randn(1, channels, 128, 128)).shape == (1, 1, 128, 128)

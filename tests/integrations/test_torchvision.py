@@ -22,14 +22,23 @@ def test_the_pyramid_reads_the_features_that_it_names():
         "3": (16, 2, 3),
         "pool": (16, 1, 2),
     }
-    torch.testing.assert_close(features["3"], backbone.fpn.layer_blocks[3](backbone.fpn.inner_blocks[3](backbone.encoder(x)[5])))
+    torch.testing.assert_close(
+        features["3"],
+        backbone.fpn.layer_blocks[3](backbone.fpn.inner_blocks[3](backbone.encoder(x)[5])),
+    )
 
 
 @pytest.mark.parametrize("detector", [FasterRCNN, RetinaNet])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_detectors_train_and_predict(detector, channels):
     more = {} if channels == 3 else {"image_mean": [0.5] * channels, "image_std": [0.25] * channels}
-    net = detector(detection_backbone("ukanet_18", channels, width=2, out_channels=8), num_classes=2, min_size=64, max_size=64, **more)
+    net = detector(
+        detection_backbone("ukanet_18", channels, width=2, out_channels=8),
+        num_classes=2,
+        min_size=64,
+        max_size=64,
+        **more,
+    )
     picture = torch.rand(channels, 64, 64)
     sum(net([picture], TARGET).values()).backward()
     assert all(p.grad is not None for p in net.backbone.encoder.stages[1].parameters())
@@ -37,7 +46,9 @@ def test_detectors_train_and_predict(detector, channels):
 
 
 def test_other_levels_and_blocks():
-    backbone = detection_backbone("unet", width=2, levels=[3, 4, 5], out_channels=8, extra_blocks=LastLevelP6P7(8, 8))
+    backbone = detection_backbone(
+        "unet", width=2, levels=[3, 4, 5], out_channels=8, extra_blocks=LastLevelP6P7(8, 8)
+    )
     assert list(backbone(torch.randn(1, 3, 64, 64))) == ["0", "1", "2", "p6", "p7"]
     for levels in ([], [3, 2], [2, 6], [-1, 2]):
         with pytest.raises(ValueError, match="from 0 to 5"):

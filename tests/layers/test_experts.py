@@ -36,7 +36,9 @@ def test_gates_are_the_softmax_of_the_best_and_zero_elsewhere():
     for row, logits in enumerate((means @ layer.gate.T).tolist()):
         best = sorted(range(5), key=lambda e: -logits[e])[:2]
         whole = sum(torch.tensor(logits[e]).exp() for e in best)
-        expected = [float(torch.tensor(logits[e]).exp() / whole) if e in best else 0.0 for e in range(5)]
+        expected = [
+            float(torch.tensor(logits[e]).exp() / whole) if e in best else 0.0 for e in range(5)
+        ]
         assert gates[row].tolist() == pytest.approx(expected, abs=1e-6)
         assert set(chosen[row].nonzero().flatten().tolist()) == set(best)
     torch.testing.assert_close(gates.sum(1), torch.ones(7))
@@ -47,7 +49,9 @@ def test_the_output_is_the_weighted_sum_of_the_chosen_experts():
     x = torch.randn(5, 3, 6, 7)
     gates, _, _ = layer.gates(x.mean(dim=(2, 3)))
     for i in range(5):
-        expected = sum(gates[i, e] * layer.experts[e](x[i : i + 1]) for e in range(4) if gates[i, e] > 0)
+        expected = sum(
+            gates[i, e] * layer.experts[e](x[i : i + 1]) for e in range(4) if gates[i, e] > 0
+        )
         torch.testing.assert_close(layer(x)[i : i + 1], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -61,14 +65,18 @@ def test_experts_have_weights_of_their_own_from_the_start():
 @pytest.mark.parametrize("size", [(61, 83), (33, 100), (1, 1)])
 def test_a_sample_does_not_depend_on_its_batch_mates(basis, size):
     layer = experts(basis, num_experts=4, top_k=2).eval()
-    fresh = ConvExperts(3, 4, 3, padding=1, conv=kan_conv(basis=basis)).eval()  # gates all equal: the choice among them must be the same too
+    fresh = ConvExperts(
+        3, 4, 3, padding=1, conv=kan_conv(basis=basis)
+    ).eval()  # gates all equal: the choice among them must be the same too
     a, b = torch.randn(1, 3, *size), 30 * torch.randn(4, 3, *size)
     for each in (layer, fresh):
         torch.testing.assert_close(each(torch.cat([b, a]))[-1:], each(a), rtol=1e-5, atol=1e-5)
 
 
 def test_the_balance_is_the_variation_of_importance_and_load():
-    """With the noise drawn again, and the numbers worked out one by one (Shazeer et al. 2017, eqs. 6 to 11)."""
+    """With the noise drawn again, and the numbers worked out one by one (Shazeer et al. 2017, eqs.
+    6 to 11).
+    """
     layer = experts(num_experts=4, top_k=2)
     nn.init.normal_(layer.spread)
     x = torch.randn(6, 3, 5, 5)
@@ -87,9 +95,15 @@ def test_the_balance_is_the_variation_of_importance_and_load():
         for e, share in zip(best, shares, strict=True):
             importance[e] += share
         for e in range(4):
-            second_of_the_others = sorted((v for other, v in enumerate(values) if other != e), reverse=True)[1]
-            load[e] += NormalDist().cdf((clean[row, e].item() - second_of_the_others) / deviation[row, e].item())
-    assert balance_loss(layer).item() == pytest.approx(squared_variation(importance) + squared_variation(load), rel=1e-4)
+            second_of_the_others = sorted(
+                (v for other, v in enumerate(values) if other != e), reverse=True
+            )[1]
+            load[e] += NormalDist().cdf(
+                (clean[row, e].item() - second_of_the_others) / deviation[row, e].item()
+            )
+    assert balance_loss(layer).item() == pytest.approx(
+        squared_variation(importance) + squared_variation(load), rel=1e-4
+    )
 
 
 def test_the_balance_reaches_gate_and_noise_and_is_forgotten():
@@ -199,7 +213,9 @@ def test_sequences_autocast_and_strides_work():
 
 
 def test_every_convolution_of_a_network_but_the_stem_is_a_mixture():
-    net = kanseg.create_model("ukanet_18", width=2, depth=2, basis="legendre", degree=2, experts=3, top_k=1)
+    net = kanseg.create_model(
+        "ukanet_18", width=2, depth=2, basis="legendre", degree=2, experts=3, top_k=1
+    )
     plain = kanseg.create_model("ukanet_18", width=2, depth=2, basis="legendre", degree=2)
     mixtures = [m for m in net.modules() if isinstance(m, ConvExperts)]
     assert all(len(m.experts) == 3 and m.top_k == 1 for m in mixtures)
@@ -212,7 +228,11 @@ def test_every_convolution_of_a_network_but_the_stem_is_a_mixture():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"experts": 2, "top_k": 3}, "top_k must be from 1"), ({"top_k": 1}, "give experts"), ({"expert": 2}, "did you mean 'experts'")],
+    [
+        ({"experts": 2, "top_k": 3}, "top_k must be from 1"),
+        ({"top_k": 1}, "give experts"),
+        ({"expert": 2}, "did you mean 'experts'"),
+    ],
 )
 def test_bad_options_are_told(options, message):
     with pytest.raises(ValueError, match=message):

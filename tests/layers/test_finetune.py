@@ -50,7 +50,9 @@ def test_a_step_changes_the_deltas_only_and_fusing_keeps_the_function(basis):
     step(net, x)  # the second moves the lower factors too, whose gradient is zero at the start
     now = dict(net.named_parameters())
     assert all(torch.equal(value, now[name]) for name, value in frozen.items())
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters() if p.requires_grad)
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters() if p.requires_grad
+    )
     before = net(x)
     assert (fuse(net)(x) - before).abs().max() <= 1e-6
     assert set(net.state_dict()) == keys
@@ -62,7 +64,10 @@ def test_a_step_changes_the_deltas_only_and_fusing_keeps_the_function(basis):
     changed = [name for name, p in net.named_parameters() if not torch.equal(p, original[name])]
     assert changed
     assert all(name.endswith(("basis_conv.weight", "base_conv.weight")) for name in changed)
-    sizes = [torch.linalg.svdvals((net.get_parameter(name) - original[name]).detach().flatten(1)) for name in changed]
+    sizes = [
+        torch.linalg.svdvals((net.get_parameter(name) - original[name]).detach().flatten(1))
+        for name in changed
+    ]
     assert max(s[1] for s in sizes) > 1e-4
     assert all((s[2:] < 1e-5).all() for s in sizes)  # rank 2, but for rounding
 
@@ -73,7 +78,9 @@ def test_a_flat_layer_is_its_matrix_plus_the_product():
     pair = layer.base_linear.parametrizations.weight[0]
     nn.init.normal_(pair.up)
     x = torch.randn(4, 5)
-    matrix = layer.base_linear.parametrizations.weight.original + torch.outer(pair.up[:, 0], pair.down[0])
+    matrix = layer.base_linear.parametrizations.weight.original + torch.outer(
+        pair.up[:, 0], pair.down[0]
+    )
     torch.testing.assert_close(layer(x), x @ matrix.T)
 
 
@@ -91,7 +98,9 @@ def test_added_degrees_alone_train_and_the_result_is_the_network_of_that_degree(
     assert (fuse(net)(x) - tuned).abs().max() <= 1e-6
     for name, p in net.named_parameters():
         if name.endswith("basis_conv.weight"):
-            assert torch.equal(p.unflatten(1, (-1, 6))[:, :, :4], original[name].unflatten(1, (-1, 4)))
+            assert torch.equal(
+                p.unflatten(1, (-1, 6))[:, :, :4], original[name].unflatten(1, (-1, 4))
+            )
         else:
             assert torch.equal(p, original[name])
     twin = kanseg.create_model("unet", width=4, depth=2, basis=basis, degree=5, stem=None)
@@ -102,7 +111,10 @@ def test_added_degrees_alone_train_and_the_result_is_the_network_of_that_degree(
 @pytest.mark.parametrize("share", ["edge", "channel", "layer"])
 def test_chosen_degrees_change_alone(share):
     layer = KANConv2d(3, 4, 3, basis="legendre", degree=3, share=share).eval()
-    before, x = layer.functions_weight.detach().clone().unflatten(1, (-1, 4)), torch.randn(1, 3, 9, 9)
+    before, x = (
+        layer.functions_weight.detach().clone().unflatten(1, (-1, 4)),
+        torch.randn(1, 3, 9, 9),
+    )
     was = layer(x)
     finetune(layer, trainable_degrees=[0, 2, 9])
     assert torch.equal(layer(x), was)
@@ -110,13 +122,22 @@ def test_chosen_degrees_change_alone(share):
     tuned = layer(x)
     fuse(layer)
     torch.testing.assert_close(layer(x), tuned, rtol=0, atol=1e-6)
-    same = (layer.functions_weight.unflatten(1, (-1, 4)) == before).transpose(1, 2).flatten(2).all(dim=2).all(dim=0)
+    same = (
+        (layer.functions_weight.unflatten(1, (-1, 4)) == before)
+        .transpose(1, 2)
+        .flatten(2)
+        .all(dim=2)
+        .all(dim=0)
+    )
     assert same.tolist() == [False, True, False, True]
 
 
 def test_functions_that_are_all_new_all_train():
     x = torch.randn(1, 3, 9, 9)
-    for options, asked, functions in (({"basis": "bernstein"}, {"extra_degrees": 1}, 5), ({"basis": "bspline", "spline_order": 2}, {"grid_size": 10}, None)):
+    for options, asked, functions in (
+        ({"basis": "bernstein"}, {"extra_degrees": 1}, 5),
+        ({"basis": "bspline", "spline_order": 2}, {"grid_size": 10}, None),
+    ):
         layer = KANConv2d(3, 4, 3, **options).eval()
         before = layer(x)
         finetune(layer, **asked)
@@ -129,7 +150,9 @@ def test_functions_that_are_all_new_all_train():
 
 
 def test_ranks_and_degrees_go_together_and_into_mixtures():
-    net = ConvExperts(3, 4, 3, padding=1, conv=kan_conv(basis="gram"), num_experts=2, top_k=2).eval()
+    net = ConvExperts(
+        3, 4, 3, padding=1, conv=kan_conv(basis="gram"), num_experts=2, top_k=2
+    ).eval()
     x = torch.randn(2, 3, 8, 8)
     before = net(x)
     finetune(net, rank=2, extra_degrees=1, keep=["gate"])
@@ -141,8 +164,16 @@ def test_ranks_and_degrees_go_together_and_into_mixtures():
 
 def test_heads_and_norms_can_stay_trainable():
     net = finetune(trained(), rank=1, keep=["segmentation_head.*", "*.norm.*"])
-    free = {name for name, p in net.named_parameters() if p.requires_grad and "parametrizations" not in name}
-    expected = {name for name, _ in net.named_parameters() if name.startswith("segmentation_head.") or ".norm." in name}
+    free = {
+        name
+        for name, p in net.named_parameters()
+        if p.requires_grad and "parametrizations" not in name
+    }
+    expected = {
+        name
+        for name, _ in net.named_parameters()
+        if name.startswith("segmentation_head.") or ".norm." in name
+    }
     assert free == expected
     assert len(free) > 10
 

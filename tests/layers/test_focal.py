@@ -11,7 +11,9 @@ bases = pytest.mark.parametrize("basis", ["bspline", "gram", "none"])
 
 
 def plain(in_channels, out_channels, kernel_size, padding=0, groups=1):
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False)
+    return nn.Conv2d(
+        in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False
+    )
 
 
 def numbers(layer):
@@ -24,14 +26,21 @@ def pointwise(weight, x):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_it_is_the_formula_of_the_paper(normalize):
-    layer = FocalModulation(3, conv=plain, levels=2, window=3, factor=2, normalize=normalize, gamma=0.5)
+    layer = FocalModulation(
+        3, conv=plain, levels=2, window=3, factor=2, normalize=normalize, gamma=0.5
+    )
     x = torch.randn(1, 3, 6, 5)
     picture = x[0].double().numpy()
     mapped = pointwise(numbers(layer.f), picture)
     q, context, gates = mapped[:3], mapped[3:6], mapped[6:]
     total = 0
     for level, gate in zip(layer.levels, gates, strict=False):
-        context = np.stack([correlate(c, w[0], mode="same", method="direct") for c, w in zip(context, numbers(level), strict=True)])
+        context = np.stack(
+            [
+                correlate(c, w[0], mode="same", method="direct")
+                for c, w in zip(context, numbers(level), strict=True)
+            ]
+        )
         total = total + context * gate
     mean = context.mean(axis=(1, 2), keepdims=True)
     total = total + gates[2] * mean * (1 + erf(mean / np.sqrt(2))) / 2
@@ -41,11 +50,15 @@ def test_it_is_the_formula_of_the_paper(normalize):
 
 
 def test_levels_are_depthwise_and_grow_by_the_factor():
-    layer = FocalModulation(6, conv=kan_conv(basis="gram", inner_channels=0.25), levels=3, window=5, factor=4)
+    layer = FocalModulation(
+        6, conv=kan_conv(basis="gram", inner_channels=0.25), levels=3, window=5, factor=4
+    )
     assert [level.base_conv.kernel_size[0] for level in layer.levels] == [5, 9, 13]
     assert all(level.groups == level.basis_conv.groups == 6 for level in layer.levels)
     level = layer.levels[0].eval()
-    jacobian = torch.autograd.functional.jacobian(lambda x: level(x.view(1, 6, 1, 1)).flatten(), torch.randn(6))
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: level(x.view(1, 6, 1, 1)).flatten(), torch.randn(6)
+    )
     assert torch.equal(jacobian != 0, torch.eye(6, dtype=torch.bool))
 
 
@@ -65,7 +78,9 @@ def test_the_whole_picture_reaches_every_pixel():
 @bases
 @pytest.mark.parametrize("size", [(61, 83), (33, 100), (1, 1)])
 def test_any_basis_and_size(basis, size):
-    layer = FocalModulation(6, conv=kan_conv(basis=basis, inner_channels=0.5 if basis != "none" else None)).eval()
+    layer = FocalModulation(
+        6, conv=kan_conv(basis=basis, inner_channels=0.5 if basis != "none" else None)
+    ).eval()
     a, b = torch.randn(1, 6, *size), 20 * torch.randn(1, 6, *size)
     y = layer(a)
     assert y.shape == a.shape

@@ -10,9 +10,22 @@ from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, fused
 from kanseg.layers.contractions import Convolution
 from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
 
-FUNCTIONS = [(name, {}) for name in BASES] + [("wavelet", {"wavelet": w}) for w in ("meyer", "shannon")] + [("gram", {"learnable": True})]
-FUNCTIONS += [("rbf", {"domain": "instance_norm"}), ("bspline", {"spline_order": 0}), ("legendre", {"degree": 0}), ("legendre", {"degree": 1})]
-FUNCTIONS += [("hermite", {"kind": "probabilist"}), ("hermite", {"degree": 0}), ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1})]
+FUNCTIONS = (
+    [(name, {}) for name in BASES]
+    + [("wavelet", {"wavelet": w}) for w in ("meyer", "shannon")]
+    + [("gram", {"learnable": True})]
+)
+FUNCTIONS += [
+    ("rbf", {"domain": "instance_norm"}),
+    ("bspline", {"spline_order": 0}),
+    ("legendre", {"degree": 0}),
+    ("legendre", {"degree": 1}),
+]
+FUNCTIONS += [
+    ("hermite", {"kind": "probabilist"}),
+    ("hermite", {"degree": 0}),
+    ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1}),
+]
 functions = pytest.mark.parametrize(("name", "options"), FUNCTIONS, ids=str)
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -26,7 +39,10 @@ def chunks(request, monkeypatch):
 def both(x, basis, conv, upstream=None):
     """Output and all gradients of the fused step and of conv(basis(x))."""
     results = []
-    for function in (lambda x: basis_convolution(x, basis, conv), lambda x: conv(basis(x).flatten(1, 2))):
+    for function in (
+        lambda x: basis_convolution(x, basis, conv),
+        lambda x: conv(basis(x).flatten(1, 2)),
+    ):
         x = x.detach().requires_grad_()
         y = function(x)
         upstream = torch.randn_like(y) if upstream is None else upstream
@@ -39,10 +55,14 @@ def both(x, basis, conv, upstream=None):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_output_and_gradients_are_those_of_the_plain_composition(name, options, groups, chunks):
     basis = create_basis(name, 4, **options).double()
-    conv = nn.Conv2d(4 * basis.num_functions, 6, 3, stride=2, padding=1, dilation=2, groups=groups, bias=False).double()
+    conv = nn.Conv2d(
+        4 * basis.num_functions, 6, 3, stride=2, padding=1, dilation=2, groups=groups, bias=False
+    ).double()
     ours, theirs = both(torch.randn(3, 4, 9, 8).double(), basis, conv)
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(
+            a, torch.zeros_like(a) if b is None else b, rtol=1e-9, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("ndim", [1, 2, 3])
@@ -50,13 +70,18 @@ def test_output_and_gradients_are_those_of_the_plain_composition(name, options, 
 @pytest.mark.parametrize("name", ["gram", "bspline"])
 def test_every_border_is_that_of_the_plain_composition(name, mode, ndim, chunks):
     basis = create_basis(name, 2).double()
-    conv = CONVS[ndim](2 * basis.num_functions, 3, 3, padding=1, padding_mode=mode, bias=False).double()
+    conv = CONVS[ndim](
+        2 * basis.num_functions, 3, 3, padding=1, padding_mode=mode, bias=False
+    ).double()
     ours, theirs = both(torch.randn(2, 2, *[5] * ndim).double(), basis, conv)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize(("kernel", "padding"), [(3, "same"), (4, "same"), ((3, 5), "same"), (3, "valid"), ((1, 3), (0, 2))])
+@pytest.mark.parametrize(
+    ("kernel", "padding"),
+    [(3, "same"), (4, "same"), ((3, 5), "same"), (3, "valid"), ((1, 3), (0, 2))],
+)
 def test_paddings_by_name_and_by_axis(kernel, padding):
     basis = create_basis("legendre", 2)
     conv = nn.Conv2d(2 * basis.num_functions, 3, kernel, padding=padding, bias=False)
@@ -79,8 +104,16 @@ def test_stated_derivatives_are_those_of_autograd(name, options):
     basis = create_basis(name, 3, **options).double()
     u = (torch.rand(2, 3, 7, dtype=torch.float64) * 2 - 1 + 0.0137).requires_grad_()
     for value, slope in basis.terms(u, slopes=True):
-        found = torch.autograd.grad(value.expand_as(u).sum(), u, allow_unused=True, retain_graph=True)[0] if value.requires_grad else None
-        torch.testing.assert_close(slope.expand_as(u), torch.zeros_like(u) if found is None else found)
+        found = (
+            torch.autograd.grad(value.expand_as(u).sum(), u, allow_unused=True, retain_graph=True)[
+                0
+            ]
+            if value.requires_grad
+            else None
+        )
+        torch.testing.assert_close(
+            slope.expand_as(u), torch.zeros_like(u) if found is None else found
+        )
 
 
 @functions
@@ -109,7 +142,14 @@ def saved_bytes(layer, x):
 def test_the_values_exist_for_a_few_samples_only(monkeypatch):
     monkeypatch.setitem(fused.CHUNK_BYTES, "cpu", 2 * 4 * 8 * 36 * 4)
     contraction = Convolution((1, 1), (1, 1), (1, 1), 1)
-    expansion = fused.Expansion(torch.randn(5, 4, 6, 6), create_basis("bspline", 4), contraction, torch.randn(3, 32, 3, 3), None, torch.float32)
+    expansion = fused.Expansion(
+        torch.randn(5, 4, 6, 6),
+        create_basis("bspline", 4),
+        contraction,
+        torch.randn(3, 32, 3, 3),
+        None,
+        torch.float32,
+    )
     assert [part.stop - part.start for part in expansion.parts] == [2, 2, 1]
     assert expansion.buffer.shape == (2, 4 * 8, 6, 6)
 
@@ -119,7 +159,10 @@ def test_second_derivatives(name, options):
     basis = create_basis(name, 2, **options).double()
     conv = nn.Conv1d(2 * basis.num_functions, 2, 3, padding=1, bias=False).double()
     x = (torch.rand(2, 2, 4, dtype=torch.float64) * 0.8 + 0.11).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x, w: basis_convolution(x, basis, conv) * w, (x, torch.randn(2, 2, 4).double().requires_grad_()))
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: basis_convolution(x, basis, conv) * w,
+        (x, torch.randn(2, 2, 4).double().requires_grad_()),
+    )
 
 
 @functions
@@ -166,7 +209,9 @@ def test_compilers_see_one_graph(name, options):
     y, expected = compiled(x), layer(x)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
     upstream = torch.randn_like(y)
-    for a, b in zip(torch.autograd.grad(y, x, upstream), torch.autograd.grad(expected, x, upstream), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y, x, upstream), torch.autograd.grad(expected, x, upstream), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     torch.compiler.reset()
 
@@ -186,7 +231,13 @@ def test_a_compiled_layer_obeys_autocast():
 def test_exported_programs_compute_the_same(name, options, share):
     layer = KANConv2d(4, 6, 3, padding=1, basis=name, share=share, **options).eval()
     x = torch.randn(2, 4, 8, 8)
-    program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}})
+    program = torch.export.export(
+        layer,
+        (x,),
+        dynamic_shapes={
+            "x": {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+        },
+    )
     other = torch.randn(3, 4, 10, 6)
     torch.testing.assert_close(program.module()(other), layer(other), rtol=1e-4, atol=1e-5)
 
@@ -208,7 +259,9 @@ def test_many_gradients_at_a_time_are_those_one_by_one(name, options):
     layer = KANConv2d(2, 3, 3, padding=1, basis=name, **options).eval()
     x = torch.randn(1, 2, 5, 5)
     one_by_one = torch.autograd.functional.jacobian(layer, x)
-    torch.testing.assert_close(torch.autograd.functional.jacobian(layer, x, vectorize=True), one_by_one)
+    torch.testing.assert_close(
+        torch.autograd.functional.jacobian(layer, x, vectorize=True), one_by_one
+    )
 
 
 @functions
@@ -218,37 +271,62 @@ def test_torch_func_transforms_go_through(name, options):
     torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([layer(each) for each in x]))
     _, directional = torch.func.jvp(layer, (x[0],), (tangent,))
     gradient = torch.func.grad(lambda x: (layer(x) * directional).sum())(x[0])
-    torch.testing.assert_close((gradient * tangent).sum(), directional.square().sum(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        (gradient * tangent).sum(), directional.square().sum(), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("size", [(5, 1), (7, 9), (16, 31)])
 @pytest.mark.parametrize(
-    "geometry", [{"padding": 0, "kernel": 1}, {"padding": 1}, {"padding": (3, 0)}, {"padding": 4, "stride": 2}, {"padding": 2, "stride": 3}]
+    "geometry",
+    [
+        {"padding": 0, "kernel": 1},
+        {"padding": 1},
+        {"padding": (3, 0)},
+        {"padding": 4, "stride": 2},
+        {"padding": 2, "stride": 3},
+    ],
 )
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_a_constant_function_adds_a_map_of_the_border(size, geometry, dilation):
     kernel = (geometry.get("kernel", 3), 1)
-    padding = geometry["padding"] if isinstance(geometry["padding"], tuple) else (geometry["padding"], 1)
+    padding = (
+        geometry["padding"] if isinstance(geometry["padding"], tuple) else (geometry["padding"], 1)
+    )
     if size[0] + 2 * padding[0] < dilation * (kernel[0] - 1) + 1:
         return
     stride = (geometry.get("stride", 1), 2)
     contraction = Convolution(stride, padding, (dilation, 1), 2)
     weight = torch.randn(4, 3, *kernel, dtype=torch.float64, requires_grad=True)
     shape = torch.Size((2, 6, *size))
-    expected = torch.conv2d(torch.ones(shape, dtype=torch.float64), weight, None, stride, padding, (dilation, 1), groups=2)
+    expected = torch.conv2d(
+        torch.ones(shape, dtype=torch.float64),
+        weight,
+        None,
+        stride,
+        padding,
+        (dilation, 1),
+        groups=2,
+    )
     y = torch.zeros_like(expected)
     contraction.add_constant(y, weight.detach(), shape)
     torch.testing.assert_close(y, expected.detach())
     torch.testing.assert_close(contraction.constant_map(weight, shape).expand_as(y), expected)
     upstream = torch.randn_like(y)
-    torch.testing.assert_close(contraction.grad_constant(upstream, weight.detach(), shape), torch.autograd.grad(expected, weight, upstream)[0])
+    torch.testing.assert_close(
+        contraction.grad_constant(upstream, weight.detach(), shape),
+        torch.autograd.grad(expected, weight, upstream)[0],
+    )
 
 
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.PReLU])
 def test_second_derivatives_of_the_base_branch(activation):
     function, conv = activation().double(), nn.Conv1d(2, 2, 3, padding=1, bias=False).double()
     x = (torch.rand(2, 2, 4, dtype=torch.float64) + 0.1).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x, w: activation_convolution(x, function, conv) * w, (x, torch.randn(2, 2, 4).double().requires_grad_()))
+    assert torch.autograd.gradgradcheck(
+        lambda x, w: activation_convolution(x, function, conv) * w,
+        (x, torch.randn(2, 2, 4).double().requires_grad_()),
+    )
 
 
 def test_a_mirrored_border_under_torch_func():
@@ -277,7 +355,9 @@ def test_frozen_parts_of_the_base_branch(frozen):
     expected = conv(function(x))
     inputs = [t for t in (x, conv.weight, *function.parameters()) if t.requires_grad]
     for create_graph in (False, True):
-        ours = torch.autograd.grad(y.square().sum(), inputs, retain_graph=True, create_graph=create_graph)
+        ours = torch.autograd.grad(
+            y.square().sum(), inputs, retain_graph=True, create_graph=create_graph
+        )
         theirs = torch.autograd.grad(expected.square().sum(), inputs, retain_graph=True)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -292,14 +372,25 @@ def test_a_normalising_map_does_not_see_the_border_that_padding_adds(mode, domai
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"basis": "wavelet"}, {"basis": "gram", "learnable": True}, {"basis": "rational"}, {"base_activation": "prelu"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"basis": "wavelet"},
+        {"basis": "gram", "learnable": True},
+        {"basis": "rational"},
+        {"base_activation": "prelu"},
+    ],
+    ids=str,
+)
 def test_gradients_under_functional_call_are_those_of_the_tensors_it_was_called_with(options):
     layer, other = (KANConv2d(2, 3, 3, norm=None, dtype=torch.float64, **options) for _ in range(2))
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(0.1 * torch.rand_like(parameter))
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
-    tensors = {name: value.detach().clone().requires_grad_() for name, value in other.named_parameters()}
+    tensors = {
+        name: value.detach().clone().requires_grad_() for name, value in other.named_parameters()
+    }
     y = torch.func.functional_call(layer, tensors, (x,))
     expected = other(x)
     torch.testing.assert_close(y, expected)
@@ -336,7 +427,10 @@ def test_replicas_of_data_parallel_get_their_gradients():
     layer = KANConv2d(2, 3, 3, basis="wavelet", norm=None)
     replica = copy.copy(layer.basis)
     replica.__dict__ = {**layer.basis.__dict__, "_parameters": {}, "_buffers": {}}
-    copies = {name: value.detach().clone().requires_grad_() for name, value in layer.basis.named_parameters()}
+    copies = {
+        name: value.detach().clone().requires_grad_()
+        for name, value in layer.basis.named_parameters()
+    }
     replica.__dict__.update(copies, _former_parameters=copies)
     x = torch.randn(2, 2, 6, 6)
     basis_convolution(x, replica, layer.basis_conv).square().sum().backward()
@@ -369,18 +463,26 @@ def test_half_precision_weights_collect_their_gradient_in_float32():
     exact = copy.deepcopy(layer).float()
     exact.zero_grad()
     exact(x.float()).backward(upstream.float())
-    error = (layer.basis_conv.weight.grad.float() - exact.basis_conv.weight.grad).norm() / exact.basis_conv.weight.grad.norm()
+    error = (
+        layer.basis_conv.weight.grad.float() - exact.basis_conv.weight.grad
+    ).norm() / exact.basis_conv.weight.grad.norm()
     assert error < 0.01
 
 
-@pytest.mark.parametrize("activation", [nn.SiLU, nn.GELU, nn.PReLU, nn.Identity, lambda: nn.Dropout(0.0)])
+@pytest.mark.parametrize(
+    "activation", [nn.SiLU, nn.GELU, nn.PReLU, nn.Identity, lambda: nn.Dropout(0.0)]
+)
 def test_activation_and_convolution(activation):
     function, conv = activation(), nn.Conv2d(3, 4, 3, padding=1, bias=False)
     x = torch.randn(3, 3, 6, 6, requires_grad=True)
     inputs = [x, conv.weight, *function.parameters()]
     y, expected = activation_convolution(x, function, conv), conv(function(x))
     torch.testing.assert_close(y, expected)
-    for a, b in zip(torch.autograd.grad(y.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -389,10 +491,17 @@ def test_a_gate_multiplies_the_functions(chunks):
     conv = nn.Conv2d(12, 5, 3, padding=1, bias=False).double()
     gate = torch.randint(0, 3, (2, 3, 4)).double()
     x = torch.randn(2, 3, 6, 6).double().requires_grad_()
-    y, expected = basis_convolution(x, basis, conv, gate), conv((basis(x) * gate[..., None, None]).flatten(1, 2))
+    y, expected = (
+        basis_convolution(x, basis, conv, gate),
+        conv((basis(x) * gate[..., None, None]).flatten(1, 2)),
+    )
     torch.testing.assert_close(y, expected)
     inputs = [x, conv.weight]
-    for a, b in zip(torch.autograd.grad(y.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y.square().sum(), inputs),
+        torch.autograd.grad(expected.square().sum(), inputs),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -408,18 +517,31 @@ def test_a_mixture_is_one_function_per_channel_or_for_all(rows, gated, chunks):
     y = basis_mixture(x, basis, weight, gate)
     torch.testing.assert_close(y, expected)
     upstream = torch.randn_like(y)
-    for a, b in zip(torch.autograd.grad(y, (x, weight), upstream), torch.autograd.grad(expected, (x, weight), upstream), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y, (x, weight), upstream),
+        torch.autograd.grad(expected, (x, weight), upstream),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b)
 
 
 def test_an_empty_batch_gives_an_empty_output():
-    assert KANConv2d(2, 3, 3, padding=1, basis="gram").eval()(torch.randn(0, 2, 5, 5)).shape == (0, 3, 5, 5)
+    assert KANConv2d(2, 3, 3, padding=1, basis="gram").eval()(torch.randn(0, 2, 5, 5)).shape == (
+        0,
+        3,
+        5,
+        5,
+    )
     for share in ("edge", "channel", "layer"):
         assert KANLinear(2, 3, basis="gram", share=share)(torch.randn(0, 2)).shape == (0, 3)
-        assert KANConv2d(2, 3, 3, basis="gram", share=share).eval()(torch.randn(0, 2, 5, 5)).shape == (0, 3, 3, 3)
+        assert KANConv2d(2, 3, 3, basis="gram", share=share).eval()(
+            torch.randn(0, 2, 5, 5)
+        ).shape == (0, 3, 3, 3)
 
 
 @pytest.mark.parametrize("conv", [KANConv1d, KANConv3d])
 def test_gradients_of_other_dimensions(conv):
     layer = conv(2, 2, 3, padding=1, basis="jacobi", dtype=torch.float64)
-    assert torch.autograd.gradcheck(layer, (torch.randn(2, 2, *[4] * layer.ndim, dtype=torch.float64, requires_grad=True),))
+    assert torch.autograd.gradcheck(
+        layer, (torch.randn(2, 2, *[4] * layer.ndim, dtype=torch.float64, requires_grad=True),)
+    )

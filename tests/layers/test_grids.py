@@ -4,7 +4,15 @@ from scipy.interpolate import BSpline as ScipySpline
 from torch.nn.utils import prune
 
 from kanseg.bases import create_basis
-from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, off_grid_shares, refine_grids, update_grids
+from kanseg.layers import (
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANLinear,
+    off_grid_shares,
+    refine_grids,
+    update_grids,
+)
 from kanseg.models import kan
 
 
@@ -55,7 +63,9 @@ def test_the_change_to_half_the_step_is_the_two_scale_relation():
     basis = create_basis("bspline", 1, grid_size=4, grid_range=(0, 4)).double()
     change = basis.refine(8)[0]
     row = change[2][change[2].abs() > 1e-9]
-    torch.testing.assert_close(row, torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=torch.float64) / 8)
+    torch.testing.assert_close(
+        row, torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=torch.float64) / 8
+    )
 
 
 def test_refining_keeps_adapted_grids_too():
@@ -77,7 +87,9 @@ def test_adapted_knots_give_scipys_splines_and_derivatives():
             spline = ScipySpline.basis_element(t[j : j + 5], extrapolate=False)
             expected = torch.from_numpy(spline(u[0, channel].double().numpy())).nan_to_num()
             torch.testing.assert_close(value[0, channel].double(), expected, atol=1e-5, rtol=0)
-            expected = torch.from_numpy(spline.derivative()(u[0, channel].double().numpy())).nan_to_num()
+            expected = torch.from_numpy(
+                spline.derivative()(u[0, channel].double().numpy())
+            ).nan_to_num()
             torch.testing.assert_close(slope[0, channel].double(), expected, atol=1e-3, rtol=1e-3)
 
 
@@ -104,14 +116,18 @@ def test_an_update_refits_the_functions_to_what_they_were_on_the_data():
 
 def test_constant_and_tied_inputs_do_not_break_an_update():
     layer = KANLinear(3, 2)
-    layer.update_grid(torch.stack([torch.zeros(50), torch.ones(50) * 7, torch.arange(50) % 2], dim=1).float())
+    layer.update_grid(
+        torch.stack([torch.zeros(50), torch.ones(50) * 7, torch.arange(50) % 2], dim=1).float()
+    )
     y = layer(torch.randn(20, 3, requires_grad=True))
     y.sum().backward()
     assert torch.isfinite(y).all()
     assert (layer.basis.knots.diff(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("basis", ["legendre", "chebyshev", "gram", "jacobi", "bernstein", "hermite"])
+@pytest.mark.parametrize(
+    "basis", ["legendre", "chebyshev", "gram", "jacobi", "bernstein", "hermite"]
+)
 @pytest.mark.parametrize(("low", "high"), [(0, 2), (2, 5), (3, 3)])
 def test_a_higher_degree_computes_the_same_function(basis, low, high):
     layer = plain(KANConv2d, 4, 4, 3, padding=1, groups=2, basis=basis, degree=low)
@@ -136,7 +152,12 @@ def test_learned_recurrences_keep_what_they_learned():
 def test_a_refined_layer_trains_and_loads():
     layer = KANLinear(2, 2)
     layer.refine(10)
-    twin = KANLinear(2, 2, grid_size=layer.basis.grid_size, grid_range=tuple(v[0].item() for v in layer.basis.grid_limits()))
+    twin = KANLinear(
+        2,
+        2,
+        grid_size=layer.basis.grid_size,
+        grid_range=tuple(v[0].item() for v in layer.basis.grid_limits()),
+    )
     twin.load_state_dict(layer.state_dict())
     x = torch.randn(9, 2)
     torch.testing.assert_close(twin(x), layer(x))
@@ -189,7 +210,9 @@ def test_a_channel_of_one_large_value_keeps_its_knots_apart(value):
     assert torch.isfinite(layer(x)).all()
 
 
-@pytest.mark.parametrize("bad", [torch.full((5, 2), float("nan")), torch.full((5, 2), float("inf")), torch.zeros(0, 2)])
+@pytest.mark.parametrize(
+    "bad", [torch.full((5, 2), float("nan")), torch.full((5, 2), float("inf")), torch.zeros(0, 2)]
+)
 @pytest.mark.parametrize("basis", ["bspline", "rbf"])
 def test_inputs_that_no_grid_can_follow_change_nothing(basis, bad):
     layer = KANLinear(2, 2, basis=basis)
@@ -209,7 +232,11 @@ def test_looking_at_grids_leaves_the_statistics_of_norms_alone():
 
 
 def test_a_whole_model_adapts_layer_by_layer():
-    model = torch.nn.Sequential(KANConv2d(3, 4, 3, padding=1), KANConv2d(4, 4, 3, padding=1, basis="rbf"), KANConv2d(4, 2, 1, basis="gram")).eval()
+    model = torch.nn.Sequential(
+        KANConv2d(3, 4, 3, padding=1),
+        KANConv2d(4, 4, 3, padding=1, basis="rbf"),
+        KANConv2d(4, 2, 1, basis="gram"),
+    ).eval()
     x = 4 * torch.randn(2, 3, 16, 16) + 3
     before = off_grid_shares(model, x)
     update_grids(model, x)
@@ -220,7 +247,9 @@ def test_a_whole_model_adapts_layer_by_layer():
 
 
 def test_a_whole_model_refines_its_splines():
-    model = torch.nn.Sequential(KANConv2d(3, 4, 3, padding=1), KANConv2d(4, 2, 1, basis="gram")).eval()
+    model = torch.nn.Sequential(
+        KANConv2d(3, 4, 3, padding=1), KANConv2d(4, 2, 1, basis="gram")
+    ).eval()
     x = torch.randn(2, 3, 8, 8)
     before = model(x)
     refine_grids(model, 10)
@@ -241,9 +270,15 @@ def test_a_flat_kan_refines():
         (lambda: KANLinear(2, 2, grid_size=5).refine(7), "multiple of the present 5, got 7"),
         (lambda: KANLinear(2, 2, basis="rbf").refine(16), "only B-splines can be refined"),
         (lambda: KANLinear(2, 2, basis="gram").update_grid(torch.randn(4, 2)), "Gram has no grid"),
-        (lambda: KANLinear(2, 2, basis="bspline").raise_degree(5), "BSpline has no degree to raise"),
+        (
+            lambda: KANLinear(2, 2, basis="bspline").raise_degree(5),
+            "BSpline has no degree to raise",
+        ),
         (lambda: KANLinear(2, 2, basis="gram").raise_degree(2), "at least 3, got 2"),
-        (lambda: KANLinear(2, 2, basis="none").update_grid(torch.randn(4, 2)), "no functions and no grid"),
+        (
+            lambda: KANLinear(2, 2, basis="none").update_grid(torch.randn(4, 2)),
+            "no functions and no grid",
+        ),
         (lambda: KANLinear(2, 2, basis="none").refine(10), "no functions"),
         (lambda: refine_grids(kan([2, 2]), 8), "multiple of the present 5, got 8"),
     ],

@@ -9,7 +9,9 @@ from kanseg.layers.parts import inner_width
 
 
 def test_output_is_the_sum_of_univariate_functions_written_out():
-    layer = KANConv1d(2, 3, 3, stride=2, padding=1, basis="chebyshev", degree=2, norm=None, activation=None)
+    layer = KANConv1d(
+        2, 3, 3, stride=2, padding=1, basis="chebyshev", degree=2, norm=None, activation=None
+    )
     x = torch.randn(1, 2, 7)
     u, silu = torch.tanh(x)[0].numpy(), F.silu(x)[0].numpy()
     values = np.stack([np.ones_like(u), u, 2 * u**2 - 1], axis=1)  # (C, K, W)
@@ -21,13 +23,25 @@ def test_output_is_the_sum_of_univariate_functions_written_out():
             for tap in range(3):
                 at = 2 * position + tap - 1
                 if 0 <= at < 7:
-                    expected[out, position] += (weight[out, :, :, tap] * values[:, :, at]).sum() + (base[out, :, tap] * silu[:, at]).sum()
+                    expected[out, position] += (weight[out, :, :, tap] * values[:, :, at]).sum() + (
+                        base[out, :, tap] * silu[:, at]
+                    ).sum()
     np.testing.assert_allclose(layer(x)[0].detach().numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("conv", "plain", "ndim"), [(KANConv1d, nn.Conv1d, 1), (KANConv2d, nn.Conv2d, 2), (KANConv3d, nn.Conv3d, 3)])
 @pytest.mark.parametrize(
-    "geometry", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}]
+    ("conv", "plain", "ndim"),
+    [(KANConv1d, nn.Conv1d, 1), (KANConv2d, nn.Conv2d, 2), (KANConv3d, nn.Conv3d, 3)],
+)
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {},
+        {"stride": 2, "padding": 1},
+        {"dilation": 2, "padding": 2},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+    ],
 )
 def test_sizes_are_those_of_a_plain_convolution(conv, plain, ndim, geometry):
     x = torch.randn(1, 2, *[7] * ndim)
@@ -51,7 +65,9 @@ def test_groups_equal_separate_layers(inner):
         own = {k: v.chunk(2)[i] if "weight" in k else v for k, v in layer.state_dict().items()}
         part.load_state_dict(own)
     x = torch.randn(2, 6, 5, 5)
-    torch.testing.assert_close(layer(x), torch.cat([p(h) for p, h in zip(parts, x.chunk(2, dim=1), strict=True)], dim=1))
+    torch.testing.assert_close(
+        layer(x), torch.cat([p(h) for p, h in zip(parts, x.chunk(2, dim=1), strict=True)], dim=1)
+    )
 
 
 def test_none_is_a_plain_convolution():

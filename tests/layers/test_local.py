@@ -14,13 +14,21 @@ def copy_of_place(layer, place, basis, **options):
     alone = KANLinear(inputs, outputs, basis=basis, **options)
     rows = slice(place * outputs, (place + 1) * outputs)
     with torch.no_grad():
-        for ours, theirs in ((layer.functions.basis_conv, alone.basis_linear), (layer.functions.base_conv, alone.base_linear)):
+        for ours, theirs in (
+            (layer.functions.basis_conv, alone.basis_linear),
+            (layer.functions.base_conv, alone.base_linear),
+        ):
             if ours is not None:
                 theirs.weight.copy_(ours.weight[rows, :, 0])
     if alone.basis is not None:  # what a family learns by channels differs from place to place too
         mine = layer.functions.basis.state_dict()
         channels = slice(place * inputs, (place + 1) * inputs)
-        alone.basis.load_state_dict({k: mine[k][channels] if v.shape != mine[k].shape else mine[k] for k, v in alone.basis.state_dict().items()})
+        alone.basis.load_state_dict(
+            {
+                k: mine[k][channels] if v.shape != mine[k].shape else mine[k]
+                for k, v in alone.basis.state_dict().items()
+            }
+        )
     return alone
 
 
@@ -40,7 +48,9 @@ def test_each_place_is_a_linear_layer_of_its_own(basis):
 def test_patches_are_those_of_unfold():
     layer = KANLocal2d(2, 1, 3, 2, image_size=(8, 9))
     x = torch.randn(2, 2, 8, 9)
-    torch.testing.assert_close(layer.patches(x), F.unfold(x, 3, stride=2).transpose(1, 2), rtol=0, atol=0)
+    torch.testing.assert_close(
+        layer.patches(x), F.unfold(x, 3, stride=2).transpose(1, 2), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("basis", kanseg.list_bases())
@@ -52,7 +62,9 @@ def test_gradients_are_the_derivatives(float64, basis):
 
 
 def test_a_grouped_convolution_over_one_pixel_is_a_product_for_each_group():
-    """The short cut of groups over one pixel, against PyTorch's own convolution: values and gradients."""
+    """The short cut of groups over one pixel, against PyTorch's own convolution: values and
+    gradients.
+    """
     layer = KANLocal2d(2, 3, 2, image_size=(6, 6), basis="legendre").double()
     x = torch.randn(5, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     conv, base, basis = layer.functions.basis_conv, layer.functions.base_conv, layer.functions.basis
@@ -61,14 +73,20 @@ def test_a_grouped_convolution_over_one_pixel_is_a_product_for_each_group():
     expected = expected.view(5, 3, 3, 3).permute(0, 3, 1, 2)
     torch.testing.assert_close(layer(x), expected)
     weights = (x, conv.weight, base.weight)
-    for ours, theirs in zip(torch.autograd.grad(layer(x).square().sum(), weights), torch.autograd.grad(expected.square().sum(), weights), strict=True):
+    for ours, theirs in zip(
+        torch.autograd.grad(layer(x).square().sum(), weights),
+        torch.autograd.grad(expected.square().sum(), weights),
+        strict=True,
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("share", ["edge", "channel", "layer"])
 @pytest.mark.parametrize("basis", list(BASES))
 def test_fresh_output_has_variance_near_one(basis, share):
-    y = KANLocal2d(2, 6, 4, image_size=(16, 16), basis=basis, share=share)(torch.randn(300, 2, 16, 16))
+    y = KANLocal2d(2, 6, 4, image_size=(16, 16), basis=basis, share=share)(
+        torch.randn(300, 2, 16, 16)
+    )
     assert 0.5 < y.std() < 2
 
 
@@ -81,7 +99,10 @@ def test_it_has_the_weights_that_its_description_counts_and_keeps_the_patches():
     own = {p.data_ptr() for p in layer.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         layer(x)
-    assert sum({t.data_ptr(): t.numel() for t in kept if t.data_ptr() not in own}.values()) <= 2 * 2 * places * entries
+    assert (
+        sum({t.data_ptr(): t.numel() for t in kept if t.data_ptr() not in own}.values())
+        <= 2 * 2 * places * entries
+    )
 
 
 def test_grids_follow_the_patches_of_each_place():
@@ -93,7 +114,9 @@ def test_grids_follow_the_patches_of_each_place():
     assert next(iter(off_grid_shares(model, x).values())) == 0
     assert model(x).shape == before.shape
     low, _ = model[0].functions.basis.grid_limits()
-    assert low.view(4, 4)[1].mean() > low.view(4, 4)[0].mean() + 7  # the right patches have seen larger numbers
+    assert (
+        low.view(4, 4)[1].mean() > low.view(4, 4)[0].mean() + 7
+    )  # the right patches have seen larger numbers
 
 
 @pytest.mark.parametrize(
@@ -106,7 +129,12 @@ def test_grids_follow_the_patches_of_each_place():
 )
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        KANLocal2d(**({"in_channels": 1, "out_channels": 2, "kernel_size": 2, "image_size": (8, 8)} | arguments))
+        KANLocal2d(
+            **(
+                {"in_channels": 1, "out_channels": 2, "kernel_size": 2, "image_size": (8, 8)}
+                | arguments
+            )
+        )
 
 
 def test_a_picture_of_another_size_is_named():

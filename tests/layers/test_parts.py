@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from kanseg.layers.parts import NORMS, activation_module, activation_second_moment, init_to_variance, norm_module
+from kanseg.layers.parts import (
+    NORMS,
+    activation_module,
+    activation_second_moment,
+    init_to_variance,
+    norm_module,
+)
 
 
 @pytest.mark.parametrize("norm", list(NORMS))

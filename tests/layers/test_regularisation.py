@@ -16,14 +16,31 @@ def test_noise_hits_a_share_of_the_entries_with_the_scale_of_their_channel():
 
 
 def branches(place, **options):
-    """How the two branches of a layer react: its functions' and its base branch's output in training, for an input of ones."""
-    layer = KANConv2d(64, 2, 1, basis="gram", base_activation="identity", norm=None, activation=None, dropout_at=place, **options)
+    """How the two branches of a layer react: its functions' and its base branch's output in
+    training, for an input of ones.
+    """
+    layer = KANConv2d(
+        64,
+        2,
+        1,
+        basis="gram",
+        base_activation="identity",
+        norm=None,
+        activation=None,
+        dropout_at=place,
+        **options,
+    )
     x = torch.ones(1, 64, 2, 2)
-    functions, base = layer.base_conv.weight.detach().clone(), layer.basis_conv.weight.detach().clone()
+    functions, base = (
+        layer.base_conv.weight.detach().clone(),
+        layer.basis_conv.weight.detach().clone(),
+    )
     outputs = {}
     for name in ("functions", "base"):
         with torch.no_grad():
-            layer.base_conv.weight.copy_(functions if name == "base" else torch.zeros_like(functions))
+            layer.base_conv.weight.copy_(
+                functions if name == "base" else torch.zeros_like(functions)
+            )
             layer.basis_conv.weight.copy_(base if name == "functions" else torch.zeros_like(base))
         outputs[name] = not torch.allclose(layer.train()(x), layer.eval()(x), atol=1e-5)
     return outputs
@@ -31,7 +48,9 @@ def branches(place, **options):
 
 @pytest.mark.parametrize("options", [{"dropout": 0.5}, {"noise": 1.0}])
 def test_disturbances_reach_both_branches_or_the_functions_only(options):
-    x_has_no_spread = "noise" in options  # noise is in proportion to the channel's deviation: none for an input of ones
+    x_has_no_spread = (
+        "noise" in options
+    )  # noise is in proportion to the channel's deviation: none for an input of ones
     if x_has_no_spread:
         layer = KANConv2d(4, 2, 1, basis="gram", norm=None, **options)
         x = torch.randn(2, 4, 3, 3)
@@ -43,7 +62,18 @@ def test_disturbances_reach_both_branches_or_the_functions_only(options):
 
 
 def test_dropped_functions_leave_the_expected_output_unchanged():
-    layer = KANConv2d(4, 2, 3, padding=1, basis="legendre", base_activation=None, norm=None, activation=None, dropout=0.3, dropout_at="functions")
+    layer = KANConv2d(
+        4,
+        2,
+        3,
+        padding=1,
+        basis="legendre",
+        base_activation=None,
+        norm=None,
+        activation=None,
+        dropout=0.3,
+        dropout_at="functions",
+    )
     x = torch.randn(1, 4, 6, 6)
     mean = layer.train()(x.expand(6000, -1, -1, -1)).mean(0)
     torch.testing.assert_close(mean, layer.eval()(x)[0], atol=0.06, rtol=0)
@@ -79,7 +109,9 @@ def test_l1_of_the_weights_adds_its_sign_to_the_gradient():
     penalty = Penalty(layer, {"weights_l1": 0.5})
     (layer(x).square().sum() + penalty()).backward()
     weight = layer.basis_conv.weight
-    torch.testing.assert_close(weight.grad, plain + 0.5 * weight.sign() / weight.numel(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        weight.grad, plain + 0.5 * weight.sign() / weight.numel(), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_penalties_on_outputs_are_their_means():
@@ -111,7 +143,9 @@ def test_activation_penalties_act_through_the_gradient():
     penalty = Penalty(layer, {"activations_l2": 2.0})
     x = torch.randn(7, 3)
     y = layer(x)
-    (expected,) = torch.autograd.grad(2 * y.square().mean(), layer.basis_linear.weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(
+        2 * y.square().mean(), layer.basis_linear.weight, retain_graph=True
+    )
     (found,) = torch.autograd.grad(penalty(), layer.basis_linear.weight)
     torch.testing.assert_close(found, expected)
 

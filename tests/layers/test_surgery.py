@@ -22,10 +22,14 @@ def test_one_channel_gives_for_grey_what_three_gave(basis, form):
 
 @pytest.mark.parametrize("basis", kanseg.list_bases())
 def test_more_channels_read_the_old_ones_in_turn_at_the_same_size(basis):
-    """Six channels are the three twice at half the weight: a picture twice over gives what it gave."""
+    """Six channels are the three twice at half the weight: a picture twice over gives what it
+    gave.
+    """
     layer = KANConv2d(3, 4, 3, padding=1, basis=basis, dtype=torch.float64).eval()
     for parameter in () if layer.basis is None else layer.basis.parameters():
-        nn.init.uniform_(parameter, 0.5, 1.5)  # so that channels differ where they have something of their own
+        nn.init.uniform_(
+            parameter, 0.5, 1.5
+        )  # so that channels differ where they have something of their own
     x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
     expected = layer(x)
     layer.set_in_channels(6)
@@ -36,7 +40,10 @@ def test_more_channels_read_the_old_ones_in_turn_at_the_same_size(basis):
 
 def test_a_grid_that_followed_the_data_goes_along():
     layer = KANConv2d(3, 4, 3, basis="bspline", dtype=torch.float64).eval()
-    layer.update_grid(torch.randn(4, 3, 9, 9, dtype=torch.float64) * torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1))
+    layer.update_grid(
+        torch.randn(4, 3, 9, 9, dtype=torch.float64)
+        * torch.tensor([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+    )
     knots = layer.basis.knots.clone()
     layer.set_in_channels(5)
     torch.testing.assert_close(layer.basis.knots, knots[[0, 1, 2, 0, 1]])
@@ -57,7 +64,9 @@ def test_a_layer_of_other_channels_is_one_that_was_built_for_them(basis):
     """With as many denominators, up to the eight that rational functions share by default."""
     layer, built = KANConv2d(3, 4, 3, basis=basis), KANConv2d(7, 4, 3, basis=basis)
     layer.set_in_channels(7)
-    assert {k: v.shape for k, v in layer.state_dict().items()} == {k: v.shape for k, v in built.state_dict().items()}
+    assert {k: v.shape for k, v in layer.state_dict().items()} == {
+        k: v.shape for k, v in built.state_dict().items()
+    }
     built.load_state_dict(layer.state_dict())
     x = torch.randn(1, 7, 5, 5)
     torch.testing.assert_close(built.eval()(x), layer.eval()(x))
@@ -78,7 +87,9 @@ def test_what_cannot_be_changed_is_refused():
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate"])
 def test_a_dilated_convolution_is_one_built_so(padding, padding_mode):
     conv = nn.Conv2d(2, 3, 3, padding=padding, padding_mode=padding_mode)
-    built = nn.Conv2d(2, 3, 3, padding=2 if padding == 1 else padding, dilation=2, padding_mode=padding_mode)
+    built = nn.Conv2d(
+        2, 3, 3, padding=2 if padding == 1 else padding, dilation=2, padding_mode=padding_mode
+    )
     built.load_state_dict(conv.state_dict())
     dilate(conv, 2)
     x = torch.randn(1, 2, 7, 9)

@@ -24,7 +24,10 @@ def test_hard_predictions_cost_the_jaccard_loss():
         predicted = t ^ w
         logits = torch.where(predicted, 50.0, -50.0).view(1, 1, 1, 4)
         expected = 1 - (predicted & t).sum() / (predicted | t).sum()
-        assert abs(WeightedLoss({"lovasz": 1}, "binary")(logits, t.long().view(1, 1, 4)) - expected) < 1e-6
+        assert (
+            abs(WeightedLoss({"lovasz": 1}, "binary")(logits, t.long().view(1, 1, 4)) - expected)
+            < 1e-6
+        )
 
 
 def test_the_slope_is_the_difference_of_jaccard_losses():

@@ -20,7 +20,9 @@ def test_weighted_cross_entropy_is_torchs():
     logits, target = batch("multiclass")
     weights = [0.5, 2.0, 0.0, 1.0]
     expected = F.cross_entropy(logits, target, weight=torch.tensor(weights), ignore_index=255)
-    torch.testing.assert_close(WeightedLoss({"ce": 1}, "multiclass", class_weights=weights)(logits, target), expected)
+    torch.testing.assert_close(
+        WeightedLoss({"ce": 1}, "multiclass", class_weights=weights)(logits, target), expected
+    )
 
 
 def test_multilabel_cross_entropy_is_torchs_binary_one_over_what_counts():
@@ -32,9 +34,14 @@ def test_multilabel_cross_entropy_is_torchs_binary_one_over_what_counts():
 
 def test_multilabel_weights_weigh_the_classes():
     logits, target = batch("multilabel", ignored=0)
-    each = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none").mean((0, 2, 3))
+    each = F.binary_cross_entropy_with_logits(logits, target.float(), reduction="none").mean(
+        (0, 2, 3)
+    )
     weights = torch.tensor([1.0, 0.0, 3.0])
-    torch.testing.assert_close(WeightedLoss({"ce": 1}, "multilabel", class_weights=weights.tolist())(logits, target), (each * weights).sum() / 4)
+    torch.testing.assert_close(
+        WeightedLoss({"ce": 1}, "multilabel", class_weights=weights.tolist())(logits, target),
+        (each * weights).sum() / 4,
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -46,8 +53,15 @@ def test_focal_without_focus_is_cross_entropy(task):
 
 def test_binary_focal_is_segmentation_models_pytorchs():
     logits, target = batch("binary")
-    expected = smp.FocalLoss("binary", alpha=0.25, gamma=1.5, ignore_index=255)(logits, target.float())
-    torch.testing.assert_close(WeightedLoss({"focal": 1}, "binary", options={"focal": {"alpha": 0.25, "gamma": 1.5}})(logits, target), expected)
+    expected = smp.FocalLoss("binary", alpha=0.25, gamma=1.5, ignore_index=255)(
+        logits, target.float()
+    )
+    torch.testing.assert_close(
+        WeightedLoss({"focal": 1}, "binary", options={"focal": {"alpha": 0.25, "gamma": 1.5}})(
+            logits, target
+        ),
+        expected,
+    )
 
 
 def test_multiclass_focal_by_hand():
@@ -58,5 +72,7 @@ def test_multiclass_focal_by_hand():
 
 def test_a_flat_power_has_a_finite_slope_where_the_network_is_sure():
     logits = torch.full((1, 1, 2, 2), 200.0, requires_grad=True)
-    WeightedLoss({"focal": 1}, "binary", options={"focal": {"gamma": 0.5}})(logits, torch.ones(1, 2, 2).long()).backward()
+    WeightedLoss({"focal": 1}, "binary", options={"focal": {"gamma": 0.5}})(
+        logits, torch.ones(1, 2, 2).long()
+    ).backward()
     assert torch.isfinite(logits.grad).all()

@@ -5,14 +5,20 @@ from test_weighted import TASKS, WEIGHTS, batch
 
 from kanseg.losses import WeightedLoss
 
-THEIRS = {"dice": (smp.DiceLoss, {}), "jaccard": (smp.JaccardLoss, {}), "tversky": (smp.TverskyLoss, {"alpha": 0.3, "beta": 0.7})}
+THEIRS = {
+    "dice": (smp.DiceLoss, {}),
+    "jaccard": (smp.JaccardLoss, {}),
+    "tversky": (smp.TverskyLoss, {"alpha": 0.3, "beta": 0.7}),
+}
 
 
 def test_dice_is_its_formula_over_the_batch():
     logits, target = batch("binary", ignored=0)
     p, y = torch.sigmoid(logits[:, 0]), target.float()
     expected = 1 - 2 * (p * y).sum() / (p.sum() + y.sum())
-    torch.testing.assert_close(WeightedLoss({"dice": 1}, "binary")(logits, target), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        WeightedLoss({"dice": 1}, "binary")(logits, target), expected, atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
@@ -23,15 +29,25 @@ def test_values_are_segmentation_models_pytorchs(name, task, weighted):
     logits, target = batch(task)
     if task != "multilabel":
         target[target == 1] = 0  # a class that is not there
-    theirs = kind(task, ignore_index=255, class_weights=WEIGHTS[task] if weighted and task != "binary" else None, **options)
-    ours = WeightedLoss({name: 1}, task, options={name: options}, class_weights=WEIGHTS[task] if weighted else None)
+    theirs = kind(
+        task,
+        ignore_index=255,
+        class_weights=WEIGHTS[task] if weighted and task != "binary" else None,
+        **options,
+    )
+    ours = WeightedLoss(
+        {name: 1}, task, options={name: options}, class_weights=WEIGHTS[task] if weighted else None
+    )
     torch.testing.assert_close(ours(logits, target), theirs(logits, target), rtol=1e-5, atol=1e-6)
 
 
 def test_smoothing_is_segmentation_models_pytorchs():
     logits, target = batch("multiclass")
     expected = smp.DiceLoss("multiclass", ignore_index=255, smooth=3.0)(logits, target)
-    torch.testing.assert_close(WeightedLoss({"dice": 1}, "multiclass", options={"dice": {"smooth": 3.0}})(logits, target), expected)
+    torch.testing.assert_close(
+        WeightedLoss({"dice": 1}, "multiclass", options={"dice": {"smooth": 3.0}})(logits, target),
+        expected,
+    )
 
 
 def test_tversky_by_hand():
@@ -39,12 +55,20 @@ def test_tversky_by_hand():
     target = torch.tensor([[[1, 0, 1, 1, 255]]])
     logits = torch.tensor([[[[50.0, 50.0, -50.0, -50.0, 50.0]]]])
     options = {"tversky": {"alpha": 0.3, "beta": 0.7}}
-    assert abs(WeightedLoss({"tversky": 1}, "binary", options=options)(logits, target) - (1 - 1 / 2.7)) < 1e-6
+    assert (
+        abs(WeightedLoss({"tversky": 1}, "binary", options=options)(logits, target) - (1 - 1 / 2.7))
+        < 1e-6
+    )
 
 
 def test_the_focal_exponent_is_on_each_class():
     logits, target = batch("multilabel", ignored=0)
-    each = torch.stack([WeightedLoss({"tversky": 1}, "binary")(logits[:, i : i + 1], target[:, i]) for i in range(3)])
+    each = torch.stack(
+        [
+            WeightedLoss({"tversky": 1}, "binary")(logits[:, i : i + 1], target[:, i])
+            for i in range(3)
+        ]
+    )
     focal = WeightedLoss({"tversky": 1}, "multilabel", options={"tversky": {"gamma": 0.75}})
     torch.testing.assert_close(focal(logits, target), (each**0.75).mean())
 

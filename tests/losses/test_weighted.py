@@ -7,7 +7,11 @@ from kanseg.losses.weighted import RANGES
 
 TASKS = {"binary": 1, "multiclass": 4, "multilabel": 3}  # task -> logits
 SMOOTH = ("ce", "dice", "jaccard", "tversky", "focal", "boundary")
-OPTIONS = {"tversky": {"alpha": 0.3, "beta": 0.7, "gamma": 0.75}, "focal": {"gamma": 1.5}, "dice": {"smooth": 1.0}}
+OPTIONS = {
+    "tversky": {"alpha": 0.3, "beta": 0.7, "gamma": 0.75},
+    "focal": {"gamma": 1.5},
+    "dice": {"smooth": 1.0},
+}
 WEIGHTS = {"binary": [0.5, 2.0], "multiclass": [0.2, 1.0, 3.0, 1.5], "multilabel": [0.2, 1.0, 3.0]}
 
 
@@ -43,7 +47,12 @@ def gradient(loss, logits, target):
 @pytest.mark.parametrize("name", list(LOSSES))
 class TestEveryLoss:
     def loss(self, name, task, weighted):
-        return WeightedLoss({name: 1.0}, task, options={name: OPTIONS.get(name, {})}, class_weights=WEIGHTS[task] if weighted else None)
+        return WeightedLoss(
+            {name: 1.0},
+            task,
+            options={name: OPTIONS.get(name, {})},
+            class_weights=WEIGHTS[task] if weighted else None,
+        )
 
     def test_ignored_pixels_have_no_part_in_value_and_gradient(self, name, task, weighted):
         loss = self.loss(name, task, weighted)
@@ -63,7 +72,9 @@ class TestEveryLoss:
         target[..., 4:] = 255
         torch.testing.assert_close(loss(logits, target), loss(logits[..., :4], target[..., :4]))
 
-    def test_a_perfect_prediction_costs_nothing_and_the_gradient_leads_there(self, name, task, weighted):
+    def test_a_perfect_prediction_costs_nothing_and_the_gradient_leads_there(
+        self, name, task, weighted
+    ):
         loss = self.loss(name, task, weighted)
         logits, target = batch(task, ignored=0)
         truth = truth_signs(task, target)
@@ -72,7 +83,9 @@ class TestEveryLoss:
         assert (slope * truth).sum() < 0
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-    def test_half_precision_logits_give_a_finite_float32_loss_and_gradient(self, name, task, weighted, dtype):
+    def test_half_precision_logits_give_a_finite_float32_loss_and_gradient(
+        self, name, task, weighted, dtype
+    ):
         logits, target = batch(task, size=(512, 512), count=1)
         value, slope = gradient(self.loss(name, task, weighted), (logits * 20).to(dtype), target)
         assert value.dtype == torch.float32
@@ -85,9 +98,13 @@ class TestEveryLoss:
         assert torch.isfinite(value)
         assert torch.isfinite(slope).all()
 
-    def test_a_batch_without_a_pixel_that_counts_costs_0_with_gradient_0(self, name, task, weighted):
+    def test_a_batch_without_a_pixel_that_counts_costs_0_with_gradient_0(
+        self, name, task, weighted
+    ):
         logits, target = batch(task)
-        value, slope = gradient(self.loss(name, task, weighted), logits, torch.full_like(target, 255))
+        value, slope = gradient(
+            self.loss(name, task, weighted), logits, torch.full_like(target, 255)
+        )
         assert value == 0
         assert slope.abs().max() == 0
 
@@ -108,7 +125,10 @@ class TestEveryLoss:
 def test_gradients_are_those_of_finite_differences(name, task):
     logits, target = batch(task, size=(3, 4))
     weights = torch.tensor(WEIGHTS[task], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name](Pixels(x, target, task, weights), **OPTIONS.get(name, {})), logits.double().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: LOSSES[name](Pixels(x, target, task, weights), **OPTIONS.get(name, {})),
+        logits.double().requires_grad_(),
+    )
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -116,22 +136,34 @@ class TestTasksAgree:
     def test_one_label_is_a_binary_task(self, name):
         logits, target = batch("binary")
         options = {name: OPTIONS.get(name, {})}
-        single = WeightedLoss({name: 1.0}, "multilabel", options=options)(logits, target.unsqueeze(1))
-        torch.testing.assert_close(single, WeightedLoss({name: 1.0}, "binary", options=options)(logits, target))
+        single = WeightedLoss({name: 1.0}, "multilabel", options=options)(
+            logits, target.unsqueeze(1)
+        )
+        torch.testing.assert_close(
+            single, WeightedLoss({name: 1.0}, "binary", options=options)(logits, target)
+        )
 
     def test_two_classes_are_a_binary_task(self, name):
-        """Those of overlap and of boundaries look at the foreground alone: with no weight on the background the two agree."""
+        """Those of overlap and of boundaries look at the foreground alone: with no weight on the
+        background the two agree.
+        """
         logits, target = batch("binary")
         two = torch.cat([torch.zeros_like(logits), logits], dim=1)
         weights = [0.3, 0.7] if name in ("ce", "focal") else [0.0, 1.0]
-        binary, multiclass = (WeightedLoss({name: 1.0}, task, class_weights=weights) for task in ("binary", "multiclass"))
+        binary, multiclass = (
+            WeightedLoss({name: 1.0}, task, class_weights=weights)
+            for task in ("binary", "multiclass")
+        )
         torch.testing.assert_close(binary(logits, target), multiclass(two, target))
 
 
 def test_weights_add_up():
     logits, target = batch("multiclass")
     parts = [WeightedLoss({name: 1}, "multiclass")(logits, target) for name in ("ce", "dice")]
-    torch.testing.assert_close(WeightedLoss({"ce": 0.5, "dice": 2}, "multiclass")(logits, target), 0.5 * parts[0] + 2 * parts[1])
+    torch.testing.assert_close(
+        WeightedLoss({"ce": 0.5, "dice": 2}, "multiclass")(logits, target),
+        0.5 * parts[0] + 2 * parts[1],
+    )
 
 
 def test_outputs_of_deep_supervision_count_by_their_weights():
@@ -147,11 +179,26 @@ def test_outputs_of_deep_supervision_count_by_their_weights():
 def test_every_option_has_a_range():
     import inspect
 
-    options = {p.name for name in LOSSES for p in inspect.signature(LOSSES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    options = {
+        p.name
+        for name in LOSSES
+        for p in inspect.signature(LOSSES[name]).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
     assert options == {name for name in RANGES if "." not in name}
 
 
-@pytest.mark.parametrize("weights", [{}, {"cross": 1.0}, {"ce": -1.0, "dice": 2.0}, {"ce": 0.0}, {"ce": float("nan")}, {"ce": float("inf")}])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"cross": 1.0},
+        {"ce": -1.0, "dice": 2.0},
+        {"ce": 0.0},
+        {"ce": float("nan")},
+        {"ce": float("inf")},
+    ],
+)
 def test_unknown_losses_are_named(weights):
     with pytest.raises(InputError, match="at least one of .*dice"):
         WeightedLoss(weights, "binary")

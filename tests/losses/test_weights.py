@@ -16,7 +16,9 @@ def test_median_frequency_balancing_by_hand():
     assert frequency_weights(np.array([80, 4, 16]), "median") == [0.2, 4.0, 1.0]
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("balanced", [4 / 9, 0.0, 4 / 3]), ("median", [2 / 3, 0.0, 2.0])])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("balanced", [4 / 9, 0.0, 4 / 3]), ("median", [2 / 3, 0.0, 2.0])]
+)
 def test_a_class_without_pixels_has_no_weight(kind, expected):
     np.testing.assert_allclose(frequency_weights(np.array([30, 0, 10]), kind), expected)
 

@@ -35,7 +35,9 @@ def test_multiclass_error_is_the_textbooks():
 def test_worked_out_by_hand():
     """0.9 once right and once wrong, 0.6 right: bins |0.5 - 0.9| * 2/3 + |1 - 0.6| * 1/3."""
     foreground = torch.tensor([[[0.9, 0.9, 0.6, 0.8]]])
-    found = whole(torch.stack([1 - foreground, foreground], dim=1), torch.tensor([[[1, 0, 1, 255]]]))
+    found = whole(
+        torch.stack([1 - foreground, foreground], dim=1), torch.tensor([[[1, 0, 1, 255]]])
+    )
     assert found.ece == pytest.approx(0.4, abs=1e-6)
     assert found.brier_score == pytest.approx((0.01 + 0.81 + 0.16) / 3, abs=1e-6)
 
@@ -51,16 +53,23 @@ def test_certainty_that_is_right_costs_nothing_and_certainty_that_is_wrong_all()
 def test_brier_score_of_two_classes_is_scikit_learns():
     foreground, target = torch.rand(2, 9, 9), torch.randint(2, (2, 9, 9))
     found = whole(torch.stack([1 - foreground, foreground], dim=1), target)
-    assert found.brier_score == pytest.approx(brier_score_loss(target.ravel(), foreground.ravel()), abs=1e-6)
+    assert found.brier_score == pytest.approx(
+        brier_score_loss(target.ravel(), foreground.ravel()), abs=1e-6
+    )
 
 
 def test_each_label_is_a_binary_task():
     foreground, target = torch.rand(2, 3, 9, 9), torch.randint(2, (2, 3, 9, 9))
     target[torch.rand(2, 3, 9, 9) < 0.3] = 255
     found = whole(foreground, target)
-    single = [whole(torch.stack([1 - foreground[:, i], foreground[:, i]], dim=1), target[:, i]) for i in range(3)]
+    single = [
+        whole(torch.stack([1 - foreground[:, i], foreground[:, i]], dim=1), target[:, i])
+        for i in range(3)
+    ]
     np.testing.assert_allclose(found.errors, [one.ece for one in single], atol=1e-6)
-    assert found.brier_score == pytest.approx(np.mean([one.brier_score for one in single]), abs=1e-6)
+    assert found.brier_score == pytest.approx(
+        np.mean([one.brier_score for one in single]), abs=1e-6
+    )
 
 
 def test_a_picture_without_a_pixel_that_counts_is_undefined_and_adds_nothing():
@@ -76,8 +85,12 @@ def test_scores_of_a_set_hold_the_error_over_its_pixels_and_the_mean_over_pictur
     metrics = SegmentationMetrics("abc")
     for i in (2, 0, 3, 1):
         one = slice(i, i + 1)
-        metrics.update(probabilities.argmax(1)[one], target[one], [i], probabilities=probabilities[one])
+        metrics.update(
+            probabilities.argmax(1)[one], target[one], [i], probabilities=probabilities[one]
+        )
     result = metrics.compute()
     assert result["calibration"]["ece"] == pytest.approx(whole(probabilities, target).ece)
-    assert result["per_image"]["mean_ece"] == pytest.approx(np.mean([part.ece for part in calibrations(probabilities, target)]))
+    assert result["per_image"]["mean_ece"] == pytest.approx(
+        np.mean([part.ece for part in calibrations(probabilities, target)])
+    )
     assert "calibration" not in SegmentationMetrics("abc").compute()

@@ -9,18 +9,30 @@ from kanseg.metrics import SegmentationMetrics, SurfaceOptions, picture_table, t
 
 def measured():
     """Two pictures: one with the class, found one column off, one without it."""
-    truth, predicted = torch.zeros(2, 20, 30, dtype=torch.long), torch.zeros(2, 20, 30, dtype=torch.long)
+    truth, predicted = (
+        torch.zeros(2, 20, 30, dtype=torch.long),
+        torch.zeros(2, 20, 30, dtype=torch.long),
+    )
     truth[0, 4:9, 4:9] = predicted[0, 4:9, 5:10] = 1
     foreground = predicted * 0.8 + 0.1
-    metrics = SegmentationMetrics(["background", "cell, round"], "binary", surface=SurfaceOptions(tolerance=1.0))
+    metrics = SegmentationMetrics(
+        ["background", "cell, round"], "binary", surface=SurfaceOptions(tolerance=1.0)
+    )
     for i in (1, 0):
         one = slice(i, i + 1)
-        metrics.update(predicted[one], truth[one], [i], probabilities=torch.stack([1 - foreground, foreground], dim=1)[one])
+        metrics.update(
+            predicted[one],
+            truth[one],
+            [i],
+            probabilities=torch.stack([1 - foreground, foreground], dim=1)[one],
+        )
     return metrics
 
 
 def rows(metrics=None):
-    return list(csv.DictReader(io.StringIO(picture_table(metrics or measured(), ["first", "second"]))))
+    return list(
+        csv.DictReader(io.StringIO(picture_table(metrics or measured(), ["first", "second"])))
+    )
 
 
 def test_every_picture_has_its_line_in_order():
@@ -47,8 +59,12 @@ def test_a_background_has_no_columns_of_distances():
 
 def test_means_of_the_columns_are_the_scores_per_image():
     result = measured().compute()["per_image"]
-    assert sum(float(row["ece"]) for row in rows()) / 2 == pytest.approx(result["mean_ece"], abs=1e-5)
-    assert sum(float(row["mean/dice"]) for row in rows()) / 2 == pytest.approx(result["mean_dice"], abs=1e-5)
+    assert sum(float(row["ece"]) for row in rows()) / 2 == pytest.approx(
+        result["mean_ece"], abs=1e-5
+    )
+    assert sum(float(row["mean/dice"]) for row in rows()) / 2 == pytest.approx(
+        result["mean_dice"], abs=1e-5
+    )
 
 
 def test_no_pictures_leave_the_header_alone():

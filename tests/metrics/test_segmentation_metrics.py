@@ -11,7 +11,9 @@ from kanseg.training.log import plain
 
 def pictures(count=7, classes=4):
     truth = torch.randint(classes, (count, 9, 8))
-    predicted = torch.where(torch.rand(count, 9, 8) < 0.6, truth, torch.randint(classes, (count, 9, 8)))
+    predicted = torch.where(
+        torch.rand(count, 9, 8) < 0.6, truth, torch.randint(classes, (count, 9, 8))
+    )
     truth[torch.rand(count, 9, 8) < 0.1] = 255
     return predicted, truth
 
@@ -35,16 +37,23 @@ def test_scores_over_the_set_are_scikit_learns():
         ("recall", sklearn_metrics.recall_score),
     ):
         expected = function(y, p, average=None)
-        np.testing.assert_allclose([row[name] for row in result["classes"].values()], expected, atol=1e-12)
+        np.testing.assert_allclose(
+            [row[name] for row in result["classes"].values()], expected, atol=1e-12
+        )
         assert abs(result[f"mean_{name}"] - expected.mean()) < 1e-12
 
 
 def test_per_image_scores_are_means_over_pictures():
     predicted, truth = pictures()
-    each = [sklearn_metrics.jaccard_score(t[t != 255], p[t != 255], average=None) for p, t in zip(predicted.numpy(), truth.numpy(), strict=True)]
+    each = [
+        sklearn_metrics.jaccard_score(t[t != 255], p[t != 255], average=None)
+        for p, t in zip(predicted.numpy(), truth.numpy(), strict=True)
+    ]
     result = measured(predicted, truth)["per_image"]
     assert abs(result["mean_iou"] - np.mean([e.mean() for e in each])) < 1e-12
-    np.testing.assert_allclose([row["iou"] for row in result["classes"].values()], np.mean(each, axis=0), atol=1e-12)
+    np.testing.assert_allclose(
+        [row["iou"] for row in result["classes"].values()], np.mean(each, axis=0), atol=1e-12
+    )
 
 
 def test_batch_size_and_order_do_not_matter():
@@ -58,8 +67,18 @@ def test_worked_out_by_hand():
     truth = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 255]]])
     predicted = torch.tensor([[[1, 0, 1, 0]], [[0, 0, 0, 1]]])
     result = measured(predicted, truth, names="ab")
-    assert result["classes"]["b"] == {"iou": 1 / 3, "dice": 0.5, "precision": 0.5, "recall": 0.5, "specificity": 4 / 5, "pixels": 2, "absent": 1}
-    assert result["per_image"]["classes"]["b"]["iou"] == 1 / 3  # the second picture has no b: left out, not 1
+    assert result["classes"]["b"] == {
+        "iou": 1 / 3,
+        "dice": 0.5,
+        "precision": 0.5,
+        "recall": 0.5,
+        "specificity": 4 / 5,
+        "pixels": 2,
+        "absent": 1,
+    }
+    assert (
+        result["per_image"]["classes"]["b"]["iou"] == 1 / 3
+    )  # the second picture has no b: left out, not 1
     assert result["per_image"]["classes"]["a"]["iou"] == (1 / 3 + 1) / 2
     assert result["per_image"]["mean_iou"] == (1 / 3 + 1) / 2
     assert result["accuracy"] == 5 / 7
@@ -113,7 +132,9 @@ def test_specificity_is_the_recall_of_everything_else():
     predicted, truth = pictures()
     y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
     expected = [sklearn_metrics.recall_score(y != c, p != c) for c in range(4)]
-    np.testing.assert_allclose([row["specificity"] for row in measured(predicted, truth)["classes"].values()], expected)
+    np.testing.assert_allclose(
+        [row["specificity"] for row in measured(predicted, truth)["classes"].values()], expected
+    )
 
 
 class TestMultilabel:
@@ -131,9 +152,15 @@ class TestMultilabel:
         predicted, truth = self.labels()
         y, p = (part.permute(0, 2, 3, 1).reshape(-1, 3).numpy() for part in (truth, predicted))
         result = self.compute(predicted, truth)
-        for name, function in (("iou", sklearn_metrics.jaccard_score), ("dice", sklearn_metrics.f1_score), ("precision", sklearn_metrics.precision_score)):
+        for name, function in (
+            ("iou", sklearn_metrics.jaccard_score),
+            ("dice", sklearn_metrics.f1_score),
+            ("precision", sklearn_metrics.precision_score),
+        ):
             expected = function(y, p, average=None)
-            np.testing.assert_allclose([row[name] for row in result["classes"].values()], expected, atol=1e-12)
+            np.testing.assert_allclose(
+                [row[name] for row in result["classes"].values()], expected, atol=1e-12
+            )
             assert abs(result[f"mean_{name}"] - expected.mean()) < 1e-12
         assert result["confusion"] == sklearn_metrics.multilabel_confusion_matrix(y, p).tolist()
         assert abs(result["accuracy"] - (y == p).mean()) < 1e-12
@@ -145,7 +172,13 @@ class TestMultilabel:
         result = self.compute(predicted, truth)
         for i, row in enumerate(result["classes"].values()):
             used = truth[:, i] != 255
-            assert abs(row["iou"] - sklearn_metrics.jaccard_score(truth[:, i][used], predicted[:, i][used])) < 1e-12
+            assert (
+                abs(
+                    row["iou"]
+                    - sklearn_metrics.jaccard_score(truth[:, i][used], predicted[:, i][used])
+                )
+                < 1e-12
+            )
             assert row["pixels"] == (truth[:, i] == 1).sum()
 
     def test_one_label_scores_as_the_foreground_of_a_binary_task(self):
@@ -160,7 +193,10 @@ class TestMultilabel:
 class TestSurfaces:
     def squares(self):
         """A class that is found one column off, missed, in neither, and made up."""
-        truth, predicted = torch.zeros(4, 20, 30, dtype=torch.long), torch.zeros(4, 20, 30, dtype=torch.long)
+        truth, predicted = (
+            torch.zeros(4, 20, 30, dtype=torch.long),
+            torch.zeros(4, 20, 30, dtype=torch.long),
+        )
         truth[0, 4:9, 4:9] = predicted[0, 4:9, 5:10] = 1
         truth[1, 4:9, 4:9] = 1
         predicted[3, 4:9, 4:9] = 1
@@ -189,7 +225,9 @@ class TestSurfaces:
         """Rings of 16 pixels: 8 in common in the first picture, one missed, one made up."""
         result = self.metrics().compute()
         assert result["classes"]["b"]["boundary_iou"] == 8 / (24 + 16 + 16)
-        assert result["per_image"]["classes"]["b"]["boundary_iou"] == pytest.approx((8 / 24 + 0 + 0) / 3)
+        assert result["per_image"]["classes"]["b"]["boundary_iou"] == pytest.approx(
+            (8 / 24 + 0 + 0) / 3
+        )
 
     def test_order_and_processes_do_not_matter(self):
         reference = plain(self.metrics().compute())

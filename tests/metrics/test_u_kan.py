@@ -38,14 +38,20 @@ def test_it_is_their_code(classes, batch_size):
     logits, target = torch.randn(8, classes, 9, 7), (torch.rand(8, classes, 9, 7) < 0.2).long()
     logits[2:4], target[2:4] = -1.0, 0  # nothing there, nothing predicted
     predicted = (logits > 0).long()
-    metrics = SegmentationMetrics("ab", "binary") if classes == 1 else SegmentationMetrics("abc", "multilabel")
+    metrics = (
+        SegmentationMetrics("ab", "binary")
+        if classes == 1
+        else SegmentationMetrics("abc", "multilabel")
+    )
     pair = (predicted[:, 0], target[:, 0]) if classes == 1 else (predicted, target)
     order = torch.randperm(8)
     for part in order.split(3):
         metrics.update(pair[0][part], pair[1][part], part.tolist())
     found = metrics.u_kan(batch_size)
     assert found["batch_size"] == batch_size
-    np.testing.assert_allclose([found["iou"], found["dice"]], their_validation(logits, target, batch_size), rtol=1e-12)
+    np.testing.assert_allclose(
+        [found["iou"], found["dice"]], their_validation(logits, target, batch_size), rtol=1e-12
+    )
 
 
 def test_classes_that_exclude_each_other_are_not_theirs():

@@ -25,19 +25,27 @@ def weights_of_convolutions(net):
 def test_plain_networks_have_the_convolutions_of_the_literature(ours, theirs, options):
     with torch.device("meta"):
         net = kanseg.create_model(ours, basis="none", **options)
-        assert weights_of_convolutions(net) == weights_of_convolutions(torchvision.models.get_model(theirs))
+        assert weights_of_convolutions(net) == weights_of_convolutions(
+            torchvision.models.get_model(theirs)
+        )
 
 
 @pytest.mark.parametrize("layout", ["v1", "v2", "v3", "v4"])
 def test_layouts_of_vggkan_differ_in_the_sixth_level(layout):
     encoder = kanseg.create_encoder("vggkan11", layout=layout)
-    assert encoder.out_channels == [16, 32, 64, 128, 128] + {"v1": [], "v2": [128], "v3": [256], "v4": [256]}[layout]
+    assert (
+        encoder.out_channels
+        == [16, 32, 64, 128, 128] + {"v1": [], "v2": [128], "v3": [256], "v4": [256]}[layout]
+    )
 
 
 def test_small_pictures_keep_their_size_in_the_stem():
     x = torch.randn(1, 3, 32, 32)
     for name in ("reskanet_18", "densekanet_121"):
-        sizes = {s: [f.shape[-1] for f in kanseg.create_encoder(name, width=4, stem_stride=s).eval()(x)] for s in (1, 2, 4)}
+        sizes = {
+            s: [f.shape[-1] for f in kanseg.create_encoder(name, width=4, stem_stride=s).eval()(x)]
+            for s in (1, 2, 4)
+        }
         assert sizes == {1: [32, 16, 8, 4], 2: [32, 16, 8, 4, 2], 4: [32, 16, 8, 4, 2, 1]}
 
 
@@ -45,7 +53,15 @@ def test_small_pictures_keep_their_size_in_the_stem():
 def test_heads_end_in_logits_and_use_the_basis(basis):
     x = torch.randn(2, 3, 16, 16)
     for head, layers in {"linear": 0, "kan": 1, "hidden_kan": 1, "mlp": 0}.items():
-        net = kanseg.create_classifier("simple_kan_4", classes=7, basis=basis, width=4, head=head, head_dropout=0.5, pool_size=2).eval()
+        net = kanseg.create_classifier(
+            "simple_kan_4",
+            classes=7,
+            basis=basis,
+            width=4,
+            head=head,
+            head_dropout=0.5,
+            pool_size=2,
+        ).eval()
         assert net(x).shape == (2, 7)
         found = [m for m in net.classification_head.modules() if isinstance(m, KANLinear)]
         assert len(found) == layers
@@ -80,7 +96,10 @@ def test_features_only_gives_the_encoder():
         ({"name": "vggkan11", "head": "kann"}, "head must be one of"),
         ({"name": "vggkan11", "classes": 0}, "classes must be at least 1"),
         ({"name": "reskanet_18", "stem_stride": 3}, "stem_stride must be 1, 2 or 4"),
-        ({"name": "reskanet_18", "aux_params": {"classes": 2}}, "aux_params belong to segmentation"),
+        (
+            {"name": "reskanet_18", "aux_params": {"classes": 2}},
+            "aux_params belong to segmentation",
+        ),
         ({"name": "reskanet_18", "heat": "kan"}, "unknown option 'heat'"),
     ],
 )

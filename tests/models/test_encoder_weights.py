@@ -42,9 +42,13 @@ def assert_equal(a, b, x):
     "build",
     [
         lambda path: kanseg.create_model("ukanet_18", encoder_weights=path, **SMALL),
-        lambda path: kanseg.create_model("unet", encoder="ukanet_18", encoder_weights=path, encoder_options=SMALL),
+        lambda path: kanseg.create_model(
+            "unet", encoder="ukanet_18", encoder_weights=path, encoder_options=SMALL
+        ),
         lambda path: kanseg.create_encoder("ukanet_18", weights=path, **SMALL),
-        lambda path: kanseg.create_model("ukanet_18", features_only=True, encoder_weights=path, **SMALL),
+        lambda path: kanseg.create_model(
+            "ukanet_18", features_only=True, encoder_weights=path, **SMALL
+        ),
     ],
     ids=["its own", "under another decoder", "alone", "features"],
 )
@@ -66,7 +70,11 @@ def test_a_segmentation_networks_encoder_goes_into_classifiers(tmp_path, picture
 def test_classifiers_by_create_model_take_them_too(tmp_path, picture):
     first = trained(kanseg.create_model("simple_kan_4", classes=10, width=3))
     first.save_pretrained(tmp_path)
-    assert_equal(kanseg.create_model("simple_kan_4", classes=4, width=3, encoder_weights=tmp_path), first, picture)
+    assert_equal(
+        kanseg.create_model("simple_kan_4", classes=4, width=3, encoder_weights=tmp_path),
+        first,
+        picture,
+    )
 
 
 def test_another_number_of_channels_is_adapted(tmp_path):
@@ -74,7 +82,9 @@ def test_another_number_of_channels_is_adapted(tmp_path):
     colour.save_pretrained(tmp_path)
     grey = kanseg.create_model("ukanet_18", in_channels=1, encoder_weights=tmp_path, **SMALL)
     x = torch.randn(2, 1, 20, 20)
-    for mine, theirs in zip(features(grey, x), features(colour, x.expand(-1, 3, -1, -1)), strict=True):
+    for mine, theirs in zip(
+        features(grey, x), features(colour, x.expand(-1, 3, -1, -1)), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -97,15 +107,27 @@ def test_a_run_begins_with_the_weights_and_its_checkpoint_stands_alone(tmp_path,
     for load in (kanseg.from_pretrained, lambda run: kanseg.load(run).model):
         begun = load(str(config.run_dir)).encoder
         for name, parameter in begun.named_parameters():
-            torch.testing.assert_close(parameter, first.encoder.get_parameter(name), rtol=0, atol=1e-6)
-    assert kanseg.from_pretrained(config.run_dir).description["model"].keys().isdisjoint({"encoder_weights"})
+            torch.testing.assert_close(
+                parameter, first.encoder.get_parameter(name), rtol=0, atol=1e-6
+            )
+    assert (
+        kanseg.from_pretrained(config.run_dir)
+        .description["model"]
+        .keys()
+        .isdisjoint({"encoder_weights"})
+    )
     # and a run's folder is such a source itself
     again = kanseg.create_classifier("unet", encoder_weights=config.run_dir, **config.model.options)
     assert_equal(again, kanseg.from_pretrained(config.run_dir), torch.randn(1, 3, 9, 9))
 
 
 def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, picture):
-    question = {"basis": "none", "match": "params", "like": {"basis": "gram", "width": 4}, "depth": 1}
+    question = {
+        "basis": "none",
+        "match": "params",
+        "like": {"basis": "gram", "width": 4},
+        "depth": 1,
+    }
     first = trained(kanseg.create_model("unet", **question))
     first.save_pretrained(tmp_path)
     assert_equal(kanseg.create_model("unet", encoder_weights=tmp_path, **question), first, picture)
@@ -114,9 +136,17 @@ def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, picture):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unet", {"width": 4, "depth": 2}, r"does not fit: stages\.0\.0\.\S+ has \(.*\) there and \(.*\) here"),
+        (
+            "unet",
+            {"width": 4, "depth": 2},
+            r"does not fit: stages\.0\.0\.\S+ has \(.*\) there and \(.*\) here",
+        ),
         ("unet", {"width": 3, "depth": 3}, r"does not fit: stages\.3\.\S+ has nothing there"),
-        ("unet", {"width": 3, "depth": 1}, r"does not fit: stages\.2\.\S+ has \(.*\) there and nothing here"),
+        (
+            "unet",
+            {"width": 3, "depth": 1},
+            r"does not fit: stages\.2\.\S+ has \(.*\) there and nothing here",
+        ),
         ("kan", {"image_size": [8, 8]}, "has no encoder"),
     ],
 )

@@ -7,7 +7,16 @@ from torch.export import Dim
 import kanseg
 
 FAST = ["simple_kan_4"]
-SLOW = ["unet", "ukanet_18", "ukan", "u2kanet_small", "densekanet_tiny", "reskanet_18", "reskanet_50", "vggkan11"]
+SLOW = [
+    "unet",
+    "ukanet_18",
+    "ukan",
+    "u2kanet_small",
+    "densekanet_tiny",
+    "reskanet_18",
+    "reskanet_50",
+    "vggkan11",
+]
 MODELS = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 DYNAMIC = ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
 
@@ -29,7 +38,9 @@ def test_onnx_takes_any_batch_and_size(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     net, x = small(name), torch.randn(3, 3, 61, 83)
     path = tmp_path / "net.onnx"
-    torch.onnx.export(net, (torch.randn(2, 3, 64, 96),), path, dynamo=True, verbose=False, dynamic_shapes=DYNAMIC)
+    torch.onnx.export(
+        net, (torch.randn(2, 3, 64, 96),), path, dynamo=True, verbose=False, dynamic_shapes=DYNAMIC
+    )
     session = runtime.InferenceSession(path)
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), net(x).detach(), rtol=1e-4, atol=1e-4)

@@ -21,7 +21,9 @@ def test_the_stem_is_splines_of_the_colours_by_default():
 
 
 def test_a_stem_can_differ_or_be_like_all_others():
-    net = kanseg.create_model("unet", basis="none", stem={"basis": "rbf", "grid_size": 5}, width=4, norm="instance")
+    net = kanseg.create_model(
+        "unet", basis="none", stem={"basis": "rbf", "grid_size": 5}, width=4, norm="instance"
+    )
     assert layers(net)[0].basis.num_functions == 5
     assert isinstance(layers(net)[0].norm, torch.nn.InstanceNorm2d)
     assert all(m.basis is None for m in layers(net)[1:])
@@ -36,10 +38,16 @@ def test_bottlenecks_can_be_left_out():
 @pytest.mark.parametrize("basis", list(BASES))
 @pytest.mark.parametrize("model", ["unet", "ukanet_18"])
 def test_every_option_of_every_basis_reaches_the_layers(model, basis):
-    defaults = {p.name: p.default for p in inspect.signature(BASES[basis].__init__).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    defaults = {
+        p.name: p.default
+        for p in inspect.signature(BASES[basis].__init__).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
     assert defaults
     for option, value in defaults.items():
-        net = kanseg.create_model(model, basis=basis, width=2, depth=1, stem={"basis": "none"}, **{option: value})
+        net = kanseg.create_model(
+            model, basis=basis, width=2, depth=1, stem={"basis": "none"}, **{option: value}
+        )
         assert len(layers(net)) > 3
 
 

@@ -10,10 +10,17 @@ from kanseg.models import kan
 
 
 def efficient_kan(x, layer, knots):
-    """efficient-kan's formulation, with scipy's splines: F.linear(silu(x), base) + F.linear(b_splines(x).flatten(1), spline)."""
+    """efficient-kan's formulation, with scipy's splines: F.linear(silu(x), base) +
+    F.linear(b_splines(x).flatten(1), spline).
+    """
     k = len(knots) - layer.basis.num_functions - 1
-    elements = [BSpline.basis_element(knots[j : j + k + 2], extrapolate=False) for j in range(layer.basis.num_functions)]
-    splines = np.stack([np.nan_to_num(e(x.double().numpy())) for e in elements], axis=2)  # (B, I, K)
+    elements = [
+        BSpline.basis_element(knots[j : j + k + 2], extrapolate=False)
+        for j in range(layer.basis.num_functions)
+    ]
+    splines = np.stack(
+        [np.nan_to_num(e(x.double().numpy())) for e in elements], axis=2
+    )  # (B, I, K)
     spline = F.linear(torch.from_numpy(splines).flatten(1), layer.basis_linear.weight.double())
     return F.linear(F.silu(x.double()), layer.base_linear.weight.double()) + spline
 
@@ -22,7 +29,9 @@ def test_a_layer_is_that_of_efficient_kan():
     layer = KANLinear(4, 3, grid_size=5, spline_order=3)
     x = torch.rand(60, 4) * 3 - 1.5
     knots = np.linspace(-1 - 3 * 0.4, 1 + 3 * 0.4, 12)
-    torch.testing.assert_close(layer(x).double(), efficient_kan(x, layer, knots), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        layer(x).double(), efficient_kan(x, layer, knots), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_a_network_is_its_layers_one_after_the_other():
@@ -56,12 +65,17 @@ def test_edge_norms_over_data_are_the_mean_absolute_functions():
         alone = torch.zeros(50, 3)
         alone[:, i] = x[:, i]
         others = layer(torch.zeros(50, 3)) - layer_edge(layer, torch.zeros(50), i)
-        torch.testing.assert_close(norms[:, i], (layer(alone) - others).abs().mean(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            norms[:, i], (layer(alone) - others).abs().mean(0), atol=1e-5, rtol=1e-4
+        )
 
 
 def layer_edge(layer, x, i):
     weight = layer.basis_linear.weight.unflatten(1, (3, -1))[:, i]
-    return layer.basis(x[:, None].expand(-1, 3))[:, i] @ weight.T + F.silu(x)[:, None] * layer.base_linear.weight[:, i]
+    return (
+        layer.basis(x[:, None].expand(-1, 3))[:, i] @ weight.T
+        + F.silu(x)[:, None] * layer.base_linear.weight[:, i]
+    )
 
 
 def test_regularisation_is_efficient_kans_l1_and_entropy():
@@ -94,15 +108,25 @@ def test_grids_follow_the_data_through_the_layers():
 
 def test_without_functions_it_is_a_perceptron():
     net = kan([6, 5, 4, 3], basis="none")
-    plain = torch.nn.Sequential(*(module for a, b in ((6, 5), (5, 4), (4, 3)) for module in (torch.nn.Linear(a, b), torch.nn.SiLU())))[:-1]
-    assert [p.shape for p in net.parameters()] and sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in plain.parameters())
+    plain = torch.nn.Sequential(
+        *(
+            module
+            for a, b in ((6, 5), (5, 4), (4, 3))
+            for module in (torch.nn.Linear(a, b), torch.nn.SiLU())
+        )
+    )[:-1]
+    assert [p.shape for p in net.parameters()] and sum(p.numel() for p in net.parameters()) == sum(
+        p.numel() for p in plain.parameters()
+    )
     with torch.no_grad():
         for ours, theirs in zip(net.layers, plain[::2], strict=True):
             theirs.weight.copy_(ours.base_linear.weight)
             ours.bias.copy_(theirs.bias)
     x = torch.randn(9, 6)
     torch.testing.assert_close(net(x), plain(x))
-    assert not torch.allclose(net(2 * x) - net(0 * x), 2 * (net(x) - net(0 * x)), atol=1e-3)  # no stack of linear maps
+    assert not torch.allclose(
+        net(2 * x) - net(0 * x), 2 * (net(x) - net(0 * x)), atol=1e-3
+    )  # no stack of linear maps
     linear = kan([6, 5, 3], basis="none", activation=None)
     torch.testing.assert_close(linear(2 * x) - linear(0 * x), 2 * (linear(x) - linear(0 * x)))
 

@@ -15,7 +15,9 @@ NAMES = ["kan", "hybrid", "conv_kan", "local_kan", "vae_kan"]
 
 
 def create(name, **options):
-    return kanseg.create_model(name, **({"in_channels": 1, "classes": 4, "image_size": SIZE} | options))
+    return kanseg.create_model(
+        name, **({"in_channels": 1, "classes": 4, "image_size": SIZE} | options)
+    )
 
 
 def test_they_are_listed_as_classifiers():
@@ -49,7 +51,9 @@ def test_the_hybrid_has_plain_layers_then_functions():
 def test_the_front_of_conv_kan_is_plain_and_takes_its_options():
     net = create("conv_kan", width=6, norm="instance", activation="gelu", hidden=[3])
     assert not list(kan_layers(net.front))
-    assert [(m.in_channels, m.out_channels) for m in net.front.modules() if isinstance(m, nn.Conv2d)] == [(1, 6), (6, 12)]
+    assert [
+        (m.in_channels, m.out_channels) for m in net.front.modules() if isinstance(m, nn.Conv2d)
+    ] == [(1, 6), (6, 12)]
     assert sum(isinstance(m, nn.InstanceNorm2d) for m in net.modules()) == 2
     assert sum(isinstance(m, nn.GELU) for m in net.modules()) == 2
     assert net.head.width == (12 * 3 * 3, 3, 4)
@@ -66,7 +70,10 @@ def test_local_kan_reads_patches_that_share_nothing():
     assert gradient.count_nonzero() == 9
     kan = create("local_kan", head="kan", hidden=[7])
     assert kan.head.width == (24, 7, 4)
-    assert kanseg.create_classifier("local_kan", 1, 4, image_size=SIZE, head="kan").head.width == (24, 4)
+    assert kanseg.create_classifier("local_kan", 1, 4, image_size=SIZE, head="kan").head.width == (
+        24,
+        4,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,7 +88,12 @@ def test_without_functions_it_is_no_linear_map(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_gives_the_same_network_back(tmp_path, name):
-    options = {"kan": {"hidden": [5, 5]}, "hybrid": {"linear_widths": [7]}, "local_kan": {"head": "kan"}, "vae_kan": {"latent_dim": 3}}.get(name, {})
+    options = {
+        "kan": {"hidden": [5, 5]},
+        "hybrid": {"linear_widths": [7]},
+        "local_kan": {"head": "kan"},
+        "vae_kan": {"latent_dim": 3},
+    }.get(name, {})
     net = create(name, basis="chebyshev", degree=2, image_size=(12, 10), **options).eval()
     net.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["classifier"]["image_size"] == SIZE
@@ -98,7 +110,9 @@ def test_a_folder_gives_the_same_network_back(tmp_path, name):
 @pytest.mark.parametrize("match", ["params", "macs"])
 def test_the_width_is_solved_for_the_size_of_the_other_arm(name, match):
     size = {"params": num_parameters, "macs": lambda net: multiply_adds(net, (1, 1, 28, 28))}[match]
-    arguments = {"image_size": [28, 28], "classes": 10} | ({"hidden": [5, 5]} if name == "kan" else {})
+    arguments = {"image_size": [28, 28], "classes": 10} | (
+        {"hidden": [5, 5]} if name == "kan" else {}
+    )
     like = create(name, basis="bspline", **arguments)
     net = create(name, basis="none", match=match, like={"basis": "bspline"}, **arguments)
     assert size(net) == pytest.approx(size(like), rel=0.02)
@@ -107,7 +121,9 @@ def test_the_width_is_solved_for_the_size_of_the_other_arm(name, match):
 
 def test_the_articles_flat_net_and_its_perceptron():
     kan = kanseg.create_model("kan", 1, 10, basis="bspline", image_size=[28, 28], hidden=[5, 5])
-    perceptron = kanseg.create_model("kan", 1, 10, basis="none", image_size=[28, 28], hidden=[5, 5], match="params", like=kan)
+    perceptron = kanseg.create_model(
+        "kan", 1, 10, basis="none", image_size=[28, 28], hidden=[5, 5], match="params", like=kan
+    )
     assert kan.head.width == (784, 5, 5, 10)
     assert perceptron.head.width == (784, 43, 43, 10)
 
@@ -130,7 +146,10 @@ def test_a_few_steps_learn_where_a_bright_square_is(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "kan", "image_size": None}, r"give image_size, height and width such as \[28, 28\], got None"),
+        (
+            {"name": "kan", "image_size": None},
+            r"give image_size, height and width such as \[28, 28\], got None",
+        ),
         ({"name": "vae_kan", "image_size": [28]}, "give image_size"),
         ({"name": "conv_kan", "image_size": 28}, "give image_size"),
         ({"name": "kan", "classes": 0}, "classes must be at least 1"),

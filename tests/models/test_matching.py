@@ -17,7 +17,9 @@ SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1
 def test_the_control_arm_is_as_large_and_has_no_functions(name, basis):
     like = kanseg.create_model(name, basis=basis, depth=2)
     for match, size in SIZES.items():
-        model = kanseg.create_model(name, basis="none", depth=2, match=match, like={"basis": basis}, match_size=SIZE)
+        model = kanseg.create_model(
+            name, basis="none", depth=2, match=match, like={"basis": basis}, match_size=SIZE
+        )
         assert size(model) == pytest.approx(size(like), rel=0.02)
         assert not list(kan_layers(model))
         assert model.encoder.out_channels[0] > 16
@@ -26,44 +28,78 @@ def test_the_control_arm_is_as_large_and_has_no_functions(name, basis):
 def test_multiply_adds_at_256_pixels_by_default():
     model = kanseg.create_model("unet", basis="none", depth=1, match="macs", like={"basis": "gram"})
     like = kanseg.create_model("unet", basis="gram", depth=1)
-    assert multiply_adds(model, (1, 3, 256, 256)) == pytest.approx(multiply_adds(like, (1, 3, 256, 256)), rel=0.02)
+    assert multiply_adds(model, (1, 3, 256, 256)) == pytest.approx(
+        multiply_adds(like, (1, 3, 256, 256)), rel=0.02
+    )
 
 
 @pytest.mark.parametrize("match", SIZES)
 def test_like_a_network_of_any_origin(match):
-    like = nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.Conv2d(40, 30, 3, padding=1))
-    model = kanseg.create_model("unet", basis="none", depth=1, match=match, like=like, match_size=SIZE)
+    like = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.Conv2d(40, 30, 3, padding=1)
+    )
+    model = kanseg.create_model(
+        "unet", basis="none", depth=1, match=match, like=like, match_size=SIZE
+    )
     assert SIZES[match](model) == pytest.approx(SIZES[match](like), rel=0.02)
 
 
 def test_a_network_of_functions_like_plain_ones():
-    model = kanseg.create_model("unet", basis="rbf", grid_size=4, depth=2, match="params", like={"basis": "none"})
-    assert num_parameters(model) == pytest.approx(num_parameters(kanseg.create_model("unet", basis="none", depth=2)), rel=0.02)
+    model = kanseg.create_model(
+        "unet", basis="rbf", grid_size=4, depth=2, match="params", like={"basis": "none"}
+    )
+    assert num_parameters(model) == pytest.approx(
+        num_parameters(kanseg.create_model("unet", basis="none", depth=2)), rel=0.02
+    )
     assert all(layer.basis.num_functions == 4 for layer in list(kan_layers(model))[1:])
 
 
 def test_the_width_is_that_of_the_network_to_be_like_and_an_option_of_one_basis_goes_there():
     like = kanseg.create_model("unet", basis="gram", degree=5, width=9, depth=2)
-    model = kanseg.create_model("unet", basis="none", degree=5, width=9, depth=2, match="params", like={"basis": "gram"})
+    model = kanseg.create_model(
+        "unet", basis="none", degree=5, width=9, depth=2, match="params", like={"basis": "gram"}
+    )
     assert num_parameters(model) == pytest.approx(num_parameters(like), rel=0.02)
-    wider = kanseg.create_model("unet", basis="none", width=9, depth=2, match="params", like={"width": 12})
-    assert num_parameters(wider) == num_parameters(kanseg.create_model("unet", basis="none", width=12, depth=2))
+    wider = kanseg.create_model(
+        "unet", basis="none", width=9, depth=2, match="params", like={"width": 12}
+    )
+    assert num_parameters(wider) == num_parameters(
+        kanseg.create_model("unet", basis="none", width=12, depth=2)
+    )
 
 
 def test_like_a_network_of_other_pictures():
     like = kanseg.create_model("unet", 1, basis="none", depth=1, width=9)
-    model = kanseg.create_model("unet", basis="none", depth=1, width=9, match="macs", like={"in_channels": 1}, match_size=SIZE)
+    model = kanseg.create_model(
+        "unet",
+        basis="none",
+        depth=1,
+        width=9,
+        match="macs",
+        like={"in_channels": 1},
+        match_size=SIZE,
+    )
     assert SIZES["macs"](model) == pytest.approx(multiply_adds(like, (1, 1, *SIZE)), rel=0.02)
 
 
 def test_encoders_too():
     like = kanseg.create_encoder("ukanet_18", basis="gram", depth=2)
-    encoder = kanseg.create_encoder("ukanet_18", basis="none", depth=2, match="params", like={"basis": "gram"})
+    encoder = kanseg.create_encoder(
+        "ukanet_18", basis="none", depth=2, match="params", like={"basis": "gram"}
+    )
     assert num_parameters(encoder) == pytest.approx(num_parameters(like), rel=0.02)
 
 
 def test_solving_draws_no_random_numbers():
-    arguments = {"name": "unet", "in_channels": 3, "basis": "none", "depth": 1, "match": "macs", "like": {"basis": "gram"}, "match_size": SIZE}
+    arguments = {
+        "name": "unet",
+        "in_channels": 3,
+        "basis": "none",
+        "depth": 1,
+        "match": "macs",
+        "like": {"basis": "gram"},
+        "match_size": SIZE,
+    }
     torch.manual_seed(3)
     model = kanseg.create_model(**arguments)
     torch.manual_seed(3)
@@ -76,7 +112,9 @@ def test_solving_draws_no_random_numbers():
 def test_a_width_is_a_real_number():
     assert kanseg.create_encoder("unet", width=10.3, depth=3).out_channels == [10, 21, 41, 82]
     assert kanseg.create_encoder("ukanet_50", width=2.6, depth=1).out_channels == [10, 21]
-    assert kanseg.create_model("ukanet_34", width=1.5, depth=2).eval()(torch.randn(1, 3, 9, 9)).shape == (1, 2, 9, 9)
+    assert kanseg.create_model("ukanet_34", width=1.5, depth=2).eval()(
+        torch.randn(1, 3, 9, 9)
+    ).shape == (1, 2, 9, 9)
     assert (scaled(0.2, 1), scaled(3, 4)) == (1, 12)
     for width in (0.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="width must be at least 1"):
@@ -97,7 +135,9 @@ def test_solved_by_few_looks(start):
 
 
 def test_what_cannot_be_reached_names_the_nearest_sizes():
-    with pytest.raises(ValueError, match=r"no width gives 5 parameters within 2%.* 40 \(width 1\)$"):
+    with pytest.raises(
+        ValueError, match=r"no width gives 5 parameters within 2%.* 40 \(width 1\)$"
+    ):
         solve_width(lambda width: 40 * int(width) ** 2, 5, what="parameters")
     with pytest.raises(ValueError, match=r"100 .*: 40 \(width 1.*\) and 160 \(width 2.*\)$"):
         solve_width(lambda width: 40 * int(width) ** 2, 100)
@@ -121,8 +161,12 @@ def test_mistakes_are_named(options, message):
 
 
 def test_mixtures_of_experts_and_classifiers_are_matched_too():
-    net = kanseg.create_model("unet", width=16, depth=1, match="macs", like={"experts": 3}, match_size=(16, 16))
+    net = kanseg.create_model(
+        "unet", width=16, depth=1, match="macs", like={"experts": 3}, match_size=(16, 16)
+    )
     assert net.description["model"]["width"] > 16  # two of three experts are run
     like = kanseg.create_classifier("vggkan11", width=4, classes=100, head="kan")
-    control = kanseg.create_classifier("vggkan11", classes=100, head="kan", basis="none", match="params", like=like)
+    control = kanseg.create_classifier(
+        "vggkan11", classes=100, head="kan", basis="none", match="params", like=like
+    )
     assert num_parameters(control) == pytest.approx(num_parameters(like), rel=0.02)

@@ -13,7 +13,9 @@ def test_decoder_upsamples_to_each_skip_and_concatenates_deep_first():
 
     decoder = UNetDecoder([2, 4, 8], block=block)
     assert seen == [(12, 4), (6, 2)]
-    assert decoder([torch.randn(1, 2, 9, 7), torch.randn(1, 4, 5, 4), torch.randn(1, 8, 3, 2)]).shape == (1, 2, 9, 7)
+    assert decoder(
+        [torch.randn(1, 2, 9, 7), torch.randn(1, 4, 5, 4), torch.randn(1, 8, 3, 2)]
+    ).shape == (1, 2, 9, 7)
 
 
 def test_classification_head_pools_the_whole_map():
@@ -28,7 +30,9 @@ def test_masks_do_not_depend_on_the_classification_head():
 
     torch.manual_seed(1)
     plain = kanseg.create_model("unet", width=4, depth=2).eval()
-    with_head = kanseg.create_model("unet", width=4, depth=2, aux_params={"classes": 5, "dropout": 0.2}).eval()
+    with_head = kanseg.create_model(
+        "unet", width=4, depth=2, aux_params={"classes": 5, "dropout": 0.2}
+    ).eval()
     with_head.load_state_dict(plain.state_dict(), strict=False)
     x = torch.randn(1, 3, 20, 21)
     torch.testing.assert_close(with_head(x)[0], plain(x))

@@ -5,9 +5,13 @@ import kanseg
 from kanseg.losses import WeightedLoss
 
 
-@pytest.mark.parametrize(("model", "published"), [("u2kanet", 44_009_869), ("u2kanet_small", 1_131_181)])
+@pytest.mark.parametrize(
+    ("model", "published"), [("u2kanet", 44_009_869), ("u2kanet_small", 1_131_181)]
+)
 def test_plain_network_of_width_64_is_u2net(model, published):
-    """U2-Net's and U2-Net-p's published sizes; their convolutions have a bias, of one number a channel, in front of a batch norm."""
+    """U2-Net's and U2-Net-p's published sizes; their convolutions have a bias, of one number a
+    channel, in front of a batch norm.
+    """
     net = kanseg.create_model(model, classes=1, basis="none", width=64)
     biases = sum(m.num_features for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
     assert sum(p.numel() for p in net.parameters()) + biases == published
@@ -31,7 +35,9 @@ def test_training_gives_the_fused_map_and_one_a_level_and_evaluation_the_fused_o
 def test_loss_of_deep_supervision_is_the_mean_over_the_outputs():
     loss = WeightedLoss({"ce": 1.0, "dice": 0.5}, "multiclass")
     outputs, target = [torch.randn(2, 3, 8, 8) for _ in range(3)], torch.randint(0, 3, (2, 8, 8))
-    torch.testing.assert_close(loss(outputs, target), torch.stack([loss(each, target) for each in outputs]).mean())
+    torch.testing.assert_close(
+        loss(outputs, target), torch.stack([loss(each, target) for each in outputs]).mean()
+    )
 
 
 def test_depth_leaves_deep_levels_out():

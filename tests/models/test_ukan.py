@@ -8,18 +8,32 @@ from kanseg.models.ukan import TokenKAN
 
 
 def test_size_is_near_ukans():
-    """6.36 M at widths 128, 160, 256 with B-splines; U-KAN has one more number an edge, the scale of its spline."""
+    """6.36 M at widths 128, 160, 256 with B-splines; U-KAN has one more number an edge, the scale
+    of its spline.
+    """
     net = kanseg.create_model("ukan", classes=1, basis="bspline", stem={"basis": "none"})
-    edges = sum(m.base_conv.weight.numel() for m in net.modules() if isinstance(m, KANConv2d) and m.basis is not None)
+    edges = sum(
+        m.base_conv.weight.numel()
+        for m in net.modules()
+        if isinstance(m, KANConv2d) and m.basis is not None
+    )
     assert sum(p.numel() for p in net.parameters()) + edges == pytest.approx(6.36e6, rel=0.01)
 
 
 def test_functions_stand_in_the_token_blocks_alone():
     net = kanseg.create_model("ukan", basis="gram", stem={"basis": "none"})
-    tokens = [layer for m in net.modules() if isinstance(m, TokenKAN) for layer in m.modules() if isinstance(layer, KANConv2d)]
+    tokens = [
+        layer
+        for m in net.modules()
+        if isinstance(m, TokenKAN)
+        for layer in m.modules()
+        if isinstance(layer, KANConv2d)
+    ]
     assert len(tokens) == 12
     assert all(m.basis is not None for m in tokens)
-    assert sum(m.basis is not None for m in net.modules() if isinstance(m, KANConv2d)) == len(tokens)
+    assert sum(m.basis is not None for m in net.modules() if isinstance(m, KANConv2d)) == len(
+        tokens
+    )
 
 
 def test_control_arm_is_the_perceptron_of_the_same_shape():
@@ -27,7 +41,9 @@ def test_control_arm_is_the_perceptron_of_the_same_shape():
     block = next(m for m in net.modules() if isinstance(m, TokenKAN))
     token = block.maps[0][0]
     x = torch.randn(1, 20, 3, 4)
-    expected = nn.functional.linear(x.movedim(1, -1), token.base_conv.weight[:, :, 0, 0]).movedim(-1, 1)
+    expected = nn.functional.linear(x.movedim(1, -1), token.base_conv.weight[:, :, 0, 0]).movedim(
+        -1, 1
+    )
     torch.testing.assert_close(token(x), expected)
 
 

@@ -12,19 +12,45 @@ def widths(net):
 
 
 def test_widths_double_down_and_halve_up():
-    assert widths(kanseg.create_model("unet", basis="none", width=4, depth=2)) == [4, 4, 8, 8, 16, 16, 8, 8, 4, 4]
+    assert widths(kanseg.create_model("unet", basis="none", width=4, depth=2)) == [
+        4,
+        4,
+        8,
+        8,
+        16,
+        16,
+        8,
+        8,
+        4,
+        4,
+    ]
 
 
 def test_stride_replaces_pooling():
     net = kanseg.create_model("unet", basis="none", width=4, depth=2, downsample="stride")
-    assert [m.base_conv.stride[0] for m in net.encoder.modules() if isinstance(m, KANConv2d)] == [1, 1, 2, 1, 2, 1]
+    assert [m.base_conv.stride[0] for m in net.encoder.modules() if isinstance(m, KANConv2d)] == [
+        1,
+        1,
+        2,
+        1,
+        2,
+        1,
+    ]
 
 
 def test_parameters_of_the_plain_net_are_those_of_its_convolutions():
-    """Worked out by hand: 9 weights a pair of channels, 2 a norm channel, the head with its bias."""
+    """Worked out by hand: 9 weights a pair of channels, 2 a norm channel, the head with
+    its bias.
+    """
     convs = [(3, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16), (24, 8), (8, 8), (12, 4), (4, 4)]
     expected = sum(9 * a * b + 2 * b for a, b in convs) + 4 * 2 + 2
-    assert sum(p.numel() for p in kanseg.create_model("unet", basis="none", width=4, depth=2).parameters()) == expected
+    assert (
+        sum(
+            p.numel()
+            for p in kanseg.create_model("unet", basis="none", width=4, depth=2).parameters()
+        )
+        == expected
+    )
 
 
 mixers = pytest.mark.parametrize("mixer", ["attention", "focal"])
@@ -33,7 +59,14 @@ mixers = pytest.mark.parametrize("mixer", ["attention", "focal"])
 def test_without_a_mixer_the_keys_are_those_of_the_convolutions():
     net = kanseg.create_model("unet", basis="none", width=4, depth=1, mixer="conv")
     decoder = {name for name in net.state_dict() if name.startswith("decoder.")}
-    parts = ("base_conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
+    parts = (
+        "base_conv.weight",
+        "norm.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    )
     assert decoder == {f"decoder.blocks.0.{i}.{part}" for i in range(2) for part in parts}
 
 
@@ -46,9 +79,17 @@ def test_the_mixer_of_every_level_stands_before_its_convolutions():
 
 
 def test_keys_are_averaged_to_the_size_of_the_lowest_level_or_as_asked():
-    net = kanseg.create_model("unet", width=4, depth=3, mixer="attention", mixer_options={"heads": 2})
-    assert [(block[0].reduction, block[0].heads) for block in net.decoder.blocks] == [(1, 2), (2, 2), (4, 2)]
-    net = kanseg.create_model("unet", width=4, depth=3, mixer="attention", mixer_options={"reduction": 3})
+    net = kanseg.create_model(
+        "unet", width=4, depth=3, mixer="attention", mixer_options={"heads": 2}
+    )
+    assert [(block[0].reduction, block[0].heads) for block in net.decoder.blocks] == [
+        (1, 2),
+        (2, 2),
+        (4, 2),
+    ]
+    net = kanseg.create_model(
+        "unet", width=4, depth=3, mixer="attention", mixer_options={"reduction": 3}
+    )
     assert {block[0].reduction for block in net.decoder.blocks} == {3}
 
 
@@ -71,15 +112,29 @@ def test_mixers_keep_the_contracts_of_the_net(mixer, basis):
 
 @mixers
 def test_options_reach_the_convolutions_of_a_mixer(mixer):
-    net = kanseg.create_model("unet", basis="legendre", degree=5, norm="instance", width=4, depth=2, mixer=mixer, stem=None)
-    assert {(m.basis.degree, type(m.norm)) for m in net.modules() if isinstance(m, KANConv2d)} == {(5, nn.InstanceNorm2d)}
+    net = kanseg.create_model(
+        "unet",
+        basis="legendre",
+        degree=5,
+        norm="instance",
+        width=4,
+        depth=2,
+        mixer=mixer,
+        stem=None,
+    )
+    assert {(m.basis.degree, type(m.norm)) for m in net.modules() if isinstance(m, KANConv2d)} == {
+        (5, nn.InstanceNorm2d)
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"mixer": "atention"}, "unknown mixer 'atention'; did you mean 'attention'"),
-        ({"mixer": "attention", "mixer_options": {"head": 2}}, "no option 'head'; did you mean 'heads'"),
+        (
+            {"mixer": "attention", "mixer_options": {"head": 2}},
+            "no option 'head'; did you mean 'heads'",
+        ),
         ({"mixer_options": {"heads": 2}}, "mixer 'conv' has no option 'heads'"),
     ],
 )

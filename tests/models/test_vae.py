@@ -15,10 +15,19 @@ from kanseg.models import VAE, vae_loss
 def test_the_loss_is_minus_the_evidence_lower_bound(likelihood):
     x, reconstruction = torch.rand(5, 2, 4, 3), torch.randn(5, 2, 4, 3)
     mean, log_variance = torch.randn(5, 6), torch.randn(5, 6)
-    pixels = D.Normal(reconstruction, 0.7) if likelihood == "gaussian" else D.Bernoulli(logits=reconstruction, validate_args=False)
+    pixels = (
+        D.Normal(reconstruction, 0.7)
+        if likelihood == "gaussian"
+        else D.Bernoulli(logits=reconstruction, validate_args=False)
+    )
     latent = D.Normal(mean, (0.5 * log_variance).exp())
-    expected = D.kl_divergence(latent, D.Normal(0.0, 1.0)).sum(1) - pixels.log_prob(x).flatten(1).sum(1)
-    torch.testing.assert_close(vae_loss(reconstruction, x, mean, log_variance, likelihood=likelihood, deviation=0.7), expected)
+    expected = D.kl_divergence(latent, D.Normal(0.0, 1.0)).sum(1) - pixels.log_prob(x).flatten(
+        1
+    ).sum(1)
+    torch.testing.assert_close(
+        vae_loss(reconstruction, x, mean, log_variance, likelihood=likelihood, deviation=0.7),
+        expected,
+    )
 
 
 def test_pixels_outside_0_to_1_are_no_bernoulli_s():

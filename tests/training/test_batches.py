@@ -50,14 +50,26 @@ def test_more_processes_than_samples_still_get_a_batch_each():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_step_k_of_several_processes_is_batch_k_of_one(world):
-    """As many pictures a step in all, of a set that they divide: the same pictures whatever the number of processes."""
+    """As many pictures a step in all, of a set that they divide: the same pictures whatever the
+    number of processes.
+    """
     one = [{i for _, i in batch} for batch in BatchPlan(24, 8, seed=3)]
-    many = [list(BatchPlan(24, 8 // world, seed=3, rank=rank, world_size=world)) for rank in range(world)]
+    many = [
+        list(BatchPlan(24, 8 // world, seed=3, rank=rank, world_size=world))
+        for rank in range(world)
+    ]
     assert [{i for plan in many for _, i in plan[step]} for step in range(3)] == one
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "world", "expected"), [(9, 4, 1, (4, 5)), (10, 4, 1, (2, 4)), (3, 8, 1, (3, 3)), (8, 4, 1, (4, 4)), (11, 2, 3, (2, 2))]
+    ("count", "size", "world", "expected"),
+    [
+        (9, 4, 1, (4, 5)),
+        (10, 4, 1, (2, 4)),
+        (3, 8, 1, (3, 3)),
+        (8, 4, 1, (4, 4)),
+        (11, 2, 3, (2, 2)),
+    ],
 )
 def test_sizes_are_those_of_the_smallest_and_the_largest_batch(count, size, world, expected):
     plan = BatchPlan(count, size, seed=0, world_size=world)

@@ -1,4 +1,6 @@
-"""Classification on the same engine: what differs from segmentation is tested here, the engine itself in test_run.py."""
+"""Classification on the same engine: what differs from segmentation is tested here, the engine
+itself in test_run.py.
+"""
 
 import json
 from dataclasses import replace
@@ -10,7 +12,12 @@ import torch
 from PIL import Image
 
 import kanseg
-from kanseg.config import ClassificationConfig, ClassificationData, ClassificationTraining, ModelConfig
+from kanseg.config import (
+    ClassificationConfig,
+    ClassificationData,
+    ClassificationTraining,
+    ModelConfig,
+)
 from kanseg.errors import InputError
 from kanseg.training.command import train_command
 from kanseg.training.log import read_log
@@ -28,7 +35,13 @@ def arrays(tmp_path):
         top, left = 4 * (label // 2), 4 * (label % 2)
         x[i, top : top + 4, left : left + 4] += 150
     path = tmp_path / "set.npz"
-    np.savez(path, x_train=x[:48].astype(np.uint8), y_train=y[:48], x_test=x[48:].astype(np.uint8), y_test=y[48:])
+    np.savez(
+        path,
+        x_train=x[:48].astype(np.uint8),
+        y_train=y[:48],
+        x_test=x[48:].astype(np.uint8),
+        y_test=y[48:],
+    )
     return path
 
 
@@ -38,7 +51,9 @@ def experiment(tmp_path, arrays):
         run_dir=str(tmp_path / "run"),
         data=ClassificationData(root=str(arrays), channels=1, workers=0, val_share=0.25),
         model=ModelConfig("simple_kan_4", "gram", stem=None, options={"width": 4}),
-        training=ClassificationTraining(epochs=4, batch_size=6, lr=1e-2, tensorboard=False, panels=4, log_every=1),
+        training=ClassificationTraining(
+            epochs=4, batch_size=6, lr=1e-2, tensorboard=False, panels=4, log_every=1
+        ),
     )
 
 
@@ -51,7 +66,10 @@ def test_a_run_learns_and_leaves_what_is_promised(experiment):
     run = Path(experiment.run_dir)
     assert results["test"]["top1"] > 0.9
     assert results["multiply_adds"] > 0
-    assert json.loads((run / "metrics.json").read_text())["test"]["confusion"] == results["test"]["confusion"]
+    assert (
+        json.loads((run / "metrics.json").read_text())["test"]["confusion"]
+        == results["test"]["confusion"]
+    )
     for name in ("curves.png", "confusion.png", "overview.png"):
         assert Image.open(run / name).size[0] > 100
     assert (run / "report.html").read_text().count("<img") == 3 + (run / "worst.png").is_file()
@@ -67,16 +85,32 @@ def test_settings_read_back_equal(experiment):
 
 @pytest.mark.parametrize("name", ["kan", "hybrid", "local_kan", "conv_kan"])
 def test_flat_networks_take_the_size_of_the_pictures(experiment, name):
-    config = replace(experiment, model=ModelConfig(name, "bspline", stem=None), data=replace(experiment.data, resize=[7, 6]))
+    config = replace(
+        experiment,
+        model=ModelConfig(name, "bspline", stem=None),
+        data=replace(experiment.data, resize=[7, 6]),
+    )
     train(settings(config, epochs=1))
     assert kanseg.from_pretrained(experiment.run_dir)(torch.randn(2, 1, 7, 6)).shape == (2, 4)
 
 
 def test_lbfgs_asks_for_the_loss_many_times_a_step(experiment):
-    config = replace(experiment, model=ModelConfig("kan", "bspline", stem=None, options={"hidden": [4]}))
-    options = {"optimizer": "lbfgs", "optimizer_options": {"max_iter": 10}, "lr": 1.0, "weight_decay": 0.0, "clip": None}
-    results = train(settings(config, batch_size=48, epochs=3, schedule="constant", warmup=0.0, **options))
-    losses = [entry["loss"] for entry in read_log(Path(config.run_dir) / "log.jsonl") if "loss" in entry]
+    config = replace(
+        experiment, model=ModelConfig("kan", "bspline", stem=None, options={"hidden": [4]})
+    )
+    options = {
+        "optimizer": "lbfgs",
+        "optimizer_options": {"max_iter": 10},
+        "lr": 1.0,
+        "weight_decay": 0.0,
+        "clip": None,
+    }
+    results = train(
+        settings(config, batch_size=48, epochs=3, schedule="constant", warmup=0.0, **options)
+    )
+    losses = [
+        entry["loss"] for entry in read_log(Path(config.run_dir) / "log.jsonl") if "loss" in entry
+    ]
     assert len(losses) == 3  # one line a step
     assert losses[-1] < 0.2 * losses[0]
     assert results["test"]["top1"] > 0.9
@@ -85,7 +119,17 @@ def test_lbfgs_asks_for_the_loss_many_times_a_step(experiment):
 @pytest.mark.parametrize("optimizer", ["lion", "lbfgs"])
 def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, monkeypatch, optimizer):
     decay = {"weight_decay": 0.0, "clip": None} if optimizer == "lbfgs" else {}
-    config = settings(experiment, optimizer=optimizer, mixup=0.4, cutmix=1.0, lr=1e-3, save_every=1, keep=50, epochs=2, **decay)
+    config = settings(
+        experiment,
+        optimizer=optimizer,
+        mixup=0.4,
+        cutmix=1.0,
+        lr=1e-3,
+        save_every=1,
+        keep=50,
+        epochs=2,
+        **decay,
+    )
     augment = [{"RandomCrop": {"size": 8, "padding": 1}}, "RandomHorizontalFlip"]
     config = replace(config, data=replace(config.data, augment=augment))
     whole, broken = (replace(config, run_dir=str(tmp_path / name)) for name in ("whole", "broken"))
@@ -101,9 +145,14 @@ def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, monkeypa
         train(broken)
     monkeypatch.undo()
     train(broken, resume=True)
-    weights = [(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in ("whole", "broken")]
+    weights = [
+        (tmp_path / name / "last" / "model.safetensors").read_bytes()
+        for name in ("whole", "broken")
+    ]
     assert weights[0] == weights[1]
-    assert (tmp_path / "whole" / "log.jsonl").read_text() == (tmp_path / "broken" / "log.jsonl").read_text()
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == (
+        tmp_path / "broken" / "log.jsonl"
+    ).read_text()
 
 
 def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
@@ -120,7 +169,10 @@ def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
     [
         (lambda c: replace(c, model=ModelConfig("unet")), "no classifier"),
         (lambda c: replace(c, model=ModelConfig("simple_kan_5")), "did you mean 'simple_kan_"),
-        (lambda c: replace(c, data=replace(c.data, augment=["RandomCrob"])), "did you mean 'RandomCrop'"),
+        (
+            lambda c: replace(c, data=replace(c.data, augment=["RandomCrob"])),
+            "did you mean 'RandomCrop'",
+        ),
         (lambda c: replace(c, data=replace(c.data, root="nowhere")), "nowhere"),
         (lambda c: replace(c, data=replace(c.data, format="mnits")), "did you mean 'mnist'"),
         (lambda c: settings(c, monitor="mean_iou"), "training.monitor"),
@@ -141,4 +193,6 @@ def test_faults_are_named_before_anything_is_written(experiment, change, message
 def test_settings_of_the_other_kind_are_sent_to_their_tool(tmp_path):
     (tmp_path / "c.yaml").write_text("data: {prepare: blue_marble}")
     with pytest.raises(InputError, match="use tools/train_seg.py"):
-        train_command(["--config", str(tmp_path / "c.yaml")], kind=ClassificationConfig, description="")
+        train_command(
+            ["--config", str(tmp_path / "c.yaml")], kind=ClassificationConfig, description=""
+        )

@@ -6,14 +6,25 @@ import pytest
 from scipy.stats import wilcoxon
 
 from kanseg.errors import InputError
-from kanseg.training.comparison_results import ArmScores, comparison_rows, comparison_table, difference, holm, read_arm
+from kanseg.training.comparison_results import (
+    ArmScores,
+    comparison_rows,
+    comparison_table,
+    difference,
+    holm,
+    read_arm,
+)
 
 RUN = {"parameters": 1000, "multiply_adds": 2000, "cpu_seconds": 3.0}
 
 
 def arm(pictures, names=None):
     pictures = np.asarray(pictures, dtype=float)
-    return ArmScores(dict.fromkeys(range(len(pictures)), RUN), pictures, tuple(names or map(str, range(pictures.shape[1]))))
+    return ArmScores(
+        dict.fromkeys(range(len(pictures)), RUN),
+        pictures,
+        tuple(names or map(str, range(pictures.shape[1]))),
+    )
 
 
 def write_run(folder, scores, column="disc/iou"):
@@ -26,7 +37,10 @@ def write_run(folder, scores, column="disc/iou"):
 
 
 def test_scores_are_read_by_seed_and_picture(tmp_path):
-    runs = {0: write_run(tmp_path / "a", {"x": 0.5, "y": 0.25}), 1: write_run(tmp_path / "b", {"y": 0.75, "x": ""})}
+    runs = {
+        0: write_run(tmp_path / "a", {"x": 0.5, "y": 0.25}),
+        1: write_run(tmp_path / "b", {"y": 0.75, "x": ""}),
+    }
     found = read_arm(runs, "test", "disc/iou")
     assert found.names == ("x", "y")
     np.testing.assert_equal(found.pictures, [[0.5, 0.25], [np.nan, 0.75]])
@@ -37,7 +51,9 @@ def test_the_mean_of_a_seed_leaves_undefined_pictures_out():
 
 
 def test_a_missing_table_tells_what_writes_it(tmp_path):
-    with pytest.raises(InputError, match="scores_test.csv is missing; `python tools/evaluate.py --checkpoint"):
+    with pytest.raises(
+        InputError, match="scores_test.csv is missing; `python tools/evaluate.py --checkpoint"
+    ):
         read_arm({0: tmp_path}, "test", "disc/iou")
 
 
@@ -59,7 +75,9 @@ def test_the_difference_averages_seeds_first():
 
 
 def test_pictures_without_a_score_in_one_arm_are_left_out():
-    assert difference(arm([[0.2, np.nan, 0.4]]), arm([[0.1, 0.5, 0.1]])).values.tolist() == pytest.approx([0.1, 0.3])
+    assert difference(
+        arm([[0.2, np.nan, 0.4]]), arm([[0.1, 0.5, 0.1]])
+    ).values.tolist() == pytest.approx([0.1, 0.3])
 
 
 def test_p_is_that_of_wilcoxons_test():
@@ -92,7 +110,9 @@ def test_holm_by_hand():
 
 
 def test_rows_give_the_spread_over_seeds():
-    rows = comparison_rows({"gram": arm([[0.5, 0.7], [0.7, 0.9]]), "none": arm([[0.4, 0.6]])}, "none")
+    rows = comparison_rows(
+        {"gram": arm([[0.5, 0.7], [0.7, 0.9]]), "none": arm([[0.4, 0.6]])}, "none"
+    )
     assert [row["arm"] for row in rows] == ["none", "gram"]
     assert rows[1]["mean"] == pytest.approx(0.7)
     assert rows[1]["std"] == pytest.approx(np.std([0.6, 0.8], ddof=1))

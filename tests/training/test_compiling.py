@@ -27,7 +27,11 @@ def test_a_compiled_network_keeps_its_names_and_its_values(monkeypatch):
 @pytest.mark.slow
 def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "eager")
-    config.training.panels, config.training.epochs, config.training.penalty = 0, 1, {"weights_l1": 0.1, "activations_l2": 0.1}
+    config.training.panels, config.training.epochs, config.training.penalty = (
+        0,
+        1,
+        {"weights_l1": 0.1, "activations_l2": 0.1},
+    )
     results = [train(config)]
     losses = [[e["loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "loss" in e]]
     config.training.compile = True
@@ -41,13 +45,20 @@ def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatc
 
 def test_a_loss_that_is_not_finite_is_traced_in_a_compiled_network_too(config, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "eager")
-    config.training.lr, config.training.clip, config.training.compile, config.training.epochs = 1e30, None, True, 6
+    config.training.lr, config.training.clip, config.training.compile, config.training.epochs = (
+        1e30,
+        None,
+        True,
+        6,
+    )
     with pytest.raises(InputError, match=r"first layer with such an output: encoder\.stages"):
         train(config)
 
 
 @pytest.mark.parametrize("compiler", [None, "no-such-compiler"])
-def test_without_a_compiler_it_is_told_before_anything_is_written(config, tmp_path, monkeypatch, compiler):
+def test_without_a_compiler_it_is_told_before_anything_is_written(
+    config, tmp_path, monkeypatch, compiler
+):
     monkeypatch.setenv("CXX", compiler or "")
     monkeypatch.setenv("PATH", str(tmp_path))
     config.training.compile = True
@@ -57,7 +68,11 @@ def test_without_a_compiler_it_is_told_before_anything_is_written(config, tmp_pa
 
 
 def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
-    monkeypatch.setattr(compiling, "BACKEND", lambda graph, inputs: (_ for _ in ()).throw(RuntimeError("no\nheaders")))
+    monkeypatch.setattr(
+        compiling,
+        "BACKEND",
+        lambda graph, inputs: (_ for _ in ()).throw(RuntimeError("no\nheaders")),
+    )
     with pytest.raises(InputError, match="torch.compile does not work here .*no headers") as caught:
         compile_networks(nn.Linear(1, 1), device=CPU)
     assert "\n" not in str(caught.value)

@@ -26,13 +26,23 @@ def test_multilabel_classes_have_shares_of_the_pixels_without_and_with_them():
 
 
 def test_the_worst_mixed_up_pairs_are_named():
-    assert confused(np.array([[9, 1, 0], [2000, 9, 0], [0, 3, 9]]), ["a", "b", "c"])[1:] == ["b for a: 2,000", "c for b: 3", "a for b: 1"]
+    assert confused(np.array([[9, 1, 0], [2000, 9, 0], [0, 3, 9]]), ["a", "b", "c"])[1:] == [
+        "b for a: 2,000",
+        "c for b: 3",
+        "a for b: 1",
+    ]
     assert confused(np.eye(3, dtype=int), ["a", "b", "c"]) == []
 
 
-@pytest.mark.parametrize("matrix", [np.zeros((2, 2), int), np.diag([10**9] * 21), np.ones((1, 2, 2), int)], ids=["nothing", "21 classes", "multilabel"])
+@pytest.mark.parametrize(
+    "matrix",
+    [np.zeros((2, 2), int), np.diag([10**9] * 21), np.ones((1, 2, 2), int)],
+    ids=["nothing", "21 classes", "multilabel"],
+)
 def test_matrices_of_all_kinds_are_drawn(tmp_path, matrix):
     names = [f"class ${i}^$ with a name that is far too long" for i in range(len(matrix))]
-    picture = Image.open(draw_pixel_confusion({0: matrix}, names, tmp_path / "new" / "confusion.png"))
+    picture = Image.open(
+        draw_pixel_confusion({0: matrix}, names, tmp_path / "new" / "confusion.png")
+    )
     assert min(picture.size) > 250
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["confusion.png"]

@@ -15,7 +15,11 @@ def write(path, lines):
 
 
 def epochs(count, **val):
-    return [{"step": 2 * i + 2, "epoch": i + 1, "train": {"loss": 10.0**-i}} | ({"val": val} if val else {}) for i in range(count)]
+    return [
+        {"step": 2 * i + 2, "epoch": i + 1, "train": {"loss": 10.0**-i}}
+        | ({"val": val} if val else {})
+        for i in range(count)
+    ]
 
 
 @pytest.fixture
@@ -28,7 +32,14 @@ def figure(tmp_path, monkeypatch):
         original(self, *args, **kwargs)
 
     def draw(lines, **options):
-        assert Image.open(draw_curves(write(tmp_path / "log.jsonl", lines), tmp_path / "curves.png", **options)).width > 800
+        assert (
+            Image.open(
+                draw_curves(
+                    write(tmp_path / "log.jsonl", lines), tmp_path / "curves.png", **options
+                )
+            ).width
+            > 800
+        )
         return kept[-1].axes
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
@@ -41,7 +52,9 @@ def line(axis, label):
 
 def test_curves_show_what_was_logged_and_mark_the_best_epoch(figure):
     steps = [{"step": i, "epoch": 1, "loss": 2.0, "lr": 0.1 * i} for i in (1, 2, 3)]
-    loss, scores, rates = figure([*steps, *epochs(3, mean_iou=0.5, loss=0.7, iou={"a": 0.4, "b": None})], best_epoch=2)
+    loss, scores, rates = figure(
+        [*steps, *epochs(3, mean_iou=0.5, loss=0.7, iou={"a": 0.4, "b": None})], best_epoch=2
+    )
     assert line(loss, "training").get_ydata().tolist() == [1, 0.1, 0.01]
     assert line(loss, "validation").get_ydata().tolist() == [0.7] * 3
     assert loss.get_yscale() == "log"
@@ -61,7 +74,10 @@ def test_without_validation_there_is_no_best_epoch(figure):
 
 def test_many_classes_are_one_entry_of_the_legend(figure):
     _, scores = figure(epochs(2, mean_iou=0.5, iou={f"class {i}": 0.1 for i in range(21)}))
-    assert [text.get_text() for text in scores.get_legend().get_texts()] == ["each of 21 classes", "mean_iou"]
+    assert [text.get_text() for text in scores.get_legend().get_texts()] == [
+        "each of 21 classes",
+        "mean_iou",
+    ]
     assert len(scores.lines) == 22
 
 
@@ -75,7 +91,9 @@ def test_logs_with_gaps_and_bare_nan_are_drawn(figure, tmp_path):
     lines[0]["train"]["loss"] = None
     loss, _ = figure(lines, best_epoch=None)
     assert line(loss, "training").get_ydata().tolist() == [0.1, 0.01]
-    (tmp_path / "nan.jsonl").write_text('{"step": 1, "epoch": 1, "train": {"loss": NaN}, "val": {"mean_iou": NaN}}\n')
+    (tmp_path / "nan.jsonl").write_text(
+        '{"step": 1, "epoch": 1, "train": {"loss": NaN}, "val": {"mean_iou": NaN}}\n'
+    )
     assert draw_curves(tmp_path / "nan.jsonl", tmp_path / "nan.png").is_file()
     (tmp_path / "empty.jsonl").write_text("")
     assert draw_curves(tmp_path / "empty.jsonl", tmp_path / "empty.png").is_file()

@@ -48,13 +48,19 @@ def test_initial_weights_leave_no_trace():
 def test_running_statistics_are_averaged_as_the_weights_and_whole_numbers_copied():
     net = averaged([1.0, 3.0, -2.0, 5.0], 0.3)
     assert net.norm.running_mean.item() == pytest.approx(10 * net.weight.item(), rel=1e-6)
-    assert (net.norm.num_batches_tracked.item(), net.constant.item(), net.flag.item()) == (4, 7, True)
+    assert (net.norm.num_batches_tracked.item(), net.constant.item(), net.flag.item()) == (
+        4,
+        7,
+        True,
+    )
 
 
 def test_the_model_and_its_average_share_nothing():
     model = Net()
     average = average_of(model, 0.5)
-    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in average.parameters()}
+    assert not {p.data_ptr() for p in model.parameters()} & {
+        p.data_ptr() for p in average.parameters()
+    }
     assert not average.module.training
     assert all(p.requires_grad for p in model.parameters())
     assert average.module.state_dict().keys() == model.state_dict().keys()

@@ -1,4 +1,6 @@
-"""What the loop does beside plain steps: averages, early ends, plateaus, several processes. Runs as such are in test_run.py."""
+"""What the loop does beside plain steps: averages, early ends, plateaus, several processes. Runs as
+such are in test_run.py.
+"""
 
 import json
 import os
@@ -24,11 +26,22 @@ from kanseg.training.run import train
 from kanseg.training.saving import save
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
-ALL = {"ema": 0.9, "lr_factors": {"encoder.*": 0.1}, "schedule": "plateau", "schedule_options": {"patience": 0}, "warmup": 0.2, "patience": 3}
+ALL = {
+    "ema": 0.9,
+    "lr_factors": {"encoder.*": 0.1},
+    "schedule": "plateau",
+    "schedule_options": {"patience": 0},
+    "warmup": 0.2,
+    "patience": 3,
+}
 
 
 def with_settings(config, name, **settings):
-    return replace(config, run_dir=str(Path(config.run_dir).with_name(name)), training=replace(config.training, **({"panels": 0} | settings)))
+    return replace(
+        config,
+        run_dir=str(Path(config.run_dir).with_name(name)),
+        training=replace(config.training, **({"panels": 0} | settings)),
+    )
 
 
 def lines(config, key="train"):
@@ -45,7 +58,10 @@ def test_best_weights_are_the_average_by_hand(config):
     config = with_settings(config, "run", ema=0.5, epochs=3, save_every=1, keep=99, lr=0.01)
     config.data.val = []  # the last weights are the best
     train(config)
-    steps = [weights[next(k for k in weights if k.endswith("base_conv.weight"))] for weights in states_of_every_step(config)]
+    steps = [
+        weights[next(k for k in weights if k.endswith("base_conv.weight"))]
+        for weights in states_of_every_step(config)
+    ]
     average = steps[0]
     for update, now in enumerate(steps[1:], 1):
         average = decay_at(update, 0.5) * average + (1 - decay_at(update, 0.5)) * now
@@ -59,7 +75,9 @@ def test_an_average_does_not_touch_the_training(config):
     plain, averaged = with_settings(config, "plain"), with_settings(config, "averaged", ema=0.99)
     train(plain)
     train(averaged)
-    weights = [(Path(c.run_dir) / "last" / "model.safetensors").read_bytes() for c in (plain, averaged)]
+    weights = [
+        (Path(c.run_dir) / "last" / "model.safetensors").read_bytes() for c in (plain, averaged)
+    ]
     assert weights[0] == weights[1]
 
 
@@ -86,10 +104,20 @@ def test_a_run_that_stopped_early_is_finished_until_it_gets_more_patience(config
 
 
 def test_a_plateau_lowers_the_rate(config):
-    config = with_settings(config, "run", epochs=4, schedule="plateau", schedule_options={"patience": 0, "factor": 0.1}, warmup=0.0, lr=1e-6)
+    config = with_settings(
+        config,
+        "run",
+        epochs=4,
+        schedule="plateau",
+        schedule_options={"patience": 0, "factor": 0.1},
+        warmup=0.0,
+        lr=1e-6,
+    )
     train(config)
     rates = {entry["epoch"]: entry["lr"] for entry in lines(config, "lr")}
-    assert list(rates.values()) == pytest.approx([1e-6, 1e-6, 1e-7, 1e-8])  # the first validation is an improvement on nothing
+    assert list(rates.values()) == pytest.approx(
+        [1e-6, 1e-6, 1e-7, 1e-8]
+    )  # the first validation is an improvement on nothing
 
 
 def stopped_and_resumed(config, monkeypatch, step):
@@ -107,9 +135,13 @@ def stopped_and_resumed(config, monkeypatch, step):
     train(config, resume=True)
 
 
-def assert_same(one, other, names=("last/model.safetensors", "best/model.safetensors", "log.jsonl")):
+def assert_same(
+    one, other, names=("last/model.safetensors", "best/model.safetensors", "log.jsonl")
+):
     for name in names:
-        assert (Path(one.run_dir) / name).read_bytes() == (Path(other.run_dir) / name).read_bytes(), name
+        assert (Path(one.run_dir) / name).read_bytes() == (
+            Path(other.run_dir) / name
+        ).read_bytes(), name
 
 
 def test_everything_together_resumes_bit_equal(config, monkeypatch):
@@ -120,16 +152,33 @@ def test_everything_together_resumes_bit_equal(config, monkeypatch):
         broken = with_settings(whole, f"broken{step}")
         stopped_and_resumed(broken, monkeypatch, step)
         assert_same(whole, broken)
-        (state, tensors), (expected, originals) = (read_training((Path(c.run_dir) / "last").resolve()) for c in (broken, whole))
+        (state, tensors), (expected, originals) = (
+            read_training((Path(c.run_dir) / "last").resolve()) for c in (broken, whole)
+        )
         assert state == expected
-        assert all(torch.equal(value, originals["average"][key]) for key, value in tensors["average"].items())
-    assert (state["epoch"], state["stale"], state["stand"]["scale"]) == (4, 3, 0.125)  # stopped early, halved after each of three validations
+        assert all(
+            torch.equal(value, originals["average"][key])
+            for key, value in tensors["average"].items()
+        )
+    assert (state["epoch"], state["stale"], state["stand"]["scale"]) == (
+        4,
+        3,
+        0.125,
+    )  # stopped early, halved after each of three validations
 
 
 @pytest.mark.slow
 def test_accumulation_clipping_and_bf16_resume_bit_equal(config, monkeypatch):
     config.data.train, config.data.test = ["train", "test"], []
-    settings = {"schedule": "poly", "schedule_options": {"power": 2.0}, "accumulate": 3, "clip": 0.1, "precision": "bf16", "ema": 0.5, "save_every": 1}
+    settings = {
+        "schedule": "poly",
+        "schedule_options": {"power": 2.0},
+        "accumulate": 3,
+        "clip": 0.1,
+        "precision": "bf16",
+        "ema": 0.5,
+        "save_every": 1,
+    }
     whole, broken = (with_settings(config, name, **settings) for name in ("whole", "broken"))
     train(whole)
     stopped_and_resumed(broken, monkeypatch, 3)
@@ -151,20 +200,46 @@ def in_two_processes(config):
         port = probe.getsockname()[1]
     path = Path(config.run_dir).with_suffix(".yaml")
     write_text(path, config.to_yaml())
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), TOOL, "--config", path]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(port),
+        TOOL,
+        "--config",
+        path,
+    ]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )
     assert run.returncode == 0, run.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(config, tmp_path):
-    """With as many pictures a step in all, norms of single pictures and a loss that is a mean over equally many pixels, gradients are the same sums."""
+    """With as many pictures a step in all, norms of single pictures and a loss that is a mean over
+    equally many pixels, gradients are the same sums.
+    """
     root = make_folder(tmp_path / "odd", count=14, scale=255)
     for split, names in {"train": range(8), "val": range(8, 11), "test": range(11, 14)}.items():
         (root / f"{split}.txt").write_text("".join(f"p{i:02d}\n" for i in names))
     config.model.options["norm"] = "layer"
     config.data.root = str(root)
-    settings = ALL | {"optimizer": "sgd", "loss": {"ce": 1.0}, "lr": 0.02, "epochs": 3, "patience": 2, "find_batch_size": True}
+    settings = ALL | {
+        "optimizer": "sgd",
+        "loss": {"ce": 1.0},
+        "lr": 0.02,
+        "epochs": 3,
+        "patience": 2,
+        "find_batch_size": True,
+    }
     one = with_settings(config, "one", **settings, batch_size=4)
     two = with_settings(config, "two", **settings, batch_size=2)
     train(one)
@@ -174,8 +249,12 @@ def test_two_processes_train_like_one(config, tmp_path):
         for key, value in ours.items():
             np.testing.assert_allclose(value.numpy(), theirs[key].numpy(), atol=2e-5, err_msg=key)
     ours, theirs = (lines(c) for c in (one, two))
-    assert [e["train"]["loss"] for e in ours] == pytest.approx([e["train"]["loss"] for e in theirs], abs=1e-5)
-    assert [e["val"]["mean_iou"] for e in ours] == pytest.approx([e["val"]["mean_iou"] for e in theirs], abs=2e-3)
+    assert [e["train"]["loss"] for e in ours] == pytest.approx(
+        [e["train"]["loss"] for e in theirs], abs=1e-5
+    )
+    assert [e["val"]["mean_iou"] for e in ours] == pytest.approx(
+        [e["val"]["mean_iou"] for e in theirs], abs=2e-3
+    )
     states = [json.loads((Path(c.run_dir) / "last" / "state.json").read_text()) for c in (one, two)]
     assert states[0]["stand"] == states[1]["stand"]
     assert states[0]["stale"] == states[1]["stale"]

@@ -11,9 +11,20 @@ from kanseg.training.resume import newest_complete, prune, step_folders
 
 def save(run, step, with_state=True):
     model = nn.Linear(2, 3)
-    description = describe(Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9)))
-    extra = {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}} if with_state else {}
-    return save_checkpoint(run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra), model
+    description = describe(
+        Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+    )
+    extra = (
+        {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
+        if with_state
+        else {}
+    )
+    return (
+        save_checkpoint(
+            run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra
+        ),
+        model,
+    )
 
 
 def test_the_newest_complete_one_is_taken_and_the_torn_ones_told(tmp_path):
@@ -28,13 +39,19 @@ def test_the_newest_complete_one_is_taken_and_the_torn_ones_told(tmp_path):
     (bare / "manifest.json").unlink()
     folder, skipped = newest_complete(tmp_path)
     assert folder == kept
-    assert [line.split(": ")[1].split(" (")[0] for line in skipped] == ["not a checkpoint", "training.pt is damaged", skipped[2].split(": ")[1]]
+    assert [line.split(": ")[1].split(" (")[0] for line in skipped] == [
+        "not a checkpoint",
+        "training.pt is damaged",
+        skipped[2].split(": ")[1],
+    ]
     assert "bytes instead of" in skipped[2]
 
 
 def test_an_unfinished_folder_is_never_seen(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    monkeypatch.setattr("kanseg.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "kanseg.checkpoint.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(InputError, match="could not be written .*disk full"):
         save(tmp_path, 2)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000001"]

@@ -23,7 +23,14 @@ from kanseg.training.optimisers import warmup_cosine
 from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
 from kanseg.training.run import train
 
-MORE_KINDS = ("misspelt penalty", "balance of nothing", "turned oblong pictures", "name in the options", "range", "misspelt split")
+MORE_KINDS = (
+    "misspelt penalty",
+    "balance of nothing",
+    "turned oblong pictures",
+    "name in the options",
+    "range",
+    "misspelt split",
+)
 TWO = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
 
@@ -33,7 +40,18 @@ def two_processes(settings):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), TOOL, "--config", settings]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(port),
+        TOOL,
+        "--config",
+        settings,
+    ]
 
 
 def wait_for(path):
@@ -45,13 +63,23 @@ def wait_for(path):
 
 
 def digest(folder):
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def start(config, *arguments, **options):
     path = Path(config.run_dir).parent / "settings.yaml"
     write_text(path, config.to_yaml())
-    return subprocess.Popen([sys.executable, TOOL, "--config", path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, TOOL, "--config", path, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def finish(process):
@@ -64,8 +92,25 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
     results = train(config)
     run = Path(config.run_dir)
     assert {p.name for p in run.iterdir() if p.name != ".lock"} == {
-        *("config.yaml", "log.jsonl", "metrics.json", "checkpoints", "best", "last", "samples", "overview.png", "curves.png"),
-        *("worst.png", "best.png", "confusion.png", "report.html", "scores_val.csv", "scores_test.csv"),
+        *(
+            "config.yaml",
+            "log.jsonl",
+            "metrics.json",
+            "checkpoints",
+            "best",
+            "last",
+            "samples",
+            "overview.png",
+            "curves.png",
+        ),
+        *(
+            "worst.png",
+            "best.png",
+            "confusion.png",
+            "report.html",
+            "scores_val.csv",
+            "scores_test.csv",
+        ),
     }
     stored = json.loads((run / "metrics.json").read_text())
     assert stored["test"]["pictures"] == 2
@@ -82,14 +127,22 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
 def test_learning_happens(config):
     config = replace(config, training=replace(config.training, epochs=12, lr=1e-2))
     train(config)
-    losses = [json.loads(line)["train"]["loss"] for line in (Path(config.run_dir) / "log.jsonl").read_text().splitlines() if "train" in line]
+    losses = [
+        json.loads(line)["train"]["loss"]
+        for line in (Path(config.run_dir) / "log.jsonl").read_text().splitlines()
+        if "train" in line
+    ]
     assert losses[-1] < 0.85 * losses[0]
 
 
 def test_the_same_seed_gives_the_same_run_and_workers_do_not_matter(config, tmp_path):
     logs = []
     for number, workers in enumerate((0, 2)):
-        again = replace(config, run_dir=str(tmp_path / f"run{number}"), data=replace(config.data, workers=workers))
+        again = replace(
+            config,
+            run_dir=str(tmp_path / f"run{number}"),
+            data=replace(config.data, workers=workers),
+        )
         train(again)
         logs.append((Path(again.run_dir) / "log.jsonl").read_bytes())
     assert logs[0] == logs[1]
@@ -97,10 +150,16 @@ def test_the_same_seed_gives_the_same_run_and_workers_do_not_matter(config, tmp_
 
 def outcome(run):
     weights = (run / "last" / "model.safetensors").read_bytes()
-    return hashlib.sha256(weights).hexdigest(), (run / "log.jsonl").read_bytes(), hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest()
+    return (
+        hashlib.sha256(weights).hexdigest(),
+        (run / "log.jsonl").read_bytes(),
+        hashlib.sha256((run / "best" / "model.safetensors").read_bytes()).hexdigest(),
+    )
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
     training = replace(config.training, epochs=3, save_every=1, log_every=1, accumulate=1, keep=3)
     options = config.model.options | {"dropout": 0.2}
@@ -127,14 +186,21 @@ def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
 
 def test_resume_without_a_config_takes_the_stored_one(config):
     train(replace(config, training=replace(config.training, epochs=1)))
-    run = subprocess.run([sys.executable, TOOL, "--resume", "--run_dir", config.run_dir, "--training.epochs", "2"], capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, TOOL, "--resume", "--run_dir", config.run_dir, "--training.epochs", "2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr
     assert "resumed with another setting: training.epochs: 1 -> 2" in run.stdout
 
 
 @pytest.mark.slow
 def test_sigterm_to_a_whole_group_with_readers_saves_and_leaves_with_143(config, tmp_path):
-    more = replace(config.data, root=str(make_folder(tmp_path / "more", count=30, scale=255)), workers=2)
+    more = replace(
+        config.data, root=str(make_folder(tmp_path / "more", count=30, scale=255)), workers=2
+    )
     config = replace(config, data=more, training=replace(config.training, epochs=200, save_every=1))
     process = start(config, start_new_session=True)
     wait_for(Path(config.run_dir) / "last")
@@ -148,10 +214,17 @@ def test_sigterm_to_a_whole_group_with_readers_saves_and_leaves_with_143(config,
 def test_sigterm_to_one_of_two_processes_stops_both(config, tmp_path):
     config = replace(config, training=replace(config.training, epochs=500, save_every=1))
     write_text(tmp_path / "settings.yaml", config.to_yaml())
-    launched = subprocess.Popen(two_processes(tmp_path / "settings.yaml"), env=TWO, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    launched = subprocess.Popen(
+        two_processes(tmp_path / "settings.yaml"),
+        env=TWO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         wait_for(Path(config.run_dir) / "last")
-        children = subprocess.run(["pgrep", "-P", str(launched.pid)], capture_output=True, text=True, check=True).stdout.split()
+        children = subprocess.run(
+            ["pgrep", "-P", str(launched.pid)], capture_output=True, text=True, check=True
+        ).stdout.split()
         os.kill(int(children[-1]), signal.SIGTERM)
         launched.communicate(timeout=120)
     finally:
@@ -163,10 +236,15 @@ def test_a_resumed_run_takes_new_training_settings_and_refuses_another_experimen
     train(config)
     config.training.epochs, config.training.lr = 3, 0.5
     train(config, resume=True)
-    steps = [json.loads(line) for line in (Path(config.run_dir) / "log.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line) for line in (Path(config.run_dir) / "log.jsonl").read_text().splitlines()
+    ]
     total, done = 6, 4
     expected = 0.5 * warmup_cosine(done, total=total, warmup=0.3)
-    assert abs(next(s["lr"] for s in steps if s.get("step") == done + 1 and "lr" in s) - expected) < 1e-9
+    assert (
+        abs(next(s["lr"] for s in steps if s.get("step") == done + 1 and "lr" in s) - expected)
+        < 1e-9
+    )
     config.data.gamma = 0.5
     with pytest.raises(InputError, match=r"data\.gamma: 1\.0 -> 0\.5"):
         train(config, resume=True)
@@ -190,7 +268,11 @@ def faulty(config, folder, kind):
     """Break one thing; the line that names it."""
     if kind == "mask out of range":
         Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p01.png")
-        config.data.task, config.data.classes, config.data.mask_values = "binary", ["a", "b"], {0: 0, 255: 1}
+        config.data.task, config.data.classes, config.data.mask_values = (
+            "binary",
+            ["a", "b"],
+            {0: 0, 255: 1},
+        )
         return "p01.png: value 7 at row 0, column 0 (1280 pixels in all) is no class"
     if kind == "image without mask":
         (folder / "masks" / "p00.png").unlink()
@@ -217,7 +299,10 @@ def faulty(config, folder, kind):
         return "training.penalty: unknown penalty 'weight_l1'; did you mean 'weights_l1'"
     if kind == "balance of nothing":
         config.training.penalty = {"balance": 0.1}
-        return "training.penalty: penalty 'balance' needs a model with mixtures of experts (model.options.experts)"
+        return (
+            "training.penalty: penalty 'balance' needs a model with mixtures of experts"
+            " (model.options.experts)"
+        )
     if kind == "range":
         config.data.workers = -1
         return "data.workers must be at least 0, got -1"
@@ -228,7 +313,18 @@ def faulty(config, folder, kind):
     return "training.monitor 'iou' is not one of"
 
 
-@pytest.mark.parametrize("kind", ["mask out of range", "image without mask", "unknown option of the model", "sizes", "augmentation", "monitor", *MORE_KINDS])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mask out of range",
+        "image without mask",
+        "unknown option of the model",
+        "sizes",
+        "augmentation",
+        "monitor",
+        *MORE_KINDS,
+    ],
+)
 def test_faults_are_named_before_anything_is_written(config, folder, kind):
     expected = faulty(config, folder, kind)
     with pytest.raises(InputError) as caught:
@@ -265,7 +361,9 @@ def test_warnings_are_told_a_few_lines_of_a_kind_and_do_not_stop(config, folder,
         Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / f"{name}.png")
     config.training.epochs, config.training.panels = 1, 0
     train(config)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("data: warning: ")]
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("data: warning: ")
+    ]
     assert sum("nothing but background" in line for line in lines) == 3
     assert any("4 in all" in line for line in lines)
 
@@ -274,18 +372,32 @@ def test_all_faults_of_the_data_end_the_tool_a_line_each_with_code_2(config, fol
     (folder / "images" / "p00.png").write_bytes(b"")
     (folder / "masks" / "p02.png").unlink()
     (folder / "val.txt").write_text("p02\nnobody\n")
-    Image.fromarray(np.zeros((32, 40, 3), np.uint8) + np.arange(3, dtype=np.uint8)).save(folder / "masks" / "p01.png")
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8) + np.arange(3, dtype=np.uint8)).save(
+        folder / "masks" / "p01.png"
+    )
     code, _, error = finish(start(config))
     assert code == 2
-    faults = ("p00.png: the file is empty", "p02.png: the picture has no mask", "val.txt: 1 of 2 names", "p01.png: a colour mask")
+    faults = (
+        "p00.png: the file is empty",
+        "p02.png: the picture has no mask",
+        "val.txt: 1 of 2 names",
+        "p01.png: a colour mask",
+    )
     assert all(fault in error for fault in faults)
     assert error.count("\n") == error.count("error: ") == 4
     assert not Path(config.run_dir).exists()
 
 
-@pytest.mark.parametrize("arguments", [["--training.epochz", "3"], ["--resume"], ["--data.root", "nowhere"]])
+@pytest.mark.parametrize(
+    "arguments", [["--training.epochz", "3"], ["--resume"], ["--data.root", "nowhere"]]
+)
 def test_the_tool_ends_with_one_line_and_exit_code_2(tmp_path, arguments):
-    run = subprocess.run([sys.executable, TOOL, "--run_dir", tmp_path / "r", *arguments], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, TOOL, "--run_dir", tmp_path / "r", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
     assert run.stderr.startswith("error: ")
@@ -294,7 +406,10 @@ def test_the_tool_ends_with_one_line_and_exit_code_2(tmp_path, arguments):
 
 def test_two_runs_do_not_write_to_one_folder(config):
     Path(config.run_dir).mkdir()
-    with lock_run(Path(config.run_dir)), pytest.raises(InputError, match="being written by another process"):
+    with (
+        lock_run(Path(config.run_dir)),
+        pytest.raises(InputError, match="being written by another process"),
+    ):
         train(config)
     assert [p.name for p in Path(config.run_dir).iterdir()] == [".lock"]
     train(config)
@@ -323,7 +438,13 @@ def test_a_run_without_validation_keeps_its_last_weights_as_best(config):
 def test_a_loss_that_is_not_finite_names_batch_and_layer(config):
     config.training.lr, config.training.clip = 1e30, None
     config.training.epochs = 6
-    with pytest.raises(InputError, match=r"the loss is not finite; batch of p0\d; first layer with such an output: encoder\.stages") as caught:
+    with pytest.raises(
+        InputError,
+        match=(
+            r"the loss is not finite; batch of p0\d; first layer with such an output:"
+            r" encoder\.stages"
+        ),
+    ) as caught:
         train(config)
     assert (Path(config.run_dir) / "non_finite.pt").is_file()
     assert "\n" not in str(caught.value)
@@ -338,21 +459,36 @@ def test_mixed_precision_and_accumulation_train(config, precision, accumulate):
 def test_a_penalty_on_the_weights_shrinks_them(config, tmp_path):
     sizes = []
     for number, penalty in enumerate([{}, {"weights_l1": 100.0, "activations_l2": 0.1}]):
-        config.run_dir, config.training.penalty, config.training.epochs, config.training.lr = str(tmp_path / f"p{number}"), penalty, 3, 0.01
+        config.run_dir, config.training.penalty, config.training.epochs, config.training.lr = (
+            str(tmp_path / f"p{number}"),
+            penalty,
+            3,
+            0.01,
+        )
         train(config)
         weights = load_file(tmp_path / f"p{number}" / "last" / "model.safetensors")
-        sizes.append(sum(w.abs().sum() for name, w in weights.items() if name.endswith("basis_conv.weight")))
+        sizes.append(
+            sum(w.abs().sum() for name, w in weights.items() if name.endswith("basis_conv.weight"))
+        )
     assert sizes[1] < 0.9 * sizes[0]
 
 
 def test_the_balance_of_experts_reaches_the_optimiser(config, tmp_path):
-    """One expert a picture has the gate 1 whatever the logits are: the gate's weights, which start at zero, move by the balance alone."""
+    """One expert a picture has the gate 1 whatever the logits are: the gate's weights, which start
+    at zero, move by the balance alone.
+    """
     config.model.options |= {"experts": 3, "top_k": 1}
     config.training.epochs, config.training.batch_size = 1, 2
     for penalty, moves in (({}, False), ({"balance": 0.1}, True)):
         config.run_dir, config.training.penalty = str(tmp_path / f"p{len(penalty)}"), penalty
         train(config)
-        gates = [value for name, value in load_file(Path(config.run_dir) / "last" / "model.safetensors").items() if name.endswith(".gate")]
+        gates = [
+            value
+            for name, value in load_file(
+                Path(config.run_dir) / "last" / "model.safetensors"
+            ).items()
+            if name.endswith(".gate")
+        ]
         assert len(gates) > 5
         assert all((gate != 0).any() == moves for gate in gates)
 
@@ -375,20 +511,32 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(config, folder
 
 
 def test_two_processes_score_like_one(config, tmp_path):
-    config = replace(config, data=replace(config.data, root=str(make_folder(tmp_path / "odd", count=15, scale=255))))
+    config = replace(
+        config,
+        data=replace(config.data, root=str(make_folder(tmp_path / "odd", count=15, scale=255))),
+    )
     config.training.epochs = 1
     single = train(replace(config, run_dir=str(tmp_path / "single")))
     settings = tmp_path / "settings.yaml"
     write_text(settings, replace(config, run_dir=str(tmp_path / "double")).to_yaml())
-    run = subprocess.run(two_processes(settings), capture_output=True, text=True, timeout=300, env=TWO)
+    run = subprocess.run(
+        two_processes(settings), capture_output=True, text=True, timeout=300, env=TWO
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     double = json.loads((tmp_path / "double" / "metrics.json").read_text())
-    assert (double["val"]["pictures"], double["test"]["pictures"]) == (single["val"]["pictures"], single["test"]["pictures"]) == (5, 5)
+    assert (
+        (double["val"]["pictures"], double["test"]["pictures"])
+        == (single["val"]["pictures"], single["test"]["pictures"])
+        == (5, 5)
+    )
     # the same weights give the same scores in one process
     shutil.copytree(tmp_path / "double" / "best", tmp_path / "copy", symlinks=False)
     from kanseg.inference.evaluate import evaluate_checkpoint
 
-    assert abs(evaluate_checkpoint(tmp_path / "copy", "test")["mean_iou"] - double["test"]["mean_iou"]) < 1e-9
+    assert (
+        abs(evaluate_checkpoint(tmp_path / "copy", "test")["mean_iou"] - double["test"]["mean_iou"])
+        < 1e-9
+    )
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():

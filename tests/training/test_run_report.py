@@ -18,11 +18,23 @@ SCORES = {
     "pictures": 7,
     "surface": {"tolerance": 2.0, "mean_nsd": 0.71239},
     "confusion": [[1, 2], [3, 4]],
-    "classes": {"sea & sky": {"iou": 0.91117, "pixels": 1234567, "hd95": None}, "<b>lake</b>": {"iou": float("nan"), "pixels": 3000000}},
+    "classes": {
+        "sea & sky": {"iou": 0.91117, "pixels": 1234567, "hd95": None},
+        "<b>lake</b>": {"iou": float("nan"), "pixels": 3000000},
+    },
     "per_image": {"mean_iou": 0.62228, "classes": {"sea & sky": {"iou": 0.53339}}},
 }
-RESULTS = {"test": SCORES, "parameters": 1234567, "seconds": 61.5, "best_epoch": 3, "machine": "a processor"}
-CONFIG = "run_dir: 'runs/a run'\ndata: {root: my_set, val: [val], test: [test]}\nmodel: {name: unet, basis: gram}\ntraining: {loss: {ce: 1.0}}\n"
+RESULTS = {
+    "test": SCORES,
+    "parameters": 1234567,
+    "seconds": 61.5,
+    "best_epoch": 3,
+    "machine": "a processor",
+}
+CONFIG = (
+    "run_dir: 'runs/a run'\ndata: {root: my_set, val: [val], test: [test]}\nmodel: {name: unet,"
+    " basis: gram}\ntraining: {loss: {ce: 1.0}}\n"
+)
 
 
 @pytest.fixture
@@ -37,12 +49,28 @@ def run(tmp_path):
 
 
 def pictures(page):
-    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(data)))
+        for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    ]
 
 
 def test_every_score_is_on_the_page(run):
     page = draw_report(run, RESULTS).read_text()
-    for score in ("0.8123", "12.35", "0.7124", "0.9112", "0.6223", "0.5334", "1,234,567", "3,000,000", "29.15%", "70.85%", "61.5", "a processor"):
+    for score in (
+        "0.8123",
+        "12.35",
+        "0.7124",
+        "0.9112",
+        "0.6223",
+        "0.5334",
+        "1,234,567",
+        "3,000,000",
+        "29.15%",
+        "70.85%",
+        "61.5",
+        "a processor",
+    ):
         assert f">{score}<" in page, score
     assert ">nan<" not in page.lower()
 
@@ -57,15 +85,26 @@ def test_names_are_text_and_nothing_else(run):
 def test_every_picture_is_inside_the_page_and_whole(run):
     page = draw_report(run).read_text()
     assert page.count("<img") == len(PICTURES)
-    assert [picture.convert("RGB").size for picture in pictures(page)] == [(600, 400), (600, 400), (600, 400), (300, 300), (600, 400)]
+    assert [picture.convert("RGB").size for picture in pictures(page)] == [
+        (600, 400),
+        (600, 400),
+        (600, 400),
+        (300, 300),
+        (600, 400),
+    ]
     assert "src=" not in re.sub(r'src="data:[^"]+"', "", page)
     assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
 
 
 def test_the_commands_can_be_pasted(run):
     page = draw_report(run).read_text()
-    assert "python tools/predict.py --checkpoint &#x27;runs/a run/best&#x27; --input PICTURES --output masks\n" in page
-    assert "python tools/evaluate.py --checkpoint &#x27;runs/a run/best&#x27; --split test\n" in page
+    assert (
+        "python tools/predict.py --checkpoint &#x27;runs/a run/best&#x27; --input PICTURES --output"
+        " masks\n" in page
+    )
+    assert (
+        "python tools/evaluate.py --checkpoint &#x27;runs/a run/best&#x27; --split test\n" in page
+    )
     assert "python tools/train_seg.py --resume --run_dir &#x27;runs/a run&#x27;<" in page
     (run / "config.yaml").write_text(CONFIG.replace("loss: {ce: 1.0}", "mixup: 0.0"))
     page = draw_report(run).read_text()
@@ -87,9 +126,10 @@ def test_an_empty_folder_has_a_page_that_says_so(tmp_path):
 
 
 def test_values_are_shown_as_they_are_read():
-    assert [shown(v) for v in (None, float("nan"), float("inf"), 0.5, 1.0, 12.3456, 123456.7, 7, True, "a<b")] == [
-        *("-", "-", "-", "0.5000", "1.0000", "12.35", "123,457", "7", "True", "a&lt;b")
-    ]
+    assert [
+        shown(v)
+        for v in (None, float("nan"), float("inf"), 0.5, 1.0, 12.3456, 123456.7, 7, True, "a<b")
+    ] == [*("-", "-", "-", "0.5000", "1.0000", "12.35", "123,457", "7", "True", "a&lt;b")]
 
 
 def test_classes_without_pixels_have_no_share():

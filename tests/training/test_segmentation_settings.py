@@ -18,7 +18,13 @@ def frequencies(monkeypatch):
     """Pixel counts of a binary set, whether the data package has them or not."""
 
     def count(samples, info):
-        return np.sum([np.bincount(read_label(sample, info).ravel(), minlength=256)[:2] for sample in samples], axis=0)
+        return np.sum(
+            [
+                np.bincount(read_label(sample, info).ravel(), minlength=256)[:2]
+                for sample in samples
+            ],
+            axis=0,
+        )
 
     monkeypatch.setattr(kanseg.data, "class_frequencies", count, raising=False)
     return count
@@ -35,16 +41,26 @@ def test_balanced_weights_are_from_the_training_set(config, frequencies):
     config.training.class_weights = "balanced"
     task = opened(config)
     counts = frequencies(task._train.samples, task._train.info)
-    expected = WeightedLoss(config.training.loss, "binary", class_weights=(counts.sum() / 2 / counts).tolist())
+    expected = WeightedLoss(
+        config.training.loss, "binary", class_weights=(counts.sum() / 2 / counts).tolist()
+    )
     logits, target = torch.randn(2, 1, 8, 8), torch.randint(2, (2, 8, 8))
     torch.testing.assert_close(task.loss()(logits, target), expected(logits, target))
 
 
 def test_the_loss_has_the_options_of_the_settings(config):
-    config.training.loss, config.training.loss_options = {"tversky": 1.0}, {"tversky": {"alpha": 0.1, "beta": 0.9}}
+    config.training.loss, config.training.loss_options = (
+        {"tversky": 1.0},
+        {"tversky": {"alpha": 0.1, "beta": 0.9}},
+    )
     config.training.supervision = [3.0, 1.0]
     loss = opened(config).loss()
-    expected = WeightedLoss({"tversky": 1.0}, "binary", options={"tversky": {"alpha": 0.1, "beta": 0.9}}, supervision=[3.0, 1.0])
+    expected = WeightedLoss(
+        {"tversky": 1.0},
+        "binary",
+        options={"tversky": {"alpha": 0.1, "beta": 0.9}},
+        supervision=[3.0, 1.0],
+    )
     outputs, target = torch.randn(2, 2, 1, 8, 8).unbind(0), torch.randint(2, (2, 8, 8))
     torch.testing.assert_close(loss(outputs, target), expected(outputs, target))
 
@@ -88,7 +104,10 @@ def test_the_iou_of_one_class_can_select_the_weights(config):
 def test_means_can_select_the_weights(config, monitor):
     config.training.monitor, config.training.epochs = monitor, 1
     train(config)
-    assert monitor in json.loads((Path(config.run_dir) / "log.jsonl").read_text().splitlines()[-1])["val"]
+    assert (
+        monitor
+        in json.loads((Path(config.run_dir) / "log.jsonl").read_text().splitlines()[-1])["val"]
+    )
 
 
 def test_surfaces_can_be_left_out(config):

@@ -16,12 +16,19 @@ def bands(folder, dtype, count):
     for path in sorted((folder / "images").iterdir()):
         path.unlink()
         values = rng.integers(0, 4000, (32, 40, count)).astype(dtype)
-        tifffile.imwrite(path.with_suffix(".tif"), values, photometric="minisblack", planarconfig="contig")
+        tifffile.imwrite(
+            path.with_suffix(".tif"), values, photometric="minisblack", planarconfig="contig"
+        )
 
 
 def test_five_bands_train_in_crops_around_classes_and_predict(config):
     bands(Path(config.data.root), np.uint16, 5)
-    config.data.channels, config.data.crop, config.data.oversample_foreground, config.training.epochs = 5, [16, 16], 0.5, 1
+    (
+        config.data.channels,
+        config.data.crop,
+        config.data.oversample_foreground,
+        config.training.epochs,
+    ) = (5, [16, 16], 0.5, 1)
     train(config)
     mask = Predictor.from_checkpoint(config.run_dir)(np.zeros((21, 23, 5), np.uint16))
     assert mask.shape == (21, 23)

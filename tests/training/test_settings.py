@@ -13,18 +13,51 @@ WRONG = [
     ({"patience": -1}, "training.patience must be at least 0"),
     ({"log_images": -1}, "training.log_images must be at least 0"),
     ({"schedule": "plato"}, "training.schedule: unknown schedule 'plato'; did you mean 'plateau'"),
-    ({"schedule": "poly", "schedule_options": {"powr": 2}}, "training.schedule: schedule poly has no option 'powr'; did you mean 'power'"),
-    ({"schedule": "plateau", "schedule_options": {"patience": 1.5}}, "schedule plateau: patience must be a whole number, such as 5, got 1.5"),
-    ({"schedule": "plateau", "schedule_options": {"factor": 2.0}}, "schedule plateau: factor must be from 0 to 1, got 2.0"),
-    ({"schedule": "step", "schedule_options": {"milestones": 3}}, "milestones must be a list of numbers, such as [0.5, 0.75], got 3"),
-    ({"schedule": "step", "schedule_options": {"milestones": [30, 60]}}, "milestones must be from 0 to 1, got [30, 60]"),
-    ({"optimizer_options": {"betas": 3}}, "training.optimizer: optimiser adamw: betas must be a list of numbers, such as [0.9, 0.999], got 3"),
+    (
+        {"schedule": "poly", "schedule_options": {"powr": 2}},
+        "training.schedule: schedule poly has no option 'powr'; did you mean 'power'",
+    ),
+    (
+        {"schedule": "plateau", "schedule_options": {"patience": 1.5}},
+        "schedule plateau: patience must be a whole number, such as 5, got 1.5",
+    ),
+    (
+        {"schedule": "plateau", "schedule_options": {"factor": 2.0}},
+        "schedule plateau: factor must be from 0 to 1, got 2.0",
+    ),
+    (
+        {"schedule": "step", "schedule_options": {"milestones": 3}},
+        "milestones must be a list of numbers, such as [0.5, 0.75], got 3",
+    ),
+    (
+        {"schedule": "step", "schedule_options": {"milestones": [30, 60]}},
+        "milestones must be from 0 to 1, got [30, 60]",
+    ),
+    (
+        {"optimizer_options": {"betas": 3}},
+        (
+            "training.optimizer: optimiser adamw: betas must be a list of numbers, such as [0.9,"
+            " 0.999], got 3"
+        ),
+    ),
     ({"optimizer_options": {"betas": [0.9, 1.5]}}, "betas must be from 0 to 1"),
     ({"optimizer_options": {"eps": "small"}}, "eps must be a number, such as 1e-08, got 'small'"),
-    ({"optimizer": "sgd", "optimizer_options": {"nesterov": 1}}, "nesterov must be true or false, such as True, got 1"),
-    ({"optimizer": "lbfgs", "weight_decay": 0.0, "optimizer_options": {"line_search": "armijo"}}, "line_search must be strong_wolfe or null"),
-    ({"optimizer": "lbfgs", "weight_decay": 0.0, "lr_factors": {"*": 0.5}}, "training.lr_factors: lbfgs has one learning rate for all parameters"),
-    ({"lr_factors": {"decodr.*": 0.5}}, "training.lr_factors: 'decodr.*' fits no parameter; their names are such as "),
+    (
+        {"optimizer": "sgd", "optimizer_options": {"nesterov": 1}},
+        "nesterov must be true or false, such as True, got 1",
+    ),
+    (
+        {"optimizer": "lbfgs", "weight_decay": 0.0, "optimizer_options": {"line_search": "armijo"}},
+        "line_search must be strong_wolfe or null",
+    ),
+    (
+        {"optimizer": "lbfgs", "weight_decay": 0.0, "lr_factors": {"*": 0.5}},
+        "training.lr_factors: lbfgs has one learning rate for all parameters",
+    ),
+    (
+        {"lr_factors": {"decodr.*": 0.5}},
+        "training.lr_factors: 'decodr.*' fits no parameter; their names are such as ",
+    ),
 ]
 
 
@@ -43,8 +76,15 @@ def test_wrong_settings_are_named(kind, given, message):
     "given",
     [
         {"ema": 0.999, "patience": 5, "lr_factors": {"*": 0.0}},
-        {"schedule": "plateau", "schedule_options": {"factor": 0.5, "patience": 3, "min_factor": 0.01}},
-        {"optimizer": "lbfgs", "weight_decay": 0.0, "optimizer_options": {"line_search": None, "max_iter": 5}},
+        {
+            "schedule": "plateau",
+            "schedule_options": {"factor": 0.5, "patience": 3, "min_factor": 0.01},
+        },
+        {
+            "optimizer": "lbfgs",
+            "weight_decay": 0.0,
+            "optimizer_options": {"line_search": None, "max_iter": 5},
+        },
         {"optimizer_options": {"betas": [0.9, 0.99], "eps": 0}},
     ],
 )

@@ -5,7 +5,10 @@ from PIL import ImageDraw
 from kanseg.training.fonts import font_for
 from kanseg.training.sheets import CAPTION, comparison_sheet, fitted
 
-LONG = "a very long name of a picture that goes on and on until nothing of it fits any more, and then some   mean IoU 0.123"
+LONG = (
+    "a very long name of a picture that goes on and on until nothing of it fits any more, and then"
+    " some   mean IoU 0.123"
+)
 
 
 @pytest.fixture
@@ -14,7 +17,15 @@ def drawn(monkeypatch):
     texts, original = [], ImageDraw.ImageDraw.text
 
     def text(self, place, words, **options):
-        texts.append((words, place[0], place[0] + options["font"].getlength(words), place[1], self._image.width))
+        texts.append(
+            (
+                words,
+                place[0],
+                place[0] + options["font"].getlength(words),
+                place[1],
+                self._image.width,
+            )
+        )
         original(self, place, words, **options)
 
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
@@ -27,12 +38,21 @@ def cells(height, width, count=4):
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 20), (20, 2000), (64, 64), (600, 500), (300, 3)])
 def test_no_caption_is_clipped_or_runs_into_the_next(drawn, size):
-    comparison_sheet([cells(*size)] * 2, ["image", "prediction", LONG, "error"], [LONG, "short"], legend=[(LONG, (1, 2, 3)), ("b", (9, 9, 9))] * 9)
+    comparison_sheet(
+        [cells(*size)] * 2,
+        ["image", "prediction", LONG, "error"],
+        [LONG, "short"],
+        legend=[(LONG, (1, 2, 3)), ("b", (9, 9, 9))] * 9,
+    )
     assert len(drawn) == 2 * 5 + 18
     for _, left, right, top, width in drawn:
         assert left >= 0
         assert right <= width
-        assert all(other[1] >= right or other[2] <= left for other in drawn if other[3] == top and other[1] != left and other[4] == width)
+        assert all(
+            other[1] >= right or other[2] <= left
+            for other in drawn
+            if other[3] == top and other[1] != left and other[4] == width
+        )
 
 
 def test_long_captions_keep_their_ends():
@@ -47,7 +67,9 @@ def test_cells_lie_under_the_name_and_over_their_caption():
     sheet = comparison_sheet([cells(128, 128)], ["a", "b", "c", "d"], ["name"])
     assert sheet.shape == (128 * 2 + 2 * CAPTION + 4 + 1, 4 * 260 + 4, 3)
     for column in range(4):
-        assert (sheet[CAPTION : CAPTION + 256, 4 + 260 * column : 260 + 260 * column] == 40 * column).all()
+        assert (
+            sheet[CAPTION : CAPTION + 256, 4 + 260 * column : 260 + 260 * column] == 40 * column
+        ).all()
 
 
 def test_large_pictures_shrink_without_losing_single_pixels():
@@ -58,7 +80,9 @@ def test_large_pictures_shrink_without_losing_single_pixels():
 
 
 def test_cells_of_another_size_are_shown_at_the_size_of_the_first():
-    sheet = comparison_sheet([[np.zeros((128, 128, 3), np.uint8), np.full((17, 33, 3), 7, np.uint8)]], ["a", "b"], ["x"])
+    sheet = comparison_sheet(
+        [[np.zeros((128, 128, 3), np.uint8), np.full((17, 33, 3), 7, np.uint8)]], ["a", "b"], ["x"]
+    )
     assert (sheet[CAPTION : CAPTION + 256, 264:520] == 7).all()
 
 

@@ -30,7 +30,14 @@ class Recorder:
 def test_a_log_tells_its_trackers_the_numbers_and_the_pictures(tmp_path):
     recorder = Recorder()
     log = RunLog(tmp_path, active=True, trackers=[recorder])
-    log.write({"step": 3, "epoch": 1, "val": {"iou": {"a": 0.5, "b": float("nan")}}, "stopped_early": True})
+    log.write(
+        {
+            "step": 3,
+            "epoch": 1,
+            "val": {"iou": {"a": 0.5, "b": float("nan")}},
+            "stopped_early": True,
+        }
+    )
     log.image("val/samples", np.zeros((4, 6, 3), np.uint8), step=3)
     log.image("val/samples", None, step=3)
     log.close()
@@ -77,7 +84,9 @@ def test_a_run_draws_the_same_samples_at_every_validation(config, tmp_path):
     train(config)
     found = events(tmp_path / "run" / "tensorboard")
     assert [image.step for image in found.Images("val/samples")] == [2, 4]
-    assert {image.width for image in found.Images("val/samples")} == {4 * (6 * 40 + 4) + 4}  # four cells, six times the size, and margins
+    assert {image.width for image in found.Images("val/samples")} == {
+        4 * (6 * 40 + 4) + 4
+    }  # four cells, six times the size, and margins
     plain = (tmp_path / "run" / "log.jsonl").read_bytes()
     config.training.log_images = 0
     train(config, overwrite=True)
@@ -103,7 +112,11 @@ class Stub:
 
     def init(self, **given):
         self.begun.append(given)
-        return SimpleNamespace(define_metric=lambda *_, **__: None, log=self.logged.append, finish=lambda: self.logged.append("finished"))
+        return SimpleNamespace(
+            define_metric=lambda *_, **__: None,
+            log=self.logged.append,
+            finish=lambda: self.logged.append("finished"),
+        )
 
 
 @pytest.fixture
@@ -120,7 +133,12 @@ def test_wandb_gets_config_numbers_and_pictures(tmp_path, stub, kind):
     tracker.image("val/samples", Image.new("RGB", (8, 6)), 3)
     tracker.close()
     (begun,) = stub.begun
-    assert (begun["mode"], begun["project"], begun["dir"], begun["name"]) == ("offline", "tries", str(tmp_path), tmp_path.name)
+    assert (begun["mode"], begun["project"], begun["dir"], begun["name"]) == (
+        "offline",
+        "tries",
+        str(tmp_path),
+        tmp_path.name,
+    )
     assert begun["config"]["training"]["project"] == "tries"
     assert stub.logged == [{"loss": 0.5, "step": 3}, {"val/samples": (8, 6), "step": 3}, "finished"]
 
@@ -138,7 +156,9 @@ def test_a_resumed_run_keeps_its_id(tmp_path, stub):
 
 
 def test_what_wandb_refuses_is_one_line(tmp_path, stub, monkeypatch):
-    monkeypatch.setattr(stub, "init", lambda **_: (_ for _ in ()).throw(KeyError("no\nkey")), raising=False)
+    monkeypatch.setattr(
+        stub, "init", lambda **_: (_ for _ in ()).throw(KeyError("no\nkey")), raising=False
+    )
     with pytest.raises(InputError, match="training.wandb offline: "):
         WeightsAndBiases(tmp_path, settings())
 
@@ -165,4 +185,8 @@ def test_the_real_wandb_writes_into_the_run_folder(config, tmp_path, monkeypatch
     name = (folder / "id.txt").read_text()
     assert {p.name for p in folder.glob("offline-run-*/run-*.wandb")} == {f"run-{name}.wandb"}
     assert list(folder.glob("offline-run-*/files/media/images/val/*.png"))
-    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "val" in line] == [2, 4]
+    assert [
+        json.loads(line)["step"]
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+        if "val" in line
+    ] == [2, 4]

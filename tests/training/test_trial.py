@@ -16,7 +16,11 @@ from kanseg.training.trial import find_batch_size, try_smallest
 class Hungry(nn.Module):
     """Runs out of memory above a number of pictures."""
 
-    def __init__(self, limit, error="DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."):
+    def __init__(
+        self,
+        limit,
+        error="DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+    ):
         super().__init__()
         self.limit, self.error, self.seen = limit, error, []
         self.norm, self.drop = nn.BatchNorm2d(3), nn.Dropout(0.5)
@@ -37,14 +41,28 @@ class Pictures:
         return self.count
 
     def __getitem__(self, key):
-        return {"image": torch.ones(3, *self.size), "mask": torch.zeros(self.size, dtype=torch.int64)}
+        return {
+            "image": torch.ones(3, *self.size),
+            "mask": torch.zeros(self.size, dtype=torch.int64),
+        }
 
 
 def search(model, batch_size, accumulate=1, dataset=None):
-    settings = SimpleNamespace(training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate))
-    task = SimpleNamespace(config=settings, target="mask", mix=lambda images, target, seed: (images, target))
+    settings = SimpleNamespace(
+        training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
+    )
+    task = SimpleNamespace(
+        config=settings, target="mask", mix=lambda images, target, seed: (images, target)
+    )
     penalty = Penalty(model, {})
-    return find_batch_size(model, task, dataset or Pictures(), Accelerator(cpu=True), loss=lambda out, target: out.mean(), penalty=penalty)
+    return find_batch_size(
+        model,
+        task,
+        dataset or Pictures(),
+        Accelerator(cpu=True),
+        loss=lambda out, target: out.mean(),
+        penalty=penalty,
+    )
 
 
 @pytest.mark.parametrize(("limit", "found"), [(8, (8, 1)), (7, (4, 2)), (3, (2, 4)), (1, (1, 8))])
@@ -80,13 +98,21 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         search(Hungry(0, "shapes do not match"), 4)
 
 
-def test_the_search_changes_nothing_of_a_run_that_fits_and_its_sizes_are_stored(config, tmp_path, monkeypatch, capsys):
+def test_the_search_changes_nothing_of_a_run_that_fits_and_its_sizes_are_stored(
+    config, tmp_path, monkeypatch, capsys
+):
     config.training.batch_size, config.training.epochs = 2, 1
     plain = replace(config, run_dir=str(tmp_path / "plain"))
     train(plain)
-    searched = replace(config, run_dir=str(tmp_path / "searched"), training=replace(config.training, find_batch_size=True))
+    searched = replace(
+        config,
+        run_dir=str(tmp_path / "searched"),
+        training=replace(config.training, find_batch_size=True),
+    )
     train(searched)
-    assert (tmp_path / "plain" / "log.jsonl").read_bytes() == (tmp_path / "searched" / "log.jsonl").read_bytes()
+    assert (tmp_path / "plain" / "log.jsonl").read_bytes() == (
+        tmp_path / "searched" / "log.jsonl"
+    ).read_bytes()
     assert "training.batch_size 2 fits into memory" in capsys.readouterr().out
     monkeypatch.setattr("kanseg.training.run.find_batch_size", lambda *_, **__: (1, 2))
     halved = replace(searched, run_dir=str(tmp_path / "halved"))

@@ -1,15 +1,26 @@
-"""torch-conv-kan (github.com/IvanDrokin/torch-conv-kan, MIT) on kanseg: its layer and net names, its functions, its checkpoints.
+"""torch-conv-kan (github.com/IvanDrokin/torch-conv-kan, MIT) on kanseg: its layer and net names,
+its functions, its checkpoints.
 
 from kanseg.compat import torch_conv_kan as tck
 
 layer = tck.KANConv2DLayer(16, 32, 3, padding=1)  # calls as there
 layer.load_state_dict(tck.convert_state_dict(torch.load("theirs.pth"), layer))
 
-Code moves over by replacing `from kan_convs import ...`, `from kans import ...` and `from models import ...` by imports from here; a checkpoint
-of a network, or of a net of your own built of these layers, is converted in one call, `net.load_state_dict(tck.convert_state_dict(theirs, net))`.
+Code moves over by replacing `from kan_convs import ...`, `from kans import ...` and `from models
+import ...` by imports from here; a checkpoint of a network, or of a net of your own built of these
+layers, is converted in one call, `net.load_state_dict(tck.convert_state_dict(theirs, net))`.
 """
 
-from kanseg.compat.torch_conv_kan import convolutions, densekanets, flat, reskanets, simple_nets, u2kanets, ukanets, vggkans
+from kanseg.compat.torch_conv_kan import (
+    convolutions,
+    densekanets,
+    flat,
+    reskanets,
+    simple_nets,
+    u2kanets,
+    ukanets,
+    vggkans,
+)
 from kanseg.compat.torch_conv_kan.convert import convert_state_dict
 from kanseg.compat.torch_conv_kan.convolutions import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.densekanets import *  # noqa: F403 - its __all__
@@ -24,5 +35,20 @@ from kanseg.compat.torch_conv_kan.ukanets import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.vggkans import *  # noqa: F403 - its __all__
 from kanseg.layers.regularisation import NoiseInjection
 
-__all__ = ["L1", "NoiseInjection", "convert_layer", "convert_state_dict", "use_original_rounding", *convolutions.__all__, *flat.__all__]
-__all__ += [*densekanets.__all__, *reskanets.__all__, *simple_nets.__all__, *u2kanets.__all__, *ukanets.__all__, *vggkans.__all__]
+__all__ = [
+    "L1",
+    "NoiseInjection",
+    "convert_layer",
+    "convert_state_dict",
+    "use_original_rounding",
+    *convolutions.__all__,
+    *flat.__all__,
+]
+__all__ += [
+    *densekanets.__all__,
+    *reskanets.__all__,
+    *simple_nets.__all__,
+    *u2kanets.__all__,
+    *ukanets.__all__,
+    *vggkans.__all__,
+]

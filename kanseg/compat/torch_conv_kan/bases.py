@@ -1,4 +1,6 @@
-"""The univariate functions of torch-conv-kan that differ from those of `kanseg.bases`, and its domain maps."""
+"""The univariate functions of torch-conv-kan that differ from those of `kanseg.bases`, and its
+domain maps.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from kanseg.bases.wavelet import mexican_hat, morlet, sinc
 
 
 def batch_range(x: Tensor, groups: int) -> Tensor:
-    """(B, C, *S) -> the same in [-1, 1]: 2 (x - min) / (max - min) - 1 over the whole batch, one range for each group of channels.
+    """(B, C, *S) -> the same in [-1, 1]: 2 (x - min) / (max - min) - 1 over the whole batch, one
+    range for each group of channels.
 
     A tensor of one value, where torch-conv-kan divides 0 by 0, becomes -1.
     """
@@ -28,7 +31,8 @@ def batch_range(x: Tensor, groups: int) -> Tensor:
     return (2 * (grouped - low) / span - 1).flatten(1, 2)
 
 
-# (x, groups) -> u. Bases are made with domain="identity", since dropout can come between the domain map and the functions.
+# (x, groups) -> u. Bases are made with domain="identity", since dropout can come between the domain
+# map and the functions.
 DOMAINS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "identity": lambda x, groups: x,
     "tanh": lambda x, groups: torch.tanh(x),
@@ -38,7 +42,9 @@ DOMAINS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 class _LegacyBasis(nn.Module, ABC):
-    """(B, C, *S) -> functions of it, in float32 at least (as `kanseg.bases.Basis`), returned in the dtype of the input."""
+    """(B, C, *S) -> functions of it, in float32 at least (as `kanseg.bases.Basis`), returned in the
+    dtype of the input.
+    """
 
     def __init__(self, num_functions: int):
         super().__init__()
@@ -55,10 +61,11 @@ class _LegacyBasis(nn.Module, ABC):
 
 
 class ActivatedGram(Basis):
-    """a(p_i(u)), i = 0..D: (B, C, *S) -> (B, C, D + 1, *S), with an activation a on the polynomials.
+    """a(p_i(u)), i = 0..D: (B, C, *S) -> (B, C, D + 1, *S), with an activation a on the
+    polynomials.
 
-    p_i = u p_{i-1} - c_i w_{i-1} p_{i-2} with one learned w a degree; torch-conv-kan's c_i = (2i - 1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 is
-    not the coefficient that makes them orthogonal.
+    p_i = u p_{i-1} - c_i w_{i-1} p_{i-2} with one learned w a degree; torch-conv-kan's c_i = (2i -
+    1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 is not the coefficient that makes them orthogonal.
     """
 
     states_slopes = False  # the activation is any module
@@ -72,14 +79,18 @@ class ActivatedGram(Basis):
         before, current = torch.zeros_like(u), torch.ones_like(u)
         for i in range(self.num_functions):
             yield self.activation(current), None
-            weight = self.beta_weights[i].to(u.dtype) * ((2 * i + 1) * i**2 * (4 * i**2 - 1) / (i + 1) ** 2)
+            weight = self.beta_weights[i].to(u.dtype) * (
+                (2 * i + 1) * i**2 * (4 * i**2 - 1) / (i + 1) ** 2
+            )
             before, current = current, u * current - weight * before if i else u
 
 
 class FreeBumps(Basis):
-    """[r relu(u - low_j) relu(high_j - u)]^2 with r = 4 g^2 / (k + 1)^2: (B, C, *S) -> (B, C, g + k, *S).
+    """[r relu(u - low_j) relu(high_j - u)]^2 with r = 4 g^2 / (k + 1)^2: (B, C, *S) -> (B, C, g +
+    k, *S).
 
-    The ends are free parameters, (C / groups, g + k) for all groups alike: trained, a bump need not have height 1, and none where high < low.
+    The ends are free parameters, (C / groups, g + k) for all groups alike: trained, a bump need not
+    have height 1, and none where high < low.
     """
 
     states_slopes = False
@@ -93,7 +104,12 @@ class FreeBumps(Basis):
         self.phase_high = nn.Parameter(low + (order + 1) / grid_size, requires_grad=trainable)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        low, high = (ends.to(u.dtype).repeat(self.groups, 1).reshape(-1, self.num_functions, *[1] * (u.dim() - 2)) for ends in self.parameters())
+        low, high = (
+            ends.to(u.dtype)
+            .repeat(self.groups, 1)
+            .reshape(-1, self.num_functions, *[1] * (u.dim() - 2))
+            for ends in self.parameters()
+        )
         for a, b in zip(low.unbind(1), high.unbind(1), strict=True):
             yield (torch.relu(u - a) * torch.relu(b - u) * self.height).square(), None
 
@@ -109,7 +125,11 @@ def _meyer(t: Tensor) -> Tensor:
 def _shannon(t: Tensor) -> Tensor:
     """sin(t) / t times a Hamming window over the channels, axis 3 of (B, G, O, C, *S)."""
     count = t.shape[3]
-    window = torch.tensor([0.54 - 0.46 * cos(2 * pi * c / (count - 1)) if count > 1 else 1.0 for c in range(count)], dtype=t.dtype, device=t.device)
+    window = torch.tensor(
+        [0.54 - 0.46 * cos(2 * pi * c / (count - 1)) if count > 1 else 1.0 for c in range(count)],
+        dtype=t.dtype,
+        device=t.device,
+    )
     return sinc(t / pi)[0] * window.reshape(-1, *[1] * (t.dim() - 4))
 
 
@@ -123,7 +143,8 @@ WAVELETS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class PairedWavelets(_LegacyBasis):
-    """psi((x_c - t_oc) / s_oc), a wavelet for every pair of an output and an input of its group: (B, C, *S) -> (B, O, C / groups, *S).
+    """psi((x_c - t_oc) / s_oc), a wavelet for every pair of an output and an input of its group:
+    (B, C, *S) -> (B, O, C / groups, *S).
 
     Raises:
         ValueError: unknown wavelet.
@@ -138,6 +159,9 @@ class PairedWavelets(_LegacyBasis):
         self.scale = nn.Parameter(torch.ones(out_channels, channels // groups))
 
     def values(self, u: Tensor) -> Tensor:
-        translation, scale = (pairs.to(u.dtype).reshape(self.groups, self.num_functions, -1, *[1] * (u.dim() - 2)) for pairs in (self.translation, self.scale))
+        translation, scale = (
+            pairs.to(u.dtype).reshape(self.groups, self.num_functions, -1, *[1] * (u.dim() - 2))
+            for pairs in (self.translation, self.scale)
+        )
         t = (u.unflatten(1, (self.groups, -1)).unsqueeze(2) - translation) / scale
         return WAVELETS[self.wavelet](t).flatten(1, 2)

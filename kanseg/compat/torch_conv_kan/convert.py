@@ -12,16 +12,19 @@ from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
 
 
 def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of torch-conv-kan in the layout of `module`, ready for `module.load_state_dict`.
+    """The state dict of torch-conv-kan in the layout of `module`, ready for
+    `module.load_state_dict`.
 
         from kanseg.compat import torch_conv_kan as tck
 
-        layer = tck.KANConv2DLayer(16, 32, 3, padding=1, affine=True)  # the call that made the weights
+        # the call that made the weights
+        layer = tck.KANConv2DLayer(16, 32, 3, padding=1, affine=True)
         layer.load_state_dict(tck.convert_state_dict(torch.load("theirs.pth"), layer))
 
-    `module` is a layer, flat net or network of this package, or any module of your own that holds them under the names they had there: each
-    layer is converted by `convert_layer`, and all other entries are copied. The parts of a network have kanseg's names; its `original_names`
-    says which. The wrapper L1 need not be on the same layers.
+    `module` is a layer, flat net or network of this package, or any module of your own that holds
+    them under the names they had there: each layer is converted by `convert_layer`, and all other
+    entries are copied. The parts of a network have kanseg's names; its `original_names` says which.
+    The wrapper L1 need not be on the same layers.
 
     Args:
         state_dict: as torch-conv-kan (commit 7a0e83c) saves it.
@@ -31,15 +34,25 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
         New entries for all of `module.state_dict()`.
 
     Raises:
-        ValueError: weights of KABN; keys that no part of `module` has, parts that `state_dict` lacks, shapes that do not fit; a module
+        ValueError: weights of KABN; keys that no part of `module` has, parts that `state_dict`
+            lacks, shapes that do not fit; a module
             without a layer of this package. The message names the key.
     """
     table = _original_names(module)
-    layers = {_without_l1(name, module): child for name, child in module.named_modules() if isinstance(child, _LegacyLayer)}
+    layers = {
+        _without_l1(name, module): child
+        for name, child in module.named_modules()
+        if isinstance(child, _LegacyLayer)
+    }
     if not layers and not table:
-        raise ValueError(f"{type(module).__name__} holds no layer of kanseg.compat.torch_conv_kan; build the model with the layers of that package")
+        raise ValueError(
+            f"{type(module).__name__} holds no layer of kanseg.compat.torch_conv_kan; build the"
+            " model with the layers of that package"
+        )
     shares: dict[str, dict[str, Tensor]] = {name: {} for name in layers}
-    labels = {name: _renamed(name, {ours: theirs for theirs, ours in table.items()}) for name in layers}
+    labels = {
+        name: _renamed(name, {ours: theirs for theirs, ours in table.items()}) for name in layers
+    }
     known = module.state_dict()
     converted: dict[str, Tensor] = {}
     for original, value in state_dict.items():
@@ -47,20 +60,37 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
         owner = next((prefix for prefix in _prefixes(key) if prefix in layers), None)
         if owner is not None:
             own = key.removeprefix(f"{owner}.") if owner else key
-            shares[owner][own.removeprefix("module.")] = value  # of an L1 there, whether or not there is one here
+            shares[owner][own.removeprefix("module.")] = (
+                value  # of an L1 there, whether or not there is one here
+            )
         elif key in known and value.shape == known[key].shape:
             converted[key] = value.clone()
         elif key in known:
-            raise ValueError(f"{original!r} does not fit: {type(module).__name__} needs shape {tuple(known[key].shape)}, got {tuple(value.shape)}")
+            raise ValueError(
+                f"{original!r} does not fit: {type(module).__name__} needs shape"
+                f" {tuple(known[key].shape)}, got {tuple(value.shape)}"
+            )
         else:
-            raise ValueError(f"unknown key {original!r} in the state dict: {type(module).__name__} has no such entry")
+            raise ValueError(
+                f"unknown key {original!r} in the state dict: {type(module).__name__} has no such"
+                " entry"
+            )
     for name, layer in layers.items():
-        new, label = ("".join(f"{part}." for part in (at,) if part) for at in (_inside_l1(name, module), labels[name]))
-        converted |= {new + key: value for key, value in convert_layer(shares[name], layer, prefix=label).items()}
+        new, label = (
+            "".join(f"{part}." for part in (at,) if part)
+            for at in (_inside_l1(name, module), labels[name])
+        )
+        converted |= {
+            new + key: value
+            for key, value in convert_layer(shares[name], layer, prefix=label).items()
+        }
     missing = [key for key in known if key not in converted]
     if missing:
         name = _renamed(missing[0], {ours: theirs for theirs, ours in table.items()})
-        raise ValueError(f"the state dict has nothing for {name!r} of {type(module).__name__}: are these the weights of another network?")
+        raise ValueError(
+            f"the state dict has nothing for {name!r} of {type(module).__name__}: are these the"
+            " weights of another network?"
+        )
     return converted
 
 
@@ -75,7 +105,10 @@ def _original_names(module: nn.Module) -> dict[str, str]:
     table = {}
     for name, child in module.named_modules():
         dot = f"{name}." if name else ""
-        table |= {dot + theirs: dot + ours for theirs, ours in getattr(child, "original_names", {}).items()}
+        table |= {
+            dot + theirs: dot + ours
+            for theirs, ours in getattr(child, "original_names", {}).items()
+        }
     return table
 
 

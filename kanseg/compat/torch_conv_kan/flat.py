@@ -1,4 +1,6 @@
-"""The flat layers and networks of torch-conv-kan under their names and signatures: KANLayer ..., KAN ..., mlp_kan ...."""
+"""The flat layers and networks of torch-conv-kan under their names and signatures: KANLayer ...,
+KAN ..., mlp_kan ....
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from kanseg.compat.torch_conv_kan.variants import FLAT_VARIANTS
 # Names there -> names here.
 _INPUTS = ("input_features", "input_dim", "in_channels", "in_features", "input_size")
 _OUTPUTS = ("output_features", "output_dim", "out_channels", "out_features", "output_size")
-_ALIASES = dict.fromkeys(_INPUTS, "in_channels") | dict.fromkeys(_OUTPUTS, "out_channels") | {"act": "base_activation", "num_grids": "grid_size"}
+_ALIASES = (
+    dict.fromkeys(_INPUTS, "in_channels")
+    | dict.fromkeys(_OUTPUTS, "out_channels")
+    | {
+        "act": "base_activation",
+        "num_grids": "grid_size",
+    }
+)
 
 
 class _LegacyFlat(_LegacyLayer):
@@ -26,45 +35,91 @@ class _LegacyFlat(_LegacyLayer):
 
     def __init__(self, *args: object, **kwargs: object):
         super().__init__()
-        values = {_ALIASES.get(name, name): value for name, value in bind_call(type(self).__signature__, args, kwargs).items()}
+        values = {
+            _ALIASES.get(name, name): value
+            for name, value in bind_call(type(self).__signature__, args, kwargs).items()
+        }
         if "grid_min" in values:
             values["grid_range"] = [values.pop("grid_min"), values.pop("grid_max")]
-        build = {name: values.pop(name) for name in ("in_channels", "out_channels", "base_activation") if name in values}
-        self._build(**build, norm=nn.BatchNorm1d if self.family == "WavKAN" else nn.LayerNorm, options=values)
+        build = {
+            name: values.pop(name)
+            for name in ("in_channels", "out_channels", "base_activation")
+            if name in values
+        }
+        self._build(
+            **build,
+            norm=nn.BatchNorm1d if self.family == "WavKAN" else nn.LayerNorm,
+            options=values,
+        )
 
 
 def _flat(name: str, family: str, required: str, **defaults: object) -> type[_LegacyFlat]:
     doc = f"""torch-conv-kan's {name}: (..., in) -> (..., out).
 
-    {FORMULAS[family]} The base branch, where there is one, sees the activated input; the norm is LayerNorm (WavKAN: BatchNorm1d; KACN and
-    ReLUKAN: none). ReLUKAN has a bias and no base branch, WavKAN no mix.
+    {FORMULAS[family]} The base branch, where there is one, sees the activated input; the norm is
+    LayerNorm (WavKAN: BatchNorm1d; KACN and ReLUKAN: none). ReLUKAN has a bias and no base branch,
+    WavKAN no mix.
 
     Raises:
         ValueError: options out of range, or an input with another last axis.
     """
-    body = {"__module__": __name__, "__doc__": doc, "__signature__": call_signature(required, **defaults), "family": family}
+    body = {
+        "__module__": __name__,
+        "__doc__": doc,
+        "__signature__": call_signature(required, **defaults),
+        "family": family,
+    }
     return type(name, (_LegacyFlat,), body | {"variant": FLAT_VARIANTS[family]})
 
 
-KANLayer = _flat("KANLayer", "KAN", "input_features output_features", grid_size=5, spline_order=3, base_activation=nn.GELU, grid_range=[-1, 1])
+KANLayer = _flat(
+    "KANLayer",
+    "KAN",
+    "input_features output_features",
+    grid_size=5,
+    spline_order=3,
+    base_activation=nn.GELU,
+    grid_range=[-1, 1],
+)
 FastKANLayer = _flat(
     "FastKANLayer",
     "FastKAN",
     "input_dim output_dim",
-    **{"grid_min": -2.0, "grid_max": 2.0, "num_grids": 8, "use_base_update": True, "base_activation": nn.SiLU, "spline_weight_init_scale": 0.1},
+    **{
+        "grid_min": -2.0,
+        "grid_max": 2.0,
+        "num_grids": 8,
+        "use_base_update": True,
+        "base_activation": nn.SiLU,
+        "spline_weight_init_scale": 0.1,
+    },
 )
-KALNLayer = _flat("KALNLayer", "KALN", "input_features output_features", degree=3, base_activation=nn.SiLU)
+KALNLayer = _flat(
+    "KALNLayer", "KALN", "input_features output_features", degree=3, base_activation=nn.SiLU
+)
 ChebyKANLayer = _flat("ChebyKANLayer", "KACN", "input_dim output_dim degree")
 GRAMLayer = _flat("GRAMLayer", "KAGN", "in_channels out_channels", degree=3, act=nn.SiLU)
-JacobiKANLayer = _flat("JacobiKANLayer", "KAJN", "input_dim output_dim degree", a=1.0, b=1.0, act=nn.SiLU)
+JacobiKANLayer = _flat(
+    "JacobiKANLayer", "KAJN", "input_dim output_dim degree", a=1.0, b=1.0, act=nn.SiLU
+)
 BernsteinKANLayer = _flat("BernsteinKANLayer", "KABN", "input_dim output_dim degree", act=nn.SiLU)
 ReLUKANLayer = _flat("ReLUKANLayer", "ReLUKAN", "input_size g k output_size", train_ab=True)
 WavKANLayer = _flat("WavKANLayer", "WavKAN", "in_features out_features", wavelet_type="mexican_hat")
-BottleNeckGRAMLayer = _flat("BottleNeckGRAMLayer", "BottleNeckKAGN", "in_channels out_channels", degree=3, act=nn.SiLU, dim_reduction=8, min_internal=16)
+BottleNeckGRAMLayer = _flat(
+    "BottleNeckGRAMLayer",
+    "BottleNeckKAGN",
+    "in_channels out_channels",
+    degree=3,
+    act=nn.SiLU,
+    dim_reduction=8,
+    min_internal=16,
+)
 
 
 class _LegacyNet(nn.Module):
-    """Flat layers in a row: `layers` holds them, with the dropouts in between, at the indices that torch-conv-kan has them."""
+    """Flat layers in a row: `layers` holds them, with the dropouts in between, at the indices that
+    torch-conv-kan has them.
+    """
 
     layer: ClassVar[type[_LegacyFlat]]
 
@@ -73,14 +128,23 @@ class _LegacyNet(nn.Module):
         options = bind_call(type(self).__signature__, args, kwargs)
         ignored = options.pop("kwargs", {})
         if ignored:
-            warnings.warn(f"{type(self).__name__} ignores {', '.join(ignored)}, as torch-conv-kan does", stacklevel=2)
+            warnings.warn(
+                f"{type(self).__name__} ignores {', '.join(ignored)}, as torch-conv-kan does",
+                stacklevel=2,
+            )
         self.layers_hidden = list(options.pop("layers_hidden"))
-        dropout, decay, first_dropout = options.pop("dropout"), options.pop("l1_decay"), options.pop("first_dropout")
+        dropout, decay, first_dropout = (
+            options.pop("dropout"),
+            options.pop("l1_decay"),
+            options.pop("first_dropout"),
+        )
         if "grid_range" in options:
             options["grid_min"], options["grid_max"] = options["grid_range"]
         self.num_layers = len(self.layers_hidden) - 1
         self.layers = nn.ModuleList([nn.Dropout(dropout)] if dropout > 0 and first_dropout else [])
-        for i, (inputs, outputs) in enumerate(zip(self.layers_hidden[:-1], self.layers_hidden[1:], strict=True)):
+        for i, (inputs, outputs) in enumerate(
+            zip(self.layers_hidden[:-1], self.layers_hidden[1:], strict=True)
+        ):
             last = i == self.num_layers - 1
             layer = self._layer(inputs, outputs, options)
             self.layers.append(L1(layer, decay) if decay > 0 and not last else layer)
@@ -90,7 +154,13 @@ class _LegacyNet(nn.Module):
     def _layer(self, inputs: int, outputs: int, options: dict[str, object]) -> _LegacyFlat:
         known = options | {"in_channels": inputs, "out_channels": outputs}
         names = self.layer.__signature__.parameters
-        return self.layer(**{name: known[_ALIASES.get(name, name)] for name in names if _ALIASES.get(name, name) in known})
+        return self.layer(
+            **{
+                name: known[_ALIASES.get(name, name)]
+                for name in names
+                if _ALIASES.get(name, name) in known
+            }
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, layers_hidden[0]) -> (B, layers_hidden[-1])."""
@@ -100,12 +170,18 @@ class _LegacyNet(nn.Module):
 
 
 def _net(name: str, layer: type[_LegacyFlat], **defaults: object) -> type[_LegacyNet]:
-    doc = f"""torch-conv-kan's {name}: `{layer.__name__}` for every step of layers_hidden, (B, layers_hidden[0]) -> (B, layers_hidden[-1]).
+    doc = f"""torch-conv-kan's {name}: `{layer.__name__}` for every step of layers_hidden, (B,
+    layers_hidden[0]) -> (B, layers_hidden[-1]).
 
-    `l1_decay` adds l1_decay * sign(w) to the gradients of all layers but the last (see `L1`). Further keywords are ignored, as there, but
-    with a warning.
+    `l1_decay` adds l1_decay * sign(w) to the gradients of all layers but the last (see `L1`).
+    Further keywords are ignored, as there, but with a warning.
     """
-    body = {"__module__": __name__, "__doc__": doc, "__signature__": call_signature("layers_hidden", "kwargs", **defaults), "layer": layer}
+    body = {
+        "__module__": __name__,
+        "__doc__": doc,
+        "__signature__": call_signature("layers_hidden", "kwargs", **defaults),
+        "layer": layer,
+    }
     return type(name, (_LegacyNet,), body)
 
 
@@ -114,7 +190,13 @@ _FIRST = {"first_dropout": True}
 _DEGREE = {**_DECAY, "degree": 3, "base_activation": nn.SiLU, **_FIRST}
 _EXPONENTS = {"degree": 3, "a": 1, "b": 1, "base_activation": nn.SiLU}
 _SPLINE = {"grid_size": 5, "spline_order": 3, "base_activation": nn.GELU, "grid_range": [-1, 1]}
-_RBF = {"grid_range": [-2, 2], "grid_size": 8, "use_base_update": True, "base_activation": nn.SiLU, "spline_weight_init_scale": 0.1}
+_RBF = {
+    "grid_range": [-2, 2],
+    "grid_size": 8,
+    "use_base_update": True,
+    "base_activation": nn.SiLU,
+    "spline_weight_init_scale": 0.1,
+}
 KAN = _net("KAN", KANLayer, dropout=0.0, **_SPLINE, l1_decay=0.0, **_FIRST)
 FastKAN = _net("FastKAN", FastKANLayer, **_DECAY, **_RBF, **_FIRST)
 KALN = _net("KALN", KALNLayer, **_DEGREE)
@@ -124,7 +206,9 @@ KAJN = _net("KAJN", JacobiKANLayer, **_DECAY, **_EXPONENTS, **_FIRST)
 KABN = _net("KABN", BernsteinKANLayer, **_DEGREE)
 ReLUKAN = _net("ReLUKAN", ReLUKANLayer, **_DECAY, g=1, k=1, train_ab=True, **_FIRST)
 WavKAN = _net("WavKAN", WavKANLayer, **_DECAY, **_FIRST, wavelet_type="mexican_hat")
-BottleNeckKAGN = _net("BottleNeckKAGN", BottleNeckGRAMLayer, **_DEGREE, dim_reduction=8, min_internal=16)
+BottleNeckKAGN = _net(
+    "BottleNeckKAGN", BottleNeckGRAMLayer, **_DEGREE, dim_reduction=8, min_internal=16
+)
 
 
 def _builder(name: str, net: type[_LegacyNet], **defaults: object) -> Callable[..., _LegacyNet]:
@@ -132,7 +216,12 @@ def _builder(name: str, net: type[_LegacyNet], **defaults: object) -> Callable[.
 
     def build(*args: object, **kwargs: object) -> _LegacyNet:
         values = bind_call(signature, args, kwargs)
-        unknown = {k for k in values if k not in net.__signature__.parameters and values[k] == signature.parameters[k].default}
+        unknown = {
+            k
+            for k in values
+            if k not in net.__signature__.parameters
+            and values[k] == signature.parameters[k].default
+        }
         return net(**{k: v for k, v in values.items() if k not in unknown})
 
     build.__name__ = build.__qualname__ = name
@@ -151,12 +240,47 @@ mlp_kacn = _builder("mlp_kacn", KACN, **_PLAIN)
 mlp_kagn = _builder("mlp_kagn", KAGN, **_GELU)
 mlp_kajn = _builder("mlp_kajn", KAJN, **_PLAIN, a=1.0, b=1.0)
 mlp_kabn = _builder("mlp_kabn", KABN, **_GELU)
-# a and b reach only the ignored keywords there; the warning of the class says so where they are asked for.
+# a and b reach only the ignored keywords there; the warning of the class says so where they are
+# asked for.
 mlp_relukan = _builder("mlp_relukan", ReLUKAN, dropout=0.0, a=1, b=1, train_ab=True, l1_decay=0.0)
 mlp_wav_kan = _builder("mlp_wav_kan", WavKAN, dropout=0.0, wavelet_type="mexican_hat", l1_decay=0.0)
-mlp_bottleneck_kagn = _builder("mlp_bottleneck_kagn", BottleNeckKAGN, **_GELU, dim_reduction=8, min_internal=16)
+mlp_bottleneck_kagn = _builder(
+    "mlp_bottleneck_kagn", BottleNeckKAGN, **_GELU, dim_reduction=8, min_internal=16
+)
 
-_NETS = ["KAN", "FastKAN", "KALN", "KACN", "KAGN", "KAJN", "KABN", "ReLUKAN", "WavKAN", "BottleNeckKAGN"]
-_LAYERS = ["KANLayer", "FastKANLayer", "KALNLayer", "ChebyKANLayer", "GRAMLayer", "JacobiKANLayer", "BernsteinKANLayer", "ReLUKANLayer", "WavKANLayer"]
-_BUILDERS = ["kan", "fastkan", "kaln", "kacn", "kagn", "kajn", "kabn", "relukan", "wav_kan", "bottleneck_kagn"]
+_NETS = [
+    "KAN",
+    "FastKAN",
+    "KALN",
+    "KACN",
+    "KAGN",
+    "KAJN",
+    "KABN",
+    "ReLUKAN",
+    "WavKAN",
+    "BottleNeckKAGN",
+]
+_LAYERS = [
+    "KANLayer",
+    "FastKANLayer",
+    "KALNLayer",
+    "ChebyKANLayer",
+    "GRAMLayer",
+    "JacobiKANLayer",
+    "BernsteinKANLayer",
+    "ReLUKANLayer",
+    "WavKANLayer",
+]
+_BUILDERS = [
+    "kan",
+    "fastkan",
+    "kaln",
+    "kacn",
+    "kagn",
+    "kajn",
+    "kabn",
+    "relukan",
+    "wav_kan",
+    "bottleneck_kagn",
+]
 __all__ = [*_NETS, *_LAYERS, "BottleNeckGRAMLayer", *(f"mlp_{name}" for name in _BUILDERS)]

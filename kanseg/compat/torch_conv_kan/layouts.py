@@ -14,11 +14,13 @@ from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
 StateDict = Mapping[str, Tensor]
 
 
-def convert_layer(state_dict: StateDict, layer: _LegacyLayer, *, prefix: str = "") -> dict[str, Tensor]:
+def convert_layer(
+    state_dict: StateDict, layer: _LegacyLayer, *, prefix: str = ""
+) -> dict[str, Tensor]:
     """One layer's own share of a state dict of torch-conv-kan, in the layout of `layer`.
 
-    Missing affine parameters of a norm become 1 and 0, and the weights of degrees that the layer has beyond the saved ones become 0:
-    both leave the function as it was.
+    Missing affine parameters of a norm become 1 and 0, and the weights of degrees that the layer
+    has beyond the saved ones become 0: both leave the function as it was.
 
     Args:
         state_dict: keys relative to the layer.
@@ -30,20 +32,27 @@ def convert_layer(state_dict: StateDict, layer: _LegacyLayer, *, prefix: str = "
     """
     if layer.family == "KABN":
         raise ValueError(
-            f"the Bernstein functions (KABN) of torch-conv-kan are all constant 1, by a bug, so the weights of {prefix or 'this layer'} hold no "
-            "function of the input that could be kept; train the layer anew"
+            "the Bernstein functions (KABN) of torch-conv-kan are all constant 1, by a bug, so the"
+            f" weights of {prefix or 'this layer'} hold no function of the input that could be"
+            " kept; train the layer anew"
         )
     target = layer.state_dict()
     parts: dict[str, dict[tuple[int, int], Tensor]] = defaultdict(dict)
     sources: dict[str, str] = {}
     for key, value in state_dict.items():
         if key.endswith("bernstein_coeffs"):
-            raise ValueError(f"{prefix}{key} belongs to torch-conv-kan's KABN, whose Bernstein functions are all constant 1, by a bug: nothing to keep")
+            raise ValueError(
+                f"{prefix}{key} belongs to torch-conv-kan's KABN, whose Bernstein functions are all"
+                " constant 1, by a bug: nothing to keep"
+            )
         if _is_constant(key, value, layer, prefix + key):
             continue
         new, index, arrange = _find_rule(key)
         if new not in target:
-            raise ValueError(f"unknown key {prefix + key!r} in the state dict: {type(layer).__name__} has no place for it; was it built with other options?")
+            raise ValueError(
+                f"unknown key {prefix + key!r} in the state dict: {type(layer).__name__} has no"
+                " place for it; was it built with other options?"
+            )
         parts[new][index] = arrange(value, layer, prefix + key)
         sources[new] = prefix + key
     converted = {key: _join([pieces[i] for i in sorted(pieces)]) for key, pieces in parts.items()}
@@ -54,7 +63,8 @@ def convert_layer(state_dict: StateDict, layer: _LegacyLayer, *, prefix: str = "
             converted[key] = _grow(converted[key], 0, len(value), sources[key])
         if converted[key].shape != value.shape:
             raise ValueError(
-                f"{sources[key]!r} does not fit: {type(layer).__name__} needs {key!r} of shape {tuple(value.shape)}, got {tuple(converted[key].shape)}"
+                f"{sources[key]!r} does not fit: {type(layer).__name__} needs {key!r} of shape"
+                f" {tuple(value.shape)}, got {tuple(converted[key].shape)}"
             )
     return {key: value.clone() for key, value in converted.items()}
 
@@ -65,14 +75,28 @@ def _fill(key: str, value: Tensor, layer: _LegacyLayer, prefix: str) -> Tensor:
         return torch.full_like(value, 1.0 if key.endswith("weight") else 0.0)
     if key.startswith("basis.") and key not in dict(layer.named_parameters()):
         return value  # a constant: there is no key for it there
-    raise ValueError(f"the state dict has nothing for {prefix + key!r} of {type(layer).__name__}: are these the weights of another layer?")
+    raise ValueError(
+        f"the state dict has nothing for {prefix + key!r} of {type(layer).__name__}: are these the"
+        " weights of another layer?"
+    )
 
 
 def _grow(weight: Tensor, dim: int, size: int, key: str) -> Tensor:
     """Zeros for the functions that are not there."""
     if weight.shape[dim] > size:
-        raise ValueError(f"{key!r} has {weight.shape[dim]} functions a channel (or coefficients) where the layer has {size}: build it with the higher degree")
-    return torch.cat([weight, weight.new_zeros(*weight.shape[:dim], size - weight.shape[dim], *weight.shape[dim + 1 :])], dim)
+        raise ValueError(
+            f"{key!r} has {weight.shape[dim]} functions a channel (or coefficients) where the layer"
+            f" has {size}: build it with the higher degree"
+        )
+    return torch.cat(
+        [
+            weight,
+            weight.new_zeros(
+                *weight.shape[:dim], size - weight.shape[dim], *weight.shape[dim + 1 :]
+            ),
+        ],
+        dim,
+    )
 
 
 # Arrangements: (value, layer, key) -> value in our layout, without the groups put together.
@@ -86,7 +110,10 @@ def _one_basis(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
     if layer.variant.nested:
         weight = _grow(weight, 2, functions, key)
     elif weight.shape[2] != functions:
-        raise ValueError(f"{key!r} has {weight.shape[2]} functions a channel where the layer has {functions}: build it with the grid of the original")
+        raise ValueError(
+            f"{key!r} has {weight.shape[2]} functions a channel where the layer has {functions}:"
+            " build it with the grid of the original"
+        )
     return weight.flatten(1, 2)
 
 
@@ -94,8 +121,15 @@ def _split(weight: Tensor, layer: _LegacyLayer, key: str, *, degree_major: bool)
     """(O, C * K, *kernel) -> (O, C, K, *kernel) from either order."""
     channels = layer.basis_conv.weight.shape[1] // layer.basis.num_functions
     if weight.shape[1] % channels:
-        raise ValueError(f"{key!r} of shape {tuple(weight.shape)} does not fit {type(layer).__name__}: its second axis is no multiple of {channels} channels")
-    return weight.unflatten(1, (-1, channels)).transpose(1, 2) if degree_major else weight.unflatten(1, (channels, -1))
+        raise ValueError(
+            f"{key!r} of shape {tuple(weight.shape)} does not fit {type(layer).__name__}: its"
+            f" second axis is no multiple of {channels} channels"
+        )
+    return (
+        weight.unflatten(1, (-1, channels)).transpose(1, 2)
+        if degree_major
+        else weight.unflatten(1, (channels, -1))
+    )
 
 
 def _channel_major(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
@@ -104,7 +138,11 @@ def _channel_major(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
 
 def _grouped(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
     """(G, O / G, C * K / G, *kernel) of either order."""
-    return _one_basis(_split(weight.flatten(0, 1), layer, key, degree_major=layer.variant.degree_major), layer, key)
+    return _one_basis(
+        _split(weight.flatten(0, 1), layer, key, degree_major=layer.variant.degree_major),
+        layer,
+        key,
+    )
 
 
 def _coefficients(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
@@ -128,12 +166,17 @@ def _depthwise(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
 
 
 Arrange = Callable[[Tensor, _LegacyLayer, str], Tensor]
-# Key there -> key here and arrangement. i and j number parts that are put behind each other; rest is kept.
+# Key there -> key here and arrangement. i and j number parts that are put behind each other; rest
+# is kept.
 _RULES: tuple[tuple[str, str, Arrange], ...] = (
     (r"base_conv\.(?P<i>\d+)\.weight", "base_conv.weight", _plain),
     (r"base_weights?|weight1|base_linear\.weight", "base_conv.weight", _plain),
     (r"base_linear\.bias", "base_conv.bias", _plain),
-    (r"(spline_conv|relukan_conv|poly_conv)\.(?P<i>\d+)\.weight", "basis_conv.weight", _channel_major),
+    (
+        r"(spline_conv|relukan_conv|poly_conv)\.(?P<i>\d+)\.weight",
+        "basis_conv.weight",
+        _channel_major,
+    ),
     (r"poly_weights", "basis_conv.weight", _grouped),
     (r"poly_weight|spline_linear\.weight", "basis_conv.weight", _channel_major),
     (r"cheby_coeffs|jacobi_coeffs|grams_basis_weights", "basis_conv.weight", _coefficients),
@@ -146,7 +189,11 @@ _RULES: tuple[tuple[str, str, Arrange], ...] = (
     (r"beta_weights", "basis.beta_weights", _plain),
     (r"(?P<rest>phase_low|phase_high)", "basis.", _pairs),
     (r"(wavelet_conv\.(?P<i>\d+)\.)?(?P<rest>scale|translation)", "basis.", _pairs),
-    (r"wavelet_conv\.(?P<i>\d+)\.wavelet_weights\.((?P<j>\d+)\.)?weight", "basis_conv.weight", _depthwise),
+    (
+        r"wavelet_conv\.(?P<i>\d+)\.wavelet_weights\.((?P<j>\d+)\.)?weight",
+        "basis_conv.weight",
+        _depthwise,
+    ),
     (r"wavelet_conv\.(?P<i>\d+)\.wavelet_out\.weight", "expand.weight", _plain),
     (r"wavelet_weights", "basis_conv.weight", _plain),
     (r"layer_norm\.(?P<rest>\d+\..+)", "norm.", _plain),
@@ -162,22 +209,35 @@ def _find_rule(key: str) -> tuple[str | None, tuple[int, int], Arrange]:
         match = re.fullmatch(pattern, key)
         if match:
             found = match.groupdict()
-            return new + (found.get("rest") or ""), (int(found.get("i") or 0), int(found.get("j") or 0)), arrange
+            return (
+                new + (found.get("rest") or ""),
+                (int(found.get("i") or 0), int(found.get("j") or 0)),
+                arrange,
+            )
     return None, (0, 0), _plain
 
 
 def _is_constant(key: str, value: Tensor, layer: _LegacyLayer, name: str) -> bool:
-    """Whether an entry only repeats what the layer's options say; a ValueError where it says something else."""
+    """Whether an entry only repeats what the layer's options say; a ValueError where it says
+    something else.
+    """
     if key == "arange" and layer.family == "KACN":
         return True
     if key != "rbf.grid" or layer.family != "FastKAN":
         return False
     expected = torch.linspace(*layer.options["grid_range"], layer.options["grid_size"])
-    if value.shape != expected.shape or not torch.allclose(value.float().cpu(), expected, atol=1e-5):
-        raise ValueError(f"{name!r} is not the grid of {type(layer).__name__}: give the grid_range and grid_size of the original")
+    if value.shape != expected.shape or not torch.allclose(
+        value.float().cpu(), expected, atol=1e-5
+    ):
+        raise ValueError(
+            f"{name!r} is not the grid of {type(layer).__name__}: give the grid_range and grid_size"
+            " of the original"
+        )
     return True
 
 
 def _join(pieces: list[Tensor]) -> Tensor:
-    """Parts of groups (or outputs) behind each other; a single one, which can be a number, as it is."""
+    """Parts of groups (or outputs) behind each other; a single one, which can be a number, as it
+    is.
+    """
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

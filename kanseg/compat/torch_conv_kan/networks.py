@@ -1,4 +1,6 @@
-"""What the networks of torch-conv-kan have in common here: kanseg's own builders, legacy layers as their parts, and a table of names."""
+"""What the networks of torch-conv-kan have in common here: kanseg's own builders, legacy layers as
+their parts, and a table of names.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,35 @@ from kanseg.layers.blocks import Conv
 
 Values = dict[str, object]  # the arguments of a call by name
 Names = dict[str, str]  # what a module is called there -> what it is called here
-Assemble = Callable[[str, Values], tuple[nn.Module, Names]]  # (family, arguments) -> network and table
+Assemble = Callable[
+    [str, Values], tuple[nn.Module, Names]
+]  # (family, arguments) -> network and table
 
 _SPLINE = ("spline_order", "grid_size", "base_activation", "grid_range")
-OPTIONS: dict[str, tuple[str, ...]] = {"KAN": _SPLINE, "FastKAN": _SPLINE[1:], "WavKAN": ("wavelet_type", "wav_version")}  # all others: degree
-# torch-conv-kan's 3x3 helper has another bottleneck than the layer itself, which its 1x1 helper leaves alone.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "KAN": _SPLINE,
+    "FastKAN": _SPLINE[1:],
+    "WavKAN": ("wavelet_type", "wav_version"),
+}  # all others: degree
+# torch-conv-kan's 3x3 helper has another bottleneck than the layer itself, which its 1x1 helper
+# leaves alone.
 SPATIAL: dict[str, Values] = {"BottleNeckKAGN": {"dim_reduction": 8}}
 DEFAULTS: Values = {
-    **{"groups": 1, "degree": 3, "spline_order": 3, "grid_size": 5, "base_activation": nn.GELU, "grid_range": [-1, 1]},
-    **{"wavelet_type": "mexican_hat", "wav_version": "fast", "width_scale": 1, "affine": True, "norm_layer": nn.InstanceNorm2d},
+    **{
+        "groups": 1,
+        "degree": 3,
+        "spline_order": 3,
+        "grid_size": 5,
+        "base_activation": nn.GELU,
+        "grid_range": [-1, 1],
+    },
+    **{
+        "wavelet_type": "mexican_hat",
+        "wav_version": "fast",
+        "width_scale": 1,
+        "affine": True,
+        "norm_layer": nn.InstanceNorm2d,
+    },
     **{"dropout": 0.0, "dropout_linear": 0.25, "l1_decay": 0.0, "hidden_layer_dim": None},
 }
 
@@ -40,8 +62,16 @@ def own_options(family: str, values: Values) -> Values:
     return pick(values, *OPTIONS.get(family, ("degree",)))
 
 
-def convolution(family: str, options: Values, *, spatial: Mapping[str, object] | None = None, l1_decay: float = 0.0) -> Conv:
-    """(in_channels, out_channels, kernel_size, stride=, padding=, dilation=) -> legacy layer; `spatial` are options of kernels larger than 1x1."""
+def convolution(
+    family: str,
+    options: Values,
+    *,
+    spatial: Mapping[str, object] | None = None,
+    l1_decay: float = 0.0,
+) -> Conv:
+    """(in_channels, out_channels, kernel_size, stride=, padding=, dilation=) -> legacy layer;
+    `spatial` are options of kernels larger than 1x1.
+    """
     layer = getattr(convolutions, f"{family}Conv2DLayer")
 
     def conv(in_channels: int, out_channels: int, kernel_size: int, **place: int) -> nn.Module:
@@ -54,13 +84,20 @@ def convolution(family: str, options: Values, *, spatial: Mapping[str, object] |
 
 def fixed(conv: Conv, kernel_size: int, **place: int) -> Conv:
     """A convolution of this kernel, stride and padding, whatever the builder asks for."""
-    return lambda in_channels, out_channels, *args, **kwargs: conv(in_channels, out_channels, kernel_size, **place)
+    return lambda in_channels, out_channels, *args, **kwargs: conv(
+        in_channels, out_channels, kernel_size, **place
+    )
 
 
 def one_layer(net: Callable[..., nn.Module], options: Values) -> Callable[[int, int], nn.Module]:
-    """(in_features, out_features) -> flat net of one layer; options that the net does not have are left out."""
+    """(in_features, out_features) -> flat net of one layer; options that the net does not have are
+    left out.
+    """
     known = net.__signature__.parameters
-    return lambda in_features, out_features: net([in_features, out_features], **{key: value for key, value in options.items() if key in known})
+    return lambda in_features, out_features: net(
+        [in_features, out_features],
+        **{key: value for key, value in options.items() if key in known},
+    )
 
 
 def residual_names(theirs: str, ours: str) -> Names:
@@ -70,7 +107,9 @@ def residual_names(theirs: str, ours: str) -> Names:
 
 
 class _LegacyNetwork(nn.Module):
-    """`net` computes, and is kanseg's own network; `original_names` says what its parts are called in torch-conv-kan."""
+    """`net` computes, and is kanseg's own network; `original_names` says what its parts are called
+    in torch-conv-kan.
+    """
 
     def __init__(self, net: nn.Module, names: Names):
         super().__init__()
@@ -78,13 +117,17 @@ class _LegacyNetwork(nn.Module):
         self.original_names = {theirs: f"net.{ours}" for theirs, ours in names.items()}
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """(B, C, H, W) -> raw logits: (B, classes) of a classifier, (B, classes, H, W) of a segmentation network, U2KANet's seven of them."""
+        """(B, C, H, W) -> raw logits: (B, classes) of a classifier, (B, classes, H, W) of a
+        segmentation network, U2KANet's seven of them.
+        """
         y = self.net(x)
         return tuple(y) if isinstance(y, list) else y
 
 
 class LegacyNetwork(_LegacyNetwork):
-    """What the functions of torch-conv-kan make. `net` is kanseg's own network (a SegmentationModel, a ClassificationModel)."""
+    """What the functions of torch-conv-kan make. `net` is kanseg's own network (a
+    SegmentationModel, a ClassificationModel).
+    """
 
 
 class _CalledNetwork(_LegacyNetwork):
@@ -94,14 +137,18 @@ class _CalledNetwork(_LegacyNetwork):
     assemble: ClassVar[Assemble]
 
     def __init__(self, *args: object, **kwargs: object):
-        super().__init__(*self.assemble(self.family, bind_call(type(self).__signature__, args, kwargs)))
+        super().__init__(
+            *self.assemble(self.family, bind_call(type(self).__signature__, args, kwargs))
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes: object) -> _CalledNetwork:
-        """The network of a folder as huggingface_hub writes it: config.json with the arguments, model.safetensors in torch-conv-kan's layout.
+        """The network of a folder as huggingface_hub writes it: config.json with the arguments,
+        model.safetensors in torch-conv-kan's layout.
 
-        config.json cannot hold a class, so norm_layer is read off the weights: BatchNorm2d where they have running statistics, else
-        InstanceNorm2d. `changes` are arguments that replace or complete the file's. Nothing is downloaded.
+        config.json cannot hold a class, so norm_layer is read off the weights: BatchNorm2d where
+        they have running statistics, else InstanceNorm2d. `changes` are arguments that replace or
+        complete the file's. Nothing is downloaded.
 
         Raises:
             ValueError: no such folder or file; weights that do not fit, as of `convert_state_dict`.
@@ -112,11 +159,18 @@ class _CalledNetwork(_LegacyNetwork):
         config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
         if not weights.is_file():
             raise ValueError(
-                f"{weights} is no file: give a folder with model.safetensors and config.json. Nothing is downloaded here; "
-                "`huggingface_hub.snapshot_download` fetches such a folder"
+                f"{weights} is no file: give a folder with model.safetensors and config.json."
+                " Nothing is downloaded here; `huggingface_hub.snapshot_download` fetches such a"
+                " folder"
             )
         state = load_file(weights)
-        values = {"norm_layer": nn.BatchNorm2d if any(key.endswith("running_mean") for key in state) else nn.InstanceNorm2d}
+        values = {
+            "norm_layer": (
+                nn.BatchNorm2d
+                if any(key.endswith("running_mean") for key in state)
+                else nn.InstanceNorm2d
+            )
+        }
         stored = json.loads(config.read_text()) if config.is_file() else {}
         stored.pop("norm_layer", None)  # at best the text of a class
         model = cls(**values | stored | changes)
@@ -128,13 +182,25 @@ def _signature_parts(order: str, changes: Values) -> Values:
     return {name: (DEFAULTS | changes)[name] for name in order.split()}
 
 
-_DOC = "torch-conv-kan's {name}, of {family} convolutions, on kanseg's `{net}`: the same call, the same function, weights by `convert_state_dict`.{more}"
+_DOC = (
+    "torch-conv-kan's {name}, of {family} convolutions, on kanseg's `{net}`: the same call, the"
+    " same function, weights by `convert_state_dict`.{more}"
+)
 
 
 def builder(
-    name: str, family: str, make: Assemble | type[_CalledNetwork], order: str, *, net: str, more: str = "", **changes: object
+    name: str,
+    family: str,
+    make: Assemble | type[_CalledNetwork],
+    order: str,
+    *,
+    net: str,
+    more: str = "",
+    **changes: object,
 ) -> Callable[..., _LegacyNetwork]:
-    """The function `name`; `order` are its arguments after input_channels and num_classes, `changes` defaults that differ from DEFAULTS."""
+    """The function `name`; `order` are its arguments after input_channels and num_classes,
+    `changes` defaults that differ from DEFAULTS.
+    """
     signature = call_signature("input_channels num_classes", **_signature_parts(order, changes))
 
     def build(*args: object, **kwargs: object) -> _LegacyNetwork:
@@ -148,9 +214,23 @@ def builder(
 
 
 def network_class(
-    name: str, family: str, assemble: Assemble, required: str, order: str, *, module: str, net: str, more: str = "", **changes: object
+    name: str,
+    family: str,
+    assemble: Assemble,
+    required: str,
+    order: str,
+    *,
+    module: str,
+    net: str,
+    more: str = "",
+    **changes: object,
 ) -> type[_CalledNetwork]:
     """The class `name`; arguments as of `builder`."""
-    body = {"__module__": module, "__doc__": _DOC.format(name=name, family=family, net=net, more=more), "family": family, "assemble": staticmethod(assemble)}
+    body = {
+        "__module__": module,
+        "__doc__": _DOC.format(name=name, family=family, net=net, more=more),
+        "family": family,
+        "assemble": staticmethod(assemble),
+    }
     body["__signature__"] = call_signature(required, **_signature_parts(order, changes))
     return type(name, (_CalledNetwork,), body)

@@ -10,7 +10,9 @@ from torch.autograd.function import FunctionCtx
 
 
 class GroupedLinear(nn.Module):
-    """A matrix for each group of features: (B, I) -> (B, O), weight (O, I / groups), as a convolution with groups on one pixel."""
+    """A matrix for each group of features: (B, I) -> (B, O), weight (O, I / groups), as a
+    convolution with groups on one pixel.
+    """
 
     def __init__(self, in_features: int, out_features: int, groups: int):
         super().__init__()
@@ -24,7 +26,9 @@ class GroupedLinear(nn.Module):
 
 
 class _AddSign(torch.autograd.Function):
-    """The identity on its first argument, that adds decay * sign(p) to the gradient of every parameter p behind it."""
+    """The identity on its first argument, that adds decay * sign(p) to the gradient of every
+    parameter p behind it.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, y: Tensor, decay: float, *parameters: Tensor) -> Tensor:
@@ -38,9 +42,11 @@ class _AddSign(torch.autograd.Function):
 
 
 class L1(nn.Module):
-    """A module whose parameters p get the gradient weight_decay * sign(p) on top of their own, in training, once a backward pass.
+    """A module whose parameters p get the gradient weight_decay * sign(p) on top of their own, in
+    training, once a backward pass.
 
-    torch-conv-kan's wrapper of this name sets the gradient from a hook where it is still missing and so does not add reliably.
+    torch-conv-kan's wrapper of this name sets the gradient from a hook where it is still missing
+    and so does not add reliably.
     """
 
     def __init__(self, module: nn.Module, weight_decay: float):
@@ -52,17 +58,29 @@ class L1(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the module computes."""
         y = self.module(x)
-        return _AddSign.apply(y, self.weight_decay, *self._trained()) if self.training and self.weight_decay > 0 else y
+        return (
+            _AddSign.apply(y, self.weight_decay, *self._trained())
+            if self.training and self.weight_decay > 0
+            else y
+        )
 
     def _trained(self) -> Iterable[Tensor]:
         return (p for p in self.module.parameters() if p.requires_grad)
 
 
 def apply_by_group(modules: nn.ModuleList, x: Tensor) -> Tensor:
-    """(B, C, *S) -> the same: each module on its equal share of the channels; one module has all of them, none leaves x alone."""
+    """(B, C, *S) -> the same: each module on its equal share of the channels; one module has all of
+    them, none leaves x alone.
+    """
     if len(modules) == 0:
         return x
-    return torch.cat([_apply(module, part) for module, part in zip(modules, x.chunk(len(modules), dim=1), strict=True)], dim=1)
+    return torch.cat(
+        [
+            _apply(module, part)
+            for module, part in zip(modules, x.chunk(len(modules), dim=1), strict=True)
+        ],
+        dim=1,
+    )
 
 
 def _apply(module: nn.Module, x: Tensor) -> Tensor:

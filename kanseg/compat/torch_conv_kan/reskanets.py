@@ -7,7 +7,17 @@ from functools import partial
 
 from torch import nn
 
-from kanseg.compat.torch_conv_kan.networks import SPATIAL, Names, Values, builder, convolution, fixed, own_options, pick, residual_names
+from kanseg.compat.torch_conv_kan.networks import (
+    SPATIAL,
+    Names,
+    Values,
+    builder,
+    convolution,
+    fixed,
+    own_options,
+    pick,
+    residual_names,
+)
 from kanseg.layers.blocks import BottleneckBlock
 from kanseg.models.classification import ClassificationModel
 from kanseg.models.reskanet import VARIANTS, reskanet_encoder
@@ -16,7 +26,10 @@ from kanseg.models.reskanet import VARIANTS, reskanet_encoder
 def _reskanet(family: str, values: Values, *, plan: str, pixels: int) -> tuple[nn.Module, Names]:
     block, num_blocks = VARIANTS[plan]
     if block is BottleneckBlock and values["groups"] != 1:
-        raise ValueError(f"groups must be 1 in {plan}, got {values['groups']}: torch-conv-kan widens the blocks with the groups, kanseg's have one width")
+        raise ValueError(
+            f"groups must be 1 in {plan}, got {values['groups']}: torch-conv-kan widens the blocks"
+            " with the groups, kanseg's have one width"
+        )
     if values["hidden_layer_dim"] is not None:
         warnings.warn("hidden_layer_dim has no effect, as in torch-conv-kan", stacklevel=4)
     norm = {"norm_layer": values.get("norm_layer", nn.BatchNorm2d)}
@@ -27,24 +40,39 @@ def _reskanet(family: str, values: Values, *, plan: str, pixels: int) -> tuple[n
     stem = convolution(family, common | (norm if "KAGN" in family else {}))
     stem = fixed(stem, 3, stride=1, padding=1) if pixels == 64 else stem
     sizes = {"width": 8 * values.get("width_scale", 1), "stem_stride": 1 if pixels == 32 else 4}
-    encoder = reskanet_encoder(block, num_blocks, values["input_channels"], conv=conv, stem=stem, **sizes)
-    net = ClassificationModel(encoder, classes=values["num_classes"], linear=nn.Linear, head_dropout=values["dropout_linear"])
-    names = {"conv1": "encoder.stages.0.0" if pixels == 32 else "encoder.stages.1.0", "fc": "classification_head.3"}
+    encoder = reskanet_encoder(
+        block, num_blocks, values["input_channels"], conv=conv, stem=stem, **sizes
+    )
+    net = ClassificationModel(
+        encoder,
+        classes=values["num_classes"],
+        linear=nn.Linear,
+        head_dropout=values["dropout_linear"],
+    )
+    names = {
+        "conv1": "encoder.stages.0.0" if pixels == 32 else "encoder.stages.1.0",
+        "fc": "classification_head.3",
+    }
     for i, count in enumerate(num_blocks):
         stage = i if pixels == 32 else i + 2
         for j in range(count):  # behind the stem, or behind the maximum
-            names |= residual_names(f"layer{i + 1}.{j}", f"encoder.stages.{stage}.{j + 1 if i == 0 else j}")
+            names |= residual_names(
+                f"layer{i + 1}.{j}", f"encoder.stages.{stage}.{j + 1 if i == 0 else j}"
+            )
     return net, names
 
 
 _END = "dropout l1_decay dropout_linear affine"
-_DEEP = f"degree width_scale hidden_layer_dim {_END}".replace("l1_decay dropout_linear", "dropout_linear l1_decay")
+_DEEP = f"degree width_scale hidden_layer_dim {_END}".replace(
+    "l1_decay dropout_linear", "dropout_linear l1_decay"
+)
 _BIG = "degree width_scale dropout dropout_linear l1_decay hidden_layer_dim affine"
 _GRID = f"grid_size base_activation grid_range hidden_layer_dim {_END}"
 _SHALLOW = f"degree width_scale hidden_layer_dim {_END}"
 _LONG = {"dropout": 0.15}
 _NORMED = {"dropout": 0.15, "affine": True}
-# name -> family, kanseg's network, pixels, order of the arguments behind groups, defaults that differ
+# name -> family, kanseg's network, pixels, order of the arguments behind groups, defaults that
+# differ
 _FORMS: dict[str, tuple[str, str, int, str, Values]] = {
     "reskanet_18x32p": ("KAN", "reskanet_18", 32, f"spline_order {_GRID}", {}),
     "fast_reskanet_18x32p": ("FastKAN", "reskanet_18", 32, _GRID, {}),
@@ -71,5 +99,12 @@ _FORMS: dict[str, tuple[str, str, int, str, Values]] = {
 __all__ = []
 for _name, (_family, _plan, _pixels, _order, _changes) in _FORMS.items():
     _defaults = {"affine": False, **_changes}
-    globals()[_name] = builder(_name, _family, partial(_reskanet, plan=_plan, pixels=_pixels), f"groups {_order}", net=_plan, **_defaults)
+    globals()[_name] = builder(
+        _name,
+        _family,
+        partial(_reskanet, plan=_plan, pixels=_pixels),
+        f"groups {_order}",
+        net=_plan,
+        **_defaults,
+    )
     __all__ += [_name]

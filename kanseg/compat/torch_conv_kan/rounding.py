@@ -13,14 +13,20 @@ from kanseg.compat.torch_conv_kan.variants import Options
 
 
 class CoxDeBoor(_LegacyBasis):
-    """B-splines by the recursion over their order (de Boor, A Practical Guide to Splines, ch. IX): (B, C, *S) -> (B, C, G + k, *S)."""
+    """B-splines by the recursion over their order (de Boor, A Practical Guide to Splines, ch. IX):
+    (B, C, *S) -> (B, C, G + k, *S).
+    """
 
     def __init__(self, grid_size: int, spline_order: int, grid_range: tuple[float, float]):
         super().__init__(grid_size + spline_order)
         self.spline_order = spline_order
         lo, hi = grid_range
         margin = (hi - lo) / grid_size * spline_order
-        self.register_buffer("knots", torch.linspace(lo - margin, hi + margin, grid_size + 2 * spline_order + 1), persistent=False)
+        self.register_buffer(
+            "knots",
+            torch.linspace(lo - margin, hi + margin, grid_size + 2 * spline_order + 1),
+            persistent=False,
+        )
 
     def values(self, u: Tensor) -> Tensor:
         t = self.knots.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
@@ -34,15 +40,22 @@ class CoxDeBoor(_LegacyBasis):
 
 
 class ChebyshevByAngle(_LegacyBasis):
-    """cos(n acos(u)), n = 0..D, u kept 1e-7 away from +-1, where the derivative of acos is infinite: (B, C, *S) -> (B, C, D + 1, *S)."""
+    """cos(n acos(u)), n = 0..D, u kept 1e-7 away from +-1, where the derivative of acos is
+    infinite: (B, C, *S) -> (B, C, D + 1, *S).
+    """
 
     def values(self, u: Tensor) -> Tensor:
         angle = torch.acos(u.clamp(-1 + 1e-7, 1 - 1e-7)).unsqueeze(2)
-        return torch.cos(angle * torch.arange(self.num_functions, device=u.device).reshape(-1, *[1] * (u.dim() - 2)))
+        return torch.cos(
+            angle
+            * torch.arange(self.num_functions, device=u.device).reshape(-1, *[1] * (u.dim() - 2))
+        )
 
 
 class GaussiansAtCentres(_LegacyBasis):
-    """exp(-((u - g_j) / h)^2) with centres g_j, each from its own number: (B, C, *S) -> (B, C, K, *S)."""
+    """exp(-((u - g_j) / h)^2) with centres g_j, each from its own number: (B, C, *S) -> (B, C, K,
+    *S).
+    """
 
     def __init__(self, grid_size: int, grid_range: tuple[float, float]):
         super().__init__(grid_size)
@@ -56,22 +69,30 @@ class GaussiansAtCentres(_LegacyBasis):
 
 # family -> (options, number of functions) -> its functions
 _ORIGINAL: dict[str, Callable[[Options, int], _LegacyBasis]] = {
-    "KAN": lambda options, count: CoxDeBoor(options["grid_size"], options["spline_order"], options["grid_range"]),
-    "FastKAN": lambda options, count: GaussiansAtCentres(options["grid_size"], options["grid_range"]),
+    "KAN": lambda options, count: CoxDeBoor(
+        options["grid_size"], options["spline_order"], options["grid_range"]
+    ),
+    "FastKAN": lambda options, count: GaussiansAtCentres(
+        options["grid_size"], options["grid_range"]
+    ),
     "KACN": lambda options, count: ChebyshevByAngle(count),
 }
 
 
 def use_original_rounding(module: nn.Module) -> nn.Module:
-    """Compute the B-splines (KAN), Gaussians (FastKAN) and Chebyshev polynomials (KACN) of all layers in `module` by torch-conv-kan's order of operations.
+    """Compute the B-splines (KAN), Gaussians (FastKAN) and Chebyshev polynomials (KACN) of all
+    layers in `module` by torch-conv-kan's order of operations.
 
-    By default they come from kanseg's formulas, which differ from it by a few units in the last place (2e-6 in a layer's output). That can
-    matter: with random weights, on noise of 32x32 and 64x64 pixels, its ukacnet_18, u2kacnet_small, u2kanet_small, fast_ukanet_18 and
-    fast_u2kanet_small turn an error of 1e-6 in the input into one of 0.04 to 4 in the output, and agree with another run only where each
-    operation rounds alike. With groups, which are one convolution here and several there, and where conversion has padded a degree, sums differ
-    in the last bit all the same; `module.double()` then shows whether two networks are one function.
+    By default they come from kanseg's formulas, which differ from it by a few units in the last
+    place (2e-6 in a layer's output). That can matter: with random weights, on noise of 32x32 and
+    64x64 pixels, its ukacnet_18, u2kacnet_small, u2kanet_small, fast_ukanet_18 and
+    fast_u2kanet_small turn an error of 1e-6 in the input into one of 0.04 to 4 in the output, and
+    agree with another run only where each operation rounds alike. With groups, which are one
+    convolution here and several there, and where conversion has padded a degree, sums differ in the
+    last bit all the same; `module.double()` then shows whether two networks are one function.
 
-    It costs memory and, for KACN, good gradients at the ends of the domain. The state dict and the layers of other families stay as they are.
+    It costs memory and, for KACN, good gradients at the ends of the domain. The state dict and the
+    layers of other families stay as they are.
 
     Returns:
         `module`, changed in place.

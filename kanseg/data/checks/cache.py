@@ -23,7 +23,10 @@ def cache_folder() -> Path:
         return Path(os.environ["KANSEG_CACHE"]) / "checks"
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "kanseg" / "checks"
-    places = {"win32": Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local"), "darwin": Path("~/Library/Caches")}
+    places = {
+        "win32": Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local"),
+        "darwin": Path("~/Library/Caches"),
+    }
     return Path(os.path.expanduser(places.get(sys.platform, "~/.cache"))) / "kanseg" / "checks"  # noqa: PTH111 - without a home it stays as it is
 
 
@@ -34,12 +37,15 @@ class Cache:
         root: of the data set.
         read: whether what an earlier run found is used.
 
-    A cache that cannot be read is empty, and one that cannot be written is not kept: neither is a fault.
+    A cache that cannot be read is empty, and one that cannot be written is not kept: neither is a
+    fault.
     """
 
     def __init__(self, root: Path, *, read: bool = True):
         self.root = root.resolve()
-        self.path = cache_folder() / f"{hashlib.sha256(str(self.root).encode()).hexdigest()[:32]}.json"
+        self.path = (
+            cache_folder() / f"{hashlib.sha256(str(self.root).encode()).hexdigest()[:32]}.json"
+        )
         self._old = self._read() if read else {}
         self._used: dict[str, list[Any]] = {}
         self._changed = False
@@ -47,7 +53,12 @@ class Cache:
     def get(self, key: str, stamp: Sequence[Any]) -> dict[str, Any] | None:
         """The facts stored under the key for files of this stamp, or None."""
         entry = self._old.get(key)
-        if not isinstance(entry, list) or len(entry) != 2 or entry[0] != list(stamp) or not isinstance(entry[1], dict):
+        if (
+            not isinstance(entry, list)
+            or len(entry) != 2
+            or entry[0] != list(stamp)
+            or not isinstance(entry[1], dict)
+        ):
             return None
         self._used[key] = entry
         return entry[1]
@@ -58,12 +69,20 @@ class Cache:
         self._changed = True
 
     def save(self) -> None:
-        """Write to a temporary file and rename it, with what another process may have stored meanwhile."""
-        if not self._changed or self.path.resolve().is_relative_to(self.root):  # nothing is ever written into a data folder
+        """Write to a temporary file and rename it, with what another process may have stored
+        meanwhile.
+        """
+        if not self._changed or self.path.resolve().is_relative_to(
+            self.root
+        ):  # nothing is ever written into a data folder
             return
-        others = {key: entry for key, entry in (self._old | self._read()).items() if key not in self._used}
+        others = {
+            key: entry for key, entry in (self._old | self._read()).items() if key not in self._used
+        }
         kept = dict(list(others.items())[-MOST_OTHERS:]) | self._used
-        text = json.dumps({"version": VERSION, "root": str(self.root), "files": kept}, separators=(",", ":"))
+        text = json.dumps(
+            {"version": VERSION, "root": str(self.root), "files": kept}, separators=(",", ":")
+        )
         with contextlib.suppress(OSError):
             self._write(text)
             self._forget_old_sets()
@@ -74,12 +93,18 @@ class Cache:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        fits = isinstance(content, dict) and content.get("version") == VERSION and isinstance(content.get("files"), dict)
+        fits = (
+            isinstance(content, dict)
+            and content.get("version") == VERSION
+            and isinstance(content.get("files"), dict)
+        )
         return content["files"] if fits else {}
 
     def _write(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{self.path.stem}.", suffix=".tmp", dir=self.path.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{self.path.stem}.", suffix=".tmp", dir=self.path.parent
+        )
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)

@@ -1,4 +1,6 @@
-"""Look at every file of a data set, and report all faults at once. Nothing is written into its folder."""
+"""Look at every file of a data set, and report all faults at once. Nothing is written into its
+folder.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ ROLES = ("train", "val", "test")
 OTHER = "other"
 
 
-def check_data(data: DataConfig, *, everything: bool = False, use_cache: bool = True, progress: bool = True) -> Report:
+def check_data(
+    data: DataConfig, *, everything: bool = False, use_cache: bool = True, progress: bool = True
+) -> Report:
     """Check the data set of the settings.
 
     Args:
@@ -46,17 +50,37 @@ def check_data(data: DataConfig, *, everything: bool = False, use_cache: bool = 
     if data.prepare is not None and not root.is_dir():
         open_data(data, tell=lambda _: None)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder (looked for {root.resolve()}); expected images/ and masks/, or train/, val/ and test/ with them")
+        raise InputError(
+            f"{root}: no such folder (looked for {root.resolve()}); expected images/ and masks/, or"
+            " train/, val/ and test/ with them"
+        )
     cache = Cache(root, read=use_cache)
     inspector = Inspector(root, max_pixels=data.max_pixels, cache=cache, progress=progress)
     found = _surveyed(root, data)
     folder, info, issues = open_in_part(data, found, inspector)
-    report = Report(root, folder, info, inspector, [*found.issues, *issues], notes=folder.notes if folder else ())
+    report = Report(
+        root,
+        folder,
+        info,
+        inspector,
+        [*found.issues, *issues],
+        notes=folder.notes if folder else (),
+    )
     _choose(report, data, found, everything)
     samples = [sample for some in report.splits.values() for sample in some]
-    inspector.look([sample.image for sample in samples], [path for sample in samples for path in mask_files(sample)])
+    inspector.look(
+        [sample.image for sample in samples],
+        [path for sample in samples for path in mask_files(sample)],
+    )
     if info is not None:
-        inspector.look_at_labels([sample for sample in samples if sample.mask and (info.task == "multilabel" or not isinstance(sample.mask, Path))], info)
+        inspector.look_at_labels(
+            [
+                sample
+                for sample in samples
+                if sample.mask and (info.task == "multilabel" or not isinstance(sample.mask, Path))
+            ],
+            info,
+        )
     _look(report, samples, info)
     _compare(report, data, info)
     cache.save()
@@ -65,12 +89,18 @@ def check_data(data: DataConfig, *, everything: bool = False, use_cache: bool = 
 
 
 def _surveyed(root: Path, data: DataConfig) -> Survey:
-    """The layout of a set in the folder form; that of another form, whose pictures may lie in images/ too, is told by its files alone."""
+    """The layout of a set in the folder form; that of another form, whose pictures may lie in
+    images/ too, is told by its files alone.
+    """
     try:
         other = form_of(data) != "folder"
     except InputError:  # several forms, which is said when the set is opened
         other = True
-    return Survey(root) if other else survey(root, {name for role in ROLES for name in getattr(data, role)})
+    return (
+        Survey(root)
+        if other
+        else survey(root, {name for role in ROLES for name in getattr(data, role)})
+    )
 
 
 def _choose(report: Report, data: DataConfig, found: Survey, everything: bool) -> None:
@@ -79,19 +109,37 @@ def _choose(report: Report, data: DataConfig, found: Survey, everything: bool) -
     splits = surveyed | (dict(report.folder.splits) if report.folder is not None else {})
     for role in ROLES:
         report.names[role] = _present(getattr(data, role), role, report, list(splits))
-        report.splits[role] = list(dict.fromkeys(sample for name in report.names[role] for sample in splits[name]))
+        report.splits[role] = list(
+            dict.fromkeys(sample for name in report.names[role] for sample in splits[name])
+        )
     used = {sample.image for samples in report.splits.values() for sample in samples}
     listed = {sample.image: sample for samples in splits.values() for sample in samples}
-    unlisted = [sample for samples in found.samples().values() for sample in samples if sample.image not in listed]
+    unlisted = [
+        sample
+        for samples in found.samples().values()
+        for sample in samples
+        if sample.image not in listed
+    ]
     if unlisted and found.listed:
         names = [sample.name for sample in unlisted]
-        report.issues.append(Issue("in_no_split", ".", f"{len(names)} pictures are in no split: {few(names)}", details={"names": names[:DETAILED]}))
+        report.issues.append(
+            Issue(
+                "in_no_split",
+                ".",
+                f"{len(names)} pictures are in no split: {few(names)}",
+                details={"names": names[:DETAILED]},
+            )
+        )
     if everything or report.folder is None:
-        report.splits[OTHER] = [sample for path, sample in listed.items() if path not in used] + unlisted
+        report.splits[OTHER] = [
+            sample for path, sample in listed.items() if path not in used
+        ] + unlisted
 
 
 def _present(names: Sequence[str], role: str, report: Report, known: list[str]) -> list[str]:
-    """The names of the splits that are there; a plain val or test that is not is a note, another name an error."""
+    """The names of the splits that are there; a plain val or test that is not is a note, another
+    name an error.
+    """
     if not known:  # the layout is broken, which is said
         return []
     broken = report.folder.broken if report.folder is not None else {}
@@ -99,9 +147,15 @@ def _present(names: Sequence[str], role: str, report: Report, known: list[str]) 
     there = f"(found: {', '.join(known)})"
     if absent == [role] == list(names) and role != "train" and not nearest(role, known):
         what = "selected" if role == "val" else "measured"
-        report.notes = (*report.notes, f"there is no split {role!r}, so nothing is {what} on one {there}")
+        report.notes = (
+            *report.notes,
+            f"there is no split {role!r}, so nothing is {what} on one {there}",
+        )
     else:
-        report.issues += [Issue("no_split", ".", f"there is no split {name!r}{nearest(name, known)} {there}") for name in absent]
+        report.issues += [
+            Issue("no_split", ".", f"there is no split {name!r}{nearest(name, known)} {there}")
+            for name in absent
+        ]
     said = {issue.file for issue in report.issues}
     for name in set(names) & set(broken):
         if f"{name}.txt" not in said:  # a list of another format than the folder form
@@ -121,21 +175,36 @@ def _look(report: Report, samples: Iterable[Sample], info: LabelInfo | None) -> 
 def _compare(report: Report, data: DataConfig, info: LabelInfo | None) -> None:
     """Faults between samples, and the statistics."""
     roles = {role: report.splits[role] for role in ROLES}
-    everyone = list(dict.fromkeys(sample for samples in report.splits.values() for sample in samples))
-    report.issues += sets.in_two_splits(roles, report.names) + sets.duplicates(roles, report.inspector) + sets.groups(report.root, roles)
-    report.issues += sets.channels(everyone, report.inspector, data.channels) + sets.size_outliers(everyone, report.inspector)
+    everyone = list(
+        dict.fromkeys(sample for samples in report.splits.values() for sample in samples)
+    )
+    report.issues += (
+        sets.in_two_splits(roles, report.names)
+        + sets.duplicates(roles, report.inspector)
+        + sets.groups(report.root, roles)
+    )
+    report.issues += sets.channels(everyone, report.inspector, data.channels) + sets.size_outliers(
+        everyone, report.inspector
+    )
     if info is not None:
         report.issues += sets.masks_of_0_and_255(report.labels, info, report.inspector)
         report.issues += sets.absent_classes(roles, report.labels, info)
     report.issues = list(dict.fromkeys(report.issues))
     bad = report.bad
     for split, samples in report.splits.items():
-        report.statistics[split] = statistics([sample for sample in samples if sample not in bad], report.labels, info, report.inspector)
+        report.statistics[split] = statistics(
+            [sample for sample in samples if sample not in bad],
+            report.labels,
+            info,
+            report.inspector,
+        )
 
 
 @dataclass
 class SampleReport:
-    """What a look at some samples found: faults (a line for each bad sample) and counts over the good ones."""
+    """What a look at some samples found: faults (a line for each bad sample) and counts over the
+    good ones.
+    """
 
     pixels: np.ndarray  # (classes + 1,) pixels of each class; the last entry counts ignored ones
     faults: dict[Sample, str] = field(default_factory=dict)
@@ -144,15 +213,22 @@ class SampleReport:
 
 
 def check_samples(samples: Iterable[Sample], info: LabelInfo) -> SampleReport:
-    """Decode every picture and mask once: readable, of one size, with values that are classes. Nothing is written, nothing cached."""
+    """Decode every picture and mask once: readable, of one size, with values that are classes.
+    Nothing is written, nothing cached.
+    """
     samples = list(samples)
     inspector = Inspector(Path(), progress=False)
-    inspector.look([sample.image for sample in samples], [path for sample in samples for path in mask_files(sample)])
+    inspector.look(
+        [sample.image for sample in samples],
+        [path for sample in samples for path in mask_files(sample)],
+    )
     labels: dict[Sample, Label] = {}
     report = SampleReport(np.zeros(len(info.classes) + 1, dtype=np.int64))
     for sample in samples:
         issues, label = check_sample(sample, info, inspector)
-        faults = [f"{issue.file}: {issue.reason}" for issue in issues if issue.kind.severity == "error"]
+        faults = [
+            f"{issue.file}: {issue.reason}" for issue in issues if issue.kind.severity == "error"
+        ]
         if faults:
             report.faults[sample] = faults[0]
         elif label is not None:
@@ -160,7 +236,9 @@ def check_samples(samples: Iterable[Sample], info: LabelInfo) -> SampleReport:
     return _count(report, labels, inspector)
 
 
-def _count(report: SampleReport, labels: Mapping[Sample, Label], inspector: Inspector) -> SampleReport:
+def _count(
+    report: SampleReport, labels: Mapping[Sample, Label], inspector: Inspector
+) -> SampleReport:
     for sample, label in labels.items():
         picture = inspector.picture(sample.image)
         report.kinds[picture.kind] += 1

@@ -1,4 +1,6 @@
-"""What one file holds: facts that do not depend on what the labels mean, so that they can be kept."""
+"""What one file holds: facts that do not depend on what the labels mean, so that they can
+be kept.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from kanseg.data.images import image_mode, read_image, read_mask_values
 from kanseg.errors import InputError
 
 MOST_VALUES = 1024  # of a mask that are kept; a label map has at most 255 classes
-LARGE = 2**25  # pictures of more pixels are decoded one after another, whatever the number of threads
+LARGE = (
+    2**25
+)  # pictures of more pixels are decoded one after another, whatever the number of threads
 _ONE_LARGE = threading.Lock()
 
 
@@ -31,7 +35,8 @@ class Picture:
         channels: as read, alpha included.
         mean, std: per channel, of the values in [0, 1].
         constant: whether all pixels are equal.
-        pixels: SHA-256 of the decoded pixels, the same for grey stored as RGB and for an opaque alpha channel.
+        pixels: SHA-256 of the decoded pixels, the same for grey stored as RGB and for an opaque
+            alpha channel.
     """
 
     fault: list[str] | None = None
@@ -106,15 +111,32 @@ def _picture_facts(kind: str, array: np.ndarray) -> Picture:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return Picture(fault=_nan(array))
     scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
-    moments = [cv2.meanStdDev(np.ascontiguousarray(array[:, :, channel])) for channel in range(array.shape[2])]
+    moments = [
+        cv2.meanStdDev(np.ascontiguousarray(array[:, :, channel]))
+        for channel in range(array.shape[2])
+    ]
     mean, std = ([float(pair[place].item()) / scale for pair in moments] for place in (0, 1))
     rounded = [[round(value, 8) for value in values] for values in (mean, std)]
-    return Picture(None, kind, list(array.shape[:2]), array.shape[2], *rounded, constant=max(std) == 0, pixels=_pixel_hash(array))
+    return Picture(
+        None,
+        kind,
+        list(array.shape[:2]),
+        array.shape[2],
+        *rounded,
+        constant=max(std) == 0,
+        pixels=_pixel_hash(array),
+    )
 
 
 def _pixel_hash(array: np.ndarray) -> str:
-    """SHA-256 of the pixels in their simplest form: without an opaque alpha channel, and grey where all colours are."""
-    if array.shape[2] in (2, 4) and array.dtype.kind == "u" and (array[:, :, -1] == np.iinfo(array.dtype).max).all():
+    """SHA-256 of the pixels in their simplest form: without an opaque alpha channel, and grey where
+    all colours are.
+    """
+    if (
+        array.shape[2] in (2, 4)
+        and array.dtype.kind == "u"
+        and (array[:, :, -1] == np.iinfo(array.dtype).max).all()
+    ):
         array = array[:, :, :-1]
     if array.shape[2] == 3 and (array[:, :, :1] == array[:, :, 1:]).all():
         array = array[:, :, :1]
@@ -125,9 +147,16 @@ def _pixel_hash(array: np.ndarray) -> str:
 
 def _mask_facts(path: Path, array: np.ndarray) -> Mask:
     colour = array.ndim == 3
-    if array.dtype.kind not in "ui" or (colour and (array.dtype != np.uint8 or array.shape[2] != 3)):
+    if array.dtype.kind not in "ui" or (
+        colour and (array.dtype != np.uint8 or array.shape[2] != 3)
+    ):
         channels = f" with {array.shape[2]} channels" if colour else ""
-        return Mask(fault=["unsupported", f"a mask of {array.dtype} values{channels}; save class indices as 8-bit grey PNG"])
+        return Mask(
+            fault=[
+                "unsupported",
+                f"a mask of {array.dtype} values{channels}; save class indices as 8-bit grey PNG",
+            ]
+        )
     grey = colour and bool((array[:, :, :1] == array[:, :, 1:]).all())
     flat = _codes(array) if colour else array
     values, counts = _histogram(flat)
@@ -135,7 +164,15 @@ def _mask_facts(path: Path, array: np.ndarray) -> Mask:
     for value, count in zip(values[:MOST_VALUES], counts, strict=False):
         first = int((flat == value).argmax())
         kept.append([int(value), int(count), *divmod(first, flat.shape[1])])
-    return Mask(None, _lossy_format(path), list(array.shape[:2]), colour, grey, kept, more=len(values) > MOST_VALUES)
+    return Mask(
+        None,
+        _lossy_format(path),
+        list(array.shape[:2]),
+        colour,
+        grey,
+        kept,
+        more=len(values) > MOST_VALUES,
+    )
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -145,11 +182,15 @@ def _codes(colours: np.ndarray) -> np.ndarray:
 
 
 def _histogram(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values of a mask, ascending, and their pixels; by counting, which is ten times faster than sorting, where they are few."""
+    """The values of a mask, ascending, and their pixels; by counting, which is ten times faster
+    than sorting, where they are few.
+    """
     if flat.dtype.itemsize > 2:
         return np.unique(flat, return_counts=True)
     counts = np.zeros(np.iinfo(flat.dtype).max + 1, dtype=np.int64)
-    for rows in np.array_split(flat, max(1, flat.size // 2**22)):  # counting makes a copy of 8 bytes a pixel
+    for rows in np.array_split(
+        flat, max(1, flat.size // 2**22)
+    ):  # counting makes a copy of 8 bytes a pixel
         counts += np.bincount(rows.ravel(), minlength=len(counts))
     values = np.flatnonzero(counts)
     return values, counts[values]
@@ -183,7 +224,9 @@ def _fault(path: Path, error: InputError) -> list[str]:
 
 
 def _nan_of(path: Path) -> list[str] | None:
-    """Where the first NaN of a floating-point picture is, which cannot be read for that alone or for its type."""
+    """Where the first NaN of a floating-point picture is, which cannot be read for that alone or
+    for its type.
+    """
     try:
         with Image.open(path) as picture:
             array = np.asarray(picture) if picture.mode == "F" else np.zeros((1, 1))
@@ -195,4 +238,10 @@ def _nan_of(path: Path) -> list[str] | None:
 def _nan(array: np.ndarray) -> list[str]:
     bad = ~np.isfinite(array.reshape(*array.shape[:2], -1)).all(axis=2)
     row, column = (int(i) for i in np.argwhere(bad)[0])
-    return ["nan", f"{int(bad.sum())} pixels are NaN or infinite, the first at row {row}, column {column}; fill them in, and save 8 or 16 bits a channel"]
+    return [
+        "nan",
+        (
+            f"{int(bad.sum())} pixels are NaN or infinite, the first at row {row}, column {column};"
+            " fill them in, and save 8 or 16 bits a channel"
+        ),
+    ]

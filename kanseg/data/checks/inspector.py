@@ -53,7 +53,14 @@ class Inspector:
         progress: whether to show a bar (on a terminal only).
     """
 
-    def __init__(self, root: Path, *, max_pixels: int = MAX_PIXELS, cache: Cache | None = None, progress: bool = True):
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        cache: Cache | None = None,
+        progress: bool = True,
+    ):
         self.root, self.max_pixels, self.cache = root, max_pixels, cache
         self.decoded = self.from_cache = 0
         self._bar = None if progress else True
@@ -61,28 +68,48 @@ class Inspector:
 
     def look(self, pictures: Iterable[Path], masks: Iterable[Path]) -> None:
         """Look at files in threads; afterwards `picture` and `mask` answer at once."""
-        self._all([(self.picture, path) for path in pictures] + [(self.mask, path) for path in masks], "check files")
+        self._all(
+            [(self.picture, path) for path in pictures] + [(self.mask, path) for path in masks],
+            "check files",
+        )
 
     def look_at_labels(self, samples: Sequence[Sample], info: LabelInfo) -> None:
         """The same for `label`."""
-        self._all([(lambda sample: self.label(sample, info), sample) for sample in samples], "check labels")
+        self._all(
+            [(lambda sample: self.label(sample, info), sample) for sample in samples],
+            "check labels",
+        )
 
     def picture(self, path: Path) -> Picture:
         """What a picture file is."""
-        return self._facts(f"picture {self.name(path)}", [path], Picture, lambda: look_at_picture(path, self.max_pixels))
+        return self._facts(
+            f"picture {self.name(path)}",
+            [path],
+            Picture,
+            lambda: look_at_picture(path, self.max_pixels),
+        )
 
     def mask(self, path: Path) -> Mask:
         """What a mask file holds."""
-        return self._facts(f"mask {self.name(path)}", [path], Mask, lambda: look_at_mask(path, self.max_pixels))
+        return self._facts(
+            f"mask {self.name(path)}", [path], Mask, lambda: look_at_mask(path, self.max_pixels)
+        )
 
     def label(self, sample: Sample, info: LabelInfo) -> Label:
         """The label map of a sample, by `read_label`."""
         digest = hashlib.sha256(repr(info).encode()).hexdigest()[:16]
-        return self._facts(f"label {digest} {self.name(sample.image)}", files_of(sample), Label, lambda: _look_at_label(sample, info))
+        return self._facts(
+            f"label {digest} {self.name(sample.image)}",
+            files_of(sample),
+            Label,
+            lambda: _look_at_label(sample, info),
+        )
 
     def name(self, path: Path) -> str:
         """A path relative to the root, with forward slashes."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return (
+            path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        )
 
     def _facts(self, key: str, files: Sequence[Path], kind: type[F], look: Callable[[], F]) -> F:
         if key not in self._known:
@@ -104,7 +131,9 @@ class Inspector:
     def _all(self, jobs: list[tuple[Callable[[Any], Any], Any]], title: str) -> None:
         rest = iter(jobs)
         with (
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # decoding releases the interpreter
+            ThreadPoolExecutor(
+                min(8, os.cpu_count() or 1)
+            ) as pool,  # decoding releases the interpreter
             tqdm(total=len(jobs), desc=title, leave=False, disable=self._bar, unit="file") as bar,
         ):
             while some := list(islice(rest, TOGETHER)):
@@ -140,6 +169,13 @@ def _look_at_label(sample: Sample, info: LabelInfo) -> Label:
     except InputError as error:
         return Label(fault=["label", str(error)])
     if label.ndim == 3:
-        return Label(None, list(label.shape[1:]), [int((one == 1).sum()) for one in label], int((label == IGNORED).sum()))
+        return Label(
+            None,
+            list(label.shape[1:]),
+            [int((one == 1).sum()) for one in label],
+            int((label == IGNORED).sum()),
+        )
     counts = np.bincount(label.ravel(), minlength=256)
-    return Label(None, list(label.shape), counts[: len(info.classes)].tolist(), int(counts[IGNORED]))
+    return Label(
+        None, list(label.shape), counts[: len(info.classes)].tolist(), int(counts[IGNORED])
+    )

@@ -1,4 +1,6 @@
-"""Every kind of fault that the check of a data set can find, with a code that programs can rely on."""
+"""Every kind of fault that the check of a data set can find, with a code that programs can rely
+on.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class Kind:
     Args:
         severity: "error" stops a training, "warning" does not.
         title: in a few words, for a heading.
-        stops: whether it stops a training even with `skip_bad`, since leaving samples out does not mend it.
+        stops: whether it stops a training even with `skip_bad`, since leaving samples out does not
+            mend it.
     """
 
     severity: str
@@ -29,8 +32,12 @@ def _error(title: str, *, stops: bool = False) -> Kind:
 
 KINDS: dict[str, Kind] = {
     "layout": _error("the folder cannot be read as a data set", stops=True),
-    "labels": _error("what the mask values mean is not given and cannot be read off the masks", stops=True),
-    "odd_masks": _error("the values of all masks together make no sense; those of most of them do", stops=True),
+    "labels": _error(
+        "what the mask values mean is not given and cannot be read off the masks", stops=True
+    ),
+    "odd_masks": _error(
+        "the values of all masks together make no sense; those of most of them do", stops=True
+    ),
     "settings": _error("dataset.yaml or a setting cannot be used", stops=True),
     "same_stem": _error("two files of one stem", stops=True),
     "no_split": _error("a split that is asked for is not there", stops=True),

@@ -1,4 +1,6 @@
-"""A data set opened as far as it can be: what stops `open_data` becomes an entry of the report, and the rest is still checked."""
+"""A data set opened as far as it can be: what stops `open_data` becomes an entry of the report, and
+the rest is still checked.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,15 @@ from kanseg.data.info import MASK_READER, LabelInfo, dataset_yaml, given_labels,
 from kanseg.data.opening import open_data
 from kanseg.errors import InputError
 
-RARE = 0.2  # a value in fewer masks than this share is taken for a fault where the values of all masks make no sense together
+# a value in fewer masks than this share is taken for a fault where the values of all masks make no
+# sense together
+RARE = 0.2
 _EXPLAINED = {"same_stem"}  # what the survey says in more detail
 
 
-def open_in_part(data: DataConfig, found: Survey, inspector: Inspector) -> tuple[Folder | None, LabelInfo | None, list[Issue]]:
+def open_in_part(
+    data: DataConfig, found: Survey, inspector: Inspector
+) -> tuple[Folder | None, LabelInfo | None, list[Issue]]:
     """(the data set, its label information, faults); None for what cannot be told."""
     first = error = None
     for frequent_only in (False, True):
@@ -34,11 +40,17 @@ def open_in_part(data: DataConfig, found: Survey, inspector: Inspector) -> tuple
         except InputError as caught:
             first, error = first or caught, caught
         else:
-            return folder, folder.info, [] if first is None else [Issue("odd_masks", ".", _reason(first, data))]
+            return (
+                folder,
+                folder.info,
+                [] if first is None else [Issue("odd_masks", ".", _reason(first, data))],
+            )
     if not found.is_folder_form:
         return None, None, [Issue("layout", ".", _reason(error, data))]
     info, issues = _labels(data, found, inspector)
-    explained = _EXPLAINED & {issue.code for issue in found.issues} or _reason(error, data) in {issue.reason for issue in issues}
+    explained = _EXPLAINED & {issue.code for issue in found.issues} or _reason(error, data) in {
+        issue.reason for issue in issues
+    }
     if not explained and not any(issue.code == "settings" for issue in issues):
         issues.append(Issue("layout", ".", _reason(error, data)))
     return None, info, issues
@@ -46,10 +58,11 @@ def open_in_part(data: DataConfig, found: Survey, inspector: Inspector) -> tuple
 
 @contextmanager
 def _known_values(found: Survey, inspector: Inspector, *, frequent_only: bool) -> Iterator[None]:
-    """Within it `label_info` gets the values of a mask from the inspector: looked at in threads, and not at all if unchanged.
+    """Within it `label_info` gets the values of a mask from the inspector: looked at in threads,
+    and not at all if unchanged.
 
-    Masks that tell nothing of the classes are refused, colours without a palette and lossy files; with `frequent_only` so are values that
-    few masks have.
+    Masks that tell nothing of the classes are refused, colours without a palette and lossy files;
+    with `frequent_only` so are values that few masks have.
     """
     frequent: Callable[[int], bool] | None = None
 
@@ -81,20 +94,35 @@ def _frequent(found: Survey, inspector: Inspector) -> Callable[[int], bool]:
     return lambda value: files[value] >= RARE * len(masks)
 
 
-def _labels(data: DataConfig, found: Survey, inspector: Inspector) -> tuple[LabelInfo | None, list[Issue]]:
-    """The label information of a set whose layout is broken; where single masks stand against it, as the others tell it."""
+def _labels(
+    data: DataConfig, found: Survey, inspector: Inspector
+) -> tuple[LabelInfo | None, list[Issue]]:
+    """The label information of a set whose layout is broken; where single masks stand against it,
+    as the others tell it.
+    """
     root = Path(data.root)
     try:
         dataset_yaml(root)
     except InputError as error:
-        return None, [Issue("settings", "dataset.yaml", str(error).removeprefix(f"{root / 'dataset.yaml'}: "))]
+        return None, [
+            Issue("settings", "dataset.yaml", str(error).removeprefix(f"{root / 'dataset.yaml'}: "))
+        ]
     first = None
     for frequent_only in (False, True):
         try:
             with _known_values(found, inspector, frequent_only=frequent_only):
-                return label_info(
-                    root, given_labels(root, {f.name: getattr(data, f.name) for f in fields(LabelInfo)}), found.mask_paths(), [], max_pixels=data.max_pixels
-                ), []
+                return (
+                    label_info(
+                        root,
+                        given_labels(
+                            root, {f.name: getattr(data, f.name) for f in fields(LabelInfo)}
+                        ),
+                        found.mask_paths(),
+                        [],
+                        max_pixels=data.max_pixels,
+                    ),
+                    [],
+                )
         except InputError as error:
             first = first or error
     return None, [Issue("labels", ".", _reason(first, data))]

@@ -28,7 +28,8 @@ class Report:
         info: what the mask values mean; None where that cannot be told.
         inspector: the facts about its files.
         issues: all faults.
-        splits: train, val, test (and "other": pictures in none of them) -> all samples, faulty ones too.
+        splits: train, val, test (and "other": pictures in none of them) -> all samples, faulty ones
+            too.
         names: role -> the splits that were chosen for it.
         labels: of the samples without errors.
         statistics: of each of the splits.
@@ -77,20 +78,30 @@ class Report:
     def text(self, *, warnings: int = 10) -> str:
         """The whole report for a terminal: every error, and at most so many warnings of a kind."""
         parts = [self._overview(), *(f"note: {note}" for note in self.notes)]
-        for title, issues, limit in (("ERRORS", self.errors, None), ("warnings", self.warnings, warnings)):
+        for title, issues, limit in (
+            ("ERRORS", self.errors, None),
+            ("warnings", self.warnings, warnings),
+        ):
             if issues:
                 parts.append(f"\n{title} ({len(issues)})")
             for code, some in self.by_kind(issues).items():
                 parts.append(f"  {code}: {KINDS[code].title} ({len(some)})")
                 parts += [f"    {issue.file}: {issue.reason}" for issue in some[:limit]]
-                parts += [f"    ... and {len(some) - limit} more (--warnings 0 shows all)"] if limit and len(some) > limit else []
+                parts += (
+                    [f"    ... and {len(some) - limit} more (--warnings 0 shows all)"]
+                    if limit and len(some) > limit
+                    else []
+                )
         parts.append(f"\n{self.verdict()}")
         return "\n".join(parts)
 
     def verdict(self) -> str:
         """One line: how many faults, files and seconds."""
         faults = f"{len(self.errors)} errors, {len(self.warnings)} warnings"
-        files = f"{self.inspector.decoded} files decoded, {self.inspector.from_cache} unchanged and taken from the cache"
+        files = (
+            f"{self.inspector.decoded} files decoded, {self.inspector.from_cache} unchanged and"
+            " taken from the cache"
+        )
         return f"{self.root}: {faults}; {files}; {self.seconds:.1f} s"
 
     def _overview(self) -> str:
@@ -100,32 +111,70 @@ class Report:
         rows.append(["sizes", *(_few_sizes(stats.sizes) for stats in filled.values())])
         rows.append(["kinds", *(", ".join(stats.kinds) for stats in filled.values())])
         for title in ("mean", "std"):
-            rows.append([title, *(" ".join(f"{value:.3f}" for value in getattr(stats, title)) for stats in filled.values())])
+            rows.append(
+                [
+                    title,
+                    *(
+                        " ".join(f"{value:.3f}" for value in getattr(stats, title))
+                        for stats in filled.values()
+                    ),
+                ]
+            )
         if self.info is not None:
             for index, name in enumerate(self.info.classes):
-                rows.append([name, *(f"{100 * stats.shares[index]:.2f} %, in {stats.with_class[index]}" for stats in filled.values())])
+                rows.append(
+                    [
+                        name,
+                        *(
+                            f"{100 * stats.shares[index]:.2f} %, in {stats.with_class[index]}"
+                            for stats in filled.values()
+                        ),
+                    ]
+                )
             rows.append(["ignored pixels", *(str(stats.ignored) for stats in filled.values())])
-        return markdown([str(self.root.name), *filled], rows) if filled else f"{self.root}: no picture could be read"
+        return (
+            markdown([str(self.root.name), *filled], rows)
+            if filled
+            else f"{self.root}: no picture could be read"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """For programs; the schema is that of `tools/check_data.py --help`."""
         info = self.info
         issues = [
-            {"code": i.code, "severity": i.kind.severity, "file": i.file, "reason": i.reason, "samples": [s.name for s in i.samples], "details": i.details}
+            {
+                "code": i.code,
+                "severity": i.kind.severity,
+                "file": i.file,
+                "reason": i.reason,
+                "samples": [s.name for s in i.samples],
+                "details": i.details,
+            }
             for i in self.issues
         ]
         return {
             "schema": SCHEMA,
             "root": str(self.root),
             "ok": not self.errors,
-            "counts": {"errors": len(self.errors), "warnings": len(self.warnings), "codes": dict(Counter(issue.code for issue in self.issues))},
+            "counts": {
+                "errors": len(self.errors),
+                "warnings": len(self.warnings),
+                "codes": dict(Counter(issue.code for issue in self.issues)),
+            },
             "issues": issues,
             "task": info.task if info else None,
             "classes": list(info.classes) if info else None,
-            "mask_values": {str(k): v for k, v in info.mask_values.items()} if info and info.mask_values else None,
+            "mask_values": (
+                {str(k): v for k, v in info.mask_values.items()}
+                if info and info.mask_values
+                else None
+            ),
             "ignore_index": info.ignore_index if info else None,
             "notes": list(self.notes),
-            "splits": {split: {"names": self.names.get(split, []), **stats.to_json(info)} for split, stats in self.statistics.items()},
+            "splits": {
+                split: {"names": self.names.get(split, []), **stats.to_json(info)}
+                for split, stats in self.statistics.items()
+            },
             "files": {"decoded": self.inspector.decoded, "from_cache": self.inspector.from_cache},
             "seconds": round(self.seconds, 2),
         }

@@ -10,10 +10,14 @@ from kanseg.data.checks.kinds import Issue
 from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.sample import Sample
 
-ENDS = 32  # distance from 0 and 255 within which lossy compression leaves the values of a mask of both
+ENDS = (
+    32  # distance from 0 and 255 within which lossy compression leaves the values of a mask of both
+)
 
 
-def check_sample(sample: Sample, info: LabelInfo | None, inspector: Inspector) -> tuple[list[Issue], Label | None]:
+def check_sample(
+    sample: Sample, info: LabelInfo | None, inspector: Inspector
+) -> tuple[list[Issue], Label | None]:
     """The faults of a sample, and its label where there are no errors.
 
     Args:
@@ -25,15 +29,23 @@ def check_sample(sample: Sample, info: LabelInfo | None, inspector: Inspector) -
     issues = _picture_issues(sample, picture, inspector)
     if sample.mask is None or (isinstance(sample.mask, tuple) and not any(sample.mask)):
         where = inspector.name(sample.image.parent.parent / "masks" / f"{sample.name}.png")
-        issues.append(_issue("no_mask", sample, sample.image, f"the picture has no mask {where}", inspector))
+        issues.append(
+            _issue("no_mask", sample, sample.image, f"the picture has no mask {where}", inspector)
+        )
         return issues, None
     masks = {path: inspector.mask(path) for path in mask_files(sample)}
     for path, mask in masks.items():
         issues += _mask_issues(sample, path, mask, picture, inspector)
     if info is None:
-        issues += [_no_palette(sample, path, mask, inspector) for path, mask in masks.items() if mask.colour]
         issues += [
-            _issue("lossy_mask", sample, path, _lossy_reason(mask, None, None), inspector) for path, mask in masks.items() if mask.lossy and not mask.colour
+            _no_palette(sample, path, mask, inspector)
+            for path, mask in masks.items()
+            if mask.colour
+        ]
+        issues += [
+            _issue("lossy_mask", sample, path, _lossy_reason(mask, None, None), inspector)
+            for path, mask in masks.items()
+            if mask.lossy and not mask.colour
         ]
     label = None
     if info is not None and not any(issue.kind.severity == "error" for issue in issues):
@@ -44,7 +56,9 @@ def check_sample(sample: Sample, info: LabelInfo | None, inspector: Inspector) -
     return issues, None if any(issue.kind.severity == "error" for issue in issues) else label
 
 
-def _issue(code: str, sample: Sample, path: Path, reason: str, inspector: Inspector, **details: object) -> Issue:
+def _issue(
+    code: str, sample: Sample, path: Path, reason: str, inspector: Inspector, **details: object
+) -> Issue:
     return Issue(code, inspector.name(path), reason, (sample,), details)
 
 
@@ -52,11 +66,21 @@ def _picture_issues(sample: Sample, picture: Picture, inspector: Inspector) -> l
     if picture.fault is not None:
         return [_issue(picture.fault[0], sample, sample.image, picture.fault[1], inspector)]
     if picture.constant:
-        return [_issue("constant_image", sample, sample.image, "all pixels are equal; is this an empty export?", inspector)]
+        return [
+            _issue(
+                "constant_image",
+                sample,
+                sample.image,
+                "all pixels are equal; is this an empty export?",
+                inspector,
+            )
+        ]
     return []
 
 
-def _mask_issues(sample: Sample, path: Path, mask: Mask, picture: Picture, inspector: Inspector) -> list[Issue]:
+def _mask_issues(
+    sample: Sample, path: Path, mask: Mask, picture: Picture, inspector: Inspector
+) -> list[Issue]:
     if mask.fault is not None:
         return [_issue(mask.fault[0], sample, path, mask.fault[1], inspector)]
     if picture.fault is None and mask.size != picture.size:
@@ -64,7 +88,9 @@ def _mask_issues(sample: Sample, path: Path, mask: Mask, picture: Picture, inspe
     return []
 
 
-def _size_mismatch(sample: Sample, path: Path, mask: list[int], picture: list[int], inspector: Inspector) -> Issue:
+def _size_mismatch(
+    sample: Sample, path: Path, mask: list[int], picture: list[int], inspector: Inspector
+) -> Issue:
     sizes = {"mask": list(mask), "picture": list(picture)}
     reason = f"the mask is {mask[1]}x{mask[0]} and the picture {picture[1]}x{picture[0]} pixels"
     return _issue("size_mismatch", sample, path, reason, inspector, **sizes)
@@ -72,33 +98,72 @@ def _size_mismatch(sample: Sample, path: Path, mask: list[int], picture: list[in
 
 def _no_palette(sample: Sample, path: Path, mask: Mask, inspector: Inspector) -> Issue:
     if mask.grey:
-        reason = "a mask with three equal channels; save it as 8-bit grey (one channel) with class indices"
+        reason = (
+            "a mask with three equal channels; save it as 8-bit grey (one channel) with class"
+            " indices"
+        )
     else:
-        reason = f"a colour mask of {_number(mask)} colours, but there is no palette; give classes and palette (an RGB colour a class) in dataset.yaml"
-    return _issue("rgb_without_palette", sample, path, reason, inspector, colours=[shown(v[0], True) for v in mask.values[:20]])
+        reason = (
+            f"a colour mask of {_number(mask)} colours, but there is no palette; give classes and"
+            " palette (an RGB colour a class) in dataset.yaml"
+        )
+    return _issue(
+        "rgb_without_palette",
+        sample,
+        path,
+        reason,
+        inspector,
+        colours=[shown(v[0], True) for v in mask.values[:20]],
+    )
 
 
-def _label(sample: Sample, info: LabelInfo, inspector: Inspector) -> tuple[Label | None, list[Issue]]:
+def _label(
+    sample: Sample, info: LabelInfo, inspector: Inspector
+) -> tuple[Label | None, list[Issue]]:
     """The label by the values of a single mask file, else by `read_label`."""
-    if isinstance(sample.mask, Path) and info.task != "multilabel" and (inspector.mask(sample.mask).colour or not inspector.mask(sample.mask).more):
+    if (
+        isinstance(sample.mask, Path)
+        and info.task != "multilabel"
+        and (inspector.mask(sample.mask).colour or not inspector.mask(sample.mask).more)
+    ):
         return _label_of_values(sample, info, inspector)
     label = inspector.label(sample, info)
     if label.fault is None:
         return label, []
     first = next(mask_files(sample), sample.image)
     lossy = [path for path in mask_files(sample) if inspector.mask(path).lossy]
-    code = "lossy_mask" if lossy else "bad_value" if any(word in label.fault[1] for word in ("is no class", "not in the palette")) else "label"
-    return None, [_issue(code, sample, lossy[0] if lossy else first, label.fault[1].removeprefix(f"{first}: "), inspector)]
+    code = (
+        "lossy_mask"
+        if lossy
+        else (
+            "bad_value"
+            if any(word in label.fault[1] for word in ("is no class", "not in the palette"))
+            else "label"
+        )
+    )
+    return None, [
+        _issue(
+            code,
+            sample,
+            lossy[0] if lossy else first,
+            label.fault[1].removeprefix(f"{first}: "),
+            inspector,
+        )
+    ]
 
 
-def _label_of_values(sample: Sample, info: LabelInfo, inspector: Inspector) -> tuple[Label | None, list[Issue]]:
+def _label_of_values(
+    sample: Sample, info: LabelInfo, inspector: Inspector
+) -> tuple[Label | None, list[Issue]]:
     path, mask = sample.mask, inspector.mask(sample.mask)
     if mask.colour and info.palette is None:
         return None, [_no_palette(sample, path, mask, inspector)]
     index_of = colour_indices(info) if mask.colour else value_indices(info)
     bad = [row for row in mask.values if row[0] not in index_of]
     if bad:
-        pixels = mask.size[0] * mask.size[1] - sum(row[1] for row in mask.values if row[0] in index_of)
+        pixels = mask.size[0] * mask.size[1] - sum(
+            row[1] for row in mask.values if row[0] in index_of
+        )
         return None, [_bad_values(sample, mask, bad, pixels, info=info, inspector=inspector)]
     label = Label(None, mask.size, [0] * len(info.classes))
     for value, count, *_ in mask.values:
@@ -106,54 +171,117 @@ def _label_of_values(sample: Sample, info: LabelInfo, inspector: Inspector) -> t
             label.ignored += count
         else:
             label.counts[index_of[value]] += count
-    lossy = f"the mask is {mask.lossy}, which blurs values; this one is whole, but save masks as PNG"
+    lossy = (
+        f"the mask is {mask.lossy}, which blurs values; this one is whole, but save masks as PNG"
+    )
     return label, [_issue("lossy_format", sample, path, lossy, inspector)] if mask.lossy else []
 
 
 def value_indices(info: LabelInfo) -> dict[int, int]:
     """Value in the file -> class index, `IGNORED` for ignored ones, as `read_label` reads it."""
     ignored = [] if info.ignore_index is None else [info.ignore_index]
-    pairs = info.mask_values if info.mask_values is not None else {index: index for index in [*range(len(info.classes)), *ignored]}
-    return {value: IGNORED if index in (info.ignore_index, IGNORED) else index for value, index in pairs.items()}
+    pairs = (
+        info.mask_values
+        if info.mask_values is not None
+        else {index: index for index in [*range(len(info.classes)), *ignored]}
+    )
+    return {
+        value: IGNORED if index in (info.ignore_index, IGNORED) else index
+        for value, index in pairs.items()
+    }
 
 
 def colour_indices(info: LabelInfo) -> dict[int, int]:
     """The same for colours, coded as in `Mask.values`."""
-    used = {index: colour for index, colour in enumerate(info.palette or ()) if index < len(info.classes) or index == info.ignore_index}
-    return {red << 16 | green << 8 | blue: IGNORED if index == info.ignore_index else index for index, (red, green, blue) in used.items()}
+    used = {
+        index: colour
+        for index, colour in enumerate(info.palette or ())
+        if index < len(info.classes) or index == info.ignore_index
+    }
+    return {
+        red << 16 | green << 8 | blue: IGNORED if index == info.ignore_index else index
+        for index, (red, green, blue) in used.items()
+    }
 
 
-def _bad_values(sample: Sample, mask: Mask, bad: list[list[int]], pixels: int, *, info: LabelInfo, inspector: Inspector) -> Issue:
+def _bad_values(
+    sample: Sample,
+    mask: Mask,
+    bad: list[list[int]],
+    pixels: int,
+    *,
+    info: LabelInfo,
+    inspector: Inspector,
+) -> Issue:
     value, _, row, column = bad[0]
-    details = {"values": [{"value": shown(v, mask.colour), "pixels": n, "row": r, "column": c} for v, n, r, c in bad[:100]], "pixels": pixels}
+    details = {
+        "values": [
+            {"value": shown(v, mask.colour), "pixels": n, "row": r, "column": c}
+            for v, n, r, c in bad[:100]
+        ],
+        "pixels": pixels,
+    }
     first = f"{shown(value, mask.colour)} at row {row}, column {column}"
-    code, reason = "bad_value", f"value {first} ({pixels} pixels in all) is no class; expected {_expected(info)}; {_listed(bad, mask)}"
+    code, reason = (
+        "bad_value",
+        (
+            f"value {first} ({pixels} pixels in all) is no class; expected {_expected(info)};"
+            f" {_listed(bad, mask)}"
+        ),
+    )
     if mask.colour:
-        reason = f"colour {first} ({pixels} pixels in all) is not in the palette; {_listed(bad, mask)}"
+        reason = (
+            f"colour {first} ({pixels} pixels in all) is not in the palette; {_listed(bad, mask)}"
+        )
     elif {entry[0] for entry in mask.values} <= {0, 255}:
         code = "mask_0_255"
-        reason = f"holds 0 and 255 ({pixels} pixels) where {_expected(info)} are expected; divide by 255, or give mask_values: {{0: 0, 255: 1}}"
+        reason = (
+            f"holds 0 and 255 ({pixels} pixels) where {_expected(info)} are expected; divide by"
+            " 255, or give mask_values: {0: 0, 255: 1}"
+        )
     if mask.lossy:
         code, reason = "lossy_mask", _lossy_reason(mask, pixels, info)
     return _issue(code, sample, sample.mask, reason, inspector, **details)
 
 
 def _lossy_reason(mask: Mask, pixels: int | None, info: LabelInfo | None) -> str:
-    """What is wrong with a lossy mask and how to mend it; without `info` it is not known which of its values are classes."""
-    total, near = mask.size[0] * mask.size[1], sum(count for value, count, *_ in mask.values if not ENDS <= value <= 255 - ENDS)
-    start = f"{mask.lossy} blurs masks: {_number(mask)} values" + ("" if info is None else f", {pixels} pixels of no class")
+    """What is wrong with a lossy mask and how to mend it; without `info` it is not known which of
+    its values are classes.
+    """
+    total, near = (
+        mask.size[0] * mask.size[1],
+        sum(count for value, count, *_ in mask.values if not ENDS <= value <= 255 - ENDS),
+    )
+    start = f"{mask.lossy} blurs masks: {_number(mask)} values" + (
+        "" if info is None else f", {pixels} pixels of no class"
+    )
     if not mask.colour and near >= 0.9 * total:
-        cure = "export anew as PNG, or threshold at 128 and save as PNG (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
+        cure = (
+            "export anew as PNG, or threshold at 128 and save as PNG"
+            " (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
+        )
         return f"{start}; 0 and 255 with grey between: {cure}"
     expected = "" if info is None else f" (expected {_expected(info)})"
-    return f"{start}{expected}; indices cannot be told from neighbours any more: export the masks anew as PNG"
+    return (
+        f"{start}{expected}; indices cannot be told from neighbours any more: export the masks anew"
+        " as PNG"
+    )
 
 
 def _listed(bad: list[list[int]], mask: Mask) -> str:
     """The cure, after the values where there are several."""
-    some = ", ".join(f"{shown(value, mask.colour)} ({count})" for value, count, *_ in sorted(bad, key=lambda entry: -entry[1])[:4])
-    values = f"values that are none: {some}{', ...' if len(bad) > 4 else ''}; " if len(bad) > 1 else ""
-    return values + ("mend the mask or the palette" if mask.colour else "correct the mask, or name the value in mask_values or ignore_index")
+    some = ", ".join(
+        f"{shown(value, mask.colour)} ({count})"
+        for value, count, *_ in sorted(bad, key=lambda entry: -entry[1])[:4]
+    )
+    values = (
+        f"values that are none: {some}{', ...' if len(bad) > 4 else ''}; " if len(bad) > 1 else ""
+    )
+    return values + (
+        "mend the mask or the palette"
+        if mask.colour
+        else "correct the mask, or name the value in mask_values or ignore_index"
+    )
 
 
 def shown(value: int, colour: bool) -> int | list[int]:
@@ -168,21 +296,37 @@ def _number(mask: Mask) -> str:
 def _expected(info: LabelInfo) -> str:
     if info.mask_values is not None:
         return ", ".join(map(str, sorted(info.mask_values)))
-    return f"0..{len(info.classes) - 1}" + (f" or {info.ignore_index} (ignored)" if info.ignore_index is not None else "")
+    return f"0..{len(info.classes) - 1}" + (
+        f" or {info.ignore_index} (ignored)" if info.ignore_index is not None else ""
+    )
 
 
-def _label_issues(sample: Sample, label: Label, info: LabelInfo, picture: Picture, inspector: Inspector) -> list[Issue]:
+def _label_issues(
+    sample: Sample, label: Label, info: LabelInfo, picture: Picture, inspector: Inspector
+) -> list[Issue]:
     path = next(mask_files(sample), sample.image)
     if picture.fault is None and label.size != picture.size:
         return [_size_mismatch(sample, path, label.size, picture.size, inspector)]
     multilabel = info.task == "multilabel"
     everywhere = label.size[0] * label.size[1] * (len(info.classes) if multilabel else 1)
     if label.ignored == everywhere:
-        return [_issue("all_ignored", sample, path, "every pixel is ignored, so that nothing can be learned or measured", inspector)]
+        return [
+            _issue(
+                "all_ignored",
+                sample,
+                path,
+                "every pixel is ignored, so that nothing can be learned or measured",
+                inspector,
+            )
+        ]
     if sum(label.counts if multilabel else label.counts[1:]) == 0:
         what = "no class has a pixel" if multilabel else f"nothing but {info.classes[0]}"
         return [_issue("empty_mask", sample, path, what, inspector)]
     only = [index for index, count in enumerate(label.counts) if count]
     if not multilabel and len(only) == 1 and label.ignored == 0:
-        return [_issue("one_class_only", sample, path, f"every pixel is {info.classes[only[0]]}", inspector)]
+        return [
+            _issue(
+                "one_class_only", sample, path, f"every pixel is {info.classes[only[0]]}", inspector
+            )
+        ]
     return []

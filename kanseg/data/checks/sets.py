@@ -26,7 +26,9 @@ OUTLIER = 4  # times the median height or width
 
 
 def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issue]:
-    """Pictures listed for two of train, val and test; a split that is named for both was meant so."""
+    """Pictures listed for two of train, val and test; a split that is named for both was
+    meant so.
+    """
     issues = []
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         meant = {sample for sample in roles[one] if set(names[one]) & set(names[other])}
@@ -34,33 +36,64 @@ def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issu
         both = [sample.name for sample in roles[other] if sample.image in inside]
         if both:
             where = f"{' + '.join(names[one])} and in {' + '.join(names[other])}"
-            issues.append(Issue("in_two_splits", ".", f"{len(both)} pictures are in {where}: {few(both)}", details={"names": both[:DETAILED]}))
+            issues.append(
+                Issue(
+                    "in_two_splits",
+                    ".",
+                    f"{len(both)} pictures are in {where}: {few(both)}",
+                    details={"names": both[:DETAILED]},
+                )
+            )
     return issues
 
 
 def duplicates(roles: Roles, inspector: Inspector) -> list[Issue]:
-    """Pictures of equal pixels, empty ones left out; across splits the copy in the earlier one is left out with `skip_bad`."""
+    """Pictures of equal pixels, empty ones left out; across splits the copy in the earlier one is
+    left out with `skip_bad`.
+    """
     alike: dict[str, dict[Path, tuple[str, Sample]]] = defaultdict(dict)
     for role, samples in roles.items():
         for sample in samples:
             facts = inspector.picture(sample.image)
             if facts.pixels and not facts.constant:
                 alike[facts.pixels].setdefault(sample.image, (role, sample))
-    return [issue for group in alike.values() if len(group) > 1 for issue in _pairs(list(group.values()), inspector)]
+    return [
+        issue
+        for group in alike.values()
+        if len(group) > 1
+        for issue in _pairs(list(group.values()), inspector)
+    ]
 
 
 def _pairs(group: list[tuple[str, Sample]], inspector: Inspector) -> list[Issue]:
-    """Each but the last of a group of equal pictures, compared with the last (roles come in the order train, val, test)."""
+    """Each but the last of a group of equal pictures, compared with the last (roles come in the
+    order train, val, test).
+    """
     last_role, last = group[-1]
     issues = []
     for role, sample in group[:-1]:
         same = "the same file as" if _same_bytes(sample.image, last.image) else "the same pixels as"
         other = inspector.name(last.image)
         if role == last_role:
-            issues.append(Issue("duplicate", inspector.name(sample.image), f"{same} {other}, both in {role}", details={"other": other}))
+            issues.append(
+                Issue(
+                    "duplicate",
+                    inspector.name(sample.image),
+                    f"{same} {other}, both in {role}",
+                    details={"other": other},
+                )
+            )
             continue
         reason = f"{same} {other}: one is in {role}, the other in {last_role}; remove one of them"
-        issues.append(Issue("duplicate_in_two_splits", inspector.name(sample.image), reason, (sample,), {"other": other, "splits": [role, last_role]}))
+        issues.append(
+            Issue(
+                "duplicate_in_two_splits",
+                inspector.name(sample.image),
+                reason,
+                (sample,),
+                {"other": other, "splits": [role, last_role]},
+            )
+        )
     return issues
 
 
@@ -79,26 +112,52 @@ def groups(root: Path, roles: Roles) -> list[Issue]:
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(table))) if len(row) >= 2]
     except (InputError, csv.Error) as error:
-        return [Issue("no_group", table.name, f"cannot be read: {str(error).removeprefix(f'{table}: ')}")]
+        return [
+            Issue(
+                "no_group", table.name, f"cannot be read: {str(error).removeprefix(f'{table}: ')}"
+            )
+        ]
     group_of = {unicodedata.normalize("NFC", row[0].strip()): row[1].strip() for row in rows}
     issues = []
-    without = sorted({sample.name for samples in roles.values() for sample in samples} - group_of.keys())
+    without = sorted(
+        {sample.name for samples in roles.values() for sample in samples} - group_of.keys()
+    )
     if without:
-        issues.append(Issue("no_group", table.name, f"{len(without)} pictures have no group: {few(without)}", details={"names": without[:DETAILED]}))
+        issues.append(
+            Issue(
+                "no_group",
+                table.name,
+                f"{len(without)} pictures have no group: {few(without)}",
+                details={"names": without[:DETAILED]},
+            )
+        )
     where: dict[str, set[str]] = defaultdict(set)
     for role, samples in roles.items():
         for sample in samples:
             where[group_of.get(sample.name, "")].add(role)
     torn = {group: sorted(found) for group, found in where.items() if len(found) > 1 and group}
     if torn:
-        reason = f"{len(torn)} groups are in two splits, whose scores are then too good: {few(torn)}"
-        issues.append(Issue("group_in_two_splits", table.name, reason, details={"groups": dict(list(torn.items())[:DETAILED])}))
+        reason = (
+            f"{len(torn)} groups are in two splits, whose scores are then too good: {few(torn)}"
+        )
+        issues.append(
+            Issue(
+                "group_in_two_splits",
+                table.name,
+                reason,
+                details={"groups": dict(list(torn.items())[:DETAILED])},
+            )
+        )
     return issues
 
 
 def size_outliers(samples: Sequence[Sample], inspector: Inspector) -> list[Issue]:
     """Pictures more than four times larger or smaller than the median, in height or in width."""
-    sizes = {sample: facts.size for sample in samples if (facts := inspector.picture(sample.image)).fault is None}
+    sizes = {
+        sample: facts.size
+        for sample in samples
+        if (facts := inspector.picture(sample.image)).fault is None
+    }
     if not sizes:
         return []
     median = np.median(list(sizes.values()), axis=0)
@@ -107,39 +166,79 @@ def size_outliers(samples: Sequence[Sample], inspector: Inspector) -> list[Issue
         ratio = np.array([height, width]) / median
         if ratio.max() > OUTLIER or ratio.min() < 1 / OUTLIER:
             reason = f"is {width}x{height} pixels, the median is {median[1]:.0f}x{median[0]:.0f}"
-            issues.append(Issue("size_outlier", inspector.name(sample.image), reason, details={"size": [height, width]}))
+            issues.append(
+                Issue(
+                    "size_outlier",
+                    inspector.name(sample.image),
+                    reason,
+                    details={"size": [height, width]},
+                )
+            )
     return issues
 
 
 def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> list[Issue]:
-    """Pictures that do not convert to the network's channels, and a mixture of grey, RGB and 16-bit pictures."""
-    good = {sample: facts for sample in samples if (facts := inspector.picture(sample.image)).fault is None}
+    """Pictures that do not convert to the network's channels, and a mixture of grey, RGB and 16-bit
+    pictures.
+    """
+    good = {
+        sample: facts
+        for sample in samples
+        if (facts := inspector.picture(sample.image)).fault is None
+    }
     issues = []
     for sample, facts in good.items():
         try:
             to_channels(np.zeros((1, 1, facts.channels), np.uint8), wanted, name="it")
         except InputError:
-            reason = f"has {facts.channels} channels and data.channels is {wanted}; convert the picture, or give data.channels {facts.channels}"
-            issues.append(Issue("channels", inspector.name(sample.image), reason, (sample,), {"channels": facts.channels}))
+            reason = (
+                f"has {facts.channels} channels and data.channels is {wanted}; convert the picture,"
+                f" or give data.channels {facts.channels}"
+            )
+            issues.append(
+                Issue(
+                    "channels",
+                    inspector.name(sample.image),
+                    reason,
+                    (sample,),
+                    {"channels": facts.channels},
+                )
+            )
     issues += _floats_among_integers(good, inspector)
     kinds = Counter(facts.kind for facts in good.values())
     if len(kinds) > 1:
         rarest = kinds.most_common()[-1][0]
         first = next(sample for sample, facts in good.items() if facts.kind == rarest)
         parts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        issues.append(Issue("channels_mixed", inspector.name(first.image), f"the first {rarest} one of {parts} pictures", details={"kinds": dict(kinds)}))
+        issues.append(
+            Issue(
+                "channels_mixed",
+                inspector.name(first.image),
+                f"the first {rarest} one of {parts} pictures",
+                details={"kinds": dict(kinds)},
+            )
+        )
     return issues
 
 
 def _floats_among_integers(good: Mapping[Sample, Picture], inspector: Inspector) -> list[Issue]:
-    """The fewer of float and integer pictures: a network takes one or the other, as their values are scaled differently."""
-    floats = [sample for sample, facts in good.items() if facts.kind.startswith(("float", "int", "uint"))]
-    few = floats if 2 * len(floats) <= len(good) else [sample for sample in good if sample not in set(floats)]
+    """The fewer of float and integer pictures: a network takes one or the other, as their values
+    are scaled differently.
+    """
+    floats = [
+        sample for sample, facts in good.items() if facts.kind.startswith(("float", "int", "uint"))
+    ]
+    few = (
+        floats
+        if 2 * len(floats) <= len(good)
+        else [sample for sample in good if sample not in set(floats)]
+    )
     return [
         Issue(
             "channels",
             inspector.name(sample.image),
-            f"is {good[sample].kind}, and most pictures hold {'integers' if few is floats else 'floats'}; convert it",
+            f"is {good[sample].kind}, and most pictures hold"
+            f" {'integers' if few is floats else 'floats'}; convert it",
             (sample,),
         )
         for sample in (few if floats else ())
@@ -151,21 +250,50 @@ def absent_classes(roles: Roles, labels: Mapping[Sample, Label], info: LabelInfo
     issues = []
     for role, samples in roles.items():
         counted = [labels[sample].counts for sample in samples if sample in labels]
-        missing = [name for name, pixels in zip(info.classes, np.sum(counted, axis=0), strict=True) if not pixels] if counted else []
+        missing = (
+            [
+                name
+                for name, pixels in zip(info.classes, np.sum(counted, axis=0), strict=True)
+                if not pixels
+            ]
+            if counted
+            else []
+        )
         what = {"train": "to train on"}.get(role, "to measure on")
-        issues += [Issue("class_absent", ".", f"{role} has no pixel of {name} {what}", details={"split": role, "class": name}) for name in missing]
+        issues += [
+            Issue(
+                "class_absent",
+                ".",
+                f"{role} has no pixel of {name} {what}",
+                details={"split": role, "class": name},
+            )
+            for name in missing
+        ]
     return issues
 
 
-def masks_of_0_and_255(labels: Mapping[Sample, Label], info: LabelInfo, inspector: Inspector) -> list[Issue]:
-    """Masks of 0 and 255 where 255 is an ignored index: an object mask that is read as nothing but background and void."""
+def masks_of_0_and_255(
+    labels: Mapping[Sample, Label], info: LabelInfo, inspector: Inspector
+) -> list[Issue]:
+    """Masks of 0 and 255 where 255 is an ignored index: an object mask that is read as nothing but
+    background and void.
+    """
     if info.mask_values is not None or info.ignore_index != 255 or info.task == "multilabel":
         return []
-    only = [sample for sample, label in labels.items() if label.ignored and label.counts[0] and not any(label.counts[1:])]
+    only = [
+        sample
+        for sample, label in labels.items()
+        if label.ignored and label.counts[0] and not any(label.counts[1:])
+    ]
     nothing_else = not any(any(label.counts[1:]) for label in labels.values())
     code = "mask_0_255" if nothing_else else "mask_maybe_0_255"
     cure = (
-        "if 255 is the object, give mask_values: {0: 0, 255: 1}" if nothing_else else "others hold indices; if 255 is the object here, divide this mask by 255"
+        "if 255 is the object, give mask_values: {0: 0, 255: 1}"
+        if nothing_else
+        else "others hold indices; if 255 is the object here, divide this mask by 255"
     )
     reason = f"holds 0 and 255 only, which reads as {info.classes[0]} and ignored; {cure}"
-    return [Issue(code, inspector.name(next(mask_files(sample), sample.image)), reason, (sample,)) for sample in only]
+    return [
+        Issue(code, inspector.name(next(mask_files(sample), sample.image)), reason, (sample,))
+        for sample in only
+    ]

@@ -22,30 +22,43 @@ DETAILED = 1000
 
 @dataclass
 class Survey:
-    """Pictures and masks by stem, for each folder that holds images/, and what is wrong with the layout."""
+    """Pictures and masks by stem, for each folder that holds images/, and what is wrong with the
+    layout.
+    """
 
     root: Path
     pictures: dict[Path, dict[str, Path]] = field(default_factory=dict)
     masks: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
-    listed: dict[str, list[str]] = field(default_factory=dict)  # split file -> the pictures in it that exist
+    listed: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # split file -> the pictures in it that exist
 
     @property
     def is_folder_form(self) -> bool:
-        """Whether there are images/ folders at all; a set in another format has none that concern this survey."""
+        """Whether there are images/ folders at all; a set in another format has none that concern
+        this survey.
+        """
         return bool(self.pictures)
 
     def mask_paths(self) -> list[Path]:
         """All mask files."""
-        return sorted(path for by_stem in self.masks.values() for paths in by_stem.values() for path in paths)
+        return sorted(
+            path for by_stem in self.masks.values() for paths in by_stem.values() for path in paths
+        )
 
     def samples(self) -> dict[Path, list[Sample]]:
-        """Every picture with the mask of its stem (multilabel: a tuple of masks), by the folder that holds images/."""
+        """Every picture with the mask of its stem (multilabel: a tuple of masks), by the folder
+        that holds images/.
+        """
         return {base: self._samples_of(base) for base in self.pictures}
 
     def _samples_of(self, base: Path) -> list[Sample]:
         folders = _class_folders(base / "masks")
-        return [Sample(stem, path, _one_or_all(self.masks[base].get(stem, []), folders)) for stem, path in self.pictures[base].items()]
+        return [
+            Sample(stem, path, _one_or_all(self.masks[base].get(stem, []), folders))
+            for stem, path in self.pictures[base].items()
+        ]
 
     def splits(self) -> dict[str, list[Sample]]:
         """The samples by split file, or by the folders train/, val/, test/."""
@@ -53,7 +66,10 @@ class Survey:
         if self.root not in samples:
             return {base.name: some for base, some in samples.items()}
         by_name = {sample.name: sample for sample in samples[self.root]}
-        return {name: [by_name[stem] for stem in dict.fromkeys(stems)] for name, stems in self.listed.items()}
+        return {
+            name: [by_name[stem] for stem in dict.fromkeys(stems)]
+            for name, stems in self.listed.items()
+        }
 
 
 def survey(root: Path, chosen: Collection[str]) -> Survey:
@@ -64,9 +80,15 @@ def survey(root: Path, chosen: Collection[str]) -> Survey:
         chosen: the splits that are asked for; faults of others are warnings.
     """
     found = Survey(root)
-    bases = [root] if (root / "images").is_dir() else [root / name for name in SPLITS if (root / name / "images").is_dir()]
+    bases = (
+        [root]
+        if (root / "images").is_dir()
+        else [root / name for name in SPLITS if (root / name / "images").is_dir()]
+    )
     for base in bases:
-        found.pictures[base] = {stem: paths[0] for stem, paths in _stems(found, base / "images").items()}
+        found.pictures[base] = {
+            stem: paths[0] for stem, paths in _stems(found, base / "images").items()
+        }
         found.masks[base] = defaultdict(list)
         for folder in [base / "masks", *_class_folders(base / "masks")]:
             for stem, paths in _stems(found, folder).items():
@@ -80,15 +102,26 @@ def survey(root: Path, chosen: Collection[str]) -> Survey:
 def _one_or_all(masks: list[Path], folders: list[Path]) -> Path | tuple[Path | None, ...] | None:
     if not folders:
         return masks[0] if masks else None
-    return tuple(next((mask for mask in masks if mask.parent == folder), None) for folder in folders) if masks else None
+    return (
+        tuple(next((mask for mask in masks if mask.parent == folder), None) for folder in folders)
+        if masks
+        else None
+    )
 
 
 def _class_folders(masks: Path) -> list[Path]:
     """masks/0, masks/1, ... of a multilabel set, whose masks/ has no files of its own."""
-    inside = [path for path in masks.iterdir() if not path.name.startswith(".")] if masks.is_dir() else []
+    inside = (
+        [path for path in masks.iterdir() if not path.name.startswith(".")]
+        if masks.is_dir()
+        else []
+    )
     if any(path.suffix.lower() in IMAGE_SUFFIXES for path in inside):
         return []
-    return sorted((path for path in inside if path.is_dir()), key=lambda path: (len(path.name) if path.name.isdigit() else 0, path.name))
+    return sorted(
+        (path for path in inside if path.is_dir()),
+        key=lambda path: (len(path.name) if path.name.isdigit() else 0, path.name),
+    )
 
 
 def _stems(found: Survey, folder: Path) -> dict[str, list[Path]]:
@@ -100,14 +133,29 @@ def _stems(found: Survey, folder: Path) -> dict[str, list[Path]]:
     for paths in stems.values():
         if len(paths) > 1:
             names = " and ".join(path.name for path in paths)
-            found.issues.append(Issue("same_stem", _name(found, paths[0]), f"{names} have the same stem; rename or remove all but one"))
+            found.issues.append(
+                Issue(
+                    "same_stem",
+                    _name(found, paths[0]),
+                    f"{names} have the same stem; rename or remove all but one",
+                )
+            )
     return dict(stems)
 
 
 def _orphans(found: Survey, base: Path) -> list[Issue]:
     pictures = found.pictures[base]
-    orphans = [path for stem, paths in found.masks[base].items() if stem not in pictures for path in paths]
-    return [Issue("no_image", _name(found, path), f"a mask without a picture in images/{nearest(path.stem, pictures)}") for path in orphans]
+    orphans = [
+        path for stem, paths in found.masks[base].items() if stem not in pictures for path in paths
+    ]
+    return [
+        Issue(
+            "no_image",
+            _name(found, path),
+            f"a mask without a picture in images/{nearest(path.stem, pictures)}",
+        )
+        for path in orphans
+    ]
 
 
 def _split_files(found: Survey, chosen: Collection[str]) -> None:
@@ -116,38 +164,87 @@ def _split_files(found: Survey, chosen: Collection[str]) -> None:
             continue
         asked = path.stem in chosen
         try:
-            stems = [unicodedata.normalize("NFC", line.strip()) for line in read_text(path).splitlines() if line.strip()]
+            stems = [
+                unicodedata.normalize("NFC", line.strip())
+                for line in read_text(path).splitlines()
+                if line.strip()
+            ]
         except InputError as error:
-            found.issues += _as_asked([Issue("split_encoding", path.name, str(error).removeprefix(f"{path}: "))] if asked else [], asked)
+            found.issues += _as_asked(
+                (
+                    [Issue("split_encoding", path.name, str(error).removeprefix(f"{path}: "))]
+                    if asked
+                    else []
+                ),
+                asked,
+            )
             continue
         known = [stem for stem in stems if stem in found.pictures[found.root]]
         if known or asked or path.stem in SPLITS:  # else it is some other text
             found.listed[path.stem] = known
-            found.issues += _as_asked(_faults_of_split(path.name, stems, found.pictures[found.root]), asked)
+            found.issues += _as_asked(
+                _faults_of_split(path.name, stems, found.pictures[found.root]), asked
+            )
 
 
 def _as_asked(issues: list[Issue], asked: bool) -> list[Issue]:
-    return issues if asked else [Issue("stray_split", issue.file, issue.reason, details=issue.details) for issue in issues]
+    return (
+        issues
+        if asked
+        else [
+            Issue("stray_split", issue.file, issue.reason, details=issue.details)
+            for issue in issues
+        ]
+    )
 
 
 def _faults_of_split(file: str, stems: list[str], pictures: Mapping[str, Path]) -> list[Issue]:
     paths = [stem for stem in stems if "/" in stem or "\\" in stem or stem in (".", "..")]
     unknown = [stem for stem in stems if stem not in pictures and stem not in paths]
-    repeated = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
-    suffixed = bool(unknown) and all(Path(stem).suffix.lower() in IMAGE_SUFFIXES for stem in unknown)
-    hint = "; write stems, without suffixes" if suffixed else nearest(unknown[0], pictures) if unknown else ""
+    repeated = (
+        sorted({stem for stem in stems if stems.count(stem) > 1})
+        if len(set(stems)) < len(stems)
+        else []
+    )
+    suffixed = bool(unknown) and all(
+        Path(stem).suffix.lower() in IMAGE_SUFFIXES for stem in unknown
+    )
+    hint = (
+        "; write stems, without suffixes"
+        if suffixed
+        else nearest(unknown[0], pictures)
+        if unknown
+        else ""
+    )
     reasons = {
-        "split_path": (paths, f"{len(paths)} of {len(stems)} lines are paths, which are refused; write plain file stems"),
-        "split_unknown": (unknown, f"{len(unknown)} of {len(stems)} names have no picture in images/{hint}"),
+        "split_path": (
+            paths,
+            (
+                f"{len(paths)} of {len(stems)} lines are paths, which are refused; write plain file"
+                " stems"
+            ),
+        ),
+        "split_unknown": (
+            unknown,
+            f"{len(unknown)} of {len(stems)} names have no picture in images/{hint}",
+        ),
         "split_repeated": (repeated, f"{len(repeated)} names are listed twice"),
     }
-    return [Issue(code, file, f"{reason}: {few(names)}", details={"names": names[:DETAILED]}) for code, (names, reason) in reasons.items() if names]
+    return [
+        Issue(code, file, f"{reason}: {few(names)}", details={"names": names[:DETAILED]})
+        for code, (names, reason) in reasons.items()
+        if names
+    ]
 
 
 def few(names: Iterable[object]) -> str:
     """`a, b, c, ... (12 in all)`."""
     names = [str(name) for name in names]
-    return ", ".join(names) if len(names) <= SHOWN else f"{', '.join(names[:SHOWN])}, ... ({len(names)} in all)"
+    return (
+        ", ".join(names)
+        if len(names) <= SHOWN
+        else f"{', '.join(names[:SHOWN])}, ... ({len(names)} in all)"
+    )
 
 
 def _name(found: Survey, path: Path) -> str:

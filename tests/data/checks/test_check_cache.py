@@ -19,12 +19,20 @@ def decoded(tmp_path, monkeypatch):
     names = []
     for function in ("look_at_picture", "look_at_mask"):
         real = getattr(inspector, function)
-        monkeypatch.setattr(inspector, function, lambda path, *a, real=real: names.append(f"{path.parent.name}/{path.name}") or real(path, *a))
+        monkeypatch.setattr(
+            inspector,
+            function,
+            lambda path, *a, real=real: (
+                names.append(f"{path.parent.name}/{path.name}") or real(path, *a)
+            ),
+        )
     return names
 
 
 def plain(report):
-    return {key: value for key, value in report.to_json().items() if key not in ("seconds", "files")}
+    return {
+        key: value for key, value in report.to_json().items() if key not in ("seconds", "files")
+    }
 
 
 def test_unchanged_files_are_not_decoded_again_and_the_report_is_the_same(folder, decoded):
@@ -73,7 +81,16 @@ def test_it_can_be_left_out(folder, decoded):
     assert len(decoded) == 24
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 0, "files": {}}', '{"version": 1, "files": {"picture images/p00.png": 3}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        '{"version": 0, "files": {}}',
+        '{"version": 1, "files": {"picture images/p00.png": 3}}',
+    ],
+)
 def test_a_damaged_cache_is_an_empty_one(folder, decoded, content):
     check_data(DataConfig(root=str(folder)))
     (path,) = cache_folder().glob("*.json")
@@ -131,7 +148,9 @@ def _write(root, number):
 
 def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
     root = tmp_path / "set"
-    workers = [get_context("fork").Process(target=_write, args=(root, number)) for number in range(2)]
+    workers = [
+        get_context("fork").Process(target=_write, args=(root, number)) for number in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -151,8 +170,12 @@ def test_a_file_of_the_same_pixels_in_another_form_has_the_same_hash(tmp_path):
     Image.fromarray(grey).save(tmp_path / "a.png")
     Image.fromarray(grey).save(tmp_path / "b.bmp")
     Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "c.png")
-    Image.fromarray(np.stack([grey] * 3 + [np.full_like(grey, 255)], axis=-1)).save(tmp_path / "d.png")
+    Image.fromarray(np.stack([grey] * 3 + [np.full_like(grey, 255)], axis=-1)).save(
+        tmp_path / "d.png"
+    )
     Image.fromarray(grey.T.copy()).save(tmp_path / "e.png")
-    hashes = [inspector.look_at_picture(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
+    hashes = [
+        inspector.look_at_picture(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))
+    ]
     assert len(set(hashes[:4])) == 1
     assert hashes[4] != hashes[0]

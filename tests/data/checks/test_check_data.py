@@ -18,11 +18,19 @@ SIZE = (24, 32)
 
 
 def digest(folder):
-    return {str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p): (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def noise(name, size=SIZE, channels=3):
-    return np.random.default_rng(list(name.encode())).integers(0, 256, (*size, channels), dtype=np.uint8).squeeze()
+    return (
+        np.random.default_rng(list(name.encode()))
+        .integers(0, 256, (*size, channels), dtype=np.uint8)
+        .squeeze()
+    )
 
 
 def indices(size=SIZE):
@@ -48,12 +56,20 @@ SAMPLES = {
     "no_mask": lambda image, mask: mask.unlink(),
     "no_image": lambda image, mask: image.unlink(),
     "size_mismatch": lambda image, mask: Image.fromarray(indices((24, 31))).save(mask),
-    "bad_value": lambda image, mask: Image.fromarray(np.where(np.indices(SIZE)[0] == 7, 9, indices()).astype(np.uint8)).save(mask),
+    "bad_value": (
+        lambda image, mask: Image.fromarray(
+            np.where(np.indices(SIZE)[0] == 7, 9, indices()).astype(np.uint8)
+        ).save(mask)
+    ),
     "mask_0_255": lambda image, mask: None,
-    "rgb_without_palette": lambda image, mask: Image.fromarray(noise("colours", (24, 32))).save(mask),
+    "rgb_without_palette": (
+        lambda image, mask: Image.fromarray(noise("colours", (24, 32))).save(mask)
+    ),
     "all_ignored": lambda image, mask: Image.fromarray(np.full(SIZE, 255, np.uint8)).save(mask),
     "channels_mixed": lambda image, mask: Image.fromarray(noise("grey", channels=1)).save(image),
-    "constant_image": lambda image, mask: Image.fromarray(np.full((*SIZE, 3), 17, np.uint8)).save(image),
+    "constant_image": (
+        lambda image, mask: Image.fromarray(np.full((*SIZE, 3), 17, np.uint8)).save(image)
+    ),
     "empty_mask": lambda image, mask: Image.fromarray(np.zeros(SIZE, np.uint8)).save(mask),
     "one_class_only": lambda image, mask: Image.fromarray(np.ones(SIZE, np.uint8)).save(mask),
     "mask_maybe_0_255": lambda image, mask: Image.fromarray(disc()).save(mask),
@@ -67,12 +83,23 @@ def both(image, mask, suffix, array, target):
 
 
 SAMPLES |= {
-    "nan": lambda image, mask: both(image, mask, ".tif", np.where(np.indices(SIZE)[0] == 3, np.nan, 1).astype(np.float32), "image"),
+    "nan": lambda image, mask: both(
+        image,
+        mask,
+        ".tif",
+        np.where(np.indices(SIZE)[0] == 3, np.nan, 1).astype(np.float32),
+        "image",
+    ),
     "lossy_mask": lambda image, mask: both(image, mask, ".jpg", disc(), "mask"),
     "lossy_format": lambda image, mask: both(image, mask, ".jpg", np.ones(SIZE, np.uint8), "mask"),
-    "size_outlier": lambda image, mask: (Image.fromarray(noise("outlier", (24, 140))).save(image), Image.fromarray(indices((24, 140))).save(mask)),
+    "size_outlier": lambda image, mask: (
+        Image.fromarray(noise("outlier", (24, 140))).save(image),
+        Image.fromarray(indices((24, 140))).save(mask),
+    ),
     "unsupported": lambda image, mask: (image.unlink(), stack(image.with_suffix(".tif"))),
-    "channels": lambda image, mask: Image.fromarray(noise("alpha", channels=2)[..., :2], "LA").save(image),
+    "channels": (
+        lambda image, mask: Image.fromarray(noise("alpha", channels=2)[..., :2], "LA").save(image)
+    ),
 }
 del SAMPLES["channels"], SAMPLES["mask_0_255"]
 
@@ -84,7 +111,9 @@ def stack(path):
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """A folder with one fault of every kind that single samples and split files can have, between sound samples."""
+    """A folder with one fault of every kind that single samples and split files can have, between
+    sound samples.
+    """
     root = tmp_path / "spoilt"
     for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
@@ -94,12 +123,16 @@ def spoilt(tmp_path):
         Image.fromarray(indices()).save(root / "masks" / f"{name}.png")
     for code, spoil in SAMPLES.items():
         spoil(root / "images" / f"{code}.png", root / "masks" / f"{code}.png")
-    Image.open(root / "images" / "sound00.png").save(root / "images" / "twin.png", compress_level=1)  # the same pixels in another file
+    Image.open(root / "images" / "sound00.png").save(
+        root / "images" / "twin.png", compress_level=1
+    )  # the same pixels in another file
     shutil.copy(root / "images" / "sound01.png", root / "images" / "double.png")
     Image.fromarray(noise("x")).save(root / "images" / "sound05.bmp")
     names = [name for name in SAMPLES if name != "no_image"]
     (root / "train.txt").write_text("\n".join([*sound[:8], *names, "double", "sound02"]) + "\n")
-    (root / "val.txt").write_text("\n".join(["sound08", "twin", "sound03", "absent", "../sound01"]) + "\n")
+    (root / "val.txt").write_text(
+        "\n".join(["sound08", "twin", "sound03", "absent", "../sound01"]) + "\n"
+    )
     (root / "test.txt").write_bytes("sound09\n\xe4\n".encode("latin-1"))
     (root / "more.txt").write_text("sound10\nnobody\n")
     (root / "groups.csv").write_text("".join(f"{n},g\n" for n in [*sound, "twin"]))
@@ -107,7 +140,10 @@ def spoilt(tmp_path):
 
 
 def settings(root, **more):
-    return DataConfig(root=str(root), **{"classes": ["a", "b", "c"], "task": "multiclass", "max_pixels": 50_000, **more})
+    return DataConfig(
+        root=str(root),
+        **{"classes": ["a", "b", "c"], "task": "multiclass", "max_pixels": 50_000, **more},
+    )
 
 
 # Codes of the layout and between samples, and the file of each.
@@ -126,7 +162,17 @@ BETWEEN = {
     "in_no_split": ".",
     "layout": ".",
 }
-LATER = {"labels", "odd_masks", "settings", "no_split", "missing", "mask_0_255", "channels", "label", "class_absent"}  # tests of their own
+LATER = {
+    "labels",
+    "odd_masks",
+    "settings",
+    "no_split",
+    "missing",
+    "mask_0_255",
+    "channels",
+    "label",
+    "class_absent",
+}  # tests of their own
 
 
 def test_one_fault_of_every_kind_is_found_with_code_and_file_in_one_report(spoilt):
@@ -147,19 +193,34 @@ def test_every_reason_is_one_line_and_the_text_and_the_json_hold_all_errors(spoi
     text, data = report.text(), report.to_json()
     assert all("\n" not in issue.reason and issue.reason for issue in report.issues)
     assert all(f"{issue.file}: {issue.reason}" in text for issue in report.errors)
-    assert data["counts"]["errors"] == len(report.errors) == sum(i["severity"] == "error" for i in data["issues"])
+    assert (
+        data["counts"]["errors"]
+        == len(report.errors)
+        == sum(i["severity"] == "error" for i in data["issues"])
+    )
     assert data["ok"] is False
     bad = next(i for i in data["issues"] if i["code"] == "bad_value")
-    assert bad["details"] == {"values": [{"value": 9, "pixels": 32, "row": 7, "column": 0}], "pixels": 32}
+    assert bad["details"] == {
+        "values": [{"value": 9, "pixels": 32, "row": 7, "column": 0}],
+        "pixels": 32,
+    }
     assert bad["samples"] == ["bad_value"]
 
 
 def test_the_reasons_say_what_came_and_how_to_mend_it(spoilt):
-    reasons = {issue.code: issue.reason for issue in check_data(settings(spoilt), everything=True).issues}
-    assert "9 at row 7, column 0 (32 pixels in all) is no class; expected 0..2 or 255 (ignored)" in reasons["bad_value"]
+    reasons = {
+        issue.code: issue.reason for issue in check_data(settings(spoilt), everything=True).issues
+    }
+    assert (
+        "9 at row 7, column 0 (32 pixels in all) is no class; expected 0..2 or 255 (ignored)"
+        in reasons["bad_value"]
+    )
     assert reasons["lossy_mask"].startswith("JPEG blurs masks")
     assert "threshold at 128 and save as PNG" in reasons["lossy_mask"]
-    assert all(part in reasons["nan"] for part in ("32 ", "NaN or infinite", "the first at row 3, column 0"))
+    assert all(
+        part in reasons["nan"]
+        for part in ("32 ", "NaN or infinite", "the first at row 3, column 0")
+    )
     assert "31x24 and the picture 32x24" in reasons["size_mismatch"]
     assert "the same pixels as images/twin.png" in reasons["duplicate_in_two_splits"]
     assert "the same file as images/double.png" in reasons["duplicate"]
@@ -167,9 +228,16 @@ def test_the_reasons_say_what_came_and_how_to_mend_it(spoilt):
 
 @pytest.mark.parametrize("scale", [1, 255])
 def test_a_sound_folder_gives_nothing(tmp_path, scale):
-    report = check_data(DataConfig(root=str(make_folder(tmp_path / "set", scale=scale))), everything=True)
+    report = check_data(
+        DataConfig(root=str(make_folder(tmp_path / "set", scale=scale))), everything=True
+    )
     assert report.issues == []
-    assert [report.statistics[split].pictures for split in ("train", "val", "test", "other")] == [2, 2, 2, 0]
+    assert [report.statistics[split].pictures for split in ("train", "val", "test", "other")] == [
+        2,
+        2,
+        2,
+        0,
+    ]
 
 
 def test_nothing_is_written_into_the_data_folder_and_it_may_be_read_only(spoilt):
@@ -181,26 +249,48 @@ def test_nothing_is_written_into_the_data_folder_and_it_may_be_read_only(spoilt)
 
 
 def one(root, code, **more):
-    found = [issue for issue in check_data(DataConfig(root=str(root), **more)).issues if issue.code == code]
+    found = [
+        issue
+        for issue in check_data(DataConfig(root=str(root), **more)).issues
+        if issue.code == code
+    ]
     assert len(found) == 1, found
     return found[0]
 
 
 def test_masks_of_0_and_255_where_indices_are_promised(folder):
-    report = check_data(DataConfig(root=str(folder), classes=["a", "b", "c"], task="multiclass", palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]], ignore_index=9))
+    report = check_data(
+        DataConfig(
+            root=str(folder),
+            classes=["a", "b", "c"],
+            task="multiclass",
+            palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+            ignore_index=9,
+        )
+    )
     assert [issue.code for issue in report.errors] == ["mask_0_255"] * 6
     assert "mask_values: {0: 0, 255: 1}" in report.errors[0].reason
 
 
 def test_masks_of_0_and_255_that_would_be_read_as_background_and_void(folder):
-    report = check_data(DataConfig(root=str(folder), classes=["a", "b", "c"], task="multiclass", palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]]))
+    report = check_data(
+        DataConfig(
+            root=str(folder),
+            classes=["a", "b", "c"],
+            task="multiclass",
+            palette=[[0, 0, 0], [1, 1, 1], [2, 2, 2]],
+        )
+    )
     assert [issue.code for issue in report.errors] == ["mask_0_255"] * 6
 
 
 def test_a_value_that_one_mask_alone_has_does_not_hide_what_the_others_mean(folder):
     Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p01.png")
     report = check_data(DataConfig(root=str(folder)))
-    assert {issue.code: issue.file for issue in report.errors} == {"odd_masks": ".", "bad_value": "masks/p01.png"}
+    assert {issue.code: issue.file for issue in report.errors} == {
+        "odd_masks": ".",
+        "bad_value": "masks/p01.png",
+    }
     assert report.info.mask_values == {0: 0, 255: 1}
     assert "which are no classes" in report.errors[0].reason
 
@@ -210,7 +300,11 @@ def test_colour_masks_without_a_palette_are_all_named_and_the_rest_still_checked
         Image.fromarray(noise(name, (32, 40))).save(folder / "masks" / f"{name}.png")
     (folder / "images" / "p01.png").write_bytes(b"")
     codes = {issue.file: issue.code for issue in check_data(DataConfig(root=str(folder))).errors}
-    assert codes == {"masks/p00.png": "rgb_without_palette", "masks/p03.png": "rgb_without_palette", "images/p01.png": "empty_file"}
+    assert codes == {
+        "masks/p00.png": "rgb_without_palette",
+        "masks/p03.png": "rgb_without_palette",
+        "images/p01.png": "empty_file",
+    }
 
 
 def test_grey_masks_stored_as_rgb_are_told_apart(folder):
@@ -231,11 +325,16 @@ def test_a_broken_dataset_yaml_is_one_entry_and_the_rest_still_checked(folder):
     (folder / "dataset.yaml").write_text("clases: [a, b]\n")
     (folder / "images" / "p01.png").write_bytes(b"")
     report = check_data(DataConfig(root=str(folder)))
-    assert {(issue.code, issue.file) for issue in report.errors} == {("settings", "dataset.yaml"), ("empty_file", "images/p01.png")}
+    assert {(issue.code, issue.file) for issue in report.errors} == {
+        ("settings", "dataset.yaml"),
+        ("empty_file", "images/p01.png"),
+    }
 
 
 def test_a_misspelt_split_and_a_split_that_is_simply_not_there(folder):
-    assert "no split 'trian'; did you mean 'train'" in one(folder, "no_split", train=["trian"]).reason
+    assert (
+        "no split 'trian'; did you mean 'train'" in one(folder, "no_split", train=["trian"]).reason
+    )
     (folder / "val.txt").unlink()
     report = check_data(DataConfig(root=str(folder)))
     assert not report.errors
@@ -245,7 +344,9 @@ def test_a_misspelt_split_and_a_split_that_is_simply_not_there(folder):
 def test_a_picture_in_train_and_test_is_found_unless_the_split_was_named_for_both(folder):
     (folder / "test.txt").write_text("p00\n")
     report = check_data(DataConfig(root=str(folder), train=["train", "val"], val=["val"]))
-    assert [(issue.code, issue.reason) for issue in report.errors] == [("in_two_splits", "1 pictures are in train + val and in test: p00")]
+    assert [(issue.code, issue.reason) for issue in report.errors] == [
+        ("in_two_splits", "1 pictures are in train + val and in test: p00")
+    ]
 
 
 def test_channels_that_the_network_does_not_take_are_named(folder):
@@ -257,8 +358,17 @@ def test_channels_that_the_network_does_not_take_are_named(folder):
 
 
 def test_a_class_that_a_split_never_shows_is_a_warning(folder):
-    report = check_data(DataConfig(root=str(folder), classes=["a", "b", "c"], task="multiclass", mask_values={0: 0, 255: 1, 3: 2}))
-    assert [issue.reason for issue in report.warnings if issue.code == "class_absent"][0] == "train has no pixel of c to train on"
+    report = check_data(
+        DataConfig(
+            root=str(folder),
+            classes=["a", "b", "c"],
+            task="multiclass",
+            mask_values={0: 0, 255: 1, 3: 2},
+        )
+    )
+    assert [issue.reason for issue in report.warnings if issue.code == "class_absent"][
+        0
+    ] == "train has no pixel of c to train on"
     assert not report.errors
 
 
@@ -277,7 +387,10 @@ def test_a_folder_without_masks_says_so_beside_its_other_faults(folder):
 
 def test_statistics_against_numpy(folder):
     report = check_data(DataConfig(root=str(folder)))
-    images = np.stack([np.asarray(Image.open(folder / "images" / f"p{i:02d}.png")) for i in range(2)]) / 255
+    images = (
+        np.stack([np.asarray(Image.open(folder / "images" / f"p{i:02d}.png")) for i in range(2)])
+        / 255
+    )
     masks = np.stack([np.asarray(Image.open(folder / "masks" / f"p{i:02d}.png")) for i in range(2)])
     train = report.statistics["train"]
     np.testing.assert_allclose(train.mean, images.mean(axis=(0, 1, 2)), atol=1e-7)
@@ -291,12 +404,17 @@ def test_sixteen_bit_pictures_and_train_val_test_folders(tmp_path):
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             (tmp_path / split / kind).mkdir(parents=True)
-        Image.fromarray(noise(split, channels=1).astype(np.uint16) * 200).save(tmp_path / split / "images" / "x.png")
+        Image.fromarray(noise(split, channels=1).astype(np.uint16) * 200).save(
+            tmp_path / split / "images" / "x.png"
+        )
         Image.fromarray(disc()).save(tmp_path / split / "masks" / "x.png")
     (tmp_path / "val" / "images" / "y.png").write_bytes(b"")
     report = check_data(DataConfig(root=str(tmp_path)))
     assert report.statistics["train"].kinds == {"16-bit grey": 1}
-    assert [(issue.code, issue.file) for issue in report.errors] == [("empty_file", "val/images/y.png"), ("no_mask", "val/images/y.png")]
+    assert [(issue.code, issue.file) for issue in report.errors] == [
+        ("empty_file", "val/images/y.png"),
+        ("no_mask", "val/images/y.png"),
+    ]
 
 
 def test_a_folder_that_is_not_there_is_one_line():
@@ -316,19 +434,35 @@ def test_masks_that_are_all_jpeg_are_named_as_such(folder):
 
 def test_floats_among_integers_are_an_error_of_the_fewer(folder):
     image = sorted((folder / "images").iterdir())[0]
-    tifffile.imwrite(image.with_suffix(".tif"), noise("float").astype(np.float32) / 255, photometric="rgb")
+    tifffile.imwrite(
+        image.with_suffix(".tif"), noise("float").astype(np.float32) / 255, photometric="rgb"
+    )
     image.unlink()
-    found = [issue for issue in check_data(DataConfig(root=str(folder)), everything=True, progress=False).errors if issue.code == "channels"]
-    assert [(issue.file, issue.samples[0].name) for issue in found] == [(f"images/{image.stem}.tif", image.stem)]
+    found = [
+        issue
+        for issue in check_data(
+            DataConfig(root=str(folder)), everything=True, progress=False
+        ).errors
+        if issue.code == "channels"
+    ]
+    assert [(issue.file, issue.samples[0].name) for issue in found] == [
+        (f"images/{image.stem}.tif", image.stem)
+    ]
     assert "most pictures hold integers" in found[0].reason
 
 
 def coco(root, names, **changes):
     """A set in COCO's form with one object a picture."""
     (root / "images").mkdir(parents=True)
-    images = [{"id": i, "file_name": name, "height": 24, "width": 32} for i, name in enumerate(names)]
+    images = [
+        {"id": i, "file_name": name, "height": 24, "width": 32} for i, name in enumerate(names)
+    ]
     annotation = {"category_id": 1, "segmentation": [[2, 2, 12, 2, 12, 9]]} | changes
-    content = {"images": images, "annotations": [annotation | {"image_id": i} for i in range(len(names))], "categories": [{"id": 1, "name": "cell"}]}
+    content = {
+        "images": images,
+        "annotations": [annotation | {"image_id": i} for i in range(len(names))],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
     (root / "annotations.json").write_text(json.dumps(content))
     for name in names:
         Image.fromarray(noise(name)).save(root / "images" / name)

@@ -13,7 +13,10 @@ from kanseg.data.checks.page import page
 
 
 def pictures(html):
-    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/png;base64,([^']+)'", html)]
+    return [
+        Image.open(io.BytesIO(base64.b64decode(data)))
+        for data in re.findall(r"data:image/png;base64,([^']+)'", html)
+    ]
 
 
 def test_every_fault_is_listed_and_names_are_escaped(folder):
@@ -28,7 +31,14 @@ def test_every_fault_is_listed_and_names_are_escaped(folder):
 
 
 def test_the_sheets_show_samples_with_their_labels(folder):
-    report = check_data(DataConfig(root=str(folder), palette=[[0, 0, 0], [255, 0, 255]], classes=["a", "b"], mask_values={0: 0, 255: 1}))
+    report = check_data(
+        DataConfig(
+            root=str(folder),
+            palette=[[0, 0, 0], [255, 0, 255]],
+            classes=["a", "b"],
+            mask_values={0: 0, 255: 1},
+        )
+    )
     shown = pictures(page(report))
     assert len(shown) == 6
     assert all(picture.size == (168, 134) for picture in shown)
@@ -38,7 +48,9 @@ def test_the_sheets_show_samples_with_their_labels(folder):
 
 def test_a_bad_mask_is_drawn_beside_its_picture(folder):
     Image.fromarray(np.full((32, 40), 3, np.uint8)).save(folder / "masks" / "p02.png")
-    report = check_data(DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 255: 1}))
+    report = check_data(
+        DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 255: 1})
+    )
     assert len(pictures(page(report))) == 5 + 2
 
 
@@ -47,7 +59,11 @@ def test_multilabel_sheets(folder, monkeypatch):
     masks[1, 5:8] = 1
     for place in (inspector, module):
         monkeypatch.setattr(place, "read_label", lambda sample, info: masks)
-    report = check_data(DataConfig(root=str(folder), task="multilabel", classes=["a", "b"], mask_values={0: 0, 255: 1}))
+    report = check_data(
+        DataConfig(
+            root=str(folder), task="multilabel", classes=["a", "b"], mask_values={0: 0, 255: 1}
+        )
+    )
     assert len(pictures(page(report))) == 6
 
 

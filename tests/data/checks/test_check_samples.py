@@ -18,7 +18,9 @@ def test_all_faults_are_reported_at_once(folder):
     Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p01.png")
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "p02.png")
     (folder / "images" / "p03.png").write_bytes(b"broken")
-    again = read_folder(folder, {"task": "binary", "classes": ["a", "b"], "mask_values": found.info.mask_values})
+    again = read_folder(
+        folder, {"task": "binary", "classes": ["a", "b"], "mask_values": found.info.mask_values}
+    )
     report = check_samples(all_samples(again), again.info)
     text = "\n".join(report.faults.values())
     assert len(report.faults) == 4
@@ -44,14 +46,18 @@ INFOS = [
     LabelInfo("binary", ("a", "b"), mask_values={0: 0, 1: 1, 2: 1, 255: 255}),
     LabelInfo("binary", ("a", "b"), mask_values={0: 0, 2: 1, 1: 9, 255: 0}, ignore_index=9),
     LabelInfo("multiclass", ("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2))),
-    LabelInfo("multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (255, 255, 255), (1, 1, 1))),
+    LabelInfo(
+        "multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (255, 255, 255), (1, 1, 1))
+    ),
 ]
 
 
 @pytest.mark.parametrize("info", INFOS, ids=range(len(INFOS)))
 @pytest.mark.parametrize("colour", [False, True])
 def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_path, info, colour):
-    """Over masks of all subsets of the values 0, 1, 2, 255: a fault where the reader refuses them, else the same pixels of each class."""
+    """Over masks of all subsets of the values 0, 1, 2, 255: a fault where the reader refuses them,
+    else the same pixels of each class.
+    """
     Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(tmp_path / "x.png")
     for number in range(1, 16):
         values = [value for bit, value in enumerate((0, 1, 2, 255)) if number >> bit & 1]
@@ -76,9 +82,14 @@ def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
     Image.fromarray(mask).save(tmp_path / "m.png")
     Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "x.png")
     sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
-    info = LabelInfo("binary", ("a", "b"), mask_values={value: int(value > 0) for value in range(1200)})
+    info = LabelInfo(
+        "binary", ("a", "b"), mask_values={value: int(value > 0) for value in range(1200)}
+    )
     assert check_samples([sample], info).pixels.tolist() == [1, 1199, 0]
-    assert "value 2 at row 0, column 2 (1197 pixels in all) is no class" in check_samples([sample], LabelInfo("binary", ("a", "b"))).faults[sample]
+    assert (
+        "value 2 at row 0, column 2 (1197 pixels in all) is no class"
+        in check_samples([sample], LabelInfo("binary", ("a", "b"))).faults[sample]
+    )
 
 
 @pytest.fixture
@@ -91,7 +102,11 @@ def test_multilabel_counts_each_class_by_itself(layered, monkeypatch):
     masks = np.zeros((2, 32, 40), np.uint8)
     masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 255
     monkeypatch.setattr(inspector, "read_label", lambda sample, info: masks)
-    assert check_samples([layered], LabelInfo("multilabel", ("a", "b"))).pixels.tolist() == [400, 120, 40]
+    assert check_samples([layered], LabelInfo("multilabel", ("a", "b"))).pixels.tolist() == [
+        400,
+        120,
+        40,
+    ]
 
 
 def test_a_label_that_cannot_be_read_is_named(layered, monkeypatch):

@@ -19,29 +19,53 @@ TOOL = ROOT / "tools" / "check_data.py"
 
 
 def check(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
 
 
-def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_people(folder, tmp_path):
+def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_people(
+    folder, tmp_path
+):
     (folder / "images" / "p01.png").write_bytes(b"")
     Image.fromarray(np.full((32, 40), 3, np.uint8)).save(folder / "masks" / "p02.png")
-    before = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    before = {
+        p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
     settings = ["--mask_values", "{0: 0, 255: 1}", "--classes", "[background, disc]"]
-    run = check(folder, *settings, "--json", tmp_path / "out" / "report.json", "--html", tmp_path / "out" / "report.html")
+    run = check(
+        folder,
+        *settings,
+        "--json",
+        tmp_path / "out" / "report.json",
+        "--html",
+        tmp_path / "out" / "report.html",
+    )
     assert run.returncode == 2
     assert "images/p01.png: the file is empty" in run.stdout
     assert "masks/p02.png: value 3 at row 0, column 0" in run.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [(i["code"], i["file"]) for i in report["issues"] if i["severity"] == "error"] == [("empty_file", "images/p01.png"), ("bad_value", "masks/p02.png")]
+    assert [(i["code"], i["file"]) for i in report["issues"] if i["severity"] == "error"] == [
+        ("empty_file", "images/p01.png"),
+        ("bad_value", "masks/p02.png"),
+    ]
     assert report["classes"] == ["background", "disc"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") >= 5
-    assert {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()} == before
+    assert {
+        p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    } == before
 
 
 def test_the_data_settings_of_an_experiment_are_read(folder, tmp_path):
-    data = DataConfig(root=str(folder), classes=["nothing", "disc"], mask_values={0: 0, 255: 1}, test=[])
+    data = DataConfig(
+        root=str(folder), classes=["nothing", "disc"], mask_values={0: 0, 255: 1}, test=[]
+    )
     write_text(tmp_path / "experiment.yaml", Config(data=data).to_yaml())
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
     run = check("--config", tmp_path / "experiment.yaml")
@@ -78,7 +102,9 @@ def test_a_wrong_command_line_is_one_line(tool, monkeypatch, arguments, line):
 
 
 def test_a_report_is_not_written_into_the_data_folder(tool, monkeypatch, folder):
-    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder), "--json", str(folder / "report.json")])
+    monkeypatch.setattr(
+        sys, "argv", ["check_data.py", str(folder), "--json", str(folder / "report.json")]
+    )
     with pytest.raises(InputError, match="nothing is written"):
         tool.main()
     assert not (folder / "report.json").exists()
