@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,27 @@ def _instance_norm(x: Tensor) -> Tensor:
             f"domain='instance_norm' needs spatial axes, got a tensor of shape {tuple(x.shape)};"
             " use 'layer_norm'"
         )
+    _check_varies(x, x.shape[2:], "instance_norm", "pixel of a channel")
     return functional.layer_norm(x, x.shape[2:])
 
 
 def _layer_norm(x: Tensor) -> Tensor:
     """(B, C, *S) -> the same, each sample with mean 0 and variance 1 over C and S."""
+    _check_varies(x, x.shape[1:], "layer_norm", "value of a sample")
     return functional.layer_norm(x, x.shape[1:])
+
+
+def _check_varies(x: Tensor, normalized: torch.Size, domain: str, what: str) -> None:
+    """ValueError where there is one number only: it is its own mean, and whatever it was becomes
+    0.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return  # sizes can be symbols there
+    if prod(normalized) == 1 and len(x) > 0:
+        raise ValueError(
+            f"domain={domain!r} makes 0 of every input with one {what}, got a tensor of shape"
+            f" {tuple(x.shape)}; use domain='identity' or 'tanh', or larger inputs"
+        )
 
 
 def _tanh(x: Tensor) -> Tensor:
