@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from math import comb, factorial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,7 +187,7 @@ class BSpline(Basis):
         """
         if torch.compiler.is_dynamo_compiling():
             # The comparison and the answer become guards of the compiled graph.
-            return self.knots is self._seen[0] and self._seen[3] and self._unchanged_when_traced()
+            return self.knots is self._seen[0] and self._seen[3] and self._uniform_when_traced()
         knots = self.knots
         seen, uniform = self._seen[0], self._seen[3]
         if knots is seen and self._unchanged():
@@ -194,8 +195,9 @@ class BSpline(Basis):
         fake_mode = getattr(knots, "fake_mode", None)
         if fake_mode is not None and type(seen) is Tensor:
             # An exporter puts a fake in the place of each tensor, always the same one.
-            return uniform and self._unchanged() and fake_mode.from_tensor(seen) is knots
-        if _is_transformed() or not _is_readable(knots):
+            return uniform and self._unchanged() and _fake_of(seen, fake_mode) is knots
+        batched = torch._C._are_functorch_transforms_active()
+        if batched or _is_recorded() or not _is_readable(knots):
             return False
         if knots.requires_grad:  # somebody else's (`functional_call`), with a graph behind it
             return equally_spaced(knots)
@@ -221,15 +223,15 @@ class BSpline(Basis):
         without waiting for an accelerator.
         """
         knots, version, values, _ = self._seen
-        if version is not None and knots._version != version:
-            return False
-        if values is None or _is_transformed():
-            return version is not None
-        return torch.equal(knots, values)
+        if values is not None and not _is_recorded():
+            return torch.equal(knots, values)
+        return version is not None and knots._version == version
 
     @torch.compiler.assume_constant_result
-    def _unchanged_when_traced(self) -> bool:
-        return self._unchanged()
+    def _uniform_when_traced(self) -> bool:
+        if _is_readable(self.knots) and not _is_recorded():
+            return equally_spaced(self.knots)
+        return self._seen[3] and self._unchanged()
 
     def _load_from_state_dict(self, *arguments: object, **named: object) -> None:
         super()._load_from_state_dict(*arguments, **named)
@@ -330,13 +332,14 @@ def equally_spaced(knots: Tensor) -> bool:
     return bool(((exact - even).abs() <= torch.minimum(rounding, 1e-4 * step)).all())
 
 
-def _is_transformed() -> bool:
+def _is_recorded() -> bool:
     """Whether someone records or replaces the operations, so that their results are no values."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _fake_of(tensor: Tensor, fake_mode: Any) -> Tensor:
+    """What stands for a tensor under an exporter; one that it has not met gets a new one."""
+    return fake_mode.from_tensor(tensor, static_shapes=True)
 
 
 def _is_readable(knots: Tensor) -> bool:

@@ -249,7 +249,7 @@ def update_grids(
 
     Args:
         model: any module; also one inside torch.compile, DataParallel or DistributedDataParallel.
-        x: a batch, or several of them, which are joined (B in all).
+        x: a batch, or several of them, of images of one size, which are joined (B in all).
         optimizer: one in use: its moments for the refitted weights, which refer to the old
             functions, are forgotten; everything else in it stays.
         copies: networks of the same layers that are kept beside it (an average of its weights):
@@ -261,6 +261,11 @@ def update_grids(
     Raises:
         ValueError: whatever `Adaptive.update_grid` raises; copies with other layers.
     """
+    if not isinstance(x, Tensor):
+        sizes = {tuple(batch.shape[1:]) for batch in x}
+        if len(sizes) != 1:
+            raise ValueError(f"the batches must hold images of one size, got {sorted(sizes)}")
+        x = torch.cat(list(x))
     model = unwrapped(model)
     with_grids = set(_layers_with_grids(model))
     layers = {name: layer for name, layer in model.named_modules() if layer in with_grids}
@@ -285,7 +290,7 @@ def update_grids(
             for twin in twins:
                 twin[names[layer]].fit_grid(samples)
 
-        _visit(model, x if isinstance(x, Tensor) else torch.cat(list(x)), update)
+        _visit(model, x, update)
 
     _by_first_process(find, all_layers, distributed)
     forget_moments(optimizer, layers.values())
