@@ -178,6 +178,10 @@ class _Training:
         warmup: share of the steps in which the learning rate rises linearly.
         ema: decay a step of an exponential moving average of the weights, which is then what is
             measured and stored as best; 0 for none.
+        update_grid_epochs: epochs, counted from 1, before whose first step the grids of all
+            B-spline and rbf layers move to what these see of its images, such as [2, 4]; the
+            functions are refitted and stay about what they were on them. The optimizer's moments
+            for their weights start anew. None by default.
         accumulate: batches whose gradients are added up for one step.
         clip: largest norm of the gradient; null for no limit.
         precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in
@@ -213,6 +217,7 @@ class _Training:
     schedule_options: dict[str, Value] = field(default_factory=dict)
     warmup: float = 0.3
     ema: float = 0.0
+    update_grid_epochs: list[int] = field(default_factory=list)
     accumulate: int = 1
     clip: float | None = 1.0
     precision: Literal["no", "bf16", "fp16"] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,27 @@ def _instance_norm(x: Tensor) -> Tensor:
             f"domain='instance_norm' needs spatial axes, got a tensor of shape {tuple(x.shape)};"
             " use 'layer_norm'"
         )
+    _check_varies(x, x.shape[2:], "instance_norm", "pixel of a channel")
     return functional.layer_norm(x, x.shape[2:])
 
 
 def _layer_norm(x: Tensor) -> Tensor:
     """(B, C, *S) -> the same, each sample with mean 0 and variance 1 over C and S."""
+    _check_varies(x, x.shape[1:], "layer_norm", "value of a sample")
     return functional.layer_norm(x, x.shape[1:])
+
+
+def _check_varies(x: Tensor, normalized: torch.Size, domain: str, what: str) -> None:
+    """ValueError where there is one number only: it is its own mean, and whatever it was becomes
+    0.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return  # sizes can be symbols there
+    if prod(normalized) == 1 and len(x) > 0:
+        raise ValueError(
+            f"domain={domain!r} makes 0 of every input with one {what}, got a tensor of shape"
+            f" {tuple(x.shape)}; use domain='identity' or 'tanh', or larger inputs"
+        )
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -58,6 +74,7 @@ NORMALISING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
 DOMAINS = {name: domain.value for name, domain in POINTWISE_DOMAINS.items()} | NORMALISING_DOMAINS
 NORMAL_POINTS = 4096  # of equal mass, that moments are taken over
 AT_ONCE = 1 << 25  # values of functions
+FAR = 1e12  # stands for everything beyond it, infinity included
 Terms = Iterator[tuple[Tensor, Tensor | None]]
 
 
@@ -127,6 +144,13 @@ class Basis(nn.Module, ABC):
     def mapped(self, x: Tensor) -> Tensor:
         """The domain map: (B, C, *S) -> the same shape, at least float32."""
         return DOMAINS[self.domain](at_least_float32(x))
+
+    def reset_parameters(self) -> None:
+        """Put the functions back to where they were built: grids, places, denominators.
+
+        The number of functions stays that of now, after `refine` and `raise_degree` too. Families
+        whose functions have no parameters and no grid have nothing to put back.
+        """
 
     def set_channels(self, channels: int) -> None:
         """Go over to another number of channels; channel i gets the functions of channel i mod the
@@ -220,9 +244,8 @@ class Basis(nn.Module, ABC):
         float64.
         """
         x = points.expand(1, self.channels, -1)
-        x = x.to(
-            next((value for value in self.state_dict().values() if value.is_floating_point()), x)
-        )
+        held = [value for value in self.state_dict().values() if value.is_floating_point()]
+        x = at_least_float32(x.to(held[0])) if held else x
         return self.functions(
             POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x
         )[0].double()
@@ -236,6 +259,35 @@ class Basis(nn.Module, ABC):
 def at_least_float32(x: Tensor) -> Tensor:
     """x itself, or in float32 when it is of half precision."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def constant_dtype() -> torch.dtype:
+    """What grids are held in: torch's default, but at least float32; rounded to half precision they
+    would bend the functions.
+    """
+    default = torch.get_default_dtype()
+    return torch.float32 if default in (torch.float16, torch.bfloat16) else default
+
+
+def finite_part(u: Tensor) -> Tensor:
+    """u with infinity replaced by a number beyond which functions that vanish are 0, so that none
+    of their factors is inf * 0; NaN stays NaN.
+    """
+    return u.clamp(-FAR, FAR)
+
+
+def write_buffer(module: nn.Module, name: str, values: Tensor) -> None:
+    """Write values into a buffer, so that those who hold it (DistributedDataParallel, a compiled
+    graph) see them; a new tensor only where the shape is another one, or where the old one was
+    made in inference mode and cannot be written.
+    """
+    old = getattr(module, name)
+    values = values.to(device=old.device, dtype=old.dtype)
+    frozen = old.is_inference() and not torch.is_inference_mode_enabled()
+    if old.shape == values.shape and not frozen:
+        old.copy_(values)
+    else:
+        setattr(module, name, values)
 
 
 def aligned(values: Tensor, u: Tensor) -> Tensor:

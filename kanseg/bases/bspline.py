@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from math import comb, factorial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanseg.bases.base import (
     BASES,
@@ -17,6 +18,8 @@ from kanseg.bases.base import (
     change_of_basis,
     check_at_least,
     check_range,
+    constant_dtype,
+    write_buffer,
 )
 
 # Share of a uniform grid in one that follows the data, as in efficient-kan and pykan: it keeps
@@ -34,7 +37,16 @@ class BSpline(Basis):
     is the cardinal B-spline around its centre, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j)
     relu((k+1)/2 - j - |a|)^k` (Schoenberg 1946; de Boor, A Practical Guide to Splines, ch. IX),
     which needs no recursion and no division. Knots that were adapted to data (see
-    `kanseg.layers.grids`) go through the recursion.
+    `kanseg.layers.grids`) go through the recursion, which is right for uniform ones too.
+
+    The knots alone decide which formula is taken; nothing beside them is stored. They are looked at
+    when they are made, loaded or moved, and again whenever they turn out to be other ones. Where
+    their values cannot be read (`torch.func.vmap`, an exporter) the closed form is taken only if
+    they are the very tensor that was looked at, and `torch.compile` compiles anew when that
+    changes. Overwriting the knots of a compiled module in place, past `load_state_dict`, is the one
+    thing that a compiled graph cannot see: run the module once without the compiler then.
+
+    Values and gradients are 0 at infinity and NaN at NaN.
 
     Args:
         channels: C.
@@ -60,16 +72,22 @@ class BSpline(Basis):
         check_at_least("spline_order", spline_order, 0, 5)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size + spline_order, domain)
-        self.grid_size = self.nominal_size = (
-            grid_size  # they differ where a refined grid was widened by its tails
-        )
+        # They differ where a refined grid was widened by its tails.
+        self.grid_size = self.nominal_size = grid_size
         self.spline_order = spline_order
-        steps = torch.arange(-spline_order, grid_size + spline_order + 1, dtype=torch.float64)
-        self.register_buffer(
-            "knots",
-            (lo + steps * (hi - lo) / grid_size).to(torch.get_default_dtype()).repeat(channels, 1),
-        )
-        self._seen = (self.knots, self.knots._version, True)
+        self.grid_range = (lo, hi)
+        knots = torch.empty(channels, grid_size + 2 * spline_order + 1, dtype=constant_dtype())
+        self.register_buffer("knots", knots)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        k = self.spline_order
+        lo, hi = self.grid_range
+        steps = torch.arange(-k, self.grid_size + k + 1, dtype=torch.float64, device="cpu")
+        knots = lo + steps * (hi - lo) / self.grid_size
+        write_buffer(self, "knots", knots.repeat(self.channels, 1))
+        self._look_at_knots(uniform=True)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         if self.spline_order == 0:
@@ -130,6 +148,10 @@ class BSpline(Basis):
             + (finer[:, 1:] - finer[:, :-1])[..., None] * _INNER_POINTS.to(finer)
         ).flatten(1)
         old = self._values(points)
+        if keep_tails:
+            lo, hi = self.grid_range
+            tail = (hi - lo) / self.grid_size * k * (1 - 1 / times)
+            self.grid_range = (lo - tail, hi + tail)
         self._set_grid(
             grid,
             (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times,
@@ -155,33 +177,85 @@ class BSpline(Basis):
             knots = torch.cat([grid[:, :1] - beyond.flip(1), grid, grid[:, -1:] + beyond], dim=1)
         self.grid_size = self.nominal_size = grid.shape[1] - 1
         self.num_functions = self.grid_size + k
-        self.knots = knots.to(self.knots)
+        write_buffer(self, "knots", knots)
+        self._look_at_knots()
 
     @property
     def uniform(self) -> bool:
-        """Whether the knots of every channel are equally spaced; found out anew whenever they are
-        other ones (loaded, averaged, exchanged).
+        """Whether the knots of every channel are known to be equally spaced; False also where
+        nobody can tell.
         """
-        knots, version, uniform = self._seen
-        unreadable = (
-            torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-            or self.knots.is_meta
-        )
-        if unreadable or (self.knots is knots and self.knots._version == version):
+        if torch.compiler.is_dynamo_compiling():
+            # The comparison and the answer become guards of the compiled graph.
+            return self.knots is self._seen[0] and self._seen[3] and self._uniform_when_traced()
+        knots = self.knots
+        seen, uniform = self._seen[0], self._seen[3]
+        if knots is seen and self._unchanged():
             return uniform
-        steps = self.knots.detach().double().diff(dim=1)
-        uniform = bool(
-            ((steps - steps.mean(1, keepdim=True)).abs() < 1e-4 * steps.mean(1, keepdim=True)).all()
-        )
-        self._seen = (self.knots, self.knots._version, uniform)
-        return uniform
+        fake_mode = getattr(knots, "fake_mode", None)
+        if fake_mode is not None and type(seen) is Tensor:
+            # An exporter puts a fake in the place of each tensor, always the same one.
+            return uniform and self._unchanged() and _fake_of(seen, fake_mode) is knots
+        batched = torch._C._are_functorch_transforms_active()
+        if batched or _is_recorded() or not _is_readable(knots):
+            return False
+        if knots.requires_grad:  # somebody else's (`functional_call`), with a graph behind it
+            return equally_spaced(knots)
+        self._look_at_knots()
+        return self._seen[3]
+
+    def _look_at_knots(self, uniform: bool | None = None) -> None:
+        """Remember the knots of now, and whether they are uniform: found out from their values
+        unless it is known, or they have none.
+        """
+        knots = self.knots
+        readable = _is_readable(knots)
+        if uniform is None:
+            uniform = equally_spaced(knots) if readable else self._seen[3]
+        # Tensors made in inference mode count no versions, and `knots.data.copy_` leaves the count
+        # alone: on a CPU, where it costs nothing, the values are compared.
+        version = None if knots.is_inference() else knots._version
+        values = knots.detach().clone() if readable and knots.device.type == "cpu" else None
+        self._seen = (knots, version, values, uniform)
+
+    def _unchanged(self) -> bool:
+        """Whether the tensor that was looked at holds the same values still, as far as can be told
+        without waiting for an accelerator.
+        """
+        knots, version, values, _ = self._seen
+        if values is not None and not _is_recorded():
+            return torch.equal(knots, values)
+        return version is not None and knots._version == version
+
+    @torch.compiler.assume_constant_result
+    def _uniform_when_traced(self) -> bool:
+        if _is_readable(self.knots) and not _is_recorded():
+            return equally_spaced(self.knots)
+        return self._seen[3] and self._unchanged()
+
+    def _load_from_state_dict(self, *arguments: object, **named: object) -> None:
+        super()._load_from_state_dict(*arguments, **named)
+        self._look_at_knots()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BSpline:
         uniform = self.uniform
         super()._apply(fn, recurse)
-        self._seen = (self.knots, self.knots._version, uniform)
+        self._look_at_knots(uniform)
         return self
+
+    def set_channels(self, channels: int) -> None:
+        super().set_channels(channels)
+        self._look_at_knots()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles have tensors of their own, and look at them."""
+        known = self._seen[3] if self.knots is self._seen[0] and self._unchanged() else None
+        return {**self.__dict__, "_seen": known}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        known = state["_seen"] if isinstance(state["_seen"], bool) else None
+        super().__setstate__({**state, "_seen": (None, None, None, known is True)})
+        self._look_at_knots(known)
 
     def _closed_form(self, u: Tensor, slopes: bool) -> Terms:
         k = self.spline_order
@@ -207,28 +281,70 @@ class BSpline(Basis):
             yield value, slope * side if slopes else None
 
     def _recursion(self, u: Tensor, slopes: bool) -> Terms:
-        k, knots = self.spline_order, [aligned(knot, u) for knot in self.knots.unbind(1)]
-        values = [((u >= a) & (u < b)).to(u.dtype) for a, b in zip(knots, knots[1:], strict=False)]
+        """B_i^m = w_i^m B_i^(m-1) + (1 - w_(i+1)^m) B_(i+1)^(m-1) with w_i^m = (u - t_i) /
+        (t_(i+m) - t_i) (de Boor, ch. IX).
+        """
+        k, knots = self.spline_order, self.knots.to(u.dtype)
+        # All functions are 0 beyond the grid; infinity itself would be multiplied by 0.
+        first, last = aligned(knots[:, 0], u), aligned(knots[:, -1], u)
+        span = last - first
+        near = u.clamp(first - span, last + span)
+        distances = [near - aligned(knot, u) for knot in knots.unbind(1)]
+        values = [
+            ((here >= 0) & (there < 0)).to(u.dtype)
+            for here, there in zip(distances, distances[1:], strict=False)
+        ]
         lower = values
         for order in range(1, k + 1):
             lower = values
-            values = [
-                (u - knots[i]) / (knots[i + order] - knots[i]) * lower[i]
-                + (knots[i + order + 1] - u) / (knots[i + order + 1] - knots[i + 1]) * lower[i + 1]
-                for i in range(len(lower) - 1)
+            rates = (knots[:, order:] - knots[:, :-order]).reciprocal()
+            rising = [
+                distances[i] * aligned(rates[:, i], u) * value for i, value in enumerate(lower)
             ]
+            values = [rising[i] + lower[i + 1] - rising[i + 1] for i in range(len(lower) - 1)]
+        rates = k * (knots[:, k:] - knots[:, :-k]).reciprocal()
         for i, value in enumerate(values):
-            rise, fall = (k / (knots[j + k] - knots[j]) for j in (i, i + 1))
-            yield value, rise * lower[i] - fall * lower[i + 1] if slopes else None
+            if not slopes:
+                yield value, None
+                continue
+            rise, fall = aligned(rates[:, i], u), aligned(rates[:, i + 1], u)
+            yield value, rise * lower[i] - fall * lower[i + 1]
 
     def _indicators(self, u: Tensor) -> Terms:
         """Half-open intervals; the last one is closed, so that the functions sum to 1 on all of
         [lo, hi].
         """
         knots = [aligned(knot, u) for knot in self.knots.unbind(1)]
+        nan = torch.where(u.isnan(), u, 0.0)
         for i, (a, b) in enumerate(zip(knots, knots[1:], strict=False)):
             below = u <= b if i + 1 == self.num_functions else u < b
-            yield ((u >= a) & below).to(u.dtype), u.new_zeros(())
+            yield ((u >= a) & below).to(u.dtype) + nan, u.new_zeros(())
+
+
+def equally_spaced(knots: Tensor) -> bool:
+    """Whether knots (C, n) lie where a uniform grid has them, but for rounding in float32."""
+    exact = knots.detach().cpu().double()
+    first, last = exact[:, :1], exact[:, -1:]
+    count = exact.shape[1] - 1
+    step = (last - first) / count
+    even = first + step * torch.arange(count + 1, dtype=exact.dtype, device="cpu")
+    rounding = 4 * torch.finfo(torch.float32).eps * torch.maximum(first.abs(), last.abs())
+    return bool(((exact - even).abs() <= torch.minimum(rounding, 1e-4 * step)).all())
+
+
+def _is_recorded() -> bool:
+    """Whether someone records or replaces the operations, so that their results are no values."""
+    return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _fake_of(tensor: Tensor, fake_mode: Any) -> Tensor:
+    """What stands for a tensor under an exporter; one that it has not met gets a new one."""
+    return fake_mode.from_tensor(tensor, static_shapes=True)
+
+
+def _is_readable(knots: Tensor) -> bool:
+    """Whether the values can be looked at: no meta tensor, no fake, no shard."""
+    return type(knots) in (Tensor, nn.Parameter) and not knots.is_meta
 
 
 def _power(x: Tensor, n: int) -> Tensor:

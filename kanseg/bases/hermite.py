@@ -7,7 +7,7 @@ from math import pi, sqrt
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, check_at_least
+from kanseg.bases.base import BASES, Basis, Terms, check_at_least, finite_part
 
 # kind -> r, for which the functions are sqrt(r) psi_n(r u) with the physicists' psi_n: He_n(u) =
 # 2^(-n/2) H_n(u / sqrt(2)), DLMF 18.7.11.
@@ -49,7 +49,7 @@ class Hermite(Basis):
         return self._append_degrees(degree)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        rate = RATES[self.kind]
+        rate, u = RATES[self.kind], finite_part(u)
         value = torch.exp(u * u * (-0.5 * rate**2)) * (sqrt(rate) * pi**-0.25)
         if not slopes:
             # Autograd goes back through polynomials of u, which overflow where all functions are 0:

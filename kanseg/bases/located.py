@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import Basis, Terms, aligned
+from kanseg.bases.base import Basis, Terms, aligned, constant_dtype, finite_part
 
 Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the derivative
 
@@ -17,32 +17,45 @@ class Located(Basis):
     """psi((u - t_j) / s_j) with K pairs (t_j, s_j) per channel; scales are held as logarithms, so
     that s_j > 0.
 
+    A family calls `reset_parameters` at the end of its `__init__`. Values and gradients are 0 at
+    infinity and NaN at NaN.
+
     Args:
         channels: C.
-        location, scale: where the t_j and s_j start, (K,) each.
+        num_functions: K.
         domain: of the map u.
-        trainable: whether they are parameters.
+        trainable: whether the t_j and s_j are parameters.
     """
 
     states_parameters = True
     per_channel = ("location", "log_scale")
 
-    def __init__(
-        self, channels: int, location: Tensor, scale: Tensor, domain: str, *, trainable: bool = True
-    ):
-        super().__init__(channels, len(location), domain)
-        self.location = self._held(location, trainable)
-        self.log_scale = self._held(scale.log(), trainable)
+    def __init__(self, channels: int, num_functions: int, domain: str, *, trainable: bool = True):
+        super().__init__(channels, num_functions, domain)
+        for name in self.per_channel:
+            if trainable:
+                values = torch.empty(channels, num_functions)
+                self.register_parameter(name, nn.Parameter(values))
+            else:
+                values = torch.empty(channels, num_functions, dtype=constant_dtype())
+                self.register_buffer(name, values)
 
-    def _held(self, values: Tensor, trainable: bool) -> Tensor:
-        per_channel = values.to(torch.get_default_dtype()).repeat(self.channels, 1)
-        return nn.Parameter(per_channel) if trainable else nn.Buffer(per_channel)
+    @abstractmethod
+    def start(self) -> tuple[Tensor, Tensor]:
+        """Where the t_j and s_j start: (K,) each, float64 on the CPU."""
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        location, scale = self.start()
+        self.location.copy_(location.to(self.location.dtype))
+        self.log_scale.copy_(scale.log().to(self.log_scale.dtype))
 
     @abstractmethod
     def mother(self, t: Tensor) -> Wave:
         """psi(t), and a callable for psi'(t)."""
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+        u = finite_part(u)
         for location, log_scale in zip(
             self.location.unbind(1), self.log_scale.unbind(1), strict=True
         ):
@@ -53,5 +66,5 @@ class Located(Basis):
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> list[Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du
         axes = [0, *range(2, u.dim())]
-        total, moment = weighted.sum(axes), (weighted * u).sum(axes)
+        total, moment = weighted.sum(axes), (weighted * finite_part(u)).sum(axes)
         return [-total, self.location[:, j].to(total.dtype) * total - moment]

@@ -113,11 +113,15 @@ class Gram(Polynomials):
         self.num_points = num_points
         self.learnable = learnable
         if learnable:
-            self.beta = nn.Parameter(
-                torch.tensor(
-                    [self._beta(n) for n in range(1, max(degree, 1))], dtype=torch.float64
-                ).to(torch.get_default_dtype())
-            )
+            self.beta = nn.Parameter(torch.empty(max(degree - 1, 0)))
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        if self.learnable:
+            values = [self._beta(n) for n in range(1, len(self.beta) + 1)]
+            exact = torch.tensor(values, dtype=torch.float64, device="cpu")
+            self.beta.copy_(exact.to(self.beta.dtype))
 
     @torch.no_grad()
     def raise_degree(self, degree: int) -> Tensor:

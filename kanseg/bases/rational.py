@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least
+from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least, finite_part
 
 
 @BASES.register("rational")
@@ -54,9 +54,15 @@ class Rational(Basis):
             else check_at_least(limit, denominator_degree, least)
         )
         self.group_size = -(-channels // check_at_least("num_groups", num_groups, 1))
-        start = torch.zeros(-(-channels // self.group_size), self.denominator_degree)
-        start[:, -1] = 1
-        self.denominator = nn.Parameter(start)  # q: (groups, n), lowest power first
+        groups = -(-channels // self.group_size)
+        # q: (groups, n), lowest power first
+        self.denominator = nn.Parameter(torch.empty(groups, self.denominator_degree))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.denominator.zero_()
+        self.denominator[:, -1] = 1
 
     def set_channels(self, channels: int) -> None:
         # Channels that shared a denominator need not stand side by side any more: each gets its own
@@ -73,7 +79,7 @@ class Rational(Basis):
         # With w = u / s and t = 1 / s for any s, u^j / (1 + |Q(u)|) = w^j t^(n-j) / (t^n + |sum q_k
         # w^k t^(n-k)|). At s = max(1, |u|) nothing overflows, whatever u is; since s does not
         # matter, neither does its derivative.
-        n = self.denominator_degree
+        n, u = self.denominator_degree, finite_part(u)
         t = u.detach().abs().clamp_min(1).reciprocal()
         falling, rising = _powers(t, n), _powers(u * t, n)
         monomials = [falling[n], *(rising[k] * falling[n - k] for k in range(1, n)), rising[n]]

@@ -13,6 +13,9 @@ from kanseg.bases.base import (
     change_of_basis,
     check_at_least,
     check_range,
+    constant_dtype,
+    finite_part,
+    write_buffer,
 )
 
 
@@ -27,6 +30,8 @@ class GaussianRBF(Basis):
         grid_range: (lo, hi), lo < hi.
         domain: identity by default; FastKAN's own form is instance_norm (images) or layer_norm
             (vectors).
+
+    Values and gradients are 0 at infinity and NaN at NaN.
     """
 
     has_grid = True
@@ -43,10 +48,21 @@ class GaussianRBF(Basis):
         check_at_least("grid_size", grid_size, 2)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size, domain)
-        start = torch.full((channels,), lo, dtype=torch.float64)
-        step = torch.full((channels,), (hi - lo) / (grid_size - 1), dtype=torch.float64)
-        self.register_buffer("start", start.to(torch.get_default_dtype()))
-        self.register_buffer("step", step.to(torch.get_default_dtype()))
+        self.grid_range = (lo, hi)
+        self.register_buffer("start", torch.empty(channels, dtype=constant_dtype()))
+        self.register_buffer("step", torch.empty(channels, dtype=constant_dtype()))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        lo, hi = self.grid_range
+        write_buffer(
+            self, "start", torch.full((self.channels,), lo, dtype=torch.float64, device="cpu")
+        )
+        step = (hi - lo) / (self.num_functions - 1)
+        write_buffer(
+            self, "step", torch.full((self.channels,), step, dtype=torch.float64, device="cpu")
+        )
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.start, self.start + self.step * (self.num_functions - 1)
@@ -62,13 +78,13 @@ class GaussianRBF(Basis):
             torch.tensor([0.01, 0.99], dtype=torch.float64, device=samples.device),
             dim=1,
         )
-        self.start.copy_(lo)
-        self.step.copy_((hi - lo).clamp_min(1e-2) / (self.num_functions - 1))
+        write_buffer(self, "start", lo)
+        write_buffer(self, "step", (hi - lo).clamp_min(1e-2) / (self.num_functions - 1))
         return change_of_basis(old, self.functions(samples.to(self.start).unsqueeze(0))[0])
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         start, step = aligned(self.start, u), aligned(self.step, u)
-        position = (u - start) / step
+        position = finite_part((u - start) / step)
         scale = -2 / step
         for j in range(self.num_functions):
             distance = position - j

@@ -38,9 +38,14 @@ class ReLUBumps(Located):
     ):
         check_at_least("grid_size", grid_size, 1)
         check_at_least("order", order, 0)
-        start = (torch.arange(grid_size + order, dtype=torch.float64) - order) / grid_size
-        width = torch.full_like(start, (order + 1) / grid_size)
-        super().__init__(channels, start, width, domain, trainable=trainable)
+        super().__init__(channels, grid_size + order, domain, trainable=trainable)
+        self.grid_size, self.order = grid_size, order
+        self.reset_parameters()
+
+    def start(self) -> tuple[Tensor, Tensor]:
+        places = torch.arange(self.num_functions, dtype=torch.float64, device="cpu")
+        start = (places - self.order) / self.grid_size
+        return start, torch.full_like(start, (self.order + 1) / self.grid_size)
 
     def mother(self, t: Tensor) -> Wave:
         # t = (u - s) / (e - s) runs from 0 to 1 on the bump: no fourth power of a small width.

@@ -125,13 +125,16 @@ class Wavelet(Located):
         check_at_least("num_wavelets", num_wavelets, 1)
         if wavelet not in WAVELETS:
             raise ValueError(f"unknown wavelet {wavelet!r} (known: {', '.join(WAVELETS)})")
-        start = (
-            torch.linspace(-1, 1, num_wavelets, dtype=torch.float64)
-            if num_wavelets > 1
-            else torch.zeros(1, dtype=torch.float64)
-        )
-        super().__init__(channels, start, torch.ones_like(start), domain)
+        super().__init__(channels, num_wavelets, domain)
         self.wavelet = wavelet
+        self.reset_parameters()
+
+    def start(self) -> tuple[Tensor, Tensor]:
+        count = self.num_functions
+        start = torch.zeros(1, dtype=torch.float64, device="cpu")
+        if count > 1:
+            start = torch.linspace(-1, 1, count, dtype=torch.float64, device="cpu")
+        return start, torch.ones_like(start)
 
     def mother(self, t: Tensor) -> Wave:
         return WAVELETS[self.wavelet](t)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from kanseg.bases.base import at_least_float32
 from kanseg.layers.blocks import Conv
+from kanseg.layers.parts import reset
 
 
 class ConvAttention(nn.Module):
@@ -80,7 +81,15 @@ class ConvAttention(nn.Module):
             conv(width, width, kernel_size, padding=kernel_size // 2) for _ in range(3)
         )
         self.expand = nn.Identity() if inner_channels is None else nn.Conv2d(width, channels, 1)
+        self.gamma_start = gamma
         self.gamma = nn.Parameter(torch.full((1,), gamma))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the block back to what it was when it was built, its convolutions included."""
+        for part in self.children():
+            reset(part)
+        self.gamma.fill_(self.gamma_start)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.squeeze(x)

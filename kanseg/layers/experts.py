@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from kanseg.bases.base import at_least_float32
 from kanseg.layers.blocks import Conv
 from kanseg.layers.functional import _must_be_seen_into
+from kanseg.layers.parts import reset
 from kanseg.layers.regularisation import penalty
 
 LEAST_NOISE = 1e-2
@@ -80,6 +81,16 @@ class ConvExperts(nn.Module):
             else None
         )
         self.balance: Tensor | None = None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the mixture back to what it was when it was built, its experts included."""
+        for expert in self.experts:
+            reset(expert)
+        self.gate.zero_()
+        if self.spread is not None:
+            self.spread.zero_()
+        self.balance = None
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -195,7 +195,7 @@ def _raised(layer: nn.Module, degree: int) -> set[int]:
     """Raise the degree of a layer; the functions that are new: those added, or all where the old
     ones are not among them.
     """
-    old, before = layer.basis.num_functions, layer.functions_weight.detach()
+    old, before = layer.basis.num_functions, layer.functions_weight.detach().clone()
     layer.raise_degree(degree)
     new = layer.basis.num_functions
     kept = layer.functions_weight.detach().unflatten(1, (-1, new))[:, :, :old]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.layers.blocks import Conv
+from kanseg.layers.parts import reset
 
 
 class FocalModulation(nn.Module):
@@ -63,7 +64,15 @@ class FocalModulation(nn.Module):
         )
         self.h = project(channels, channels, 1)
         self.proj = project(channels, channels, 1)
+        self.gamma_start = gamma
         self.gamma = nn.Parameter(torch.full((1,), gamma))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the block back to what it was when it was built, its convolutions included."""
+        for part in self.children():
+            reset(part)
+        self.gamma.fill_(self.gamma_start)
 
     def forward(self, x: Tensor) -> Tensor:
         query, context, gates = self.f(x).split(self.parts, dim=1)

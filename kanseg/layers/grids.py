@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
 
 from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
 from kanseg.layers.regularisation import kan_layers
+
+SAMPLES = 4096  # a channel, that a grid is fitted to
 
 
 class Adaptive(ABC):
     """What KANConv and KANLinear do with their functions after they were built: change the
     functions and refit the weights.
 
-    All methods but `off_grid_share` replace parameters: make the optimiser anew afterwards.
+    The weights stay the same `nn.Parameter`, so that an optimizer, an average of the weights or
+    DistributedDataParallel goes on with them, and lose their gradient. What an optimizer has
+    gathered about them (Adam's moments, a momentum) belongs to the old functions: name it
+    (`optimizer=`) and it starts anew for these weights, the others keep theirs. Without it the old
+    moments of `update_grid` fade as they do, and an optimizer with moments stops at its next step
+    with an error of sizes where the number of functions has changed.
     """
 
     @abstractmethod
@@ -29,18 +42,37 @@ class Adaptive(ABC):
     def _set_functions_weight(self, weight: nn.Parameter) -> None:
         """Put new coefficients of the functions in the place of the old ones."""
 
-    @torch.no_grad()
-    def update_grid(self, x: Tensor) -> None:
+    def update_grid(
+        self,
+        x: Tensor,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        seed: int = 0,
+        distributed: bool | None = None,
+    ) -> None:
         """Move the grid to the quantiles of what the functions see of x, and refit the weights by
         least squares on it.
 
         Args:
             x: a batch of inputs of the layer; the more pixels, the better the quantiles (4096 a
-                channel are used).
+                channel are used, drawn evenly over all of them).
+            optimizer: one in use, see above.
+            seed: of the draw, which has a generator of its own.
+            distributed: all processes of `torch.distributed` take over what the first one finds for
+                its x; all of them must call this then. By default where there is more than one
+                process; False for a call of one process alone.
 
         Raises:
-            ValueError: the basis has no grid, or x is empty or not finite.
+            ValueError: the basis has no grid, or x is empty or not finite; weights that are
+                parametrized, pruned or sharded.
         """
+        _by_first_process(lambda: self._update_grid(x, seed), [self], distributed)
+        forget_moments(optimizer, [self])
+
+    @torch.no_grad()
+    def _update_grid(self, x: Tensor, seed: int) -> Tensor:
+        """`update_grid` in this process; the samples that it went by."""
+        self.check_has_grid()
         samples = self._samples(x)
         if samples.numel() == 0 or not torch.isfinite(samples).all():
             raise ValueError(
@@ -50,10 +82,25 @@ class Adaptive(ABC):
             )
         if self.share == "layer":
             samples = samples.reshape(1, -1).expand(len(samples), -1)
-        self._refit(self._adaptive_basis().update_grid(evenly_chosen(samples, 4096)))
+        samples = evenly_chosen(samples, SAMPLES, seed)
+        self.fit_grid(samples)
+        return samples
 
     @torch.no_grad()
-    def refine(self, grid_size: int, *, keep_tails: bool = True) -> None:
+    def fit_grid(self, samples: Tensor) -> None:
+        """Move the grid to samples (C, n) of what the functions see, mapped, and refit the weights
+        on them.
+        """
+        self._refit(self._adaptive_basis().update_grid(samples))
+
+    @torch.no_grad()
+    def refine(
+        self,
+        grid_size: int,
+        *,
+        keep_tails: bool = True,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         """Cut the intervals of a B-spline grid; the layer computes the same function as before.
 
         Args:
@@ -63,20 +110,33 @@ class Adaptive(ABC):
                 widened range (`basis.grid_limits()`), and a layer that is to load the weights is
                 built with these two. Without tails it stays the same on the grid only, with fewer
                 functions.
+            optimizer: one in use, see above.
 
         Raises:
-            ValueError: the basis has no nested grids, or a number that is no multiple.
+            ValueError: the basis has no nested grids, or a number that is no multiple; a network
+                inside DistributedDataParallel, which holds the old weights.
         """
-        self._refit(self._adaptive_basis().refine(grid_size, keep_tails=keep_tails))
+        basis = self._adaptive_basis()
+        check_not_distributed(self)
+        self._refit(basis.refine(grid_size, keep_tails=keep_tails))
+        forget_moments(optimizer, [self])
 
     @torch.no_grad()
-    def raise_degree(self, degree: int) -> None:
+    def raise_degree(self, degree: int, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Allow a higher degree; the layer computes the same function as before.
 
+        Args:
+            degree: the new one.
+            optimizer: one in use, see above.
+
         Raises:
-            ValueError: the basis has no degree, or a lower one was asked for.
+            ValueError: the basis has no degree, or a lower one was asked for; a network inside
+                DistributedDataParallel, which holds the old weights.
         """
-        self._refit(self._adaptive_basis().raise_degree(degree))
+        basis = self._adaptive_basis()
+        check_not_distributed(self)
+        self._refit(basis.raise_degree(degree))
+        forget_moments(optimizer, [self])
 
     @torch.no_grad()
     def off_grid_share(self, x: Tensor) -> float:
@@ -95,16 +155,25 @@ class Adaptive(ABC):
             raise ValueError("a layer with basis 'none' has no functions and no grid")
         return self.basis.mapped(self.functions_input(x)).transpose(0, 1).flatten(1)
 
+    def check_has_grid(self) -> None:
+        """ValueError unless the layer has a grid that can be moved."""
+        self._adaptive_basis().grid_limits()
+
     def _adaptive_basis(self) -> Basis:
         if self.basis is None:
             raise ValueError("a layer with basis 'none' has no functions and no grid")
         if any(
-            parametrize.is_parametrized(module) or hasattr(module, "weight_orig")
-            for module in self.children()
+            parametrize.is_parametrized(module) or _is_pruned(module)
+            for module in (self, *self.children())
         ):
             raise ValueError(
                 "the weights are parametrized or pruned: remove that first, then change the"
                 " functions"
+            )
+        if type(self.functions_weight) is not nn.Parameter:
+            raise ValueError(
+                f"the weights are a {type(self.functions_weight).__name__}, spread over processes"
+                " or held elsewhere: gather them first, then change the functions"
             )
         return self.basis
 
@@ -133,51 +202,195 @@ class Adaptive(ABC):
             new = torch.einsum("gocKt,gcKL->gocLt", split, change).reshape(
                 len(old), -1, *old.shape[2:]
             )
-        weight = self.functions_weight
-        self._set_functions_weight(
-            nn.Parameter(new.to(weight.dtype), requires_grad=weight.requires_grad)
-        )
+        weight, new = self.functions_weight, new.to(self.functions_weight.dtype)
+        if weight.is_inference() and not torch.is_inference_mode_enabled():
+            weight = nn.Parameter(new, requires_grad=weight.requires_grad)
+        elif weight.shape == new.shape:
+            weight.copy_(new)
+        else:
+            weight.data = new
+        weight.grad = None
+        self._set_functions_weight(weight)
 
 
-def evenly_chosen(samples: Tensor, count: int) -> Tensor:
-    """At most about `count` columns of (C, n), evenly spaced."""
-    return samples[:, :: max(1, samples.shape[1] // count)]
+def _is_pruned(module: nn.Module) -> bool:
+    """Whether weights are made of others of that name with `_orig` (pruning, old weight norm)."""
+    return any(name.endswith("_orig") for name in module._parameters)
 
 
-@torch.no_grad()
-def update_grids(model: nn.Module, x: Tensor) -> None:
+def evenly_chosen(samples: Tensor, count: int, seed: int = 0) -> Tensor:
+    """At most `count` columns of (C, n): one at random out of each of `count` stretches of equal
+    length. A fixed step would meet the same column of every image.
+    """
+    n = samples.shape[1]
+    if n <= count:
+        return samples
+    generator = torch.Generator().manual_seed(seed)
+    within = torch.rand(count, dtype=torch.float64, generator=generator)
+    places = ((torch.arange(count, dtype=torch.float64) + within) * (n / count)).long()
+    return samples[:, places.clamp_max(n - 1).to(samples.device)]
+
+
+def update_grids(
+    model: nn.Module,
+    x: Tensor | Sequence[Tensor],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    copies: Sequence[nn.Module] = (),
+    seed: int = 0,
+    distributed: bool | None = None,
+) -> None:
     """Move the grids of all layers with grids to their inputs for x, one layer after the other,
-    each seeing the layers before it updated.
+    each seeing the layers before it updated. Right in the middle of a training, too.
 
     A layer that is used more than once follows the inputs of its first use. The model runs in
-    evaluation mode.
+    evaluation mode, without a compiler; a compiled one compiles anew at its next call. Weights stay
+    the same parameters. Random numbers are not used up.
+
+    Args:
+        model: any module; also one inside torch.compile, DataParallel or DistributedDataParallel.
+        x: a batch, or several of them, of images of one size, which are joined (B in all).
+        optimizer: one in use: its moments for the refitted weights, which refer to the old
+            functions, are forgotten; everything else in it stays.
+        copies: networks of the same layers that are kept beside it (an average of its weights):
+            they get the same grids, each refitted to its own functions.
+        seed: of the draw of 4096 samples a channel.
+        distributed: as of `Adaptive.update_grid`: the grids and weights that the first process
+            finds for its x are those of all.
+
+    Raises:
+        ValueError: whatever `Adaptive.update_grid` raises; copies with other layers.
     """
-    done: set[nn.Module] = set()
+    if not isinstance(x, Tensor):
+        sizes = {tuple(batch.shape[1:]) for batch in x}
+        if len(sizes) != 1:
+            raise ValueError(f"the batches must hold images of one size, got {sorted(sizes)}")
+        x = torch.cat(list(x))
+    model = unwrapped(model)
+    with_grids = set(_layers_with_grids(model))
+    layers = {name: layer for name, layer in model.named_modules() if layer in with_grids}
+    twins = [dict(unwrapped(copy).named_modules()) for copy in copies]
+    for twin in twins:
+        missing = [name for name in layers if not isinstance(twin.get(name), Adaptive)]
+        if missing:
+            raise ValueError(f"a copy of the network has no such layer: {', '.join(missing)}")
+    all_layers = [*layers.values(), *(twin[name] for twin in twins for name in layers)]
+    for layer in all_layers:
+        layer.check_has_grid()  # refused before any is changed
 
-    def update(layer: Adaptive, seen: Tensor) -> None:
-        if layer not in done:
+    def find() -> None:
+        names = {layer: name for name, layer in layers.items()}
+        done: set[nn.Module] = set()
+
+        def update(layer: Adaptive, seen: Tensor) -> None:
+            if layer in done:
+                return
             done.add(layer)
-            layer.update_grid(seen)
+            samples = layer._update_grid(seen, seed)
+            for twin in twins:
+                twin[names[layer]].fit_grid(samples)
 
-    _visit(model, x, update)
+        _visit(model, x, update)
+
+    _by_first_process(find, all_layers, distributed)
+    forget_moments(optimizer, layers.values())
+
+
+def forget_moments(optimizer: Any | None, layers: Iterable[Adaptive]) -> None:
+    """Let an optimizer start anew for the weights of the functions of these layers."""
+    if optimizer is None:
+        return
+    weights = {layer.functions_weight for layer in layers}
+    if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
+        optimizer.state.clear()  # one history for all parameters together
+        return
+    for weight in weights:
+        optimizer.state.pop(weight, None)
+
+
+def _by_first_process(
+    find: Callable[[], object], layers: Sequence[Adaptive], distributed: bool | None
+) -> None:
+    """Call `find`, which changes the functions of the layers; where there are several processes
+    the first one alone does, and all take over what it has found.
+    """
+    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not together or distributed is False:
+        find()
+        return
+    error: ValueError | None = None
+    if dist.get_rank() == 0:
+        try:
+            find()
+        except ValueError as raised:
+            error = raised
+    message = [None if error is None else str(error)]
+    dist.broadcast_object_list(message, src=0)
+    if message[0] is not None:
+        raise error or ValueError(f"the first process: {message[0]}")
+    with torch.no_grad():
+        for layer in layers:
+            state = {name: value.clone() for name, value in layer.basis.state_dict().items()}
+            weight = layer.functions_weight.detach().clone()
+            for tensor in (*state.values(), weight):
+                dist.broadcast(tensor, src=0)
+            layer.basis.load_state_dict(state)
+            layer.functions_weight.copy_(weight)
+            layer.functions_weight.grad = None
+
+
+def check_not_distributed(layer: nn.Module) -> None:
+    """ValueError where a DistributedDataParallel holds the layer: it adds up gradients in buffers
+    of the sizes that the weights had when it was made.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    gc.collect()  # one that was taken off is gone
+    for wrapper in gc.get_objects():
+        if issubclass(type(wrapper), DistributedDataParallel) and layer in set(wrapper.modules()):
+            raise ValueError(
+                "the network is inside DistributedDataParallel, which holds weights of the old"
+                " size: take `module` out of it, delete the wrapper, change the functions, and"
+                " wrap it anew"
+            )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside torch.compile, DataParallel, DistributedDataParallel or AveragedModel."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, (nn.DataParallel, DistributedDataParallel, AveragedModel)):
+            model = model.module
+        else:
+            return model
 
 
 @torch.no_grad()
-def refine_grids(model: nn.Module, grid_size: int, *, keep_tails: bool = True) -> None:
+def refine_grids(
+    model: nn.Module,
+    grid_size: int,
+    *,
+    keep_tails: bool = True,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
     """Refine all B-spline layers of a model; those whose number of intervals does not divide
-    `grid_size` are an error before any is changed.
+    `grid_size` are an error before any is changed. `optimizer` is as of `update_grids`.
     """
-    layers = [layer for layer in _layers_with_grids(model) if isinstance(layer.basis, BSpline)]
+    layers = [
+        layer for layer in _layers_with_grids(unwrapped(model)) if isinstance(layer.basis, BSpline)
+    ]
     for layer in layers:
-        layer.basis.check_finer(grid_size)
+        layer._adaptive_basis().check_finer(grid_size)
     for layer in layers:
-        layer.refine(grid_size, keep_tails=keep_tails)
+        layer.refine(grid_size, keep_tails=keep_tails, optimizer=optimizer)
 
 
 @torch.no_grad()
 def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Name of each layer with a grid -> share of its inputs, for x, outside the grid."""
     shares: dict[str, float] = {}
+    model = unwrapped(model)
     names = {layer: name for name, layer in model.named_modules()}
     _visit(
         model, x, lambda layer, seen: shares.__setitem__(names[layer], layer.off_grid_share(seen))
@@ -198,7 +411,8 @@ def _visit(model: nn.Module, x: Tensor, look: Callable[[Adaptive, Tensor], None]
     ]
     try:
         model.eval()
-        model(x)
+        with torch.no_grad(), _without_compiler(model):
+            model(x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -208,3 +422,22 @@ def _visit(model: nn.Module, x: Tensor, look: Callable[[Adaptive, Tensor], None]
 
 def _layers_with_grids(model: nn.Module) -> list[nn.Module]:
     return [layer for layer in kan_layers(model) if layer.basis.has_grid]
+
+
+@contextmanager
+def _without_compiler(model: nn.Module) -> Iterator[None]:
+    """Within it a model runs as written: hooks that change its layers are no part of a graph."""
+    compiled = {
+        module: module._compiled_call_impl
+        for module in model.modules()
+        if getattr(module, "_compiled_call_impl", None) is not None
+    }
+    eager = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    try:
+        for module in compiled:
+            module._compiled_call_impl = None
+        with nullcontext() if eager is None else eager("force_eager"):
+            yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call

@@ -21,6 +21,7 @@ from kanseg.layers.parts import (
     init_to_variance,
     inner_width,
     norm_module,
+    reset,
 )
 from kanseg.layers.regularisation import Disturbance
 from kanseg.layers.surgery import check_changeable, set_conv_channels, source_channels
@@ -87,7 +88,7 @@ class _KANConv(Adaptive, nn.Module):
         self._build_functions(basis, inner_channels, basis_options, where, dtype)
         self.norm = norm_module(norm, out_channels, self.ndim)
         self.activation = activation_module(activation)
-        self.reset_parameters()
+        self._draw_weights()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
@@ -136,6 +137,17 @@ class _KANConv(Adaptive, nn.Module):
         self.basis_conv = conv_class(expanded, inner_out, groups=groups, bias=False, **where)
 
     def reset_parameters(self) -> None:
+        """Put the layer back to what it was when it was built: new weights, and everything else
+        (grids, places, denominators, norm, slopes of activations) where it started.
+
+        With the same seed the weights are those that a new layer would get. A number of functions
+        that was changed stays (`refine`, `raise_degree`).
+        """
+        for part in self.children():
+            reset(part)
+        self._draw_weights()
+
+    def _draw_weights(self) -> None:
         """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1)
         input.
         """

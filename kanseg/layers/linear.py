@@ -16,6 +16,7 @@ from kanseg.layers.parts import (
     exact_constants,
     init_branches,
     init_mixture,
+    reset,
 )
 from kanseg.layers.regularisation import Disturbance
 
@@ -86,11 +87,17 @@ class KANLinear(Adaptive, nn.Module):
                 )
             self.basis_linear = nn.Linear(expanded, out_features, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        self.reset_parameters()
+        self._draw_weights()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
+        """Put the layer back to what it was when it was built, as of `KANConv2d`."""
+        for part in self.children():
+            reset(part)
+        self._draw_weights()
+
+    def _draw_weights(self) -> None:
         """Draw the matrices so that the output has variance 1 for N(0, 1) input."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)

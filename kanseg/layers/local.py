@@ -99,6 +99,13 @@ class KANLocal2d(nn.Module):
             else None
         )
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the layer back to what it was when it was built, as of `KANConv2d`."""
+        self.functions.reset_parameters()
+        if self.bias is not None:
+            self.bias.zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
         if x.shape[1:] != (self.in_channels, *self.image_size):

@@ -97,6 +97,17 @@ class DropPath(nn.Module):
         return f"p={self.p}"
 
 
+def reset(module: nn.Module) -> None:
+    """Put a module back to where it was built: by its own `reset_parameters`, or else by those of
+    its parts, in the order in which they are held.
+    """
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+        return
+    for part in module.children():
+        reset(part)
+
+
 @contextmanager
 def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
     """Within it a basis makes its grid in double precision when the layer is to be float64, not

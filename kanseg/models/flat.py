@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kanseg.layers.grids import update_grids
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.parts import activation_module
 from kanseg.models.classification import Linear
@@ -86,22 +88,30 @@ class KAN(nn.Module):
             x = None if x is None else layer(x)
         return total
 
-    @torch.no_grad()
-    def update_grid(self, x: Tensor) -> None:
-        """Move the grid of each layer to its inputs for x, the first layer first."""
-        x = self._vectors(x)
+    def update_grid(
+        self, x: Tensor, *, optimizer: torch.optim.Optimizer | None = None, **options: Any
+    ) -> None:
+        """Move the grid of each layer to its inputs for x, the first layer first; arguments as of
+        `kanseg.layers.update_grids`.
+        """
         for layer in self.layers:
-            layer.update_grid(x)
-            x = layer(x)
+            layer.check_has_grid()
+        update_grids(self, x, optimizer=optimizer, **options)
 
-    def refine(self, grid_size: int, *, keep_tails: bool = True) -> None:
+    def refine(
+        self,
+        grid_size: int,
+        *,
+        keep_tails: bool = True,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         """Refine the grid of each layer (B-splines); the network computes the same function as
-        before.
+        before. `optimizer` is as of `kanseg.layers.update_grids`.
         """
         for layer in self.layers:
             layer.basis.check_finer(grid_size)
         for layer in self.layers:
-            layer.refine(grid_size, keep_tails=keep_tails)
+            layer.refine(grid_size, keep_tails=keep_tails, optimizer=optimizer)
 
 
 def kan(width: Sequence[int], *, basis: str = "bspline", **options: object) -> KAN:

@@ -19,6 +19,7 @@ from kanseg.data.transforms import sample_seed
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import told_by_workers
 from kanseg.training.diagnose import report_non_finite
+from kanseg.training.grids import update_grids_if_due
 from kanseg.training.saving import save, save_best
 from kanseg.training.state import Training
 from kanseg.training.trial import forward
@@ -63,6 +64,7 @@ def train_epoch(training: Training) -> None:
         disable=None if training.accelerator.is_main_process else True,
     )
     for group in _groups(told_by_workers(training.loader), settings.accumulate):
+        update_grids_if_due(training, group)
         lr = training.rates.set(progress.step, progress.stand)
         loss = train_step(training, group)
         if training.average is not None:

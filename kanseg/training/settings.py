@@ -11,6 +11,7 @@ from kanseg.checkpoint import build_model
 from kanseg.errors import InputError
 from kanseg.layers import Penalty
 from kanseg.registry import nearest
+from kanseg.training.grids import check_update_grid_epochs
 from kanseg.training.optimisers import NEEDS_CLOSURE, create_optimiser, create_schedule
 from kanseg.training.rates import parameter_groups
 from kanseg.training.task import Task
@@ -66,6 +67,7 @@ def check_settings(task: Task) -> None:
     with torch.device("meta"):  # a look at the options of the model, without its memory
         model = build_model(task.model_arguments())
     check_steps(config.training, model)
+    check_update_grid_epochs(config.training, model)
     try:
         Penalty(model, config.training.penalty)
     except ValueError as error:

@@ -33,6 +33,7 @@ class Progress:
     best_epoch: int | None = None
     stale: int = 0  # validations since the best one
     stand: Stand = field(default_factory=Stand)  # of the learning rate
+    grids_moved_in: int = 0  # epoch, from 1, in which grids were last moved to the data
     log_bytes: int = 0
     layout: list[int] = field(
         default_factory=list

@@ -73,7 +73,13 @@ class ActivatedGram(Basis):
     def __init__(self, channels: int, degree: int, activation: nn.Module, init_std: float):
         super().__init__(channels, degree + 1, "identity")
         self.activation = activation
-        self.beta_weights = nn.Parameter(torch.randn(degree + 1) * init_std)
+        self.init_std = init_std
+        self.beta_weights = nn.Parameter(torch.empty(degree + 1))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.beta_weights.copy_(torch.randn_like(self.beta_weights) * self.init_std)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         before, current = torch.zeros_like(u), torch.ones_like(u)
@@ -99,9 +105,17 @@ class FreeBumps(Basis):
         super().__init__(channels, grid_size + order, "identity")
         self.groups = groups
         self.height = 4 * grid_size**2 / (order + 1) ** 2
-        low = (torch.arange(-order, grid_size) / grid_size).repeat(channels // groups, 1)
-        self.phase_low = nn.Parameter(low, requires_grad=trainable)
-        self.phase_high = nn.Parameter(low + (order + 1) / grid_size, requires_grad=trainable)
+        self.grid_size, self.order = grid_size, order
+        shape = (channels // groups, grid_size + order)
+        self.phase_low = nn.Parameter(torch.empty(shape), requires_grad=trainable)
+        self.phase_high = nn.Parameter(torch.empty(shape), requires_grad=trainable)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        low = torch.arange(-self.order, self.grid_size, device="cpu") / self.grid_size
+        self.phase_low.copy_(low)
+        self.phase_high.copy_(low + (self.order + 1) / self.grid_size)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         low, high = (
@@ -157,6 +171,12 @@ class PairedWavelets(_LegacyBasis):
         self.groups, self.wavelet = groups, wavelet
         self.translation = nn.Parameter(torch.zeros(out_channels, channels // groups))
         self.scale = nn.Parameter(torch.ones(out_channels, channels // groups))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the wavelets back to where they were built."""
+        self.translation.zero_()
+        self.scale.fill_(1)
 
     def values(self, u: Tensor) -> Tensor:
         translation, scale = (

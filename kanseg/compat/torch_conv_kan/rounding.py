@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from kanseg.bases.base import constant_dtype
 from kanseg.compat.torch_conv_kan.bases import _LegacyBasis
 from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
 from kanseg.compat.torch_conv_kan.variants import Options
@@ -19,13 +20,18 @@ class CoxDeBoor(_LegacyBasis):
 
     def __init__(self, grid_size: int, spline_order: int, grid_range: tuple[float, float]):
         super().__init__(grid_size + spline_order)
-        self.spline_order = spline_order
-        lo, hi = grid_range
-        margin = (hi - lo) / grid_size * spline_order
-        self.register_buffer(
-            "knots",
-            torch.linspace(lo - margin, hi + margin, grid_size + 2 * spline_order + 1),
-            persistent=False,
+        self.spline_order, self.grid_size, self.grid_range = spline_order, grid_size, grid_range
+        knots = torch.empty(grid_size + 2 * spline_order + 1, dtype=constant_dtype())
+        self.register_buffer("knots", knots, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Put the knots back to where they were built."""
+        lo, hi = self.grid_range
+        margin = (hi - lo) / self.grid_size * self.spline_order
+        ends = lo - margin, hi + margin
+        self.knots.copy_(
+            torch.linspace(*ends, len(self.knots), dtype=self.knots.dtype, device="cpu")
         )
 
     def values(self, u: Tensor) -> Tensor:
@@ -60,7 +66,17 @@ class GaussiansAtCentres(_LegacyBasis):
     def __init__(self, grid_size: int, grid_range: tuple[float, float]):
         super().__init__(grid_size)
         self.spacing = (grid_range[1] - grid_range[0]) / (grid_size - 1)
-        self.register_buffer("centres", torch.linspace(*grid_range, grid_size), persistent=False)
+        self.grid_range = grid_range
+        centres = torch.empty(grid_size, dtype=constant_dtype())
+        self.register_buffer("centres", centres, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Put the centres back to where they were built."""
+        centres = self.centres
+        centres.copy_(
+            torch.linspace(*self.grid_range, len(centres), dtype=centres.dtype, device="cpu")
+        )
 
     def values(self, u: Tensor) -> Tensor:
         centres = self.centres.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))

@@ -24,6 +24,7 @@ from kanseg.compat.torch_conv_kan.variants import (
 )
 from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.kan_conv import CONVS
+from kanseg.layers.parts import reset
 
 DROPOUTS = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
 
@@ -156,10 +157,16 @@ class _LegacyLayer(nn.Module):
         self.dropout = (
             (variant.dropout or DROPOUTS[ndim])(dropout) if dropout > 0 else nn.Identity()
         )
-        self.reset_parameters()
+        self._draw_weights()
+
+    def reset_parameters(self) -> None:
+        """Put the layer back to what it was when it was built: functions, maps, norms, slopes."""
+        for part in self.children():
+            reset(part)
+        self._draw_weights()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def _draw_weights(self) -> None:
         """Draw the maps with the variance that torch-conv-kan gives them, within a fifth of it
         (biases 0).
         """
