@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg.bases.base import at_least_float32
+from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.layers.blocks import Conv
 from kanseg.layers.functional import _must_be_seen_into
 from kanseg.layers.regularisation import penalty
@@ -82,7 +82,7 @@ class ConvExperts(nn.Module):
         self.balance: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             gates, chosen, load = self.gates(at_least_float32(x).flatten(2).mean(dim=2))
         if self.training and torch.is_grad_enabled():
             self.balance = variation(gates.sum(dim=0)) + (0.0 if load is None else variation(load))
