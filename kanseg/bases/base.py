@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import NamedTuple
 
@@ -99,9 +100,9 @@ class Basis(nn.Module, ABC):
     constant_function: int | None = None
     # Whether `terms` gives derivatives when asked.
     states_slopes = True
-    # Whether `parameter_gradients` is stated too; without it a basis with parameters goes through
-    # autograd.
-    states_parameters = False
+    # Names of the parameters of which `parameter_gradients` states the gradient; those of others
+    # go through autograd.
+    stated_parameters: tuple[str, ...] = ()
     # Whether the functions stand on a grid that can follow the data.
     has_grid = False
     # Names of the parameters and buffers with a row for each channel.
@@ -126,8 +127,8 @@ class Basis(nn.Module, ABC):
         for it. This is all that a family states.
         """
 
-    def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> list[Tensor]:
-        """Gradient of column j of each of the family's own parameters (C, K), for weighted =
+    def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
+        """Gradient of column j of each of the `stated_parameters` (C, K) by name, for weighted =
         (gradient of value j) * (derivative of j at u).
         """
         raise ValueError(f"{type(self).__name__} states no gradients of its parameters")
@@ -138,7 +139,7 @@ class Basis(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, K, *S), in the dtype of x."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return self.functions(self.mapped(x)).to(x.dtype)
 
     def mapped(self, x: Tensor) -> Tensor:
@@ -256,8 +257,30 @@ class Basis(nn.Module, ABC):
         )
 
 
+def check_floating(x: Tensor) -> None:
+    """ValueError for integers, booleans and complex numbers: what is computed of them would be
+    rounded.
+    """
+    if not x.dtype.is_floating_point:
+        raise ValueError(
+            f"expected a tensor of floating-point numbers, got {x.dtype}: convert it first, as by"
+            " x.float()"
+        )
+
+
+def has_autocast(x: Tensor) -> bool:
+    """Whether autocast exists on the device of x; on the device meta it does not."""
+    return torch.amp.is_autocast_available(x.device.type)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which operations on the device of x compute in the precision of their inputs."""
+    return torch.autocast(x.device.type, enabled=False) if has_autocast(x) else nullcontext()
+
+
 def at_least_float32(x: Tensor) -> Tensor:
-    """x itself, or in float32 when it is of half precision."""
+    """x itself, or in float32 when it is of half precision; ValueError for integers."""
+    check_floating(x)
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

@@ -27,7 +27,7 @@ class Located(Basis):
         trainable: whether the t_j and s_j are parameters.
     """
 
-    states_parameters = True
+    stated_parameters = ("location", "log_scale")
     per_channel = ("location", "log_scale")
 
     def __init__(self, channels: int, num_functions: int, domain: str, *, trainable: bool = True):
@@ -63,8 +63,11 @@ class Located(Basis):
             value, slope = self.mother((u - aligned(location, u)) * rate)
             yield value, slope() * rate if slopes else None
 
-    def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> list[Tensor]:
+    def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du
         axes = [0, *range(2, u.dim())]
         total, moment = weighted.sum(axes), (weighted * finite_part(u)).sum(axes)
-        return [-total, self.location[:, j].to(total.dtype) * total - moment]
+        return {
+            "location": -total,
+            "log_scale": self.location[:, j].to(total.dtype) * total - moment,
+        }

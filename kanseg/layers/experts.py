@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg.bases.base import at_least_float32
+from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.layers.blocks import Conv
 from kanseg.layers.functional import _must_be_seen_into
 from kanseg.layers.parts import reset
@@ -34,10 +34,10 @@ class ConvExperts(nn.Module):
     logits are, and learns from the balance alone.
 
     An expert runs on its own samples only, and its batch norm sees only these: in training one
-    sample of one pixel is too little for it. Under `torch.compile`, `torch.export`, tracing and
-    `torch.func`, where no operation may depend on the samples, all experts run on all of them: the
-    same function in evaluation, num_experts / top_k times the work, and in training batch norms
-    that see the whole batch.
+    sample of one pixel is too little for it. Under `torch.compile`, `torch.export`, tracing,
+    `torch.func` and on the device meta, where no operation may depend on the samples, all experts
+    run on all of them: the same function in evaluation, num_experts / top_k times the work, and in
+    training batch norms that see the whole batch.
 
     Args:
         in_channels, out_channels, kernel_size, where: what an expert is built with (stride=,
@@ -93,11 +93,11 @@ class ConvExperts(nn.Module):
         self.balance = None
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             gates, chosen, load = self.gates(at_least_float32(x).flatten(2).mean(dim=2))
         if self.training and torch.is_grad_enabled():
             self.balance = variation(gates.sum(dim=0)) + (0.0 if load is None else variation(load))
-        if _must_be_seen_into() or len(x) == 0:
+        if _must_be_seen_into() or len(x) == 0 or x.is_meta:
             return sum(_scaled(expert(x), gates[:, e]) for e, expert in enumerate(self.experts))
         return self._by_expert(x, gates, chosen)
 
@@ -118,7 +118,9 @@ class ConvExperts(nn.Module):
         )  # equals go to the first expert, whatever else is in the batch
         best = order[:, : self.top_k]
         gates = torch.zeros_like(logits).scatter(1, best, values[:, : self.top_k].softmax(dim=1))
-        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, True)
+        # A tensor of ones: torch.jit.trace cannot record a scatter of the number True.
+        ones = torch.ones_like(best, dtype=torch.bool)
+        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, ones)
         if not drawn:
             return gates, chosen, None
         to_beat = torch.where(chosen, values[:, self.top_k, None], values[:, self.top_k - 1, None])

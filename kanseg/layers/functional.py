@@ -9,9 +9,23 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
-from kanseg.bases.base import DOMAINS, NORMALISING_DOMAINS, at_least_float32
+from kanseg.bases.base import (
+    DOMAINS,
+    NORMALISING_DOMAINS,
+    at_least_float32,
+    check_floating,
+    has_autocast,
+    without_autocast,
+)
 from kanseg.layers.contractions import Blocks, Contraction, Convolution, Mixture, Product
-from kanseg.layers.fused import Activated, Expansion, Fused, held
+from kanseg.layers.fused import Activated, Expansion, Fused
+from kanseg.layers.plain import (
+    held,
+    is_plain_activation,
+    is_plain_basis,
+    is_plain_map,
+    is_plain_tensor,
+)
 
 
 def basis_convolution(
@@ -22,24 +36,22 @@ def basis_convolution(
     The values of the functions, K times as large as x, exist for a few samples at a time. Zero
     padding is zero in the values: outside the picture no function is active. Under `torch.compile`,
     `torch.export`, `torch.func` and forward-mode differentiation the same is computed by plain
-    operations, which those can see into; so are second derivatives.
+    operations, which those can see into; so are second derivatives. Where the basis or `conv` does
+    more than its class says (see `kanseg.layers.plain`), both are called as modules, and autograd
+    keeps the values.
 
     Args:
         x: of float64, float32, or half precision (the functions are computed in float32).
         basis: K functions of each channel.
         conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K
-            + j), or a `torch.nn.Linear`.
+            + j), a `torch.nn.Linear`, or any other module that maps such values.
         gate: (B, C, K), factors of the functions without gradient (dropout).
     """
-    u, contraction = (
-        (x, None) if _hooked(basis, conv) else _contraction(_normalised(x, basis), conv)
-    )
-    if contraction is None:
-        values = (
-            basis(x) if gate is None else basis(x) * gate.reshape(*gate.shape, *[1] * (x.dim() - 2))
-        )
-        return conv(values.flatten(1, 2))
-    return contract(u, basis, contraction, conv.weight, gate)
+    if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_map(conv):
+        u, contraction = _contraction(_normalised(x, basis), conv)
+        if contraction is not None:
+            return contract(u, basis, contraction, conv.weight, gate)
+    return conv(_called(x, basis, gate))
 
 
 def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None = None) -> Tensor:
@@ -50,24 +62,34 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
         x, basis, gate: as of `basis_convolution`.
         weight: (C, K) or (1, K).
     """
-    return contract(_normalised(x, basis), basis, Mixture(x.shape[1]), weight, gate)
+    mixture = Mixture(x.shape[1])
+    if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight):
+        return contract(_normalised(x, basis), basis, mixture, weight, gate)
+    dtype = _precision(x)
+    values = _called(x, basis, gate)
+    with without_autocast(x):
+        return mixture.forward(values.to(dtype), weight.to(dtype))
 
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
     """conv(activation(x)), keeping only x and the weights for backward."""
-    if (
-        not isinstance(activation, _STATELESS)
-        or _hooked(activation, conv)
-        or x.numel() == 0
-        or _must_be_seen_into()
-    ):
-        return conv(activation(x))
-    x, contraction = _contraction(x, conv)
-    if contraction is None:
-        return conv(activation(x))
-    return Activated.apply(
-        activation, contraction, _precision(x), x, conv.weight, *held(activation)
-    )
+    check_floating(x)
+    plain = is_plain_tensor(x) and is_plain_activation(activation) and is_plain_map(conv)
+    if plain and x.numel() > 0 and not _must_be_seen_into():
+        padded, contraction = _contraction(x, conv)
+        if contraction is not None:
+            _check_weight(conv.weight, x)
+            tensors = held(activation)
+            return Activated.apply(
+                activation,
+                contraction,
+                _precision(x),
+                tuple(tensors),
+                padded,
+                conv.weight,
+                *tensors.values(),
+            )
+    return conv(activation(x))
 
 
 def contract(
@@ -76,21 +98,32 @@ def contract(
     """The contraction of all functions' values with the weight; a normalising domain map has been
     applied to x already.
     """
+    _check_weight(weight, x)
     dtype = _precision(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         if x.numel() == 0 or _must_be_seen_into():
             return Expansion(x, basis, contraction, weight, gate, dtype).plain()
-        return Fused.apply(basis, contraction, dtype, x, weight, gate, *held(basis))
+        tensors = held(basis)
+        return Fused.apply(
+            basis, contraction, dtype, tuple(tensors), x, weight, gate, *tensors.values()
+        )
 
 
-def _hooked(*modules: nn.Module) -> bool:
-    """Whether someone watches or changes a module when it is called (pruning, weight norm, a look
-    at activations): then it must be called.
-    """
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-        for m in modules
-    )
+def _called(x: Tensor, basis: nn.Module, gate: Tensor | None) -> Tensor:
+    """The functions' values by calling the basis, times the gate: (B, C * K, *S)."""
+    values = basis(x)
+    if gate is not None:
+        values = values * gate.to(values.dtype).reshape(*gate.shape, *[1] * (x.dim() - 2))
+    return values.flatten(1, 2)
+
+
+def _check_weight(weight: Tensor, x: Tensor) -> None:
+    """ValueError for a weight without values; a convolution would return whatever is in memory."""
+    if weight.is_meta and not x.is_meta:
+        raise ValueError(
+            f"the weights are on the device meta and have no values, the input is on {x.device}:"
+            " load the weights first"
+        )
 
 
 def _normalised(x: Tensor, basis: Basis) -> Tensor:
@@ -99,7 +132,7 @@ def _normalised(x: Tensor, basis: Basis) -> Tensor:
     """
     if basis.domain not in NORMALISING_DOMAINS:
         return x
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         return DOMAINS[basis.domain](at_least_float32(x)).to(x.dtype)
 
 
@@ -117,22 +150,10 @@ def _must_be_seen_into() -> bool:
 
 def _precision(x: Tensor) -> torch.dtype:
     """What a convolution of x computes in: that of autocast where it is on, else that of x."""
-    half = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(x.device.type) if half else x.dtype
-
-
-_STATELESS = (
-    nn.SiLU,
-    nn.GELU,
-    nn.ReLU,
-    nn.PReLU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.Hardswish,
-    nn.Mish,
-)
+    if not has_autocast(x) or x.dtype == torch.float64:
+        return x.dtype
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _contraction(x: Tensor, conv: nn.Module) -> tuple[Tensor, Contraction | None]:

@@ -4,16 +4,16 @@ the functions' values anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanseg.bases import Basis
-from kanseg.bases.base import POINTWISE_DOMAINS, at_least_float32
+from kanseg.bases.base import POINTWISE_DOMAINS, at_least_float32, without_autocast
 from kanseg.layers.contractions import Contraction
+from kanseg.layers.plain import holding
 
 # Values are made for as many samples at a time as fit into this many bytes (one at least): on a CPU
 # so that they stay in its cache, on an accelerator so that there is work enough while the peak of
@@ -23,7 +23,6 @@ CHUNK_BYTES_ACCELERATOR = 256 << 20
 FOLDED_FROM = (
     1 << 16
 )  # entries of x from which on a constant function is left out of the convolution
-Gradients = tuple[Tensor | None, ...]
 
 
 class Expansion:
@@ -144,35 +143,31 @@ class Expansion:
         return y + self.contraction.constant_map(self.constant_weight, self.x.shape).to(y.dtype)
 
     def gradients(
-        self, grad: Tensor, needs_x: bool, needs_weight: bool, parameters: Sequence[Tensor]
-    ) -> tuple[Tensor | None, Tensor | None, Gradients]:
-        """Of x, the weight and those parameters of the basis that are given; sums over parts are in
-        float32 at least.
+        self, grad: Tensor, needs_x: bool, needs_weight: bool, wanted: Mapping[str, Tensor]
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
+        """Of x, the weight and those parameters of the basis that are given by name; sums over
+        parts are in float32 at least.
         """
         grad = grad.to(self.dtype)
         grad_x = torch.empty_like(self.x) if needs_x else None
         grad_kernel: Tensor | None = None
-        grad_parameters: list[Tensor] = []
-        stated = self.basis.states_slopes and (not parameters or self.basis.states_parameters)
+        grad_wanted: dict[str, Tensor] = {}
+        stated = self.basis.states_slopes and set(wanted) <= set(self.basis.stated_parameters)
+        fill = self._by_slopes if stated else self._by_autograd
         for part in self.parts:
             u = self.mapped(part)
             flat = self.buffer[: len(u)]
             values = flat.unflatten(1, (u.shape[1], self.num_values))
             upstream = None
-            if needs_x or parameters:
+            if needs_x or wanted:
                 upstream = self.contraction.grad_values(grad[part], flat, self.kernel).unflatten(
                     1, values.shape[1:3]
                 )
                 upstream = self.gated(upstream, part)
-            grad_u, *more = (self._by_slopes if stated else self._by_autograd)(
-                u, values, upstream, parameters
-            )
-            more = [at_least_float32(each) for each in more]
-            grad_parameters = (
-                [a + b for a, b in zip(grad_parameters, more, strict=True)]
-                if grad_parameters
-                else more
-            )
+            grad_u, found = fill(u, values, upstream, wanted)
+            for name, piece in found.items():
+                piece = at_least_float32(piece)
+                grad_wanted[name] = grad_wanted[name] + piece if name in grad_wanted else piece
             if needs_x:
                 grad_x[part] = (
                     grad_u if self.domain.slope is None else grad_u.mul_(self.domain.slope(u))
@@ -183,29 +178,19 @@ class Expansion:
                     self.contraction.grad_weight(grad[part], flat, self.kernel)
                 )
                 grad_kernel = piece if grad_kernel is None else grad_kernel.add_(piece)
-        grad_parameters = [
-            each.to(parameter.dtype)
-            for each, parameter in zip(grad_parameters, parameters, strict=True)
-        ]
-        return grad_x, self._whole(grad_kernel, grad), tuple(grad_parameters)
+        grad_wanted = {name: each.to(wanted[name].dtype) for name, each in grad_wanted.items()}
+        return grad_x, self._whole(grad_kernel, grad), grad_wanted
 
     def _by_slopes(
-        self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]
-    ) -> list[Tensor]:
+        self, u: Tensor, values: Tensor, upstream: Tensor | None, wanted: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Fill `values` (B, C, K, *S) and sum up the gradients of u and of the parameters from the
         stated derivatives.
         """
         grad_u = torch.zeros_like(u)
-        own = (
-            [
-                getattr(owner, name)
-                for owner, name in _places(self.basis)
-                if name not in owner._buffers
-            ]
-            if parameters
-            else []
-        )
-        grads = [torch.zeros_like(parameter, dtype=u.dtype) for parameter in own]
+        grads = {
+            name: torch.zeros_like(parameter, dtype=u.dtype) for name, parameter in wanted.items()
+        }
         for j, (value, slope) in enumerate(self.terms(u, slopes=upstream is not None)):
             values[:, :, j] = value
             if upstream is None:
@@ -216,22 +201,14 @@ class Expansion:
                 continue
             weighted = weighted * slope
             grad_u += weighted
-            for grad, column in zip(
-                grads, self.basis.parameter_gradients(j, weighted, u), strict=True
-            ):
-                grad[:, j] = column
-        return [
-            grad_u,
-            *(
-                grad
-                for grad, parameter in zip(grads, own, strict=True)
-                if any(parameter is p for p in parameters)
-            ),
-        ]
+            columns = self.basis.parameter_gradients(j, weighted, u)
+            for name, grad in grads.items():
+                grad[:, j] = columns[name]
+        return grad_u, grads
 
     def _by_autograd(
-        self, u: Tensor, values: Tensor, upstream: Tensor | None, parameters: Sequence[Tensor]
-    ) -> list[Tensor]:
+        self, u: Tensor, values: Tensor, upstream: Tensor | None, wanted: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The same, and the gradients of the functions' own parameters, by a graph of this part
         alone.
         """
@@ -241,16 +218,18 @@ class Expansion:
         for j, value in enumerate(terms):
             values[:, :, j] = value.detach()
         if upstream is None:
-            return [u]
+            return u, {}
         moving = [j for j, value in enumerate(terms) if value.requires_grad]
         if not moving:
-            return [torch.zeros_like(v) for v in (u, *parameters)]
-        wanted = [upstream[:, :, j].to(u.dtype) for j in moving]
-        return list(
-            torch.autograd.grad(
-                [terms[j] for j in moving], [u, *parameters], wanted, materialize_grads=True
-            )
+            still = {name: torch.zeros_like(parameter) for name, parameter in wanted.items()}
+            return torch.zeros_like(u), still
+        grad_u, *found = torch.autograd.grad(
+            [terms[j] for j in moving],
+            [u, *wanted.values()],
+            [upstream[:, :, j].to(u.dtype) for j in moving],
+            materialize_grads=True,
         )
+        return grad_u, dict(zip(wanted, found, strict=True))
 
     def _whole(self, grad_kernel: Tensor | None, grad: Tensor) -> Tensor | None:
         """The gradient of the whole weight from that of the kernel."""
@@ -263,128 +242,79 @@ class Expansion:
         return whole
 
 
-def held(module: nn.Module) -> list[Tensor]:
-    """The parameters and buffers of a module, of a replica in `torch.nn.DataParallel` too."""
-    return [getattr(owner, name) for owner, name in _places(module)]
-
-
-def _places(module: nn.Module) -> list[tuple[nn.Module, str]]:
-    places = []
-    for owner in module.modules():
-        names = [*owner._parameters, *getattr(owner, "_former_parameters", {}), *owner._buffers]
-        places += [
-            (owner, name) for name in dict.fromkeys(names) if getattr(owner, name) is not None
-        ]
-    return places
-
-
-@contextmanager
-def holding(module: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Within it a module has the tensors that it had in forward, whatever it has now
-    (`torch.func.functional_call`, an updated grid).
-    """
-    now = held(module)
-    if all(a is b for a, b in zip(now, tensors, strict=True)):
-        yield
-        return
-    try:
-        _put(module, tensors)
-        yield
-    finally:
-        _put(module, now)
-
-
-def _put(module: nn.Module, tensors: Sequence[Tensor]) -> None:
-    for (owner, name), tensor in zip(_places(module), tensors, strict=True):
-        for store in (owner._parameters, owner._buffers, owner.__dict__):
-            if name in store:
-                store[name] = tensor
-                break
-
-
 class Fused(torch.autograd.Function):
-    """Arguments as of Expansion, with the tensors held by the basis; saves tensors that exist
-    anyway.
+    """Arguments as of Expansion, with the names of the tensors that the basis holds and then these
+    tensors; saves tensors that exist anyway.
     """
 
     @staticmethod
-    def forward(ctx, basis, contraction, dtype, x, weight, gate, *tensors):  # noqa: ANN001, ANN205
-        ctx.parts = basis, contraction, dtype, basis.num_functions
+    def forward(ctx, basis, contraction, dtype, names, x, weight, gate, *tensors):  # noqa: ANN001, ANN205
+        ctx.parts = basis, contraction, dtype, names, basis.num_functions
         ctx.save_for_backward(x, weight, gate, *tensors)
         return Expansion(x, basis, contraction, weight, gate, dtype).contracted()
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        basis, contraction, dtype, num_functions = ctx.parts
+        basis, contraction, dtype, names, num_functions = ctx.parts
         x, weight, gate, *tensors = ctx.saved_tensors
         if basis.num_functions != num_functions:
             raise RuntimeError(
                 f"{basis} had {num_functions} functions in forward: do not refine or raise degrees"
                 " between forward and backward"
             )
-        needs_x, needs_weight = ctx.needs_input_grad[3:5]
-        wanted = [
-            tensor
-            for tensor, needed in zip(tensors, ctx.needs_input_grad[6:], strict=True)
-            if needed
-        ]
-        with torch.autocast(x.device.type, enabled=False), holding(basis, tensors):
-            twice = (
-                torch.is_grad_enabled()
-            )  # create_graph: second derivatives go through operations that autograd knows
-            if twice or torch._C._functorch.is_legacy_batchedtensor(
-                grad
-            ):  # and so do many gradients at a time
-                inputs = [
-                    t for t, needed in ((x, needs_x), (weight, needs_weight)) if needed
-                ] + wanted
+        needs_x, needs_weight = ctx.needs_input_grad[4:6]
+        held = dict(zip(names, tensors, strict=True))
+        needed = dict(zip(names, ctx.needs_input_grad[7:], strict=True))
+        wanted = {name: tensor for name, tensor in held.items() if needed[name]}
+        # The functions of forward, whatever tensors the basis has by now (functional_call, a moved
+        # grid).
+        step = x, holding(basis, held), contraction, weight, gate, dtype
+        # Second derivatives (create_graph) and many gradients at a time go through operations that
+        # autograd knows.
+        twice = torch.is_grad_enabled()
+        with without_autocast(x):
+            if twice or torch._C._functorch.is_legacy_batchedtensor(grad):
+                inputs = {"x": x} if needs_x else {}
+                inputs |= {"weight": weight} if needs_weight else {}
+                inputs |= {("basis", name): tensor for name, tensor in wanted.items()}
                 with torch.enable_grad():
-                    y = Expansion(x, basis, contraction, weight, gate, dtype).plain()
-                found = iter(
-                    torch.autograd.grad(y, inputs, grad, create_graph=twice, materialize_grads=True)
+                    y = Expansion(*step).plain()
+                found = torch.autograd.grad(
+                    y, list(inputs.values()), grad, create_graph=twice, materialize_grads=True
                 )
-                grad_x, grad_weight = (
-                    next(found) if needs_x else None,
-                    next(found) if needs_weight else None,
-                )
+                grads = dict(zip(inputs, found, strict=True))
+                grad_x, grad_weight = grads.get("x"), grads.get("weight")
+                grad_wanted = {name: grads["basis", name] for name in wanted}
             else:
-                grad_x, grad_weight, found = Expansion(
-                    x, basis, contraction, weight, gate, dtype
-                ).gradients(grad, needs_x, needs_weight, wanted)
-                found = iter(found)
-        return (
-            None,
-            None,
-            None,
-            grad_x,
-            grad_weight,
-            None,
-            *(next(found) if needed else None for needed in ctx.needs_input_grad[6:]),
-        )
+                grad_x, grad_weight, grad_wanted = Expansion(*step).gradients(
+                    grad, needs_x, needs_weight, wanted
+                )
+        grad_held = [grad_wanted.get(name) for name in names]
+        return None, None, None, None, grad_x, grad_weight, None, *grad_held
 
 
 class Activated(torch.autograd.Function):
     """contraction(activation(x)), keeping x and the weight; the arguments end with the parameters
-    of the activation.
+    of the activation, of the given names.
     """
 
     @staticmethod
-    def forward(ctx, activation, contraction, dtype, x, weight, *parameters):  # noqa: ANN001, ANN205
-        ctx.parts = activation, contraction, dtype
+    def forward(ctx, activation, contraction, dtype, names, x, weight, *parameters):  # noqa: ANN001, ANN205
+        ctx.parts = activation, contraction, dtype, names
         ctx.save_for_backward(x, weight, *parameters)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return contraction.forward(activation(x).to(dtype), weight.to(dtype))
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        activation, contraction, dtype = ctx.parts
+        activation, contraction, dtype, names = ctx.parts
         x, weight, *parameters = ctx.saved_tensors
-        needs_x, needs_weight = ctx.needs_input_grad[3:5]
-        twice = (
-            torch.is_grad_enabled()
-        )  # create_graph: second derivatives go through operations that autograd knows
+        needs_x, needs_weight = ctx.needs_input_grad[4:6]
+        activation = holding(activation, dict(zip(names, parameters, strict=True)))
+        # Second derivatives (create_graph) go through operations that autograd knows.
+        twice = torch.is_grad_enabled()
         grad_x = grad_weight = None
-        with torch.autocast(x.device.type, enabled=False), holding(activation, parameters):
+        with without_autocast(x):
             with torch.enable_grad():
                 inner = x if twice else x.detach().requires_grad_()
                 a = activation(inner)
@@ -396,7 +326,7 @@ class Activated(torch.autograd.Function):
             if needs_weight:
                 grad_weight = contraction.grad_weight(grad, values, kernel).to(weight.dtype)
             found = [None] * len(parameters)
-            wanted = [i for i, needed in enumerate(ctx.needs_input_grad[5:]) if needed]
+            wanted = [i for i, needed in enumerate(ctx.needs_input_grad[6:]) if needed]
             if needs_x or wanted:
                 upstream = contraction.grad_values(grad, values, kernel).to(a.dtype)
                 inputs = [t for t in (inner, *(parameters[i] for i in wanted)) if t.requires_grad]
@@ -406,7 +336,7 @@ class Activated(torch.autograd.Function):
                 grad_x = grads.pop(0) if inner.requires_grad else None
                 for i, each in zip(wanted, grads, strict=True):
                     found[i] = each
-        return None, None, None, grad_x if needs_x else None, grad_weight, *found
+        return None, None, None, None, grad_x if needs_x else None, grad_weight, *found
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

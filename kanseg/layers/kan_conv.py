@@ -30,7 +30,7 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Size = int | tuple[int, ...]
 
 
-class _KANConv(Adaptive, nn.Module):
+class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     """The body of KANConv1d, KANConv2d and KANConv3d."""
 
     ndim: int

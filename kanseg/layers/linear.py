@@ -21,7 +21,7 @@ from kanseg.layers.parts import (
 from kanseg.layers.regularisation import Disturbance
 
 
-class KANLinear(Adaptive, nn.Module):
+class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     """A matrix of learned univariate functions: y_o = sum_i phi_oi(x_i), (..., in_features) ->
     (..., out_features).
 

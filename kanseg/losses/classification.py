@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kanseg.bases.base import without_autocast
 from kanseg.errors import InputError
 
 
@@ -56,7 +57,7 @@ class ClassificationLoss(nn.Module):
         """Logits (B, N) of any float type; targets (B,) int64, or (B, N) floats whose rows sum to 1
         -> float32 scalar.
         """
-        with torch.autocast(logits.device.type, enabled=False):
+        with without_autocast(logits):
             logits = logits.float()
             count = logits.shape[1]
             if self.class_weights is not None and len(self.class_weights) != count:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanseg.bases.base import without_autocast
 from kanseg.errors import InputError
 from kanseg.losses.terms import LOSSES, Pixels
 from kanseg.losses.weights import check_class_weights
@@ -154,7 +155,7 @@ class WeightedLoss(nn.Module):
         return total / sum(shares)
 
     def _one(self, logits: Tensor, target: Tensor) -> Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
+        with without_autocast(logits):
             pixels = Pixels(logits.float(), target, self.task, self.class_weights)
             return torch.stack([weight * part(pixels) for weight, part in self.parts]).sum()
 

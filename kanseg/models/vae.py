@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg.bases.base import at_least_float32
+from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.encoders import check_size, scaled
 from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.regularisation import penalty
@@ -70,7 +70,7 @@ def vae_loss(
     Raises:
         ValueError: pixels outside 0 to 1 for "bernoulli".
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         reconstruction, x, mean, log_variance = (
             at_least_float32(each) for each in (reconstruction, x, mean, log_variance)
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
-from kanseg.bases.base import Terms
+from kanseg.bases.base import Terms, at_least_float32, without_autocast
 from kanseg.bases.wavelet import mexican_hat, morlet, sinc
 
 
@@ -55,9 +55,8 @@ class _LegacyBasis(nn.Module, ABC):
         """The functions at u, in the dtype of u."""
 
     def forward(self, u: Tensor) -> Tensor:
-        with torch.autocast(u.device.type, enabled=False):
-            exact = u.float() if u.dtype in (torch.float16, torch.bfloat16) else u
-            return self.values(exact).to(u.dtype)
+        with without_autocast(u):
+            return self.values(at_least_float32(u)).to(u.dtype)
 
 
 class ActivatedGram(Basis):

@@ -1,0 +1,129 @@
+"""Whether a layer may compute from the tensors of its parts instead of calling them.
+
+The fused step reads `conv.weight` and the tensors of the basis; it never calls either. That is the
+same function only where a part does nothing but what torch's own class does. Anything else is
+called as a module: a subclass or wrapper (LoRA, weight standardization, quantization, FSDP), hooks,
+a patched `forward` (accelerate's offloading), parametrized or pruned weights, tensors with a
+behaviour of their own (DTensor, quantized tensors).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.nn.modules.module import _has_any_global_hook
+
+from kanseg.bases import Basis
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Elementwise, without a state that a call changes: safe to run once more in backward.
+ACTIVATIONS = (
+    nn.SiLU,
+    nn.GELU,
+    nn.ReLU,
+    nn.PReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Hardswish,
+    nn.Mish,
+)
+# The methods as they are defined, by their code: it tells a method that was replaced, on the
+# instance or on the class, and torch.compile compiles anew when that happens later.
+_CODE = {kind: kind.forward.__code__ for kind in (*CONVOLUTIONS, nn.Linear, *ACTIVATIONS, Basis)}
+_CONV_CODE = {kind: kind._conv_forward.__code__ for kind in CONVOLUTIONS}
+_BASIS_CODE = (Basis.functions.__code__, Basis.mapped.__code__)
+# The last two stand for plain tensors while torch.export looks at a network.
+_TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
+
+
+def is_plain_tensor(tensor: Tensor) -> bool:
+    """True for a tensor without a behaviour of its own."""
+    return type(tensor) in _TENSORS
+
+
+def is_plain_map(module: nn.Module) -> bool:
+    """True for a torch.nn.Conv1d, Conv2d, Conv3d or Linear that computes what its weight says."""
+    kind = type(module)
+    if kind is nn.Linear:
+        return _is_unwatched(module, nn.Linear) and is_plain_tensor(module.weight)
+    return (
+        kind in CONVOLUTIONS
+        and _is_unwatched(module, kind)
+        and getattr(module._conv_forward, "__code__", None) is _CONV_CODE[kind]
+        and is_plain_tensor(module.weight)
+    )
+
+
+def is_plain_activation(module: nn.Module) -> bool:
+    """True for an elementwise activation of torch that leaves its input as it is."""
+    return (
+        type(module) in ACTIVATIONS
+        and _is_unwatched(module, type(module))
+        and not getattr(module, "inplace", False)
+        and all(is_plain_tensor(parameter) for parameter in module._parameters.values())
+    )
+
+
+def is_plain_basis(basis: nn.Module) -> bool:
+    """True for a basis that is all in its `terms` and in tensors of its own."""
+    if not isinstance(basis, Basis) or hasattr(basis, "parametrizations"):
+        return False
+    code = tuple(getattr(each, "__code__", None) for each in (basis.functions, basis.mapped))
+    tensors = held(basis).values()
+    return (
+        _is_unwatched(basis, Basis)
+        and code == _BASIS_CODE
+        and all(is_plain_tensor(tensor) for tensor in tensors)
+        and len({id(tensor) for tensor in tensors}) == len(tensors)  # none under two names
+        and all(is_plain_activation(part) for part in basis._modules.values())
+    )
+
+
+def held(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module and of those inside it, by name.
+
+    Those too that stand beside its own registers, as in a replica of `torch.nn.DataParallel` and
+    under FSDP.
+    """
+    named: dict[str, Tensor] = {}
+    for prefix, owner in module.named_modules():
+        stores = (owner._parameters, owner._buffers, vars(owner))
+        for name, value in (item for store in stores for item in store.items()):
+            if isinstance(value, Tensor):
+                named[f"{prefix}.{name}" if prefix else name] = value
+    return named
+
+
+def holding(module: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> nn.Module:
+    """A copy of a module, and of those inside it, with the given tensors in the places that `held`
+    names; the module itself, which other threads may be using, stays as it is.
+    """
+    twin = module.__new__(type(module))
+    twin.__dict__ = {
+        **vars(module),
+        "_parameters": dict(module._parameters),
+        "_buffers": dict(module._buffers),
+        "_modules": {
+            name: part if part is None else holding(part, tensors, f"{prefix}{name}.")
+            for name, part in module._modules.items()
+        },
+    }
+    for store in (twin._parameters, twin._buffers, vars(twin)):
+        store.update({name: tensors[prefix + name] for name in store if prefix + name in tensors})
+    return twin
+
+
+def _is_unwatched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a module runs the forward of `kind` and nothing else."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
+        or getattr(module.forward, "__code__", None) is not _CODE[kind]
+        or _has_any_global_hook()
+    )
