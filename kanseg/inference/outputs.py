@@ -5,7 +5,6 @@ whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from kanseg.errors import InputError
 from kanseg.inference.maps import map_place
 from kanseg.inference.polygons import Region, geojson, regions
 from kanseg.inference.segmenter import Prediction, Segmenter
+from kanseg.names import temporary_beside
 
 OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS = (
     "overlays",
@@ -259,7 +259,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> Path:
 def write_whole(path: Path, save: Callable[[Path], Any]) -> Path:
     """`save` to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_beside(path, path.suffix)
     try:
         save(temporary)
         temporary.replace(path)

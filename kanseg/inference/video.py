@@ -20,6 +20,7 @@ from kanseg.inference.outputs import OVERLAYS, Outputs, Writer
 from kanseg.inference.polygons import Region
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayPicture
+from kanseg.names import temporary_beside
 
 CODEC = "mp4v"
 # share of the frames that the header promises and that need not come: some containers only estimate
@@ -44,7 +45,7 @@ def predict_video(
     Raises:
         InputError: no video, a damaged one, or frames of more than `max_pixels` pixels.
     """
-    building = root / f".{Path(job.name).name}.{os.getpid()}.tmp"
+    building = temporary_beside(root / Path(job.name).name)
     writer = Writer(building, predictor, replace(outputs, overlays=False))
     results = [path.relative_to(building) for path in frame_folders(writer, job.name)]
     there = [root / folder for folder in results if (root / folder).exists()]
