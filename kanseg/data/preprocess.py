@@ -54,7 +54,10 @@ class Preprocess:
             )
         decoded = as_decoded(image)
         image = to_channels(decoded.values, self.channels, name=name, alpha=decoded.alpha)
-        if decoded.nodata is not None and decoded.nodata.any():
+        # An exported network normalizes by itself, and its mean is not known here: pixels without
+        # data keep the mean of their image.
+        normalizes = (self.mean, self.std) != ((0.0,), (1.0,))
+        if normalizes and decoded.nodata is not None and decoded.nodata.any():
             image = image.copy()
             image[decoded.nodata] = self._mean_as_stored(image.dtype)
         if self.gamma != 1.0 and image.dtype == np.float32 and (image.min() < 0 or image.max() > 1):

@@ -15,6 +15,7 @@ import numpy as np
 
 from kanseg.config import write_text
 from kanseg.data.drawing import overlay, viewable
+from kanseg.data.foreign import foreign_decoder
 from kanseg.data.images import read_mask_values, write_png
 from kanseg.errors import InputError
 from kanseg.inference.maps import map_place
@@ -243,7 +244,8 @@ def read_values(path: Path) -> np.ndarray:
         return read_mask_values(path)
     import tifffile
 
-    return tifffile.imread(path)
+    with foreign_decoder(path):
+        return tifffile.imread(path)
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:

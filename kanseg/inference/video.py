@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kanseg.data.foreign import foreign_decoder, require_regular_file
 from kanseg.errors import InputError
 from kanseg.inference.ahead import ahead
 from kanseg.inference.inputs import Job
@@ -102,7 +103,8 @@ def frames(path: Path, *, max_pixels: int) -> Iterator[np.ndarray]:
             )
         promised, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while True:
-            there, frame = capture.read()
+            with foreign_decoder(path, f" at frame {count}"):
+                there, frame = capture.read()
             if not there:
                 break
             count += 1
@@ -123,14 +125,14 @@ def frame_rate(path: Path) -> float:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    capture = cv2.VideoCapture(str(path))
+    require_regular_file(path)
+    with foreign_decoder(path):
+        capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
             raise InputError(
-                f"{path}: not a video that can be read (empty, damaged, or of a codec that this"
-                " OpenCV lacks)"
+                f"{path}: not a video that can be read (damaged, or of a codec that this OpenCV"
+                " lacks)"
             )
         yield capture
     finally:

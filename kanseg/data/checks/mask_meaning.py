@@ -101,10 +101,12 @@ def _white_at_0(masks: Mapping[Path, Mask], inspector: Inspector) -> list[Issue]
     found = [path for path, mask in masks.items() if mask.white_at_0]
     if not found:
         return []
+    others = [value for value, *_ in masks[found[0]].values if value != 0]
+    swapped = ", ".join(["0: 1", *(f"{value}: 0" for value in others[:1])])
     reason = (
         f"{len(found)} masks say that 0 is white: {few(inspector.name(path) for path in found)};"
         " their values are read as stored, so that what is white is background; if white is the"
-        " object, give mask_values: {0: 1, 1: 0}, or for colors classes and palette, in"
+        f" object, give mask_values, such as {{{swapped}}}, or for colors classes and palette, in"
         " dataset.yaml"
     )
     return [Issue("white_at_0", inspector.name(found[0]), reason)]
