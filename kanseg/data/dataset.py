@@ -65,7 +65,7 @@ class SegmentationDataset(Dataset):
         sample = self.samples[index]
         picture = read_picture(sample)
         image = self.preprocess.scale(picture, name=str(sample.image))
-        mask = read_label(sample, self.info, size=picture.shape[:2])
+        mask = read_label(sample, self.info, image=picture)
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from kanseg.data.foreign import foreign_decoder
 from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.image_sources import ArrayPictures, ImageSource, JpegPictures, checked_labels, cut
 from kanseg.errors import InputError
@@ -36,8 +37,9 @@ def npz_keys(root: Path) -> set[str]:
     files = _npz_files(root)
     if len(files) != 1 or not zipfile.is_zipfile(files[0]):
         return set()
-    with zipfile.ZipFile(files[0]) as archive:
+    with suppress(InputError), foreign_decoder(files[0]), zipfile.ZipFile(files[0]) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
+    return set()
 
 
 def _npz_files(root: Path) -> list[Path]:
@@ -60,15 +62,14 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
         raise InputError(f"{path}: is no .npz file, or a truncated one; write it with numpy.savez")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with foreign_decoder(path), np.load(path, allow_pickle=False) as archive:
             return path, {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        why = (
-            "holds Python objects, which are refused; save plain arrays"
-            if "allow_pickle" in str(error)
-            else f"is damaged ({error}); fetch it anew"
-        )
-        raise InputError(f"{path}: {why}") from None
+    except InputError as error:
+        if "allow_pickle" not in str(error):
+            raise InputError(f"{error}; fetch it anew") from None
+        raise InputError(
+            f"{path}: holds Python objects, which are refused; save plain arrays"
+        ) from None
 
 
 def _open_npz(root: Path, download: bool, seed: int) -> FoundImages:

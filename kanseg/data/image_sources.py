@@ -14,7 +14,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from kanseg.data.images import image_mode, read_image
+from kanseg.data.decoded import DecodedImage
+from kanseg.data.foreign import foreign_decoder
+from kanseg.data.images import decode_image, image_mode
 from kanseg.errors import InputError
 
 T = TypeVar("T")
@@ -29,7 +31,7 @@ class Pictures(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, row: int) -> np.ndarray:
+    def read(self, row: int) -> np.ndarray | DecodedImage:
         """(H, W, C) uint8 or uint16; an InputError where it cannot be read."""
 
     @abstractmethod
@@ -99,8 +101,8 @@ class FilePictures(Pictures):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, row: int) -> np.ndarray:
-        return read_image(self.paths[row])
+    def read(self, row: int) -> DecodedImage:
+        return decode_image(self.paths[row])
 
     def name(self, row: int) -> str:
         return self.paths[row]
@@ -110,7 +112,7 @@ class FilePictures(Pictures):
 
     def fault(self, row: int, *, decode: bool) -> str | None:
         try:
-            read_image(self.paths[row]) if decode else image_mode(self.paths[row])
+            decode_image(self.paths[row]) if decode else image_mode(self.paths[row])
         except InputError as error:
             return str(error)
         return None
@@ -150,12 +152,10 @@ class JpegPictures(Pictures):
 
     def read(self, row: int) -> np.ndarray:
         try:
-            with self._open(row) as picture:
+            with foreign_decoder(self.name(row)), self._open(row) as picture:
                 array = np.asarray(picture)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(
-                f"{self.name(row)}: the picture is damaged ({error}); fetch the file anew"
-            ) from None
+        except InputError as error:
+            raise InputError(f"{error}; fetch the file anew") from None
         return array if array.ndim == 3 else array[:, :, None]
 
     def name(self, row: int) -> str:
@@ -168,7 +168,8 @@ class JpegPictures(Pictures):
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Labelled pictures: `source[i]` is (picture (H, W, C) uint8 or uint16, label, name).
+    """Labelled pictures: `source[i]` is (picture (H, W, C) uint8 or uint16, or a decoded
+    file, label, name).
 
     Args:
         parts: where the pictures are.
@@ -204,7 +205,7 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int, str]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray | DecodedImage, int, str]:
         part, row = self._place(index)
         return part.read(row), int(self.labels[index]), part.name(row)
 

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from kanseg.data.images import MAX_PIXELS, read_mask_values
+from kanseg.data.tiff import LARGEST_LABEL, SMALLEST_LABEL
 from kanseg.errors import InputError
 from kanseg.registry import nearest
 
@@ -68,8 +69,9 @@ class LabelInfo:
             class there or not, whatever the others).
         classes: names, index 0 first; of a multilabel task without a background.
         mask_values: value in the file -> class index (or `ignore_index`); None when the files hold
-            indices. Of a multilabel task, which has a file a class: value -> 1 (there), 0 (not
-            there) or 255 (ignored); None when all but 0 mean there.
+            indices. Where it names ignored values alone, the others are indices. Of a multilabel
+            task, which has a file a class: value -> 1 (there), 0 (not there) or 255
+            (ignored); None when all but 0 mean there.
         ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
         palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at
             `ignore_index` is the void colour.
@@ -110,14 +112,15 @@ class LabelInfo:
             )
         for value, index in (self.mask_values or {}).items():
             last = 1 if self.task == "multilabel" else len(self.classes) - 1
-            if not 0 <= value <= 65535 or not (
+            if not SMALLEST_LABEL <= value <= LARGEST_LABEL or not (
                 0 <= index <= last or index in (self.ignore_index, IGNORED)
             ):
                 known = f"a class index 0 to {last}"
                 if self.task == "multilabel":
                     known = "0 (absent), 1 (present)"
                 raise InputError(
-                    f"mask_values must map a value 0 to 65535 to {known} or {IGNORED} (ignored),"
+                    f"mask_values must map a value {SMALLEST_LABEL} to {LARGEST_LABEL} to {known}"
+                    f" or {IGNORED} (ignored),"
                     f" got {value}: {index}"
                 )
         if self.palette is not None and len(self.palette) < len(self.classes):
@@ -131,23 +134,60 @@ class LabelInfo:
         none), and 1 for a value that has none.
 
         Values beyond their end have none, as the last entry says, unless it is of 65535, the
-        largest that there is.
+        largest that there is. Negative values are not in them.
         """
-        indices = range(len(self.classes))
-        ignored = () if self.ignore_index is None else (self.ignore_index,)
-        pairs = (
-            self.mask_values
-            if self.mask_values is not None
-            else {i: i for i in (*indices, *ignored)}
-        )
+        pairs = {value: index for value, index in self.index_of_value.items() if value >= 0}
         classes, unknown = (
             np.full(min(max([*pairs, 255]) + 2, 65536), fill, dtype=np.uint8)
             for fill in (SUSPECT, 1)
         )
         for value, index in pairs.items():
-            classes[value] = IGNORED if index in (self.ignore_index, IGNORED) else index
+            classes[value] = index
             unknown[value] = 0
         return classes, unknown
+
+    @property
+    def holds_indices(self) -> bool:
+        """Whether the values in the files are class indices (multilabel: all but 0 mean there), but
+        for those that mask_values names as ignored.
+        """
+        return set((self.mask_values or {}).values()) <= {self.ignore_index, IGNORED}
+
+    @property
+    def expected_values(self) -> str:
+        """The values that a mask may hold, in words."""
+        named = sorted(self.mask_values or {})
+        if not self.holds_indices:
+            return ", ".join(map(str, named))
+        ignored = [] if self.ignore_index is None else [self.ignore_index]
+        ignored = sorted({*ignored, *named})
+        indices = f"0..{len(self.classes) - 1}"
+        return indices + (f" or {', '.join(map(str, ignored))} (ignored)" if ignored else "")
+
+    @cached_property
+    def index_of_value(self) -> dict[int, int]:
+        """Value in a mask file -> class index, `IGNORED` for ignored ones."""
+        ignored = {self.ignore_index, IGNORED}
+        pairs = dict(self.mask_values or {})
+        if self.holds_indices:
+            itself = [*range(len(self.classes)), self.ignore_index]
+            pairs = {index: index for index in itself if index is not None} | pairs
+        return {value: IGNORED if index in ignored else index for value, index in pairs.items()}
+
+    @cached_property
+    def index_of_color(self) -> dict[int, int]:
+        """Color, as red * 65536 + green * 256 + blue, -> class index, `IGNORED` for the void color;
+        empty without a palette.
+        """
+        used = {
+            index: colour
+            for index, colour in enumerate(self.palette or ())
+            if index < len(self.classes) or index == self.ignore_index
+        }
+        return {
+            red << 16 | green << 8 | blue: IGNORED if index == self.ignore_index else index
+            for index, (red, green, blue) in used.items()
+        }
 
     @property
     def num_logits(self) -> int:
@@ -197,18 +237,35 @@ def label_info(
     given = dict(given)
     if "task" not in given and "classes" in given:
         given["task"] = "binary" if len(given["classes"]) == 2 else "multiclass"
-    if "classes" not in given and given.get("task") == "binary" and "mask_values" in given:
+    if (
+        "classes" not in given
+        and given.get("task") == "binary"
+        and set(given.get("mask_values", ())) - _ignored_values(given)
+    ):
         given["classes"] = ("background", "foreground")
     if "classes" in given and ("mask_values" in given or "palette" in given):
         return LabelInfo(**given)
     found = _values(masks, max_pixels)
+    ignored = _ignored_values(given)
+    found = {value: path for value, path in found.items() if value not in ignored}
     if not found and "classes" in given:
         return LabelInfo(**given)
     if not found:
         raise InputError(
             f"{root}: no mask tells what the classes are; give task and classes in dataset.yaml"
         )
-    return LabelInfo(**(_guess(root, given, found, notes) | given))
+    guess = _guess(root, given, found, notes)
+    if "mask_values" in guess:
+        given["mask_values"] = guess["mask_values"] | given.get("mask_values", {})
+    return LabelInfo(**(guess | given))
+
+
+def _ignored_values(given: Mapping[str, Any]) -> set[int]:
+    """The values that mask_values names as ignored, where it names nothing else."""
+    pairs = given.get("mask_values") or {}
+    if set(pairs.values()) <= {IGNORED, given.get("ignore_index", IGNORED)}:
+        return set(pairs)
+    return set()
 
 
 def dataset_yaml(root: Path) -> dict[str, Any]:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from kanseg.data.annotation import Annotation
-from kanseg.data.images import read_mask_values
+from kanseg.data.decoded import DecodedImage
+from kanseg.data.images import decode_mask, read_mask_values
 from kanseg.data.info import IGNORED, SUSPECT, LabelInfo
-from kanseg.data.sample import Sample, picture_mode
+from kanseg.data.sample import Sample, picture_mode, pixels_without_data
 from kanseg.errors import InputError
 
 _NO_CLASS = -1  # of colours
+_NO_COLOR = -1  # of an index
 
 
-def read_label(
-    sample: Sample, info: LabelInfo, *, size: tuple[int, int] | None = None
-) -> np.ndarray:
+def read_label(sample: Sample, info: LabelInfo, *, image: DecodedImage | None = None) -> np.ndarray:
     """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of
     0 and 1; 255 where the pixel is ignored.
 
     Args:
         sample: with a mask.
         info: what its values mean.
-        size: (H, W) of the picture, where it is known; else its header is read where needed.
+        image: of the sample, where it is decoded already; else its header is read where needed.
+
+    Pixels of the image that hold no data are ignored.
 
     Raises:
         InputError: no mask, an unreadable one, or values that no class has (which value, how many
@@ -33,13 +36,21 @@ def read_label(
     """
     if sample.mask is None:
         raise InputError(f"{sample.image}: the picture has no mask masks/{sample.name}.png")
+    label = _label(sample, info, image)
+    nodata = pixels_without_data(sample) if image is None else image.nodata
+    if nodata is not None and label.shape[-2:] == nodata.shape:
+        label[..., nodata] = IGNORED
+    return label
+
+
+def _label(sample: Sample, info: LabelInfo, image: DecodedImage | None) -> np.ndarray:
+    """The label map by the mask alone."""
     if isinstance(sample.mask, Annotation):
-        size = sample.mask.checked_size(sample.image, size or picture_mode(sample)[1])
-        return (
-            sample.mask.draw_each(size, len(info.classes))
-            if info.task == "multilabel"
-            else sample.mask.draw(size)
-        )
+        size = picture_mode(sample)[1] if image is None else image.shape[:2]
+        size = sample.mask.checked_size(sample.image, size)
+        if info.task == "multilabel":
+            return sample.mask.draw_each(size, len(info.classes))
+        return sample.mask.draw(size)
     if isinstance(sample.mask, tuple):
         return _layers(sample, info)
     return _classes(sample, info)
@@ -47,10 +58,67 @@ def read_label(
 
 def _classes(sample: Sample, info: LabelInfo) -> np.ndarray:
     """(H, W) from one file."""
-    values = read_mask_values(sample.mask, max_pixels=sample.max_pixels)
+    mask = decode_mask(sample.mask, max_pixels=sample.max_pixels)
+    values = mask.values
     if values.ndim == 3:
         return _from_colours(values, sample.mask, info)
+    if mask.palette is not None:
+        used = np.unique(values).tolist()
+        by_color = indices_by_color(colors_of(mask.palette, used), info, name=str(sample.mask))
+        if by_color is not None:
+            table = np.zeros(max(used) + 1, dtype=np.uint8)
+            table[list(by_color)] = list(by_color.values())
+            return table[values]
     return _look_up(values, info, sample.mask)
+
+
+def colors_of(palette: np.ndarray, used: Sequence[int]) -> dict[int, int]:
+    """Index -> its color, as red * 65536 + green * 256 + blue, of the indices that an indexed mask
+    uses; `_NO_COLOR` for those beyond the end of its palette.
+    """
+    codes = dict(enumerate(_code(palette.astype(np.int64)).tolist()))
+    return {index: codes.get(index, _NO_COLOR) for index in used}
+
+
+def indices_by_color(
+    colors: Mapping[int, int], info: LabelInfo, *, name: str = ""
+) -> dict[int, int] | None:
+    """Index in a file -> class index (`IGNORED` for void) by the colors of its palette, whose order
+    need not be that of the classes; None where it is read by its indices: without a palette in
+    dataset.yaml, with mask_values, or where its colors are others (a palette for display).
+
+    Args:
+        colors: index -> color, of the indices that are used, as of `colors_of`.
+        info: of the data set.
+        name: of the file, for the message.
+
+    Raises:
+        InputError: some colors are those of other classes than the indices, and some of none.
+    """
+    if not info.index_of_color or not info.holds_indices:
+        return None
+    found = {index: info.index_of_color.get(color) for index, color in colors.items()}
+    if None not in found.values():
+        return found
+    by_index = info.index_of_value
+    wrong = [i for i, found_class in found.items() if found_class not in (None, by_index.get(i))]
+    if not wrong:
+        return None
+    none = next(index for index, found_class in found.items() if found_class is None)
+    raise InputError(
+        f"{name}{': ' if name else ''}an indexed mask in which index {wrong[0]} has the color"
+        f" {_rgb(colors[wrong[0]])} of class {_class_name(found[wrong[0]], info)}, and index {none}"
+        f" the color {_rgb(colors[none])}, which is not in the palette; mend the mask or the"
+        " palette, or give mask_values to read it by its indices"
+    )
+
+
+def _class_name(index: int, info: LabelInfo) -> str:
+    return "void" if index == IGNORED else repr(info.classes[index])
+
+
+def _rgb(code: int) -> list[int] | None:
+    return None if code == _NO_COLOR else [code >> 16, code >> 8 & 255, code & 255]
 
 
 def _layers(sample: Sample, info: LabelInfo) -> np.ndarray:
@@ -80,46 +148,53 @@ def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
     values = read_mask_values(path, max_pixels=max_pixels)
     if values.ndim == 3:
         values = values.max(axis=2)
-    if info.mask_values is not None:
+    if not info.holds_indices:
         return _look_up(values, info, path)
     present = (values > 0).astype(np.uint8)
-    if info.ignore_index is not None:
-        present[values == info.ignore_index] = IGNORED
+    ignored = [info.ignore_index, *(info.mask_values or ())]
+    for value in ignored:
+        if value is not None:
+            present[values == value] = IGNORED
+    bad = (values < 0) & (present != IGNORED)
+    if bad.any():
+        raise InputError(
+            f"{path}: value {_first(values, bad)} is no class; expected 0 (absent) or more"
+            " (present); correct the mask, or name the value in mask_values, such as"
+            f" {{{int(values[bad][0])}: {IGNORED}}} (ignored)"
+        )
     return present
 
 
 def _look_up(values: np.ndarray, info: LabelInfo, path: Path) -> np.ndarray:
     """Values of a file -> class indices; one that is no class is an InputError."""
     classes, without = info.tables
-    label = _of_table(values, classes)
+    below = {value: index for value, index in info.index_of_value.items() if value < 0}
+    label = _of_table(values, classes, below, SUSPECT)
     if not (label == SUSPECT).any():  # a second table would take as long as the first
         return label
-    bad = _of_table(values, without) > 0
+    bad = _of_table(values, without, dict.fromkeys(below, 0), 1) > 0
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is no class; expected {_expected(info)}; correct"
-            " the mask, or name the value in mask_values or ignore_index"
+            f"{path}: value {_first(values, bad)} is no class; expected {info.expected_values};"
+            " correct the mask, or name the value in mask_values or ignore_index"
         )
     return label
 
 
-def _of_table(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """table[values], the last entry for values beyond it; OpenCV is several times faster than numpy
-    where it can do that.
+def _of_table(
+    values: np.ndarray, table: np.ndarray, negative: Mapping[int, int], otherwise: int
+) -> np.ndarray:
+    """table[values], the last entry for values beyond it, `negative` (or `otherwise`) for those
+    below 0; OpenCV is several times faster than numpy where it can do that.
     """
-    return (
-        cv2.LUT(values, table[:256])
-        if values.dtype == np.uint8
-        else table[np.minimum(values, len(table) - 1)]
-    )
-
-
-def _expected(info: LabelInfo) -> str:
-    if info.mask_values is not None:
-        return ", ".join(map(str, sorted(info.mask_values)))
-    return f"0..{len(info.classes) - 1}" + (
-        "" if info.ignore_index is None else f" or {info.ignore_index} (ignored)"
-    )
+    if values.dtype == np.uint8:
+        return cv2.LUT(values, table[:256])
+    result = table[np.clip(values, 0, len(table) - 1)]
+    if values.dtype.kind == "i" and values.min(initial=0) < 0:
+        result[values < 0] = otherwise
+        for value, entry in negative.items():
+            result[values == value] = entry
+    return result
 
 
 def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray:
@@ -130,6 +205,11 @@ def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray
         raise InputError(
             f"{path}: a colour mask, but the data set has no palette; give one RGB colour per class"
             " in dataset.yaml"
+        )
+    if values.dtype != np.uint8 or values.shape[2] != 3:
+        raise InputError(
+            f"{path}: a mask of {values.dtype} values with {values.shape[2]} channels; save class"
+            " indices as 8-bit gray PNG"
         )
     code = _code(values.astype(np.int64))
     label = np.full(code.shape, _NO_CLASS, dtype=np.int32)

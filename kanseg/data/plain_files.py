@@ -24,6 +24,8 @@ _CHUNKS = (
     b"sRGB",
 )  # others may turn the picture, or make it see-through
 _CHANNELS = {0: 1, 2: 3}  # of the kinds of PNG without palette and alpha
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a pixel has in each kind of PNG
+MOST_COMPRESSED = 1032  # deflate makes no less than one byte of so many
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive
 _TABLES = (0xC4, 0xDB, 0xDD, 0xFE)  # Huffman, quantisation, restarts; comments
 _APP0, _APP2, _APP14 = 0xE0, 0xE2, 0xEE  # JFIF, colour profile, Adobe; APP1 may turn the picture
@@ -72,6 +74,17 @@ def decode_plain(data: bytes, shape: Shape) -> np.ndarray | None:
     return array if _RGB else cv2.cvtColor(array, cv2.COLOR_BGR2RGB, dst=array)
 
 
+def fits_compressed(size: int, width: int, height: int, depth: int, kind: int) -> bool:
+    """Whether a PNG file of so many bytes can hold an image of this header at all.
+
+    Args:
+        size: bytes of the file.
+        width, height, depth, kind: as in its header, the depth in bits.
+    """
+    row = 1 + (width * _SAMPLES.get(kind, 1) * depth + 7) // 8
+    return row * height <= size * MOST_COMPRESSED
+
+
 def ends_well(data: bytes) -> bool:
     """Whether a JPEG file has the marker of its end; OpenCV would read one that is cut off as half
     a picture.
@@ -98,7 +111,11 @@ def _png_shape(data: bytes) -> Shape | None:
     if data[12:16] != b"IHDR":
         return None
     width, height, depth, colours = struct.unpack_from(">IIBB", data, 16)
-    return (height, width, _CHANNELS[colours]) if depth == 8 and colours in _CHANNELS else None
+    if depth != 8 or colours not in _CHANNELS:
+        return None
+    if not fits_compressed(len(data), width, height, depth, colours):
+        return None
+    return height, width, _CHANNELS[colours]
 
 
 def _jpeg_shape(data: bytes) -> Shape | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanseg.data.decoded import DecodedImage, as_decoded
 from kanseg.data.images import to_channels
 from kanseg.errors import InputError
 
@@ -38,8 +39,9 @@ class Preprocess:
     interpolation: str = "linear"
     floats: bool = False
 
-    def fit(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
-        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type.
+    def fit(self, image: np.ndarray | DecodedImage, *, name: str = "picture") -> np.ndarray:
+        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type. Pixels without
+        data become the mean of the training pictures, which the network sees as 0.
 
         Raises:
             InputError: channels that the network does not take; floats for integers or the reverse;
@@ -50,7 +52,14 @@ class Preprocess:
                 f"{name}: a picture of {image.dtype} values, and the training pictures hold"
                 f" {'floats' if self.floats else 'integers'}; convert it"
             )
-        image = to_channels(image, self.channels, name=name)
+        decoded = as_decoded(image)
+        image = to_channels(decoded.values, self.channels, name=name, alpha=decoded.alpha)
+        # An exported network normalizes by itself, and its mean is not known here: pixels without
+        # data keep the mean of their image.
+        normalizes = (self.mean, self.std) != ((0.0,), (1.0,))
+        if normalizes and decoded.nodata is not None and decoded.nodata.any():
+            image = image.copy()
+            image[decoded.nodata] = self._mean_as_stored(image.dtype)
         if self.gamma != 1.0 and image.dtype == np.float32 and (image.min() < 0 or image.max() > 1):
             raise InputError(
                 f"{name}: holds values from {image.min():g} to {image.max():g}, and data.gamma"
@@ -58,7 +67,13 @@ class Preprocess:
             )
         return image
 
-    def scale(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
+    def _mean_as_stored(self, dtype: np.dtype) -> np.ndarray:
+        """(channels,) the values that are normalised to 0, for integers as near as they can be."""
+        mean = np.broadcast_to(np.asarray(self.mean, dtype=np.float64), (self.channels,))
+        values = np.clip(mean, 0, 1) ** (1 / self.gamma) if self.gamma != 1.0 else mean
+        return np.round(values * np.iinfo(dtype).max) if dtype.kind == "u" else values
+
+    def scale(self, image: np.ndarray | DecodedImage, *, name: str = "picture") -> np.ndarray:
         """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of
         `resize`; InputError as of `fit`.
         """
@@ -100,7 +115,7 @@ class Preprocess:
         values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], self.channels, axis=2)
         return ((self.encode(values) - np.float32(self.mean)) / np.float32(self.std))[:, 0].T.copy()
 
-    def __call__(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
+    def __call__(self, image: np.ndarray | DecodedImage, *, name: str = "picture") -> Tensor:
         """(H, W, C) integers -> (channels, H', W') float32."""
         return self.normalise(self.scale(image, name=name))
 

@@ -9,7 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from kanseg.data.annotation import Annotation
-from kanseg.data.images import MAX_PIXELS, image_mode, read_image
+from kanseg.data.decoded import DecodedImage
+from kanseg.data.images import MAX_PIXELS, decode_image, image_mode, states_nodata
 
 # None: no mask. A file; of a multilabel task a file or None (the class is absent) for each class;
 # or shapes that are drawn when needed.
@@ -35,9 +36,18 @@ class Sample:
         return (self.image, *(path for path in paths if path is not None))
 
 
-def read_picture(sample: Sample) -> np.ndarray:
-    """The picture of a sample, as of `read_image`, within its limit of pixels."""
-    return read_image(sample.image, max_pixels=sample.max_pixels)
+def read_picture(sample: Sample) -> DecodedImage:
+    """The picture of a sample, as of `decode_image`, within its limit of pixels."""
+    return decode_image(sample.image, max_pixels=sample.max_pixels)
+
+
+def pixels_without_data(sample: Sample) -> np.ndarray | None:
+    """(H, W) bool: where the picture of a sample has no data; None where it has all. Pictures that
+    do not name a number for that are not decoded.
+    """
+    if not states_nodata(sample.image, max_pixels=sample.max_pixels):
+        return None
+    return read_picture(sample).nodata
 
 
 def picture_mode(sample: Sample) -> tuple[str, tuple[int, int]]:

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
+from kanseg.data.decoded import DecodedImage, as_decoded
 from kanseg.data.image_sources import ImageSource
 from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
-from kanseg.data.preprocess import Preprocess
+from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, read_picture
+from kanseg.errors import InputError
 
 
 def channel_statistics(
@@ -31,14 +34,14 @@ def channel_statistics(
             if isinstance(item, Sample)
             else (item[0], item[2])
         )
-        values = (
-            preprocess.encode(preprocess.scale(image, name=name))
-            .reshape(-1, preprocess.channels)
-            .astype(np.float64)
-        )
+        values = _values_with_data(as_decoded(image), preprocess, name)
+        if not len(values):
+            continue
         count += len(values)
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
+    if count == 0:
+        raise InputError("none of the pictures that statistics are taken of has a pixel with data")
     mean = total / count
     variance = np.maximum(square / count - mean**2, 0)
     if preprocess.floats:  # their unit may be small: no least deviation, and six digits that count
@@ -46,6 +49,18 @@ def channel_statistics(
         return tuple(float(f"{v:.6g}") for v in mean), tuple(float(f"{v:.6g}") for v in std)
     std = np.sqrt(np.maximum(variance, 1e-6))
     return tuple(round(float(v), 6) for v in mean), tuple(round(float(v), 6) for v in std)
+
+
+def _values_with_data(image: DecodedImage, preprocess: Preprocess, name: str) -> np.ndarray:
+    """(pixels, channels) float64: the encoded pixels that have data."""
+    # Pixels without data hold the mean of the others here, which is what an edge may be blended
+    # with: the mean of the set is not known yet.
+    scaled = preprocess.encode(preprocess.scale(replace(image, nodata=None), name=name))
+    values = scaled.reshape(-1, preprocess.channels).astype(np.float64)
+    if image.nodata is None:
+        return values
+    nodata = resize_mask(image.nodata.astype(np.uint8), scaled.shape[:2])
+    return values[nodata.ravel() == 0]
 
 
 def class_frequencies(samples: Sequence[Sample], info: LabelInfo) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg.data.images import read_image
+from kanseg.data.images import decode_image
 from kanseg.data.preprocess import Preprocess, resize_image
 from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.inputs import find_pictures
@@ -167,7 +167,7 @@ def _made(seed: int, channels: int) -> np.ndarray:
 
 
 def _read(path: Path, preprocess: Preprocess) -> np.ndarray:
-    image = preprocess.scale(read_image(path), name=str(path))
+    image = preprocess.scale(decode_image(path), name=str(path))
     picture = replace(preprocess, gamma=1.0).encode(image)
     if preprocess.resize is not None:
         return picture

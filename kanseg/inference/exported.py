@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanseg.data.foreign import foreign_decoder, require_regular_file
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
 
@@ -105,9 +106,9 @@ def open_exported(
     path = Path(path)
     if path.suffix not in READERS:
         raise InputError(f"{path}: expected an exported file ({' or '.join(READERS)})")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    run, text = READERS[path.suffix](path, trust=trust, threads=threads)
+    require_regular_file(path)
+    with foreign_decoder(path):
+        run, text = READERS[path.suffix](path, trust=trust, threads=threads)
     description = _description(path, text)
     return ExportedNetwork(run, description, str(path)).eval(), description
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,17 +64,18 @@ def find_jobs(
             p
             for p in listed
             if not _is_hidden(p.relative_to(path))
-            and not (output is not None and p.resolve().is_relative_to(output.resolve()))
+            and not (output is not None and _real(p).is_relative_to(_real(output)))
         ]
     else:
-        found = [path] if path.is_file() else [Path(p) for p in glob.glob(source, recursive=True)]
-    files = sorted(p for p in found if p.is_file())
+        found = [path] if path.is_file() else _matching(source)
+    # What is no regular file (a pipe, a device, a link to nowhere) is named when it is read.
+    files = sorted(p for p in found if not p.is_dir())
     jobs = [p for p in files if p.suffix.lower() in KNOWN]
     notes = _left_out(
         [p for p in files if p.suffix.lower() not in KNOWN],
         [] if recursive else [p for p in found if p.is_dir()],
     )
-    if not jobs and output is not None and path.resolve().is_relative_to(output.resolve()):
+    if not jobs and output is not None and _real(path).is_relative_to(_real(output)):
         raise InputError(
             f"{source} lies in the output {output}, and what lies there is no input; choose another"
             " --output"
@@ -126,6 +128,20 @@ def name_jobs(paths: Sequence[Path], root: Path | None = None) -> list[Job]:
     return jobs
 
 
+def _matching(pattern: str) -> list[Path]:
+    """What a pattern matches; of what links lead to several times, the shortest name."""
+    paths = sorted((Path(p) for p in glob.glob(pattern, recursive=True)), key=lambda p: len(str(p)))
+    first: dict[Path, Path] = {}
+    for path in paths:
+        first.setdefault(_real(path.parent) / path.name, path)
+    return list(first.values())
+
+
+def _real(path: Path) -> Path:
+    """The path without links; `Path.resolve` raises where a link leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _left_out(files: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     lines = []
     if files:
@@ -148,9 +164,9 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
     """InputError when something that will be written would replace one of the files that
     are read.
     """
-    read = {job.path.resolve() for job in jobs}
+    read = {_real(job.path) for job in jobs}
     for target in targets:
-        if target.resolve() in read:
+        if _real(target) in read:
             raise InputError(
                 f"{target} is one of the pictures and would be overwritten; choose another --output"
             )

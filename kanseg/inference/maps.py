@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from struct import error as StructError
 
 import numpy as np
 import tifffile
+
+from kanseg.data.foreign import foreign_decoder
+from kanseg.errors import InputError
 
 SCALE, TIE_POINT, TRANSFORM, KEYS, DOUBLES, TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
 _TYPES = {SCALE: "d", TIE_POINT: "d", TRANSFORM: "d", KEYS: "H", DOUBLES: "d"}
@@ -47,7 +50,12 @@ def map_place(path: Path) -> MapPlace | None:
     """Where a picture lies; None for files that do not tell (or tell it by several tie points,
     which is no linear map).
     """
-    tags, keys = _geo(path)
+    with suppress(InputError), foreign_decoder(path):
+        return _place(*_geo(path))
+    return None
+
+
+def _place(tags: dict[int, tuple], keys: dict[str, object]) -> MapPlace | None:
     matrix = _matrix(tags)
     if matrix is None:
         return None
@@ -75,14 +83,14 @@ def _geo(path: Path) -> tuple[dict[int, tuple], dict[str, object]]:
     """Tags by code, and the parsed keys."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return {}, {}
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            return {
-                code: page.tags.valueof(code) for code in (*_TYPES, TEXTS) if code in page.tags
-            }, page.geotiff_tags or {}
-    except (tifffile.TiffFileError, StructError, ValueError, KeyError, IndexError):
-        return {}, {}
+    # A file whose place is damaged has none; who reads its pixels says what is wrong with them.
+    with suppress(InputError), foreign_decoder(path), tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        tags = {code: page.tags.valueof(code) for code in _TYPES if code in page.tags}
+        numbers = {code: values for code, values in tags.items() if isinstance(values, tuple)}
+        text = page.tags.valueof(TEXTS)
+        return numbers | ({TEXTS: text} if isinstance(text, str) else {}), page.geotiff_tags or {}
+    return {}, {}
 
 
 def _matrix(tags: dict[int, tuple]) -> np.ndarray | None:

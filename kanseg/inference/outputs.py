@@ -5,7 +5,6 @@ whole or not at all.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,13 @@ import numpy as np
 
 from kanseg.config import write_text
 from kanseg.data.drawing import overlay, viewable
+from kanseg.data.foreign import foreign_decoder
 from kanseg.data.images import read_mask_values, write_png
 from kanseg.errors import InputError
 from kanseg.inference.maps import map_place
 from kanseg.inference.polygons import Region, geojson, regions
 from kanseg.inference.segmenter import Prediction, Segmenter
+from kanseg.names import temporary_beside
 
 OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS = (
     "overlays",
@@ -243,7 +244,8 @@ def read_values(path: Path) -> np.ndarray:
         return read_mask_values(path)
     import tifffile
 
-    return tifffile.imread(path)
+    with foreign_decoder(path):
+        return tifffile.imread(path)
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:
@@ -259,7 +261,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> Path:
 def write_whole(path: Path, save: Callable[[Path], Any]) -> Path:
     """`save` to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_beside(path, path.suffix)
     try:
         save(temporary)
         temporary.replace(path)

@@ -147,14 +147,14 @@ class Predictor(Segmenter):
                     f"pictures predicted together must have one size, got {picture.shape} and"
                     f" {shape}"
                 )
-            self.preprocess.fit(picture.read(0, 0, 1, 1), name=picture.name)
+            self.preprocess.fit(picture.window(0, 0, 1, 1), name=picture.name)
         size = self.preprocess.resize
         if size is None or tuple(size) == shape:
             yield from self._bands([self._reader(picture) for picture in pictures], shape, variance)
             return
         reads = [
             self._reader(
-                ArrayPicture(self.preprocess.scale(picture.read(0, 0, *shape)), picture.name)
+                ArrayPicture(self.preprocess.scale(picture.window(0, 0, *shape)), picture.name)
             )
             for picture in pictures
         ]
@@ -178,7 +178,7 @@ class Predictor(Segmenter):
     def _reader(self, picture: Picture) -> Callable[[int, int, int, int], Tensor]:
         def read(top: int, left: int, height: int, width: int) -> Tensor:
             return self.preprocess.normalise(
-                self.preprocess.fit(picture.read(top, left, height, width), name=picture.name)
+                self.preprocess.fit(picture.window(top, left, height, width), name=picture.name)
             )
 
         return read

@@ -7,7 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from kanseg.data.images import read_image
+from kanseg.data.decoded import DecodedImage, as_decoded
+from kanseg.data.foreign import require_regular_file
+from kanseg.data.images import decode_image
 from kanseg.errors import InputError
 
 
@@ -27,18 +29,23 @@ class Picture(Protocol):
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """The window (height, width, C) uint8, uint16 or float32."""
 
+    def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
+        """The same with what the file says about alpha and pixels without data."""
+
     def close(self) -> None:
         """Let go of the file."""
 
 
 class ArrayPicture:
-    """(H, W) or (H, W, C) uint8, uint16 or float32 in memory.
+    """(H, W) or (H, W, C) uint8, uint16 or float32 in memory, or a decoded image.
 
     Raises:
         InputError: another type or shape.
     """
 
-    def __init__(self, image: np.ndarray, name: str = "picture"):
+    def __init__(self, image: np.ndarray | DecodedImage, name: str = "picture"):
+        decoded = image if isinstance(image, DecodedImage) else None
+        image = image if decoded is None else decoded.values
         if not isinstance(image, np.ndarray):
             raise InputError(
                 f"{name}: expected a numpy array, got {type(image).__name__};"
@@ -55,11 +62,19 @@ class ArrayPicture:
                 f" {image.shape} of {image.dtype}"
             )
         self.image, self.name = image, name
+        self._decoded = decoded or as_decoded(image)
         self.shape, self.channels = image.shape[:2], image.shape[2]
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
         """The window (height, width, C)."""
         return self.image[top : top + height, left : left + width]
+
+    def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
+        """The same with what is known of it."""
+        nodata = self._decoded.nodata
+        if nodata is not None:
+            nodata = nodata[top : top + height, left : left + width]
+        return DecodedImage(self.read(top, left, height, width), self._decoded.alpha, nodata)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -72,10 +87,11 @@ def open_picture(path: Path, *, max_pixels: int, large: int) -> Picture:
     Raises:
         InputError: as of `read_image`.
     """
+    require_regular_file(path)
     if path.suffix.lower() in (".tif", ".tiff"):
         from kanseg.inference.tiff import open_tiff
 
         picture = open_tiff(path, max_pixels=max_pixels, large=large)
         if picture is not None:
             return picture
-    return ArrayPicture(read_image(path, max_pixels=max_pixels), str(path))
+    return ArrayPicture(decode_image(path, max_pixels=max_pixels), str(path))

@@ -4,18 +4,21 @@ map they lie.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from struct import error as StructError
 from threading import Lock
 
 import numpy as np
 import tifffile
 
+from kanseg.data.decoded import DecodedImage
+from kanseg.data.foreign import foreign_decoder
+from kanseg.data.tiff import TiffHeader, header_of, image_of, is_tiff
 from kanseg.errors import InputError
+from kanseg.names import temporary_beside
 
 VIRTUAL_ROWS = 64  # rows that are read at once from a file without compression
 SIDE = 512  # of the tiles of written files
@@ -30,11 +33,12 @@ class TiffPicture:
     Args:
         path: of the file, for messages.
         page: what `open_tiff` found to be readable by windows.
+        header: what its tags say.
     """
 
-    def __init__(self, path: Path, page: tifffile.TiffPage):
-        self.name, self._page = str(path), page
-        self.shape, self.channels = (page.imagelength, page.imagewidth), page.samplesperpixel
+    def __init__(self, path: Path, page: tifffile.TiffPage, header: TiffHeader):
+        self.name, self._page, self._header = str(path), page, header
+        self.shape, self.channels = header.shape, header.bands
         self._plain = (
             page.is_contiguous
             and page.compression == 1
@@ -59,6 +63,14 @@ class TiffPicture:
         Raises:
             InputError: the file is damaged there.
         """
+        return self.window(top, left, height, width).values
+
+    def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
+        """The same with alpha and pixels without data, by the rules for whole files."""
+        return image_of(self._stored(top, left, height, width), self._header)
+
+    def _stored(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """The window as stored."""
         rows, columns = self._block
         window = np.empty((height, width, self.channels), self._page.dtype.newbyteorder("="))
         with self._lock:
@@ -80,19 +92,8 @@ class TiffPicture:
         if (i, j) in self._cache:
             self._cache.move_to_end((i, j))
             return self._cache[i, j]
-        try:
+        with foreign_decoder(self.name, f" at row {i * self._block[0]}"):
             block = self._rows(i) if self._plain else self._segment(i * self._columns + j)
-        except (
-            ValueError,
-            RuntimeError,
-            StructError,
-            OSError,
-        ) as error:  # imagecodecs raises RuntimeErrors
-            row = i * self._block[0]
-            raise InputError(
-                f"{self.name}: the file is damaged or truncated at row {row}"
-                f" ({' '.join(str(error).split())[:200]})"
-            ) from None
         self._cache[i, j] = block
         return block
 
@@ -150,35 +151,27 @@ def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffPicture | None:
     Raises:
         InputError: more than `max_pixels` pixels, or several pages of one size.
     """
-    file = None
-    try:
-        file = tifffile.TiffFile(path)
-        page = file.pages[0]
-        height, width = page.imagelength, page.imagewidth
-        usable = height * width > large and _readable(page)
-        stack = usable and len(file.pages) > 1 and file.pages[1].shape[:2] == page.shape[:2]
-    except (tifffile.TiffFileError, StructError, ValueError, KeyError, IndexError, OSError):
-        usable = False
-    if not usable:
-        if file is not None:
-            file.close()
+    if not is_tiff(path):
         return None
-    if height * width > max_pixels:
-        raise InputError(
-            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise"
-            " --max_pixels if the file can be trusted"
-        )
-    if stack:
-        raise InputError(
-            f"{path}: holds {len(file.pages)} pictures (pages) of one size; save each of them as a"
-            " file of its own"
-        )
-    return TiffPicture(path, page)
+    with ExitStack() as open_files, foreign_decoder(path):
+        file = open_files.enter_context(tifffile.TiffFile(path))
+        page = file.pages[0]
+        header = header_of(path, page, max_pixels)
+        if header.shape[0] * header.shape[1] <= large or not _readable(page):
+            return None
+        if len(file.pages) > 1 and file.pages[1].shape[:2] == page.shape[:2]:
+            raise InputError(
+                f"{path}: holds {len(file.pages)} pictures (pages) of one size; save each of them"
+                " as a file of its own"
+            )
+        picture = TiffPicture(path, page, header)
+        open_files.pop_all()  # the picture closes the file
+    return picture
 
 
 def _readable(page: tifffile.TiffPage) -> bool:
-    """Whether the page holds grey, RGB or band values of 8 or 16 bits as they are, upright, in a
-    compression that can be undone here.
+    """Whether the page holds gray, RGB or band values of 8 or 16 bits, upright, in a compression
+    that can be undone here; `image_of` says what they mean.
     """
     plain = (
         page.photometric in (GREY, RGB)
@@ -231,7 +224,7 @@ class RowFile:
             if colours is None
             else {"photometric": "palette", "colormap": _colour_map(colours)}
         )
-        temporary = self.target.with_name(f".{self.target.name}.{os.getpid()}.tmp")
+        temporary = temporary_beside(self.target)
         shape = (self.height, self.width)
         try:
             tifffile.imwrite(

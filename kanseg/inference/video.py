@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from kanseg.data.foreign import foreign_decoder, require_regular_file
 from kanseg.errors import InputError
 from kanseg.inference.ahead import ahead
 from kanseg.inference.inputs import Job
@@ -20,6 +21,7 @@ from kanseg.inference.outputs import OVERLAYS, Outputs, Writer
 from kanseg.inference.polygons import Region
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayPicture
+from kanseg.names import temporary_beside
 
 CODEC = "mp4v"
 # share of the frames that the header promises and that need not come: some containers only estimate
@@ -44,7 +46,7 @@ def predict_video(
     Raises:
         InputError: no video, a damaged one, or frames of more than `max_pixels` pixels.
     """
-    building = root / f".{Path(job.name).name}.{os.getpid()}.tmp"
+    building = temporary_beside(root / Path(job.name).name)
     writer = Writer(building, predictor, replace(outputs, overlays=False))
     results = [path.relative_to(building) for path in frame_folders(writer, job.name)]
     there = [root / folder for folder in results if (root / folder).exists()]
@@ -101,7 +103,8 @@ def frames(path: Path, *, max_pixels: int) -> Iterator[np.ndarray]:
             )
         promised, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while True:
-            there, frame = capture.read()
+            with foreign_decoder(path, f" at frame {count}"):
+                there, frame = capture.read()
             if not there:
                 break
             count += 1
@@ -122,14 +125,14 @@ def frame_rate(path: Path) -> float:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    capture = cv2.VideoCapture(str(path))
+    require_regular_file(path)
+    with foreign_decoder(path):
+        capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
             raise InputError(
-                f"{path}: not a video that can be read (empty, damaged, or of a codec that this"
-                " OpenCV lacks)"
+                f"{path}: not a video that can be read (damaged, or of a codec that this OpenCV"
+                " lacks)"
             )
         yield capture
     finally:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kanseg.metrics.confusion import SCORES, mean
 from kanseg.metrics.segmentation import SegmentationMetrics
+from kanseg.names import safe_cell
 
 PER_IMAGE = ("iou", "dice", "hd95", "nsd", "boundary_iou")
 
@@ -96,11 +97,11 @@ def picture_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
         }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *columns])
+    writer.writerow(["name", *(safe_cell(column) for column in columns)])
     for row, index in enumerate(sorted(metrics.by_picture)):
         writer.writerow(
             [
-                names[index],
+                safe_cell(names[index]),
                 *(
                     "" if np.isnan(values[row]) else f"{values[row]:.6g}"
                     for values in columns.values()

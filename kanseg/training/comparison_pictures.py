@@ -10,6 +10,7 @@ import numpy as np
 from kanseg.config import Config
 from kanseg.data import SegmentationDataset, open_data, write_png
 from kanseg.inference import Predictor
+from kanseg.names import safe_cell, temporary_beside
 from kanseg.training.comparison_results import ArmScores, difference
 from kanseg.training.pictures import legend, predicted_cells
 from kanseg.training.sheets import comparison_sheet
@@ -64,7 +65,7 @@ def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, 
     for axis in (left, right):
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
     temporary.replace(path)
@@ -95,7 +96,10 @@ def draw_examples(
     if not chosen:
         return None
     folder = open_data(config.data, tell=lambda _: None)
-    by_name = {sample.name: sample for sample in folder.samples(getattr(config.data, split))}
+    # The names of the arms are those of their tables.
+    by_name = {
+        safe_cell(sample.name): sample for sample in folder.samples(getattr(config.data, split))
+    }
     names = next(iter(arms.values())).names
     samples = [by_name[names[i]] for i in chosen]
     cells: list[list[np.ndarray]] = [[] for _ in samples]

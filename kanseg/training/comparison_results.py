@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kanseg.errors import InputError
+from kanseg.names import safe_cell
 from kanseg.registry import nearest
 from kanseg.tables import markdown
 
@@ -114,11 +115,12 @@ def read_pictures(path: Path, score: str) -> dict[str, float]:
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = [key for key in (rows[0] if rows else {}) if key != "name"]
-    if score not in columns:
+    column = safe_cell(score)  # as it is written
+    if column not in columns:
         raise InputError(
             f"{path}: no score {score!r}{nearest(score, columns)} (there are: {', '.join(columns)})"
         )
-    return {row["name"]: float(row[score]) if row[score] else float("nan") for row in rows}
+    return {row["name"]: float(row[column]) if row[column] else float("nan") for row in rows}
 
 
 def difference(arm: ArmScores, control: ArmScores, *, seed: int = 0) -> Difference:

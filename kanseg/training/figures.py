@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from kanseg.names import temporary_beside
 from kanseg.training.fonts import families
 
 
@@ -17,7 +18,7 @@ def save_figure(figure: Any, path: Path) -> Path:
     """
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
         text.set_fontfamily(families())
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.config import write_text
+from kanseg.names import safe_cell, temporary_beside
 from kanseg.training.search_space import Parameter, with_settings
 
 COLUMNS = 4  # of the picture
@@ -65,8 +66,8 @@ def _table(trials: list[Any], names: list[str], monitor: str) -> str:
                 trial.state.name.lower(),
                 score,
                 notes.get("seconds", ""),
-                *values,
-                notes.get("error", ""),
+                *(safe_cell(value) for value in values),
+                safe_cell(notes.get("error", "")),
             ]
         )
     return text.getvalue()
@@ -113,7 +114,7 @@ def _draw(trials: list[Any], best: Any, names: list[str], monitor: str, path: Pa
         axis.set_ylabel(f"val {monitor}")
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
     temporary.replace(path)

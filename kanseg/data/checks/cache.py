@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-VERSION = 1  # to be raised with every change in what is looked at, or in how pictures are read
+VERSION = 2  # to be raised with every change in what is looked at, or in how pictures are read
 MOST_OTHERS = 20_000  # entries kept that this run had no use for
 MOST_FILES = 64  # data sets kept
 

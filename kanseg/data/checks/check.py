@@ -17,6 +17,11 @@ from kanseg.data.checks import sets
 from kanseg.data.checks.cache import Cache
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
+from kanseg.data.checks.mask_meaning import (
+    classes_everywhere,
+    colors_against_indices,
+    read_by_color,
+)
 from kanseg.data.checks.opening import open_in_part
 from kanseg.data.checks.report import Report
 from kanseg.data.checks.samples import check_sample
@@ -183,11 +188,18 @@ def _compare(report: Report, data: DataConfig, info: LabelInfo | None) -> None:
         + sets.duplicates(roles, report.inspector)
         + sets.groups(report.root, roles)
     )
+    report.issues += colors_against_indices(everyone, info, report.inspector)
+    report.notes = (
+        *report.notes,
+        *read_by_color(everyone, info, report.inspector),
+        *sets.without_data(everyone, report.inspector),
+    )
     report.issues += sets.channels(everyone, report.inspector, data.channels) + sets.size_outliers(
         everyone, report.inspector
     )
     if info is not None:
         report.issues += sets.masks_of_0_and_255(report.labels, info, report.inspector)
+        report.issues += classes_everywhere(report.labels, info, report.inspector)
         report.issues += sets.absent_classes(roles, report.labels, info)
     report.issues = list(dict.fromkeys(report.issues))
     bad = report.bad

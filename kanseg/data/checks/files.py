@@ -12,15 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from kanseg.data.images import image_mode, read_image, read_mask_values
+from kanseg.data.decoded import DecodedImage, DecodedMask
+from kanseg.data.images import decode_image, decode_mask, image_mode
+from kanseg.data.labels import colors_of
 from kanseg.errors import InputError
 
 MOST_VALUES = 1024  # of a mask that are kept; a label map has at most 255 classes
 LARGE = (
     2**25
 )  # pictures of more pixels are decoded one after another, whatever the number of threads
+WHITE, BLACK = 0xFFFFFF, 0
 _ONE_LARGE = threading.Lock()
 
 
@@ -35,6 +37,9 @@ class Picture:
         channels: as read, alpha included.
         mean, std: per channel, of the values in [0, 1].
         constant: whether all pixels are equal.
+        alpha: whether the last channel is transparency.
+        nodata: pixels without data, which are left out of mean, std and `constant`; None where the
+            file does not say which they are.
         pixels: SHA-256 of the decoded pixels, the same for grey stored as RGB and for an opaque
             alpha channel.
     """
@@ -46,6 +51,8 @@ class Picture:
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
     constant: bool = False
+    alpha: bool = False
+    nodata: int | None = None
     pixels: str = ""
 
 
@@ -61,6 +68,9 @@ class Mask:
         grey: of a colour mask: whether red, green and blue are equal everywhere.
         values: [value, pixels, row and column of the first one] each, ascending.
         more: whether there are more than `MOST_VALUES` values, of which the first are kept.
+        palette: [index, color] of each value of an indexed file; empty for others.
+        alpha_varies: whether it has an alpha channel that is not the same everywhere.
+        white_at_0: whether the file says that 0 is white and another of its values black.
     """
 
     fault: list[str] | None = None
@@ -70,6 +80,9 @@ class Mask:
     grey: bool = False
     values: list[list[int]] = field(default_factory=list)
     more: bool = False
+    palette: list[list[int]] = field(default_factory=list)
+    alpha_varies: bool = False
+    white_at_0: bool = False
 
 
 def look_at_picture(path: Path, max_pixels: int) -> Picture:
@@ -77,8 +90,7 @@ def look_at_picture(path: Path, max_pixels: int) -> Picture:
     try:
         with _one_large_at_a_time(path):
             kind, _ = image_mode(path, max_pixels=max_pixels)
-            array = read_image(path, max_pixels=max_pixels)
-            return _picture_facts(kind, array)
+            return _picture_facts(kind, decode_image(path, max_pixels=max_pixels))
     except InputError as error:
         return Picture(fault=_fault(path, error))
 
@@ -87,7 +99,7 @@ def look_at_mask(path: Path, max_pixels: int) -> Mask:
     """Decode a mask once and say what it holds; a fault is part of the answer."""
     try:
         with _one_large_at_a_time(path):
-            return _mask_facts(path, read_mask_values(path, max_pixels=max_pixels))
+            return _mask_facts(path, decode_mask(path, max_pixels=max_pixels))
     except InputError as error:
         return Mask(fault=_fault(path, error))
 
@@ -107,12 +119,12 @@ def _pixels_by_header(path: Path) -> int:
     return height * width
 
 
-def _picture_facts(kind: str, array: np.ndarray) -> Picture:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return Picture(fault=_nan(array))
+def _picture_facts(kind: str, image: DecodedImage) -> Picture:
+    array, nodata = image.values, image.nodata
+    with_data = None if nodata is None else (~nodata).astype(np.uint8)
     scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
     moments = [
-        cv2.meanStdDev(np.ascontiguousarray(array[:, :, channel]))
+        cv2.meanStdDev(np.ascontiguousarray(array[:, :, channel]), mask=with_data)
         for channel in range(array.shape[2])
     ]
     mean, std = ([float(pair[place].item()) / scale for pair in moments] for place in (0, 1))
@@ -124,20 +136,20 @@ def _picture_facts(kind: str, array: np.ndarray) -> Picture:
         array.shape[2],
         *rounded,
         constant=max(std) == 0,
-        pixels=_pixel_hash(array),
+        alpha=image.alpha,
+        nodata=None if nodata is None else int(nodata.sum()),
+        pixels=_pixel_hash(image),
     )
 
 
-def _pixel_hash(array: np.ndarray) -> str:
+def _pixel_hash(image: DecodedImage) -> str:
     """SHA-256 of the pixels in their simplest form: without an opaque alpha channel, and grey where
     all colours are.
     """
-    if (
-        array.shape[2] in (2, 4)
-        and array.dtype.kind == "u"
-        and (array[:, :, -1] == np.iinfo(array.dtype).max).all()
-    ):
-        array = array[:, :, :-1]
+    array = image.values
+    if image.alpha and array.dtype.kind == "u":
+        opaque = (array[:, :, -1] == np.iinfo(array.dtype).max).all()
+        array = array[:, :, :-1] if opaque else array
     if array.shape[2] == 3 and (array[:, :, :1] == array[:, :, 1:]).all():
         array = array[:, :, :1]
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
@@ -145,7 +157,8 @@ def _pixel_hash(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _mask_facts(path: Path, array: np.ndarray) -> Mask:
+def _mask_facts(path: Path, mask: DecodedMask) -> Mask:
+    array = mask.values
     colour = array.ndim == 3
     if array.dtype.kind not in "ui" or (
         colour and (array.dtype != np.uint8 or array.shape[2] != 3)
@@ -172,7 +185,25 @@ def _mask_facts(path: Path, array: np.ndarray) -> Mask:
         grey,
         kept,
         more=len(values) > MOST_VALUES,
+        palette=_palette_facts(mask, values),
+        alpha_varies=mask.alpha_varies,
+        white_at_0=_white_at_0(mask, values),
     )
+
+
+def _palette_facts(mask: DecodedMask, values: np.ndarray) -> list[list[int]]:
+    """[index, color] of the values of an indexed mask."""
+    if mask.palette is None:
+        return []
+    colors = colors_of(mask.palette, values[:MOST_VALUES].tolist())
+    return [[index, color] for index, color in colors.items()]
+
+
+def _white_at_0(mask: DecodedMask, values: np.ndarray) -> bool:
+    if mask.white_is_zero:
+        return True
+    colors = dict(_palette_facts(mask, values))
+    return colors.get(0) == WHITE and BLACK in colors.values()
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -210,9 +241,11 @@ _CODES = {
     "no such file": "missing",
     "the file is empty": "empty_file",
     "not a picture": "unreadable",
+    "not a regular file": "unreadable",
     "damaged or truncated": "truncated",
     "more than the limit": "too_large",
     "NaN": "nan",
+    "more memory than there is": "too_large",
 }
 
 
@@ -220,28 +253,4 @@ def _fault(path: Path, error: InputError) -> list[str]:
     """[code, reason] of a file that could not be read."""
     reason = str(error).removeprefix(f"{path}: ")
     code = next((code for words, code in _CODES.items() if words in reason), "unsupported")
-    return _nan_of(path) or [code, reason] if code == "unsupported" else [code, reason]
-
-
-def _nan_of(path: Path) -> list[str] | None:
-    """Where the first NaN of a floating-point picture is, which cannot be read for that alone or
-    for its type.
-    """
-    try:
-        with Image.open(path) as picture:
-            array = np.asarray(picture) if picture.mode == "F" else np.zeros((1, 1))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        return None
-    return None if np.isfinite(array).all() else _nan(array)
-
-
-def _nan(array: np.ndarray) -> list[str]:
-    bad = ~np.isfinite(array.reshape(*array.shape[:2], -1)).all(axis=2)
-    row, column = (int(i) for i in np.argwhere(bad)[0])
-    return [
-        "nan",
-        (
-            f"{int(bad.sum())} pixels are NaN or infinite, the first at row {row}, column {column};"
-            " fill them in, and save 8 or 16 bits a channel"
-        ),
-    ]
+    return [code, reason]

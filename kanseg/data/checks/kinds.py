@@ -64,6 +64,7 @@ KINDS: dict[str, Kind] = {
     "all_ignored": _error("a mask in which every pixel is ignored"),
     "duplicate_in_two_splits": _error("the same picture in two splits"),
     "channels": _error("channels that do not fit data.channels"),
+    "colors_contradict": _error("an indexed mask whose colors are not those of its indices"),
     "label": _error("a label that cannot be read"),
     "duplicate": Kind("warning", "the same picture twice in a split"),
     "group_in_two_splits": Kind("warning", "a group of groups.csv in two splits"),
@@ -77,6 +78,11 @@ KINDS: dict[str, Kind] = {
     "size_outlier": Kind("warning", "a picture of quite another size"),
     "channels_mixed": Kind("warning", "pictures of different kinds"),
     "constant_image": Kind("warning", "a picture of a single colour"),
+    "mask_alpha": Kind("warning", "a mask whose alpha channel varies"),
+    "white_at_0": Kind("warning", "masks in which 0 is white"),
+    "palettes_differ": Kind("warning", "indexed masks with another color at the same index"),
+    "other_palette": Kind("warning", "indexed masks with colors that dataset.yaml does not name"),
+    "class_everywhere": Kind("warning", "a class that fills every picture"),
 }
 
 

@@ -8,7 +8,9 @@ from kanseg.data.checks.files import Mask, Picture
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.labels import indices_by_color
 from kanseg.data.sample import Sample
+from kanseg.errors import InputError
 
 ENDS = (
     32  # distance from 0 and 255 within which lossy compression leaves the values of a mask of both
@@ -85,6 +87,12 @@ def _mask_issues(
         return [_issue(mask.fault[0], sample, path, mask.fault[1], inspector)]
     if picture.fault is None and mask.size != picture.size:
         return [_size_mismatch(sample, path, mask.size, picture.size, inspector)]
+    if mask.alpha_varies:
+        reason = (
+            "its alpha channel varies, and is left out; if the label is in there:"
+            " Image.open(f).getchannel('A').save(f)"
+        )
+        return [_issue("mask_alpha", sample, path, reason, inspector)]
     return []
 
 
@@ -125,6 +133,7 @@ def _label(
         isinstance(sample.mask, Path)
         and info.task != "multilabel"
         and (inspector.mask(sample.mask).colour or not inspector.mask(sample.mask).more)
+        and inspector.picture(sample.image).nodata is None
     ):
         return _label_of_values(sample, info, inspector)
     label = inspector.label(sample, info)
@@ -158,7 +167,12 @@ def _label_of_values(
     path, mask = sample.mask, inspector.mask(sample.mask)
     if mask.colour and info.palette is None:
         return None, [_no_palette(sample, path, mask, inspector)]
-    index_of = colour_indices(info) if mask.colour else value_indices(info)
+    index_of = info.index_of_color if mask.colour else info.index_of_value
+    if mask.palette:
+        try:
+            index_of = indices_by_color(dict(mask.palette), info) or index_of
+        except InputError as error:
+            return None, [_issue("colors_contradict", sample, path, str(error), inspector)]
     bad = [row for row in mask.values if row[0] not in index_of]
     if bad:
         pixels = mask.size[0] * mask.size[1] - sum(
@@ -175,33 +189,6 @@ def _label_of_values(
         f"the mask is {mask.lossy}, which blurs values; this one is whole, but save masks as PNG"
     )
     return label, [_issue("lossy_format", sample, path, lossy, inspector)] if mask.lossy else []
-
-
-def value_indices(info: LabelInfo) -> dict[int, int]:
-    """Value in the file -> class index, `IGNORED` for ignored ones, as `read_label` reads it."""
-    ignored = [] if info.ignore_index is None else [info.ignore_index]
-    pairs = (
-        info.mask_values
-        if info.mask_values is not None
-        else {index: index for index in [*range(len(info.classes)), *ignored]}
-    )
-    return {
-        value: IGNORED if index in (info.ignore_index, IGNORED) else index
-        for value, index in pairs.items()
-    }
-
-
-def colour_indices(info: LabelInfo) -> dict[int, int]:
-    """The same for colours, coded as in `Mask.values`."""
-    used = {
-        index: colour
-        for index, colour in enumerate(info.palette or ())
-        if index < len(info.classes) or index == info.ignore_index
-    }
-    return {
-        red << 16 | green << 8 | blue: IGNORED if index == info.ignore_index else index
-        for index, (red, green, blue) in used.items()
-    }
 
 
 def _bad_values(
@@ -225,7 +212,7 @@ def _bad_values(
     code, reason = (
         "bad_value",
         (
-            f"value {first} ({pixels} pixels in all) is no class; expected {_expected(info)};"
+            f"value {first} ({pixels} pixels in all) is no class; expected {info.expected_values};"
             f" {_listed(bad, mask)}"
         ),
     )
@@ -236,8 +223,8 @@ def _bad_values(
     elif {entry[0] for entry in mask.values} <= {0, 255}:
         code = "mask_0_255"
         reason = (
-            f"holds 0 and 255 ({pixels} pixels) where {_expected(info)} are expected; divide by"
-            " 255, or give mask_values: {0: 0, 255: 1}"
+            f"holds 0 and 255 ({pixels} pixels) where {info.expected_values} are expected; divide"
+            " by 255, or give mask_values: {0: 0, 255: 1}"
         )
     if mask.lossy:
         code, reason = "lossy_mask", _lossy_reason(mask, pixels, info)
@@ -261,7 +248,7 @@ def _lossy_reason(mask: Mask, pixels: int | None, info: LabelInfo | None) -> str
             " (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
         )
         return f"{start}; 0 and 255 with grey between: {cure}"
-    expected = "" if info is None else f" (expected {_expected(info)})"
+    expected = "" if info is None else f" (expected {info.expected_values})"
     return (
         f"{start}{expected}; indices cannot be told from neighbours any more: export the masks anew"
         " as PNG"
@@ -291,14 +278,6 @@ def shown(value: int, colour: bool) -> int | list[int]:
 
 def _number(mask: Mask) -> str:
     return f"more than {len(mask.values)}" if mask.more else str(len(mask.values))
-
-
-def _expected(info: LabelInfo) -> str:
-    if info.mask_values is not None:
-        return ", ".join(map(str, sorted(info.mask_values)))
-    return f"0..{len(info.classes) - 1}" + (
-        f" or {info.ignore_index} (ignored)" if info.ignore_index is not None else ""
-    )
 
 
 def _label_issues(

@@ -189,11 +189,14 @@ def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> li
     issues = []
     for sample, facts in good.items():
         try:
-            to_channels(np.zeros((1, 1, facts.channels), np.uint8), wanted, name="it")
+            one = np.zeros((1, 1, facts.channels), np.uint8)
+            to_channels(one, wanted, name="it", alpha=facts.alpha)
         except InputError:
+            bands = facts.channels in (2, 4) and not facts.alpha
+            none = ", none of which the file calls alpha," if bands else ""
             reason = (
-                f"has {facts.channels} channels and data.channels is {wanted}; convert the picture,"
-                f" or give data.channels {facts.channels}"
+                f"has {facts.channels} channels{none} and data.channels is {wanted}; convert the"
+                f" picture, or give data.channels {facts.channels}"
             )
             issues.append(
                 Issue(
@@ -242,6 +245,21 @@ def _floats_among_integers(good: Mapping[Sample, Picture], inspector: Inspector)
             (sample,),
         )
         for sample in (few if floats else ())
+    ]
+
+
+def without_data(samples: Sequence[Sample], inspector: Inspector) -> list[str]:
+    """A note on the pixels that pictures say hold no data."""
+    facts = [inspector.picture(sample.image) for sample in samples]
+    stating = [each for each in facts if each.fault is None and each.nodata is not None]
+    pixels = sum(each.nodata for each in stating)
+    if not pixels:
+        return []
+    area = sum(each.size[0] * each.size[1] for each in stating)
+    return [
+        f"{len(stating)} pictures name a value for pixels without data (GDAL_NODATA):"
+        f" {100 * pixels / area:.1f} % of their pixels have it; they are ignored in masks and left"
+        " out of statistics, and the network sees the mean there"
     ]
 
 
