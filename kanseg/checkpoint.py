@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kanseg.config import ClassificationConfig, Config, ModelConfig
 from kanseg.data import LabelInfo, Preprocess
+from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.errors import InputError
 from kanseg.models import create_model
 from kanseg.models.matching import matched
@@ -41,6 +42,7 @@ def save_checkpoint(
     *,
     state: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
+    split: SplitRecord | None = None,
 ) -> Path:
     """Write a checkpoint: to a temporary folder, flushed to disk with a manifest of sizes and
     SHA-256, then renamed.
@@ -53,6 +55,7 @@ def save_checkpoint(
         config: the run's complete settings.
         state: numbers of the training (step, epoch, ...) as JSON, for `--resume`.
         tensors: state dicts of optimiser, schedule, scaler and generators, for `--resume`.
+        split: the samples that the weights were trained, selected and tested on.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
@@ -66,6 +69,8 @@ def save_checkpoint(
         (building / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
         if state is not None:
             (building / STATE).write_text(json.dumps(state), encoding="utf-8")
+        if split is not None:
+            (building / SPLIT).write_text(split.to_json(), encoding="utf-8")
         if tensors is not None:
             torch.save(dict(tensors), building / TENSORS)
         _seal(building)

@@ -14,14 +14,18 @@ from torch.utils.data import Dataset
 from kanseg.data import image_archives, image_arrays, image_folders  # noqa: F401 - register
 from kanseg.data.image_augmentation import ImageAugmentation
 from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
-from kanseg.data.image_sources import SHOWN, ImageSource, cut, stratified_order
+from kanseg.data.image_sources import SHOWN, ImageSource, cut, cut_exactly, stratified_order
 from kanseg.data.loading import finish, raw_image
 from kanseg.data.preprocess import Preprocess
+from kanseg.data.split_record import Content, digest
 from kanseg.data.transforms import sample_seed
 from kanseg.errors import InputError
 from kanseg.registry import nearest
 
 ROLES = ("train", "val", "test")
+Choose = Callable[
+    [dict[str, ImageSource], set[str], Sequence[str]], "dict[str, ImageSource] | None"
+]
 DECODED = (
     50_000  # picture files that are decoded before a training; of more, the headers alone are read
 )
@@ -50,6 +54,7 @@ def open_images(
     limit: int | None = None,
     check: bool = True,
     tell: Callable[[str], None] = print,
+    choose: Choose | None = None,
 ) -> ImageSet:
     """Find the labelled pictures under `root`. Nothing is written there, unless a set is downloaded
     to it.
@@ -65,6 +70,9 @@ def open_images(
         limit: training pictures that are kept, the classes in their proportions.
         check: read all picture files once (more than 50 000: their headers).
         tell: gets a line for everything that was decided.
+        choose: (splits by role, roles that were dealt by kanseg, classes) -> splits by role, in the
+            place of `limit`, or None; for runs that go on with the samples that they were begun
+            with.
 
     Raises:
         InputError: nothing that can be used; faulty files, labels or settings, by name.
@@ -75,13 +83,13 @@ def open_images(
             f" {val_share} and {limit}"
         )
     root = Path(root)
-    name = _detected(root, tell) if format == "auto" else format
-    if name not in FORMATS:
+    form = _detected(root, tell) if format == "auto" else format
+    if form not in FORMATS:
         raise InputError(
-            f"data.format: {name!r} is not one of auto,"
-            f" {', '.join(FORMATS)}{nearest(name, FORMATS)}"
+            f"data.format: {form!r} is not one of auto,"
+            f" {', '.join(FORMATS)}{nearest(form, FORMATS)}"
         )
-    found = FORMATS[name].open(root, download, split_seed)
+    found = FORMATS[form].open(root, download, split_seed)
     for note in found.notes:
         tell(f"data: {note}")
     chosen = {"train": train, "val": val, "test": test}
@@ -96,6 +104,7 @@ def open_images(
             f"data: split {name!r} selects the weights and measures them too: its score is"
             " optimistic"
         )
+    dealt = set(found.dealt)
     splits = {
         role: source
         for role in ROLES
@@ -107,16 +116,15 @@ def open_images(
             f" {', '.join(found.splits)})"
         )
     if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
-        splits["train"], splits["val"] = cut(splits["train"], val_share, split_seed)
-        tell(
-            f"data: there is no split 'val': {len(splits['val'])} training pictures are taken for"
-            f" it, by seed {split_seed}"
-        )
-    if limit is not None and limit < len(splits["train"]):
+        exact = FORMATS[form].fixed
+        splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, tell=tell)
+        dealt |= {"train", "val"}
+    chosen_anew = None if choose is None else choose(splits, dealt, found.classes)
+    if chosen_anew is not None:
+        splits = chosen_anew
+    elif limit is not None and limit < len(splits["train"]):
         tell(f"data: {limit} of {len(splits['train'])} training pictures are kept")
-        splits["train"] = splits["train"].subset(
-            np.sort(stratified_order(splits["train"].labels, split_seed)[:limit])
-        )
+        splits["train"] = limited(splits["train"], limit, split_seed)
     result = ImageSet(found.classes, {role: splits[role] for role in ROLES if role in splits})
     _check_classes(root, result, tell)
     if check:
@@ -124,6 +132,47 @@ def open_images(
     for role, source in result.splits.items():
         tell(f"data: {role} {len(source)} pictures of {len(np.unique(source.labels))} classes")
     return result
+
+
+def _with_val(
+    source: ImageSource,
+    share: float,
+    seed: int,
+    root: Path,
+    *,
+    exact: bool,
+    tell: Callable[[str], None],
+) -> dict[str, ImageSource]:
+    """The training images without those that are taken for val, and these."""
+    train, val = cut_exactly(source, share, seed) if exact else cut(source, share, seed, root)
+    how = "" if exact else ", by a hash of each"
+    tell(
+        f"data: there is no split 'val': {len(val)} training pictures are taken for it, by seed"
+        f" {seed}{how}"
+    )
+    return {"train": train, "val": val}
+
+
+def limited(source: ImageSource, limit: int, seed: int) -> ImageSource:
+    """The first `limit` images of a seeded order that has the classes in their proportions."""
+    return source.subset(np.sort(stratified_order(source.labels, seed)[:limit]))
+
+
+def many_files(splits: Mapping[str, ImageSource]) -> bool:
+    """Whether there are so many files that not all of them are read before a training."""
+    return sum(len(source.in_files) for source in splits.values()) > DECODED
+
+
+def image_contents(
+    source: ImageSource, classes: Sequence[str], root: Path, *, ends_only: bool
+) -> dict[str, Content]:
+    """Name -> content of each image, and of its label."""
+    labels = [digest(name.encode()) for name in classes]
+    images = source.digests(ends_only=ends_only)
+    return {
+        key: Content(image, labels[label])
+        for key, image, label in zip(source.keys(root), images, source.labels, strict=True)
+    }
 
 
 def _detected(root: Path, tell: Callable[[str], None]) -> str:
@@ -195,7 +244,7 @@ def _check_classes(root: Path, images: ImageSet, tell: Callable[[str], None]) ->
 
 def _check_pictures(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
     """Unreadable files, all of them counted and the first 20 listed."""
-    decode = sum(len(source.in_files) for source in images.splits.values()) <= DECODED
+    decode = not many_files(images.splits)
     faults = list(
         dict.fromkeys(
             fault for source in images.splits.values() for fault in source.faults(decode=decode)

@@ -17,6 +17,7 @@ from kanseg.data.folder import Folder
 from kanseg.data.images import MAX_PIXELS
 from kanseg.data.info import IGNORED, LabelInfo, given_labels, read_text
 from kanseg.data.sample import Sample
+from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, nfc, read_groups, seeded_split
 from kanseg.errors import InputError
 from kanseg.registry import nearest
@@ -77,13 +78,16 @@ def read_coco(
         for source, content in contents.items()
     }
     groups = read_groups(root)
-    if sources[0].path.name == SINGLE:
+    dealt = sources[0].split == ""
+    if dealt:
         by_name = {sample.name: sample for sample in splits[""]}
-        names = seeded_split(root, sorted(by_name), groups, seed, notes)
+        # By the file: a name becomes longer when another folder gets a file of the same stem.
+        units = {name: unit_of(sample, root) for name, sample in by_name.items()}
+        names = seeded_split(root, sorted(by_name), groups, seed, notes, units=units)
         splits = {
             split: tuple(by_name[name] for name in members) for split, members in names.items()
         }
-    return Folder(root, info, splits, tuple(notes), {}, groups)
+    return Folder(root, info, splits, tuple(notes), {}, groups, dealt=dealt)
 
 
 def _sources(root: Path) -> list[Source]:

@@ -28,6 +28,7 @@ class Folder:
         broken: split files that cannot be used, told when they are asked for.
         groups: name of a sample -> group, of groups.csv; None where there is none.
         orphans: masks without a picture.
+        dealt: whether the splits were made by `seeded_split`.
     """
 
     root: Path
@@ -37,6 +38,7 @@ class Folder:
     broken: Mapping[str, InputError] = field(default_factory=dict)
     groups: Mapping[str, str] | None = None
     orphans: tuple[Path, ...] = ()
+    dealt: bool = False
 
     def samples(self, names: str | Sequence[str] | None) -> list[Sample]:
         """The samples of one split or of several together; an empty list for None.
@@ -96,9 +98,11 @@ def read_folder(
     masks = {base: index_masks(base / "masks", notes) for base in bases}
     given = given_labels(root, overrides or {})
     masks, folders, info = _labels(root, masks, given, notes, max_pixels)
+    dealt = False
     if root in bases:
         names = read_lists(list_files(root), pictures[root], broken)
-        if not names and not any(name in broken for name in SPLITS):
+        dealt = not names and not any(name in broken for name in SPLITS)
+        if dealt:
             names = seeded_split(root, sorted(pictures[root]), groups, seed, notes)
         members = {split: (root, stems) for split, stems in names.items()}
     else:
@@ -113,7 +117,7 @@ def read_folder(
     orphans = tuple(
         path for base in bases for path in _without_picture(masks[base], pictures[base])
     )
-    return Folder(root, info, splits, tuple(notes), broken, groups, orphans)
+    return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt)
 
 
 def orphan_masks(folder: Folder) -> list[str]:

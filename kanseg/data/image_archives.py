@@ -178,9 +178,11 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
 
 for _name in IDX_SETS:
     FORMATS.register(_name)(
-        ImageFormat(partial(_open_idx, name=_name), partial(_lies_as_idx, name=_name))
+        ImageFormat(partial(_open_idx, name=_name), partial(_lies_as_idx, name=_name), fixed=True)
     )
 for _name in CIFARS:
     FORMATS.register(_name)(
-        ImageFormat(partial(_open_cifar, name=_name), partial(_lies_as_cifar, name=_name))
+        ImageFormat(
+            partial(_open_cifar, name=_name), partial(_lies_as_cifar, name=_name), fixed=True
+        )
     )

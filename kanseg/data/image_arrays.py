@@ -11,7 +11,13 @@ import numpy as np
 
 from kanseg.data.foreign import foreign_decoder
 from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
-from kanseg.data.image_sources import ArrayPictures, ImageSource, JpegPictures, checked_labels, cut
+from kanseg.data.image_sources import (
+    ArrayPictures,
+    ImageSource,
+    JpegPictures,
+    checked_labels,
+    cut_exactly,
+)
 from kanseg.errors import InputError
 
 CIFAR10_CLASSES = (
@@ -158,7 +164,7 @@ def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
         ) from None
     digits = load_digits()
     pictures = ArrayPictures(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")
-    train, test = cut(
+    train, test = cut_exactly(
         ImageSource.of(pictures, digits.target), TEST_SHARE, 0
     )  # whatever the seed, so that scores compare
     return FoundImages(tuple(map(str, range(10))), {"train": train, "test": test})
@@ -167,7 +173,9 @@ def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
 FORMATS.register("npz")(ImageFormat(_open_npz, lambda root: "x_train" in npz_keys(root)))
 FORMATS.register("cifar10_jpeg")(
     ImageFormat(
-        _open_cifar10_jpeg, lambda root: {"header", "data_train", "off_train"} <= npz_keys(root)
+        _open_cifar10_jpeg,
+        lambda root: {"header", "data_train", "off_train"} <= npz_keys(root),
+        fixed=True,
     )
 )
-FORMATS.register("digits")(ImageFormat(_open_digits, lambda root: False))
+FORMATS.register("digits")(ImageFormat(_open_digits, lambda root: False, fixed=True))

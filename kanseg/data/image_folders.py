@@ -135,12 +135,12 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
             " them train/, val/ and test/"
         )
     classes = _class_names(root)
-    train, test = cut(_at_least_two(_labelled(root, classes), root), TEST_SHARE, seed)
+    train, test = cut(_at_least_two(_labelled(root, classes), root), TEST_SHARE, seed, root)
     note = (
         f"no folder train/: the folders are classes, and {len(test)} of {len(train) + len(test)}"
-        f" pictures are split off for the test by seed {seed}"
+        f" pictures are split off for the test by seed {seed}, by a hash of the name"
     )
-    return FoundImages(classes, {"train": train, "test": test}, (note,))
+    return FoundImages(classes, {"train": train, "test": test}, (note,), ("train", "test"))
 
 
 def _at_least_two(source: ImageSource, root: Path) -> ImageSource:

@@ -14,11 +14,14 @@ from kanseg.registry import Registry
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Class names, the splits under their own names, and what was decided on the way."""
+    """Class names, the splits under their own names, what was decided on the way, and which splits
+    kanseg has dealt itself.
+    """
 
     classes: tuple[str, ...]
     splits: Mapping[str, ImageSource]
     notes: tuple[str, ...] = ()
+    dealt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class ImageFormat:
             where it cannot be used.
         lies_in: whether root looks like it.
         fallback: tried only where no other format is found.
+        fixed: whether its sets never grow, so that shares can be cut off exactly.
     """
 
     open: Callable[[Path, bool, int], FoundImages]
     lies_in: Callable[[Path], bool]
     fallback: bool = False
+    fixed: bool = False
 
 
 FORMATS: Registry[ImageFormat] = Registry("data format")

@@ -17,6 +17,8 @@ from PIL import Image
 from kanseg.data.decoded import DecodedImage
 from kanseg.data.foreign import foreign_decoder
 from kanseg.data.images import decode_image, image_mode
+from kanseg.data.split_record import digest, file_digest, name_of, without_suffix
+from kanseg.data.splits import share_of
 from kanseg.errors import InputError
 
 T = TypeVar("T")
@@ -47,6 +49,25 @@ class Pictures(ABC):
         looked at.
         """
         return None
+
+    def unit(self, row: int, root: Path) -> str:
+        """What decides on which side of a seeded split the image is, and stays as others come and
+        go: of a file its path below the root, without the suffix; else its content.
+        """
+        return self.digest(row)
+
+    def key(self, row: int, root: Path) -> str:
+        """The name of the image in the data set, wherever that lies."""
+        return self.name(row)
+
+    @abstractmethod
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        """Hexadecimal digits of the content, as of `kanseg.data.split_record.digest`.
+
+        Args:
+            row: of the image.
+            ends_only: of a large set of files: of their sizes and ends alone.
+        """
 
 
 class ArrayPictures(Pictures):
@@ -88,6 +109,12 @@ class ArrayPictures(Pictures):
     def name(self, row: int) -> str:
         return f"{self.where}[{row}]"
 
+    def key(self, row: int, root: Path) -> str:
+        return _below(self.name(row), root)
+
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        return digest(self.values[row])
+
     def size(self, row: int) -> tuple[int, int]:
         return self.values.shape[1:3]
 
@@ -106,6 +133,15 @@ class FilePictures(Pictures):
 
     def name(self, row: int) -> str:
         return self.paths[row]
+
+    def unit(self, row: int, root: Path) -> str:
+        return without_suffix(self.key(row, root))
+
+    def key(self, row: int, root: Path) -> str:
+        return name_of(self.paths[row], root)
+
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        return file_digest(self.paths[row], ends_only=ends_only)
 
     def size(self, row: int) -> tuple[int, int]:
         return image_mode(self.paths[row])[1]
@@ -161,9 +197,21 @@ class JpegPictures(Pictures):
     def name(self, row: int) -> str:
         return f"{self.where}[{row}]"
 
+    def key(self, row: int, root: Path) -> str:
+        return _below(self.name(row), root)
+
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        return digest(self.data[self.offsets[row] : self.offsets[row + 1]])
+
     def size(self, row: int) -> tuple[int, int]:
         with self._open(row) as picture:
             return picture.height, picture.width
+
+
+def _below(name: str, root: Path) -> str:
+    """The name of a row without the folder of its file: FILE.npz: x_train[3]."""
+    folder = root if root.is_dir() else root.parent
+    return name.removeprefix(f"{folder}/")
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +269,18 @@ class ImageSource:
         """The names of all pictures, none of which is read."""
         return [part.name(row) for part, row in map(self._place, range(len(self)))]
 
+    def units(self, root: Path) -> list[str]:
+        """What a seeded split hashes of each image (`Pictures.unit`)."""
+        return list(self._each(partial(_unit, root=root), np.arange(len(self))))
+
+    def keys(self, root: Path) -> list[str]:
+        """The name of each image below the root (`Pictures.key`)."""
+        return [part.key(row, root) for part, row in map(self._place, range(len(self)))]
+
+    def digests(self, *, ends_only: bool = False) -> list[str]:
+        """The content of each image (`Pictures.digest`)."""
+        return list(self._each(partial(_digest, ends_only=ends_only), np.arange(len(self))))
+
     def sizes(self) -> set[tuple[int, int]]:
         """The (H, W) of all pictures, by their headers."""
         parts = np.unique(self.places[:, 0]).tolist()
@@ -261,6 +321,14 @@ def _fault(place: tuple[Pictures, int], *, decode: bool) -> str | None:
 
 def _size(place: tuple[Pictures, int]) -> tuple[int, int]:
     return place[0].size(place[1])
+
+
+def _unit(place: tuple[Pictures, int], *, root: Path) -> str:
+    return place[0].unit(place[1], root)
+
+
+def _digest(place: tuple[Pictures, int], *, ends_only: bool) -> str:
+    return place[0].digest(place[1], ends_only=ends_only)
 
 
 def checked_labels(
@@ -310,9 +378,37 @@ def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> n
     return mixed[np.argsort((rank + offset) / counts[labels[mixed]], kind="stable")]
 
 
-def cut(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """(what is left, a seeded stratified `share`), at least one picture of it and at least one
-    left; both in the order of the source.
+def cut(
+    source: ImageSource, share: float, seed: int, root: Path = Path()
+) -> tuple[ImageSource, ImageSource]:
+    """(what is left, a seeded `share` of about that size), both in the order of the source.
+
+    An image is cut off by a hash of the seed and of its name below the root, or of its pixels where
+    it has no file: a set that grows keeps its sides. One image of each class is left, and at least
+    one is cut off.
+
+    Args:
+        source: two images or more.
+        share: from 0 to 1.
+        seed: of the hash.
+        root: of the data set.
+    """
+    hashes = np.array([share_of(unit, seed, "cut") for unit in source.units(root)])
+    off = hashes < share
+    for label in np.unique(source.labels):
+        mine = np.flatnonzero(source.labels == label)
+        if off[mine].all():
+            off[mine[hashes[mine].argmax()]] = False
+    if not off.any():
+        counts = np.bincount(source.labels)
+        spare = counts[source.labels] > 1  # of a class that is left with one
+        off[np.where(spare | ~spare.any(), hashes, 2.0).argmin()] = True
+    return source.subset(np.flatnonzero(~off)), source.subset(np.flatnonzero(off))
+
+
+def cut_exactly(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
+    """(what is left, a seeded stratified `share`) of a set that never changes, both in the order of
+    the source.
     """
     count = min(max(1, round(share * len(source))), len(source) - 1)
     order = stratified_order(source.labels, seed, offset=0.5)

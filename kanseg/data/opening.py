@@ -11,6 +11,7 @@ from kanseg.config import DataConfig
 from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.coco import is_coco, read_coco
 from kanseg.data.folder import Folder, read_folder
+from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
 from kanseg.data.voc import is_voc, read_voc
 from kanseg.errors import InputError
@@ -75,7 +76,8 @@ def folder_of_fold(folder: Folder, data: DataConfig) -> Folder:
     pool = folder.samples(names)
     group_of = group_each(folder.root, [sample.name for sample in pool], folder.groups)
     groups = [
-        group_of[sample.name] if folder.groups is not None else str(sample.image) for sample in pool
+        group_of[sample.name] if folder.groups is not None else unit_of(sample, folder.root)
+        for sample in pool
     ]
     count = len(set(groups))
     if count < data.folds:
@@ -97,7 +99,7 @@ def folder_of_fold(folder: Folder, data: DataConfig) -> Folder:
     note = (
         f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {_unit(folder)}"
         f" of {' + '.join(names)}: {len(rest)} pictures to train on, {len(held_out)} held out as"
-        f" {data.val[0]}"
+        f" {data.val[0]} (all folds, by a hash: {', '.join(str(len(part)) for part in parts)})"
     )
     broken = {name: error for name, error in folder.broken.items() if name not in splits}
     return replace(folder, splits=splits, broken=broken, notes=(*folder.notes, note))

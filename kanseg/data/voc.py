@@ -70,6 +70,5 @@ def read_voc(
         for split, stems in names.items()
     }
     orphans = tuple(path for stem, path in masks.items() if stem not in pictures)
-    return Folder(
-        root, label_info(root, given, [], notes), splits, tuple(notes), broken, groups, orphans
-    )
+    info = label_info(root, given, [], notes)
+    return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt=not lists)

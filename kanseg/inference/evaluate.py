@@ -23,6 +23,7 @@ from tqdm import tqdm
 from kanseg.config import Config, write_text
 from kanseg.data import Folder, Sample, SegmentationDataset, check_samples, open_data
 from kanseg.data.loading import RawItems, collate
+from kanseg.data.split_record import judge, read_record, roles_of
 from kanseg.errors import InputError
 from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
@@ -274,6 +275,7 @@ def evaluate_checkpoint(
     options = surface_options(replace(config, data=data))
     opened = open_data(data)
     samples = _checked_samples(opened, split, predictor, skip_bad=data.skip_bad)
+    samples = _not_trained_on(folder, config, opened, split, samples)
     where = {
         "full_size": full_size,
         "surface": options,
@@ -312,6 +314,39 @@ def _checked_samples(
             "\n".join(faults.values()) or f"{opened.root}: split {split} has no pictures"
         )
     return samples
+
+
+def _not_trained_on(
+    checkpoint: Path,
+    config: Config,
+    opened: Folder,
+    split: str | Sequence[str],
+    samples: list[Sample],
+) -> list[Sample]:
+    """The samples without those that the run has trained on; what there is to say of them is
+    printed. The splits that it was to be trained on are measured, which is said.
+
+    Raises:
+        InputError: the run has trained on all of them.
+    """
+    asked = [split] if isinstance(split, str) else list(split)
+    train_splits = [name for name in asked if name in config.data.train]
+    judged = judge(
+        read_record(checkpoint),
+        samples,
+        root=opened.root,
+        same_set=opened.root.resolve() == Path(config.data.root).resolve(),
+        roles=roles_of(config.data, asked),
+        asked_train=opened.samples(train_splits),
+    )
+    for line in judged.lines:
+        print(f"data: {line}")
+    if not judged.keep:
+        raise InputError(
+            f"{opened.root}: all {len(samples)} images of {' + '.join(asked)} were trained on by"
+            f" the run of {checkpoint}; measure it on others"
+        )
+    return judged.keep
 
 
 def surface_options(config: Config) -> SurfaceOptions | None:

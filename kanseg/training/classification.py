@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ from kanseg.data import (
     channel_statistics,
     open_images,
 )
+from kanseg.data.classification import image_contents, limited, many_files
 from kanseg.data.decoded import as_decoded
+from kanseg.data.image_sources import ImageSource
+from kanseg.data.split_record import Content, read_record
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import measure
 from kanseg.losses import ClassificationLoss
@@ -37,6 +40,7 @@ from kanseg.training.classification_pictures import (
     draw_predictions,
     surest_mistakes,
 )
+from kanseg.training.run_split import split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -52,8 +56,8 @@ class ClassificationTask(Task):
     target = "label"
     monitors = HEADLINE
 
-    def __init__(self, config: Any):
-        super().__init__(config)
+    def __init__(self, config: Any, *, accept_changes: bool = False):
+        super().__init__(config, accept_changes=accept_changes)
         self._measured: dict[
             str | None, dict[int, Classified]
         ] = {}  # what was evaluated last under a title
@@ -99,7 +103,25 @@ class ClassificationTask(Task):
             "split_seed": data.split_seed,
             "limit": data.limit,
         }
-        images = open_images(data.root, data.format, **splits, **options, tell=tell)
+
+        def choose(
+            found: dict[str, ImageSource], dealt: set[str], classes: Sequence[str]
+        ) -> dict[str, ImageSource] | None:
+            return self._held(found, dealt, classes, checkpoint, tell)
+
+        images = open_images(
+            data.root,
+            data.format,
+            **splits,
+            **options,
+            tell=tell,
+            choose=None if checkpoint is None else choose,
+        )
+        if self.split is None:
+            sampled = many_files(images.splits)
+            now = self._contents(images.splits, images.classes, sampled)
+            stored = {"accept": self.accept_changes, "tell": tell, "sampled": sampled}
+            _, self.split = split_of_run(self.config, now, checkpoint=checkpoint, **stored)
         if self.config.training.monitor == "top5" and len(images.classes) < 6:
             raise InputError(
                 f"training.monitor top5 says nothing of {len(images.classes)} classes: monitor top1"
@@ -145,6 +167,51 @@ class ClassificationTask(Task):
             else None
         )
         return dataset
+
+    def _contents(
+        self, splits: Mapping[str, ImageSource], classes: Sequence[str], sampled: bool
+    ) -> dict[str, dict[str, Content]]:
+        """role -> name -> content."""
+        root = Path(self.config.data.root)
+        return {
+            role: image_contents(source, classes, root, ends_only=sampled)
+            for role, source in splits.items()
+        }
+
+    def _held(
+        self,
+        splits: dict[str, ImageSource],
+        dealt: set[str],
+        classes: Sequence[str],
+        checkpoint: Path,
+        tell: Tell,
+    ) -> dict[str, ImageSource] | None:
+        """The splits of a run that goes on: its samples on their sides; None for a run that has
+        stored none.
+        """
+        record, data = read_record(checkpoint), self.config.data
+        if record is None:
+            return None
+        if self.accept_changes and data.limit is not None and data.limit < len(splits["train"]):
+            splits = splits | {"train": limited(splits["train"], data.limit, data.split_seed)}
+        now = self._contents(splits, classes, record.sampled)
+        names, self.split = split_of_run(
+            self.config,
+            now,
+            checkpoint=checkpoint,
+            accept=self.accept_changes,
+            tell=tell,
+            dealt=dealt,
+            name_new=data.limit is None,
+        )
+        everything = ImageSource.joined(list(splits.values()))
+        keys = [key for members in now.values() for key in members]
+        place = {key: number for number, key in enumerate(keys)}
+        return {
+            role: everything.subset(np.array([place[key] for key in names[role]], dtype=np.int64))
+            for role in splits
+            if names.get(role)
+        }
 
     def _preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
         if checkpoint is not None:

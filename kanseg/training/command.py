@@ -14,6 +14,10 @@ FLAGS = {
         " stored there)."
     ),
     "overwrite": "Delete what an earlier run left in run_dir.",
+    "accept_changes": (
+        "With --resume: go on although samples or split lists of the data set were changed since"
+        " the run was begun, and train on new samples too."
+    ),
 }
 
 

@@ -22,6 +22,7 @@ from kanseg.checkpoint import build_model, read_weights
 from kanseg.config import ClassificationConfig, Config, write_text
 from kanseg.counting import multiply_adds
 from kanseg.data.loading import RawItems, collate
+from kanseg.data.split_record import SPLIT
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
@@ -56,6 +57,7 @@ LEFT = (
     "last",
     "log.jsonl",
     "metrics.json",
+    SPLIT,
     *PICTURES,
 )
 TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
@@ -66,6 +68,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    accept_changes: bool = False,
     watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment to its end and return what `metrics.json` holds.
@@ -75,6 +78,8 @@ def train(
             `ClassificationConfig`.
         resume: go on from the newest complete checkpoint in the run folder.
         overwrite: delete what an earlier run left in the run folder.
+        accept_changes: with `resume`, go on with a data set that was changed since the run was
+            begun; without, such a change is refused and new samples are left out.
         watch: gets the log's entry of every epoch but the last; what it raises ends the run.
 
     Raises:
@@ -84,7 +89,7 @@ def train(
     started, started_cpu = time.perf_counter(), time.process_time()
     if resume:
         config = with_found_batches(config)
-    task = TASKS[type(config)](config)
+    task = TASKS[type(config)](config, accept_changes=accept_changes)
     check_settings(task)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
@@ -227,6 +232,8 @@ def assemble(
     )
     lock = lock_run(run) if accelerator.is_main_process else None
     log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite)
+    if accelerator.is_main_process and task.split is not None:
+        write_text(run / SPLIT, task.split.to_json())
     training = Training(
         task,
         task.config,

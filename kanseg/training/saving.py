@@ -45,6 +45,7 @@ def save(training: Training) -> None:
             training.config,
             state=asdict(training.progress),
             tensors=tensors,
+            split=training.task.split,
         )
         point_to(training.run / "last", folder)
         prune(training.run, settings.keep)
@@ -87,7 +88,8 @@ def save_best(training: Training) -> None:
     if not training.accelerator.is_main_process:
         return
     folder = _free(training.run / "checkpoints" / f"best_{training.progress.epoch:05d}")
-    save_checkpoint(folder, training.result, training.task.description, training.config)
+    task = training.task
+    save_checkpoint(folder, training.result, task.description, training.config, split=task.split)
     link = training.run / "best"
     older = link.resolve() if link.is_symlink() else None
     point_to(link, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from kanseg.checkpoint import DESCRIPTION, describe, preprocess_from
 from kanseg.config import DataConfig
 from kanseg.data import (
     Augmentation,
-    Folder,
     LabelInfo,
     Preprocess,
     Report,
@@ -30,6 +29,7 @@ from kanseg.data import (
     read_picture,
 )
 from kanseg.data.checks import KINDS
+from kanseg.data.split_record import SplitRecord, name_of, sample_contents
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, surface_options, write_table
 from kanseg.losses import (
@@ -45,6 +45,7 @@ from kanseg.models import list_models
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_results
 from kanseg.training.previews import preview
+from kanseg.training.run_split import split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -72,8 +73,8 @@ class SegmentationTask(Task):
             chosen if chosen.startswith(ONE_CLASS) else "iou/CLASS",
         )
 
-    def __init__(self, config: Any):
-        super().__init__(config)
+    def __init__(self, config: Any, *, accept_changes: bool = False):
+        super().__init__(config, accept_changes=accept_changes)
         self._confusions: dict[
             str, dict[int, np.ndarray]
         ] = {}  # of the pictures of val and test, when they are measured
@@ -105,7 +106,12 @@ class SegmentationTask(Task):
         augmentation = Augmentation(
             data.augment, pair("data.crop", data.crop), data.oversample_foreground
         )
-        folder, samples, sizes = chosen_samples(data, tell=tell)
+        report, samples = chosen_samples(data, tell=tell)
+        folder = report.folder
+        samples, self.split = self._held(report, samples, checkpoint, tell)
+        sizes = Counter(
+            tuple(report.inspector.picture(sample.image).size) for sample in samples["train"]
+        )
         preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
         dataset = SegmentationDataset(
             samples["train"],
@@ -125,6 +131,41 @@ class SegmentationTask(Task):
         self._check_monitor(folder.info.classes)
         self._loss = self._weighted_loss(folder.info)
         return dataset
+
+    def _held(
+        self,
+        report: Report,
+        samples: Mapping[str, Sequence[Sample]],
+        checkpoint: Path | None,
+        tell: Tell,
+    ) -> tuple[dict[str, list[Sample]], SplitRecord]:
+        """The samples of train, val and test, those of a run that goes on on their sides."""
+        folder, folds = report.folder, self.config.data.folds
+        everyone = [sample for some in samples.values() for sample in some]
+        contents = sample_contents(everyone, folder.root, report.inspector.digest)
+        by_name = {name_of(sample.image, folder.root): sample for sample in everyone}
+        now = {
+            role: {name_of(sample.image, folder.root): contents[sample] for sample in some}
+            for role, some in samples.items()
+        }
+        dealt: tuple[str, ...] = ()
+        if folder.dealt:
+            dealt = ROLES
+        elif folds:
+            dealt = ("train", "val")
+        names, record = split_of_run(
+            self.config,
+            now,
+            checkpoint=checkpoint,
+            accept=self.accept_changes,
+            tell=tell,
+            dealt=dealt,
+        )
+        held = {role: [by_name[name] for name in names.get(role, ())] for role in ROLES}
+        if any(held[role] != samples[role] for role in ROLES):
+            sizes = ", ".join(f"{role} {len(some)}" for role, some in held.items())
+            tell(f"data: the samples of this run: {sizes}")
+        return held, record
 
     def _check_monitor(self, classes: Sequence[str]) -> None:
         monitor = self.config.training.monitor
@@ -243,9 +284,9 @@ class SegmentationTask(Task):
 
 def chosen_samples(
     data: DataConfig, *, tell: Callable[[str], None]
-) -> tuple[Folder, dict[str, list[Sample]], Counter]:
-    """The data set of the settings, its samples of train, val and test, every file of them checked,
-    and the sizes of the training pictures.
+) -> tuple[Report, dict[str, list[Sample]]]:
+    """The report on the data set of the settings, and its samples of train, val and test, every
+    file of them checked.
 
     A split val or test that the data set does not have is told and empty.
 
@@ -277,7 +318,7 @@ def chosen_samples(
             f"{data.root}: no pictures to train on in split"
             f" {', '.join(data.train) or '(none given)'}"
         )
-    return report.folder, samples, report.statistics["train"].sizes
+    return report, samples
 
 
 def _tell_warnings(report: Report, tell: Callable[[str], None], most: int = 3) -> None:

@@ -15,6 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from kanseg.data.split_record import SplitRecord
+
 Tell = Callable[[str], None]
 Scores = dict[str, Any]
 
@@ -23,17 +25,21 @@ class Task(ABC):
     """One kind of experiment.
 
     After `open`, `held_out` has a data set for each of "val" and "test" that there is, and
-    `description` tells a checkpoint how to use its weights (plain JSON).
+    `description` tells a checkpoint how to use its weights (plain JSON), and `split` what is
+    trained, selected and tested on.
 
     Args:
         config: the settings of a run of this kind.
+        accept_changes: whether a run goes on with a data set that was changed since it was begun.
     """
 
     target: str  # the key of the truth in a batch
     monitors: tuple[str, ...]  # the scores that can select the best weights, names of `headline`
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, *, accept_changes: bool = False):
         self.config = config
+        self.accept_changes = accept_changes
+        self.split: SplitRecord | None = None
         self.held_out: dict[str, Dataset] = {}
         self.description: dict[str, Any] = {}
 
@@ -54,7 +60,7 @@ class Task(ABC):
         """The training set, every file of it checked; fills `held_out` and `description`.
 
         Args:
-            checkpoint: one that is resumed; its preprocessing is kept.
+            checkpoint: one that is resumed; its preprocessing is kept, and its split.
             tell: for what was found and decided.
 
         Raises:

@@ -20,9 +20,10 @@ from kanseg.data.images import MAX_PIXELS
 from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
+from kanseg.data.split_record import file_digest
 from kanseg.errors import InputError
 
-F = TypeVar("F", Picture, Mask, "Label")
+F = TypeVar("F", Picture, Mask, "Label", "Bytes")
 TOGETHER = 512  # jobs handed to the threads at once
 
 
@@ -41,6 +42,17 @@ class Label:
     size: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     ignored: int = 0
+
+
+@dataclass
+class Bytes:
+    """The bytes of a file.
+
+    Args:
+        digest: of all of them.
+    """
+
+    digest: str = ""
 
 
 class Inspector:
@@ -94,6 +106,12 @@ class Inspector:
         return self._facts(
             f"mask {self.name(path)}", [path], Mask, lambda: look_at_mask(path, self.max_pixels)
         )
+
+    def digest(self, path: Path) -> str:
+        """The digest of a file's bytes, as of `file_digest`."""
+        return self._facts(
+            f"bytes {self.name(path)}", [path], Bytes, lambda: Bytes(file_digest(path))
+        ).digest
 
     def label(self, sample: Sample, info: LabelInfo) -> Label:
         """The label map of a sample, by `read_label`."""
