@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "kanseg"
 ORDER = [
     "errors",
+    "reading",
     "registry",
     "pretrained",
     "tables",
