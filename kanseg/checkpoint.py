@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kanseg.config import ClassificationConfig, Config, ModelConfig
-from kanseg import pretrained
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
 from kanseg.models import create_model
 from kanseg.models.matching import matched
-from kanseg.reading import read_json, read_text, typed
+from kanseg.pretrained import FORMAT, build_for, read_tensors, stored_arguments
+from kanseg.reading import read_json, typed
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -165,20 +165,20 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint, on the CPU."""
-    return pretrained.read_weights(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS)
 
 
 def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network of a checkpoint with its weights; InputError where they do not fit together."""
     arguments = description["model"]
     try:
-        return pretrained.build_for(partial(_create_stored, arguments), read_weights(folder))
+        return build_for(partial(_create_stored, arguments), read_weights(folder))
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
 
 
 def _create_stored(arguments: Mapping[str, Any]) -> nn.Module:
-    return create_model(**pretrained.stored_arguments(arguments))
+    return create_model(**stored_arguments(arguments))
 
 
 @dataclass(frozen=True)
@@ -196,17 +196,17 @@ def check_description(description: Any, where: object) -> None:
     """
     if not isinstance(description, dict):
         raise InputError(f"{where}: expected an object, got {description!r:.60}")
-    if description.get("kanseg") != pretrained.FORMAT:
+    if description.get("kanseg") != FORMAT:
         raise InputError(
             f"{where}: has format {description.get('kanseg')!r:.60}, this kanseg reads"
-            f" {pretrained.FORMAT}: use the version that wrote it"
+            f" {FORMAT}: use the version that wrote it"
         )
     for name in ("labels", "preprocess"):
         if name not in description:
             raise InputError(f"{where}: the entry {name!r} is missing")
     labels = typed(description["labels"], _Labels, f"{where}: labels")
     if labels.task != "classification":
-        info = LabelInfo(labels.task, labels.classes)
+        LabelInfo(labels.task, labels.classes)
         if labels.palette is not None and len(labels.palette) < len(labels.classes):
             raise InputError(f"{where}: fewer colours than classes")
         if any(not 0 <= value <= 255 for colour in labels.palette or () for value in colour):
@@ -216,10 +216,9 @@ def check_description(description: Any, where: object) -> None:
     if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):
         raise InputError(f"{where}: tile must be of 1 to {MAX_SIDE} pixels, got {list(tile)}")
     model = typed(description.get("model", {}), dict[str, Any], f"{where}: model")
-    if labels.task == "classification":
-        logits = len(labels.classes)
-    else:
-        logits = info.num_logits
+    logits = len(labels.classes)
+    if labels.task == "binary":
+        logits = 1
     for key, value in (("classes", logits), ("in_channels", preprocess.channels)):
         if model.get(key, value) != value:
             raise InputError(f"{where}: model: {key} is {model[key]!r:.60} and should be {value}")
@@ -299,7 +298,7 @@ def _read_manifest(folder: Path) -> dict[str, _Entry]:
     manifest = typed(read_json(folder / MANIFEST), _Manifest, MANIFEST)
     for name in manifest.files:
         if Path(name).name != name or not name.isprintable():
-            raise InputError(f"{MANIFEST}: {name!r:.60} is no name of a file")
+            raise InputError(f"{MANIFEST}: {name!r:.60} is missing: no name of a file here")
     return manifest.files
 
 

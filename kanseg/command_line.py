@@ -31,9 +31,7 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
         def error(self, message: str, ex: Exception | None = None) -> None:
             raise InputError(_one_line(message, kind)) from None
 
-    parser = Parser(
-        description=description, prog=prog, allow_abbrev=False, parser_mode=YAML_MODE
-    )
+    parser = Parser(description=description, prog=prog, allow_abbrev=False, parser_mode=YAML_MODE)
     parser.add_argument(
         "--config",
         action="config",

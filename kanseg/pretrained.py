@@ -193,7 +193,7 @@ def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> 
     except Exception as error:
         raise InputError(f"the network cannot be built: {_line(error)}") from None
     if twin is not None:
-        _load(twin, weights)
+        _load(twin, weights, assign=True)  # copies into tensors without memory warn
     try:
         model = build()
     except Exception as error:
@@ -222,7 +222,7 @@ def _at_most(count: int) -> Iterator[None]:
         handle.remove()
 
 
-def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
     """load_state_dict; InputError for other names, shapes or kinds of numbers (integers for
     floats, which torch would convert).
     """
@@ -230,21 +230,21 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         stored = weights.get(name)
         if stored is not None and _number_kind(stored) != _number_kind(value):
             raise InputError(
-                f"the weights do not fit the network: {name} holds {stored.dtype}, not"
+                f"{WEIGHTS} does not fit the network: {name} holds {stored.dtype}, not"
                 f" {value.dtype}"
             )
     # modules may read what they are given, and fail in their own ways
     try:
-        model.load_state_dict(dict(weights))
+        model.load_state_dict(dict(weights), assign=assign)
     except Exception as error:
-        raise InputError(f"the weights do not fit the network: {_line(error)}") from None
+        raise InputError(f"{WEIGHTS} does not fit the network: {_line(error)}") from None
 
 
 def _number_kind(value: Tensor) -> object:
     return "floats" if value.is_floating_point() else value.dtype
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
@@ -330,7 +330,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
     if path is None:
         raise InputError(f"{folder} has no {' or '.join(DESCRIPTIONS)}")
-    description = read_json(path)
+    try:
+        description = read_json(path)
+    except InputError as error:
+        raise InputError(f"damaged: {error}") from None
     if not isinstance(description, dict) or not any(
         isinstance(description.get(kind), dict) for kind in BUILDERS
     ):
@@ -349,7 +352,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network that a folder holds."""
-    weights = read_weights(folder / WEIGHTS)
+    weights = read_tensors(folder / WEIGHTS)
     try:
         model = build_for(partial(_built, description), weights)
     except InputError as error:

@@ -23,7 +23,9 @@ from kanseg.errors import InputError
 
 MAX_YAML = 2_000_000  # characters; PyYAML reads some 100,000 a second
 MAX_DEPTH = 50  # lists and mappings within each other in YAML
-MAX_NODES = 300_000  # values and keys of a YAML text, those behind aliases counted wherever they are
+MAX_NODES = (
+    300_000  # values and keys of a YAML text, those behind aliases counted wherever they are
+)
 LARGEST = 2**63  # integers beyond are nobody's settings; C code fails on them
 # Halves of a character that are valid in JSON and in no file name, terminal or other file.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -144,9 +146,10 @@ def typed(value: Any, kind: Any, where: object) -> Any:
         return None
     if kind is float and type(value) is int and abs(value) < LARGEST:
         return float(value)
-    if isinstance(kind, type) and type(value) is kind and origin is None:
-        if kind is not int or abs(value) < LARGEST:
-            return value
+    if kind is int and type(value) is int and abs(value) >= LARGEST:
+        return _refuse(value, kind, where)
+    if isinstance(kind, type) and origin is None and type(value) is kind:
+        return value
     return _refuse(value, kind, where)
 
 
