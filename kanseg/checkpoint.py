@@ -7,13 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kanseg.config import ClassificationConfig, Config, ModelConfig
@@ -22,6 +24,8 @@ from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.errors import InputError
 from kanseg.models import create_model
 from kanseg.models.matching import matched
+from kanseg.pretrained import FORMAT, build_for, read_tensors, stored_arguments
+from kanseg.reading import read_json, typed
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -29,6 +33,7 @@ CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
 STATE = "state.json"
 TENSORS = "training.pt"
+MAX_SIDE = 65536  # of tiles and resized pictures that a checkpoint can ask for, in pixels
 MIN_TILE = (
     512  # a convolutional network sees larger pictures than its training crops as well, and faster
 )
@@ -153,24 +158,95 @@ def read_description(folder: Path) -> dict[str, Any]:
     """The description in a checkpoint.
 
     Raises:
-        InputError: it is not a complete checkpoint.
+        InputError: it is not a complete checkpoint, or does not describe one.
     """
     fault = find_fault(folder)
     if fault is not None:
         raise InputError(f"{folder}: {fault}")
-    return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    description = read_json(folder / DESCRIPTION)
+    check_description(description, folder / DESCRIPTION)
+    return description
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint, on the CPU."""
-    return load_file(folder / WEIGHTS)
+    return read_tensors(folder / WEIGHTS)
 
 
-def preprocess_from(stored: dict[str, Any]) -> Preprocess:
-    """The preprocessing that a checkpoint describes."""
-    return Preprocess(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    )
+def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
+    """The network of a checkpoint with its weights; InputError where they do not fit together."""
+    arguments = description["model"]
+    try:
+        return build_for(partial(_create_stored, arguments), read_weights(folder))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
+def _create_stored(arguments: Mapping[str, Any]) -> nn.Module:
+    return create_model(**stored_arguments(arguments))
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The entry `labels` of a description; a classifier has no palette."""
+
+    task: Literal["binary", "multiclass", "multilabel", "classification"]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+
+def check_description(description: Any, where: object) -> None:
+    """InputError unless a description holds what `describe` writes, of the right types and sizes;
+    further entries are not looked at.
+    """
+    if not isinstance(description, dict):
+        raise InputError(f"{where}: expected an object, got {description!r:.60}")
+    if description.get("kanseg") != FORMAT:
+        raise InputError(
+            f"{where}: has format {description.get('kanseg')!r:.60}, this kanseg reads"
+            f" {FORMAT}: use the version that wrote it"
+        )
+    for name in ("labels", "preprocess"):
+        if name not in description:
+            raise InputError(f"{where}: the entry {name!r} is missing")
+    labels = typed(description["labels"], _Labels, f"{where}: labels")
+    if labels.task != "classification":
+        LabelInfo(labels.task, labels.classes)
+        if labels.palette is not None and len(labels.palette) < len(labels.classes):
+            raise InputError(f"{where}: fewer colours than classes")
+        if any(not 0 <= value <= 255 for colour in labels.palette or () for value in colour):
+            raise InputError(f"{where}: colours must be of 0 to 255")
+    preprocess = preprocess_from(description["preprocess"], where=f"{where}: preprocess")
+    tile = typed(description.get("tile"), tuple[int, int] | None, f"{where}: tile")
+    if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):
+        raise InputError(f"{where}: tile must be of 1 to {MAX_SIDE} pixels, got {list(tile)}")
+    model = typed(description.get("model", {}), dict[str, Any], f"{where}: model")
+    logits = len(labels.classes)
+    if labels.task == "binary":
+        logits = 1
+    for key, value in (("classes", logits), ("in_channels", preprocess.channels)):
+        if model.get(key, value) != value:
+            raise InputError(f"{where}: model: {key} is {model[key]!r:.60} and should be {value}")
+
+
+def preprocess_from(stored: Any, where: object = "preprocess") -> Preprocess:
+    """The preprocessing that a checkpoint describes.
+
+    Raises:
+        InputError: unknown or missing entries, other types, numbers out of range.
+    """
+    found = typed(stored, Preprocess, where)
+    for name in ("mean", "std"):
+        values = getattr(found, name)
+        if len(values) not in (1, found.channels) or not all(isfinite(value) for value in values):
+            raise InputError(f"{where}: {name} must be a number a channel, got {values!r:.60}")
+    if not 1 <= found.channels <= 65535 or min(found.std) <= 0:
+        raise InputError(f"{where}: channels and std must be above 0")
+    if not 0 < found.gamma < float("inf") or found.interpolation not in ("linear", "area"):
+        raise InputError(f"{where}: gamma or interpolation is none that there is")
+    if found.resize is not None and not all(1 <= side <= MAX_SIDE for side in found.resize):
+        raise InputError(f"{where}: resize must be of 1 to {MAX_SIDE} pixels")
+    return found
 
 
 def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
@@ -191,22 +267,44 @@ def find_fault(folder: Path) -> str | None:
     """Why a folder is no complete checkpoint (missing, torn or changed files), or None."""
     if not folder.is_dir():
         return "no such checkpoint folder"
-    try:
-        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except FileNotFoundError:
+    if not (folder / MANIFEST).is_file():
         return f"not a checkpoint (it has no {MANIFEST})"
-    except (ValueError, KeyError, TypeError):
-        return f"its {MANIFEST} is damaged"
-    for name, entry in listed.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["size"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
-        if _sha256(path) != entry["sha256"]:
-            return f"{name} is damaged (another SHA-256 than in the manifest)"
+    try:
+        listed = _read_manifest(folder)
+        for name, entry in listed.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry.size:
+                return f"{name} has {path.stat().st_size} bytes instead of {entry.size}"
+            if _sha256(path) != entry.sha256:
+                return f"{name} is damaged (another SHA-256 than in the manifest)"
+    except (InputError, OSError) as error:  # a disk that fails is damage too
+        return f"damaged: {' '.join(str(error).split())[:200]}"
     missing = [name for name in (WEIGHTS, DESCRIPTION, CONFIG) if name not in listed]
     return f"{missing[0]} is missing from the manifest" if missing else None
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the manifest says of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    files: dict[str, _Entry]
+
+
+def _read_manifest(folder: Path) -> dict[str, _Entry]:
+    """The files of a checkpoint by name; InputError where the manifest is damaged."""
+    manifest = typed(read_json(folder / MANIFEST), _Manifest, MANIFEST)
+    for name in manifest.files:
+        if Path(name).name != name or not name.isprintable():
+            raise InputError(f"{MANIFEST}: {name!r:.60} is missing: no name of a file here")
+    return manifest.files
 
 
 def point_to(link: Path, target: Path) -> None:

@@ -10,25 +10,28 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-import yaml
-
 from kanseg.errors import InputError
+from kanseg.reading import parse_yaml
 from kanseg.registry import nearest
 
 E = TypeVar("E")
+YAML_MODE = "kanseg_yaml"
 
 
 def command_line(description: str = "", prog: str | None = None, *, kind: type):
     """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`,
     `--help`.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_loader
+
+    # jsonargparse's own reader knows no bound on aliases, and raises what comes
+    set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:
             raise InputError(_one_line(message, kind)) from None
 
-    parser = Parser(description=description, prog=prog, allow_abbrev=False)
+    parser = Parser(description=description, prog=prog, allow_abbrev=False, parser_mode=YAML_MODE)
     parser.add_argument(
         "--config",
         action="config",
@@ -38,6 +41,15 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
     return parser
 
 
+def _load_yaml(text: str) -> Any:
+    """The value of a word of the command line, or of a file of settings."""
+    value = parse_yaml(text)
+    # a word such as `name:` is no mapping; jsonargparse's own reader makes the same exception
+    if isinstance(value, dict) and list(value) == [text.strip().removesuffix(":")]:
+        return text
+    return value
+
+
 def from_yaml(kind: type[E], text: str) -> E:
     """The settings in a YAML text; what it leaves out has its default.
 
@@ -45,10 +57,7 @@ def from_yaml(kind: type[E], text: str) -> E:
         InputError: unknown keys, wrong types.
     """
     parser = command_line(kind=kind)
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(text) or {}
     if not isinstance(content, dict) or any(
         isinstance(part, dict) and "class_path" in part for part in content.values()
     ):

@@ -5,25 +5,33 @@ class names. No code, no pickle.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kanseg.errors import InputError
+from kanseg.reading import LARGEST, read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of a training run's checkpoint
 FORMAT = 1
 FILES = [*DESCRIPTIONS, WEIGHTS]
+# Arguments of the builders that only their caller may give, never a file: they read other files,
+# download, or build other networks.
+NOT_STORED = ("match", "like", "match_size", "features_only")
+# What the network began with is in the stored weights, and may be gone, or a download.
+DROPPED = ("encoder_weights", "weights")
 # What a description calls a network -> the function that builds it from the arguments beside;
 # filled where those functions are.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
@@ -130,18 +138,130 @@ def _kind(description: Mapping[str, Any]) -> str:
 
 
 def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the builder, without what the encoder began with: that is in the stored weights already,
-    and may be gone, or a download.
+    """Of the builder, without what the encoder began with."""
+    return stored_arguments(description[_kind(description)])
+
+
+def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a builder as they may come from a file: without `encoder_weights`.
+
+    Raises:
+        ValueError: an argument that no file may give, or a number that no network has.
     """
-    return {
-        key: value
-        for key, value in description[_kind(description)].items()
-        if key not in ("encoder_weights", "weights")
-    }
+    for key in NOT_STORED:
+        if key in arguments:
+            raise ValueError(f"a stored network cannot have the argument {key!r}")
+    _check_numbers(arguments)
+    return {key: value for key, value in arguments.items() if key not in DROPPED}
+
+
+def _check_numbers(value: Any) -> None:
+    """ValueError for an integer beyond 64 bits, a number that is not finite, or a deep nesting."""
+    if isinstance(value, Mapping):
+        for each in value.values():
+            _check_numbers(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _check_numbers(each)
+    elif isinstance(value, (int, float)) and not -LARGEST < value < LARGEST:
+        raise ValueError("a stored network cannot have an option that is no finite number")
 
 
 def _built(description: Mapping[str, Any]) -> nn.Module:
     return BUILDERS[_kind(description)](**_arguments(description))
+
+
+def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network that `build` makes from arguments that came with the weights, in which they are
+    loaded.
+
+    It is built without memory first, and for real only if the weights fit: arguments that somebody
+    else wrote may ask for terabytes, or for layers without end.
+
+    Raises:
+        InputError: arguments that build no network, or weights of other names, shapes or types.
+    """
+    # Options go through all layers and other libraries, and each of these raises what comes for
+    # one that makes no sense (AttributeError, KeyError, ZeroDivisionError, AssertionError).
+    try:
+        with torch.device("meta"), _at_most(1000 + 4 * len(weights)):
+            twin = build()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise InputError(f"the network cannot be built: {_line(error)}") from None
+        twin = None  # a few encoders of other libraries need their weights to be built
+    except Exception as error:
+        raise InputError(f"the network cannot be built: {_line(error)}") from None
+    if twin is not None:
+        _load(twin, weights, assign=True)  # copies into tensors without memory warn
+    try:
+        model = build()
+    except Exception as error:
+        raise InputError(f"the network cannot be built: {_line(error)}") from None
+    _load(model, weights)
+    return model
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """InputError when modules register more parameters than that: the end of a network of a
+    million layers.
+    """
+    seen = 0
+
+    def register(module: nn.Module, name: str, parameter: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > count:
+            raise InputError("it has many more parameters than the file has tensors")
+
+    handle = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
+    """load_state_dict; InputError for other names, shapes or kinds of numbers (integers for
+    floats, which torch would convert).
+    """
+    for name, value in model.state_dict().items():
+        stored = weights.get(name)
+        if stored is not None and _number_kind(stored) != _number_kind(value):
+            raise InputError(
+                f"{WEIGHTS} does not fit the network: {name} holds {stored.dtype}, not"
+                f" {value.dtype}"
+            )
+    # modules may read what they are given, and fail in their own ways
+    try:
+        model.load_state_dict(dict(weights), assign=assign)
+    except Exception as error:
+        raise InputError(f"{WEIGHTS} does not fit the network: {_line(error)}") from None
+
+
+def _number_kind(value: Tensor) -> object:
+    return "floats" if value.is_floating_point() else value.dtype
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        InputError: no such file, or not of that format.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} cannot be read: no such file")
+    # The format is read by a library that knows torch's types by name, and raises SafetensorError,
+    # KeyError, ValueError, RuntimeError or OverflowError for a header that lies.
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _misfit(model: nn.Module) -> str | None:
@@ -211,9 +331,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     if path is None:
         raise InputError(f"{folder} has no {' or '.join(DESCRIPTIONS)}")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
+        description = read_json(path)
+    except InputError as error:
+        raise InputError(f"damaged: {error}") from None
     if not isinstance(description, dict) or not any(
         isinstance(description.get(kind), dict) for kind in BUILDERS
     ):
@@ -232,17 +352,11 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network that a folder holds."""
+    weights = read_tensors(folder / WEIGHTS)
     try:
-        model = _built(description)
-    except (TypeError, ValueError) as error:
+        model = build_for(partial(_built, description), weights)
+    except InputError as error:
         raise InputError(f"{folder}: {error}") from None
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS} cannot be read: {' '.join(str(error).split())[:200]}"
-        ) from None
-    load_weights(model, weights, folder / WEIGHTS)
     model.description = {**description, _kind(description): _arguments(description)}
     if "class_names" in description:
         model.class_names = tuple(description["class_names"])
@@ -294,16 +408,6 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
                 " here; build both with the same name and options"
             )
     encoder.load_state_dict(theirs)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """load_state_dict, with an InputError of one line."""
-    try:
-        model.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} does not fit the network: {' '.join(str(error).split())[:300]}"
-        ) from None
 
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:

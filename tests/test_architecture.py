@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "kanseg"
 ORDER = [
     "names",
     "errors",
+    "reading",
     "registry",
     "pretrained",
     "tables",

@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import yaml
-
 from kanseg.errors import InputError
+from kanseg.reading import read_json, read_yaml
 from kanseg.tables import markdown
 
 HEADERS = (
@@ -103,8 +102,8 @@ def read_published(path: str | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     try:
-        rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        rows = read_yaml(Path(path))
+    except (OSError, InputError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(rows, list) or any(
         not isinstance(row, dict) or not {"experiment", "published"} <= row.keys() for row in rows
@@ -118,8 +117,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     if not (folder / "metrics.json").is_file() or not (folder / "config.yaml").is_file():
         return None
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        metrics = read_json(folder / "metrics.json")
+        config = read_yaml(folder / "config.yaml")
         if "top1" not in metrics.get("test", {}):
             return None
         (
@@ -130,7 +129,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
             metrics["multiply_adds"],
             metrics["cpu_seconds"],
         )
-    except (ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: its metrics.json or config.yaml is damaged ({type(error).__name__}:"
             f" {error}); leave the folder out"

@@ -15,11 +15,12 @@ import numpy as np
 from kanseg.data.annotation import Annotation, Region
 from kanseg.data.folder import Folder
 from kanseg.data.images import MAX_PIXELS
-from kanseg.data.info import IGNORED, LabelInfo, given_labels, read_text
+from kanseg.data.info import IGNORED, LabelInfo, given_labels
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, nfc, read_groups, seeded_split
 from kanseg.errors import InputError
+from kanseg.reading import read_text
 from kanseg.registry import nearest
 
 SINGLE = "annotations.json"

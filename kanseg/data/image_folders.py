@@ -10,8 +10,8 @@ from kanseg.data.image_arrays import TEST_SHARE
 from kanseg.data.image_formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.image_sources import SHOWN, FilePictures, ImageSource, cut
 from kanseg.data.images import IMAGE_SUFFIXES
-from kanseg.data.info import read_text
 from kanseg.errors import InputError
+from kanseg.reading import read_text
 from kanseg.registry import nearest
 
 SPLIT_NAMES = {

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from kanseg.data.images import MAX_PIXELS, read_mask_values
 from kanseg.data.tiff import LARGEST_LABEL, SMALLEST_LABEL
 from kanseg.errors import InputError
+from kanseg.reading import read_yaml
 from kanseg.registry import nearest
 
 IGNORED = 255  # in a loaded label map: the pixel counts for nothing
@@ -273,10 +273,7 @@ def dataset_yaml(root: Path) -> dict[str, Any]:
     path = root / "dataset.yaml"
     if not path.is_file():
         return {}
-    try:
-        content = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(path) or {}
     known = [f.name for f in fields(LabelInfo)]
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
@@ -286,18 +283,6 @@ def dataset_yaml(root: Path) -> dict[str, Any]:
                 f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})"
             )
     return content
-
-
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark; another encoding is an
-    InputError.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
 
 
 def default_palette(classes: int) -> list[Colour]:

@@ -4,16 +4,14 @@ groups.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from kanseg.data.info import read_text
 from kanseg.errors import InputError
+from kanseg.reading import parse_csv, read_text
 from kanseg.registry import nearest
 
 SPLITS = ("train", "val", "test")
@@ -79,7 +77,7 @@ def read_groups(root: Path) -> dict[str, str] | None:
     if not table.is_file():
         return None
     found: dict[str, str] = {}
-    for row in csv.reader(io.StringIO(read_text(table))):
+    for row in parse_csv(read_text(table), table):
         if (
             len(row) >= 2
             and found.setdefault(nfc(row[0].strip()), row[1].strip()) != row[1].strip()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from torch import Tensor, nn
@@ -11,6 +12,28 @@ from torch.nn import functional as F
 from kanseg.registry import nearest
 
 Weights = str | bool | None
+# A model of timm, with or without the tag of its weights. No colon and no slash: with these timm
+# looks up the hub, or reads a folder.
+TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+# What may be asked of a model of timm: its sizes, its regularization, its layers by name. timm has
+# more arguments, some of which read files, unpickle them or download (checkpoint_path, pretrained,
+# pretrained_cfg, ...), and gets new ones; names of encoders and their options also come from
+# checkpoints and configs that somebody else wrote.
+TIMM_OPTIONS = {
+    # sizes
+    *("img_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad", "always_partition"),
+    *("patch_size", "window_size", "window_ratio", "embed_dim", "embed_dims", "depths", "layers"),
+    *("channels", "dims", "num_heads", "mlp_ratio", "mlp_ratios", "sr_ratios", "base_width"),
+    *("cardinality", "reduce_first", "kernel_sizes", "output_stride", "stem_size", "stem_width"),
+    *("stem_type", "stem_kernel_size", "replace_stem_pool", "avg_down", "fix_stem", "conv_mlp"),
+    # regularization
+    *("drop_rate", "drop_path_rate", "drop_block_rate", "proj_drop_rate", "attn_drop_rate"),
+    *("pos_drop_rate", "patch_drop_rate", "init_values", "ls_init_value", "weight_init"),
+    # layers
+    *("act_layer", "norm_layer", "norm_eps", "aa_layer", "se_layer", "pad_type", "patch_norm"),
+    *("pre_norm", "qkv_bias", "qk_norm", "class_token", "reg_tokens", "pos_embed", "use_abs_pos"),
+    *("use_pos_embed", "use_rel_pos", "use_grn", "conv_bias", "global_pool", "head_init_scale"),
+}
 
 
 class ForeignEncoder(nn.Module):
@@ -126,7 +149,10 @@ def _smp_encoder(
             "encoders called smp-NAME need segmentation-models-pytorch: python -m pip install"
             " segmentation-models-pytorch"
         ) from error
-    if name not in encoders.encoders and not name.startswith(("tu-", "timm-")):
+    if name.startswith("tu-"):
+        _check_timm_name(name.removeprefix("tu-"))
+        _check_timm_options(name, options)
+    elif name not in encoders.encoders and not _is_renamed(name):
         raise ValueError(
             f"segmentation_models.pytorch has no encoder {name!r}{nearest(name, encoders.encoders)}"
         )
@@ -143,6 +169,39 @@ def _smp_encoder(
     return ForeignEncoder(body, places=places, channels=channels, in_channels=in_channels)
 
 
+def _is_renamed(name: str) -> bool:
+    """Whether SMP makes a model of timm of an old name such as "timm-resnest14d"."""
+    if not name.startswith("timm-"):
+        return False
+    from timm import is_model
+
+    rest = name.removeprefix("timm-")
+    return bool(TIMM_NAME.fullmatch(rest)) and (is_model(rest) or is_model(f"tf_{rest}"))
+
+
+def _check_timm_name(name: str) -> None:
+    """ValueError for what is not the name of a model in timm's own list."""
+    import timm
+
+    if not TIMM_NAME.fullmatch(name) or not timm.is_model(name.partition(".")[0]):
+        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+
+
+def _check_timm_options(name: str, options: Mapping[str, object]) -> None:
+    """ValueError for an option outside of `TIMM_OPTIONS`, or one that is no plain value."""
+    for key, value in options.items():
+        if key not in TIMM_OPTIONS:
+            cure = "; pretrained weights are asked for by encoder_weights"
+            raise ValueError(
+                f"{key!r} is no option that {name!r} can be given here"
+                f"{nearest(key, TIMM_OPTIONS)}"
+                f"{cure if 'pretrained' in key or 'checkpoint' in key else ''}"
+            )
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(each, (str, int, float, type(None))) for each in values):
+            raise ValueError(f"option {key!r} of {name!r} must be a number, a name or a list")
+
+
 def _timm_encoder(
     name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]
 ) -> ForeignEncoder:
@@ -152,9 +211,11 @@ def _timm_encoder(
         raise ImportError(
             "encoders called timm-NAME need timm: python -m pip install timm"
         ) from error
-    if not timm.is_model(name.partition(".")[0]):
-        raise ValueError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    name = f"{name}.{weights}" if isinstance(weights, str) else name
+    _check_timm_name(name)
+    _check_timm_options(name, options)
+    if isinstance(weights, str):
+        name = f"{name}.{weights}"
+        _check_timm_name(name)
     build = partial(
         timm.create_model,
         name,

@@ -13,6 +13,7 @@ from kanseg.config import Config, DataConfig
 from kanseg.data import Preprocess
 from kanseg.errors import InputError
 from kanseg.pretrained import find_folder, from_pretrained
+from kanseg.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Source:
                 f"{self.folder} has no {CONFIG}, which tells how the data set is read: give a"
                 " checkpoint of a training run, or no --split"
             )
-        data = Config.from_yaml(path.read_text(encoding="utf-8")).data
+        data = Config.from_yaml(read_text(path)).data
         return data if root is None else replace(data, root=root, prepare=None, folds=0, fold=0)
 
 

@@ -29,6 +29,7 @@ from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
 from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics, SurfaceOptions, picture_table
+from kanseg.reading import read_text
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -262,7 +263,7 @@ def evaluate_checkpoint(
         raise InputError(f"protocol {protocol!r} is not known (known: u_kan)")
     folder = Path(checkpoint) / "best" if (Path(checkpoint) / "best").is_dir() else Path(checkpoint)
     predictor = Predictor.from_checkpoint(folder, flips=flips, batch_size=batch_size, device=device)
-    config = Config.from_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
+    config = Config.from_yaml(read_text(folder / "config.yaml"))
     if surface is not None:
         config.training.surface = surface
     config.training.tolerance = config.training.tolerance if tolerance is None else tolerance

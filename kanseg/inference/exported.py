@@ -4,7 +4,6 @@ them travels in the file.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -14,14 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanseg.checkpoint import check_description
 from kanseg.data.foreign import foreign_decoder, require_regular_file
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
+from kanseg.reading import parse_json, typed
 
 # key of the description in an ONNX file; in a .pt2 file the name of an extra file, with .json
 METADATA = "kanseg"
 TRUST = "KANSEG_TRUST_PT2"
 INSTALL = 'python -m pip install -e ".[export]"'
+OUTPUTS = ("logits", "probabilities", "labels")
 SMALLEST = 1e-7  # a probability below is taken for this one, so that its logit is finite
 Run = Callable[[Tensor], Tensor]
 
@@ -143,43 +145,38 @@ def onnxruntime() -> Any:
     return onnxruntime
 
 
-def runtime_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; its exceptions have no common base but Exception."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(
-        kind
-        for kind in vars(state).values()
-        if isinstance(kind, type) and issubclass(kind, Exception)
-    )
-
-
 def _log(values: Tensor) -> Tensor:
     return values.clamp_min(SMALLEST).log()
 
 
 def _read_onnx(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | None]:
     runtime = onnxruntime()
-    errors, options = runtime_errors(), runtime.SessionOptions()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # From memory, without a path: an ONNX file can name other files that hold its weights, and ours
+    # hold their own. What onnxruntime raises for a damaged graph has no common base; nor has what
+    # such a graph does to the lines below (no input, a result that is no array).
     try:
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except errors as error:
+        session = runtime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        name = session.get_inputs()[0].name
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    except Exception as error:
         raise InputError(
             f"{path}: not an ONNX file that onnxruntime can read: {_line(error)}"
         ) from None
-    name = session.get_inputs()[0].name
 
     def run(pictures: Tensor) -> Tensor:
         try:
             return torch.from_numpy(session.run(None, {name: pictures.numpy()})[0])
-        except errors as error:
+        except Exception as error:
             raise InputError(
                 f"{path} fails on pictures {tuple(pictures.shape)}: {_line(error)}"
             ) from None
 
-    return run, session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return run, text
 
 
 def _read_torch(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | None]:
@@ -191,9 +188,9 @@ def _read_torch(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | No
             f" {TRUST}=1 (or trust=True), else use an ONNX file"
         )
     text = _extra_file(path)
-    try:
+    try:  # whatever torch raises for a file of another version, or a damaged one
         graph = torch.export.load(path).module()
-    except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+    except Exception as error:
         raise InputError(
             f"{path}: this torch ({torch.__version__}) cannot load it: {_line(error)}"
         ) from None
@@ -225,19 +222,22 @@ def _extra_file(path: Path) -> str | None:
                 None,
             )
             return None if name is None else archive.read(name).decode("utf-8")
-    except (zipfile.BadZipFile, UnicodeDecodeError):
+    except Exception:  # a zip file can be damaged in more ways than zipfile has names for
         raise InputError(f"{path}: damaged, or no .pt2 file") from None
 
 
 def _description(path: Path, text: str | None) -> dict[str, Any]:
-    try:
-        description = json.loads(text or "null")
-    except ValueError:
-        description = None
+    description = parse_json(text or "null", path)
     if not isinstance(description, dict) or description.get("preprocessing") != "inside":
         raise InputError(
             f"{path}: holds no description of a kanseg network; write it by tools/export.py"
         )
+    check_description(description, path)
+    if description.get("output") not in OUTPUTS:
+        raise InputError(f"{path}: output must be one of {', '.join(OUTPUTS)}")
+    batch = typed(description.get("batch"), int | None, f"{path}: batch")
+    if batch is not None and not 1 <= batch <= 65536:
+        raise InputError(f"{path}: batch must be 1 or more, got {batch}")
     return description
 
 

@@ -10,7 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from kanseg import pretrained
-from kanseg.checkpoint import MANIFEST, build_model, preprocess_from, read_description, read_weights
+from kanseg.checkpoint import (
+    MANIFEST,
+    check_description,
+    load_model,
+    preprocess_from,
+    read_description,
+)
 from kanseg.data.preprocess import Preprocess
 from kanseg.errors import InputError
 from kanseg.pretrained import CONFIG
@@ -77,9 +83,9 @@ def _stored(folder: Path) -> tuple[dict[str, Any], nn.Module]:
             raise InputError(
                 f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it"
             )
+        check_description(description, folder / CONFIG)
         return description, pretrained.read_network(folder, description)
     description = read_description(folder)
-    model = build_model(description["model"])
-    model.load_state_dict(read_weights(folder))
+    model = load_model(folder, description)
     model.description, model.class_names = description, tuple(description["labels"]["classes"])
     return description, model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +33,7 @@ from kanseg.metrics import ClassificationMetrics, classification_table
 from kanseg.metrics.classification import Classified
 from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
+from kanseg.reading import read_json
 from kanseg.registry import nearest
 from kanseg.training.classification_pictures import (
     draw_confusion,
@@ -215,9 +215,7 @@ class ClassificationTask(Task):
 
     def _preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
         if checkpoint is not None:
-            return preprocess_from(
-                json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))["preprocess"]
-            )
+            return preprocess_from(read_json(checkpoint / DESCRIPTION)["preprocess"])
         data = self.config.data
         for name in ("mean", "std"):
             values = getattr(data, name)

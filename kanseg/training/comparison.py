@@ -15,6 +15,7 @@ import yaml
 from kanseg.bases import BASES, list_basis_options
 from kanseg.config import Config, ModelConfig, parse_config
 from kanseg.errors import InputError
+from kanseg.reading import read_yaml
 from kanseg.registry import nearest
 from kanseg.training.resume import RunBusy, newest_complete, settings_changed, step_folders
 from kanseg.training.run import train
@@ -100,8 +101,8 @@ def read_arms(
 def _variants(path: str) -> dict[str, list[str]]:
     """The arms in a YAML file, as words of a command line."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(Path(path))
+    except (OSError, InputError) as error:
         raise InputError(f"--arms {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all(
         isinstance(settings, dict) for settings in content.values()

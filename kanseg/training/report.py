@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from kanseg.config import write_text
+from kanseg.reading import parse_yaml
 from kanseg.training.report_tables import scores_as_html, shown, table, words
 
 LARGEST = 5_000_000  # bytes of the page, so that it can be sent by mail
@@ -91,7 +91,7 @@ def _page(run: Path, results: Mapping[str, Any], settings: str, quality: tuple[i
         for name, scores in results.items()
         if isinstance(scores, Mapping) and "pictures" in scores
     }
-    config = yaml.safe_load(settings) or {}
+    config = parse_yaml(settings) or {}
     sections = {
         title: f'<p class="note">{note}</p>{_inlined(run / name, title, quality)}'
         for name, (title, note) in PICTURES.items()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from torch import nn
 
-from kanseg.checkpoint import CONFIG, STATE, TENSORS, find_fault, read_weights
+from kanseg.checkpoint import (
+    CONFIG,
+    STATE,
+    TENSORS,
+    find_fault,
+    read_description,
+    read_weights,
+)
 from kanseg.errors import InputError
+from kanseg.reading import read_text, read_yaml
+from kanseg.training.state import read_training
 
 # What may differ when a run goes on. Anything else would make it another experiment than the one
 # that its folder tells of.
@@ -89,7 +96,7 @@ def with_found_batches(config: Any) -> Any:
     stored = Path(config.run_dir) / "config.yaml"
     if not config.training.find_batch_size or not stored.is_file():
         return config
-    found = type(config).from_yaml(stored.read_text(encoding="utf-8")).training
+    found = type(config).from_yaml(read_text(stored)).training
     return replace(
         config,
         training=replace(config.training, batch_size=found.batch_size, accumulate=found.accumulate),
@@ -117,7 +124,7 @@ def find_checkpoint(
     folder, skipped = newest_complete(run)
     for line in skipped:
         tell(line)
-    changes = settings_changed((folder / CONFIG).read_text(encoding="utf-8"), config)
+    changes = settings_changed(read_text(folder / CONFIG), config)
     refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
     if refused:
         raise InputError(
@@ -176,10 +183,23 @@ def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, A
     return [] if old == new else [(prefix, old, new)]
 
 
-def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, tensors) of a checkpoint that can be resumed; no pickled objects are loaded."""
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    return state, torch.load(folder / TENSORS, map_location="cpu", weights_only=True)
+def resume_fault(folder: Path) -> str | None:
+    """Why a run cannot go on from a checkpoint, or None: its files are damaged, or whole and yet
+    none that a run has written.
+    """
+    fault = find_fault(folder)
+    if fault is not None:
+        return fault
+    if not (folder / STATE).is_file() or not (folder / TENSORS).is_file():
+        return "it holds no training state"
+    try:
+        read_yaml(folder / CONFIG)
+        read_description(folder)
+        read_weights(folder)
+        read_training(folder)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def step_folders(run: Path) -> list[Path]:
@@ -196,10 +216,10 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
     """
     skipped = []
     for folder in step_folders(run):
-        fault = find_fault(folder)
-        if fault is None and (folder / STATE).is_file() and (folder / TENSORS).is_file():
+        fault = resume_fault(folder)
+        if fault is None:
             return folder, skipped
-        skipped.append(f"skipped {folder}: {fault or 'it holds no training state'}")
+        skipped.append(f"skipped {folder}: {fault}")
     told = f" ({'; '.join(skipped)})" if skipped else ""
     cure = "start anew without --resume, and with --overwrite where a run was begun"
     raise InputError(

@@ -253,7 +253,12 @@ def assemble(
     )
     training.closures = settings.optimizer in NEEDS_CLOSURE
     if resumed is not None:
-        restore(training, resumed.state, resumed.tensors)
+        # what is whole and typed can still not fit, in ways that only torch finds
+        try:
+            restore(training, resumed.state, resumed.tensors)
+        except Exception as error:
+            text = " ".join(str(error).split())[:300] or type(error).__name__
+            raise InputError(f"{resumed.folder}: its training state does not fit: {text}") from None
         tell(
             f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step"
             f" {training.progress.step}"

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 
 from kanseg.checkpoint import point_to, save_checkpoint
 from kanseg.training.resume import prune
-from kanseg.training.state import Progress, Training
+from kanseg.training.state import Progress, Training, check_tensors
 
 
 def save(training: Training) -> None:
@@ -65,6 +65,7 @@ def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) 
     lr and weight_decay are those of the settings of now.
     """
     accelerator = training.accelerator
+    check_tensors(tensors, training.optimizer)
     training.optimizer.load_state_dict(tensors["optimizer"])
     for group in training.optimizer.param_groups:
         if "weight_decay" in group:

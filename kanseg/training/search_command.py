@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.errors import InputError
 from kanseg.models import list_models
+from kanseg.reading import read_yaml
 
 EPILOG = (
     "Every setting of the experiment can be given as --section.key value; tools/train_seg.py --help"
@@ -90,8 +89,8 @@ def kind_of_experiment(config: str, rest: Sequence[str]) -> type:
     be read is left to the parser.
     """
     name = None
-    with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
-        name = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["model"]["name"]
+    with contextlib.suppress(OSError, InputError, TypeError, KeyError):
+        name = read_yaml(Path(config))["model"]["name"]
     for i, word in enumerate(rest):
         if word.startswith("--model.name"):
             name = word.partition("=")[2] or (rest[i + 1] if i + 1 < len(rest) else None)

@@ -16,6 +16,7 @@ import yaml
 
 from kanseg.command_line import known_keys
 from kanseg.errors import InputError
+from kanseg.reading import read_yaml
 from kanseg.registry import nearest
 from kanseg.training.run import TASKS
 from kanseg.training.settings import check_settings
@@ -70,8 +71,8 @@ def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
             none, a value that the setting refuses.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(Path(path))
+    except (OSError, InputError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not content:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +41,7 @@ from kanseg.losses import (
 )
 from kanseg.metrics import SCORES, SegmentationMetrics, table
 from kanseg.models import list_models
+from kanseg.reading import read_json
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_results
 from kanseg.training.previews import preview
@@ -347,9 +347,7 @@ def make_preprocess(
         InputError: values that do not fit the channels.
     """
     if checkpoint is not None:
-        return preprocess_from(
-            json.loads((checkpoint / DESCRIPTION).read_text(encoding="utf-8"))["preprocess"]
-        )
+        return preprocess_from(read_json(checkpoint / DESCRIPTION)["preprocess"])
     for name in ("mean", "std"):
         values = getattr(data, name)
         if values is not None and (

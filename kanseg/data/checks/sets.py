@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import filecmp
-import io
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,9 +15,10 @@ from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import DETAILED, few
 from kanseg.data.images import to_channels
-from kanseg.data.info import LabelInfo, read_text
+from kanseg.data.info import LabelInfo
 from kanseg.data.sample import Sample
 from kanseg.errors import InputError
+from kanseg.reading import parse_csv, read_text
 
 Roles = Mapping[str, Sequence[Sample]]
 OUTLIER = 4  # times the median height or width
@@ -110,8 +109,8 @@ def groups(root: Path, roles: Roles) -> list[Issue]:
     if not table.is_file():
         return []
     try:
-        rows = [row for row in csv.reader(io.StringIO(read_text(table))) if len(row) >= 2]
-    except (InputError, csv.Error) as error:
+        rows = [row for row in parse_csv(read_text(table), table) if len(row) >= 2]
+    except InputError as error:
         return [
             Issue(
                 "no_group", table.name, f"cannot be read: {str(error).removeprefix(f'{table}: ')}"

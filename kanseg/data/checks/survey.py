@@ -10,10 +10,10 @@ from pathlib import Path
 
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.images import IMAGE_SUFFIXES
-from kanseg.data.info import read_text
 from kanseg.data.sample import Sample
 from kanseg.data.splits import NO_SPLITS, SPLITS
 from kanseg.errors import InputError
+from kanseg.reading import read_text
 from kanseg.registry import nearest
 
 SHOWN = 5  # names in a line; the details have more
