@@ -28,9 +28,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         status = 2
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted (a training goes on from its last checkpoint with --resume)\n"
-        )
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"interrupted: {stop}\n" if str(stop) else "interrupted\n")
         status = 130
     sys.exit(status)

@@ -296,8 +296,32 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
     encoder.load_state_dict(theirs)
 
 
+def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
+    """Name of the first tensor that holds a NaN or an infinity; None where there is none."""
+    for name, value in tensors.items():
+        floats = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+        if floats and not torch.isfinite(value).all():
+            return name
+    return None
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """InputError for weights that hold NaN or infinite values: every prediction would be
+    meaningless.
+    """
+    name = first_non_finite(weights)
+    if name is not None:
+        raise InputError(
+            f"{path}: {name} holds values that are NaN or infinite, so the network cannot be used;"
+            " take another checkpoint"
+        )
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """load_state_dict, with an InputError of one line."""
+    """load_state_dict, with an InputError of one line for weights that do not fit or are not
+    finite.
+    """
+    check_finite(weights, path)
     try:
         model.load_state_dict(dict(weights))
     except RuntimeError as error:

@@ -164,9 +164,10 @@ def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
 
 
 def let_the_main_process_stop(_: int) -> None:
-    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to
-    the main process, and end when that says so.
+    """For `worker_init_fn`: reading processes leave SIGTERM and SIGINT (Ctrl-C), which reach the
+    whole group, to the main process, and end when that says so.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with_the_main_process, daemon=True).start()
