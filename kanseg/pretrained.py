@@ -53,9 +53,12 @@ class _Pretrained(
 
         Raises:
             InputError: a network that its description does not build: one that was put together by
-                hand, or changed since.
+                hand, or changed since; weights that are NaN or infinite.
         """
         self._stored()
+        name = first_non_finite(self.state_dict())
+        if name is not None:
+            raise InputError(f"{name} holds values that are NaN or infinite: nothing is stored")
         if Path(save_directory).is_file():
             raise InputError(f"{save_directory} is a file: name a folder")
         return super().save_pretrained(save_directory, **options)

@@ -26,6 +26,7 @@ from kanseg.data.loading import RawItems, collate
 from kanseg.errors import InputError
 from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
+from kanseg.inference.segmenter import check_finite_output
 from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics, SurfaceOptions, picture_table
 
@@ -125,6 +126,7 @@ def evaluate(
     metrics = SegmentationMetrics(dataset.info.classes, task, surface=surface)
 
     def update(probabilities: Tensor, target: Tensor, indices: list[int]) -> None:
+        check_finite_output(probabilities, [dataset.samples[i].name for i in indices])
         spacings = (
             [scaled_spacing(dataset.samples[i], target.shape[-2:], surface) for i in indices]
             if surface

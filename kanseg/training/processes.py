@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-# Names under which launchers (torchrun, several kinds of MPI) tell how many processes they started.
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+from kanseg.machine import launched_processes
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -17,17 +14,11 @@ def make_accelerator(precision: str) -> Accelerator:
     # else a second run in one process could not choose another precision
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision)
-    if accelerator.num_processes == 1 and launched() > 1:
+    if accelerator.num_processes == 1 and launched_processes() > 1:
         # Without a GPU Accelerate takes them for runs of their own, unless the CPU is asked for.
         AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(mixed_precision=precision, cpu=True)
     return accelerator
-
-
-def launched() -> int:
-    """How many processes a launcher has started for this command; 1 without one."""
-    sizes = [os.environ.get(name, "") for name in WORLD_SIZES]
-    return max([int(size) for size in sizes if size.isdigit()], default=1)
 
 
 def anywhere(flag: bool, accelerator: Accelerator) -> bool:

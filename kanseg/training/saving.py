@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanseg.checkpoint import (
     MANIFEST,
@@ -128,8 +128,7 @@ def save_best(training: Training) -> None:
     """Store the weights of now, or their average, as the best ones (main process)."""
     if not training.accelerator.is_main_process:
         return
-    folder = _free(training.run / "checkpoints" / f"best_{training.progress.epoch:05d}")
-    save_checkpoint(folder, training.result, training.task.description, training.config)
+    folder = _save_weights(training, training.result, training.progress.epoch)
     # older ones go with the next checkpoint (`prune`): until then the run would go on from one that
     # names them
     point_to(training.run / "best", folder)
@@ -195,9 +194,14 @@ def _rebuilt(training: Training) -> Path | None:
         with torch.random.fork_rng(devices=[]):
             model = build_model(training.task.description["model"])
         model.load_state_dict(_result_in(folder, averaged=training.average is not None))
-        place = _free(training.run / "checkpoints" / f"best_{epoch:05d}")
-        return save_checkpoint(place, model, training.task.description, training.config)
+        return _save_weights(training, model, epoch)
     return None
+
+
+def _save_weights(training: Training, model: nn.Module, epoch: int) -> Path:
+    """A checkpoint of the best weights, those of an epoch."""
+    folder = _free(training.run / "checkpoints" / f"best_{epoch:05d}")
+    return save_checkpoint(folder, model, training.task.description, training.config)
 
 
 def _result_in(folder: Path, *, averaged: bool) -> dict[str, Tensor]:
