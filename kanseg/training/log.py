@@ -27,8 +27,7 @@ class RunLog:
         run: folder of the run.
         active: whether this process writes.
         trackers: that are told too, of the active process.
-        keep_bytes: length to which an existing log is cut (what the resumed checkpoint had seen);
-            None for a new log.
+        resumed: whether the lines that are there are kept.
     """
 
     def __init__(
@@ -37,18 +36,15 @@ class RunLog:
         *,
         active: bool,
         trackers: Sequence[Tracker] = (),
-        keep_bytes: int | None = None,
+        resumed: bool = False,
     ):
         self.path = run / "log.jsonl"
         self.active = active
         self._trackers = tuple(trackers) if active else ()
         if not active:
             return
-        if keep_bytes is None:
+        if not resumed:
             self.path.write_text("", encoding="utf-8")
-        else:
-            self.path.touch()
-            os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
 
     @property
     def size(self) -> int:
@@ -106,7 +102,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def mend_log(run: Path, state: Mapping[str, Any]) -> str | None:
-    """Cut the log of a run that goes on to what its checkpoint had seen, without damaged lines.
+    """Cut the log of a run that goes on to what its checkpoint had seen, without damaged lines;
+    made anew where it is gone.
 
     Args:
         run: folder of the run.
@@ -118,20 +115,20 @@ def mend_log(run: Path, state: Mapping[str, Any]) -> str | None:
     path = run / "log.jsonl"
     stored = path.read_bytes() if path.exists() else b""
     kept, damaged = [], 0
-    for line in stored[: state["log_bytes"]].splitlines(keepends=True):
+    for line in stored.splitlines(keepends=True):
         entry = _entry(line)
         if entry is None or not line.endswith(b"\n"):
             damaged += 1
         elif not _later(entry, state):
             kept.append(line)
     text = b"".join(kept)
-    if text != stored:
+    if text != stored or not path.exists():
         write_whole(path, lambda temporary: temporary.write_bytes(text))
     if len(text) == state["log_bytes"]:
         return None
     return (
-        f"{path}: {len(text)} of the {state['log_bytes']} bytes that the checkpoint has seen are"
-        f" there ({damaged} damaged lines left out); curves and report lack the others"
+        f"{path} was damaged: {len(text)} bytes are left of the {state['log_bytes']} that the"
+        f" checkpoint has seen ({damaged} lines cannot be read); curves and report lack the others"
     )
 
 
@@ -146,8 +143,8 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _later(entry: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether an entry was written after a checkpoint: bytes alone do not tell where a line was
-    lost before.
+    """Whether an entry was written after a checkpoint. Its number of bytes does not tell where a
+    line was lost before.
     """
     ends_epoch = "train" in entry
     return entry["step"] > state["step"] or (ends_epoch and entry["epoch"] > state["epoch"])

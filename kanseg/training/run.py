@@ -324,9 +324,7 @@ def _open_run(
     its log.
     """
     run, active = Path(config.run_dir), accelerator.is_main_process
-    step, seen = (
-        (0, None) if resumed is None else (resumed.state["step"], resumed.state["log_bytes"])
-    )
+    step = 0 if resumed is None else resumed.state["step"]
     trackers: list[Tracker] = []
     if active:
         _clear(run, all_of_it=resumed is None and overwrite)
@@ -337,7 +335,7 @@ def _open_run(
         if lost is not None:
             tell(lost)
     accelerator.wait_for_everyone()
-    return RunLog(run, active=active, trackers=trackers, keep_bytes=seen)
+    return RunLog(run, active=active, trackers=trackers, resumed=resumed is not None)
 
 
 def _clear(run: Path, *, all_of_it: bool) -> None:
