@@ -24,7 +24,7 @@ from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.errors import InputError
 from kanseg.models import create_model
 from kanseg.models.matching import matched
-from kanseg.pretrained import FORMAT, build_for, read_tensors, stored_arguments
+from kanseg.pretrained import FORMAT, build_for, check_finite, read_tensors, stored_arguments
 from kanseg.reading import read_json, typed
 
 MANIFEST = "manifest.json"
@@ -53,8 +53,7 @@ def save_checkpoint(
     SHA-256, then renamed.
 
     Args:
-        folder: where it will be; callers choose a free name (one that is there is taken for the
-            torn rest of a killed run).
+        folder: where it will be; one that is there is deleted when the new one has its name.
         model: whose state dict is stored (safetensors).
         description: what is needed to use the weights: see `describe`.
         config: the run's complete settings.
@@ -90,10 +89,7 @@ def save_checkpoint(
             f"{folder}: the checkpoint could not be written ({free / 2**20:.0f} MiB free):"
             f" {' '.join(str(error).split())[:200]}"
         ) from None
-    if folder.exists():
-        shutil.rmtree(folder)
-    building.replace(folder)
-    _flush_folder(folder.parent)
+    take_name(building, folder)
     return folder
 
 
@@ -169,8 +165,14 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, on the CPU."""
-    return read_tensors(folder / WEIGHTS)
+    """The state dict of a checkpoint, on the CPU.
+
+    Raises:
+        InputError: weights that are NaN or infinite.
+    """
+    weights = read_tensors(folder / WEIGHTS)
+    check_finite(weights, folder / WEIGHTS)
+    return weights
 
 
 def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
@@ -318,8 +320,22 @@ def point_to(link: Path, target: Path) -> None:
     except OSError:  # Windows without the privilege, some network file systems
         shutil.copytree(target, temporary)
     if link.is_dir() and not (link.is_symlink() and temporary.is_symlink()):
-        _delete(link)  # a run that was copied without its links has folders here
-    temporary.replace(link)
+        take_name(temporary, link)  # a run that was copied without its links has folders here
+    else:
+        temporary.replace(link)
+
+
+def take_name(building: Path, path: Path) -> None:
+    """Rename a complete folder. One that has the name already is renamed before and deleted after:
+    whenever the process is killed, one of the two is there and complete.
+    """
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    _delete(old)
+    if os.path.lexists(path):
+        path.replace(old)
+    building.replace(path)
+    _flush_folder(path.parent)
+    _delete(old)
 
 
 def _delete(path: Path) -> None:

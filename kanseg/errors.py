@@ -33,9 +33,7 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         sys.stderr.write(f"error: {printable(error, line=True)}\n")
         status = 2
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted (a training goes on from its last checkpoint with --resume)\n"
-        )
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"interrupted: {stop}\n" if str(stop) else "interrupted\n")
         status = 130
     sys.exit(status)

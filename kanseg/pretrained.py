@@ -61,9 +61,12 @@ class _Pretrained(
 
         Raises:
             InputError: a network that its description does not build: one that was put together by
-                hand, or changed since.
+                hand, or changed since; weights that are NaN or infinite.
         """
         self._stored()
+        name = first_non_finite(self.state_dict())
+        if name is not None:
+            raise InputError(f"{name} holds values that are NaN or infinite: nothing is stored")
         if Path(save_directory).is_file():
             raise InputError(f"{save_directory} is a file: name a folder")
         return super().save_pretrained(save_directory, **options)
@@ -353,6 +356,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network that a folder holds."""
     weights = read_tensors(folder / WEIGHTS)
+    check_finite(weights, folder / WEIGHTS)
     try:
         model = build_for(partial(_built, description), weights)
     except InputError as error:
@@ -408,6 +412,27 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
                 " here; build both with the same name and options"
             )
     encoder.load_state_dict(theirs)
+
+
+def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
+    """Name of the first tensor that holds a NaN or an infinity; None where there is none."""
+    for name, value in tensors.items():
+        floats = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+        if floats and not torch.isfinite(value).all():
+            return name
+    return None
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """InputError for weights that hold NaN or infinite values: every prediction would be
+    meaningless.
+    """
+    name = first_non_finite(weights)
+    if name is not None:
+        raise InputError(
+            f"{path}: {name} holds values that are NaN or infinite, so the network cannot be used;"
+            " take another checkpoint"
+        )
 
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:

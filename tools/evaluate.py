@@ -88,6 +88,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     from kanseg.config import write_text
+    from kanseg.machine import process_rank
+
+    if process_rank() > 0:
+        return  # under torchrun the first process measures alone
     from kanseg.inference.evaluate import evaluate_checkpoint
     from kanseg.metrics import table
     from kanseg.training.log import plain

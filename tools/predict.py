@@ -156,6 +156,10 @@ def _writing(parser: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     arguments = parse()
+    from kanseg.machine import process_rank
+
+    if process_rank() > 0:
+        return 0  # under torchrun the first process predicts alone
     from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files
 
     if arguments.max_pixels < 1 or arguments.large < 1:

@@ -27,6 +27,7 @@ from kanseg.data.split_record import judge, read_record, roles_of
 from kanseg.errors import InputError
 from kanseg.inference.evaluate_samples import evaluate_samples, scaled_spacing
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
+from kanseg.inference.segmenter import check_finite_output
 from kanseg.inference.tiles import predict_tiled
 from kanseg.metrics import SegmentationMetrics, SurfaceOptions, picture_table
 from kanseg.reading import read_text
@@ -127,6 +128,7 @@ def evaluate(
     metrics = SegmentationMetrics(dataset.info.classes, task, surface=surface)
 
     def update(probabilities: Tensor, target: Tensor, indices: list[int]) -> None:
+        check_finite_output(probabilities, [dataset.samples[i].name for i in indices])
         spacings = (
             [scaled_spacing(dataset.samples[i], target.shape[-2:], surface) for i in indices]
             if surface
@@ -166,9 +168,10 @@ def told_by_workers(batches: Iterable[T]) -> Iterator[T]:
 
 
 def let_the_main_process_stop(_: int) -> None:
-    """For `worker_init_fn`: reading processes leave a SIGTERM, which reaches the whole group, to
-    the main process, and end when that says so.
+    """For `worker_init_fn`: reading processes leave SIGTERM and SIGINT (Ctrl-C), which reach the
+    whole group, to the main process, and end when that says so.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         Thread(target=_end_with_the_main_process, daemon=True).start()

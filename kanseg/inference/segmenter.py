@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanseg.errors import InputError
 from kanseg.inference.sources import ArrayPicture, Picture
 from kanseg.inference.tiles import gathered
 
@@ -100,7 +101,9 @@ class Segmenter(ABC):
             InputError: another type or shape, or channels that the network does not take.
         """
         picture = ArrayPicture(image, name)
-        return gathered(self.bands([picture]), picture.shape[0])[0]
+        values = gathered(self.bands([picture]), picture.shape[0])
+        check_finite_output(values, [name])
+        return values[0]
 
     def uncertainty(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
         """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) float32: `Prediction.uncertainty`."""
@@ -133,6 +136,7 @@ class Segmenter(ABC):
         """(first row, what is known of some rows), from top to bottom."""
         variance = uncertainty and self.looks > 1
         for top, values in self.bands(pictures, variance=variance):
+            check_finite_output(values, [picture.name for picture in pictures])
             probabilities = values[:, :-1] if variance else values
             doubt = (
                 values[:, -1]
@@ -142,6 +146,22 @@ class Segmenter(ABC):
                 else None
             )
             yield top, Prediction(decide(probabilities, self.task), probabilities, doubt)
+
+
+def check_finite_output(probabilities: Tensor, names: Sequence[str]) -> None:
+    """InputError where a network gives NaN for an image: its mask would be one of nothing.
+
+    Args:
+        probabilities: (B, ...).
+        names: of the B images.
+    """
+    if torch.isfinite(probabilities).all():
+        return
+    finite = torch.isfinite(probabilities).flatten(1).all(dim=1)
+    name = names[finite.tolist().index(False)]
+    raise InputError(
+        f"{name}: the network gives NaN for it: its weights are of no use, or precision is too low"
+    )
 
 
 def decide(probabilities: Tensor, task: str) -> Tensor:

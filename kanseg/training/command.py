@@ -40,18 +40,17 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
     except InputError:
         _other_kind(arguments, kind)
         raise
-    stored = Path(config.run_dir) / "config.yaml"
-    if (
-        flags["resume"]
-        and stored.is_file()
-        and not any(a == "--config" or a.startswith("--config=") for a in arguments)
-    ):
-        config, flags = parse_config(
-            ["--config", str(stored), *arguments], description=description, flags=FLAGS, kind=kind
-        )
-    from kanseg.training.run import (
-        train,
-    )  # after parsing, so that --help and a misspelt key answer at once
+    # after parsing, so that --help and a misspelt key answer at once
+    from kanseg.training.resume import stored_settings
+    from kanseg.training.run import train
+
+    if flags["resume"] and not any(a == "--config" or a.startswith("--config=") for a in arguments):
+        stored, line = stored_settings(Path(config.run_dir))
+        if line is not None:
+            print(line, flush=True)
+        if stored is not None:
+            words = ["--config", str(stored), "--run_dir", config.run_dir, *arguments]
+            config, flags = parse_config(words, description=description, flags=FLAGS, kind=kind)
 
     train(config, **flags)
 

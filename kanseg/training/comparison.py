@@ -17,7 +17,13 @@ from kanseg.config import Config, ModelConfig, parse_config
 from kanseg.errors import InputError
 from kanseg.reading import read_yaml
 from kanseg.registry import nearest
-from kanseg.training.resume import RunBusy, newest_complete, settings_changed, step_folders
+from kanseg.training.resume import (
+    RunBusy,
+    newest_complete,
+    settings_changed,
+    step_folders,
+    stored_settings,
+)
 from kanseg.training.run import train
 from kanseg.training.search import MAY_DIFFER
 
@@ -247,9 +253,9 @@ def is_finished(run: Path, config: Config) -> bool:
     """Whether the folder holds the finished run of these settings; InputError where it holds one of
     others.
     """
-    stored = run / "config.yaml"
-    if not stored.is_file():
+    if not (run / "config.yaml").is_file():
         return False
+    stored, _ = stored_settings(run)
     changes = [
         change
         for change in settings_changed(stored.read_text(encoding="utf-8"), config)
@@ -266,9 +272,10 @@ def _mode(run: Path) -> dict[str, bool]:
     """How a run that is not finished is taken up."""
     if not (run / "config.yaml").is_file():
         return {}
-    if not step_folders(run):
+    try:
+        newest_complete(run)
+    except InputError:
+        if step_folders(run):  # all of them torn: that is for the user to look at
+            raise
         return {"overwrite": True}
-    newest_complete(
-        run
-    )  # an InputError where all of them are torn: that is for the user to look at
     return {"resume": True}

@@ -1,40 +1,76 @@
-"""What to tell when a loss is not finite."""
+"""What to tell when a loss, or what a step leaves, is not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanseg.errors import InputError
+from kanseg.counting import left_as_found
+from kanseg.inference.outputs import write_whole
+from kanseg.pretrained import first_non_finite
+from kanseg.training.state import Training
 
 NAMED = 6  # samples of a batch that are named
 
 
-def report_non_finite(
+def non_finite_loss(
     model: nn.Module, batch: dict[str, Tensor], names: Sequence[str], run: Path, step: int
-) -> NoReturn:
-    """Name the samples and the first layer whose output is not finite, save both, and stop.
-
-    Raises:
-        InputError: always.
+) -> str:
+    """Save a batch whose loss is not finite, and the weights; the message that names its samples
+    and the first layer whose output is not finite.
     """
     layer = first_non_finite_layer(model, batch["image"])
-    path = run / "non_finite.pt"
     found, weights = (
         {key: value.cpu() for key, value in tensors.items()}
         for tensors in (batch, model.state_dict())
     )
-    torch.save({"batch": found, "names": list(names), "layer": layer, "weights": weights}, path)
+    content = {"batch": found, "names": list(names), "layer": layer, "weights": weights}
+    path = write_whole(run / "non_finite.pt", partial(torch.save, content))
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    raise InputError(
+    return (
         f"step {step}: the loss is not finite; batch of {', '.join(names[:NAMED])}{rest}; first"
         f" layer with such an output: {layer or 'none, it is the loss'}; batch and weights are in"
         f" {path}; a lower training.lr, training.clip or precision 'no' may help"
     )
+
+
+def non_finite_state(training: Training) -> str | None:
+    """What a step has left that is not finite: a weight, a running statistic, the average, the
+    optimizer's state, or the output for the images of the last batch. None where all is well.
+    """
+    network = training.network
+    states = {"": network.state_dict()}
+    if training.average is not None:
+        states["the average of "] = training.average.module.state_dict()
+    for word, state in states.items():
+        name = first_non_finite(state)
+        if name is not None:
+            return f"{word}{name}"
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for parameter, state in training.optimizer.state.items():
+        key = first_non_finite(state)
+        if key is not None:
+            return f"{key} of the optimizer for {names.get(parameter, 'a parameter')}"
+    if training.seen is None:
+        return None
+    with left_as_found(network, training=True), training.accelerator.autocast(), torch.no_grad():
+        # forward: compiled, it would be compiled once more
+        finite = _is_finite(network.forward(training.seen))
+        layer = None if finite else first_non_finite_layer(network, training.seen)
+    training.penalty()  # forgets what the layers have told it
+    return None if finite else f"the output of {layer or 'the network'}"
+
+
+def _is_finite(output: Any) -> bool:
+    """Whether a network's output, of several parts too, has neither NaN nor infinity."""
+    if isinstance(output, Tensor):
+        return bool(torch.isfinite(output).all())
+    return all(_is_finite(part) for part in output)
 
 
 @torch.no_grad()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kanseg.errors import InputError
+from kanseg.inference.outputs import write_whole
 from kanseg.training.trackers import Tracker, shrunk
 
 
@@ -25,8 +27,7 @@ class RunLog:
         run: folder of the run.
         active: whether this process writes.
         trackers: that are told too, of the active process.
-        keep_bytes: length to which an existing log is cut (what the resumed checkpoint had seen);
-            None for a new log.
+        resumed: whether the lines that are there are kept.
     """
 
     def __init__(
@@ -35,18 +36,15 @@ class RunLog:
         *,
         active: bool,
         trackers: Sequence[Tracker] = (),
-        keep_bytes: int | None = None,
+        resumed: bool = False,
     ):
         self.path = run / "log.jsonl"
         self.active = active
         self._trackers = tuple(trackers) if active else ()
         if not active:
             return
-        if keep_bytes is None:
+        if not resumed:
             self.path.write_text("", encoding="utf-8")
-        else:
-            self.path.touch()
-            os.truncate(self.path, min(keep_bytes, self.path.stat().st_size))
 
     @property
     def size(self) -> int:
@@ -57,6 +55,12 @@ class RunLog:
     def draws(self) -> bool:
         """Whether there is a tracker, on this process, that shows pictures."""
         return bool(self._trackers)
+
+    def flush(self) -> None:
+        """Put the lines on the disk, before a checkpoint counts them."""
+        if self.active:
+            with self.path.open("rb+") as stream:
+                os.fsync(stream.fileno())
 
     def write(self, entry: dict[str, Any]) -> None:
         """One line; numbers go to the trackers under their slashed names at entry["step"]."""
@@ -82,10 +86,68 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All lines of a log.jsonl."""
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    """All lines of a log.jsonl.
+
+    Raises:
+        InputError: a line that is not an entry.
+    """
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        entry = _entry(line)
+        if entry is None and line.strip():
+            raise InputError(f"{path}: line {number} is damaged; delete the line to go on")
+        if entry is not None:
+            entries.append(entry)
+    return entries
+
+
+def mend_log(run: Path, state: Mapping[str, Any]) -> str | None:
+    """Cut the log of a run that goes on to what its checkpoint had seen, without damaged lines;
+    made anew where it is gone.
+
+    Args:
+        run: folder of the run.
+        state: of the checkpoint: `log_bytes`, `step` and `epoch`.
+
+    Returns:
+        What is missing, in words; None where the log is as long as it was.
+    """
+    path = run / "log.jsonl"
+    stored = path.read_bytes() if path.exists() else b""
+    kept, damaged = [], 0
+    for line in stored.splitlines(keepends=True):
+        entry = _entry(line)
+        if entry is None or not line.endswith(b"\n"):
+            damaged += 1
+        elif not _later(entry, state):
+            kept.append(line)
+    text = b"".join(kept)
+    if text != stored or not path.exists():
+        write_whole(path, lambda temporary: temporary.write_bytes(text))
+    if len(text) == state["log_bytes"]:
+        return None
+    return (
+        f"{path} was damaged: {len(text)} bytes are left of the {state['log_bytes']} that the"
+        f" checkpoint has seen ({damaged} lines cannot be read); curves and report lack the others"
+    )
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line of the log holds; None for a damaged one."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(entry, dict) and isinstance(entry.get("step"), int)
+    return entry if known and isinstance(entry.get("epoch"), int) else None
+
+
+def _later(entry: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Whether an entry was written after a checkpoint. Its number of bytes does not tell where a
+    line was lost before.
+    """
+    ends_epoch = "train" in entry
+    return entry["step"] > state["step"] or (ends_epoch and entry["epoch"] > state["epoch"])
 
 
 def plain(value: Any) -> Any:

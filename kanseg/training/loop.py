@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -18,18 +19,29 @@ from tqdm import tqdm
 from kanseg.data.transforms import sample_seed
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import told_by_workers
-from kanseg.training.diagnose import report_non_finite
+from kanseg.training.diagnose import non_finite_loss
 from kanseg.training.grids import update_grids_if_due
-from kanseg.training.saving import save, save_best
+from kanseg.training.processes import anywhere
+from kanseg.training.saving import check_state, save, save_best, what_is_left
 from kanseg.training.state import Training
 from kanseg.training.trial import forward
 
 
 def fit(training: Training) -> None:
     """Train to the last epoch, or until `training.patience` is over. On SIGTERM: finish the step,
-    save, and leave with exit status 143.
+    save, and leave with exit status 143; on SIGINT (Ctrl-C) the same with 130, a second one ends
+    the run at once.
     """
-    previous = signal.signal(signal.SIGTERM, lambda *_: setattr(training, "stop_requested", True))
+
+    def stop(number: int, _: object) -> None:
+        if number == signal.SIGINT and training.stop_signal is not None:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            # not print: it may be what was interrupted
+            os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
+        training.stop_signal = training.stop_signal or number
+
+    previous = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         while not training.finished:
             started = time.perf_counter()
@@ -37,8 +49,9 @@ def fit(training: Training) -> None:
             entry = finish_epoch(training)
             _tell(training, entry, time.perf_counter() - started)
             save(training)
-            if _asked_to_stop(training):
-                raise SystemExit(143)
+            stop_signal = _asked_to_stop(training)
+            if stop_signal is not None:
+                _leave(training, stop_signal)
             if training.watch is not None and not training.finished:
                 training.watch(entry)
     except torch.OutOfMemoryError as error:
@@ -48,7 +61,8 @@ def fit(training: Training) -> None:
             f" training.find_batch_size: true ({str(error).splitlines()[0][:100]})"
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def train_epoch(training: Training) -> None:
@@ -79,22 +93,37 @@ def train_epoch(training: Training) -> None:
             training.log.write(
                 {"step": progress.step, "epoch": progress.epoch + 1, "loss": loss, "lr": lr}
             )
-        if _asked_to_stop(training):
+        stop_signal = _asked_to_stop(training)
+        due = settings.save_every and progress.step % settings.save_every == 0
+        if due or stop_signal is not None:
+            check_state(training)
             save(training)
-            raise SystemExit(143)
-        if settings.save_every and progress.step % settings.save_every == 0:
-            save(training)
+        if stop_signal is not None:
+            _leave(training, stop_signal)
     bar.close()
 
 
-def _asked_to_stop(training: Training) -> bool:
-    """Whether a process of the run has got a SIGTERM; all of them must leave after the
-    same step.
+def _asked_to_stop(training: Training) -> int | None:
+    """The signal that a process of the run has got, SIGTERM or SIGINT, or None; all of them must
+    leave after the same step.
     """
     if training.accelerator.num_processes == 1:
-        return training.stop_requested
-    flag = torch.tensor(int(training.stop_requested), device=training.accelerator.device)
-    return bool(training.accelerator.reduce(flag, "sum") > 0)
+        return training.stop_signal
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    flags = [int(training.stop_signal == number) for number in numbers]
+    counts = training.accelerator.reduce(
+        torch.tensor(flags, device=training.accelerator.device), "sum"
+    )
+    return next((number for number, count in zip(numbers, counts, strict=True) if count), None)
+
+
+def _leave(training: Training, stop_signal: int) -> NoReturn:
+    """End a run that has saved."""
+    done = f"stopped after step {training.progress.step}; {what_is_left(training.run)}"
+    if stop_signal == signal.SIGINT:
+        raise KeyboardInterrupt(done)
+    training.tell(done)
+    raise SystemExit(128 + stop_signal)
 
 
 def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
@@ -152,15 +181,31 @@ def _loss(training: Training, batch: dict[str, torch.Tensor], number: int) -> to
     images, target = training.task.mix(
         images, target, sample_seed(training.config.seed, training.progress.epoch, number)
     )
+    training.seen = images[:2].clone()
     loss = training.loss(forward(training.model, images), target) + training.penalty()
-    if not torch.isfinite(loss):
-        names = training.task.names(int(i) for i in batch["index"])
-        report_non_finite(training.network, batch, names, training.run, training.progress.step)
+    finite = bool(torch.isfinite(loss))
+    if anywhere(not finite, training.accelerator):
+        _stop_non_finite(training, None if finite else batch)
     return loss
+
+
+def _stop_non_finite(training: Training, batch: dict[str, torch.Tensor] | None) -> NoReturn:
+    """End a run in all its processes; `batch` is the one whose loss is not finite, None in a
+    process that has a finite one.
+    """
+    fault = f"step {training.progress.step}: the loss of another process is not finite"
+    if batch is not None:
+        names = training.task.names(int(i) for i in batch["index"])
+        fault = non_finite_loss(
+            training.network, batch, names, training.run, training.progress.step
+        )
+    training.accelerator.wait_for_everyone()  # else one that ends takes the others with it
+    raise InputError(f"{fault}; {what_is_left(training.run)}")
 
 
 def finish_epoch(training: Training) -> dict[str, Any]:
     """Validate if it is due, store the best weights, log, and move on to the next epoch."""
+    check_state(training)
     settings, progress = training.config.training, training.progress
     losses = [progress.loss_sum / max(progress.loss_count, 1)]
     if training.accelerator.num_processes > 1:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from torch import nn
 
@@ -17,9 +19,10 @@ from kanseg.checkpoint import (
     find_fault,
     read_description,
     read_weights,
+    take_name,
 )
 from kanseg.errors import InputError
-from kanseg.reading import read_text, read_yaml
+from kanseg.reading import read_json, read_text, read_yaml
 from kanseg.training.state import read_training
 
 # What may differ when a run goes on. Anything else would make it another experiment than the one
@@ -53,6 +56,11 @@ CHANGEABLE = (
 )
 
 
+# A complete checkpoint whose renaming was cut short: `.step_N.PID.tmp`, or the `.old.tmp` that it
+# replaces.
+UNNAMED = re.compile(r"\.(step_(\d+))\.\d+(\.old)?\.tmp")
+
+
 class RunBusy(InputError):
     """Another process writes to the run folder."""
 
@@ -81,7 +89,13 @@ class Resumed:
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights; InputError when the model is another one."""
         try:
-            model.load_state_dict(read_weights(self.folder))
+            weights = read_weights(self.folder)
+        except InputError as error:
+            raise InputError(
+                f"{error}; delete {self.folder} to go on from the checkpoint before it"
+            ) from None
+        try:
+            model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
                 f"{self.folder} does not fit the model of these settings:"
@@ -93,8 +107,8 @@ def with_found_batches(config: Any) -> Any:
     """The settings with the batches that `training.find_batch_size` has found for the run that lies
     in run_dir, where it is asked for.
     """
-    stored = Path(config.run_dir) / "config.yaml"
-    if not config.training.find_batch_size or not stored.is_file():
+    stored, _ = stored_settings(Path(config.run_dir))
+    if not config.training.find_batch_size or stored is None:
         return config
     found = type(config).from_yaml(read_text(stored)).training
     return replace(
@@ -107,6 +121,8 @@ def find_checkpoint(
     run: Path, config: Any, *, resume: bool, overwrite: bool, tell: Callable[[str], None]
 ) -> Resumed | None:
     """The checkpoint to go on from; None for a new run, for which the folder must be free.
+
+    To be called by the process that holds the lock of the run folder, where there is one.
 
     Raises:
         InputError: nothing to resume, a run in the way, or settings that cannot change in the
@@ -124,21 +140,67 @@ def find_checkpoint(
     folder, skipped = newest_complete(run)
     for line in skipped:
         tell(line)
+    unnamed = UNNAMED.fullmatch(folder.name)
+    if unnamed:
+        take_name(folder, folder.with_name(unnamed[1]))
+        folder = folder.with_name(unnamed[1])
+        tell(f"{folder} was complete but not yet renamed when the run was killed: it is used")
     changes = settings_changed(read_text(folder / CONFIG), config)
     refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
     if refused:
         raise InputError(
             f"{run} cannot go on with another setting ({'; '.join(refused)}); start a new run"
-            " for it"
+            f" for it, or go on with the settings of the checkpoint: --config {folder / CONFIG}"
         )
     for change in changes:
         tell(f"resumed with another setting: {change}")
     return Resumed(folder, *read_training(folder))
 
 
-def lock_run(run: Path) -> IO[str] | None:
-    """Take the run folder for this process until the returned file is closed, or the process ends;
-    None where files cannot be locked.
+def stored_settings(run: Path) -> tuple[Path | None, str | None]:
+    """The file with the settings of a run, and a line to tell where it is not run/config.yaml.
+
+    That one is damaged where it is not YAML, or lacks settings that the newest complete checkpoint
+    has; the settings of the checkpoint, which has check sums, take its place. (None, None) where
+    there is neither.
+    """
+    path = run / "config.yaml"
+    try:
+        folder, _ = newest_complete(run)
+    except InputError:
+        return (path, None) if path.is_file() else (None, None)
+    stored = _yaml(folder / CONFIG)
+    if not path.exists():
+        fault = "is missing"
+    elif _lacks(_yaml(path), stored):
+        fault = "is damaged"
+    else:
+        return path, None
+    return folder / CONFIG, f"{path} {fault}: going on with the settings in {folder / CONFIG}"
+
+
+def _yaml(path: Path) -> Any:
+    """The content of a YAML file; None for one that is damaged."""
+    try:
+        return read_yaml(path)
+    except (OSError, InputError):
+        return None
+
+
+def _lacks(content: Any, whole: Any) -> bool:
+    """Whether sections or settings of `whole` are missing from the content."""
+    if not isinstance(content, dict):
+        return True
+    sections = [key for key in ("data", "model", "training") if isinstance(whole.get(key), dict)]
+    return not whole.keys() <= content.keys() or any(
+        not isinstance(content[key], dict) or not whole[key].keys() <= content[key].keys()
+        for key in sections
+    )
+
+
+def lock_run(run: Path) -> AbstractContextManager:
+    """Take the run folder for this process until what is returned is closed as a context, or the
+    process ends; nothing is locked where files cannot be.
 
     Raises:
         RunBusy: another process writes to it.
@@ -146,7 +208,7 @@ def lock_run(run: Path) -> IO[str] | None:
     try:
         import fcntl
     except ImportError:  # Windows
-        return None
+        return nullcontext()
     run.mkdir(parents=True, exist_ok=True)
     lock = (run / ".lock").open("w", encoding="utf-8")
     try:
@@ -158,7 +220,7 @@ def lock_run(run: Path) -> IO[str] | None:
         ) from None
     except OSError:  # a file system without locks
         lock.close()
-        return None
+        return nullcontext()
     return lock
 
 
@@ -208,18 +270,34 @@ def step_folders(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def unnamed_folders(run: Path) -> list[Path]:
+    """Checkpoints that have not got their names yet, complete or not, newest first."""
+    found = [path for path in (run / "checkpoints").glob(".step_*") if UNNAMED.fullmatch(path.name)]
+    # of one step, what was to be replaced comes last
+    return sorted(found, key=lambda path: (-_step(path), path.name.endswith(".old.tmp")))
+
+
+def _step(folder: Path) -> int:
+    unnamed = UNNAMED.fullmatch(folder.name)
+    return int(unnamed[2] if unnamed else folder.name[5:])
+
+
 def newest_complete(run: Path) -> tuple[Path, list[str]]:
     """The newest complete checkpoint of a run, and a line for each newer one that was skipped.
+
+    It may be one whose writing was complete when the process was killed, but not its renaming.
 
     Raises:
         InputError: there is none.
     """
-    skipped = []
-    for folder in step_folders(run):
+    skipped, named = [], step_folders(run)
+    # sorting is stable: of one step, the one with its name comes first
+    for folder in sorted([*named, *unnamed_folders(run)], key=_step, reverse=True):
         fault = resume_fault(folder)
         if fault is None:
             return folder, skipped
-        skipped.append(f"skipped {folder}: {fault}")
+        if folder in named:
+            skipped.append(f"skipped {folder}: {fault}")
     told = f" ({'; '.join(skipped)})" if skipped else ""
     cure = "start anew without --resume, and with --overwrite where a run was begun"
     raise InputError(
@@ -228,6 +306,33 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints; to be called after a new one is complete."""
-    for folder in step_folders(run)[max(keep, 1) :]:
+    """Delete all but the newest `keep` checkpoints, and best weights that neither `best` nor one of
+    them names; to be called after a new one is complete.
+    """
+    folders = step_folders(run)
+    for folder in folders[max(keep, 1) :]:
         shutil.rmtree(folder)
+    best = (run / "best").resolve()
+    named = {_best_epoch(folder) for folder in folders[: max(keep, 1)]} - {epoch_of(best)}
+    for folder in best_folders(run):
+        if folder.resolve() != best and epoch_of(folder) not in named:
+            shutil.rmtree(folder)
+
+
+def best_folders(run: Path) -> list[Path]:
+    """Where best weights of a run lie, `best_EPOCH` and `best_EPOCH_NUMBER`."""
+    return sorted((run / "checkpoints").glob("best_*"), reverse=True)
+
+
+def epoch_of(folder: Path) -> int | None:
+    """The epoch that the name of a folder of best weights tells."""
+    found = re.fullmatch(r"best_(\d+)(_\d+)?", folder.name)
+    return int(found[1]) if found else None
+
+
+def _best_epoch(folder: Path) -> int | None:
+    """The epoch of the best weights, of a checkpoint's state; None where that cannot be read."""
+    try:
+        return read_json(folder / STATE)["best_epoch"]
+    except (OSError, InputError, KeyError, TypeError):
+        return None

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -32,13 +31,20 @@ from kanseg.training.classification import ClassificationTask
 from kanseg.training.compiling import as_written, compile_networks
 from kanseg.training.curves import draw_curves
 from kanseg.training.ema import average_of
-from kanseg.training.log import RunLog, plain
+from kanseg.training.log import RunLog, mend_log, plain
 from kanseg.training.loop import fit
 from kanseg.training.optimisers import NEEDS_CLOSURE
+from kanseg.training.processes import make_accelerator
 from kanseg.training.rates import Rates, parameter_groups
 from kanseg.training.report import draw_report
-from kanseg.training.resume import Resumed, find_checkpoint, lock_run, with_found_batches
-from kanseg.training.saving import restore, save_best
+from kanseg.training.resume import (
+    Resumed,
+    RunBusy,
+    find_checkpoint,
+    lock_run,
+    with_found_batches,
+)
+from kanseg.training.saving import restore, save_best, settle_best, what_is_left
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_held_out, check_settings, make_optimiser
 from kanseg.training.state import Training
@@ -46,7 +52,8 @@ from kanseg.training.task import Task, Tell
 from kanseg.training.trackers import Tracker, open_trackers
 from kanseg.training.trial import find_batch_size, try_smallest
 
-PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", "report.html")
+REPORT = "report.html"
+PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", REPORT)
 # What a run leaves in its folder, beside config.yaml.
 LEFT = (
     "checkpoints",
@@ -86,6 +93,31 @@ def train(
         InputError: settings, data or run folder that cannot be used; nothing is written before they
             were checked.
     """
+    # the lock is free again whatever ends the run: a search goes on in this process
+    with contextlib.ExitStack() as held:
+        try:
+            return _train(
+                config,
+                resume=resume,
+                overwrite=overwrite,
+                accept_changes=accept_changes,
+                watch=watch,
+                held=held,
+            )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(str(stop) or what_is_left(Path(config.run_dir))) from None
+
+
+def _train(
+    config: Any,
+    *,
+    resume: bool,
+    overwrite: bool,
+    accept_changes: bool,
+    watch: Callable[[dict[str, Any]], None] | None,
+    held: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """`train`, with a place for the lock."""
     started, started_cpu = time.perf_counter(), time.process_time()
     if resume:
         config = with_found_batches(config)
@@ -93,9 +125,7 @@ def train(
     check_settings(task)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    # else a second run in one process could not choose another precision
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.training.precision)
+    accelerator = make_accelerator(config.training.precision)
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("training.precision fp16 needs a GPU; use bf16 or no on the CPU")
     if accelerator.mixed_precision == "fp16" and config.training.optimizer in NEEDS_CLOSURE:
@@ -104,14 +134,27 @@ def train(
             " bf16 or no"
         )
     tell: Tell = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
-    resumed = find_checkpoint(
-        Path(config.run_dir), config, resume=resume, overwrite=overwrite, tell=tell
-    )
+    run = Path(config.run_dir)
+    with accelerator.main_process_first():
+        # locked before it is judged: another process may be about to finish its run there
+        begun = (run / "config.yaml").exists() or (run / "checkpoints").exists()
+        locked = accelerator.is_main_process and begun
+        if locked:
+            held.enter_context(lock_run(run))
+        resumed = find_checkpoint(run, config, resume=resume, overwrite=overwrite, tell=tell)
     with accelerator.main_process_first():
         dataset = task.open(checkpoint=resumed.folder if resumed else None, tell=tell)
     check_held_out(task)
     torch.manual_seed(config.seed)
-    training = assemble(task, accelerator, dataset, resumed=resumed, overwrite=overwrite, tell=tell)
+    training = assemble(
+        task,
+        accelerator,
+        dataset,
+        resumed=resumed,
+        overwrite=overwrite,
+        tell=tell,
+        held=held if accelerator.is_main_process and not locked else None,
+    )
     parameters = sum(p.numel() for p in training.model.parameters())
     batches = training.plan.batches_per_epoch
     tell(
@@ -121,32 +164,27 @@ def train(
     if training.finished:
         tell(_why_finished(training))
     training.watch = watch
-    with (
-        training.lock or contextlib.nullcontext()
-    ):  # free again whatever ends the run: a search goes on in the same process
-        with contextlib.closing(training.log):
-            fit(training)
-        as_written(training.network, training.result)
-        results = _measure(training)
-        results |= {
-            "parameters": parameters,
-            "epochs": training.progress.epoch,
-            "best_epoch": training.progress.best_epoch,
-        }
-        results["multiply_adds"] = multiply_adds(
-            training.network, (1, *dataset[(0, 0)]["image"].shape)
-        )
-        results |= {
-            "seconds": round(time.perf_counter() - started, 1),
-            "cpu_seconds": round(time.process_time() - started_cpu, 1),
-        }
-        results |= {
-            "machine": machine_line(accelerator.device.type),
-            "processes": accelerator.num_processes,
-        }
-        if accelerator.is_main_process:
-            _report(training, results, tell)
-        accelerator.wait_for_everyone()
+    with contextlib.closing(training.log):
+        fit(training)
+    as_written(training.network, training.result)
+    results = _measure(training)
+    results |= {
+        "parameters": parameters,
+        "epochs": training.progress.epoch,
+        "best_epoch": training.progress.best_epoch,
+    }
+    results["multiply_adds"] = multiply_adds(training.network, (1, *dataset[(0, 0)]["image"].shape))
+    results |= {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - started_cpu, 1),
+    }
+    results |= {
+        "machine": machine_line(accelerator.device.type),
+        "processes": accelerator.num_processes,
+    }
+    if accelerator.is_main_process:
+        _report(training, results, tell)
+    accelerator.wait_for_everyone()
     return results
 
 
@@ -171,9 +209,12 @@ def assemble(
     resumed: Resumed | None,
     overwrite: bool,
     tell: Tell,
+    held: contextlib.ExitStack | None = None,
 ) -> Training:
     """Build, prepare and try everything that the loop needs, and open the run folder last, when all
     settings have proved usable.
+
+    It is locked first, where `held` is given to keep the lock.
     """
     settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
     model = build_model(task.description["model"], pretrained=resumed is None)
@@ -230,8 +271,11 @@ def assemble(
         total=settings.epochs * -(-plan.batches_per_epoch // settings.accumulate),
         factors=factors,
     )
-    lock = lock_run(run) if accelerator.is_main_process else None
-    log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite)
+    if held is not None:
+        held.enter_context(lock_run(run))
+        if resumed is None and not overwrite and (run / "config.yaml").exists():
+            raise RunBusy(f"{run} holds a run of another process, which has ended meanwhile")
+    log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite, tell=tell)
     if accelerator.is_main_process and task.split is not None:
         write_text(run / SPLIT, task.split.to_json())
     training = Training(
@@ -249,7 +293,6 @@ def assemble(
         log,
         tell,
         average=average,
-        lock=lock,
     )
     training.closures = settings.optimizer in NEEDS_CLOSURE
     if resumed is not None:
@@ -263,6 +306,7 @@ def assemble(
             f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step"
             f" {training.progress.step}"
         )
+        settle_best(training)
     return training
 
 
@@ -294,23 +338,24 @@ def _fitting(
 
 
 def _open_run(
-    config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool
+    config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool, tell: Tell
 ) -> RunLog:
     """Make the run folder, without what an earlier run (overwrite) or a killed one left behind, and
     its log.
     """
     run, active = Path(config.run_dir), accelerator.is_main_process
-    step, seen = (
-        (0, None) if resumed is None else (resumed.state["step"], resumed.state["log_bytes"])
-    )
+    step = 0 if resumed is None else resumed.state["step"]
     trackers: list[Tracker] = []
     if active:
         _clear(run, all_of_it=resumed is None and overwrite)
         run.mkdir(parents=True, exist_ok=True)
         trackers = open_trackers(run, config, step=step)
         write_text(run / "config.yaml", config.to_yaml())
+        lost = None if resumed is None else mend_log(run, resumed.state)
+        if lost is not None:
+            tell(lost)
     accelerator.wait_for_everyone()
-    return RunLog(run, active=active, trackers=trackers, keep_bytes=seen)
+    return RunLog(run, active=active, trackers=trackers, resumed=resumed is not None)
 
 
 def _clear(run: Path, *, all_of_it: bool) -> None:
@@ -319,8 +364,12 @@ def _clear(run: Path, *, all_of_it: bool) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for rest in (run / "checkpoints").glob(".*.tmp"):
-        shutil.rmtree(rest, ignore_errors=True)
+    for folder in (run, run / "checkpoints", run / "samples"):
+        for rest in folder.glob(".*.tmp*"):
+            if rest.is_dir() and not rest.is_symlink():
+                shutil.rmtree(rest, ignore_errors=True)
+            else:
+                rest.unlink(missing_ok=True)
 
 
 def _measure(training: Training) -> dict[str, Any]:
@@ -338,10 +387,6 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
     """metrics.json, curves, pictures, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
     write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
-    for name in (
-        PICTURES
-    ):  # those of a run that was resumed after its end, of which not every one need be drawn again
-        (run / name).unlink(missing_ok=True)
     curves = draw_curves(
         run / "log.jsonl",
         run / "curves.png",
@@ -349,6 +394,11 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
         best_epoch=results["best_epoch"],
     )
     pictures = task.draw(training.network, results, run, device=training.accelerator.device)
+    # those of a run that was resumed after its end, of which not every one need be drawn again
+    drawn = {path.name for path in [curves, *pictures]}
+    for name in PICTURES:
+        if name not in drawn and name != REPORT:
+            (run / name).unlink(missing_ok=True)
     page = draw_report(run, results)
     for role in task.held_out:
         tell(f"\n{role}, weights of epoch {results['best_epoch']}, {task.table(results[role])}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.errors import InputError
+from kanseg.machine import launched_processes
 from kanseg.training.resume import newest_complete, settings_changed
 from kanseg.training.run import TASKS, train
 from kanseg.training.search_results import origin, write_results
@@ -92,6 +93,11 @@ def search(
         InputError: settings, space or storage that cannot be used; optuna is missing; another
             search in the storage; no trial succeeds.
     """
+    if launched_processes() > 1:
+        raise InputError(
+            "a search trains every trial in one process: start the command several times instead of"
+            " by torchrun"
+        )
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not config.data.val:

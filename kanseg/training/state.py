@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -181,8 +181,8 @@ class Training:
     tell: Callable[[str], None]
     progress: Progress = field(default_factory=Progress)
     average: AveragedModel | None = None  # of the weights (training.ema)
-    lock: IO[str] | None = None  # held while the run folder is written (main process)
-    stop_requested: bool = False
+    stop_signal: int | None = None  # SIGTERM or SIGINT, which end the run after the step
+    seen: torch.Tensor | None = None  # images of the last batch, two at most
     watch: Callable[[dict[str, Any]], None] | None = (
         None  # gets the log's entry of every epoch but the last, when its checkpoint is complete
     )
