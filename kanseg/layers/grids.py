@@ -301,8 +301,10 @@ def forget_moments(optimizer: Any | None, layers: Iterable[Adaptive]) -> None:
     if optimizer is None:
         return
     weights = {layer.functions_weight for layer in layers}
-    if isinstance(getattr(optimizer, "optimizer", optimizer), torch.optim.LBFGS):
-        optimizer.state.clear()  # one history for all parameters together
+    inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper holds another
+    if isinstance(inner, torch.optim.LBFGS):
+        inner.state.clear()  # one history for all parameters together
+        inner._numel_cache = None
         return
     for weight in weights:
         optimizer.state.pop(weight, None)

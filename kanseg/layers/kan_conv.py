@@ -141,7 +141,10 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         (grids, places, denominators, norm, slopes of activations) where it started.
 
         With the same seed the weights are those that a new layer would get. A number of functions
-        that was changed stays (`refine`, `raise_degree`).
+        that was changed stays (`refine`, `raise_degree`). A whole network is reset from the inside
+        out, `network.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else
+        None)`; a loop over `modules()` reaches the inner convolutions last, and leaves them with
+        torch's own weights.
         """
         for part in self.children():
             reset(part)

@@ -1,7 +1,14 @@
+import copy
+import os
+import socket
+
 import pytest
 import torch
+import torch.distributed as dist
 from scipy.interpolate import BSpline as ScipySpline
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel
 
 from kanseg.bases import create_basis
 from kanseg.layers import (
@@ -294,3 +301,208 @@ def test_pruned_layer_tells_its_share_off_the_grid_but_cannot_be_refitted():
     assert layer.off_grid_share(x) == 0.5
     with pytest.raises(ValueError, match="pruned"):
         layer.update_grid(x)
+
+
+def column_images(batch=8, side=64):
+    """Images (B, 1, H, W) of which each column has its own mean, from -4 to 4."""
+    noise = torch.randn(batch, 1, side, side) * 0.3
+    return noise + torch.linspace(-4, 4, side)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+@pytest.mark.parametrize(("batch", "side"), [(64, 64), (8, 128), (9, 100)])
+def test_the_grid_of_images_is_that_of_their_shuffled_pixels(basis, batch, side):
+    x = column_images(batch, side)
+    shuffled = x.flatten()[torch.randperm(x.numel())].view_as(x)
+    grids = []
+    for images in (x, shuffled):
+        layer = plain(KANConv2d, 1, 1, 3, basis=basis)
+        layer.update_grid(images)
+        b = layer.basis
+        grids.append(b.knots[0, 3:-3] if basis == "bspline" else torch.cat(b.grid_limits()))
+        assert layer.off_grid_share(images) < (0.03 if basis == "rbf" else 0.002)
+    # 4096 of n values: the standard error of a quantile is about 1/64 of the range times 1/2.
+    assert (grids[0] - grids[1]).abs().max() < 0.5
+
+
+def test_samples_are_drawn_by_a_seed_of_their_own():
+    x, layers = column_images(), [plain(KANConv2d, 1, 1, 3) for _ in range(3)]
+    before = torch.get_rng_state()
+    for layer, seed in zip(layers, (0, 0, 1), strict=True):
+        layer.update_grid(x, seed=seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    first, again, other = (layer.basis.knots for layer in layers)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def fit(net, optimizer, x, y, steps, change=None):
+    for step in range(steps):
+        if change is not None and step % 50 == 10:
+            change()
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_network_goes_on_learning_with_the_optimizer_that_it_has(named):
+    x = torch.rand(256, 2) * 4 - 2
+    y = torch.sin(2 * x[:, :1]) * x[:, 1:]
+    net = kan([2, 5, 1])
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    ours = optimizer if named else None
+    loss = fit(net, optimizer, x, y, 300, lambda: net.update_grid(x, optimizer=ours))
+    assert loss < (0.005 if named else 0.02)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, lr=1e-2),
+        lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
+        lambda p: torch.optim.LBFGS(p, lr=0.1),
+    ],
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, x, optimizer: update_grids(net, x, optimizer=optimizer),
+        lambda net, x, optimizer: refine_grids(net, 10, optimizer=optimizer),
+    ],
+)
+def test_parameters_stay_the_same_objects_and_their_moments_start_anew(make, change):
+    net = torch.nn.Sequential(KANLinear(2, 3), torch.nn.Linear(3, 1))
+    x, optimizer = torch.randn(50, 2), make(net.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    kept = dict(optimizer.state[net[1].weight])
+    before = list(net.parameters())
+    change(net, x, optimizer)
+    after = list(net.parameters())
+    assert all(a is b for a, b in zip(before, after, strict=True))
+    assert net[0].basis_linear.weight not in optimizer.state
+    assert isinstance(optimizer, torch.optim.LBFGS) or optimizer.state[net[1].weight] == kept
+    optimizer.step(closure)
+
+
+def test_refining_under_an_optimizer_that_is_not_named_does_not_go_unnoticed():
+    net, x = KANLinear(2, 3), torch.randn(50, 2)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(x).sum().backward()
+    optimizer.step()
+    net.refine(10)
+    net(x).sum().backward()
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+def test_an_average_of_the_weights_gets_the_same_grids_and_keeps_its_functions(basis):
+    options = {"grid_range": (-3, 3), "grid_size": 12}
+    net = torch.nn.Sequential(KANLinear(2, 3, basis=basis, **options))
+    average = AveragedModel(net, use_buffers=True)
+    with torch.no_grad():
+        average.module[0].basis_linear.weight.mul_(1.5)
+    x = torch.randn(4000, 2).clamp(-2.5, 2.5)
+    before = average(x)
+    update_grids(net, x, copies=[average])
+    for key, value in net[0].basis.state_dict().items():
+        assert torch.equal(average.module[0].basis.state_dict()[key], value)
+    assert (average(x) - before).square().mean() < 0.02 * before.var()
+    average.update_parameters(net)
+
+
+def test_several_batches_count_as_one():
+    batches = [torch.randn(20, 3), torch.randn(30, 3) + 2]
+    nets = [kan([3, 2]) for _ in range(2)]
+    update_grids(nets[0], batches)
+    update_grids(nets[1], torch.cat(batches))
+    assert torch.equal(nets[0].layers[0].basis.knots, nets[1].layers[0].basis.knots)
+    with pytest.raises(ValueError, match="one size"):
+        update_grids(nets[0], [torch.randn(4, 3), torch.randn(4, 2)])
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_compiled_network_follows_its_grids(wrapped):
+    torch._dynamo.reset()
+    net = kan([3, 2])
+    compiled = torch.compile(net, backend="eager")
+    x = torch.randn(64, 3).exp()
+    compiled(x)
+    for size in (None, 10):
+        if size is None:
+            update_grids(compiled if wrapped else net, x)
+        else:
+            refine_grids(compiled if wrapped else net, size)
+        torch.testing.assert_close(compiled(x), copy.deepcopy(net)(x))
+
+
+@pytest.mark.parametrize("change", ["prune", "parametrize"])
+def test_shared_functions_that_are_made_of_others_are_refused(change):
+    layer = KANConv2d(2, 3, 3, share="channel")
+    if change == "prune":
+        prune.identity(layer, "mixture")
+    else:
+        torch.nn.utils.parametrize.register_parametrization(layer, "mixture", torch.nn.Identity())
+    with pytest.raises(ValueError, match="parametrized or pruned"):
+        layer.refine(10)
+
+
+def _two_processes(rank, port, folder):
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(KANConv2d(3, 4, 3, norm="layer"), KANConv2d(4, 2, 3, basis="rbf"))
+    wrapped = DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(rank)) * (rank + 1)
+
+    def step():
+        optimizer.zero_grad()
+        wrapped(x).square().mean().backward()
+        optimizer.step()
+
+    step()
+    update_grids(wrapped, x, optimizer=optimizer)
+    step()
+    step()
+    refused = failed = ""
+    try:
+        net[0].refine(10)
+    except ValueError as error:
+        refused = str(error)
+    try:  # every process learns that the first one could not
+        update_grids(wrapped, torch.full_like(x, torch.nan) if rank == 0 else x)
+    except ValueError as error:
+        failed = str(error)
+    torch.save((net.state_dict(), refused, failed), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_keep_the_same_grids_and_weights(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_two_processes, (port, tmp_path), nprocs=2)
+    (first, refused, failed), (second, *_, failed_too) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in range(2)
+    )
+    norms = ("running_mean", "running_var")  # of each process's own samples
+    for key, value in first.items():
+        assert key.endswith(norms) or torch.equal(value, second[key]), key
+    assert not torch.equal(first["0.basis.knots"], KANConv2d(3, 4, 3).basis.knots)
+    assert "wrap it anew" in refused
+    assert "finite inputs only" in failed
+    assert "finite inputs only" in failed_too

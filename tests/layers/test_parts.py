@@ -2,6 +2,18 @@ import pytest
 import torch
 from torch import nn
 
+import kanseg
+from kanseg.bases import BASES
+from kanseg.compat.torch_conv_kan import KAGNConv2DLayer, ReLUKANConv2DLayer, WavKANConv2DLayer
+from kanseg.layers import (
+    ConvAttention,
+    ConvExperts,
+    FocalModulation,
+    KANConv2d,
+    KANLinear,
+    KANLocal2d,
+    kan_conv,
+)
 from kanseg.layers.parts import (
     NORMS,
     activation_module,
@@ -40,3 +52,107 @@ def test_a_dead_function_gets_no_weight_and_no_nan():
     init_to_variance(weight, 1.0, torch.tensor([0.0, 1.0]))
     assert (weight[:, 0::2] == 0).all()
     assert torch.isfinite(weight).all()
+
+
+def reset_all(model):
+    """As torch's `apply` does it: from the inside out."""
+    return model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+
+
+def spoiled(model):
+    """All that it holds is NaN, or 77 where that is no number."""
+    with torch.no_grad():
+        for value in (*model.parameters(), *model.buffers()):
+            value.fill_(torch.nan if value.is_floating_point() else 77)
+    return model
+
+
+LAYERS = {
+    **{
+        f"conv {basis}": lambda basis=basis: KANConv2d(4, 4, 3, basis=basis, groups=2)
+        for basis in BASES
+    },
+    "prelu": lambda: KANConv2d(4, 4, 3, base_activation="prelu", activation="prelu"),
+    "bottleneck": lambda: KANConv2d(4, 4, 3, inner_channels=2, norm="instance"),
+    "shared": lambda: KANConv2d(4, 4, 3, share="channel", norm="group"),
+    "one function": lambda: KANLinear(4, 4, share="layer", bias=True),
+    "plain": lambda: KANConv2d(4, 4, 3, basis="none", norm="layer"),
+    "linear": lambda: KANLinear(4, 3, basis="wavelet", bias=True),
+    "learned": lambda: KANLinear(4, 3, basis="gram", learnable=True, degree=4),
+    "local": lambda: KANLocal2d(4, 3, 2, image_size=(8, 8), bias=True),
+    "attention": lambda: ConvAttention(4, conv=kan_conv(basis="rbf"), inner_channels=2),
+    "focal": lambda: FocalModulation(4, conv=kan_conv(basis="bspline")),
+    "experts": lambda: ConvExperts(4, 4, 3, conv=kan_conv(basis="bspline")),
+    "legacy kagn": lambda: KAGNConv2DLayer(4, 4, 3),
+    "legacy wavkan": lambda: WavKANConv2DLayer(4, 4, 3),
+    "legacy relukan": lambda: ReLUKANConv2DLayer(4, 4, 3),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_reset_layer_is_a_new_one(name):
+    """With the same seed it holds the same values, whatever happened to it."""
+    torch.manual_seed(3)
+    fresh = LAYERS[name]()
+    used = spoiled(LAYERS[name]())
+    torch.manual_seed(3)
+    used.reset_parameters()
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(used.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_built_on_meta_is_a_new_one_after_to_empty_and_reset(name):
+    torch.manual_seed(3)
+    fresh = LAYERS[name]()
+    with torch.device("meta"):
+        layer = LAYERS[name]()
+    spoiled(layer.to_empty(device="cpu"))
+    torch.manual_seed(3)
+    layer.reset_parameters()
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(layer.state_dict()[key], value), key
+    x = torch.randn(2, 4) if isinstance(layer, KANLinear) else torch.randn(2, 4, 8, 8)
+    assert torch.equal(layer(x), fresh(x)) or isinstance(layer, ConvExperts)
+
+
+@pytest.mark.parametrize("name", ["unet", "ukan", "u2kanet_small", "reskanet_18", "simple_kan_4"])
+def test_a_whole_network_is_reset_module_by_module(name):
+    fresh = kanseg.create_model(name, classes=2)
+    with torch.device("meta"):
+        network = kanseg.create_model(name, classes=2)
+    reset_all(spoiled(network.to_empty(device="cpu")))
+    for key, value in network.state_dict().items():
+        start = fresh.state_dict()[key]
+        assert torch.isfinite(value).all(), key
+        if (start == start.flatten()[0]).all():
+            assert torch.equal(value, start), key
+        elif start.is_floating_point() and start.numel() > 400:
+            assert value.std().item() == pytest.approx(start.std().item(), rel=0.4), key
+
+
+@pytest.mark.parametrize("basis", [*BASES, "none"])
+def test_a_layer_built_in_inference_mode_computes_there(basis):
+    torch.manual_seed(0)
+    expected = KANConv2d(3, 4, 3, basis=basis).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        torch.manual_seed(0)
+        layer = KANConv2d(3, 4, 3, basis=basis).eval()
+        assert torch.equal(layer(x), expected(x))
+        layer.load_state_dict(KANConv2d(3, 4, 3, basis=basis).state_dict())
+    with torch.no_grad():
+        layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_built_under_half_precision_has_weights_of_it_and_exact_grids(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        layer = KANLinear(5, 400)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert layer.basis_linear.weight.dtype == dtype
+    assert torch.equal(layer.basis.knots, KANLinear(5, 4).basis.knots)
+    y = layer(torch.randn(500, 5).to(dtype)).float()
+    assert 0.7 < y.std() < 1.3
