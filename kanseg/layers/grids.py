@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
 from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.surgery import check_changeable
 
 
 class Adaptive(ABC):
@@ -98,14 +98,7 @@ class Adaptive(ABC):
     def _adaptive_basis(self) -> Basis:
         if self.basis is None:
             raise ValueError("a layer with basis 'none' has no functions and no grid")
-        if any(
-            parametrize.is_parametrized(module) or hasattr(module, "weight_orig")
-            for module in self.children()
-        ):
-            raise ValueError(
-                "the weights are parametrized or pruned: remove that first, then change the"
-                " functions"
-            )
+        check_changeable(self)
         return self.basis
 
     def _refit(self, change: Tensor) -> None:
