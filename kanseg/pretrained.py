@@ -61,7 +61,9 @@ class _Pretrained(
 
         Raises:
             InputError: a network that its description does not build: one that was put together by
-                hand, or changed since; weights that are NaN or infinite.
+                hand, or changed since (layers, activations, dilation, eps, ...; hooks are not
+                looked at, and not stored); one whose weights are offloaded; weights that are NaN
+                or infinite.
         """
         self._stored()
         name = first_non_finite(self.state_dict())
@@ -88,6 +90,12 @@ class _Pretrained(
             raise InputError(
                 f"the network is not the one that was built ({misfit}): fuse what is being"
                 " fine-tuned; else store its weights by torch.save"
+            )
+        absent = [name for name, value in self.state_dict().items() if value.is_meta]
+        if absent:
+            raise InputError(
+                f"{absent[0]} is on the device meta and has no values to store: bring offloaded"
+                " weights back first"
             )
         description = dict(self.description)
         if self.class_names is not None:
@@ -267,27 +275,78 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+# The same in evaluation: SyncBatchNorm is what networks are turned into for several processes.
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# What a module does in training only, and so is no part of the function that is stored.
+_TRAINING_ONLY = ("training", "momentum", "p", "inplace", "drop_prob", "grad_checkpointing")
+
+
 def _misfit(model: nn.Module) -> str | None:
-    """The first tensor in which a network differs from the one that its description builds; None
-    where there is none, or building fails.
+    """The first thing in which a network differs from the one that its description builds: a
+    tensor, the class of a part, one of its settings; None where there is none, or building fails.
     """
-    try:
-        with torch.device("meta"):
-            twin = _built(model.description)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError):
+    twin = _twin(model)
+    if twin is None:
         return None
     ours, theirs = (
         {name: tuple(value.shape) for name, value in each.state_dict().items()}
         for each in (model, twin)
     )
-    return next(
-        (
-            f"{name}: {ours.get(name)}, built as {theirs.get(name)}"
-            for name in {**ours, **theirs}
-            if ours.get(name) != theirs.get(name)
-        ),
-        None,
-    )
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            return f"{name}: {ours.get(name)}, built as {theirs.get(name)}"
+    parts, built = dict(model.named_modules()), dict(twin.named_modules())
+    for name in {**parts, **built}:
+        difference = _difference(parts.get(name), built.get(name))
+        if difference is not None:
+            return f"{name or 'the network'}: {difference}"
+    return None
+
+
+def _twin(model: nn.Module) -> nn.Module | None:
+    """A network built from the description of another, without weights where it can be."""
+    for device in ("meta", "cpu"):  # some encoders of other libraries need values to be built
+        try:
+            with torch.device(device), torch.random.fork_rng(devices=[]):
+                return _built(model.description)
+        except (TypeError, ValueError, RuntimeError, NotImplementedError):
+            continue
+    return None
+
+
+def _difference(part: nn.Module | None, built: nn.Module | None) -> str | None:
+    """In what a part of a network differs from the same part as built; None where in nothing that
+    can be seen: classes, numbers and names, replaced methods.
+    """
+    ours, theirs = _class_name(part), _class_name(built)
+    if ours != theirs:
+        return f"{ours}, built as {theirs}"
+    own, other = vars(part), vars(built)
+    for name, value in own.items():
+        if name == "forward" and "_original_forward" in own:  # Accelerate's mixed precision
+            continue
+        if callable(value) and callable(getattr(type(part), name, None)):
+            return f"its method {name} was replaced"
+        comparable = name in other and not name.startswith("_") and name not in _TRAINING_ONLY
+        if comparable and _is_plain(value) and _is_plain(other[name]) and value != other[name]:
+            return f"{name}={value!r}, built with {other[name]!r}"
+    return None
+
+
+def _class_name(part: nn.Module | None) -> str:
+    if part is None:
+        return "nothing"
+    kind = type(part)
+    if kind in _BATCH_NORMS:
+        return "BatchNorm"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_plain(value: object) -> bool:
+    """True for a number, a string, None, and lists of these."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _check_names(description: Mapping[str, Any], where: object) -> None:

@@ -12,7 +12,9 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kanseg.encoders import ENCODERS
 from kanseg.models import create_encoder, list_bases, list_encoders
@@ -70,11 +72,27 @@ class TimmModel(nn.Module):
             }
             for i in levels
         ]
+        self.grad_checkpointing = False
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = pyramid.out_channels[-1]
         self.head = ClassifierHead(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate
         )
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the input of each stage in training, and compute the stage anew in backward.
+
+        Less memory for a third more time. Batch norms see each batch twice, as everywhere where
+        timm checkpoints.
+        """
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Patterns that sort the parameters by depth (learning rates that decay by layer): stage 0,
+        then each block of the other stages, with `coarse` each stage; last the head.
+        """
+        blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
+        return {"stem": r"^stages\.0", "blocks": blocks}
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
@@ -87,7 +105,14 @@ class TimmModel(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the deepest feature."""
-        return self.stages(x)
+        for stage in self.stages:
+            x = self._staged(stage, x)
+        return x
+
+    def _staged(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, x, use_reentrant=False)
+        return stage(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """The deepest feature -> logits, or with `pre_logits` what the last layer reads."""
@@ -117,7 +142,7 @@ class TimmModel(nn.Module):
         found, first = [], len(self.stages) - len(self.feature_info)
         for i, stage in enumerate(self.stages, start=-first):
             if i <= last or not stop_early:
-                x = stage(x)
+                x = self._staged(stage, x)
             if i in taken:
                 found.append(x)
         return found if intermediates_only else (x, found)

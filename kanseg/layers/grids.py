@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
 from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
 from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.surgery import check_changeable
 
 SAMPLES = 4096  # a channel, that a grid is fitted to
 
@@ -162,14 +162,7 @@ class Adaptive(ABC):
     def _adaptive_basis(self) -> Basis:
         if self.basis is None:
             raise ValueError("a layer with basis 'none' has no functions and no grid")
-        if any(
-            parametrize.is_parametrized(module) or _is_pruned(module)
-            for module in (self, *self.children())
-        ):
-            raise ValueError(
-                "the weights are parametrized or pruned: remove that first, then change the"
-                " functions"
-            )
+        check_changeable(self)
         if type(self.functions_weight) is not nn.Parameter:
             raise ValueError(
                 f"the weights are a {type(self.functions_weight).__name__}, spread over processes"
@@ -211,11 +204,6 @@ class Adaptive(ABC):
             weight.data = new
         weight.grad = None
         self._set_functions_weight(weight)
-
-
-def _is_pruned(module: nn.Module) -> bool:
-    """Whether weights are made of others of that name with `_orig` (pruning, old weight norm)."""
-    return any(name.endswith("_orig") for name in module._parameters)
 
 
 def evenly_chosen(samples: Tensor, count: int, seed: int = 0) -> Tensor:

@@ -18,6 +18,7 @@ from kanseg.layers.parts import (
     init_mixture,
     reset,
 )
+from kanseg.layers.plain import reads_its_weight
 from kanseg.layers.regularisation import Disturbance
 
 
@@ -166,6 +167,13 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             raise ValueError(
                 "edge norms need functions of their own on every edge: a basis and share='edge'"
             )
+        for name in ("basis_linear", "base_linear"):
+            part = getattr(self, name)
+            if part is not None and not reads_its_weight(part):
+                raise ValueError(
+                    f"edge norms read the weights, and {name} is a {type(part).__name__} that does"
+                    " more than multiply by its weight"
+                )
         weight = self.basis_linear.weight.unflatten(1, (self.in_features, -1))
         if x is None:
             return weight.abs().mean(dim=2)

@@ -57,6 +57,14 @@ def is_plain_map(module: nn.Module) -> bool:
     )
 
 
+def reads_its_weight(linear: nn.Module) -> bool:
+    """True for a torch.nn.Linear that multiplies by its weight, however that comes about (pruned,
+    parametrized).
+    """
+    forward = getattr(linear.forward, "__code__", None)
+    return isinstance(linear, nn.Linear) and forward is _CODE[nn.Linear]
+
+
 def is_plain_activation(module: nn.Module) -> bool:
     """True for an elementwise activation of torch that leaves its input as it is."""
     return (

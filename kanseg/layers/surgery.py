@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kanseg.layers.plain import CONVOLUTIONS, is_plain_tensor
+
+# The linear parts of KANConv and KANLinear.
+_MAPS = ("squeeze", "basis_conv", "basis_linear", "base_conv", "base_linear", "expand")
+
 
 def source_channels(old: int, new: int) -> Tensor:
     """Which of the old channels each of the new ones takes its state from: i mod old, (new,)."""
@@ -32,14 +37,28 @@ def for_channels(weight: nn.Parameter, old: int, new: int) -> nn.Parameter:
 
 
 def check_changeable(layer: nn.Module) -> None:
-    """ValueError where other modules keep watch over the weights."""
-    if any(
-        parametrize.is_parametrized(module) or hasattr(module, "weight_orig")
-        for module in layer.modules()
-    ):
-        raise ValueError(
-            "the weights are parametrized or pruned: remove that first, then change the layer"
-        )
+    """ValueError where the weights are made from others (pruned, parametrized), or a part of a KAN
+    layer is no plain convolution or matrix any more (LoRA, quantization, FSDP).
+    """
+    for module in layer.modules():
+        made = any(name.endswith(("_orig", "_g")) for name in module._parameters)
+        if made or parametrize.is_parametrized(module):
+            raise ValueError(
+                "the weights are parametrized or pruned: remove that first, then change the layer"
+            )
+    for name in _MAPS:
+        part = getattr(layer, name, None)
+        if part is not None and type(part) not in (*CONVOLUTIONS, nn.Linear, nn.Identity):
+            raise ValueError(
+                f"{name} was replaced by a {type(part).__name__}: put the plain layer back first,"
+                " then change the layer"
+            )
+        weight = getattr(part, "weight", None)
+        if weight is not None and (weight.is_meta or not is_plain_tensor(weight)):
+            raise ValueError(
+                f"the weights of {name} are not here (offloaded or sharded): gather them first,"
+                " then change the layer"
+            )
 
 
 def set_conv_channels(conv: nn.Module, old: int, new: int) -> None:
