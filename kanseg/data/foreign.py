@@ -5,10 +5,14 @@ that decodes them raises becomes an `InputError` that names the file.
 from __future__ import annotations
 
 import logging
+import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import cv2
 
 from kanseg.errors import InputError
 
@@ -21,9 +25,13 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
-# tifffile logs a line for each odd tag, and without a handler Python prints it on stderr. What is
-# wrong with a file is said by the errors here.
+# tifffile logs a line for each odd tag, and without a handler Python prints it on stderr; PIL warns
+# of them. What is wrong with a file is said by the errors here.
+# OpenCV writes its own lines, unless its variable asks for another level.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @contextmanager

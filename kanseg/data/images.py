@@ -10,7 +10,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from kanseg.data.decoded import DecodedImage, DecodedMask, as_decoded
 from kanseg.data.foreign import foreign_decoder, require_regular_file
@@ -30,6 +40,16 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MAX_PIXELS = (
     2**29
 )  # an image beyond it is refused as a decompression bomb unless the caller raises the limit
+# PIL knows many more, some of which start other programs (EPS starts Ghostscript).
+_FORMATS = [
+    PngImagePlugin.PngImageFile.format,
+    JpegImagePlugin.JpegImageFile.format,
+    TiffImagePlugin.TiffImageFile.format,
+    BmpImagePlugin.BmpImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+    GifImagePlugin.GifImageFile.format,
+    PpmImagePlugin.PpmImageFile.format,
+]
 _OPENING = threading.Lock()
 
 
@@ -239,6 +259,8 @@ def _decoded(image: Image.Image, path: Path) -> np.ndarray:
     array = _quick_jpeg(image, path)
     if array is None:
         scale = 255 // (2 ** _bits_of_gray(image) - 1)
+        if image.mode == "1" and transparent is not None:
+            transparent = int(transparent > 0)  # PIL scales this one, and that of 2 and 4 bits not
         array = np.asarray(_plain_mode(image))
         array = array.reshape(*array.shape[:2], -1)
         if image.mode in ("1", "L", "RGB"):
@@ -343,7 +365,7 @@ def _open_unlimited(path: Path) -> Image.Image:
     with _OPENING:  # the limit is global, and images are read in threads
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path)
+            return Image.open(path, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

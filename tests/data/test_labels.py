@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from kanseg.data.folder import Sample
+from kanseg.data.folder import Sample, read_folder
 from kanseg.data.info import LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.errors import InputError
@@ -76,3 +77,79 @@ def test_a_missing_mask_is_named(tmp_path):
 def test_a_colour_mask_without_palette_is_refused(tmp_path):
     with pytest.raises(InputError, match="palette"):
         read_label(sample(tmp_path, [[[0, 0, 0]]]), LabelInfo("binary", ("a", "b")))
+
+
+def stored(tmp_path, values, dtype):
+    tifffile.imwrite(tmp_path / "m.tif", np.asarray(values, dtype))
+    return Sample("m", tmp_path / "i.png", tmp_path / "m.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("values", [{-1: 255}, {-1: 255, 0: 0, 1: 1}])
+def test_minus_one_can_be_named_as_ignored(tmp_path, dtype, values):
+    one = stored(tmp_path, [[-1, 0, 1]], dtype)
+    info = LabelInfo("binary", ("a", "b"), mask_values=values)
+    assert read_label(one, info).tolist() == [[255, 0, 1]]
+
+
+def test_negative_values_can_be_classes(tmp_path):
+    one = stored(tmp_path, [[-9999, -1, 7]], np.int16)
+    info = LabelInfo("binary", ("a", "b"), mask_values={-9999: 255, -1: 1, 7: 0})
+    assert read_label(one, info).tolist() == [[255, 1, 0]]
+
+
+def test_a_negative_value_without_a_class_is_named(tmp_path):
+    one = stored(tmp_path, [[0, -1], [-2, -2]], np.int16)
+    with pytest.raises(InputError, match=r"value -1 at row 0, column 1 \(3 pixels in all\)"):
+        read_label(one, LabelInfo("binary", ("a", "b")))
+    info = LabelInfo("binary", ("a", "b"), mask_values={-1: 255})
+    with pytest.raises(InputError, match=r"value -2 .*expected 0\.\.1 or -1, 255 \(ignored\)"):
+        read_label(one, info)
+
+
+def test_a_negative_value_of_a_layer_is_not_taken_for_absent(tmp_path):
+    one = stored(tmp_path, [[0, -1, 3]], np.int16)
+    layered = Sample("m", one.image, (one.mask,))
+    with pytest.raises(InputError, match=r"value -1 .*mask_values, such as \{-1: 255\}"):
+        read_label(layered, LabelInfo("multilabel", ("a",), ignore_index=None))
+    info = LabelInfo("multilabel", ("a",), mask_values={-1: 255}, ignore_index=None)
+    assert read_label(layered, info).tolist() == [[[0, 255, 1]]]
+
+
+def test_the_ignored_values_are_left_out_when_the_classes_are_read_off_the_masks(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    Image.fromarray(np.zeros((1, 3), np.uint8)).save(tmp_path / "images" / "m.png")
+    (tmp_path / "train.txt").write_text("m\n")
+    for values, expected in (([-1, 0, 255], [255, 0, 1]), ([-1, 0, 1], [255, 0, 1])):
+        tifffile.imwrite(tmp_path / "masks" / "m.tif", np.array([values], np.int16))
+        found = read_folder(tmp_path, {"mask_values": {-1: 255}})
+        samples = [sample for split in found.splits.values() for sample in split]
+        assert found.info.task == "binary"
+        assert read_label(samples[0], found.info).tolist() == [expected]
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_pixels_of_the_image_without_data_are_ignored(tmp_path, multilabel):
+    values = np.array([[1, -9999, 2]], np.float32)
+    tag = (42113, "s", 0, "-9999", True)
+    tifffile.imwrite(tmp_path / "i.tif", values, extratags=[tag])
+    Image.fromarray(np.array([[1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
+    mask = tmp_path / "m.png"
+    if multilabel:
+        info = LabelInfo("multilabel", ("a",), ignore_index=None)
+        one = Sample("m", tmp_path / "i.tif", (mask,))
+        assert read_label(one, info).tolist() == [[[1, 255, 0]]]
+    else:
+        one = Sample("m", tmp_path / "i.tif", mask)
+        assert read_label(one, LabelInfo("binary", ("a", "b"))).tolist() == [[1, 255, 0]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_hold_their_values(tmp_path, bits):
+    values = np.array([[0, 1, 1, 0]]) if bits == 1 else np.array([[0, 1, 2, 3]])
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.save(tmp_path / "m.png", bits=bits)
+    one = Sample("m", tmp_path / "i.png", tmp_path / "m.png")
+    info = LabelInfo("multiclass", ("a", "b", "c", "d"))
+    assert read_label(one, info).tolist() == values.tolist()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from kanseg.data.decoded import DecodedImage
 from kanseg.data.preprocess import Preprocess, resize_image, resize_mask
 from kanseg.errors import InputError
 
@@ -73,3 +74,30 @@ def test_every_class_of_a_multilabel_mask_is_resized():
     assert np.array_equal(
         resize_mask(mask, (3, 4)), np.stack([resize_mask(layer, (3, 4)) for layer in mask])
     )
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_pixels_without_data_are_seen_as_the_mean(dtype, gamma):
+    largest = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    values = (np.random.default_rng(0).random((4, 5, 3)) * largest).astype(dtype)
+    nodata = np.zeros((4, 5), bool)
+    nodata[1, 2] = True
+    preprocess = Preprocess(
+        3, mean=(0.2, 0.5, 0.7), std=(0.1, 0.2, 0.3), gamma=gamma, floats=dtype is np.float32
+    )
+    seen = preprocess(DecodedImage(values, nodata=nodata)).numpy()
+    # Integers come as near as they can.
+    step = {np.uint8: 0.1, np.uint16: 3e-4, np.float32: 1e-6}[dtype]
+    assert np.abs(seen[:, 1, 2]).max() < step
+    others = preprocess(values).numpy()
+    assert np.array_equal(seen[:, ~nodata], others[:, ~nodata])
+
+
+def test_the_last_band_is_dropped_only_where_the_file_calls_it_alpha():
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 4), dtype=np.uint8)
+    preprocess = Preprocess(3)
+    assert preprocess.fit(DecodedImage(values, alpha=True)).shape == (4, 5, 3)
+    with pytest.raises(InputError, match="has 4 channels, none of which the file calls alpha"):
+        preprocess.fit(DecodedImage(values, alpha=False))
+    assert Preprocess(4).fit(DecodedImage(values)).shape == (4, 5, 4)

@@ -58,3 +58,37 @@ def test_floats_of_a_small_unit_keep_their_deviation(tmp_path):
     )
     assert mean[0] == pytest.approx(values.mean(), rel=1e-4)
     assert std[0] == pytest.approx(values.std(), rel=1e-4)
+
+
+@pytest.mark.parametrize("resize", [None, (20, 20)])
+def test_pixels_without_data_are_in_no_statistics(tmp_path, resize):
+    rng = np.random.default_rng(0)
+    samples, values = [], []
+    for number in range(3):
+        image = rng.normal(-10, 2, (40, 40, 2)).astype(np.float32)
+        image[:20, number * 10 : number * 10 + 10] = -9999
+        values.append(image[image[:, :, 0] != -9999])
+        path = tmp_path / f"{number}.tif"
+        tag = (42113, "s", 0, "-9999", True)
+        options = {"photometric": "minisblack", "planarconfig": "contig", "extratags": [tag]}
+        tifffile.imwrite(path, image, **options)
+        mask = tmp_path / f"m{number}.png"
+        Image.fromarray(np.ones((40, 40), np.uint8)).save(mask)
+        samples.append(Sample(str(number), path, mask))
+    preprocess = Preprocess(channels=2, floats=True, resize=resize)
+    mean, std = channel_statistics(samples, preprocess)
+    pixels = np.concatenate(values)
+    if resize is None:
+        assert np.allclose(mean, pixels.mean(axis=0), rtol=1e-5)
+        assert np.allclose(std, pixels.std(axis=0), rtol=1e-5)
+    else:
+        assert np.allclose(mean, pixels.mean(axis=0), atol=0.2)
+    info = LabelInfo("binary", ("a", "b"))
+    assert class_frequencies(samples, info).tolist() == [0, len(pixels)]
+
+
+def test_a_set_without_any_data_is_named(tmp_path):
+    tag = (42113, "s", 0, "0", True)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.uint8), extratags=[tag])
+    with pytest.raises(InputError, match="has a pixel with data"):
+        channel_statistics([Sample("a", tmp_path / "a.tif", None)], Preprocess(channels=1))

@@ -1,3 +1,5 @@
+import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -5,12 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
-from kanseg.inference import Predictor, find_pictures, predict_files
+from kanseg.inference import Outputs, Predictor, find_pictures, predict_files
 from kanseg.training.run import train
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -251,3 +254,112 @@ def test_a_video_that_is_none_is_one_line_and_what_is_left_out_another(checkpoin
     assert "film.mp4: not a video" in lines[1]
     assert "2 networks" in run.stdout
     assert (tmp_path / "out" / "uncertainty" / "a.png").is_file()
+
+
+def odd_things(folder):
+    """An image and what hangs or stops those that open it."""
+    folder.mkdir()
+    rgb = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(folder / "good.png")
+    tifffile.imwrite(folder / "good.tif", rgb, photometric="rgb")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop").symlink_to(".")
+    data = bytearray((folder / "good.tif").read_bytes())
+    (start,) = struct.unpack_from("<I", data, 4)
+    for place in range(start + 2, len(data) - 12, 12):  # the type of BitsPerSample
+        if struct.unpack_from("<H", data, place)[0] == 258:
+            data[place + 2] = 17
+            break
+    (folder / "damaged.tif").write_bytes(data)
+    return {"pipe.png", "pipe.mp4", "device.png", "self.png", "gone.jpg", "damaged.tif"}
+
+
+@pytest.mark.parametrize("options", [[], ["--recursive"]])
+def test_what_cannot_be_read_is_a_line_each_and_the_rest_is_written(checkpoint, tmp_path, options):
+    bad = odd_things(tmp_path / "in")
+    arguments = ["--input", tmp_path / "in", "--output", tmp_path / "out", *options]
+    done = tool("predict.py", "--checkpoint", checkpoint, *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert {Path(line.split(": ")[1]).name for line in failed} == bad
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {
+        "good_png.png",
+        "good_tif.png",
+    }
+
+
+def test_names_of_255_bytes_are_written(tmp_path):
+    (tmp_path / "in").mkdir()
+    name = "x" * 251
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "in" / f"{name}.png")
+    outputs = Outputs(probabilities="npz", uncertainty=True)
+    outcome = predict_files(flat(), [tmp_path / "in" / f"{name}.png"], tmp_path, outputs=outputs)
+    assert outcome.failed == []
+    assert (tmp_path / f"{name}.png").is_file()
+    assert (tmp_path / "probabilities" / f"{name}.npz").is_file()
+    assert (tmp_path / "overlays" / f"{name}.png").is_file()
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+class Mean(nn.Module):
+    """One logit: the mean of the channels."""
+
+    def forward(self, x):
+        return x.mean(dim=1, keepdim=True)
+
+
+def flat(channels=3, **options):
+    preprocess = Preprocess(channels, mean=(0.5,) * channels, std=(0.25,) * channels, **options)
+    colours = [(0, 0, 0), (255, 255, 255)]
+    return Predictor(
+        Mean(), preprocess, classes=["a", "b"], colours=colours, task="binary", device="cpu"
+    )
+
+
+def test_an_image_with_a_damaged_place_on_the_map_is_predicted(tmp_path):
+    values = np.zeros((20, 30, 3), np.uint8)
+    tags = [(34264, "d", 3, (1.0, 2.0, 3.0), True), (33550, "s", 0, "text", True)]
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extratags=tags)
+    outputs = Outputs(polygons="geojson")
+    outcome = predict_files(flat(), [tmp_path / "a.tif"], tmp_path / "out", outputs=outputs)
+    assert outcome.failed == []
+
+
+@pytest.mark.parametrize("large", [10, 10**6], ids=["windows", "whole"])
+def test_pixels_without_data_are_predicted_alike_by_windows_and_whole(tmp_path, large):
+    values = np.full((40, 60), 60000, np.uint16)
+    values[:, 30:] = 100
+    values[10:20] = 7
+    tag = (42113, "s", 0, "7", True)
+    options = {"tile": (16, 16), "extratags": [tag], "photometric": "minisblack"}
+    tifffile.imwrite(tmp_path / "a.tif", values, **options)
+    predict_files(
+        flat(channels=1),
+        [tmp_path / "a.tif"],
+        tmp_path / "out",
+        outputs=Outputs(probabilities="npz", overlays=False),
+        large=large,
+    )
+    if large == 10:
+        found = tifffile.imread(tmp_path / "out" / "probabilities" / "b" / "a.tif")
+    else:
+        found = np.load(tmp_path / "out" / "probabilities" / "a.npz")["probabilities"][1]
+    assert np.allclose(found[10:20], 0.5, atol=1e-3)  # as seen: 0
+    assert (found[:10, :30] > 0.8).all()
+    assert (found[20:, 30:] < 0.2).all()
+
+
+def test_a_band_that_is_no_alpha_is_not_dropped(tmp_path):
+    values = RNG.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["unspecified"])
+    for large in (10, 10**6):
+        out = tmp_path / f"out{large}"
+        outcome = predict_files(flat(), [tmp_path / "a.tif"], out, large=large)
+        assert "has 4 channels, none of which the file calls alpha" in outcome.failed[0]
+        outcome = predict_files(flat(channels=4), [tmp_path / "a.tif"], out, large=large)
+        assert outcome.failed == []

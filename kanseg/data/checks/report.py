@@ -13,6 +13,7 @@ from kanseg.data.checks.statistics import Statistics
 from kanseg.data.folder import Folder
 from kanseg.data.info import LabelInfo
 from kanseg.data.sample import Sample
+from kanseg.names import printable
 from kanseg.tables import markdown
 
 SCHEMA = 1
@@ -66,7 +67,8 @@ class Report:
 
     def line(self, issue: Issue) -> str:
         """`FILE: reason`, the file as a path that can be opened."""
-        return f"{self.root if issue.file == '.' else self.root / issue.file}: {issue.reason}"
+        path = self.root if issue.file == "." else self.root / issue.file
+        return printable(f"{path}: {issue.reason}", line=True)
 
     def by_kind(self, issues: list[Issue]) -> dict[str, list[Issue]]:
         """Code -> faults, in the order of `KINDS`."""
@@ -77,7 +79,7 @@ class Report:
 
     def text(self, *, warnings: int = 10) -> str:
         """The whole report for a terminal: every error, and at most so many warnings of a kind."""
-        parts = [self._overview(), *(f"note: {note}" for note in self.notes)]
+        parts = [self._overview(), *(printable(f"note: {note}", line=True) for note in self.notes)]
         for title, issues, limit in (
             ("ERRORS", self.errors, None),
             ("warnings", self.warnings, warnings),
@@ -86,7 +88,10 @@ class Report:
                 parts.append(f"\n{title} ({len(issues)})")
             for code, some in self.by_kind(issues).items():
                 parts.append(f"  {code}: {KINDS[code].title} ({len(some)})")
-                parts += [f"    {issue.file}: {issue.reason}" for issue in some[:limit]]
+                parts += [
+                    printable(f"    {issue.file}: {issue.reason}", line=True)
+                    for issue in some[:limit]
+                ]
                 parts += (
                     [f"    ... and {len(some) - limit} more (--warnings 0 shows all)"]
                     if limit and len(some) > limit

@@ -172,6 +172,12 @@ LATER = {
     "channels",
     "label",
     "class_absent",
+    "colors_contradict",
+    "mask_alpha",
+    "white_at_0",
+    "palettes_differ",
+    "other_palette",
+    "class_everywhere",
 }  # tests of their own
 
 
