@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import yaml
 
 from kanseg.errors import InputError
 from kanseg.registry import nearest
+from kanseg.yaml_names import NAMES, quote_names
 
 E = TypeVar("E")
 
@@ -22,7 +24,10 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
     """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`,
     `--help`.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_loader
+
+    faults = (yaml.YAMLError, RecursionError, ValueError)
+    set_loader("yaml", _load, exceptions=faults)
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> None:
@@ -38,6 +43,48 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
     return parser
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e3 is a number, as in JSON, and 2001-01-01 a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _load(text: str) -> Any:
+    """A config, or a value of the command line, with names as they were written."""
+    value = yaml.load(quote_names(text), Loader=_Loader)
+    # Neither `key:` nor `{a, b}` is meant as a map to nothing.
+    if isinstance(value, dict) and value and all(entry is None for entry in value.values()):
+        keys = set(text.strip(" {}").replace(" ", "").split(","))
+        if text.strip() == f"{next(iter(value))}:" or keys == set(value):
+            return text
+    return value
+
+
+def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
+    """The words of a command line, lists of names in quotes: `--data.classes [no, yes]`."""
+    options = {f"--{prefix}{name}" for name in NAMES}
+    result: list[str] = []
+    before = ""
+    for word in arguments:
+        option, sign, value = word.partition("=")
+        if sign and option.rstrip("+") in options:
+            word = f"{option}={quote_names(value, whole=True)}"
+        elif before.rstrip("+") in options:
+            word = quote_names(word, whole=True)
+        result.append(word)
+        before = word
+    return result
+
+
 def from_yaml(kind: type[E], text: str) -> E:
     """The settings in a YAML text; what it leaves out has its default.
 
@@ -46,7 +93,7 @@ def from_yaml(kind: type[E], text: str) -> E:
     """
     parser = command_line(kind=kind)
     try:
-        content = yaml.safe_load(text) or {}
+        content = yaml.safe_load(quote_names(text)) or {}
     except yaml.YAMLError as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or any(
@@ -73,7 +120,8 @@ def parse(
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
-        namespace = parser.parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        namespace = parser.parse_args(with_quoted_names(words))
     except UnicodeDecodeError as error:
         raise InputError(
             f"a config is not UTF-8 text ({error.reason} at byte {error.start})"

@@ -15,6 +15,7 @@ import yaml
 from kanseg.data.images import MAX_PIXELS, read_mask_values
 from kanseg.errors import InputError
 from kanseg.registry import nearest
+from kanseg.yaml_names import quote_names
 
 IGNORED = 255  # in a loaded label map: the pixel counts for nothing
 SUSPECT = 254  # what values without a class are looked up as; of 255 classes the last one
@@ -217,7 +218,7 @@ def dataset_yaml(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(read_text(path)) or {}
+        content = yaml.safe_load(quote_names(read_text(path))) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     known = [f.name for f in fields(LabelInfo)]
@@ -273,7 +274,7 @@ def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     classes, values, palette = (given.get(key) for key in ("classes", "mask_values", "palette"))
     if classes is not None:
         if not isinstance(classes, (list, tuple)) or not all(
-            isinstance(name, (str, int)) for name in classes
+            isinstance(name, str) or _is_integer(name) for name in classes
         ):
             raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
         result["classes"] = tuple(str(name) for name in classes)

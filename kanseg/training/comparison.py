@@ -19,6 +19,7 @@ from kanseg.registry import nearest
 from kanseg.training.resume import RunBusy, newest_complete, settings_changed, step_folders
 from kanseg.training.run import train
 from kanseg.training.search import MAY_DIFFER
+from kanseg.yaml_names import quote_names
 
 Tell = Callable[[str], None]
 TRUTH = (
@@ -100,7 +101,8 @@ def read_arms(
 def _variants(path: str) -> dict[str, list[str]]:
     """The arms in a YAML file, as words of a command line."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content = yaml.safe_load(quote_names(text, keys=True))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--arms {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not all(
