@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from kanseg.errors import InputError
 from kanseg.reading import parse_yaml
 from kanseg.registry import nearest
+from kanseg.yaml_names import NAMES, quoted_list
 
 E = TypeVar("E")
 YAML_MODE = "kanseg_yaml"
@@ -44,10 +46,28 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
 def _load_yaml(text: str) -> Any:
     """The value of a word of the command line, or of a file of settings."""
     value = parse_yaml(text)
-    # a word such as `name:` is no mapping; jsonargparse's own reader makes the same exception
-    if isinstance(value, dict) and list(value) == [text.strip().removesuffix(":")]:
-        return text
+    # Neither `key:` nor `{a, b}` is meant as a map to nothing.
+    if isinstance(value, dict) and value and all(entry is None for entry in value.values()):
+        keys = set(text.strip(" {}").replace(" ", "").split(","))
+        if text.strip() == f"{next(iter(value))}:" or keys == set(value):
+            return text
     return value
+
+
+def with_quoted_names(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, lists of names in quotes: `--data.classes [no, yes]`."""
+    options = {f"--data.{name}" for name in NAMES}
+    result: list[str] = []
+    before = ""
+    for word in arguments:
+        option, sign, value = word.partition("=")
+        if sign and option.rstrip("+") in options:
+            word = f"{option}={quoted_list(value)}"
+        elif before.rstrip("+") in options:
+            word = quoted_list(word)
+        result.append(word)
+        before = word
+    return result
 
 
 def from_yaml(kind: type[E], text: str) -> E:
@@ -82,7 +102,8 @@ def parse(
     for name, text in (flags or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
-        namespace = parser.parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        namespace = parser.parse_args(with_quoted_names(words))
     except UnicodeDecodeError as error:
         raise InputError(
             f"a config is not UTF-8 text ({error.reason} at byte {error.start})"

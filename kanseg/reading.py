@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from kanseg.errors import InputError
+from kanseg.yaml_names import keep_names
 
 MAX_YAML = 2_000_000  # characters; PyYAML reads some 100,000 a second
 MAX_DEPTH = 50  # lists and mappings within each other in YAML
@@ -59,7 +60,8 @@ def parse_yaml(text: str, where: object = None) -> Any:
     """What a YAML text holds: mappings, lists, strings, numbers, true, false and null, as of
     YAML 1.2.
 
-    `no`, `yes`, `on`, `off` and dates are strings, `1e-3` is a number. A key that stands twice,
+    `no`, `yes`, `on`, `off` and dates are strings, `1e-3` is a number; lists of names (`classes`,
+    `data.train`, ...) keep every word as it was written. A key that stands twice,
     tags of other types, and aliases that repeat themselves into the hundred thousands are refused.
 
     Args:
@@ -219,6 +221,7 @@ class _Loader(yaml.SafeLoader):
         node = super().get_single_node()
         if node is not None:
             _count(node, {})
+            keep_names(node)
         return node
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:

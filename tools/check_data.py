@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
     """(the parsed arguments, the data settings)."""
     from jsonargparse import DefaultHelpFormatter
 
-    from kanseg.command_line import command_line
+    from kanseg.command_line import command_line, with_quoted_names
     from kanseg.config import Config, DataConfig
 
     arguments, config = _config_of(arguments)
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     if config is not None:
         parser.set_defaults(asdict(Config.from_yaml(_text(config)).data))
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(with_quoted_names(arguments, prefix=""))
     settings = {f.name: given[f.name] for f in fields(DataConfig)}
     if given.folder is None and config is None:
         raise InputError("give the folder of the data set, or --config FILE.yaml")

@@ -315,7 +315,7 @@ def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     classes, values, palette = (given.get(key) for key in ("classes", "mask_values", "palette"))
     if classes is not None:
         if not isinstance(classes, (list, tuple)) or not all(
-            isinstance(name, (str, int)) for name in classes
+            isinstance(name, str) or _is_integer(name) for name in classes
         ):
             raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
         result["classes"] = tuple(str(name) for name in classes)

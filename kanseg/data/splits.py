@@ -140,8 +140,8 @@ def seeded_split(
     order = sorted(shares, key=lambda unit: (shares[unit], unit))
     by_hash = [sum(share < border for share in shares.values()) for border in BORDERS]
     # At least one unit each: val is order[:first], test order[first:second], train the rest.
-    first = min(max(by_hash[0], 1), len(order) - 2)
-    second = min(max(by_hash[1], first + 1), len(order) - 1)
+    second = min(max(by_hash[1], 2), len(order) - 1)
+    first = min(max(by_hash[0], 1), second - 1)
     side = dict.fromkeys(order[:first], "val") | dict.fromkeys(order[first:second], "test")
     result = {
         split: [name for name in names if side.get(unit_of[name], "train") == split]

@@ -118,9 +118,11 @@ def _variants(path: str) -> dict[str, list[str]]:
             " {width: 16}}`"
         )
     for name, settings in content.items():
-        _check_arm(path, str(name), settings)
+        if not isinstance(name, str):
+            raise InputError(f"--arms {path}: {name!r} is no name; put it in quotes")
+        _check_arm(path, name, settings)
     return {
-        str(name): [f"--{key}={_word(value)}" for key, value in settings.items()]
+        name: [f"--{key}={_word(value)}" for key, value in settings.items()]
         for name, settings in content.items()
     }
 

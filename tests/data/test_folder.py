@@ -33,8 +33,11 @@ def test_seeded_split_is_repeatable_disjoint_and_told(tmp_path):
     assert one.splits == two.splits
     assert names != {k: {s.name for s in v} for k, v in read_folder(root, seed=2).splits.items()}
     assert sum(map(len, names.values())) == len(set.union(*names.values())) == 20
-    assert len(names["val"]) == len(names["test"]) == 3
-    assert any("split by seed 1" in note for note in one.notes)
+    assert names["val"]
+    assert names["test"]
+    sizes = ", ".join(f"{len(some)} {split}" for split, some in names.items())
+    assert any(f"split by seed 1, by a hash of the name, into {sizes}" in n for n in one.notes)
+    assert one.dealt
 
 
 def test_groups_stay_together(tmp_path):

@@ -114,10 +114,11 @@ def test_val_is_cut_from_train_by_class_and_seed(tmp_path):
         opened(tmp_path, val_share=0.25, split_seed=seed, tell=lines.append).splits
         for seed in (1, 1, 2)
     )
-    assert np.bincount(first["val"].labels).tolist() == [5, 5, 5, 5]
+    assert 10 <= len(first["val"]) <= 30  # binomial: 20 +- 4
     assert first["val"].names() == same["val"].names() != other["val"].names()
     assert not set(first["val"].names()) & set(first["train"].names())
-    assert any("20 training pictures are taken for it, by seed 1" in line for line in lines)
+    taken = f"{len(first['val'])} training pictures are taken for it, by seed 1, by a hash"
+    assert any(taken in line for line in lines)
     assert "val" not in opened(tmp_path, val_share=0).splits
     assert "val" not in opened(tmp_path, val=[]).splits
 
@@ -221,14 +222,16 @@ def test_class_folders_alone_are_split(tmp_path):
     save_folder(tmp_path, splits=[""], count=20)
     lines = []
     images = opened(tmp_path, tell=lines.append)
-    assert {role: len(source) for role, source in images.splits.items()} == {
-        "train": 29,
-        "val": 3,
-        "test": 8,
-    }
-    assert np.bincount(images.splits["test"].labels).tolist() == [4, 4]
+    test = len(images.splits["test"])
+    assert 3 <= test <= 14  # binomial: 8 +- 2.5
     assert len(set().union(*(source.names() for source in images.splits.values()))) == 40
-    assert any("8 of 40 pictures are split off" in line for line in lines)
+    assert any(f"{test} of 40 pictures are split off" in line for line in lines)
+    before = {role: set(source.names()) for role, source in images.splits.items()}
+    for name in ("cat", "dog"):
+        first = next(iter(sorted((tmp_path / name).iterdir())))
+        Image.open(first).rotate(180).save(first.with_name("one_more.png"))
+    after = opened(tmp_path, tell=lines.append).splits
+    assert all(before[role] <= set(after[role].names()) for role in before)
 
 
 def test_faults_of_folders_are_told(tmp_path):
@@ -469,7 +472,12 @@ def test_items_are_normalised_pictures_with_label_and_index(tmp_path):
     np.testing.assert_allclose(
         item["image"].numpy(), (image.transpose(2, 0, 1) / 255 - 0.5) / 0.25, atol=1e-6
     )
-    assert (item["label"], item["index"], len(data), data.one_size) == (label, 5, 36, True)
+    assert (item["label"], item["index"], len(data), data.one_size) == (
+        label,
+        5,
+        len(data.source),
+        True,
+    )
     batch = next(iter(torch.utils.data.DataLoader(data, batch_size=4)))
     assert (batch["image"].dtype, batch["label"].dtype, batch["image"].shape) == (
         torch.float32,

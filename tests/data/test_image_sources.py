@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from kanseg.data.image_sources import (
     ImageSource,
     checked_labels,
     cut,
+    cut_exactly,
     stratified_order,
 )
 from kanseg.errors import InputError
@@ -41,13 +43,42 @@ def test_the_order_depends_on_the_seed_and_not_on_the_calls():
     assert not np.array_equal(stratified_order(LABELS, 1), stratified_order(LABELS, 2))
 
 
-def test_a_cut_is_exact_and_leaves_a_lonely_class_to_the_larger_part():
-    rest, part = cut(source(), 0.1, 0)
+def test_an_exact_cut_leaves_a_lonely_class_to_the_larger_part():
+    rest, part = cut_exactly(source(), 0.1, 0)
     assert np.bincount(part.labels).tolist() == [6, 3, 1]
     assert sorted([*rest.names(), *part.names()]) == sorted(source().names())
     lonely = np.append(LABELS, 3)
     for seed in range(5):
-        assert 3 in cut(source(lonely), 0.4, seed)[0].labels
+        assert 3 in cut_exactly(source(lonely), 0.4, seed)[0].labels
+
+
+def test_a_cut_is_about_the_share_and_keeps_the_sides_of_a_set_that_grows():
+    labels = np.arange(2000) % 4
+    rest, part = cut(source(labels), 0.25, 0)
+    assert 430 < len(part) < 570  # binomial: 500 +- 19
+    assert sorted([*rest.names(), *part.names()]) == sorted(source(labels).names())
+    _, grown = cut(source(np.arange(2500) % 4), 0.25, 0)
+    assert set(part.names()) <= set(grown.names())
+    assert not set(rest.names()) & set(grown.names())
+
+
+def test_a_cut_of_files_goes_by_their_names_below_the_root(tmp_path):
+    names = [f"{i:03d}.png" for i in range(200)]
+    parts = []
+    for root in (tmp_path / "here", tmp_path / "there"):
+        files = FilePictures([root / "cat" / name for name in names])
+        whole = ImageSource.of(files, np.zeros(200, int))
+        parts.append([Path(name).name for name in cut(whole, 0.2, 0, root)[1].names()])
+    assert parts[0] == parts[1]
+    assert 20 < len(parts[0]) < 60
+
+
+def test_a_cut_leaves_an_image_of_each_class_and_takes_one_at_least():
+    for seed in range(30):
+        rest, part = cut(source(np.array([0, 0, 1, 1, 2])), 0.5, seed)
+        assert set(rest.labels) == {0, 1, 2}
+        assert len(part)
+        assert [len(each) for each in cut(source(np.array([0, 1])), 0.01, seed)] == [1, 1]
 
 
 def test_joined_sources_and_subsets_keep_picture_label_and_name_together(tmp_path):

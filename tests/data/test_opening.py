@@ -36,43 +36,52 @@ def test_folds_hold_out_each_picture_of_train_and_val_once_and_leave_test(twelve
 
 def test_folds_are_told(twelve):
     lines = []
-    opened(twelve, lines, folds=4, fold=1, split_seed=7)
-    assert any(
-        "fold 1 of 4 by seed 7, over 8 pictures of train + val: 6 pictures to train on, 2 held out"
-        " as val" in line
-        for line in lines
-    )
+    folder = opened(twelve, lines, folds=4, fold=1, split_seed=7)
+    train, val = (len(names(folder, split)) for split in ("train", "val"))
+    told = next(line for line in lines if "fold 1 of 4 by seed 7" in line)
+    assert f"over 8 pictures of train + val: {train} pictures to train on, {val} held out" in told
+    sizes = [int(word) for word in told.split("by a hash: ")[1].rstrip(")").split(", ")]
+    assert sum(sizes) == 8
+    assert sizes[1] == val
 
 
 def test_folds_of_a_seeded_split_and_of_split_folders(tmp_path):
     plain = make_folder(tmp_path / "plain", count=20, splits=False)
-    assert sorted(len(names(opened(plain, folds=5, fold=k), "val")) for k in range(5)) == [
-        3,
-        3,
-        3,
-        4,
-        4,
-    ]
+    pool = {*names(opened(plain), "train"), *names(opened(plain), "val")}
+    held_out = [names(opened(plain, folds=5, fold=k), "val") for k in range(5)]
+    assert all(held_out)
+    assert sorted(sum(held_out, [])) == sorted(pool)
     for split in ("train", "val", "test"):
         make_folder(tmp_path / "folders" / split, count=4, splits=False)
-    folder = opened(tmp_path / "folders", folds=4)
-    assert (
-        len(folder.samples("train")),
-        len(folder.samples("val")),
-        len(folder.samples("test")),
-    ) == (6, 2, 4)
+    images = []
+    for fold in range(4):
+        folder = opened(tmp_path / "folders", folds=4, fold=fold)
+        assert len(folder.samples("train")) + len(folder.samples("val")) == 8
+        assert len(folder.samples("test")) == 4
+        images += [sample.image for sample in folder.samples("val")]
+    assert len(set(images)) == len(images) == 8
 
 
 def test_folds_without_a_split_val(twelve):
     (twelve / "val.txt").unlink()
-    assert [len(opened(twelve, folds=2).samples(split)) for split in ("train", "val")] == [2, 2]
+    folder = opened(twelve, folds=2)
+    assert folder.samples("val")
+    assert sorted(names(folder, "train") + names(folder, "val")) == ["p00", "p01", "p02", "p03"]
 
 
 def test_folds_of_splits_with_other_names(twelve):
     for split in ("train", "val"):
         (twelve / f"{split}.txt").rename(twelve / f"by_{split}.txt")
     folder = opened(twelve, folds=4, train=["by_train"], val=["by_val"])
-    assert (len(folder.samples("by_train")), len(folder.samples("by_val"))) == (6, 2)
+    assert len(folder.samples("by_train") + folder.samples("by_val")) == 8
+    assert folder.samples("by_val")
+
+
+def test_folds_do_not_depend_on_where_the_set_lies(twelve, tmp_path):
+    before = [names(opened(twelve, folds=3, fold=fold), "val") for fold in range(3)]
+    twelve.rename(tmp_path / "elsewhere")
+    elsewhere = tmp_path / "elsewhere"
+    assert before == [names(opened(elsewhere, folds=3, fold=k), "val") for k in range(3)]
 
 
 def test_folds_keep_groups_together(twelve):

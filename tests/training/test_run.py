@@ -98,6 +98,7 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
         *(
             "config.yaml",
             "log.jsonl",
+            "split.json",
             "metrics.json",
             "checkpoints",
             "best",
