@@ -6,10 +6,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from accelerate import Accelerator, cpu_offload
+from torch import nn
 
 import kanseg
+from kanseg.bases.wavelet import Wavelet
 from kanseg.errors import InputError
-from kanseg.layers import finetune, fuse
+from kanseg.layers import KANConv2d, finetune, fuse, update_grids
 from kanseg.models import ClassificationModel, SegmentationModel
 
 
@@ -211,3 +214,80 @@ def test_another_format_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(description | {"kanseg": 2}))
     with pytest.raises(InputError, match="format 2"):
         kanseg.from_pretrained(tmp_path)
+
+
+def first(net, kind):
+    return next(m for m in net.modules() if isinstance(m, kind))
+
+
+def replace_activations(net):
+    for module in net.modules():
+        if isinstance(module, KANConv2d):
+            module.activation = nn.ReLU()
+
+
+def replace_forward(net):
+    inner = net.segmentation_head.forward
+    net.segmentation_head.forward = lambda *x: inner(*x) * 2
+
+
+CHANGED = [
+    (replace_activations, "ReLU"),
+    (lambda net: setattr(first(net, KANConv2d).base_activation, "__class__", nn.GELU), "GELU"),
+    (lambda net: setattr(first(net, nn.BatchNorm2d), "eps", 0.1), "eps=0.1"),
+    (lambda net: setattr(first(net, Wavelet), "wavelet", "morlet"), "wavelet='morlet'"),
+    (lambda net: setattr(first(net, Wavelet), "domain", "tanh"), "domain='tanh'"),
+    (lambda net: setattr(first(net, nn.Conv2d), "dilation", (2, 2)), "dilation"),
+    (lambda net: setattr(first(net, nn.Conv2d), "padding_mode", "reflect"), "padding_mode"),
+    (lambda net: setattr(first(net, KANConv2d), "norm", nn.Identity()), "built as"),
+    (lambda net: setattr(first(net, KANConv2d), "activation", nn.Identity()), "Identity"),
+    (replace_forward, "forward was replaced"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGED)
+def test_a_network_that_computes_another_function_than_its_description_is_refused(
+    tmp_path, change, message
+):
+    net = kanseg.create_model("unet", width=2, depth=2, basis="wavelet")
+    change(net)
+    with pytest.raises(InputError, match=message):
+        net.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.train(),
+        lambda net: setattr(first(net, nn.BatchNorm2d), "momentum", 0.01),
+        lambda net: setattr(net, "epoch", 3),
+        nn.SyncBatchNorm.convert_sync_batchnorm,
+        lambda net: Accelerator(mixed_precision="bf16").prepare(net),
+        lambda net: first(net, KANConv2d).register_forward_hook(lambda *_: None),
+    ],
+)
+def test_what_does_not_change_the_function_is_stored(tmp_path, change):
+    net = unet(basis="wavelet")
+    change(net)
+    net.save_pretrained(tmp_path)
+    x = torch.randn(1, 3, 12, 12)
+    loaded = kanseg.from_pretrained(tmp_path)
+    for module in (net, loaded):
+        module.eval()
+    torch.testing.assert_close(loaded(x), net(x).float(), rtol=0.1, atol=0.1)
+
+
+def test_offloaded_weights_are_refused(tmp_path):
+    net = unet(basis="gram")
+    cpu_offload(net, execution_device=torch.device("cpu"))
+    with pytest.raises(InputError, match="built|meta"):
+        net.save_pretrained(tmp_path)
+
+
+def test_an_adapted_grid_is_stored(tmp_path):
+    net = unet(basis="bspline").eval()
+    x = torch.randn(2, 3, 12, 12)
+    update_grids(net, 3 * x)
+    net.save_pretrained(tmp_path)
+    torch.testing.assert_close(kanseg.from_pretrained(tmp_path)(x), net(x), rtol=0, atol=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
+from kanseg.bases.base import check_floating
 from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
@@ -232,6 +233,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 f"{type(self).__name__} expects a tensor (B, {self.in_channels}, {axes}), got shape"
                 f" {tuple(x.shape)}"
             )
+        check_floating(x)
         return self.activation(self.norm(self.convolve(x)))
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -283,7 +285,7 @@ univariate function.
 
     Raises:
         ValueError: channels not divisible by groups, unknown names, options that the basis does not
-        have; an input of another shape.
+        have; an input of another shape, or of integers.
     """
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
+from kanseg.bases.base import check_floating
 from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
@@ -40,7 +41,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     Raises:
         ValueError: unknown names, options that the basis does not have, input with another last
-            axis.
+            axis, or of integers.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 f"KANLinear expects {self.in_features} features in the last axis, got a tensor of"
                 f" shape {tuple(x.shape)}"
             )
+        check_floating(x)
         flat = self.disturbance.at("input", x.reshape(-1, self.in_features))
         parts = []
         if self.basis is not None:

@@ -2,6 +2,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
 
 import kanseg
 import kanseg.integrations.timm  # noqa: F401 - it registers the models
@@ -75,3 +77,43 @@ def test_smp_takes_them_with_options(model, channels):
     } == {5}
     with torch.no_grad():
         assert net(torch.randn(1, channels, 128, 128)).shape == (1, 1, 128, 128)
+
+
+@pytest.mark.parametrize("how", [{}, {"features_only": True}])
+def test_checkpointing_gives_the_same_gradients_and_keeps_less(how):
+    net = timm.create_model(NAME, width=2, norm="layer", **how).train()
+    x = torch.randn(2, 3, 32, 32)
+    results = []
+    for enable in (False, True):
+        net.set_grad_checkpointing(enable)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda _: None):
+            net(x)
+        y = net(x)
+        loss = sum(each.square().sum() for each in (y if how else [y]))
+        results.append((len(kept), torch.autograd.grad(loss, list(net.parameters()))))
+    assert results[1][0] < results[0][0]
+    for plain, anew in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(anew, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", kanseg.list_encoders())
+@pytest.mark.parametrize("coarse", [False, True])
+def test_parameters_are_grouped_from_the_picture_to_the_head(encoder, coarse):
+    with torch.device("meta"):
+        net = timm.create_model(f"kanseg_{encoder}_none", num_classes=3)
+    groups = list(group_parameters(net, net.group_matcher(coarse)).values())
+    assert sorted(groups[-1]) == ["head.fc.bias", "head.fc.weight"]
+    stages = [sorted({int(name.split(".")[1]) for name in group}) for group in groups[:-1]]
+    assert all(len(group) == 1 for group in stages)
+    assert stages == sorted(stages)
+    assert not coarse or len(groups) == 1 + len({group[0] for group in stages})
+
+
+def test_learning_rates_decay_by_layer():
+    net = timm.create_model(NAME, width=2, num_classes=3)
+    optimizer = create_optimizer_v2(net, opt="sgd", lr=1.0, weight_decay=0.0, layer_decay=0.5)
+    scales = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
+    assert scales[id(net.head.fc.weight)] == 1
+    assert scales[id(net.stages[5][1].body[0].basis_conv.weight)] == 0.5
+    assert scales[id(net.stages[0][0].basis_conv.weight)] == min(scales.values())

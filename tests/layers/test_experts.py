@@ -237,3 +237,17 @@ def test_every_convolution_of_a_network_but_the_stem_is_a_mixture():
 def test_bad_options_are_told(options, message):
     with pytest.raises(ValueError, match=message):
         kanseg.create_model("unet", width=2, **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_traced_mixture_chooses_by_the_samples_that_it_is_given():
+    layer = experts(num_experts=3, top_k=1).eval()
+    traced = torch.jit.trace(layer, torch.randn(4, 3, 6, 6))
+    for x in (torch.randn(4, 3, 6, 6), torch.randn(7, 3, 9, 5)):
+        torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_on_the_device_meta_a_mixture_gives_the_shape():
+    with torch.device("meta"):
+        layer, x = experts(), torch.randn(2, 3, 6, 7)
+    assert layer(x).shape == (2, 4, 6, 7)

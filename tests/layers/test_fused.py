@@ -1,9 +1,11 @@
 import copy
+import threading
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from kanseg.bases import BASES, create_basis
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, fused
@@ -545,3 +547,48 @@ def test_gradients_of_other_dimensions(conv):
     assert torch.autograd.gradcheck(
         layer, (torch.randn(2, 2, *[4] * layer.ndim, dtype=torch.float64, requires_grad=True),)
     )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"basis": "wavelet"}, {"basis": "rational"}, {"basis": "gram", "base_activation": "prelu"}],
+    ids=str,
+)
+def test_threads_that_checkpoint_one_layer_leave_it_its_own_parameters(options):
+    layer = KANConv2d(3, 4, 3, norm="layer", **options)
+    before = dict(layer.named_parameters())
+    inputs = [torch.randn(4, 3, 12, 12) for _ in range(2)]
+    expected = [torch.autograd.grad(layer(x).square().sum(), before.values()) for x in inputs]
+    errors = []
+
+    def train(x, wanted):
+        for _ in range(20):
+            y = checkpoint(layer, x.clone().requires_grad_(), use_reentrant=False)
+            found = torch.autograd.grad(y.square().sum(), before.values())
+            errors.append(max((a - b).abs().max() for a, b in zip(found, wanted, strict=True)))
+
+    threads = [
+        threading.Thread(target=train, args=each) for each in zip(inputs, expected, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 40
+    assert max(errors) < 1e-2
+    after = dict(layer.named_parameters())
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+def test_many_gradients_at_a_time_of_weights_and_functions():
+    basis = create_basis("gram", 2, learnable=True, degree=4).double()
+    conv = nn.Conv2d(10, 3, 3, bias=False).double()
+    x = torch.randn(2, 2, 5, 5).double()
+    inputs = [conv.weight, basis.beta]
+    y = basis_convolution(x, basis, conv)
+    many = torch.randn(4, *y.shape, dtype=torch.float64)
+    at_a_time = torch.autograd.grad(y, inputs, many, is_grads_batched=True, retain_graph=True)
+    for i, upstream in enumerate(many):
+        one = torch.autograd.grad(y, inputs, upstream, retain_graph=True)
+        for ours, theirs in zip(at_a_time, one, strict=True):
+            torch.testing.assert_close(ours[i], theirs)

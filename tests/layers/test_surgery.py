@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
 
 import kanseg
 from kanseg.bases import BASES
@@ -99,3 +100,51 @@ def test_a_dilated_convolution_is_one_built_so(padding, padding_mode):
 def test_a_kernel_that_cannot_keep_the_size_is_refused():
     with pytest.raises(ValueError, match="odd size"):
         dilate(nn.Conv2d(2, 2, 2, stride=2), 2)
+
+
+class Twice(nn.Module):
+    def forward(self, weight):
+        return weight * 2
+
+
+CHANGES = {
+    "refine": lambda layer: layer.refine(10),
+    "update_grid": lambda layer: layer.update_grid(torch.randn(2, 2, 9, 9)),
+    "set_in_channels": lambda layer: layer.set_in_channels(4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+@pytest.mark.parametrize("share", ["channel", "layer"])
+@pytest.mark.parametrize("made", ["pruned", "parametrized"])
+def test_a_mixture_made_from_another_tensor_is_not_changed(change, share, made):
+    layer = KANConv2d(2, 3, 3, share=share)
+    if made == "pruned":
+        prune.l1_unstructured(layer, "mixture", 0.5)
+    else:
+        parametrize.register_parametrization(layer, "mixture", Twice())
+    x = torch.randn(2, 2, 6, 6)
+    before = layer.eval()(x)
+    with pytest.raises(ValueError, match="parametrized or pruned"):
+        change(layer)
+    assert torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+@pytest.mark.parametrize(
+    "make", [weight_norm, spectral_norm, lambda m: prune.identity(m, "weight")]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_convolution_made_from_another_tensor_is_not_changed(change, make):
+    layer = KANConv2d(2, 3, 3)
+    make(layer.basis_conv)
+    with pytest.raises(ValueError, match="parametrized or pruned"):
+        change(layer)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_a_replaced_convolution_is_not_changed(change):
+    layer = KANConv2d(2, 3, 3)
+    layer.basis_conv = nn.Sequential(layer.basis_conv)
+    with pytest.raises(ValueError, match="basis_conv was replaced by a Sequential"):
+        change(layer)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
+from kanseg.bases.base import check_floating
 from kanseg.compat.torch_conv_kan.bases import DOMAINS
 from kanseg.compat.torch_conv_kan.parts import GroupedLinear, apply_by_group
 from kanseg.compat.torch_conv_kan.variants import (
@@ -206,6 +207,7 @@ class _LegacyLayer(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} expects a tensor {expected}, got shape {tuple(x.shape)}"
             )
+        check_floating(x)
         if self.ndim:
             return self._compute(x)
         return self._compute(x.reshape(-1, self.in_channels)).reshape(
