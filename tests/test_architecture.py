@@ -23,6 +23,7 @@ ORDER = [
     "encoders",
     "models",
     "integrations",
+    "yaml_names",
     "command_line",
     "sections",
     "config",
