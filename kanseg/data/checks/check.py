@@ -17,6 +17,7 @@ from kanseg.data.checks import sets
 from kanseg.data.checks.cache import Cache
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
+from kanseg.data.checks.needs import training_needs
 from kanseg.data.checks.opening import open_in_part
 from kanseg.data.checks.report import Report
 from kanseg.data.checks.samples import check_sample
@@ -189,8 +190,10 @@ def _compare(report: Report, data: DataConfig, info: LabelInfo | None) -> None:
     if info is not None:
         report.issues += sets.masks_of_0_and_255(report.labels, info, report.inspector)
         report.issues += sets.absent_classes(roles, report.labels, info)
-    report.issues = list(dict.fromkeys(report.issues))
     bad = report.bad
+    train = [sample for sample in roles["train"] if sample not in bad]
+    report.issues += training_needs(train, data, report.inspector)
+    report.issues = list(dict.fromkeys(report.issues))
     for split, samples in report.splits.items():
         report.statistics[split] = statistics(
             [sample for sample in samples if sample not in bad],

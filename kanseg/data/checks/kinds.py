@@ -76,6 +76,7 @@ KINDS: dict[str, Kind] = {
     "class_absent": Kind("warning", "a class without a pixel"),
     "size_outlier": Kind("warning", "a picture of quite another size"),
     "channels_mixed": Kind("warning", "pictures of different kinds"),
+    "sizes_mixed": Kind("warning", "training pictures of several sizes, without resize or crop"),
     "constant_image": Kind("warning", "a picture of a single colour"),
 }
 
