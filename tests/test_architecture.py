@@ -25,6 +25,7 @@ ORDER = [
     "encoders",
     "models",
     "integrations",
+    "yaml_names",
     "command_line",
     "sections",
     "config",

@@ -180,7 +180,7 @@ def test_a_printed_config_reads_back_equal(name, tool, tmp_path):
     (tmp_path / "printed.yaml").write_text(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
-    flags = {"resume": "", "overwrite": ""}
+    flags = {"resume": "", "overwrite": "", "accept_changes": ""}
     kind = kind_of(path)
     assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=flags, kind=kind)[
         0

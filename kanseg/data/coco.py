@@ -26,6 +26,8 @@ from kanseg.registry import nearest
 SINGLE = "annotations.json"
 BACKGROUND = "background"
 PREFIX = "instances_"
+BESIDE = "_annotations.coco.json"  # of Roboflow, beside the images of a split
+BESIDE_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ def read_coco(
     max_pixels: int = MAX_PIXELS,
 ) -> Folder:
     """The pictures and objects of annotations/{train,val,test}.json, annotations/instances_*.json,
-    or of annotations.json (a seeded split).
+    {train,valid,test}/_annotations.coco.json (Roboflow), or of annotations.json (a seeded split).
 
     A picture's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
     are the background and the categories by id, and smaller objects lie on larger ones; `task:
     multilabel` keeps overlaps, without a background. Given `classes` choose among the categories.
-    Crowds are ignored pixels.
+    Crowds are ignored pixels, but where every object is one, as exports of brushes mark them, they
+    are objects.
 
     Args:
         root, overrides, seed, max_pixels: as of `read_folder`.
@@ -68,11 +71,22 @@ def read_coco(
     sources = _sources(root)
     if not sources:
         raise InputError(
-            f"{root}: format coco needs {SINGLE}, annotations/train.json or"
-            f" annotations/{PREFIX}*.json in it"
+            f"{root}: format coco needs {SINGLE}, annotations/train.json,"
+            f" annotations/{PREFIX}*.json or train/{BESIDE} in it"
         )
     contents = {source: _read(source.path) for source in sources}
     categories = _categories(contents)
+    unused = _unused_parents(contents)
+    if unused and "classes" not in given_labels(root, overrides or {}):
+        shown = ", ".join(categories[number] for number in sorted(unused))
+        notes.append(f"left out: the category {shown}, of which others are a part and no object is")
+        categories = {number: categories[number] for number in categories if number not in unused}
+    if _all_crowds(contents):
+        notes.append(
+            "every object is marked iscrowd: 1, as exports of brushes and of SAM are: they are read"
+            " as objects, not as ignored crowds"
+        )
+        contents = {source: _without_crowds(content) for source, content in contents.items()}
     info, index = _labels(root, categories, given_labels(root, overrides or {}), notes)
     splits = {
         source.split: _samples(root, source, content, index, max_pixels, notes)
@@ -104,7 +118,15 @@ def _sources(root: Path) -> list[Source]:
         Source(path, plain[path] if count[plain[path]] == 1 else stem, stem)
         for path, stem in stems.items()
     ]
-    return sources or ([Source(root / SINGLE, "", "")] if (root / SINGLE).is_file() else [])
+    if sources:
+        return sources
+    beside = [
+        Source(root / name / BESIDE, split, name)
+        for name, split in BESIDE_SPLITS.items()
+        if (root / name / BESIDE).is_file()
+    ]
+    singles = [root / name for name in (SINGLE, BESIDE) if (root / name).is_file()]
+    return beside or [Source(path, "", "") for path in singles[:1]]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -155,6 +177,41 @@ def _categories(contents: Mapping[Source, dict[str, Any]]) -> dict[int, str]:
         number: found[number] if count[found[number]] == 1 else f"{found[number]}_{number}"
         for number in sorted(found)
     }
+
+
+def _unused_parents(contents: Mapping[Source, dict[str, Any]]) -> set[int]:
+    """The categories that are the supercategory of another and have no object, as Roboflow puts one
+    first.
+    """
+    entries = [entry for content in contents.values() for entry in content["categories"]]
+    parents = {
+        str(entry["supercategory"]) for entry in entries if entry.get("supercategory") is not None
+    }
+    used = {
+        entry["category_id"] for content in contents.values() for entry in content["annotations"]
+    }
+    return {
+        entry["id"]
+        for entry in entries
+        if entry["id"] not in used
+        and str(entry["name"]) in parents
+        and str(entry["name"]) != str(entry.get("supercategory"))
+    }
+
+
+def _all_crowds(contents: Mapping[Source, dict[str, Any]]) -> bool:
+    """Whether there are objects and all of them are marked as crowds."""
+    marks = [
+        bool(entry.get("iscrowd"))
+        for content in contents.values()
+        for entry in content["annotations"]
+    ]
+    return bool(marks) and all(marks)
+
+
+def _without_crowds(content: Mapping[str, Any]) -> dict[str, Any]:
+    annotations = [entry | {"iscrowd": 0} for entry in content["annotations"]]
+    return dict(content) | {"annotations": annotations}
 
 
 def _labels(

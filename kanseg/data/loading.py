@@ -33,6 +33,16 @@ class RawItems(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         return self._read(key)
 
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
+        """The samples of a batch; where some are bytes and some are numbers, as 8-bit and 16-bit
+        images are, all become numbers here.
+        """
+        items = [self._read(key) for key in keys]
+        preprocess = getattr(self.dataset, "preprocess", None)
+        if preprocess is None or len({item["image"].dtype for item in items}) < 2:
+            return items
+        return [item | {"image": _normalised(item["image"], preprocess)} for item in items]
+
     def finish(
         self, batch: dict[str, Any], device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
@@ -49,6 +59,10 @@ def raw_image(image: np.ndarray, preprocess: Preprocess) -> Tensor:
         if image.dtype == np.uint8
         else preprocess.normalise(image)
     )
+
+
+def _normalised(image: Tensor, preprocess: Preprocess) -> Tensor:
+    return preprocess.normalise_bytes(image) if image.dtype == torch.uint8 else image
 
 
 def collate(items: Sequence[dict[str, Tensor | int]]) -> dict[str, Tensor | list[int]]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from kanseg.data.folder import Folder
 from kanseg.data.images import MAX_PIXELS
 from kanseg.data.info import IGNORED, given_labels, label_info, voc_palette
+from kanseg.data.labelmap import read_labelmap
 from kanseg.data.pictures import index_pictures, some_pictures
 from kanseg.data.sample import Sample
 from kanseg.data.splits import list_files, read_groups, read_lists, seeded_split
 from kanseg.errors import InputError
 
+UNSPLIT = "default"  # the one list of an export of CVAT that was not split
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 # fmt: off
 CLASSES = (
@@ -38,8 +40,9 @@ def read_voc(
     """Pictures of JPEGImages/, masks of SegmentationClass/ (palette indices, or RGB in VOC's
     colours), splits of ImageSets/Segmentation/*.txt.
 
-    The classes are VOC's 21 and 255 is ignored unless dataset.yaml or `overrides` say otherwise.
-    Without lists the pictures that have a mask are split by the seed.
+    The classes are those of labelmap.txt (`read_labelmap`), without it VOC's 21, and 255 is
+    ignored, unless dataset.yaml or `overrides` say otherwise. Without lists the pictures that have
+    a mask are split by the seed, and those of the list default.txt where it is the only one.
 
     Args:
         root, overrides, seed, max_pixels: as of `read_folder`.
@@ -52,23 +55,29 @@ def read_voc(
         raise InputError(f"{root}: format voc needs {IMAGES}/ and {MASKS}/ in it")
     pictures, masks = some_pictures(root / IMAGES, notes), index_pictures(root / MASKS, notes)
     given = given_labels(root, overrides or {})
-    if "classes" not in given:
-        notes.append("classes, colours and the void index 255 are those of PASCAL VOC")
-    given = {
-        "task": "multiclass",
-        "classes": CLASSES,
-        "palette": tuple(voc_palette()),
-        "ignore_index": IGNORED,
-    } | given
+    known = None if "classes" in given else read_labelmap(root, notes)
+    if known is None:
+        if "classes" not in given:
+            notes.append("classes, colours and the void index 255 are those of PASCAL VOC")
+        known = {
+            "task": "multiclass",
+            "classes": CLASSES,
+            "palette": tuple(voc_palette()),
+            "ignore_index": IGNORED,
+        }
+    given = known | given
     groups = read_groups(root)
     lists = list_files(root / LISTS) if (root / LISTS).is_dir() else []
     names = read_lists(lists, pictures, broken, where=f"{IMAGES}/")
-    if not lists:
-        names = seeded_split(root, sorted(pictures.keys() & masks.keys()), groups, seed, notes)
+    dealt = not lists or [path.stem for path in lists] == [UNSPLIT]
+    if dealt:
+        stems = sorted(names.get(UNSPLIT, pictures.keys() & masks.keys()))
+        if UNSPLIT not in broken:
+            names |= seeded_split(root, stems, groups, seed, notes)
     splits = {
         split: tuple(Sample(stem, pictures[stem], masks.get(stem), max_pixels) for stem in stems)
         for split, stems in names.items()
     }
     orphans = tuple(path for stem, path in masks.items() if stem not in pictures)
     info = label_info(root, given, [], notes)
-    return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt=not lists)
+    return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt=dealt)

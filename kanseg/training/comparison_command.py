@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanseg.config import Config, write_text
+from kanseg.data.split_record import read_record
 from kanseg.errors import InputError
 from kanseg.training.comparison import (
     chosen,
@@ -148,6 +149,7 @@ def finish(
     scores = {name: read_arm(runs, split, score) for name, runs in done.items()}
     rows = comparison_rows(scores, control)
     text = f"{comparison_table(rows, score=score)}\n\n{NOTE.format(split=split)}"
+    text += "".join(f"\n\n{line}" for line in other_samples(done))
     write_text(output / "table.md", text + "\n")
     write_text(
         output / "table.json",
@@ -166,6 +168,22 @@ def finish(
     written += [examples] if examples is not None else []
     tell(f"compare: {', '.join(map(str, written))}")
     return written
+
+
+def other_samples(done: Mapping[str, Mapping[int, Path]]) -> list[str]:
+    """A line where runs were trained on other samples than the first of them, by their stored
+    splits.
+    """
+    runs = [run for by_seed in done.values() for run in by_seed.values()]
+    records = {run: read_record(run) for run in runs}
+    known = {run: record.splits.get("train") for run, record in records.items() if record}
+    other = [run for run in known if known[run] != known[next(iter(known))]]
+    if not other:
+        return []
+    return [
+        f"Warning: {', '.join(map(str, other))} were trained on other samples than"
+        f" {next(iter(known))} (the data set was changed in between): the runs do not compare."
+    ]
 
 
 def default_score(run: Path, split: str) -> str:

@@ -220,3 +220,58 @@ def test_an_ignore_index_is_refused_but_for_that_of_crowds(root):
     assert read_coco(root, {"ignore_index": 255}).info.ignore_index == 255
     with pytest.raises(InputError, match="ignore_index has no meaning"):
         read_coco(root, {"ignore_index": 1})
+
+
+def square(image, category=3, **changes):
+    points = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    return {"image_id": image, "category_id": category, "segmentation": points, **changes}
+
+
+def test_where_every_object_is_a_crowd_they_are_objects(tmp_path):
+    names = [f"{number}.png" for number in range(6)]
+    for name in names:
+        picture(tmp_path / "images" / name)
+    crowds = [square(number, iscrowd=1) for number in range(6)]
+    write(tmp_path, "annotations.json", content(names, annotations=crowds))
+    folder = read_coco(tmp_path)
+    assert any("every object is marked iscrowd: 1" in note for note in folder.notes)
+    sample = folder.samples("train")[0]
+    label = read_label(sample, folder.info)
+    assert (label[2:6, 2:6] == 1).all()
+    assert label.sum() == 16
+    crowds[0]["iscrowd"] = 0
+    write(tmp_path, "annotations.json", content(names, annotations=crowds))
+    mixed = read_coco(tmp_path)
+    assert not any("iscrowd" in note for note in mixed.notes)
+    by_name = {s.name: s for some in mixed.splits.values() for s in some}
+    assert (read_label(by_name["1"], mixed.info)[2:6, 2:6] == 255).all()
+
+
+def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
+    parent = {"id": 0, "name": "cells", "supercategory": "none"}
+    categories = [parent, {"id": 1, "name": "disc", "supercategory": "cells"}]
+    for place, count in (("train", 3), ("valid", 2), ("test", 1)):
+        names = [f"{place}{number}.png" for number in range(count)]
+        for name in names:
+            picture(tmp_path / place / name)
+        objects = [square(number, 1) for number in range(count)]
+        data = content(names, annotations=objects, categories=categories)
+        write(tmp_path, f"{place}/_annotations.coco.json", data)
+    lines = []
+    folder = open_data(DataConfig(root=str(tmp_path)), tell=lines.append)
+    assert {split: len(some) for split, some in folder.splits.items()} == {
+        "train": 3,
+        "val": 2,
+        "test": 1,
+    }
+    assert folder.info.classes == ("background", "disc")
+    assert any("left out: the category cells" in line for line in lines)
+    assert folder.samples("val")[0].image == tmp_path / "valid" / "valid0.png"
+    assert read_label(folder.samples("val")[0], folder.info).sum() == 16
+    flat = tmp_path / "flat"
+    names = [f"{number}.png" for number in range(6)]
+    for name in names:
+        picture(flat / name)
+    objects = [square(number) for number in range(6)]
+    write(flat, "_annotations.coco.json", content(names, annotations=objects))
+    assert open_data(DataConfig(root=str(flat)), tell=lines.append).dealt

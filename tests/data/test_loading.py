@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Subset, default_collate
 
 from kanseg.data import Augmentation, LabelInfo, Preprocess, Sample, SegmentationDataset
 from kanseg.data.loading import RawItems, collate, finish
@@ -47,6 +47,23 @@ def test_finished_batches_are_those_of_the_items(tmp_path, kind, workers):
             torch.equal(batch[key], expected[key]) and batch[key].dtype == expected[key].dtype
             for key in expected
         )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_8_bit_and_16_bit_images_is_that_of_the_items(tmp_path, workers):
+    folders = [tmp_path / "bytes", tmp_path / "deep"]
+    for folder in folders:
+        folder.mkdir()
+    samples = [*dataset(folders[0]).samples, *dataset(folders[1], deep=True).samples]
+    info = LabelInfo("binary", ("a", "b"))
+    for augmentation in (None, Augmentation(["HorizontalFlip"])):
+        data = SegmentationDataset(samples, info, PLAIN, augmentation=augmentation)
+        raw = RawItems(data)
+        options = {"batch_size": 4, "num_workers": workers, "collate_fn": collate}
+        for loader in (DataLoader(raw, **options), DataLoader(Subset(raw, range(6)), **options)):
+            batches = [raw.finish(batch)["image"] for batch in loader]
+            expected = torch.stack([data[index]["image"] for index in range(6)])
+            torch.testing.assert_close(torch.cat(batches), expected, rtol=0, atol=1e-6)
 
 
 def test_items_are_normalised_by_the_formula(tmp_path):

@@ -18,9 +18,10 @@ from kanseg.config import (
     ModelConfig,
     TrainingConfig,
 )
-from kanseg.data.split_record import read_record
+from kanseg.data.split_record import Content, SplitRecord, read_record
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate_checkpoint
+from kanseg.training.comparison_command import other_samples
 from kanseg.training.run import train
 
 
@@ -228,3 +229,15 @@ def test_class_folders_that_grow_and_move_are_held_to_the_run(tmp_path, capsys):
     longer = replace(config, training=replace(config.training, epochs=3))
     with pytest.raises(InputError, match=f"{moved} is {other}/moved.png now"):
         train(longer, resume=True)
+
+
+def test_runs_on_other_samples_are_not_compared_without_a_word(tmp_path):
+    for name, count in (("a", 3), ("b", 3), ("c", 4)):
+        members = {f"images/{i}.png": Content(f"{i:016x}") for i in range(count)}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "split.json").write_text(SplitRecord({"train": members}).to_json())
+    runs = {name: {0: tmp_path / name} for name in ("a", "b", "c")}
+    (line,) = other_samples(runs)
+    assert f"{tmp_path / 'c'} were trained on other samples than {tmp_path / 'a'}" in line
+    del runs["c"]
+    assert other_samples(runs | {"older": {0: tmp_path}}) == []

@@ -77,6 +77,7 @@ KINDS: dict[str, Kind] = {
     "class_absent": Kind("warning", "a class without a pixel"),
     "size_outlier": Kind("warning", "a picture of quite another size"),
     "channels_mixed": Kind("warning", "pictures of different kinds"),
+    "sizes_mixed": Kind("warning", "training pictures of several sizes, without resize or crop"),
     "constant_image": Kind("warning", "a picture of a single colour"),
     "mask_alpha": Kind("warning", "a mask whose alpha channel varies"),
     "white_at_0": Kind("warning", "masks in which 0 is white"),

@@ -300,7 +300,10 @@ def masks_of_0_and_255(
     only = [
         sample
         for sample, label in labels.items()
-        if label.ignored and label.counts[0] and not any(label.counts[1:])
+        if isinstance(sample.mask, Path)  # crowds of a COCO file are meant to be ignored
+        and label.ignored
+        and label.counts[0]
+        and not any(label.counts[1:])
     ]
     nothing_else = not any(any(label.counts[1:]) for label in labels.values())
     code = "mask_0_255" if nothing_else else "mask_maybe_0_255"

@@ -1,0 +1,65 @@
+"""What a training needs of its images beyond that each of them is whole: tried by the same code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from kanseg.config import DataConfig
+from kanseg.data.checks.inspector import Inspector
+from kanseg.data.checks.kinds import Issue
+from kanseg.data.preprocess import Preprocess
+from kanseg.data.sample import Sample, read_picture
+from kanseg.data.transforms import Augmentation
+from kanseg.errors import InputError
+
+
+def training_needs(
+    samples: Sequence[Sample], data: DataConfig, inspector: Inspector
+) -> list[Issue]:
+    """Settings of the augmentation that cannot be used, or not for one of the kinds of images, and
+    sizes that cannot share a batch.
+
+    Args:
+        samples: the training samples, without those that are bad.
+        data: the settings.
+        inspector: of the data set.
+    """
+    if not samples:
+        return []
+    return [*_augmentation(samples, data, inspector), *_sizes(samples, data, inspector)]
+
+
+def _augmentation(samples: Sequence[Sample], data: DataConfig, inspector: Inspector) -> list[Issue]:
+    """Every transform is tried on the first image of each kind."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(inspector.picture(sample.image).kind, sample)
+    try:
+        augmentation = Augmentation(data.augment, data.crop, data.oversample_foreground)
+    except InputError as error:
+        return [Issue("settings", ".", str(error))]
+    if augmentation.empty:
+        return []
+    issues = []
+    for sample in first.values():
+        name = inspector.name(sample.image)
+        try:
+            image = read_picture(sample)
+            plain = Preprocess(data.channels, gamma=data.gamma, floats=image.dtype.kind == "f")
+            augmentation.check(plain.fit(image, name=name), name=name)
+        except InputError as error:
+            issues.append(Issue("settings", name, str(error).removeprefix(f"{name}: ")))
+    return issues
+
+
+def _sizes(samples: Sequence[Sample], data: DataConfig, inspector: Inspector) -> list[Issue]:
+    sizes = Counter(tuple(inspector.picture(sample.image).size) for sample in samples)
+    if len(sizes) < 2 or data.resize is not None or data.crop is not None:
+        return []
+    few = ", ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common(3))
+    reason = (
+        f"the training pictures have {len(sizes)} sizes ({few}), which cannot share a batch: train"
+        " with data.resize or data.crop, or with training.batch_size 1"
+    )
+    return [Issue("sizes_mixed", ".", reason, details={"sizes": len(sizes)})]
