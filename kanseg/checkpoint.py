@@ -206,7 +206,10 @@ def check_description(description: Any, where: object) -> None:
             raise InputError(f"{where}: the entry {name!r} is missing")
     labels = typed(description["labels"], _Labels, f"{where}: labels")
     if labels.task != "classification":
-        LabelInfo(labels.task, labels.classes)
+        try:
+            LabelInfo(labels.task, labels.classes)
+        except InputError as error:
+            raise InputError(f"{where}: labels: {error}") from None
         if labels.palette is not None and len(labels.palette) < len(labels.classes):
             raise InputError(f"{where}: fewer colours than classes")
         if any(not 0 <= value <= 255 for colour in labels.palette or () for value in colour):
