@@ -201,7 +201,8 @@ def fuzz(name, count, make, read):
             finally:
                 signal.alarm(0)
     failed = sum(len(inputs) for inputs in others.values())
-    print(f"fuzz {name}: {count} inputs, {accepted} accepted, {failed} other errors")
+    report = f"fuzz {name}: {count} inputs, {accepted} accepted, {failed} other errors"
+    print(report, flush=True)
     lines = [f"{len(inputs)} x {place}, first {inputs[0]}" for place, inputs in others.items()]
     assert not others, "\n".join(lines)
 
@@ -270,13 +271,13 @@ def test_configs(tmp_path):
         path.write_bytes(data)
         parse_config(["--config", str(path)])
 
-    fuzz("config", share(40), lambda rng: changed_yaml(small, rng), read)
+    fuzz("config", share(20), lambda rng: changed_yaml(small, rng), read)
     whole = Config().to_yaml().encode()
 
     def from_text(data):
         Config.from_yaml(data.decode("utf-8", "replace"))
 
-    fuzz("config.yaml", share(40), lambda rng: changed_yaml(whole, rng), from_text)
+    fuzz("config.yaml", share(10), lambda rng: changed_yaml(whole, rng), from_text)
 
 
 def test_dataset_yaml(folder, tmp_path):

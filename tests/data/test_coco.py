@@ -159,7 +159,6 @@ def test_names_that_lead_out_of_the_folder_are_refused(root, name):
     ],
 )
 def test_faults_of_the_file_are_named(root, data, message):
-    (root / "annotations" / "val.json").unlink()
     write(root, "annotations/train.json", data)
     with pytest.raises(InputError, match=message):
         read_coco(root)
@@ -252,6 +251,7 @@ def test_odd_values_are_named(root, place, value, message):
     part, number, key = place
     data[part] = [dict(entry) for entry in data[part]]
     data[part][number][key] = value
+    (root / "annotations" / "val.json").unlink()
     write(root, "annotations/train.json", data)
     with pytest.raises(InputError, match=message):
         read_coco(root)
