@@ -170,7 +170,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network of a checkpoint with its weights; InputError where they do not fit together."""
-    arguments = description["model"]
+    arguments = typed(description.get("model"), dict[str, Any], f"{folder}: model")
     try:
         return build_for(partial(_create_stored, arguments), read_weights(folder))
     except InputError as error:

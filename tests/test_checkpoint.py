@@ -267,3 +267,10 @@ def test_each_flipped_bit_of_a_manifest_is_a_fault(tmp_path):
             (folder / "manifest.json").write_bytes(data)
             fault = find_fault(folder)
             assert fault is not None or chr(good[place]).isspace()
+
+
+def test_a_description_without_a_network_is_an_input_error(tmp_path):
+    folder, description = stored(tmp_path)
+    del description["model"]
+    with pytest.raises(InputError, match="model: expected dict"):
+        load_model(folder, description)

@@ -245,3 +245,9 @@ def test_renamed_models_of_smp_are_looked_up_in_the_list():
     assert foreign_encoder("smp-timm-mobilenetv3_small_100", depth=2).depth == 2
     with pytest.raises(ValueError, match="no encoder"):
         foreign_encoder("smp-timm-hf-hub:a/b")
+
+
+@pytest.mark.parametrize("name", ["smp-resnet18", "timm-resnet18"])
+def test_unknown_weights_are_named_before_anything_is_asked(name):
+    with pytest.raises(ValueError, match="no weights 'imagenet81'.*known: "):
+        foreign_encoder(name, weights="imagenet81")
