@@ -14,6 +14,7 @@ import shutil
 import signal
 import struct
 import traceback
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def changed_tree(tree, rng, values=VALUES):
         container, key = rng.choice(places)
         kind = rng.random()
         if kind < 0.7:
-            container[key] = rng.choice(values)
+            container[key] = deepcopy(rng.choice(values))
         elif kind < 0.85:
             del container[key]
         elif isinstance(container, dict):
@@ -132,7 +133,7 @@ def changed_tree(tree, rng, values=VALUES):
             new = rng.choice(["", "x", "class_path", "__class__", name + "x", chr(ord("a") + 1)])
             container[new] = container.pop(key)
         else:
-            container.append(rng.choice(values))
+            container.append(deepcopy(rng.choice(values)))
     return tree
 
 
