@@ -177,7 +177,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """The network of a checkpoint with its weights; InputError where they do not fit together."""
-    arguments = description["model"]
+    arguments = typed(description.get("model"), dict[str, Any], f"{folder}: model")
     try:
         return build_for(partial(_create_stored, arguments), read_weights(folder))
     except InputError as error:
@@ -213,7 +213,10 @@ def check_description(description: Any, where: object) -> None:
             raise InputError(f"{where}: the entry {name!r} is missing")
     labels = typed(description["labels"], _Labels, f"{where}: labels")
     if labels.task != "classification":
-        LabelInfo(labels.task, labels.classes)
+        try:
+            LabelInfo(labels.task, labels.classes)
+        except InputError as error:
+            raise InputError(f"{where}: labels: {error}") from None
         if labels.palette is not None and len(labels.palette) < len(labels.classes):
             raise InputError(f"{where}: fewer colours than classes")
         if any(not 0 <= value <= 255 for colour in labels.palette or () for value in colour):

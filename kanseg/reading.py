@@ -157,15 +157,15 @@ def typed(value: Any, kind: Any, where: object) -> Any:
 
 def _typed_choice(value: Any, kind: Any, where: object) -> Any:
     """The value as the first member of a union that takes it."""
-    last = None
+    others = [each for each in get_args(kind) if each is not NoneType]
+    if len(others) == 1 and value is not None:  # of `X | None`: the message is that of X
+        return typed(value, others[0], where)
     for each in get_args(kind):
         try:
             return typed(value, each, where)
-        except InputError as error:
-            last = error
-    if value is None or len(get_args(kind)) > 2:
-        return _refuse(value, kind, where)
-    raise last
+        except InputError:
+            continue
+    return _refuse(value, kind, where)
 
 
 def _typed_tuple(value: Any, kind: Any, where: object) -> tuple:

@@ -185,3 +185,32 @@ def test_a_printed_config_reads_back_equal(name, tool, tmp_path):
     assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=flags, kind=kind)[
         0
     ] == kind.from_yaml(path.read_text())
+
+
+def test_words_of_yaml_stay_words():
+    text = "data: {classes: [background, no, yes], skip_bad: yes}\ntraining: {wandb: no}"
+    config = Config.from_yaml(text)
+    assert config.data.classes == ["background", "no", "yes"]
+    assert config.data.skip_bad is True
+    assert config.training.wandb == "no"
+    words = ["--data.classes", "[no, on]", "--training.wandb", "no", "--data.skip_bad", "yes"]
+    config, _ = parse_config([*words, "--data.root", "sets:"])
+    assert (config.data.classes, config.data.root) == (["no", "on"], "sets:")
+    assert (config.data.skip_bad, config.training.wandb) == (True, "no")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("seed: !!int x", "seed: " + "9" * 5000, "run_dir: " + "[" * 3000, "seed: 1\nseed: 2"),
+        *("run_dir: !!timestamp 2001-99-99", "run_dir: a\x00b", "? [a]\n: b", "data: [", "1: 2"),
+        "a: &a [x]\n" + "\n".join(f"b{i}: &a [{', '.join(['*a'] * 9)}]" for i in range(30)),
+        *("data: {resize: .nan}", "model: {options: !!set {a}}", "training: !!binary aGk="),
+    ],
+)
+def test_a_damaged_or_hostile_config_is_an_input_error(tmp_path, text):
+    with pytest.raises(InputError):
+        Config.from_yaml(text)
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(InputError):
+        parse_config(["--config", str(tmp_path / "config.yaml")])

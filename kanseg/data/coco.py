@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, nfc, read_groups, seeded_split
 from kanseg.errors import InputError
-from kanseg.reading import read_text
+from kanseg.reading import LARGEST, read_json
 from kanseg.registry import nearest
 
 SINGLE = "annotations.json"
@@ -131,10 +130,7 @@ def _sources(root: Path) -> list[Source]:
 
 def _read(path: Path) -> dict[str, Any]:
     """A JSON file with lists of images, annotations and categories."""
-    try:
-        content = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+    content = read_json(path)
     for key, needed in (
         ("images", ("id", "file_name")),
         ("annotations", ("image_id", "category_id")),
@@ -327,7 +323,7 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
 def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray] = ()) -> float:
     """The stated area, or that of the polygons by the shoelace formula."""
     stated = entry.get("area")
-    if isinstance(stated, (int, float)) and stated > 0:
+    if isinstance(stated, (int, float)) and 0 < stated < LARGEST:
         return float(stated)
     return float(
         sum(
@@ -346,6 +342,8 @@ def _inside(path: Path, name: object) -> str:
     """The file name, as long as it stays inside the folder."""
     text = str(name)
     parts = PurePosixPath(text.replace("\\", "/")).parts
+    if not text.isprintable():
+        raise InputError(f"{path}: file_name {text!r:.100} has characters that cannot be printed")
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
             f"{path}: file_name {text!r} must be a relative path inside the folder of the pictures;"

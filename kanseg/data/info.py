@@ -104,6 +104,9 @@ class LabelInfo:
             raise InputError(
                 f"classes must be at most {IGNORED} different names, got {list(self.classes)}"
             )
+        for name in self.classes:
+            if not name.isprintable():
+                raise InputError(f"class name {name!r:.60} has characters that cannot be printed")
         if self.ignore_index is not None and not (
             _is_integer(self.ignore_index) and 0 <= self.ignore_index <= 255
         ):

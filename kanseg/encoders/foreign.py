@@ -161,6 +161,12 @@ def _smp_encoder(
             f"segmentation_models.pytorch has no options for {name!r} (it would drop them), got"
             f" {', '.join(options)}"
         )
+    known = encoders.encoders.get(name, {}).get("pretrained_settings")
+    if weights is not None and known is not None and weights not in known:
+        raise ValueError(
+            f"segmentation_models.pytorch has no weights {weights!r} of {name!r}"
+            f" (known: {', '.join(known) or 'none'})"
+        )
     body = encoders.get_encoder(
         name, in_channels=in_channels, depth=depth, weights=weights, **options
     )
@@ -216,6 +222,12 @@ def _timm_encoder(
     if isinstance(weights, str):
         name = f"{name}.{weights}"
         _check_timm_name(name)
+        tagged = timm.list_models(name.partition(".")[0] + ".*", pretrained=True)
+        if name not in tagged:
+            raise ValueError(
+                f"timm has no weights {weights!r}{nearest(name, tagged)} (known:"
+                f" {', '.join(tagged) or 'none'})"
+            )
     build = partial(
         timm.create_model,
         name,

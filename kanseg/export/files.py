@@ -35,6 +35,8 @@ def trace(
     Raises:
         InputError: torch.export cannot see into the network.
     """
+    if not hasattr(Dim, "DYNAMIC"):
+        raise InputError(f"exporting needs torch 2.6 or newer; this is {torch.__version__}")
     pictures = torch.rand(batch or 2, network.preprocess.channels, *(image_size or EXAMPLE))
     free = dict.fromkeys([*([] if batch else [0]), *([] if image_size else [2, 3])], Dim.DYNAMIC)
     try:

@@ -154,13 +154,13 @@ def _read_onnx(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | Non
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # From memory, without a path: an ONNX file can name other files that hold its weights, and ours
-    # hold their own. What onnxruntime raises for a damaged graph has no common base; nor has what
-    # such a graph does to the lines below (no input, a result that is no array).
+    # What onnxruntime raises for a damaged graph has no common base; nor has what such a graph
+    # does to the lines below (no input, a result that is no array).
     try:
-        session = runtime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        data = path.read_bytes()
+        if _names_files(data, "Model"):
+            raise InputError("its weights lie in other files, which are not read")
+        session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     except Exception as error:
@@ -177,6 +177,55 @@ def _read_onnx(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | Non
             ) from None
 
     return run, text
+
+
+# Where tensors stand in an ONNX file (onnx.proto): message -> number of a field -> its message.
+ONNX = {
+    "Model": {7: "Graph", 25: "Function"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor"}
+    | {23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {13: "external_data"},
+}
+
+
+def _names_files(data: bytes | memoryview, message: str) -> bool:
+    """Whether a tensor in a message of an ONNX file lies in another file.
+
+    onnxruntime reads those below the working folder even of a model in memory, and the package
+    onnx, which could tell, need not be there.
+    """
+    data, place = memoryview(data), 0
+    while place < len(data):
+        key, place = _varint(data, place)
+        kind = key & 7  # 0: integer, 1: 8 bytes, 2: length and bytes, 5: 4 bytes
+        if kind == 0:
+            _, place = _varint(data, place)
+        elif kind == 2:
+            length, place = _varint(data, place)
+            inner = ONNX[message].get(key >> 3)
+            if inner == "external_data":
+                return True
+            if inner is not None and _names_files(data[place : place + length], inner):
+                return True
+            place += length
+        else:
+            place += {1: 8, 5: 4}[kind]
+    return False
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    """An integer of protobuf, 7 bits a byte from the lowest on, and the place behind it."""
+    value = shift = 0
+    while True:
+        byte = data[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            return value, place
 
 
 def _read_torch(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | None]:

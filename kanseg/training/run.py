@@ -22,6 +22,7 @@ from kanseg.config import ClassificationConfig, Config, write_text
 from kanseg.counting import multiply_adds
 from kanseg.data.loading import RawItems, collate
 from kanseg.data.split_record import SPLIT
+from kanseg.encoders import is_foreign
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
@@ -217,7 +218,11 @@ def assemble(
     It is locked first, where `held` is given to keep the lock.
     """
     settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
-    model = build_model(task.description["model"], pretrained=resumed is None)
+    arguments = task.description["model"]
+    encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
+    if resumed is None and weights is not None and is_foreign(encoder):
+        tell(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
+    model = build_model(arguments, pretrained=resumed is None)
     if resumed is not None:
         resumed.load_weights(model)
     average = average_of(model, settings.ema).to(accelerator.device) if settings.ema else None

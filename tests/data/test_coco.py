@@ -275,3 +275,45 @@ def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
     objects = [square(number) for number in range(6)]
     write(flat, "_annotations.coco.json", content(names, annotations=objects))
     assert open_data(DataConfig(root=str(flat)), tell=lines.append).dealt
+
+
+def test_an_area_of_hundreds_of_digits_is_left_out(root):
+    """The area of the polygon takes its place; the order of drawing is that of the areas."""
+    data = content(["train.png"])
+    small = [[2, 1, 3, 1, 3, 2, 2, 2]]
+    data["annotations"] += [
+        {"id": 9, "image_id": 0, "category_id": 3, "segmentation": small, "area": 10**400}
+    ]
+    write(root, "annotations/train.json", data)
+    found = read_coco(root)
+    label = read_label(found.samples("train")[0], found.info)
+    assert (label[1, 2], (label == 2).sum()) == (1, 11)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("images", 0, "file_name"), "train.png\0", "cannot be printed"),
+        (("images", 0, "file_name"), "\x1b[31m.png", "cannot be printed"),
+        (("images", 0, "file_name"), "\ud800.png", "half of a character"),
+        (("categories", 0, "name"), "a\0b", "cannot be printed"),
+        (("annotations", 0, "segmentation"), [[10**400] * 6], "needs a segmentation"),
+        (("annotations", 0, "segmentation"), [[float("nan")] * 6], "needs a segmentation"),
+    ],
+)
+def test_odd_values_are_named(root, place, value, message):
+    data = content(["train.png"])
+    part, number, key = place
+    data[part] = [dict(entry) for entry in data[part]]
+    data[part][number][key] = value
+    (root / "annotations" / "val.json").unlink()
+    write(root, "annotations/train.json", data)
+    with pytest.raises(InputError, match=message):
+        read_coco(root)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": [], "images": []}', "9" * 5000])
+def test_a_file_that_is_no_json_is_named(root, text):
+    (root / "annotations" / "train.json").write_text(text)
+    with pytest.raises(InputError, match="train.json: not valid JSON"):
+        read_coco(root)

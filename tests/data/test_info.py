@@ -110,3 +110,26 @@ def test_too_many_classes_are_told_without_all_their_names():
         InputError, match=r"needs two to 255 classes .*got 0, 1, 2, 3, 4, \.\.\., 299$"
     ):
         LabelInfo("multiclass", tuple(map(str, range(300))))
+
+
+def test_no_and_yes_are_names_of_classes(folder):
+    (folder / "dataset.yaml").write_text("classes: [no, yes]\nmask_values: {0: 0, 255: 1}\n")
+    assert read_folder(folder).info.classes == ("no", "yes")
+    (folder / "dataset.yaml").write_text("classes: [2001-99-99, off]\nmask_values: {0: 0, 255: 1}")
+    assert read_folder(folder).info.classes == ("2001-99-99", "off")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("classes: !!int x", "ignore_index: " + "9" * 5000, "classes: " + "[" * 3000),
+        *("classes: [a, b]\nclasses: [c, d]", "task: \x00", "task: !!python/object:os.x {}"),
+        "a: &a [x]\n" + "\n".join(f"b{i}: &a [{', '.join(['*a'] * 9)}]" for i in range(30)),
+        'classes: ["a", "b\\0"]\nmask_values: {0: 0, 255: 1}',
+        'classes: ["a", "\\e[31mb"]\nmask_values: {0: 0, 255: 1}',
+    ],
+)
+def test_a_damaged_or_hostile_dataset_yaml_is_an_input_error(folder, text):
+    (folder / "dataset.yaml").write_text(text)
+    with pytest.raises(InputError):
+        read_folder(folder)

@@ -107,3 +107,9 @@ def test_a_name_in_two_groups_and_a_table_without_commas_are_refused(tmp_path):
     (tmp_path / "groups.csv").write_text("name;group\na;g\n")
     with pytest.raises(InputError, match="no line NAME,GROUP"):
         read_groups(tmp_path)
+
+
+def test_fields_without_end_are_an_input_error(tmp_path):
+    (tmp_path / "groups.csv").write_text("a," + "x" * 131_073)
+    with pytest.raises(InputError, match="groups.csv: not valid CSV"):
+        read_groups(tmp_path)

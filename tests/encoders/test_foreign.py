@@ -195,3 +195,59 @@ def test_a_checkpoint_brings_its_own_weights(monkeypatch):
     checkpoint.build_model(arguments)
     checkpoint.build_model(arguments, pretrained=True)
     assert seen == [None, "imagenet"]
+
+
+@pytest.mark.parametrize("origin", ["timm-", "smp-tu-"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hf-hub:timm/resnet18", "hf_hub:timm/resnet18", "local-dir:/tmp", "timm/resnet18"),
+        *("resnet18.hf-hub:a/b", "resnet18:x", "./resnet18", "resnet18\n", "resnet18.a.b", "."),
+    ],
+)
+def test_names_outside_of_the_lists_are_never_looked_up(origin, name):
+    with pytest.raises(ValueError, match="no model"):
+        foreign_encoder(origin + name)
+
+
+@pytest.mark.parametrize("name", ["timm-test_resnet", "smp-tu-resnet18"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("checkpoint_path", "evil.pth"),
+        ("pretrained", True),
+        ("pretrained_cfg", {"file": "evil.pth"}),
+        ("pretrained_cfg_overlay", {"file": "evil.pth"}),
+        ("pretrained_strict", False),
+        ("cache_dir", "/tmp"),
+        ("features_only", False),
+        ("feature_cls", "dict"),
+        ("scriptable", True),
+        ("exportable", True),
+        ("no_jit", True),
+        ("in_chans", 5),
+        ("norm_layer", {"class_path": "os.system"}),
+        ("drop_rate", [[0.5]]),
+    ],
+)
+def test_options_outside_of_the_list_are_refused(name, option, value):
+    """Some of timm's read files, unpickle them or download."""
+    with pytest.raises(ValueError, match=repr(option)):
+        foreign_encoder(name, **{option: value})
+
+
+def test_tags_of_weights_are_names_too():
+    with pytest.raises(ValueError, match="no model"):
+        foreign_encoder("timm-test_resnet", weights="hf-hub:a/b")
+
+
+def test_renamed_models_of_smp_are_looked_up_in_the_list():
+    assert foreign_encoder("smp-timm-mobilenetv3_small_100", depth=2).depth == 2
+    with pytest.raises(ValueError, match="no encoder"):
+        foreign_encoder("smp-timm-hf-hub:a/b")
+
+
+@pytest.mark.parametrize("name", ["smp-resnet18", "timm-resnet18"])
+def test_unknown_weights_are_named_before_anything_is_asked(name):
+    with pytest.raises(ValueError, match="no weights 'imagenet81'.*known: "):
+        foreign_encoder(name, weights="imagenet81")

@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -67,3 +70,27 @@ def test_pruning_keeps_the_newest(tmp_path):
         save(tmp_path, step)
     prune(tmp_path, 2)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
+
+
+def test_whole_files_that_no_run_has_written_are_skipped(tmp_path):
+    """Their check sums fit: a damaged memory, or someone who means harm."""
+    kept, _ = save(tmp_path, 1)
+    spoiled = {
+        "state.json": b'{"step": "x"}',
+        "training.pt": b"no zip file",
+        "model.safetensors": b"no tensors",
+        "model.json": b"[]",
+        "config.yaml": b"a: [",
+    }
+    for step, (name, data) in enumerate(spoiled.items(), start=2):
+        folder, _ = save(tmp_path, step)
+        (folder / name).write_bytes(data)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        digest = hashlib.sha256(data).hexdigest()
+        manifest["files"][name] = {"size": len(data), "sha256": digest}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder, skipped = newest_complete(tmp_path)
+    assert folder == kept
+    assert len(skipped) == len(spoiled)
+    for line, name in zip(skipped, reversed(spoiled), strict=True):
+        assert name in line
