@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import yaml
@@ -191,6 +193,20 @@ def _lacks(content: Any, whole: Any) -> bool:
     )
 
 
+# Open lock files. A forked process, such as one that reads data, inherits them and would hold the
+# lock on after this process was killed.
+_LOCKS: WeakSet = WeakSet()
+
+
+def _let_go() -> None:
+    for lock in list(_LOCKS):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def lock_run(run: Path) -> AbstractContextManager:
     """Take the run folder for this process until what is returned is closed as a context, or the
     process ends; nothing is locked where files cannot be.
@@ -204,6 +220,7 @@ def lock_run(run: Path) -> AbstractContextManager:
         return nullcontext()
     run.mkdir(parents=True, exist_ok=True)
     lock = (run / ".lock").open("w", encoding="utf-8")
+    _LOCKS.add(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

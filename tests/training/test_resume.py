@@ -1,3 +1,7 @@
+import os
+import signal
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +10,7 @@ from kanseg.checkpoint import describe, save_checkpoint
 from kanseg.config import Config
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
-from kanseg.training.resume import newest_complete, prune, step_folders
+from kanseg.training.resume import RunBusy, lock_run, newest_complete, prune, step_folders
 
 
 def save(run, step, with_state=True):
@@ -60,6 +64,24 @@ def test_an_unfinished_folder_is_never_seen(tmp_path, monkeypatch):
 def test_nothing_to_resume_is_an_error(tmp_path):
     with pytest.raises(InputError, match="nothing to resume"):
         newest_complete(tmp_path)
+
+
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    """Reading processes outlive one that is killed by some seconds."""
+    runs, says = os.pipe()
+    with lock_run(tmp_path):
+        child = os.fork()
+        if not child:
+            os.write(says, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(runs, 1)
+        with pytest.raises(RunBusy):
+            lock_run(tmp_path)
+    with lock_run(tmp_path):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_pruning_keeps_the_newest(tmp_path):
