@@ -213,13 +213,19 @@ def lock_run(run: Path) -> AbstractContextManager:
 
     Raises:
         RunBusy: another process writes to it.
+        InputError: it cannot be written.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return nullcontext()
-    run.mkdir(parents=True, exist_ok=True)
-    lock = (run / ".lock").open("w", encoding="utf-8")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"run_dir {run} cannot be written ({error.strerror}); choose another --run_dir"
+        ) from None
     _LOCKS.add(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

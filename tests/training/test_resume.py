@@ -84,6 +84,13 @@ def test_a_forked_process_does_not_keep_the_lock(tmp_path):
     os.waitpid(child, 0)
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").mkdir()  # as no permission would, for those who have them all
+    with pytest.raises(InputError, match=r"run cannot be written \(.*\); choose another --run_dir"):
+        lock_run(tmp_path / "run")
+
+
 def test_pruning_keeps_the_newest(tmp_path):
     for step in (1, 2, 10):
         save(tmp_path, step)
