@@ -308,11 +308,16 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
     )
 
 
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and best weights that neither `best` nor one of
-    them names; to be called after a new one is complete.
+def prune(run: Path, keep: int, *, newest: int) -> None:
+    """Delete older checkpoints and best weights that are not needed.
+
+    Args:
+        run: folder of the run.
+        keep: how many checkpoints stay, of the newest, with the best weights that they name.
+        newest: the step of one that is known to be complete; those of later steps, which are torn,
+            are neither counted nor deleted.
     """
-    folders = step_folders(run)
+    folders = [folder for folder in step_folders(run) if _step(folder) <= newest]
     for folder in folders[max(keep, 1) :]:
         shutil.rmtree(folder)
     best = (run / "best").resolve()

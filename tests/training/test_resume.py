@@ -94,5 +94,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_pruning_keeps_the_newest(tmp_path):
     for step in (1, 2, 10):
         save(tmp_path, step)
-    prune(tmp_path, 2)
+    prune(tmp_path, 2, newest=10)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
+
+
+def test_torn_checkpoints_of_later_steps_do_not_count_when_older_ones_are_deleted(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "checkpoints" / "step_00000003" / "manifest.json").unlink()
+    prune(tmp_path, 1, newest=2)
+    assert [p.name for p in step_folders(tmp_path)] == ["step_00000003", "step_00000002"]
+    assert newest_complete(tmp_path)[0].name == "step_00000002"
