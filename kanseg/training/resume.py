@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 
@@ -198,19 +200,40 @@ def _lacks(content: Any, whole: Any) -> bool:
     )
 
 
+# Open lock files. A forked process, such as one that reads data, inherits them and would hold the
+# lock on after this process was killed.
+_LOCKS: WeakSet = WeakSet()
+
+
+def _let_go() -> None:
+    for lock in list(_LOCKS):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def lock_run(run: Path) -> AbstractContextManager:
     """Take the run folder for this process until what is returned is closed as a context, or the
     process ends; nothing is locked where files cannot be.
 
     Raises:
         RunBusy: another process writes to it.
+        InputError: it cannot be written.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         return nullcontext()
-    run.mkdir(parents=True, exist_ok=True)
-    lock = (run / ".lock").open("w", encoding="utf-8")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"run_dir {run} cannot be written ({error.strerror}); choose another --run_dir"
+        ) from None
+    _LOCKS.add(lock)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -305,11 +328,16 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
     )
 
 
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and best weights that neither `best` nor one of
-    them names; to be called after a new one is complete.
+def prune(run: Path, keep: int, *, newest: int) -> None:
+    """Delete older checkpoints and best weights that are not needed.
+
+    Args:
+        run: folder of the run.
+        keep: how many checkpoints stay, of the newest, with the best weights that they name.
+        newest: the step of one that is known to be complete; those of later steps, which are torn,
+            are neither counted nor deleted.
     """
-    folders = step_folders(run)
+    folders = [folder for folder in step_folders(run) if _step(folder) <= newest]
     for folder in folders[max(keep, 1) :]:
         shutil.rmtree(folder)
     best = (run / "best").resolve()

@@ -89,7 +89,7 @@ def save(training: Training) -> None:
             split=training.task.split,
         )
         point_to(training.run / "last", folder)
-        prune(training.run, settings.keep)
+        prune(training.run, settings.keep, newest=training.progress.step)
     accelerator.wait_for_everyone()
 
 
@@ -143,6 +143,9 @@ def settle_best(training: Training) -> None:
     if progress.best_epoch is None:
         return
     found = [accelerator.is_main_process and _find_best(training)]
+    if found[0]:
+        # a kill may have come between a checkpoint and this
+        prune(training.run, training.config.training.keep, newest=progress.step)
     if accelerator.num_processes > 1:
         broadcast_object_list(found)
     if found[0]:

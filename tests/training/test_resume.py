@@ -1,5 +1,8 @@
 import hashlib
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from kanseg.checkpoint import describe, save_checkpoint
 from kanseg.config import Config
 from kanseg.data import LabelInfo, Preprocess
 from kanseg.errors import InputError
-from kanseg.training.resume import newest_complete, prune, step_folders
+from kanseg.training.resume import RunBusy, lock_run, newest_complete, prune, step_folders
 
 
 def save(run, step, with_state=True):
@@ -65,10 +68,35 @@ def test_nothing_to_resume_is_an_error(tmp_path):
         newest_complete(tmp_path)
 
 
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    """Reading processes outlive one that is killed by some seconds."""
+    runs, says = os.pipe()
+    with lock_run(tmp_path):
+        child = os.fork()
+        if not child:
+            os.write(says, b"!")
+            time.sleep(60)
+            os._exit(0)
+        os.read(runs, 1)
+        with pytest.raises(RunBusy):
+            lock_run(tmp_path)
+    with lock_run(tmp_path):
+        pass
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").mkdir()  # as no permission would, for those who have them all
+    with pytest.raises(InputError, match=r"run cannot be written \(.*\); choose another --run_dir"):
+        lock_run(tmp_path / "run")
+
+
 def test_pruning_keeps_the_newest(tmp_path):
     for step in (1, 2, 10):
         save(tmp_path, step)
-    prune(tmp_path, 2)
+    prune(tmp_path, 2, newest=10)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
 
 
@@ -94,3 +122,12 @@ def test_whole_files_that_no_run_has_written_are_skipped(tmp_path):
     assert len(skipped) == len(spoiled)
     for line, name in zip(skipped, reversed(spoiled), strict=True):
         assert name in line
+
+
+def test_torn_checkpoints_of_later_steps_do_not_count_when_older_ones_are_deleted(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "checkpoints" / "step_00000003" / "manifest.json").unlink()
+    prune(tmp_path, 1, newest=2)
+    assert [p.name for p in step_folders(tmp_path)] == ["step_00000003", "step_00000002"]
+    assert newest_complete(tmp_path)[0].name == "step_00000002"
