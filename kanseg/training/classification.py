@@ -23,7 +23,6 @@ from kanseg.data import (
     channel_statistics,
     open_images,
 )
-from kanseg.data.decoded import as_decoded
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import measure
 from kanseg.losses import ClassificationLoss
@@ -236,7 +235,7 @@ class ClassificationTask(Task):
         for name, indices in sheets.items():
             if indices:
                 pictures, labels = (
-                    [as_decoded(dataset.source[i][0]).values for i in indices],
+                    [dataset.source[i][0] for i in indices],
                     [dataset.source[i][1] for i in indices],
                 )
                 guesses = np.stack([known[i] for i in indices])
