@@ -308,7 +308,7 @@ class ClassificationDataset(Dataset):
     def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         """The item before its bytes become numbers (`raw_image`)."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, label, name = self.source[index]
+        image, label, name = self.source.decoded(index)
         image = self.preprocess.scale(image, name=name)
         if self.augmentation is not None:
             image = self.augmentation(image, sample_seed(self.seed, epoch, index), name=name)

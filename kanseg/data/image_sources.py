@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from kanseg.data.decoded import DecodedImage
+from kanseg.data.decoded import DecodedImage, as_decoded
 from kanseg.data.foreign import foreign_decoder
 from kanseg.data.images import decode_image, image_mode
 from kanseg.data.split_record import digest, file_digest, name_of, without_suffix
@@ -33,8 +33,12 @@ class Pictures(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, row: int) -> np.ndarray | DecodedImage:
+    def read(self, row: int) -> np.ndarray:
         """(H, W, C) uint8 or uint16; an InputError where it cannot be read."""
+
+    def decoded(self, row: int) -> DecodedImage:
+        """The same with what is known of alpha and of pixels without data."""
+        return as_decoded(self.read(row))
 
     @abstractmethod
     def name(self, row: int) -> str:
@@ -128,7 +132,10 @@ class FilePictures(Pictures):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, row: int) -> DecodedImage:
+    def read(self, row: int) -> np.ndarray:
+        return self.decoded(row).values
+
+    def decoded(self, row: int) -> DecodedImage:
         return decode_image(self.paths[row])
 
     def name(self, row: int) -> str:
@@ -216,8 +223,7 @@ def _below(name: str, root: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Labelled pictures: `source[i]` is (picture (H, W, C) uint8 or uint16, or a decoded
-    file, label, name).
+    """Labelled pictures: `source[i]` is (picture (H, W, C) uint8 or uint16, label, name).
 
     Args:
         parts: where the pictures are.
@@ -253,9 +259,14 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray | DecodedImage, int, str]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int, str]:
+        image, label, name = self.decoded(index)
+        return image.values, label, name
+
+    def decoded(self, index: int) -> tuple[DecodedImage, int, str]:
+        """The same with what is known of alpha and of pixels without data."""
         part, row = self._place(index)
-        return part.read(row), int(self.labels[index]), part.name(row)
+        return part.decoded(row), int(self.labels[index]), part.name(row)
 
     def _place(self, index: int) -> tuple[Pictures, int]:
         part, row = self.places[index]

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from kanseg.data.decoded import DecodedImage, as_decoded
+from kanseg.data.decoded import DecodedImage
 from kanseg.data.image_sources import ImageSource
 from kanseg.data.info import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
@@ -26,15 +26,14 @@ def channel_statistics(
     """Mean and standard deviation per channel of (at most 256, evenly chosen) pictures, in [0, 1]
     after the gamma.
     """
-    chosen = (source[int(i)] for i in np.linspace(0, len(source) - 1, min(at_most, len(source))))
+    chosen = np.linspace(0, len(source) - 1, min(at_most, len(source))).astype(int).tolist()
     count, total, square = 0, np.zeros(preprocess.channels), np.zeros(preprocess.channels)
-    for item in chosen:
-        image, name = (
-            (read_picture(item), str(item.image))
-            if isinstance(item, Sample)
-            else (item[0], item[2])
-        )
-        values = _values_with_data(as_decoded(image), preprocess, name)
+    for index in chosen:
+        if isinstance(source, ImageSource):
+            image, _, name = source.decoded(index)
+        else:
+            image, name = read_picture(source[index]), str(source[index].image)
+        values = _values_with_data(image, preprocess, name)
         if not len(values):
             continue
         count += len(values)

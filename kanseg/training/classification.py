@@ -23,7 +23,6 @@ from kanseg.data import (
     open_images,
 )
 from kanseg.data.classification import image_contents, limited, many_files
-from kanseg.data.decoded import as_decoded
 from kanseg.data.image_sources import ImageSource
 from kanseg.data.split_record import Content, read_record
 from kanseg.errors import InputError
@@ -301,7 +300,7 @@ class ClassificationTask(Task):
         for name, indices in sheets.items():
             if indices:
                 pictures, labels = (
-                    [as_decoded(dataset.source[i][0]).values for i in indices],
+                    [dataset.source[i][0] for i in indices],
                     [dataset.source[i][1] for i in indices],
                 )
                 guesses = np.stack([known[i] for i in indices])

@@ -81,3 +81,10 @@ def test_the_text_table_shows_distances_and_calibration_where_they_are():
     assert "calibration error 0.0917" in text
     assert "U-KAN's protocol (mean over batches of 8): IoU 0.5000, Dice 0.6667" in text
     assert "hd95" not in table(SegmentationMetrics("ab").compute())
+
+
+def test_names_that_a_spreadsheet_would_take_for_formulas_are_texts():
+    text = picture_table(measured(), ["=1+2", "second"])
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["name"] for row in rows] == ["'=1+2", "second"]
+    float(rows[0]["mean/iou"])
