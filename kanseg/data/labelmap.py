@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kanseg.data.info import IGNORED, Colour, read_text, voc_palette
+from kanseg.data.info import IGNORED, Colour, voc_palette
 from kanseg.errors import InputError
+from kanseg.reading import read_text
 
 LABELMAP = "labelmap.txt"
 BACKGROUND, BLACK = "background", (0, 0, 0)
