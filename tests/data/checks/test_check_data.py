@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -486,3 +487,23 @@ def test_a_fault_of_the_coco_file_is_told_once(tmp_path):
     issues = check_data(DataConfig(root=str(root)), everything=True, progress=False).issues
     assert [issue.code for issue in issues] == ["layout"]
     assert "annotations[0] needs a segmentation" in issues[0].reason
+
+
+def test_what_is_no_regular_file_is_named_and_its_name_shown_as_text(tmp_path):
+    root = make_folder(tmp_path / "set", count=8)
+    (root / "train.txt").write_text("p00\np01\npipe\nfolder\ngone\nlayer\n")
+    os.mkfifo(root / "images" / "pipe.png")
+    (root / "images" / "folder.png").mkdir()
+    (root / "images" / "gone.png").symlink_to("gone.png")
+    for name in ("pipe", "folder", "gone"):
+        shutil.copy(root / "masks" / "p00.png", root / "masks" / f"{name}.png")
+    shutil.copy(root / "images" / "p00.png", root / "images" / "layer.png")
+    os.mkfifo(root / "masks" / "layer.png")
+    shutil.copy(root / "images" / "p01.png", root / "images" / "\x1b[31mred\n.png")
+    report = check_data(DataConfig(root=str(root)), everything=True)
+    found = {issue.file: issue.code for issue in report.errors}
+    assert found["images/pipe.png"] == found["masks/layer.png"] == "unreadable"
+    assert found["images/folder.png"] == "unreadable"
+    assert found["images/gone.png"] == "missing"
+    assert "\x1b" not in report.text()
+    assert "\\x1b[31mred\\n.png" in report.text()
