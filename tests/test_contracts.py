@@ -457,6 +457,23 @@ def test_classifiers_stay_on_the_device(model):
         )
 
 
+@pytest.mark.parametrize("model", kanseg.list_models())
+def test_on_the_device_meta_a_network_gives_the_shapes_of_its_outputs(model):
+    """Tools that count or lay out networks run them without values."""
+    size = (64, 64)
+    shape = (2, 3, *size) if model in kanseg.list_models("segmentation") else (2, 3)
+    with torch.device("meta"):
+        net = classifier(model, size, width=2, classes=3)
+        x = torch.randn(2, 3, *size, requires_grad=True)
+    y = net(x)
+    y = y if isinstance(y, torch.Tensor) else y[0]
+    assert y.is_meta
+    assert y.shape == shape
+    y.sum().backward()
+    assert x.grad.is_meta
+    assert net.eval()(x).shape == shape
+
+
 @pytest.mark.gpu
 @variants
 @pytest.mark.parametrize("share", ["edge", "channel"])
