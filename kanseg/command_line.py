@@ -9,7 +9,8 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from kanseg.errors import InputError
 from kanseg.reading import parse_yaml
@@ -120,7 +121,22 @@ def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
                 f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}"
             )
     parts = parser.instantiate(namespace)
-    return kind(**{f.name: parts[f.name] for f in fields(kind)})
+    settings = kind(**{f.name: parts[f.name] for f in fields(kind)})
+    _check_given(settings)
+    return settings
+
+
+def _check_given(settings: Any, prefix: str = "") -> None:
+    """InputError for a setting that is null and must not be, such as the last line of a file that
+    was cut off: jsonargparse takes null for everything.
+    """
+    hints = get_type_hints(type(settings))
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            _check_given(value, f"{prefix}{f.name}.")
+        elif value is None and NoneType not in get_args(hints[f.name]):
+            raise InputError(f"setting {prefix + f.name!r} has no value")
 
 
 def known_keys(kind: type, prefix: str = "") -> list[str]:

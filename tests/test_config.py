@@ -214,3 +214,18 @@ def test_a_damaged_or_hostile_config_is_an_input_error(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(InputError):
         parse_config(["--config", str(tmp_path / "config.yaml")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("model:\n  options:", "training: {loss: }", "data: {train: }", "training: {lr: }"),
+        *("seed:", "run_dir: ~", "data: {augment: null}", "training: {optimizer: }"),
+    ],
+)
+def test_a_setting_without_a_value_is_named(text):
+    """As the last line of a file that was cut off."""
+    name = text.replace("{", "").split(":")[-2].split()[-1]
+    with pytest.raises(InputError, match=f"{name}' has no value"):
+        Config.from_yaml(text)
+    assert Config.from_yaml("data: {resize: null, classes: }").data.classes is None
