@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from kanseg.data import open_data
 from kanseg.errors import InputError
 from kanseg.inference import Predictor
 from kanseg.training.run import train
@@ -57,7 +58,9 @@ def test_a_transform_of_colours_stops_a_run_on_bands_before_it_begins(config):
 def test_another_fold_is_another_run(config):
     config.data.folds, config.data.fold, config.training.epochs = 2, 1, 1
     train(config)
-    assert json.loads((Path(config.run_dir) / "metrics.json").read_text())["val"]["pictures"] == 2
+    held_out = open_data(config.data, tell=lambda _: None).samples("val")
+    scores = json.loads((Path(config.run_dir) / "metrics.json").read_text())
+    assert scores["val"]["pictures"] == len(held_out) > 0
     config.data.fold = 0
     with pytest.raises(InputError, match="data.fold: 1 -> 0"):
         train(config, resume=True)
