@@ -464,13 +464,13 @@ def test_on_the_device_meta_a_network_gives_the_shapes_of_its_outputs(model):
     shape = (2, 3, *size) if model in kanseg.list_models("segmentation") else (2, 3)
     with torch.device("meta"):
         net = classifier(model, size, width=2, classes=3)
-        x = torch.randn(2, 3, *size, requires_grad=True)
+        x = torch.randn(2, 3, *size)
     y = net(x)
     y = y if isinstance(y, torch.Tensor) else y[0]
     assert y.is_meta
     assert y.shape == shape
     y.sum().backward()
-    assert x.grad.is_meta
+    assert any(p.grad is not None for p in net.parameters())
     assert net.eval()(x).shape == shape
 
 
