@@ -55,9 +55,9 @@ def _load_yaml(text: str) -> Any:
     return value
 
 
-def with_quoted_names(arguments: Sequence[str]) -> list[str]:
+def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
     """The words of a command line, lists of names in quotes: `--data.classes [no, yes]`."""
-    options = {f"--data.{name}" for name in NAMES}
+    options = {f"--{prefix}{name}" for name in NAMES}
     result: list[str] = []
     before = ""
     for word in arguments:

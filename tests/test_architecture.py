@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "kanseg"
 ORDER = [
     "names",
     "errors",
+    "yaml_names",
     "reading",
     "registry",
     "pretrained",
@@ -25,7 +26,6 @@ ORDER = [
     "encoders",
     "models",
     "integrations",
-    "yaml_names",
     "command_line",
     "sections",
     "config",
