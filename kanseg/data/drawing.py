@@ -17,12 +17,11 @@ _IGNORED_COLOURS = (IGNORED_COLOUR, (255, 255, 255), (255, 0, 255))
 def viewable(image: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8, uint16 or float32 of any channels -> (H, W, 3) uint8.
 
-    Of more than four bands the first three are shown. All but 8 bits are stretched between their
-    0.5 and 99.5 percentiles.
+    Of two bands the first is shown, of more than three the first three. All but 8 bits are
+    stretched between their 0.5 and 99.5 percentiles.
     """
-    if image.shape[2] not in (1, 2, 3, 4):
-        image = image[:, :, :3]
-    image = to_channels(image, 3)
+    shown = 1 if image.shape[2] == 2 else 3
+    image = to_channels(image[:, :, :shown], 3)
     if image.dtype == np.uint8:
         return image
     low, high = np.percentile(image, (0.5, 99.5))

@@ -128,7 +128,7 @@ def evaluate(
     metrics = SegmentationMetrics(dataset.info.classes, task, surface=surface)
 
     def update(probabilities: Tensor, target: Tensor, indices: list[int]) -> None:
-        check_finite_output(probabilities, [dataset.samples[i].name for i in indices])
+        check_finite_output(probabilities, lambda n: dataset.samples[indices[n]].name)
         spacings = (
             [scaled_spacing(dataset.samples[i], target.shape[-2:], surface) for i in indices]
             if surface

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ class Segmenter(ABC):
         """
         picture = ArrayPicture(image, name)
         values = gathered(self.bands([picture]), picture.shape[0])
-        check_finite_output(values, [name])
+        check_finite_output(values, lambda _: name)
         return values[0]
 
     def uncertainty(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
@@ -136,7 +136,7 @@ class Segmenter(ABC):
         """(first row, what is known of some rows), from top to bottom."""
         variance = uncertainty and self.looks > 1
         for top, values in self.bands(pictures, variance=variance):
-            check_finite_output(values, [picture.name for picture in pictures])
+            check_finite_output(values, lambda number: pictures[number].name)
             probabilities = values[:, :-1] if variance else values
             doubt = (
                 values[:, -1]
@@ -148,19 +148,19 @@ class Segmenter(ABC):
             yield top, Prediction(decide(probabilities, self.task), probabilities, doubt)
 
 
-def check_finite_output(probabilities: Tensor, names: Sequence[str]) -> None:
+def check_finite_output(probabilities: Tensor, name_of: Callable[[int], str]) -> None:
     """InputError where a network gives NaN for an image: its mask would be one of nothing.
 
     Args:
         probabilities: (B, ...).
-        names: of the B images.
+        name_of: number of an image in the batch -> its name.
     """
     if torch.isfinite(probabilities).all():
         return
     finite = torch.isfinite(probabilities).flatten(1).all(dim=1)
-    name = names[finite.tolist().index(False)]
     raise InputError(
-        f"{name}: the network gives NaN for it: its weights are of no use, or precision is too low"
+        f"{name_of(finite.tolist().index(False))}: the network gives NaN for it: its weights are of"
+        " no use, or precision is too low"
     )
 
 

@@ -77,7 +77,7 @@ def test_what_is_no_description_is_refused(tmp_path, text):
 @pytest.mark.parametrize("data", [b"", b"hello" * 99, bytes(999), b"\x80\x04."])
 def test_what_is_no_onnx_file_is_refused(tmp_path, data):
     (tmp_path / "n.onnx").write_bytes(data)
-    with pytest.raises(InputError, match="not an ONNX file"):
+    with pytest.raises(InputError, match="not an ONNX file|empty"):
         load_exported(tmp_path / "n.onnx")
 
 

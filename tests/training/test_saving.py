@@ -337,7 +337,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_loaded(with_n
         kanseg.load,
         kanseg.from_pretrained,
         lambda folder: evaluate_checkpoint(folder, "test"),
-        lambda folder: kanseg.create_encoder("kan", weights=folder),
+        lambda folder: kanseg.create_encoder("unet", weights=folder),
     ):
         with pytest.raises(InputError, match=rf"{name} holds values that are NaN or infinite"):
             load(str(broken))

@@ -171,6 +171,7 @@ LATER = {
     "missing",
     "mask_0_255",
     "channels",
+    "sizes_mixed",
     "label",
     "class_absent",
     "colors_contradict",
