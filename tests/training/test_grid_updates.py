@@ -1,5 +1,7 @@
 """`training.update_grid_epochs`."""
 
+import signal
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -63,7 +65,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(splines, tmp_path, monkeypatch, s
     def stopping(training, group):
         steps.append(1)
         if len(steps) == stop:
-            training.stop_requested = True
+            signal.raise_signal(signal.SIGTERM)
         return step(training, group)
 
     with monkeypatch.context() as patched:
