@@ -340,7 +340,7 @@ def test_coco(folder, tmp_path):
         data = opened(root=str(tmp_path), format="coco")
         for sample in {sample for split in data.splits.values() for sample in split}:
             with contextlib.suppress(InputError):
-                read_label(sample, data.info, size=(32, 40))
+                read_label(sample, data.info)
 
     path = tmp_path / "annotations.json"
     fuzz("coco", share(120), lambda rng: changed_json(good, rng), writer(path, read))
