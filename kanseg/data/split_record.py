@@ -374,13 +374,8 @@ def _changes(
 
 def _leaks(record: SplitRecord, members: Members) -> list[str]:
     """The names that the run has trained on, by name or by content."""
-    names, images = {name for name, _ in record.trained}, record.trained_images
-    held_out = {**record.splits.get("val", {}), **record.splits.get("test", {})}
-    return [
-        name
-        for name, content in members.items()
-        if name in names or (content.image in images and held_out.get(name) != content)
-    ]
+    known = _Known(record, same_set=True)
+    return [name for name, content in members.items() if known.was_trained(name, content.image)]
 
 
 def _told(changes: Mapping[str, list[str]]) -> list[str]:
@@ -513,7 +508,14 @@ class _Known:
         names = {name for name, _ in record.trained} if same_set else set()
         self.names, self.stems = names, {without_suffix(name) for name in names}
         held_out = {**record.splits.get("val", {}), **record.splits.get("test", {})}
-        self.held_out = {name: held_out[name].image for name in held_out} if same_set else {}
+        # Of an accepted change one may be held out that was in train before under another name.
+        earlier = {without_suffix(name) for name, _ in record.earlier}
+        images = {content.image for _, content in record.earlier}
+        self.held_out = {
+            name: content.image
+            for name, content in held_out.items()
+            if same_set and without_suffix(name) not in earlier and content.image not in images
+        }
 
     def was_trained(self, name: str, image: str) -> bool:
         if self.held_out.get(name) == image:  # a blank image may be in train and in test alike

@@ -241,3 +241,48 @@ def test_runs_on_other_samples_are_not_compared_without_a_word(tmp_path):
     assert f"{tmp_path / 'c'} were trained on other samples than {tmp_path / 'a'}" in line
     del runs["c"]
     assert other_samples(runs | {"older": {0: tmp_path}}) == []
+
+
+def name_classes(root, classes, mask_values):
+    (root / "dataset.yaml").write_text(
+        f"task: binary\nclasses: {json.dumps(classes)}\nmask_values: {mask_values}\n"
+    )
+
+
+def test_a_trained_image_that_was_renamed_and_moved_is_left_out_after_an_accepted_change(copied):
+    place = copied / "lists"
+    root = place / "set"
+    train_names = (root / "train.txt").read_text().split()
+    for folder in ("images", "masks"):
+        (root / folder / f"{train_names[0]}.png").rename(root / folder / "other.png")
+    # And one that was saved in another format, so that its bytes are others too.
+    Image.open(root / "images" / f"{train_names[1]}.png").save(
+        root / "images" / f"{train_names[1]}.bmp"
+    )
+    (root / "images" / f"{train_names[1]}.png").unlink()
+    test_names = (root / "test.txt").read_text().split()
+    (root / "train.txt").write_text("\n".join(train_names[2:]))
+    (root / "test.txt").write_text("\n".join([*test_names, "other", train_names[1]]))
+    go_on(place, accept_changes=True)
+    scores = evaluate_checkpoint(place / "run" / "last", "test", root=str(root))
+    assert scores["pictures"] == len(test_names)
+
+
+def test_classes_in_another_order_are_refused(copied):
+    place = copied / "dealt"
+    name_classes(place / "set", ["foreground", "background"], "{0: 1, 255: 0}")
+    with pytest.raises(InputError, match="another order.*'foreground' is 0 here and was 1"):
+        evaluate_checkpoint(place / "run", "test", root=str(place / "set"))
+    with pytest.raises(InputError, match="another order"):
+        go_on(place)
+    with pytest.raises(InputError, match="another order"):
+        go_on(place, accept_changes=True)
+
+
+def test_classes_of_other_names_are_told(copied, capsys):
+    place = copied / "dealt"
+    name_classes(place / "set", ["background", "gland"], "{0: 0, 255: 1}")
+    evaluate_checkpoint(place / "run", "test", root=str(place / "set"))
+    assert "other names than those of the training" in capsys.readouterr().out
+    go_on(place)
+    assert "foreground is gland here" in capsys.readouterr().out
