@@ -28,7 +28,6 @@ from kanseg.data import (
     read_picture,
 )
 from kanseg.data.checks import KINDS
-from kanseg.data.info import compare_classes
 from kanseg.data.split_record import SplitRecord, name_of, sample_contents
 from kanseg.errors import InputError
 from kanseg.inference.evaluate import evaluate, surface_options, write_table
@@ -46,7 +45,7 @@ from kanseg.reading import read_json
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_results
 from kanseg.training.previews import preview
-from kanseg.training.run_split import split_of_run
+from kanseg.training.run_split import compare_labels, split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -110,7 +109,8 @@ class SegmentationTask(Task):
         report, samples = chosen_samples(data, tell=tell)
         folder = report.folder
         if checkpoint is not None:
-            _compare_labels(checkpoint, folder.info, folder.root, tell)
+            labels = {"task": folder.info.task, "classes": folder.info.classes}
+            compare_labels(checkpoint, **labels, where=folder.root, tell=tell)
         samples, self.split = self._held(report, samples, checkpoint, tell)
         sizes = Counter(
             tuple(report.inspector.picture(sample.image).size) for sample in samples["train"]
@@ -283,25 +283,6 @@ class SegmentationTask(Task):
 
     def names(self, indices: Iterable[int]) -> list[str]:
         return [self._train.samples[i].name for i in indices]
-
-
-def _compare_labels(
-    checkpoint: Path, info: LabelInfo, root: Path, tell: Callable[[str], None]
-) -> None:
-    """Tell how classes were renamed since the checkpoint; InputError where they were reordered, or
-    are another number.
-    """
-    trained = read_json(checkpoint / DESCRIPTION)["labels"]
-    classes = trained["classes"]
-    if trained["task"] != info.task or len(classes) != len(info.classes):
-        raise InputError(
-            f"{root}: the run was begun with a {trained['task']} task of the classes"
-            f" {', '.join(classes)}, and now there is a {info.task} task of"
-            f" {', '.join(info.classes)}; put it back, or start a new run"
-        )
-    line = compare_classes(classes, info.classes, where=root)
-    if line is not None:
-        tell(f"data: {line}")
 
 
 def chosen_samples(

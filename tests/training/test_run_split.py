@@ -286,3 +286,28 @@ def test_classes_of_other_names_are_told(copied, capsys):
     assert "other names than those of the training" in capsys.readouterr().out
     go_on(place)
     assert "foreground is gland here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("classes", [["b", "a"], ["a", "b", "c"]])
+def test_labels_of_arrays_in_another_order_or_number_are_refused(tmp_path, classes):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 255, (20, 8, 8), dtype=np.uint8)
+    labels = np.arange(20) % 2
+
+    def save(names):
+        y = np.array([names.index("ab"[label]) for label in labels])
+        arrays = {"x_train": x[:14], "y_train": y[:14], "x_test": x[14:], "y_test": y[14:]}
+        np.savez(tmp_path / "set.npz", **arrays, classes=np.array(names))
+
+    save(["a", "b"])
+    config = ClassificationConfig(
+        run_dir=str(tmp_path / "run"),
+        data=ClassificationData(root=str(tmp_path / "set.npz"), channels=1, workers=0),
+        model=ModelConfig("simple_kan_4", "none"),
+        training=ClassificationTraining(epochs=1, batch_size=4, tensorboard=False, panels=0),
+    )
+    train(config)
+    save(classes)
+    with pytest.raises(InputError, match="another order|2 classes .a, b."):
+        longer = replace(config, training=replace(config.training, epochs=2))
+        train(longer, resume=True, accept_changes=True)
