@@ -243,6 +243,20 @@ def test_runs_on_other_samples_are_not_compared_without_a_word(tmp_path):
     assert other_samples(runs | {"older": {0: tmp_path}}) == []
 
 
+def test_a_copy_whose_images_were_saved_anew_is_told_by_its_names(copied, tmp_path, capsys):
+    place, other = copied / "dealt", tmp_path / "anew"
+    shutil.copytree(place / "set", other)
+    for path in (other / "images").iterdir():
+        Image.open(path).save(path, compress_level=1)
+    names = [path.stem for path in (other / "images").iterdir()]
+    (other / "test.txt").write_text("\n".join(names))
+    scores = evaluate_checkpoint(place / "run", "test", root=str(other))
+    assert scores["pictures"] == len(names)
+    printed = capsys.readouterr().out
+    assert "warning: 10 of 12 images have names of images that this run was trained on" in printed
+    assert "none of these" not in printed
+
+
 def name_classes(root, classes, mask_values):
     (root / "dataset.yaml").write_text(
         f"task: binary\nclasses: {json.dumps(classes)}\nmask_values: {mask_values}\n"
