@@ -354,11 +354,13 @@ def make_preprocess(
     for name in ("mean", "std"):
         values = getattr(data, name)
         if values is not None and (
-            len(values) != data.channels or (name == "std" and min(values) <= 0)
+            len(values) != data.channels
+            or not np.isfinite(values).all()
+            or (name == "std" and min(values) <= 0)
         ):
             raise InputError(
                 f"data.{name} must have {data.channels}"
-                f" {'positive ' if name == 'std' else ''}values, one a channel, got {values}"
+                f" finite{', positive' if name == 'std' else ''} values, one each, got {values}"
             )
     resize = pair("data.resize", data.resize)
     floats = read_picture(train_samples[0]).dtype == np.float32
