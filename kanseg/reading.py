@@ -264,7 +264,9 @@ def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
 
 
 def _check_plain(value: Any) -> None:
-    """ValueError for what is no plain value: bytes, sets, dates, integers beyond 64 bits."""
+    """ValueError for what is no plain value: bytes, sets, dates, integers beyond 64 bits, texts
+    with a NUL, which no path can have.
+    """
     if isinstance(value, dict):
         for key, each in value.items():
             _check_plain(key)
@@ -275,6 +277,8 @@ def _check_plain(value: Any) -> None:
     elif isinstance(value, int):
         if abs(value) >= LARGEST:
             raise ValueError("an integer of more than 64 bits")
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError("a text that holds a NUL character")
     elif not isinstance(value, (str, float, NoneType)):
         raise ValueError(f"a value of type {type(value).__name__}; put it in quotes")
 

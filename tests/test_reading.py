@@ -146,3 +146,9 @@ def test_typed_values():
 def test_other_types_are_named_with_their_place(change, message):
     with pytest.raises(InputError, match=message):
         typed({"parts": {}} | change, Whole, "w")
+
+
+@pytest.mark.parametrize("text", ['root: "a\\0b"', '["a\\0"]', '{"a\\u0000": 1}'])
+def test_texts_with_nul_are_refused(text):
+    with pytest.raises(InputError, match="NUL character"):
+        parse_yaml(text)

@@ -418,6 +418,33 @@ def _guess(
     return {"task": "multiclass", "classes": tuple(f"class_{i}" for i in indices)}
 
 
+def compare_classes(trained: Sequence[str], found: Sequence[str], *, where: object) -> str | None:
+    """A line where classes have other names than those that a network was trained on, which may be
+    a matter of taste; None where they are the same.
+
+    Args:
+        trained: those of the network.
+        found: as many, of a data set.
+        where: the data set, for messages.
+
+    Raises:
+        InputError: a name that both have stands for another index.
+    """
+    trained, found = list(trained), list(found)
+    moved = [name for i, name in enumerate(found) if name in trained and trained[i] != name]
+    if moved:
+        raise InputError(
+            f"{where}: its classes ({_few(found)}) are in another order than those of the training"
+            f" ({_few(trained)}): {moved[0]!r} is {found.index(moved[0])} here and was"
+            f" {trained.index(moved[0])}; bring classes and masks into the order of the training"
+        )
+    renamed = [(old, new) for old, new in zip(trained, found, strict=True) if old != new]
+    if not renamed:
+        return None
+    pairs = _few([f"{old} is {new} here" for old, new in renamed])
+    return f"warning: classes have other names than those of the training: {pairs}"
+
+
 def _few(values: Sequence[object]) -> str:
     return (
         ", ".join(map(str, values))

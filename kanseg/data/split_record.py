@@ -374,13 +374,8 @@ def _changes(
 
 def _leaks(record: SplitRecord, members: Members) -> list[str]:
     """The names that the run has trained on, by name or by content."""
-    names, images = {name for name, _ in record.trained}, record.trained_images
-    held_out = {**record.splits.get("val", {}), **record.splits.get("test", {})}
-    return [
-        name
-        for name, content in members.items()
-        if name in names or (content.image in images and held_out.get(name) != content)
-    ]
+    known = _Known(record, same_set=True)
+    return [name for name, content in members.items() if known.was_trained(name, content.image)]
 
 
 def _told(changes: Mapping[str, list[str]]) -> list[str]:
@@ -495,7 +490,14 @@ def judge(
         )
     if len(trained) > len(left_out):
         lines.append(f"{len(trained) - len(left_out)} of these images were trained on by this run")
-    if record.complete and not trained and samples:
+    alike = [] if same_set else known.by_stem(names[sample] for sample in keep)
+    if alike:
+        lines.append(
+            f"warning: {len(alike)} of {len(samples)} images have names of images that this run was"
+            " trained on, and other bytes: were they saved anew from these, the scores are too"
+            f" good: {few(alike)}"
+        )
+    elif record.complete and not trained and samples:
         lines.append(f"none of these {len(samples)} images was trained on by this run")
     lines += _other_lines(record, keep, names, contents, same_set=same_set, roles=roles)
     return Judged(keep, left_out, lines)
@@ -510,15 +512,27 @@ class _Known:
 
     def __init__(self, record: SplitRecord, same_set: bool):
         self.images = record.trained_images
-        names = {name for name, _ in record.trained} if same_set else set()
-        self.names, self.stems = names, {without_suffix(name) for name in names}
+        names = {name for name, _ in record.trained}
+        self.all_stems = {without_suffix(name) for name in names}
+        self.names, self.stems = (names, self.all_stems) if same_set else (set(), set())
         held_out = {**record.splits.get("val", {}), **record.splits.get("test", {})}
-        self.held_out = {name: held_out[name].image for name in held_out} if same_set else {}
+        # Of an accepted change one may be held out that was in train before under another name.
+        earlier = {without_suffix(name) for name, _ in record.earlier}
+        images = {content.image for _, content in record.earlier}
+        self.held_out = {
+            name: content.image
+            for name, content in held_out.items()
+            if same_set and without_suffix(name) not in earlier and content.image not in images
+        }
 
     def was_trained(self, name: str, image: str) -> bool:
         if self.held_out.get(name) == image:  # a blank image may be in train and in test alike
             return name in self.names
         return image in self.images or without_suffix(name) in self.stems
+
+    def by_stem(self, names: Iterable[str]) -> list[str]:
+        """The names that are, but for the suffix, those of images that were trained on."""
+        return [name for name in names if without_suffix(name) in self.all_stems]
 
 
 def _other_lines(

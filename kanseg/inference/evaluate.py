@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from kanseg.config import Config, write_text
 from kanseg.data import Folder, Sample, SegmentationDataset, check_samples, open_data
+from kanseg.data.info import compare_classes
 from kanseg.data.loading import RawItems, collate
 from kanseg.data.split_record import judge, read_record, roles_of
 from kanseg.errors import InputError
@@ -304,6 +305,9 @@ def _checked_samples(
         raise InputError(
             f"{opened.root}: its classes ({theirs}) are not as many as the checkpoint's ({ours})"
         )
+    line = compare_classes(predictor.classes, info.classes, where=opened.root)
+    if line is not None:
+        print(f"data: {line}")
     if (info.task == "multilabel") != (predictor.task == "multilabel"):
         raise InputError(
             f"{opened.root}: its task is {info.task}, and that of the checkpoint {predictor.task};"

@@ -118,9 +118,10 @@ class TiffPicture:
         found = []
         for place in range(index, index + planes * step, step):
             offset, count = page.dataoffsets[place], page.databytecounts[place]
-            data = self._bytes(offset, count) if count else None  # an empty segment is one of zeros
+            data = self._bytes(offset, count) if count else None  # of a sparse file
             segment, _, shape = page.decode(data, place, jpegtables=page.jpegtables)
-            found.append(np.zeros(shape, page.dtype)[0] if segment is None else segment[0])
+            empty = np.full(shape, page.nodata, page.dtype)  # as of whole files: GDAL_NODATA, or 0
+            found.append(empty[0] if segment is None else segment[0])
         return found[0] if planes == 1 else np.concatenate(found, axis=-1)
 
     def _bytes(self, offset: int, count: int) -> bytes:

@@ -39,7 +39,7 @@ from kanseg.training.classification_pictures import (
     draw_predictions,
     surest_mistakes,
 )
-from kanseg.training.run_split import split_of_run
+from kanseg.training.run_split import compare_labels, split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -106,6 +106,8 @@ class ClassificationTask(Task):
         def choose(
             found: dict[str, ImageSource], dealt: set[str], classes: Sequence[str]
         ) -> dict[str, ImageSource] | None:
+            labels = {"task": "classification", "classes": classes}
+            compare_labels(checkpoint, **labels, where=data.root, tell=tell)
             return self._held(found, dealt, classes, checkpoint, tell)
 
         images = open_images(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanseg.checkpoint import CONFIG
+from kanseg.checkpoint import CONFIG, DESCRIPTION
+from kanseg.data.info import compare_classes
 from kanseg.data.split_record import Members, SplitRecord, hold, read_record
+from kanseg.errors import InputError
+from kanseg.reading import read_json
 from kanseg.training.task import Tell
 
 
@@ -65,3 +68,24 @@ def split_of_run(
     for line in held.lines:
         tell(f"data: {line}")
     return held.members, held.record
+
+
+def compare_labels(
+    checkpoint: Path, *, task: str, classes: Sequence[str], where: object, tell: Tell
+) -> None:
+    """Tell which classes were renamed since a checkpoint that is resumed.
+
+    Raises:
+        InputError: they are in another order, or more, or fewer, or of another task.
+    """
+    trained = read_json(checkpoint / DESCRIPTION)["labels"]
+    if trained["task"] != task or len(trained["classes"]) != len(classes):
+        raise InputError(
+            f"{where}: the run was begun with a {trained['task']} task of"
+            f" {len(trained['classes'])} classes ({', '.join(trained['classes'][:8])}), and now"
+            f" there is a {task} task of {len(classes)} ({', '.join(classes[:8])}); put it back, or"
+            " start a new run"
+        )
+    line = compare_classes(trained["classes"], classes, where=where)
+    if line is not None:
+        tell(f"data: {line}")

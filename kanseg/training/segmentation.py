@@ -45,7 +45,7 @@ from kanseg.reading import read_json
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_results
 from kanseg.training.previews import preview
-from kanseg.training.run_split import split_of_run
+from kanseg.training.run_split import compare_labels, split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -108,6 +108,9 @@ class SegmentationTask(Task):
         )
         report, samples = chosen_samples(data, tell=tell)
         folder = report.folder
+        if checkpoint is not None:
+            labels = {"task": folder.info.task, "classes": folder.info.classes}
+            compare_labels(checkpoint, **labels, where=folder.root, tell=tell)
         samples, self.split = self._held(report, samples, checkpoint, tell)
         sizes = Counter(
             tuple(report.inspector.picture(sample.image).size) for sample in samples["train"]
@@ -351,11 +354,13 @@ def make_preprocess(
     for name in ("mean", "std"):
         values = getattr(data, name)
         if values is not None and (
-            len(values) != data.channels or (name == "std" and min(values) <= 0)
+            len(values) != data.channels
+            or not np.isfinite(values).all()
+            or (name == "std" and min(values) <= 0)
         ):
             raise InputError(
                 f"data.{name} must have {data.channels}"
-                f" {'positive ' if name == 'std' else ''}values, one a channel, got {values}"
+                f" finite{', positive' if name == 'std' else ''} values, one each, got {values}"
             )
     resize = pair("data.resize", data.resize)
     floats = read_picture(train_samples[0]).dtype == np.float32

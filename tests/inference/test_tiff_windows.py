@@ -4,7 +4,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanseg.data.images import read_image
+from kanseg.data.images import decode_image, read_image
 from kanseg.errors import InputError
 from kanseg.inference.tiff import RowFile, open_tiff
 
@@ -79,6 +79,24 @@ def test_files_of_others_are_read_as_read_image_reads_them(tmp_path):
     for name in ("pil.tif", "cv.tif", "rgba.tif"):
         picture = opened(tmp_path / name)
         assert np.array_equal(picture.read(0, 0, *picture.shape), read_image(tmp_path / name))
+
+
+@pytest.mark.parametrize("nodata", ["65535", "-9999", None])
+def test_tiles_that_a_sparse_file_leaves_out_hold_no_data(tmp_path, nodata):
+    path = tmp_path / "sparse.tif"
+    tags = [] if nodata is None else [(42113, "s", 0, nodata, True)]
+    tifffile.imwrite(path, DEEP[:64, :64, 0] // 2, tile=(16, 16), extratags=tags)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages[0]
+        for tag, values in ((324, page.dataoffsets), (325, page.databytecounts)):
+            page.tags[tag].overwrite([0 if i == 5 else value for i, value in enumerate(values)])
+    whole, window = decode_image(path), opened(path).window(0, 0, 64, 64)
+    assert np.array_equal(whole.values, window.values)
+    if nodata == "65535":
+        assert window.nodata[16:32, 16:32].all() and window.nodata.sum() == 256
+        assert np.array_equal(whole.nodata, window.nodata)
+    else:
+        assert (window.values[16:32, 16:32] == 0).all()
 
 
 def test_what_must_be_interpreted_is_left_to_read_image(tmp_path):

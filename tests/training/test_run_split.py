@@ -241,3 +241,87 @@ def test_runs_on_other_samples_are_not_compared_without_a_word(tmp_path):
     assert f"{tmp_path / 'c'} were trained on other samples than {tmp_path / 'a'}" in line
     del runs["c"]
     assert other_samples(runs | {"older": {0: tmp_path}}) == []
+
+
+def test_a_copy_whose_images_were_saved_anew_is_told_by_its_names(copied, tmp_path, capsys):
+    place, other = copied / "dealt", tmp_path / "anew"
+    shutil.copytree(place / "set", other)
+    for path in (other / "images").iterdir():
+        Image.open(path).save(path, compress_level=1)
+    names = [path.stem for path in (other / "images").iterdir()]
+    (other / "test.txt").write_text("\n".join(names))
+    scores = evaluate_checkpoint(place / "run", "test", root=str(other))
+    assert scores["pictures"] == len(names)
+    printed = capsys.readouterr().out
+    assert "warning: 10 of 12 images have names of images that this run was trained on" in printed
+    assert "none of these" not in printed
+
+
+def name_classes(root, classes, mask_values):
+    (root / "dataset.yaml").write_text(
+        f"task: binary\nclasses: {json.dumps(classes)}\nmask_values: {mask_values}\n"
+    )
+
+
+def test_a_trained_image_that_was_renamed_and_moved_is_left_out_after_an_accepted_change(copied):
+    place = copied / "lists"
+    root = place / "set"
+    train_names = (root / "train.txt").read_text().split()
+    for folder in ("images", "masks"):
+        (root / folder / f"{train_names[0]}.png").rename(root / folder / "other.png")
+    # And one that was saved in another format, so that its bytes are others too.
+    Image.open(root / "images" / f"{train_names[1]}.png").save(
+        root / "images" / f"{train_names[1]}.bmp"
+    )
+    (root / "images" / f"{train_names[1]}.png").unlink()
+    test_names = (root / "test.txt").read_text().split()
+    (root / "train.txt").write_text("\n".join(train_names[2:]))
+    (root / "test.txt").write_text("\n".join([*test_names, "other", train_names[1]]))
+    go_on(place, accept_changes=True)
+    scores = evaluate_checkpoint(place / "run" / "last", "test", root=str(root))
+    assert scores["pictures"] == len(test_names)
+
+
+def test_classes_in_another_order_are_refused(copied):
+    place = copied / "dealt"
+    name_classes(place / "set", ["foreground", "background"], "{0: 1, 255: 0}")
+    with pytest.raises(InputError, match="another order.*'foreground' is 0 here and was 1"):
+        evaluate_checkpoint(place / "run", "test", root=str(place / "set"))
+    with pytest.raises(InputError, match="another order"):
+        go_on(place)
+    with pytest.raises(InputError, match="another order"):
+        go_on(place, accept_changes=True)
+
+
+def test_classes_of_other_names_are_told(copied, capsys):
+    place = copied / "dealt"
+    name_classes(place / "set", ["background", "gland"], "{0: 0, 255: 1}")
+    evaluate_checkpoint(place / "run", "test", root=str(place / "set"))
+    assert "other names than those of the training" in capsys.readouterr().out
+    go_on(place)
+    assert "foreground is gland here" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("classes", [["b", "a"], ["a", "b", "c"]])
+def test_labels_of_arrays_in_another_order_or_number_are_refused(tmp_path, classes):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 255, (20, 8, 8), dtype=np.uint8)
+    labels = np.arange(20) % 2
+
+    def save(names):
+        y = np.array([names.index("ab"[label]) for label in labels])
+        arrays = {"x_train": x[:14], "y_train": y[:14], "x_test": x[14:], "y_test": y[14:]}
+        np.savez(tmp_path / "set.npz", **arrays, classes=np.array(names))
+
+    save(["a", "b"])
+    config = ClassificationConfig(
+        run_dir=str(tmp_path / "run"),
+        data=ClassificationData(root=str(tmp_path / "set.npz"), channels=1, workers=0),
+        model=ModelConfig("simple_kan_4", "none"),
+        training=ClassificationTraining(epochs=1, batch_size=4, tensorboard=False, panels=0),
+    )
+    train(config)
+    save(classes)
+    with pytest.raises(InputError, match="another order|2 classes .a, b."):
+        longer = replace(config, training=replace(config.training, epochs=2))
+        train(longer, resume=True, accept_changes=True)

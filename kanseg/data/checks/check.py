@@ -22,7 +22,7 @@ from kanseg.data.checks.mask_meaning import (
     colors_against_indices,
     read_by_color,
 )
-from kanseg.data.checks.needs import training_needs
+from kanseg.data.checks.needs import gamma_needs, training_needs
 from kanseg.data.checks.opening import open_in_part
 from kanseg.data.checks.report import Report
 from kanseg.data.checks.samples import check_sample
@@ -202,6 +202,8 @@ def _compare(report: Report, data: DataConfig, info: LabelInfo | None) -> None:
         report.issues += sets.masks_of_0_and_255(report.labels, info, report.inspector)
         report.issues += classes_everywhere(report.labels, info, report.inspector)
         report.issues += sets.absent_classes(roles, report.labels, info)
+    good = [sample for sample in everyone if sample not in report.bad]
+    report.issues += gamma_needs(good, data, report.inspector)
     bad = report.bad
     train = [sample for sample in roles["train"] if sample not in bad]
     report.issues += training_needs(train, data, report.inspector)

@@ -53,6 +53,30 @@ def _augmentation(samples: Sequence[Sample], data: DataConfig, inspector: Inspec
     return issues
 
 
+def gamma_needs(samples: Sequence[Sample], data: DataConfig, inspector: Inspector) -> list[Issue]:
+    """Images of floats beyond 0 to 1, where a gamma is set; all of them are read for it.
+
+    Args:
+        samples: good ones of all splits.
+        data: the settings.
+        inspector: of the data set.
+    """
+    if data.gamma == 1.0:
+        return []
+    floats = ("float", "int", "uint")
+    issues = []
+    for sample in samples:
+        if not inspector.picture(sample.image).kind.startswith(floats):
+            continue
+        name = inspector.name(sample.image)
+        try:
+            plain = Preprocess(data.channels, gamma=data.gamma, floats=True)
+            plain.fit(read_picture(sample), name=name)
+        except InputError as error:
+            issues.append(Issue("channels", name, str(error).removeprefix(f"{name}: "), (sample,)))
+    return issues
+
+
 def _sizes(samples: Sequence[Sample], data: DataConfig, inspector: Inspector) -> list[Issue]:
     sizes = Counter(tuple(inspector.picture(sample.image).size) for sample in samples)
     if len(sizes) < 2 or data.resize is not None or data.crop is not None:

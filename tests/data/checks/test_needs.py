@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from conftest import make_folder
@@ -64,3 +65,18 @@ def test_an_augmentation_that_the_run_would_refuse_is_refused_by_the_check(root)
     with pytest.raises(InputError, match="HorizontalFlipp"):
         data = DataConfig(root=str(root), augment=["HorizontalFlipp"], workers=0)
         train(Config(run_dir=str(root.parent / "run"), data=data))
+
+
+def test_floats_that_a_gamma_cannot_take_are_told_in_every_split(root):
+    test_name = (root / "test.txt").read_text().split()[0]
+    for path in sorted((root / "images").iterdir()):
+        with Image.open(path) as image:
+            values = np.asarray(image, dtype=np.float32) / 255
+        path.unlink()
+        largest = 3 if path.stem == test_name else 1
+        tifffile.imwrite(path.with_suffix(".tif"), largest * values, photometric="rgb")
+    assert "channels" not in codes(root, resize=[16, 16])
+    issues = check_data(DataConfig(root=str(root), resize=[16, 16], gamma=0.5)).errors
+    assert [issue.code for issue in issues] == ["channels"]
+    assert "data.gamma needs values from 0 to 1" in issues[0].reason
+    assert test_name in issues[0].file
