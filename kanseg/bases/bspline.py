@@ -183,8 +183,10 @@ class BSpline(Basis):
     @property
     def uniform(self) -> bool:
         """Whether the knots of every channel are known to be equally spaced; False also where
-        nobody can tell.
+        nobody can tell, and for knots that are trained.
         """
+        if self.knots.requires_grad:  # the closed form has a gradient for the outermost two only
+            return False
         if torch.compiler.is_dynamo_compiling():
             # The comparison and the answer become guards of the compiled graph.
             return self.knots is self._seen[0] and self._seen[3] and self._uniform_when_traced()
@@ -199,8 +201,6 @@ class BSpline(Basis):
         batched = torch._C._are_functorch_transforms_active()
         if batched or _is_recorded() or not _is_readable(knots):
             return False
-        if knots.requires_grad:  # somebody else's (`functional_call`), with a graph behind it
-            return equally_spaced(knots)
         self._look_at_knots()
         return self._seen[3]
 

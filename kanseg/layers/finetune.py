@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 
 from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
-from kanseg.layers.grids import Adaptive
+from kanseg.layers.grids import Adaptive, check_not_shared
+from kanseg.layers.surgery import check_has_weights
 
 LOW_RANK_MAPS = ("basis_conv", "base_conv", "basis_linear", "base_linear")
 
@@ -90,7 +91,8 @@ def finetune(
 
     Raises:
         ValueError: nothing to train was asked for, no layer can do it, a pattern that fits nothing,
-            a network that is being fine-tuned.
+            a network that is being fine-tuned; layers that share a basis or the weights of their
+            functions, or parts without a weight of their own.
     """
     asked = rank is not None or extra_degrees or trainable_degrees or grid_size is not None
     if not asked or extra_degrees < 0 or (rank is not None and rank < 1):
@@ -104,6 +106,8 @@ def finetune(
             "the network has parametrized weights already (an earlier finetune, weight norm, ...):"
             " fuse it first"
         )
+    for layer in layers:
+        check_has_weights(layer)
     keep = [keep] if isinstance(keep, str) else keep
     names = [name for name, _ in model.named_parameters()]
     unfit = [pattern for pattern in keep if not any(fnmatchcase(name, pattern) for name in names)]
@@ -180,6 +184,8 @@ def _changed(
     ]
     for layer in splines:
         layer.basis.check_finer(grid_size)
+    if extra or splines:
+        check_not_shared(layer for layer in layers if layer.basis is not None)
     for layer in splines:
         layer.refine(grid_size)
     chosen = {layer: list(range(layer.basis.num_functions)) for layer in splines}

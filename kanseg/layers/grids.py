@@ -247,7 +247,8 @@ def update_grids(
             finds for its x are those of all.
 
     Raises:
-        ValueError: whatever `Adaptive.update_grid` raises; copies with other layers.
+        ValueError: whatever `Adaptive.update_grid` raises; copies with other layers; layers that
+            share a basis or weights.
     """
     if not isinstance(x, Tensor):
         sizes = {tuple(batch.shape[1:]) for batch in x}
@@ -265,6 +266,7 @@ def update_grids(
     all_layers = [*layers.values(), *(twin[name] for twin in twins for name in layers)]
     for layer in all_layers:
         layer.check_has_grid()  # refused before any is changed
+    check_not_shared(layers.values())
 
     def find() -> None:
         names = {layer: name for name, layer in layers.items()}
@@ -345,6 +347,20 @@ def check_not_distributed(layer: nn.Module) -> None:
             )
 
 
+def check_not_shared(layers: Iterable[Adaptive]) -> None:
+    """ValueError where two layers have one basis or one weight of the functions: what is refitted
+    for the one would be another function in the other.
+    """
+    layers = list(layers)
+    for what, name in (("basis", "basis"), ("functions_weight", "weight of the functions")):
+        parts = [getattr(layer, what) for layer in layers]
+        if len({id(part) for part in parts}) < len(parts):
+            raise ValueError(
+                f"several layers share one {name}, which cannot be right for all of them after a"
+                " change: give each its own first (copy.deepcopy)"
+            )
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside torch.compile, DataParallel, DistributedDataParallel or AveragedModel."""
     while True:
@@ -372,6 +388,7 @@ def refine_grids(
     ]
     for layer in layers:
         layer._adaptive_basis().check_finer(grid_size)
+    check_not_shared(layers)
     for layer in layers:
         layer.refine(grid_size, keep_tails=keep_tails, optimizer=optimizer)
 

@@ -25,7 +25,12 @@ from kanseg.layers.parts import (
     reset,
 )
 from kanseg.layers.regularisation import Disturbance
-from kanseg.layers.surgery import check_changeable, set_conv_channels, source_channels
+from kanseg.layers.surgery import (
+    check_changeable,
+    check_drawable,
+    set_conv_channels,
+    source_channels,
+)
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 Size = int | tuple[int, ...]
@@ -146,7 +151,11 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         out, `network.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else
         None)`; a loop over `modules()` reaches the inner convolutions last, and leaves them with
         torch's own weights.
+
+        Raises:
+            ValueError: weights that are parametrized, pruned, wrapped or sharded.
         """
+        check_drawable(self)
         for part in self.children():
             reset(part)
         self._draw_weights()

@@ -21,6 +21,7 @@ from kanseg.layers.parts import (
 )
 from kanseg.layers.plain import reads_its_weight
 from kanseg.layers.regularisation import Disturbance
+from kanseg.layers.surgery import check_drawable
 
 
 class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
@@ -95,6 +96,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def reset_parameters(self) -> None:
         """Put the layer back to what it was when it was built, as of `KANConv2d`."""
+        check_drawable(self)
         for part in self.children():
             reset(part)
         self._draw_weights()

@@ -45,11 +45,11 @@ def penalty(
 
 
 def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of univariate functions inside a model."""
+    """The layers of univariate functions inside a model, those with replaced parts included."""
     return (
         module
         for module in model.modules()
-        if getattr(module, "functions_weight", None) is not None
+        if hasattr(type(module), "functions_weight") and module.basis is not None
     )
 
 
@@ -125,6 +125,11 @@ def _share(name: str, value: float) -> float:
 @penalty("weights_l1", layers=kan_layers, of="KAN layers")
 def weights_l1(layer: nn.Module, output: Tensor) -> Tensor:
     """Mean absolute weight of the layer's functions."""
+    if not isinstance(getattr(layer, "functions_weight", None), Tensor):
+        raise ValueError(
+            f"a part of a {type(layer).__name__} was replaced by one without a weight of its own"
+            " (LoRA, quantization): penalise activations instead of weights_l1"
+        )
     return layer.functions_weight.float().abs().mean()
 
 

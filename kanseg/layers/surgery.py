@@ -40,12 +40,7 @@ def check_changeable(layer: nn.Module) -> None:
     """ValueError where the weights are made from others (pruned, parametrized), or a part of a KAN
     layer is no plain convolution or matrix any more (LoRA, quantization, FSDP).
     """
-    for module in layer.modules():
-        made = any(name.endswith(("_orig", "_g")) for name in module._parameters)
-        if made or parametrize.is_parametrized(module):
-            raise ValueError(
-                "the weights are parametrized or pruned: remove that first, then change the layer"
-            )
+    _check_not_made(layer)
     for name in _MAPS:
         part = getattr(layer, name, None)
         if part is not None and type(part) not in (*CONVOLUTIONS, nn.Linear, nn.Identity):
@@ -58,6 +53,41 @@ def check_changeable(layer: nn.Module) -> None:
             raise ValueError(
                 f"the weights of {name} are not here (offloaded or sharded): gather them first,"
                 " then change the layer"
+            )
+
+
+def check_drawable(layer: nn.Module) -> None:
+    """ValueError where new weights of a KAN layer would go nowhere: made from others (pruned,
+    parametrized), inside a wrapper, or spread over processes.
+    """
+    _check_not_made(layer)
+    check_has_weights(layer)
+    if not all(is_plain_tensor(parameter) for parameter in layer.parameters()):
+        raise ValueError(
+            "the weights are sharded or quantized: draw them before that, or load them from a"
+            " state dict"
+        )
+
+
+def check_has_weights(layer: nn.Module) -> None:
+    """ValueError where a map of a KAN layer has no weight of its own (LoRA, quantization)."""
+    for name in _MAPS:
+        part = getattr(layer, name, None)
+        if name in ("squeeze", "expand") or part is None:
+            continue
+        if not isinstance(getattr(part, "weight", None), Tensor):
+            raise ValueError(
+                f"{name} was replaced by a {type(part).__name__}, which has no weight of its own:"
+                " put the plain layer back first"
+            )
+
+
+def _check_not_made(layer: nn.Module) -> None:
+    for module in layer.modules():
+        made = any(name.endswith(("_orig", "_g")) for name in module._parameters)
+        if made or parametrize.is_parametrized(module):
+            raise ValueError(
+                "the weights are parametrized or pruned: remove that first, then change the layer"
             )
 
 

@@ -265,3 +265,22 @@ def test_a_refined_grid_goes_back_to_equal_intervals_of_its_own_range(keep_tails
     basis.reset_parameters()
     torch.testing.assert_close(basis.knots, refined)
     assert basis.uniform
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer"])
+def test_knots_that_are_trained_have_the_gradient_of_the_splines(float64, kind):
+    """Uniform ones too, whose closed form reads the outermost two only."""
+    basis, u = BSpline(1, grid_size=3, spline_order=2), torch.rand(1, 1, 9) * 1.8 - 0.9
+    if kind == "parameter":
+        knots = basis._buffers.pop("knots")
+        basis.knots = torch.nn.Parameter(knots)
+    basis.knots.requires_grad_()
+    (found,) = torch.autograd.grad(basis(u).sin().sum(), basis.knots)
+    knots, at, step = basis.knots.detach().numpy()[0], u.numpy().ravel(), 1e-6
+
+    def total(knots):
+        return np.sin(SciPyBSpline.design_matrix(at, knots, 2, extrapolate=True).toarray()).sum()
+
+    for i, each in enumerate(np.eye(len(knots)) * step):
+        slope = (total(knots + each) - total(knots - each)) / (2 * step)
+        assert abs(float(found[0, i]) - slope) < 1e-7

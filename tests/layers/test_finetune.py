@@ -213,3 +213,11 @@ def test_copies_are_fused_each_by_itself():
     expected = net(x)
     for each in (net, twin):
         torch.testing.assert_close(fuse(each)(x), expected)
+
+
+def test_wrapped_parts_are_told_before_anything_changes():
+    layer = KANConv2d(2, 3, 1)
+    layer.basis_conv = torch.nn.Sequential(layer.basis_conv)
+    with pytest.raises(ValueError, match="basis_conv was replaced by a Sequential"):
+        finetune(layer, rank=1)
+    assert all(p.requires_grad for p in layer.parameters())

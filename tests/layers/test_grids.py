@@ -506,3 +506,38 @@ def test_processes_keep_the_same_grids_and_weights(tmp_path):
     assert "wrap it anew" in refused
     assert "finite inputs only" in failed
     assert "finite inputs only" in failed_too
+
+
+@pytest.mark.parametrize("part", ["basis", "basis_conv"])
+@pytest.mark.parametrize("wrong", [update_grids, lambda net, x: refine_grids(net, 10)])
+def test_layers_that_share_functions_are_refused_before_anything_changes(part, wrong):
+    """A refit for the one would be another function in the other."""
+    net = torch.nn.Sequential(*(plain(KANConv2d, 2, 2, 1) for _ in range(2)))
+    setattr(net[1], part, getattr(net[0], part))
+    x = torch.randn(2, 2, 4, 4)
+    before = net(x)
+    with pytest.raises(ValueError, match="several layers share one"):
+        wrong(net, x)
+    assert torch.equal(net(x), before)
+
+
+class Wrapper(torch.nn.Module):
+    """As of LoRA: the layer is inside."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_a_layer_with_a_wrapped_part_is_not_passed_over():
+    net = torch.nn.Sequential(KANConv2d(2, 2, 1), KANConv2d(2, 2, 1))
+    net[1].basis_conv = Wrapper(net[1].basis_conv)
+    x = torch.randn(2, 2, 4, 4)
+    for change in (lambda: update_grids(net, x), lambda: refine_grids(net, 10)):
+        with pytest.raises(ValueError, match="basis_conv was replaced by a Wrapper"):
+            change()
+    assert net[0].basis.grid_size == 5
+    assert set(off_grid_shares(net, x)) == {"0", "1"}

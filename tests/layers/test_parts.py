@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import kanseg
 from kanseg.bases import BASES
@@ -12,6 +13,7 @@ from kanseg.layers import (
     KANConv2d,
     KANLinear,
     KANLocal2d,
+    finetune,
     kan_conv,
 )
 from kanseg.layers.parts import (
@@ -156,3 +158,19 @@ def test_a_layer_built_under_half_precision_has_weights_of_it_and_exact_grids(dt
     assert torch.equal(layer.basis.knots, KANLinear(5, 4).basis.knots)
     y = layer(torch.randn(500, 5).to(dtype)).float()
     assert 0.7 < y.std() < 1.3
+
+
+@pytest.mark.parametrize("kind", ["finetune", "pruned", "mixture", "wrapped"])
+def test_a_layer_whose_weights_are_made_of_others_is_not_half_reset(kind):
+    layer = KANConv2d(2, 3, 1, share="channel" if kind == "mixture" else "edge")
+    if kind == "finetune":
+        finetune(layer, rank=1)
+    elif kind == "wrapped":
+        layer.basis_conv = torch.nn.Sequential(layer.basis_conv)
+    else:
+        where, name = (layer, "mixture") if kind == "mixture" else (layer.basis_conv, "weight")
+        prune.identity(where, name)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    with pytest.raises(ValueError, match="parametrized or pruned|replaced by a Sequential"):
+        layer.reset_parameters()
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())

@@ -165,3 +165,14 @@ def test_unknown_penalties_and_plain_models_are_told():
         Penalty(KANLinear(2, 2), {"weight_l1": 1.0})
     with pytest.raises(ValueError, match="KAN layers"):
         Penalty(torch.nn.Linear(2, 2), {"weights_l1": 1.0})
+
+
+def test_layers_with_a_wrapped_part_count_or_are_told():
+    net = torch.nn.Sequential(KANLinear(2, 2), KANLinear(2, 2))
+    net[1].basis_linear = torch.nn.Sequential(net[1].basis_linear)
+    activations = Penalty(net, {"activations_l1": 1.0})
+    y = net(torch.randn(3, 2))
+    assert activations() > y.abs().mean()
+    Penalty(net, {"weights_l1": 1.0})
+    with pytest.raises(ValueError, match="replaced by one without a weight"):
+        net(torch.randn(3, 2))
