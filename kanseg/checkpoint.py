@@ -141,12 +141,23 @@ def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[st
             "classes": list(info.classes),
             "palette": [list(c) for c in info.colours],
         },
+        "masks": mask_meaning(info),
         "preprocess": asdict(preprocess),
         "tile": (
             None
             if preprocess.resize
             else [max(side, MIN_TILE) for side in config.data.crop or (MIN_TILE, MIN_TILE)]
         ),
+    }
+
+
+def mask_meaning(info: LabelInfo) -> dict[str, Any]:
+    """What decides which class a value or color in a mask is: plain JSON."""
+    values, palette = info.mask_values, info.palette
+    return {
+        "mask_values": None if values is None else sorted([v, i] for v, i in values.items()),
+        "ignore_index": info.ignore_index,
+        "palette": None if palette is None else [list(color) for color in palette],
     }
 
 
@@ -266,6 +277,12 @@ def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Mo
         return create_model(**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            "model: the network needs more memory than there is; lower its width (model.options)"
+        ) from None
 
 
 def find_fault(folder: Path) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from accelerate import Accelerator, cpu_offload
+from accelerate import cpu_offload
 from torch import nn
 
 import kanseg
@@ -14,6 +14,7 @@ from kanseg.bases.wavelet import Wavelet
 from kanseg.errors import InputError
 from kanseg.layers import KANConv2d, finetune, fuse, update_grids
 from kanseg.models import ClassificationModel, SegmentationModel
+from kanseg.training.processes import make_accelerator
 
 
 def unet(**options):
@@ -263,7 +264,7 @@ def test_a_network_that_computes_another_function_than_its_description_is_refuse
         lambda net: setattr(first(net, nn.BatchNorm2d), "momentum", 0.01),
         lambda net: setattr(net, "epoch", 3),
         nn.SyncBatchNorm.convert_sync_batchnorm,
-        lambda net: Accelerator(mixed_precision="bf16").prepare(net),
+        lambda net: make_accelerator("bf16").prepare(net),
         lambda net: first(net, KANConv2d).register_forward_hook(lambda *_: None),
     ],
 )

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanseg.checkpoint import CONFIG, DESCRIPTION
-from kanseg.data.info import compare_classes
+from kanseg.checkpoint import CONFIG, DESCRIPTION, mask_meaning
+from kanseg.data.info import LabelInfo, compare_classes
 from kanseg.data.split_record import Members, SplitRecord, hold, read_record
 from kanseg.errors import InputError
 from kanseg.reading import read_json
@@ -68,6 +68,24 @@ def split_of_run(
     for line in held.lines:
         tell(f"data: {line}")
     return held.members, held.record
+
+
+def compare_masks(checkpoint: Path, info: LabelInfo, *, where: object) -> None:
+    """Masks mean what they meant when a run that is resumed was begun.
+
+    Raises:
+        InputError: the same values or colors would be other classes now.
+    """
+    before, now = read_json(checkpoint / DESCRIPTION).get("masks"), mask_meaning(info)
+    if before is None:  # a run of an older version
+        return
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise InputError(
+                f"{where}: the masks of this run were read with {key} {before.get(key)}, and now it"
+                f" is {value}, so that the same masks mean something else; put it back, or start"
+                " a new run"
+            )
 
 
 def compare_labels(

@@ -45,7 +45,7 @@ from kanseg.reading import read_json
 from kanseg.registry import nearest
 from kanseg.training.pictures import draw_results
 from kanseg.training.previews import preview
-from kanseg.training.run_split import compare_labels, split_of_run
+from kanseg.training.run_split import compare_labels, compare_masks, split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
 
@@ -111,6 +111,7 @@ class SegmentationTask(Task):
         if checkpoint is not None:
             labels = {"task": folder.info.task, "classes": folder.info.classes}
             compare_labels(checkpoint, **labels, where=folder.root, tell=tell)
+            compare_masks(checkpoint, folder.info, where=folder.root)
         samples, self.split = self._held(report, samples, checkpoint, tell)
         sizes = Counter(
             tuple(report.inspector.picture(sample.image).size) for sample in samples["train"]

@@ -293,6 +293,14 @@ def test_classes_in_another_order_are_refused(copied):
         go_on(place, accept_changes=True)
 
 
+def test_masks_that_mean_something_else_are_refused(copied):
+    """The same files and class names, and yet inverted labels."""
+    place = copied / "dealt"
+    name_classes(place / "set", ["background", "foreground"], "{0: 1, 255: 0}")
+    with pytest.raises(InputError, match="mask_values .*put it back"):
+        go_on(place)
+
+
 def test_classes_of_other_names_are_told(copied, capsys):
     place = copied / "dealt"
     name_classes(place / "set", ["background", "gland"], "{0: 0, 255: 1}")
