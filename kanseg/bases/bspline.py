@@ -259,6 +259,8 @@ class BSpline(Basis):
 
     def _closed_form(self, u: Tensor, slopes: bool) -> Terms:
         k = self.spline_order
+        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
+            self._assert_uniform()
         first, last = aligned(self.knots[:, 0], u), aligned(self.knots[:, -1], u)
         # With distances scaled by k!^(-1/k) the powers need no division by k!.
         unit = factorial(k) ** (-1 / k)
@@ -279,6 +281,19 @@ class BSpline(Basis):
                 if slopes:
                     slope = slope + weight * lower
             yield value, slope * side if slopes else None
+
+    def _assert_uniform(self) -> None:
+        """Let a compiled graph fail, not compute something else, where knots were overwritten in
+        place past `load_state_dict` (an average that copies buffers).
+        """
+        steps = self.knots.diff(dim=1)
+        mean = (self.knots[:, -1:] - self.knots[:, :1]) / steps.shape[1]
+        rounding = 4e-6 * self.knots.abs().amax()
+        torch._assert_async(
+            ((steps - mean).abs() <= 1e-3 * mean + rounding).all(),
+            "the knots of a B-spline were overwritten after the network was compiled: call"
+            " torch._dynamo.reset(), or update_grids(..., copies=[...]) for its averages",
+        )
 
     def _recursion(self, u: Tensor, slopes: bool) -> Terms:
         """B_i^m = w_i^m B_i^(m-1) + (1 - w_(i+1)^m) B_(i+1)^(m-1) with w_i^m = (u - t_i) /
@@ -330,6 +345,11 @@ def equally_spaced(knots: Tensor) -> bool:
     even = first + step * torch.arange(count + 1, dtype=exact.dtype, device="cpu")
     rounding = 4 * torch.finfo(torch.float32).eps * torch.maximum(first.abs(), last.abs())
     return bool(((exact - even).abs() <= torch.minimum(rounding, 1e-4 * step)).all())
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export traces, whose graphs hold the knots that they were traced with."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
 def _is_recorded() -> bool:

@@ -22,6 +22,7 @@ from kanseg.errors import InputError
 from kanseg.reading import LARGEST, read_json
 from kanseg.registry import nearest
 
+LONGEST_NAME = 3000  # bytes of a path below the root; Linux takes 4096 in all
 SINGLE = "annotations.json"
 BACKGROUND = "background"
 PREFIX = "instances_"
@@ -344,6 +345,8 @@ def _inside(path: Path, name: object) -> str:
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
         raise InputError(f"{path}: file_name {text!r:.100} has characters that cannot be printed")
+    if len(text.encode()) > LONGEST_NAME or any(len(p.encode()) > 255 for p in parts):
+        raise InputError(f"{path}: file_name {text!r:.100} is longer than a file system allows")
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
             f"{path}: file_name {text!r} must be a relative path inside the folder of the pictures;"

@@ -53,6 +53,8 @@ class TiffPicture:
                 if page.is_tiled
                 else (min(page.rowsperstrip, self.shape[0]), self.shape[1])
             )
+        if min(self._block) < 1:
+            raise InputError(f"{self.name}: damaged, its tiles or strips have no pixels")
         self._columns = -(-self.shape[1] // self._block[1])
         self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._kept, self._lock = 0, Lock()

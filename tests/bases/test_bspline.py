@@ -163,6 +163,18 @@ def test_a_compiled_basis_follows_knots_that_change(order):
     torch.testing.assert_close(compiled(X)[0], scipy_values(basis, X[0]), atol=1e-12, rtol=0)
 
 
+def test_a_compiled_basis_fails_where_its_knots_were_overwritten_unseen():
+    """As an average of weights does, which copies buffers in place."""
+    basis = BSpline(2)
+    torch._dynamo.reset()
+    compiled = torch.compile(basis, backend="eager", fullgraph=True)
+    compiled(X.float())
+    with torch.no_grad():
+        basis.knots.copy_(adapted(3).knots)
+    with pytest.raises(RuntimeError, match="knots .* overwritten"):
+        compiled(X.float())
+
+
 def test_an_exported_basis_called_with_the_knots_of_another_computes_with_those():
     class Borrowing(torch.nn.Module):
         def __init__(self):

@@ -296,6 +296,7 @@ def test_an_area_of_hundreds_of_digits_is_left_out(root):
         (("images", 0, "file_name"), "train.png\0", "cannot be printed"),
         (("images", 0, "file_name"), "\x1b[31m.png", "cannot be printed"),
         (("images", 0, "file_name"), "\ud800.png", "half of a character"),
+        (("images", 0, "file_name"), "x" * 300 + ".png", "longer than a file system allows"),
         (("categories", 0, "name"), "a\0b", "cannot be printed"),
         (("annotations", 0, "segmentation"), [[10**400] * 6], "needs a segmentation"),
         (("annotations", 0, "segmentation"), [[float("nan")] * 6], "needs a segmentation"),

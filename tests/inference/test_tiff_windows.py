@@ -162,3 +162,16 @@ def test_rows_become_a_tiled_palette_file(tmp_path):
         picture.convert("RGB").getpixel((0, 0))
         == [(0, 0, 0), (255, 0, 0), (0, 9, 255)][values[0, 0]]
     )
+
+
+@pytest.mark.parametrize("tag", ["TileWidth", "TileLength"])
+def test_tiles_without_pixels_are_named(tmp_path, tag):
+    path = tmp_path / "tiles.tif"
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), tile=(32, 32), photometric="rgb")
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[0].tags[tag].valueoffset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 2] = bytes(2)
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="tiles.tif"):
+        opened(path).read(0, 0, 8, 8)
