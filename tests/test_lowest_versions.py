@@ -53,7 +53,8 @@ def test_the_lowest_versions_are_enough(tmp_path):
     pins = tmp_path / "lowest.txt"
     pins.write_text("\n".join(lowest()) + "\n")
     venv.create(tmp_path / "venv", with_pip=True)
-    python = str(next((tmp_path / "venv").glob("*/python*")))
+    place = "Scripts" if os.name == "nt" else "bin"
+    python = str(tmp_path / "venv" / place / "python")
     install = [python, "-m", "pip", "install", "-q", "--no-cache-dir", "-c", str(pins)]
     try:
         # of a copy: building leaves files in the folder
