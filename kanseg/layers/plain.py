@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from kanseg.bases import Basis
 
@@ -133,5 +133,8 @@ def _is_unwatched(module: nn.Module, kind: type[nn.Module]) -> bool:
         or module._backward_pre_hooks
         or module._compiled_call_impl is not None
         or getattr(module.forward, "__code__", None) is not _CODE[kind]
-        or _has_any_global_hook()
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
     )

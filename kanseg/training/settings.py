@@ -35,6 +35,7 @@ AT_LEAST = {
     "training.threads": 0,
     "training.weight_decay": 0,
 }
+LARGEST_LR = 1e30  # steps of optimizers overflow float32 beyond
 POSITIVE = ("data.gamma", "training.lr", "training.clip")
 
 
@@ -52,6 +53,8 @@ def check_settings(task: Task) -> None:
     for name in POSITIVE:
         if _get(config, name) is not None and not _get(config, name) > 0:
             raise InputError(f"{name} must be positive, got {_get(config, name)}")
+    if config.training.lr > LARGEST_LR:
+        raise InputError(f"training.lr must be at most {LARGEST_LR}, got {config.training.lr}")
     if not 0 <= config.training.warmup <= 1:
         raise InputError(
             f"training.warmup must be a share from 0 to 1, got {config.training.warmup}"

@@ -54,6 +54,7 @@ WRONG = [
         {"optimizer": "lbfgs", "weight_decay": 0.0, "lr_factors": {"*": 0.5}},
         "training.lr_factors: lbfgs has one learning rate for all parameters",
     ),
+    ({"lr": 1e38}, "training.lr must be at most 1e+30"),
     (
         {"lr_factors": {"decodr.*": 0.5}},
         "training.lr_factors: 'decodr.*' fits no parameter; their names are such as ",
