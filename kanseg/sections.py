@@ -170,6 +170,11 @@ class _Training:
         lr: peak learning rate.
         lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1};
             the first pattern that fits counts, and 0 keeps weights as they are.
+        function_lr: factor on lr for the coefficients of functions, on top of lr_factors; null for
+            10 where the functions are shared by a channel or a layer, and 1 where each edge has its
+            own. (lbfgs has one learning rate for all.)
+        function_decay: whether weight decay acts on these coefficients; null for no where the
+            functions are shared, and yes where each edge has its own.
         weight_decay: of the optimiser.
         schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or
             plateau.
@@ -212,6 +217,8 @@ class _Training:
     optimizer_options: dict[str, Value] = field(default_factory=dict)
     lr: float = 1e-3
     lr_factors: dict[str, float] = field(default_factory=dict)
+    function_lr: float | None = None
+    function_decay: bool | None = None
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     schedule_options: dict[str, Value] = field(default_factory=dict)

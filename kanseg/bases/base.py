@@ -66,6 +66,7 @@ class Pointwise(NamedTuple):
 POINTWISE_DOMAINS: dict[str, Pointwise] = {
     "identity": Pointwise(lambda x: x, None),
     "tanh": Pointwise(_tanh, lambda u: 1 - u * u),
+    "half_tanh": Pointwise(lambda x: torch.sigmoid(x) * 2 - 1, lambda u: (1 - u * u) / 2),
     "sigmoid": Pointwise(torch.sigmoid, lambda u: u * (1 - u)),
 }
 NORMALISING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -89,7 +90,7 @@ class Basis(nn.Module, ABC):
     Args:
         channels: C, for the families whose functions have parameters per channel.
         num_functions: K.
-        domain: name of the map u: identity, tanh, sigmoid, instance_norm (per sample and channel)
+        domain: name of the map u: identity, tanh, half_tanh (tanh(x / 2)), sigmoid, instance_norm (per sample and channel)
             or layer_norm (per sample). None of them looks at another sample of the batch.
 
     Raises:
@@ -103,6 +104,8 @@ class Basis(nn.Module, ABC):
     # Names of the parameters of which `parameter_gradients` states the gradient; those of others
     # go through autograd.
     stated_parameters: tuple[str, ...] = ()
+    # Degree of the functions where all are polynomials of the mapped input.
+    polynomial_degree: int | None = None
     # Whether the functions stand on a grid that can follow the data.
     has_grid = False
     # Names of the parameters and buffers with a row for each channel.
@@ -145,6 +148,20 @@ class Basis(nn.Module, ABC):
     def mapped(self, x: Tensor) -> Tensor:
         """The domain map: (B, C, *S) -> the same shape, at least float32."""
         return DOMAINS[self.domain](at_least_float32(x))
+
+    @property
+    def is_pointwise(self) -> bool:
+        """False where the domain map is a normalization, which needs whole samples."""
+        return self.domain in POINTWISE_DOMAINS
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """x (B, C, *S) after the domain map where that is a normalization, else x itself: what the
+        fused kernels see, which do the pointwise maps themselves.
+        """
+        if self.is_pointwise:
+            return x
+        with without_autocast(x):
+            return DOMAINS[self.domain](at_least_float32(x)).to(x.dtype)
 
     def reset_parameters(self) -> None:
         """Put the functions back to where they were built: grids, places, denominators.

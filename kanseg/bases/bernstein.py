@@ -26,6 +26,10 @@ class Bernstein(Basis):
         self.degree = degree
         self.constant_function = 0 if degree == 0 else None
 
+    @property
+    def polynomial_degree(self) -> int:
+        return self.degree
+
     @torch.no_grad()
     def raise_degree(self, degree: int) -> Tensor:
         check_at_least("the new degree", degree, self.degree)

@@ -28,6 +28,10 @@ class Polynomials(Basis):
         super().__init__(channels, check_at_least("degree", degree, 0) + 1, domain)
         self.degree = degree
 
+    @property
+    def polynomial_degree(self) -> int:
+        return self.degree
+
     def raise_degree(self, degree: int) -> Tensor:
         return self._append_degrees(degree)
 

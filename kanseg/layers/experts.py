@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.layers.blocks import Conv
-from kanseg.layers.functional import _must_be_seen_into
+from kanseg.layers.functional import is_transformed
 from kanseg.layers.parts import reset
 from kanseg.layers.regularisation import penalty
 
@@ -97,7 +97,7 @@ class ConvExperts(nn.Module):
             gates, chosen, load = self.gates(at_least_float32(x).flatten(2).mean(dim=2))
         if self.training and torch.is_grad_enabled():
             self.balance = variation(gates.sum(dim=0)) + (0.0 if load is None else variation(load))
-        if _must_be_seen_into() or len(x) == 0 or x.is_meta:
+        if is_transformed() or len(x) == 0 or x.is_meta:
             return sum(_scaled(expert(x), gates[:, e]) for e, expert in enumerate(self.experts))
         return self._by_expert(x, gates, chosen)
 

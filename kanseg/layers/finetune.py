@@ -131,14 +131,9 @@ def finetune(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in keep))
     for layer, functions in chosen.items():
-        where, name = (
-            (layer, "mixture")
-            if layer.mixture is not None
-            else (getattr(layer, "basis_conv", None) or layer.basis_linear, "weight")
-        )
         parametrize.register_parametrization(
-            where,
-            name,
+            _functions_owner(layer),
+            "weight",
             ChosenFunctions(layer.functions_weight.detach(), layer.basis.num_functions, functions),
         )
     for each in low_rank:
@@ -156,6 +151,12 @@ def fuse(model: nn.Module) -> nn.Module:
         ):
             _remove(module, name)
     return model.requires_grad_(True)
+
+
+def _functions_owner(layer: nn.Module) -> nn.Module:
+    """The part of a layer whose `weight` holds the coefficients of the functions."""
+    owners = [module for module in layer.modules() if hasattr(module, "weight")]
+    return next(each for each in owners if each.weight is layer.functions_weight)
 
 
 def _remove(module: nn.Module, name: str) -> None:

@@ -10,8 +10,6 @@ from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
 from kanseg.bases.base import (
-    DOMAINS,
-    NORMALISING_DOMAINS,
     at_least_float32,
     check_floating,
     has_autocast,
@@ -48,7 +46,7 @@ def basis_convolution(
         gate: (B, C, K), factors of the functions without gradient (dropout).
     """
     if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_map(conv):
-        u, contraction = _contraction(_normalised(x, basis), conv)
+        u, contraction = _contraction(basis.normalized(x), conv)
         if contraction is not None:
             return contract(u, basis, contraction, conv.weight, gate)
     return conv(_called(x, basis, gate))
@@ -64,7 +62,7 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
     """
     mixture = Mixture(x.shape[1])
     if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight):
-        return contract(_normalised(x, basis), basis, mixture, weight, gate)
+        return contract(basis.normalized(x), basis, mixture, weight, gate)
     dtype = _precision(x)
     values = _called(x, basis, gate)
     with without_autocast(x):
@@ -75,7 +73,7 @@ def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) ->
     """conv(activation(x)), keeping only x and the weights for backward."""
     check_floating(x)
     plain = is_plain_tensor(x) and is_plain_activation(activation) and is_plain_map(conv)
-    if plain and x.numel() > 0 and not _must_be_seen_into():
+    if plain and x.numel() > 0 and not is_transformed():
         padded, contraction = _contraction(x, conv)
         if contraction is not None:
             _check_weight(conv.weight, x)
@@ -101,7 +99,7 @@ def contract(
     _check_weight(weight, x)
     dtype = _precision(x)
     with without_autocast(x):
-        if x.numel() == 0 or _must_be_seen_into():
+        if x.numel() == 0 or is_transformed():
             return Expansion(x, basis, contraction, weight, gate, dtype).plain()
         tensors = held(basis)
         return Fused.apply(
@@ -126,19 +124,9 @@ def _check_weight(weight: Tensor, x: Tensor) -> None:
         )
 
 
-def _normalised(x: Tensor, basis: Basis) -> Tensor:
-    """x after the domain map where that is a normalisation: it needs whole samples, without the
-    border that padding adds.
-    """
-    if basis.domain not in NORMALISING_DOMAINS:
-        return x
-    with without_autocast(x):
-        return DOMAINS[basis.domain](at_least_float32(x)).to(x.dtype)
-
-
-def _must_be_seen_into() -> bool:
-    """Whether someone transforms the operations themselves: a compiler, exporter, tracer,
-    torch.func, forward-mode differentiation.
+def is_transformed() -> bool:
+    """True while a compiler, exporter, tracer, torch.func or forward-mode differentiation
+    transforms the operations: then they must be plain ones.
     """
     return (
         torch.compiler.is_compiling()

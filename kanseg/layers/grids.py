@@ -80,9 +80,7 @@ class Adaptive(ABC):
                 f" {'none' if samples.numel() == 0 else 'NaN or infinity'} in a tensor of"
                 f" {tuple(x.shape)}"
             )
-        if self.share == "layer":
-            samples = samples.reshape(1, -1).expand(len(samples), -1)
-        samples = evenly_chosen(samples, SAMPLES, seed)
+        samples = self._pooled(evenly_chosen(samples, SAMPLES, seed), seed)
         self.fit_grid(samples)
         return samples
 
@@ -151,17 +149,29 @@ class Adaptive(ABC):
 
     def _samples(self, x: Tensor) -> Tensor:
         """(C, n) of what the functions see, mapped."""
-        if self.basis is None:
-            raise ValueError("a layer with basis 'none' has no functions and no grid")
+        self._check_has_functions()
         return self.basis.mapped(self.functions_input(x)).transpose(0, 1).flatten(1)
+
+    def _pooled(self, samples: Tensor, seed: int) -> Tensor:
+        """Samples (C, n) of what the functions see, the same for channels that share a function."""
+        return samples
 
     def check_has_grid(self) -> None:
         """ValueError unless the layer has a grid that can be moved."""
         self._adaptive_basis().grid_limits()
 
+    def _check_has_functions(self) -> None:
+        if self.basis is not None:
+            return
+        if getattr(self, "share", "edge") != "edge":
+            raise ValueError(
+                "the shared functions are in the layer's KANActivation (`layer.activation`, or"
+                " `layer.base_activation` where they stand before the convolution): change that"
+            )
+        raise ValueError("a layer with basis 'none' has no functions and no grid")
+
     def _adaptive_basis(self) -> Basis:
-        if self.basis is None:
-            raise ValueError("a layer with basis 'none' has no functions and no grid")
+        self._check_has_functions()
         check_changeable(self)
         if type(self.functions_weight) is not nn.Parameter:
             raise ValueError(
@@ -178,15 +188,8 @@ class Adaptive(ABC):
         old = self.functions_weight.double()
         old_functions = change.shape[1]
         if self.share != "edge":
-            new = torch.einsum(
-                "cK,cKL->cL",
-                old,
-                (
-                    change.expand(len(self.functions_weight), -1, -1)
-                    if self.share == "channel"
-                    else change[:1]
-                ),
-            )
+            rows = self._first_channels() if len(change) > 1 else torch.zeros(len(old)).long()
+            new = torch.einsum("cK,cKL->cL", old, change[rows.to(change.device)])
         else:
             groups = getattr(self, "groups", 1)
             change = change.expand(self.basis.channels, -1, -1).unflatten(0, (groups, -1))

@@ -5,20 +5,20 @@ shared or not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
-from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
+from kanseg.layers.activation import KANActivation, check_share
+from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
     activation_module,
-    check_share,
     exact_constants,
     init_branches,
-    init_mixture,
     init_to_variance,
     inner_width,
     norm_module,
@@ -29,10 +29,10 @@ from kanseg.layers.surgery import (
     check_changeable,
     check_drawable,
     set_conv_channels,
-    source_channels,
 )
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POSITIONS = ("after_norm", "before_conv")
 Size = int | tuple[int, ...]
 
 
@@ -53,7 +53,8 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         *,
         basis: str = "bspline",
         inner_channels: int | float | None = None,
-        share: str = "edge",
+        share: str | int = "edge",
+        position: str = "after_norm",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
         norm: str | Callable[[int], nn.Module] | None = "batch",
         activation: str | Callable[[], nn.Module] | None = "silu",
@@ -73,8 +74,23 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                     f" groups={groups}"
                 )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.share = check_share(share)
+        self.share = share
         self.disturbance = Disturbance(dropout, noise, dropout_at, self.ndim)
+        if share != "edge" and basis != "none":
+            if inner_channels is not None:
+                raise ValueError(
+                    "a bottleneck (inner_channels) is of share='edge': shared functions cost no"
+                    " convolution that it could make smaller"
+                )
+            learned = self._learned_activation(position, basis, basis_options, dtype)
+            if position == "after_norm":
+                activation = partial(learned, out_channels, base=activation)
+                base_activation = None
+            else:
+                base_activation = partial(learned, in_channels, base=base_activation)
+            basis, basis_options = "none", {}
+        elif basis == "none":
+            base_activation = None
         conv_class = CONVS[self.ndim]
         where = {
             "kernel_size": kernel_size,
@@ -85,9 +101,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         }
         self.base_activation, self.base_conv = nn.Identity(), None
         if basis == "none" or base_activation is not None:
-            self.base_activation = activation_module(
-                None if basis == "none" else base_activation, inplace=False
-            )
+            self.base_activation = activation_module(base_activation, inplace=False)
             self.base_conv = conv_class(
                 in_channels, out_channels, groups=groups, bias=False, **where
             )
@@ -98,6 +112,22 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
+    def _learned_activation(
+        self, position: str, basis: str, options: dict[str, object], dtype: object
+    ) -> Callable[..., nn.Module]:
+        """What makes the activation that holds the shared functions."""
+        if position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {position!r}")
+        check_share(self.share)
+        return partial(
+            KANActivation,
+            basis=basis,
+            share=self.share,
+            disturbance=self.disturbance,
+            dtype=dtype,
+            **options,
+        )
+
     def _build_functions(
         self,
         basis: str,
@@ -106,8 +136,8 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         where: dict[str, object],
         dtype: object,
     ) -> None:
-        """squeeze, basis, mixture, basis_conv, expand; those that the layer does not have are
-        Identity or None.
+        """squeeze, basis, basis_conv, expand; those that the layer does not have are Identity or
+        None.
         """
         conv_class, groups, inner_in, inner_out = (
             CONVS[self.ndim],
@@ -117,7 +147,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         )
         self.squeeze: nn.Module = nn.Identity()
         self.expand: nn.Module = nn.Identity()
-        self.basis = self.basis_conv = self.mixture = None
+        self.basis = self.basis_conv = None
         if basis == "none":
             if options:
                 raise ValueError(
@@ -133,13 +163,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             self.expand = conv_class(inner_out, self.out_channels, 1, groups=groups, bias=False)
         with exact_constants(dtype):
             self.basis = create_basis(basis, inner_in, **options)
-        expanded = inner_in
-        if self.share == "edge":
-            expanded = inner_in * self.basis.num_functions
-        else:
-            self.mixture = nn.Parameter(
-                torch.empty(inner_in if self.share == "channel" else 1, self.basis.num_functions)
-            )
+        expanded = inner_in * self.basis.num_functions
         self.basis_conv = conv_class(expanded, inner_out, groups=groups, bias=False, **where)
 
     def reset_parameters(self) -> None:
@@ -164,32 +188,22 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1)
         input.
         """
-        if self.mixture is not None:
-            init_mixture(self.mixture, self.basis)
-        init_branches(
-            self.basis,
-            self.basis_conv,
-            self.base_activation,
-            self.base_conv,
-            mixed=self.mixture is not None,
-        )
+        activation = self.base_activation
+        if isinstance(activation, KANActivation):
+            activation = activation.initial
+        init_branches(self.basis, self.basis_conv, activation, self.base_conv)
         for projection in (self.squeeze, self.expand):
             if isinstance(projection, CONVS[self.ndim]):
                 init_to_variance(projection.weight, 1.0)
 
     @property
     def functions_weight(self) -> nn.Parameter | None:
-        """Coefficients of the functions: of each edge (O, C / groups * K, *kernel), or shared (C or
-        1, K); None with basis "none".
+        """Coefficients of the functions of each edge (O, C / groups * K, *kernel); None with basis
+        "none", and where the functions are shared: those are in a `KANActivation`.
         """
-        if self.basis is None:
-            return None
-        return self.basis_conv.weight if self.mixture is None else self.mixture
+        return None if self.basis is None else self.basis_conv.weight
 
     def _set_functions_weight(self, weight: nn.Parameter) -> None:
-        if self.mixture is not None:
-            self.mixture = weight
-            return
         self.basis_conv.weight = weight
         self.basis_conv.in_channels = self.basis.channels * self.basis.num_functions
 
@@ -223,11 +237,8 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         elif self.basis is not None:
             set_conv_channels(self.basis_conv, old, new)
             self.basis.set_channels(new)
-            if self.share == "channel":
-                self.mixture = nn.Parameter(
-                    self.mixture[source_channels(old, new)],
-                    requires_grad=self.mixture.requires_grad,
-                )
+        if isinstance(self.base_activation, KANActivation):
+            self.base_activation.set_channels(new)
         self.in_channels = new
 
     def functions_input(self, x: Tensor) -> Tensor:
@@ -259,16 +270,15 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _functions(self, x: Tensor) -> Tensor:
         gate = self.disturbance.gate(x, self.basis.num_functions)
-        if self.mixture is None:
-            return basis_convolution(x, self.basis, self.basis_conv, gate)
-        return self.basis_conv(basis_mixture(x, self.basis, self.mixture, gate))
+        return basis_convolution(x, self.basis, self.basis_conv, gate)
 
 
 _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned
 univariate function.
 
     `y = expand(basis_conv(basis(squeeze(x)))) + base_conv(base_activation(x))`, then
-    `activation(norm(y))`; (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output
+    `activation(norm(y))`. With shared functions it is one ordinary convolution, `y = base_conv(x)`,
+    and the functions are added to the activation: `phi(norm(y))`, or `base_conv(phi(x))`; (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output
     size of `torch.nn.Conv{n}d`.
 
     Args:
@@ -279,10 +289,14 @@ univariate function.
         inner_channels: width of the bottleneck around the basis (1x1 convolutions `squeeze` and
             `expand`): a number, or a float for a share of the wider side (at least 16 where the
             layer has 16); None for no bottleneck.
-        share: "edge" for a function of its own on every weight; "channel" for one function per
-            channel and an ordinary convolution of their values; "layer" for one function for all
-            channels. The shared forms have far fewer parameters.
-        base_activation: name, callable, or None for no base branch.
+        share: "edge" for a function of its own on every weight; "channel" for one function of each
+            channel, "layer" for one function, or an integer for as many functions. The shared forms
+            are a plain convolution with a learned activation (`KANActivation`), and cost about as
+            much.
+        position: of shared functions: "after_norm", where they are added to `activation`, or
+            "before_conv", where they are added to `base_activation`.
+        base_activation: name, callable, or None for no base branch; of shared functions only at
+            "before_conv", where None lets them start as a fit of SiLU.
         norm: "batch", "instance", "group", "layer", a callable of the channel count, or None.
         activation: name, callable or None, after the norm.
         dropout: probability that a channel is zeroed in training.

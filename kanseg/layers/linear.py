@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
-from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
+from kanseg.layers.activation import KANActivation, check_share
+from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
     activation_module,
-    check_share,
     exact_constants,
     init_branches,
-    init_mixture,
     reset,
 )
 from kanseg.layers.plain import reads_its_weight
@@ -28,7 +28,8 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     """A matrix of learned univariate functions: y_o = sum_i phi_oi(x_i), (..., in_features) ->
     (..., out_features).
 
-    `y = basis_linear(basis(x)) + base_linear(base_activation(x))` (Liu et al. 2024,
+    `y = basis_linear(basis(x)) + base_linear(base_activation(x))`, or with shared functions
+    `y = base_linear(phi(x))`, phi a `KANActivation` (Liu et al. 2024,
     arXiv:2404.19756, in the form of one matrix product over the expanded features, as in
     efficient-kan).
 
@@ -51,7 +52,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         out_features: int,
         *,
         basis: str = "bspline",
-        share: str = "edge",
+        share: str | int = "edge",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
         dropout: float = 0.0,
         noise: float = 0.0,
@@ -73,21 +74,29 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             check_share(share),
         )
         self.disturbance = Disturbance(dropout, noise, dropout_at, 0)
-        self.basis = self.basis_linear = self.mixture = None
+        self.basis = self.basis_linear = None
         self.base_activation, self.base_linear = nn.Identity(), None
-        if basis == "none" or base_activation is not None:
-            self.base_activation = activation_module(
-                None if basis == "none" else base_activation, inplace=False
+        if basis == "none":
+            base_activation = None
+        elif share != "edge":
+            base_activation = partial(
+                KANActivation,
+                in_features,
+                basis=basis,
+                share=share,
+                base=base_activation,
+                disturbance=self.disturbance,
+                dtype=dtype,
+                **basis_options,
             )
+            basis = "none"
+        if basis == "none" or base_activation is not None:
+            self.base_activation = activation_module(base_activation, inplace=False)
             self.base_linear = nn.Linear(in_features, out_features, bias=False)
         if basis != "none":
             with exact_constants(dtype):
                 self.basis = create_basis(basis, in_features, **basis_options)
-            expanded = in_features * (self.basis.num_functions if share == "edge" else 1)
-            if share != "edge":
-                self.mixture = nn.Parameter(
-                    torch.empty(in_features if share == "channel" else 1, self.basis.num_functions)
-                )
+            expanded = in_features * self.basis.num_functions
             self.basis_linear = nn.Linear(expanded, out_features, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         self._draw_weights()
@@ -105,29 +114,19 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         """Draw the matrices so that the output has variance 1 for N(0, 1) input."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        if self.mixture is not None:
-            init_mixture(self.mixture, self.basis)
-        init_branches(
-            self.basis,
-            self.basis_linear,
-            self.base_activation,
-            self.base_linear,
-            mixed=self.mixture is not None,
-        )
+        activation = self.base_activation
+        if isinstance(activation, KANActivation):
+            activation = activation.initial
+        init_branches(self.basis, self.basis_linear, activation, self.base_linear)
 
     @property
     def functions_weight(self) -> nn.Parameter | None:
-        """Coefficients of the functions: of each edge (O, I * K), or shared (I or 1, K); None with
-        basis "none".
+        """Coefficients of the functions of each edge (O, I * K); None with basis "none", and where
+        the functions are shared: those are in a `KANActivation`.
         """
-        if self.basis is None:
-            return None
-        return self.basis_linear.weight if self.mixture is None else self.mixture
+        return None if self.basis is None else self.basis_linear.weight
 
     def _set_functions_weight(self, weight: nn.Parameter) -> None:
-        if self.mixture is not None:
-            self.mixture = weight
-            return
         self.basis_linear.weight = weight
         self.basis_linear.in_features = weight.shape[1]
 
@@ -155,9 +154,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _functions(self, x: Tensor) -> Tensor:
         gate = self.disturbance.gate(x, self.basis.num_functions)
-        if self.mixture is None:
-            return basis_convolution(x, self.basis, self.basis_linear, gate)
-        return self.basis_linear(basis_mixture(x, self.basis, self.mixture, gate))
+        return basis_convolution(x, self.basis, self.basis_linear, gate)
 
     def edge_norms(self, x: Tensor | None = None) -> Tensor:
         """Size of the learned function phi_oi of every edge, (out_features, in_features).

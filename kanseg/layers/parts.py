@@ -182,14 +182,9 @@ def init_branches(
     basis_map: nn.Module | None,
     base_activation: nn.Module,
     base_map: nn.Module | None,
-    *,
-    mixed: bool = False,
 ) -> None:
     """Initial weights of the two branches of a KAN layer, convolutions or matrices: together an
     output variance of 1.
-
-    `mixed` tells that the map of the functions reads mixtures of them (of second moment 1), not the
-    functions themselves.
     """
     if next(each.weight for each in (basis_map, base_map) if each is not None).is_meta:
         # nothing has a value there, and finding the moments of the functions takes most of the time
@@ -199,7 +194,7 @@ def init_branches(
         init_to_variance(
             basis_map.weight,
             1.0 if alone else BASIS_SHARE,
-            None if mixed else basis.second_moments(),
+            basis.second_moments(),
         )
     if base_map is not None:
         init_to_variance(
@@ -207,24 +202,3 @@ def init_branches(
             1.0 if alone else 1.0 - BASIS_SHARE,
             activation_second_moment(base_activation),
         )
-
-
-@torch.no_grad()
-def init_mixture(mixture: Tensor, basis: Basis) -> None:
-    """Draw coefficients (C or 1, K) of functions that have second moment 1 for N(0, 1) input, all
-    basis functions taking an equal share.
-    """
-    if mixture.is_meta:
-        return
-    values = basis.normal_values()[: len(mixture)].to(mixture.device)
-    scale = values.square().mean(dim=2).sqrt()
-    drawn = torch.randn_like(scale) / scale.clamp_min(1e-6)
-    size = (drawn.unsqueeze(1) @ values).square().mean(dim=2).sqrt()
-    mixture.copy_(drawn / size.clamp_min(1e-6))
-
-
-def check_share(share: str) -> str:
-    """ "edge", "channel" or "layer"; ValueError for anything else."""
-    if share not in ("edge", "channel", "layer"):
-        raise ValueError(f"share must be 'edge', 'channel' or 'layer', got {share!r}")
-    return share

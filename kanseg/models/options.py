@@ -64,14 +64,13 @@ def conv_parts(
     parameters = inspect.signature(build).parameters.values()
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     own = [name for name in named if name not in PARTS]
-    shared = {"inner_channels": 0.25, "base_activation": "identity"} | {
-        key: value for key, value in options.items() if key not in own
-    }
+    given = {key: value for key, value in options.items() if key not in own}
+    shared = _layer_defaults(given) | given
     experts, top_k = shared.pop("experts", None), shared.pop("top_k", None)
     conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
     plain = _conv(
         "none",
-        {key: value for key, value in shared.items() if key in CONV_OPTIONS},
+        {key: value for key, value in given.items() if key in CONV_OPTIONS},
         network_options=[],
     )
     parts = {
@@ -80,6 +79,16 @@ def conv_parts(
         "stem": _stem(stem, basis, shared, conv),
     }
     return {key: value for key, value in (parts | options).items() if key in named}
+
+
+def _layer_defaults(given: Mapping[str, object]) -> dict[str, object]:
+    """What a network sets for its layers, where the caller gives nothing else."""
+    if given.get("share", "edge") == "edge":
+        # Activations stand between the layers already.
+        return {"inner_channels": 0.25, "base_activation": "identity"}
+    if given.get("position") == "before_conv":
+        return {"activation": None}
+    return {}
 
 
 def flat_parts(
@@ -132,7 +141,8 @@ def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv
     """The first convolution: as all others, or with its own basis and the others' norm, activation
     and the like.
     """
-    if stem is None or (stem == "auto" and basis == "none"):
+    per_edge = basis != "none" and shared.get("share", "edge") == "edge"
+    if stem is None or (stem == "auto" and not per_edge):
         return conv
     if stem != "auto" and not isinstance(stem, Mapping):
         raise ValueError(f"stem must be 'auto', None or a mapping of options, got {stem!r}")

@@ -4,7 +4,8 @@ of where the run stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kanseg.errors import InputError
-from kanseg.training.optimisers import PLATEAU, create_schedule
+from kanseg.layers.regularisation import kan_layers
+from kanseg.training.optimisers import NEEDS_CLOSURE, PLATEAU, create_schedule
 
 EXAMPLES = 6
 
@@ -74,41 +76,94 @@ class Rates:
         return Stand(max(stand.scale * self._options["factor"], self._options["min_factor"]))
 
 
-def parameter_groups(
-    model: nn.Module, factors: Mapping[str, float]
-) -> tuple[list[dict[str, Any]], list[float]]:
-    """Groups for an optimiser, and for `Rates` the factor on the learning rate of each.
+# Learning rate of the coefficients of functions, in multiples of that of other weights, and
+# whether weight decay pulls them to zero: what shared functions want (measured, docs/study.md),
+# and what functions of each edge, which are weights of a convolution, always had.
+FUNCTION_LR = {"shared": 10.0, "edge": 1.0}
+FUNCTION_DECAY = {"shared": False, "edge": True}
+
+
+def parameter_groups(model: nn.Module, settings: Any) -> tuple[list[dict[str, Any]], list[float]]:
+    """Groups for an optimizer, and for `Rates` the factor on the learning rate of each.
 
     Args:
         model: whose parameters' names are looked at (`named_parameters`).
-        factors: pattern (`fnmatch`, the whole name, case matters) -> factor; the first that fits
-            counts, the others have factor 1. A group of factor 0 keeps its weights; running
-            statistics of batch norms in it go on.
+        settings: `training` of an experiment. Of its `lr_factors`, pattern (`fnmatch`, the whole
+            name, case matters) -> factor, the first that fits counts, the others have factor 1. A
+            group of factor 0 keeps its weights; running statistics of batch norms in it go on.
+            `function_lr` and `function_decay` are about the coefficients of functions.
 
     Raises:
         InputError: a factor below 0, a pattern that fits nothing, or nothing that an earlier one
             leaves.
     """
-    taken: dict[str, list[nn.Parameter]] = {pattern: [] for pattern in factors}
-    rest = []
-    for name, parameter in model.named_parameters():
-        taken.get(
-            next((pattern for pattern in factors if fnmatchcase(name, pattern)), None), rest
-        ).append(parameter)
-    for pattern, parameters in taken.items():
-        if not 0 <= factors[pattern] < float("inf"):
+    factors = settings.lr_factors
+    fitting = {name: _pattern_of(name, factors) for name, _ in model.named_parameters()}
+    for pattern, factor in factors.items():
+        if not 0 <= factor < math.inf:
             raise InputError(
-                f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got"
-                f" {factors[pattern]}"
+                f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}"
             )
-        if not parameters:
+        if pattern not in fitting.values():
             raise InputError(f"training.lr_factors: {pattern!r} {_why(model, pattern)}")
-    parts = [(factors[pattern], parameters) for pattern, parameters in taken.items()] + [
-        (1.0, rest)
-    ]
-    return [{"params": parameters} for _, parameters in parts if parameters], [
-        factor for factor, parameters in parts if parameters
-    ]
+    if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
+        raise InputError(f"training.function_lr must be 0 or more, got {settings.function_lr}")
+    kinds = function_kinds(model) if settings.optimizer not in NEEDS_CLOSURE else {}
+    groups: dict[tuple[str | None, float, bool], list[nn.Parameter]] = {}
+    for pattern in (*factors, None):
+        for name, parameter in model.named_parameters():
+            if fitting[name] == pattern:
+                factor, decays = _of_functions(kinds.get(parameter), settings)
+                groups.setdefault((pattern, factor, decays), []).append(parameter)
+    made = []
+    for (_, _, decays), parameters in groups.items():
+        made.append({"params": parameters} | ({} if decays else {"weight_decay": 0.0}))
+    return made, [factors.get(pattern, 1.0) * factor for pattern, factor, _ in groups]
+
+
+def function_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The parameters of a model that are coefficients of functions -> "shared" or "edge"."""
+    return {
+        layer.functions_weight: "edge" if getattr(layer, "share", "edge") == "edge" else "shared"
+        for layer in kan_layers(model)
+        if isinstance(layer.functions_weight, nn.Parameter)
+    }
+
+
+def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
+    """A line for each kind of functions that are trained differently from other weights."""
+    kinds = function_kinds(model)
+    lines = []
+    for kind, words in (("shared", "shared functions"), ("edge", "functions of each edge")):
+        count = sum(parameter.numel() for parameter, its in kinds.items() if its == kind)
+        factor, decays = _of_functions(kind, settings)
+        if not count or (factor, decays) == (1.0, True):
+            continue
+        decay = "weight decay" if decays else "no weight decay"
+        lines.append(
+            f"training: the {count} coefficients of {words} have {factor:g} times the learning rate"
+            f" and {decay} (training.function_lr, training.function_decay)"
+        )
+    return lines
+
+
+def _pattern_of(name: str, patterns: Iterable[str]) -> str | None:
+    """The first pattern that a name fits."""
+    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
+
+
+def _of_functions(kind: str | None, settings: Any) -> tuple[float, bool]:
+    """Factor on the learning rate, and whether weight decay acts, for the coefficients of a kind of
+    functions; None for other parameters.
+    """
+    if kind is None:
+        return 1.0, True
+    factor, decays = settings.function_lr, settings.function_decay
+    if factor is None:
+        factor = FUNCTION_LR[kind]
+    if decays is None:
+        decays = FUNCTION_DECAY[kind]
+    return factor, decays
 
 
 def _why(model: nn.Module, pattern: str) -> str:

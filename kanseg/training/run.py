@@ -36,7 +36,7 @@ from kanseg.training.log import RunLog, mend_log, plain
 from kanseg.training.loop import fit
 from kanseg.training.optimisers import NEEDS_CLOSURE
 from kanseg.training.processes import make_accelerator
-from kanseg.training.rates import Rates, parameter_groups
+from kanseg.training.rates import Rates, describe_function_rates, parameter_groups
 from kanseg.training.report import draw_report
 from kanseg.training.resume import (
     Resumed,
@@ -227,7 +227,9 @@ def assemble(
         resumed.load_weights(model)
     average = average_of(model, settings.ema).to(accelerator.device) if settings.ema else None
     penalty, loss = Penalty(model, settings.penalty), task.loss()
-    groups, factors = parameter_groups(model, settings.lr_factors)
+    groups, factors = parameter_groups(model, settings)
+    for line in describe_function_rates(model, settings):
+        tell(line)
     model, optimizer = accelerator.prepare(model, make_optimiser(settings, groups))
     if accelerator.process_index:
         torch.manual_seed(

@@ -107,10 +107,11 @@ def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) 
     """
     accelerator = training.accelerator
     check_tensors(tensors, training.optimizer)
+    decays = [group.get("weight_decay") for group in training.optimizer.param_groups]
     training.optimizer.load_state_dict(tensors["optimizer"])
-    for group in training.optimizer.param_groups:
+    for group, decay in zip(training.optimizer.param_groups, decays, strict=True):
         if "weight_decay" in group:
-            group["weight_decay"] = training.config.training.weight_decay
+            group["weight_decay"] = decay
     if training.average is not None:
         training.average.load_state_dict(tensors["average"])
     if accelerator.scaler is not None and tensors["scaler"]:

@@ -89,13 +89,20 @@ def check_steps(settings: Any, model: nn.Module) -> None:
     """InputError for an optimiser, a schedule or groups of parameters that cannot be made; `model`
     is looked at for names only.
     """
-    groups, _ = parameter_groups(model, settings.lr_factors)
+    groups, _ = parameter_groups(model, settings)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
         raise InputError(
             f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters;"
             " leave them out, or take another optimiser"
         )
-    make_optimiser(settings, [{"params": [nn.Parameter(torch.zeros(1))]} for _ in groups])
+    if settings.optimizer in NEEDS_CLOSURE and settings.function_lr is not None:
+        raise InputError(
+            f"training.function_lr: {settings.optimizer} has one learning rate for all parameters;"
+            " leave it null, or take another optimizer"
+        )
+    make_optimiser(
+        settings, [group | {"params": [nn.Parameter(torch.zeros(1))]} for group in groups]
+    )
     try:
         create_schedule(
             settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options

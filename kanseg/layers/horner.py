@@ -1,0 +1,234 @@
+"""y = silu(x) + sum_n a_cn t(x)^n: a polynomial of each channel, by Horner's rule.
+
+Every polynomial family (Legendre, Chebyshev, Gram, Jacobi, Bernstein) of K = D + 1 functions
+collapses to one polynomial of degree D a channel. Its coefficients are found once a step; a value
+then costs D multiply-adds, and SiLU shares the sigmoid of the domain map.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kanseg.bases import Basis
+from kanseg.bases.base import at_least_float32, without_autocast
+from kanseg.layers.pointwise import Scratch, columns, pieces
+
+# u = factor * sigmoid(scale x) + offset is what the functions see of x; a scale of 0 stands for
+# u = x.
+DOMAINS: dict[str, tuple[float, float, float]] = {
+    "tanh": (2.0, 2.0, -1.0),
+    "half_tanh": (1.0, 2.0, -1.0),
+    "sigmoid": (1.0, 1.0, 0.0),
+}
+# Up to this degree powers of the sigmoid are exact enough in float32; above, they are taken about
+# its center 1/2, which keeps their coefficients small (measured: error 1e-5 of the functions).
+UNCENTERED_DEGREE = 4
+MAX_DEGREE = 8
+
+
+class Variable(NamedTuple):
+    """t(x) = sigmoid(scale x) - center, what the polynomials are written in; x for scale 0."""
+
+    scale: float
+    center: float
+
+
+def collapses(basis: Basis) -> bool:
+    """True if the functions are polynomials that `power_coefficients` can state."""
+    degree = basis.polynomial_degree
+    return degree is not None and degree <= MAX_DEGREE
+
+
+def variable(basis: Basis) -> Variable:
+    """The variable of the collapsed polynomials of a basis."""
+    scale = DOMAINS.get(basis.domain, (0.0,))[0]
+    if scale == 0 or basis.polynomial_degree <= UNCENTERED_DEGREE:
+        return Variable(scale, 0.0)
+    return Variable(scale, 0.5)
+
+
+def power_coefficients(basis: Basis) -> Tensor:
+    """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in their
+    parameters.
+
+    Interpolation at the D + 1 Chebyshev points of the range of t.
+    """
+    count = basis.polynomial_degree + 1
+    scale, center = variable(basis)
+    points = torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (torch.pi / count))
+    u = points
+    if scale != 0:
+        _, factor, offset = DOMAINS[basis.domain]
+        points = (points + 1) / 2 - center
+        u = factor * (points + center) + offset
+    inverse = torch.linalg.inv(torch.vander(points, N=count, increasing=True)).T
+    device = next((parameter.device for parameter in basis.parameters()), u.device)
+    u = u.to(device).reshape(1, 1, -1)
+    values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
+    return values @ inverse.to(device)
+
+
+def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
+    """The same as `polynomial` by operations that autograd and compilers see into."""
+    wide = at_least_float32(x)
+    sigmoid = torch.sigmoid(wide)
+    variable = wide
+    if t.scale != 0:
+        variable = (sigmoid if t.scale == 1 else torch.sigmoid(t.scale * wide)) - t.center
+    *lower, y = columns(coefficients.to(wide.dtype), slice(None), x.dim())
+    for column in reversed(lower):
+        y = y * variable + column
+    if silu:
+        y = y + wide * sigmoid
+    return y.expand_as(x).to(x.dtype)
+
+
+def polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
+    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x if asked for; keeps x alone for backward.
+
+    Args:
+        x: (B, C, *S); half precision is computed in float32.
+        coefficients: (C, N), or (1, N) for all channels.
+    """
+    return Polynomial.apply(x, coefficients, t, silu)
+
+
+class Polynomial(torch.autograd.Function):
+    """See `polynomial`."""
+
+    @staticmethod
+    def forward(ctx, x, coefficients, t, silu):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(x, coefficients)
+        ctx.options = t, silu
+        y, scratch = torch.empty_like(x), Scratch(x)
+        coefficients = coefficients.to(scratch.dtype)
+        for channels, parts in pieces(x):
+            each = columns(coefficients, channels, x.dim())
+            for part in parts:
+                wide, out = x[part].to(scratch.dtype), y[part]
+                sigmoid, variable = _variable(wide, t, silu, scratch)
+                value = out if out.dtype == scratch.dtype else scratch("value", wide)
+                _horner(variable, each, value)
+                if silu:
+                    value.addcmul_(wide, sigmoid)
+                if value is not out:
+                    out.copy_(value)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+            return _differentiable_backward(ctx, grad)
+        x, coefficients = ctx.saved_tensors
+        t, silu = ctx.options
+        needs_x, needs_coefficients = ctx.needs_input_grad[:2]
+        scratch = Scratch(x)
+        grad_x = torch.empty_like(x) if needs_x else None
+        grad_coefficients = []
+        for channels, parts in pieces(x):
+            each = columns(coefficients.to(scratch.dtype), channels, x.dim())
+            slopes = [n * column for n, column in enumerate(each)][1:]
+            sums: list[Tensor] = []
+            for part in parts:
+                wide, g = x[part].to(scratch.dtype), grad[part].to(scratch.dtype)
+                sigmoid, variable = _variable(wide, t, silu, scratch)
+                if needs_x:
+                    out = grad_x[part]
+                    slope = out if out.dtype == scratch.dtype else scratch("slope", wide)
+                    _slope(wide, sigmoid, variable, slopes, t, silu, slope, scratch)
+                    slope.mul_(g)
+                    if slope is not out:
+                        out.copy_(slope)
+                if needs_coefficients:
+                    sums += _moments(g, variable, len(each), scratch("product", wide))
+            if needs_coefficients:
+                moments = torch.stack(sums).unflatten(0, (len(parts), len(each))).sum(0)
+                grad_coefficients.append(moments.T)
+        if not needs_coefficients:
+            return grad_x, None, None, None
+        found = torch.cat(grad_coefficients)
+        if len(coefficients) == 1:
+            found = found.sum(0, keepdim=True)
+        return grad_x, found.to(coefficients.dtype), None, None
+
+
+def _moments(g: Tensor, t: Tensor, count: int, product: Tensor) -> list[Tensor]:
+    """Sums of g t^n for n below `count`, each (C,); `product` is memory to work in."""
+    axes = [0, *range(2, g.dim())]
+    sums = [g.sum(axes)]
+    for _ in range(1, count):
+        g = torch.mul(g, t, out=product)
+        sums.append(g.sum(axes))
+    return sums
+
+
+def _variable(
+    wide: Tensor, t: Variable, silu: bool, scratch: Scratch
+) -> tuple[Tensor | None, Tensor]:
+    """sigmoid(x), where SiLU or t needs it, and t."""
+    sigmoid, variable = None, wide
+    if silu or t.scale == 1:
+        sigmoid = variable = torch.sigmoid(wide, out=scratch("sigmoid", wide))
+    if t.scale == 0:
+        return sigmoid, wide
+    if t.scale != 1:
+        variable = torch.mul(wide, t.scale, out=scratch("t", wide)).sigmoid_()
+    if t.center != 0:
+        variable = torch.sub(variable, t.center, out=scratch("t", wide))
+    return sigmoid, variable
+
+
+def _horner(t: Tensor, each: list[Tensor], out: Tensor) -> None:
+    """out = sum_n each[n] t^n."""
+    if len(each) < 2:
+        out.copy_(each[0] if each else torch.zeros(()))
+        return
+    torch.mul(t, each[-1], out=out)
+    out.add_(each[-2])
+    for column in reversed(each[:-2]):
+        torch.addcmul(column, out, t, out=out)
+
+
+def _slope(
+    wide: Tensor,
+    sigmoid: Tensor | None,
+    variable: Tensor,
+    slopes: list[Tensor],
+    t: Variable,
+    silu: bool,
+    out: Tensor,
+    scratch: Scratch,
+) -> None:
+    """out = dy/dx; `slopes` are the coefficients of the derivative in powers of t."""
+    _horner(variable, slopes, out)
+    work = scratch("product", wide)
+    if t == (1, 0) and silu:
+        # With s = sigmoid(x) = t: dy/dx = s + s (1 - s) (x + dp/dt).
+        out.add_(wide)
+        torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1, out=work)
+        torch.addcmul(sigmoid, out, work, out=out)
+        return
+    if t.scale != 0:
+        # dt/dx = scale (1/4 - (t + center - 1/2)^2)
+        torch.add(variable, t.center - 0.5, out=work).square_().sub_(0.25).mul_(-t.scale)
+        out.mul_(work)
+    if silu:
+        # silu' = s + s (x - x s)
+        torch.mul(wide, sigmoid, out=work)
+        torch.sub(wide, work, out=work)
+        out.addcmul_(work, sigmoid).add_(sigmoid)
+
+
+def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
+    """Gradients by operations that autograd knows: for second derivatives and batched gradients."""
+    x, coefficients = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:2]
+    inputs = [each for each, wanted in zip((x, coefficients), needed, strict=True) if wanted]
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad(), without_autocast(x):
+        y = plain_polynomial(x, coefficients, *ctx.options)
+    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=create_graph))
+    return *(next(found) if wanted else None for wanted in needed), None, None

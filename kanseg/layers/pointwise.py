@@ -1,0 +1,77 @@
+"""What the kernels of pointwise functions have in common: the pieces of a tensor that are computed
+together, and the memory that they use in turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Entries of x that are computed together. On a CPU all buffers of a piece then stay in its cache;
+# fresh memory for whole tensors would cost more than the arithmetic.
+PIECE = 1 << 17
+PIECE_ACCELERATOR = 1 << 24
+
+Piece = tuple[slice, slice]
+
+
+def pieces(x: Tensor) -> Iterator[tuple[slice, list[Piece]]]:
+    """Channels c, and for them the index tuples (samples, c) of pieces of x (B, C, *S), which have
+    about `PIECE` entries for each thread.
+    """
+    limit = PIECE_ACCELERATOR
+    if x.device.type == "cpu":
+        limit = PIECE * torch.get_num_threads()
+    batch, channels = x.shape[:2]
+    size = max(x[0, 0].numel(), 1)
+    channel_step = max(1, min(channels, limit // size))
+    sample_step = max(1, limit // (size * channels))
+    samples = [slice(b, b + sample_step) for b in range(0, batch, sample_step)]
+    for start in range(0, channels, channel_step):
+        c = slice(start, start + channel_step)
+        yield c, [(b, c) for b in samples]
+
+
+class Scratch:
+    """Buffers that the pieces of a tensor use in turn, in its memory format.
+
+    On a CPU each thread keeps its buffers from call to call: a megabyte or so, whose pages would
+    otherwise be fetched from the system and given back at every call, at the cost of the arithmetic
+    itself.
+    """
+
+    def __init__(self, x: Tensor):
+        self.dtype = torch.promote_types(x.dtype, torch.float32)
+        self._kept = x.device.type == "cpu"
+        self._buffers: dict[tuple[str, torch.Size], Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor) -> Tensor:
+        """An uninitialized tensor of the shape of `like`; the same memory each time."""
+        key = name, like.shape
+        if key not in self._buffers:
+            self._buffers[key] = self._new(name, like)
+        return self._buffers[key]
+
+    def _new(self, name: str, like: Tensor) -> Tensor:
+        size = like.numel()
+        if not self._kept or size > PIECE * torch.get_num_threads():
+            return torch.empty_like(like, dtype=self.dtype)
+        kept: dict[str, Tensor] = vars(_of_thread)
+        key = f"{name} {self.dtype}"
+        if key not in kept or kept[key].numel() < size:
+            with torch.inference_mode(False):
+                kept[key] = torch.empty(size, dtype=self.dtype)
+        strides = torch.empty_like(like, device="meta").stride()
+        return kept[key].as_strided(like.shape, strides)
+
+
+_of_thread = threading.local()
+
+
+def columns(values: Tensor, channels: slice, ndim: int) -> list[Tensor]:
+    """The columns of values (C or 1, N), each lined up with x (B, C, *S) of `ndim` axes."""
+    rows = values if len(values) == 1 else values[channels]
+    return [column.reshape(-1, *[1] * (ndim - 2)) for column in rows.unbind(1)]
