@@ -10,7 +10,6 @@ from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
 from kanseg.bases.base import (
-    at_least_float32,
     check_floating,
     has_autocast,
     without_autocast,

@@ -277,9 +277,10 @@ _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kerne
 univariate function.
 
     `y = expand(basis_conv(basis(squeeze(x)))) + base_conv(base_activation(x))`, then
-    `activation(norm(y))`. With shared functions it is one ordinary convolution, `y = base_conv(x)`,
-    and the functions are added to the activation: `phi(norm(y))`, or `base_conv(phi(x))`; (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output
-    size of `torch.nn.Conv{n}d`.
+    `activation(norm(y))`; (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output
+    size of `torch.nn.Conv{n}d`. With shared functions it is one ordinary convolution and a learned
+    activation phi (`KANActivation`): `phi(norm(base_conv(x)))`, or
+    `activation(norm(base_conv(phi(x))))`.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode:
