@@ -47,8 +47,10 @@ class ArmScores:
 
     @property
     def by_seed(self) -> np.ndarray:
-        """(seeds,) mean over the pictures."""
-        return np.nanmean(self.pictures, axis=1)
+        """(seeds,) mean over the pictures that have a score; NaN where none has."""
+        count = (~np.isnan(self.pictures)).sum(axis=1)
+        unknown = np.full(len(count), np.nan)
+        return np.divide(np.nansum(self.pictures, axis=1), count, out=unknown, where=count > 0)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from kanseg.checkpoint import build_model
 from kanseg.config import Config
 from kanseg.errors import InputError
 from kanseg.training.comparison_command import comparison_command
 from kanseg.training.resume import lock_run
+from kanseg.training.segmentation import SegmentationTask
+from kanseg.training.settings import check_settings
 from kanseg.training.study import (
     final_jobs,
     overridden,
@@ -21,6 +26,7 @@ from kanseg.training.study import (
 )
 from kanseg.training.study_results import read_lines
 
+ROOT = Path(__file__).parents[2]
 STUDY = {
     "baseline": "plain",
     "settings": {"model.basis": "none", "model.stem": None},
@@ -182,6 +188,23 @@ def test_a_study_from_tuning_to_report(write, tmp_path, capsys):
     table = (tmp_path / "results" / "table.md").read_text()
     assert "## Equal parameters" in table and "## Equal CPU time" in table
     assert (tmp_path / "results" / "equal_parameters.png").is_file()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/studies").glob("*.yaml")), ids=str)
+def test_the_studies_that_come_with_kanseg_can_be_run(path, tmp_path):
+    """Every set and variant has usable settings, and the baseline has one size on all sets."""
+    study = read_study(path)
+    jobs = tuning_jobs(
+        study, list(study.sets), list(study.variants), data_root=tmp_path, output=tmp_path
+    )
+    assert len(jobs) == len(study.sets) * len(study.variants) * len(study.tuned[1])
+    for job in jobs:
+        check_settings(SegmentationTask(job.config))
+    for name in study.sets:
+        [job, *_] = [each for each in jobs if (each.set_name, each.variant) == (name, "silu")]
+        with torch.device("meta"):
+            model = build_model(SegmentationTask(job.config).model_arguments())
+        assert 250_000 <= sum(parameter.numel() for parameter in model.parameters()) <= 500_000
 
 
 def test_a_run_of_another_process_is_left_to_it(write, tmp_path):
