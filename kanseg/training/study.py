@@ -39,14 +39,17 @@ Settings = Mapping[str, Any]  # section.key -> value
 Log = Callable[[str], None]
 
 # Of every run of a study: one process and one thread do all the work, so that CPU seconds count it
-# all, and nothing is drawn.
+# all; nothing is drawn, and no distances of surfaces are measured.
 OF_EVERY_RUN = {
+    "training.surface": False,
     "data.workers": 0,
     "training.threads": 1,
     "training.tensorboard": False,
     "training.panels": 0,
     "training.log_images": 0,
 }
+# Not recorded: settings that leave the score as it is, and the seed, which a line holds by itself.
+NOT_RECORDED = (*MAY_DIFFER, "training.surface", "training.tolerance", "seed")
 KEYS = {"baseline", "settings", "sets", "variants", "tune", "final"}
 SET_KEYS = {"config", "settings"}
 
@@ -235,10 +238,8 @@ def recorded_settings(config: Config) -> dict[str, Any]:
     data.
     """
     flat = flattened(config)
-    left_out = (*MAY_DIFFER, "seed")
-    return json.loads(
-        json.dumps({key: value for key, value in flat.items() if key not in left_out})
-    )
+    kept = {key: value for key, value in flat.items() if key not in NOT_RECORDED}
+    return json.loads(json.dumps(kept))
 
 
 def settings_hash(settings: Settings) -> str:
