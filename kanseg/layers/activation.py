@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -18,7 +19,7 @@ from kanseg.layers.horner import (
     power_coefficients,
     variable,
 )
-from kanseg.layers.lookup import lookup, table_range, tabulate
+from kanseg.layers.lookup import can_tabulate, lookup, plain_lookup, table_range, tabulate
 from kanseg.layers.parts import activation_module, exact_constants, reset
 from kanseg.layers.plain import (
     is_plain_activation,
@@ -189,9 +190,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _functions(self, x: Tensor, gate: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, and SiLU of x if asked for: (B, C, *S) -> (B, C, *S)."""
-        weight = self.weight
-        if 1 < len(weight) < self.channels:
-            weight = weight[self._curve_of_channel().to(weight.device)]
+        weight = self.channel_weight()
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
         if plain and gate is None and collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device)
@@ -208,8 +207,65 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
         return y + nn.functional.silu(x) if silu else y
 
+    def channel_weight(self) -> Tensor:
+        """Coefficients of each channel's function (C, K), or (1, K) where all have the same."""
+        if 1 < len(self.weight) < self.channels:
+            return self.weight[self._curve_of_channel().to(self.weight.device)]
+        return self.weight
+
+    def can_freeze(self) -> bool:
+        """Whether the function can be held as a polynomial or a table."""
+        if not is_plain_basis(self.basis) or not is_plain_tensor(self.weight):
+            return False
+        return collapses(self.basis) or can_tabulate(self.basis)
+
     def extra_repr(self) -> str:
         return f"{self.channels}, share={self.share!r}"
+
+
+class FrozenActivation(nn.Module):
+    """What a `KANActivation` computes in evaluation, with its function as constants: a polynomial
+    or a table, so that an exported graph has few operations.
+    """
+
+    def __init__(self, learned: KANActivation):
+        super().__init__()
+        self.base, self.basis = learned.base, learned.basis
+        weight = learned.channel_weight().detach()
+        self.span, self.variable = None, None
+        if collapses(self.basis):
+            powers = power_coefficients(self.basis, weight.device)
+            self.variable, constants = variable(self.basis), weight @ powers.to(weight.dtype)
+        else:
+            self.span = self.basis.table_range()
+            constants = tabulate(self.basis, weight, self.span)
+        self.register_buffer("constants", constants)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> the same shape."""
+        seen, silu = (
+            self.basis.normalized(x),
+            type(self.base) is nn.SiLU and self.basis.is_pointwise,
+        )
+        if self.span is None:
+            y = plain_polynomial(seen, self.constants, self.variable, silu)
+        else:
+            y = plain_lookup(seen, self.constants, self.span, silu)
+        return y if self.base is None or silu else y + self.base(x)
+
+
+def with_frozen_activations(model: nn.Module) -> nn.Module:
+    """A copy of a network for evaluation whose learned activations are constants; the network
+    itself where it has none.
+    """
+    if not any(isinstance(module, KANActivation) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, KANActivation) and part.can_freeze():
+                setattr(module, name, FrozenActivation(part))
+    return model
 
 
 def check_share(share: str | int) -> str | int:

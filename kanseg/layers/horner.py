@@ -90,14 +90,19 @@ def _interpolated(basis: Basis, device: torch.device) -> Tensor:
 def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
     """The same as `polynomial` by operations that autograd and compilers see into."""
     wide = at_least_float32(x)
-    sigmoid = torch.sigmoid(wide)
-    variable = wide
-    if t.scale != 0:
-        variable = (sigmoid if t.scale == 1 else torch.sigmoid(t.scale * wide)) - t.center
-    *lower, y = columns(coefficients.to(wide.dtype), slice(None), x.dim())
-    for column in reversed(lower):
+    sigmoid = variable = torch.sigmoid(wide)
+    if t.scale == 0:
+        variable = wide
+    elif t != (1, 0):
+        variable = torch.sigmoid(t.scale * wide) - t.center
+    each = columns(coefficients.to(wide.dtype), slice(None), x.dim())
+    joined = silu and t == (1, 0) and len(each) > 1
+    if joined:
+        each[1] = each[1] + wide  # x sigmoid(x) is a term of degree 1
+    y = each.pop()
+    for column in reversed(each):
         y = y * variable + column
-    if silu:
+    if silu and not joined:
         y = y + wide * sigmoid
     return y.expand_as(x).to(x.dtype)
 

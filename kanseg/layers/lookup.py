@@ -22,17 +22,22 @@ MAX_ENTRIES = 1 << 13
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def can_tabulate(basis: Basis) -> bool:
+    """True if the functions can be held in tables of a moderate length."""
+    if basis.domain != "identity" and basis.is_pointwise:
+        return False
+    span = basis.table_range()
+    return span is not None and span.entries <= MAX_ENTRIES
+
+
 def table_range(basis: Basis, x: Tensor) -> TableRange | None:
     """Where the functions are to be tabulated; None where they cannot be, or nothing is gained: a
     table is for the cache of a CPU, and not for double precision.
     """
-    direct = basis.domain == "identity" or not basis.is_pointwise
-    if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.dtype not in DTYPES:
+    real = type(x) in (Tensor, nn.Parameter)
+    if not real or x.device.type != "cpu" or x.dtype not in DTYPES or not can_tabulate(basis):
         return None
-    if not direct:
-        return None
-    found = basis.table_range()
-    return None if found is None or found.entries > MAX_ENTRIES else found
+    return basis.table_range()
 
 
 def tabulate(basis: Basis, weight: Tensor, span: TableRange) -> Tensor:
@@ -187,14 +192,15 @@ def plain_lookup(x: Tensor, table: Tensor, span: TableRange, silu: bool) -> Tens
     place = wide * aligned_rows(rate, x.dim()) + aligned_rows(shift, x.dim())
     if span.periodic:
         place = place - span.entries * torch.floor(place / span.entries)
-    place = place.clamp(0, span.entries * (1 - torch.finfo(wide.dtype).eps / 2))
-    index = place.detach().nan_to_num(0).to(torch.int64)
+    place = place.clamp(0.0, span.entries * (1 - torch.finfo(wide.dtype).eps / 2))
+    index = place.detach().to(torch.int64).clamp(0, span.entries - 1)  # NaN is any integer
     beyond = place - index
     if len(table) > 1:
         rows = torch.arange(len(table), device=x.device) * span.entries
         index = index + aligned_rows(rows, x.dim())
     start, rise = table[:, :-1].flatten(), table.diff(dim=1).flatten()
-    y = start[index] + beyond * rise[index]
+    index = index.flatten()
+    y = beyond * rise.index_select(0, index).view_as(x) + start.index_select(0, index).view_as(x)
     if silu:
         y = y + functional.silu(wide)
     return y.to(x.dtype)
