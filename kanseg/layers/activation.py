@@ -19,7 +19,14 @@ from kanseg.layers.horner import (
     power_coefficients,
     variable,
 )
-from kanseg.layers.lookup import can_tabulate, lookup, plain_lookup, table_range, tabulate
+from kanseg.layers.lookup import (
+    can_tabulate,
+    function_values,
+    lookup,
+    plain_lookup,
+    table_range,
+    tabulate,
+)
 from kanseg.layers.parts import activation_module, exact_constants, reset
 from kanseg.layers.plain import (
     is_plain_activation,
@@ -202,8 +209,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
         span = table_range(self.basis, x) if tabulated else None
         if span is not None:
-            table = tabulate(self.basis, weight, span)
-            return lookup(self.basis.normalized(x), table, span, silu)
+            return lookup(self.basis.normalized(x), weight, self.basis, span, silu)
         y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
         return y + nn.functional.silu(x) if silu else y
 
@@ -238,7 +244,7 @@ class FrozenActivation(nn.Module):
             self.variable, constants = variable(self.basis), weight @ powers.to(weight.dtype)
         else:
             self.span = self.basis.table_range()
-            constants = tabulate(self.basis, weight, self.span)
+            constants = tabulate(weight, function_values(self.basis, self.span))
         self.register_buffer("constants", constants)
 
     def forward(self, x: Tensor) -> Tensor:
