@@ -27,7 +27,7 @@ DOMAINS: dict[str, tuple[float, float, float]] = {
 }
 # Up to this degree powers of the sigmoid are exact enough in float32; above, they are taken about
 # its center 1/2, which keeps their coefficients small (measured: error 1e-5 of the functions).
-UNCENTERED_DEGREE = 4
+UNCENTERED_DEGREE = 3
 MAX_DEGREE = 8
 
 
