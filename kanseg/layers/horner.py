@@ -61,7 +61,7 @@ def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
     """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in the
     parameters of the basis.
     """
-    if any(True for _ in basis.parameters()):
+    if is_transformed() or any(True for _ in basis.parameters()):
         return _interpolated(basis, device)
     key = basis.polynomial_degree, basis.domain
     known = _known.get(basis)
@@ -69,7 +69,7 @@ def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
         # As numbers, not as a tensor: they outlive the device and the mode of the call.
         return torch.tensor(known[1], dtype=torch.float64, device=device)
     found = _interpolated(basis, device)
-    if type(found) is Tensor and not found.is_meta and not is_transformed():
+    if type(found) is Tensor and not found.is_meta:
         _known[basis] = key, found.tolist()
     return found
 
