@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
-from kanseg.layers.functional import basis_mixture, is_transformed
+from kanseg.layers.functional import basis_mixture
 from kanseg.layers.grids import Adaptive, evenly_chosen
 from kanseg.layers.horner import (
     collapses,
@@ -18,8 +19,21 @@ from kanseg.layers.horner import (
     power_coefficients,
     variable,
 )
+from kanseg.layers.lookup import (
+    can_tabulate,
+    function_values,
+    lookup,
+    plain_lookup,
+    table_range,
+    tabulate,
+)
 from kanseg.layers.parts import activation_module, exact_constants, reset
-from kanseg.layers.plain import is_plain_activation, is_plain_basis, is_plain_tensor
+from kanseg.layers.plain import (
+    is_plain_activation,
+    is_plain_basis,
+    is_plain_tensor,
+    is_transformed,
+)
 from kanseg.layers.regularisation import Disturbance
 from kanseg.layers.surgery import check_drawable, source_channels
 
@@ -183,21 +197,81 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _functions(self, x: Tensor, gate: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, and SiLU of x if asked for: (B, C, *S) -> (B, C, *S)."""
-        weight = self.weight
-        if 1 < len(weight) < self.channels:
-            weight = weight[self._curve_of_channel().to(weight.device)]
+        weight = self.channel_weight()
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
-        if not (plain and gate is None and collapses(self.basis)):
-            y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
-            return y + nn.functional.silu(x) if silu else y
-        coefficients = weight.double() @ power_coefficients(self.basis).to(weight.device)
-        x, t = self.basis.normalized(x), variable(self.basis)
-        if x.numel() == 0 or is_transformed():
-            return plain_polynomial(x, coefficients, t, silu)
-        return polynomial(x, coefficients, t, silu)
+        if plain and gate is None and collapses(self.basis):
+            powers = power_coefficients(self.basis, weight.device)
+            coefficients = weight @ powers.to(weight.dtype)
+            x, t = self.basis.normalized(x), variable(self.basis)
+            if x.numel() == 0 or is_transformed():
+                return plain_polynomial(x, coefficients, t, silu)
+            return polynomial(x, coefficients, t, silu)
+        tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
+        span = table_range(self.basis, x) if tabulated else None
+        if span is not None:
+            return lookup(self.basis.normalized(x), weight, self.basis, span, silu)
+        y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
+        return y + nn.functional.silu(x) if silu else y
+
+    def channel_weight(self) -> Tensor:
+        """Coefficients of each channel's function (C, K), or (1, K) where all have the same."""
+        if 1 < len(self.weight) < self.channels:
+            return self.weight[self._curve_of_channel().to(self.weight.device)]
+        return self.weight
+
+    def can_freeze(self) -> bool:
+        """Whether the function can be held as a polynomial or a table."""
+        if not is_plain_basis(self.basis) or not is_plain_tensor(self.weight):
+            return False
+        return collapses(self.basis) or can_tabulate(self.basis)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, share={self.share!r}"
+
+
+class FrozenActivation(nn.Module):
+    """What a `KANActivation` computes in evaluation, with its function as constants: a polynomial
+    or a table, so that an exported graph has few operations.
+    """
+
+    def __init__(self, learned: KANActivation):
+        super().__init__()
+        self.base, self.basis = learned.base, learned.basis
+        weight = learned.channel_weight().detach()
+        self.span, self.variable = None, None
+        if collapses(self.basis):
+            powers = power_coefficients(self.basis, weight.device)
+            self.variable, constants = variable(self.basis), weight @ powers.to(weight.dtype)
+        else:
+            self.span = self.basis.table_range()
+            constants = tabulate(weight, function_values(self.basis, self.span))
+        self.register_buffer("constants", constants)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> the same shape."""
+        seen, silu = (
+            self.basis.normalized(x),
+            type(self.base) is nn.SiLU and self.basis.is_pointwise,
+        )
+        if self.span is None:
+            y = plain_polynomial(seen, self.constants, self.variable, silu)
+        else:
+            y = plain_lookup(seen, self.constants, self.span, silu)
+        return y if self.base is None or silu else y + self.base(x)
+
+
+def with_frozen_activations(model: nn.Module) -> nn.Module:
+    """A copy of a network for evaluation whose learned activations are constants; the network
+    itself where it has none.
+    """
+    if not any(isinstance(module, KANActivation) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, KANActivation) and part.can_freeze():
+                setattr(module, name, FrozenActivation(part))
+    return model
 
 
 def check_share(share: str | int) -> str | int:

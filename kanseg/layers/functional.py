@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
 from kanseg.bases.base import (
+    aligned,
     check_floating,
     has_autocast,
     without_autocast,
@@ -22,6 +22,7 @@ from kanseg.layers.plain import (
     is_plain_basis,
     is_plain_map,
     is_plain_tensor,
+    is_transformed,
 )
 
 
@@ -59,13 +60,34 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
         x, basis, gate: as of `basis_convolution`.
         weight: (C, K) or (1, K).
     """
+    plain = is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight)
+    if plain and (is_transformed() or x.numel() == 0):
+        return _plain_mixture(x, basis, weight, gate)
     mixture = Mixture(x.shape[1])
-    if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight):
+    if plain:
         return contract(basis.normalized(x), basis, mixture, weight, gate)
     dtype = _precision(x)
     values = _called(x, basis, gate)
     with without_autocast(x):
         return mixture.forward(values.to(dtype), weight.to(dtype))
+
+
+def _plain_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None) -> Tensor:
+    """`basis_mixture` by plain operations, one function after the other: a compiler makes one loop
+    of them, and needs no memory for the K values.
+    """
+    with without_autocast(x):
+        u = basis.mapped(x)
+        weight = weight.to(u.dtype)
+        y = torch.zeros_like(u)
+        for j, (value, _) in enumerate(basis.terms(u)):
+            factor = aligned(weight[:, j], u)
+            if gate is not None:
+                factor = factor * gate[:, :, j].to(u.dtype).reshape(
+                    *u.shape[:2], *[1] * (u.dim() - 2)
+                )
+            y = y + factor * value
+        return y.to(x.dtype)
 
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
@@ -121,18 +143,6 @@ def _check_weight(weight: Tensor, x: Tensor) -> None:
             f"the weights are on the device meta and have no values, the input is on {x.device}:"
             " load the weights first"
         )
-
-
-def is_transformed() -> bool:
-    """True while a compiler, exporter, tracer, torch.func or forward-mode differentiation
-    transforms the operations: then they must be plain ones.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()  # what autograd.Function.apply itself asks
-        or forward_ad._current_level >= 0
-    )
 
 
 def _precision(x: Tensor) -> torch.dtype:

@@ -8,6 +8,7 @@ then costs D multiply-adds, and SiLU shares the sigmoid of the domain map.
 from __future__ import annotations
 
 import warnings
+import weakref
 from functools import cache
 from subprocess import SubprocessError
 from types import ModuleType
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, without_autocast
+from kanseg.layers.plain import is_transformed
 from kanseg.layers.pointwise import Scratch, columns, pieces
 
 # u = factor * sigmoid(scale x) + offset is what the functions see of x; a scale of 0 stands for
@@ -29,7 +31,7 @@ DOMAINS: dict[str, tuple[float, float, float]] = {
 }
 # Up to this degree powers of the sigmoid are exact enough in float32; above, they are taken about
 # its center 1/2, which keeps their coefficients small (measured: error 1e-5 of the functions).
-UNCENTERED_DEGREE = 4
+UNCENTERED_DEGREE = 3
 MAX_DEGREE = 8
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -55,38 +57,59 @@ def variable(basis: Basis) -> Variable:
     return Variable(scale, 0.5)
 
 
-def power_coefficients(basis: Basis) -> Tensor:
-    """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in their
-    parameters.
-
-    Interpolation at the D + 1 Chebyshev points of the range of t.
+def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
+    """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in the
+    parameters of the basis.
     """
+    if is_transformed() or any(True for _ in basis.parameters()):
+        return _interpolated(basis, device)
+    key = basis.polynomial_degree, basis.domain
+    known = _known.get(basis)
+    if known is not None and known[0] == key:
+        # As numbers, not as a tensor: they outlive the device and the mode of the call.
+        return torch.tensor(known[1], dtype=torch.float64, device=device)
+    found = _interpolated(basis, device)
+    if type(found) is Tensor and not found.is_meta:
+        _known[basis] = key, found.tolist()
+    return found
+
+
+_known: weakref.WeakKeyDictionary[Basis, tuple[object, list[list[float]]]]
+_known = weakref.WeakKeyDictionary()
+
+
+def _interpolated(basis: Basis, device: torch.device) -> Tensor:
+    """Interpolation at the D + 1 Chebyshev points of the range of t."""
     count = basis.polynomial_degree + 1
     scale, center = variable(basis)
-    points = torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (torch.pi / count))
-    u = points
+    angles = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) * (torch.pi / count)
+    u = points = torch.cos(angles)
     if scale != 0:
         _, factor, offset = DOMAINS[basis.domain]
         points = (points + 1) / 2 - center
         u = factor * (points + center) + offset
-    inverse = torch.linalg.inv(torch.vander(points, N=count, increasing=True)).T
-    device = next((parameter.device for parameter in basis.parameters()), u.device)
-    u = u.to(device).reshape(1, 1, -1)
+    inverse = torch.linalg.inv(torch.vander(points, N=count, increasing=True))
+    u = u.reshape(1, 1, -1)
     values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
-    return values @ inverse.to(device)
+    return values @ inverse.T
 
 
 def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
     """The same as `polynomial` by operations that autograd and compilers see into."""
     wide = at_least_float32(x)
-    sigmoid = torch.sigmoid(wide)
-    variable = wide
-    if t.scale != 0:
-        variable = (sigmoid if t.scale == 1 else torch.sigmoid(t.scale * wide)) - t.center
-    *lower, y = columns(coefficients.to(wide.dtype), slice(None), x.dim())
-    for column in reversed(lower):
+    sigmoid = variable = torch.sigmoid(wide)
+    if t.scale == 0:
+        variable = wide
+    elif t != (1, 0):
+        variable = torch.sigmoid(t.scale * wide) - t.center
+    each = columns(coefficients.to(wide.dtype), slice(None), x.dim())
+    joined = silu and t == (1, 0) and len(each) > 1
+    if joined:
+        each[1] = each[1] + wide  # x sigmoid(x) is a term of degree 1
+    y = each.pop()
+    for column in reversed(each):
         y = y * variable + column
-    if silu:
+    if silu and not joined:
         y = y + wide * sigmoid
     return y.expand_as(x).to(x.dtype)
 
