@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
-from kanseg.bases.base import check_floating
+from kanseg.bases.base import at_least_float32, check_floating, without_autocast
 from kanseg.layers.functional import basis_mixture
 from kanseg.layers.grids import Adaptive, evenly_chosen
 from kanseg.layers.horner import (
@@ -35,7 +35,7 @@ from kanseg.layers.plain import (
     is_transformed,
 )
 from kanseg.layers.regularisation import Disturbance
-from kanseg.layers.surgery import check_drawable, source_channels
+from kanseg.layers.surgery import check_drawable
 
 # What fits the output of a norm, unless the caller says otherwise: grids over three standard
 # deviations, and a bounded map that is not flat from two of them on.
@@ -168,15 +168,18 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     @torch.no_grad()
     def set_channels(self, channels: int) -> None:
-        """Go over to another number of channels; channel i gets the function of i mod the old
-        number. It replaces parameters: make the optimizer anew.
+        """Go over to another number of channels. Channel i gets the function of i mod the old
+        number, and a run of channels that share a function that of its first one. It replaces
+        parameters: make the optimizer anew.
         """
-        if self.share == "channel":
-            source = source_channels(self.channels, channels).to(self.weight.device)
-            requires_grad = self.weight.requires_grad
-            self.weight = nn.Parameter(self.weight[source], requires_grad=requires_grad)
+        functions = self._curve_of_channel()
+        old, self.channels = self.channels, channels
         self.basis.set_channels(channels)
-        self.channels = channels
+        if self.share == "layer":
+            return
+        source = functions[self._first_channels() % old].to(self.weight.device)
+        requires_grad = self.weight.requires_grad
+        self.weight = nn.Parameter(self.weight[source], requires_grad=requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
@@ -197,7 +200,11 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _functions(self, x: Tensor, gate: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, and SiLU of x if asked for: (B, C, *S) -> (B, C, *S)."""
-        weight = self.channel_weight()
+        with without_autocast(x):
+            return self._exact_functions(x, gate, silu)
+
+    def _exact_functions(self, x: Tensor, gate: Tensor | None, silu: bool) -> Tensor:
+        weight = at_least_float32(self.channel_weight())
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
         if plain and gate is None and collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device)

@@ -117,45 +117,50 @@ class Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
-            return _differentiable_backward(ctx, grad)
-        x, weight = ctx.saved_tensors
-        basis, span, silu = ctx.options
-        needs_x, needs_weight = ctx.needs_input_grad[:2]
-        scratch, values = Scratch(x), function_values(basis, span)
-        table = tabulate(weight.to(scratch.dtype), values)
-        places = _Places(x, table, span, scratch)
-        slopes = (table.diff(dim=1) * places.rate.reshape(-1, 1)).flatten()
-        grad_x = torch.empty_like(x) if needs_x else None
-        starts, rises = torch.zeros_like(slopes), torch.zeros_like(slopes)
-        for channels, parts in pieces(x):
-            for part in parts:
-                wide = x[part].to(scratch.dtype)
-                g = scratch("grad", wide).copy_(grad[part])
-                index, beyond = places.find(wide, channels)
-                if needs_weight:
-                    long = scratch("long", wide, torch.int64).copy_(index)
-                    product = torch.mul(g, beyond, out=scratch("value", wide))
-                    starts.scatter_add_(0, flat(long), flat(g))
-                    rises.scatter_add_(0, flat(long), flat(product))
-                if needs_x:
-                    slope = scratch("value", wide)
-                    torch.index_select(slopes, 0, flat(index), out=flat(slope))
-                    if silu:
-                        sigmoid = torch.sigmoid(wide, out=beyond)
-                        work = torch.mul(wide, sigmoid, out=scratch("work", wide))
-                        torch.sub(wide, work, out=work)
-                        slope.addcmul_(work, sigmoid).add_(sigmoid)
-                    if grad_x.dtype == scratch.dtype:
-                        torch.mul(slope, g, out=grad_x[part])
-                    else:
-                        grad_x[part] = slope.mul_(g)
-        if not needs_weight:
-            return grad_x, None, None, None, None
-        starts, rises = starts.view(len(table), -1), rises.view(len(table), -1)
-        grad_table = functional.pad(starts - rises, (0, 1)) + functional.pad(rises, (1, 0))
-        grad_weight = _table_gradient(grad_table, values.to(grad_table.dtype), len(weight))
-        return grad_x, grad_weight.to(weight.dtype), None, None, None
+        with without_autocast(ctx.saved_tensors[0]):
+            if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+                return _differentiable_backward(ctx, grad)
+            return _gradients(ctx, grad)
+
+
+def _gradients(ctx, grad):  # noqa: ANN001, ANN202
+    x, weight = ctx.saved_tensors
+    basis, span, silu = ctx.options
+    needs_x, needs_weight = ctx.needs_input_grad[:2]
+    scratch, values = Scratch(x), function_values(basis, span)
+    table = tabulate(weight.to(scratch.dtype), values)
+    places = _Places(x, table, span, scratch)
+    slopes = (table.diff(dim=1) * places.rate.reshape(-1, 1)).flatten()
+    grad_x = torch.empty_like(x) if needs_x else None
+    starts, rises = torch.zeros_like(slopes), torch.zeros_like(slopes)
+    for channels, parts in pieces(x):
+        for part in parts:
+            wide = x[part].to(scratch.dtype)
+            g = scratch("grad", wide).copy_(grad[part])
+            index, beyond = places.find(wide, channels)
+            if needs_weight:
+                long = scratch("long", wide, torch.int64).copy_(index)
+                product = torch.mul(g, beyond, out=scratch("value", wide))
+                starts.scatter_add_(0, flat(long), flat(g))
+                rises.scatter_add_(0, flat(long), flat(product))
+            if needs_x:
+                slope = scratch("value", wide)
+                torch.index_select(slopes, 0, flat(index), out=flat(slope))
+                if silu:
+                    sigmoid = torch.sigmoid(wide, out=beyond)
+                    work = torch.mul(wide, sigmoid, out=scratch("work", wide))
+                    torch.sub(wide, work, out=work)
+                    slope.addcmul_(work, sigmoid).add_(sigmoid)
+                if grad_x.dtype == scratch.dtype:
+                    torch.mul(slope, g, out=grad_x[part])
+                else:
+                    grad_x[part] = slope.mul_(g)
+    if not needs_weight:
+        return grad_x, None, None, None, None
+    starts, rises = starts.view(len(table), -1), rises.view(len(table), -1)
+    grad_table = functional.pad(starts - rises, (0, 1)) + functional.pad(rises, (1, 0))
+    grad_weight = _table_gradient(grad_table, values.to(grad_table.dtype), len(weight))
+    return grad_x, grad_weight.to(weight.dtype), None, None, None
 
 
 def _table_gradient(grad_table: Tensor, values: Tensor, rows: int) -> Tensor:
@@ -236,7 +241,7 @@ def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
     needed = ctx.needs_input_grad[:2]
     inputs = [each for each, wanted in zip((x, weight), needed, strict=True) if wanted]
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad(), without_autocast(x):
+    with torch.enable_grad():
         table = tabulate(weight, function_values(basis, span))
         y = plain_lookup(x, table, span, silu)
     found = iter(torch.autograd.grad(y, inputs, grad, create_graph=create_graph))
