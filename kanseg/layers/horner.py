@@ -67,7 +67,8 @@ def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
     known = _known.get(basis)
     if known is not None and known[0] == key:
         # As numbers, not as a tensor: they outlive the device and the mode of the call.
-        return torch.tensor(known[1], dtype=torch.float64, device=device)
+        numbers = torch.tensor(known[1], dtype=torch.float64, device="cpu")
+        return numbers.to(device, non_blocking=True)  # else it waits for the GPU in every step
     found = _interpolated(basis, device)
     if type(found) is Tensor and not found.is_meta:
         _known[basis] = key, found.tolist()
@@ -88,7 +89,8 @@ def _interpolated(basis: Basis, device: torch.device) -> Tensor:
         _, factor, offset = DOMAINS[basis.domain]
         points = (points + 1) / 2 - center
         u = factor * (points + center) + offset
-    inverse = torch.linalg.inv(torch.vander(points, N=count, increasing=True))
+    powers = torch.vander(points, N=count, increasing=True)
+    inverse = torch.linalg.inv_ex(powers).inverse  # inv waits for the GPU, to look for errors
     u = u.reshape(1, 1, -1)
     values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
     return values @ inverse.T

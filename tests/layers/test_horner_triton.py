@@ -60,7 +60,7 @@ def python(*arguments, **variables):
 
 
 def test_the_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.3")  # the interpreter of 3.1 lacks what they use
     cases = HERE / "interpreted_horner_triton.py"
     done = python("-m", "pytest", "-n", "0", str(cases), TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
@@ -163,8 +163,8 @@ def test_gradients_are_the_same_each_time():
 @gpu
 def test_more_than_2_to_31_entries():
     shape = (1, 2, (1 << 30) + 5)
-    if torch.cuda.mem_get_info()[0] < 20 << 30:
-        pytest.skip("needs 20 GiB")
+    if torch.cuda.mem_get_info()[0] < 24 << 30:
+        pytest.skip("needs 24 GiB")
     t = Variable(1.0, 0.0)
     for last in (False, True):
         x = torch.zeros(shape, device="cuda", dtype=torch.float16)
