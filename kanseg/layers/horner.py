@@ -304,5 +304,7 @@ def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), without_autocast(x):
         y = plain_polynomial(x, coefficients, *ctx.options)
-    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=create_graph))
+    found = iter(
+        torch.autograd.grad(y, inputs, grad, create_graph=create_graph, materialize_grads=True)
+    )
     return *(next(found) if wanted else None for wanted in needed), None, None

@@ -244,5 +244,7 @@ def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
     with torch.enable_grad():
         table = tabulate(weight, function_values(basis, span))
         y = plain_lookup(x, table, span, silu)
-    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=create_graph))
+    found = iter(
+        torch.autograd.grad(y, inputs, grad, create_graph=create_graph, materialize_grads=True)
+    )
     return *(next(found) if wanted else None for wanted in needed), None, None, None
