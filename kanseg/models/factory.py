@@ -110,7 +110,7 @@ def create_model(
         }
         return create_encoder(name, in_channels, basis=basis, stem=stem, **question, **options)
     check_counts(in_channels=in_channels, classes=classes)
-    options = with_share(basis, options, flat=name in CLASSIFIERS)
+    options = with_share(basis, options, per_edge=_is_of_edges(name))
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
@@ -197,7 +197,7 @@ def create_encoder(
     of `save_pretrained`, or of a training run. Another number of channels of its pictures is
     adapted by `set_in_channels`.
     """
-    options = with_share(basis, options, flat=False)
+    options = with_share(basis, options, per_edge=_is_of_edges(name))
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
         return create_encoder(
@@ -227,6 +227,13 @@ def create_encoder(
     encoder = build(in_channels, **conv_parts(build, basis, stem, options))
     load_encoder(encoder, weights)
     return described(encoder, "encoder", arguments)
+
+
+def _is_of_edges(name: str) -> bool:
+    """Whether a network has functions of each edge by default: flat ones, and U-KAN, whose token
+    blocks are KAN layers.
+    """
+    return name in CLASSIFIERS or name == "ukan"
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
@@ -298,7 +305,7 @@ def create_classifier(
     Or one of `CLASSIFIERS`, for pictures of the option `image_size`. `head`, `head_dropout` and
     `pool_size` as of `ClassificationModel`, all else as of `create_model`.
     """
-    options = with_share(basis, options, flat=name in CLASSIFIERS)
+    options = with_share(basis, options, per_edge=_is_of_edges(name))
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
     if match is not None or like is not None:
         arguments = {

@@ -54,15 +54,15 @@ DEFAULT_SHARE = "channel"
 PER_EDGE = ("inner_channels", "function_init")  # options that only functions of each edge have
 
 
-def with_share(basis: str, options: Mapping[str, object], *, flat: bool) -> dict[str, object]:
+def with_share(basis: str, options: Mapping[str, object], *, per_edge: bool) -> dict[str, object]:
     """The options of a network with `share` among them, so that a stored network tells it.
 
-    Functions are shared by default, but those of flat networks, where each edge has its own, and
-    where an option is given that only functions of each edge have.
+    Functions are shared by default, but not in networks that are made of functions of each edge,
+    nor where an option is given that only these have.
     """
     if basis == "none" or "share" in options:
         return dict(options)
-    per_edge = flat or any(key in options for key in PER_EDGE)
+    per_edge = per_edge or any(key in options for key in PER_EDGE)
     return {**options, "share": "edge" if per_edge else DEFAULT_SHARE}
 
 
