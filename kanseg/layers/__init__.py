@@ -1,9 +1,10 @@
 """Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, KANLocal2d,
-the family names of the literature, grids, regularisers.
+KANActivation, the family names of the literature, grids, regularisers.
 
 Built of them: attention, focal modulation, mixtures of experts, and fine-tuning.
 """
 
+from kanseg.layers.activation import KANActivation
 from kanseg.layers.attention import ConvAttention
 from kanseg.layers.blocks import BasicBlock, BottleneckBlock, conv_stack, kan_conv, stage
 from kanseg.layers.experts import ConvExperts, balance_loss
@@ -25,6 +26,7 @@ __all__ = [
     "ConvAttention",
     "ConvExperts",
     "FocalModulation",
+    "KANActivation",
     "KANConv1d",
     "KANConv2d",
     "KANConv3d",

@@ -64,7 +64,7 @@ def create_model(
         basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of
             plain convolutions.
         stem: the first convolution, the one that reads the picture: "auto" for B-splines of the
-            colours (a plain convolution when the basis is "none"), None for the same as all others,
+            colours where each edge has a function of its own, else the same as all others; None for the same as all others,
             or options that differ, such as {"basis": "rbf", "grid_range": [-3, 3]}.
         encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of
             `kanseg.list_encoders()`, "smp-NAME" or "timm-NAME" for one of
@@ -87,11 +87,13 @@ def create_model(
             `kanseg.models.matching`).
         match_size: height and width of the picture.
         options: of the network (width, depth, ...; of a classifier also head, head_dropout,
-            pool_size), of KANConv2d (norm, activation, dropout, padding_mode; inner_channels, here
-            0.25 by default: a bottleneck of a quarter of the channels, None for full functions on
-            every edge; base_activation, here "identity": activations stand between the layers
-            already) and of the basis (degree, grid_size, ...). `experts=4` makes every convolution
-            but the stem a mixture of 4 (`ConvExperts`), of which a picture goes through `top_k=2`.
+            pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...) and of the basis
+            (degree, grid_size, ...). `share` is "channel" by default: one function a channel, added
+            to the activation. With share="edge" inner_channels is 0.25 by default, a bottleneck of
+            a quarter of the channels (None for full functions on every edge), and base_activation
+            "identity": activations stand between the layers already. `experts=4` makes every
+            convolution but the stem a mixture of 4 (`ConvExperts`), of which a picture goes through
+            `top_k=2`.
 
     Raises:
         ValueError: an unknown name or option; the message names the nearest known one. A size that
