@@ -23,6 +23,7 @@ from kanseg.data import LabelInfo, Preprocess
 from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.errors import InputError
 from kanseg.models import create_model
+from kanseg.models.factory import with_default_share
 from kanseg.models.matching import matched
 from kanseg.pretrained import FORMAT, build_for, check_finite, read_tensors, stored_arguments
 from kanseg.reading import read_json, typed
@@ -118,7 +119,7 @@ def model_arguments(model: ModelConfig, **given: Any) -> dict[str, Any]:
         "basis": model.basis,
         "stem": model.stem,
         **given,
-        **model.options,
+        **with_default_share(model.name, model.basis, model.options),
     }
     # the width itself, not what it was solved from: weights must fit whatever becomes of the
     # solving

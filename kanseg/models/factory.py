@@ -64,8 +64,8 @@ def create_model(
         basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of
             plain convolutions.
         stem: the first convolution, the one that reads the picture: "auto" for B-splines of the
-            colours where each edge has a function of its own, else the same as all others; None for the same as all others,
-            or options that differ, such as {"basis": "rbf", "grid_range": [-3, 3]}.
+            colours where each edge has a function of its own, else as None; None for the same as
+            all others; or options that differ, such as {"basis": "rbf", "grid_range": [-3, 3]}.
         encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of
             `kanseg.list_encoders()`, "smp-NAME" or "timm-NAME" for one of
             segmentation_models.pytorch or timm, or an encoder itself.
@@ -112,7 +112,7 @@ def create_model(
         }
         return create_encoder(name, in_channels, basis=basis, stem=stem, **question, **options)
     check_counts(in_channels=in_channels, classes=classes)
-    options = with_share(basis, options, per_edge=_is_of_edges(name))
+    options = with_default_share(name, basis, options)
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
@@ -199,7 +199,7 @@ def create_encoder(
     of `save_pretrained`, or of a training run. Another number of channels of its pictures is
     adapted by `set_in_channels`.
     """
-    options = with_share(basis, options, per_edge=_is_of_edges(name))
+    options = with_default_share(name, basis, options)
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
         return create_encoder(
@@ -231,11 +231,13 @@ def create_encoder(
     return described(encoder, "encoder", arguments)
 
 
-def _is_of_edges(name: str) -> bool:
-    """Whether a network has functions of each edge by default: flat ones, and U-KAN, whose token
-    blocks are KAN layers.
+def with_default_share(name: str, basis: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options of a network with `share` among them, so that a stored network tells it.
+
+    Flat networks have functions of each edge by default, and so has U-KAN, whose token blocks are
+    KAN layers.
     """
-    return name in CLASSIFIERS or name == "ukan"
+    return with_share(basis, options, per_edge=name in CLASSIFIERS or name == "ukan")
 
 
 def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
@@ -307,7 +309,7 @@ def create_classifier(
     Or one of `CLASSIFIERS`, for pictures of the option `image_size`. `head`, `head_dropout` and
     `pool_size` as of `ClassificationModel`, all else as of `create_model`.
     """
-    options = with_share(basis, options, per_edge=_is_of_edges(name))
+    options = with_default_share(name, basis, options)
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
     if match is not None or like is not None:
         arguments = {
