@@ -24,6 +24,7 @@ from kanseg.checkpoint import (
     take_name,
 )
 from kanseg.errors import InputError
+from kanseg.pretrained import stored_arguments
 from kanseg.reading import read_json, read_text, read_yaml
 from kanseg.training.state import read_training
 
@@ -87,6 +88,13 @@ class Resumed:
             raise InputError(
                 f"{self.folder} lies in the middle of an epoch of {was}; it cannot go on with {now}"
             )
+
+    def stored_defaults(self) -> dict[str, Any]:
+        """Arguments of the network that the settings may leave to a default: what they have always
+        been, whatever is the default by now.
+        """
+        stored = stored_arguments(read_description(self.folder)["model"])
+        return {key: stored[key] for key in ("share",) if key in stored}
 
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights; InputError when the model is another one."""

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kanseg.checkpoint import build_model, read_description, read_weights
+from kanseg.checkpoint import build_model, read_weights
 from kanseg.config import ClassificationConfig, Config, write_text
 from kanseg.counting import multiply_adds
 from kanseg.data.loading import RawItems, collate
@@ -27,7 +27,6 @@ from kanseg.errors import InputError
 from kanseg.inference.evaluate import let_the_main_process_stop
 from kanseg.layers import Penalty
 from kanseg.machine import machine_line
-from kanseg.pretrained import stored_arguments
 from kanseg.training.batches import BatchPlan
 from kanseg.training.classification import ClassificationTask
 from kanseg.training.compiling import as_written, compile_networks
@@ -223,15 +222,14 @@ def assemble(
     """
     settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
     arguments = task.description["model"]
-    if resumed is not None:
-        # What it has always been, whatever is the default by now.
-        stored = stored_arguments(read_description(resumed.folder)["model"])
-        arguments |= {key: stored[key] for key in ("share",) if key in stored}
     encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
     if resumed is None and weights is not None and is_foreign(encoder):
         tell(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
-    model = build_model(arguments, pretrained=resumed is None)
-    if resumed is not None:
+    if resumed is None:
+        model = build_model(arguments, pretrained=True)
+    else:
+        arguments |= resumed.stored_defaults()
+        model = build_model(arguments)
         resumed.load_weights(model)
     average = average_of(model, settings.ema).to(accelerator.device) if settings.ema else None
     penalty, loss = Penalty(model, settings.penalty), task.loss()
