@@ -205,6 +205,20 @@ def _why_finished(training: Training) -> str:
     )
 
 
+def _network(task: Task, resumed: Resumed | None, tell: Tell) -> nn.Module:
+    """The network that the task describes, new or with the weights of a checkpoint."""
+    arguments = task.description["model"]
+    if resumed is not None:
+        arguments |= resumed.stored_defaults()
+        model = build_model(arguments)
+        resumed.load_weights(model)
+        return model
+    encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
+    if weights is not None and is_foreign(encoder):
+        tell(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
+    return build_model(arguments, pretrained=True)
+
+
 def assemble(
     task: Task,
     accelerator: Accelerator,
@@ -221,16 +235,7 @@ def assemble(
     It is locked first, where `held` is given to keep the lock.
     """
     settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
-    arguments = task.description["model"]
-    encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
-    if resumed is None and weights is not None and is_foreign(encoder):
-        tell(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
-    if resumed is None:
-        model = build_model(arguments, pretrained=True)
-    else:
-        arguments |= resumed.stored_defaults()
-        model = build_model(arguments)
-        resumed.load_weights(model)
+    model = _network(task, resumed, tell)
     average = average_of(model, settings.ema).to(accelerator.device) if settings.ema else None
     penalty, loss = Penalty(model, settings.penalty), task.loss()
     groups, factors = parameter_groups(model, settings)
