@@ -207,12 +207,11 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         weight = at_least_float32(self.channel_weight())
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
         if plain and gate is None and collapses(self.basis):
-            powers = power_coefficients(self.basis, weight.device)
-            coefficients = weight @ powers.to(weight.dtype)
+            powers = power_coefficients(self.basis, weight.device).to(weight.dtype)
             x, t = self.basis.normalized(x), variable(self.basis)
             if x.numel() == 0 or is_transformed():
-                return plain_polynomial(x, coefficients, t, silu)
-            return polynomial(x, coefficients, t, silu)
+                return plain_polynomial(x, weight @ powers, t, silu)
+            return polynomial(x, weight, powers, t, silu)
         tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
         span = table_range(self.basis, x) if tabulated else None
         if span is not None:

@@ -116,14 +116,16 @@ def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -
     return y.expand_as(x).to(x.dtype)
 
 
-def polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
-    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x if asked for; keeps x alone for backward.
+def polynomial(x: Tensor, weight: Tensor, powers: Tensor, t: Variable, silu: bool) -> Tensor:
+    """sum_k weight[c, k] P_k(t(x)), plus SiLU of x if asked for; keeps x and the weights for
+    backward.
 
     Args:
         x: (B, C, *S); half precision is computed in float32.
-        coefficients: (C, N), or (1, N) for all channels.
+        weight: (C, K), or (1, K) for all channels.
+        powers: (K, N), coefficients of each polynomial P_k in powers of t.
     """
-    return Polynomial.apply(x, coefficients, t, silu)
+    return Polynomial.apply(x, weight, powers, t, silu)
 
 
 def triton_kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
@@ -167,18 +169,19 @@ class Polynomial(torch.autograd.Function):
     """See `polynomial`."""
 
     @staticmethod
-    def forward(ctx, x, coefficients, t, silu):  # noqa: ANN001, ANN205
-        ctx.save_for_backward(x, coefficients)
+    def forward(ctx, x, weight, powers, t, silu):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(x, weight, powers)
         ctx.options = t, silu
+        with without_autocast(x):
+            coefficients = weight @ powers
         kernels = triton_kernels(x, coefficients)
         if kernels is not None:
             return kernels.forward(x, coefficients, t, silu)
         y, scratch = torch.empty_like(x), Scratch(x)
-        coefficients = coefficients.to(scratch.dtype)
-        for channels, parts in pieces(x):
-            each = columns(coefficients, channels, x.dim())
-            for part in parts:
-                wide, out = x[part].to(scratch.dtype), y[part]
+        for channels, parts in pieces(x, y):
+            each = columns(coefficients.to(scratch.dtype), channels, x.dim())
+            for part, out in parts:
+                wide = part.to(scratch.dtype)
                 sigmoid, variable = _variable(wide, t, silu, scratch)
                 value = out if out.dtype == scratch.dtype else scratch("value", wide)
                 _horner(variable, each, value)
@@ -190,53 +193,89 @@ class Polynomial(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
-            return _differentiable_backward(ctx, grad)
-        x, coefficients = ctx.saved_tensors
-        t, silu = ctx.options
-        needs_x, needs_coefficients = ctx.needs_input_grad[:2]
-        kernels = triton_kernels(x, coefficients)
-        if kernels is not None:
-            found = kernels.backward(grad, x, coefficients, t, silu, needs_x, needs_coefficients)
-            return *found, None, None
-        scratch = Scratch(x)
-        grad_x = torch.empty_like(x) if needs_x else None
-        grad_coefficients = []
-        for channels, parts in pieces(x):
-            each = columns(coefficients.to(scratch.dtype), channels, x.dim())
-            slopes = [n * column for n, column in enumerate(each)][1:]
-            sums: list[Tensor] = []
-            for part in parts:
-                wide, g = x[part].to(scratch.dtype), grad[part].to(scratch.dtype)
-                sigmoid, variable = _variable(wide, t, silu, scratch)
-                if needs_x:
-                    out = grad_x[part]
-                    slope = out if out.dtype == scratch.dtype else scratch("slope", wide)
-                    _slope(wide, sigmoid, variable, slopes, t, silu, slope, scratch)
+        with without_autocast(grad):
+            if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+                return _differentiable_backward(ctx, grad)
+            x, weight, powers = ctx.saved_tensors
+            needs_x, needs_weight, needs_powers = ctx.needs_input_grad[:3]
+            needs_coefficients = needs_weight or needs_powers
+            coefficients = weight @ powers
+            kernels = triton_kernels(x, coefficients)
+            gradients = _gradients if kernels is None else kernels.backward
+            grad_x, found = gradients(
+                grad, x, coefficients, *ctx.options, needs_x, needs_coefficients
+            )
+            grad_weight = found @ powers.T if needs_weight else None
+            grad_powers = weight.T @ found if needs_powers else None
+            return grad_x, grad_weight, grad_powers, None, None
+
+
+def _gradients(
+    grad: Tensor,
+    x: Tensor,
+    coefficients: Tensor,
+    t: Variable,
+    silu: bool,
+    needs_x: bool,
+    needs_coefficients: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of x and of the coefficients for that of y; None for those that are not needed."""
+    scratch, count = Scratch(x), coefficients.shape[1]
+    grad_x = torch.empty_like(x) if needs_x else None
+    written = x if grad_x is None else grad_x  # not written then
+    found = []
+    for channels, parts in pieces(x, grad, written):
+        each = columns(coefficients.to(scratch.dtype), channels, x.dim())
+        slopes = [n * column for n, column in enumerate(each)][1:]
+        sums: list[Tensor] = []
+        for part, g, out in parts:
+            wide, g = part.to(scratch.dtype), g.to(scratch.dtype)
+            sigmoid, variable = _variable(wide, t, silu, scratch)
+            moments = _Moments(g, variable, scratch)
+            if needs_x:
+                slope = out if out.dtype == scratch.dtype else scratch("slope", wide)
+                _horner(variable, slopes, slope)
+                if silu and t == (1, 0):
+                    # With s = sigmoid(x) = t: dy/dx = s + (s - s^2) (x + dp/dt).
+                    first, second = moments.term(1), moments.term(2)
+                    work = torch.sub(first, second, out=scratch("work", wide))
+                    torch.addcmul(first, work, slope.add_(wide), out=slope)
+                else:
+                    _chain(wide, sigmoid, variable, t, silu, slope, scratch)
                     slope.mul_(g)
-                    if slope is not out:
-                        out.copy_(slope)
-                if needs_coefficients:
-                    sums += _moments(g, variable, len(each), scratch("product", wide))
+                if slope is not out:
+                    out.copy_(slope)
             if needs_coefficients:
-                moments = torch.stack(sums).unflatten(0, (len(parts), len(each))).sum(0)
-                grad_coefficients.append(moments.T)
-        if not needs_coefficients:
-            return grad_x, None, None, None
-        found = torch.cat(grad_coefficients)
-        if len(coefficients) == 1:
-            found = found.sum(0, keepdim=True)
-        return grad_x, found.to(coefficients.dtype), None, None
+                sums += moments.sums(count)
+        if needs_coefficients:
+            found.append(torch.stack(sums).view(len(parts), count, -1).sum(0).T)
+    if not needs_coefficients:
+        return grad_x, None
+    total = torch.cat(found) if len(found) > 1 else found[0]
+    if len(coefficients) == 1:
+        total = total.sum(0, keepdim=True)
+    return grad_x, total.to(coefficients.dtype)
 
 
-def _moments(g: Tensor, t: Tensor, count: int, product: Tensor) -> list[Tensor]:
-    """Sums of g t^n for n below `count`, each (C,); `product` is memory to work in."""
-    axes = [0, *range(2, g.dim())]
-    sums = [g.sum(axes)]
-    for _ in range(1, count):
-        g = torch.mul(g, t, out=product)
-        sums.append(g.sum(axes))
-    return sums
+class _Moments:
+    """The products g t^n of a piece, each made once in memory of its own, and their sums."""
+
+    def __init__(self, g: Tensor, t: Tensor, scratch: Scratch):
+        self.t, self.scratch = t, scratch
+        self.terms = [g]
+
+    def term(self, n: int) -> Tensor:
+        """g t^n."""
+        while len(self.terms) <= n:
+            # From the third power on only the sum is wanted, and one buffer serves for all.
+            buffer = self.scratch(f"moment {min(len(self.terms), 3)}", self.t)
+            self.terms.append(torch.mul(self.terms[-1], self.t, out=buffer))
+        return self.terms[n]
+
+    def sums(self, count: int) -> list[Tensor]:
+        """Sums of g t^n for n below `count`, each (C,)."""
+        axes = [0, *range(2, self.t.dim())]
+        return [self.term(n).sum(axes) for n in range(count)]
 
 
 def _variable(
@@ -266,44 +305,36 @@ def _horner(t: Tensor, each: list[Tensor], out: Tensor) -> None:
         torch.addcmul(column, out, t, out=out)
 
 
-def _slope(
+def _chain(
     wide: Tensor,
     sigmoid: Tensor | None,
     variable: Tensor,
-    slopes: list[Tensor],
     t: Variable,
     silu: bool,
-    out: Tensor,
+    slope: Tensor,
     scratch: Scratch,
 ) -> None:
-    """out = dy/dx; `slopes` are the coefficients of the derivative in powers of t."""
-    _horner(variable, slopes, out)
-    work = scratch("product", wide)
-    if t == (1, 0) and silu:
-        # With s = sigmoid(x) = t: dy/dx = s + s (1 - s) (x + dp/dt).
-        out.add_(wide)
-        torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1, out=work)
-        torch.addcmul(sigmoid, out, work, out=out)
-        return
+    """Turn the slope dp/dt into dy/dx, in place."""
+    work = scratch("work", wide)
     if t.scale != 0:
         # dt/dx = scale (1/4 - (t + center - 1/2)^2)
         torch.add(variable, t.center - 0.5, out=work).square_().sub_(0.25).mul_(-t.scale)
-        out.mul_(work)
+        slope.mul_(work)
     if silu:
         # silu' = s + s (x - x s)
         torch.mul(wide, sigmoid, out=work)
         torch.sub(wide, work, out=work)
-        out.addcmul_(work, sigmoid).add_(sigmoid)
+        slope.addcmul_(work, sigmoid).add_(sigmoid)
 
 
 def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
     """Gradients by operations that autograd knows: for second derivatives and batched gradients."""
-    x, coefficients = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:2]
-    inputs = [each for each, wanted in zip((x, coefficients), needed, strict=True) if wanted]
+    x, weight, powers = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:3]
+    inputs = [each for each, wanted in zip(ctx.saved_tensors, needed, strict=True) if wanted]
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad(), without_autocast(x):
-        y = plain_polynomial(x, coefficients, *ctx.options)
+    with torch.enable_grad():
+        y = plain_polynomial(x, weight @ powers, *ctx.options)
     found = iter(
         torch.autograd.grad(y, inputs, grad, create_graph=create_graph, materialize_grads=True)
     )

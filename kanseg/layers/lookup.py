@@ -100,9 +100,9 @@ class Lookup(torch.autograd.Function):
         table = tabulate(weight.to(scratch.dtype), function_values(basis, span))
         places = _Places(x, table, span, scratch)
         starts, rises = table[:, :-1].flatten(), table.diff(dim=1).flatten()
-        for channels, parts in pieces(x):
-            for part in parts:
-                wide, out = x[part].to(scratch.dtype), y[part]
+        for channels, parts in pieces(x, y):
+            for part, out in parts:
+                wide = part.to(scratch.dtype)
                 value = out if out.dtype == scratch.dtype else scratch("value", wide)
                 index, beyond = places.find(wide, channels)
                 start, rise = scratch("start", wide), scratch("rise", wide)
@@ -133,10 +133,11 @@ def _gradients(ctx, grad):  # noqa: ANN001, ANN202
     slopes = (table.diff(dim=1) * places.rate.reshape(-1, 1)).flatten()
     grad_x = torch.empty_like(x) if needs_x else None
     starts, rises = torch.zeros_like(slopes), torch.zeros_like(slopes)
-    for channels, parts in pieces(x):
-        for part in parts:
-            wide = x[part].to(scratch.dtype)
-            g = scratch("grad", wide).copy_(grad[part])
+    written = x if grad_x is None else grad_x  # not written then
+    for channels, parts in pieces(x, grad, written):
+        for part, g, out in parts:
+            wide = part.to(scratch.dtype)
+            g = scratch("grad", wide).copy_(g)
             index, beyond = places.find(wide, channels)
             if needs_weight:
                 long = scratch("long", wide, torch.int64).copy_(index)
@@ -151,10 +152,7 @@ def _gradients(ctx, grad):  # noqa: ANN001, ANN202
                     work = torch.mul(wide, sigmoid, out=scratch("work", wide))
                     torch.sub(wide, work, out=work)
                     slope.addcmul_(work, sigmoid).add_(sigmoid)
-                if grad_x.dtype == scratch.dtype:
-                    torch.mul(slope, g, out=grad_x[part])
-                else:
-                    grad_x[part] = slope.mul_(g)
+                out.copy_(slope.mul_(g))
     if not needs_weight:
         return grad_x, None, None, None, None
     starts, rises = starts.view(len(table), -1), rises.view(len(table), -1)

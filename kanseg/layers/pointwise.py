@@ -15,24 +15,25 @@ from torch import Tensor
 PIECE = 1 << 17
 PIECE_ACCELERATOR = 1 << 24
 
-Piece = tuple[slice, slice]
 
-
-def pieces(x: Tensor) -> Iterator[tuple[slice, list[Piece]]]:
-    """Channels c, and for them the index tuples (samples, c) of pieces of x (B, C, *S), which have
-    about `PIECE` entries for each thread.
+def pieces(*tensors: Tensor) -> Iterator[tuple[slice, list[tuple[Tensor, ...]]]]:
+    """Channels, and for these the pieces of tensors (B, C, *S) of one shape, views that belong
+    together; a piece has about `PIECE` entries for each thread.
     """
+    x = tensors[0]
     limit = PIECE_ACCELERATOR
     if x.device.type == "cpu":
         limit = PIECE * torch.get_num_threads()
     batch, channels = x.shape[:2]
-    size = max(x[0, 0].numel(), 1)
+    size = max(x.numel() // (batch * channels), 1)
     channel_step = max(1, min(channels, limit // size))
     sample_step = max(1, limit // (size * channels))
-    samples = [slice(b, b + sample_step) for b in range(0, batch, sample_step)]
     for start in range(0, channels, channel_step):
         c = slice(start, start + channel_step)
-        yield c, [(b, c) for b in samples]
+        parts = tensors
+        if channel_step < channels:
+            parts = [each[:, c] for each in tensors]
+        yield c, list(zip(*(each.split(sample_step) for each in parts), strict=True))
 
 
 class Scratch:
