@@ -37,7 +37,7 @@ def network():
 
 def rates(model, total=10, **settings):
     settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0} | settings))
-    groups, factors = parameter_groups(model, settings.lr_factors)
+    groups, factors = parameter_groups(model, settings)
     return Rates(
         create_optimiser("sgd", groups, lr=settings.lr), settings, total=total, factors=factors
     )
@@ -100,8 +100,8 @@ def test_groups_have_their_share_of_the_rate_and_the_first_pattern_counts():
 def test_a_factor_of_zero_keeps_the_weights():
     model = network()
     before = [p.clone() for p in model["encoder"].parameters()]
-    groups, factors = parameter_groups(model, {"encoder.*": 0.0})
-    settings = TrainingConfig(lr=0.1, warmup=0.0)
+    settings = TrainingConfig(lr=0.1, warmup=0.0, lr_factors={"encoder.*": 0.0})
+    groups, factors = parameter_groups(model, settings)
     optimizer = create_optimiser("adamw", groups, lr=0.1, weight_decay=0.5)
     ours = Rates(optimizer, settings, total=3, factors=factors)
     for step in range(3):
@@ -116,7 +116,7 @@ def test_a_factor_of_zero_keeps_the_weights():
 
 def test_without_factors_there_is_one_group_in_the_models_order():
     model = network()
-    groups, factors = parameter_groups(model, {})
+    groups, factors = parameter_groups(model, TrainingConfig())
     assert factors == [1.0]
     assert [id(p) for p in groups[0]["params"]] == [id(p) for p in model.parameters()]
 
@@ -136,4 +136,4 @@ def test_without_factors_there_is_one_group_in_the_models_order():
 )
 def test_wrong_factors_are_named(factors, message):
     with pytest.raises(InputError, match=message):
-        parameter_groups(network(), factors)
+        parameter_groups(network(), TrainingConfig(lr_factors=factors))
