@@ -91,7 +91,8 @@ class Basis(nn.Module, ABC):
         channels: C, for the families whose functions have parameters per channel.
         num_functions: K.
         domain: name of the map u: identity, tanh, half_tanh (tanh(x / 2)), sigmoid, instance_norm
-            (per sample and channel) or layer_norm (per sample). None of them looks at another sample of the batch.
+            (per sample and channel) or layer_norm (per sample). None of them looks at another
+            sample of the batch.
 
     Raises:
         ValueError: on an unknown domain.
