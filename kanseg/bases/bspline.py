@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from math import comb, factorial
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from kanseg.bases.base import (
     BASES,
+    TABLE_DENSITY,
     Basis,
+    TableRange,
     Terms,
     aligned,
     change_of_basis,
@@ -96,6 +99,23 @@ class BSpline(Basis):
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
+
+    @torch.no_grad()
+    def table_range(self) -> TableRange | None:
+        k, knots = self.spline_order, self.knots
+        if k < 2 or knots.requires_grad or not _is_readable(knots):
+            return None  # linear pieces have corners at the knots, steps have jumps
+        lo, hi = knots[:, 0], knots[:, -1]
+        if not self.uniform:
+            smallest = knots.diff(dim=1).amin(1)
+            if not (smallest > 0).all():
+                return None
+            return TableRange(lo, hi, math.ceil(((hi - lo) / smallest).max() * TABLE_DENSITY))
+        entries = (self.grid_size + 2 * k) * TABLE_DENSITY
+        if len(lo) > 1 and not ((lo == lo[0]) & (hi == hi[0])).all():
+            return TableRange(lo, hi, entries)
+        key = "bspline", k, self.grid_size, lo[0].item(), hi[0].item(), lo.dtype
+        return TableRange(lo[:1], hi[:1], entries, key)
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, check_at_least
+from kanseg.bases.base import (
+    BASES,
+    TABLE_DENSITY,
+    Basis,
+    TableRange,
+    Terms,
+    check_at_least,
+)
 
 
 @BASES.register("fourier")
@@ -28,6 +37,13 @@ class Fourier(Basis):
             channels, 2 * check_at_least("num_frequencies", num_frequencies, 1), domain
         )
         self.num_frequencies = num_frequencies
+
+    def table_range(self) -> TableRange:
+        # The curvature of cos nu is n^2.
+        entries = math.ceil(math.tau * self.num_frequencies * TABLE_DENSITY / math.sqrt(2))
+        lo = torch.zeros(1)
+        key = "fourier", self.num_frequencies
+        return TableRange(lo, lo + math.tau, entries, key, periodic=True)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         cosine, sine = first_cosine, first_sine = torch.cos(u), torch.sin(u)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from math import pi, sqrt
+from math import ceil, pi, sqrt
 
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, check_at_least, finite_part
+from kanseg.bases.base import (
+    BASES,
+    TABLE_DENSITY,
+    Basis,
+    TableRange,
+    Terms,
+    check_at_least,
+    finite_part,
+)
 
 # kind -> r, for which the functions are sqrt(r) psi_n(r u) with the physicists' psi_n: He_n(u) =
 # 2^(-n/2) H_n(u / sqrt(2)), DLMF 18.7.11.
@@ -47,6 +55,15 @@ class Hermite(Basis):
 
     def raise_degree(self, degree: int) -> Tensor:
         return self._append_degrees(degree)
+
+    def table_range(self) -> TableRange:
+        # The functions oscillate up to the turning point sqrt(2n + 1), with a curvature of 2n + 1
+        # at most, and are below 1e-9 six units beyond it.
+        limit = (sqrt(2 * self.degree + 1) + 6) / RATES[self.kind]
+        curvature = (2 * self.degree + 1) * RATES[self.kind] ** 2
+        entries = ceil(2 * limit * TABLE_DENSITY * sqrt(curvature / 2))
+        key = "hermite", self.degree, self.kind
+        return TableRange(torch.tensor([-limit]), torch.tensor([limit]), entries, key)
 
     def terms(self, u: Tensor, slopes: bool = False) -> Terms:
         rate, u = RATES[self.kind], finite_part(u)

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from kanseg.bases.base import (
     BASES,
+    TABLE_DENSITY,
     Basis,
+    TableRange,
     Terms,
     aligned,
     change_of_basis,
@@ -66,6 +68,18 @@ class GaussianRBF(Basis):
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.start, self.start + self.step * (self.num_functions - 1)
+
+    @torch.no_grad()
+    def table_range(self) -> TableRange | None:
+        start, step, key = self.start, self.step, None
+        if start.is_meta:
+            return None
+        if ((start == start[0]) & (step == step[0])).all():
+            start, step = start[:1], step[:1]
+            key = "rbf", self.num_functions, start.item(), step.item(), start.dtype
+        # exp(-25) = 1e-11 is left of a function five steps from its center.
+        lo, hi = start - 5 * step, start + step * (self.num_functions + 4)
+        return TableRange(lo, hi, (self.num_functions + 9) * TABLE_DENSITY, key)
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:

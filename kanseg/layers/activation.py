@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
-from kanseg.layers.functional import basis_mixture, is_transformed
+from kanseg.layers.functional import basis_mixture
 from kanseg.layers.grids import Adaptive, evenly_chosen
 from kanseg.layers.horner import (
     collapses,
@@ -18,8 +18,14 @@ from kanseg.layers.horner import (
     power_coefficients,
     variable,
 )
+from kanseg.layers.lookup import lookup, table_range, tabulate
 from kanseg.layers.parts import activation_module, exact_constants, reset
-from kanseg.layers.plain import is_plain_activation, is_plain_basis, is_plain_tensor
+from kanseg.layers.plain import (
+    is_plain_activation,
+    is_plain_basis,
+    is_plain_tensor,
+    is_transformed,
+)
 from kanseg.layers.regularisation import Disturbance
 from kanseg.layers.surgery import check_drawable, source_channels
 
@@ -187,14 +193,20 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         if 1 < len(weight) < self.channels:
             weight = weight[self._curve_of_channel().to(weight.device)]
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
-        if not (plain and gate is None and collapses(self.basis)):
-            y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
-            return y + nn.functional.silu(x) if silu else y
-        coefficients = weight.double() @ power_coefficients(self.basis).to(weight.device)
-        x, t = self.basis.normalized(x), variable(self.basis)
-        if x.numel() == 0 or is_transformed():
-            return plain_polynomial(x, coefficients, t, silu)
-        return polynomial(x, coefficients, t, silu)
+        if plain and gate is None and collapses(self.basis):
+            powers = power_coefficients(self.basis, weight.device)
+            coefficients = weight @ powers.to(weight.dtype)
+            x, t = self.basis.normalized(x), variable(self.basis)
+            if x.numel() == 0 or is_transformed():
+                return plain_polynomial(x, coefficients, t, silu)
+            return polynomial(x, coefficients, t, silu)
+        tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
+        span = table_range(self.basis, x) if tabulated else None
+        if span is not None:
+            table = tabulate(self.basis, weight, span)
+            return lookup(self.basis.normalized(x), table, span, silu)
+        y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
+        return y + nn.functional.silu(x) if silu else y
 
     def extra_repr(self) -> str:
         return f"{self.channels}, share={self.share!r}"

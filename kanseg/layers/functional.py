@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from kanseg.bases import Basis
 from kanseg.bases.base import (
@@ -22,6 +21,7 @@ from kanseg.layers.plain import (
     is_plain_basis,
     is_plain_map,
     is_plain_tensor,
+    is_transformed,
 )
 
 
@@ -121,18 +121,6 @@ def _check_weight(weight: Tensor, x: Tensor) -> None:
             f"the weights are on the device meta and have no values, the input is on {x.device}:"
             " load the weights first"
         )
-
-
-def is_transformed() -> bool:
-    """True while a compiler, exporter, tracer, torch.func or forward-mode differentiation
-    transforms the operations: then they must be plain ones.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()  # what autograd.Function.apply itself asks
-        or forward_ad._current_level >= 0
-    )
 
 
 def _precision(x: Tensor) -> torch.dtype:

@@ -7,6 +7,7 @@ then costs D multiply-adds, and SiLU shares the sigmoid of the domain map.
 
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, without_autocast
+from kanseg.layers.plain import is_transformed
 from kanseg.layers.pointwise import Scratch, columns, pieces
 
 # u = factor * sigmoid(scale x) + offset is what the functions see of x; a scale of 0 stands for
@@ -50,25 +52,39 @@ def variable(basis: Basis) -> Variable:
     return Variable(scale, 0.5)
 
 
-def power_coefficients(basis: Basis) -> Tensor:
-    """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in their
-    parameters.
-
-    Interpolation at the D + 1 Chebyshev points of the range of t.
+def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
+    """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in the
+    parameters of the basis.
     """
+    key = basis.polynomial_degree, basis.domain
+    known = _known.get(basis)
+    if known is not None and known[0] == key:
+        # As numbers, not as a tensor: they outlive the device and the mode of the call.
+        return torch.tensor(known[1], dtype=torch.float64, device=device)
+    found = _interpolated(basis, device)
+    if type(found) is Tensor and not found.requires_grad and not is_transformed():
+        _known[basis] = key, found.tolist()
+    return found
+
+
+_known: weakref.WeakKeyDictionary[Basis, tuple[object, list[list[float]]]]
+_known = weakref.WeakKeyDictionary()
+
+
+def _interpolated(basis: Basis, device: torch.device) -> Tensor:
+    """Interpolation at the D + 1 Chebyshev points of the range of t."""
     count = basis.polynomial_degree + 1
     scale, center = variable(basis)
-    points = torch.cos((torch.arange(count, dtype=torch.float64) + 0.5) * (torch.pi / count))
-    u = points
+    angles = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) * (torch.pi / count)
+    u = points = torch.cos(angles)
     if scale != 0:
         _, factor, offset = DOMAINS[basis.domain]
         points = (points + 1) / 2 - center
         u = factor * (points + center) + offset
-    inverse = torch.linalg.inv(torch.vander(points, N=count, increasing=True)).T
-    device = next((parameter.device for parameter in basis.parameters()), u.device)
-    u = u.to(device).reshape(1, 1, -1)
+    inverse = torch.linalg.inv(torch.vander(points, N=count, increasing=True))
+    u = u.reshape(1, 1, -1)
     values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
-    return values @ inverse.to(device)
+    return values @ inverse.T
 
 
 def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:

@@ -9,9 +9,11 @@ behaviour of their own (DTensor, quantized tensors).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from kanseg.bases import Basis
@@ -122,6 +124,18 @@ def holding(module: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> 
     for store in (twin._parameters, twin._buffers, vars(twin)):
         store.update({name: tensors[prefix + name] for name in store if prefix + name in tensors})
     return twin
+
+
+def is_transformed() -> bool:
+    """True while a compiler, exporter, tracer, torch.func or forward-mode differentiation
+    transforms the operations: then they must be plain ones.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()  # what autograd.Function.apply itself asks
+        or forward_ad._current_level >= 0
+    )
 
 
 def _is_unwatched(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -48,30 +48,35 @@ class Scratch:
         self._kept = x.device.type == "cpu"
         self._buffers: dict[tuple[str, torch.Size], Tensor] = {}
 
-    def __call__(self, name: str, like: Tensor) -> Tensor:
+    def __call__(self, name: str, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """An uninitialized tensor of the shape of `like`; the same memory each time."""
         key = name, like.shape
         if key not in self._buffers:
-            self._buffers[key] = self._new(name, like)
+            strides = torch.empty_like(like, device="meta").stride()
+            buffer = self._new(name, like.numel(), dtype or self.dtype, like.device)
+            self._buffers[key] = buffer.as_strided(like.shape, strides)
         return self._buffers[key]
 
-    def _new(self, name: str, like: Tensor) -> Tensor:
-        size = like.numel()
+    def _new(self, name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         if not self._kept or size > PIECE * torch.get_num_threads():
-            return torch.empty_like(like, dtype=self.dtype)
+            return torch.empty(size, dtype=dtype, device=device)
         kept: dict[str, Tensor] = vars(_of_thread)
-        key = f"{name} {self.dtype}"
-        if key not in kept or kept[key].numel() < size:
+        key = f"{name} {dtype}"
+        if key not in kept or len(kept[key]) < size:
             with torch.inference_mode(False):
-                kept[key] = torch.empty(size, dtype=self.dtype)
-        strides = torch.empty_like(like, device="meta").stride()
-        return kept[key].as_strided(like.shape, strides)
+                kept[key] = torch.empty(size, dtype=dtype, device=device)
+        return kept[key][:size]
 
 
 _of_thread = threading.local()
 
 
+def aligned_rows(values: Tensor, ndim: int) -> Tensor:
+    """Numbers (C or 1,) lined up with x (B, C, *S) of `ndim` axes."""
+    return values.reshape(-1, *[1] * (ndim - 2))
+
+
 def columns(values: Tensor, channels: slice, ndim: int) -> list[Tensor]:
     """The columns of values (C or 1, N), each lined up with x (B, C, *S) of `ndim` axes."""
     rows = values if len(values) == 1 else values[channels]
-    return [column.reshape(-1, *[1] * (ndim - 2)) for column in rows.unbind(1)]
+    return [aligned_rows(column, ndim) for column in rows.unbind(1)]

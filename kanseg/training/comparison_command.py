@@ -10,7 +10,6 @@ from pathlib import Path
 
 from kanseg.config import Config, write_text
 from kanseg.data.split_record import read_record
-from kanseg.errors import InputError
 from kanseg.training.comparison import (
     chosen,
     is_finished,
@@ -19,24 +18,29 @@ from kanseg.training.comparison import (
     run_arms,
     run_folder,
 )
+from kanseg.training.study_command import study_command
 
 EPILOG = (
     "Every setting of the experiment can be given as --section.key value, for all arms;"
     " tools/train_seg.py --help lists them."
 )
 NOTE = (
-    "Mean ± standard deviation over the seeds of the mean over the {split} pictures. Difference,"
-    " its bootstrap interval, Wilcoxon's signed-rank p (Holm's\ncorrection for the number of arms)"
-    " and the number of pictures that are better: picture by picture, the seeds averaged first."
+    "Mean ± standard deviation over the seeds of the mean over the {split} images. Difference with"
+    " its 95 % interval and p (Holm's correction for the\nnumber of arms): for new seeds and new"
+    " images, both of which are samples (two-way crossed, Satterthwaite's t; it needs two seeds)."
+    " better in:\nthe number of images that are better, the seeds averaged. Images without a score"
+    " in any of the runs are left out."
 )
 
 
-def comparison_command(argv: Sequence[str], *, description: str) -> None:
-    """Run the comparison that a command line describes.
+def comparison_command(argv: Sequence[str], *, description: str) -> int:
+    """Run the comparison, or with --study the study, that a command line describes; the exit code.
 
     Raises:
         InputError: settings, arms or folders that cannot be used.
     """
+    if any(word.split("=")[0] == "--study" for word in argv):
+        return study_command(argv, description=description)
     parser = argparse.ArgumentParser(
         description=description,
         epilog=EPILOG,
@@ -108,6 +112,7 @@ def comparison_command(argv: Sequence[str], *, description: str) -> None:
         split=arguments.split,
         score=arguments.score,
     )
+    return 0
 
 
 def finish(
@@ -122,7 +127,12 @@ def finish(
 ) -> list[Path]:
     """Table and pictures of the runs that are finished; nothing yet where an arm has none."""
     from kanseg.training.comparison_pictures import draw_comparison, draw_examples
-    from kanseg.training.comparison_results import comparison_rows, comparison_table, read_arm
+    from kanseg.training.comparison_results import (
+        comparison_rows,
+        comparison_table,
+        default_score,
+        read_arm,
+    )
 
     folders = {name: {seed: run_folder(output, name, seed) for seed in seeds} for name in arms}
     done = {
@@ -184,18 +194,6 @@ def other_samples(done: Mapping[str, Mapping[int, Path]]) -> list[str]:
         f"Warning: {', '.join(map(str, other))} were trained on other samples than"
         f" {next(iter(known))} (the data set was changed in between): the runs do not compare."
     ]
-
-
-def default_score(run: Path, split: str) -> str:
-    """IoU of the foreground where there are two classes, else the mean over the classes."""
-    scores = json.loads((run / "metrics.json").read_text(encoding="utf-8")).get(split)
-    if scores is None:
-        raise InputError(
-            f"{run} has no scores on {split}; name a split that the experiment measures with"
-            " --split"
-        )
-    labels = list(scores["classes"])
-    return f"{labels[1]}/iou" if len(labels) == 2 else "mean/iou"
 
 
 def _of_run(config: Config, seed: int, run: Path) -> Config:

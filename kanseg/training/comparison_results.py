@@ -16,7 +16,7 @@ from kanseg.names import safe_cell
 from kanseg.registry import nearest
 from kanseg.tables import markdown
 
-DRAWS = 10_000  # of the bootstrap
+CONFIDENCE = 0.95
 HEADERS = (
     "arm",
     "parameters",
@@ -47,25 +47,23 @@ class ArmScores:
 
     @property
     def by_seed(self) -> np.ndarray:
-        """(seeds,) mean over the pictures."""
-        return np.nanmean(self.pictures, axis=1)
-
-    @property
-    def by_picture(self) -> np.ndarray:
-        """(pictures,) mean over the seeds; NaN where one of them is."""
-        return self.pictures.mean(axis=0)
+        """(seeds,) mean over the pictures that have a score; NaN where none has."""
+        count = (~np.isnan(self.pictures)).sum(axis=1)
+        unknown = np.full(len(count), np.nan)
+        return np.divide(np.nansum(self.pictures, axis=1), count, out=unknown, where=count > 0)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the control, picture by picture.
+    """An arm minus the control, image by image.
 
     Args:
-        values: (pictures,) differences of the means over seeds, without pictures whose score is
-            undefined in one of the two.
+        values: (images,) differences of the means over the common seeds, without images whose score
+            is undefined in any of the runs.
         mean: of them.
-        low, high: 95 % bootstrap interval of the mean.
-        p: of Wilcoxon's signed-rank test, two-sided.
+        low, high: 95 % interval of the mean for new seeds and new images.
+        p: two-sided, of the same t distribution.
+        left_out: number of images that are left out.
     """
 
     values: np.ndarray
@@ -73,6 +71,7 @@ class Difference:
     low: float
     high: float
     p: float
+    left_out: int
 
 
 def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
@@ -123,44 +122,99 @@ def read_pictures(path: Path, score: str) -> dict[str, float]:
     return {row["name"]: float(row[column]) if row[column] else float("nan") for row in rows}
 
 
-def difference(arm: ArmScores, control: ArmScores, *, seed: int = 0) -> Difference:
-    """An arm minus the control on the same pictures; NaN throughout where no picture is left.
+def default_score(run: Path, split: str) -> str:
+    """IoU of the foreground where there are two classes, else the mean over the classes."""
+    scores = json.loads((run / "metrics.json").read_text(encoding="utf-8")).get(split)
+    if scores is None:
+        raise InputError(
+            f"{run} has no scores on {split}; name a split that the experiment measures with"
+            " --split"
+        )
+    labels = list(scores["classes"])
+    return f"{labels[1]}/iou" if len(labels) == 2 else "mean/iou"
 
-    The pictures are the sample: seeds are averaged first, since runs on the same pictures are not
-    independent.
+
+def difference(arm: ArmScores, control: ArmScores) -> Difference:
+    """An arm minus the control on the same images with the same seeds; NaN where no image or no
+    common seed is left.
 
     Args:
-        arm, control: of the same pictures.
-        seed: of the bootstrap.
+        arm, control: of the same images.
 
     Raises:
-        InputError: other pictures.
+        InputError: other images.
     """
-    if arm.names != control.names:
+    if arm.pictures.size and control.pictures.size and set(arm.names) != set(control.names):
         raise InputError(
-            "the arms were tested on different pictures, so that nothing can be compared picture by"
-            " picture"
+            "the arms were tested on different images, so that nothing can be compared image by"
+            " image"
         )
-    values = arm.by_picture - control.by_picture
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return Difference(values, *[float("nan")] * 4)
-    from scipy.stats import wilcoxon
+    order = {name: column for column, name in enumerate(control.names)}
+    columns = [order[name] for name in arm.names if name in order]
+    places = {seed: row for row, seed in enumerate(control.runs)}
+    pairs = [(row, places[seed]) for row, seed in enumerate(arm.runs) if seed in places]
+    if not pairs or not columns or not arm.pictures.size:
+        return Difference(np.empty(0), *[float("nan")] * 4, left_out=len(arm.names))
+    mine, theirs = (list(rows) for rows in zip(*pairs, strict=True))
+    values = arm.pictures[mine] - control.pictures[theirs][:, columns]
+    defined = ~np.isnan(values).any(axis=0)
+    values = values[:, defined]
+    return Difference(values.mean(axis=0), *crossed_mean(values), left_out=int((~defined).sum()))
 
-    draws = np.random.default_rng(seed).integers(0, len(values), (DRAWS, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), (0.025, 0.975))
-    p = float(wilcoxon(values).pvalue) if np.any(values) else 1.0
-    return Difference(values, float(values.mean()), float(low), float(high), p)
+
+def crossed_mean(values: np.ndarray) -> tuple[float, float, float, float]:
+    """Mean of differences d[s, i] of seeds s and images i, its 95 % interval and two-sided p.
+
+    Seeds and images are both samples: d[s, i] = mean + a[s] + b[i] + e[s, i], a two-way crossed
+    random model without replication. With n seeds, m images and the mean squares MS of its analysis
+    of variance, the variance of the grand mean is estimated by
+
+        (MS_seed + MS_image - MS_residual) / (n m),  at least max(MS_seed, MS_image) / (n m),
+
+    with Satterthwaite's degrees of freedom for a t distribution.
+
+    Args:
+        values: (seeds, images), without NaN.
+
+    Returns:
+        mean, low, high and p; all but the mean NaN where there is one seed or one image, since
+        their spread is unknown then.
+    """
+    n, m = values.shape
+    nan = float("nan")
+    if not values.size:
+        return nan, nan, nan, nan
+    mean = float(values.mean())
+    if min(n, m) < 2:
+        return mean, nan, nan, nan
+    seeds, images = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
+    free = (n - 1, m - 1, (n - 1) * (m - 1))
+    squares = (
+        m * np.square(seeds - mean).sum() / free[0],
+        n * np.square(images - mean).sum() / free[1],
+        np.square(values - seeds - images + mean).sum() / free[2],
+    )
+    variance = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
+    if variance == 0:  # the same difference everywhere
+        return mean, mean, mean, float(mean == 0)
+    from scipy.stats import t
+
+    own = sum(square**2 / each for square, each in zip(squares, free, strict=True))
+    freedom = max(variance**2 / own, min(free))
+    error = np.sqrt(variance / (n * m))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom) * error)
+    p = float(2 * t.sf(abs(mean) / error, freedom))
+    return mean, mean - half, mean + half, p
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p-values corrected for their number (Holm 1979): as many tests as there are arms make a small
-    p more likely by chance.
+    p more likely by chance. NaN is no test and stays NaN.
     """
     p = np.asarray(p, dtype=float)
-    order = np.argsort(p)
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    corrected = np.full_like(p, np.nan)
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN comes last
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
     return corrected
 
 
@@ -196,9 +250,10 @@ def comparison_rows(arms: Mapping[str, ArmScores], control: str) -> list[dict[st
                 "low": found.low,
                 "high": found.high,
                 "p": float(corrected[name]),
-                "pictures": len(found.values),
+                "images": len(found.values),
+                "left_out": found.left_out,
+                "better_in": int((found.values > 0).sum()),
             }
-            row |= {"better_in": int((found.values > 0).sum())}
         rows.append(row)
     return rows
 
@@ -226,10 +281,11 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         *cells,
         f"{row['difference']:+.4f}",
         interval,
-        _p(row["p"]),
-        f"{row['better_in']} of {row['pictures']}",
+        p_text(row["p"]),
+        f"{row['better_in']} of {row['images']}",
     ]
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value for a table."""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -27,6 +27,10 @@ from kanseg.training.state import Training
 from kanseg.training.trial import forward
 
 
+class LossNotFinite(InputError):
+    """A run ended since its loss was infinite or NaN."""
+
+
 def fit(training: Training) -> None:
     """Train to the last epoch, or until `training.patience` is over. On SIGTERM: finish the step,
     save, and leave with exit status 143; on SIGINT (Ctrl-C) the same with 130, a second one ends
@@ -200,7 +204,7 @@ def _stop_non_finite(training: Training, batch: dict[str, torch.Tensor] | None) 
             training.network, batch, names, training.run, training.progress.step
         )
     training.accelerator.wait_for_everyone()  # else one that ends takes the others with it
-    raise InputError(f"{fault}; {what_is_left(training.run)}")
+    raise LossNotFinite(f"{fault}; {what_is_left(training.run)}")
 
 
 def finish_epoch(training: Training) -> dict[str, Any]:

@@ -165,8 +165,10 @@ def _train(
     if training.finished:
         tell(_why_finished(training))
     training.watch = watch
+    fit_started = time.process_time()
     with contextlib.closing(training.log):
         fit(training)
+    training_cpu_seconds = time.process_time() - fit_started
     as_written(training.network, training.result)
     results = _measure(training)
     results |= {
@@ -178,6 +180,7 @@ def _train(
     results |= {
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - started_cpu, 1),
+        "training_cpu_seconds": round(training_cpu_seconds, 1),
     }
     results |= {
         "machine": machine_line(accelerator.device.type),

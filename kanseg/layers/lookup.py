@@ -1,0 +1,212 @@
+"""y = silu(x) + f_c(x) with each f_c read from a table, linear between its entries.
+
+Splines and radial functions vanish outside a range, and sums of sines repeat: a table of a few
+thousand entries holds such a function, whatever its number of terms, to 3e-5 of its size. The table
+is made once a step from the coefficients, by operations that autograd sees. The gradient is
+exactly that of what is computed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kanseg.bases import Basis
+from kanseg.bases.base import TableRange, without_autocast
+from kanseg.layers.plain import held, holding
+from kanseg.layers.pointwise import Scratch, aligned_rows, pieces
+
+# Longer tables leave the cache, and take longer to make than they save.
+MAX_ENTRIES = 1 << 13
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def table_range(basis: Basis, x: Tensor) -> TableRange | None:
+    """Where the functions are to be tabulated; None where they cannot be, or nothing is gained: a
+    table is for the cache of a CPU, and not for double precision.
+    """
+    direct = basis.domain == "identity" or not basis.is_pointwise
+    if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu" or x.dtype not in DTYPES:
+        return None
+    if not direct:
+        return None
+    found = basis.table_range()
+    return None if found is None or found.entries > MAX_ENTRIES else found
+
+
+def tabulate(basis: Basis, weight: Tensor, span: TableRange) -> Tensor:
+    """Values (R, entries + 1) of sum_k weight[r, k] B_k at equally spaced places of the range."""
+    if span.key is None:
+        return (weight.unsqueeze(1) @ _values(basis, span).to(weight.dtype)).squeeze(1)
+    if span.key not in _known:
+        if len(_known) >= MAX_KNOWN:
+            _known.clear()
+        rows = {name: getattr(basis, name)[:1] for name in basis.per_channel}
+        with torch.inference_mode(False):
+            _known[span.key] = _values(holding(basis, held(basis) | rows), span)[0]
+    return weight @ _known[span.key].to(weight.dtype)
+
+
+_known: dict[tuple[object, ...], Tensor] = {}  # the functions' values, by `TableRange.key`
+MAX_KNOWN = 64
+
+
+@torch.no_grad()
+def _values(basis: Basis, span: TableRange) -> Tensor:
+    """Values (R, K, entries + 1) of all functions at the places of the table."""
+    steps = torch.arange(span.entries + 1, dtype=span.lo.dtype) / span.entries
+    u = torch.lerp(span.lo.unsqueeze(1), span.hi.unsqueeze(1), steps).unsqueeze(0)
+    return torch.stack([value.expand_as(u)[0] for value, _ in basis.terms(u)], dim=1)
+
+
+def lookup(x: Tensor, table: Tensor, span: TableRange, silu: bool) -> Tensor:
+    """The tabulated function of each channel, plus SiLU if asked for; keeps x alone for backward.
+
+    Args:
+        x: (B, C, *S) on a CPU; half precision is computed in float32.
+        table: (C, entries + 1), or one row for all channels.
+        span: the range that the table is of. Beyond it the function stays what it is at the ends,
+            or repeats.
+    """
+    return Lookup.apply(x, table, span, silu)
+
+
+class Lookup(torch.autograd.Function):
+    """See `lookup`."""
+
+    @staticmethod
+    def forward(ctx, x, table, span, silu):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(x, table)
+        ctx.options = span, silu
+        y, scratch = torch.empty_like(x), Scratch(x)
+        places = _Places(x, table, span, scratch)
+        starts, rises = table[:, :-1].flatten(), table.diff(dim=1).flatten()
+        for channels, parts in pieces(x):
+            for part in parts:
+                wide, out = x[part].to(scratch.dtype), y[part]
+                value = out if out.dtype == scratch.dtype else scratch("value", wide)
+                index, beyond = places.find(wide, channels)
+                start, rise = scratch("start", wide), scratch("rise", wide)
+                torch.index_select(starts, 0, flat(index), out=flat(start))
+                torch.index_select(rises, 0, flat(index), out=flat(rise))
+                torch.addcmul(start, beyond, rise, out=value)
+                if silu:
+                    value.addcmul_(wide, torch.sigmoid(wide, out=beyond))
+                if value is not out:
+                    out.copy_(value)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        x, table = ctx.saved_tensors
+        span, silu = ctx.options
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
+            return _differentiable_backward(ctx, grad)
+        needs_x, needs_table = ctx.needs_input_grad[:2]
+        scratch = Scratch(x)
+        places = _Places(x, table, span, scratch)
+        slopes = (table.diff(dim=1) * places.rate.reshape(-1, 1)).flatten()
+        grad_x = torch.empty_like(x) if needs_x else None
+        starts, rises = torch.zeros_like(slopes), torch.zeros_like(slopes)
+        for channels, parts in pieces(x):
+            for part in parts:
+                wide = x[part].to(scratch.dtype)
+                g = scratch("grad", wide).copy_(grad[part])
+                index, beyond = places.find(wide, channels)
+                if needs_table:
+                    long = scratch("long", wide, torch.int64).copy_(index)
+                    product = torch.mul(g, beyond, out=scratch("value", wide))
+                    starts.scatter_add_(0, flat(long), flat(g))
+                    rises.scatter_add_(0, flat(long), flat(product))
+                if needs_x:
+                    slope = scratch("value", wide)
+                    torch.index_select(slopes, 0, flat(index), out=flat(slope))
+                    if silu:
+                        sigmoid = torch.sigmoid(wide, out=beyond)
+                        work = torch.mul(wide, sigmoid, out=scratch("work", wide))
+                        torch.sub(wide, work, out=work)
+                        slope.addcmul_(work, sigmoid).add_(sigmoid)
+                    if grad_x.dtype == scratch.dtype:
+                        torch.mul(slope, g, out=grad_x[part])
+                    else:
+                        grad_x[part] = slope.mul_(g)
+        if not needs_table:
+            return grad_x, None, None, None
+        starts, rises = starts.view(len(table), -1), rises.view(len(table), -1)
+        grad_table = functional.pad(starts - rises, (0, 1)) + functional.pad(rises, (1, 0))
+        return grad_x, grad_table.to(table.dtype), None, None
+
+
+class _Places:
+    """Finds the entry of the table that each x lies behind, and how far behind it, 0 to 1."""
+
+    def __init__(self, x: Tensor, table: Tensor, span: TableRange, scratch: Scratch):
+        self.span, self.scratch = span, scratch
+        self.entries = span.entries
+        self.rate = (span.entries / (span.hi - span.lo)).to(scratch.dtype)
+        self.shift = -span.lo.to(scratch.dtype) * self.rate
+        if len(self.rate) == 1:
+            self._rate, self._shift = self.rate.item(), self.shift.item()
+        else:
+            self._rate = aligned_rows(self.rate, x.dim())
+            self._shift = aligned_rows(self.shift, x.dim())
+        rows = torch.arange(len(table), dtype=torch.int32) * span.entries
+        self.first = None if len(table) == 1 else aligned_rows(rows, x.dim())
+        # The largest float below the number of entries: its fraction is nearly 1.
+        self.last = span.entries * (1 - torch.finfo(scratch.dtype).eps / 2)
+
+    def find(self, wide: Tensor, channels: slice) -> tuple[Tensor, Tensor]:
+        """Index of the entry in the flattened table, int32, and the fraction beyond it."""
+        rate, shift = self._rate, self._shift
+        if isinstance(rate, Tensor):
+            rate, shift = rate[channels], shift[channels]
+        beyond = torch.mul(wide, rate, out=self.scratch("beyond", wide)).add_(shift)
+        if self.span.periodic:
+            turns = torch.mul(beyond, 1 / self.entries, out=self.scratch("value", wide)).floor_()
+            beyond.sub_(turns, alpha=self.entries)
+        beyond.clamp_(0, self.last)
+        index = self.scratch("index", wide, torch.int32).copy_(beyond)
+        index.clamp_(0, self.entries - 1)  # NaN is any integer
+        beyond.frac_()
+        if self.first is not None:
+            index.add_(self.first[channels])
+        return index, beyond
+
+
+def flat(buffer: Tensor) -> Tensor:
+    """A buffer of `Scratch`, which is dense, as a vector in the order of its memory."""
+    return buffer.as_strided((buffer.numel(),), (1,), buffer.storage_offset())
+
+
+def plain_lookup(x: Tensor, table: Tensor, span: TableRange, silu: bool) -> Tensor:
+    """The same as `lookup` by operations that autograd and exporters see into."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    rate = span.entries / (span.hi - span.lo).to(wide.dtype)
+    shift = -span.lo.to(wide.dtype) * rate
+    place = wide * aligned_rows(rate, x.dim()) + aligned_rows(shift, x.dim())
+    if span.periodic:
+        place = place - span.entries * torch.floor(place / span.entries)
+    place = place.clamp(0, span.entries * (1 - torch.finfo(wide.dtype).eps / 2))
+    index = place.detach().nan_to_num(0).to(torch.int64)
+    beyond = place - index
+    if len(table) > 1:
+        rows = torch.arange(len(table), device=x.device) * span.entries
+        index = index + aligned_rows(rows, x.dim())
+    start, rise = table[:, :-1].flatten(), table.diff(dim=1).flatten()
+    y = start[index] + beyond * rise[index]
+    if silu:
+        y = y + functional.silu(wide)
+    return y.to(x.dtype)
+
+
+def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
+    """Gradients by operations that autograd knows: for second derivatives and batched gradients."""
+    x, table = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:2]
+    inputs = [each for each, wanted in zip((x, table), needed, strict=True) if wanted]
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad(), without_autocast(x):
+        y = plain_lookup(x, table, *ctx.options)
+    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=create_graph))
+    return *(next(found) if wanted else None for wanted in needed), None, None
