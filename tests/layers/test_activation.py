@@ -1,4 +1,4 @@
-"""A learned activation: phi(x) = base(x) + sum_k w_k B_k(x), a function of each channel or fewer."""
+"""A learned activation phi(x) = base(x) + sum_k w_k B_k(x), one for each channel or for several."""
 
 import copy
 import io
@@ -54,6 +54,15 @@ FUNCTIONS += [
 functions = pytest.mark.parametrize(("name", "options"), FUNCTIONS, ids=str)
 bases = pytest.mark.parametrize("name", list(BASES))
 shares = pytest.mark.parametrize("share", SHARES)
+# All functions of each channel, and one family of each kind of kernel in the other forms.
+OTHERS = [(name, {}, share) for name in ("gram", "bspline", "wavelet") for share in ("layer", 2)]
+cases = pytest.mark.parametrize(
+    ("name", "options", "share"), [(*each, "channel") for each in FUNCTIONS] + OTHERS, ids=str
+)
+families = pytest.mark.parametrize(
+    ("name", "share"),
+    [(name, "channel") for name in BASES] + [(name, share) for name, _, share in OTHERS],
+)
 
 
 def make(name="gram", channels=C, **options):
@@ -112,13 +121,16 @@ def test_as_many_functions_as_asked_for_in_runs_of_equal_length(share, channels)
     assert lengths.max() - lengths.min() <= 1
 
 
-@pytest.mark.parametrize("conv", [KANConv1d, KANConv2d, KANConv3d])
 @pytest.mark.parametrize("base", ["relu", "gelu", "prelu", "silu"])
 @pytest.mark.parametrize("position", ["after_norm", "before_conv"])
-@shares
-@bases
-def test_a_new_layer_is_the_plain_one(conv, base, position, share, name):
+@families
+def test_a_new_layer_is_the_plain_one(base, position, name, share):
     """To the last bit, but for SiLU, which shares its sigmoid with the functions."""
+    for conv in (KANConv1d, KANConv2d, KANConv3d) if name == "gram" else (KANConv2d,):
+        check_start(conv, base, position, name, share)
+
+
+def check_start(conv, base, position, name, share):
     before = position == "before_conv"
     layer = conv(
         3,
@@ -168,8 +180,7 @@ def test_a_new_flat_layer_is_the_plain_one(name):
     assert torch.equal(layer(x), layer.base_linear(x.relu()))
 
 
-@functions
-@shares
+@cases
 def test_without_a_base_it_starts_as_the_least_squares_fit_of_silu(name, options, share):
     layer = KANActivation(C, basis=name, share=share, base=None, dtype=torch.float64, **options)
     masses = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
@@ -184,8 +195,7 @@ def test_without_a_base_it_starts_as_the_least_squares_fit_of_silu(name, options
         assert np.square(found[c] - target).mean() <= best * 1.001 + 1e-6
 
 
-@bases
-@shares
+@families
 def test_first_and_second_derivatives(name, share):
     layer = make(name, share=share, dtype=torch.float64)
     names, values = zip(*layer.named_parameters(), strict=True)
@@ -198,8 +208,7 @@ def test_first_and_second_derivatives(name, share):
     assert torch.autograd.gradgradcheck(function, (x, *values), atol=1e-4)
 
 
-@functions
-@shares
+@cases
 def test_gradients_in_single_precision_are_those_in_double(name, options, share):
     layer = make(name, share=share, **options)
     x = torch.randn(3, C, 7, 6, requires_grad=True)
@@ -212,8 +221,7 @@ def test_gradients_in_single_precision_are_those_in_double(name, options, share)
         torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-2 * scale)
 
 
-@bases
-@shares
+@families
 def test_the_gradient_of_the_input_is_exactly_that_of_the_output(name, share):
     """y is linear in w: sum of w times its gradient is y's share of the functions, and a step along
     the gradient lowers a loss as it says.
@@ -323,14 +331,13 @@ def test_a_layer_in_half_precision_is_off_by_its_rounding_only(name, dtype):
     torch.testing.assert_close(half(x).float(), layer(x.float()), rtol=4 * step, atol=16 * step)
 
 
-@bases
-@shares
+@families
 def test_no_more_is_kept_for_backward_than_by_a_plain_layer(name, share):
     """But for tables of the size of the weights, which do not grow with the input."""
     layer = KANConv2d(8, 16, 3, padding=1, basis=name, share=share)
     plain = KANConv2d(8, 16, 3, padding=1, basis="none")
     kept = []
-    for size in (32, 64):
+    for size in (64, 160):
         x = torch.randn(2, 8, size, size)
         kept.append(
             [
@@ -350,8 +357,7 @@ def test_a_sample_does_not_depend_on_its_batch_mates(name, options):
     torch.testing.assert_close(layer(torch.cat([a, b]))[:1], layer(a), rtol=1e-5, atol=1e-5)
 
 
-@bases
-@shares
+@families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_large_inputs_give_finite_values_and_gradients(name, share, dtype):
     layer = make(name, share=share)
@@ -395,8 +401,7 @@ def test_a_pixel_that_is_not_finite_spoils_itself_alone(name, bad):
         assert not y[1, 2, 3, 1].isfinite() or bad < 0
 
 
-@bases
-@shares
+@families
 @pytest.mark.parametrize(
     "shape", [(3, C, 190, 150), (420, C, 9, 11), (60_001, C), (1, C, 200_003)], ids=str
 )
@@ -478,8 +483,7 @@ def test_threads_do_not_share_their_memory(name):
     assert max(errors) < 1e-5
 
 
-@functions
-@shares
+@cases
 def test_copy_pickle_and_state_dict_keep_the_function(name, options, share):
     layer, x = make(name, share=share, **options), torch.randn(2, C, 6)
     expected = layer(x)  # before the copies: what it remembers of a call goes along or is made anew
@@ -504,8 +508,7 @@ def test_called_with_other_weights_it_has_them(name, options):
     torch.testing.assert_close(found, other(x), rtol=1e-4, atol=5e-4)
 
 
-@bases
-@shares
+@families
 def test_transforms_of_torch_func(name, share):
     layer = make(name, share=share, dtype=torch.float64)
     x = torch.rand(3, 2, C, 4, dtype=torch.float64) * 4 - 2 + 0.0137
@@ -542,8 +545,7 @@ def test_many_gradients_at_a_time_are_those_one_by_one(name):
             torch.testing.assert_close(ours[i], theirs)
 
 
-@functions
-@shares
+@cases
 def test_compiled_it_computes_the_same(name, options, share):
     layer = make(name, share=share, **options)
     x = torch.randn(2, C, 6, 4, requires_grad=True)
@@ -559,11 +561,10 @@ def test_compiled_it_computes_the_same(name, options, share):
     torch.compiler.reset()
 
 
-@functions
-@shares
+@cases
 def test_exported_it_computes_the_same_at_other_sizes(name, options, share):
     layer = make(name, share=share, **options).eval()
-    dynamic = {"x": {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}}
+    dynamic = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}
     x = torch.randn(2, C, 8, 8)
     layer(x)
     program = torch.export.export(layer, (x,), dynamic_shapes=dynamic)
@@ -571,8 +572,7 @@ def test_exported_it_computes_the_same_at_other_sizes(name, options, share):
     torch.testing.assert_close(program.module()(other), layer(other), rtol=1e-4, atol=5e-4)
 
 
-@functions
-@shares
+@cases
 def test_on_the_device_meta_it_gives_shapes(name, options, share):
     with torch.device("meta"):
         layer = KANActivation(C, basis=name, share=share, **options)
@@ -593,8 +593,11 @@ def test_other_channels_have_the_functions_of_the_old_ones_in_turn(name, share, 
     layer.set_channels(channels)
     chosen = torch.arange(channels) % C
     found = layer(x[:, chosen])
-    if share == 2:
-        assert len(layer.weight) == 2 or channels == 1
+    if share == 2:  # as many functions as there were, in runs of the new channels
+        assert len(layer.weight) == min(2, channels)
+        torch.testing.assert_close(
+            found.double(), reference(layer, x[:, chosen]), rtol=1e-4, atol=5e-4
+        )
         return
     torch.testing.assert_close(found, expected[:, chosen], rtol=1e-4, atol=1e-4)
 
@@ -614,7 +617,7 @@ def test_a_grid_follows_all_channels_of_a_function(name, share):
         widest = max(float(scales[c]) for c in run)
         assert 2 * widest < high[run[0]] - low[run[0]] < 12 * widest
     assert len(set(low.tolist())) == len(runs)
-    assert layer.off_grid_share(x) < 0.02
+    assert layer.off_grid_share(x) < 0.03
 
 
 @pytest.mark.parametrize("name", ["bspline", "rbf"])
@@ -626,7 +629,7 @@ def test_a_grid_that_follows_the_data_keeps_the_function_there(name, share):
     x = torch.randn(100, 4, 8, 8).clamp(-3, 3)
     before = layer(x)  # a fit of SiLU
     layer.update_grid(x)
-    assert (layer(x) - before).abs().mean() < 0.03
+    assert (layer(x) - before).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize("name", ["legendre", "chebyshev", "gram", "jacobi", "bernstein"])
@@ -635,11 +638,11 @@ def test_a_grid_that_follows_the_data_keeps_the_function_there(name, share):
 def test_a_higher_degree_computes_the_same_function(name, degree, share):
     layer = make(name, share=share, degree=3, dtype=torch.float64)
     x = torch.randn(2, C, 30, dtype=torch.float64)
-    before = layer(x)
+    before = layer(x).detach()
     layer.raise_degree(degree)
     assert layer.weight.shape[1] == degree + 1
     torch.testing.assert_close(layer(x), before, rtol=1e-9, atol=1e-9)
-    (before - layer(x) + 1).sum().backward()
+    layer(x).sum().backward()
     assert layer.weight.grad.shape == layer.weight.shape
 
 
@@ -694,8 +697,7 @@ def test_a_network_of_shared_functions_is_fine_tuned(options, share):
     torch.testing.assert_close(fuse(net)(x), before, rtol=1e-4, atol=1e-4)
 
 
-@bases
-@shares
+@families
 def test_a_pruned_coefficient_is_zero(name, share):
     layer, x = make(name, share=share), torch.randn(2, C, 6)
     twin = copy.deepcopy(layer)
