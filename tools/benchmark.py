@@ -32,10 +32,14 @@ def numbers(text: str) -> list[int]:
 numbers.__name__ = "list of integers"  # what argparse calls it in an error
 
 
+def share(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
 def layers(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "layers",
-        help="KAN convolutions beside the plain convolution over expanded channels",
+        help="KAN convolutions beside the plain convolution that is their limit",
         allow_abbrev=False,
     )
     parser.add_argument("--bases", type=words, help="comma-separated (default: all)")
@@ -46,7 +50,10 @@ def layers(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--groups", type=int, default=1)
     parser.add_argument(
-        "--share", default="edge", help="who shares a function (default: edge, nobody)"
+        "--share",
+        type=share,
+        default="edge",
+        help="who shares a function: edge (default, nobody), channel, layer, or how many there are",
     )
     parser.set_defaults(run=run_layers)
     return parser
@@ -199,7 +206,6 @@ def parse() -> argparse.Namespace:
 def run_layers(arguments: argparse.Namespace) -> list[dict[str, object]]:
     from kanseg.bases import BASES
     from kanseg.benchmark import LayerCase, Setting, layer_rows, layer_table
-    from kanseg.benchmark.layers import EXPLAINED
 
     setting = Setting(arguments.device, arguments.dtype, arguments.rounds)
     case = LayerCase(
@@ -212,7 +218,7 @@ def run_layers(arguments: argparse.Namespace) -> list[dict[str, object]]:
     )
     print(
         f"{case}, {setting.dtype}, {setting.rounds}"
-        f" rounds.\n{EXPLAINED}\n\n{layer_table(rows, original is not None)}"
+        f" rounds.\n{case.explained}\n\n{layer_table(rows, original is not None)}"
     )
     return rows
 

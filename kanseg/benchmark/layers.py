@@ -1,5 +1,5 @@
-"""A KAN convolution beside the plain convolution over already expanded channels, which is the limit
-of what it can reach.
+"""A KAN convolution beside the limit of what it can reach: the plain convolution over already
+expanded channels, or for shared functions the plain convolution with norm and SiLU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kanseg.benchmark.report import answer, is_met, limits
 from kanseg.counting import saved_bytes
 from kanseg.errors import InputError
 from kanseg.layers import KANConv2d
+from kanseg.layers.activation import KANActivation
 from kanseg.tables import markdown
 
 _POLYNOMIAL = {32: (1.4, 1.4), 64: (1.2, 1.15)}
@@ -33,20 +34,30 @@ REACH = dict.fromkeys(
 ) | dict.fromkeys(("bspline", "rbf", "relu"), _PIECEWISE)
 REACH["wavelet"] = {32: (1.5, 1.5), 64: (1.25, 1.25)}
 REACH_COMPILED = {32: (1.15, 1.15), 64: (1.1, 1.1)}
-REACH_GROUPED = {(64, 16): (1.3, 1.3)}
+REACH_GROUPED = {16: {64: (1.3, 1.3)}}  # groups -> the same
 REACH_SAVED = 4.0  # times the bytes of the input, in every case
+# The same for shared functions, of a channel or of more, compiled or not.
+_SHARED_SMOOTH = {32: (1.15, 1.2), 64: (1.08, 1.12)}
+_SHARED_PIECEWISE = {32: (1.3, 1.35), 64: (1.15, 1.2)}
+REACH_SHARED = dict.fromkeys(
+    ("legendre", "chebyshev", "gram", "jacobi", "bernstein", "fourier"), _SHARED_SMOOTH
+) | dict.fromkeys(("bspline", "rbf", "relu", "wavelet", "hermite", "rational"), _SHARED_PIECEWISE)
 
 PHASES = {"forward": False, "forward_backward": True}  # and whether that is in training mode
 HEADER = ["basis", "C", "n", "limit ms", "forward", "fwd+bwd", "saved", "reach", "met"]
 HEADER_ORIGINAL = ["torch-conv-kan forward", "fwd+bwd", "saved"]
-EXPLAINED = """limit ms: one nn.Conv2d(n * C, C, 3, padding=1, bias=False) on already expanded
-channels, n = functions that are not constant + 1 for the base branch; forward / forward+backward.
+EXPLAINED = """limit ms: {limit}; forward / forward+backward.
 forward: in eval mode without gradients; fwd+bwd: in training mode, gradients of the input and of
 all parameters; both as multiples of the limit measured in the same way (median of the rounds ± half
 the distance between the quartiles).
 saved: bytes kept for backward by those of the input, every storage once, parameters left out.
-reach: what is aimed at for forward / fwd+bwd / saved.
+reach: what is aimed at for forward / fwd+bwd / saved{saved}.
 fails: torch-conv-kan's layer raises an error there."""
+EXPLAINED_LIMIT = """one nn.Conv2d(n * C, C, 3, padding=1, bias=False) on already expanded
+channels, n = functions that are not constant + 1 for the base branch"""
+EXPLAINED_LIMIT_SHARED = """one nn.Conv2d(C, C, 3, padding=1, bias=False) with nn.BatchNorm2d and
+nn.SiLU on the same input (n = functions that are not constant + 1 for the base does not change
+it)"""
 Row = dict[str, object]
 
 
@@ -59,8 +70,22 @@ class LayerCase:
     size: int = 64
     batch: int = 4
     groups: int = 1
-    share: str = "edge"
+    share: str | int = "edge"
     compile: bool = False
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether an edge has no function of its own."""
+        return self.share != "edge"
+
+    @property
+    def explained(self) -> str:
+        """What the columns of the table are."""
+        if self.is_shared:
+            limit, saved = EXPLAINED_LIMIT_SHARED, " (what the limit keeps)"
+        else:
+            limit, saved = EXPLAINED_LIMIT, ""
+        return EXPLAINED.format(limit=limit, saved=saved)
 
     def __str__(self) -> str:
         return (
@@ -70,7 +95,7 @@ class LayerCase:
 
     def layer(self, basis: str, channels: int) -> KANConv2d:
         """As built by default; InputError for what KANConv2d refuses."""
-        options = {} if self.share == "edge" else {"share": self.share}
+        options = {"share": self.share} if self.is_shared else {}
         try:
             return KANConv2d(
                 channels, channels, 3, padding=1, groups=self.groups, basis=basis, **options
@@ -78,23 +103,34 @@ class LayerCase:
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    def limit(self, channels: int, n: int) -> nn.Module:
+        """The limit of such a layer of n functions of a channel: (B, n * C, H, W) -> (B, C, H, W),
+        or (B, C, H, W) -> the same for shared functions.
+        """
+        width = channels if self.is_shared else n * channels
+        conv = nn.Conv2d(width, channels, 3, padding=1, groups=self.groups, bias=False)
+        if not self.is_shared:
+            return conv
+        return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.SiLU())
+
     def reach(
         self, basis: str, channels: int, setting: Setting, compiled: bool
-    ) -> tuple[float | None, float | None, float]:
-        """Forward, forward + backward, saved; None where nothing is stated."""
-        usual = (self.size, self.batch, self.share, setting.device, setting.dtype) == (
-            64,
-            4,
-            "edge",
-            "cpu",
-            "float32",
-        )
-        found: tuple[float | None, float | None] = (None, None)
-        if usual and self.groups != 1 and not compiled:
-            found = REACH_GROUPED.get((channels, self.groups), found)
-        elif usual and self.groups == 1:
-            found = (REACH_COMPILED if compiled else REACH.get(basis, {})).get(channels, found)
-        return *found, REACH_SAVED
+    ) -> tuple[float | None, float | None]:
+        """Forward, forward + backward; None where nothing is stated."""
+        measured = (self.size, self.batch, setting.device, setting.dtype)
+        if measured != (64, 4, "cpu", "float32"):
+            return None, None
+        if self.is_shared:
+            reach = REACH_SHARED.get(basis, {}) if self.groups == 1 else {}
+        elif self.groups != 1:
+            reach = {} if compiled else REACH_GROUPED.get(self.groups, {})
+        else:
+            reach = REACH_COMPILED if compiled else REACH.get(basis, {})
+        return reach.get(channels, (None, None))
+
+    def reach_saved(self, limit: float) -> float:
+        """What may be kept for backward, in bytes of the input, where the limit keeps so much."""
+        return round(limit, 1) if self.is_shared else REACH_SAVED
 
 
 class Candidate(NamedTuple):
@@ -167,12 +203,17 @@ def _forward(module: nn.Module, x: Tensor, setting: Setting) -> Tensor:
 
 
 def functions_per_channel(layer: KANConv2d) -> int:
-    """n: channels of the limit per channel of the layer. Its functions without a constant one,
-    which is but a bias, and the base branch.
+    """n: functions without a constant one, which is but a bias, and the base; where they are not
+    shared, channels of the limit per channel of the layer.
     """
-    each = layer.basis_conv.in_channels // layer.in_channels
-    constant = each > 1 and layer.basis.constant_function is not None
-    return each - constant + (layer.base_conv is not None)
+    if isinstance(layer.activation, KANActivation):
+        basis, base = layer.activation.basis, layer.activation.base
+        each = basis.num_functions
+    else:
+        basis, base = layer.basis, layer.base_conv
+        each = layer.basis_conv.in_channels // layer.in_channels
+    constant = each > 1 and basis.constant_function is not None
+    return each - constant + (base is not None)
 
 
 def _candidates(
@@ -182,18 +223,14 @@ def _candidates(
     n = functions_per_channel(layer)
     shape = (case.batch, channels, case.size, case.size)
     x = torch.randn(shape, device=setting.device, requires_grad=True)
-    expanded = torch.randn(
-        shape[0],
-        n * channels,
-        *shape[2:],
-        device=setting.device,
-        dtype=DTYPES[setting.dtype],
-        requires_grad=True,
-    )
-    limit = nn.Conv2d(n * channels, channels, 3, padding=1, groups=case.groups, bias=False).to(
-        setting.device
-    )
-    found = {"limit": Candidate(limit, expanded), "eager": Candidate(layer, x)}
+    seen = x
+    if not case.is_shared:
+        expanded = (case.batch, n * channels, case.size, case.size)
+        seen = torch.randn(
+            expanded, device=setting.device, dtype=DTYPES[setting.dtype], requires_grad=True
+        )
+    limit = case.limit(channels, n).to(setting.device)
+    found = {"limit": Candidate(limit, seen), "eager": Candidate(layer, x)}
     if case.compile:
         torch.compiler.reset()  # else the compiler gives up after so many layers of one class
         found["compiled"] = Candidate(torch.compile(layer), x)
@@ -246,10 +283,13 @@ def _measured(
         row |= {
             f"limit_{phase}_ms": statistics.median(times[phase]["limit"]) for phase in PHASES
         } | figures(name)
-        reach = case.reach(basis, channels, setting, compiled=name == "compiled")
+        reach = [
+            *case.reach(basis, channels, setting, compiled=name == "compiled"),
+            case.reach_saved(saved["limit"]),
+        ]
         found = [row["forward_ratio"], row["forward_backward_ratio"], row["saved_ratio"]]
         row |= {
-            "reach": list(reach),
+            "reach": reach,
             "met": is_met(list(zip(found, reach, (2, 2, 1), strict=True))),
         }
         if "original" in candidates:
@@ -271,8 +311,8 @@ def _fault(step: Step) -> str | None:
 
 
 def layer_table(rows: Sequence[Row], original: bool) -> str:
-    """As Markdown, what the columns are is told by `EXPLAINED`; `original`: with the columns of
-    torch-conv-kan.
+    """As Markdown, what the columns are is told by `LayerCase.explained`; `original`: with the
+    columns of torch-conv-kan.
     """
 
     def triple(row: Row, prefix: str = "") -> list[str]:

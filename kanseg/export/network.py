@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.exported import logits_of
 from kanseg.inference.predictor import class_probabilities, decide
+from kanseg.layers.activation import with_frozen_activations
 
 OUTPUTS = ("logits", "probabilities", "labels")
 
@@ -32,7 +33,8 @@ class Deployed(nn.Module):
         super().__init__()
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
-        self.model, self.preprocess, self.task, self.output = model, preprocess, task, output
+        self.model = with_frozen_activations(model)
+        self.preprocess, self.task, self.output = preprocess, task, output
         for name in ("mean", "std"):
             self.register_buffer(
                 name,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from kanseg.bases import create_basis
-from kanseg.bases.base import check_floating
+from kanseg.bases.base import at_least_float32, check_floating, without_autocast
 from kanseg.layers.functional import basis_mixture
 from kanseg.layers.grids import Adaptive, evenly_chosen
 from kanseg.layers.horner import (
@@ -18,7 +19,14 @@ from kanseg.layers.horner import (
     power_coefficients,
     variable,
 )
-from kanseg.layers.lookup import lookup, table_range, tabulate
+from kanseg.layers.lookup import (
+    can_tabulate,
+    function_values,
+    lookup,
+    plain_lookup,
+    table_range,
+    tabulate,
+)
 from kanseg.layers.parts import activation_module, exact_constants, reset
 from kanseg.layers.plain import (
     is_plain_activation,
@@ -27,7 +35,7 @@ from kanseg.layers.plain import (
     is_transformed,
 )
 from kanseg.layers.regularisation import Disturbance
-from kanseg.layers.surgery import check_drawable, source_channels
+from kanseg.layers.surgery import check_drawable
 
 # What fits the output of a norm, unless the caller says otherwise: grids over three standard
 # deviations, and a bounded map that is not flat from two of them on.
@@ -160,15 +168,18 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     @torch.no_grad()
     def set_channels(self, channels: int) -> None:
-        """Go over to another number of channels; channel i gets the function of i mod the old
-        number. It replaces parameters: make the optimizer anew.
+        """Go over to another number of channels. Channel i gets the function of i mod the old
+        number, and a run of channels that share a function that of its first one. It replaces
+        parameters: make the optimizer anew.
         """
-        if self.share == "channel":
-            source = source_channels(self.channels, channels).to(self.weight.device)
-            requires_grad = self.weight.requires_grad
-            self.weight = nn.Parameter(self.weight[source], requires_grad=requires_grad)
+        functions = self._curve_of_channel()
+        old, self.channels = self.channels, channels
         self.basis.set_channels(channels)
-        self.channels = channels
+        if self.share == "layer":
+            return
+        source = functions[self._first_channels() % old].to(self.weight.device)
+        requires_grad = self.weight.requires_grad
+        self.weight = nn.Parameter(self.weight[source], requires_grad=requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
@@ -189,9 +200,11 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _functions(self, x: Tensor, gate: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, and SiLU of x if asked for: (B, C, *S) -> (B, C, *S)."""
-        weight = self.weight
-        if 1 < len(weight) < self.channels:
-            weight = weight[self._curve_of_channel().to(weight.device)]
+        with without_autocast(x):
+            return self._exact_functions(x, gate, silu)
+
+    def _exact_functions(self, x: Tensor, gate: Tensor | None, silu: bool) -> Tensor:
+        weight = at_least_float32(self.channel_weight())
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
         if plain and gate is None and collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device)
@@ -203,13 +216,69 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
         span = table_range(self.basis, x) if tabulated else None
         if span is not None:
-            table = tabulate(self.basis, weight, span)
-            return lookup(self.basis.normalized(x), table, span, silu)
+            return lookup(self.basis.normalized(x), weight, self.basis, span, silu)
         y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
         return y + nn.functional.silu(x) if silu else y
 
+    def channel_weight(self) -> Tensor:
+        """Coefficients of each channel's function (C, K), or (1, K) where all have the same."""
+        if 1 < len(self.weight) < self.channels:
+            return self.weight[self._curve_of_channel().to(self.weight.device)]
+        return self.weight
+
+    def can_freeze(self) -> bool:
+        """Whether the function can be held as a polynomial or a table."""
+        if not is_plain_basis(self.basis) or not is_plain_tensor(self.weight):
+            return False
+        return collapses(self.basis) or can_tabulate(self.basis)
+
     def extra_repr(self) -> str:
         return f"{self.channels}, share={self.share!r}"
+
+
+class FrozenActivation(nn.Module):
+    """What a `KANActivation` computes in evaluation, with its function as constants: a polynomial
+    or a table, so that an exported graph has few operations.
+    """
+
+    def __init__(self, learned: KANActivation):
+        super().__init__()
+        self.base, self.basis = learned.base, learned.basis
+        weight = learned.channel_weight().detach()
+        self.span, self.variable = None, None
+        if collapses(self.basis):
+            powers = power_coefficients(self.basis, weight.device)
+            self.variable, constants = variable(self.basis), weight @ powers.to(weight.dtype)
+        else:
+            self.span = self.basis.table_range()
+            constants = tabulate(weight, function_values(self.basis, self.span))
+        self.register_buffer("constants", constants)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> the same shape."""
+        seen, silu = (
+            self.basis.normalized(x),
+            type(self.base) is nn.SiLU and self.basis.is_pointwise,
+        )
+        if self.span is None:
+            y = plain_polynomial(seen, self.constants, self.variable, silu)
+        else:
+            y = plain_lookup(seen, self.constants, self.span, silu)
+        return y if self.base is None or silu else y + self.base(x)
+
+
+def with_frozen_activations(model: nn.Module) -> nn.Module:
+    """A copy of a network for evaluation whose learned activations are constants; the network
+    itself where it has none.
+    """
+    if not any(isinstance(module, KANActivation) for module in model.modules()):
+        return model
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, KANActivation) and part.can_freeze():
+                setattr(module, name, FrozenActivation(part))
+    return model
 
 
 def check_share(share: str | int) -> str | int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.bases.base import (
+    aligned,
     check_floating,
     has_autocast,
     without_autocast,
@@ -59,8 +60,11 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
         x, basis, gate: as of `basis_convolution`.
         weight: (C, K) or (1, K).
     """
+    plain = is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight)
+    if plain and (is_transformed() or x.numel() == 0):
+        return _plain_mixture(x, basis, weight, gate)
     mixture = Mixture(x.shape[1])
-    if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight):
+    if plain:
         y = contract(basis.normalized(x), basis, mixture, weight, gate)
         return _in_memory_format(y, x)
     dtype = _precision(x)
@@ -75,6 +79,24 @@ def _in_memory_format(y: Tensor, x: Tensor) -> Tensor:
     if is_transformed() or layout is None or x.is_contiguous():
         return y
     return y.contiguous(memory_format=layout) if x.is_contiguous(memory_format=layout) else y
+
+
+def _plain_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None) -> Tensor:
+    """`basis_mixture` by plain operations, one function after the other: a compiler makes one loop
+    of them, and needs no memory for the K values.
+    """
+    with without_autocast(x):
+        u = basis.mapped(x)
+        weight = weight.to(u.dtype)
+        y = torch.zeros_like(u)
+        for j, (value, _) in enumerate(basis.terms(u)):
+            factor = aligned(weight[:, j], u)
+            if gate is not None:
+                factor = factor * gate[:, :, j].to(u.dtype).reshape(
+                    *u.shape[:2], *[1] * (u.dim() - 2)
+                )
+            y = y + factor * value
+        return y.to(x.dtype)
 
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:

@@ -7,11 +7,15 @@ then costs D multiply-adds, and SiLU shares the sigmoid of the domain map.
 
 from __future__ import annotations
 
+import warnings
 import weakref
+from functools import cache
+from subprocess import SubprocessError
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, without_autocast
@@ -27,8 +31,9 @@ DOMAINS: dict[str, tuple[float, float, float]] = {
 }
 # Up to this degree powers of the sigmoid are exact enough in float32; above, they are taken about
 # its center 1/2, which keeps their coefficients small (measured: error 1e-5 of the functions).
-UNCENTERED_DEGREE = 4
+UNCENTERED_DEGREE = 3
 MAX_DEGREE = 8
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Variable(NamedTuple):
@@ -56,13 +61,15 @@ def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
     """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in the
     parameters of the basis.
     """
+    if is_transformed() or any(True for _ in basis.parameters()):
+        return _interpolated(basis, device)
     key = basis.polynomial_degree, basis.domain
     known = _known.get(basis)
     if known is not None and known[0] == key:
         # As numbers, not as a tensor: they outlive the device and the mode of the call.
         return torch.tensor(known[1], dtype=torch.float64, device=device)
     found = _interpolated(basis, device)
-    if type(found) is Tensor and not found.requires_grad and not is_transformed():
+    if type(found) is Tensor and not found.is_meta:
         _known[basis] = key, found.tolist()
     return found
 
@@ -90,14 +97,19 @@ def _interpolated(basis: Basis, device: torch.device) -> Tensor:
 def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
     """The same as `polynomial` by operations that autograd and compilers see into."""
     wide = at_least_float32(x)
-    sigmoid = torch.sigmoid(wide)
-    variable = wide
-    if t.scale != 0:
-        variable = (sigmoid if t.scale == 1 else torch.sigmoid(t.scale * wide)) - t.center
-    *lower, y = columns(coefficients.to(wide.dtype), slice(None), x.dim())
-    for column in reversed(lower):
+    sigmoid = variable = torch.sigmoid(wide)
+    if t.scale == 0:
+        variable = wide
+    elif t != (1, 0):
+        variable = torch.sigmoid(t.scale * wide) - t.center
+    each = columns(coefficients.to(wide.dtype), slice(None), x.dim())
+    joined = silu and t == (1, 0) and len(each) > 1
+    if joined:
+        each[1] = each[1] + wide  # x sigmoid(x) is a term of degree 1
+    y = each.pop()
+    for column in reversed(each):
         y = y * variable + column
-    if silu:
+    if silu and not joined:
         y = y + wide * sigmoid
     return y.expand_as(x).to(x.dtype)
 
@@ -112,6 +124,43 @@ def polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tens
     return Polynomial.apply(x, coefficients, t, silu)
 
 
+def triton_kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
+    """`kanseg.layers.horner_triton` where it computes the polynomial of x, in one pass over memory;
+    None where PyTorch's operations do, piece by piece.
+    """
+    if not x.is_cuda or x.dtype not in TRITON_DTYPES or x.numel() == 0:
+        return None
+    if type(x) not in (Tensor, nn.Parameter):
+        return None  # a fake tensor has no memory that a kernel could read
+    if coefficients.device != x.device or len(coefficients) not in (1, x.shape[1]):
+        return None  # a kernel would read whatever is there; the operations raise an error
+    return _running_kernels(x.device, x.dtype)
+
+
+@cache
+def _running_kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """The kernels, if they run on the device. Triton may be missing (Windows), may find no C
+    compiler or no Python.h when it first launches a kernel, or not know the GPU any more.
+    """
+    try:
+        from triton.errors import TritonError
+
+        from kanseg.layers import horner_triton
+    except ImportError:
+        return None
+    x = torch.zeros(1, 1, device=device, dtype=dtype)
+    try:
+        horner_triton.forward(x, x, Variable(1.0, 0.0), silu=True)
+    except (TritonError, RuntimeError, OSError, SubprocessError) as error:
+        warnings.warn(
+            f"Triton is installed, but runs no kernel for {dtype} on {device} ({error}); polynomial"
+            " functions are computed by PyTorch's operations instead, which takes longer",
+            stacklevel=2,
+        )
+        return None
+    return horner_triton
+
+
 class Polynomial(torch.autograd.Function):
     """See `polynomial`."""
 
@@ -119,6 +168,9 @@ class Polynomial(torch.autograd.Function):
     def forward(ctx, x, coefficients, t, silu):  # noqa: ANN001, ANN205
         ctx.save_for_backward(x, coefficients)
         ctx.options = t, silu
+        kernels = triton_kernels(x, coefficients)
+        if kernels is not None:
+            return kernels.forward(x, coefficients, t, silu)
         y, scratch = torch.empty_like(x), Scratch(x)
         coefficients = coefficients.to(scratch.dtype)
         for channels, parts in pieces(x):
@@ -141,6 +193,10 @@ class Polynomial(torch.autograd.Function):
         x, coefficients = ctx.saved_tensors
         t, silu = ctx.options
         needs_x, needs_coefficients = ctx.needs_input_grad[:2]
+        kernels = triton_kernels(x, coefficients)
+        if kernels is not None:
+            found = kernels.backward(grad, x, coefficients, t, silu, needs_x, needs_coefficients)
+            return *found, None, None
         scratch = Scratch(x)
         grad_x = torch.empty_like(x) if needs_x else None
         grad_coefficients = []

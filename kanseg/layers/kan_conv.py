@@ -17,6 +17,7 @@ from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
     activation_module,
+    check_function_init,
     exact_constants,
     init_branches,
     init_to_variance,
@@ -55,6 +56,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         inner_channels: int | float | None = None,
         share: str | int = "edge",
         position: str = "after_norm",
+        function_init: str = "normal",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
         norm: str | Callable[[int], nn.Module] | None = "batch",
         activation: str | Callable[[], nn.Module] | None = "silu",
@@ -75,6 +77,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.share = share
+        self.function_init = check_function_init(function_init, base_activation is not None)
         self.disturbance = Disturbance(dropout, noise, dropout_at, self.ndim)
         if share != "edge" and basis != "none":
             if inner_channels is not None:
@@ -191,7 +194,13 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         activation = self.base_activation
         if isinstance(activation, KANActivation):
             activation = activation.initial
-        init_branches(self.basis, self.basis_conv, activation, self.base_conv)
+        init_branches(
+            self.basis,
+            self.basis_conv,
+            activation,
+            self.base_conv,
+            function_init=self.function_init,
+        )
         for projection in (self.squeeze, self.expand):
             if isinstance(projection, CONVS[self.ndim]):
                 init_to_variance(projection.weight, 1.0)
@@ -296,6 +305,8 @@ univariate function.
             much.
         position: of shared functions: "after_norm", where they are added to `activation`, or
             "before_conv", where they are added to `base_activation`.
+        function_init: of functions of each edge: "normal" draws their coefficients, "zero" starts
+            with the base branch alone. Shared functions start at zero in any case.
         base_activation: name, callable, or None for no base branch; of shared functions only at
             "before_conv", where None lets them start as a fit of SiLU.
         norm: "batch", "instance", "group", "layer", a callable of the channel count, or None.

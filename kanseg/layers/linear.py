@@ -15,6 +15,7 @@ from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
     activation_module,
+    check_function_init,
     exact_constants,
     init_branches,
     reset,
@@ -36,7 +37,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     Args:
         in_features, out_features: as of `torch.nn.Linear`.
         basis: a name of `kanseg.list_bases()`; "none" is a plain `Linear`.
-        share, base_activation, dropout, noise, dropout_at: as of `KANConv2d`.
+        share, function_init, base_activation, dropout, noise, dropout_at: as of `KANConv2d`.
         bias: add a vector, zero at first. Plain linear maps need one in a network; functions can be
             constants themselves.
         basis_options: as the basis has them.
@@ -53,6 +54,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         *,
         basis: str = "bspline",
         share: str | int = "edge",
+        function_init: str = "normal",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
         dropout: float = 0.0,
         noise: float = 0.0,
@@ -73,6 +75,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             out_features,
             check_share(share),
         )
+        self.function_init = check_function_init(function_init, base_activation is not None)
         self.disturbance = Disturbance(dropout, noise, dropout_at, 0)
         self.basis = self.basis_linear = None
         self.base_activation, self.base_linear = nn.Identity(), None
@@ -117,7 +120,13 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         activation = self.base_activation
         if isinstance(activation, KANActivation):
             activation = activation.initial
-        init_branches(self.basis, self.basis_linear, activation, self.base_linear)
+        init_branches(
+            self.basis,
+            self.basis_linear,
+            activation,
+            self.base_linear,
+            function_init=self.function_init,
+        )
 
     @property
     def functions_weight(self) -> nn.Parameter | None:

@@ -177,28 +177,39 @@ def activation_second_moment(activation: nn.Module) -> Tensor:
 BASIS_SHARE = 0.05
 
 
+FUNCTION_INITS = ("normal", "zero")
+
+
+def check_function_init(function_init: str, has_base: bool) -> str:
+    """ "normal" or "zero", which needs a base branch; ValueError otherwise."""
+    if function_init not in FUNCTION_INITS:
+        raise ValueError(
+            f"function_init must be one of {', '.join(FUNCTION_INITS)}, got {function_init!r}"
+        )
+    if function_init == "zero" and not has_base:
+        raise ValueError("functions cannot start at zero without a base branch: all would stay 0")
+    return function_init
+
+
 def init_branches(
     basis: Basis | None,
     basis_map: nn.Module | None,
     base_activation: nn.Module,
     base_map: nn.Module | None,
+    *,
+    function_init: str = "normal",
 ) -> None:
     """Initial weights of the two branches of a KAN layer, convolutions or matrices: together an
-    output variance of 1.
+    output variance of 1; all of it from the base branch where the functions start at zero.
     """
     if next(each.weight for each in (basis_map, base_map) if each is not None).is_meta:
         # nothing has a value there, and finding the moments of the functions takes most of the time
         return
-    alone = basis_map is None or base_map is None
+    share = 1.0 if basis_map is not None and base_map is None else BASIS_SHARE
+    if basis_map is None or function_init == "zero":
+        share = 0.0
     if basis is not None and basis_map is not None:
-        init_to_variance(
-            basis_map.weight,
-            1.0 if alone else BASIS_SHARE,
-            basis.second_moments(),
-        )
+        init_to_variance(basis_map.weight, share, basis.second_moments())
     if base_map is not None:
-        init_to_variance(
-            base_map.weight,
-            1.0 if alone else 1.0 - BASIS_SHARE,
-            activation_second_moment(base_activation),
-        )
+        moment = activation_second_moment(base_activation)
+        init_to_variance(base_map.weight, 1.0 - share, moment)

@@ -5,8 +5,15 @@ import pytest
 import torch
 from torch import nn
 
+from kanseg.bases import BASES
 from kanseg.benchmark import LayerCase, Setting, layer_rows, layer_table
-from kanseg.benchmark.layers import HEADER, HEADER_ORIGINAL, Candidate, functions_per_channel
+from kanseg.benchmark.layers import (
+    HEADER,
+    HEADER_ORIGINAL,
+    REACH_SHARED,
+    Candidate,
+    functions_per_channel,
+)
 from kanseg.errors import InputError
 from kanseg.layers import KANConv2d
 
@@ -42,6 +49,36 @@ def test_functions_that_are_not_constant_and_the_base_branch(basis, n, groups):
         functions_per_channel(KANConv2d(4, 4, 3, groups=groups, basis=basis, base_activation=None))
         == n - 1
     )
+
+
+@pytest.mark.parametrize("basis", ["gram", "rbf"])
+def test_shared_functions_are_counted_like_those_of_edges(basis):
+    shared, edges = (KANConv2d(4, 4, 3, basis=basis, share=share) for share in ("channel", "edge"))
+    assert functions_per_channel(shared) == functions_per_channel(edges)
+    bare = KANConv2d(4, 4, 3, basis=basis, share="channel", activation=None)
+    assert functions_per_channel(bare) == functions_per_channel(edges) - 1
+
+
+@pytest.mark.parametrize("share", ["channel", "layer", 2])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_limit_of_shared_functions_is_the_plain_layer(share, groups):
+    case = LayerCase(groups=groups, share=share)
+    limit, x = case.limit(4, n=5), torch.randn(2, 4, 6, 6)
+    layer = case.layer("gram", 4)  # its functions start as SiLU
+    limit[0].load_state_dict(layer.base_conv.state_dict())
+    torch.testing.assert_close(limit(x), layer(x))
+
+
+@pytest.mark.parametrize("share", ["channel", "layer"])
+def test_shared_functions_may_keep_what_the_plain_layer_keeps(share):
+    case = LayerCase(size=32, batch=1, share=share)
+    (row,) = rows(["gram"], case=case)
+    assert row["reach"] == [None, None, 3.0]  # inputs of the convolution, norm and SiLU
+    assert row["met"] is True
+    kept = Candidate(case.limit(4, n=4), torch.randn(1, 4, 32, 32, requires_grad=True)).saved(ONCE)
+    assert row["saved_ratio"] == pytest.approx(kept, abs=0.1)  # and a few coefficients
+    assert "nn.SiLU" in case.explained
+    assert "expanded" not in case.explained
 
 
 def test_a_row_has_the_times_of_the_limit_and_ours():
@@ -113,15 +150,27 @@ def test_half_precision_and_groups():
 
 
 def test_what_is_to_be_reached_holds_for_the_stated_case_only():
-    assert LayerCase().reach("bspline", 32, ONCE, compiled=False) == (1.5, 1.4, 4.0)
-    assert LayerCase().reach("bspline", 64, ONCE, compiled=True) == (1.1, 1.1, 4.0)
-    assert LayerCase(groups=16).reach("gram", 64, ONCE, compiled=False) == (1.3, 1.3, 4.0)
-    assert LayerCase(size=32).reach("bspline", 64, ONCE, compiled=False) == (None, None, 4.0)
-    assert LayerCase().reach("bspline", 64, Setting(dtype="bfloat16"), compiled=False) == (
-        None,
-        None,
-        4.0,
-    )
+    def reach(basis, channels, case=LayerCase(), setting=ONCE, compiled=False):  # noqa: B008
+        return case.reach(basis, channels, setting, compiled)
+
+    nothing = (None, None)
+    assert reach("bspline", 32) == (1.5, 1.4)
+    assert reach("bspline", 64, compiled=True) == (1.1, 1.1)
+    assert reach("gram", 64, LayerCase(groups=16)) == (1.3, 1.3)
+    assert reach("gram", 32, LayerCase(groups=16)) == nothing
+    assert reach("bspline", 64, LayerCase(size=32)) == nothing
+    assert reach("bspline", 64, setting=Setting(dtype="bfloat16")) == nothing
+    shared = LayerCase(share="channel")
+    assert reach("fourier", 32, shared) == (1.15, 1.2)
+    assert reach("wavelet", 64, shared) == (1.15, 1.2)
+    assert reach("gram", 64, LayerCase(share=4), compiled=True) == (1.08, 1.12)
+    assert reach("gram", 64, LayerCase(share="layer", groups=16)) == nothing
+    assert reach("gram", 16, shared) == nothing
+    assert (LayerCase().reach_saved(1.0), shared.reach_saved(2.96)) == (4.0, 3.0)
+
+
+def test_every_basis_of_shared_functions_has_something_to_reach():
+    assert set(REACH_SHARED) == set(BASES)
 
 
 @pytest.mark.parametrize(

@@ -39,12 +39,21 @@ def test_a_tiny_table_and_its_figures(tmp_path):
     assert figures["arguments"]["rounds"] == 1
 
 
+def test_functions_are_shared_by_name_or_by_number(tmp_path):
+    done = run(*TINY, "--share", "2", "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
+    assert "share=2" in done.stdout
+    assert "nn.SiLU" in done.stdout
+    assert json.loads((tmp_path / "figures.json").read_text())["arguments"]["share"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--against", "."], "expected a checkout of torch-conv-kan"),
         (["--json", "."], "expected a file in a folder that exists"),
         (["--size", "1"], "more than one pixel"),
+        (["--share", "nobody"], "share must be"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments, message, tmp_path):
