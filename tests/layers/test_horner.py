@@ -78,7 +78,7 @@ def test_coefficients_are_those_of_numpys_polynomials(family, degree, domain):
 @degrees
 @domains
 def test_in_single_precision_each_function_is_within_1e_5_of_double(family, degree, domain):
-    """Of its own largest value; or, where the recurrence itself loses more, within twice that."""
+    """Of its own largest value; degrees 7 and 8, where the recurrence loses as much, 2e-5."""
     functions = KANActivation(degree + 1, basis=family, degree=degree, domain=domain, base=None)
     with torch.no_grad():
         functions.weight.copy_(torch.eye(degree + 1))  # channel k has the function k
@@ -86,11 +86,9 @@ def test_in_single_precision_each_function_is_within_1e_5_of_double(family, degr
     if domain == "identity":
         x = x / 3
     found = functions(x)
-    recurrence = functions.basis(x).diagonal(dim1=1, dim2=2).transpose(1, 2)
     expected = functions.basis.double()(x.double()).diagonal(dim1=1, dim2=2).transpose(1, 2)
     sizes = expected.abs().amax(2, keepdim=True)
-    error, known = (((y - expected).abs() / sizes).max() for y in (found, recurrence))
-    assert error <= max(1e-5, 2 * known)
+    assert ((found - expected).abs() / sizes).max() <= (1e-5 if degree < 7 else 2e-5)
 
 
 @families
