@@ -163,7 +163,10 @@ def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if key in arguments:
             raise ValueError(f"a stored network cannot have the argument {key!r}")
     _check_numbers(arguments)
-    return {key: value for key, value in arguments.items() if key not in DROPPED}
+    kept = {key: value for key, value in arguments.items() if key not in DROPPED}
+    if kept.get("basis") != "none":
+        kept.setdefault("share", "edge")  # what networks had before they stored it
+    return kept
 
 
 def _check_numbers(value: Any) -> None:

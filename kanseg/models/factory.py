@@ -14,7 +14,14 @@ from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, foreign_encoder, 
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.matching import matched
-from kanseg.models.options import LINEAR_OPTIONS, Stem, check_counts, conv_parts, flat_parts
+from kanseg.models.options import (
+    LINEAR_OPTIONS,
+    Stem,
+    check_counts,
+    conv_parts,
+    flat_parts,
+    with_share,
+)
 from kanseg.models.segmentation import MODELS
 from kanseg.pretrained import BUILDERS, described, load_encoder
 from kanseg.registry import Registry, nearest
@@ -103,6 +110,7 @@ def create_model(
         }
         return create_encoder(name, in_channels, basis=basis, stem=stem, **question, **options)
     check_counts(in_channels=in_channels, classes=classes)
+    options = with_share(basis, options, flat=name in CLASSIFIERS)
     choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
@@ -189,6 +197,7 @@ def create_encoder(
     of `save_pretrained`, or of a training run. Another number of channels of its pictures is
     adapted by `set_in_channels`.
     """
+    options = with_share(basis, options, flat=False)
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
         return create_encoder(
@@ -289,6 +298,7 @@ def create_classifier(
     Or one of `CLASSIFIERS`, for pictures of the option `image_size`. `head`, `head_dropout` and
     `pool_size` as of `ClassificationModel`, all else as of `create_model`.
     """
+    options = with_share(basis, options, flat=name in CLASSIFIERS)
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
     if match is not None or like is not None:
         arguments = {

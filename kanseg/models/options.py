@@ -48,6 +48,24 @@ COLOUR_STEM = {
 Stem = Mapping[str, object] | str | None
 
 
+# What the functions of a network's convolutions are, unless the caller says otherwise
+# (docs/study.md).
+DEFAULT_SHARE = "channel"
+PER_EDGE = ("inner_channels", "function_init")  # options that only functions of each edge have
+
+
+def with_share(basis: str, options: Mapping[str, object], *, flat: bool) -> dict[str, object]:
+    """The options of a network with `share` among them, so that a stored network tells it.
+
+    Functions are shared by default, but those of flat networks, where each edge has its own, and
+    where an option is given that only functions of each edge have.
+    """
+    if basis == "none" or "share" in options:
+        return dict(options)
+    per_edge = flat or any(key in options for key in PER_EDGE)
+    return {**options, "share": "edge" if per_edge else DEFAULT_SHARE}
+
+
 def check_counts(**numbers: object) -> None:
     """ValueError for the first that is no whole number from 1 on."""
     for name, value in numbers.items():
