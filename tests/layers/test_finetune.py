@@ -11,8 +11,8 @@ bases = pytest.mark.parametrize("basis", ["bspline", "gram", "none"])
 
 
 def trained(basis="gram", **options):
-    """A network whose batch norms have seen something."""
-    net = kanseg.create_model("unet", width=4, depth=2, basis=basis, **options)
+    """A network of functions of each edge whose batch norms have seen something."""
+    net = kanseg.create_model("unet", width=4, depth=2, basis=basis, share="edge", **options)
     net(torch.randn(2, 3, 24, 24))
     return net.eval()
 
@@ -58,7 +58,7 @@ def test_a_step_changes_the_deltas_only_and_fusing_keeps_the_function(basis):
     assert set(net.state_dict()) == keys
     assert [type(m) for m in net.modules()] == kinds
     assert all(p.requires_grad for p in net.parameters())
-    twin = kanseg.create_model("unet", width=4, depth=2, basis=basis)
+    twin = kanseg.create_model("unet", width=4, depth=2, share="edge", basis=basis)
     twin.load_state_dict(net.state_dict())
     assert torch.equal(twin.eval()(x), net(x))
     changed = [name for name, p in net.named_parameters() if not torch.equal(p, original[name])]
@@ -103,7 +103,9 @@ def test_added_degrees_alone_train_and_the_result_is_the_network_of_that_degree(
             )
         else:
             assert torch.equal(p, original[name])
-    twin = kanseg.create_model("unet", width=4, depth=2, basis=basis, degree=5, stem=None)
+    twin = kanseg.create_model(
+        "unet", width=4, depth=2, share="edge", basis=basis, degree=5, stem=None
+    )
     twin.load_state_dict(net.state_dict())
     assert torch.equal(twin.eval()(x), net(x))
 
