@@ -5,7 +5,7 @@ operations of the functions, bytes kept for backward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
 from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS
+from kanseg.layers.activation import KANActivation
 
 Note = Callable[[int], None]
 
@@ -27,8 +29,9 @@ class Operations(TorchDispatchMode):
     `contraction` is told the multiply-adds of every convolution and matrix product (those of
     attention too), by PyTorch's own formulas of `torch.utils.flop_counter`, without biases.
     `functions` is told the work of evaluating bases: one operation per entry that an elementwise
-    operation writes while a basis is evaluated, its domain map included; exp is one operation, and
-    so is a normalisation. What norms, activations, additions and resizing do is counted nowhere, as
+    operation writes while a basis is evaluated, its domain map included, and all of a
+    `KANActivation`, whose functions and base are computed together; exp is one operation, and so is
+    a normalisation. What norms, other activations, additions and resizing do is counted nowhere, as
     is usual.
     """
 
@@ -55,6 +58,19 @@ class Operations(TorchDispatchMode):
             yield
         finally:
             self.evaluates = before
+
+    def watch(self, layer: KANActivation) -> list[RemovableHandle]:
+        """Hooks within which a learned activation is evaluated."""
+        entered: list[AbstractContextManager] = []
+
+        def before(*_: object) -> None:
+            entered.append(self.evaluation())
+            entered[-1].__enter__()
+
+        def after(*_: object) -> None:
+            entered.pop().__exit__(None, None, None)
+
+        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
 
     def watched(self, basis: Basis) -> Callable[..., Iterator[tuple[Tensor, Tensor | None]]]:
         """The `terms` of a basis that tell when they are at work."""
@@ -93,8 +109,12 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
     """Within it what the model computes is told to both (see `Operations`)."""
     operations = Operations(contraction, functions)
     bases = [module for module in model.modules() if isinstance(module, Basis)]
+    hooks: list[RemovableHandle] = []
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        for module in model.modules():
+            if isinstance(module, KANActivation):
+                hooks += operations.watch(module)
         for basis in bases:
             basis.terms = operations.watched(basis)
         # One operation for a whole block of attention, and fused attention on some devices, would
@@ -104,6 +124,8 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
         for basis in bases:
             del basis.terms  # the method of the class is seen again
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.counting import counted, left_as_found, place, saved_bytes
+from kanseg.layers.activation import KANActivation
 from kanseg.layers.grids import Adaptive
 from kanseg.tables import markdown
 
@@ -29,10 +30,10 @@ HEADER = [
     "ms",
 ]
 EXPLAINED = """Parameters: base and basis are the two branches of KAN layers (bottleneck and
-mixtures with the basis), norm all normalisations. Mmadds: millions of multiply-adds of a forward
-pass, convolutions and matrix products as they are executed, and one per operation and entry for
-evaluating the functions; the next column is these alone. saved MiB: kept for backward by a forward
-pass in training mode, every storage once, parameters left out, the loss too. ms: forward in
+shared functions with the basis), norm all normalisations. Mmadds: millions of multiply-adds of a
+forward pass, convolutions and matrix products as they are executed, and one per operation and entry
+for evaluating the functions; the next column is these alone. saved MiB: kept for backward by a
+forward pass in training mode, every storage once, parameters left out, the loss too. ms: forward in
 evaluation mode, a layer's own time without the layers inside it."""
 
 
@@ -326,9 +327,11 @@ def _part(layer: nn.Module, owner: nn.Module, inside: str) -> str:
         return "norm"
     if not _whole(layer):
         return "other"
+    if isinstance(owner, (KANActivation, Basis)):
+        return "basis"
     if inside.startswith("base_"):
         return "base"
-    return "other" if inside.startswith("activation.") else "basis"
+    return "other" if inside.startswith(("activation.", "base.")) else "basis"
 
 
 def _sum(name: str, rows: Sequence[Row]) -> Row:

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import kanseg
 from kanseg.bases import BASES, create_basis
 from kanseg.layers import FAMILIES, PENALTIES, KANConv1d, KANConv2d, KANConv3d, KANLinear, Penalty
+from kanseg.layers.activation import default_options
 from kanseg.layers.regularisation import kan_layers
 from kanseg.models import CLASSIFIERS
 
@@ -132,41 +133,41 @@ def test_output_deviation_of_a_fresh_layer_is_near_one(name, inner, ndim):
         assert y.flatten(2).std(dim=-1).median() > 0.4  # within a channel: not by its mean alone
 
 
-@pytest.mark.parametrize("share", ["channel", "layer"])
+@pytest.mark.parametrize("share", ["channel", "layer", 2])
+@pytest.mark.parametrize("position", ["before_conv", "after_norm"])
+@pytest.mark.parametrize("base", [None, "silu"])
 @bases
-def test_shared_functions_start_near_one_too_and_train(name, share):
+def test_shared_functions_start_near_one_too_and_train(name, share, position, base):
+    before = position == "before_conv"
+    options = {"base_activation" if before else "activation": base, "position": position}
     for width, kernel in ((3, 3), (48, 3)):
         layer = KANConv2d(
-            width, 64, kernel, padding=kernel // 2, basis=name, share=share, base_activation=None
+            width, 64, kernel, padding=kernel // 2, basis=name, share=share, **options
         )
+        functions = layer.base_activation if before else layer.activation
         x = torch.randn(2, width, 24, 24)
         assert 0.5 < layer.convolve(x).std() < 2
-        assert layer.functions_weight.shape == (
-            width if share == "channel" else 1,
-            layer.basis.num_functions,
-        )
+        rows = {"channel": width if before else 64, "layer": 1, 2: 2}[share]
+        assert functions.weight.shape == (rows, functions.basis.num_functions)
     layer(x).square().mean().backward()
-    assert layer.mixture.grad.abs().max() > 0
+    assert functions.weight.grad.abs().max() > 0
+    assert layer.base_conv.weight.grad.abs().max() > 0
 
 
 @bases
 def test_a_function_for_all_edges_is_every_edge_with_that_function(name):
-    shared = KANConv2d(3, 4, 3, padding=1, basis=name, share="layer", norm=None)
-    edges = KANConv2d(3, 4, 3, padding=1, basis=name, norm=None)
-    edges.load_state_dict(
-        {
-            k: v
-            for k, v in shared.state_dict().items()
-            if k in edges.state_dict() and k != "basis_conv.weight"
-        },
-        strict=False,
+    options = default_options(name)
+    shared = KANConv2d(
+        3, 4, 3, padding=1, basis=name, share="layer", position="before_conv", norm=None
     )
+    edges = KANConv2d(3, 4, 3, padding=1, basis=name, norm=None, **options)
+    functions = shared.base_activation
+    nn.init.normal_(functions.weight)
+    edges.base_conv.load_state_dict(shared.base_conv.state_dict())
+    edges.basis.load_state_dict(functions.basis.state_dict())
     with torch.no_grad():
-        edges.basis_conv.weight.copy_(
-            (shared.basis_conv.weight.unsqueeze(2) * shared.mixture.view(1, 1, -1, 1, 1)).flatten(
-                1, 2
-            )
-        )
+        each = shared.base_conv.weight.unsqueeze(2) * functions.weight.view(1, 1, -1, 1, 1)
+        edges.basis_conv.weight.copy_(each.flatten(1, 2))
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(shared(x), edges(x), rtol=1e-4, atol=1e-4)
 

@@ -7,6 +7,7 @@ import kanseg
 from kanseg.bases import BASES, create_basis
 from kanseg.counting import counted, left_as_found, multiply_adds, num_parameters, saved_bytes
 from kanseg.layers import KANConv2d, KANLinear
+from kanseg.layers.activation import KANActivation
 
 TANH = 4  # 2x, sigmoid, times 2, minus 1
 GRAM3 = TANH + 2 * 2  # u itself, and two steps of the recurrence: a product and a difference each
@@ -66,16 +67,6 @@ KAN_LAYERS = {
         S * (6 * 2 + 9 * 2 * 4 * 2 + 2 * 4 + 9 * 6 * 4),
         2 * S * GRAM3,
     ),
-    "share": (
-        {"basis": "gram", "degree": 3, "share": "channel"},
-        S * (6 * 4 + 2 * 9 * 6 * 4),
-        6 * S * GRAM3,
-    ),
-    "share layer": (
-        {"basis": "gram", "degree": 3, "share": "layer"},
-        S * (6 * 4 + 2 * 9 * 6 * 4),
-        6 * S * GRAM3,
-    ),
     "legendre": (
         {"basis": "legendre", "degree": 2, "domain": "identity"},
         4 * S * 9 * 6 * (3 + 1),
@@ -98,6 +89,31 @@ def test_kan_convolutions_by_hand(case, batch):
         batch * contraction,
         batch * functions,
     )
+
+
+@pytest.mark.parametrize("share", ["channel", "layer", 2])
+@pytest.mark.parametrize("position", ["after_norm", "before_conv"])
+def test_shared_functions_are_one_convolution_and_a_few_operations_an_entry(share, position):
+    """An entry costs less than by the recurrence, and at least its degree; a call a little more,
+    for the coefficients.
+    """
+    degree = 5
+    layer = KANConv2d(
+        6, 4, 3, padding=1, basis="gram", degree=degree, share=share, position=position
+    )
+    one, three = work(layer, 1, 6, 8, 10), work(layer, 3, 6, 8, 10)
+    assert three[0] - one[0] == 2 * S * 9 * 6 * 4
+    entries = 2 * S * (4 if position == "after_norm" else 6)
+    recurrence = TANH + 2 * (degree - 1) + (degree + 1)  # with the products by the coefficients
+    assert degree * entries <= three[1] - one[1] < recurrence * entries
+    assert one[0] - S * 9 * 6 * 4 <= (degree + 1 + 6) * (degree + 1) ** 2
+
+
+@pytest.mark.parametrize("basis", list(BASES))
+def test_the_functions_of_an_activation_are_counted_at_any_size(basis):
+    functions = KANActivation(4, basis=basis)
+    small, large = (work(functions, n, 4, 30, 20) for n in (1, 3))
+    assert large[1] - small[1] >= 2 * 4 * 30 * 20 * 2
 
 
 def test_a_large_picture_is_spared_the_constant_function():

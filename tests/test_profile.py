@@ -34,10 +34,25 @@ def test_parts_of_the_parameters_by_hand():
         "norm": 8,
         "other": 1,
     }
-    parts = kanseg.profile(
-        KANConv2d(6, 4, 1, basis="rbf", grid_size=5, share="channel", norm=None), (6, 8, 8), runs=0
-    ).total.parameters
-    assert parts == {"base": 24, "basis": 6 * 5 + 24, "norm": 0, "other": 0}
+
+
+@pytest.mark.parametrize(("position", "channels"), [("after_norm", 4), ("before_conv", 6)])
+@pytest.mark.parametrize("base", ["silu", "prelu"])
+def test_shared_functions_are_parameters_of_the_basis(position, channels, base):
+    which = "activation" if position == "after_norm" else "base_activation"
+    options = {"basis": "rbf", "grid_size": 5, "share": "channel", "position": position}
+    layer = KANConv2d(6, 4, 1, norm=None, **options, **{which: base})
+    parts = kanseg.profile(layer, (6, 8, 8), runs=0).total.parameters
+    slopes = int(base == "prelu")
+    own = (
+        {"base": slopes, "other": 0} if position == "before_conv" else {"base": 0, "other": slopes}
+    )
+    assert parts == {
+        "base": 6 * 4 + own["base"],
+        "basis": channels * 5,
+        "norm": 0,
+        "other": own["other"],
+    }
 
 
 @pytest.mark.parametrize(

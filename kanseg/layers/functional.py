@@ -65,11 +65,20 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
         return _plain_mixture(x, basis, weight, gate)
     mixture = Mixture(x.shape[1])
     if plain:
-        return contract(basis.normalized(x), basis, mixture, weight, gate)
+        y = contract(basis.normalized(x), basis, mixture, weight, gate)
+        return _in_memory_format(y, x)
     dtype = _precision(x)
     values = _called(x, basis, gate)
     with without_autocast(x):
-        return mixture.forward(values.to(dtype), weight.to(dtype))
+        return _in_memory_format(mixture.forward(values.to(dtype), weight.to(dtype)), x)
+
+
+def _in_memory_format(y: Tensor, x: Tensor) -> Tensor:
+    """y in the memory format of x, as elementwise functions have it."""
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if is_transformed() or layout is None or x.is_contiguous():
+        return y
+    return y.contiguous(memory_format=layout) if x.is_contiguous(memory_format=layout) else y
 
 
 def _plain_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None) -> Tensor:

@@ -11,8 +11,8 @@ bases = pytest.mark.parametrize("basis", ["bspline", "gram", "none"])
 
 
 def trained(basis="gram", **options):
-    """A network whose batch norms have seen something."""
-    net = kanseg.create_model("unet", width=4, depth=2, basis=basis, **options)
+    """A network of functions of each edge whose batch norms have seen something."""
+    net = kanseg.create_model("unet", width=4, depth=2, basis=basis, share="edge", **options)
     net(torch.randn(2, 3, 24, 24))
     return net.eval()
 
@@ -58,7 +58,7 @@ def test_a_step_changes_the_deltas_only_and_fusing_keeps_the_function(basis):
     assert set(net.state_dict()) == keys
     assert [type(m) for m in net.modules()] == kinds
     assert all(p.requires_grad for p in net.parameters())
-    twin = kanseg.create_model("unet", width=4, depth=2, basis=basis)
+    twin = kanseg.create_model("unet", width=4, depth=2, share="edge", basis=basis)
     twin.load_state_dict(net.state_dict())
     assert torch.equal(twin.eval()(x), net(x))
     changed = [name for name, p in net.named_parameters() if not torch.equal(p, original[name])]
@@ -103,7 +103,9 @@ def test_added_degrees_alone_train_and_the_result_is_the_network_of_that_degree(
             )
         else:
             assert torch.equal(p, original[name])
-    twin = kanseg.create_model("unet", width=4, depth=2, basis=basis, degree=5, stem=None)
+    twin = kanseg.create_model(
+        "unet", width=4, depth=2, share="edge", basis=basis, degree=5, stem=None
+    )
     twin.load_state_dict(net.state_dict())
     assert torch.equal(twin.eval()(x), net(x))
 
@@ -111,10 +113,9 @@ def test_added_degrees_alone_train_and_the_result_is_the_network_of_that_degree(
 @pytest.mark.parametrize("share", ["edge", "channel", "layer"])
 def test_chosen_degrees_change_alone(share):
     layer = KANConv2d(3, 4, 3, basis="legendre", degree=3, share=share).eval()
-    before, x = (
-        layer.functions_weight.detach().clone().unflatten(1, (-1, 4)),
-        torch.randn(1, 3, 9, 9),
-    )
+    functions = layer if share == "edge" else layer.activation
+    before = functions.functions_weight.detach().clone().unflatten(1, (-1, 4))
+    x = torch.randn(1, 3, 9, 9)
     was = layer(x)
     finetune(layer, trainable_degrees=[0, 2, 9])
     assert torch.equal(layer(x), was)
@@ -123,7 +124,7 @@ def test_chosen_degrees_change_alone(share):
     fuse(layer)
     torch.testing.assert_close(layer(x), tuned, rtol=0, atol=1e-6)
     same = (
-        (layer.functions_weight.unflatten(1, (-1, 4)) == before)
+        (functions.functions_weight.unflatten(1, (-1, 4)) == before)
         .transpose(1, 2)
         .flatten(2)
         .all(dim=2)

@@ -31,10 +31,13 @@ def plain(conv, *args, **options):
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("share", ["edge", "channel", "layer"])
 def test_a_finer_grid_computes_the_same_function_everywhere(order, times, share):
-    layer = KANLinear(2, 3, spline_order=order, share=share, grid_size=4, dtype=torch.float64)
+    options = {"spline_order": order, "grid_size": 4, "grid_range": (-1.0, 1.0)}
+    layer = KANLinear(2, 3, share=share, dtype=torch.float64, **options)
+    functions = layer if share == "edge" else layer.base_activation
+    torch.nn.init.normal_(functions.functions_weight)
     x = torch.rand(300, 2, dtype=torch.float64) * 6 - 3
     before = layer(x)
-    layer.refine(4 * times)
+    functions.refine(4 * times)
     assert (layer(x) - before).abs().max() < 1e-9
 
 
@@ -448,13 +451,15 @@ def test_a_compiled_network_follows_its_grids(wrapped):
 
 @pytest.mark.parametrize("change", ["prune", "parametrize"])
 def test_shared_functions_that_are_made_of_others_are_refused(change):
-    layer = KANConv2d(2, 3, 3, share="channel")
+    functions = KANConv2d(2, 3, 3, share="channel").activation
     if change == "prune":
-        prune.identity(layer, "mixture")
+        prune.identity(functions, "weight")
     else:
-        torch.nn.utils.parametrize.register_parametrization(layer, "mixture", torch.nn.Identity())
+        torch.nn.utils.parametrize.register_parametrization(
+            functions, "weight", torch.nn.Identity()
+        )
     with pytest.raises(ValueError, match="parametrized or pruned"):
-        layer.refine(10)
+        functions.refine(12)
 
 
 def _two_processes(rank, port, folder):

@@ -77,7 +77,9 @@ LAYERS = {
     "prelu": lambda: KANConv2d(4, 4, 3, base_activation="prelu", activation="prelu"),
     "bottleneck": lambda: KANConv2d(4, 4, 3, inner_channels=2, norm="instance"),
     "shared": lambda: KANConv2d(4, 4, 3, share="channel", norm="group"),
+    "two functions": lambda: KANConv2d(4, 4, 3, share=2, position="before_conv"),
     "one function": lambda: KANLinear(4, 4, share="layer", bias=True),
+    "without a base": lambda: KANLinear(4, 4, share="channel", base_activation=None),
     "plain": lambda: KANConv2d(4, 4, 3, basis="none", norm="layer"),
     "linear": lambda: KANLinear(4, 3, basis="wavelet", bias=True),
     "learned": lambda: KANLinear(4, 3, basis="gram", learnable=True, degree=4),
@@ -160,16 +162,15 @@ def test_a_layer_built_under_half_precision_has_weights_of_it_and_exact_grids(dt
     assert 0.7 < y.std() < 1.3
 
 
-@pytest.mark.parametrize("kind", ["finetune", "pruned", "mixture", "wrapped"])
+@pytest.mark.parametrize("kind", ["finetune", "pruned", "shared", "wrapped"])
 def test_a_layer_whose_weights_are_made_of_others_is_not_half_reset(kind):
-    layer = KANConv2d(2, 3, 1, share="channel" if kind == "mixture" else "edge")
+    layer = KANConv2d(2, 3, 1, share="channel" if kind == "shared" else "edge")
     if kind == "finetune":
         finetune(layer, rank=1)
     elif kind == "wrapped":
         layer.basis_conv = torch.nn.Sequential(layer.basis_conv)
     else:
-        where, name = (layer, "mixture") if kind == "mixture" else (layer.basis_conv, "weight")
-        prune.identity(where, name)
+        prune.identity(layer.activation if kind == "shared" else layer.basis_conv, "weight")
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     with pytest.raises(ValueError, match="parametrized or pruned|replaced by a Sequential"):
         layer.reset_parameters()

@@ -15,12 +15,19 @@ import kanseg
 from kanseg.bases import create_basis
 from kanseg.compat.torch_conv_kan import KAGNConv2DLayer, KANConv2DLayer
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear, KANLocal2d
+from kanseg.layers.activation import KANActivation
 from kanseg.layers.functional import activation_convolution, basis_convolution, basis_mixture
+
+
+def with_bottleneck(options):
+    """The options of a layer with a bottleneck, which shared functions do not have."""
+    return options if "share" in options else {"inner_channels": 2, **options}
+
 
 LAYERS = {
     "conv1d": (lambda **o: KANConv1d(2, 3, 3, padding=1, norm=None, **o), (2, 2, 9)),
     "conv2d": (
-        lambda **o: KANConv2d(2, 4, 3, padding=1, groups=2, inner_channels=2, norm=None, **o),
+        lambda **o: KANConv2d(2, 4, 3, padding=1, groups=2, norm=None, **with_bottleneck(o)),
         (2, 2, 7, 6),
     ),
     "conv3d": (lambda **o: KANConv3d(2, 3, 3, padding=1, norm=None, **o), (2, 2, 5, 4, 3)),
@@ -38,21 +45,22 @@ def called(layer, x):
         inner = called(layer.functions, layer.patches(x).flatten(1).unsqueeze(2))
         shape = (len(x), *layer.output_size, layer.out_channels)
         return inner.reshape(shape).permute(0, 3, 1, 2)
+    if isinstance(layer, KANActivation):
+        weight = layer.weight.reshape(1, *layer.weight.shape, *[1] * (x.dim() - 2))
+        return layer.base(x) + (layer.basis(x) * weight).sum(2)
     if isinstance(layer, KANLinear):
-        values = _values(layer, x)
-        base = layer.base_linear(layer.base_activation(x))
-        return layer.basis_linear(values) + base
-    functions = layer.expand(layer.basis_conv(_values(layer, layer.squeeze(x))))
-    y = functions + layer.base_conv(layer.base_activation(x))
-    return layer.activation(layer.norm(y))
+        base = layer.base_linear(_activated(layer.base_activation, x))
+        if layer.basis is None:
+            return base
+        return layer.basis_linear(layer.basis(x).flatten(1, 2)) + base
+    y = layer.base_conv(_activated(layer.base_activation, x))
+    if layer.basis is not None:
+        y = y + layer.expand(layer.basis_conv(layer.basis(layer.squeeze(x)).flatten(1, 2)))
+    return _activated(layer.activation, layer.norm(y))
 
 
-def _values(layer, x):
-    values = layer.basis(x)
-    if layer.mixture is None:
-        return values.flatten(1, 2)
-    weight = layer.mixture.reshape(1, *layer.mixture.shape, *[1] * (x.dim() - 2))
-    return (values * weight).sum(2)
+def _activated(activation, x):
+    return called(activation, x) if isinstance(activation, KANActivation) else activation(x)
 
 
 def maps(layer):
@@ -187,17 +195,33 @@ def test_what_a_replaced_map_does_counts(kind, replace):
         check(layer, x)
 
 
+@pytest.mark.parametrize("basis", ["gram", "wavelet"])
 @pytest.mark.parametrize("share", ["channel", "layer"])
 @pytest.mark.parametrize("replace", [patched, hooked, accelerated], ids=lambda f: f.__name__)
-def test_what_a_replaced_basis_does_counts(share, replace):
-    for layer, x in (
-        (KANConv2d(2, 3, 3, basis="wavelet", share=share, norm=None), torch.randn(2, 2, 5, 5)),
-        (KANLinear(2, 3, basis="wavelet", share=share), torch.randn(5, 2)),
+def test_what_a_replaced_basis_does_counts(basis, share, replace):
+    conv = KANConv2d(2, 3, 3, basis=basis, share=share, norm=None)
+    linear = KANLinear(2, 3, basis=basis, share=share)
+    for layer, functions, x in (
+        (conv, conv.activation, torch.randn(2, 2, 5, 5)),
+        (linear, linear.base_activation, torch.randn(5, 2)),
     ):
+        nn.init.normal_(functions.weight)
         before = layer(x)
-        replace(layer.basis)
+        replace(functions.basis)
         assert (layer(x) - before).abs().max() > 1e-3
         check(layer, x)
+
+
+@pytest.mark.parametrize("basis", ["gram", "wavelet"])
+@pytest.mark.parametrize("replace", [patched, hooked, accelerated], ids=lambda f: f.__name__)
+def test_what_a_replaced_base_of_shared_functions_does_counts(basis, replace):
+    layer = KANActivation(2, basis=basis)
+    nn.init.normal_(layer.weight)
+    x = torch.randn(2, 2, 5, 5)
+    before = layer(x)
+    replace(layer.base)
+    assert (layer(x) - before).abs().max() > 1e-3
+    check(layer, x)
 
 
 def test_a_basis_with_a_forward_or_functions_of_its_own():
@@ -266,6 +290,17 @@ def test_global_hooks_see_the_parts():
     layer(torch.randn(1, 2, 6, 6))
     handle.remove()
     parts = (layer.basis, layer.basis_conv, layer.base_activation, layer.base_conv)
+    assert all(any(part is each for each in seen) for part in parts)
+
+
+def test_global_hooks_see_the_parts_of_shared_functions():
+    layer, seen = KANConv2d(2, 3, 3, basis="gram", share="channel"), []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, arguments, output: seen.append(module)
+    )
+    layer(torch.randn(1, 2, 6, 6))
+    handle.remove()
+    parts = (layer.base_conv, layer.activation, layer.activation.base, layer.activation.basis)
     assert all(any(part is each for each in seen) for part in parts)
 
 

@@ -6,15 +6,24 @@ from torch.nn.utils import parametrize, prune, spectral_norm, weight_norm
 import kanseg
 from kanseg.bases import BASES
 from kanseg.layers import KANConv2d
+from kanseg.layers.activation import KANActivation
 from kanseg.layers.surgery import dilate
 
-FORMS = [{}, {"inner_channels": 0.5}, {"share": "layer"}]
+FORMS = {
+    "full": {},
+    "bottleneck": {"inner_channels": 0.5},
+    "shared": {"share": "layer"},
+    "shared before": {"share": "layer", "position": "before_conv"},
+}
 
 
-@pytest.mark.parametrize("form", FORMS, ids=["full", "bottleneck", "shared"])
+@pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @pytest.mark.parametrize("basis", list(BASES))
 def test_one_channel_gives_for_grey_what_three_gave(basis, form):
     layer = KANConv2d(3, 8, 3, padding=1, basis=basis, dtype=torch.float64, **form).eval()
+    for part in layer.modules():
+        if isinstance(part, KANActivation):
+            nn.init.normal_(part.weight)
     grey = torch.randn(2, 1, 9, 8, dtype=torch.float64)
     expected = layer(grey.expand(-1, 3, -1, -1))
     layer.set_in_channels(1)
@@ -53,11 +62,20 @@ def test_a_grid_that_followed_the_data_goes_along():
 
 
 def test_a_function_a_channel_goes_along():
-    layer = KANConv2d(3, 4, 3, basis="gram", share="channel", base_activation=None).eval()
-    mixture = layer.mixture.clone()
+    layer = KANConv2d(3, 4, 3, basis="gram", share="channel", position="before_conv").eval()
+    functions = layer.base_activation
+    before = nn.init.normal_(functions.weight).detach().clone()
     layer.set_in_channels(4)
-    torch.testing.assert_close(layer.mixture, mixture[[0, 1, 2, 0]])
-    assert isinstance(layer.mixture, nn.Parameter)
+    torch.testing.assert_close(functions.weight, before[[0, 1, 2, 0]])
+    assert isinstance(functions.weight, nn.Parameter)
+    assert functions.channels == 4
+
+
+def test_functions_after_the_norm_do_not_see_the_channels_of_the_input():
+    layer = KANConv2d(3, 4, 3, basis="gram", share="channel").eval()
+    before = nn.init.normal_(layer.activation.weight).detach().clone()
+    layer.set_in_channels(5)
+    assert torch.equal(layer.activation.weight, before)
 
 
 @pytest.mark.parametrize("basis", kanseg.list_bases())
@@ -108,25 +126,27 @@ class Twice(nn.Module):
 
 
 CHANGES = {
-    "refine": lambda layer: layer.refine(10),
-    "update_grid": lambda layer: layer.update_grid(torch.randn(2, 2, 9, 9)),
-    "set_in_channels": lambda layer: layer.set_in_channels(4),
+    "refine": lambda layer, functions: functions.refine(60),
+    "update_grid": lambda layer, functions: functions.update_grid(torch.randn(2, 2, 9, 9)),
+    "set_in_channels": lambda layer, functions: layer.set_in_channels(4),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 @pytest.mark.parametrize("share", ["channel", "layer"])
 @pytest.mark.parametrize("made", ["pruned", "parametrized"])
-def test_a_mixture_made_from_another_tensor_is_not_changed(change, share, made):
-    layer = KANConv2d(2, 3, 3, share=share)
+def test_shared_functions_made_from_another_tensor_are_not_changed(change, share, made):
+    layer = KANConv2d(2, 3, 3, share=share, position="before_conv")
+    functions = layer.base_activation
+    nn.init.normal_(functions.weight)
     if made == "pruned":
-        prune.l1_unstructured(layer, "mixture", 0.5)
+        prune.l1_unstructured(functions, "weight", 0.5)
     else:
-        parametrize.register_parametrization(layer, "mixture", Twice())
+        parametrize.register_parametrization(functions, "weight", Twice())
     x = torch.randn(2, 2, 6, 6)
     before = layer.eval()(x)
     with pytest.raises(ValueError, match="parametrized or pruned"):
-        change(layer)
+        change(layer, functions)
     assert torch.equal(layer(x), before)
 
 
@@ -139,7 +159,7 @@ def test_a_convolution_made_from_another_tensor_is_not_changed(change, make):
     layer = KANConv2d(2, 3, 3)
     make(layer.basis_conv)
     with pytest.raises(ValueError, match="parametrized or pruned"):
-        change(layer)
+        change(layer, layer)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
@@ -147,4 +167,4 @@ def test_a_replaced_convolution_is_not_changed(change):
     layer = KANConv2d(2, 3, 3)
     layer.basis_conv = nn.Sequential(layer.basis_conv)
     with pytest.raises(ValueError, match="basis_conv was replaced by a Sequential"):
-        change(layer)
+        change(layer, layer)

@@ -6,6 +6,7 @@ import torch
 import kanseg
 from kanseg.bases import BASES
 from kanseg.layers import KANConv2d
+from kanseg.layers.regularisation import kan_layers
 
 
 def layers(net):
@@ -13,7 +14,7 @@ def layers(net):
 
 
 def test_the_stem_is_splines_of_the_colours_by_default():
-    first, *others = layers(kanseg.create_model("unet", basis="gram", width=4))
+    first, *others = layers(kanseg.create_model("unet", basis="gram", width=4, share="edge"))
     assert type(first.basis).__name__ == "BSpline"
     assert first.in_channels == 3
     assert isinstance(first.squeeze, torch.nn.Identity)
@@ -27,7 +28,17 @@ def test_a_stem_can_differ_or_be_like_all_others():
     assert layers(net)[0].basis.num_functions == 5
     assert isinstance(layers(net)[0].norm, torch.nn.InstanceNorm2d)
     assert all(m.basis is None for m in layers(net)[1:])
-    assert type(layers(kanseg.create_model("unet", stem=None, width=4))[0].basis).__name__ == "Gram"
+    alike = kanseg.create_model("unet", stem=None, width=4, share="edge")
+    assert type(layers(alike)[0].basis).__name__ == "Gram"
+
+
+def test_functions_are_shared_by_default_and_each_edges_own_where_that_is_asked_for():
+    net = kanseg.create_model("unet", basis="gram", width=4)
+    assert all(layer.basis is None for layer in layers(net))
+    assert {type(part.basis).__name__ for part in kan_layers(net)} == {"Gram"}
+    for options in ({"share": "edge"}, {"inner_channels": None}):
+        net = kanseg.create_model("unet", basis="gram", width=4, **options)
+        assert all(layer.basis is not None for layer in layers(net))
 
 
 def test_bottlenecks_can_be_left_out():

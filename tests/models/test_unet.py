@@ -121,6 +121,7 @@ def test_options_reach_the_convolutions_of_a_mixer(mixer):
         depth=2,
         mixer=mixer,
         stem=None,
+        share="edge",
     )
     assert {(m.basis.degree, type(m.norm)) for m in net.modules() if isinstance(m, KANConv2d)} == {
         (5, nn.InstanceNorm2d)

@@ -4,8 +4,9 @@ from torch import nn
 
 from kanseg.config import TrainingConfig
 from kanseg.errors import InputError
+from kanseg.layers import KANConv2d, KANLinear
 from kanseg.training.optimisers import create_optimiser
-from kanseg.training.rates import Rates, Stand, parameter_groups
+from kanseg.training.rates import Rates, Stand, describe_function_rates, parameter_groups
 
 VALUES = [
     0.1,
@@ -37,7 +38,7 @@ def network():
 
 def rates(model, total=10, **settings):
     settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0} | settings))
-    groups, factors = parameter_groups(model, settings.lr_factors)
+    groups, factors = parameter_groups(model, settings)
     return Rates(
         create_optimiser("sgd", groups, lr=settings.lr), settings, total=total, factors=factors
     )
@@ -100,8 +101,8 @@ def test_groups_have_their_share_of_the_rate_and_the_first_pattern_counts():
 def test_a_factor_of_zero_keeps_the_weights():
     model = network()
     before = [p.clone() for p in model["encoder"].parameters()]
-    groups, factors = parameter_groups(model, {"encoder.*": 0.0})
-    settings = TrainingConfig(lr=0.1, warmup=0.0)
+    settings = TrainingConfig(lr=0.1, warmup=0.0, lr_factors={"encoder.*": 0.0})
+    groups, factors = parameter_groups(model, settings)
     optimizer = create_optimiser("adamw", groups, lr=0.1, weight_decay=0.5)
     ours = Rates(optimizer, settings, total=3, factors=factors)
     for step in range(3):
@@ -116,7 +117,7 @@ def test_a_factor_of_zero_keeps_the_weights():
 
 def test_without_factors_there_is_one_group_in_the_models_order():
     model = network()
-    groups, factors = parameter_groups(model, {})
+    groups, factors = parameter_groups(model, TrainingConfig())
     assert factors == [1.0]
     assert [id(p) for p in groups[0]["params"]] == [id(p) for p in model.parameters()]
 
@@ -136,4 +137,112 @@ def test_without_factors_there_is_one_group_in_the_models_order():
 )
 def test_wrong_factors_are_named(factors, message):
     with pytest.raises(InputError, match=message):
-        parameter_groups(network(), factors)
+        parameter_groups(network(), TrainingConfig(lr_factors=factors))
+
+
+def learned():
+    """A layer of functions a channel, one of a function a layer, one of functions of each edge."""
+    return nn.Sequential(
+        KANConv2d(2, 3, 3, basis="gram", share="channel"),
+        KANConv2d(3, 2, 3, basis="bspline", share="layer", position="before_conv"),
+        nn.Flatten(),
+        KANLinear(2, 3, basis="gram"),
+    )
+
+
+SHARED = {"0.activation.weight", "1.base_activation.weight"}
+EDGES = {"3.basis_linear.weight"}
+
+
+def stepped(model, **settings):
+    """Name -> learning rate and weight decay that an optimizer has for it."""
+    settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0, "weight_decay": 0.5} | settings))
+    groups, factors = parameter_groups(model, settings)
+    optimizer = create_optimiser("adamw", groups, lr=settings.lr, weight_decay=0.5)
+    Rates(optimizer, settings, total=10, factors=factors).set(0, Stand())
+    found = {
+        id(p): (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    return {name: found[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("given", "shared", "edges"),
+    [
+        ({}, (1.0, 0.0), (0.1, 0.5)),
+        ({"function_lr": 3.0}, (0.3, 0.0), (0.3, 0.5)),
+        ({"function_lr": 0.0}, (0.0, 0.0), (0.0, 0.5)),
+        ({"function_decay": True}, (1.0, 0.5), (0.1, 0.5)),
+        ({"function_decay": False}, (1.0, 0.0), (0.1, 0.0)),
+        ({"function_lr": 1.0, "function_decay": True}, (0.1, 0.5), (0.1, 0.5)),
+        ({"lr_factors": {"0.*": 0.5}}, (1.0, 0.0), (0.1, 0.5)),
+    ],
+    ids=str,
+)
+def test_functions_have_their_own_rate_and_decay(given, shared, edges):
+    """Shared ones ten times the rate and no decay, those of edges what other weights have."""
+    model = learned()
+    scale = {
+        name: 0.5 if given.get("lr_factors") and name[0] == "0" else 1.0 for name in stepped(model)
+    }
+    expected = {name: (0.1 * scale[name], 0.5) for name in scale}
+    expected |= {name: (shared[0] * scale[name], shared[1]) for name in SHARED}
+    expected |= dict.fromkeys(EDGES, edges)
+    assert {name: expected[name] for name in SHARED | EDGES} == {
+        name: found for name, found in stepped(model, **given).items() if name in SHARED | EDGES
+    }
+    assert stepped(model, **given) == expected
+
+
+def test_every_parameter_is_in_one_group():
+    model = learned()
+    groups, factors = parameter_groups(model, TrainingConfig(lr_factors={"0.*": 0.5}))
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    assert sorted(factors) == [0.5, 1.0, 5.0, 10.0]
+
+
+def test_without_decay_a_coefficient_without_a_gradient_stays():
+    model = learned()
+    weight = nn.init.ones_(model[0].activation.weight)
+    settings = TrainingConfig(lr=0.1, warmup=0.0, weight_decay=0.5)
+    groups, factors = parameter_groups(model, settings)
+    optimizer = create_optimiser("adamw", groups, lr=0.1, weight_decay=0.5)
+    Rates(optimizer, settings, total=3, factors=factors).set(0, Stand())
+    kernel = model[0].base_conv.weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (weight == 1).all()
+    torch.testing.assert_close(model[0].base_conv.weight, kernel * (1 - 0.1 * 0.5))
+
+
+def test_lbfgs_has_one_group_and_one_rate():
+    groups, factors = parameter_groups(learned(), TrainingConfig(optimizer="lbfgs"))
+    assert len(groups) == 1
+    assert factors == [1.0]
+    assert groups[0].keys() == {"params"}
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_a_wrong_factor_of_functions_is_named(factor):
+    with pytest.raises(InputError, match="function_lr"):
+        parameter_groups(learned(), TrainingConfig(function_lr=factor))
+
+
+def test_what_is_special_about_functions_is_told():
+    model = learned()
+    count = sum(dict(model.named_parameters())[name].numel() for name in SHARED)
+    (line,) = describe_function_rates(model, TrainingConfig())
+    assert f" {count} " in line
+    assert "shared" in line
+    assert "10 times" in line
+    assert "function_lr" in line
+    both = describe_function_rates(model, TrainingConfig(function_lr=2.0))
+    assert len(both) == 2
+    assert all("2 times" in each for each in both)
+    plain = TrainingConfig(function_lr=1.0, function_decay=True)
+    assert describe_function_rates(model, plain) == []
+    assert describe_function_rates(network(), TrainingConfig()) == []

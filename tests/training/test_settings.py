@@ -54,6 +54,11 @@ WRONG = [
         {"optimizer": "lbfgs", "weight_decay": 0.0, "lr_factors": {"*": 0.5}},
         "training.lr_factors: lbfgs has one learning rate for all parameters",
     ),
+    (
+        {"optimizer": "lbfgs", "weight_decay": 0.0, "function_lr": 2.0},
+        "training.function_lr: lbfgs has one learning rate for all parameters",
+    ),
+    ({"function_lr": -1.0}, "training.function_lr must be 0 or more, got -1.0"),
     ({"lr": 1e38}, "training.lr must be at most 1e+30"),
     (
         {"lr_factors": {"decodr.*": 0.5}},
@@ -87,6 +92,7 @@ def test_wrong_settings_are_named(kind, given, message):
             "optimizer_options": {"line_search": None, "max_iter": 5},
         },
         {"optimizer_options": {"betas": [0.9, 0.99], "eps": 0}},
+        {"function_lr": 0.0, "function_decay": False},
     ],
 )
 def test_right_ones_pass(given):
