@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Entries of x that are computed together. On a CPU all buffers of a piece then stay in its cache;
 # fresh memory for whole tensors would cost more than the arithmetic.
@@ -46,7 +46,8 @@ class Scratch:
 
     def __init__(self, x: Tensor):
         self.dtype = torch.promote_types(x.dtype, torch.float32)
-        self._kept = x.device.type == "cpu"
+        # A fake tensor stands on a CPU too: what it leaves behind would be no memory.
+        self._kept = x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter)
         self._buffers: dict[tuple[str, torch.Size], Tensor] = {}
 
     def __call__(self, name: str, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
