@@ -10,6 +10,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -19,6 +20,7 @@ from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.horner import collapses, variable
+from kanseg.layers.lookup import may_tabulate
 
 Note = Callable[[int], None]
 
@@ -81,7 +83,7 @@ class Operations(TorchDispatchMode):
         entered: list[AbstractContextManager] = []
 
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if layer.can_freeze():
+            if has_formula(layer):
                 self.functions(inputs[0].numel() * operations_of_a_value(layer))
                 entered.append(self.pause())
             else:
@@ -111,6 +113,14 @@ class Operations(TorchDispatchMode):
                 yield term
 
         return told
+
+
+def has_formula(layer: KANActivation) -> bool:
+    """Whether shared functions are computed as polynomials or tables. A fake tensor does not tell
+    the numbers that may be against it.
+    """
+    is_fake = isinstance(layer.weight, FakeTensor)
+    return layer.can_freeze() or (is_fake and may_tabulate(layer.basis))
 
 
 def operations_of_a_value(layer: KANActivation) -> int:
@@ -147,7 +157,7 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
     """Within it what the model computes is told to both (see `Operations`)."""
     operations = Operations(contraction, functions)
     learned = [module for module in model.modules() if isinstance(module, KANActivation)]
-    by_formula = {layer.basis for layer in learned if layer.can_freeze()}
+    by_formula = {layer.basis for layer in learned if has_formula(layer)}
     bases = [module for module in model.modules() if isinstance(module, Basis)]
     bases = [basis for basis in bases if basis not in by_formula]
     hooks: list[RemovableHandle] = []
