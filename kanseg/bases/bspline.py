@@ -100,12 +100,12 @@ class BSpline(Basis):
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
 
-    @torch.no_grad()
     @property
     def has_table(self) -> bool:
         """Not of linear pieces, which have corners at the knots, nor of steps, which have jumps."""
         return self.spline_order >= 2 and not self.knots.requires_grad
 
+    @torch.no_grad()
     def table_range(self) -> TableRange | None:
         k, knots = self.spline_order, self.knots
         if not self.has_table or not _is_readable(knots):
