@@ -10,6 +10,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -18,6 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS
 from kanseg.layers.activation import KANActivation
+from kanseg.layers.horner import collapses, variable
+from kanseg.layers.lookup import may_tabulate
 
 Note = Callable[[int], None]
 
@@ -30,19 +33,22 @@ class Operations(TorchDispatchMode):
     attention too), by PyTorch's own formulas of `torch.utils.flop_counter`, without biases.
     `functions` is told the work of evaluating bases: one operation per entry that an elementwise
     operation writes while a basis is evaluated, its domain map included, and all of a
-    `KANActivation`, whose functions and base are computed together; exp is one operation, and so is
-    a normalisation. What norms, other activations, additions and resizing do is counted nowhere, as
-    is usual.
+    `KANActivation`, whose functions and base are computed together (`operations_of_a_value`); exp
+    is one operation, and so is a normalisation. What norms, other activations, additions and
+    resizing do is counted nowhere, as is usual.
     """
 
     def __init__(self, contraction: Note, functions: Note):
         super().__init__()
         self.contraction, self.functions = contraction, functions
         self.evaluates = False
+        self.paused = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if self.paused:
+            return result
         flops = flop_registry.get(func.overloadpacket)
         if flops is not None:
             self.contraction(int(flops(*args, **kwargs, out_val=result)) // 2)
@@ -59,12 +65,29 @@ class Operations(TorchDispatchMode):
         finally:
             self.evaluates = before
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Within it nothing is counted."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
     def watch(self, layer: KANActivation) -> list[RemovableHandle]:
-        """Hooks within which a learned activation is evaluated."""
+        """Hooks within which a learned activation is evaluated.
+
+        A polynomial or a table is counted by its formula: its operations differ from device to
+        device, and what the first ones find later ones look up.
+        """
         entered: list[AbstractContextManager] = []
 
-        def before(*_: object) -> None:
-            entered.append(self.evaluation())
+        def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if has_formula(layer):
+                self.functions(inputs[0].numel() * operations_of_a_value(layer))
+                entered.append(self.pause())
+            else:
+                entered.append(self.evaluation())
             entered[-1].__enter__()
 
         def after(*_: object) -> None:
@@ -92,6 +115,31 @@ class Operations(TorchDispatchMode):
         return told
 
 
+def has_formula(layer: KANActivation) -> bool:
+    """Whether shared functions are computed as polynomials or tables. A fake tensor does not tell
+    the numbers that may be against it.
+    """
+    is_fake = isinstance(layer.weight, FakeTensor)
+    return layer.can_freeze() or (is_fake and may_tabulate(layer.basis))
+
+
+def operations_of_a_value(layer: KANActivation) -> int:
+    """Of shared functions that are a polynomial or a table.
+
+    A polynomial costs a multiply-add a degree, and its variable one operation each for the scale,
+    the sigmoid and the center that it has. A table costs three: the place in it, the share of the
+    way to the next entry, the interpolation. A normalization and a base cost one more each.
+    """
+    basis = layer.basis
+    common = int(not basis.is_pointwise) + int(layer.base is not None)
+    if not collapses(basis):
+        return common + 3
+    scale, center = variable(basis)
+    if scale == 0:
+        return common + basis.polynomial_degree
+    return common + 1 + (scale != 1) + (center != 0) + basis.polynomial_degree
+
+
 @cache
 def _elementwise(operation) -> bool:  # noqa: ANN001 - an OpOverloadPacket
     """PyTorch tags them, but not every in-place form; copies compute nothing."""
@@ -108,13 +156,15 @@ def _elementwise(operation) -> bool:  # noqa: ANN001 - an OpOverloadPacket
 def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[None]:
     """Within it what the model computes is told to both (see `Operations`)."""
     operations = Operations(contraction, functions)
+    learned = [module for module in model.modules() if isinstance(module, KANActivation)]
+    by_formula = {layer.basis for layer in learned if has_formula(layer)}
     bases = [module for module in model.modules() if isinstance(module, Basis)]
+    bases = [basis for basis in bases if basis not in by_formula]
     hooks: list[RemovableHandle] = []
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        for module in model.modules():
-            if isinstance(module, KANActivation):
-                hooks += operations.watch(module)
+        for layer in learned:
+            hooks += operations.watch(layer)
         for basis in bases:
             basis.terms = operations.watched(basis)
         # One operation for a whole block of attention, and fused attention on some devices, would

@@ -94,19 +94,35 @@ def test_kan_convolutions_by_hand(case, batch):
 @pytest.mark.parametrize("share", ["channel", "layer", 2])
 @pytest.mark.parametrize("position", ["after_norm", "before_conv"])
 def test_shared_functions_are_one_convolution_and_a_few_operations_an_entry(share, position):
-    """An entry costs less than by the recurrence, and at least its degree; a call a little more,
-    for the coefficients.
+    """An entry costs its degree, the variable (sigmoid and center) and the base, the first time as
+    the second.
     """
     degree = 5
     layer = KANConv2d(
         6, 4, 3, padding=1, basis="gram", degree=degree, share=share, position=position
     )
-    one, three = work(layer, 1, 6, 8, 10), work(layer, 3, 6, 8, 10)
-    assert three[0] - one[0] == 2 * S * 9 * 6 * 4
-    entries = 2 * S * (4 if position == "after_norm" else 6)
-    recurrence = TANH + 2 * (degree - 1) + (degree + 1)  # with the products by the coefficients
-    assert degree * entries <= three[1] - one[1] < recurrence * entries
-    assert one[0] - S * 9 * 6 * 4 <= (degree + 1 + 6) * (degree + 1) ** 2
+    entries = S * (4 if position == "after_norm" else 6)
+    one, three, again = (work(layer, batch, 6, 8, 10) for batch in (1, 3, 1))
+    assert one == again == (S * 9 * 6 * 4, entries * (2 + degree + 1))
+    assert three == (3 * one[0], 3 * one[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "operations"),
+    [
+        ({"basis": "legendre", "degree": 3, "domain": "identity"}, 3 + 1),
+        ({"basis": "gram", "degree": 3}, 1 + 3 + 1),  # the sigmoid, of which SiLU is made too
+        ({"basis": "gram", "degree": 3, "domain": "tanh", "base": None}, 2 + 3),
+        ({"basis": "gram", "degree": 2, "domain": "layer_norm"}, 1 + 2 + 1),
+        ({"basis": "bspline"}, 3 + 1),
+        ({"basis": "rbf", "base": None}, 3),
+        ({"basis": "rbf", "grid_size": 30}, 3 + 1),  # a table costs the same with more functions
+    ],
+)
+def test_activations_by_hand(options, operations):
+    layer = KANActivation(6, **options)
+    assert work(layer, 2, 6, 8, 10) == (0, 2 * 6 * S * operations)
+    assert "terms" not in vars(layer.basis)
 
 
 @pytest.mark.parametrize("basis", list(BASES))

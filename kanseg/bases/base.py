@@ -133,6 +133,8 @@ class Basis(nn.Module, ABC):
     polynomial_degree: int | None = None
     # Whether the functions stand on a grid that can follow the data.
     has_grid = False
+    # Whether a table holds the functions to single precision, as far as `table_range` has one.
+    has_table = False
     # Names of the parameters and buffers with a row for each channel.
     per_channel: tuple[str, ...] = ()
 
@@ -219,7 +221,9 @@ class Basis(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no grid")
 
     def table_range(self) -> TableRange | None:
-        """Where the functions can be tabulated; None where they cannot."""
+        """Where the functions can be tabulated; None where they cannot, or where that depends on
+        numbers that cannot be read (of meta and fake tensors).
+        """
         return None
 
     def update_grid(self, samples: Tensor) -> Tensor:

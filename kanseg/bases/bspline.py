@@ -100,11 +100,16 @@ class BSpline(Basis):
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
 
+    @property
+    def has_table(self) -> bool:
+        """Not of linear pieces, which have corners at the knots, nor of steps, which have jumps."""
+        return self.spline_order >= 2 and not self.knots.requires_grad
+
     @torch.no_grad()
     def table_range(self) -> TableRange | None:
         k, knots = self.spline_order, self.knots
-        if k < 2 or knots.requires_grad or not _is_readable(knots):
-            return None  # linear pieces have corners at the knots, steps have jumps
+        if not self.has_table or not _is_readable(knots):
+            return None
         lo, hi = knots[:, 0], knots[:, -1]
         if not self.uniform:
             smallest = knots.diff(dim=1).amin(1)

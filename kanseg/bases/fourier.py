@@ -32,6 +32,8 @@ class Fourier(Basis):
         domain: identity by default.
     """
 
+    has_table = True
+
     def __init__(self, channels: int, *, num_frequencies: int = 4, domain: str = "identity"):
         super().__init__(
             channels, 2 * check_at_least("num_frequencies", num_frequencies, 1), domain

@@ -43,6 +43,8 @@ class Hermite(Basis):
         ValueError: on a degree below 0 or an unknown kind.
     """
 
+    has_table = True
+
     def __init__(
         self, channels: int, *, degree: int = 3, kind: str = "physicist", domain: str = "identity"
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanseg.bases.base import (
     BASES,
@@ -37,6 +37,7 @@ class GaussianRBF(Basis):
     """
 
     has_grid = True
+    has_table = True
     per_channel = ("start", "step")
 
     def __init__(
@@ -72,7 +73,7 @@ class GaussianRBF(Basis):
     @torch.no_grad()
     def table_range(self) -> TableRange | None:
         start, step, key = self.start, self.step, None
-        if start.is_meta:
+        if start.is_meta or type(start) not in (Tensor, nn.Parameter):
             return None
         if ((start == start[0]) & (step == step[0])).all():
             start, step = start[:1], step[:1]

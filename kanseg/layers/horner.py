@@ -14,6 +14,7 @@ from subprocess import SubprocessError
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,19 +81,25 @@ _known = weakref.WeakKeyDictionary()
 
 def _interpolated(basis: Basis, device: torch.device) -> Tensor:
     """Interpolation at the D + 1 Chebyshev points of the range of t."""
-    count = basis.polynomial_degree + 1
-    scale, center = variable(basis)
-    angles = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) * (torch.pi / count)
-    u = points = torch.cos(angles)
+    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu").to(device, non_blocking=True)
+    u = nodes[:1].unsqueeze(0)
+    values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
+    return values @ nodes[1:]
+
+
+@torch.compiler.assume_constant_result
+def _nodes(basis: Basis) -> list[list[float]]:
+    """The D + 1 arguments u at which the functions are interpolated, and below them the matrix that
+    turns values there into coefficients. They are numbers because exporters know no inverse.
+    """
+    count, (scale, center) = basis.polynomial_degree + 1, variable(basis)
+    u = points = np.cos((np.arange(count) + 0.5) * (np.pi / count))
     if scale != 0:
         _, factor, offset = DOMAINS[basis.domain]
         points = (points + 1) / 2 - center
         u = factor * (points + center) + offset
-    powers = torch.vander(points, N=count, increasing=True)
-    inverse = torch.linalg.inv_ex(powers).inverse  # inv waits for the GPU, to look for errors
-    u = u.reshape(1, 1, -1)
-    values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
-    return values @ inverse.T
+    inverse = np.linalg.inv(np.vander(points, N=count, increasing=True))
+    return [u.tolist(), *inverse.T.tolist()]
 
 
 def aligned_rows(values: Tensor, ndim: int) -> Tensor:

@@ -23,10 +23,15 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def can_tabulate(basis: Basis) -> bool:
     """True if the functions can be held in tables of a moderate length."""
-    if basis.domain != "identity" and basis.is_pointwise:
+    if not may_tabulate(basis):
         return False
     span = basis.table_range()
     return span is not None and span.entries <= MAX_ENTRIES
+
+
+def may_tabulate(basis: Basis) -> bool:
+    """True if the functions can be held in tables, unless their numbers are against it."""
+    return basis.has_table and (basis.domain == "identity" or not basis.is_pointwise)
 
 
 def table_range(basis: Basis, x: Tensor) -> TableRange | None:

@@ -115,5 +115,9 @@ def test_learning_rates_decay_by_layer():
     optimizer = create_optimizer_v2(net, opt="sgd", lr=1.0, weight_decay=0.0, layer_decay=0.5)
     scales = {id(p): g["lr_scale"] for g in optimizer.param_groups for p in g["params"]}
     assert scales[id(net.head.fc.weight)] == 1
-    assert scales[id(net.stages[5][1].body[0].basis_conv.weight)] == 0.5
-    assert scales[id(net.stages[0][0].basis_conv.weight)] == min(scales.values())
+    for last, first in (
+        (net.stages[5][1].body[0].base_conv, net.stages[0][0].base_conv),
+        (net.stages[5][1].body[0].activation, net.stages[0][0].activation),
+    ):
+        assert scales[id(last.weight)] == 0.5
+        assert scales[id(first.weight)] == min(scales.values())

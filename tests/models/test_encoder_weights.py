@@ -125,7 +125,7 @@ def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, picture):
     question = {
         "basis": "none",
         "match": "params",
-        "like": {"basis": "gram", "width": 4},
+        "like": {"basis": "gram", "width": 4, "share": "edge"},
         "depth": 1,
     }
     first = trained(kanseg.create_model("unet", **question))

@@ -14,15 +14,18 @@ SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1
 
 @pytest.mark.parametrize("name", ["ukanet_18", "unet"])
 @pytest.mark.parametrize("basis", ["gram", "bspline"])
-def test_the_control_arm_is_as_large_and_has_no_functions(name, basis):
-    like = kanseg.create_model(name, basis=basis, depth=2)
+@pytest.mark.parametrize("share", ["channel", "edge"])
+def test_the_control_arm_is_as_large_and_has_no_functions(name, basis, share):
+    """Shared functions hardly make a network larger."""
+    functions = {"basis": basis, "share": share}
+    like = kanseg.create_model(name, depth=2, **functions)
     for match, size in SIZES.items():
         model = kanseg.create_model(
-            name, basis="none", depth=2, match=match, like={"basis": basis}, match_size=SIZE
+            name, basis="none", depth=2, match=match, like=functions, match_size=SIZE
         )
         assert size(model) == pytest.approx(size(like), rel=0.02)
         assert not list(kan_layers(model))
-        assert model.encoder.out_channels[0] > 16
+        assert (model.encoder.out_channels[0] > 17) == (share == "edge")
 
 
 def test_multiply_adds_at_256_pixels_by_default():
@@ -109,6 +112,17 @@ def test_solving_draws_no_random_numbers():
     torch.testing.assert_close(model.state_dict(), again.state_dict(), rtol=0, atol=0)
 
 
+def test_counting_a_network_without_memory_leaves_others_as_they_were():
+    net = kanseg.create_model("unet", basis="gram", width=4, depth=1).eval()
+    for layer in kan_layers(net):
+        nn.init.normal_(layer.functions_weight)
+    x = torch.randn(1, 3, *SIZE)
+    before = net(x)
+    like = {"basis": "gram"}
+    kanseg.create_model("unet", basis="none", depth=1, match="macs", like=like, match_size=SIZE)
+    torch.testing.assert_close(net(x), before, rtol=0, atol=0)
+
+
 def test_a_width_is_a_real_number():
     assert kanseg.create_encoder("unet", width=10.3, depth=3).out_channels == [10, 21, 41, 82]
     assert kanseg.create_encoder("ukanet_50", width=2.6, depth=1).out_channels == [10, 21]
@@ -162,9 +176,9 @@ def test_mistakes_are_named(options, message):
 
 def test_mixtures_of_experts_and_classifiers_are_matched_too():
     net = kanseg.create_model(
-        "unet", width=16, depth=1, match="macs", like={"experts": 3}, match_size=(16, 16)
+        "unet", width=32, depth=1, match="macs", like={"experts": 3}, match_size=(16, 16)
     )
-    assert net.description["model"]["width"] > 16  # two of three experts are run
+    assert net.description["model"]["width"] > 32  # two of three experts are run
     like = kanseg.create_classifier("vggkan11", width=4, classes=100, head="kan")
     control = kanseg.create_classifier(
         "vggkan11", classes=100, head="kan", basis="none", match="params", like=like
