@@ -55,7 +55,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     Args:
         channels: C.
-        basis: a name of `kanseg.list_bases()`. Polynomials of a degree up to 8 cost little more
+        basis: a name of `kanseg.list_bases()`. Polynomials of a degree up to 6 cost little more
             than the base alone.
         share: "channel" for a function of each channel, "layer" for one function, or an integer
             for as many functions, each of a run of about equally many channels.
@@ -208,10 +208,11 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
         if plain and gate is None and collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device).to(weight.dtype)
+            coefficients = weight @ powers
             x, t = self.basis.normalized(x), variable(self.basis)
             if x.numel() == 0 or is_transformed():
-                return plain_polynomial(x, weight @ powers, t, silu)
-            return polynomial(x, weight, powers, t, silu)
+                return plain_polynomial(x, coefficients, t, silu)
+            return polynomial(x, coefficients, t, silu)
         tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
         span = table_range(self.basis, x) if tabulated else None
         if span is not None:

@@ -81,7 +81,9 @@ _known = weakref.WeakKeyDictionary()
 
 def _interpolated(basis: Basis, device: torch.device) -> Tensor:
     """Interpolation at the D + 1 Chebyshev points of the range of t."""
-    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu").to(device, non_blocking=True)
+    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu").to(
+        device, non_blocking=True
+    )
     u = nodes[:1].unsqueeze(0)
     values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
     return values @ nodes[1:]
@@ -127,16 +129,14 @@ def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -
     return y.expand_as(x).to(x.dtype)
 
 
-def polynomial(x: Tensor, weight: Tensor, powers: Tensor, t: Variable, silu: bool) -> Tensor:
-    """sum_k weight[c, k] P_k(t(x)), plus SiLU of x if asked for; keeps x and the weights for
-    backward.
+def polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
+    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x if asked for; keeps x alone for backward.
 
     Args:
         x: (B, C, *S); half precision is computed in float32.
-        weight: (C, K), or (1, K) for all channels.
-        powers: (K, N), coefficients of each polynomial P_k in powers of t.
+        coefficients: (C, N), or (1, N) for all channels.
     """
-    return Polynomial.apply(x, weight, powers, t, silu)
+    return Polynomial.apply(x, coefficients, t, silu)
 
 
 def kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
@@ -182,47 +182,37 @@ class Polynomial(torch.autograd.Function):
     """See `polynomial`."""
 
     @staticmethod
-    def forward(ctx, x, weight, powers, t, silu):  # noqa: ANN001, ANN205
-        ctx.save_for_backward(x, weight, powers)
+    def forward(ctx, x, coefficients, t, silu):  # noqa: ANN001, ANN205
+        ctx.save_for_backward(x, coefficients)
         ctx.options = t, silu
-        with without_autocast(x):
-            coefficients = weight @ powers
-            chosen = kernels(x, coefficients)
-            if chosen is None:
-                return plain_polynomial(x, coefficients, t, silu)
-            return chosen.forward(x, coefficients, t, silu)
+        chosen = kernels(x, coefficients)
+        if chosen is None:
+            return plain_polynomial(x, coefficients, t, silu)
+        return chosen.forward(x, coefficients, t, silu)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        x, weight, powers = ctx.saved_tensors
-        with without_autocast(x):
-            coefficients = weight @ powers
-            batched = torch._C._functorch.is_legacy_batchedtensor(grad)
-            chosen = None
-            if not (torch.is_grad_enabled() or batched):
-                chosen = kernels(x, coefficients)
-            if chosen is None:
-                return _gradients_by_autograd(ctx, grad)
-            needs_x, needs_weight, needs_powers = ctx.needs_input_grad[:3]
-            needs_coefficients = needs_weight or needs_powers
-            grad_x, found = chosen.backward(
-                grad, x, coefficients, *ctx.options, needs_x, needs_coefficients
-            )
-            grad_weight = found @ powers.T if needs_weight else None
-            grad_powers = weight.T @ found if needs_powers else None
-            return grad_x, grad_weight, grad_powers, None, None
+        x, coefficients = ctx.saved_tensors
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
+        chosen = None
+        if not (torch.is_grad_enabled() or batched):
+            chosen = kernels(x, coefficients)
+        if chosen is None:
+            return _gradients_by_autograd(ctx, grad)
+        needed = ctx.needs_input_grad[:2]
+        return *chosen.backward(grad, x, coefficients, *ctx.options, *needed), None, None
 
 
 def _gradients_by_autograd(ctx, grad):  # noqa: ANN001, ANN202
     """Gradients by operations that autograd knows, of values that are made anew: for second
     derivatives, batched gradients, and where there is no kernel.
     """
-    x, weight, powers = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:3]
-    inputs = [each for each, wanted in zip(ctx.saved_tensors, needed, strict=True) if wanted]
+    x, coefficients = ctx.saved_tensors
+    needed = ctx.needs_input_grad[:2]
+    inputs = [each for each, wanted in zip((x, coefficients), needed, strict=True) if wanted]
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        y = plain_polynomial(x, weight @ powers, *ctx.options)
+    with torch.enable_grad(), without_autocast(x):
+        y = plain_polynomial(x, coefficients, *ctx.options)
     found = iter(
         torch.autograd.grad(y, inputs, grad, create_graph=create_graph, materialize_grads=True)
     )
