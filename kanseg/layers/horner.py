@@ -82,7 +82,9 @@ _known = weakref.WeakKeyDictionary()
 
 def _interpolated(basis: Basis, device: torch.device) -> Tensor:
     """Interpolation at the D + 1 Chebyshev points of the range of t."""
-    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu").to(device, non_blocking=True)
+    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu").to(
+        device, non_blocking=True
+    )
     u = nodes[:1].unsqueeze(0)
     values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
     return values @ nodes[1:]
