@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, without_autocast
-from kanseg.layers.plain import is_transformed
-from kanseg.layers.pointwise import Scratch, columns, pieces
+from kanseg.layers.plain import has_numba, is_transformed
 
 # u = factor * sigmoid(scale x) + offset is what the functions see of x; a scale of 0 stands for
 # u = x.
@@ -33,8 +32,8 @@ DOMAINS: dict[str, tuple[float, float, float]] = {
 # Up to this degree powers of the sigmoid are exact enough in float32; above, they are taken about
 # its center 1/2, which keeps their coefficients small (measured: error 1e-5 of the functions).
 UNCENTERED_DEGREE = 3
-MAX_DEGREE = 8
-TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_DEGREE = 6
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Variable(NamedTuple):
@@ -105,6 +104,11 @@ def _nodes(basis: Basis) -> list[list[float]]:
     return [u.tolist(), *inverse.T.tolist()]
 
 
+def aligned_rows(values: Tensor, ndim: int) -> Tensor:
+    """Numbers (C or 1,) lined up with x (B, C, *S) of `ndim` axes."""
+    return values.reshape(-1, *[1] * (ndim - 2))
+
+
 def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
     """The same as `polynomial` by operations that autograd and compilers see into."""
     wide = at_least_float32(x)
@@ -113,7 +117,7 @@ def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -
         variable = wide
     elif t != (1, 0):
         variable = torch.sigmoid(t.scale * wide) - t.center
-    each = columns(coefficients.to(wide.dtype), slice(None), x.dim())
+    each = [aligned_rows(column, x.dim()) for column in coefficients.to(wide.dtype).unbind(1)]
     joined = silu and t == (1, 0) and len(each) > 1
     if joined:
         each[1] = each[1] + wide  # x sigmoid(x) is a term of degree 1
@@ -137,17 +141,19 @@ def polynomial(x: Tensor, weight: Tensor, powers: Tensor, t: Variable, silu: boo
     return Polynomial.apply(x, weight, powers, t, silu)
 
 
-def triton_kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
-    """`kanseg.layers.horner_triton` where it computes the polynomial of x, in one pass over memory;
-    None where PyTorch's operations do, piece by piece.
+def kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
+    """What computes the polynomial of x in one pass over memory, `kanseg.layers.horner_triton` or
+    `horner_numba`; None where PyTorch's operations do.
     """
-    if not x.is_cuda or x.dtype not in TRITON_DTYPES or x.numel() == 0:
-        return None
-    if type(x) not in (Tensor, nn.Parameter):
+    if type(x) not in (Tensor, nn.Parameter) or x.dtype not in KERNEL_DTYPES or x.numel() == 0:
         return None  # a fake tensor has no memory that a kernel could read
     if coefficients.device != x.device or len(coefficients) not in (1, x.shape[1]):
         return None  # a kernel would read whatever is there; the operations raise an error
-    return _running_kernels(x.device, x.dtype)
+    if x.device.type == "cpu" and has_numba():
+        from kanseg.layers import horner_numba
+
+        return horner_numba
+    return _running_kernels(x.device, x.dtype) if x.is_cuda else None
 
 
 @cache
@@ -183,35 +189,25 @@ class Polynomial(torch.autograd.Function):
         ctx.options = t, silu
         with without_autocast(x):
             coefficients = weight @ powers
-        kernels = triton_kernels(x, coefficients)
-        if kernels is not None:
-            return kernels.forward(x, coefficients, t, silu)
-        y, scratch = torch.empty_like(x), Scratch(x)
-        for channels, parts in pieces(x, y):
-            each = columns(coefficients.to(scratch.dtype), channels, x.dim())
-            for part, out in parts:
-                wide = part.to(scratch.dtype)
-                sigmoid, variable = _variable(wide, t, silu, scratch)
-                value = out if out.dtype == scratch.dtype else scratch("value", wide)
-                _horner(variable, each, value)
-                if silu:
-                    value.addcmul_(wide, sigmoid)
-                if value is not out:
-                    out.copy_(value)
-        return y
+            chosen = kernels(x, coefficients)
+            if chosen is None:
+                return plain_polynomial(x, coefficients, t, silu)
+            return chosen.forward(x, coefficients, t, silu)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        with without_autocast(grad):
-            if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
-                return _differentiable_backward(ctx, grad)
-            x, weight, powers = ctx.saved_tensors
+        x, weight, powers = ctx.saved_tensors
+        with without_autocast(x):
+            coefficients = weight @ powers
+            batched = torch._C._functorch.is_legacy_batchedtensor(grad)
+            chosen = None
+            if not (torch.is_grad_enabled() or batched):
+                chosen = kernels(x, coefficients)
+            if chosen is None:
+                return _gradients_by_autograd(ctx, grad)
             needs_x, needs_weight, needs_powers = ctx.needs_input_grad[:3]
             needs_coefficients = needs_weight or needs_powers
-            coefficients = weight @ powers
-            kernels = triton_kernels(x, coefficients)
-            gradients = _gradients if kernels is None else kernels.backward
-            grad_x, found = gradients(
+            grad_x, found = chosen.backward(
                 grad, x, coefficients, *ctx.options, needs_x, needs_coefficients
             )
             grad_weight = found @ powers.T if needs_weight else None
@@ -219,125 +215,10 @@ class Polynomial(torch.autograd.Function):
             return grad_x, grad_weight, grad_powers, None, None
 
 
-def _gradients(
-    grad: Tensor,
-    x: Tensor,
-    coefficients: Tensor,
-    t: Variable,
-    silu: bool,
-    needs_x: bool,
-    needs_coefficients: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of x and of the coefficients for that of y; None for those that are not needed."""
-    scratch, count = Scratch(x), coefficients.shape[1]
-    grad_x = torch.empty_like(x) if needs_x else None
-    written = x if grad_x is None else grad_x  # not written then
-    found = []
-    for channels, parts in pieces(x, grad, written):
-        each = columns(coefficients.to(scratch.dtype), channels, x.dim())
-        slopes = [n * column for n, column in enumerate(each)][1:]
-        sums: list[Tensor] = []
-        for part, g, out in parts:
-            wide, g = part.to(scratch.dtype), g.to(scratch.dtype)
-            sigmoid, variable = _variable(wide, t, silu, scratch)
-            moments = _Moments(g, variable, scratch)
-            if needs_x:
-                slope = out if out.dtype == scratch.dtype else scratch("slope", wide)
-                _horner(variable, slopes, slope)
-                if silu and t == (1, 0):
-                    # With s = sigmoid(x) = t: dy/dx = s + (s - s^2) (x + dp/dt).
-                    first, second = moments.term(1), moments.term(2)
-                    work = torch.sub(first, second, out=scratch("work", wide))
-                    torch.addcmul(first, work, slope.add_(wide), out=slope)
-                else:
-                    _chain(wide, sigmoid, variable, t, silu, slope, scratch)
-                    slope.mul_(g)
-                if slope is not out:
-                    out.copy_(slope)
-            if needs_coefficients:
-                sums += moments.sums(count)
-        if needs_coefficients:
-            found.append(torch.stack(sums).view(len(parts), count, -1).sum(0).T)
-    if not needs_coefficients:
-        return grad_x, None
-    total = torch.cat(found) if len(found) > 1 else found[0]
-    if len(coefficients) == 1:
-        total = total.sum(0, keepdim=True)
-    return grad_x, total.to(coefficients.dtype)
-
-
-class _Moments:
-    """The products g t^n of a piece, each made once in memory of its own, and their sums."""
-
-    def __init__(self, g: Tensor, t: Tensor, scratch: Scratch):
-        self.t, self.scratch = t, scratch
-        self.terms = [g]
-
-    def term(self, n: int) -> Tensor:
-        """g t^n."""
-        while len(self.terms) <= n:
-            # From the third power on only the sum is wanted, and one buffer serves for all.
-            buffer = self.scratch(f"moment {min(len(self.terms), 3)}", self.t)
-            self.terms.append(torch.mul(self.terms[-1], self.t, out=buffer))
-        return self.terms[n]
-
-    def sums(self, count: int) -> list[Tensor]:
-        """Sums of g t^n for n below `count`, each (C,)."""
-        axes = [0, *range(2, self.t.dim())]
-        return [self.term(n).sum(axes) for n in range(count)]
-
-
-def _variable(
-    wide: Tensor, t: Variable, silu: bool, scratch: Scratch
-) -> tuple[Tensor | None, Tensor]:
-    """sigmoid(x), where SiLU or t needs it, and t."""
-    sigmoid, variable = None, wide
-    if silu or t.scale == 1:
-        sigmoid = variable = torch.sigmoid(wide, out=scratch("sigmoid", wide))
-    if t.scale == 0:
-        return sigmoid, wide
-    if t.scale != 1:
-        variable = torch.mul(wide, t.scale, out=scratch("t", wide)).sigmoid_()
-    if t.center != 0:
-        variable = torch.sub(variable, t.center, out=scratch("t", wide))
-    return sigmoid, variable
-
-
-def _horner(t: Tensor, each: list[Tensor], out: Tensor) -> None:
-    """out = sum_n each[n] t^n."""
-    if len(each) < 2:
-        out.copy_(each[0] if each else torch.zeros(()))
-        return
-    torch.mul(t, each[-1], out=out)
-    out.add_(each[-2])
-    for column in reversed(each[:-2]):
-        torch.addcmul(column, out, t, out=out)
-
-
-def _chain(
-    wide: Tensor,
-    sigmoid: Tensor | None,
-    variable: Tensor,
-    t: Variable,
-    silu: bool,
-    slope: Tensor,
-    scratch: Scratch,
-) -> None:
-    """Turn the slope dp/dt into dy/dx, in place."""
-    work = scratch("work", wide)
-    if t.scale != 0:
-        # dt/dx = scale (1/4 - (t + center - 1/2)^2)
-        torch.add(variable, t.center - 0.5, out=work).square_().sub_(0.25).mul_(-t.scale)
-        slope.mul_(work)
-    if silu:
-        # silu' = s + s (x - x s)
-        torch.mul(wide, sigmoid, out=work)
-        torch.sub(wide, work, out=work)
-        slope.addcmul_(work, sigmoid).add_(sigmoid)
-
-
-def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
-    """Gradients by operations that autograd knows: for second derivatives and batched gradients."""
+def _gradients_by_autograd(ctx, grad):  # noqa: ANN001, ANN202
+    """Gradients by operations that autograd knows, of values that are made anew: for second
+    derivatives, batched gradients, and where there is no kernel.
+    """
     x, weight, powers = ctx.saved_tensors
     needed = ctx.needs_input_grad[:3]
     inputs = [each for each, wanted in zip(ctx.saved_tensors, needed, strict=True) if wanted]

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from kanseg.bases import Basis
 from kanseg.bases.base import TableRange, without_autocast
-from kanseg.layers.plain import held, holding
-from kanseg.layers.pointwise import Scratch, aligned_rows, pieces
+from kanseg.layers.horner import aligned_rows
+from kanseg.layers.plain import has_numba, held, holding
 
 # Longer tables leave the cache, and take longer to make than they save.
 MAX_ENTRIES = 1 << 13
@@ -39,7 +39,9 @@ def table_range(basis: Basis, x: Tensor) -> TableRange | None:
     table is for the cache of a CPU, and not for double precision.
     """
     real = type(x) in (Tensor, nn.Parameter)
-    if not real or x.device.type != "cpu" or x.dtype not in DTYPES or not can_tabulate(basis):
+    if not real or x.device.type != "cpu" or x.dtype not in DTYPES or not has_numba():
+        return None
+    if not can_tabulate(basis):
         return None
     return basis.table_range()
 
@@ -99,71 +101,28 @@ class Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, basis, span, silu):  # noqa: ANN001, ANN205
+        from kanseg.layers import lookup_numba
+
         ctx.save_for_backward(x, weight)
         ctx.options = basis, span, silu
-        y, scratch = torch.empty_like(x), Scratch(x)
-        table = tabulate(weight.to(scratch.dtype), function_values(basis, span))
-        places = _Places(x, table, span, scratch)
-        starts, rises = table[:, :-1].flatten(), table.diff(dim=1).flatten()
-        for channels, parts in pieces(x, y):
-            for part, out in parts:
-                wide = part.to(scratch.dtype)
-                value = out if out.dtype == scratch.dtype else scratch("value", wide)
-                index, beyond = places.find(wide, channels)
-                start, rise = scratch("start", wide), scratch("rise", wide)
-                torch.index_select(starts, 0, flat(index), out=flat(start))
-                torch.index_select(rises, 0, flat(index), out=flat(rise))
-                torch.addcmul(start, beyond, rise, out=value)
-                if silu:
-                    value.addcmul_(wide, torch.sigmoid(wide, out=beyond))
-                if value is not out:
-                    out.copy_(value)
-        return y
+        with without_autocast(x):
+            table = tabulate(weight.float(), function_values(basis, span))
+        return lookup_numba.forward(x, table, span, silu)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
-        with without_autocast(ctx.saved_tensors[0]):
+        from kanseg.layers import lookup_numba
+
+        x, weight = ctx.saved_tensors
+        basis, span, silu = ctx.options
+        with without_autocast(x):
             if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad):
-                return _differentiable_backward(ctx, grad)
-            return _gradients(ctx, grad)
-
-
-def _gradients(ctx, grad):  # noqa: ANN001, ANN202
-    x, weight = ctx.saved_tensors
-    basis, span, silu = ctx.options
-    needs_x, needs_weight = ctx.needs_input_grad[:2]
-    scratch, values = Scratch(x), function_values(basis, span)
-    table = tabulate(weight.to(scratch.dtype), values)
-    places = _Places(x, table, span, scratch)
-    slopes = (table.diff(dim=1) * places.rate.reshape(-1, 1)).flatten()
-    grad_x = torch.empty_like(x) if needs_x else None
-    starts, rises = torch.zeros_like(slopes), torch.zeros_like(slopes)
-    written = x if grad_x is None else grad_x  # not written then
-    for channels, parts in pieces(x, grad, written):
-        for part, g, out in parts:
-            wide = part.to(scratch.dtype)
-            g = scratch("grad", wide).copy_(g)
-            index, beyond = places.find(wide, channels)
-            if needs_weight:
-                long = scratch("long", wide, torch.int64).copy_(index)
-                product = torch.mul(g, beyond, out=scratch("value", wide))
-                starts.scatter_add_(0, flat(long), flat(g))
-                rises.scatter_add_(0, flat(long), flat(product))
-            if needs_x:
-                slope = scratch("value", wide)
-                torch.index_select(slopes, 0, flat(index), out=flat(slope))
-                if silu:
-                    sigmoid = torch.sigmoid(wide, out=beyond)
-                    work = torch.mul(wide, sigmoid, out=scratch("work", wide))
-                    torch.sub(wide, work, out=work)
-                    slope.addcmul_(work, sigmoid).add_(sigmoid)
-                out.copy_(slope.mul_(g))
-    if not needs_weight:
-        return grad_x, None, None, None, None
-    starts, rises = starts.view(len(table), -1), rises.view(len(table), -1)
-    grad_table = functional.pad(starts - rises, (0, 1)) + functional.pad(rises, (1, 0))
-    grad_weight = _table_gradient(grad_table, values.to(grad_table.dtype), len(weight))
-    return grad_x, grad_weight.to(weight.dtype), None, None, None
+                return _gradients_by_autograd(ctx, grad)
+            values = function_values(basis, span)
+            table = tabulate(weight.float(), values)
+            grad_x, grad_table = lookup_numba.backward(grad, x, table, span, silu)
+            grad_weight = _table_gradient(grad_table, values.float(), len(weight))
+        return grad_x, grad_weight.to(weight.dtype), None, None, None
 
 
 def _table_gradient(grad_table: Tensor, values: Tensor, rows: int) -> Tensor:
@@ -172,47 +131,6 @@ def _table_gradient(grad_table: Tensor, values: Tensor, rows: int) -> Tensor:
         return grad_table @ values.T
     found = (values @ grad_table.unsqueeze(2)).squeeze(2)
     return found if rows > 1 else found.sum(0, keepdim=True)
-
-
-class _Places:
-    """Finds the entry of the table that each x lies behind, and how far behind it, 0 to 1."""
-
-    def __init__(self, x: Tensor, table: Tensor, span: TableRange, scratch: Scratch):
-        self.span, self.scratch = span, scratch
-        self.entries = span.entries
-        self.rate = (span.entries / (span.hi - span.lo)).to(scratch.dtype)
-        self.shift = -span.lo.to(scratch.dtype) * self.rate
-        if len(self.rate) == 1:
-            self._rate, self._shift = self.rate.item(), self.shift.item()
-        else:
-            self._rate = aligned_rows(self.rate, x.dim())
-            self._shift = aligned_rows(self.shift, x.dim())
-        rows = torch.arange(len(table), dtype=torch.int32) * span.entries
-        self.first = None if len(table) == 1 else aligned_rows(rows, x.dim())
-        # The largest float below the number of entries: its fraction is nearly 1.
-        self.last = span.entries * (1 - torch.finfo(scratch.dtype).eps / 2)
-
-    def find(self, wide: Tensor, channels: slice) -> tuple[Tensor, Tensor]:
-        """Index of the entry in the flattened table, int32, and the fraction beyond it."""
-        rate, shift = self._rate, self._shift
-        if isinstance(rate, Tensor):
-            rate, shift = rate[channels], shift[channels]
-        beyond = torch.mul(wide, rate, out=self.scratch("beyond", wide)).add_(shift)
-        if self.span.periodic:
-            turns = torch.mul(beyond, 1 / self.entries, out=self.scratch("value", wide)).floor_()
-            beyond.sub_(turns, alpha=self.entries)
-        beyond.clamp_(0, self.last)
-        index = self.scratch("index", wide, torch.int32).copy_(beyond)
-        index.clamp_(0, self.entries - 1)  # NaN is any integer
-        beyond.frac_()
-        if self.first is not None:
-            index.add_(self.first[channels])
-        return index, beyond
-
-
-def flat(buffer: Tensor) -> Tensor:
-    """A buffer of `Scratch`, which is dense, as a vector in the order of its memory."""
-    return buffer.as_strided((buffer.numel(),), (1,), buffer.storage_offset())
 
 
 def plain_lookup(x: Tensor, table: Tensor, span: TableRange, silu: bool) -> Tensor:
@@ -237,7 +155,7 @@ def plain_lookup(x: Tensor, table: Tensor, span: TableRange, silu: bool) -> Tens
     return y.to(x.dtype)
 
 
-def _differentiable_backward(ctx, grad):  # noqa: ANN001, ANN202
+def _gradients_by_autograd(ctx, grad):  # noqa: ANN001, ANN202
     """Gradients by operations that autograd knows: for second derivatives and batched gradients."""
     x, weight = ctx.saved_tensors
     basis, span, silu = ctx.options

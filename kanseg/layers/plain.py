@@ -9,6 +9,9 @@ behaviour of their own (DTensor, quantized tensors).
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
@@ -136,6 +139,21 @@ def is_transformed() -> bool:
         or torch._C._are_functorch_transforms_active()  # what autograd.Function.apply itself asks
         or forward_ad._current_level >= 0
     )
+
+
+@cache
+def has_numba() -> bool:
+    """Whether Numba, which compiles the kernels for a CPU, can be imported."""
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        warnings.warn(
+            f"Numba cannot be imported ({error}): learned activations take several times as long"
+            " without it; pip install numba",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _is_unwatched(module: nn.Module, kind: type[nn.Module]) -> bool:
