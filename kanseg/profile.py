@@ -32,9 +32,10 @@ HEADER = [
 EXPLAINED = """Parameters: base and basis are the two branches of KAN layers (bottleneck and
 shared functions with the basis), norm all normalisations. Mmadds: millions of multiply-adds of a
 forward pass, convolutions and matrix products as they are executed, and one per operation and entry
-for evaluating the functions; the next column is these alone. saved MiB: kept for backward by a
-forward pass in training mode, every storage once, parameters left out, the loss too. ms: forward in
-evaluation mode, a layer's own time without the layers inside it."""
+for evaluating the functions (shared ones as the polynomials or tables that they become); the next
+column is these alone. saved MiB: kept for backward by a forward pass in training mode, every
+storage once, parameters left out, the loss too. ms: forward in evaluation mode, a layer's own time
+without the layers inside it."""
 
 
 @dataclass

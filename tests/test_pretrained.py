@@ -13,6 +13,7 @@ import kanseg
 from kanseg.bases.wavelet import Wavelet
 from kanseg.errors import InputError
 from kanseg.layers import KANConv2d, finetune, fuse, update_grids
+from kanseg.layers.activation import KANActivation
 from kanseg.models import ClassificationModel, SegmentationModel
 from kanseg.training.processes import make_accelerator
 
@@ -68,6 +69,39 @@ def test_saving_again_what_was_loaded_loses_nothing(tmp_path):
     assert (tmp_path / "a" / "config.json").read_text() == (
         tmp_path / "b" / "config.json"
     ).read_text()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda **options: unet(**options),
+        lambda **options: kanseg.create_classifier("simple_kan_4", width=2, head="kan", **options),
+        lambda **options: kanseg.create_encoder("ukanet_18", width=2, depth=2, **options),
+        lambda **options: kanseg.create_model(
+            "unet", encoder="ukanet_18", encoder_depth=2, encoder_options={"width": 2}, **options
+        ),
+    ],
+)
+def test_a_network_stored_before_functions_were_shared_has_those_of_each_edge(tmp_path, build):
+    """Its description does not tell whose functions they are."""
+    net = build(share="edge").eval()
+    net.save_pretrained(tmp_path)
+    description = json.loads((tmp_path / "config.json").read_text())
+    arguments = next(value for value in description.values() if isinstance(value, dict))
+    assert arguments.pop("share") == "edge"
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    loaded = kanseg.from_pretrained(tmp_path)
+    x = torch.randn(2, 3, 20, 21)
+    torch.testing.assert_close(loaded(x), net(x), rtol=0, atol=0)
+    assert loaded.description == net.description
+    loaded.save_pretrained(tmp_path / "again")
+    torch.testing.assert_close(kanseg.from_pretrained(tmp_path / "again")(x), net(x))
+
+
+def test_a_plain_network_is_stored_without_a_word_on_functions(tmp_path):
+    net = unet(basis="none")
+    net.save_pretrained(tmp_path)
+    assert "share" not in kanseg.from_pretrained(tmp_path).description["model"]
 
 
 def test_nothing_is_downloaded_unless_asked(tmp_path, monkeypatch):
@@ -233,7 +267,6 @@ def replace_forward(net):
 
 
 CHANGED = [
-    (replace_activations, "ReLU"),
     (lambda net: setattr(first(net, KANConv2d).base_activation, "__class__", nn.GELU), "GELU"),
     (lambda net: setattr(first(net, nn.BatchNorm2d), "eps", 0.1), "eps=0.1"),
     (lambda net: setattr(first(net, Wavelet), "wavelet", "morlet"), "wavelet='morlet'"),
@@ -241,16 +274,35 @@ CHANGED = [
     (lambda net: setattr(first(net, nn.Conv2d), "dilation", (2, 2)), "dilation"),
     (lambda net: setattr(first(net, nn.Conv2d), "padding_mode", "reflect"), "padding_mode"),
     (lambda net: setattr(first(net, KANConv2d), "norm", nn.Identity()), "built as"),
-    (lambda net: setattr(first(net, KANConv2d), "activation", nn.Identity()), "Identity"),
     (replace_forward, "forward was replaced"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), CHANGED)
+def remove_activation(net):
+    first(net, KANConv2d).activation = nn.Identity()
+
+
+OF_EDGES = [(replace_activations, "ReLU"), (remove_activation, "Identity")]
+SHARED = [
+    (replace_activations, "activation.weight: None"),
+    (remove_activation, "activation.weight: None"),
+    (lambda net: setattr(first(net, KANActivation), "base", nn.ReLU()), "ReLU"),
+    (lambda net: setattr(first(net, KANActivation), "base", None), "SiLU"),
+    (lambda net: setattr(first(net, KANActivation), "share", "layer"), "share='layer'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("share", "change", "message"),
+    [
+        *(("edge", *case) for case in (*CHANGED, *OF_EDGES)),
+        *(("channel", *case) for case in (*CHANGED, *SHARED)),
+    ],
+)
 def test_a_network_that_computes_another_function_than_its_description_is_refused(
-    tmp_path, change, message
+    tmp_path, share, change, message
 ):
-    net = kanseg.create_model("unet", width=2, depth=2, basis="wavelet")
+    net = kanseg.create_model("unet", width=2, depth=2, basis="wavelet", share=share)
     change(net)
     with pytest.raises(InputError, match=message):
         net.save_pretrained(tmp_path)

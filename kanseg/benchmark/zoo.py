@@ -22,10 +22,11 @@ from kanseg.tables import markdown
 
 CLASSES = 2
 HEADER = ["network", "kind", "basis", "parameters", "Mmadds", "of functions", "saved MiB"]
-EXPLAINED = """As create_model and create_encoder build them by default. Mmadds: millions of
-multiply-adds of a forward pass, evaluating the functions included (one per operation and entry),
-and these alone. saved MiB: what a forward pass in training mode keeps for backward, every storage
-once, parameters and the loss left out; a dash where a norm would see a single value."""
+EXPLAINED = """As create_model and create_encoder build them by default: functions are shared by
+channel, but each edge has its own in ukan and the flat networks. Mmadds: millions of multiply-adds
+of a forward pass, evaluating the functions included (one per operation and entry), and these alone.
+saved MiB: what a forward pass in training mode keeps for backward, every storage once, parameters
+and the loss left out; a dash where a norm would see a single value."""
 Row = dict[str, object]
 
 

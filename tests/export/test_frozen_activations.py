@@ -1,0 +1,104 @@
+"""Networks whose learned activations are constants, for graphs of few operations."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import kanseg
+from kanseg.layers.activation import FrozenActivation, KANActivation, with_frozen_activations
+from kanseg.layers.regularisation import kan_layers
+
+
+def learned(basis="gram", **options):
+    net = kanseg.create_model("unet", basis=basis, width=4, depth=1, **options)
+    for layer in kan_layers(net):
+        nn.init.normal_(layer.functions_weight, std=0.3)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("basis", "options"),
+    [
+        ("gram", {}),
+        ("gram", {"learnable": True}),
+        ("chebyshev", {"degree": 2, "domain": "sigmoid", "share": "layer"}),
+        ("legendre", {"position": "before_conv"}),
+        ("bernstein", {"activation": "prelu"}),
+        ("bspline", {}),
+        ("bspline", {"grid_size": 9, "share": 2}),
+        ("rbf", {"activation": None}),
+        ("fourier", {}),
+        ("hermite", {"share": "layer"}),
+    ],
+)
+def test_they_compute_the_same(basis, options):
+    net = learned(basis, **options).eval()
+    frozen = with_frozen_activations(net)
+    assert not any(isinstance(module, KANActivation) for module in frozen.modules())
+    x = 2 * torch.randn(2, 3, 17, 20)
+    expected = net(x)
+    torch.testing.assert_close(frozen(x), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_the_network_itself_stays_as_it_was():
+    net = learned("bspline").train()
+    before = copy.deepcopy(net.state_dict())
+    frozen = with_frozen_activations(net)
+    assert net.training
+    assert not frozen.training
+    assert not any(isinstance(module, FrozenActivation) for module in net.modules())
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    for layer in kan_layers(net):  # what is trained on does not reach the copy
+        nn.init.zeros_(layer.functions_weight)
+    x = torch.randn(1, 3, 9, 9)
+    assert not torch.allclose(frozen(x), net.eval()(x))
+
+
+def test_what_cannot_be_a_constant_is_left_and_a_network_without_functions_is_itself():
+    net = learned("rational").eval()
+    frozen = with_frozen_activations(net)
+    assert not any(isinstance(module, FrozenActivation) for module in frozen.modules())
+    x = torch.randn(1, 3, 9, 9)
+    torch.testing.assert_close(frozen(x), net(x), rtol=0, atol=0)
+    for options in ({"basis": "none"}, {"share": "edge"}):
+        plain = kanseg.create_model("unet", width=4, depth=1, **options)
+        assert with_frozen_activations(plain) is plain
+
+
+ARITHMETIC = [
+    *("abs", "add", "clamp", "cos", "div", "exp", "floor", "index_select", "mm", "mul", "neg"),
+    *("pow", "reciprocal", "relu", "sigmoid", "sin", "sub", "where"),
+]
+
+
+def operations(module, x):
+    """Number of operations that compute something."""
+    program = torch.export.export(module.eval(), (x,)).run_decompositions()
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    return sum(str(call).split(".")[1] in ARITHMETIC for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("basis", "most"), [("gram", 8), ("bspline", 20), ("rbf", 20), ("fourier", 24)]
+)
+def test_a_graph_has_few_operations(basis, most):
+    """And as many with more functions."""
+    x = torch.randn(1, 4, 6, 5)
+    few = operations(with_frozen_activations(nn.Sequential(KANActivation(4, basis=basis))), x)
+    assert few <= most
+    assert few < operations(KANActivation(4, basis=basis), x)
+
+
+@pytest.mark.parametrize("basis", ["bspline", "rbf"])
+def test_a_finer_grid_makes_no_larger_graph(basis):
+    x = torch.randn(1, 4, 6, 5)
+    coarse, fine = (
+        operations(with_frozen_activations(nn.Sequential(activation)), x)
+        for activation in (
+            KANActivation(4, basis=basis, grid_size=4),
+            KANActivation(4, basis=basis, grid_size=12),
+        )
+    )
+    assert coarse == fine
