@@ -43,7 +43,7 @@ class Fourier(Basis):
     def table_range(self) -> TableRange:
         # The curvature of cos nu is n^2.
         entries = math.ceil(math.tau * self.num_frequencies * TABLE_DENSITY / math.sqrt(2))
-        lo = torch.zeros(1)
+        lo = torch.zeros(1, dtype=torch.float64)  # many periods away each digit counts
         key = "fourier", self.num_frequencies
         return TableRange(lo, lo + math.tau, entries, key, periodic=True)
 

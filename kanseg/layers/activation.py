@@ -244,7 +244,7 @@ class FrozenActivation(nn.Module):
     def __init__(self, learned: KANActivation):
         super().__init__()
         self.base, self.basis = learned.base, learned.basis
-        weight = learned.channel_weight().detach()
+        weight = at_least_float32(learned.channel_weight().detach())
         self.span, self.variable = None, None
         if collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device)
@@ -256,10 +256,8 @@ class FrozenActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
-        seen, silu = (
-            self.basis.normalized(x),
-            type(self.base) is nn.SiLU and self.basis.is_pointwise,
-        )
+        seen = self.basis.normalized(x)
+        silu = type(self.base) is nn.SiLU and self.basis.is_pointwise
         if self.span is None:
             y = plain_polynomial(seen, self.constants, self.variable, silu)
         else:
@@ -273,6 +271,8 @@ def with_frozen_activations(model: nn.Module) -> nn.Module:
     """
     if not any(isinstance(module, KANActivation) for module in model.modules()):
         return model
+    if isinstance(model, KANActivation):
+        return FrozenActivation(copy.deepcopy(model)) if model.can_freeze() else model
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
         for name, part in module.named_children():

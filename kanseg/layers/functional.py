@@ -62,7 +62,7 @@ def basis_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None =
     """
     plain = is_plain_tensor(x) and is_plain_basis(basis) and is_plain_tensor(weight)
     if plain and (is_transformed() or x.numel() == 0):
-        return _plain_mixture(x, basis, weight, gate)
+        return plain_mixture(x, basis, weight, gate)
     mixture = Mixture(x.shape[1])
     if plain:
         y = contract(basis.normalized(x), basis, mixture, weight, gate)
@@ -81,7 +81,7 @@ def _in_memory_format(y: Tensor, x: Tensor) -> Tensor:
     return y.contiguous(memory_format=layout) if x.is_contiguous(memory_format=layout) else y
 
 
-def _plain_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None) -> Tensor:
+def plain_mixture(x: Tensor, basis: Basis, weight: Tensor, gate: Tensor | None) -> Tensor:
     """`basis_mixture` by plain operations, one function after the other: a compiler makes one loop
     of them, and needs no memory for the K values.
     """

@@ -55,7 +55,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         basis: str = "bspline",
         inner_channels: int | float | None = None,
         share: str | int = "edge",
-        position: str = "after_norm",
+        position: str | None = None,
         function_init: str = "normal",
         base_activation: str | Callable[[], nn.Module] | None = "silu",
         norm: str | Callable[[int], nn.Module] | None = "batch",
@@ -85,6 +85,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                     "a bottleneck (inner_channels) is of share='edge': shared functions cost no"
                     " convolution that it could make smaller"
                 )
+            position = position or "after_norm"
             learned = self._learned_activation(position, basis, basis_options, dtype)
             if position == "after_norm":
                 activation = partial(learned, out_channels, base=activation)
@@ -94,6 +95,11 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             basis, basis_options = "none", {}
         elif basis == "none":
             base_activation = None
+        elif position is not None:
+            raise ValueError(
+                f"position={position!r} is of shared functions: share='channel', 'layer' or a"
+                " number; functions of each edge are in the convolution"
+            )
         conv_class = CONVS[self.ndim]
         where = {
             "kernel_size": kernel_size,
@@ -303,7 +309,7 @@ univariate function.
             channel, "layer" for one function, or an integer for as many functions. The shared forms
             are a plain convolution with a learned activation (`KANActivation`), and cost about as
             much.
-        position: of shared functions: "after_norm", where they are added to `activation`, or
+        position: of shared functions: "after_norm" (None), where they are added to `activation`, or
             "before_conv", where they are added to `base_activation`.
         function_init: of functions of each edge: "normal" draws their coefficients, "zero" starts
             with the base branch alone. Shared functions start at zero in any case.

@@ -83,7 +83,7 @@ class KANLocal2d(nn.Module):
             groups=places,
             basis=basis,
             share=share,
-            position="before_conv",
+            position=None if share == "edge" else "before_conv",
             base_activation=base_activation,
             norm=None,
             activation=None,

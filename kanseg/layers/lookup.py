@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from kanseg.bases import Basis
 from kanseg.bases.base import TableRange, without_autocast
+from kanseg.layers.functional import plain_mixture
 from kanseg.layers.horner import aligned_rows
 from kanseg.layers.plain import has_numba, held, holding
 
@@ -91,8 +92,7 @@ def lookup(x: Tensor, weight: Tensor, basis: Basis, span: TableRange, silu: bool
         basis, span: whose functions, and the range of the table. Beyond it the function stays what
             it is at the ends, or repeats.
     """
-    if span.key is None:
-        basis = holding(basis, held(basis))  # as it is now, whatever backward finds
+    basis = holding(basis, held(basis))  # as it is now, whatever backward finds
     return Lookup.apply(x, weight, basis, span, silu)
 
 
@@ -156,15 +156,18 @@ def plain_lookup(x: Tensor, table: Tensor, span: TableRange, silu: bool) -> Tens
 
 
 def _gradients_by_autograd(ctx, grad):  # noqa: ANN001, ANN202
-    """Gradients by operations that autograd knows: for second derivatives and batched gradients."""
+    """Gradients by operations that autograd knows, of the functions themselves: lines between the
+    entries of a table have no second derivative.
+    """
     x, weight = ctx.saved_tensors
-    basis, span, silu = ctx.options
+    basis, _, silu = ctx.options
     needed = ctx.needs_input_grad[:2]
     inputs = [each for each, wanted in zip((x, weight), needed, strict=True) if wanted]
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        table = tabulate(weight, function_values(basis, span))
-        y = plain_lookup(x, table, span, silu)
+        y = plain_mixture(x, basis, weight, None)
+        if silu:
+            y = y + functional.silu(x)
     found = iter(
         torch.autograd.grad(y, inputs, grad, create_graph=create_graph, materialize_grads=True)
     )

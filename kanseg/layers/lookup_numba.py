@@ -56,9 +56,12 @@ def backward(
 
 
 def _places(span: TableRange) -> tuple[np.ndarray, np.ndarray]:
-    """Start of the range, and entries for each unit, (1,) or (C,)."""
+    """Start of the range, and entries for each unit, (1,) or (C,); in double precision where the
+    functions repeat, and a large input is many periods away.
+    """
+    dtype = torch.float64 if span.periodic else torch.float32
     rate = span.entries / (span.hi - span.lo)
-    return span.lo.float().numpy(), rate.float().numpy()
+    return span.lo.to(dtype).numpy(), rate.to(dtype).numpy()
 
 
 @cache
@@ -76,13 +79,12 @@ def _kernels(periodic: bool, silu: bool) -> tuple:
             line, row, out = table[a], x[r], y[r]
             begin, step = lo[b], rate[b]
             for i in range(len(row)):
-                place = (row[i] - begin) * step
+                far = (row[i] - begin) * step
                 if periodic:
-                    place -= entries * np.floor(place / entries)
-                else:
-                    # Not min and max, which lose NaN.
-                    place = ZERO if place < ZERO else place
-                    place = entries if place > entries else place
+                    far -= entries * np.floor(far / entries)
+                # Not min and max, which lose NaN.
+                place = ZERO if far < ZERO else FLOAT(far)
+                place = entries if place > entries else place
                 k = max(min(np.int32(place), last), np.int32(0))  # NaN is any integer
                 out[i] = line[k] + (place - FLOAT(k)) * (line[k + 1] - line[k])
             if silu:
@@ -98,18 +100,18 @@ def _kernels(periodic: bool, silu: bool) -> tuple:
             line, row, out = table[a], x[r], grad_x[r]
             begin, step = lo[b], rate[b]
             for i in range(len(row)):
-                place, g = (row[i] - begin) * step, grad[r, i]
+                far, g = (row[i] - begin) * step, grad[r, i]
                 if periodic:
-                    place -= entries * np.floor(place / entries)
-                inside = (place >= ZERO) & (place <= entries)
-                place = ZERO if place < ZERO else place
+                    far -= entries * np.floor(far / entries)
+                inside = (far >= ZERO) & (far <= entries)
+                place = ZERO if far < ZERO else FLOAT(far)
                 place = entries if place > entries else place
                 k = max(min(np.int32(place), last), np.int32(0))
                 beyond = place - FLOAT(k)
                 rising = g * beyond
                 sums[a, k] += g - rising
                 sums[a, k + 1] += rising
-                out[i] = (line[k + 1] - line[k]) * step if inside else ZERO
+                out[i] = (line[k + 1] - line[k]) * FLOAT(step) if inside else ZERO
             for i in range(len(row)):
                 if silu:
                     s = sigmoids[r - first, i]

@@ -11,7 +11,6 @@ Arrays: x, grad, y are (R, n), rows of one channel each; row r has the function 
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -21,8 +20,6 @@ from functools import cache
 import numba
 import numpy as np
 import torch
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 # NaN and infinity must stay what they are, so that not all of "fast" is allowed.
@@ -32,10 +29,7 @@ PARALLEL_FROM = 1 << 16  # entries for each thread, below which a thread costs m
 SHORTEST_ROW = 32  # of values of one channel that lie together; shorter rows are gathered first
 BLOCK = 4096  # of a row, whose sums are added up in single precision
 FLOAT = np.float32
-LOG2_E = FLOAT(1 / math.log(2))
-EXP2 = [FLOAT(math.log(2) ** n / math.factorial(n)) for n in range(7)]  # Taylor: error 1e-7
-_, E1, E2, E3, E4, E5, E6 = EXP2
-ZERO, HALF, ONE, LOWEST, HIGHEST = (FLOAT(each) for each in (0, 0.5, 1, -126, 126))
+ZERO, ONE = FLOAT(0), FLOAT(1)
 
 
 def jit(function: Callable) -> Callable:
@@ -45,28 +39,6 @@ def jit(function: Callable) -> Callable:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder that can be written
         return numba.njit(**options)(function)
-
-
-@intrinsic
-def _float_of_bits(typing, bits):  # noqa: ANN001, ANN202 - Numba's own protocol
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@numba.njit(inline="always")
-def sigmoid(x):  # noqa: ANN001, ANN202
-    """1 / (1 + 2^z) with z = -x / ln 2; written out, since a library's exp is not vectorized."""
-    z = -x * LOG2_E
-    # Not min and max, which lose NaN.
-    z = LOWEST if z < LOWEST else z
-    z = HIGHEST if z > HIGHEST else z
-    whole = np.floor(z + HALF)
-    f = z - whole
-    power = ONE + f * (E1 + f * (E2 + f * (E3 + f * (E4 + f * (E5 + f * E6)))))
-    bits = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23))
-    return ONE / (ONE + power * _float_of_bits(bits))
 
 
 def lies_by_sample(x: Tensor) -> bool:
@@ -134,6 +106,8 @@ def run(kernel: Callable, x: Tensor, arguments: Callable[[int], tuple], sigmoid:
 
 def _buffer(size: int) -> Tensor:
     """Memory of this thread, kept from call to call: fresh pages would cost more than the work."""
+    if size > 2 * CACHED * torch.get_num_threads():
+        return torch.empty(size)  # of very long rows; too much to keep
     kept: dict[str, Tensor] = vars(_of_thread)
     if "buffer" not in kept or len(kept["buffer"]) < size:
         with torch.inference_mode(False):

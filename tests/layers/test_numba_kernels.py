@@ -159,3 +159,27 @@ def test_without_numba_the_same_is_computed_and_said():
         [sys.executable, "-c", script], check=True, timeout=120, capture_output=True, text=True
     )
     assert float(done.stdout) == pytest.approx(float(expected.mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_second_derivatives_are_those_of_the_functions(basis):
+    function, x = layer(basis), torch.randn(2, 3, 40)
+    exact = layer(basis).double()
+
+    def second(f, x):
+        x = x.requires_grad_()
+        first = torch.autograd.grad(f(x).sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    expected = second(exact, x.double())
+    found = second(function, x.clone())
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_sums_of_sines_repeat_far_away():
+    function = layer("fourier", base=None)
+    near = torch.linspace(0, 6, 100, dtype=torch.float64)
+    x = (near + 2000 * torch.pi).float()
+    found = function(x.expand(1, 3, -1)).double()
+    expected = layer("fourier", base=None).double()(x.double().expand(1, 3, -1))
+    assert (found - expected).abs().max() < 1e-4
