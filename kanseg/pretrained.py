@@ -429,6 +429,15 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
+def _share_of(network: nn.Module) -> str:
+    """A hint on what a network was built with, whose default was another one once."""
+    description = getattr(network, "description", {})
+    share = next(
+        (each.get("share") for each in description.values() if isinstance(each, dict)), None
+    )
+    return "" if share is None else f" (that one has share={share!r})"
+
+
 def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
     """Give an encoder the weights of the encoder in another network of ours; None leaves it as it
     is.
@@ -471,7 +480,7 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
         if stored != wanted:
             raise InputError(
                 f"the encoder in {folder} does not fit: {name} has {stored} there and {wanted}"
-                " here; build both with the same name and options"
+                f" here; build both with the same name and options{_share_of(other)}"
             )
     encoder.load_state_dict(theirs)
 

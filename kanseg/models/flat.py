@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanseg.bases.bspline import BSpline
 from kanseg.layers.grids import update_grids
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.parts import activation_module
+from kanseg.layers.regularisation import kan_layers
 from kanseg.models.classification import Linear
 
 
@@ -77,6 +79,12 @@ class KAN(nn.Module):
     def _vectors(self, x: Tensor) -> Tensor:
         return x.flatten(1) if x.dim() > 2 else x
 
+    def _layers_of_functions(self) -> list[nn.Module]:
+        layers = list(kan_layers(self))
+        if not layers:
+            raise ValueError("a network with basis 'none' has no functions and no grid")
+        return layers
+
     def regularisation(
         self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0
     ) -> Tensor:
@@ -94,7 +102,7 @@ class KAN(nn.Module):
         """Move the grid of each layer to its inputs for x, the first layer first; arguments as of
         `kanseg.layers.update_grids`.
         """
-        for layer in self.layers:
+        for layer in self._layers_of_functions():
             layer.check_has_grid()
         update_grids(self, x, optimizer=optimizer, **options)
 
@@ -108,9 +116,11 @@ class KAN(nn.Module):
         """Refine the grid of each layer (B-splines); the network computes the same function as
         before. `optimizer` is as of `kanseg.layers.update_grids`.
         """
-        for layer in self.layers:
-            layer.basis.check_finer(grid_size)
-        for layer in self.layers:
+        layers = self._layers_of_functions()
+        for layer in layers:
+            if isinstance(layer.basis, BSpline):
+                layer.basis.check_finer(grid_size)
+        for layer in layers:
             layer.refine(grid_size, keep_tails=keep_tails, optimizer=optimizer)
 
 

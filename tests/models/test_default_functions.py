@@ -123,3 +123,17 @@ def test_a_plain_network_gives_its_weights_to_one_of_shared_functions_which_comp
         assert set(missing) == own
         assert not unexpected
         torch.testing.assert_close(net(x), plain(x))
+
+
+def test_grids_of_a_flat_network_with_shared_functions():
+    net = kanseg.kan([6, 5, 3], basis="bspline", share="channel")
+    for module in net.modules():
+        if isinstance(module, KANActivation):
+            torch.nn.init.normal_(module.weight)
+    x = torch.randn(50, 6)
+    before = net(x)
+    net.refine(12)
+    torch.testing.assert_close(net(x), before, rtol=1e-3, atol=1e-3)
+    net.update_grid(x)
+    with pytest.raises(ValueError, match="no functions"):
+        kanseg.kan([6, 3], basis="none").update_grid(x)
