@@ -82,7 +82,7 @@ Terms = Iterator[tuple[Tensor, Tensor | None]]
 
 class TableRange(NamedTuple):
     """Where functions can be tabulated: on `entries` equal intervals of [lo, hi], linear
-    interpolation is off by at most about 3e-5 of them.
+    interpolation is off by at most about 5e-5 of them.
 
     Args:
         lo, hi: of each channel (C,), or (1,) where the functions of all channels are the same.

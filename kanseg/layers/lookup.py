@@ -1,7 +1,7 @@
 """y = silu(x) + f_c(x) with each f_c read from a table, linear between its entries.
 
 Splines and radial functions vanish outside a range, and sums of sines repeat: a table of a few
-thousand entries holds such a function, whatever its number of terms, to 3e-5 of its size. The table
+thousand entries holds such a function, whatever its number of terms, to 5e-5 of its size. The table
 is made once a step from the coefficients. The gradient is exactly that of what is computed.
 """
 

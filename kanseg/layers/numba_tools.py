@@ -32,13 +32,9 @@ FLOAT = np.float32
 ZERO, ONE = FLOAT(0), FLOAT(1)
 
 
-def jit(function: Callable) -> Callable:
-    """Compiled at its first call, and from then on out of Numba's cache on disk if there is one."""
-    options = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that can be written
-        return numba.njit(**options)(function)
+# Compiled at the first call of a process, in about a second; Numba's cache on disk would have to be
+# trusted, and looked after when it is damaged or cannot be written.
+jit = numba.njit(nogil=True, fastmath=FAST, error_model="numpy")
 
 
 def lies_by_sample(x: Tensor) -> bool:
