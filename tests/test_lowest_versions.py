@@ -31,7 +31,7 @@ def lowest():
     text = (ROOT / "pyproject.toml").read_text()
     listed = text.split("\ndependencies = [\n")[1].split("\n]\n")[0]
     found = [
-        re.match(r'\s*"([\w.-]+)(?:\[\w+\])?>=([\d.]+)[,"]', line) for line in listed.splitlines()
+        re.match(r'\s*"([\w.-]+)(?:\[\w+\])?>=([\d.]+)[,";]', line) for line in listed.splitlines()
     ]
     assert all(found), "a dependency without a lower bound"
     return [f"{match[1]}=={match[2]}" for match in found]

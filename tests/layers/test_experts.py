@@ -222,7 +222,7 @@ def test_every_convolution_of_a_network_but_the_stem_is_a_mixture():
     kan = [m for m in net.modules() if isinstance(m, KANConv2d)]
     assert len(mixtures) == sum(isinstance(m, KANConv2d) for m in plain.modules()) - 1
     assert len(kan) == 3 * len(mixtures) + 1
-    assert {m.basis.degree for m in kan[1:]} == {2}
+    assert {m.activation.basis.degree for m in kan[1:]} == {2}
     assert net.eval()(torch.randn(1, 3, 61, 83)).shape == (1, 2, 61, 83)
 
 
