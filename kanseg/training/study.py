@@ -26,6 +26,8 @@ from kanseg.training.loop import LossNotFinite
 from kanseg.training.resume import RunBusy, lock_run
 from kanseg.training.run import train
 from kanseg.training.search import MAY_DIFFER
+from kanseg.training.segmentation import SegmentationTask
+from kanseg.training.settings import check_settings
 from kanseg.training.study_results import (
     STAGES,
     append_line,
@@ -406,6 +408,11 @@ def run_jobs(
     Raises:
         InputError: settings or data that cannot be used.
     """
+    for job in {(each.set_name, each.variant): each for each in jobs}.values():
+        try:  # all of them before the first one trains
+            check_settings(SegmentationTask(job.config))
+        except InputError as error:
+            raise InputError(f"{job.set_name}, {job.variant}: {error}") from None
     code = code_version()
     for number, job in enumerate(jobs, 1):
         folder = output / job.stage / job.set_name / job.variant

@@ -217,6 +217,15 @@ def test_a_run_of_another_process_is_left_to_it(write, tmp_path):
     assert [line["overrides"]["training.lr"] for line in lines_of(tmp_path, "tune")] == [0.01]
 
 
+def test_a_variant_that_cannot_be_built_is_refused_before_any_trains(write, tmp_path):
+    study = read_study(write())
+    jobs = tuning_jobs(study, ["discs"], ["plain", "relu"], data_root=tmp_path, output=tmp_path)
+    jobs[-1].config.model.options["activation"] = "reluu"
+    with pytest.raises(InputError, match="discs, relu: .*reluu"):
+        run_jobs(jobs, output=tmp_path / "out", results=tmp_path / "results", log=lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_diverges_is_recorded_and_does_not_win(write, tmp_path):
     values = {"training.lr": [1e20, 0.001]}
     settings = STUDY["settings"] | {"training.clip": None, "training.warmup": 0.0}
