@@ -75,8 +75,9 @@ def backward(
 
 
 def _padded(coefficients: Tensor) -> np.ndarray:
-    missing = MOST - coefficients.shape[1]
-    return torch.nn.functional.pad(coefficients.detach().float(), (0, missing)).numpy()
+    padded = np.zeros((len(coefficients), MOST), dtype=FLOAT)
+    padded[:, : coefficients.shape[1]] = coefficients.detach().numpy()
+    return padded
 
 
 @intrinsic
