@@ -59,6 +59,16 @@ OTHERS = [(name, {}, share) for name in ("gram", "bspline", "wavelet") for share
 cases = pytest.mark.parametrize(
     ("name", "options", "share"), [(*each, "channel") for each in FUNCTIONS] + OTHERS, ids=str
 )
+# Compilers and exporters need seconds for each: one of each kind of kernel by default.
+QUICK = [("gram", {}, "channel"), ("bspline", {}, "layer"), ("wavelet", {}, 2)]
+traced = pytest.mark.parametrize(
+    ("name", "options", "share"),
+    [
+        pytest.param(*each, marks=[] if each in QUICK else [pytest.mark.slow])
+        for each in [(*each, "channel") for each in FUNCTIONS] + OTHERS
+    ],
+    ids=str,
+)
 families = pytest.mark.parametrize(
     ("name", "share"),
     [(name, "channel") for name in BASES] + [(name, share) for name, _, share in OTHERS],
@@ -546,7 +556,7 @@ def test_many_gradients_at_a_time_are_those_one_by_one(name):
             torch.testing.assert_close(ours[i], theirs)
 
 
-@cases
+@traced
 def test_compiled_it_computes_the_same(name, options, share):
     layer = make(name, share=share, **options)
     x = torch.randn(2, C, 6, 4, requires_grad=True)
@@ -562,7 +572,7 @@ def test_compiled_it_computes_the_same(name, options, share):
     torch.compiler.reset()
 
 
-@cases
+@traced
 def test_exported_it_computes_the_same_at_other_sizes(name, options, share):
     layer = make(name, share=share, **options).eval()
     dynamic = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}
