@@ -100,11 +100,6 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             self.to(device=device, dtype=dtype)
 
     @property
-    def initial(self) -> nn.Module:
-        """The activation that it starts as, or is fitted to at the start."""
-        return nn.SiLU() if self.base is None else self.base
-
-    @property
     def num_curves(self) -> int:
         """Number of functions: rows of the weight."""
         if self.share == "channel":
@@ -279,6 +274,13 @@ def with_frozen_activations(model: nn.Module) -> nn.Module:
             if isinstance(part, KANActivation) and part.can_freeze():
                 setattr(module, name, FrozenActivation(part))
     return model
+
+
+def initial_activation(activation: nn.Module) -> nn.Module:
+    """The activation that a learned one starts as, or is fitted to; any other itself."""
+    if not isinstance(activation, KANActivation):
+        return activation
+    return nn.SiLU() if activation.base is None else activation.base
 
 
 def check_share(share: str | int) -> str | int:

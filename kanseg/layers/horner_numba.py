@@ -14,7 +14,6 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from kanseg.layers.numba_tools import (
-    BLOCK,
     FLOAT,
     ONE,
     empty_rows,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from kanseg.layers.horner import Variable
 
 MOST = 7  # coefficients of a polynomial
+BLOCK = 4096  # values of a row whose sums are added up in single precision
 LOG2_E = FLOAT(1 / math.log(2))
 EXP2 = [FLOAT(math.log(2) ** n / math.factorial(n)) for n in range(7)]  # Taylor: error 1e-7
 _, E1, E2, E3, E4, E5, E6 = EXP2
@@ -106,7 +106,7 @@ def _sigmoid(x):  # noqa: ANN001, ANN202
 # code, and the loops over values become vector instructions.
 @cache
 def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # noqa: PLR0915
-    """Forward and backward of `count` coefficients, 1 to 7, in t = _sigmoid(scale x) - center.
+    """Forward and backward of `count` coefficients, 1 to 7, in t = sigmoid(scale x) - center.
 
     Arrays: x, grad, y and grad_x (R, n), a (A, 7), sums (R, 7), `sigmoids` those of x from row
     `first` on. Row r has the polynomial r mod A.
@@ -118,15 +118,8 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
     def forward(x, a, y, sigmoids, first, start, stop):  # noqa: ANN001, ANN202
         for r in range(start, stop):
             c = r % a.shape[0]
-            a0, a1, a2, a3, a4, a5, a6 = (
-                a[c, 0],
-                a[c, 1],
-                a[c, 2],
-                a[c, 3],
-                a[c, 4],
-                a[c, 5],
-                a[c, 6],
-            )
+            a0, a1, a2, a3 = a[c, 0], a[c, 1], a[c, 2], a[c, 3]
+            a4, a5, a6 = a[c, 4], a[c, 5], a[c, 6]
             row, out = x[r], y[r]
             for i in range(len(row)):
                 v = row[i]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
-from kanseg.layers.activation import KANActivation, check_share
+from kanseg.layers.activation import KANActivation, check_share, initial_activation
 from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
@@ -76,7 +76,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                     f" groups={groups}"
                 )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.share = share
+        self.share = check_share(share)
         self.function_init = check_function_init(function_init, base_activation is not None)
         self.disturbance = Disturbance(dropout, noise, dropout_at, self.ndim)
         if share != "edge" and basis != "none":
@@ -127,7 +127,6 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         """What makes the activation that holds the shared functions."""
         if position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {position!r}")
-        check_share(self.share)
         return partial(
             KANActivation,
             basis=basis,
@@ -197,13 +196,10 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1)
         input.
         """
-        activation = self.base_activation
-        if isinstance(activation, KANActivation):
-            activation = activation.initial
         init_branches(
             self.basis,
             self.basis_conv,
-            activation,
+            initial_activation(self.base_activation),
             self.base_conv,
             function_init=self.function_init,
         )

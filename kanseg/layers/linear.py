@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
-from kanseg.layers.activation import KANActivation, check_share
+from kanseg.layers.activation import KANActivation, check_share, initial_activation
 from kanseg.layers.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
@@ -117,13 +117,10 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         """Draw the matrices so that the output has variance 1 for N(0, 1) input."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        activation = self.base_activation
-        if isinstance(activation, KANActivation):
-            activation = activation.initial
         init_branches(
             self.basis,
             self.basis_linear,
-            activation,
+            initial_activation(self.base_activation),
             self.base_linear,
             function_init=self.function_init,
         )

@@ -14,12 +14,11 @@ from torch.nn import functional
 from kanseg.bases import Basis
 from kanseg.bases.base import TableRange, without_autocast
 from kanseg.layers.functional import plain_mixture
-from kanseg.layers.horner import aligned_rows
+from kanseg.layers.horner import KERNEL_DTYPES, aligned_rows
 from kanseg.layers.plain import has_numba, held, holding
 
 # Longer tables leave the cache, and take longer to make than they save.
 MAX_ENTRIES = 1 << 13
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def can_tabulate(basis: Basis) -> bool:
@@ -40,7 +39,7 @@ def table_range(basis: Basis, x: Tensor) -> TableRange | None:
     table is for the cache of a CPU, and not for double precision.
     """
     real = type(x) in (Tensor, nn.Parameter)
-    if not real or x.device.type != "cpu" or x.dtype not in DTYPES or not has_numba():
+    if not real or x.device.type != "cpu" or x.dtype not in KERNEL_DTYPES or not has_numba():
         return None
     if not can_tabulate(basis):
         return None

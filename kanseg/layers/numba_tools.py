@@ -27,7 +27,6 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 CACHED = 1 << 17  # entries that are computed together, for each thread
 PARALLEL_FROM = 1 << 16  # entries for each thread, below which a thread costs more than it does
 SHORTEST_ROW = 32  # of values of one channel that lie together; shorter rows are gathered first
-BLOCK = 4096  # of a row, whose sums are added up in single precision
 FLOAT = np.float32
 ZERO, ONE = FLOAT(0), FLOAT(1)
 

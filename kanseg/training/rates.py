@@ -77,7 +77,7 @@ class Rates:
 
 
 # Learning rate of the coefficients of functions, in multiples of that of other weights, and
-# whether weight decay pulls them to zero: what shared functions want (measured, docs/study.md),
+# whether weight decay pulls them to zero: what shared functions want (docs/results/screening),
 # and what functions of each edge, which are weights of a convolution, always had.
 FUNCTION_LR = {"shared": 10.0, "edge": 1.0}
 FUNCTION_DECAY = {"shared": False, "edge": True}
@@ -132,6 +132,8 @@ def function_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
 
 def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
     """A line for each kind of functions that are trained differently from other weights."""
+    if settings.optimizer in NEEDS_CLOSURE:
+        return []  # which have one learning rate for all
     kinds = function_kinds(model)
     lines = []
     for kind, words in (("shared", "shared functions"), ("edge", "functions of each edge")):
