@@ -800,3 +800,9 @@ def test_a_layer_of_shared_functions_says_where_they_are(layer, change):
     argument = {"refine": 12, "raise_degree": 4}.get(change, torch.randn(2, 3, 6, 6))
     with pytest.raises(ValueError, match="KANActivation"):
         getattr(layer, change)(argument)
+
+
+@pytest.mark.parametrize("basis", ["gram", "none"])
+def test_an_unknown_share_is_named_for_every_basis(basis):
+    with pytest.raises(ValueError, match="nobody"):
+        KANConv2d(3, 4, 3, basis=basis, share="nobody")

@@ -224,6 +224,7 @@ def test_lbfgs_has_one_group_and_one_rate():
     assert len(groups) == 1
     assert factors == [1.0]
     assert groups[0].keys() == {"params"}
+    assert describe_function_rates(learned(), TrainingConfig(optimizer="lbfgs")) == []
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
