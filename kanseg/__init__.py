@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kanseg.errors import InputError
 from kanseg.models import (
     create_classifier,
     create_encoder,
@@ -13,8 +12,9 @@ from kanseg.models import (
     list_encoders,
     list_models,
 )
-from kanseg.pretrained import from_pretrained
-from kanseg.profile import profile
+from kanseg.models.profile import profile
+from kanseg.utils.errors import InputError
+from kanseg.utils.hub import from_pretrained
 
 __version__ = "0.1.0"
 __all__ = [

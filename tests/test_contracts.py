@@ -15,7 +15,7 @@ import kanseg
 from kanseg.bases import BASES, create_basis
 from kanseg.layers import FAMILIES, PENALTIES, KANConv1d, KANConv2d, KANConv3d, KANLinear, Penalty
 from kanseg.layers.activation import default_options
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.models import CLASSIFIERS
 
 EXTREMES = [0.0, 1e-8, -1e-8, 1.0, -1.0, 1e2, -1e2, 1e4, -1e4]

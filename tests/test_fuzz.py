@@ -26,16 +26,16 @@ import yaml
 from PIL import Image
 
 from conftest import make_folder
-from kanseg.checkpoint import describe, find_fault, save_checkpoint
 from kanseg.config import Config, DataConfig, ModelConfig, parse_config
 from kanseg.data import LabelInfo, Preprocess, open_data
-from kanseg.data.images import image_mode, read_image, read_mask_values
+from kanseg.data.io.images import image_mode, read_image, read_mask_values
 from kanseg.data.labels import read_label
-from kanseg.errors import InputError
+from kanseg.inference.checkpoint import describe, find_fault, save_checkpoint
 from kanseg.inference.loading import load_checkpoint
 from kanseg.models import create_model
-from kanseg.pretrained import from_pretrained
 from kanseg.training.state import Progress, check_tensors, read_training
+from kanseg.utils.errors import InputError
+from kanseg.utils.hub import from_pretrained
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ runs.
 
 import sys
 
-from kanseg.errors import run_tool
-from kanseg.training.comparison_command import comparison_command
+from kanseg.cli.compare import comparison_command
+from kanseg.utils.errors import run_tool
 
 if __name__ == "__main__":
     run_tool(lambda: comparison_command(sys.argv[1:], description=__doc__))

@@ -4,9 +4,9 @@ value ...]
 
 import sys
 
+from kanseg.cli.train import train_command
 from kanseg.config import ClassificationConfig
-from kanseg.errors import run_tool
-from kanseg.training.command import train_command
+from kanseg.utils.errors import run_tool
 
 if __name__ == "__main__":
     run_tool(lambda: train_command(sys.argv[1:], kind=ClassificationConfig, description=__doc__))

@@ -4,9 +4,9 @@
 
 import sys
 
+from kanseg.cli.train import train_command
 from kanseg.config import Config
-from kanseg.errors import run_tool
-from kanseg.training.command import train_command
+from kanseg.utils.errors import run_tool
 
 if __name__ == "__main__":
     run_tool(lambda: train_command(sys.argv[1:], kind=Config, description=__doc__))

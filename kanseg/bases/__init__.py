@@ -16,7 +16,7 @@ from kanseg.bases import (
     wavelet,
 )
 from kanseg.bases.base import BASES, Basis
-from kanseg.registry import nearest
+from kanseg.utils.registry import nearest
 
 __all__ = [
     "BASES",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kanseg.registry import Registry
+from kanseg.utils.registry import Registry
 
 BASES: Registry[type[Basis]] = Registry("basis")
 

@@ -9,8 +9,8 @@ from kanseg.benchmark.models import ModelCase, model_rows, model_table
 from kanseg.benchmark.original import Original
 from kanseg.benchmark.predict import PredictCase, predict_rows, predict_table
 from kanseg.benchmark.zoo import zoo_rows, zoo_table
-from kanseg.counting import saved_bytes
-from kanseg.machine import machine_line
+from kanseg.models.operations import saved_bytes
+from kanseg.utils.environment import machine_line
 
 __all__ = [
     "LayerCase",

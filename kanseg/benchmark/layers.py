@@ -19,11 +19,11 @@ from kanseg.benchmark.measure import DTYPES, Ratio, Setting, Step, interleaved, 
 from kanseg.benchmark.original import LAYERS as ORIGINAL_LAYERS
 from kanseg.benchmark.original import Original, forget
 from kanseg.benchmark.report import answer, is_met, limits
-from kanseg.counting import saved_bytes
-from kanseg.errors import InputError
 from kanseg.layers import KANConv2d
 from kanseg.layers.activation import KANActivation
-from kanseg.tables import markdown
+from kanseg.models.operations import saved_bytes
+from kanseg.utils.errors import InputError
+from kanseg.utils.tables import markdown
 
 _POLYNOMIAL = {32: (1.4, 1.4), 64: (1.2, 1.15)}
 _PIECEWISE = {32: (1.5, 1.4), 64: (1.2, 1.2)}

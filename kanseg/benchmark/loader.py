@@ -22,9 +22,9 @@ from kanseg.benchmark.measure import ratio
 from kanseg.benchmark.report import answer
 from kanseg.config import DataConfig
 from kanseg.data import Augmentation, Preprocess, Sample, SegmentationDataset, open_data, write_png
-from kanseg.data.loading import RawItems, collate
-from kanseg.errors import InputError
-from kanseg.tables import markdown
+from kanseg.data.collate import RawItems, collate
+from kanseg.utils.errors import InputError
+from kanseg.utils.tables import markdown
 
 REACH = 0.8
 AUGMENT = [

@@ -1,4 +1,4 @@
-"""How long a step takes; what it keeps for backward is `kanseg.counting.saved_bytes`."""
+"""How long a step takes; what it keeps for backward is `kanseg.models.operations.saved_bytes`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A shorter step is repeated until it lasts as long: clocks have a grain, and a context switch costs

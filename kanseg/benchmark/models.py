@@ -16,10 +16,10 @@ from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, t
 from kanseg.benchmark.original import MODELS as COUNTERPARTS
 from kanseg.benchmark.original import Counterpart, Original, forget
 from kanseg.benchmark.report import answer, check_names, is_met, limits
-from kanseg.counting import saved_bytes
-from kanseg.errors import InputError
 from kanseg.models import create_model, list_bases, list_models
-from kanseg.tables import markdown
+from kanseg.models.operations import saved_bytes
+from kanseg.utils.errors import InputError
+from kanseg.utils.tables import markdown
 
 CLASSES = 2
 # As torch-conv-kan builds its networks: a function on every edge, the base branch with its

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 ADDRESS = "https://github.com/IvanDrokin/torch-conv-kan"
 # With their defaults these have as many functions as ours with our defaults, but for the wavelets:

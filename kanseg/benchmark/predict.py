@@ -12,11 +12,11 @@ from torch import nn
 from kanseg.benchmark.measure import Setting, interleaved, ratio
 from kanseg.benchmark.report import answer, check_names
 from kanseg.data.preprocess import Preprocess
-from kanseg.errors import InputError
 from kanseg.inference import Predictor
-from kanseg.inference.tiles import tile_places
+from kanseg.inference.sliding_window import tile_places
 from kanseg.models import create_model, list_bases, list_models
-from kanseg.tables import markdown
+from kanseg.utils.errors import InputError
+from kanseg.utils.tables import markdown
 
 CLASSES = 2
 REACH = 0.9

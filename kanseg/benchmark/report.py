@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kanseg.errors import InputError
-from kanseg.registry import nearest
+from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
 
 
 def limits(values: Sequence[float | None]) -> str:

@@ -8,7 +8,6 @@ from math import isnan, nan
 from torch import nn
 
 from kanseg.benchmark.report import check_names
-from kanseg.errors import InputError
 from kanseg.models import (
     CLASSIFIERS,
     create_encoder,
@@ -17,8 +16,9 @@ from kanseg.models import (
     list_encoders,
     list_models,
 )
-from kanseg.profile import profile
-from kanseg.tables import markdown
+from kanseg.models.profile import profile
+from kanseg.utils.errors import InputError
+from kanseg.utils.tables import markdown
 
 CLASSES = 2
 HEADER = ["network", "kind", "basis", "parameters", "Mmadds", "of functions", "saved MiB"]

@@ -2,22 +2,22 @@
 
 from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.checks import Report, check_data, check_samples
-from kanseg.data.classification import ClassificationDataset, ImageSet, open_images
-from kanseg.data.coco import read_coco
+from kanseg.data.classification.augmentation import ImageAugmentation, Mixer
+from kanseg.data.classification.dataset import ClassificationDataset, ImageSet, open_images
+from kanseg.data.classification.formats import FORMATS
+from kanseg.data.classification.sources import ImageSource
 from kanseg.data.dataset import SegmentationDataset
-from kanseg.data.folder import Folder, orphan_masks, read_folder
-from kanseg.data.image_augmentation import ImageAugmentation, Mixer
-from kanseg.data.image_formats import FORMATS
-from kanseg.data.image_sources import ImageSource
-from kanseg.data.images import read_image, write_png
-from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.formats.coco import read_coco
+from kanseg.data.formats.folder import Folder, orphan_masks, read_folder
+from kanseg.data.formats.voc import read_voc
+from kanseg.data.io.images import read_image, write_png
+from kanseg.data.label_spec import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.opening import open_data
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.sample import Sample, read_picture
 from kanseg.data.statistics import channel_statistics, class_frequencies
 from kanseg.data.transforms import Augmentation
-from kanseg.data.voc import read_voc
 
 __all__ = [
     "FORMATS",

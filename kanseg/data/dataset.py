@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kanseg.data.info import LabelInfo
+from kanseg.data.collate import finish, raw_image
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.labels import read_label
-from kanseg.data.loading import finish, raw_image
 from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, picture_mode, read_picture
 from kanseg.data.transforms import Augmentation, sample_seed

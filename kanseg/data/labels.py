@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kanseg.data.annotation import Annotation
-from kanseg.data.decoded import DecodedImage
-from kanseg.data.images import decode_mask, read_mask_values
-from kanseg.data.info import IGNORED, SUSPECT, LabelInfo
+from kanseg.data.io.decoded import DecodedImage
+from kanseg.data.io.images import decode_mask, read_mask_values
+from kanseg.data.io.rasterize import Annotation
+from kanseg.data.label_spec import IGNORED, SUSPECT, LabelInfo
 from kanseg.data.sample import Sample, picture_mode, pixels_without_data
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 _NO_CLASS = -1  # of colours
 _NO_COLOR = -1  # of an index

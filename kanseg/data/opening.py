@@ -9,12 +9,12 @@ from typing import Any
 
 from kanseg.config import DataConfig
 from kanseg.data.blue_marble import prepare_blue_marble
-from kanseg.data.coco import is_coco, read_coco
-from kanseg.data.folder import Folder, read_folder
+from kanseg.data.formats.coco import is_coco, read_coco
+from kanseg.data.formats.folder import Folder, read_folder
+from kanseg.data.formats.voc import is_voc, read_voc
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
-from kanseg.data.voc import is_voc, read_voc
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 PREPARED = {"blue_marble": prepare_blue_marble}
 READERS: dict[str, Callable[..., Folder]] = {

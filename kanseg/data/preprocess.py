@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.data.decoded import DecodedImage, as_decoded
-from kanseg.data.images import to_channels
-from kanseg.errors import InputError
+from kanseg.data.io.decoded import DecodedImage, as_decoded
+from kanseg.data.io.images import to_channels
+from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from kanseg.data.annotation import Annotation
-from kanseg.data.decoded import DecodedImage
-from kanseg.data.images import MAX_PIXELS, decode_image, image_mode, states_nodata
+from kanseg.data.io.decoded import DecodedImage
+from kanseg.data.io.images import MAX_PIXELS, decode_image, image_mode, states_nodata
+from kanseg.data.io.rasterize import Annotation
 
 # None: no mask. A file; of a multilabel task a file or None (the class is absent) for each class;
 # or shapes that are drawn when needed.

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.data.annotation import Annotation
+from kanseg.data.io.rasterize import Annotation
 from kanseg.data.sample import Mask, Sample
 from kanseg.data.splits import SPLITS, nfc
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 SPLIT = "split.json"  # in a run folder, and in each of its checkpoints
 BYTES = 8  # of a digest: among 200 000 samples two are equal by chance once in 10^9 sets

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from kanseg.errors import InputError
-from kanseg.reading import parse_csv, read_text
-from kanseg.registry import nearest
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import parse_csv, read_text
+from kanseg.utils.registry import nearest
 
 SPLITS = ("train", "val", "test")
 BORDERS = (0.15, 0.30)  # of the hashes: val below the first, test below the second

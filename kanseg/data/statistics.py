@@ -11,13 +11,13 @@ from functools import partial
 
 import numpy as np
 
-from kanseg.data.decoded import DecodedImage
-from kanseg.data.image_sources import ImageSource
-from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.classification.sources import ImageSource
+from kanseg.data.io.decoded import DecodedImage
+from kanseg.data.label_spec import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, read_picture
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def channel_statistics(

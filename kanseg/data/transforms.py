@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kanseg.data.crops import foreground_window
-from kanseg.data.info import IGNORED
-from kanseg.errors import InputError
-from kanseg.registry import nearest
+from kanseg.data.label_spec import IGNORED
+from kanseg.data.sampling import foreground_window
+from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
 
 
 class Augmentation:

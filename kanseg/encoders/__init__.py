@@ -1,6 +1,6 @@
 """Encoders: image -> feature pyramid."""
 
-from kanseg.encoders.foreign import ForeignEncoder, foreign_encoder, is_foreign
+from kanseg.encoders.external import ForeignEncoder, foreign_encoder, is_foreign
 from kanseg.encoders.pyramid import (
     ENCODERS,
     Encoder,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kanseg.encoders.surgery import dilate_stage, layers_that_read
 from kanseg.layers.blocks import Block, Conv, conv_stack, stage
 from kanseg.layers.surgery import set_conv_channels
-from kanseg.pretrained import _Pretrained
-from kanseg.registry import Registry
+from kanseg.utils.hub import _Pretrained
+from kanseg.utils.registry import Registry
 
 ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanseg.data.images import decode_image
+from kanseg.data.io.images import decode_image
 from kanseg.data.preprocess import Preprocess, resize_image
 from kanseg.inference.exported import ExportedNetwork
-from kanseg.inference.inputs import find_pictures
+from kanseg.inference.files.inputs import find_pictures
 from kanseg.inference.predictor import class_probabilities, decide
 
 SIZES = ((63, 61), (128, 160))

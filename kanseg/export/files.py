@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from kanseg.errors import InputError
 from kanseg.export.network import Deployed
 from kanseg.inference.exported import INSTALL, METADATA
+from kanseg.utils.errors import InputError
 
 EXAMPLE = (
     64,

@@ -17,15 +17,15 @@ from torch import nn
 
 import kanseg
 from kanseg.data.preprocess import resize_image
-from kanseg.errors import InputError
 from kanseg.export.check import Agreement, compare, read_pictures
 from kanseg.export.files import SUFFIXES, WRITERS, trace
 from kanseg.export.network import OUTPUTS, Deployed
-from kanseg.export.quantise import KINDS, quantise
+from kanseg.export.quantize import KINDS, quantise
 from kanseg.export.scores import Labelled, labelled, mean_iou
 from kanseg.export.source import Source, read_source
 from kanseg.export.table import Row, milliseconds
 from kanseg.inference.exported import load_exported, open_exported, outside
+from kanseg.utils.errors import InputError
 
 INPUT = (
     "pictures (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type,"

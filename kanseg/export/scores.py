@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from kanseg.config import DataConfig
 from kanseg.data import LabelInfo, Preprocess, Sample, open_data, read_label, read_picture
-from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor
 from kanseg.metrics import SegmentationMetrics
+from kanseg.utils.errors import InputError
 
 Labelled = tuple[list[Sample], LabelInfo]
 

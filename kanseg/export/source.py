@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from kanseg.checkpoint import CONFIG, MANIFEST, find_fault, preprocess_from
 from kanseg.config import Config, DataConfig
 from kanseg.data import Preprocess
-from kanseg.errors import InputError
-from kanseg.pretrained import find_folder, from_pretrained
-from kanseg.reading import read_text
+from kanseg.inference.checkpoint import CONFIG, MANIFEST, find_fault, preprocess_from
+from kanseg.utils.errors import InputError
+from kanseg.utils.hub import find_folder, from_pretrained
+from kanseg.utils.reading import read_text
 
 
 @dataclass(frozen=True)

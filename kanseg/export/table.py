@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kanseg.export.check import Agreement
 from kanseg.inference.exported import open_exported
-from kanseg.tables import markdown
+from kanseg.utils.tables import markdown
 
 HEADER = (
     "form",

@@ -1,9 +1,9 @@
 """Any picture -> a mask of its own size: from arrays (Predictor, Ensemble) or files."""
 
 from kanseg.inference.ensemble import Ensemble, open_predictor
-from kanseg.inference.files import predict_files
-from kanseg.inference.inputs import find_jobs, find_pictures
-from kanseg.inference.outputs import Outputs
+from kanseg.inference.files.inputs import find_jobs, find_pictures
+from kanseg.inference.files.outputs import Outputs
+from kanseg.inference.files.predict import predict_files
 from kanseg.inference.predictor import Predictor
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanseg.errors import InputError
 from kanseg.inference.predictor import Predictor
 from kanseg.inference.segmenter import Segmenter
 from kanseg.inference.sources import Picture
+from kanseg.utils.errors import InputError
 
 
 class Ensemble(Segmenter):

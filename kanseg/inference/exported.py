@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanseg.checkpoint import check_description
-from kanseg.data.foreign import foreign_decoder, require_regular_file
+from kanseg.data.io.untrusted import foreign_decoder, require_regular_file
 from kanseg.data.preprocess import Preprocess
-from kanseg.errors import InputError
-from kanseg.reading import parse_json, typed
+from kanseg.inference.checkpoint import check_description
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import parse_json, typed
 
 # key of the description in an ONNX file; in a .pt2 file the name of an extra file, with .json
 METADATA = "kanseg"

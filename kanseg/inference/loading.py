@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kanseg import pretrained
-from kanseg.checkpoint import (
+from kanseg.data.preprocess import Preprocess
+from kanseg.inference.checkpoint import (
     MANIFEST,
     check_description,
     load_model,
     preprocess_from,
     read_description,
 )
-from kanseg.data.preprocess import Preprocess
-from kanseg.errors import InputError
-from kanseg.pretrained import CONFIG
+from kanseg.utils import hub
+from kanseg.utils.errors import InputError
+from kanseg.utils.hub import CONFIG
 
 EXPORTED = (".onnx", ".pt2")
 
@@ -78,13 +78,13 @@ def _stored(folder: Path) -> tuple[dict[str, Any], nn.Module]:
     wrote.
     """
     if (folder / CONFIG).is_file() and not (folder / MANIFEST).exists():
-        description = pretrained.read_description(folder)
+        description = hub.read_description(folder)
         if "preprocess" not in description:
             raise InputError(
                 f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it"
             )
         check_description(description, folder / CONFIG)
-        return description, pretrained.read_network(folder, description)
+        return description, hub.read_network(folder, description)
     description = read_description(folder)
     model = load_model(folder, description)
     model.description, model.class_names = description, tuple(description["labels"]["classes"])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.data.preprocess import Preprocess
-from kanseg.errors import InputError
 from kanseg.inference.loading import load_checkpoint
 from kanseg.inference.segmenter import Segmenter, decide
+from kanseg.inference.sliding_window import gathered, tile_bands
 from kanseg.inference.sources import ArrayPicture, Picture
-from kanseg.inference.tiles import gathered, tile_bands
-from kanseg.inference.views import averaged, views
+from kanseg.inference.tta import averaged, views
+from kanseg.utils.errors import InputError
 
 __all__ = ["Predictor", "class_probabilities", "crop", "decide"]
 MODES = ("auto", "whole", "tiles")

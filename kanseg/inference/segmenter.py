@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.errors import InputError
+from kanseg.inference.sliding_window import gathered
 from kanseg.inference.sources import ArrayPicture, Picture
-from kanseg.inference.tiles import gathered
+from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from kanseg.data.decoded import DecodedImage, as_decoded
-from kanseg.data.foreign import require_regular_file
-from kanseg.data.images import decode_image
-from kanseg.errors import InputError
+from kanseg.data.io.decoded import DecodedImage, as_decoded
+from kanseg.data.io.images import decode_image
+from kanseg.data.io.untrusted import require_regular_file
+from kanseg.utils.errors import InputError
 
 
 class Picture(Protocol):
@@ -89,7 +89,7 @@ def open_picture(path: Path, *, max_pixels: int, large: int) -> Picture:
     """
     require_regular_file(path)
     if path.suffix.lower() in (".tif", ".tiff"):
-        from kanseg.inference.tiff import open_tiff
+        from kanseg.inference.files.tiff import open_tiff
 
         picture = open_tiff(path, max_pixels=max_pixels, large=large)
         if picture is not None:

@@ -16,7 +16,7 @@ from kanseg.layers.grids import off_grid_shares, refine_grids, update_grids
 from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.local import KANLocal2d
-from kanseg.layers.regularisation import PENALTIES, NoiseInjection, Penalty
+from kanseg.layers.regularization import PENALTIES, NoiseInjection, Penalty
 
 __all__ = [
     "FAMILIES",

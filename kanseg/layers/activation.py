@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from kanseg.bases import create_basis
 from kanseg.bases.base import at_least_float32, check_floating, without_autocast
-from kanseg.layers.functional import basis_mixture
+from kanseg.layers.fused.functional import basis_mixture
+from kanseg.layers.fused.plain import (
+    is_plain_activation,
+    is_plain_basis,
+    is_plain_tensor,
+    is_transformed,
+)
 from kanseg.layers.grids import Adaptive, evenly_chosen
-from kanseg.layers.horner import (
+from kanseg.layers.kernels.horner import (
     collapses,
     plain_polynomial,
     polynomial,
     power_coefficients,
     variable,
 )
-from kanseg.layers.lookup import (
+from kanseg.layers.kernels.lookup import (
     can_tabulate,
     function_values,
     lookup,
@@ -28,13 +34,7 @@ from kanseg.layers.lookup import (
     tabulate,
 )
 from kanseg.layers.parts import activation_module, exact_constants, reset
-from kanseg.layers.plain import (
-    is_plain_activation,
-    is_plain_basis,
-    is_plain_tensor,
-    is_transformed,
-)
-from kanseg.layers.regularisation import Disturbance
+from kanseg.layers.regularization import Disturbance
 from kanseg.layers.surgery import check_drawable
 
 # What fits the output of a norm, unless the caller says otherwise: grids over three standard

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.layers.blocks import Conv
+from kanseg.layers.fused.plain import is_transformed
 from kanseg.layers.parts import reset
-from kanseg.layers.plain import is_transformed
-from kanseg.layers.regularisation import penalty
+from kanseg.layers.regularization import penalty
 
 LEAST_NOISE = 1e-2
 

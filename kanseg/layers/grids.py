@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.layers.surgery import check_changeable
 
 SAMPLES = 4096  # a channel, that a grid is fitted to

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from kanseg.bases import create_basis
 from kanseg.bases.base import check_floating
 from kanseg.layers.activation import KANActivation, check_share, initial_activation
-from kanseg.layers.functional import activation_convolution, basis_convolution
+from kanseg.layers.fused.functional import activation_convolution, basis_convolution
+from kanseg.layers.fused.plain import reads_its_weight
 from kanseg.layers.grids import Adaptive
 from kanseg.layers.parts import (
     activation_module,
@@ -20,8 +21,7 @@ from kanseg.layers.parts import (
     init_branches,
     reset,
 )
-from kanseg.layers.plain import reads_its_weight
-from kanseg.layers.regularisation import Disturbance
+from kanseg.layers.regularization import Disturbance
 from kanseg.layers.surgery import check_drawable
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
-from kanseg.registry import nearest
+from kanseg.utils.registry import nearest
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,

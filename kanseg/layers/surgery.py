@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kanseg.layers.plain import CONVOLUTIONS, is_plain_tensor
+from kanseg.layers.fused.plain import CONVOLUTIONS, is_plain_tensor
 
 # The linear parts of KANConv and KANLinear.
 _MAPS = ("squeeze", "basis_conv", "basis_linear", "base_conv", "base_linear", "expand")

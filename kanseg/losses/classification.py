@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.bases.base import without_autocast
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 class ClassificationLoss(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kanseg.data.info import IGNORED
-from kanseg.registry import Registry
+from kanseg.data.label_spec import IGNORED
+from kanseg.utils.registry import Registry
 
 # name -> loss(pixels: Pixels, *, options with defaults) -> scalar
 LOSSES: Registry[Callable[..., Tensor]] = Registry("loss")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases.base import without_autocast
-from kanseg.errors import InputError
 from kanseg.losses.terms import LOSSES, Pixels
 from kanseg.losses.weights import check_class_weights
-from kanseg.registry import nearest
+from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
 
 # option -> (least, most) of every loss that has it, where the loss itself has no entry
 # "loss.option"

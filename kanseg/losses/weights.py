@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:

@@ -5,7 +5,6 @@ from kanseg.metrics.classification import ClassificationMetrics, classification_
 from kanseg.metrics.confusion import SCORES, confusion_matrices, outcomes, scores
 from kanseg.metrics.segmentation import SegmentationMetrics
 from kanseg.metrics.surfaces import SURFACE_SCORES, SurfaceOptions, boundary_counts, surface_scores
-from kanseg.metrics.tables import picture_table, table
 from kanseg.metrics.u_kan import u_kan_scores
 
 __all__ = [
@@ -20,9 +19,7 @@ __all__ = [
     "classification_table",
     "confusion_matrices",
     "outcomes",
-    "picture_table",
     "scores",
     "surface_scores",
-    "table",
     "u_kan_scores",
 ]

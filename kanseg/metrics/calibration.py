@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.data.info import IGNORED
+from kanseg.data.label_spec import IGNORED
 from kanseg.metrics.confusion import divide, mean
 
 BINS = 15

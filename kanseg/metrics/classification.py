@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from kanseg.errors import InputError
 from kanseg.metrics.confusion import scores
+from kanseg.utils.errors import InputError
 
 TOP = 5
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.data.info import IGNORED
+from kanseg.data.label_spec import IGNORED
 
 SCORES = ("iou", "dice", "precision", "recall", "specificity")
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kanseg.data.info import IGNORED
-from kanseg.errors import InputError
+from kanseg.data.label_spec import IGNORED
 from kanseg.metrics.calibration import Calibration, calibrations
 from kanseg.metrics.confusion import confusion_matrices, divide, mean, outcomes, scores
 from kanseg.metrics.surfaces import SURFACE_SCORES, SurfaceOptions, boundary_counts, surface_scores
 from kanseg.metrics.u_kan import u_kan_scores
+from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)

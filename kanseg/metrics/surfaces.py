@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from kanseg.data.distances import distances
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 SURFACE_SCORES = ("hd95", "hd", "assd", "nsd")
 BOUNDARY_WIDTH = 0.02  # of the diagonal: Cheng et al. 2021

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 SMOOTH = 1e-5
 

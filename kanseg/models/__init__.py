@@ -1,17 +1,7 @@
 """Networks: encoder + decoder + heads, by name."""
 
-from kanseg.models import (
-    densekanet,
-    flat_classifiers,
-    reskanet,
-    simple,
-    u2kanet,
-    ukan,
-    ukanet,
-    unet,
-    vae,
-    vggkan,
-)
+from kanseg.encoders import densekanet, reskanet, simple, vggkan
+from kanseg.models import flat_classifiers, u2kanet, ukan, ukanet, unet, vae
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.factory import (
     create_classifier,

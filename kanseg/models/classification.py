@@ -10,8 +10,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from kanseg.encoders import Encoder
-from kanseg.pretrained import _Pretrained
-from kanseg.registry import Registry
+from kanseg.utils.hub import _Pretrained
+from kanseg.utils.registry import Registry
 
 Linear = Callable[[int, int], nn.Module]
 # Networks that are no encoder with a head: (in_channels, classes, *, image_size, ...) ->

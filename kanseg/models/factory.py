@@ -23,8 +23,8 @@ from kanseg.models.options import (
     with_share,
 )
 from kanseg.models.segmentation import MODELS
-from kanseg.pretrained import BUILDERS, described, load_encoder
-from kanseg.registry import Registry, nearest
+from kanseg.utils.hub import BUILDERS, described, load_encoder
+from kanseg.utils.registry import Registry, nearest
 
 OF_THE_ENCODER = (
     "width",

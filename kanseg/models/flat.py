@@ -13,7 +13,7 @@ from kanseg.bases.bspline import BSpline
 from kanseg.layers.grids import update_grids
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.parts import activation_module
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.models.classification import Linear
 
 

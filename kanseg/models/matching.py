@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kanseg.bases import list_basis_options
-from kanseg.counting import multiply_adds, num_parameters, place
+from kanseg.models.operations import multiply_adds, num_parameters, place
 
 TOLERANCE = 0.02
 CLOSE = 0.005  # of the wanted size: nearer is not looked for

@@ -13,7 +13,7 @@ from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.local import KANLocal2d
 from kanseg.models.flat import linear_layers
-from kanseg.registry import nearest
+from kanseg.utils.registry import nearest
 
 PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
 LINEAR_OPTIONS = [

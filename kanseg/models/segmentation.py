@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from kanseg.encoders import Encoder, ForeignEncoder
 from kanseg.layers.blocks import Block
 from kanseg.layers.nested import resize_like
-from kanseg.pretrained import _Pretrained
-from kanseg.registry import Registry, nearest
+from kanseg.utils.hub import _Pretrained
+from kanseg.utils.registry import Registry, nearest
 
 MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
 

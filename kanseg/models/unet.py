@@ -15,7 +15,7 @@ from kanseg.layers.attention import ConvAttention
 from kanseg.layers.blocks import Conv, conv_stack
 from kanseg.layers.focal import FocalModulation
 from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder, decoder_widths
-from kanseg.registry import Registry, nearest
+from kanseg.utils.registry import Registry, nearest
 
 # What stands before the convolutions of a decoder's level: (channels, conv=, its options) ->
 # module; None for nothing.

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.encoders import check_size, scaled
 from kanseg.layers.blocks import Conv, kan_conv
-from kanseg.layers.regularisation import penalty
+from kanseg.layers.regularization import penalty
 from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, picture_size
 from kanseg.models.flat import KAN
 

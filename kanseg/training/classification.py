@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from kanseg.checkpoint import DESCRIPTION, model_arguments, preprocess_from
 from kanseg.data import (
     ClassificationDataset,
     ImageAugmentation,
@@ -22,26 +21,27 @@ from kanseg.data import (
     channel_statistics,
     open_images,
 )
-from kanseg.data.classification import image_contents, limited, many_files
-from kanseg.data.image_sources import ImageSource
+from kanseg.data.classification.dataset import image_contents, limited, many_files
+from kanseg.data.classification.sources import ImageSource
 from kanseg.data.split_record import Content, read_record
-from kanseg.errors import InputError
-from kanseg.inference.evaluate import measure
+from kanseg.evaluation.evaluate import measure
+from kanseg.inference.checkpoint import DESCRIPTION, model_arguments, preprocess_from
 from kanseg.losses import ClassificationLoss
 from kanseg.metrics import ClassificationMetrics, classification_table
 from kanseg.metrics.classification import Classified
 from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
-from kanseg.reading import read_json
-from kanseg.registry import nearest
-from kanseg.training.classification_pictures import (
+from kanseg.training.run_folder.splits import compare_labels, split_of_run
+from kanseg.training.settings import pair
+from kanseg.training.task import Scores, Task, Tell
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_json
+from kanseg.utils.registry import nearest
+from kanseg.visualization.classification import (
     draw_confusion,
     draw_predictions,
     surest_mistakes,
 )
-from kanseg.training.run_split import compare_labels, split_of_run
-from kanseg.training.settings import pair
-from kanseg.training.task import Scores, Task, Tell
 
 MISTAKES = 24  # wrong pictures that are shown, at least
 HEADLINE = ("top1", "top5", "mean_precision", "mean_recall", "mean_f1", "auc_ovr", "auc_ovo")

@@ -9,7 +9,7 @@ import sys
 import torch
 from torch import nn
 
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 BACKEND = "inductor"
 COMPILERS = {

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanseg.counting import left_as_found
-from kanseg.inference.outputs import write_whole
-from kanseg.pretrained import first_non_finite
+from kanseg.models.operations import left_as_found
 from kanseg.training.state import Training
+from kanseg.utils.hub import first_non_finite
+from kanseg.utils.io import atomic_write
 
 NAMED = 6  # samples of a batch that are named
 
@@ -30,7 +29,9 @@ def non_finite_loss(
         for tensors in (batch, model.state_dict())
     )
     content = {"batch": found, "names": list(names), "layer": layer, "weights": weights}
-    path = write_whole(run / "non_finite.pt", partial(torch.save, content))
+    path = run / "non_finite.pt"
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return (
         f"step {step}: the loss is not finite; batch of {', '.join(names[:NAMED])}{rest}; first"

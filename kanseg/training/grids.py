@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanseg.errors import InputError
 from kanseg.layers import update_grids
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.training.state import Training
+from kanseg.utils.errors import InputError
 
 
 def check_update_grid_epochs(settings: Any, model: nn.Module) -> None:

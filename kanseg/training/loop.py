@@ -17,14 +17,14 @@ from torch import nn
 from tqdm import tqdm
 
 from kanseg.data.transforms import sample_seed
-from kanseg.errors import InputError
-from kanseg.inference.evaluate import told_by_workers
+from kanseg.evaluation.evaluate import told_by_workers
 from kanseg.training.diagnose import non_finite_loss
+from kanseg.training.dry_run import forward
 from kanseg.training.grids import update_grids_if_due
 from kanseg.training.processes import anywhere
-from kanseg.training.saving import check_state, save, save_best, what_is_left
+from kanseg.training.run_folder.checkpointing import check_state, save, save_best, what_is_left
 from kanseg.training.state import Training
-from kanseg.training.trial import forward
+from kanseg.utils.errors import InputError
 
 
 class LossNotFinite(InputError):

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from kanseg.machine import launched_processes
+from kanseg.utils.environment import launched_processes
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -17,41 +17,42 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from kanseg.checkpoint import build_model, read_weights
-from kanseg.config import ClassificationConfig, Config, write_text
-from kanseg.counting import multiply_adds
-from kanseg.data.loading import RawItems, collate
+from kanseg.config import ClassificationConfig, Config
+from kanseg.data.collate import RawItems, collate
 from kanseg.data.split_record import SPLIT
 from kanseg.encoders import is_foreign
-from kanseg.errors import InputError
-from kanseg.inference.evaluate import let_the_main_process_stop
+from kanseg.evaluation.evaluate import let_the_main_process_stop
+from kanseg.inference.checkpoint import build_model, read_weights
 from kanseg.layers import Penalty
-from kanseg.machine import machine_line
+from kanseg.models.operations import multiply_adds
 from kanseg.training.batches import BatchPlan
 from kanseg.training.classification import ClassificationTask
 from kanseg.training.compiling import as_written, compile_networks
-from kanseg.training.curves import draw_curves
-from kanseg.training.ema import average_of
-from kanseg.training.log import RunLog, mend_log, plain
+from kanseg.training.dry_run import find_batch_size, try_smallest
 from kanseg.training.loop import fit
-from kanseg.training.optimisers import NEEDS_CLOSURE
+from kanseg.training.optim.ema import average_of
+from kanseg.training.optim.lr_scheduler import Rates, describe_function_rates, parameter_groups
+from kanseg.training.optim.optimizers import NEEDS_CLOSURE
 from kanseg.training.processes import make_accelerator
-from kanseg.training.rates import Rates, describe_function_rates, parameter_groups
-from kanseg.training.report import draw_report
-from kanseg.training.resume import (
+from kanseg.training.run_folder.checkpointing import restore, save_best, settle_best, what_is_left
+from kanseg.training.run_folder.logging import RunLog, mend_log, plain, read_log
+from kanseg.training.run_folder.resume import (
     Resumed,
     RunBusy,
     find_checkpoint,
     lock_run,
     with_found_batches,
 )
-from kanseg.training.saving import restore, save_best, settle_best, what_is_left
+from kanseg.training.run_folder.trackers import Tracker, open_trackers
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_held_out, check_settings, make_optimiser
 from kanseg.training.state import Training
 from kanseg.training.task import Task, Tell
-from kanseg.training.trackers import Tracker, open_trackers
-from kanseg.training.trial import find_batch_size, try_smallest
+from kanseg.utils.environment import machine_line
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_write_text
+from kanseg.visualization.curves import draw_curves
+from kanseg.visualization.report.page import draw_report
 
 REPORT = "report.html"
 PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", REPORT)
@@ -295,7 +296,7 @@ def assemble(
             raise RunBusy(f"{run} holds a run of another process, which has ended meanwhile")
     log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite, tell=tell)
     if accelerator.is_main_process and task.split is not None:
-        write_text(run / SPLIT, task.split.to_json())
+        atomic_write_text(run / SPLIT, task.split.to_json())
     training = Training(
         task,
         task.config,
@@ -368,7 +369,7 @@ def _open_run(
         _clear(run, all_of_it=resumed is None and overwrite)
         run.mkdir(parents=True, exist_ok=True)
         trackers = open_trackers(run, config, step=step)
-        write_text(run / "config.yaml", config.to_yaml())
+        atomic_write_text(run / "config.yaml", config.to_yaml())
         lost = None if resumed is None else mend_log(run, resumed.state)
         if lost is not None:
             tell(lost)
@@ -404,9 +405,9 @@ def _measure(training: Training) -> dict[str, Any]:
 def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
     """metrics.json, curves, pictures, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
-    write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
+    atomic_write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
     curves = draw_curves(
-        run / "log.jsonl",
+        read_log(run / "log.jsonl"),
         run / "curves.png",
         monitor=task.config.training.monitor,
         best_epoch=results["best_epoch"],

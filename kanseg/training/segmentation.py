@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from kanseg.checkpoint import DESCRIPTION, describe, preprocess_from
 from kanseg.config import DataConfig
 from kanseg.data import (
     Augmentation,
@@ -29,8 +28,9 @@ from kanseg.data import (
 )
 from kanseg.data.checks import KINDS
 from kanseg.data.split_record import SplitRecord, name_of, sample_contents
-from kanseg.errors import InputError
-from kanseg.inference.evaluate import evaluate, surface_options, write_table
+from kanseg.evaluation.evaluate import evaluate, surface_options, write_table
+from kanseg.evaluation.tables import table
+from kanseg.inference.checkpoint import DESCRIPTION, describe, preprocess_from
 from kanseg.losses import (
     WeightedLoss,
     check_class_weights,
@@ -39,15 +39,16 @@ from kanseg.losses import (
     check_weights,
     frequency_weights,
 )
-from kanseg.metrics import SCORES, SegmentationMetrics, table
+from kanseg.metrics import SCORES, SegmentationMetrics
 from kanseg.models import list_models
-from kanseg.reading import read_json
-from kanseg.registry import nearest
-from kanseg.training.pictures import draw_results
-from kanseg.training.previews import preview
-from kanseg.training.run_split import compare_labels, compare_masks, split_of_run
+from kanseg.training.run_folder.splits import compare_labels, compare_masks, split_of_run
 from kanseg.training.settings import pair
 from kanseg.training.task import Scores, Task, Tell
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_json
+from kanseg.utils.registry import nearest
+from kanseg.visualization.panels import draw_results
+from kanseg.visualization.previews import preview
 
 ROLES = ("train", "val", "test")
 PER_IMAGE = ("per_image_mean_iou", "per_image_mean_dice")

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanseg.checkpoint import build_model
-from kanseg.errors import InputError
+from kanseg.inference.checkpoint import build_model
 from kanseg.layers import Penalty
-from kanseg.registry import nearest
 from kanseg.training.grids import check_update_grid_epochs
-from kanseg.training.optimisers import NEEDS_CLOSURE, create_optimiser, create_schedule
-from kanseg.training.rates import parameter_groups
+from kanseg.training.optim.lr_scheduler import parameter_groups
+from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimiser, create_schedule
+from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
-from kanseg.training.trackers import import_wandb
+from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
 
 AT_LEAST = {
     "seed": 0,

@@ -14,14 +14,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from kanseg.checkpoint import STATE, TENSORS
-from kanseg.errors import InputError
+from kanseg.inference.checkpoint import STATE, TENSORS
 from kanseg.layers import Penalty
-from kanseg.reading import read_json, typed
 from kanseg.training.batches import BatchPlan
-from kanseg.training.log import RunLog
-from kanseg.training.rates import Rates, Stand
+from kanseg.training.optim.lr_scheduler import Rates, Stand
+from kanseg.training.run_folder.logging import RunLog
 from kanseg.training.task import Task
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_json, typed
 
 
 @dataclass
@@ -97,9 +97,7 @@ def _load_tensors(path: Path) -> Any:
 
 
 def check_tensors(content: Any, optimizer: torch.optim.Optimizer) -> None:
-    """InputError unless it is what `kanseg.training.saving.save` puts together, for an optimizer
-    of these parameters.
-    """
+    """InputError unless it is what `save` stores for an optimizer of these parameters."""
     found = typed(content, _Tensors, "training state")
     for group in found.optimizer.param_groups:
         typed(group.get("params"), list[int], "param_groups: params")
@@ -129,7 +127,7 @@ class _Generator:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """training.pt, as of `kanseg.training.saving.save`."""
+    """training.pt, as of `kanseg.training.run_folder.checkpointing.save`."""
 
     optimizer: _Optimizer
     average: dict[str, torch.Tensor]

@@ -14,8 +14,8 @@ from kanseg.benchmark.layers import (
     Candidate,
     functions_per_channel,
 )
-from kanseg.errors import InputError
 from kanseg.layers import KANConv2d
+from kanseg.utils.errors import InputError
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 TINY, ONCE = LayerCase(size=8, batch=1), Setting(rounds=2)

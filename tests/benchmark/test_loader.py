@@ -17,7 +17,7 @@ from kanseg.benchmark.loader import (
     make_pictures,
 )
 from kanseg.data import read_folder
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 

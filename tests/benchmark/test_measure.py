@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kanseg.benchmark.measure import Setting, interleaved, ratio
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def test_a_ratio_is_the_median_of_the_rounds_not_that_of_the_medians():

@@ -3,8 +3,8 @@ import torch
 
 from kanseg.benchmark import ModelCase, Setting, model_rows, model_table
 from kanseg.benchmark.models import FULL, nearest_width, num_parameters
-from kanseg.errors import InputError
 from kanseg.models import create_model
+from kanseg.utils.errors import InputError
 
 TINY, ONCE = ModelCase(size=16, batch=1), Setting(rounds=1)
 

@@ -5,8 +5,8 @@ import torch
 
 from kanseg.bases import BASES
 from kanseg.benchmark.original import LAYERS, MODELS, Original, forget
-from kanseg.errors import InputError
 from kanseg.models import list_bases
+from kanseg.utils.errors import InputError
 
 
 def test_a_folder_that_is_no_checkout_is_an_input_error(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kanseg.benchmark import PredictCase, Setting, predict_rows, predict_table
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 

@@ -10,10 +10,10 @@ from torch import nn
 
 import kanseg
 from kanseg.benchmark import zoo_rows, zoo_table
-from kanseg.counting import multiply_adds, num_parameters, saved_bytes
 from kanseg.encoders import ENCODERS
-from kanseg.errors import InputError
 from kanseg.models import CLASSIFIERS, MODELS
+from kanseg.models.operations import multiply_adds, num_parameters, saved_bytes
+from kanseg.utils.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

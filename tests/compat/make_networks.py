@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 import torch
-from make_torch_conv_kan import STORED, fill, parameters_of, wave
 from torch import nn
+
+from tests.compat.make_torch_conv_kan import STORED, fill, parameters_of, wave
 
 SAMPLES = 12  # of each output
 BATCH = "torch.nn.BatchNorm2d"

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_networks import arguments, samples, theirs
-from make_torch_conv_kan import parameters_of, wave
 from safetensors.torch import save_file
 from torch import nn
 
 from kanseg.compat import torch_conv_kan as tck
-from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
+from kanseg.compat.torch_conv_kan.layer import _LegacyLayer
 from kanseg.models import ClassificationModel, SegmentationModel
+from tests.compat.make_networks import arguments, samples, theirs
+from tests.compat.make_torch_conv_kan import parameters_of, wave
 
 HERE = Path(__file__).parent
 CASES = json.loads(HERE.joinpath("networks.json").read_text())

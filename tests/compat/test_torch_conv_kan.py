@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from make_torch_conv_kan import STORED, fill, parameters_of, wave
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kanseg
 from kanseg.compat import torch_conv_kan as tck
+from tests.compat.make_torch_conv_kan import STORED, fill, parameters_of, wave
 
 HERE = Path(__file__).parent
 CASES = json.loads(HERE.joinpath("torch_conv_kan.json").read_text())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kanseg.data import prepare_blue_marble, read_folder, read_image, read_label
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanseg.data.folder import Sample, read_folder
-from kanseg.data.info import LabelInfo
+from kanseg.data.formats.folder import Sample, read_folder
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.labels import read_label
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def sample(tmp_path, values):

@@ -3,7 +3,7 @@ import pytest
 from conftest import make_folder
 from kanseg.config import DataConfig
 from kanseg.data import open_data
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def opened(root, lines=None, **options):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from kanseg.data.decoded import DecodedImage
+from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.preprocess import Preprocess, resize_image, resize_mask
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def test_values_are_scaled_by_their_type_then_normalised_once():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanseg.data.annotation import Annotation, Region
+from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import (
     NOTHING,
@@ -20,7 +20,7 @@ from kanseg.data.split_record import (
     sample_contents,
     unit_of,
 )
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def content(number):

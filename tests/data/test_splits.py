@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kanseg.data.splits import crossing_groups, cut_folds, read_groups, seeded_split, share_of
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def deal(names, seed=0, groups=None):

@@ -12,7 +12,7 @@ from kanseg.data import (
     class_frequencies,
     read_folder,
 )
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def test_pixels_are_counted_as_numpy_does(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kanseg.data.transforms import Augmentation, sample_seed
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 MASK = IMAGE[:, :, 0] // 64

@@ -6,10 +6,10 @@ from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
-from kanseg.errors import InputError
 from kanseg.export.check import compare, expected, read_pictures
 from kanseg.export.network import Deployed
 from kanseg.inference.exported import ExportedNetwork
+from kanseg.utils.errors import InputError
 
 PREPROCESS = Preprocess(3, (0.5,) * 3, (0.25,) * 3, 0.5)
 

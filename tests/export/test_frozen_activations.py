@@ -8,7 +8,7 @@ from torch import nn
 
 import kanseg
 from kanseg.layers.activation import FrozenActivation, KANActivation, with_frozen_activations
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 
 
 def learned(basis="gram", **options):

@@ -5,10 +5,10 @@ from torch import nn
 
 import kanseg
 from kanseg.data import Preprocess
-from kanseg.errors import InputError
 from kanseg.inference import Ensemble, Predictor
+from kanseg.inference.sliding_window import gathered
 from kanseg.inference.sources import ArrayPicture
-from kanseg.inference.tiles import gathered
+from kanseg.utils.errors import InputError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 45, 3), dtype=np.uint8)
 

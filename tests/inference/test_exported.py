@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kanseg.errors import InputError
 from kanseg.inference.exported import load_exported
+from kanseg.utils.errors import InputError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -5,10 +5,10 @@ from torch import nn
 
 import kanseg
 from kanseg.data import Preprocess
-from kanseg.errors import InputError
 from kanseg.inference import Predictor
-from kanseg.training.log import plain
 from kanseg.training.run import train
+from kanseg.training.run_folder.logging import plain
+from kanseg.utils.errors import InputError
 
 
 class Brightness(nn.Module):
@@ -122,7 +122,7 @@ def test_a_trained_network_is_loaded_with_its_classes_and_predicts_as_in_trainin
         == loaded.classes
     )
     assert np.array_equal(stored(IMAGE), loaded(IMAGE))
-    from kanseg.inference.evaluate import evaluate_checkpoint
+    from kanseg.evaluation.evaluate import evaluate_checkpoint
 
     again = evaluate_checkpoint(config.run_dir, "test", device="cpu")
     for scores in (again, results["test"]):  # probabilities may differ in the last bit
@@ -141,7 +141,7 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
 
 
 def test_bands_are_the_whole_bit_for_bit_whatever_their_size(monkeypatch):
-    from kanseg.inference import tiles
+    from kanseg.inference import sliding_window as tiles
     from kanseg.inference.sources import ArrayPicture
 
     whole = predictor(tile=(16, 24), flips=2, overlap=0.7).probabilities(IMAGE)
@@ -156,7 +156,7 @@ def test_bands_are_the_whole_bit_for_bit_whatever_their_size(monkeypatch):
 
 def test_tiles_are_those_that_are_cut_by_hand():
     """Each pixel: the mean of the tiles that hold it, weighted by the window."""
-    from kanseg.inference.tiles import gaussian_window, tile_places
+    from kanseg.inference.sliding_window import gaussian_window, tile_places
 
     model = nn.Conv2d(3, 1, 5, padding=2)
     by_tiles = Predictor(

@@ -11,7 +11,7 @@ import torch
 
 import kanseg
 from kanseg.integrations.smp import ENTRIES, SMPEncoder, register
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 
 MODELS = [
     name for name in smp.MODEL_ARCHITECTURES_MAPPING if name != "dpt"

@@ -15,7 +15,6 @@ from torch.nn.utils import prune
 
 import kanseg
 from kanseg.bases import BASES
-from kanseg.counting import saved_bytes
 from kanseg.layers import (
     KANConv1d,
     KANConv2d,
@@ -28,7 +27,8 @@ from kanseg.layers import (
     update_grids,
 )
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.regularisation import Disturbance, kan_layers
+from kanseg.layers.regularization import Disturbance, kan_layers
+from kanseg.models.operations import saved_bytes
 
 C = 5
 SHARES = ["channel", "layer", 2]

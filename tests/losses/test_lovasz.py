@@ -2,10 +2,10 @@ import itertools
 
 import torch
 from segmentation_models_pytorch.losses import LovaszLoss
-from test_weighted import batch
 
 from kanseg.losses import WeightedLoss
 from kanseg.losses.lovasz import jaccard_slope
+from tests.losses.test_weighted import batch
 
 
 def test_several_classes_cost_what_they_cost_in_segmentation_models_pytorch():

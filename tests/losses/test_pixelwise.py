@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from segmentation_models_pytorch import losses as smp
-from test_weighted import TASKS, batch
 from torch.nn import functional as F
 
 from kanseg.losses import WeightedLoss
+from tests.losses.test_weighted import TASKS, batch
 
 
 def test_cross_entropy_is_the_mean_log_likelihood_of_the_pixels_that_count():

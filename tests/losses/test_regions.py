@@ -1,9 +1,9 @@
 import pytest
 import torch
 from segmentation_models_pytorch import losses as smp
-from test_weighted import TASKS, WEIGHTS, batch
 
 from kanseg.losses import WeightedLoss
+from tests.losses.test_weighted import TASKS, WEIGHTS, batch
 
 THEIRS = {
     "dice": (smp.DiceLoss, {}),

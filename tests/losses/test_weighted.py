@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from kanseg.errors import InputError
 from kanseg.losses import LOSSES, Pixels, WeightedLoss
 from kanseg.losses.weighted import RANGES
+from kanseg.utils.errors import InputError
 
 TASKS = {"binary": 1, "multiclass": 4, "multilabel": 3}  # task -> logits
 SMOOTH = ("ce", "dice", "jaccard", "tversky", "focal", "boundary")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from kanseg.errors import InputError
 from kanseg.losses import check_class_weights, frequency_weights
+from kanseg.utils.errors import InputError
 
 
 def test_balanced_weights_of_pixels_are_scikit_learns():

@@ -5,8 +5,8 @@ import pytest
 from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 
-from kanseg.errors import InputError
 from kanseg.metrics import SurfaceOptions, boundary_counts, surface_scores
+from kanseg.utils.errors import InputError
 
 SQUARE = np.zeros((20, 30), bool)
 SQUARE[5:12, 6:15] = True

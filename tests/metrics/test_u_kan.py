@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kanseg.errors import InputError
 from kanseg.metrics import SegmentationMetrics
+from kanseg.utils.errors import InputError
 
 
 def iou_score(output, target):

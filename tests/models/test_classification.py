@@ -5,7 +5,7 @@ from torch import nn
 
 import kanseg
 from kanseg.layers import KANLinear
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 
 
 def weights_of_convolutions(net):

@@ -11,7 +11,7 @@ from torch import nn
 import kanseg
 from kanseg.layers import KANConv2d, KANLinear
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.models.classification import CLASSIFIERS
 
 OF_EACH_EDGE = ["ukan", *CLASSIFIERS]

@@ -7,8 +7,8 @@ import torch
 
 import kanseg
 from kanseg.config import Config
-from kanseg.errors import InputError
 from kanseg.training.run import train
+from kanseg.utils.errors import InputError
 
 SMALL = {"width": 3, "depth": 2}
 

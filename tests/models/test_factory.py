@@ -6,7 +6,7 @@ import torch
 import kanseg
 from kanseg.bases import BASES
 from kanseg.layers import KANConv2d
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 
 
 def layers(net):

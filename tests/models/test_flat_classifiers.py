@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import kanseg
-from kanseg.counting import multiply_adds, num_parameters
 from kanseg.layers import KANLinear, KANLocal2d
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.models import CLASSIFIERS, FlatClassifier
+from kanseg.models.operations import multiply_adds, num_parameters
 
 SIZE = [12, 10]
 NAMES = ["kan", "hybrid", "conv_kan", "local_kan", "vae_kan"]

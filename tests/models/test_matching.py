@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 import kanseg
-from kanseg.counting import multiply_adds, num_parameters
 from kanseg.encoders import scaled
-from kanseg.layers.regularisation import kan_layers
+from kanseg.layers.regularization import kan_layers
 from kanseg.models.matching import matched, solve_width
+from kanseg.models.operations import multiply_adds, num_parameters
 
 SIZE = (64, 64)
 SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1, 3, *SIZE))}

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from kanseg.errors import InputError
 from kanseg.training import compiling
 from kanseg.training.compiling import as_written, compile_networks
-from kanseg.training.log import read_log
 from kanseg.training.run import train
+from kanseg.training.run_folder.logging import read_log
+from kanseg.utils.errors import InputError
 
 CPU = torch.device("cpu")
 

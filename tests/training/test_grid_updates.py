@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kanseg.errors import InputError
 from kanseg.training import compiling, loop
 from kanseg.training.run import train
+from kanseg.utils.errors import InputError
 
 
 @pytest.fixture

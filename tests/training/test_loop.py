@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import make_folder
-from kanseg.checkpoint import read_weights
-from kanseg.config import write_text
-from kanseg.errors import InputError
-from kanseg.training.ema import decay_at
-from kanseg.training.log import read_log
-from kanseg.training.resume import read_training
+from kanseg.inference.checkpoint import read_weights
+from kanseg.training.optim.ema import decay_at
 from kanseg.training.run import train
-from kanseg.training.saving import save
+from kanseg.training.run_folder.checkpointing import save
+from kanseg.training.run_folder.logging import read_log
+from kanseg.training.run_folder.resume import read_training
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_write_text
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
 ALL = {
@@ -199,7 +199,7 @@ def in_two_processes(config):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     path = Path(config.run_dir).with_suffix(".yaml")
-    write_text(path, config.to_yaml())
+    atomic_write_text(path, config.to_yaml())
     command = [
         sys.executable,
         "-m",

@@ -15,20 +15,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import kanseg.machine
+import kanseg.utils.environment
 from conftest import make_folder
-from kanseg.checkpoint import find_fault
 from kanseg.config import (
     ClassificationConfig,
     ClassificationData,
     ClassificationTraining,
     ModelConfig,
-    write_text,
 )
-from kanseg.machine import launched_processes, process_rank
+from kanseg.inference.checkpoint import find_fault
 from kanseg.training.processes import anywhere, make_accelerator
-from kanseg.training.resume import step_folders
 from kanseg.training.run import train
+from kanseg.training.run_folder.resume import step_folders
+from kanseg.utils.environment import launched_processes, process_rank
+from kanseg.utils.io import atomic_write_text
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -65,7 +65,7 @@ def finish(process):
 
 def trained(config, *words, tool="train_seg"):
     path = Path(config.run_dir).with_suffix(".yaml")
-    write_text(path, config.to_yaml())
+    atomic_write_text(path, config.to_yaml())
     return two_processes(tool, "--config", path, *words)
 
 
@@ -87,7 +87,7 @@ def changed(config, name, **settings):
     ],
 )
 def test_launchers_tell_how_many_processes_there_are(monkeypatch, names, expected):
-    for name in (*kanseg.machine.WORLD_SIZES, *kanseg.machine.RANKS):
+    for name in (*kanseg.utils.environment.WORLD_SIZES, *kanseg.utils.environment.RANKS):
         monkeypatch.delenv(name, raising=False)
     for name, value in names.items():
         monkeypatch.setenv(name, value)

@@ -17,12 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import make_folder
-from kanseg.checkpoint import find_fault
-from kanseg.config import write_text
-from kanseg.errors import InputError
-from kanseg.training.optimisers import warmup_cosine
-from kanseg.training.resume import Resumed, lock_run, read_training, settings_changed
+from kanseg.inference.checkpoint import find_fault
+from kanseg.training.optim.optimizers import warmup_cosine
 from kanseg.training.run import train
+from kanseg.training.run_folder.resume import Resumed, lock_run, read_training, settings_changed
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_write_text
 
 MORE_KINDS = (
     "misspelt penalty",
@@ -75,7 +75,7 @@ def digest(folder):
 
 def start(config, *arguments, **options):
     path = Path(config.run_dir).parent / "settings.yaml"
-    write_text(path, config.to_yaml())
+    atomic_write_text(path, config.to_yaml())
     return subprocess.Popen(
         [sys.executable, TOOL, "--config", path, *arguments],
         stdout=subprocess.PIPE,
@@ -217,7 +217,7 @@ def test_sigterm_to_a_whole_group_with_readers_saves_and_leaves_with_143(config,
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_stops_both(config, tmp_path):
     config = replace(config, training=replace(config.training, epochs=500, save_every=1))
-    write_text(tmp_path / "settings.yaml", config.to_yaml())
+    atomic_write_text(tmp_path / "settings.yaml", config.to_yaml())
     launched = subprocess.Popen(
         two_processes(tmp_path / "settings.yaml"),
         env=TWO,
@@ -507,7 +507,7 @@ def test_accumulated_batches_give_the_gradient_of_the_large_batch(config, folder
         config.run_dir = str(tmp_path / f"acc{number}")
         config.training.batch_size, config.training.accumulate = batch, accumulate
         train(config)
-        from kanseg.checkpoint import read_weights
+        from kanseg.inference.checkpoint import read_weights
 
         weights.append(read_weights(Path(config.run_dir) / "last"))
     for name, value in weights[0].items():
@@ -522,7 +522,7 @@ def test_two_processes_score_like_one(config, tmp_path):
     config.training.epochs = 1
     single = train(replace(config, run_dir=str(tmp_path / "single")))
     settings = tmp_path / "settings.yaml"
-    write_text(settings, replace(config, run_dir=str(tmp_path / "double")).to_yaml())
+    atomic_write_text(settings, replace(config, run_dir=str(tmp_path / "double")).to_yaml())
     run = subprocess.run(
         two_processes(settings), capture_output=True, text=True, timeout=300, env=TWO
     )
@@ -535,7 +535,7 @@ def test_two_processes_score_like_one(config, tmp_path):
     )
     # the same weights give the same scores in one process
     shutil.copytree(tmp_path / "double" / "best", tmp_path / "copy", symlinks=False)
-    from kanseg.inference.evaluate import evaluate_checkpoint
+    from kanseg.evaluation.evaluate import evaluate_checkpoint
 
     assert (
         abs(evaluate_checkpoint(tmp_path / "copy", "test")["mean_iou"] - double["test"]["mean_iou"])

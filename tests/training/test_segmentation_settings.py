@@ -7,10 +7,10 @@ import torch
 
 import kanseg.data
 from kanseg.data import read_label
-from kanseg.errors import InputError
 from kanseg.losses import WeightedLoss
 from kanseg.training.run import train
 from kanseg.training.segmentation import SegmentationTask
+from kanseg.utils.errors import InputError
 
 
 @pytest.fixture

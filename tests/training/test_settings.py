@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from kanseg.config import ClassificationConfig, Config
-from kanseg.errors import InputError
 from kanseg.training.run import TASKS
 from kanseg.training.settings import check_settings
+from kanseg.utils.errors import InputError
 
 WRONG = [
     ({"ema": 1.0}, "training.ema must be a decay from 0"),

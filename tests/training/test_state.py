@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from kanseg.errors import InputError
 from kanseg.training.state import Progress, check_tensors, read_training
+from kanseg.utils.errors import InputError
 
 
 @pytest.fixture

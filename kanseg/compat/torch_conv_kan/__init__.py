@@ -11,29 +11,15 @@ import ...` by imports from here; a checkpoint of a network, or of a net of your
 layers, is converted in one call, `net.load_state_dict(tck.convert_state_dict(theirs, net))`.
 """
 
-from kanseg.compat.torch_conv_kan import (
-    convolutions,
-    densekanets,
-    flat,
-    reskanets,
-    simple_nets,
-    u2kanets,
-    ukanets,
-    vggkans,
-)
+from kanseg.compat.torch_conv_kan import convolutions, flat, networks
 from kanseg.compat.torch_conv_kan.convert import convert_state_dict
 from kanseg.compat.torch_conv_kan.convolutions import *  # noqa: F403 - its __all__
-from kanseg.compat.torch_conv_kan.densekanets import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.flat import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.layouts import convert_layer
+from kanseg.compat.torch_conv_kan.networks import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.parts import L1
-from kanseg.compat.torch_conv_kan.reskanets import *  # noqa: F403 - its __all__
 from kanseg.compat.torch_conv_kan.rounding import use_original_rounding
-from kanseg.compat.torch_conv_kan.simple_nets import *  # noqa: F403 - its __all__
-from kanseg.compat.torch_conv_kan.u2kanets import *  # noqa: F403 - its __all__
-from kanseg.compat.torch_conv_kan.ukanets import *  # noqa: F403 - its __all__
-from kanseg.compat.torch_conv_kan.vggkans import *  # noqa: F403 - its __all__
-from kanseg.layers.regularisation import NoiseInjection
+from kanseg.layers.regularization import NoiseInjection
 
 __all__ = [
     "L1",
@@ -43,12 +29,5 @@ __all__ = [
     "use_original_rounding",
     *convolutions.__all__,
     *flat.__all__,
-]
-__all__ += [
-    *densekanets.__all__,
-    *reskanets.__all__,
-    *simple_nets.__all__,
-    *u2kanets.__all__,
-    *ukanets.__all__,
-    *vggkans.__all__,
+    *networks.__all__,
 ]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
+from kanseg.compat.torch_conv_kan.layer import _LegacyLayer
 from kanseg.compat.torch_conv_kan.layouts import StateDict, convert_layer
 from kanseg.compat.torch_conv_kan.parts import L1
-from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
 
 
 def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer, bind_call, call_signature
+from kanseg.compat.torch_conv_kan.layer import _LegacyLayer, bind_call, call_signature
 from kanseg.compat.torch_conv_kan.variants import CONV_VARIANTS
 
 _PLACE = {"groups": 1, "padding": 0, "stride": 1, "dilation": 1}

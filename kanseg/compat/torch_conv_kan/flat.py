@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from kanseg.compat.torch_conv_kan.convolutions import FORMULAS
+from kanseg.compat.torch_conv_kan.layer import _LegacyLayer, bind_call, call_signature
 from kanseg.compat.torch_conv_kan.parts import L1
-from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer, bind_call, call_signature
 from kanseg.compat.torch_conv_kan.variants import FLAT_VARIANTS
 
 # Names there -> names here.

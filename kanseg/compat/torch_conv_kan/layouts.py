@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
+from kanseg.compat.torch_conv_kan.layer import _LegacyLayer
 
 StateDict = Mapping[str, Tensor]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kanseg.bases.base import constant_dtype
 from kanseg.compat.torch_conv_kan.bases import _LegacyBasis
-from kanseg.compat.torch_conv_kan.skeleton import _LegacyLayer
+from kanseg.compat.torch_conv_kan.layer import _LegacyLayer
 from kanseg.compat.torch_conv_kan.variants import Options
 
 

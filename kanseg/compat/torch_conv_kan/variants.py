@@ -13,7 +13,7 @@ from torch import nn
 
 from kanseg.bases import create_basis
 from kanseg.compat.torch_conv_kan.bases import ActivatedGram, FreeBumps, PairedWavelets
-from kanseg.layers.regularisation import NoiseInjection
+from kanseg.layers.regularization import NoiseInjection
 
 Options = Mapping[str, object]
 

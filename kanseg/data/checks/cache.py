@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from kanseg.utils.io import atomic_write_text
 
 VERSION = 2  # to be raised with every change in what is looked at, or in how pictures are read
 MOST_OTHERS = 20_000  # entries kept that this run had no use for
@@ -84,7 +85,7 @@ class Cache:
             {"version": VERSION, "root": str(self.root), "files": kept}, separators=(",", ":")
         )
         with contextlib.suppress(OSError):
-            self._write(text)
+            atomic_write_text(self.path, text)
             self._forget_old_sets()
         self._changed = False
 
@@ -99,18 +100,6 @@ class Cache:
             and isinstance(content.get("files"), dict)
         )
         return content["files"] if fits else {}
-
-    def _write(self, text: str) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{self.path.stem}.", suffix=".tmp", dir=self.path.parent
-        )
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            Path(temporary).replace(self.path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
     def _forget_old_sets(self) -> None:
         files = sorted(self.path.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)

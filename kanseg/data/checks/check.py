@@ -28,11 +28,11 @@ from kanseg.data.checks.report import Report
 from kanseg.data.checks.samples import check_sample
 from kanseg.data.checks.statistics import statistics
 from kanseg.data.checks.survey import DETAILED, Survey, few, survey
-from kanseg.data.info import LabelInfo
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.opening import form_of, open_data
 from kanseg.data.sample import Sample
-from kanseg.errors import InputError
-from kanseg.registry import nearest
+from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
 
 ROLES = ("train", "val", "test")
 OTHER = "other"

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kanseg.data.decoded import DecodedImage, DecodedMask
-from kanseg.data.images import decode_image, decode_mask, image_mode
+from kanseg.data.io.decoded import DecodedImage, DecodedMask
+from kanseg.data.io.images import decode_image, decode_mask, image_mode
 from kanseg.data.labels import colors_of
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 MOST_VALUES = 1024  # of a mask that are kept; a label map has at most 255 classes
 LARGE = (

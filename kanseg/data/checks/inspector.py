@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from kanseg.data.checks.cache import Cache
 from kanseg.data.checks.files import Mask, Picture, look_at_mask, look_at_picture
-from kanseg.data.images import MAX_PIXELS
-from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.io.images import MAX_PIXELS
+from kanseg.data.label_spec import IGNORED, LabelInfo
 from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import file_digest
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 F = TypeVar("F", Picture, Mask, "Label", "Bytes")
 TOGETHER = 512  # jobs handed to the threads at once

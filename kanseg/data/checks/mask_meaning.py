@@ -14,10 +14,10 @@ from kanseg.data.checks.files import Mask
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import few
-from kanseg.data.info import LabelInfo
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.labels import indices_by_color
 from kanseg.data.sample import Sample
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def colors_against_indices(

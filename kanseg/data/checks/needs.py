@@ -11,7 +11,7 @@ from kanseg.data.checks.kinds import Issue
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.sample import Sample, read_picture
 from kanseg.data.transforms import Augmentation
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 
 def training_needs(

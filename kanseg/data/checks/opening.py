@@ -17,10 +17,10 @@ from kanseg.data.checks.files import Mask
 from kanseg.data.checks.inspector import Inspector
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import Survey
-from kanseg.data.folder import Folder
-from kanseg.data.info import MASK_READER, LabelInfo, dataset_yaml, given_labels, label_info
+from kanseg.data.formats.folder import Folder
+from kanseg.data.label_spec import MASK_READER, LabelInfo, dataset_yaml, given_labels, label_info
 from kanseg.data.opening import open_data
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 # a value in fewer masks than this share is taken for a fault where the values of all masks make no
 # sense together

@@ -17,11 +17,11 @@ from kanseg.data.checks.inspector import mask_files
 from kanseg.data.checks.kinds import KINDS, Issue
 from kanseg.data.checks.report import Report
 from kanseg.data.checks.statistics import Statistics
-from kanseg.data.drawing import overlay, viewable
-from kanseg.data.images import read_image, read_mask_values
+from kanseg.data.io.images import read_image, read_mask_values
 from kanseg.data.labels import read_label
+from kanseg.data.overlay import overlay, viewable
 from kanseg.data.sample import Sample
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 SIDE = 168  # of a thumbnail
 SHEET = 12  # samples drawn for each split

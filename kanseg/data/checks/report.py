@@ -10,11 +10,11 @@ from typing import Any
 from kanseg.data.checks.inspector import Inspector, Label
 from kanseg.data.checks.kinds import KINDS, Issue
 from kanseg.data.checks.statistics import Statistics
-from kanseg.data.folder import Folder
-from kanseg.data.info import LabelInfo
+from kanseg.data.formats.folder import Folder
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.sample import Sample
-from kanseg.names import printable
-from kanseg.tables import markdown
+from kanseg.utils.tables import markdown
+from kanseg.utils.text import printable
 
 SCHEMA = 1
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from kanseg.data.checks.files import Mask, Picture
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
-from kanseg.data.info import IGNORED, LabelInfo
+from kanseg.data.label_spec import IGNORED, LabelInfo
 from kanseg.data.labels import indices_by_color
 from kanseg.data.sample import Sample
-from kanseg.errors import InputError
+from kanseg.utils.errors import InputError
 
 ENDS = (
     32  # distance from 0 and 255 within which lossy compression leaves the values of a mask of both

@@ -14,11 +14,11 @@ from kanseg.data.checks.files import Picture
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import DETAILED, few
-from kanseg.data.images import to_channels
-from kanseg.data.info import LabelInfo
+from kanseg.data.io.images import to_channels
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.sample import Sample
-from kanseg.errors import InputError
-from kanseg.reading import parse_csv, read_text
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import parse_csv, read_text
 
 Roles = Mapping[str, Sequence[Sample]]
 OUTLIER = 4  # times the median height or width

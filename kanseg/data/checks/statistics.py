@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanseg.data.checks.inspector import Inspector, Label
-from kanseg.data.info import LabelInfo
+from kanseg.data.label_spec import LabelInfo
 from kanseg.data.sample import Sample
 
 

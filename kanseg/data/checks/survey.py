@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanseg.data.checks.kinds import Issue
-from kanseg.data.images import IMAGE_SUFFIXES
+from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.sample import Sample
 from kanseg.data.splits import NO_SPLITS, SPLITS
-from kanseg.errors import InputError
-from kanseg.reading import read_text
-from kanseg.registry import nearest
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_text
+from kanseg.utils.registry import nearest
 
 SHOWN = 5  # names in a line; the details have more
 DETAILED = 1000

@@ -8,8 +8,8 @@ from PIL import Image
 from conftest import make_folder
 from kanseg.config import Config, DataConfig, ModelConfig, TrainingConfig
 from kanseg.data import check_data
-from kanseg.errors import InputError
 from kanseg.training.run import train
+from kanseg.utils.errors import InputError
 
 
 def codes(root, **options):

@@ -1,0 +1,173 @@
+"""Dataclasses of settings <- YAML and command line. An unknown key is an error that names the
+nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from kanseg.config.schema import Config
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import parse_yaml
+from kanseg.utils.registry import nearest
+from kanseg.utils.yaml_names import NAMES, quoted_list
+
+E = TypeVar("E")
+YAML_MODE = "kanseg_yaml"
+
+
+def command_line(description: str = "", prog: str | None = None, *, kind: type):
+    """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`,
+    `--help`.
+    """
+    from jsonargparse import ArgumentParser, set_loader
+
+    # jsonargparse's own reader knows no bound on aliases, and raises what comes
+    set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> None:
+            raise InputError(_one_line(message, kind)) from None
+
+    parser = Parser(description=description, prog=prog, allow_abbrev=False, parser_mode=YAML_MODE)
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file of settings; what follows on the command line overrides it.",
+    )
+    parser.add_class_arguments(kind, None)
+    return parser
+
+
+def _load_yaml(text: str) -> Any:
+    """The value of a word of the command line, or of a file of settings."""
+    value = parse_yaml(text)
+    # Neither `key:` nor `{a, b}` is meant as a map to nothing.
+    if isinstance(value, dict) and value and all(entry is None for entry in value.values()):
+        keys = set(text.strip(" {}").replace(" ", "").split(","))
+        if text.strip() == f"{next(iter(value))}:" or keys == set(value):
+            return text
+    return value
+
+
+def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
+    """The words of a command line, lists of names in quotes: `--data.classes [no, yes]`."""
+    options = {f"--{prefix}{name}" for name in NAMES}
+    result: list[str] = []
+    before = ""
+    for word in arguments:
+        option, sign, value = word.partition("=")
+        if sign and option.rstrip("+") in options:
+            word = f"{option}={quoted_list(value)}"
+        elif before.rstrip("+") in options:
+            word = quoted_list(word)
+        result.append(word)
+        before = word
+    return result
+
+
+def from_yaml(kind: type[E], text: str) -> E:
+    """The settings in a YAML text; what it leaves out has its default.
+
+    Raises:
+        InputError: unknown keys, wrong types.
+    """
+    parser = command_line(kind=kind)
+    content = parse_yaml(text) or {}
+    if not isinstance(content, dict) or any(
+        isinstance(part, dict) and "class_path" in part for part in content.values()
+    ):
+        raise InputError(f"settings must be `key: value` lines, got {content!r:.80}")
+    return _instantiate(parser, parser.parse_object(content), kind)
+
+
+def parse_config(
+    argv: Sequence[str] | None,
+    *,
+    description: str = "",
+    flags: dict[str, str] | None = None,
+    kind: type[E] = Config,
+) -> tuple[E, dict[str, bool]]:
+    """The settings of a command line, of the given kind of experiment, and the given on/off flags
+    (name -> help text) beside them.
+
+    Raises:
+        InputError: unknown keys (with the nearest known one), wrong types, a missing file.
+    """
+    parser = command_line(description, kind=kind)
+    for name, text in (flags or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    try:
+        words = sys.argv[1:] if argv is None else argv
+        namespace = parser.parse_args(with_quoted_names(words))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"a config is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
+    return _instantiate(parser, namespace, kind), {
+        name: bool(namespace[name]) for name in flags or {}
+    }
+
+
+def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
+    for section in ("data", "model", "training"):
+        if not hasattr(namespace[section], "__dict__"):
+            raise InputError(
+                f"setting {section!r} must hold `key: value` lines, got {namespace[section]!r:.80}"
+            )
+    parts = parser.instantiate(namespace)
+    settings = kind(**{f.name: parts[f.name] for f in fields(kind)})
+    _check_given(settings)
+    return settings
+
+
+def _check_given(settings: Any, prefix: str = "") -> None:
+    """InputError for a setting that is null and must not be, such as the last line of a file that
+    was cut off: jsonargparse takes null for everything.
+    """
+    hints = get_type_hints(type(settings))
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            _check_given(value, f"{prefix}{f.name}.")
+        elif value is None and NoneType not in get_args(hints[f.name]):
+            raise InputError(f"setting {prefix + f.name!r} has no value")
+
+
+def known_keys(kind: type, prefix: str = "") -> list[str]:
+    """All settings of a kind of experiment, sections included: data, data.root, ..."""
+    keys = []
+    for f in fields(kind):
+        keys.append(prefix + f.name)
+        default = f.default_factory() if callable(f.default_factory) else None
+        if is_dataclass(default):
+            keys += known_keys(type(default), f"{prefix}{f.name}.")
+    return keys
+
+
+# How jsonargparse words an unknown key; the last group of each names the key.
+UNKNOWN_KEY = (
+    r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)",
+    r"[Uu]nrecognized arguments: --?([\w.]+)",
+    r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
+)
+
+
+def _one_line(message: str, kind: type) -> str:
+    """The parser's message on one line, with the nearest known key where a key is unknown."""
+    text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
+    unknown = re.search("|".join(UNKNOWN_KEY), text)
+    if unknown is None:
+        return text[:500]
+    key = next(group for group in reversed(unknown.groups()) if group)
+    known = known_keys(kind)
+    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)
+    hint = nearest(key, known) or (f"; did you mean {by_leaf[leaf[0]]!r}?" if leaf else "")
+    return f"unknown setting {key!r}{hint} (all settings: --help)"

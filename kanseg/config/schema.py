@@ -1,0 +1,345 @@
+"""Typed settings of an experiment: data, model, training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal, Union
+
+import yaml
+
+# A value in YAML. Not `Any`: there jsonargparse would import and call whatever a `class_path`
+# names.
+Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluated by jsonargparse on Python 3.10 too
+
+
+@dataclass
+class DataConfig:
+    """Where the pictures are and how they are read.
+
+    Args:
+        root: folder of the data set (its forms: data/README.md).
+        format: of the data set: auto, folder, coco, voc; auto takes the one that lies in root.
+        prepare: name of an embedded data set that is written to root first ("blue_marble").
+        task: "binary", "multiclass" or "multilabel"; by default from dataset.yaml or from the
+            masks.
+        classes: names of the classes, the background first (multilabel: without a background).
+        mask_values: value in the mask file -> class index.
+        ignore_index: index that counts for nothing in loss and metrics.
+        palette: an [r, g, b] per class, or voc for the colours of PASCAL VOC.
+        train: splits that are trained on.
+        val: splits that select the best weights; empty for none (then the last weights are the
+            best).
+        test: splits that are measured once, at the end; empty for none.
+        split_seed: of the 70/15/15 split where there are no split files, and of the folds.
+        folds: number of parts that train and val together are cut into for cross-validation, by
+            group where a groups.csv is; 0 for none.
+        fold: the part, from 0 to folds - 1, that is held out as val; the others are trained on.
+        channels: of the network's input (1 grey, 3 RGB, or the number of bands).
+        resize: [height, width] that pictures are scaled to, in training and in prediction.
+        interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
+        crop: [height, width] of random crops in training; pictures to predict are then cut into
+            tiles of this size.
+        oversample_foreground: share of the random crops that are laid around a pixel of a class
+            drawn evenly from those in the picture, the background left out; 0 for crops anywhere.
+        gamma: exponent on the values in [0, 1] before normalisation; 0.5 spreads dark pictures.
+        mean: per channel; by default that of the training pictures.
+        std: per channel; by default that of the training pictures.
+        augment: albumentations transforms, `- Name: {option: value}`.
+        skip_bad: leave faulty samples out instead of stopping.
+        max_pixels: larger pictures are refused as decompression bombs.
+        spacing: [row, column] distance of neighbouring pixels, in a unit such as mm, that surface
+            distances are measured in.
+        workers: processes that read; results do not depend on their number.
+    """
+
+    root: str = "data"
+    format: Literal["auto", "folder", "coco", "voc"] = "auto"
+    prepare: str | None = None
+    task: str | None = None
+    classes: list[str] | None = None
+    mask_values: dict[int, int] | None = None
+    ignore_index: int | None = None
+    palette: list[list[int]] | Literal["voc"] | None = None
+    train: list[str] = field(default_factory=lambda: ["train"])
+    val: list[str] = field(default_factory=lambda: ["val"])
+    test: list[str] = field(default_factory=lambda: ["test"])
+    split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
+    channels: int = 3
+    resize: list[int] | None = None
+    interpolation: Literal["linear", "area"] = "linear"
+    crop: list[int] | None = None
+    oversample_foreground: float = 0.0
+    gamma: float = 1.0
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
+    skip_bad: bool = False
+    max_pixels: int = 2**29
+    spacing: list[float] | None = None
+    workers: int = 2
+
+
+@dataclass
+class ModelConfig:
+    """The network: arguments of `kanseg.create_model`.
+
+    Args:
+        name: one of kanseg.list_models(): a segmentation network or a classifier, whichever the
+            experiment is.
+        basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
+        stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or
+            options that differ.
+        match: "params" or "macs": solve the width for the size of `like` (so that options.width is
+            that of `like`).
+        like: arguments in which the network to be matched differs: the control arm of an experiment
+            with basis gram is basis none, match params, like {basis: gram}.
+        options: width, depth, inner_channels, degree, grid_size, norm, ...
+    """
+
+    name: str = "unet"
+    basis: str = "gram"
+    stem: Literal["auto"] | dict[str, Value] | None = "auto"
+    match: Literal["params", "macs"] | None = None
+    like: dict[str, Value] | None = None
+    options: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass
+class ClassificationData:
+    """Where the pictures to classify are and how they are read.
+
+    Args:
+        root: folder of the data set, or an .npz file (forms: data/README.md).
+        format: of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100,
+            cifar10_jpeg, tiny_imagenet, digits.
+        download: fetch a set that torchvision knows and that is not in root; nothing is downloaded
+            without it.
+        train: splits that are trained on.
+        val: splits that select the best weights, cut from train where the set has no val; empty for
+            none (then the last weights are the best).
+        test: splits that are measured once, at the end; empty for none.
+        val_share: share of train that is cut off as val.
+        split_seed: of that cut.
+        limit: number of training pictures, evenly over the classes; null for all.
+        channels: of the network's input (1 grey, 3 RGB).
+        resize: [height, width] that pictures are scaled to.
+        interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
+        gamma: exponent on the values in [0, 1] before normalisation.
+        mean: per channel; by default that of the training pictures.
+        std: per channel; by default that of the training pictures.
+        augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`.
+        workers: processes that read; results do not depend on their number.
+    """
+
+    root: str = "data"
+    format: str = "auto"
+    download: bool = False
+    train: list[str] = field(default_factory=lambda: ["train"])
+    val: list[str] = field(default_factory=lambda: ["val"])
+    test: list[str] = field(default_factory=lambda: ["test"])
+    val_share: float = 0.1
+    split_seed: int = 0
+    limit: int | None = None
+    channels: int = 3
+    resize: list[int] | None = None
+    interpolation: Literal["linear", "area"] = "linear"
+    gamma: float = 1.0
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
+    workers: int = 2
+
+
+@dataclass
+class _Training:
+    """How a network is trained.
+
+    Args:
+        epochs: passes over the training pictures.
+        batch_size: pictures a step and process.
+        penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and
+            activations_l2 (means over the weights of the functions and over the outputs of the KAN
+            layers, summed over the layers), and of balance (how unevenly the mixtures of
+            model.options.experts are used), and of elbo (minus the evidence lower bound of
+            vae_kan's autoencoder, in nats a value).
+        optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
+        optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter:
+            20, history_size: 10}.
+        lr: peak learning rate.
+        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1};
+            the first pattern that fits counts, and 0 keeps weights as they are.
+        function_lr: factor on lr for the coefficients of functions, on top of lr_factors; null for
+            10 where the functions are shared by a channel or a layer, and 1 where each edge has its
+            own. (lbfgs has one learning rate for all.)
+        function_decay: whether weight decay acts on these coefficients; null for no where the
+            functions are shared, and yes where each edge has its own.
+        weight_decay: of the optimiser.
+        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or
+            plateau.
+        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma:
+            0.1} or, of plateau, {factor: 0.5, patience: 5, min_factor: 0.01}.
+        warmup: share of the steps in which the learning rate rises linearly.
+        ema: decay a step of an exponential moving average of the weights, which is then what is
+            measured and stored as best; 0 for none.
+        update_grid_epochs: epochs, counted from 1, before whose first step the grids of all
+            B-spline and rbf layers move to what these see of its images, such as [2, 4]; the
+            functions are refitted and stay about what they were on them. The optimizer's moments
+            for their weights start anew. None by default.
+        accumulate: batches whose gradients are added up for one step.
+        clip: largest norm of the gradient; null for no limit.
+        precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in
+            float32. By default what `accelerate launch --mixed_precision` says, or float32.
+        compile: run the network under torch.compile (needs a C++ compiler on the CPU).
+        find_batch_size: where a batch does not fit into memory, halve batch_size and double
+            accumulate until it does.
+        validate_every: epochs between validations.
+        patience: validations without an improvement of `monitor` after which the training ends; 0
+            trains all epochs.
+        save_every: optimiser steps between checkpoints; 0 for one an epoch only.
+        keep: checkpoints that are kept.
+        log_every: optimiser steps between lines of log.jsonl.
+        monitor: the validation metric that selects the best weights.
+        panels: samples drawn as pictures at the end.
+        tensorboard: write TensorBoard events to the run folder.
+        wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
+        project: of Weights & Biases.
+        log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every
+            validation (of segmentation); 0 for none.
+        threads: CPU threads of torch; 0 leaves torch's own choice.
+    """
+
+    epochs: int = 50
+    batch_size: int = 8
+    penalty: dict[str, float] = field(default_factory=dict)
+    optimizer: str = "adamw"
+    optimizer_options: dict[str, Value] = field(default_factory=dict)
+    lr: float = 1e-3
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    function_lr: float | None = None
+    function_decay: bool | None = None
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    schedule_options: dict[str, Value] = field(default_factory=dict)
+    warmup: float = 0.3
+    ema: float = 0.0
+    update_grid_epochs: list[int] = field(default_factory=list)
+    accumulate: int = 1
+    clip: float | None = 1.0
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    compile: bool = False
+    find_batch_size: bool = False
+    validate_every: int = 1
+    patience: int = 0
+    save_every: int = 0
+    keep: int = 2
+    log_every: int = 10
+    monitor: str = "mean_iou"
+    panels: int = 8
+    tensorboard: bool = True
+    wandb: Literal["no", "offline", "online"] = "no"
+    project: str = "kanseg"
+    log_images: int = 4
+    threads: int = 0
+
+
+@dataclass
+class TrainingConfig(_Training):
+    """How a segmentation network is trained.
+
+    Args:
+        loss: weight of each loss, of ce (binary and multilabel: BCE), dice, jaccard, tversky,
+            focal, lovasz, boundary.
+        loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma:
+            2.0}}.
+        class_weights: one number a class (multilabel and multiclass: of each class, binary: of
+            background and foreground), "balanced" (in inverse proportion to the pixels of the
+            training set) or "median" (median frequency balancing); null for equal ones.
+        supervision: weight of each output of a network with deep supervision, the one that counts
+            first; null for equal ones.
+        surface: whether HD95 and normalised surface Dice are measured at the end of a run.
+        tolerance: of the normalised surface Dice, in pixels, or in the unit of data.spacing.
+    """
+
+    loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
+    loss_options: dict[str, dict[str, Value]] = field(default_factory=dict)
+    class_weights: list[float] | Literal["balanced", "median"] | None = None
+    supervision: list[float] | None = None
+    surface: bool = True
+    tolerance: float = 2.0
+
+
+@dataclass
+class ClassificationTraining(_Training):
+    """How a classifier is trained.
+
+    Args:
+        label_smoothing: share of the truth that is spread over all classes.
+        mixup: alpha of mixup (Beta distribution); 0 for none.
+        cutmix: alpha of cutmix; 0 for none. With both, one of them is drawn for each batch.
+    """
+
+    batch_size: int = 64
+    monitor: str = "top1"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass
+class _Experiment:
+    """One experiment.
+
+    Args:
+        run_dir: folder for everything that the run writes.
+        seed: of weights, order and augmentation.
+    """
+
+    run_dir: str = "runs/run"
+    seed: int = 0
+
+    def to_yaml(self) -> str:
+        """The complete settings; `from_yaml` reads them back equal."""
+        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str):
+        """The settings in a YAML text; what it leaves out has its default.
+
+        Raises:
+            InputError: unknown keys, wrong types.
+        """
+        from kanseg.config.parser import from_yaml
+
+        return from_yaml(cls, text)
+
+
+@dataclass
+class Config(_Experiment):
+    """A segmentation experiment.
+
+    Args:
+        data: the pictures.
+        model: the network.
+        training: the training.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
+class ClassificationConfig(_Experiment):
+    """A classification experiment.
+
+    Args:
+        data: the pictures.
+        model: the network.
+        training: the training.
+    """
+
+    data: ClassificationData = field(default_factory=ClassificationData)
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(name="simple_kan_4"))
+    training: ClassificationTraining = field(default_factory=ClassificationTraining)

@@ -1,0 +1,188 @@
+"""MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in the files of their authors."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
+from kanseg.data.classification.sources import ArrayPictures, ImageSource, checked_labels
+from kanseg.utils.errors import InputError
+
+FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+PREFIXES = {"train": "train", "test": "t10k"}
+IMAGES, LABELS = 3, 1  # dimensions, as the file's magic number tells them
+# torchvision's name of the set, its classes, and its first training labels, which tell the two
+# apart where the files lie alone
+IDX_SETS = {
+    "mnist": ("MNIST", tuple(map(str, range(10))), (5, 0, 4, 1, 9, 2, 1, 3, 1, 4)),
+    "fashion_mnist": ("FashionMNIST", FASHION, (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)),
+}
+CIFARS = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+}  # torchvision's name, the folder
+
+
+def _idx_files(root: Path, name: str) -> dict[tuple[str, int], Path] | None:
+    """(split, dimensions) -> file, in root or where torchvision puts it, packed or not; None unless
+    all four are there.
+    """
+    for folder in (root / IDX_SETS[name][0] / "raw", root, root / "raw"):
+        found = {}
+        for (split, prefix), (dimensions, kind) in product(
+            PREFIXES.items(), ((IMAGES, "images"), (LABELS, "labels"))
+        ):
+            names = (
+                f"{prefix}-{kind}{sign}idx{dimensions}-ubyte{suffix}"
+                for sign in "-."
+                for suffix in ("", ".gz")
+            )
+            path = next((folder / name for name in names if (folder / name).is_file()), None)
+            if path is not None:
+                found[split, dimensions] = path
+        if len(found) == 4:
+            return found
+    return None
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The bytes of an idx file: two zeros, 8 for uint8, the number of dimensions, each of them (big
+    endian), the values.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            content = stream.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path}: the file is damaged or truncated ({error}); fetch it anew"
+        ) from None
+    start = 4 * (1 + dimensions)
+    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
+    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != np.prod(shape):
+        raise InputError(
+            f"{path}: expected an idx file of {dimensions}-dimensional bytes, and not"
+            f" {len(content)} bytes of this kind; fetch it anew"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _lies_as_idx(root: Path, *, name: str) -> bool:
+    files = _idx_files(root, name)
+    if files is None:
+        return False
+    if files["train", LABELS].parent != root and files["train", LABELS].parent != root / "raw":
+        return True  # in torchvision's folder of that name
+    return tuple(_read_idx(files["train", LABELS], LABELS)[:10].tolist()) == IDX_SETS[name][2]
+
+
+def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImages:
+    original, classes, _ = IDX_SETS[name]
+    if _idx_files(root, name) is None and download:
+        _download(original, root)
+    files = _idx_files(root, name)
+    if files is None:
+        raise InputError(
+            f"{root}: {original} is not there: looked for train-images-idx3-ubyte and its three"
+            f" companions (also .gz) in it and in {original}/raw/; copy them there, or set"
+            " --data.download true"
+        )
+    splits = {}
+    for split in PREFIXES:
+        pictures = ArrayPictures(_read_idx(files[split, IMAGES], IMAGES), f"{files[split, IMAGES]}")
+        path = files[split, LABELS]
+        splits[split] = ImageSource.of(
+            pictures,
+            checked_labels(
+                _read_idx(path, LABELS), len(pictures), str(path), num_classes=len(classes)
+            ),
+        )
+    return FoundImages(classes, splits)
+
+
+def _download(name: str, root: Path) -> None:
+    """Let torchvision fetch a set and check its sums."""
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, name)(root, download=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        raise InputError(
+            f"{root}: {name} could not be downloaded ({' '.join(str(error).split())}); copy its"
+            " files there by hand"
+        ) from None
+
+
+def _cifar_parent(root: Path, name: str) -> Path:
+    """The folder that holds the set's folder, also where root is the latter."""
+    return root.parent if root.name == CIFARS[name][1] else root
+
+
+def _lies_as_cifar(root: Path, *, name: str) -> bool:
+    return (_cifar_parent(root, name) / CIFARS[name][1]).is_dir()
+
+
+def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundImages:
+    """The files are pickles: torchvision opens those alone whose MD5 is that of the authors'
+    files.
+    """
+    from torchvision import datasets
+
+    original, folder = CIFARS[name]
+    kind, parent = getattr(datasets, original), _cifar_parent(root, name)
+    if download and not (parent / folder).is_dir():
+        _download(original, parent)
+    try:
+        parts = {split: kind(parent, train=split == "train") for split in ("train", "test")}
+    except RuntimeError:
+        state = (
+            "is incomplete or damaged (by its MD5 sums)"
+            if (parent / folder).is_dir()
+            else "is not there"
+        )
+        raise InputError(
+            f"{parent}: {folder}/ {state}; unpack {kind.url} there, or remove it and set"
+            " --data.download true"
+        ) from None
+    classes = tuple(parts["train"].classes)
+    splits = {}
+    for split, part in parts.items():
+        pictures = ArrayPictures(part.data, f"{folder}: {split}")
+        splits[split] = ImageSource.of(
+            pictures,
+            checked_labels(
+                np.asarray(part.targets),
+                len(pictures),
+                f"{folder}: {split}",
+                num_classes=len(classes),
+            ),
+        )
+    return FoundImages(classes, splits)
+
+
+for _name in IDX_SETS:
+    FORMATS.register(_name)(
+        ImageFormat(partial(_open_idx, name=_name), partial(_lies_as_idx, name=_name), fixed=True)
+    )
+for _name in CIFARS:
+    FORMATS.register(_name)(
+        ImageFormat(
+            partial(_open_cifar, name=_name), partial(_lies_as_cifar, name=_name), fixed=True
+        )
+    )

@@ -1,0 +1,181 @@
+"""Labelled pictures in one .npz file, as arrays or as JPEG bytes, and scikit-learn's digits."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
+from kanseg.data.classification.sources import (
+    ArrayPictures,
+    ImageSource,
+    JpegPictures,
+    checked_labels,
+    cut_exactly,
+)
+from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.utils.errors import InputError
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+SPLITS = ("train", "val", "test")
+TEST_SHARE = 0.2  # of a set that has no test pictures of its own
+
+
+def npz_keys(root: Path) -> set[str]:
+    """The names of the arrays in root, or in the one .npz file in the folder root; empty where
+    there is no such file.
+    """
+    files = _npz_files(root)
+    if len(files) != 1 or not zipfile.is_zipfile(files[0]):
+        return set()
+    with suppress(InputError), foreign_decoder(files[0]), zipfile.ZipFile(files[0]) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
+    return set()
+
+
+def _npz_files(root: Path) -> list[Path]:
+    if root.is_dir():
+        return sorted(path for path in root.glob("*.npz") if not path.name.startswith("."))
+    return [root] if root.suffix == ".npz" and root.is_file() else []
+
+
+def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """The arrays of the file; nothing in it is unpickled."""
+    files = _npz_files(root)
+    if len(files) != 1:
+        named = (
+            f": {', '.join(path.name for path in files)}; give one of them as root"
+            if files
+            else "; data.root must be the file, or the folder that holds it"
+        )
+        raise InputError(f"{root}: expected one .npz file, found {len(files)}{named}")
+    path = files[0]
+    if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
+        raise InputError(f"{path}: is no .npz file, or a truncated one; write it with numpy.savez")
+    try:
+        with foreign_decoder(path), np.load(path, allow_pickle=False) as archive:
+            return path, {name: archive[name] for name in archive.files}
+    except InputError as error:
+        if "allow_pickle" not in str(error):
+            raise InputError(f"{error}; fetch it anew") from None
+        raise InputError(
+            f"{path}: holds Python objects, which are refused; save plain arrays"
+        ) from None
+
+
+def _open_npz(root: Path, download: bool, seed: int) -> FoundImages:
+    path, arrays = _read_npz(root)
+    present = [name for name in SPLITS if f"x_{name}" in arrays or f"y_{name}" in arrays]
+    missing = [
+        key
+        for name in ("train", *present)
+        for key in (f"x_{name}", f"y_{name}")
+        if key not in arrays
+    ]
+    if missing:
+        raise InputError(
+            f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'});"
+            " expected x_train, y_train, x_test, y_test"
+        )
+    classes = _class_names(path, arrays)
+    splits = {}
+    for name in present:
+        pictures = ArrayPictures(arrays[f"x_{name}"], f"{path}: x_{name}")
+        splits[name] = ImageSource.of(
+            pictures,
+            checked_labels(
+                arrays[f"y_{name}"], len(pictures), f"{path}: y_{name}", num_classes=len(classes)
+            ),
+        )
+    return FoundImages(classes, splits)
+
+
+def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """The array `classes`, or numbers up to the largest label of the training pictures."""
+    if "classes" not in arrays:
+        labels = checked_labels(arrays["y_train"], len(arrays["x_train"]), f"{path}: y_train")
+        present = np.unique(labels)
+        gap = np.flatnonzero(present != np.arange(len(present)))
+        if len(gap):
+            raise InputError(
+                f"{path}: y_train: no picture has the label {gap[0]}, but some have {present[-1]};"
+                " number the classes 0, 1, ..., or add `classes`"
+            )
+        return tuple(map(str, present))
+    names = arrays["classes"]
+    if names.dtype.kind not in "US" or names.ndim != 1:
+        raise InputError(
+            f"{path}: classes: expected a row of texts, got {names.dtype} of shape {names.shape}"
+        )
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+def _open_cifar10_jpeg(root: Path, download: bool, seed: int) -> FoundImages:
+    path, arrays = _read_npz(root)
+    splits = {}
+    for name in (name for name in SPLITS if name == "train" or f"data_{name}" in arrays):
+        missing = [
+            key
+            for key in ("header", f"data_{name}", f"off_{name}", f"y_{name}")
+            if key not in arrays
+        ]
+        if missing:
+            raise InputError(
+                f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'})"
+            )
+        pictures = JpegPictures(
+            arrays["header"], arrays[f"data_{name}"], arrays[f"off_{name}"], f"{path}: {name}"
+        )
+        labels = checked_labels(
+            arrays[f"y_{name}"],
+            len(pictures),
+            f"{path}: y_{name}",
+            num_classes=len(CIFAR10_CLASSES),
+        )
+        splits[name] = ImageSource.of(pictures, labels)
+    return FoundImages(
+        CIFAR10_CLASSES,
+        splits,
+        ("CIFAR-10 after JPEG compression: scores are not those of the original pictures",),
+    )
+
+
+def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError(
+            "the digits come with scikit-learn: python -m pip install scikit-learn"
+        ) from None
+    digits = load_digits()
+    pictures = ArrayPictures(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")
+    train, test = cut_exactly(
+        ImageSource.of(pictures, digits.target), TEST_SHARE, 0
+    )  # whatever the seed, so that scores compare
+    return FoundImages(tuple(map(str, range(10))), {"train": train, "test": test})
+
+
+FORMATS.register("npz")(ImageFormat(_open_npz, lambda root: "x_train" in npz_keys(root)))
+FORMATS.register("cifar10_jpeg")(
+    ImageFormat(
+        _open_cifar10_jpeg,
+        lambda root: {"header", "data_train", "off_train"} <= npz_keys(root),
+        fixed=True,
+    )
+)
+FORMATS.register("digits")(ImageFormat(_open_digits, lambda root: False, fixed=True))

@@ -1,0 +1,426 @@
+"""Labelled pictures, wherever they lie: in arrays, in files, or encoded in memory."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from kanseg.data.io.decoded import DecodedImage, as_decoded
+from kanseg.data.io.images import decode_image, image_mode
+from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.split_record import digest, file_digest, name_of, without_suffix
+from kanseg.data.splits import share_of
+from kanseg.utils.errors import InputError
+
+T = TypeVar("T")
+AT_ONCE = 10_000  # pictures that wait for a thread
+SHOWN = 20  # faults that are listed; the rest are counted
+
+
+class Pictures(ABC):
+    """A row of pictures without labels; it can be pickled for processes that read."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, row: int) -> np.ndarray:
+        """(H, W, C) uint8 or uint16; an InputError where it cannot be read."""
+
+    def decoded(self, row: int) -> DecodedImage:
+        """The same with what is known of alpha and of pixels without data."""
+        return as_decoded(self.read(row))
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """What an error message calls the picture."""
+
+    @abstractmethod
+    def size(self, row: int) -> tuple[int, int]:
+        """(H, W), without decoding the picture where that can be avoided."""
+
+    def fault(self, row: int, *, decode: bool) -> str | None:
+        """Why the picture cannot be read, or None; without `decode` its header alone is
+        looked at.
+        """
+        return None
+
+    def unit(self, row: int, root: Path) -> str:
+        """What decides on which side of a seeded split the image is, and stays as others come and
+        go: of a file its path below the root, without the suffix; else its content.
+        """
+        return self.digest(row)
+
+    def key(self, row: int, root: Path) -> str:
+        """The name of the image in the data set, wherever that lies."""
+        return self.name(row)
+
+    @abstractmethod
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        """Hexadecimal digits of the content, as of `kanseg.data.split_record.digest`.
+
+        Args:
+            row: of the image.
+            ends_only: of a large set of files: of their sizes and ends alone.
+        """
+
+
+class ArrayPictures(Pictures):
+    """Pictures of one array.
+
+    Args:
+        values: (n, H, W) or (n, H, W, C) uint8 or uint16.
+        where: name of the array.
+
+    Raises:
+        InputError: another shape or type, or no pictures.
+    """
+
+    def __init__(self, values: np.ndarray, where: str):
+        if values.dtype not in (np.uint8, np.uint16):
+            raise InputError(
+                f"{where}: pictures are uint8 or uint16, got {values.dtype}; convert them (values"
+                " in [0, 1]: multiply by 255 and round)"
+            )
+        if values.ndim not in (3, 4) or 0 in values.shape:
+            raise InputError(
+                f"{where}: pictures are (n, H, W) or (n, H, W, C) and n is at least 1, got the"
+                f" shape {values.shape}"
+            )
+        if values.ndim == 4 and values.shape[1] in (1, 3) and values.shape[3] not in (1, 2, 3, 4):
+            raise InputError(
+                f"{where}: channels come last, (n, H, W, C), got the shape {values.shape}; use"
+                " transpose(0, 2, 3, 1)"
+            )
+        self.values = values if values.ndim == 4 else values[..., None]
+        self.where = where
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, row: int) -> np.ndarray:
+        return self.values[row]
+
+    def name(self, row: int) -> str:
+        return f"{self.where}[{row}]"
+
+    def key(self, row: int, root: Path) -> str:
+        return _below(self.name(row), root)
+
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        return digest(self.values[row])
+
+    def size(self, row: int) -> tuple[int, int]:
+        return self.values.shape[1:3]
+
+
+class FilePictures(Pictures):
+    """Picture files."""
+
+    def __init__(self, paths: Sequence[Path | str]):
+        self.paths = [str(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> np.ndarray:
+        return self.decoded(row).values
+
+    def decoded(self, row: int) -> DecodedImage:
+        return decode_image(self.paths[row])
+
+    def name(self, row: int) -> str:
+        return self.paths[row]
+
+    def unit(self, row: int, root: Path) -> str:
+        return without_suffix(self.key(row, root))
+
+    def key(self, row: int, root: Path) -> str:
+        return name_of(self.paths[row], root)
+
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        return file_digest(self.paths[row], ends_only=ends_only)
+
+    def size(self, row: int) -> tuple[int, int]:
+        return image_mode(self.paths[row])[1]
+
+    def fault(self, row: int, *, decode: bool) -> str | None:
+        try:
+            decode_image(self.paths[row]) if decode else image_mode(self.paths[row])
+        except InputError as error:
+            return str(error)
+        return None
+
+
+class JpegPictures(Pictures):
+    """JPEG pictures in one array of bytes, which share a header.
+
+    Args:
+        header: bytes that come first in each of them.
+        data: (bytes,) uint8, the rest of all.
+        offsets: (n + 1,) where each begins and ends in `data`.
+        where: name of the array.
+    """
+
+    def __init__(self, header: np.ndarray, data: np.ndarray, offsets: np.ndarray, where: str):
+        offsets = offsets.astype(np.int64)
+        if (
+            len(offsets) < 2
+            or offsets[0] != 0
+            or offsets[-1] != len(data)
+            or (np.diff(offsets) <= 0).any()
+        ):
+            raise InputError(
+                f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the pictures;"
+                " the file is damaged, fetch it anew"
+            )
+        self.header, self.data, self.offsets, self.where = header.tobytes(), data, offsets, where
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def _open(self, row: int) -> Image.Image:
+        return Image.open(
+            io.BytesIO(self.header + self.data[self.offsets[row] : self.offsets[row + 1]].tobytes())
+        )
+
+    def read(self, row: int) -> np.ndarray:
+        try:
+            with foreign_decoder(self.name(row)), self._open(row) as picture:
+                array = np.asarray(picture)
+        except InputError as error:
+            raise InputError(f"{error}; fetch the file anew") from None
+        return array if array.ndim == 3 else array[:, :, None]
+
+    def name(self, row: int) -> str:
+        return f"{self.where}[{row}]"
+
+    def key(self, row: int, root: Path) -> str:
+        return _below(self.name(row), root)
+
+    def digest(self, row: int, *, ends_only: bool = False) -> str:
+        return digest(self.data[self.offsets[row] : self.offsets[row + 1]])
+
+    def size(self, row: int) -> tuple[int, int]:
+        with self._open(row) as picture:
+            return picture.height, picture.width
+
+
+def _below(name: str, root: Path) -> str:
+    """The name of a row without the folder of its file: FILE.npz: x_train[3]."""
+    folder = root if root.is_dir() else root.parent
+    return name.removeprefix(f"{folder}/")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Labelled pictures: `source[i]` is (picture (H, W, C) uint8 or uint16, label, name).
+
+    Args:
+        parts: where the pictures are.
+        places: (n, 2) part and row in it of each picture.
+        labels: (n,) int64 class indices.
+    """
+
+    parts: tuple[Pictures, ...]
+    places: np.ndarray
+    labels: np.ndarray
+
+    @staticmethod
+    def of(pictures: Pictures, labels: np.ndarray) -> ImageSource:
+        """All of the pictures, in their order."""
+        assert len(pictures) == len(labels)
+        rows = np.arange(len(pictures))
+        return ImageSource(
+            (pictures,),
+            np.stack([np.zeros_like(rows), rows], axis=1),
+            np.asarray(labels, dtype=np.int64),
+        )
+
+    @staticmethod
+    def joined(sources: Sequence[ImageSource]) -> ImageSource:
+        """The pictures of several sources, one after the other."""
+        first = np.cumsum([0, *(len(source.parts) for source in sources)])
+        places = [source.places + [start, 0] for source, start in zip(sources, first, strict=False)]
+        parts = tuple(part for source in sources for part in source.parts)
+        return ImageSource(
+            parts, np.concatenate(places), np.concatenate([source.labels for source in sources])
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int, str]:
+        image, label, name = self.decoded(index)
+        return image.values, label, name
+
+    def decoded(self, index: int) -> tuple[DecodedImage, int, str]:
+        """The same with what is known of alpha and of pixels without data."""
+        part, row = self._place(index)
+        return part.decoded(row), int(self.labels[index]), part.name(row)
+
+    def _place(self, index: int) -> tuple[Pictures, int]:
+        part, row = self.places[index]
+        return self.parts[part], int(row)
+
+    def subset(self, indices: np.ndarray) -> ImageSource:
+        """The pictures at the indices, in the order of the indices."""
+        return ImageSource(self.parts, self.places[indices], self.labels[indices])
+
+    def names(self) -> list[str]:
+        """The names of all pictures, none of which is read."""
+        return [part.name(row) for part, row in map(self._place, range(len(self)))]
+
+    def units(self, root: Path) -> list[str]:
+        """What a seeded split hashes of each image (`Pictures.unit`)."""
+        return list(self._each(partial(_unit, root=root), np.arange(len(self))))
+
+    def keys(self, root: Path) -> list[str]:
+        """The name of each image below the root (`Pictures.key`)."""
+        return [part.key(row, root) for part, row in map(self._place, range(len(self)))]
+
+    def digests(self, *, ends_only: bool = False) -> list[str]:
+        """The content of each image (`Pictures.digest`)."""
+        return list(self._each(partial(_digest, ends_only=ends_only), np.arange(len(self))))
+
+    def sizes(self) -> set[tuple[int, int]]:
+        """The (H, W) of all pictures, by their headers."""
+        parts = np.unique(self.places[:, 0]).tolist()
+        if all(isinstance(self.parts[i], ArrayPictures) for i in parts):
+            return {self.parts[i].size(0) for i in parts}
+        return set(self._each(_size, np.arange(len(self))))
+
+    @property
+    def in_files(self) -> np.ndarray:
+        """Indices of the pictures that are files of their own."""
+        files = [number for number, part in enumerate(self.parts) if isinstance(part, FilePictures)]
+        return np.flatnonzero(np.isin(self.places[:, 0], files))
+
+    def faults(self, *, decode: bool) -> list[str]:
+        """A line for each file that cannot be read; decoding releases the interpreter, hence
+        threads.
+        """
+        return [
+            fault
+            for fault in self._each(partial(_fault, decode=decode), self.in_files)
+            if fault is not None
+        ]
+
+    def _each(
+        self, function: Callable[[tuple[Pictures, int]], T], indices: np.ndarray
+    ) -> Iterator[T]:
+        """The function of the place of each picture, by threads, and by pieces of bounded memory:
+        sets can hold millions.
+        """
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(indices), AT_ONCE):
+                yield from pool.map(function, map(self._place, indices[start : start + AT_ONCE]))
+
+
+def _fault(place: tuple[Pictures, int], *, decode: bool) -> str | None:
+    return place[0].fault(place[1], decode=decode)
+
+
+def _size(place: tuple[Pictures, int]) -> tuple[int, int]:
+    return place[0].size(place[1])
+
+
+def _unit(place: tuple[Pictures, int], *, root: Path) -> str:
+    return place[0].unit(place[1], root)
+
+
+def _digest(place: tuple[Pictures, int], *, ends_only: bool) -> str:
+    return place[0].digest(place[1], ends_only=ends_only)
+
+
+def checked_labels(
+    values: np.ndarray, count: int, where: str, *, num_classes: int | None = None
+) -> np.ndarray:
+    """(n,) int64 class indices for `count` pictures.
+
+    Raises:
+        InputError: no integers, another number than there are pictures, or indices that are no
+            class.
+    """
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.dtype.kind not in "iu" or values.ndim != 1:
+        raise InputError(
+            f"{where}: labels are (n,) integers, class indices from 0 on, got {values.dtype} of"
+            f" shape {values.shape}; convert them"
+        )
+    if len(values) != count:
+        raise InputError(
+            f"{where}: {len(values)} labels for {count} pictures; there must be one a picture"
+        )
+    top = np.inf if num_classes is None else num_classes - 1
+    bad = np.flatnonzero((values < 0) | (values > top))
+    if len(bad):
+        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        rows = ", ".join(f"{values[i]} in row {i}" for i in bad[:5])
+        raise InputError(
+            f"{where}: {len(bad)} labels are out of range ({allowed}): {rows}; correct them, or the"
+            " list of classes"
+        )
+    return values.astype(np.int64)
+
+
+def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> np.ndarray:
+    """An order of the samples of which every beginning has the classes in their proportions.
+
+    The r-th sample of a class of n (in a seeded order) comes at (r + offset) / n. With offset 0 the
+    first samples hold one of each class; with 0.5 a class of one sample is left out of every
+    beginning below a half.
+    """
+    mixed = np.random.default_rng(seed).permutation(len(labels))
+    by_class = np.argsort(labels[mixed], kind="stable")
+    counts = np.bincount(labels)
+    rank = np.empty(len(labels))
+    rank[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return mixed[np.argsort((rank + offset) / counts[labels[mixed]], kind="stable")]
+
+
+def cut(
+    source: ImageSource, share: float, seed: int, root: Path = Path()
+) -> tuple[ImageSource, ImageSource]:
+    """(what is left, a seeded `share` of about that size), both in the order of the source.
+
+    An image is cut off by a hash of the seed and of its name below the root, or of its pixels where
+    it has no file: a set that grows keeps its sides. One image of each class is left, and at least
+    one is cut off.
+
+    Args:
+        source: two images or more.
+        share: from 0 to 1.
+        seed: of the hash.
+        root: of the data set.
+    """
+    hashes = np.array([share_of(unit, seed, "cut") for unit in source.units(root)])
+    off = hashes < share
+    for label in np.unique(source.labels):
+        mine = np.flatnonzero(source.labels == label)
+        if off[mine].all():
+            off[mine[hashes[mine].argmax()]] = False
+    if not off.any():
+        counts = np.bincount(source.labels)
+        spare = counts[source.labels] > 1  # of a class that is left with one
+        off[np.where(spare | ~spare.any(), hashes, 2.0).argmin()] = True
+    return source.subset(np.flatnonzero(~off)), source.subset(np.flatnonzero(off))
+
+
+def cut_exactly(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
+    """(what is left, a seeded stratified `share`) of a set that never changes, both in the order of
+    the source.
+    """
+    count = min(max(1, round(share * len(source))), len(source) - 1)
+    order = stratified_order(source.labels, seed, offset=0.5)
+    return source.subset(np.sort(order[count:])), source.subset(np.sort(order[:count]))

@@ -1,0 +1,388 @@
+"""TIFF files: what their tags say about the values, one rule for each tag at all depths.
+
+    tag              value                 image                            mask
+    BitsPerSample    1 to 7                scaled to 0..255, as of PNG      stored values
+                     8                     stored values, uint8             stored values
+                     9 to 16               stored values, uint16            stored values
+                                           (12 bits: 0..4095 of 65535)
+                     more, signed, float   stored values, float32           whole numbers
+    SampleFormat     complex               refused                          refused
+    Photometric      BlackIsZero, RGB      as they are                      stored values
+                     WhiteIsZero           inverted; signed, float refused  stored values
+                     Palette               colors, uint8                    indices and colors
+                     YCbCr, CMYK, ...      RGB of 8 bits                    RGB of 8 bits
+    ExtraSamples     alpha (1, 2)          alpha, the last channel; of 1    left out, and whether it
+                                           the colors are divided by it     varies is known
+                     0, or no such tag     a band                           a band
+    GDAL_NODATA      a number, or nan      pixels without data: where any   stored values
+                                           band has the number
+    NaN, infinity                          refused, unless without data     refused
+    Orientation      1 to 8                upright                          upright
+
+`image_of` and `mask_of` are the table; files that are read by windows go through `image_of` too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from kanseg.data.io.decoded import DecodedImage, DecodedMask, filled
+from kanseg.data.io.orientation import upright
+from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.utils.errors import InputError
+
+SUFFIXES = (".tif", ".tiff")
+GDAL_NODATA = 42113
+LARGEST_LABEL, SMALLEST_LABEL = 65535, -(2**31)
+VALUES_PER_PIXEL = 4  # the limit of pixels, times this, is the limit of values of all bands
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_JPEG = (6, 7)  # compressions whose decoder gives RGB for YCbCr
+_PREMULTIPLIED, _ALPHA = 1, (1, 2)  # values of the tag ExtraSamples
+
+
+@dataclass(frozen=True)
+class TiffHeader:
+    """What the tags of the first page say.
+
+    Args:
+        path: the file.
+        shape: (H, W) as stored.
+        bands: samples of a pixel, alpha included.
+        dtype: of the values as they are decoded.
+        bits: of a sample.
+        photometric: value of the tag; YCbCr that is decoded to RGB counts as RGB.
+        extra: the values of ExtraSamples.
+        planes: whether the bands are stored one after the other.
+        orientation: 1 to 8.
+        nodata: the number of GDAL_NODATA, or None.
+        palette: (n, 3) uint8 of a palette file, or None.
+        pages: images of the first one's size in the file.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    bands: int
+    dtype: np.dtype
+    bits: int
+    photometric: int
+    extra: tuple[int, ...] = ()
+    planes: bool = False
+    orientation: int = 1
+    nodata: float | None = None
+    palette: np.ndarray | None = None
+    pages: int = 1
+
+    @property
+    def alpha_band(self) -> int | None:
+        """The band that ExtraSamples says is alpha, or None."""
+        first = self.bands - len(self.extra)
+        return next((first + i for i, kind in enumerate(self.extra) if kind in _ALPHA), None)
+
+    @property
+    def left_to_pil(self) -> bool:
+        """Whether the colors are of a kind that PIL converts to RGB."""
+        return self.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE)
+
+    @property
+    def kind(self) -> str:
+        """A word for the image, such as `RGB`, `16-bit grey`, `5 bands`, `float32 grey`."""
+        if self.photometric == _PALETTE:
+            return "palette"
+        colors = self.bands - (self.alpha_band is not None)
+        rgb = colors == 3 and self.photometric == _RGB
+        word = "RGB" if rgb else f"{colors} bands"
+        if colors == 1:
+            word = "grey"
+        if self.alpha_band is not None:
+            word = "RGBA" if rgb else f"{word}+alpha"
+        if self.dtype.kind in "ub" and self.bits <= 16:
+            return word if self.bits <= 8 else f"16-bit {word}"
+        return f"{self.dtype} {word}"
+
+    @property
+    def upright_shape(self) -> tuple[int, int]:
+        """(H, W) of the image."""
+        return self.shape[::-1] if self.orientation >= 5 else self.shape
+
+
+def is_tiff(path: Path) -> bool:
+    """By the first bytes of a file that can be opened."""
+    with path.open("rb") as file:
+        return file.read(4) in _MAGIC
+
+
+def read_header(path: Path, max_pixels: int) -> TiffHeader:
+    """The header of a TIFF file, its size judged before anything is decoded.
+
+    Raises:
+        InputError: a damaged file, more than `max_pixels` pixels, complex values, or values of a
+            kind that is not supported.
+    """
+    with foreign_decoder(path), tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        same = sum(other.shape == page.shape for other in file.pages[:2])
+        return header_of(path, page, max_pixels, pages=len(file.pages) if same == 2 else 1)
+
+
+def header_of(
+    path: Path, page: tifffile.TiffPage, max_pixels: int, *, pages: int = 1
+) -> TiffHeader:
+    """The same of an open page."""
+    height, width, bands = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+    if height < 1 or width < 1 or bands < 1:
+        raise InputError(f"{path}: the file is damaged or truncated (an image of {width}x{height})")
+    check_size(path, height, width, max_pixels)
+    if height * width * bands > VALUES_PER_PIXEL * max_pixels:
+        raise InputError(
+            f"{path}: {width}x{height} pixels of {bands} bands are more than the limit of"
+            f" {VALUES_PER_PIXEL} times {max_pixels}; raise --max_pixels (of a training"
+            " --data.max_pixels) if the file can be trusted"
+        )
+    _refuse_unsupported(path, page)
+    photometric = int(page.photometric)
+    if photometric == _YCBCR and int(page.compression) in _JPEG:
+        photometric = _RGB
+    orientation = page.tags.valueof(274, 1)
+    return TiffHeader(
+        path,
+        (height, width),
+        bands,
+        np.dtype(page.dtype),
+        int(page.bitspersample),
+        photometric,
+        tuple(int(kind) for kind in page.extrasamples or ()),
+        int(page.planarconfig) == 2 and bands > 1,
+        orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
+        nodata_of(page),
+        _palette_of(page) if photometric == _PALETTE else None,
+        pages,
+    )
+
+
+def check_size(path: Path | str, height: int, width: int, max_pixels: int) -> None:
+    """InputError for more pixels than the limit."""
+    if width * height > max_pixels:
+        raise InputError(
+            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise"
+            " --max_pixels (of a training --data.max_pixels) if the file can be trusted"
+        )
+
+
+def nodata_of(page: tifffile.TiffPage) -> float | None:
+    """The number in the tag GDAL_NODATA; None where there is none."""
+    text = page.tags.valueof(GDAL_NODATA)
+    if isinstance(text, bytes):
+        text = text.decode("ascii", "replace")
+    try:
+        return float(str(text).strip(" \0"))
+    except ValueError:
+        return None
+
+
+def read_tiff_image(header: TiffHeader) -> DecodedImage:
+    """The image of a file, upright, by the table above.
+
+    Raises:
+        InputError: several images in one file, damage, a compression that needs another package,
+            NaN or infinite values, or WhiteIsZero with values that have no white.
+    """
+    image = image_of(_stored(header), header)
+    if header.orientation == 1:
+        return image
+    nodata = None if image.nodata is None else upright(image.nodata, header.orientation)
+    return DecodedImage(upright(image.values, header.orientation), image.alpha, nodata)
+
+
+def read_tiff_mask(header: TiffHeader) -> DecodedMask:
+    """The mask in a file, upright, by the table above; InputError as of `read_tiff_image`."""
+    mask = mask_of(_stored(header), header)
+    return replace(mask, values=upright(mask.values, header.orientation))
+
+
+def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
+    """Stored values (H, W, C) of an image or a window of it -> what they mean."""
+    alpha_band = header.alpha_band
+    if alpha_band not in (None, header.bands - 1):  # behind the other bands, where it is looked for
+        order = [band for band in range(header.bands) if band != alpha_band]
+        stored = stored[:, :, [*order, alpha_band]]
+    colors = header.bands - (alpha_band is not None)
+    nodata = _without_data(stored[:, :, :colors], header)
+    if header.photometric == _PALETTE:
+        values = _colors_of(stored, header)
+    else:
+        if header.photometric == _WHITE_IS_ZERO:
+            stored = _inverted(stored, colors, header)
+        values = _depth_of_images(stored, header.bits)
+    _refuse_not_finite(values, nodata, header)
+    if _PREMULTIPLIED in header.extra and alpha_band is not None:
+        values = _divided_by_alpha(values)
+    has_alpha = alpha_band is not None and header.photometric != _PALETTE
+    if nodata is None or not nodata.any():
+        return DecodedImage(np.ascontiguousarray(values), has_alpha, nodata)
+    return DecodedImage(filled(values, nodata), has_alpha, nodata)
+
+
+def mask_of(stored: np.ndarray, header: TiffHeader) -> DecodedMask:
+    """Stored values (H, W, C) of a mask -> labels as they are, without alpha."""
+    alpha_varies = False
+    if header.alpha_band is not None and header.bands > 1:
+        alpha = stored[:, :, header.alpha_band]
+        alpha_varies = bool((alpha != alpha[0, 0]).any())
+        stored = np.delete(stored, header.alpha_band, axis=2)
+    if stored.dtype.kind == "b":
+        stored = stored.astype(np.uint8)
+    if stored.dtype not in (np.uint8, np.uint16):
+        stored = _whole(stored, header.path)
+    values = stored[:, :, 0] if stored.shape[2] == 1 else stored
+    white_is_zero = header.photometric == _WHITE_IS_ZERO
+    return DecodedMask(np.ascontiguousarray(values), header.palette, alpha_varies, white_is_zero)
+
+
+def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
+    """InputError for values that no rule is for."""
+    formats = page.sampleformat if isinstance(page.sampleformat, tuple) else (page.sampleformat,)
+    if any(int(kind) in (5, 6) for kind in formats):
+        raise InputError(
+            f"{path}: holds complex values, which have no order; save their amplitude (np.abs), or"
+            " real and imaginary part as two float bands (and give data.channels: 2)"
+        )
+    if page.dtype is None or not isinstance(page.bitspersample, int):
+        raise InputError(
+            f"{path}: values of {page.bitspersample} bits (sample format {page.sampleformat}) are"
+            " not supported; save them with 8 or 16 bits a band, or as float32"
+        )
+    if page.imagedepth != 1:
+        raise InputError(
+            f"{path}: holds a volume of {page.imagedepth} layers; save each as a file of its own"
+        )
+
+
+def _palette_of(page: tifffile.TiffPage) -> np.ndarray:
+    """(n, 3) uint8; the tag holds 16 bits, of some writers 8."""
+    table = np.asarray(page.colormap).reshape(3, -1)
+    if table.max() > 255:
+        table = table >> 8
+    return table.T.astype(np.uint8)
+
+
+def _stored(header: TiffHeader) -> np.ndarray:
+    """(H, W, C) of any type, as stored."""
+    if header.pages > 1:
+        raise InputError(
+            f"{header.path}: holds {header.pages} pictures (pages) of one size; save each as a file"
+            " of its own, or bands as one page: tifffile.imwrite(path, array of (H, W, C),"
+            " photometric='minisblack', planarconfig='contig')"
+        )
+    with foreign_decoder(header.path), tifffile.TiffFile(header.path) as file:
+        try:
+            array = file.pages[0].asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            compression = str(error).split(" requires")[0]
+            raise InputError(
+                f"{header.path}: the compression ({compression}) needs another package: python -m"
+                " pip install imagecodecs"
+            ) from None
+        if header.planes:
+            array = np.moveaxis(array, 0, -1)
+        return array.reshape(*header.shape, header.bands)
+
+
+def _without_data(stored: np.ndarray, header: TiffHeader) -> np.ndarray | None:
+    """(H, W) bool: where any band has the number of GDAL_NODATA."""
+    if header.nodata is None:
+        return None
+    if np.isnan(header.nodata):
+        return np.isnan(stored).any(axis=2) if stored.dtype.kind == "f" else None
+    if stored.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            number = stored.dtype.type(header.nodata)
+        return (stored == number).any(axis=2)
+    return (stored == header.nodata).any(axis=2)
+
+
+def _inverted(stored: np.ndarray, colors: int, header: TiffHeader) -> np.ndarray:
+    """The color bands of WhiteIsZero, as if black were zero."""
+    if header.dtype.kind not in "ub":
+        raise InputError(
+            f"{header.path}: WhiteIsZero with {header.dtype} values, of which none is white; save"
+            " the file with photometric minisblack"
+        )
+    whole = stored.astype(np.uint8) if stored.dtype.kind == "b" else stored.copy()
+    largest = whole.dtype.type(2**header.bits - 1)
+    whole[:, :, :colors] = largest - whole[:, :, :colors]
+    return whole
+
+
+def _depth_of_images(stored: np.ndarray, bits: int) -> np.ndarray:
+    """uint8, uint16 or float32 by the number of bits."""
+    if stored.dtype.kind in "ub" and bits < 8:
+        scale = np.round(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
+        return scale[stored.astype(np.uint8)]
+    if stored.dtype in (np.uint8, np.uint16):
+        return stored
+    with np.errstate(over="ignore", invalid="ignore"):
+        return stored.astype(np.float32)
+
+
+def _colors_of(stored: np.ndarray, header: TiffHeader) -> np.ndarray:
+    """(H, W, 3) uint8 of indices."""
+    if header.bands > 1:
+        raise InputError(
+            f"{header.path}: a palette file with {header.bands} bands is not supported; save it as"
+            " RGB"
+        )
+    return header.palette[stored[:, :, 0].astype(np.int64)]
+
+
+def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: TiffHeader) -> None:
+    """InputError for NaN and infinite values where there should be data."""
+    if values.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(values)
+    if nodata is not None:
+        bad[nodata] = False
+    if not bad.any():
+        return
+    row, column, band = np.argwhere(bad)[0]
+    wide = header.dtype.kind == "f" and header.dtype.itemsize > 4
+    hint = " or beyond float32" if wide else ""
+    raise InputError(
+        f"{header.path}: {int(bad.sum())} values are NaN or infinite{hint} (the first at row {row},"
+        f" column {column}, band {band}); replace them by a number that the tag GDAL_NODATA names"
+        " (NaN can be named too: gdal_edit.py -a_nodata nan FILE), and they are ignored"
+    )
+
+
+def _divided_by_alpha(values: np.ndarray) -> np.ndarray:
+    """Colors that were multiplied by the last channel, as they were before."""
+    largest = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
+    alpha = values[:, :, -1:].astype(np.float64)
+    colors = values[:, :, :-1] * np.divide(
+        largest, alpha, out=np.zeros_like(alpha), where=alpha > 0
+    )
+    if values.dtype.kind == "u":
+        colors = np.round(np.minimum(colors, largest))
+    return np.concatenate([colors.astype(values.dtype), values[:, :, -1:]], axis=2)
+
+
+def _whole(array: np.ndarray, path: Path) -> np.ndarray:
+    """Labels that were stored as floats, or as signed or wide integers: int32."""
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"{path}: a mask holds class indices, but {int((~np.isfinite(array)).sum())} values"
+            " here are NaN or infinite; save integers, 255 where a pixel is to be ignored"
+        )
+    small, large = array.min(), array.max()
+    if small < SMALLEST_LABEL or large > LARGEST_LABEL or (array != np.floor(array)).any():
+        raise InputError(
+            f"{path}: a mask holds class indices, whole numbers up to {LARGEST_LABEL}, but here are"
+            f" values from {small:g} to {large:g}"
+        )
+    return array.astype(np.int32)

@@ -1,0 +1,477 @@
+"""A study: variants on several data sets, tuned on validation splits and tested once, as a YAML
+file describes it.
+
+Every finished run leaves one line in a JSON-lines file. A run whose line is there is not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kanseg.config import Config
+from kanseg.data import open_data
+from kanseg.experiments.compare.study_results import (
+    STAGES,
+    append_line,
+    code_version,
+    read_lines,
+    results_file,
+    run_line,
+)
+from kanseg.experiments.search.search import MAY_DIFFER
+from kanseg.training.loop import LossNotFinite
+from kanseg.training.run import train
+from kanseg.training.run_folder.resume import RunBusy, lock_run
+from kanseg.training.segmentation import SegmentationTask
+from kanseg.training.settings import check_settings
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_yaml
+from kanseg.utils.registry import nearest
+
+Settings = Mapping[str, Any]  # section.key -> value
+Log = Callable[[str], None]
+
+# Of every run of a study: one process and one thread do all the work, so that CPU seconds count it
+# all; nothing is drawn, and no distances of surfaces are measured.
+OF_EVERY_RUN = {
+    "training.surface": False,
+    "data.workers": 0,
+    "training.threads": 1,
+    "training.tensorboard": False,
+    "training.panels": 0,
+    "training.log_images": 0,
+}
+# Not recorded: settings that leave the score as it is, and the seed, which a line holds by itself.
+NOT_RECORDED = (*MAY_DIFFER, "training.surface", "training.tolerance", "seed")
+KEYS = {"baseline", "settings", "sets", "variants", "tune", "final"}
+SET_KEYS = {"config", "settings"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file holds.
+
+    Args:
+        path: of the file.
+        baseline: the variant that the others are compared with.
+        sets: name of a data set -> settings as nested mappings, of its config, the common settings
+            and its own.
+        variants: name -> the settings in which it differs.
+        longer: name -> (variant, factor on its epochs), for the question of equal CPU time.
+        tuned: the setting that is tuned, and the values that are tried.
+        tune_seed: of the tuning runs.
+        seeds: of the final runs.
+    """
+
+    path: Path
+    baseline: str
+    sets: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Settings]
+    longer: Mapping[str, tuple[str, float]]
+    tuned: tuple[str, tuple[Any, ...]]
+    tune_seed: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    stage: str
+    set_name: str
+    variant: str
+    overrides: Settings
+    config: Config
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that can change the score, by section.key, as JSON holds them."""
+        return recorded_settings(self.config)
+
+    def __str__(self) -> str:
+        changed = ", ".join(f"{key} {value}" for key, value in self.overrides.items())
+        return (
+            f"{self.stage}, {self.set_name}, {self.variant}, seed {self.config.seed}"
+            f" ({changed or 'no overrides'})"
+        )
+
+
+def read_study(path: Path) -> Study:
+    """The study that a YAML file describes.
+
+    Raises:
+        InputError: a key, a name or a value that cannot be used.
+    """
+    try:
+        content = read_yaml(path)
+    except OSError as error:
+        raise InputError(f"--study {path}: {error.strerror}") from None
+    _check_mapping(path, "the file", content, KEYS)
+    missing = sorted(KEYS - {"settings"} - content.keys())
+    if missing:
+        raise InputError(f"{path}: no {', '.join(missing)}; docs/study.md shows a study file")
+    variants = {
+        _name(path, name): dict(overrides or {})
+        for name, overrides in _mapping(path, "variants", content["variants"]).items()
+    }
+    baseline = content["baseline"]
+    if baseline not in variants:
+        raise InputError(f"{path}: baseline {baseline!r} is not one of the variants")
+    sets = {
+        _name(path, name): _settings_of_set(path, name, entry, content.get("settings") or {})
+        for name, entry in _mapping(path, "sets", content["sets"]).items()
+    }
+    tune = _mapping(path, "tune", content["tune"], {"values", "seed"})
+    values = _mapping(path, "tune.values", tune.get("values"))
+    if len(values) != 1 or not all(isinstance(tried, list) and tried for tried in values.values()):
+        raise InputError(
+            f"{path}: tune.values must be one setting and its values, such as"
+            " {training.lr: [1.0e-3, 3.0e-3]}"
+        )
+    [(tuned, tried)] = values.items()
+    final = _mapping(path, "final", content["final"], {"seeds", "longer"})
+    seeds = final.get("seeds")
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"{path}: final.seeds must be a list of different integers, got {seeds!r}")
+    return Study(
+        path=path,
+        baseline=baseline,
+        sets=sets,
+        variants=variants,
+        longer=_read_longer(path, final.get("longer") or {}, variants),
+        tuned=(tuned, tuple(tried)),
+        tune_seed=tune.get("seed", 0),
+        seeds=tuple(seeds),
+    )
+
+
+def _settings_of_set(path: Path, name: str, entry: Any, common: Settings) -> dict[str, Any]:
+    """The settings of a data set as nested mappings."""
+    entry = _mapping(path, f"sets.{name}", entry, SET_KEYS)
+    nested: dict[str, Any] = {}
+    if entry.get("config") is not None:
+        config = path.parent / entry["config"]
+        if not config.is_file():
+            raise InputError(f"{path}: sets.{name}.config: there is no file {config}")
+        nested = read_yaml(config)
+    return overridden(nested, {**common, **(entry.get("settings") or {})})
+
+
+def _read_longer(
+    path: Path, longer: Any, variants: Mapping[str, Settings]
+) -> dict[str, tuple[str, float]]:
+    found = {}
+    for name, entry in _mapping(path, "final.longer", longer).items():
+        entry = _mapping(path, f"final.longer.{name}", entry, {"variant", "epochs"})
+        if name in variants:
+            raise InputError(f"{path}: final.longer.{name} has the name of a variant; rename it")
+        if entry.get("variant") not in variants or not _is_positive(entry.get("epochs")):
+            raise InputError(
+                f"{path}: final.longer.{name} must name a variant and a factor on its epochs, such"
+                " as {variant: silu, epochs: 1.2}"
+            )
+        found[_name(path, name)] = (entry["variant"], float(entry["epochs"]))
+    return found
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _name(path: Path, name: Any) -> str:
+    """A name that is one of a folder too."""
+    if not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\"):
+        raise InputError(f"{path}: {name!r} must be a name of a folder, without / or \\")
+    return name
+
+
+def _mapping(path: Path, where: str, value: Any, known: set[str] | None = None) -> dict[str, Any]:
+    _check_mapping(path, where, value, known)
+    return value
+
+
+def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -> None:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {where} must hold `key: value` lines, got {value!r:.80}")
+    for key in value:
+        if known is not None and key not in known:
+            raise InputError(
+                f"{path}: unknown key {key!r} in {where}{nearest(str(key), known)} (known:"
+                f" {', '.join(sorted(known))})"
+            )
+
+
+def overridden(nested: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Nested mappings with `section.key: value` settings put into them."""
+    result = deepcopy(dict(nested))
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        target = result
+        for section in sections:
+            if not isinstance(target.get(section), dict):
+                target[section] = {}
+            target = target[section]
+        target[last] = deepcopy(value)
+    return result
+
+
+def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """section.key -> value of a dataclass of settings."""
+    flat: dict[str, Any] = {}
+    for key, value in vars(settings).items():
+        if is_dataclass(value):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def recorded_settings(config: Config) -> dict[str, Any]:
+    """All settings but the seed and those that leave the score as it is, such as the place of the
+    data.
+    """
+    flat = flattened(config)
+    kept = {key: value for key, value in flat.items() if key not in NOT_RECORDED}
+    return json.loads(json.dumps(kept))
+
+
+def settings_hash(settings: Settings) -> str:
+    """12 hex digits of the settings that are not the defaults, so that a setting that kanseg gets
+    later leaves the hash of older runs as it was.
+    """
+    defaults = recorded_settings(Config())
+    own = {key: value for key, value in settings.items() if value != defaults.get(key)}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def same_settings(stored: Settings, now: Settings) -> bool:
+    """Whether a stored run had these settings; one that it does not know had its default."""
+    defaults = recorded_settings(Config())
+    return stored.keys() <= now.keys() and all(
+        stored.get(key, defaults.get(key)) == value for key, value in now.items()
+    )
+
+
+def tuning_jobs(
+    study: Study, sets: Sequence[str], variants: Sequence[str], *, data_root: Path, output: Path
+) -> list[Job]:
+    """The runs of the tuning: every value for every variant. They have no test split."""
+    key, values = study.tuned
+    return [
+        _job(
+            study,
+            "tune",
+            set_name,
+            variant,
+            {**study.variants[variant], key: value},
+            seed=study.tune_seed,
+            data_root=data_root,
+            output=output,
+        )
+        for set_name in sets
+        for variant in variants
+        if variant in study.variants
+        for value in values
+    ]
+
+
+def final_jobs(
+    study: Study,
+    sets: Sequence[str],
+    variants: Sequence[str],
+    results: Path,
+    *,
+    data_root: Path,
+    output: Path,
+) -> tuple[list[Job], list[str]]:
+    """The runs on the test split, every variant with the value that won on validation; and a line
+    for each set and variant whose tuning is not complete.
+    """
+    chosen: dict[tuple[str, str], Any] = {}
+    untuned = []
+    for set_name in sets:
+        lines = read_lines(results_file(results, "tune", set_name))
+        for variant in variants:
+            tuned, _ = study.longer.get(variant, (variant, 1.0))
+            jobs = tuning_jobs(study, [set_name], [tuned], data_root=data_root, output=output)
+            value = tuning_winner(study, jobs, lines)
+            if value is None:
+                untuned.append(f"{set_name}, {tuned}")
+            else:
+                chosen[set_name, variant] = value
+    jobs = [
+        _final_job(study, set_name, variant, value, seed, data_root=data_root, output=output)
+        for seed in study.seeds
+        for (set_name, variant), value in chosen.items()
+    ]
+    return jobs, list(dict.fromkeys(untuned))
+
+
+def _final_job(
+    study: Study, set_name: str, variant: str, value: Any, seed: int, **folders: Path
+) -> Job:
+    tuned, factor = study.longer.get(variant, (variant, 1.0))
+    overrides = {**study.variants[tuned], study.tuned[0]: value}
+    job = _job(study, "final", set_name, variant, overrides, seed=seed, **folders)
+    if factor == 1:
+        return job
+    epochs = max(round(job.config.training.epochs * factor), 1)
+    training = replace(job.config.training, epochs=epochs)
+    overrides = {**overrides, "training.epochs": epochs}
+    return replace(job, overrides=overrides, config=replace(job.config, training=training))
+
+
+def tuning_winner(
+    study: Study, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]]
+) -> Any | None:
+    """The value with the highest validation score; None while a run is missing.
+
+    Of equal scores the value that is listed first wins. A run that diverged cannot win.
+
+    Raises:
+        InputError: all of the runs diverged.
+    """
+    scores = {}
+    for job in jobs:
+        line = find_line(job, lines)
+        if line is None:
+            return None
+        scores[job.overrides[study.tuned[0]]] = line["mean"]
+    valid = {value: score for value, score in scores.items() if score is not None}
+    if not valid:
+        raise InputError(
+            f"{jobs[0].set_name}, {jobs[0].variant}: no value of {study.tuned[0]} gave a score;"
+            " give other values, or leave the variant out with --variants"
+        )
+    return max(valid, key=valid.__getitem__)
+
+
+def _job(
+    study: Study,
+    stage: str,
+    set_name: str,
+    variant: str,
+    overrides: Settings,
+    *,
+    seed: int,
+    data_root: Path,
+    output: Path,
+) -> Job:
+    nested = overridden(study.sets[set_name], {**overrides, **OF_EVERY_RUN, "seed": seed})
+    try:
+        config = Config.from_yaml(yaml.safe_dump(nested))
+    except InputError as error:
+        raise InputError(f"{study.path}: {set_name}, {variant}: {error}") from None
+    own_data = config.data.prepare is not None
+    root = output / "data" / set_name if own_data else data_root / config.data.root
+    data = replace(config.data, root=str(root))
+    if stage == "tune":
+        data.test = []  # so that no score on it is computed
+    config = replace(config, data=data)
+    return Job(stage, set_name, variant, dict(overrides), config)
+
+
+def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line that the job has left, or None."""
+    settings = job.settings
+    for line in lines:
+        name = (line["set"], line["variant"], line["seed"])
+        same = name == (job.set_name, job.variant, job.config.seed)
+        if same and same_settings(line["settings"], settings):
+            return line
+    return None
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, output: Path, results: Path, discard: bool = False, log: Log = print
+) -> None:
+    """Run the jobs that have no line yet; those that another process runs are left to it.
+
+    A run that was interrupted starts anew, since its CPU seconds would not be known.
+
+    Args:
+        jobs: of one stage.
+        output: folder for the runs, OUTPUT/STAGE/SET/VARIANT/HASH_SEED.
+        results: folder of the JSON lines, RESULTS/STAGE/SET.jsonl.
+        discard: delete the folder of a run once its line is written.
+        log: gets a line of progress at a time.
+
+    Raises:
+        InputError: settings or data that cannot be used.
+    """
+    for job in {(each.set_name, each.variant): each for each in jobs}.values():
+        try:  # all of them before the first one trains
+            check_settings(SegmentationTask(job.config))
+        except InputError as error:
+            raise InputError(f"{job.set_name}, {job.variant}: {error}") from None
+    code = code_version()
+    for number, job in enumerate(jobs, 1):
+        folder = output / job.stage / job.set_name / job.variant
+        folder = folder / f"{settings_hash(job.settings)}_{job.config.seed}"
+        try:
+            with lock_run(folder):
+                # Read under the lock: another process may have finished the job a moment ago.
+                done = find_line(job, read_lines(results_file(results, job.stage, job.set_name)))
+                if done is not None:
+                    continue
+                log(f"study: {number}/{len(jobs)}: {job}")
+                line = _run(job, folder / "run", code)
+                append_line(results_file(results, job.stage, job.set_name), line)
+                log(f"study: {line['split']} {line['score']} {line['mean']}")
+                if discard:
+                    shutil.rmtree(folder / "run", ignore_errors=True)
+        except RunBusy:
+            log(f"study: {number}/{len(jobs)}: {job} is being run by another process")
+
+
+def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
+    """Train and measure; the line of the run."""
+    config = replace(job.config, run_dir=str(run))
+    if config.data.prepare is not None:
+        try:
+            open_data(config.data, tell=lambda _: None)
+        except OSError:  # another process has written the data set in the same moment
+            open_data(config.data, tell=lambda _: None)
+    identity = {
+        "stage": job.stage,
+        "set": job.set_name,
+        "variant": job.variant,
+        "seed": config.seed,
+        "overrides": dict(job.overrides),
+        "settings_hash": settings_hash(job.settings),
+        "settings": job.settings,
+        **code,
+    }
+    split = STAGES[job.stage]
+    try:
+        train(config, overwrite=True)
+    except LossNotFinite as error:
+        return {**identity, "split": split, "score": None, "mean": None, "error": str(error)}
+    return identity | run_line(run, split)
+
+
+def chosen_names(text: str | None, known: Sequence[str], option: str) -> list[str]:
+    """The names in a comma-separated list, in the order of the study file; all without a list.
+
+    Raises:
+        InputError: a name that there is not.
+    """
+    if text is None:
+        return list(known)
+    asked = [word.strip() for word in text.split(",") if word.strip()]
+    for name in asked:
+        if name not in known:
+            raise InputError(
+                f"{option}: {name!r} is not in the study{nearest(name, known)} (known:"
+                f" {', '.join(known)})"
+            )
+    return [name for name in known if name in asked]

@@ -1,0 +1,51 @@
+"""The figure of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanseg.visualization.figures import save_figure
+
+
+def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> Path:
+    """A dot and a 95 % interval for the difference of each set and variant to its reference.
+
+    Args:
+        rows: of `study_rows`; those without a difference are left out.
+        path: of the PNG.
+        title: above the figure.
+    """
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if "difference" in row]
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    variants = list(dict.fromkeys(row["variant"] for row in rows))
+    step = 0.7 / len(variants)
+    height = 1.4 + len(sets) * (0.3 + 0.2 * len(variants))
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axis = figure.subplots()
+    for number, variant in enumerate(variants):
+        mine = [row for row in rows if row["variant"] == variant]
+        places = [sets.index(row["set"]) - 0.35 + step * (number + 0.5) for row in mine]
+        means = [row["difference"] for row in mine]
+        color = f"C{number}"
+        axis.hlines(
+            places, [row["low"] for row in mine], [row["high"] for row in mine], color=color
+        )
+        axis.plot(means, places, "o", color=color, markersize=5, label=variant)
+    for place in range(1, len(sets)):
+        axis.axhline(place - 0.5, color="tab:gray", linewidth=0.5, alpha=0.5)
+    axis.axvline(0, color="black", linewidth=1)
+    references = ", ".join(dict.fromkeys(str(row["against"]) for row in rows))
+    axis.set(
+        yticks=range(len(sets)),
+        yticklabels=sets,
+        ylim=(len(sets) - 0.5, -0.5),
+        xlabel=f"score minus that of {references}, mean and 95 % interval",
+        title=title,
+    )
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return save_figure(figure, path)

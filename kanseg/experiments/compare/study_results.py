@@ -1,0 +1,385 @@
+"""The JSON lines of a study: written, read, and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kanseg
+from kanseg.experiments.compare.statistics import (
+    ArmScores,
+    Difference,
+    default_score,
+    difference,
+    holm,
+    p_text,
+    read_pictures,
+)
+from kanseg.training.run_folder.logging import plain
+from kanseg.utils.errors import InputError
+from kanseg.utils.tables import markdown
+
+NO_REFERENCE = "none"  # of a variant that no baseline can be compared with
+STAGES = {"tune": "val", "final": "test"}  # stage -> the split of its scores
+FIELDS = ("set", "variant", "seed", "settings", "settings_hash", "split", "score", "mean")
+HEADERS = (
+    "set",
+    "variant",
+    "parameters",
+    "multiply-adds",
+    "CPU s",
+    "seeds",
+    "score",
+    "minus {against}",
+    "95 % interval",
+    "p",
+    "better in",
+)
+
+
+def results_file(results: Path, stage: str, set_name: str) -> Path:
+    """Where the lines of a stage on a data set lie."""
+    return results / stage / f"{set_name}.jsonl"
+
+
+def run_line(run: Path, split: str) -> dict[str, Any]:
+    """What the line of a finished run holds of its scores and its cost; no path is in it."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    score = default_score(run, split)
+    images = read_pictures(run / f"scores_{split}.csv", score)
+    if not np.isfinite(list(images.values())).any():
+        raise InputError(f"{run}: {score} is undefined on every image of {split}")
+    mean = float(np.nanmean(list(images.values())))
+    return plain(
+        {
+            "split": split,
+            "score": score,
+            "mean": round(mean, 6),
+            "parameters": metrics["parameters"],
+            "multiply_adds": metrics["multiply_adds"],
+            "cpu_seconds": metrics["training_cpu_seconds"],
+            "epochs": metrics["epochs"],
+            "machine": metrics["machine"],
+            "images": {name: round(value, 5) for name, value in images.items()},
+        }
+    )
+
+
+def code_version() -> dict[str, Any]:
+    """Version of kanseg and, in a checkout, its commit; "-dirty" where its files differ from it."""
+    package = Path(kanseg.__file__).parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        tracked = git("ls-files", "__init__.py")
+        commit = git("rev-parse", "HEAD") if tracked else None
+        changed = bool(tracked) and bool(git("status", "--porcelain", "--", "."))
+    except (OSError, subprocess.CalledProcessError):
+        commit, changed = None, False
+    dirty = "-dirty" if changed else ""
+    return {"kanseg": kanseg.__version__, "commit": f"{commit}{dirty}" if commit else None}
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a JSON line by one write, which several processes may do at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = (json.dumps(line, allow_nan=False) + "\n").encode()
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        data = b"\n" + data  # a line that was cut off stays a line of its own, which is refused
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.write(descriptor, data) != len(data):
+            raise OSError(f"{path}: the line was not written completely; is the disk full?")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file; none where there is no file.
+
+    Raises:
+        InputError: a line that is not one of a run.
+    """
+    if not path.is_file():
+        return []
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or any(field not in line for field in FIELDS):
+            raise InputError(
+                f"{path}: line {number} is damaged; delete it, and the run is made again"
+            )
+        lines.append(line)
+    return lines
+
+
+def by_variant(
+    lines: Sequence[Mapping[str, Any]], *, where: Path, log: Callable[[str], None] = print
+) -> dict[str, dict[int, Mapping[str, Any]]]:
+    """variant -> seed -> line of the final runs on a data set.
+
+    Of two lines of the same run the first counts, and that is logged.
+
+    Raises:
+        InputError: runs of a variant with different settings.
+    """
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for line in lines:
+        runs = found.setdefault(line["variant"], {})
+        first = next(iter(runs.values()), line)
+        if _other(first, line):
+            raise InputError(
+                f"{where}: {line['variant']} was run with different settings"
+                f" ({', '.join(_other(first, line))}); move the lines of one of them elsewhere"
+            )
+        if line["seed"] in runs:
+            log(
+                f"study: {where}: {line['variant']}, seed {line['seed']} is there more than once;"
+                " the first line counts"
+            )
+            continue
+        runs[line["seed"]] = line
+    return found
+
+
+def _other(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The settings that both lines know and that differ."""
+    old, new = first["settings"], second["settings"]
+    return [key for key in old if key in new and old[key] != new[key]]
+
+
+def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> ArmScores:
+    """The scores of a variant's runs, image by image; those of a run that diverged are NaN.
+
+    Raises:
+        InputError: runs on different images, or of different scores.
+    """
+    finished = [line for line in runs.values() if line["mean"] is not None]
+    names = tuple(finished[0]["images"]) if finished else ()
+    for line in finished:
+        if line["images"].keys() != set(names) or line["score"] != finished[0]["score"]:
+            raise InputError(f"{where}: the runs were measured on different images or scores")
+    table = np.full((len(runs), len(names)), np.nan)
+    for row, line in zip(table, runs.values(), strict=True):
+        if line["mean"] is not None:
+            values = [line["images"][name] for name in names]
+            row[:] = [np.nan if value is None else value for value in values]
+    return ArmScores(runs, table, names)
+
+
+def equal_time_reference(
+    cost: float, references: Mapping[str, Mapping[int, Mapping[str, Any]]]
+) -> str | None:
+    """The baseline that a variant of this cost is compared with at equal CPU time: the one with the
+    fewest CPU seconds that are at least those of the variant. None where there is none.
+    """
+    costs = {name: mean_cost(runs) for name, runs in references.items()}
+    enough = {name: mine for name, mine in costs.items() if mine >= cost}
+    return min(enough, key=enough.__getitem__) if enough else None
+
+
+def mean_cost(runs: Mapping[int, Mapping[str, Any]]) -> float:
+    """CPU seconds of training, mean over the runs that did not diverge."""
+    seconds = [line["cpu_seconds"] for line in runs.values() if line["mean"] is not None]
+    return float(np.mean(seconds)) if seconds else float("nan")
+
+
+def study_rows(
+    sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]],
+    *,
+    baseline: str,
+    longer: Sequence[str],
+    equal_time: bool,
+) -> list[dict[str, Any]]:
+    """A row for each set and variant, with the difference to the baseline.
+
+    Args:
+        sets: set -> variant -> seed -> line.
+        baseline: the variant that the others are compared with.
+        longer: the names of baselines with more epochs.
+        equal_time: compare with the baseline, or the longer one, that got at least as many CPU
+            seconds as the variant.
+    """
+    rows = []
+    for set_name, variants in sets.items():
+        scores = {
+            name: variant_scores(runs, where=f"{set_name}, {name}")
+            for name, runs in variants.items()
+        }
+        references = {name: variants[name] for name in (baseline, *longer) if name in variants}
+        others = [name for name in variants if name not in references]
+        against = dict.fromkeys(others, baseline if baseline in variants else None)
+        if equal_time:
+            against = {
+                name: equal_time_reference(mean_cost(variants[name]), references) for name in others
+            }
+        found = {
+            name: difference(scores[name], scores[against[name]])
+            for name in others
+            if against[name] is not None
+        }
+        corrected = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+        for name in [*references, *others]:
+            rows.append(
+                _row(set_name, name, variants[name], scores[name])
+                | {"against": _reference_name(against, name)}
+                | _difference_cells(found.get(name), corrected.get(name))
+            )
+    return rows
+
+
+def _reference_name(against: Mapping[str, str | None], name: str) -> str:
+    """What a variant is compared with, NO_REFERENCE for nothing; empty for a reference itself."""
+    if name not in against:
+        return ""
+    return against[name] or NO_REFERENCE
+
+
+def _row(
+    set_name: str, name: str, runs: Mapping[int, Mapping[str, Any]], scores: ArmScores
+) -> dict[str, Any]:
+    finished = [line for line in runs.values() if line["mean"] is not None]
+    means = scores.by_seed
+    first = finished[0] if finished else {}
+    return {
+        "set": set_name,
+        "variant": name,
+        "parameters": first.get("parameters"),
+        "multiply_adds": first.get("multiply_adds"),
+        "cpu_seconds": mean_cost(runs),
+        "seeds": list(runs),
+        "diverged": len(runs) - len(finished),
+        "score": first.get("score"),
+        "mean": float(means.mean()) if len(finished) == len(runs) else float("nan"),
+        "std": float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
+    }
+
+
+def _difference_cells(found: Difference | None, corrected: float | None) -> dict[str, Any]:
+    if found is None or corrected is None:
+        return {}
+    return {
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "p": float(corrected),
+        "better_in": int((found.values > 0).sum()),
+        "images": len(found.values),
+        "left_out": found.left_out,
+    }
+
+
+def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows in Markdown."""
+    headers = [header.format(against="reference") for header in HEADERS]
+    headers.insert(headers.index("minus reference"), "reference")
+    return markdown(headers, [_cells(row) for row in rows], text=2)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    spread = "" if np.isnan(row["std"]) else f" ± {row['std']:.4f}"
+    diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    cells = [
+        row["set"],
+        row["variant"],
+        "" if row["parameters"] is None else f"{row['parameters']:,}",
+        "" if row["multiply_adds"] is None else f"{row['multiply_adds']:,}",
+        f"{row['cpu_seconds']:.0f}",
+        f"{len(row['seeds'])}{diverged}",
+        f"{row['mean']:.4f}{spread}",
+        row["against"],
+    ]
+    if "difference" not in row:
+        return [*cells, "", "", "", ""]
+    return [
+        *cells,
+        f"{row['difference']:+.4f}",
+        f"{row['low']:+.4f} to {row['high']:+.4f}",
+        p_text(row["p"]),
+        f"{row['better_in']} of {row['images']}",
+    ]
+
+
+def wins(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of each variant: on how many sets it is ahead of its reference or behind it."""
+    names = dict.fromkeys(row["variant"] for row in rows if "difference" in row)
+    table = []
+    for name in names:
+        mine = [row for row in rows if row["variant"] == name and "difference" in row]
+        table.append(
+            [
+                name,
+                str(len(mine)),
+                str(sum(row["difference"] > 0 for row in mine)),
+                str(sum(row["low"] > 0 for row in mine)),
+                str(sum(row["difference"] < 0 for row in mine)),
+                str(sum(row["high"] < 0 for row in mine)),
+            ]
+        )
+    headers = (
+        "variant",
+        "sets",
+        "ahead",
+        "interval above 0",
+        "behind",
+        "interval below 0",
+    )
+    return markdown(headers, table)
+
+
+def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> str:
+    """The validation scores of the tuning, a row for each run, the best of a variant marked."""
+    rows = []
+    for set_name, lines in sets.items():
+        best: dict[str, float] = {}
+        for line in lines:
+            if line["mean"] is not None:
+                best[line["variant"]] = max(best.get(line["variant"], -np.inf), line["mean"])
+        for line in lines:
+            won = line["mean"] is not None and line["mean"] == best[line["variant"]]
+            score = "diverged" if line["mean"] is None else f"{line['mean']:.4f}"
+            cost = "" if line["mean"] is None else f"{line['cpu_seconds']:.0f}"
+            rows.append(
+                [
+                    set_name,
+                    line["variant"],
+                    str(line["overrides"].get(key, "")),
+                    str(line["score"]),
+                    score,
+                    cost,
+                    "best" if won else "",
+                ]
+            )
+    return markdown(("set", "variant", key, "score", "validation", "CPU s", ""), rows, text=2)
+
+
+def score_lines(sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> str:
+    """What the scores of the sets are called."""
+    scores = {
+        name: next(
+            (
+                line["score"]
+                for runs in variants.values()
+                for line in runs.values()
+                if line["score"]
+            ),
+            None,
+        )
+        for name, variants in sets.items()
+    }
+    return "Scores: " + ", ".join(f"{name} {score}" for name, score in scores.items()) + "."

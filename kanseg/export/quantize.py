@@ -1,0 +1,116 @@
+"""ONNX files -> ONNX files of 8-bit convolutions and matrix products, by onnxruntime; the functions
+of the KAN layers stay in float32.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanseg.export.files import onnx_package
+from kanseg.inference.exported import METADATA, onnxruntime
+from kanseg.utils.errors import InputError
+
+QUANTISED = ["Conv", "MatMul", "Gemm"]
+
+
+def quantise(
+    kind: str,
+    source: Path,
+    target: Path,
+    description: Mapping[str, Any],
+    pictures: Sequence[np.ndarray] = (),
+) -> None:
+    """Write `target`, the quantised `source`.
+
+    Args:
+        kind: "dynamic" (8-bit weights; the range of activations is measured in each run) or
+            "static" (the range is that of the pictures).
+        source: a file of `write_onnx`.
+        target: file to write.
+        description: for the new file.
+        pictures: (H, W, C) float32 in [0, 1], for "static".
+
+    Raises:
+        InputError: no onnx or onnxruntime, no pictures where they are needed, or a graph that
+            cannot be quantised.
+    """
+    onnx, runtime = onnx_package(), onnxruntime()
+    if kind == "static" and not pictures:
+        raise InputError(
+            "static quantisation needs pictures that show the range of the activations:"
+            " --calibration FOLDER"
+        )
+    prepared = target.with_name(f"{target.stem}.prepared.onnx")
+    try:
+        with _quiet():
+            _prepare(runtime, source, prepared)
+            KINDS[kind](prepared, target, pictures, description["batch"] or 1)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(
+            f"onnxruntime cannot quantise this network: {' '.join(str(error).split())[:300]}"
+        ) from None
+    finally:
+        prepared.unlink(missing_ok=True)
+    model = onnx.load(target)
+    onnx.helper.set_model_props(model, {METADATA: json.dumps({**description, "quantised": kind})})
+    onnx.save(model, target)
+
+
+def _prepare(runtime: Any, source: Path, target: Path) -> None:
+    """Normalisation goes into the convolutions before they are quantised."""
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    # Folded constants of a network with a fixed inner size hold whole feature maps: a constant
+    # function's convolution, many times its weights.
+    runtime.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
+    )
+
+
+def _dynamic(source: Path, target: Path, pictures: Sequence[np.ndarray], batch: int) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(source, target, op_types_to_quantize=QUANTISED, per_channel=True)
+
+
+def _static(source: Path, target: Path, pictures: Sequence[np.ndarray], batch: int) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self, batches: Iterator[dict[str, np.ndarray]]):
+            self.batches = batches
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    batches = ({"pictures": np.stack([picture.transpose(2, 0, 1)] * batch)} for picture in pictures)
+    quantize_static(
+        source, target, Reader(batches), op_types_to_quantize=QUANTISED, per_channel=True
+    )
+
+
+KINDS: dict[str, Callable[[Path, Path, Sequence[np.ndarray], int], None]] = {
+    "dynamic": _dynamic,
+    "static": _static,
+}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime.quantization warns through the root logger that what is done here should be
+    done.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,4 @@
+"""Files of images and videos -> files of masks.
+
+Import from `kanseg.inference`.
+"""

@@ -1,0 +1,4 @@
+"""Optimizers, learning-rate schedules and the moving average of weights.
+
+Import from the modules.
+"""

@@ -1,0 +1,109 @@
+"""The samples of a run: those of its settings, and when it goes on those that it was begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanseg.data.label_spec import LabelInfo, compare_classes
+from kanseg.data.split_record import Members, SplitRecord, hold, read_record
+from kanseg.inference.checkpoint import CONFIG, DESCRIPTION, mask_meaning
+from kanseg.training.task import Tell
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_json
+
+
+def split_of_run(
+    config: Any,
+    now: Mapping[str, Members],
+    *,
+    checkpoint: Path | None,
+    accept: bool,
+    tell: Tell,
+    dealt: Collection[str] = (),
+    name_new: bool = True,
+    sampled: bool = False,
+) -> tuple[dict[str, list[str]], SplitRecord]:
+    """(names of train, val and test in their order, what a checkpoint stores of them).
+
+    Args:
+        config: the settings of the run.
+        now: the samples that these settings ask for: role -> name -> content.
+        checkpoint: one that is resumed; then its samples stay on their sides.
+        accept: go on although samples or lists were changed.
+        tell: for what was decided.
+        dealt: roles whose samples were dealt by kanseg.
+        name_new: whether samples that the run does not have are named.
+        sampled: whether the digests are of the ends of files.
+
+    Raises:
+        InputError: samples of the run are gone, changed or on another side.
+    """
+    fresh = (
+        {role: list(members) for role, members in now.items()},
+        SplitRecord(now, sampled=sampled),
+    )
+    if checkpoint is None:
+        return fresh
+    record = read_record(checkpoint)
+    if record is None:
+        tell(
+            f"data: warning: {checkpoint} has stored no split (it is of an older version): whether"
+            " the samples are those that it was trained on could not be verified, and a set without"
+            " split files is dealt differently now"
+        )
+        return fresh[0], SplitRecord(now, complete=False, sampled=sampled)
+    before = type(config).from_yaml((checkpoint / CONFIG).read_text(encoding="utf-8")).data
+    free = [] if before.test == config.data.test else ["test"]
+    held = hold(
+        record,
+        now,
+        where=config.data.root,
+        dealt=dealt,
+        free=free,
+        accept=accept,
+        name_new=name_new,
+    )
+    for line in held.lines:
+        tell(f"data: {line}")
+    return held.members, held.record
+
+
+def compare_masks(checkpoint: Path, info: LabelInfo, *, where: object) -> None:
+    """Masks mean what they meant when a run that is resumed was begun.
+
+    Raises:
+        InputError: the same values or colors would be other classes now.
+    """
+    before, now = read_json(checkpoint / DESCRIPTION).get("masks"), mask_meaning(info)
+    if before is None:  # a run of an older version
+        return
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise InputError(
+                f"{where}: the masks of this run were read with {key} {before.get(key)}, and now it"
+                f" is {value}, so that the same masks mean something else; put it back, or start"
+                " a new run"
+            )
+
+
+def compare_labels(
+    checkpoint: Path, *, task: str, classes: Sequence[str], where: object, tell: Tell
+) -> None:
+    """Tell which classes were renamed since a checkpoint that is resumed.
+
+    Raises:
+        InputError: they are in another order, or more, or fewer, or of another task.
+    """
+    trained = read_json(checkpoint / DESCRIPTION)["labels"]
+    if trained["task"] != task or len(trained["classes"]) != len(classes):
+        raise InputError(
+            f"{where}: the run was begun with a {trained['task']} task of"
+            f" {len(trained['classes'])} classes ({', '.join(trained['classes'][:8])}), and now"
+            f" there is a {task} task of {len(classes)} ({', '.join(classes[:8])}); put it back, or"
+            " start a new run"
+        )
+    line = compare_classes(trained["classes"], classes, where=where)
+    if line is not None:
+        tell(f"data: {line}")

@@ -1,0 +1,72 @@
+"""Files that are written completely or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` when the block has succeeded.
+
+    Readers see the old file or the new one, never a part. Nothing is left after an error.
+
+    Args:
+        path: the file; missing folders above it are made.
+        durable: wait until the content is on the disk, so that it outlives a loss of power.
+
+    Example:
+        >>> with atomic_write(Path("scores.csv")) as temporary:
+        ...     table.to_csv(temporary)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path, path.suffix)
+    try:
+        yield temporary
+        if durable:
+            _flush_to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file completely or not at all, also if the power fails."""
+    with atomic_write(path, durable=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, and rename it to `path` when the block has
+    succeeded. `path` must not exist, or be an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_beside(path: Path, suffix: str = "") -> Path:
+    """The name under which a file is written before it is renamed to `path`: hidden, of this
+    process, ending in `.tmp` and the suffix, and short however long the name of `path` is.
+    """
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,311 @@
+"""Read text that somebody else wrote: YAML, JSON and CSV, and the types of what they hold.
+
+Files of a data set, a config or a checkpoint can come from anywhere, damaged or made to do harm.
+Whatever is wrong with one is an `InputError` that names it; nothing in one runs code, and none
+takes long or much memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from kanseg.utils.errors import InputError
+from kanseg.utils.yaml_names import keep_names
+
+MAX_YAML = 2_000_000  # characters; PyYAML reads some 100,000 a second
+MAX_DEPTH = 50  # lists and mappings within each other in YAML
+MAX_NODES = (
+    300_000  # values and keys of a YAML text, those behind aliases counted wherever they are
+)
+LARGEST = 2**63  # integers beyond are nobody's settings; C code fails on them
+# Halves of a character that are valid in JSON and in no file name, terminal or other file.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark; another encoding is an
+    InputError.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds, as of `parse_yaml`."""
+    if path.stat().st_size > 4 * MAX_YAML:
+        raise InputError(f"{path}: too large for a file of settings ({path.stat().st_size} bytes)")
+    return parse_yaml(read_text(path), path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, as of `parse_json`."""
+    return parse_json(read_text(path), path)
+
+
+def parse_yaml(text: str, where: object = None) -> Any:
+    """What a YAML text holds: mappings, lists, strings, numbers, true, false and null, as of
+    YAML 1.2.
+
+    `no`, `yes`, `on`, `off` and dates are strings, `1e-3` is a number; lists of names (`classes`,
+    `data.train`, ...) keep every word as it was written. A key that stands twice,
+    tags of other types, and aliases that repeat themselves into the hundred thousands are refused.
+
+    Args:
+        text: the text.
+        where: what messages begin with, such as the file; nothing by default.
+
+    Raises:
+        InputError: anything is wrong with the text.
+    """
+    begin = "" if where is None else f"{where}: "
+    if len(text) > MAX_YAML:
+        raise InputError(f"{begin}too long for settings ({len(text)} characters)")
+    # PyYAML's constructors raise what comes: ValueError for `!!int x`, KeyError for `!!bool x`,
+    # AttributeError for `!!timestamp x`, IndexError for `!!float ''`, RecursionError.
+    try:
+        content = yaml.load(text.removeprefix("\ufeff"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        _check_plain(content)
+    except Exception as error:
+        raise InputError(f"{begin}not valid YAML: {_one_line(error)}") from None
+    return content
+
+
+def parse_json(text: str, where: object) -> Any:
+    """What a JSON text holds. NaN and Infinity are taken, as Python writes them.
+
+    Raises:
+        InputError: not JSON, too deep, a key that stands twice in an object, integers of thousands
+            of digits, half characters (surrogates).
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_without_doubles)
+        if SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{where}: not valid JSON (half of a character, \\uD800 to \\uDFFF)"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON ({_one_line(error)})") from None
+    return content
+
+
+def parse_csv(text: str, where: object) -> list[list[str]]:
+    """The rows of a CSV text.
+
+    Raises:
+        InputError: a quote that never ends, a field of more than 131,072 characters.
+    """
+    try:
+        return list(csv.reader(io.StringIO(text)))
+    except csv.Error as error:
+        raise InputError(f"{where}: not valid CSV ({error})") from None
+
+
+def typed(value: Any, kind: Any, where: object) -> Any:
+    """The value as an annotation wants it: `int`, `float | None`, `list[str]`, `tuple[int, int]`,
+    `dict[str, int]`, `Literal[...]`, `Any` or a dataclass of these (from a mapping).
+
+    An integer is a float too, and a list a tuple. Integers beyond 64 bits are refused.
+
+    Raises:
+        InputError: another type; the message says where in the value.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, UnionType):
+        return _typed_choice(value, kind, where)
+    if origin is Literal:
+        fits = any(type(value) is type(each) and value == each for each in arguments)
+        return value if fits else _refuse(value, kind, where)
+    if is_dataclass(kind):
+        return _typed_fields(value, kind, where)
+    if origin is list and isinstance(value, (list, tuple)):
+        return [typed(each, arguments[0], f"{where}[{i}]") for i, each in enumerate(value)]
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return _typed_tuple(value, kind, where)
+    if origin is dict and isinstance(value, Mapping):
+        return {
+            typed(key, arguments[0], where): typed(each, arguments[1], f"{where}: {key!r:.60}")
+            for key, each in value.items()
+        }
+    if kind in (None, NoneType) and value is None:
+        return None
+    if kind is float and type(value) is int and abs(value) < LARGEST:
+        return float(value)
+    if kind is int and type(value) is int and abs(value) >= LARGEST:
+        return _refuse(value, kind, where)
+    if isinstance(kind, type) and origin is None and type(value) is kind:
+        return value
+    return _refuse(value, kind, where)
+
+
+def _typed_choice(value: Any, kind: Any, where: object) -> Any:
+    """The value as the first member of a union that takes it."""
+    others = [each for each in get_args(kind) if each is not NoneType]
+    if len(others) == 1 and value is not None:  # of `X | None`: the message is that of X
+        return typed(value, others[0], where)
+    for each in get_args(kind):
+        try:
+            return typed(value, each, where)
+        except InputError:
+            continue
+    return _refuse(value, kind, where)
+
+
+def _typed_tuple(value: Any, kind: Any, where: object) -> tuple:
+    """(a, b, c) of `tuple[A, B, C]`, or any number of `tuple[A, ...]`."""
+    kinds = get_args(kind)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        return _refuse(value, kind, where)
+    pairs = zip(value, kinds, strict=True)
+    return tuple(typed(each, part, f"{where}[{i}]") for i, (each, part) in enumerate(pairs))
+
+
+def _typed_fields(value: Any, kind: Any, where: object) -> Any:
+    """A dataclass from a mapping with its fields, and no others."""
+    if not isinstance(value, Mapping):
+        return _refuse(value, kind, where)
+    hints, given = get_type_hints(kind), {}
+    known = {field.name: field for field in fields(kind) if field.init}
+    for key, each in value.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown entry {key!r:.60}")
+        given[key] = typed(each, hints[key], f"{where}: {key}")
+    for name, field in known.items():
+        if name not in given and field.default is MISSING and field.default_factory is MISSING:
+            raise InputError(f"{where}: the entry {name!r} is missing")
+    return kind(**given)
+
+
+def _refuse(value: Any, kind: Any, where: object) -> Any:
+    wanted = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    shown = type(value).__name__ if isinstance(value, int) else f"{value!r:.60}"
+    if isinstance(value, (bool, NoneType)) or (isinstance(value, int) and abs(value) < LARGEST):
+        shown = repr(value)
+    raise InputError(f"{where}: expected {wanted.replace('typing.', '')}, got {shown}")
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, with the plain values of YAML 1.2 and bounds on depth and size."""
+
+    depth = 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+            keep_names(node)
+        return node
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} lists or mappings within each other")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        # before aliases are merged in (`<<: *name`), whose keys may be replaced
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"the key {key.value!r:.60} stands twice (line {line})")
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep=deep)
+
+
+def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Values in a node, with those behind its aliases counted each time: a few lines of aliases of
+    aliases stand for billions.
+    """
+    if id(node) in known:
+        if known[id(node)] is None:
+            raise yaml.YAMLError("an alias stands inside what it is the name of")
+        return known[id(node)]
+    known[id(node)] = None
+    parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        parts = [part for pair in node.value for part in pair]
+    total = 1 + sum(_count(part, known) for part in parts)
+    if total > MAX_NODES:
+        raise yaml.YAMLError(f"more than {MAX_NODES} values, aliases included")
+    known[id(node)] = total
+    return total
+
+
+def _check_plain(value: Any) -> None:
+    """ValueError for what is no plain value: bytes, sets, dates, integers beyond 64 bits, texts
+    with a NUL, which no path can have.
+    """
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _check_plain(key)
+            _check_plain(each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_plain(each)
+    elif isinstance(value, int):
+        if abs(value) >= LARGEST:
+            raise ValueError("an integer of more than 64 bits")
+    elif isinstance(value, str) and "\0" in value:
+        raise ValueError("a text that holds a NUL character")
+    elif not isinstance(value, (str, float, NoneType)):
+        raise ValueError(f"a value of type {type(value).__name__}; put it in quotes")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+# Plain values as of YAML 1.2, where YAML 1.1 reads `no` as False and `2001-01-01` as a date, and
+# numbers without a point, such as 1e-3, as strings.
+_REPLACED = ("bool", "timestamp", "float")
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, form) for tag, form in forms if tag.rsplit(":", 1)[-1] not in _REPLACED]
+    for letter, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+        |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+        re.VERBOSE,
+    ),
+    list("-+0123456789."),
+)

@@ -1,0 +1,4 @@
+"""Images for people: panels of samples, learning curves, confusion matrices, the report of a run.
+
+Import from the modules.
+"""

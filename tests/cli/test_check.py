@@ -1,0 +1,126 @@
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.config import Config, DataConfig
+from kanseg.data.checks import KINDS
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_write_text
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "check_data.py"
+
+
+def check(*arguments):
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_people(
+    folder, tmp_path
+):
+    (folder / "images" / "p01.png").write_bytes(b"")
+    Image.fromarray(np.full((32, 40), 3, np.uint8)).save(folder / "masks" / "p02.png")
+    before = {
+        p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
+    settings = ["--mask_values", "{0: 0, 255: 1}", "--classes", "[background, disc]"]
+    run = check(
+        folder,
+        *settings,
+        "--json",
+        tmp_path / "out" / "report.json",
+        "--html",
+        tmp_path / "out" / "report.html",
+    )
+    assert run.returncode == 2
+    assert "images/p01.png: the file is empty" in run.stdout
+    assert "masks/p02.png: value 3 at row 0, column 0" in run.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [(i["code"], i["file"]) for i in report["issues"] if i["severity"] == "error"] == [
+        ("empty_file", "images/p01.png"),
+        ("bad_value", "masks/p02.png"),
+    ]
+    assert report["classes"] == ["background", "disc"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") >= 5
+    assert {
+        p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    } == before
+
+
+def test_the_data_settings_of_an_experiment_are_read(folder, tmp_path):
+    data = DataConfig(
+        root=str(folder), classes=["nothing", "disc"], mask_values={0: 0, 255: 1}, test=[]
+    )
+    atomic_write_text(tmp_path / "experiment.yaml", Config(data=data).to_yaml())
+    Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
+    run = check("--config", tmp_path / "experiment.yaml")
+    assert run.returncode == 0, run.stderr
+    assert "disc" in run.stdout
+    assert "empty_mask" in run.stdout
+    assert run.stderr == ""
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("check_data_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        ([], "give the folder of the data set"),
+        (["x", "--clases", "[a, b]"], "unknown setting 'clases'; did you mean 'classes'"),
+        (["x", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["x", "--config"], "--config needs a file"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(tool, monkeypatch, arguments, line):
+    monkeypatch.setattr(sys, "argv", ["check_data.py", *arguments])
+    with pytest.raises(InputError) as caught:
+        tool.main()
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_is_not_written_into_the_data_folder(tool, monkeypatch, folder):
+    monkeypatch.setattr(
+        sys, "argv", ["check_data.py", str(folder), "--json", str(folder / "report.json")]
+    )
+    with pytest.raises(InputError, match="nothing is written"):
+        tool.main()
+    assert not (folder / "report.json").exists()
+
+
+def test_warnings_are_errors_where_that_is_asked_for(tool, monkeypatch, folder):
+    Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
+    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder)])
+    assert tool.main() == 0
+    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder), "--strict"])
+    assert tool.main() == 2
+
+
+def test_the_help_names_every_code(tool, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"  {code} " in out for code in KINDS)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.data import Sample, check_samples, read_folder, read_label
+from kanseg.data.checks import inspector
+from kanseg.data.label_spec import LabelInfo
+from kanseg.utils.errors import InputError
+
+
+def all_samples(folder):
+    return [s for samples in folder.splits.values() for s in samples]
+
+
+def test_all_faults_are_reported_at_once(folder):
+    found = read_folder(folder)
+    (folder / "masks" / "p00.png").unlink()
+    Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p01.png")
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "p02.png")
+    (folder / "images" / "p03.png").write_bytes(b"broken")
+    again = read_folder(
+        folder, {"task": "binary", "classes": ["a", "b"], "mask_values": found.info.mask_values}
+    )
+    report = check_samples(all_samples(again), again.info)
+    text = "\n".join(report.faults.values())
+    assert len(report.faults) == 4
+    assert "p00.png: the picture has no mask" in text
+    assert "value 7 at row 0" in text
+    assert "the mask is 3x3 and the picture 40x32" in text
+    assert "p03.png: not a picture" in text
+    assert {s.name for s in report.faults} == {"p00", "p01", "p02", "p03"}
+
+
+def test_good_samples_are_counted(folder):
+    found = read_folder(folder)
+    report = check_samples(all_samples(found), found.info)
+    assert report.pixels.sum() == 6 * 32 * 40
+    assert report.kinds == {"RGB": 6}
+    assert report.sizes == {(32, 40): 6}
+
+
+INFOS = [
+    LabelInfo("multiclass", ("a", "b", "c")),
+    LabelInfo("multiclass", ("a", "b", "c"), ignore_index=None),
+    LabelInfo("multiclass", ("a", "b", "c"), ignore_index=2),
+    LabelInfo("binary", ("a", "b"), mask_values={0: 0, 1: 1, 2: 1, 255: 255}),
+    LabelInfo("binary", ("a", "b"), mask_values={0: 0, 2: 1, 1: 9, 255: 0}, ignore_index=9),
+    LabelInfo("multiclass", ("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2))),
+    LabelInfo(
+        "multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (255, 255, 255), (1, 1, 1))
+    ),
+]
+
+
+@pytest.mark.parametrize("info", INFOS, ids=range(len(INFOS)))
+@pytest.mark.parametrize("colour", [False, True])
+def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_path, info, colour):
+    """Over masks of all subsets of the values 0, 1, 2, 255: a fault where the reader refuses them,
+    else the same pixels of each class.
+    """
+    Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(tmp_path / "x.png")
+    for number in range(1, 16):
+        values = [value for bit, value in enumerate((0, 1, 2, 255)) if number >> bit & 1]
+        mask = np.resize(np.array(values, np.uint8), (4, 6))
+        Image.fromarray(np.stack([mask] * 3, axis=-1) if colour else mask).save(tmp_path / "m.png")
+        sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
+        report = check_samples([sample], info)
+        try:
+            label = read_label(sample, info)
+        except InputError:
+            assert report.faults
+            continue
+        counts = np.bincount(label.ravel(), minlength=256)
+        if counts[255] == label.size:
+            assert "every pixel is ignored" in report.faults[sample]
+        else:
+            assert report.pixels.tolist() == [*counts[: len(info.classes)], counts[255]]
+
+
+def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
+    mask = np.arange(1200, dtype=np.uint16).reshape(30, 40)
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "x.png")
+    sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
+    info = LabelInfo(
+        "binary", ("a", "b"), mask_values={value: int(value > 0) for value in range(1200)}
+    )
+    assert check_samples([sample], info).pixels.tolist() == [1, 1199, 0]
+    assert (
+        "value 2 at row 0, column 2 (1197 pixels in all) is no class"
+        in check_samples([sample], LabelInfo("binary", ("a", "b"))).faults[sample]
+    )
+
+
+@pytest.fixture
+def layered(folder):
+    """A sample of two classes, of which the second has no file."""
+    return Sample("p00", folder / "images" / "p00.png", (folder / "masks" / "p00.png", None))
+
+
+def test_multilabel_counts_each_class_by_itself(layered, monkeypatch):
+    masks = np.zeros((2, 32, 40), np.uint8)
+    masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 255
+    monkeypatch.setattr(inspector, "read_label", lambda sample, info: masks)
+    assert check_samples([layered], LabelInfo("multilabel", ("a", "b"))).pixels.tolist() == [
+        400,
+        120,
+        40,
+    ]
+
+
+def test_a_label_that_cannot_be_read_is_named(layered, monkeypatch):
+    def fails(sample, info):
+        raise InputError(f"{sample.mask[0]}: a polygon of two points")
+
+    monkeypatch.setattr(inspector, "read_label", fails)
+    faults = check_samples([layered], LabelInfo("multilabel", ("a", "b"))).faults
+    assert faults == {layered: f"{layered.mask[0]}: a polygon of two points"}

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.config import DataConfig
+from kanseg.data import (
+    check_samples,
+    open_data,
+    orphan_masks,
+    read_folder,
+    read_label,
+    read_voc,
+    write_png,
+)
+from kanseg.data.label_spec import voc_palette
+from kanseg.utils.errors import InputError
+
+INDICES = np.array([[0, 1, 20], [15, 255, 0]], np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+    write_png(tmp_path / "SegmentationClass" / "a.png", INDICES, palette=voc_palette())
+    write_png(tmp_path / "SegmentationClass" / "b.png", np.array(voc_palette(), np.uint8)[INDICES])
+    for split, names in (("train", "a"), ("val", "b"), ("trainval", "a\nb")):
+        (tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(names + "\n")
+    return tmp_path
+
+
+def test_the_palette_is_pascals():
+    palette = voc_palette()
+    # aeroplane, bicycle, person, tvmonitor and void, as the development kit lists them
+    assert [palette[i] for i in (0, 1, 2, 15, 20, 255)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (192, 128, 128),
+        (0, 64, 128),
+        (224, 224, 192),
+    ]
+
+
+def test_indices_and_colours_mean_the_same(root):
+    found = read_voc(root)
+    assert (len(found.info.classes), found.info.classes[15], found.info.classes[20]) == (
+        21,
+        "person",
+        "tvmonitor",
+    )
+    for split in ("train", "val"):
+        assert np.array_equal(read_label(found.samples(split)[0], found.info), INDICES)
+    assert found.info.colours[1] == (128, 0, 0)
+
+
+def test_pictures_without_a_mask_are_no_fault_unless_a_list_names_them(root):
+    found = read_voc(root)
+    assert {k: [s.name for s in v] for k, v in found.splits.items()} == {
+        "train": ["a"],
+        "trainval": ["a", "b"],
+        "val": ["b"],
+    }
+    assert not check_samples(found.samples(["train", "val"]), found.info).faults
+    (root / "ImageSets" / "Segmentation" / "test.txt").write_text("c\n")
+    again = read_voc(root)
+    assert "has no mask" in next(
+        iter(check_samples(again.samples("test"), again.info).faults.values())
+    )
+
+
+def test_it_is_found_by_itself(root):
+    lines = []
+    assert open_data(DataConfig(root=str(root)), tell=lines.append).info.classes[1] == "aeroplane"
+    assert any("form of VOC" in line for line in lines)
+
+
+def test_other_classes_can_be_given(root):
+    classes = [f"c{i}" for i in range(30)]
+    assert read_voc(root, {"classes": classes}).info.classes == tuple(classes)
+
+
+def test_a_mask_without_a_picture_is_an_orphan(root):
+    write_png(root / "SegmentationClass" / "z.png", INDICES)
+    assert orphan_masks(read_voc(root)) == [
+        f"{root / 'SegmentationClass' / 'z.png'}: a mask without a picture in images/"
+    ]
+
+
+def test_faults_of_a_list_are_told_when_it_is_asked_for(root):
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("nobody\n")
+    with pytest.raises(InputError, match="no picture in JPEGImages/"):
+        read_voc(root).samples("val")
+
+
+def test_the_folder_form_takes_its_colours_by_name(root):
+    (root / "JPEGImages").rename(root / "images")
+    (root / "images" / "c.jpg").unlink()
+    (root / "SegmentationClass").rename(root / "masks")
+    (root / "train.txt").write_text("a\nb\n")
+    (root / "dataset.yaml").write_text(
+        f"classes: [{', '.join(f'c{i}' for i in range(21))}]\npalette: voc\n"
+    )
+    found = read_folder(root)
+    for sample in found.samples("train"):
+        assert np.array_equal(read_label(sample, found.info), INDICES)
+
+
+def test_folders_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(InputError, match="format voc needs JPEGImages/ and SegmentationClass/"):
+        read_voc(tmp_path)

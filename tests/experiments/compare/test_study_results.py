@@ -1,0 +1,199 @@
+import json
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.experiments.compare.study_figures import draw_study
+from kanseg.experiments.compare.study_results import (
+    append_line,
+    by_variant,
+    code_version,
+    equal_time_reference,
+    read_lines,
+    study_rows,
+    study_table,
+    tuning_table,
+    wins,
+)
+from kanseg.utils.errors import InputError
+
+NAMES = ("x", "y", "z")
+
+
+def line(variant="plain", seed=0, images=(0.5, 0.6, 0.7), *, cost=100.0, settings=None, lr=0.001):
+    values = dict(zip(NAMES, images, strict=True))
+    settings = {"training.lr": lr} | (settings or {})
+    return {
+        "set": "discs",
+        "variant": variant,
+        "seed": seed,
+        "overrides": {"training.lr": lr},
+        "settings": settings,
+        "settings_hash": "0" * 12,
+        "split": "test",
+        "score": "disc/iou",
+        "mean": float(np.mean(images)),
+        "parameters": 1000,
+        "multiply_adds": 2000,
+        "cpu_seconds": cost,
+        "images": values,
+    }
+
+
+def diverged(variant, seed):
+    return line(variant, seed) | {"mean": None, "score": None, "images": {}, "error": "NaN"}
+
+
+def sets(*lines, name="discs"):
+    return {name: by_variant(lines, where=name, log=lambda _: None)}
+
+
+def rows_of(found, *, equal_time=False, longer=()):
+    rows = study_rows(found, baseline="plain", longer=longer, equal_time=equal_time)
+    return {row["variant"]: row for row in rows}
+
+
+def _append_many(path, start):
+    for number in range(start, start + 50):
+        append_line(path, line(seed=number))
+
+
+def test_lines_of_several_processes_are_all_there(tmp_path):
+    path = tmp_path / "final" / "discs.jsonl"
+    context = get_context("spawn")
+    processes = [context.Process(target=_append_many, args=(path, 50 * i)) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(each["seed"] for each in read_lines(path)) == list(range(100))
+
+
+def test_a_line_after_one_that_was_cut_off_is_whole(tmp_path):
+    path = tmp_path / "discs.jsonl"
+    path.write_text('{"set": "di')
+    append_line(path, line())
+    with pytest.raises(InputError, match="line 1 is damaged"):
+        read_lines(path)
+    path.write_text(path.read_text().split("\n", 1)[1])
+    assert read_lines(path) == [line()]
+
+
+def test_no_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_of_two_lines_of_one_run_the_first_counts():
+    log = []
+    found = by_variant([line(cost=1), line(cost=2)], where="discs", log=log.append)
+    assert found["plain"][0]["cpu_seconds"] == 1
+    assert "more than once" in log[0]
+
+
+def test_runs_of_one_variant_with_different_settings_are_refused():
+    with pytest.raises(InputError, match=r"different settings \(training.lr\)"):
+        sets(line(seed=0), line(seed=1, lr=0.01))
+
+
+def test_a_setting_that_older_lines_do_not_know_is_no_difference():
+    found = sets(line(seed=0), line(seed=1, settings={"training.new": 1}))
+    assert list(found["discs"]["plain"]) == [0, 1]
+
+
+def test_a_row_gives_mean_spread_and_difference():
+    rows = rows_of(
+        sets(
+            line("plain", 0),
+            line("plain", 1, (0.4, 0.5, 0.6)),
+            line("kan", 0, (0.6, 0.7, 0.9)),
+            line("kan", 1, (0.6, 0.7, 0.7)),
+        )
+    )
+    assert rows["plain"]["mean"] == pytest.approx(0.55)
+    assert rows["plain"]["std"] == pytest.approx(np.std([0.6, 0.5], ddof=1))
+    assert rows["kan"]["difference"] == pytest.approx(0.15)
+    assert rows["kan"]["low"] < 0.15 < rows["kan"]["high"]
+    assert rows["kan"]["better_in"] == 3
+    assert "difference" not in rows["plain"]
+
+
+def test_a_run_that_diverged_is_counted_and_gives_no_difference():
+    found = sets(line("plain", 0), line("plain", 1), line("kan", 0), diverged("kan", 1))
+    row = rows_of(found)["kan"]
+    assert row["diverged"] == 1
+    assert np.isnan(row["mean"])
+    assert np.isnan(row["difference"])
+    assert "2 (1 diverged)" in study_table([row])
+
+
+def test_at_equal_time_the_reference_has_at_least_as_many_cpu_seconds():
+    references = {
+        "plain": {0: line(cost=100)},
+        "plain_1.2": {0: line(cost=120)},
+        "plain_1.5": {0: line(cost=150)},
+    }
+    assert equal_time_reference(99, references) == "plain"
+    assert equal_time_reference(101, references) == "plain_1.2"
+    assert equal_time_reference(151, references) is None
+
+
+def test_a_variant_that_costs_more_than_any_reference_is_shown_without_one():
+    found = sets(line("plain", cost=100), line("plain_1.2", cost=120), line("kan", cost=200))
+    row = rows_of(found, equal_time=True, longer=["plain_1.2"])["kan"]
+    assert row["against"] == "none"
+    assert "difference" not in row
+
+
+def test_longer_baselines_are_references_and_no_tests():
+    found = sets(line("plain"), line("plain_1.2", cost=120), line("kan", cost=110))
+    rows = rows_of(found, equal_time=True, longer=["plain_1.2"])
+    assert rows["kan"]["against"] == "plain_1.2"
+    assert "difference" not in rows["plain_1.2"]
+
+
+def test_p_is_corrected_for_the_number_of_variants():
+    rng = np.random.default_rng(0)
+    lines = [line("plain", seed, rng.random(3)) for seed in range(3)]
+    kan = [line("kan", seed, rng.random(3)) for seed in range(3)]
+    alone = rows_of(sets(*lines, *kan))["kan"]["p"]
+    twice = [each | {"variant": "kan_2"} for each in kan]
+    assert rows_of(sets(*lines, *kan, *twice))["kan"]["p"] == pytest.approx(min(2 * alone, 1))
+
+
+def test_wins_count_sets_and_intervals():
+    rows = [
+        {"variant": "kan", "difference": d, "low": d - w, "high": d + w}
+        for d, w in ((0.3, 0.1), (0.1, 0.2), (-0.3, 0.1))
+    ]
+    assert [cell.strip() for cell in wins(rows).splitlines()[2].strip("|").split("|")] == [
+        "kan",
+        "3",
+        "2",
+        "1",
+        "1",
+        "1",
+    ]
+
+
+def test_the_tuning_table_marks_the_best_value():
+    lines = [line(lr=0.001), line(lr=0.01, images=(0.9, 0.9, 0.9))]
+    text = tuning_table({"discs": lines}, "training.lr")
+    assert ["0.01" in row for row in text.splitlines() if "best" in row] == [True]
+
+
+def test_the_figure_shows_every_set(tmp_path):
+    found = sets(*(line(v, s, (0.5, 0.6 + s / 50, 0.7)) for v in ("plain", "kan") for s in (0, 1)))
+    two = found | {"rings": found["discs"]}
+    rows = study_rows(two, baseline="plain", longer=(), equal_time=False)
+    small = draw_study([row for row in rows if row["set"] == "discs"], tmp_path / "a.png", title="")
+    large = draw_study(rows, tmp_path / "b.png", title="")
+    assert Image.open(large).height > Image.open(small).height
+
+
+def test_the_code_is_named_by_version_and_commit():
+    code = code_version()
+    assert code.keys() == {"kanseg", "commit"}
+    assert code["commit"] is None or len(code["commit"].removesuffix("-dirty")) == 40
+    assert "/" not in json.dumps(code)

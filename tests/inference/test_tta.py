@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kanseg.inference.tta import View, averaged, views
+from kanseg.utils.errors import InputError
+
+PICTURE = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_views_are_different_symmetries_of_a_square_and_are_undone(count):
+    seen = [view.apply(PICTURE) for view in views(count)]
+    assert len({tuple(x.flatten().tolist()) + tuple(x.shape) for x in seen}) == count
+    for view, x in zip(views(count), seen, strict=True):
+        assert torch.equal(view.undo(x, (3, 4)), PICTURE)
+
+
+def test_the_eight_are_the_turns_and_their_mirror_images():
+    square = np.arange(9.0).reshape(3, 3)
+    expected = {tuple(np.rot90(s, k).ravel()) for s in (square, square.T) for k in range(4)}
+    assert {
+        tuple(view.apply(torch.from_numpy(square)[None, None]).flatten().tolist())
+        for view in views(8)
+    } == expected
+
+
+def test_every_scale_comes_with_every_flip_once():
+    assert [(v.axes, v.scale) for v in views(2, (1.0, 0.5, 1.0))] == [
+        ((), 1.0),
+        ((-1,), 1.0),
+        ((), 0.5),
+        ((-1,), 0.5),
+    ]
+
+
+def test_a_scaled_view_is_a_scaled_picture_and_its_map_scaled_back():
+    picture = torch.rand(1, 1, 8, 12)
+    seen = View(scale=1.5).apply(picture)
+    assert torch.equal(seen, F.interpolate(picture, size=(12, 18), mode="bilinear"))
+    assert torch.equal(
+        View(scale=1.5).undo(seen, (8, 12)), F.interpolate(seen, size=(8, 12), mode="bilinear")
+    )
+
+
+def test_a_constant_stays_constant_at_any_scale():
+    for scale in (0.1, 0.75, 1.25):
+        view = View((-1,), True, scale)
+        torch.testing.assert_close(
+            view.undo(view.apply(torch.full((1, 1, 7, 9), 0.3)), (7, 9)),
+            torch.full((1, 1, 7, 9), 0.3),
+        )
+
+
+def test_mean_and_variance_over_the_views_are_those_of_numpy():
+    weights = torch.rand(1, 2, 5, 6)  # a network that looks at the place, so that views differ
+    result = averaged(lambda x: x * weights, x := torch.rand(1, 2, 5, 6), views(4), variance=True)
+    each = np.stack([(x.flip(v.axes) * weights).flip(v.axes).numpy() for v in views(4)])
+    np.testing.assert_allclose(result[:, :-1], each.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(result[:, -1], each.var(0).mean(1), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"flips": 3}, {"scales": ()}, {"scales": (0.0,)}, {"scales": (-1.0,)}]
+)
+def test_other_views_are_refused(options):
+    with pytest.raises(InputError, match="flips must be|scales must be"):
+        views(**options)

@@ -1,0 +1,198 @@
+"""Classification on the same engine: what differs from segmentation is tested here, the engine
+itself in test_run.py.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kanseg
+from kanseg.cli.train import train_command
+from kanseg.config import (
+    ClassificationConfig,
+    ClassificationData,
+    ClassificationTraining,
+    ModelConfig,
+)
+from kanseg.training.run import train
+from kanseg.training.run_folder.checkpointing import save
+from kanseg.training.run_folder.logging import read_log
+from kanseg.utils.errors import InputError
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """60 pictures of 8x8: a bright quarter, the class tells which."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 4
+    x = rng.integers(0, 80, (60, 8, 8))
+    for i, label in enumerate(y):
+        top, left = 4 * (label // 2), 4 * (label % 2)
+        x[i, top : top + 4, left : left + 4] += 150
+    path = tmp_path / "set.npz"
+    np.savez(
+        path,
+        x_train=x[:48].astype(np.uint8),
+        y_train=y[:48],
+        x_test=x[48:].astype(np.uint8),
+        y_test=y[48:],
+    )
+    return path
+
+
+@pytest.fixture
+def experiment(tmp_path, arrays):
+    return ClassificationConfig(
+        run_dir=str(tmp_path / "run"),
+        data=ClassificationData(root=str(arrays), channels=1, workers=0, val_share=0.25),
+        model=ModelConfig("simple_kan_4", "gram", stem=None, options={"width": 4}),
+        training=ClassificationTraining(
+            epochs=4, batch_size=6, lr=1e-2, tensorboard=False, panels=4, log_every=1
+        ),
+    )
+
+
+def settings(config, **changes):
+    return replace(config, training=replace(config.training, **changes))
+
+
+def test_a_run_learns_and_leaves_what_is_promised(experiment):
+    results = train(experiment)
+    run = Path(experiment.run_dir)
+    assert results["test"]["top1"] > 0.9
+    assert results["multiply_adds"] > 0
+    assert (
+        json.loads((run / "metrics.json").read_text())["test"]["confusion"]
+        == results["test"]["confusion"]
+    )
+    for name in ("curves.png", "confusion.png", "overview.png"):
+        assert Image.open(run / name).size[0] > 100
+    assert (run / "report.html").read_text().count("<img") == 3 + (run / "worst.png").is_file()
+    loaded = kanseg.from_pretrained(run)
+    assert loaded(torch.randn(1, 1, 8, 8)).shape == (1, 4)
+    with pytest.raises(InputError, match="classifier, which gives no masks"):
+        kanseg.load(str(run))
+
+
+def test_settings_read_back_equal(experiment):
+    assert ClassificationConfig.from_yaml(experiment.to_yaml()) == experiment
+
+
+@pytest.mark.parametrize("name", ["kan", "hybrid", "local_kan", "conv_kan"])
+def test_flat_networks_take_the_size_of_the_pictures(experiment, name):
+    config = replace(
+        experiment,
+        model=ModelConfig(name, "bspline", stem=None),
+        data=replace(experiment.data, resize=[7, 6]),
+    )
+    train(settings(config, epochs=1))
+    assert kanseg.from_pretrained(experiment.run_dir)(torch.randn(2, 1, 7, 6)).shape == (2, 4)
+
+
+def test_lbfgs_asks_for_the_loss_many_times_a_step(experiment):
+    config = replace(
+        experiment, model=ModelConfig("kan", "bspline", stem=None, options={"hidden": [4]})
+    )
+    options = {
+        "optimizer": "lbfgs",
+        "optimizer_options": {"max_iter": 10},
+        "lr": 1.0,
+        "weight_decay": 0.0,
+        "clip": None,
+    }
+    results = train(
+        settings(config, batch_size=48, epochs=3, schedule="constant", warmup=0.0, **options)
+    )
+    losses = [
+        entry["loss"] for entry in read_log(Path(config.run_dir) / "log.jsonl") if "loss" in entry
+    ]
+    assert len(losses) == 3  # one line a step
+    assert losses[-1] < 0.2 * losses[0]
+    assert results["test"]["top1"] > 0.9
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "lbfgs"])
+def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, monkeypatch, optimizer):
+    decay = {"weight_decay": 0.0, "clip": None} if optimizer == "lbfgs" else {}
+    config = settings(
+        experiment,
+        optimizer=optimizer,
+        mixup=0.4,
+        cutmix=1.0,
+        lr=1e-3,
+        save_every=1,
+        keep=50,
+        epochs=2,
+        **decay,
+    )
+    augment = [{"RandomCrop": {"size": 8, "padding": 1}}, "RandomHorizontalFlip"]
+    config = replace(config, data=replace(config.data, augment=augment))
+    whole, broken = (replace(config, run_dir=str(tmp_path / name)) for name in ("whole", "broken"))
+    train(whole)
+
+    def save_and_stop(training):
+        save(training)
+        if training.progress.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("kanseg.training.loop.save", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken)
+    monkeypatch.undo()
+    train(broken, resume=True)
+    weights = [
+        (tmp_path / name / "last" / "model.safetensors").read_bytes()
+        for name in ("whole", "broken")
+    ]
+    assert weights[0] == weights[1]
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == (
+        tmp_path / "broken" / "log.jsonl"
+    ).read_text()
+
+
+def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
+    plain = train(settings(experiment, epochs=5))
+    loss = read_log(Path(experiment.run_dir) / "log.jsonl")[-1]["train"]["loss"]
+    mixed = train(settings(experiment, epochs=5, mixup=1.0, label_smoothing=0.1), overwrite=True)
+    assert read_log(Path(experiment.run_dir) / "log.jsonl")[-1]["train"]["loss"] > 2 * loss
+    assert plain["val"]["pictures"] == mixed["val"]["pictures"] > 0
+    assert mixed["val"]["top1"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: replace(c, model=ModelConfig("unet")), "no classifier"),
+        (lambda c: replace(c, model=ModelConfig("simple_kan_5")), "did you mean 'simple_kan_"),
+        (
+            lambda c: replace(c, data=replace(c.data, augment=["RandomCrob"])),
+            "did you mean 'RandomCrop'",
+        ),
+        (lambda c: replace(c, data=replace(c.data, root="nowhere")), "nowhere"),
+        (lambda c: replace(c, data=replace(c.data, format="mnits")), "did you mean 'mnist'"),
+        (lambda c: settings(c, monitor="mean_iou"), "training.monitor"),
+        (lambda c: settings(c, monitor="top5"), "top5 says nothing of 4 classes"),
+        (lambda c: replace(c, data=replace(c.data, val=["train"])), "trained on says nothing"),
+        (lambda c: settings(c, optimizer="adamm"), "did you mean 'adamw'"),
+        (lambda c: settings(c, optimizer="lbfgs"), "no weight decay"),
+        (lambda c: settings(c, schedule="cosin"), "did you mean 'cosine'"),
+        (lambda c: settings(c, mixup=-1.0), "at least 0"),
+    ],
+)
+def test_faults_are_named_before_anything_is_written(experiment, change, message):
+    with pytest.raises(InputError, match=message):
+        train(change(experiment))
+    assert not Path(experiment.run_dir).exists()
+
+
+def test_settings_of_the_other_kind_are_sent_to_their_tool(tmp_path):
+    (tmp_path / "c.yaml").write_text("data: {prepare: blue_marble}")
+    with pytest.raises(InputError, match="use tools/train_seg.py"):
+        train_command(
+            ["--config", str(tmp_path / "c.yaml")], kind=ClassificationConfig, description=""
+        )

@@ -1,0 +1,148 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from kanseg.layers import Penalty
+from kanseg.training.batches import BatchPlan
+from kanseg.training.dry_run import find_batch_size, try_smallest
+from kanseg.training.run import train
+from kanseg.utils.errors import InputError
+
+
+class Hungry(nn.Module):
+    """Runs out of memory above a number of pictures."""
+
+    def __init__(
+        self,
+        limit,
+        error="DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+    ):
+        super().__init__()
+        self.limit, self.error, self.seen = limit, error, []
+        self.norm, self.drop = nn.BatchNorm2d(3), nn.Dropout(0.5)
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        y = self.drop(self.norm(x))
+        if len(x) > self.limit:
+            raise RuntimeError(self.error)
+        return y
+
+
+class Pictures:
+    def __init__(self, count=20, size=(4, 6)):
+        self.count, self.size = count, size
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, key):
+        return {
+            "image": torch.ones(3, *self.size),
+            "mask": torch.zeros(self.size, dtype=torch.int64),
+        }
+
+
+def search(model, batch_size, accumulate=1, dataset=None):
+    settings = SimpleNamespace(
+        training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
+    )
+    task = SimpleNamespace(
+        config=settings, target="mask", mix=lambda images, target, seed: (images, target)
+    )
+    penalty = Penalty(model, {})
+    return find_batch_size(
+        model,
+        task,
+        dataset or Pictures(),
+        Accelerator(cpu=True),
+        loss=lambda out, target: out.mean(),
+        penalty=penalty,
+    )
+
+
+@pytest.mark.parametrize(("limit", "found"), [(8, (8, 1)), (7, (4, 2)), (3, (2, 4)), (1, (1, 8))])
+def test_the_largest_half_that_fits_is_found(limit, found):
+    assert search(Hungry(limit), 8) == found
+
+
+def test_nothing_is_left_of_the_trial():
+    model = Hungry(2)
+    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    search(model, 8)
+    assert model.seen == [8, 4, 2]
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_no_more_is_tried_than_the_run_will_see():
+    model = Hungry(99)
+    assert search(model, 64, dataset=Pictures(5)) == (64, 1)
+    assert model.seen == [5]
+    assert search(model := Hungry(99), 4, dataset=Pictures(9)) == (4, 1)
+    assert model.seen == [5]  # the one left over joins the batch before it
+
+
+def test_one_picture_that_does_not_fit_is_told():
+    with pytest.raises(InputError, match="one picture of 4x6 does not fit"):
+        search(Hungry(0), 4)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"):
+        search(Hungry(0, "shapes do not match"), 4)
+
+
+def test_the_search_changes_nothing_of_a_run_that_fits_and_its_sizes_are_stored(
+    config, tmp_path, monkeypatch, capsys
+):
+    config.training.batch_size, config.training.epochs = 2, 1
+    plain = replace(config, run_dir=str(tmp_path / "plain"))
+    train(plain)
+    searched = replace(
+        config,
+        run_dir=str(tmp_path / "searched"),
+        training=replace(config.training, find_batch_size=True),
+    )
+    train(searched)
+    assert (tmp_path / "plain" / "log.jsonl").read_bytes() == (
+        tmp_path / "searched" / "log.jsonl"
+    ).read_bytes()
+    assert "training.batch_size 2 fits into memory" in capsys.readouterr().out
+    monkeypatch.setattr("kanseg.training.run.find_batch_size", lambda *_, **__: (1, 2))
+    halved = replace(searched, run_dir=str(tmp_path / "halved"))
+    train(halved)
+    assert "batch_size: 1\n" in (tmp_path / "halved" / "config.yaml").read_text()
+    assert halved.training.batch_size == 2  # the caller's settings stay as they are
+    halved.training.epochs = 2
+    assert train(halved, resume=True)["epochs"] == 2
+    assert "accumulate: 2\n" in (tmp_path / "halved" / "config.yaml").read_text()
+
+
+def deep(norm):
+    return nn.Sequential(nn.AvgPool2d(4), norm)
+
+
+@pytest.mark.parametrize(("norm", "count"), [(nn.BatchNorm2d(3), 1), (nn.InstanceNorm2d(3), 8)])
+def test_one_pixel_for_a_norm_is_told_before_training(norm, count):
+    plan = BatchPlan(count, 8, seed=0)
+    with pytest.raises(InputError, match="4x4 is one pixel at the bottom of the network"):
+        try_smallest(deep(norm), Pictures(count, (4, 4)), plan, Accelerator(cpu=True))
+
+
+def test_two_pictures_are_enough_for_a_batch_norm():
+    model = deep(nn.BatchNorm2d(3))
+    try_smallest(model, Pictures(9, (4, 4)), BatchPlan(9, 8, seed=0), Accelerator(cpu=True))
+    assert model[1].num_batches_tracked == 0
+
+
+def test_a_run_that_cannot_train_writes_nothing(config, tmp_path):
+    config.data.resize, config.model.options["depth"] = [8, 8], 4
+    with pytest.raises(InputError, match="one pixel at the bottom"):
+        train(config)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,66 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from kanseg.data import open_data
+from kanseg.inference import Predictor
+from kanseg.training.run import train
+from kanseg.utils.errors import InputError
+
+
+def bands(folder, dtype, count):
+    """The pictures of a data set as TIFF files of so many bands."""
+    rng = np.random.default_rng(0)
+    for path in sorted((folder / "images").iterdir()):
+        path.unlink()
+        values = rng.integers(0, 4000, (32, 40, count)).astype(dtype)
+        tifffile.imwrite(
+            path.with_suffix(".tif"), values, photometric="minisblack", planarconfig="contig"
+        )
+
+
+def test_five_bands_train_in_crops_around_classes_and_predict(config):
+    bands(Path(config.data.root), np.uint16, 5)
+    (
+        config.data.channels,
+        config.data.crop,
+        config.data.oversample_foreground,
+        config.training.epochs,
+    ) = (5, [16, 16], 0.5, 1)
+    train(config)
+    mask = Predictor.from_checkpoint(config.run_dir)(np.zeros((21, 23, 5), np.uint16))
+    assert mask.shape == (21, 23)
+
+
+def test_floats_train_and_only_floats_are_predicted(config):
+    bands(Path(config.data.root), np.float32, 2)
+    config.data.channels, config.training.epochs = 2, 1
+    train(config)
+    predictor = Predictor.from_checkpoint(config.run_dir)
+    assert predictor.preprocess.floats
+    assert predictor.preprocess.mean[0] > 1000
+    assert predictor(np.zeros((9, 9, 2), np.float32)).shape == (9, 9)
+    with pytest.raises(InputError, match="the training pictures hold floats"):
+        predictor(np.zeros((9, 9, 2), np.uint8))
+
+
+def test_a_transform_of_colours_stops_a_run_on_bands_before_it_begins(config):
+    bands(Path(config.data.root), np.uint8, 5)
+    config.data.channels, config.data.augment = 5, [{"ColorJitter": {"p": 0.01}}]
+    with pytest.raises(InputError, match="ColorJitter is made for colours"):
+        train(config)
+    assert not Path(config.run_dir).exists()
+
+
+def test_another_fold_is_another_run(config):
+    config.data.folds, config.data.fold, config.training.epochs = 2, 1, 1
+    train(config)
+    held_out = open_data(config.data, tell=lambda _: None).samples("val")
+    scores = json.loads((Path(config.run_dir) / "metrics.json").read_text())
+    assert scores["val"]["pictures"] == len(held_out) > 0
+    config.data.fold = 0
+    with pytest.raises(InputError, match="data.fold: 1 -> 0"):
+        train(config, resume=True)

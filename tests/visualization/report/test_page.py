@@ -1,0 +1,138 @@
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kanseg.data import write_png
+from kanseg.visualization.report import page as report
+from kanseg.visualization.report.page import PICTURES, draw_report
+from kanseg.visualization.report.tables import scores_as_html, shown
+
+SCORES = {
+    "mean_iou": 0.81234,
+    "mean_hd95": 12.345678,
+    "pictures": 7,
+    "surface": {"tolerance": 2.0, "mean_nsd": 0.71239},
+    "confusion": [[1, 2], [3, 4]],
+    "classes": {
+        "sea & sky": {"iou": 0.91117, "pixels": 1234567, "hd95": None},
+        "<b>lake</b>": {"iou": float("nan"), "pixels": 3000000},
+    },
+    "per_image": {"mean_iou": 0.62228, "classes": {"sea & sky": {"iou": 0.53339}}},
+}
+RESULTS = {
+    "test": SCORES,
+    "parameters": 1234567,
+    "seconds": 61.5,
+    "best_epoch": 3,
+    "machine": "a processor",
+}
+CONFIG = (
+    "run_dir: 'runs/a run'\ndata: {root: my_set, val: [val], test: [test]}\nmodel: {name: unet,"
+    " basis: gram}\ntraining: {loss: {ce: 1.0}}\n"
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "a run"
+    noise = np.random.default_rng(0).integers(0, 255, (400, 600, 3)).astype(np.uint8)
+    for name in PICTURES:
+        write_png(folder / name, noise[:300, :300] if name == "curves.png" else noise)
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "metrics.json").write_text(json.dumps(RESULTS | {"test": SCORES | {"classes": {}}}))
+    return folder
+
+
+def pictures(page):
+    return [
+        Image.open(io.BytesIO(base64.b64decode(data)))
+        for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
+    ]
+
+
+def test_every_score_is_on_the_page(run):
+    page = draw_report(run, RESULTS).read_text()
+    for score in (
+        "0.8123",
+        "12.35",
+        "0.7124",
+        "0.9112",
+        "0.6223",
+        "0.5334",
+        "1,234,567",
+        "3,000,000",
+        "29.15%",
+        "70.85%",
+        "61.5",
+        "a processor",
+    ):
+        assert f">{score}<" in page, score
+    assert ">nan<" not in page.lower()
+
+
+def test_names_are_text_and_nothing_else(run):
+    page = draw_report(run, RESULTS).read_text()
+    assert "&lt;b&gt;lake&lt;/b&gt;" in page
+    assert "<b>lake" not in page
+    assert "sea &amp; sky" in page
+
+
+def test_every_picture_is_inside_the_page_and_whole(run):
+    page = draw_report(run).read_text()
+    assert page.count("<img") == len(PICTURES)
+    assert [picture.convert("RGB").size for picture in pictures(page)] == [
+        (600, 400),
+        (600, 400),
+        (600, 400),
+        (300, 300),
+        (600, 400),
+    ]
+    assert "src=" not in re.sub(r'src="data:[^"]+"', "", page)
+    assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_the_commands_can_be_pasted(run):
+    page = draw_report(run).read_text()
+    assert (
+        "python tools/predict.py --checkpoint &#x27;runs/a run/best&#x27; --input PICTURES --output"
+        " masks\n" in page
+    )
+    assert (
+        "python tools/evaluate.py --checkpoint &#x27;runs/a run/best&#x27; --split test\n" in page
+    )
+    assert "python tools/train_seg.py --resume --run_dir &#x27;runs/a run&#x27;<" in page
+    (run / "config.yaml").write_text(CONFIG.replace("loss: {ce: 1.0}", "mixup: 0.0"))
+    page = draw_report(run).read_text()
+    assert "tools/train_cls.py --resume" in page
+    assert "predict.py" not in page
+
+
+def test_a_page_that_would_be_too_large_to_send_has_coarser_pictures(run, monkeypatch):
+    whole = draw_report(run).stat().st_size
+    monkeypatch.setattr(report, "LARGEST", whole // 2)
+    assert draw_report(run).stat().st_size < whole // 2
+
+
+def test_an_empty_folder_has_a_page_that_says_so(tmp_path):
+    page = draw_report(tmp_path).read_text()
+    assert "nothing was measured" in page
+    assert "<img" not in page
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_values_are_shown_as_they_are_read():
+    assert [
+        shown(v)
+        for v in (None, float("nan"), float("inf"), 0.5, 1.0, 12.3456, 123456.7, 7, True, "a<b")
+    ] == [*("-", "-", "-", "0.5000", "1.0000", "12.35", "123,457", "7", "True", "a&lt;b")]
+
+
+def test_classes_without_pixels_have_no_share():
+    html = scores_as_html({"pictures": 1, "classes": {"a": {"iou": None, "pixels": 0}}})
+    assert "share of the set" not in html
+    assert "<td>-</td><td>0</td>" in html

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from PIL import ImageDraw
+
+from kanseg.visualization.fonts import font_for
+from kanseg.visualization.image_grid import CAPTION, comparison_sheet, fitted
+
+LONG = (
+    "a very long name of a picture that goes on and on until nothing of it fits any more, and then"
+    " some   mean IoU 0.123"
+)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every text that is drawn: (left, right, width of the picture)."""
+    texts, original = [], ImageDraw.ImageDraw.text
+
+    def text(self, place, words, **options):
+        texts.append(
+            (
+                words,
+                place[0],
+                place[0] + options["font"].getlength(words),
+                place[1],
+                self._image.width,
+            )
+        )
+        original(self, place, words, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return texts
+
+
+def cells(height, width, count=4):
+    return [np.full((height, width, 3), 40 * i, np.uint8) for i in range(count)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 20), (20, 2000), (64, 64), (600, 500), (300, 3)])
+def test_no_caption_is_clipped_or_runs_into_the_next(drawn, size):
+    comparison_sheet(
+        [cells(*size)] * 2,
+        ["image", "prediction", LONG, "error"],
+        [LONG, "short"],
+        legend=[(LONG, (1, 2, 3)), ("b", (9, 9, 9))] * 9,
+    )
+    assert len(drawn) == 2 * 5 + 18
+    for _, left, right, top, width in drawn:
+        assert left >= 0
+        assert right <= width
+        assert all(
+            other[1] >= right or other[2] <= left
+            for other in drawn
+            if other[3] == top and other[1] != left and other[4] == width
+        )
+
+
+def test_long_captions_keep_their_ends():
+    text = fitted(LONG, 300)
+    assert font_for(text).getlength(text) <= 300
+    assert text.startswith("a very long")
+    assert text.endswith("mean IoU 0.123")
+    assert fitted("short", 300) == "short"
+
+
+def test_cells_lie_under_the_name_and_over_their_caption():
+    sheet = comparison_sheet([cells(128, 128)], ["a", "b", "c", "d"], ["name"])
+    assert sheet.shape == (128 * 2 + 2 * CAPTION + 4 + 1, 4 * 260 + 4, 3)
+    for column in range(4):
+        assert (
+            sheet[CAPTION : CAPTION + 256, 4 + 260 * column : 260 + 260 * column] == 40 * column
+        ).all()
+
+
+def test_large_pictures_shrink_without_losing_single_pixels():
+    picture = np.zeros((1024, 1024, 3), np.uint8)
+    picture[500, 500] = 255
+    sheet = comparison_sheet([[picture]], ["image"], ["x"], largest=256)
+    assert sheet[CAPTION : CAPTION + 256, 4:260].max() == round(255 / 16)
+
+
+def test_cells_of_another_size_are_shown_at_the_size_of_the_first():
+    sheet = comparison_sheet(
+        [[np.zeros((128, 128, 3), np.uint8), np.full((17, 33, 3), 7, np.uint8)]], ["a", "b"], ["x"]
+    )
+    assert (sheet[CAPTION : CAPTION + 256, 264:520] == 7).all()
+
+
+def test_a_sheet_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one row"):
+        comparison_sheet([], ["a"], [])

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kanseg.data import LabelInfo, Preprocess, Sample, SegmentationDataset, read_folder
+from kanseg.data.overlay import MISSED, WRONG
+from kanseg.visualization.panels import draw_results, extremes, picture_scores, sample_cells, sheet
+
+CELLS = [np.zeros((32, 32, 3), np.uint8)] * 4
+
+
+class Thresholds(torch.nn.Module):
+    """Foreground where the picture is bright; counts what it is shown."""
+
+    shown = 0
+
+    def forward(self, x):
+        self.shown += len(x)
+        return x.mean(dim=1, keepdim=True)
+
+
+@pytest.fixture
+def dataset(folder):
+    opened = read_folder(folder)
+    return SegmentationDataset(
+        [*opened.samples("train"), *opened.samples("val")], opened.info, Preprocess()
+    )
+
+
+def test_missed_pixels_are_blue_other_errors_red_ignored_pixels_grey_and_the_rest_dim():
+    image = np.full((1, 3, 3), 200, np.uint8)
+    truth, predicted = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]])
+    error = sample_cells(image, truth, predicted, [(0, 0, 0), (255, 0, 0)])[3]
+    assert error.tolist() == [[[70, 70, 70], [30, 110, 255], [128, 128, 128]]]
+    assert sample_cells(image, 1 - truth, predicted, [(0, 0, 0), (255, 0, 0)])[3][
+        0, 1
+    ].tolist() == [70, 70, 70]
+    assert sample_cells(image, truth, predicted, [(0, 0, 0)] * 3)[3][0, 1].tolist() == [230, 30, 60]
+
+
+def test_few_multilabel_classes_have_an_error_picture_each():
+    image = np.full((1, 2, 3), 200, np.uint8)
+    truth, predicted = np.array([[[1, 0]], [[0, 1]]]), np.array([[[0, 0]], [[1, 1]]])
+    colours = [(9, 9, 9), (8, 8, 8)]
+    cells = sample_cells(image, truth, predicted, colours)
+    assert [cell[0, 0].tolist() for cell in cells[3:]] == [list(WRONG), list(MISSED), list(WRONG)]
+    assert len(sample_cells(image, truth[:1], predicted[:1], colours[:1])) == 4
+    assert sample_cells(image, truth[:1], predicted[:1], colours[:1])[3][0, 0].tolist() == list(
+        MISSED
+    )
+    assert len(sample_cells(image, truth[[0] * 4], predicted[[0] * 4], colours * 2)) == 4
+    assert sheet([cells], ["x"], ["a", "b"], colours).shape[1] > 6 * 256
+
+
+def test_sheets_have_a_row_a_sample_and_a_legend():
+    one, two = (sheet([CELLS] * n, ["a"] * n, ["x", "y"], [(1, 2, 3), (9, 200, 9)]) for n in (1, 2))
+    assert two.shape[0] - one.shape[0] == 256 + 2 * 22 + 4
+    assert (two.reshape(-1, 3) == (9, 200, 9)).all(
+        axis=1
+    ).sum() > 100  # the legend shows the colour
+
+
+def test_many_classes_wrap_in_the_legend():
+    names = [f"a_long_class_name_{i}" for i in range(30)]
+    assert (
+        sheet([CELLS], ["a"], names, [(i, i, i) for i in range(30)]).shape[1]
+        == sheet([CELLS], ["a"], ["x"], [(0, 0, 0)]).shape[1]
+    )
+
+
+def test_a_picture_scores_the_mean_iou_of_the_classes_in_it():
+    by_picture = {3: np.array([[2, 1, 0], [1, 0, 0], [0, 0, 0]]), 5: np.zeros((3, 3), int)}
+    scores = picture_scores(by_picture)
+    assert scores[3] == pytest.approx((2 / 4 + 0 / 2) / 2)
+    assert np.isnan(scores[5])
+    assert picture_scores({0: np.array([[[5, 1], [1, 2]], [[9, 0], [0, 0]]])}) == {
+        0: pytest.approx(2 / 4)
+    }  # multilabel, the second class absent
+
+
+def test_the_worst_come_worst_first_and_the_best_best_first_without_nan():
+    scores = {0: 0.5, 1: float("nan"), 2: 0.1, 3: 0.9, 4: 0.3, 5: 0.7}
+    assert extremes(scores, 2) == ([2, 4], [3, 5])
+    assert extremes(scores, 6) == ([2, 4], [3, 5])  # none in both
+    assert extremes({7: 0.4, 8: float("nan")}, 6) == ([7], [7])
+    assert extremes({7: float("nan")}, 6) == ([], [])
+    assert extremes({}, 6) == ([], [])
+
+
+def test_each_picture_is_predicted_once_and_only_if_it_is_shown(dataset, tmp_path):
+    model = Thresholds()
+    matrices = {i: np.array([[9, 4 - i], [0, 9]]) for i in range(len(dataset))}
+    written = draw_results(model, dataset, tmp_path, by_picture=matrices, count=1)
+    assert model.shown == 2  # the first sample is the worst one too
+    assert [path.name for path in written] == [
+        "overview.png",
+        "worst.png",
+        "best.png",
+        "confusion.png",
+        "samples",
+    ]
+    assert [path.stem for path in (tmp_path / "samples").iterdir()] == [dataset.samples[0].name]
+    assert all(Image.open(path).width > 900 for path in written[:3])
+
+
+def test_without_scores_there_are_samples_only_and_without_panels_the_confusion_only(
+    dataset, tmp_path
+):
+    assert [path.name for path in draw_results(Thresholds(), dataset, tmp_path / "a", count=9)] == [
+        "overview.png",
+        "samples",
+    ]
+    assert len(list((tmp_path / "a" / "samples").iterdir())) == len(dataset)
+    assert [
+        path.name
+        for path in draw_results(
+            Thresholds(), dataset, tmp_path / "b", by_picture={0: np.eye(2, dtype=int)}, count=0
+        )
+    ] == ["confusion.png"]
+
+
+def test_pictures_without_a_class_in_them_are_in_no_gallery(dataset, tmp_path):
+    written = draw_results(
+        Thresholds(),
+        dataset,
+        tmp_path,
+        by_picture={i: np.zeros((2, 2), int) for i in range(len(dataset))},
+        count=2,
+    )
+    assert [path.name for path in written] == ["overview.png", "confusion.png", "samples"]
+
+
+def test_the_model_is_left_in_its_mode(dataset, tmp_path):
+    model = Thresholds().train()
+    draw_results(model, dataset, tmp_path, count=1)
+    assert model.training
+
+
+class Overlapping:
+    """A data set of one multilabel picture."""
+
+    info, preprocess = LabelInfo("multilabel", ("a", "b")), Preprocess()
+
+    def __init__(self, folder):
+        self.samples = [Sample("x", next((folder / "images").iterdir()), None)]
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {
+            "image": torch.zeros(3, 32, 40),
+            "mask": torch.ones(2, 32, 40, dtype=torch.int64),
+            "index": index,
+        }
+
+
+def test_multilabel_sets_are_drawn(folder, tmp_path):
+    def both(x):
+        return torch.cat([x[:, :1] + 1, x[:, :1] - 1], dim=1)
+
+    model = torch.nn.Identity()
+    model.forward = both
+    written = draw_results(
+        model,
+        Overlapping(folder),
+        tmp_path,
+        by_picture={0: np.array([[[0, 0], [0, 1280]], [[0, 0], [1280, 0]]])},
+        count=1,
+    )
+    assert [path.name for path in written] == [
+        "overview.png",
+        "worst.png",
+        "best.png",
+        "confusion.png",
+        "samples",
+    ]
+    drawn = np.asarray(Image.open(tmp_path / "overview.png"))
+    width = 6 * 40 + 4
+    error, a, b = (tuple(drawn[22 + 90, 4 + column * width + 100]) for column in (3, 4, 5))
+    assert error == WRONG
+    assert max(a) < 100  # nothing but the dimmed picture
+    assert b == MISSED
