@@ -40,7 +40,7 @@ bases_and_none = pytest.mark.parametrize("name", kanseg.list_bases())
 
 
 def classifier(model, size, **options):
-    """A network for pictures of that size, which some have to be told."""
+    """A network for images of that size, which some have to be told."""
     return kanseg.create_model(
         model, **({"image_size": size} if model in CLASSIFIERS else {}), **options
     )
@@ -230,7 +230,7 @@ def test_no_tensor_is_kept_alive(name, options):
 
 
 @bases_and_none
-def test_one_optimiser_step_moves_every_parameter(name):
+def test_one_optimizer_step_moves_every_parameter(name):
     layer = KANConv2d(4, 4, 3, basis=name, inner_channels=None if name == "none" else 0.5)
     before = {k: v.clone() for k, v in layer.named_parameters()}
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
@@ -369,7 +369,7 @@ def test_a_step_of_a_model_reaches_every_parameter(model):
 
 
 @pytest.mark.parametrize("model", kanseg.list_models("segmentation"))
-def test_a_pictures_mask_does_not_depend_on_its_neighbours(model):
+def test_a_images_mask_does_not_depend_on_its_neighbors(model):
     net = kanseg.create_model(model, width=4, depth=2).eval()
     a, b = torch.randn(1, 3, 20, 20), torch.zeros(1, 3, 20, 20)
     torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)
@@ -428,7 +428,7 @@ def test_classifiers_of_one_size_run_on_that_size_with_every_basis(model, basis)
         features = net.features(x)
         assert torch.isfinite(features[-1]).all()
         torch.testing.assert_close(features[-1], net(x), rtol=0, atol=0)
-        with pytest.raises(ValueError, match="the network was built for pictures"):
+        with pytest.raises(ValueError, match="the network was built for images"):
             net(torch.randn(2, 2, size[0] + 1, size[1]))
 
 
@@ -443,7 +443,7 @@ def test_a_step_of_a_classifier_reaches_every_parameter(model):
 
 
 @pytest.mark.parametrize("model", ALL_CLASSIFIERS)
-def test_a_pictures_logits_do_not_depend_on_its_neighbours(model):
+def test_a_images_logits_do_not_depend_on_its_neighbors(model):
     net = classifier(model, (40, 40), width=4).eval()
     a, b = torch.randn(1, 3, 40, 40), torch.zeros(1, 3, 40, 40)
     torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from conftest import make_folder
 from kanseg.config import Config, DataConfig, ModelConfig, parse_config
-from kanseg.data import LabelInfo, Preprocess, open_data
+from kanseg.data import LabelSpec, Preprocess, open_data
 from kanseg.data.io.images import image_mode, read_image, read_mask_values
 from kanseg.data.labels import read_label
 from kanseg.inference.checkpoint import describe, find_fault, save_checkpoint
@@ -230,7 +230,7 @@ def checkpoint(tmp_path_factory):
         data=DataConfig(resize=[32, 32]),
         model=ModelConfig("unet", "bspline", options={"width": 2, "depth": 1}),
     )
-    info = LabelInfo("binary", ("background", "gland"), palette=((0, 0, 0), (255, 0, 0)))
+    info = LabelSpec("binary", ("background", "gland"), palette=((0, 0, 0), (255, 0, 0)))
     preprocess = Preprocess(3, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), resize=(32, 32))
     description = describe(config, info, preprocess)
     model = create_model(**description["model"])
@@ -291,7 +291,7 @@ def test_dataset_yaml(folder, tmp_path):
 
     def read():
         info = opened(root=str(root)).info
-        return info.tables, info.colours, info.num_logits
+        return info.tables, info.colors, info.num_logits
 
     fuzz(
         "dataset.yaml",

@@ -44,7 +44,7 @@ COMMANDS = {page: commands((ROOT / page).read_text(encoding="utf-8")) for page i
 
 @pytest.fixture
 def user(config, tmp_path, monkeypatch):
-    """A folder in which a quickstart has run, and in which a picture and weights of a layer of
+    """A folder in which a quickstart has run, and in which a image and weights of a layer of
     torch-conv-kan lie.
     """
     theirs = {
@@ -60,7 +60,7 @@ def user(config, tmp_path, monkeypatch):
             training=replace(config.training, epochs=1, panels=0),
         )
     )
-    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "picture.jpg")
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
 
 

@@ -270,7 +270,7 @@ class Basis(nn.Module, ABC):
         """E[B_j(u(x))^2] for x ~ N(0, 1), averaged over channels: (K,), float64 on the device of
         the basis.
 
-        A normalising domain map is the identity on such inputs.
+        A normalizing domain map is the identity on such inputs.
         """
         # A few points at a time where there are many channels: those of a layer that is connected
         # locally are tens of thousands.

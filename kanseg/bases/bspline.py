@@ -37,7 +37,7 @@ class BSpline(Basis):
     grid, of sum 1 on [lo, hi].
 
     Knots lo + (i - k) h for i = 0..G + 2k, h = (hi - lo) / G. On such a uniform grid each function
-    is the cardinal B-spline around its centre, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j)
+    is the cardinal B-spline around its center, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j)
     relu((k+1)/2 - j - |a|)^k` (Schoenberg 1946; de Boor, A Practical Guide to Splines, ch. IX),
     which needs no recursion and no division. Knots that were adapted to data (see
     `kanseg.layers.grids`) go through the recursion, which is right for uniform ones too.

@@ -1,4 +1,4 @@
-"""Gaussian radial basis functions on equally spaced centres (FastKAN)."""
+"""Gaussian radial basis functions on equally spaced centers (FastKAN)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GaussianRBF(Basis):
 
     Args:
         channels: C.
-        grid_size: K >= 2 centres.
+        grid_size: K >= 2 centers.
         grid_range: (lo, hi), lo < hi.
         domain: identity by default; FastKAN's own form is instance_norm (images) or layer_norm
             (vectors).
@@ -84,7 +84,7 @@ class GaussianRBF(Basis):
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:
-        """Centres stay equally spaced: from the lowest to the highest of the samples but 1 % at
+        """Centers stay equally spaced: from the lowest to the highest of the samples but 1 % at
         either end.
         """
         old = self.functions(samples.to(self.start).unsqueeze(0))[0]

@@ -10,7 +10,7 @@ from kanseg.benchmark.original import Original
 from kanseg.benchmark.predict import PredictCase, predict_rows, predict_table
 from kanseg.benchmark.zoo import zoo_rows, zoo_table
 from kanseg.models.operations import saved_bytes
-from kanseg.utils.environment import machine_line
+from kanseg.utils.environment import environment_line
 
 __all__ = [
     "LayerCase",
@@ -23,7 +23,7 @@ __all__ = [
     "layer_table",
     "loader_rows",
     "loader_table",
-    "machine_line",
+    "environment_line",
     "model_rows",
     "model_table",
     "predict_rows",

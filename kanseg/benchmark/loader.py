@@ -1,4 +1,4 @@
-"""Pictures a second of our data set beside bare decoding and resizing of the same files by the same
+"""Images a second of our data set beside bare decoding and resizing of the same files by the same
 workers.
 """
 
@@ -34,9 +34,9 @@ AUGMENT = [
     {"RandomBrightnessContrast": {"p": 0.5}},
 ]
 EXPLAINED = (
-    "Pictures a second, median over the rounds. bare: picture and mask decoded and resized, nothing"
-    " else, in batches of bytes; kanseg: as in training,\nwhich ends with normalised float32"
-    " pictures and checked int64 classes on the CPU. The ratio is to the faster of the bare ones."
+    "Images a second, median over the rounds. bare: image and mask decoded and resized, nothing"
+    " else, in batches of bytes; kanseg: as in training,\nwhich ends with normalized float32"
+    " images and checked int64 classes on the CPU. The ratio is to the faster of the bare ones."
     " Without workers by\nCPU time, with them by the clock."
 )
 
@@ -46,11 +46,11 @@ class LoaderCase:
     """What is loaded and how.
 
     Args:
-        size: height and width that pictures are resized to.
-        batch: pictures at once.
+        size: height and width that images are resized to.
+        batch: images at once.
         workers: processes that read; 0 for the main one, whose CPU time is then measured.
-        rounds: how often every loader reads all pictures.
-        limit: pictures of the data set that are read.
+        rounds: how often every loader reads all images.
+        limit: images of the data set that are read.
 
     Raises:
         InputError: a number below its least.
@@ -69,16 +69,16 @@ class LoaderCase:
 
 
 class Bare(Dataset):
-    """Decode and resize a picture and its mask, and nothing else: no header is looked at, no value
-    checked, nothing turned or normalised.
+    """Decode and resize a image and its mask, and nothing else: no header is looked at, no value
+    checked, nothing turned or normalized.
 
     It is made as fast as it can be: the bytes stay where the decoder puts them, (H, W, C), in its
-    order of colours.
+    order of colors.
 
     Args:
         samples: with one mask file each.
         size: height and width of the items.
-        opencv: decode by OpenCV instead of PIL, masks too unless it sees colours in them (it does
+        opencv: decode by OpenCV instead of PIL, masks too unless it sees colors in them (it does
             in those with a palette).
     """
 
@@ -113,14 +113,14 @@ class Bare(Dataset):
 
 def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
     """A row for each loader: `loader`, `images_per_second`, `ratio`, `spread`, `limit` and `met`;
-    without a root pictures are made for it.
+    without a root images are made for it.
 
     Raises:
-        InputError: no data set, or none with a mask file for each picture.
+        InputError: no data set, or none with a mask file for each image.
     """
     with nullcontext(root) if root is not None else TemporaryDirectory() as folder:
         if root is None:
-            make_pictures(Path(folder))
+            make_images(Path(folder))
         opened = open_data(DataConfig(root=str(folder)), tell=lambda _: None)
         found = dict.fromkeys(
             sample
@@ -130,7 +130,7 @@ def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
         )
         samples = list(found)[: case.limit]
         if not samples:
-            raise InputError(f"{folder}: no picture with a mask file to read")
+            raise InputError(f"{folder}: no image with a mask file to read")
         preprocess = Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, resize=(case.size, case.size))
         loaders = {
             "bare, PIL": Bare(samples, case.size, opencv=False),
@@ -212,8 +212,8 @@ def loader_table(rows: Sequence[dict[str, object]]) -> str:
     return markdown(("loader", "images/s", "to the faster bare one", "reach", "reached"), cells)
 
 
-def make_pictures(root: Path, count: int = 64, size: tuple[int, int] = (480, 640)) -> None:
-    """A data set of smooth colours as JPEG files and discs as masks, in the folder form."""
+def make_images(root: Path, count: int = 64, size: tuple[int, int] = (480, 640)) -> None:
+    """A data set of smooth colors as JPEG files and discs as masks, in the folder form."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[: size[0], : size[1]]
     (root / "images").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What `Predictor` costs beside the network alone: pixels a second of a large picture in tiles."""
+"""What `Predictor` costs beside the network alone: pixels a second of a large image in tiles."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CLASSES = 2
 REACH = 0.9
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "reach", "met"]
-EXPLAINED = """A picture of uint8 RGB -> label map by `Predictor` (cutting, normalising, blending,
-deciding), beside the bare network on the same tiles, in the same batches, already normalised and on
+EXPLAINED = """A image of uint8 RGB -> label map by `Predictor` (cutting, normalizing, blending,
+deciding), beside the bare network on the same tiles, in the same batches, already normalized and on
 the device. Pixels are those of the tiles, overlap counted, on both sides. ratio: of the two, median
 of the rounds ± half the distance of the quartiles."""
 Row = dict[str, object]
@@ -31,10 +31,10 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class PredictCase:
-    """The picture and its tiles.
+    """The image and its tiles.
 
     Args:
-        size: height and width of the picture.
+        size: height and width of the image.
         tile: height and width of the tiles.
         overlap: share of a tile in common with the next one.
         batch: tiles at once.
@@ -83,12 +83,12 @@ def predict_rows(
 
 
 def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
-    colours = [(0, 0, 0), (255, 255, 255)]
+    colors = [(0, 0, 0), (255, 255, 255)]
     predictor = Predictor(
         model,
         Preprocess(),
         classes=["a", "b"],
-        colours=colours,
+        colors=colors,
         task="multiclass",
         tile=(case.tile, case.tile),
         overlap=case.overlap,
@@ -100,7 +100,7 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
     rows, columns, height, width = tile_places((case.size, case.size), predictor.tile, case.overlap)
     count = len(rows) * len(columns)
     sizes = [min(case.batch, count - start) for start in range(0, count, case.batch)]
-    tile = predictor.preprocess.normalise(image[:height, :width])
+    tile = predictor.preprocess.normalize(image[:height, :width])
     tiles = tile.repeat(case.batch, 1, 1, 1).to(
         predictor.device
     )  # what the pixels are does not matter to the time

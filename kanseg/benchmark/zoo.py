@@ -31,7 +31,7 @@ Row = dict[str, object]
 
 
 def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[Row]:
-    """Rows of the networks and encoders of these names (all of them for no names), for one picture
+    """Rows of the networks and encoders of these names (all of them for no names), for one image
     of 3 x size x size.
 
     Raises:

@@ -98,9 +98,9 @@ def zoo(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 
 def loader(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        "loader", help="pictures a second beside bare decoding and resizing", allow_abbrev=False
+        "loader", help="images a second beside bare decoding and resizing", allow_abbrev=False
     )
-    parser.add_argument("--root", help="folder of a data set (default: pictures made for it)")
+    parser.add_argument("--root", help="folder of a data set (default: images made for it)")
     parser.add_argument(
         "--workers",
         type=int,
@@ -111,11 +111,11 @@ def loader(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
         "--size",
         type=int,
         default=256,
-        help="height and width that pictures are resized to (default: 256)",
+        help="height and width that images are resized to (default: 256)",
     )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
-        "--limit", type=int, default=200, help="pictures that are read (default: 200)"
+        "--limit", type=int, default=200, help="images that are read (default: 200)"
     )
     parser.add_argument(
         "--rounds", type=int, default=5, help="how often all are read by each (default: 5)"
@@ -127,7 +127,7 @@ def loader(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
 def predict(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "predict",
-        help="a large picture in tiles beside the bare network on the same tiles",
+        help="a large image in tiles beside the bare network on the same tiles",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -138,7 +138,7 @@ def predict(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     )
     parser.add_argument("--width", type=int, default=8, help="of the networks (default: 8)")
     parser.add_argument(
-        "--size", type=int, default=4096, help="height and width of the picture (default: 4096)"
+        "--size", type=int, default=4096, help="height and width of the image (default: 4096)"
     )
     parser.add_argument(
         "--tile", type=int, default=512, help="height and width of the tiles (default: 512)"
@@ -264,9 +264,7 @@ def run_loader(arguments: argparse.Namespace) -> list[dict[str, object]]:
         arguments.size, arguments.batch, arguments.workers, arguments.rounds, arguments.limit
     )
     rows = loader_rows(arguments.root, case)
-    print(
-        f"{case}, {arguments.root or 'pictures made for it'}.\n{EXPLAINED}\n\n{loader_table(rows)}"
-    )
+    print(f"{case}, {arguments.root or 'images made for it'}.\n{EXPLAINED}\n\n{loader_table(rows)}")
     return rows
 
 
@@ -306,7 +304,7 @@ def main() -> None:
     arguments = parse()
     import torch
 
-    from kanseg.benchmark import machine_line
+    from kanseg.benchmark import environment_line
     from kanseg.training.run_folder.logging import plain
     from kanseg.utils.io import atomic_write_text
 
@@ -317,7 +315,7 @@ def main() -> None:
     torch.set_num_threads(1)
     run: Callable[[argparse.Namespace], list[dict[str, object]]] = arguments.run
     rows = run(arguments)
-    machine = machine_line(arguments.device)
+    machine = environment_line(arguments.device)
     print(f"\n{machine}")
     if arguments.json is not None:
         given = {

@@ -1,7 +1,7 @@
 """Check a data set: python tools/check_data.py FOLDER [--json FILE] [--html FILE] [--strict]
 [--skip_cache] [data settings, or --config FILE.yaml]
 
-Looks at every picture and mask and reports all faults at once, each with file and reason. Exit code
+Looks at every image and mask and reports all faults at once, each with file and reason. Exit code
 0: no errors (warnings do not count, unless --strict is given); 2: errors. Nothing is written into
 FOLDER. What was seen of a file is kept in the user's cache (KANSEG_CACHE, else
 XDG_CACHE_HOME/kanseg/checks, else ~/.cache/kanseg/checks), and files of the same size and time are
@@ -20,11 +20,11 @@ The file of --json, schema 1:
                {numbers and names, by code}}]
   task, classes, mask_values, ignore_index    how the masks are read; null where it cannot be told
   notes        what was decided without being told
-  splits       {train, val, test, other: {names: the splits chosen for it, pictures, kinds: {kind:
-               pictures}, sizes: [{height, width, pictures}], mean, std: per channel, of the values
+  splits       {train, val, test, other: {names: the splits chosen for it, images, kinds: {kind:
+               images}, sizes: [{height, width, images}], mean, std: per channel, of the values
                in [0, 1]; ignored_pixels, classes: [{name, pixels, share of the pixels that are not
-               ignored (multilabel: of all) or null, pictures: that hold it}]}}, over the samples
-               without errors; other: pictures in none of train, val and test
+               ignored (multilabel: of all) or null, images: that hold it}]}}, over the samples
+               without errors; other: images in none of train, val and test
   files        {decoded, from_cache}
   seconds      that it took
 Codes (error unless said otherwise):
@@ -41,7 +41,7 @@ from kanseg.utils.errors import InputError
 
 MORE = {
     "json": "file for the report, for programs",
-    "html": "file for the report as a page with pictures",
+    "html": "file for the report as a page with images",
 }
 FLAGS = {
     "strict": "warnings are errors",

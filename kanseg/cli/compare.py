@@ -126,7 +126,7 @@ def finish(
     score: str | None,
     tell: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Table and pictures of the runs that are finished; nothing yet where an arm has none."""
+    """Table and images of the runs that are finished; nothing yet where an arm has none."""
     from kanseg.experiments.compare.figures import draw_comparison, draw_examples
     from kanseg.experiments.compare.statistics import (
         comparison_rows,

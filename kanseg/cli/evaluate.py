@@ -1,7 +1,7 @@
 """Measure a checkpoint on a split: python tools/evaluate.py --checkpoint runs/quickstart/best
 --split test [--root FOLDER]
 
-Prints a table; --json writes the scores, --csv a table with a line a picture. By default pictures
+Prints a table; --json writes the scores, --csv a table with a line a image. By default images
 and masks have the size that the network sees; with --full_size predictions are compared with the
 masks as they are in the files. Distances are in pixels, or in the unit of --spacing.
 """
@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
         "--batch_size",
         type=int,
         default=8,
-        help="pictures or tiles at once, and those of a batch of the protocol (default 8)",
+        help="images or tiles at once, and those of a batch of the protocol (default 8)",
     )
     parser.add_argument(
         "--surface",
@@ -57,14 +57,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="of the normalised surface Dice (default: training.tolerance)",
+        help="of the normalized surface Dice (default: training.tolerance)",
     )
     parser.add_argument(
         "--spacing",
         type=float,
         nargs=2,
         metavar=("ROW", "COLUMN"),
-        help="distance of neighbouring pixels (default: data.spacing)",
+        help="distance of neighboring pixels (default: data.spacing)",
     )
     parser.add_argument(
         "--inside",
@@ -75,11 +75,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--protocol",
         choices=("u_kan",),
-        help="add the scores of U-KAN's tables: means over batches of batch_size pictures",
+        help="add the scores of U-KAN's tables: means over batches of batch_size images",
     )
     parser.add_argument("--device", help="torch device (default: a GPU where there is one)")
     parser.add_argument("--json", type=Path, help="file for the scores")
-    parser.add_argument("--csv", type=Path, help="file for the scores of every picture")
+    parser.add_argument("--csv", type=Path, help="file for the scores of every image")
     return parser.parse_args()
 
 
@@ -101,12 +101,12 @@ def main() -> None:
     }
     scores = evaluate_checkpoint(arguments.checkpoint, arguments.split, **options)
     print(
-        f"{' + '.join(arguments.split)}, {scores['pictures']}"
-        f" pictures{', at the size of the files' if arguments.full_size else ''}:\n{table(scores)}"
+        f"{' + '.join(arguments.split)}, {scores['images']}"
+        f" images{', at the size of the files' if arguments.full_size else ''}:\n{table(scores)}"
     )
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(arguments.json, json.dumps(plain(scores), indent=1) + "\n")
         print(f"scores: {arguments.json}")
     if arguments.csv is not None:
-        print(f"scores of every picture: {arguments.csv}")
+        print(f"scores of every image: {arguments.csv}")

@@ -1,10 +1,10 @@
 """Export a trained network: python tools/export.py --checkpoint runs/quickstart/best --output
-model.onnx [--quantise dynamic|static] [--table]
+model.onnx [--quantize dynamic|static] [--table]
 
-The name decides the format: .onnx, or .pt2 for torch.export. The file takes pictures (B, C, H, W)
+The name decides the format: .onnx, or .pt2 for torch.export. The file takes images (B, C, H, W)
 float32 in [0, 1] (integers divided by the largest of their type, RGB), of any number and size;
-gamma, normalisation and scaling are inside, and its metadata hold class names, colours and all else
-that is needed to use it. It is run beside the network on pictures of several sizes and kept only if
+gamma, normalization and scaling are inside, and its metadata hold class names, colors and all else
+that is needed to use it. It is run beside the network on images of several sizes and kept only if
 it agrees. Exit code 1 if it does not, 2 if nothing could be started. torch.export.load can run code
 that is in a file: give an ONNX file to others, and load .pt2 files of your own only.
 """
@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
         help="what the file gives: (B, N, H, W), or label maps (default logits)",
     )
     parser.add_argument(
-        "--quantise",
+        "--quantize",
         choices=("none", "dynamic", "static"),
         default="none",
         help="8-bit convolutions by onnxruntime (default none)",
@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--calibration",
         help=(
-            "folder of pictures for static quantisation and for the check (default: made pictures,"
+            "folder of images for static quantization and for the check (default: made images,"
             " for the check)"
         ),
     )
@@ -62,13 +62,13 @@ def parse() -> argparse.Namespace:
         "--calibration_count",
         type=int,
         default=32,
-        help="pictures to calibrate on, and as many others to check with (default 32)",
+        help="images to calibrate on, and as many others to check with (default 32)",
     )
     parser.add_argument(
         "--least_agreement",
         type=float,
         default=0.95,
-        help="share of equal labels that a quantised file must reach (default 0.95)",
+        help="share of equal labels that a quantized file must reach (default 0.95)",
     )
     parser.add_argument(
         "--tolerance",
@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--opset", type=int, help="of ONNX (default: torch's choice)")
     parser.add_argument(
-        "--batch", type=batch, default=None, help="pictures at once: a number, or dynamic (default)"
+        "--batch", type=batch, default=None, help="images at once: a number, or dynamic (default)"
     )
     parser.add_argument(
         "--split",
@@ -126,7 +126,7 @@ def main() -> int:
     if not report.passed:
         limit = (
             f"--least_agreement {arguments.least_agreement}"
-            if arguments.quantise != "none"
+            if arguments.quantize != "none"
             else f"--tolerance {arguments.tolerance}"
         )
         print(

@@ -1,7 +1,7 @@
-"""Predict masks: python tools/predict.py --checkpoint runs/quickstart/best --input PICTURES
+"""Predict masks: python tools/predict.py --checkpoint runs/quickstart/best --input IMAGES
 --output out/
 
-Writes a palette PNG of class indices for every picture, of exactly its size (of a multilabel task
+Writes a palette PNG of class indices for every image, of exactly its size (of a multilabel task
 CLASS/NAME.png of 0 and 255; beyond 2^26 pixels a tiled TIFF), and an overlay beside it; of a video
 a mask for each frame and an overlay video. Several checkpoints are an ensemble: the mean of their
 probabilities. Exit code 1 if a file failed, 2 if nothing could be started.
@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--input",
         required=True,
-        help="a picture, a video, a folder of them, or a glob pattern in quotes",
+        help="a image, a video, a folder of them, or a glob pattern in quotes",
     )
     parser.add_argument(
         "--output",
@@ -54,12 +54,12 @@ def parse() -> argparse.Namespace:
 
 
 def _seeing(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how pictures are seen")
+    group = parser.add_argument_group("how images are seen")
     group.add_argument(
         "--mode",
         choices=("auto", "whole", "tiles"),
         default="auto",
-        help="whole picture or tiles; auto does as the network was trained (default)",
+        help="whole image or tiles; auto does as the network was trained (default)",
     )
     group.add_argument(
         "--tile",
@@ -88,14 +88,14 @@ def _seeing(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[1.0],
-        help="scales of the picture that are averaged, each with all flips (default: 1)",
+        help="scales of the image that are averaged, each with all flips (default: 1)",
     )
     group.add_argument(
         "--batch_size",
         "--batch-size",
         type=int,
         default=8,
-        help="tiles, or small pictures of one size, at once (default 8)",
+        help="tiles, or small images of one size, at once (default 8)",
     )
     group.add_argument(
         "--precision",
@@ -109,7 +109,7 @@ def _seeing(parser: argparse.ArgumentParser) -> None:
         "--max-pixels",
         type=int,
         default=2**29,
-        help="refuse larger pictures (default 2^29)",
+        help="refuse larger images (default 2^29)",
     )
     group.add_argument(
         "--large",
@@ -142,7 +142,7 @@ def _writing(parser: argparse.ArgumentParser) -> None:
         "--polygons",
         choices=("coco", "geojson"),
         help=(
-            "annotations.json of all pictures, or polygons/NAME.geojson (in map coordinates of a"
+            "annotations.json of all images, or polygons/NAME.geojson (in map coordinates of a"
             " GeoTIFF)"
         ),
     )

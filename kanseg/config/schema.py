@@ -14,7 +14,7 @@ Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluate
 
 @dataclass
 class DataConfig:
-    """Where the pictures are and how they are read.
+    """Where the images are and how they are read.
 
     Args:
         root: folder of the data set (its forms: data/README.md).
@@ -25,7 +25,7 @@ class DataConfig:
         classes: names of the classes, the background first (multilabel: without a background).
         mask_values: value in the mask file -> class index.
         ignore_index: index that counts for nothing in loss and metrics.
-        palette: an [r, g, b] per class, or voc for the colours of PASCAL VOC.
+        palette: an [r, g, b] per class, or voc for the colors of PASCAL VOC.
         train: splits that are trained on.
         val: splits that select the best weights; empty for none (then the last weights are the
             best).
@@ -34,20 +34,20 @@ class DataConfig:
         folds: number of parts that train and val together are cut into for cross-validation, by
             group where a groups.csv is; 0 for none.
         fold: the part, from 0 to folds - 1, that is held out as val; the others are trained on.
-        channels: of the network's input (1 grey, 3 RGB, or the number of bands).
-        resize: [height, width] that pictures are scaled to, in training and in prediction.
+        channels: of the network's input (1 gray, 3 RGB, or the number of bands).
+        resize: [height, width] that images are scaled to, in training and in prediction.
         interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
-        crop: [height, width] of random crops in training; pictures to predict are then cut into
+        crop: [height, width] of random crops in training; images to predict are then cut into
             tiles of this size.
         oversample_foreground: share of the random crops that are laid around a pixel of a class
-            drawn evenly from those in the picture, the background left out; 0 for crops anywhere.
-        gamma: exponent on the values in [0, 1] before normalisation; 0.5 spreads dark pictures.
-        mean: per channel; by default that of the training pictures.
-        std: per channel; by default that of the training pictures.
+            drawn evenly from those in the image, the background left out; 0 for crops anywhere.
+        gamma: exponent on the values in [0, 1] before normalization; 0.5 spreads dark images.
+        mean: per channel; by default that of the training images.
+        std: per channel; by default that of the training images.
         augment: albumentations transforms, `- Name: {option: value}`.
         skip_bad: leave faulty samples out instead of stopping.
-        max_pixels: larger pictures are refused as decompression bombs.
-        spacing: [row, column] distance of neighbouring pixels, in a unit such as mm, that surface
+        max_pixels: larger images are refused as decompression bombs.
+        spacing: [row, column] distance of neighboring pixels, in a unit such as mm, that surface
             distances are measured in.
         workers: processes that read; results do not depend on their number.
     """
@@ -89,7 +89,7 @@ class ModelConfig:
         name: one of kanseg.list_models(): a segmentation network or a classifier, whichever the
             experiment is.
         basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
-        stem: the first convolution: "auto" (B-splines of the colours), null (as all others) or
+        stem: the first convolution: "auto" (B-splines of the colors), null (as all others) or
             options that differ.
         match: "params" or "macs": solve the width for the size of `like` (so that options.width is
             that of `like`).
@@ -108,7 +108,7 @@ class ModelConfig:
 
 @dataclass
 class ClassificationData:
-    """Where the pictures to classify are and how they are read.
+    """Where the images to classify are and how they are read.
 
     Args:
         root: folder of the data set, or an .npz file (forms: data/README.md).
@@ -122,13 +122,13 @@ class ClassificationData:
         test: splits that are measured once, at the end; empty for none.
         val_share: share of train that is cut off as val.
         split_seed: of that cut.
-        limit: number of training pictures, evenly over the classes; null for all.
-        channels: of the network's input (1 grey, 3 RGB).
-        resize: [height, width] that pictures are scaled to.
+        limit: number of training images, evenly over the classes; null for all.
+        channels: of the network's input (1 gray, 3 RGB).
+        resize: [height, width] that images are scaled to.
         interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
-        gamma: exponent on the values in [0, 1] before normalisation.
-        mean: per channel; by default that of the training pictures.
-        std: per channel; by default that of the training pictures.
+        gamma: exponent on the values in [0, 1] before normalization.
+        mean: per channel; by default that of the training images.
+        std: per channel; by default that of the training images.
         augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`.
         workers: processes that read; results do not depend on their number.
     """
@@ -157,15 +157,15 @@ class _Training:
     """How a network is trained.
 
     Args:
-        epochs: passes over the training pictures.
-        batch_size: pictures a step and process.
+        epochs: passes over the training images.
+        batch_size: images a step and process.
         penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and
             activations_l2 (means over the weights of the functions and over the outputs of the KAN
             layers, summed over the layers), and of balance (how unevenly the mixtures of
             model.options.experts are used), and of elbo (minus the evidence lower bound of
             vae_kan's autoencoder, in nats a value).
-        optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all pictures).
-        optimizer_options: of the optimiser, such as {momentum: 0.9, nesterov: true} or {max_iter:
+        optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all images).
+        optimizer_options: of the optimizer, such as {momentum: 0.9, nesterov: true} or {max_iter:
             20, history_size: 10}.
         lr: peak learning rate.
         lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1};
@@ -175,7 +175,7 @@ class _Training:
             own. (lbfgs has one learning rate for all.)
         function_decay: whether weight decay acts on these coefficients; null for no where the
             functions are shared, and yes where each edge has its own.
-        weight_decay: of the optimiser.
+        weight_decay: of the optimizer.
         schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or
             plateau.
         schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma:
@@ -197,11 +197,11 @@ class _Training:
         validate_every: epochs between validations.
         patience: validations without an improvement of `monitor` after which the training ends; 0
             trains all epochs.
-        save_every: optimiser steps between checkpoints; 0 for one an epoch only.
+        save_every: optimizer steps between checkpoints; 0 for one an epoch only.
         keep: checkpoints that are kept.
-        log_every: optimiser steps between lines of log.jsonl.
+        log_every: optimizer steps between lines of log.jsonl.
         monitor: the validation metric that selects the best weights.
-        panels: samples drawn as pictures at the end.
+        panels: samples drawn as images at the end.
         tensorboard: write TensorBoard events to the run folder.
         wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
         project: of Weights & Biases.
@@ -258,8 +258,8 @@ class TrainingConfig(_Training):
             training set) or "median" (median frequency balancing); null for equal ones.
         supervision: weight of each output of a network with deep supervision, the one that counts
             first; null for equal ones.
-        surface: whether HD95 and normalised surface Dice are measured at the end of a run.
-        tolerance: of the normalised surface Dice, in pixels, or in the unit of data.spacing.
+        surface: whether HD95 and normalized surface Dice are measured at the end of a run.
+        tolerance: of the normalized surface Dice, in pixels, or in the unit of data.spacing.
     """
 
     loss: dict[str, float] = field(default_factory=lambda: {"ce": 0.5, "dice": 1.0})
@@ -320,7 +320,7 @@ class Config(_Experiment):
     """A segmentation experiment.
 
     Args:
-        data: the pictures.
+        data: the images.
         model: the network.
         training: the training.
     """
@@ -335,7 +335,7 @@ class ClassificationConfig(_Experiment):
     """A classification experiment.
 
     Args:
-        data: the pictures.
+        data: the images.
         model: the network.
         training: the training.
     """

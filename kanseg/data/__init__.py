@@ -11,24 +11,24 @@ from kanseg.data.formats.coco import read_coco
 from kanseg.data.formats.folder import Folder, orphan_masks, read_folder
 from kanseg.data.formats.voc import read_voc
 from kanseg.data.io.images import read_image, write_png
-from kanseg.data.label_spec import IGNORED, LabelInfo
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.opening import open_data
 from kanseg.data.preprocess import Preprocess
-from kanseg.data.sample import Sample, read_picture
+from kanseg.data.sample import Sample, read_sample_image
 from kanseg.data.statistics import channel_statistics, class_frequencies
 from kanseg.data.transforms import Augmentation
 
 __all__ = [
     "FORMATS",
-    "IGNORED",
+    "IGNORE_INDEX",
     "Augmentation",
     "ClassificationDataset",
     "Folder",
     "ImageAugmentation",
     "ImageSet",
     "ImageSource",
-    "LabelInfo",
+    "LabelSpec",
     "Mixer",
     "Preprocess",
     "Report",
@@ -46,7 +46,7 @@ __all__ = [
     "read_folder",
     "read_image",
     "read_label",
-    "read_picture",
+    "read_sample_image",
     "read_voc",
     "write_png",
 ]

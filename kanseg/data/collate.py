@@ -20,7 +20,7 @@ class RawItems(Dataset):
 
     Args:
         dataset: items are `finish(dataset.raw(key), dataset.preprocess)`; of one without `raw` the
-            items themselves, pictures as floats, are handed over.
+            items themselves, images as floats, are handed over.
     """
 
     def __init__(self, dataset: Dataset):
@@ -41,28 +41,28 @@ class RawItems(Dataset):
         preprocess = getattr(self.dataset, "preprocess", None)
         if preprocess is None or len({item["image"].dtype for item in items}) < 2:
             return items
-        return [item | {"image": _normalised(item["image"], preprocess)} for item in items]
+        return [item | {"image": _normalized(item["image"], preprocess)} for item in items]
 
     def finish(
         self, batch: dict[str, Any], device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
-        """The batch that the items themselves would make, its pictures and masks on the device."""
+        """The batch that the items themselves would make, its images and masks on the device."""
         return finish(batch, getattr(self.dataset, "preprocess", None), device)
 
 
 def raw_image(image: np.ndarray, preprocess: Preprocess) -> Tensor:
-    """A scaled picture (H, W, C): of bytes as it is, uint8; of other values normalised, (C, H, W)
+    """A scaled image (H, W, C): of bytes as it is, uint8; of other values normalized, (C, H, W)
     float32.
     """
     return (
         torch.from_numpy(np.require(image, requirements=["C", "W"]))
         if image.dtype == np.uint8
-        else preprocess.normalise(image)
+        else preprocess.normalize(image)
     )
 
 
-def _normalised(image: Tensor, preprocess: Preprocess) -> Tensor:
-    return preprocess.normalise_bytes(image) if image.dtype == torch.uint8 else image
+def _normalized(image: Tensor, preprocess: Preprocess) -> Tensor:
+    return preprocess.normalize_bytes(image) if image.dtype == torch.uint8 else image
 
 
 def collate(items: Sequence[dict[str, Tensor | int]]) -> dict[str, Tensor | list[int]]:
@@ -79,7 +79,7 @@ def collate(items: Sequence[dict[str, Tensor | int]]) -> dict[str, Tensor | list
 def finish(
     raw: dict[str, Any], preprocess: Preprocess | None, device: torch.device | str = "cpu"
 ) -> dict[str, Any]:
-    """A raw item or batch -> the item or batch: "image" (..., C, H, W) normalised float32, "mask"
+    """A raw item or batch -> the item or batch: "image" (..., C, H, W) normalized float32, "mask"
     int64, both on the device; lists become int64 tensors.
     """
     result = {
@@ -89,7 +89,7 @@ def finish(
         if key in raw:
             result[key] = raw[key].to(device, non_blocking=True)
     if result["image"].dtype == torch.uint8 and preprocess is not None:
-        result["image"] = preprocess.normalise_bytes(result["image"])
+        result["image"] = preprocess.normalize_bytes(result["image"])
     if "mask" in raw:
         result["mask"] = result["mask"].long()
     return result

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kanseg.data.collate import finish, raw_image
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
-from kanseg.data.sample import Sample, picture_mode, read_picture
+from kanseg.data.sample import Sample, read_sample_image, sample_image_mode
 from kanseg.data.transforms import Augmentation, sample_seed
 
 
@@ -28,7 +28,7 @@ class SegmentationDataset(Dataset):
     Args:
         samples: what to read.
         info: what the mask values mean.
-        preprocess: scaling and normalisation, shared with prediction.
+        preprocess: scaling and normalization, shared with prediction.
         augmentation: None for evaluation.
         seed: of the augmentation.
     """
@@ -36,7 +36,7 @@ class SegmentationDataset(Dataset):
     def __init__(
         self,
         samples: Sequence[Sample],
-        info: LabelInfo,
+        info: LabelSpec,
         preprocess: Preprocess,
         *,
         augmentation: Augmentation | None = None,
@@ -53,19 +53,19 @@ class SegmentationDataset(Dataset):
 
     @cached_property
     def one_size(self) -> bool:
-        """Whether all pictures, before augmentation, have the same size (by their headers)."""
+        """Whether all images, before augmentation, have the same size (by their headers)."""
         return (
             self.preprocess.resize is not None
-            or len({picture_mode(sample)[1] for sample in self.samples}) <= 1
+            or len({sample_image_mode(sample)[1] for sample in self.samples}) <= 1
         )
 
     def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         """The item before its bytes become numbers (`raw_image`): "mask" uint8."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
-        picture = read_picture(sample)
-        image = self.preprocess.scale(picture, name=str(sample.image))
-        mask = read_label(sample, self.info, image=picture)
+        decoded = read_sample_image(sample)
+        image = self.preprocess.scale(decoded, name=str(sample.image))
+        mask = read_label(sample, self.info, image=decoded)
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:

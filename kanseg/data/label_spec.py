@@ -17,25 +17,25 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
-IGNORED = 255  # in a loaded label map: the pixel counts for nothing
+IGNORE_INDEX = 255  # in a loaded label map: the pixel counts for nothing
 SUSPECT = 254  # what values without a class are looked up as; of 255 classes the last one
 TASKS = ("binary", "multiclass", "multilabel")
 CLASSES = {
     "binary": (2, 2),
-    "multiclass": (2, IGNORED),
-    "multilabel": (1, IGNORED),
+    "multiclass": (2, IGNORE_INDEX),
+    "multilabel": (1, IGNORE_INDEX),
 }  # fewest and most
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 # How the values of masks are read; the check of a data set, which knows them already, puts itself
 # in its place.
 MASK_READER: ContextVar[Callable[..., np.ndarray]] = ContextVar(
     "mask_reader", default=read_mask_values
 )
-IGNORED_COLOUR: Colour = (128, 128, 128)
-# Each is as far as can be from those before it, from the grey of ignored pixels and from the
-# colours of errors, in the eyes of people with deuteranopia and protanopia too (greedy, smallest
+IGNORE_INDEX_COLOR: Color = (128, 128, 128)
+# Each is as far as can be from those before it, from the gray of ignored pixels and from the
+# colors of errors, in the eyes of people with deuteranopia and protanopia too (greedy, smallest
 # distance in CIELAB after the simulation of Machado et al., 2009).
-DISTINCT: tuple[Colour, ...] = (
+DISTINCT: tuple[Color, ...] = (
     (0, 0, 0),
     (64, 196, 255),
     (255, 213, 64),
@@ -61,7 +61,7 @@ DISTINCT: tuple[Colour, ...] = (
 
 
 @dataclass(frozen=True)
-class LabelInfo:
+class LabelSpec:
     """What the values of the masks mean.
 
     Args:
@@ -73,8 +73,8 @@ class LabelInfo:
             task, which has a file a class: value -> 1 (there), 0 (not there) or 255
             (ignored); None when all but 0 mean there.
         ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
-        palette: an RGB colour per class; needed to read colour masks, and used to draw. An entry at
-            `ignore_index` is the void colour.
+        palette: an RGB color per class; needed to read color masks, and used to draw. An entry at
+            `ignore_index` is the void color.
 
     Raises:
         InputError: entries of the wrong kind or out of range.
@@ -83,8 +83,8 @@ class LabelInfo:
     task: str
     classes: tuple[str, ...]
     mask_values: Mapping[int, int] | None = None
-    ignore_index: int | None = IGNORED
-    palette: tuple[Colour, ...] | None = None
+    ignore_index: int | None = IGNORE_INDEX
+    palette: tuple[Color, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -93,16 +93,16 @@ class LabelInfo:
             )
         fewest, most = CLASSES[self.task]
         if not fewest <= len(self.classes) <= most:
-            needed = {"binary": "two classes", "multiclass": f"two to {IGNORED} classes"}.get(
-                self.task, f"one to {IGNORED} classes"
+            needed = {"binary": "two classes", "multiclass": f"two to {IGNORE_INDEX} classes"}.get(
+                self.task, f"one to {IGNORE_INDEX} classes"
             )
             background = "" if self.task == "multilabel" else " (the background is one)"
             raise InputError(
                 f"a {self.task} task needs {needed}{background}, got {_few(self.classes)}"
             )
-        if len(self.classes) > IGNORED or len(set(self.classes)) < len(self.classes):
+        if len(self.classes) > IGNORE_INDEX or len(set(self.classes)) < len(self.classes):
             raise InputError(
-                f"classes must be at most {IGNORED} different names, got {list(self.classes)}"
+                f"classes must be at most {IGNORE_INDEX} different names, got {list(self.classes)}"
             )
         for name in self.classes:
             if not name.isprintable():
@@ -116,19 +116,19 @@ class LabelInfo:
         for value, index in (self.mask_values or {}).items():
             last = 1 if self.task == "multilabel" else len(self.classes) - 1
             if not SMALLEST_LABEL <= value <= LARGEST_LABEL or not (
-                0 <= index <= last or index in (self.ignore_index, IGNORED)
+                0 <= index <= last or index in (self.ignore_index, IGNORE_INDEX)
             ):
                 known = f"a class index 0 to {last}"
                 if self.task == "multilabel":
                     known = "0 (absent), 1 (present)"
                 raise InputError(
                     f"mask_values must map a value {SMALLEST_LABEL} to {LARGEST_LABEL} to {known}"
-                    f" or {IGNORED} (ignored),"
+                    f" or {IGNORE_INDEX} (ignored),"
                     f" got {value}: {index}"
                 )
         if self.palette is not None and len(self.palette) < len(self.classes):
             raise InputError(
-                f"the palette has {len(self.palette)} colours for {len(self.classes)} classes"
+                f"the palette has {len(self.palette)} colors for {len(self.classes)} classes"
             )
 
     @cached_property
@@ -154,7 +154,7 @@ class LabelInfo:
         """Whether the values in the files are class indices (multilabel: all but 0 mean there), but
         for those that mask_values names as ignored.
         """
-        return set((self.mask_values or {}).values()) <= {self.ignore_index, IGNORED}
+        return set((self.mask_values or {}).values()) <= {self.ignore_index, IGNORE_INDEX}
 
     @property
     def expected_values(self) -> str:
@@ -169,26 +169,28 @@ class LabelInfo:
 
     @cached_property
     def index_of_value(self) -> dict[int, int]:
-        """Value in a mask file -> class index, `IGNORED` for ignored ones."""
-        ignored = {self.ignore_index, IGNORED}
+        """Value in a mask file -> class index, `IGNORE_INDEX` for ignored ones."""
+        ignored = {self.ignore_index, IGNORE_INDEX}
         pairs = dict(self.mask_values or {})
         if self.holds_indices:
             itself = [*range(len(self.classes)), self.ignore_index]
             pairs = {index: index for index in itself if index is not None} | pairs
-        return {value: IGNORED if index in ignored else index for value, index in pairs.items()}
+        return {
+            value: IGNORE_INDEX if index in ignored else index for value, index in pairs.items()
+        }
 
     @cached_property
     def index_of_color(self) -> dict[int, int]:
-        """Color, as red * 65536 + green * 256 + blue, -> class index, `IGNORED` for the void color;
-        empty without a palette.
+        """Color, as red * 65536 + green * 256 + blue, -> class index; `IGNORE_INDEX` for the void
+        color. Empty without a palette.
         """
         used = {
-            index: colour
-            for index, colour in enumerate(self.palette or ())
+            index: color
+            for index, color in enumerate(self.palette or ())
             if index < len(self.classes) or index == self.ignore_index
         }
         return {
-            red << 16 | green << 8 | blue: IGNORED if index == self.ignore_index else index
+            red << 16 | green << 8 | blue: IGNORE_INDEX if index == self.ignore_index else index
             for index, (red, green, blue) in used.items()
         }
 
@@ -198,8 +200,8 @@ class LabelInfo:
         return 1 if self.task == "binary" else len(self.classes)
 
     @property
-    def colours(self) -> list[Colour]:
-        """An RGB colour per class: the palette, or one of our own."""
+    def colors(self) -> list[Color]:
+        """An RGB color per class: the palette, or one of our own."""
         if self.palette:
             return list(self.palette[: len(self.classes)])
         # Black is the background, which a multilabel task does not have.
@@ -212,7 +214,7 @@ class LabelInfo:
 
 def given_labels(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     """The entries of `root/dataset.yaml`, replaced by the overrides that are not None, as
-    `LabelInfo` takes them.
+    `LabelSpec` takes them.
 
     Raises:
         InputError: entries that are unknown or of the wrong kind.
@@ -223,14 +225,14 @@ def given_labels(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     )
 
 
-def label_info(
+def label_spec(
     root: Path,
     given: Mapping[str, Any],
     masks: Sequence[Path],
     notes: list[str],
     *,
     max_pixels: int = MAX_PIXELS,
-) -> LabelInfo:
+) -> LabelSpec:
     """What was given (`given_labels`), completed from masks of a value a pixel; what was decided
     goes into notes.
 
@@ -247,12 +249,12 @@ def label_info(
     ):
         given["classes"] = ("background", "foreground")
     if "classes" in given and ("mask_values" in given or "palette" in given):
-        return LabelInfo(**given)
+        return LabelSpec(**given)
     found = _values(masks, max_pixels)
     ignored = _ignored_values(given)
     found = {value: path for value, path in found.items() if value not in ignored}
     if not found and "classes" in given:
-        return LabelInfo(**given)
+        return LabelSpec(**given)
     if not found:
         raise InputError(
             f"{root}: no mask tells what the classes are; give task and classes in dataset.yaml"
@@ -260,13 +262,13 @@ def label_info(
     guess = _guess(root, given, found, notes)
     if "mask_values" in guess:
         given["mask_values"] = guess["mask_values"] | given.get("mask_values", {})
-    return LabelInfo(**(guess | given))
+    return LabelSpec(**(guess | given))
 
 
 def _ignored_values(given: Mapping[str, Any]) -> set[int]:
     """The values that mask_values names as ignored, where it names nothing else."""
     pairs = given.get("mask_values") or {}
-    if set(pairs.values()) <= {IGNORED, given.get("ignore_index", IGNORED)}:
+    if set(pairs.values()) <= {IGNORE_INDEX, given.get("ignore_index", IGNORE_INDEX)}:
         return set(pairs)
     return set()
 
@@ -277,7 +279,7 @@ def dataset_yaml(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content = read_yaml(path) or {}
-    known = [f.name for f in fields(LabelInfo)]
+    known = [f.name for f in fields(LabelSpec)]
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
     for key in content:
@@ -288,19 +290,19 @@ def dataset_yaml(root: Path) -> dict[str, Any]:
     return content
 
 
-def default_palette(classes: int) -> list[Colour]:
-    """Black, twenty colours that colour-blind people can tell apart too, then the colours of PASCAL
-    VOC without the grey of ignored pixels.
+def default_palette(classes: int) -> list[Color]:
+    """Black, twenty colors that color-blind people can tell apart too, then the colors of PASCAL
+    VOC without the gray of ignored pixels.
     """
     return [
-        colour
-        for colour in dict.fromkeys([*DISTINCT, *voc_palette(512)])
-        if colour != IGNORED_COLOUR
+        color
+        for color in dict.fromkeys([*DISTINCT, *voc_palette(512)])
+        if color != IGNORE_INDEX_COLOR
     ][:classes]
 
 
-def voc_palette(count: int = 256) -> list[Colour]:
-    """The colours of PASCAL VOC: the bits of the index, the lowest first, dealt out to red, green
+def voc_palette(count: int = 256) -> list[Color]:
+    """The colors of PASCAL VOC: the bits of the index, the lowest first, dealt out to red, green
     and blue from the highest bit down; 255 is void.
     """
     return [
@@ -313,7 +315,7 @@ def voc_palette(count: int = 256) -> list[Colour]:
 
 
 def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries as LabelInfo takes them."""
+    """The entries as LabelSpec takes them."""
     result = dict(given)
     classes, values, palette = (given.get(key) for key in ("classes", "mask_values", "palette"))
     if classes is not None:
@@ -334,14 +336,12 @@ def _typed(root: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     if palette == "voc":
         result["palette"] = tuple(voc_palette())
     elif palette is not None:
-        if not isinstance(palette, (list, tuple)) or not all(
-            _is_colour(colour) for colour in palette
-        ):
+        if not isinstance(palette, (list, tuple)) or not all(_is_color(color) for color in palette):
             raise InputError(
                 f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
                 f" {palette!r}"
             )
-        result["palette"] = tuple(tuple(int(v) for v in colour) for colour in palette)
+        result["palette"] = tuple(tuple(int(v) for v in color) for color in palette)
     return {
         key: value for key, value in result.items() if value is not None or key == "ignore_index"
     }
@@ -351,11 +351,11 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_colour(colour: object) -> bool:
+def _is_color(color: object) -> bool:
     return (
-        isinstance(colour, (list, tuple))
-        and len(colour) == 3
-        and all(_is_integer(v) and 0 <= v <= 255 for v in colour)
+        isinstance(color, (list, tuple))
+        and len(color) == 3
+        and all(_is_integer(v) and 0 <= v <= 255 for v in color)
     )
 
 
@@ -369,7 +369,7 @@ def _values(masks: Sequence[Path], max_pixels: int) -> dict[int, Path]:
             continue  # the check of all files names it
         if array.ndim == 3:
             raise InputError(
-                f"{path}: a colour mask needs `classes` and `palette` in dataset.yaml (or"
+                f"{path}: a color mask needs `classes` and `palette` in dataset.yaml (or"
                 " data.classes and data.palette)"
             )
         for value in np.unique(array).tolist():
@@ -384,8 +384,8 @@ def _guess(
     InputError.
     """
     names = {"task": "binary", "classes": given.get("classes", ("background", "foreground"))}
-    if set(found) <= {0, 255} and IGNORED in found:
-        if given.get("ignore_index") == IGNORED:
+    if set(found) <= {0, 255} and IGNORE_INDEX in found:
+        if given.get("ignore_index") == IGNORE_INDEX:
             raise InputError(
                 f"{root}: masks hold only 0 and 255, and 255 is said to be ignored; give"
                 " mask_values, such as {0: 0, 255: 1}"
@@ -397,7 +397,7 @@ def _guess(
             )
         notes.append(f"masks hold 0 and 255: read as {' and '.join(names['classes'])}")
         return names | {"mask_values": {0: 0, 255: 1}}
-    indices = sorted(set(found) - {given.get("ignore_index", IGNORED)})
+    indices = sorted(set(found) - {given.get("ignore_index", IGNORE_INDEX)})
     gap = next((value for place, value in enumerate(indices) if value != place), None)
     if gap is not None and "classes" not in given:
         raise InputError(
@@ -407,7 +407,7 @@ def _guess(
         )
     if "classes" in given:
         return {}
-    ignored = ", 255 ignored" if IGNORED in found else ""
+    ignored = ", 255 ignored" if IGNORE_INDEX in found else ""
     if len(indices) <= 2:
         notes.append(f"masks hold 0 and 1: read as background and foreground{ignored}")
         return names

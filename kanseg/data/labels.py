@@ -11,15 +11,15 @@ import numpy as np
 from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.io.images import decode_mask, read_mask_values
 from kanseg.data.io.rasterize import Annotation
-from kanseg.data.label_spec import IGNORED, SUSPECT, LabelInfo
-from kanseg.data.sample import Sample, picture_mode, pixels_without_data
+from kanseg.data.label_spec import IGNORE_INDEX, SUSPECT, LabelSpec
+from kanseg.data.sample import Sample, pixels_without_data, sample_image_mode
 from kanseg.utils.errors import InputError
 
-_NO_CLASS = -1  # of colours
+_NO_CLASS = -1  # of colors
 _NO_COLOR = -1  # of an index
 
 
-def read_label(sample: Sample, info: LabelInfo, *, image: DecodedImage | None = None) -> np.ndarray:
+def read_label(sample: Sample, info: LabelSpec, *, image: DecodedImage | None = None) -> np.ndarray:
     """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of
     0 and 1; 255 where the pixel is ignored.
 
@@ -35,18 +35,18 @@ def read_label(sample: Sample, info: LabelInfo, *, image: DecodedImage | None = 
             pixels, where first).
     """
     if sample.mask is None:
-        raise InputError(f"{sample.image}: the picture has no mask masks/{sample.name}.png")
+        raise InputError(f"{sample.image}: the image has no mask masks/{sample.name}.png")
     label = _label(sample, info, image)
     nodata = pixels_without_data(sample) if image is None else image.nodata
     if nodata is not None and label.shape[-2:] == nodata.shape:
-        label[..., nodata] = IGNORED
+        label[..., nodata] = IGNORE_INDEX
     return label
 
 
-def _label(sample: Sample, info: LabelInfo, image: DecodedImage | None) -> np.ndarray:
+def _label(sample: Sample, info: LabelSpec, image: DecodedImage | None) -> np.ndarray:
     """The label map by the mask alone."""
     if isinstance(sample.mask, Annotation):
-        size = picture_mode(sample)[1] if image is None else image.shape[:2]
+        size = sample_image_mode(sample)[1] if image is None else image.shape[:2]
         size = sample.mask.checked_size(sample.image, size)
         if info.task == "multilabel":
             return sample.mask.draw_each(size, len(info.classes))
@@ -56,12 +56,12 @@ def _label(sample: Sample, info: LabelInfo, image: DecodedImage | None) -> np.nd
     return _classes(sample, info)
 
 
-def _classes(sample: Sample, info: LabelInfo) -> np.ndarray:
+def _classes(sample: Sample, info: LabelSpec) -> np.ndarray:
     """(H, W) from one file."""
     mask = decode_mask(sample.mask, max_pixels=sample.max_pixels)
     values = mask.values
     if values.ndim == 3:
-        return _from_colours(values, sample.mask, info)
+        return _from_colors(values, sample.mask, info)
     if mask.palette is not None:
         used = np.unique(values).tolist()
         by_color = indices_by_color(colors_of(mask.palette, used), info, name=str(sample.mask))
@@ -81,11 +81,11 @@ def colors_of(palette: np.ndarray, used: Sequence[int]) -> dict[int, int]:
 
 
 def indices_by_color(
-    colors: Mapping[int, int], info: LabelInfo, *, name: str = ""
+    colors: Mapping[int, int], info: LabelSpec, *, name: str = ""
 ) -> dict[int, int] | None:
-    """Index in a file -> class index (`IGNORED` for void) by the colors of its palette, whose order
-    need not be that of the classes; None where it is read by its indices: without a palette in
-    dataset.yaml, with mask_values, or where its colors are others (a palette for display).
+    """Index in a file -> class index (`IGNORE_INDEX` for void) by the colors of its palette, whose
+    order need not be that of the classes; None where it is read by its indices: without a palette
+    in dataset.yaml, with mask_values, or where its colors are others (a palette for display).
 
     Args:
         colors: index -> color, of the indices that are used, as of `colors_of`.
@@ -113,16 +113,16 @@ def indices_by_color(
     )
 
 
-def _class_name(index: int, info: LabelInfo) -> str:
-    return "void" if index == IGNORED else repr(info.classes[index])
+def _class_name(index: int, info: LabelSpec) -> str:
+    return "void" if index == IGNORE_INDEX else repr(info.classes[index])
 
 
 def _rgb(code: int) -> list[int] | None:
     return None if code == _NO_COLOR else [code >> 16, code >> 8 & 255, code & 255]
 
 
-def _layers(sample: Sample, info: LabelInfo) -> np.ndarray:
-    """(N, H, W) from a file a class; a class without one is nowhere in the picture."""
+def _layers(sample: Sample, info: LabelSpec) -> np.ndarray:
+    """(N, H, W) from a file a class; a class without one is nowhere in the image."""
     layers = [
         None if path is None else _layer(path, info, sample.max_pixels) for path in sample.mask
     ]
@@ -136,14 +136,14 @@ def _layers(sample: Sample, info: LabelInfo) -> np.ndarray:
             first = f"{there[0][0]} {there[0][1][1]}x{there[0][1][0]}"
             raise InputError(
                 f"{path}: the mask is {shape[1]}x{shape[0]} and {first} pixels; the masks of a"
-                " picture must have one size"
+                " image must have one size"
             )
     return np.stack(
         [np.zeros(there[0][1], np.uint8) if layer is None else layer for layer in layers]
     )
 
 
-def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
+def _layer(path: Path, info: LabelSpec, max_pixels: int) -> np.ndarray:
     """(H, W) of 0, 1 and 255 from the file of one class."""
     values = read_mask_values(path, max_pixels=max_pixels)
     if values.ndim == 3:
@@ -154,18 +154,18 @@ def _layer(path: Path, info: LabelInfo, max_pixels: int) -> np.ndarray:
     ignored = [info.ignore_index, *(info.mask_values or ())]
     for value in ignored:
         if value is not None:
-            present[values == value] = IGNORED
-    bad = (values < 0) & (present != IGNORED)
+            present[values == value] = IGNORE_INDEX
+    bad = (values < 0) & (present != IGNORE_INDEX)
     if bad.any():
         raise InputError(
             f"{path}: value {_first(values, bad)} is no class; expected 0 (absent) or more"
             " (present); correct the mask, or name the value in mask_values, such as"
-            f" {{{int(values[bad][0])}: {IGNORED}}} (ignored)"
+            f" {{{int(values[bad][0])}: {IGNORE_INDEX}}} (ignored)"
         )
     return present
 
 
-def _look_up(values: np.ndarray, info: LabelInfo, path: Path) -> np.ndarray:
+def _look_up(values: np.ndarray, info: LabelSpec, path: Path) -> np.ndarray:
     """Values of a file -> class indices; one that is no class is an InputError."""
     classes, without = info.tables
     below = {value: index for value, index in info.index_of_value.items() if value < 0}
@@ -197,13 +197,13 @@ def _of_table(
     return result
 
 
-def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray:
-    """(H, W, 3) colours -> class indices by the palette; its entry at `ignore_index` is the void
-    colour.
+def _from_colors(values: np.ndarray, path: Path, info: LabelSpec) -> np.ndarray:
+    """(H, W, 3) colors -> class indices by the palette; its entry at `ignore_index` is the void
+    color.
     """
     if info.palette is None:
         raise InputError(
-            f"{path}: a colour mask, but the data set has no palette; give one RGB colour per class"
+            f"{path}: a color mask, but the data set has no palette; give one RGB color per class"
             " in dataset.yaml"
         )
     if values.dtype != np.uint8 or values.shape[2] != 3:
@@ -213,14 +213,14 @@ def _from_colours(values: np.ndarray, path: Path, info: LabelInfo) -> np.ndarray
         )
     code = _code(values.astype(np.int64))
     label = np.full(code.shape, _NO_CLASS, dtype=np.int32)
-    for index, colour in enumerate(info.palette):
+    for index, color in enumerate(info.palette):
         if index < len(info.classes) or index == info.ignore_index:
-            label[code == _code(np.array(colour))] = (
-                IGNORED if index == info.ignore_index else index
+            label[code == _code(np.array(color))] = (
+                IGNORE_INDEX if index == info.ignore_index else index
             )
     bad = label == _NO_CLASS
     if bad.any():
-        raise InputError(f"{path}: colour {_first(values, bad)} is not in the palette")
+        raise InputError(f"{path}: color {_first(values, bad)} is not in the palette")
     return label.astype(np.uint8)
 
 
@@ -233,5 +233,5 @@ def _first(values: np.ndarray, bad: np.ndarray) -> str:
     )
 
 
-def _code(colours: np.ndarray) -> np.ndarray:
-    return colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+def _code(colors: np.ndarray) -> np.ndarray:
+    return colors[..., 0] << 16 | colors[..., 1] << 8 | colors[..., 2]

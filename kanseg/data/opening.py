@@ -98,7 +98,7 @@ def folder_of_fold(folder: Folder, data: DataConfig) -> Folder:
     )
     note = (
         f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {_unit(folder)}"
-        f" of {' + '.join(names)}: {len(rest)} pictures to train on, {len(held_out)} held out as"
+        f" of {' + '.join(names)}: {len(rest)} images to train on, {len(held_out)} held out as"
         f" {data.val[0]} (all folds, by a hash: {', '.join(str(len(part)) for part in parts)})"
     )
     broken = {name: error for name, error in folder.broken.items() if name not in splits}
@@ -128,7 +128,7 @@ def _check_folds(data: DataConfig) -> None:
 
 
 def _unit(folder: Folder) -> str:
-    return "pictures" if folder.groups is None else "groups"
+    return "images" if folder.groups is None else "groups"
 
 
 def _warned(folder: Folder, data: DataConfig) -> Folder:

@@ -1,4 +1,4 @@
-"""Label maps and pictures as RGB that a person can look at."""
+"""Label maps and images as RGB that a person can look at."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 
 from kanseg.data.io.images import to_channels
-from kanseg.data.label_spec import IGNORED, IGNORED_COLOUR, Colour
+from kanseg.data.label_spec import IGNORE_INDEX, IGNORE_INDEX_COLOR, Color
 
 WRONG, MISSED = (230, 30, 60), (30, 110, 255)
-_IGNORED_COLOURS = (IGNORED_COLOUR, (255, 255, 255), (255, 0, 255))
+_IGNORE_INDEX_COLORS = (IGNORE_INDEX_COLOR, (255, 255, 255), (255, 0, 255))
 
 
 def viewable(image: np.ndarray) -> np.ndarray:
@@ -29,44 +29,44 @@ def viewable(image: np.ndarray) -> np.ndarray:
     return (np.clip((image - low) / max(high - low, least), 0, 1) * 255).astype(np.uint8)
 
 
-def ignored_colour(colours: Sequence[Colour]) -> Colour:
-    """What ignored pixels are drawn in: grey, or white (then magenta) where a class of the palette
-    is about as grey.
+def ignored_color(colors: Sequence[Color]) -> Color:
+    """What ignored pixels are drawn in: gray, or white (then magenta) where a class of the palette
+    is about as gray.
     """
-    taken = np.int64(colours).reshape(-1, 3)
+    taken = np.int64(colors).reshape(-1, 3)
     return next(
-        (colour for colour in _IGNORED_COLOURS if (np.abs(taken - colour).max(axis=1) > 24).all()),
-        IGNORED_COLOUR,
+        (color for color in _IGNORE_INDEX_COLORS if (np.abs(taken - color).max(axis=1) > 24).all()),
+        IGNORE_INDEX_COLOR,
     )
 
 
-def colourise(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
-    """Label map -> (H, W, 3) RGB; ignored pixels have the `ignored_colour`.
+def colorize(label: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Label map -> (H, W, 3) RGB; ignored pixels have the `ignored_color`.
 
     Args:
         label: (H, W) class indices, or (N, H, W) of 0 and 1 for each of N classes (multilabel); 255
-            is ignored. Where several classes overlap, a pixel has the mean of their colours, and
+            is ignored. Where several classes overlap, a pixel has the mean of their colors, and
             the border of each is drawn in its own.
-        colours: an RGB colour per class.
+        colors: an RGB color per class.
     """
     if label.ndim == 3:
-        return _blend(label, colours)
+        return _blend(label, colors)
     table = np.zeros((256, 3), dtype=np.uint8)
-    table[: len(colours)] = colours
-    table[IGNORED] = ignored_colour(colours)
+    table[: len(colors)] = colors
+    table[IGNORE_INDEX] = ignored_color(colors)
     return table[label.astype(np.uint8)]
 
 
 def overlay(
-    image: np.ndarray, label: np.ndarray, colours: Sequence[Colour], *, opacity: float = 0.4
+    image: np.ndarray, label: np.ndarray, colors: Sequence[Color], *, opacity: float = 0.4
 ) -> np.ndarray:
-    """(H, W, C) picture and a label map as of `colourise` -> (H, W, 3) RGB: classes (from 1 on, or
+    """(H, W, C) image and a label map as of `colorize` -> (H, W, 3) RGB: classes (from 1 on, or
     all of multilabel) tinted, their borders drawn.
     """
-    picture, painted = viewable(image), colourise(label, colours)
-    tinted = cv2.addWeighted(picture, 1 - opacity, painted, opacity, 0)
+    rgb, painted = viewable(image), colorize(label, colors)
+    tinted = cv2.addWeighted(rgb, 1 - opacity, painted, opacity, 0)
     classes = label.astype(bool).any(axis=0) if label.ndim == 3 else label > 0
-    result = np.where(classes[:, :, None], tinted, picture)
+    result = np.where(classes[:, :, None], tinted, rgb)
     if label.ndim == 3:
         border = np.any([_inner_border(there == 1) for there in label], axis=0)
     else:
@@ -83,19 +83,19 @@ def error_map(
     predicted: np.ndarray,
     *,
     sides: bool,
-    ignored_in: Colour = IGNORED_COLOUR,
+    ignored_in: Color = IGNORE_INDEX_COLOR,
 ) -> np.ndarray:
-    """The dimmed picture (H, W, 3) with the wrong pixels in red and those that are ignored (in
-    every class) in grey or another colour.
+    """The dimmed image (H, W, 3) with the wrong pixels in red and those that are ignored (in
+    every class) in gray or another color.
 
     Args:
         image: (H, W, 3) uint8.
-        truth, predicted: label maps as of `colourise`; a multilabel pixel is wrong where any class
+        truth, predicted: label maps as of `colorize`; a multilabel pixel is wrong where any class
         is.
         sides: whether class 1 that was missed is blue, so that red says made up.
-        ignored_in: colour of ignored pixels.
+        ignored_in: color of ignored pixels.
     """
-    ignored = truth == IGNORED
+    ignored = truth == IGNORE_INDEX
     wrong, missed = (predicted != truth) & ~ignored, (predicted == 0) & (truth == 1)
     if truth.ndim == 3:
         wrong, missed, ignored = wrong.any(axis=0), missed.any(axis=0), ignored.all(axis=0)
@@ -107,18 +107,18 @@ def error_map(
     return error
 
 
-def _blend(label: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
+def _blend(label: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
     there = label == 1
-    mixed = np.einsum("nhw,nc->hwc", there, np.float32(colours[: len(label)]), dtype=np.float32)
-    picture = (mixed / np.maximum(there.sum(axis=0), 1)[:, :, None]).astype(np.uint8)
-    for mask, colour in zip(there, colours, strict=False):
-        picture[_inner_border(mask)] = colour
-    picture[(label == IGNORED).all(axis=0)] = ignored_colour(colours)
-    return picture
+    mixed = np.einsum("nhw,nc->hwc", there, np.float32(colors[: len(label)]), dtype=np.float32)
+    image = (mixed / np.maximum(there.sum(axis=0), 1)[:, :, None]).astype(np.uint8)
+    for mask, color in zip(there, colors, strict=False):
+        image[_inner_border(mask)] = color
+    image[(label == IGNORE_INDEX).all(axis=0)] = ignored_color(colors)
+    return image
 
 
 def _inner_border(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask (H, W) bool that have a neighbour outside it; the edge of the picture is
+    """The pixels of a mask (H, W) bool that have a neighbor outside it; the edge of the image is
     no border.
     """
     return mask & ~cv2.erode(

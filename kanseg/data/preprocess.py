@@ -1,4 +1,4 @@
-"""What is done to a picture before a network sees it: once, here, in training as in prediction."""
+"""What is done to a image before a network sees it: once, here, in training as in prediction."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Preprocess:
     Args:
         channels: what the network takes.
         mean, std: per channel, of the values in [0, 1] after the gamma.
-        gamma: exponent on the values in [0, 1]; 0.5 spreads dark pictures.
-        resize: (H', W') that every picture is scaled to, or None for its own size.
+        gamma: exponent on the values in [0, 1]; 0.5 spreads dark images.
+        resize: (H', W') that every image is scaled to, or None for its own size.
         interpolation: "linear", or "area" for the mean over the pixels that fall into one (when it
             shrinks).
-        floats: whether the pictures hold floats, whose values are taken as they are, instead of
+        floats: whether the images hold floats, whose values are taken as they are, instead of
             integers, which are scaled to [0, 1].
     """
 
@@ -39,9 +39,9 @@ class Preprocess:
     interpolation: str = "linear"
     floats: bool = False
 
-    def fit(self, image: np.ndarray | DecodedImage, *, name: str = "picture") -> np.ndarray:
+    def fit(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> np.ndarray:
         """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type. Pixels without
-        data become the mean of the training pictures, which the network sees as 0.
+        data become the mean of the training images, which the network sees as 0.
 
         Raises:
             InputError: channels that the network does not take; floats for integers or the reverse;
@@ -49,7 +49,7 @@ class Preprocess:
         """
         if (image.dtype == np.float32) != self.floats:
             raise InputError(
-                f"{name}: a picture of {image.dtype} values, and the training pictures hold"
+                f"{name}: a image of {image.dtype} values, and the training images hold"
                 f" {'floats' if self.floats else 'integers'}; convert it"
             )
         decoded = as_decoded(image)
@@ -68,12 +68,12 @@ class Preprocess:
         return image
 
     def _mean_as_stored(self, dtype: np.dtype) -> np.ndarray:
-        """(channels,) the values that are normalised to 0, for integers as near as they can be."""
+        """(channels,) the values that are normalized to 0, for integers as near as they can be."""
         mean = np.broadcast_to(np.asarray(self.mean, dtype=np.float64), (self.channels,))
         values = np.clip(mean, 0, 1) ** (1 / self.gamma) if self.gamma != 1.0 else mean
         return np.round(values * np.iinfo(dtype).max) if dtype.kind == "u" else values
 
-    def scale(self, image: np.ndarray | DecodedImage, *, name: str = "picture") -> np.ndarray:
+    def scale(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> np.ndarray:
         """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of
         `resize`; InputError as of `fit`.
         """
@@ -91,18 +91,18 @@ class Preprocess:
         )
         return values if self.gamma == 1.0 else np.clip(values, 0, 1) ** self.gamma
 
-    def normalise(self, image: np.ndarray) -> Tensor:
+    def normalize(self, image: np.ndarray) -> Tensor:
         """(H, W, channels) integers or floats -> (channels, H, W) float32."""
         if image.dtype == np.uint8:
-            return self.normalise_bytes(
+            return self.normalize_bytes(
                 torch.from_numpy(np.require(image, requirements=["C", "W"]))
             )
         values = (self.encode(image) - np.float32(self.mean)) / np.float32(self.std)
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
 
-    def normalise_bytes(self, images: Tensor) -> Tensor:
+    def normalize_bytes(self, images: Tensor) -> Tensor:
         """(..., H, W, channels) uint8 -> (..., channels, H, W) float32 on the same device, with the
-        very values of `normalise`.
+        very values of `normalize`.
         """
         # By a table of all values there can be, which is several times faster than the formula.
         if images.device.type == "cpu":
@@ -115,9 +115,9 @@ class Preprocess:
         values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], self.channels, axis=2)
         return ((self.encode(values) - np.float32(self.mean)) / np.float32(self.std))[:, 0].T.copy()
 
-    def __call__(self, image: np.ndarray | DecodedImage, *, name: str = "picture") -> Tensor:
+    def __call__(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> Tensor:
         """(H, W, C) integers -> (channels, H', W') float32."""
-        return self.normalise(self.scale(image, name=name))
+        return self.normalize(self.scale(image, name=name))
 
 
 def _by_opencv(images: Tensor, table: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""One picture and what is known of its classes."""
+"""One image and what is known of its classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Mask: TypeAlias = "Path | tuple[Path | None, ...] | Annotation | None"
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and its mask (None for a picture without one); a picture of more than
+    """One image and its mask (None for a image without one); a image of more than
     `max_pixels` is refused.
     """
 
@@ -30,26 +30,26 @@ class Sample:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files that the sample is read from, the picture first."""
+        """All files that the sample is read from, the image first."""
         masks = self.mask if isinstance(self.mask, tuple) else (self.mask,)
         paths = [mask.source if isinstance(mask, Annotation) else mask for mask in masks]
         return (self.image, *(path for path in paths if path is not None))
 
 
-def read_picture(sample: Sample) -> DecodedImage:
-    """The picture of a sample, as of `decode_image`, within its limit of pixels."""
+def read_sample_image(sample: Sample) -> DecodedImage:
+    """The image of a sample, as of `decode_image`, within its limit of pixels."""
     return decode_image(sample.image, max_pixels=sample.max_pixels)
 
 
 def pixels_without_data(sample: Sample) -> np.ndarray | None:
-    """(H, W) bool: where the picture of a sample has no data; None where it has all. Pictures that
+    """(H, W) bool: where the image of a sample has no data; None where it has all. Images that
     do not name a number for that are not decoded.
     """
     if not states_nodata(sample.image, max_pixels=sample.max_pixels):
         return None
-    return read_picture(sample).nodata
+    return read_sample_image(sample).nodata
 
 
-def picture_mode(sample: Sample) -> tuple[str, tuple[int, int]]:
-    """(kind, (H, W)) of the picture from its header, as of `image_mode`."""
+def sample_image_mode(sample: Sample) -> tuple[str, tuple[int, int]]:
+    """(kind, (H, W)) of the image from its header, as of `image_mode`."""
     return image_mode(sample.image, max_pixels=sample.max_pixels)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 
 
 def foreground_window(
     mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[slice, slice] | None:
-    """A random window that holds a random pixel of a class drawn evenly from those in the picture;
+    """A random window that holds a random pixel of a class drawn evenly from those in the image;
     None where there are none.
 
     Args:
         mask: (H, W) class indices, of which 0 is the background, or (N, H, W) of 0 and 1; 255 is
             ignored.
-        size: (h, w) of the window; smaller where the picture is smaller.
+        size: (h, w) of the window; smaller where the image is smaller.
         rng: random numbers.
     """
     place = _pixel_of_a_class(mask, rng)
@@ -35,8 +35,8 @@ def _pixel_of_a_class(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, 
     if mask.ndim == 3:
         present = np.flatnonzero((mask == 1).any(axis=(1, 2)))
     else:
-        counts = np.bincount(mask.ravel(), minlength=IGNORED + 1)
-        present = np.flatnonzero(counts[1:IGNORED]) + 1
+        counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+        present = np.flatnonzero(counts[1:IGNORE_INDEX]) + 1
     if not len(present):
         return None
     chosen = int(present[rng.integers(len(present))])

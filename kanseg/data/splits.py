@@ -36,7 +36,7 @@ def list_files(folder: Path) -> list[Path]:
 
 def read_lists(
     files: Iterable[Path],
-    pictures: Mapping[str, Path],
+    images: Mapping[str, Path],
     broken: dict[str, InputError],
     *,
     where: str = "images/",
@@ -47,23 +47,23 @@ def read_lists(
     names: dict[str, list[str]] = {}
     for path in files:
         try:
-            names[path.stem] = _read_stems(path, pictures, where)
+            names[path.stem] = _read_stems(path, images, where)
         except InputError as error:
             broken[path.stem] = error
     return names
 
 
-def _read_stems(path: Path, pictures: Mapping[str, Path], where: str) -> list[str]:
-    """The names in a split file, each of which must be a picture."""
+def _read_stems(path: Path, images: Mapping[str, Path], where: str) -> list[str]:
+    """The names in a split file, each of which must be a image."""
     stems = [nfc(line.strip()) for line in read_text(path).splitlines() if line.strip()]
     bad = [stem for stem in stems if "/" in stem or "\\" in stem or stem in (".", "..")]
     if bad:
         raise InputError(f"{path}: {bad[0]!r} is not a plain file stem; paths are refused")
-    missing = [stem for stem in stems if stem not in pictures]
+    missing = [stem for stem in stems if stem not in images]
     if missing:
         raise InputError(
-            f"{path}: {len(missing)} of {len(stems)} names have no picture in {where} (the first:"
-            f" {missing[0]!r}{nearest(missing[0], pictures)})"
+            f"{path}: {len(missing)} of {len(stems)} names have no image in {where} (the first:"
+            f" {missing[0]!r}{nearest(missing[0], images)})"
         )
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -170,7 +170,7 @@ def group_each(
     missing = [name for name in names if name not in groups]
     if missing:
         raise InputError(
-            f"{root / 'groups.csv'}: {len(missing)} pictures have no group (the first:"
+            f"{root / 'groups.csv'}: {len(missing)} images have no group (the first:"
             f" {missing[0]!r}{nearest(missing[0], groups)})"
         )
     return {name: groups[name] for name in names}

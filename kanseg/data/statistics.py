@@ -1,4 +1,4 @@
-"""What a whole set of pictures is like: mean and deviation of its channels, pixels of its
+"""What a whole set of images is like: mean and deviation of its channels, pixels of its
 classes.
 """
 
@@ -13,17 +13,17 @@ import numpy as np
 
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.io.decoded import DecodedImage
-from kanseg.data.label_spec import IGNORED, LabelInfo
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
-from kanseg.data.sample import Sample, read_picture
+from kanseg.data.sample import Sample, read_sample_image
 from kanseg.utils.errors import InputError
 
 
 def channel_statistics(
     source: Sequence[Sample] | ImageSource, preprocess: Preprocess, *, at_most: int = 256
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of (at most 256, evenly chosen) pictures, in [0, 1]
+    """Mean and standard deviation per channel of (at most 256, evenly chosen) images, in [0, 1]
     after the gamma.
     """
     chosen = np.linspace(0, len(source) - 1, min(at_most, len(source))).astype(int).tolist()
@@ -32,7 +32,7 @@ def channel_statistics(
         if isinstance(source, ImageSource):
             image, _, name = source.decoded(index)
         else:
-            image, name = read_picture(source[index]), str(source[index].image)
+            image, name = read_sample_image(source[index]), str(source[index].image)
         values = _values_with_data(image, preprocess, name)
         if not len(values):
             continue
@@ -40,7 +40,7 @@ def channel_statistics(
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
     if count == 0:
-        raise InputError("none of the pictures that statistics are taken of has a pixel with data")
+        raise InputError("none of the images that statistics are taken of has a pixel with data")
     mean = total / count
     variance = np.maximum(square / count - mean**2, 0)
     if preprocess.floats:  # their unit may be small: no least deviation, and six digits that count
@@ -62,7 +62,7 @@ def _values_with_data(image: DecodedImage, preprocess: Preprocess, name: str) ->
     return values[nodata.ravel() == 0]
 
 
-def class_frequencies(samples: Sequence[Sample], info: LabelInfo) -> np.ndarray:
+def class_frequencies(samples: Sequence[Sample], info: LabelSpec) -> np.ndarray:
     """Pixels of each class in the masks of a set, ignored ones left out: (N,) int64, or of a
     multilabel task (N, 2) [absent, present].
 
@@ -75,8 +75,10 @@ def class_frequencies(samples: Sequence[Sample], info: LabelInfo) -> np.ndarray:
     return np.sum(counts, axis=0, dtype=np.int64) if counts else np.zeros(shape, dtype=np.int64)
 
 
-def _count(sample: Sample, info: LabelInfo) -> np.ndarray:
+def _count(sample: Sample, info: LabelSpec) -> np.ndarray:
     label = read_label(sample, info)
     if info.task == "multilabel":
-        return np.stack([np.bincount(layer.ravel(), minlength=IGNORED + 1)[:2] for layer in label])
-    return np.bincount(label.ravel(), minlength=IGNORED + 1)[: len(info.classes)]
+        return np.stack(
+            [np.bincount(layer.ravel(), minlength=IGNORE_INDEX + 1)[:2] for layer in label]
+        )
+    return np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)[: len(info.classes)]

@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
 
 class Augmentation:
-    """(picture, label map, seed) -> (picture, label map): the same seed gives the same result,
+    """(image, label map, seed) -> (image, label map): the same seed gives the same result,
     whatever came before.
 
     Args:
         transforms: [{name: {option: value}}] or names alone; names and options are those of
             albumentations 2.0.
-        crop: (h, w) of a random crop that comes first, padded where the picture is smaller; or
+        crop: (h, w) of a random crop that comes first, padded where the image is smaller; or
             None.
         foreground: share of the crops that are laid around a class (`foreground_window`), from 0 to
             1.
@@ -72,13 +72,13 @@ class Augmentation:
             )
 
     def __call__(
-        self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "picture"
+        self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "image"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, C) and (H, W) or (N, H, W) uint8 -> the same, changed alike; a uint16 picture
+        """(H, W, C) and (H, W) or (N, H, W) uint8 -> the same, changed alike; a uint16 image
         comes back as float32 in [0, 1].
 
         Raises:
-            InputError: a transform fails on this picture, or returns something else than a picture
+            InputError: a transform fails on this image, or returns something else than a image
                 of its type.
         """
         if self.empty:
@@ -96,8 +96,8 @@ class Augmentation:
         image, mask = self._apply((image - np.float32(low)) / span, mask, seed, name)
         return image * span + np.float32(low), mask
 
-    def check(self, image: np.ndarray, *, name: str = "picture") -> None:
-        """Whether all transforms take pictures of this type and number of channels, also those that
+    def check(self, image: np.ndarray, *, name: str = "image") -> None:
+        """Whether all transforms take images of this type and number of channels, also those that
         are seldom applied.
 
         Raises:
@@ -109,7 +109,7 @@ class Augmentation:
         for transform in self._compose.transforms:
             if _works(transform, values[:, :, [0] * 3]) and not _works(transform, values):
                 raise InputError(
-                    f"{name}: augmentation {type(transform).__name__} is made for colours and does"
+                    f"{name}: augmentation {type(transform).__name__} is made for colors and does"
                     f" not take {image.shape[2]} channels of {values.dtype}; leave it out, or set"
                     " data.channels to 3 (or 1)"
                 )
@@ -142,7 +142,7 @@ class Augmentation:
         # can mend
         except Exception as error:
             raise InputError(
-                f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} picture:"
+                f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} image:"
                 f" {' '.join(str(error).split())}"
             ) from error
         changed, label = result["image"], result["mask"]
@@ -156,7 +156,7 @@ class Augmentation:
         ):
             made = f"{changed.dtype} {tuple(changed.shape)}"
             raise InputError(
-                f"{name}: augmentation made {made} of a {image.dtype} picture; leave out"
+                f"{name}: augmentation made {made} of a {image.dtype} image; leave out"
                 " ToTensorV2, Normalize and the like"
             )
         return changed.reshape(*size, image.shape[2]), label
@@ -168,12 +168,12 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def _works(transform: object, image: np.ndarray) -> bool:
-    """Whether a transform, applied for certain, takes the picture."""
+    """Whether a transform, applied for certain, takes the image."""
     always = copy.deepcopy(transform)
     always.p = 1.0
     try:
         always(image=np.ascontiguousarray(image))
-    except Exception:  # whatever it is, `check` compares with a picture of colours
+    except Exception:  # whatever it is, `check` compares with a image of colors
         return False
     return True
 
@@ -230,7 +230,7 @@ def _build(spec: Mapping[str, Mapping[str, object]] | str):
                 f" {', '.join(allowed)})"
             )
     if "fill_mask" in allowed:
-        options.setdefault("fill_mask", IGNORED)
+        options.setdefault("fill_mask", IGNORE_INDEX)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         try:

@@ -1,6 +1,6 @@
 """Encoders: image -> feature pyramid."""
 
-from kanseg.encoders.external import ForeignEncoder, foreign_encoder, is_foreign
+from kanseg.encoders.external import ExternalEncoder, external_encoder, is_external
 from kanseg.encoders.pyramid import (
     ENCODERS,
     Encoder,
@@ -14,12 +14,12 @@ from kanseg.encoders.stems import check_width, first_stages, shrinking_stem
 __all__ = [
     "ENCODERS",
     "Encoder",
-    "ForeignEncoder",
+    "ExternalEncoder",
     "check_size",
     "check_width",
     "first_stages",
-    "foreign_encoder",
-    "is_foreign",
+    "external_encoder",
+    "is_external",
     "residual_encoder",
     "scaled",
     "shrinking_stem",

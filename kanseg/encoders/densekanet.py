@@ -17,7 +17,7 @@ from kanseg.layers.dense import DenseBlock
 
 class Plan(NamedTuple):
     """Layers of each block, channels that each layer adds, channels of the stem, and how much that
-    shrinks the picture.
+    shrinks the image.
     """
 
     layers: tuple[int, ...]
@@ -49,11 +49,11 @@ def densekanet_encoder(
     transition: Callable[[int, int], nn.Sequential] | None = None,
 ) -> Encoder:
     """Stem and dense blocks; between blocks `transition` halves the channels, a mean of 2x2 pixels
-    the picture.
+    the image.
 
     `width` (channels of the stem, 64 or 96), `growth` (channels that a layer adds) and
     `stem_stride` are those of the name by default; growth follows the width. `stem_stride=1` suits
-    pictures of 32 pixels.
+    images of 32 pixels.
     """
     width = plan.width if width is None else width
     check_width(width)

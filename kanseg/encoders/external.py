@@ -36,23 +36,23 @@ TIMM_OPTIONS = {
 }
 
 
-class ForeignEncoder(nn.Module):
-    """Someone else's encoder: (B, C, H, W) -> depth + 1 features, the picture itself first; any H
+class ExternalEncoder(nn.Module):
+    """Someone else's encoder: (B, C, H, W) -> depth + 1 features, the image itself first; any H
     and W from 1 on.
 
     Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); 0 channels
     where the encoder has no feature of that size (vision transformers start at i = 2). The right
-    and lower border of a picture are repeated up to a multiple of 32.
+    and lower border of a image are repeated up to a multiple of 32.
 
     Args:
-        body: picture -> features from large to small.
+        body: image -> features from large to small.
         places: for each i from 1 to depth which of these it is, or None for none.
         channels: of the features 1 to depth.
         in_channels: C.
         channels_last: whether the features are (B, H, W, C).
     """
 
-    begins_with_picture = True
+    begins_with_image = True
 
     def __init__(
         self,
@@ -77,13 +77,13 @@ class ForeignEncoder(nn.Module):
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the picture per pixel of the deepest feature."""
+        """Pixels of the image per pixel of the deepest feature."""
         return 2**self.depth
 
     def forward(self, x: Tensor) -> list[Tensor]:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
+                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
             )
         height, width = x.shape[-2:]
         # of 32 at any depth: some take larger kernels to small features
@@ -103,15 +103,15 @@ class ForeignEncoder(nn.Module):
         return feature.movedim(-1, 1) if self.channels_last else feature
 
 
-def foreign_encoder(
+def external_encoder(
     name: str, in_channels: int = 3, *, depth: int = 5, weights: Weights = None, **options: object
-) -> ForeignEncoder:
+) -> ExternalEncoder:
     """An encoder of another library: (B, in_channels, H, W) -> depth + 1 features.
 
     Args:
         name: "smp-NAME" for an encoder of segmentation_models.pytorch ("smp-resnet34"), "timm-NAME"
             for a model of timm ("timm-convnext_tiny").
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         depth: halvings, 1 to 5.
         weights: pretrained weights, which are downloaded: of SMP a name such as "imagenet"; of timm
             True or a tag; None for none.
@@ -130,18 +130,18 @@ def foreign_encoder(
             f" {name!r}"
         )
     if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 5:
-        raise ValueError(f"depth (halvings of the picture) must be 1 to 5, got {depth!r}")
+        raise ValueError(f"depth (halvings of the image) must be 1 to 5, got {depth!r}")
     return ORIGINS[origin](rest, in_channels, depth, weights, options)
 
 
-def is_foreign(name: str) -> bool:
-    """Whether a name is one for `foreign_encoder`."""
+def is_external(name: str) -> bool:
+    """Whether a name is one for `external_encoder`."""
     return name.partition("-")[0] in ORIGINS and "-" in name
 
 
 def _smp_encoder(
     name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]
-) -> ForeignEncoder:
+) -> ExternalEncoder:
     try:
         from segmentation_models_pytorch import encoders
     except ModuleNotFoundError as error:
@@ -172,7 +172,7 @@ def _smp_encoder(
     )
     channels = list(body.out_channels[1 : depth + 1])
     places = [i if c > 0 else None for i, c in enumerate(channels, start=1)]
-    return ForeignEncoder(body, places=places, channels=channels, in_channels=in_channels)
+    return ExternalEncoder(body, places=places, channels=channels, in_channels=in_channels)
 
 
 def _is_renamed(name: str) -> bool:
@@ -210,7 +210,7 @@ def _check_timm_options(name: str, options: Mapping[str, object]) -> None:
 
 def _timm_encoder(
     name: str, in_channels: int, depth: int, weights: Weights, options: dict[str, object]
-) -> ForeignEncoder:
+) -> ExternalEncoder:
     try:
         import timm
     except ModuleNotFoundError as error:
@@ -251,9 +251,9 @@ def _timm_encoder(
     found = body.feature_info.channels()
     channels = [0 if place is None else found[place] for place in places]
     last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
-    return ForeignEncoder(
+    return ExternalEncoder(
         body, places=places, channels=channels, in_channels=in_channels, channels_last=last
     )
 
 
-ORIGINS: dict[str, Callable[..., ForeignEncoder]] = {"smp": _smp_encoder, "timm": _timm_encoder}
+ORIGINS: dict[str, Callable[..., ExternalEncoder]] = {"smp": _smp_encoder, "timm": _timm_encoder}

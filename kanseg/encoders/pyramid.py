@@ -19,15 +19,15 @@ ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 
 
 class Encoder(nn.Module, _Pretrained):
-    """A list of stages, each halving the picture but the first: (B, C, H, W) -> depth + 1 features.
+    """A list of stages, each halving the image but the first: (B, C, H, W) -> depth + 1 features.
 
     Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r), r = 2^i, but no
     more than `output_stride` after `make_dilated`; any H and W from 1 on. Where stage 0 is an
-    Identity, feature 0 is the picture itself.
+    Identity, feature 0 is the image itself.
 
     Args:
         stages: depth + 1 modules; stage 0 keeps the size, the others halve it (rounding up).
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of each stage's output.
     """
 
@@ -47,19 +47,19 @@ class Encoder(nn.Module, _Pretrained):
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the picture per pixel of the deepest feature."""
+        """Pixels of the image per pixel of the deepest feature."""
         return min(2**self.depth, self._least_stride or 2**self.depth)
 
     @property
-    def begins_with_picture(self) -> bool:
-        """Whether feature 0 is the picture itself."""
+    def begins_with_image(self) -> bool:
+        """Whether feature 0 is the image itself."""
         return isinstance(self.stages[0], nn.Identity)
 
     def set_in_channels(self, in_channels: int, *, pretrained: bool = True) -> None:
-        """Read pictures of another number of channels, keeping what was learned, as of
+        """Read images of another number of channels, keeping what was learned, as of
         `KANConv2d.set_in_channels`.
 
-        The layers that are handed the picture are found by showing the encoder a small one. With
+        The layers that are handed the image are found by showing the encoder a small one. With
         pretrained=False their weights are drawn anew.
         """
         if in_channels == self.in_channels:
@@ -67,7 +67,7 @@ class Encoder(nn.Module, _Pretrained):
         readers = layers_that_read(self.stages, self.in_channels)
         if not readers:
             raise ValueError(
-                "no convolution of this encoder reads the picture itself: it cannot be set to"
+                "no convolution of this encoder reads the image itself: it cannot be set to"
                 " another number of channels"
             )
         for layer in readers:
@@ -77,7 +77,7 @@ class Encoder(nn.Module, _Pretrained):
                 layer.set_in_channels(in_channels)
             if not pretrained:
                 layer.reset_parameters()
-        if self.begins_with_picture:
+        if self.begins_with_image:
             self.out_channels[0] = in_channels
         self.in_channels = in_channels
         if self.description is not None:
@@ -114,7 +114,7 @@ class Encoder(nn.Module, _Pretrained):
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
-                f"expected pictures of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
+                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
             )
         features = []
         for module in self.stages:
@@ -127,7 +127,7 @@ def check_size(width: float, depth: int, *, deepest: int = 6) -> None:
     """ValueError unless width >= 1 and 1 <= depth <= deepest."""
     if not 1 <= width < inf or not 1 <= depth <= deepest:
         raise ValueError(
-            f"width must be at least 1 and depth (halvings of the picture) 1 to {deepest}, got"
+            f"width must be at least 1 and depth (halvings of the image) 1 to {deepest}, got"
             f" width={width}, depth={depth}"
         )
 
@@ -197,7 +197,7 @@ def stacked_encoder(
             [channels[i - 1], *[channels[i]] * num_convs],
             stride=2 if downsample == "stride" else 1,
         )
-        # ceil_mode keeps odd sizes, and pictures of one pixel, alive
+        # ceil_mode keeps odd sizes, and images of one pixel, alive
         deeper.append(
             nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), *convs)
             if downsample == "pool"

@@ -35,8 +35,8 @@ def reskanet_encoder(
     """Stem and four residual stages of width, 2, 4 and 8 width channels (4 times as many from 50
     layers on).
 
-    `stem_stride=1` suits pictures of 32 pixels; feature 0 is then the first stage, and not the
-    picture itself.
+    `stem_stride=1` suits images of 32 pixels; feature 0 is then the first stage, and not the
+    image itself.
     """
     check_width(width)
     stages, head = shrinking_stem(stem, in_channels, scaled(width, 1), stem_stride)

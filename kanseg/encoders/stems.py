@@ -1,4 +1,4 @@
-"""What stands before the first block of a classifier: how much the picture shrinks before anything
+"""What stands before the first block of a classifier: how much the image shrinks before anything
 else is done with it.
 """
 
@@ -15,10 +15,10 @@ def shrinking_stem(
     stem: Conv, in_channels: int, channels: int, stride: int
 ) -> tuple[list[nn.Module], list[nn.Module]]:
     """Whole stages, and the modules at the head of the stage that follows them; together they
-    shrink the picture `stride` times.
+    shrink the image `stride` times.
 
-    Stride 4 is ResNet's (7x7 convolution, 3x3 maximum: two whole stages, the picture itself and
-    half its size), 2 the convolution without the maximum, 1 a 3x3 convolution for small pictures.
+    Stride 4 is ResNet's (7x7 convolution, 3x3 maximum: two whole stages, the image itself and
+    half its size), 2 the convolution without the maximum, 1 a 3x3 convolution for small images.
 
     Raises:
         ValueError: another stride.

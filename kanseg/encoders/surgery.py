@@ -14,7 +14,7 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 @torch.no_grad()
 def layers_that_read(stages: Iterable[nn.Module], in_channels: int) -> list[nn.Module]:
-    """The layers that are handed the picture itself, of stages that run one after the other.
+    """The layers that are handed the image itself, of stages that run one after the other.
 
     There may be several, such as the two paths of a residual block; the first stages may be
     Identities.
@@ -23,22 +23,22 @@ def layers_that_read(stages: Iterable[nn.Module], in_channels: int) -> list[nn.M
     for module in stages:
         layers = list(_layers(module))
         like = next((p for p in module.parameters()), torch.empty(0))
-        picture = torch.zeros(1, in_channels, 32, 32, dtype=like.dtype, device=like.device)
+        image = torch.zeros(1, in_channels, 32, 32, dtype=like.dtype, device=like.device)
 
-        def note(layer: nn.Module, arguments: tuple, picture: Tensor = picture) -> None:
-            if arguments and arguments[0] is picture:
+        def note(layer: nn.Module, arguments: tuple, image: Tensor = image) -> None:
+            if arguments and arguments[0] is image:
                 found.append(layer)
 
         hooks = [layer.register_forward_pre_hook(note) for layer in layers]
         training = {m: m.training for m in module.modules()}
         try:
-            after = module.eval()(picture)
+            after = module.eval()(image)
         finally:
             for hook in hooks:
                 hook.remove()
             for m, mode in training.items():
                 m.training = mode
-        if after is not picture:
+        if after is not image:
             break
     return found
 

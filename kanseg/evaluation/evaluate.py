@@ -26,7 +26,7 @@ from kanseg.data.collate import RawItems, collate
 from kanseg.data.label_spec import compare_classes
 from kanseg.data.split_record import judge, read_record, roles_of
 from kanseg.evaluation.samples import evaluate_samples, scaled_spacing
-from kanseg.evaluation.tables import picture_table
+from kanseg.evaluation.tables import image_table
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
 from kanseg.inference.segmenter import check_finite_output
 from kanseg.inference.sliding_window import predict_tiled
@@ -60,11 +60,11 @@ def measure(
         model: any network.
         dataset: items of "image", the target and "index", without augmentation.
         accelerator: its device, precision and processes are used.
-        metrics: `update(predicted, target, indices)`, `by_picture` and `merge` as of
+        metrics: `update(predicted, target, indices)`, `per_image` and `merge` as of
             `SegmentationMetrics`.
-        predict: (model, pictures (B, C, H, W)) -> what the metrics compare with the target.
+        predict: (model, images (B, C, H, W)) -> what the metrics compare with the target.
         target: key of the truth in an item.
-        batch_size: pictures at once.
+        batch_size: images at once.
         workers: processes that read.
         title: of the progress bar.
         update: (what was predicted, target, indices) in the place of `metrics.update`.
@@ -96,7 +96,7 @@ def measure(
         update(predicted, batch[target].to(predicted.device), batch["index"].tolist())
     model.train(was_training)
     if accelerator.num_processes > 1:
-        for other in gather_object([metrics.by_picture]):
+        for other in gather_object([metrics.per_image]):
             metrics.merge(other)
     return metrics
 
@@ -116,15 +116,15 @@ def evaluate(
     sees.
 
     Args:
-        model: pictures (B, C, H, W) -> logits.
-        tile: (h, w) beyond which a picture is predicted in overlapping tiles; None for whole
-            pictures of any size.
-        batch_size: pictures, or tiles, at once.
+        model: images (B, C, H, W) -> logits.
+        tile: (h, w) beyond which a image is predicted in overlapping tiles; None for whole
+            images of any size.
+        batch_size: images, or tiles, at once.
         dataset, accelerator, workers, title: as of `measure`.
         surface: measure surface distances and boundary IoU too; a spacing is that of the files, and
-            scaled with the pictures.
+            scaled with the images.
     """
-    # Pictures of different sizes cannot share a batch, and padding them would change their
+    # Images of different sizes cannot share a batch, and padding them would change their
     # predictions.
     size = batch_size if dataset.one_size else 1
     task = dataset.info.task
@@ -196,7 +196,7 @@ def predicted_labels(
     task: str,
     batch_size: int,
 ) -> Tensor:
-    """Preprocessed pictures (B, C, H, W) -> label maps int64 (`decide`); in tiles of `batch_size`
+    """Preprocessed images (B, C, H, W) -> label maps int64 (`decide`); in tiles of `batch_size`
     at once where they are larger than one.
     """
     return decide(
@@ -212,7 +212,7 @@ def predicted_probabilities(
     task: str,
     batch_size: int,
 ) -> Tensor:
-    """Preprocessed pictures (B, C, H, W) -> (B, N, H, W) float32 of all classes; in tiles where
+    """Preprocessed images (B, C, H, W) -> (B, N, H, W) float32 of all classes; in tiles where
     they are larger than one.
     """
     shape = images.shape[-2:]
@@ -253,13 +253,13 @@ def evaluate_checkpoint(
         root: folder of the data set; by default the one of the training.
         full_size: compare at the size of the mask files instead of the size that the network sees.
         flips: mirrored predictions that are averaged.
-        batch_size: pictures or tiles at once; that of the protocol too.
+        batch_size: images or tiles at once; that of the protocol too.
         device: torch device.
         surface, tolerance, spacing: whether and how surfaces are measured; by default
         training.surface, training.tolerance and data.spacing.
         inside: folder of masks outside of which pixels are ignored.
         protocol: "u_kan" adds the scores of `SegmentationMetrics.u_kan` as "u_kan".
-        csv: file for a table with a line a picture.
+        csv: file for a table with a line a image.
 
     Raises:
         InputError: no such checkpoint, data set or split; faulty samples, all of them named;
@@ -321,7 +321,7 @@ def _checked_samples(
         samples, faults = [sample for sample in samples if sample not in faults], {}
     if faults or not samples:
         raise InputError(
-            "\n".join(faults.values()) or f"{opened.root}: split {split} has no pictures"
+            "\n".join(faults.values()) or f"{opened.root}: split {split} has no images"
         )
     return samples
 
@@ -369,6 +369,6 @@ def surface_options(config: Config) -> SurfaceOptions | None:
 
 
 def write_table(path: Path, metrics: SegmentationMetrics, samples: Sequence[Sample]) -> None:
-    """Write the scores of every picture as CSV."""
+    """Write the scores of every image as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, picture_table(metrics, [sample.name for sample in samples]))
+    atomic_write_text(path, image_table(metrics, [sample.name for sample in samples]))

@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kanseg.data import IGNORED, LabelInfo, Sample, SegmentationDataset, read_label, read_picture
-from kanseg.data.formats.listing import index_pictures
+from kanseg.data import (
+    IGNORE_INDEX,
+    LabelSpec,
+    Sample,
+    SegmentationDataset,
+    read_label,
+    read_sample_image,
+)
+from kanseg.data.formats.listing import index_images
 from kanseg.data.io.images import image_mode, read_mask_values
 from kanseg.data.preprocess import resize_mask
 from kanseg.inference.predictor import Predictor, decide
@@ -22,7 +29,7 @@ from kanseg.utils.errors import InputError
 def evaluate_samples(
     predictor: Predictor,
     samples: Sequence[Sample],
-    info: LabelInfo,
+    info: LabelSpec,
     *,
     full_size: bool = False,
     surface: SurfaceOptions | None = None,
@@ -32,7 +39,7 @@ def evaluate_samples(
 
     Args:
         predictor: the network.
-        samples: pictures with masks.
+        samples: images with masks.
         info: what the masks mean.
         full_size: compare at the size of the files instead of the size that the network sees.
         surface: measure surface distances and boundary IoU too; a spacing is that of the files.
@@ -40,7 +47,7 @@ def evaluate_samples(
             such as the field of view of a fundus camera.
 
     Raises:
-        InputError: a sample without such a mask, or one of another size than its picture.
+        InputError: a sample without such a mask, or one of another size than its image.
     """
     fields = None if inside is None else fields_of_view(inside, samples)
     dataset = SegmentationDataset(samples, info, predictor.preprocess)
@@ -53,7 +60,9 @@ def evaluate_samples(
         )
         if fields is not None:
             label = torch.where(
-                torch.from_numpy(_field(fields[sample], sample, label.shape[-2:])), label, IGNORED
+                torch.from_numpy(_field(fields[sample], sample, label.shape[-2:])),
+                label,
+                IGNORE_INDEX,
             )
         spacings = [scaled_spacing(sample, label.shape[-2:], surface)] if surface else None
         predicted = decide(probabilities, predictor.task).long()
@@ -63,9 +72,9 @@ def evaluate_samples(
     return metrics
 
 
-def _at_full_size(predictor: Predictor, sample: Sample, info: LabelInfo) -> tuple[Tensor, Tensor]:
+def _at_full_size(predictor: Predictor, sample: Sample, info: LabelSpec) -> tuple[Tensor, Tensor]:
     """Probabilities (N, H, W) and the label map int64."""
-    probabilities = predictor.probabilities(read_picture(sample), name=str(sample.image))
+    probabilities = predictor.probabilities(read_sample_image(sample), name=str(sample.image))
     return probabilities, torch.from_numpy(read_label(sample, info).astype(np.int64))
 
 
@@ -82,11 +91,11 @@ def fields_of_view(folder: Path, samples: Sequence[Sample]) -> Mapping[Sample, P
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of masks to evaluate inside")
-    found = index_pictures(folder)
+    found = index_images(folder)
     missing = [sample.name for sample in samples if sample.name not in found]
     if missing:
         raise InputError(
-            f"{folder}: {len(missing)} of {len(samples)} pictures have no mask to evaluate inside"
+            f"{folder}: {len(missing)} of {len(samples)} images have no mask to evaluate inside"
             f" (the first: {missing[0]})"
         )
     return {sample: found[sample.name] for sample in samples}
@@ -99,7 +108,7 @@ def _field(path: Path, sample: Sample, shape: Sequence[int]) -> np.ndarray:
     size = image_mode(sample.image)[1]
     if values.shape != size:
         raise InputError(
-            f"{path}: the mask is {values.shape[1]}x{values.shape[0]} and the picture"
+            f"{path}: the mask is {values.shape[1]}x{values.shape[0]} and the image"
             f" {size[1]}x{size[0]} pixels"
         )
     return resize_mask(values.astype(np.uint8), shape) > 0

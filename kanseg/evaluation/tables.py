@@ -17,7 +17,7 @@ PER_IMAGE = ("iou", "dice", "hd95", "nsd", "boundary_iou")
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The scores of `SegmentationMetrics.compute` as a text table, over the set and per picture;
+    """The scores of `SegmentationMetrics.compute` as a text table, over the set and per image;
     below it those that have no class.
     """
     per_image = result["per_image"]
@@ -30,7 +30,7 @@ def table(result: Mapping[str, Any]) -> str:
                 label,
                 *(_show(values[n]) for n in SCORES),
                 *(_show(mine[n]) for n in shown),
-                f"{values['absent']}/{result['pictures']}",
+                f"{values['absent']}/{result['images']}",
             )
         )
     rows.append(
@@ -68,17 +68,17 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def picture_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
-    """A CSV text with a line a picture: name, CLASS/iou and so on for every class, mean/iou and so
+def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
+    """A CSV text with a line a image: name, CLASS/iou and so on for every class, mean/iou and so
     on over its classes, ece and brier.
 
     What is undefined is empty. Distances are left out for a background.
 
     Args:
-        metrics: the pictures.
-        names: of the pictures, by their numbers.
+        metrics: the images.
+        names: of the images, by their numbers.
     """
-    single, pictures = metrics.single(), metrics.pictures
+    single, images = metrics.single(), metrics.images
     columns: dict[str, np.ndarray] = {}
     for i, label in enumerate(metrics.classes):
         foreground = metrics.multilabel or i > 0
@@ -90,15 +90,15 @@ def picture_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
     columns |= {
         f"mean/{name}": np.array([mean(row) for row in values]) for name, values in single.items()
     }
-    if pictures and all(p.calibration is not None for p in pictures):
+    if images and all(p.calibration is not None for p in images):
         columns |= {
-            "ece": np.array([p.calibration.ece for p in pictures]),
-            "brier": np.array([p.calibration.brier_score for p in pictures]),
+            "ece": np.array([p.calibration.ece for p in images]),
+            "brier": np.array([p.calibration.brier_score for p in images]),
         }
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", *(safe_cell(column) for column in columns)])
-    for row, index in enumerate(sorted(metrics.by_picture)):
+    for row, index in enumerate(sorted(metrics.per_image)):
         writer.writerow(
             [
                 safe_cell(names[index]),

@@ -82,7 +82,7 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
             ),
             (
                 "on the test split. `basis` none is the plain control (see its parameters)."
-                " Multiply-adds are of one picture, those of the"
+                " Multiply-adds are of one image, those of the"
             ),
             (
                 "functions included; CPU seconds are of the whole run, reading and measuring"

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from kanseg.data.io.images import decode_image
 from kanseg.data.preprocess import Preprocess, resize_image
 from kanseg.inference.exported import ExportedNetwork
-from kanseg.inference.files.inputs import find_pictures
+from kanseg.inference.files.inputs import find_images
 from kanseg.inference.predictor import class_probabilities, decide
 
 SIZES = ((63, 61), (128, 160))
@@ -26,12 +26,12 @@ CUT = 256
 
 @dataclass(frozen=True)
 class Agreement:
-    """An exported file beside the network, over all pictures shown.
+    """An exported file beside the network, over all images shown.
 
     Args:
         probability: largest absolute difference of a probability; None for a file that gives
             labels.
-        differing: share of the pixels (of a classifier, pictures) whose label differs.
+        differing: share of the pixels (of a classifier, images) whose label differs.
         pixels: how many there were.
         batches: "BxHxW" of what was shown.
     """
@@ -46,8 +46,8 @@ class Agreement:
         return asdict(self) | {"batches": list(self.batches)}
 
 
-def read_pictures(folder: str | None, preprocess: Preprocess, count: int) -> list[np.ndarray]:
-    """(H, W, channels) float32 in [0, 1]: at most `count` pictures of a folder, evenly chosen, or
+def read_images(folder: str | None, preprocess: Preprocess, count: int) -> list[np.ndarray]:
+    """(H, W, channels) float32 in [0, 1]: at most `count` images of a folder, evenly chosen, or
     made ones of soft spots where there is none.
 
     They have the size of `preprocess.resize`; without one their middle is taken, at most CUT on a
@@ -55,24 +55,24 @@ def read_pictures(folder: str | None, preprocess: Preprocess, count: int) -> lis
     """
     if folder is None:
         return [_made(seed, preprocess.channels) for seed in range(count)]
-    found = find_pictures(folder)
+    found = find_images(folder)
     chosen = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(count, len(found)))]
     return [_read(path, preprocess) for path in chosen]
 
 
 def expected(
-    model: nn.Module, preprocess: Preprocess, task: str, pictures: Sequence[np.ndarray]
+    model: nn.Module, preprocess: Preprocess, task: str, images: Sequence[np.ndarray]
 ) -> Tensor:
-    """Probabilities (B, classes, H, W) of pictures of one size: the trained network, its own
+    """Probabilities (B, classes, H, W) of images of one size: the trained network, its own
     preprocessing (OpenCV), nothing of the export.
     """
     step = replace(
         preprocess, floats=True
-    )  # the pictures are values already, whatever the files of the training held
-    batch = torch.stack([step(picture) for picture in pictures])
+    )  # the images are values already, whatever the files of the training held
+    batch = torch.stack([step(image) for image in images])
     with torch.no_grad():
         values = class_probabilities(model, batch, task)
-    size = pictures[0].shape[:2]
+    size = images[0].shape[:2]
     return (
         values
         if values.dim() == 2 or values.shape[-2:] == size
@@ -84,26 +84,26 @@ def compare(
     network: ExportedNetwork,
     model: nn.Module,
     preprocess: Preprocess,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     *,
     batch: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Agreement:
-    """Show pictures, scaled to several sizes and in several batches, to the file and to the
+    """Show images, scaled to several sizes and in several batches, to the file and to the
     network.
 
     Args:
         network: from `open_exported`.
         model: the trained network, in evaluation mode, on the CPU.
         preprocess: of its training.
-        pictures: (H, W, C) float32 in [0, 1].
+        images: (H, W, C) float32 in [0, 1].
         batch: the only batch that the file takes.
         image_size: the only size that it takes.
     """
     task = network.description["labels"]["task"]
     largest, differing, pixels, shown = 0.0, 0, 0, []
     for shape, group in _batches(
-        pictures,
+        images,
         [image_size] if image_size else [*SIZES, preprocess.resize or (96, 96)],
         [batch] if batch else BATCHES,
     ):
@@ -144,15 +144,15 @@ def _labels(probabilities: Tensor, task: str) -> Tensor:
 
 
 def _batches(
-    pictures: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+    images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
 ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
-    """Every size with every count; the pictures take turns."""
+    """Every size with every count; the images take turns."""
     place = 0
     for size in sizes:
         for count in counts:
             yield (
                 size,
-                [resize_image(pictures[(place + i) % len(pictures)], size) for i in range(count)],
+                [resize_image(images[(place + i) % len(images)], size) for i in range(count)],
             )
             place += count
 
@@ -160,16 +160,14 @@ def _batches(
 def _made(seed: int, channels: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     spots = rng.random((9, 9, channels), dtype=np.float32)
-    picture = cv2.resize(spots, (160, 128), interpolation=cv2.INTER_CUBIC).reshape(
-        128, 160, channels
-    )
-    return np.clip(picture + rng.normal(0, 0.02, picture.shape), 0, 1).astype(np.float32)
+    image = cv2.resize(spots, (160, 128), interpolation=cv2.INTER_CUBIC).reshape(128, 160, channels)
+    return np.clip(image + rng.normal(0, 0.02, image.shape), 0, 1).astype(np.float32)
 
 
 def _read(path: Path, preprocess: Preprocess) -> np.ndarray:
     image = preprocess.scale(decode_image(path), name=str(path))
-    picture = replace(preprocess, gamma=1.0).encode(image)
+    encoded = replace(preprocess, gamma=1.0).encode(image)
     if preprocess.resize is not None:
-        return picture
-    top, left = (max(0, (side - CUT) // 2) for side in picture.shape[:2])
-    return np.ascontiguousarray(picture[top : top + CUT, left : left + CUT])
+        return encoded
+    top, left = (max(0, (side - CUT) // 2) for side in encoded.shape[:2])
+    return np.ascontiguousarray(encoded[top : top + CUT, left : left + CUT])

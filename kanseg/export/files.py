@@ -19,7 +19,7 @@ from kanseg.utils.errors import InputError
 EXAMPLE = (
     64,
     96,
-)  # height and width of the pictures that the graph is traced with; any others will do
+)  # height and width of the images that the graph is traced with; any others will do
 
 
 def trace(
@@ -29,7 +29,7 @@ def trace(
 
     Args:
         network: what is exported.
-        batch: the only number of pictures that it takes; None for any.
+        batch: the only number of images that it takes; None for any.
         image_size: the only (height, width) that it takes; None for any.
 
     Raises:
@@ -37,12 +37,12 @@ def trace(
     """
     if not hasattr(Dim, "DYNAMIC"):
         raise InputError(f"exporting needs torch 2.6 or newer; this is {torch.__version__}")
-    pictures = torch.rand(batch or 2, network.preprocess.channels, *(image_size or EXAMPLE))
+    images = torch.rand(batch or 2, network.preprocess.channels, *(image_size or EXAMPLE))
     free = dict.fromkeys([*([] if batch else [0]), *([] if image_size else [2, 3])], Dim.DYNAMIC)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, (pictures,), dynamic_shapes=(free or None,))
+            program = torch.export.export(network, (images,), dynamic_shapes=(free or None,))
     except RuntimeError as error:
         raise InputError(
             f"torch.export cannot export this network: {' '.join(str(error).split())[:300]}"
@@ -92,7 +92,7 @@ def write_onnx(
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
-                input_names=["pictures"],
+                input_names=["images"],
                 output_names=[description["output"]],
             )
         for node in made.model.graph.all_nodes():

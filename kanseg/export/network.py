@@ -15,14 +15,14 @@ OUTPUTS = ("logits", "probabilities", "labels")
 
 
 class Deployed(nn.Module):
-    """Pictures (B, C, H, W) float32 in [0, 1] -> output of the pictures' own size.
+    """Images (B, C, H, W) float32 in [0, 1] -> output of the images' own size.
 
-    A network that was trained on resized pictures sees them at that size, and its probabilities are
+    A network that was trained on resized images sees them at that size, and its probabilities are
     scaled back, as `Predictor` does; its logits are then those of the probabilities that were
     scaled back.
 
     Args:
-        model: normalised pictures -> logits (B, N, H, W), or (B, N) of a classifier.
+        model: normalized images -> logits (B, N, H, W), or (B, N) of a classifier.
         preprocess: of the training.
         task: "binary", "multiclass", "multilabel" or "classification".
         output: "logits" (B, N, H, W); "probabilities" (B, classes, H, W); "labels", uint8 (B, H,
@@ -41,15 +41,13 @@ class Deployed(nn.Module):
                 torch.tensor(getattr(preprocess, name), dtype=torch.float32).reshape(1, -1, 1, 1),
             )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        logits = self.model(self.prepared(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(self.prepared(images))
         logits = (logits[0] if isinstance(logits, tuple) else logits).float()
         if self.preprocess.resize is not None and self.task != "classification":
             small = class_probabilities(nn.Identity(), logits, self.task)
             logits = logits_of(
-                F.interpolate(
-                    small, size=pictures.shape[-2:], mode="bilinear", align_corners=False
-                ),
+                F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False),
                 self.task,
             )
         if self.output == "logits":
@@ -63,23 +61,23 @@ class Deployed(nn.Module):
             else decide(probabilities, self.task)
         )
 
-    def prepared(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> (B, C, H', W') resized, with the gamma, normalised."""
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] -> (B, C, H', W') resized, with the gamma, normalized."""
         step = self.preprocess
         if step.resize is not None:
-            pictures = resized(pictures, step.resize, step.interpolation)
+            images = resized(images, step.resize, step.interpolation)
         if step.gamma != 1.0:
-            pictures = pictures.clamp(0, 1) ** step.gamma
-        return (pictures - self.mean) / self.std
+            images = images.clamp(0, 1) ** step.gamma
+        return (images - self.mean) / self.std
 
 
-def resized(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """(B, C, H, W) -> (B, C, *size) as `kanseg.data.preprocess.resize_image` does it with floats:
     bilinear, or by area where that shrinks.
     """
     if interpolation == "linear":
-        return F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
-    sources = pictures.shape[-2:]
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    sources = images.shape[-2:]
     # The sizes are unknown while the graph is made, so that the choice is one between matrices of
     # the same shape.
     height, width = (torch.scalar_tensor(source) for source in sources)
@@ -89,10 +87,10 @@ def resized(pictures: Tensor, size: tuple[int, int], interpolation: str) -> Tens
             both,
             area_weights(*pair),
             torch.where(shrinks, mixed_weights(*pair), linear_weights(*pair)),
-        ).to(pictures.dtype)
+        ).to(images.dtype)
         for pair in zip(sources, size, strict=True)
     )
-    return rows @ pictures @ columns.T
+    return rows @ images @ columns.T
 
 
 def area_weights(source: int, target: int) -> Tensor:
@@ -104,13 +102,13 @@ def area_weights(source: int, target: int) -> Tensor:
 
 
 def linear_weights(source: int, target: int) -> Tensor:
-    """(target, source) float64: the two neighbours of each new pixel's centre; rows sum to 1."""
+    """(target, source) float64: the two neighbors of each new pixel's center; rows sum to 1."""
     pixels = torch.arange(source, dtype=torch.float64)
-    centres = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp_min(
+    centers = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp_min(
         0
     )
-    centres = torch.minimum(centres, pixels[-1])
-    return (1 - (centres[:, None] - pixels).abs()).clamp_min(0)
+    centers = torch.minimum(centers, pixels[-1])
+    return (1 - (centers[:, None] - pixels).abs()).clamp_min(0)
 
 
 def mixed_weights(source: int, target: int) -> Tensor:

@@ -20,51 +20,51 @@ from kanseg.utils.errors import InputError
 QUANTISED = ["Conv", "MatMul", "Gemm"]
 
 
-def quantise(
+def quantize(
     kind: str,
     source: Path,
     target: Path,
     description: Mapping[str, Any],
-    pictures: Sequence[np.ndarray] = (),
+    images: Sequence[np.ndarray] = (),
 ) -> None:
-    """Write `target`, the quantised `source`.
+    """Write `target`, the quantized `source`.
 
     Args:
         kind: "dynamic" (8-bit weights; the range of activations is measured in each run) or
-            "static" (the range is that of the pictures).
+            "static" (the range is that of the images).
         source: a file of `write_onnx`.
         target: file to write.
         description: for the new file.
-        pictures: (H, W, C) float32 in [0, 1], for "static".
+        images: (H, W, C) float32 in [0, 1], for "static".
 
     Raises:
-        InputError: no onnx or onnxruntime, no pictures where they are needed, or a graph that
-            cannot be quantised.
+        InputError: no onnx or onnxruntime, no images where they are needed, or a graph that
+            cannot be quantized.
     """
     onnx, runtime = onnx_package(), onnxruntime()
-    if kind == "static" and not pictures:
+    if kind == "static" and not images:
         raise InputError(
-            "static quantisation needs pictures that show the range of the activations:"
+            "static quantization needs images that show the range of the activations:"
             " --calibration FOLDER"
         )
     prepared = target.with_name(f"{target.stem}.prepared.onnx")
     try:
         with _quiet():
             _prepare(runtime, source, prepared)
-            KINDS[kind](prepared, target, pictures, description["batch"] or 1)
+            KINDS[kind](prepared, target, images, description["batch"] or 1)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
-            f"onnxruntime cannot quantise this network: {' '.join(str(error).split())[:300]}"
+            f"onnxruntime cannot quantize this network: {' '.join(str(error).split())[:300]}"
         ) from None
     finally:
         prepared.unlink(missing_ok=True)
     model = onnx.load(target)
-    onnx.helper.set_model_props(model, {METADATA: json.dumps({**description, "quantised": kind})})
+    onnx.helper.set_model_props(model, {METADATA: json.dumps({**description, "quantized": kind})})
     onnx.save(model, target)
 
 
 def _prepare(runtime: Any, source: Path, target: Path) -> None:
-    """Normalisation goes into the convolutions before they are quantised."""
+    """Normalization goes into the convolutions before they are quantized."""
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -75,13 +75,13 @@ def _prepare(runtime: Any, source: Path, target: Path) -> None:
     )
 
 
-def _dynamic(source: Path, target: Path, pictures: Sequence[np.ndarray], batch: int) -> None:
+def _dynamic(source: Path, target: Path, images: Sequence[np.ndarray], batch: int) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(source, target, op_types_to_quantize=QUANTISED, per_channel=True)
 
 
-def _static(source: Path, target: Path, pictures: Sequence[np.ndarray], batch: int) -> None:
+def _static(source: Path, target: Path, images: Sequence[np.ndarray], batch: int) -> None:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -91,7 +91,7 @@ def _static(source: Path, target: Path, pictures: Sequence[np.ndarray], batch: i
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
 
-    batches = ({"pictures": np.stack([picture.transpose(2, 0, 1)] * batch)} for picture in pictures)
+    batches = ({"images": np.stack([image.transpose(2, 0, 1)] * batch)} for image in images)
     quantize_static(
         source, target, Reader(batches), op_types_to_quantize=QUANTISED, per_channel=True
     )

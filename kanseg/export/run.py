@@ -1,4 +1,4 @@
-"""Checkpoint -> file: traced, written aside, quantised where asked, checked, and only then given
+"""Checkpoint -> file: traced, written aside, quantized where asked, checked, and only then given
 its name.
 """
 
@@ -17,18 +17,18 @@ from torch import nn
 
 import kanseg
 from kanseg.data.preprocess import resize_image
-from kanseg.export.check import Agreement, compare, read_pictures
+from kanseg.export.check import Agreement, compare, read_images
 from kanseg.export.files import SUFFIXES, WRITERS, trace
 from kanseg.export.network import OUTPUTS, Deployed
-from kanseg.export.quantize import KINDS, quantise
-from kanseg.export.scores import Labelled, labelled, mean_iou
+from kanseg.export.quantize import KINDS, quantize
+from kanseg.export.scores import Labeled, labeled, mean_iou
 from kanseg.export.source import Source, read_source
 from kanseg.export.table import Row, milliseconds
 from kanseg.inference.exported import load_exported, open_exported, outside
 from kanseg.utils.errors import InputError
 
 INPUT = (
-    "pictures (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type,"
+    "images (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type,"
     " channels in the order of the training (RGB)"
 )
 # of a probability; and the share of labels that may differ, which are pixels where two classes are
@@ -52,14 +52,14 @@ class Request:
         output: file to write, .onnx or .pt2.
         format: "onnx" or "torch"; None for what the name of the file says.
         output_kind: "logits", "probabilities" or "labels".
-        quantise: "none", "dynamic" or "static" (ONNX only).
-        calibration: folder of pictures that static quantisation looks at, and that the check is
-            made with; made pictures without one.
+        quantize: "none", "dynamic" or "static" (ONNX only).
+        calibration: folder of images that static quantization looks at, and that the check is
+            made with; made images without one.
         calibration_count: how many for calibration, and as many others for the check.
         opset: of ONNX; None for torch's choice.
-        batch: the only number of pictures that the file takes; None for any.
+        batch: the only number of images that the file takes; None for any.
         tolerance: largest difference of a probability, and share of differing labels.
-        least_agreement: share of labels that a quantised file must have in common with the network.
+        least_agreement: share of labels that a quantized file must have in common with the network.
         split: splits of the data set on which mean IoU is measured, before and after; classes and
             folder are those of the training.
         root: another folder of the data set.
@@ -71,7 +71,7 @@ class Request:
     output: Path
     format: str | None = None
     output_kind: str = "logits"
-    quantise: str = "none"
+    quantize: str = "none"
     calibration: str | None = None
     calibration_count: int = 32
     opset: int | None = None
@@ -99,18 +99,18 @@ class Request:
             )
         if self.output.is_dir():
             raise InputError(f"--output: {self.output} is a folder, name a file")
-        if self.output_kind not in OUTPUTS or self.quantise not in ("none", *KINDS):
+        if self.output_kind not in OUTPUTS or self.quantize not in ("none", *KINDS):
             raise InputError(
-                f"--output_kind is one of {', '.join(OUTPUTS)} and --quantise one of none,"
+                f"--output_kind is one of {', '.join(OUTPUTS)} and --quantize one of none,"
                 f" {', '.join(KINDS)}"
             )
-        if form == "torch" and (self.quantise != "none" or self.opset is not None):
+        if form == "torch" and (self.quantize != "none" or self.opset is not None):
             raise InputError(
-                "--quantise and --opset are for ONNX files: name an --output that ends with .onnx"
+                "--quantize and --opset are for ONNX files: name an --output that ends with .onnx"
             )
-        if self.quantise == "static" and self.calibration is None:
+        if self.quantize == "static" and self.calibration is None:
             raise InputError(
-                "--quantise static needs --calibration FOLDER: pictures that show the range of the"
+                "--quantize static needs --calibration FOLDER: images that show the range of the"
                 " activations"
             )
         if (
@@ -165,24 +165,24 @@ def export_checkpoint(request: Request) -> Report:
     """Write `request.output`, unless the file does not compute what the network computes.
 
     Raises:
-        InputError: impossible requests, a checkpoint or pictures that cannot be read, a network
+        InputError: impossible requests, a checkpoint or images that cannot be read, a network
             that cannot be exported, a missing package.
     """
     form, source = request.form(), read_source(request.checkpoint)
-    samples = labelled(source.data(request.root), request.split) if request.split else None
+    samples = labeled(source.data(request.root), request.split) if request.split else None
     request.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{request.output.name}.", dir=request.output.parent
     ) as folder:
         maker = _Maker(request, source, Path(folder))
-        path = maker.make(form, request.quantise)
+        path = maker.make(form, request.quantize)
         agreement = maker.agreement(path)
         description = open_exported(path, trust=True)[1]
         report = Report(
             request.output,
             path.stat().st_size,
             agreement,
-            maker.passes(agreement, request.quantise),
+            maker.passes(agreement, request.quantize),
             description,
         )
         if not report.passed:
@@ -206,17 +206,15 @@ class _Maker:
         self.network = Deployed(
             source.model, source.preprocess, source.task, request.output_kind
         ).eval()
-        pictures = read_pictures(
-            request.calibration, source.preprocess, 2 * request.calibration_count
-        )
+        images = read_images(request.calibration, source.preprocess, 2 * request.calibration_count)
         self.calibrating, self.shown = (
-            pictures[::2],
-            pictures[1::2] or pictures,
+            images[::2],
+            images[1::2] or images,
         )  # the check is made with others where there are two
         self.program = trace(self.network, batch=request.batch, image_size=source.image_size)
 
     def make(self, form: str, kind: str) -> Path:
-        """The path of a file of this format and quantisation."""
+        """The path of a file of this format and quantization."""
         path = self.folder / f"{kind}{SUFFIXES[form]}"
         if path.exists():
             return path
@@ -226,7 +224,7 @@ class _Maker:
                 self.program, path, description, self.request.opset if form == "onnx" else None
             )
         else:
-            quantise(kind, self.make("onnx", "none"), path, description, self.calibrating)
+            quantize(kind, self.make("onnx", "none"), path, description, self.calibrating)
         return path
 
     def agreement(self, path: Path) -> Agreement:
@@ -242,14 +240,14 @@ class _Maker:
         )
 
     def passes(self, agreement: Agreement, kind: str) -> bool:
-        """Whether a file of this quantisation is near enough to the network."""
+        """Whether a file of this quantization is near enough to the network."""
         if kind != "none":
             return agreement.differing <= 1 - self.request.least_agreement
         return (
             agreement.probability or 0.0
         ) <= self.request.tolerance and agreement.differing <= self.request.tolerance
 
-    def score(self, samples: Labelled, path: Path | None) -> float:
+    def score(self, samples: Labeled, path: Path | None) -> float:
         """Mean IoU of a file, or of the network itself."""
         if path is None:
             return mean_iou(
@@ -258,7 +256,7 @@ class _Maker:
         network, description = load_exported(path, trust=True)
         return mean_iou(network, outside(description), description, *samples)
 
-    def table(self, samples: Labelled | None) -> list[Row]:
+    def table(self, samples: Labeled | None) -> list[Row]:
         """Size, speed and agreement of the network and of all forms that can be made of it."""
         forms = {
             name: pair
@@ -266,12 +264,10 @@ class _Maker:
             if pair[1] != "static" or self.request.calibration is not None
         }
         files = {name: self.make(*pair) for name, pair in forms.items()}
-        picture = resize_image(self.shown[0], self.source.image_size or TABLE_SIZE)
-        pictures = torch.from_numpy(
-            np.stack([picture.transpose(2, 0, 1)] * (self.request.batch or 1))
-        )
+        image = resize_image(self.shown[0], self.source.image_size or TABLE_SIZE)
+        images = torch.from_numpy(np.stack([image.transpose(2, 0, 1)] * (self.request.batch or 1)))
         one, both = (
-            milliseconds(self.network, files, pictures, runs=self.request.runs, threads=count)
+            milliseconds(self.network, files, images, runs=self.request.runs, threads=count)
             for count in (1, os.cpu_count() or 1)
         )
         rows = []
@@ -293,7 +289,7 @@ class _Maker:
     def _description(self, form: str) -> dict[str, Any]:
         made = {
             "format": form,
-            "quantised": "none",
+            "quantized": "none",
             "batch": self.request.batch,
             "version": kanseg.__version__,
             "torch": torch.__version__,

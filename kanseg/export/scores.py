@@ -10,20 +10,20 @@ from torch import nn
 from tqdm import tqdm
 
 from kanseg.config import DataConfig
-from kanseg.data import LabelInfo, Preprocess, Sample, open_data, read_label, read_picture
+from kanseg.data import LabelSpec, Preprocess, Sample, open_data, read_label, read_sample_image
 from kanseg.inference.predictor import Predictor
 from kanseg.metrics import SegmentationMetrics
 from kanseg.utils.errors import InputError
 
-Labelled = tuple[list[Sample], LabelInfo]
+Labeled = tuple[list[Sample], LabelSpec]
 
 
-def labelled(data: DataConfig, split: Sequence[str]) -> Labelled:
+def labeled(data: DataConfig, split: Sequence[str]) -> Labeled:
     """The samples of some splits; InputError where there are none."""
     opened = open_data(data, tell=lambda line: None)
     samples = opened.samples(split)
     if not samples:
-        raise InputError(f"{data.root}: split {', '.join(split)} has no pictures")
+        raise InputError(f"{data.root}: split {', '.join(split)} has no images")
     return samples, opened.info
 
 
@@ -32,22 +32,22 @@ def mean_iou(
     preprocess: Preprocess,
     description: dict[str, Any],
     samples: Sequence[Sample],
-    info: LabelInfo,
+    info: LabelSpec,
 ) -> float:
-    """Mean IoU over the classes, all pixels of all pictures together.
+    """Mean IoU over the classes, all pixels of all images together.
 
     Args:
-        network: what preprocessed pictures are shown to.
+        network: what preprocessed images are shown to.
         preprocess: what is done before it; `outside(description)` for an exported one.
         description: of the checkpoint or the file.
-        samples: pictures and masks.
+        samples: images and masks.
         info: what the masks mean.
     """
     predictor = predictor_of(network, preprocess, description)
     metrics = SegmentationMetrics(info.classes, info.task)
     for sample in tqdm(samples, desc="score", leave=False, disable=None):
         predicted, label = (
-            predictor(read_picture(sample), name=str(sample.image)),
+            predictor(read_sample_image(sample), name=str(sample.image)),
             read_label(sample, info),
         )
         metrics.update(
@@ -63,7 +63,7 @@ def predictor_of(
     labels, tile = description["labels"], description.get("tile")
     where = {
         "classes": labels["classes"],
-        "colours": labels["palette"],
+        "colors": labels["palette"],
         "task": labels["task"],
         "tile": tile and tuple(tile),
     }

@@ -42,7 +42,7 @@ class Source:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """The only size of pictures that can be shown to it; None for any."""
+        """The only size of images that can be shown to it; None for any."""
         size = (self.description.get("model") or self.description["classifier"]).get("image_size")
         return (
             None

@@ -34,7 +34,7 @@ class Row:
     Args:
         form: its name.
         bytes: of the file.
-        one_thread, all_threads: milliseconds a picture, median.
+        one_thread, all_threads: milliseconds a image, median.
         agreement: with the network; None for the network itself.
         mean_iou: on the split that was asked for; None where none was.
     """
@@ -77,7 +77,7 @@ def show(rows: list[Row]) -> str:
 def milliseconds(
     eager: Callable[[Tensor], Tensor],
     files: Mapping[str, Path],
-    pictures: Tensor,
+    images: Tensor,
     *,
     runs: int,
     threads: int,
@@ -95,11 +95,11 @@ def milliseconds(
     times: dict[str, list[float]] = {form: [] for form in steps}
     with _threads(threads), torch.no_grad():
         for step in steps.values():
-            step(pictures)
+            step(images)
         for _ in range(runs):
             for form, step in steps.items():
                 start = clock()
-                step(pictures)
+                step(images)
                 times[form].append((clock() - start) * 1e3)
     return {form: statistics.median(values) for form, values in times.items()}
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kanseg.config import ClassificationConfig, Config, ModelConfig
-from kanseg.data import LabelInfo, Preprocess
+from kanseg.data import LabelSpec, Preprocess
 from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.models import create_model
 from kanseg.models.factory import with_default_share
@@ -34,9 +34,9 @@ CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
 STATE = "state.json"
 TENSORS = "training.pt"
-MAX_SIDE = 65536  # of tiles and resized pictures that a checkpoint can ask for, in pixels
+MAX_SIDE = 65536  # of tiles and resized images that a checkpoint can ask for, in pixels
 MIN_TILE = (
-    512  # a convolutional network sees larger pictures than its training crops as well, and faster
+    512  # a convolutional network sees larger images than its training crops as well, and faster
 )
 
 
@@ -59,7 +59,7 @@ def save_checkpoint(
         description: what is needed to use the weights: see `describe`.
         config: the run's complete settings.
         state: numbers of the training (step, epoch, ...) as JSON, for `--resume`.
-        tensors: state dicts of optimiser, schedule, scaler and generators, for `--resume`.
+        tensors: state dicts of optimizer, schedule, scaler and generators, for `--resume`.
         split: the samples that the weights were trained, selected and tested on.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -129,7 +129,7 @@ def model_arguments(model: ModelConfig, **given: Any) -> dict[str, Any]:
         raise InputError(f"model: {error}") from None
 
 
-def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[str, Any]:
+def describe(config: Config, info: LabelSpec, preprocess: Preprocess) -> dict[str, Any]:
     """What a checkpoint tells about its weights, beside the config: plain JSON."""
     arguments = model_arguments(
         config.model, in_channels=preprocess.channels, classes=info.num_logits
@@ -140,7 +140,7 @@ def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[st
         "labels": {
             "task": info.task,
             "classes": list(info.classes),
-            "palette": [list(c) for c in info.colours],
+            "palette": [list(c) for c in info.colors],
         },
         "masks": mask_meaning(info),
         "preprocess": asdict(preprocess),
@@ -152,7 +152,7 @@ def describe(config: Config, info: LabelInfo, preprocess: Preprocess) -> dict[st
     }
 
 
-def mask_meaning(info: LabelInfo) -> dict[str, Any]:
+def mask_meaning(info: LabelSpec) -> dict[str, Any]:
     """What decides which class a value or color in a mask is: plain JSON."""
     values, palette = info.mask_values, info.palette
     return {
@@ -226,13 +226,13 @@ def check_description(description: Any, where: object) -> None:
     labels = typed(description["labels"], _Labels, f"{where}: labels")
     if labels.task != "classification":
         try:
-            LabelInfo(labels.task, labels.classes)
+            LabelSpec(labels.task, labels.classes)
         except InputError as error:
             raise InputError(f"{where}: labels: {error}") from None
         if labels.palette is not None and len(labels.palette) < len(labels.classes):
-            raise InputError(f"{where}: fewer colours than classes")
-        if any(not 0 <= value <= 255 for colour in labels.palette or () for value in colour):
-            raise InputError(f"{where}: colours must be of 0 to 255")
+            raise InputError(f"{where}: fewer colors than classes")
+        if any(not 0 <= value <= 255 for color in labels.palette or () for value in color):
+            raise InputError(f"{where}: colors must be of 0 to 255")
     preprocess = preprocess_from(description["preprocess"], where=f"{where}: preprocess")
     tile = typed(description.get("tile"), tuple[int, int] | None, f"{where}: tile")
     if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):

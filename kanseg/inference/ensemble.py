@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kanseg.inference.predictor import Predictor
 from kanseg.inference.segmenter import Segmenter
-from kanseg.inference.sources import Picture
+from kanseg.inference.sources import WindowedImage
 from kanseg.utils.errors import InputError
 
 
@@ -39,7 +39,7 @@ class Ensemble(Segmenter):
         looks = sum(member.looks for member in members)
         super().__init__(
             first.classes,
-            first.colours,
+            first.colors,
             first.task,
             device=first.device,
             batch_size=first.batch_size,
@@ -56,15 +56,15 @@ class Ensemble(Segmenter):
 
     @torch.inference_mode()
     def bands(
-        self, pictures: Sequence[Picture], *, variance: bool = False
+        self, images: Sequence[WindowedImage], *, variance: bool = False
     ) -> Iterator[tuple[int, Tensor]]:
         """As of `Segmenter.bands`."""
-        streams = [member.bands(pictures, variance=variance) for member in self.members]
-        for top, values in _aligned(streams, pictures[0].shape[0]):
+        streams = [member.bands(images, variance=variance) for member in self.members]
+        for top, values in _aligned(streams, images[0].shape[0]):
             yield top, _combined(torch.stack(values), variance)
 
     def settings(self) -> str:
-        """In words, how pictures are seen."""
+        """In words, how images are seen."""
         return f"{len(self.members)} networks: " + "; ".join(
             dict.fromkeys(member.settings() for member in self.members)
         )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanseg.data.io.untrusted import foreign_decoder, require_regular_file
+from kanseg.data.io.untrusted import decoder_errors, require_regular_file
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.checkpoint import check_description
 from kanseg.utils.errors import InputError
@@ -29,7 +29,7 @@ Run = Callable[[Tensor], Tensor]
 
 
 class ExportedNetwork(nn.Module):
-    """Pictures (B, C, H, W) float32 in [0, 1] -> what the exported graph gives, on the pictures'
+    """Images (B, C, H, W) float32 in [0, 1] -> what the exported graph gives, on the images'
     device.
 
     Args:
@@ -42,37 +42,37 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self._run, self.description, self.name = run, description, name
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         channels = self.description["preprocess"]["channels"]
-        if pictures.dim() != 4 or pictures.shape[1] != channels or 0 in pictures.shape:
+        if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape:
             raise InputError(
-                f"{self.name}: expected pictures (B, {channels}, H, W), got {tuple(pictures.shape)}"
+                f"{self.name}: expected images (B, {channels}, H, W), got {tuple(images.shape)}"
             )
-        values = pictures.detach().float().cpu()
+        values = images.detach().float().cpu()
         parts = [
             self._padded(part)
             for part in values.split(self.description.get("batch") or len(values))
         ]
-        return torch.cat(parts).to(pictures.device)
+        return torch.cat(parts).to(images.device)
 
-    def _padded(self, pictures: Tensor) -> Tensor:
+    def _padded(self, images: Tensor) -> Tensor:
         """Filled up to the batch that the file takes, where it takes only one."""
-        count, batch = len(pictures), self.description.get("batch") or len(pictures)
+        count, batch = len(images), self.description.get("batch") or len(images)
         return self._run(
-            torch.cat([pictures, pictures[-1:].expand(batch - count, -1, -1, -1)])
+            torch.cat([images, images[-1:].expand(batch - count, -1, -1, -1)])
             if batch > count
-            else pictures
+            else images
         )[:count]
 
 
 def load_exported(
     path: str | Path, *, trust: bool = False, threads: int = 0
 ) -> tuple[ExportedNetwork, dict[str, Any]]:
-    """A file that tools/export.py wrote -> (network, description): raw pictures in [0, 1] (B, C, H,
+    """A file that tools/export.py wrote -> (network, description): raw images in [0, 1] (B, C, H,
     W) -> logits (B, N, H, W) float32.
 
     The description is that of the checkpoint (labels, preprocess, tile, ...). Its entry
-    "preprocessing" is "inside": the graph itself scales and normalises, and what is left to the
+    "preprocessing" is "inside": the graph itself scales and normalizes, and what is left to the
     caller is `outside(description)`.
 
     Args:
@@ -94,7 +94,7 @@ def load_exported(
     if description["output"] == "probabilities":
         run, task = network._run, description["labels"]["task"]
         network = ExportedNetwork(
-            lambda pictures: logits_of(run(pictures), task), description, str(path)
+            lambda images: logits_of(run(images), task), description, str(path)
         )
     return network, description
 
@@ -109,7 +109,7 @@ def open_exported(
     if path.suffix not in READERS:
         raise InputError(f"{path}: expected an exported file ({' or '.join(READERS)})")
     require_regular_file(path)
-    with foreign_decoder(path):
+    with decoder_errors(path):
         run, text = READERS[path.suffix](path, trust=trust, threads=threads)
     description = _description(path, text)
     return ExportedNetwork(run, description, str(path)).eval(), description
@@ -168,12 +168,12 @@ def _read_onnx(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | Non
             f"{path}: not an ONNX file that onnxruntime can read: {_line(error)}"
         ) from None
 
-    def run(pictures: Tensor) -> Tensor:
+    def run(images: Tensor) -> Tensor:
         try:
-            return torch.from_numpy(session.run(None, {name: pictures.numpy()})[0])
+            return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
         except Exception as error:
             raise InputError(
-                f"{path} fails on pictures {tuple(pictures.shape)}: {_line(error)}"
+                f"{path} fails on images {tuple(images.shape)}: {_line(error)}"
             ) from None
 
     return run, text
@@ -244,13 +244,13 @@ def _read_torch(path: Path, *, trust: bool, threads: int) -> tuple[Run, str | No
             f"{path}: this torch ({torch.__version__}) cannot load it: {_line(error)}"
         ) from None
 
-    def run(pictures: Tensor) -> Tensor:
+    def run(images: Tensor) -> Tensor:
         try:
             with torch.no_grad():
-                return graph(pictures)
+                return graph(images)
         except AssertionError as error:  # a guard: sizes for which the graph was not made
             raise InputError(
-                f"{path} takes no pictures {tuple(pictures.shape)}: {_line(error)}"
+                f"{path} takes no images {tuple(images.shape)}: {_line(error)}"
             ) from None
 
     return run, text

@@ -26,14 +26,14 @@ EXPORTED = (".onnx", ".pt2")
 
 @dataclass(frozen=True)
 class Stored:
-    """A trained network: (B, C, h, w) -> logits, and how it reads pictures; `tile` is None for
+    """A trained network: (B, C, h, w) -> logits, and how it reads images; `tile` is None for
     whole ones.
     """
 
     model: nn.Module | Callable[[Tensor], Tensor]
     preprocess: Preprocess
     classes: tuple[str, ...]
-    colours: list[tuple[int, int, int]]
+    colors: list[tuple[int, int, int]]
     task: str
     tile: tuple[int, int] | None
 
@@ -62,12 +62,12 @@ def load_checkpoint(path: Path) -> Stored:
     ):  # the file takes the values in [0, 1] and does the rest
         preprocess = replace(preprocess, mean=(0.0,), std=(1.0,), gamma=1.0)
     tile = description.get("tile")
-    colours = [tuple(colour) for colour in labels["palette"]]
+    colors = [tuple(color) for color in labels["palette"]]
     return Stored(
         model,
         preprocess,
         tuple(labels["classes"]),
-        colours,
+        colors,
         labels["task"],
         None if tile is None else tuple(tile),
     )

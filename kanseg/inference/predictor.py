@@ -1,4 +1,4 @@
-"""A trained network: any picture -> a mask of its own size."""
+"""A trained network: any image -> a mask of its own size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kanseg.data.preprocess import Preprocess
 from kanseg.inference.loading import load_checkpoint
 from kanseg.inference.segmenter import Segmenter, decide
 from kanseg.inference.sliding_window import gathered, tile_bands
-from kanseg.inference.sources import ArrayPicture, Picture
+from kanseg.inference.sources import ArrayImage, WindowedImage
 from kanseg.inference.tta import averaged, views
 from kanseg.utils.errors import InputError
 
@@ -28,11 +28,11 @@ BAND = 2**22  # pixels that are scaled back at once
 
 
 class Predictor(Segmenter):
-    """A trained network with what it needs to read pictures: (H, W, C) integers -> (H, W) class
+    """A trained network with what it needs to read images: (H, W, C) integers -> (H, W) class
     indices.
 
-    A network that was trained on resized pictures sees the whole picture at that size; its
-    probabilities are scaled back. One that was trained at the pictures' own scale sees them as they
+    A network that was trained on resized images sees the whole image at that size; its
+    probabilities are scaled back. One that was trained at the images' own scale sees them as they
     are, in overlapping tiles where they are larger than a tile.
 
     Args:
@@ -40,15 +40,15 @@ class Predictor(Segmenter):
             it likes, on CPU tensors).
         preprocess: of the training.
         classes: names of the classes.
-        colours: an RGB colour per class.
+        colors: an RGB color per class.
         task: "binary", "multiclass" or "multilabel".
-        tile: (h, w) of tiles; None for whole pictures.
+        tile: (h, w) of tiles; None for whole images.
         overlap: share of a tile in common with the next one.
         flips: 1, 2 or 4 mirrored predictions that are averaged, or 8: these also turned by 90
             degrees.
-        scales: factors on height and width of the pictures, or tiles, that are averaged too, each
+        scales: factors on height and width of the images, or tiles, that are averaged too, each
             with every flip.
-        batch_size: tiles, or pictures of one size, at once.
+        batch_size: tiles, or images of one size, at once.
         precision: "no" (float32), "bf16" or "fp16" for convolutions.
         device: torch device.
 
@@ -62,7 +62,7 @@ class Predictor(Segmenter):
         preprocess: Preprocess,
         *,
         classes: Sequence[str],
-        colours: Sequence[Sequence[int]],
+        colors: Sequence[Sequence[int]],
         task: str,
         tile: Sequence[int] | None = None,
         overlap: float = 0.5,
@@ -84,7 +84,7 @@ class Predictor(Segmenter):
         is_module = isinstance(model, nn.Module)
         place = _usable_device(device if is_module else "cpu")
         super().__init__(
-            classes, colours, task, device=place, batch_size=batch_size, looks=len(self.views)
+            classes, colors, task, device=place, batch_size=batch_size, looks=len(self.views)
         )
         self.model = model.to(place).eval() if is_module else model
         self.preprocess, self.precision = preprocess, precision
@@ -129,7 +129,7 @@ class Predictor(Segmenter):
             stored.model,
             stored.preprocess,
             classes=stored.classes,
-            colours=stored.colours,
+            colors=stored.colors,
             task=stored.task,
             tile=tile,
             **options,
@@ -137,26 +137,23 @@ class Predictor(Segmenter):
 
     @torch.inference_mode()
     def bands(
-        self, pictures: Sequence[Picture], *, variance: bool = False
+        self, images: Sequence[WindowedImage], *, variance: bool = False
     ) -> Iterator[tuple[int, Tensor]]:
         """As of `Segmenter.bands`."""
-        shape = pictures[0].shape
-        for picture in pictures:
-            if picture.shape != shape:
+        shape = images[0].shape
+        for image in images:
+            if image.shape != shape:
                 raise ValueError(
-                    f"pictures predicted together must have one size, got {picture.shape} and"
-                    f" {shape}"
+                    f"images predicted together must have one size, got {image.shape} and {shape}"
                 )
-            self.preprocess.fit(picture.window(0, 0, 1, 1), name=picture.name)
+            self.preprocess.fit(image.window(0, 0, 1, 1), name=image.name)
         size = self.preprocess.resize
         if size is None or tuple(size) == shape:
-            yield from self._bands([self._reader(picture) for picture in pictures], shape, variance)
+            yield from self._bands([self._reader(image) for image in images], shape, variance)
             return
         reads = [
-            self._reader(
-                ArrayPicture(self.preprocess.scale(picture.window(0, 0, *shape)), picture.name)
-            )
-            for picture in pictures
+            self._reader(ArrayImage(self.preprocess.scale(image.window(0, 0, *shape)), image.name))
+            for image in images
         ]
         values = gathered(self._bands(reads, size, variance), size[0])
         step = max(1, BAND // shape[1])
@@ -165,20 +162,20 @@ class Predictor(Segmenter):
 
     @torch.inference_mode()
     def predict_tensor(self, image: Tensor) -> Tensor:
-        """A preprocessed picture (C, H, W) -> probabilities (classes, H, W) float32 on the CPU."""
+        """A preprocessed image (C, H, W) -> probabilities (classes, H, W) float32 on the CPU."""
         shape = tuple(image.shape[-2:])
         return gathered(self._bands([partial(crop, image)], shape, False), shape[0])[0]
 
     def settings(self) -> str:
-        """In words, how pictures are seen."""
+        """In words, how images are seen."""
         resize = self.preprocess.resize
         seen = f"resized to {resize[0]}x{resize[1]}" if resize else "at their own scale"
         return f"{seen}, {f'tiles of {self.tile[0]}x{self.tile[1]}' if self.tile else 'whole'}"
 
-    def _reader(self, picture: Picture) -> Callable[[int, int, int, int], Tensor]:
+    def _reader(self, image: WindowedImage) -> Callable[[int, int, int, int], Tensor]:
         def read(top: int, left: int, height: int, width: int) -> Tensor:
-            return self.preprocess.normalise(
-                self.preprocess.fit(picture.window(top, left, height, width), name=picture.name)
+            return self.preprocess.normalize(
+                self.preprocess.fit(image.window(top, left, height, width), name=image.name)
             )
 
         return read
@@ -189,7 +186,7 @@ class Predictor(Segmenter):
         shape: Sequence[int],
         variance: bool,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Bands of pictures of one size at the scale that the network sees, whole or in tiles."""
+        """Bands of images of one size at the scale that the network sees, whole or in tiles."""
         predict = partial(self._predict, variance=variance)
         if self.tile is not None:
             yield from tile_bands(
@@ -215,7 +212,7 @@ class Predictor(Segmenter):
         )
 
     def _predict(self, batch: Tensor, variance: bool) -> Tensor:
-        """(B, C, h, w) normalised -> probabilities (B, classes, h, w), averaged over the views;
+        """(B, C, h, w) normalized -> probabilities (B, classes, h, w), averaged over the views;
         with `variance` a channel more.
         """
         with self._autocast():
@@ -246,7 +243,7 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
 
 
 def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: str) -> Tensor:
-    """Pictures (B, C, h, w) -> probabilities (B, classes, h, w) float32.
+    """Images (B, C, h, w) -> probabilities (B, classes, h, w) float32.
 
     Of a binary task both classes; they sum to 1 over the classes, but of a multilabel task each is
     by itself.
@@ -262,7 +259,7 @@ def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: 
 
 
 def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """The window of a picture (C, H, W) -> (C, height, width)."""
+    """The window of a image (C, H, W) -> (C, height, width)."""
     return image[:, top : top + height, left : left + width]
 
 

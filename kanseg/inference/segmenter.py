@@ -1,4 +1,4 @@
-"""What a network and an ensemble have in common: pictures -> label maps, probabilities and
+"""What a network and an ensemble have in common: images -> label maps, probabilities and
 uncertainty, a band of rows after the other.
 """
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from kanseg.inference.sliding_window import gathered
-from kanseg.inference.sources import ArrayPicture, Picture
+from kanseg.inference.sources import ArrayImage, WindowedImage
 from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of P pictures of one size, or of one without the first axis.
+    """What is known of P images of one size, or of one without the first axis.
 
     Args:
         label: (P, H, W) uint8 class indices; of a multilabel task (P, N, H, W) of 0 and 1.
@@ -35,7 +35,7 @@ class Prediction:
     uncertainty: Tensor | None
 
     def of(self, place: int) -> Prediction:
-        """What is known of one of the pictures."""
+        """What is known of one of the images."""
         return Prediction(
             *(
                 None if values is None else values[place]
@@ -45,35 +45,35 @@ class Prediction:
 
 
 class Segmenter(ABC):
-    """Pictures -> label maps, by one network (`Predictor`) or several (`Ensemble`).
+    """Images -> label maps, by one network (`Predictor`) or several (`Ensemble`).
 
     Args:
         classes: names of the classes.
-        colours: an RGB colour per class.
+        colors: an RGB color per class.
         task: "binary", "multiclass" or "multilabel".
         device: torch device of the networks.
-        batch_size: pictures or tiles at once.
+        batch_size: images or tiles at once.
         looks: how many predictions are averaged: views of each network, summed over the networks.
     """
 
     def __init__(
         self,
         classes: Sequence[str],
-        colours: Sequence[Sequence[int]],
+        colors: Sequence[Sequence[int]],
         task: str,
         *,
         device: torch.device,
         batch_size: int,
         looks: int,
     ):
-        self.classes, self.colours = tuple(classes), [tuple(c) for c in colours]
+        self.classes, self.colors = tuple(classes), [tuple(c) for c in colors]
         self.task, self.device, self.batch_size, self.looks = task, device, batch_size, looks
 
     @abstractmethod
     def bands(
-        self, pictures: Sequence[Picture], *, variance: bool = False
+        self, images: Sequence[WindowedImage], *, variance: bool = False
     ) -> Iterator[tuple[int, Tensor]]:
-        """(first row, probabilities (P, N, rows, W) float32 on the CPU) of pictures of one size,
+        """(first row, probabilities (P, N, rows, W) float32 on the CPU) of images of one size,
         from top to bottom, each row once.
 
         With `variance` there is a channel more: the variance over the views and members, mean over
@@ -85,43 +85,47 @@ class Segmenter(ABC):
 
     @abstractmethod
     def settings(self) -> str:
-        """In words, how pictures are seen."""
+        """In words, how images are seen."""
 
-    def __call__(self, image: np.ndarray, *, name: str = "picture") -> np.ndarray:
+    def __call__(self, image: np.ndarray, *, name: str = "image") -> np.ndarray:
         """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices, or of a multilabel
         task (N, H, W) uint8 of 0 and 1.
         """
-        return self.predict([ArrayPicture(image, name)]).label[0].numpy()
+        return self.predict([ArrayImage(image, name)]).label[0].numpy()
 
-    def probabilities(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
+    def probabilities(self, image: np.ndarray, *, name: str = "image") -> Tensor:
         """(H, W) or (H, W, C) uint8 or uint16 -> (classes, H, W) float32 that sum to 1 (a binary
         network gives both classes).
 
         Raises:
             InputError: another type or shape, or channels that the network does not take.
         """
-        picture = ArrayPicture(image, name)
-        values = gathered(self.bands([picture]), picture.shape[0])
+        source = ArrayImage(image, name)
+        values = gathered(self.bands([source]), source.shape[0])
         check_finite_output(values, lambda _: name)
         return values[0]
 
-    def uncertainty(self, image: np.ndarray, *, name: str = "picture") -> Tensor:
+    def uncertainty(self, image: np.ndarray, *, name: str = "image") -> Tensor:
         """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) float32: `Prediction.uncertainty`."""
-        return self.predict([ArrayPicture(image, name)], uncertainty=True).uncertainty[0]
+        return self.predict([ArrayImage(image, name)], uncertainty=True).uncertainty[0]
 
     def predict(
-        self, pictures: Sequence[Picture], *, probabilities: bool = False, uncertainty: bool = False
+        self,
+        images: Sequence[WindowedImage],
+        *,
+        probabilities: bool = False,
+        uncertainty: bool = False,
     ) -> Prediction:
-        """All of pictures of one size; probabilities and uncertainty only where asked for, since
+        """All of images of one size; probabilities and uncertainty only where asked for, since
         they are large.
         """
-        height = pictures[0].shape[0]
+        height = images[0].shape[0]
         kept: dict[str, list[tuple[int, Tensor]]] = {
             "label": [],
             "probabilities": [],
             "uncertainty": [],
         }
-        for top, strip in self.strips(pictures, uncertainty=uncertainty):
+        for top, strip in self.strips(images, uncertainty=uncertainty):
             kept["label"].append((top, strip.label))
             if probabilities:
                 kept["probabilities"].append((top, strip.probabilities))
@@ -131,12 +135,12 @@ class Segmenter(ABC):
 
     @torch.inference_mode()
     def strips(
-        self, pictures: Sequence[Picture], *, uncertainty: bool = False
+        self, images: Sequence[WindowedImage], *, uncertainty: bool = False
     ) -> Iterator[tuple[int, Prediction]]:
         """(first row, what is known of some rows), from top to bottom."""
         variance = uncertainty and self.looks > 1
-        for top, values in self.bands(pictures, variance=variance):
-            check_finite_output(values, lambda number: pictures[number].name)
+        for top, values in self.bands(images, variance=variance):
+            check_finite_output(values, lambda number: images[number].name)
             probabilities = values[:, :-1] if variance else values
             doubt = (
                 values[:, -1]

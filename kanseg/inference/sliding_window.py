@@ -1,4 +1,4 @@
-"""Large pictures in overlapping tiles, blended by a Gaussian; only the rows of open tiles are
+"""Large images in overlapping tiles, blended by a Gaussian; only the rows of open tiles are
 held.
 """
 
@@ -31,7 +31,7 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
 def tile_places(
     shape: Sequence[int], tile: Sequence[int], overlap: float
 ) -> tuple[list[int], list[int], int, int]:
-    """(first rows, first columns, height, width) of the tiles of a picture of size `shape`."""
+    """(first rows, first columns, height, width) of the tiles of a image of size `shape`."""
     height, width = min(tile[0], shape[0]), min(tile[1], shape[1])
     rows = tile_starts(shape[0], height, max(1, int(height * (1 - overlap))))
     columns = tile_starts(shape[1], width, max(1, int(width * (1 - overlap))))
@@ -59,14 +59,14 @@ def tile_bands(
     overlap: float,
     batch_size: int,
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, probabilities (P, N, rows, W) on the CPU) of P pictures of one size, from top to
+    """(first row, probabilities (P, N, rows, W) on the CPU) of P images of one size, from top to
     bottom, each row once.
 
     Args:
         predict: tiles (B, C, h, w) -> probabilities (B, N, h, w), on any device.
-        reads: of each picture: (top, left, height, width) -> (C, height, width) normalised pixels.
+        reads: of each image: (top, left, height, width) -> (C, height, width) normalized pixels.
         shape: (H, W).
-        tile: (h, w); a picture that is smaller on a side is covered by tiles of its own length
+        tile: (h, w); a image that is smaller on a side is covered by tiles of its own length
             there.
         overlap: share of a tile that it has in common with the next one, 0 to below 1.
         batch_size: tiles that are predicted together.
@@ -76,17 +76,17 @@ def tile_bands(
 
     def load(batch: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int, int]], Tensor]:
         return batch, torch.stack(
-            [reads[picture](row, column, height, width) for row, column, picture in batch]
+            [reads[image](row, column, height, width) for row, column, image in batch]
         )
 
     band, window = None, gaussian_window(height, width)
     for batch, tiles in ahead(load, _batches(places, batch_size)):
         probabilities = predict(tiles)
         band = band or _Band(len(reads), probabilities, window, shape[1])
-        for (row, column, picture), values in zip(batch, probabilities, strict=True):
+        for (row, column, image), values in zip(batch, probabilities, strict=True):
             if row > band.top:
                 yield from band.finished(row)
-            band.add(values, column, picture)
+            band.add(values, column, image)
     yield from band.finished(shape[0])
 
 
@@ -95,13 +95,13 @@ class _Band:
     weights in the last channel.
     """
 
-    def __init__(self, pictures: int, like: Tensor, window: Tensor, width: int):
+    def __init__(self, images: int, like: Tensor, window: Tensor, width: int):
         self.top, self.window = 0, window.to(like.device)
-        self.sums = like.new_zeros((pictures, like.shape[1] + 1, window.shape[0], width))
+        self.sums = like.new_zeros((images, like.shape[1] + 1, window.shape[0], width))
 
-    def add(self, values: Tensor, column: int, picture: int) -> None:
+    def add(self, values: Tensor, column: int, image: int) -> None:
         """Blend a tile (N, h, w) in, its first column there."""
-        place = self.sums[picture, :, :, column : column + self.window.shape[1]]
+        place = self.sums[image, :, :, column : column + self.window.shape[1]]
         place[:-1].addcmul_(values, self.window)
         place[-1].add_(self.window)
 
@@ -148,7 +148,7 @@ def predict_tiled(
     overlap: float,
     batch_size: int,
 ) -> Tensor:
-    """Probabilities (N, H, W) of one picture, by tiles; arguments as of `tile_bands`."""
+    """Probabilities (N, H, W) of one image, by tiles; arguments as of `tile_bands`."""
     return gathered(
         tile_bands(predict, [read], shape, tile=tile, overlap=overlap, batch_size=batch_size),
         shape[0],

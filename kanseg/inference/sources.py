@@ -1,4 +1,4 @@
-"""Pictures that are read by windows: from an array, or a file that is too large for the memory."""
+"""Images that are read by windows: from an array, or a file that is too large for the memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from kanseg.data.io.untrusted import require_regular_file
 from kanseg.utils.errors import InputError
 
 
-class Picture(Protocol):
-    """A picture that is read by windows.
+class WindowedImage(Protocol):
+    """A image that is read by windows.
 
     Args:
         name: for messages.
@@ -36,14 +36,14 @@ class Picture(Protocol):
         """Let go of the file."""
 
 
-class ArrayPicture:
+class ArrayImage:
     """(H, W) or (H, W, C) uint8, uint16 or float32 in memory, or a decoded image.
 
     Raises:
         InputError: another type or shape.
     """
 
-    def __init__(self, image: np.ndarray | DecodedImage, name: str = "picture"):
+    def __init__(self, image: np.ndarray | DecodedImage, name: str = "image"):
         decoded = image if isinstance(image, DecodedImage) else None
         image = image if decoded is None else decoded.values
         if not isinstance(image, np.ndarray):
@@ -80,8 +80,8 @@ class ArrayPicture:
         """Nothing to let go of."""
 
 
-def open_picture(path: Path, *, max_pixels: int, large: int) -> Picture:
-    """A picture file: a TIFF of more than `large` pixels is read by windows where it can be,
+def open_image(path: Path, *, max_pixels: int, large: int) -> WindowedImage:
+    """A image file: a TIFF of more than `large` pixels is read by windows where it can be,
     everything else as a whole.
 
     Raises:
@@ -91,7 +91,7 @@ def open_picture(path: Path, *, max_pixels: int, large: int) -> Picture:
     if path.suffix.lower() in (".tif", ".tiff"):
         from kanseg.inference.files.tiff import open_tiff
 
-        picture = open_tiff(path, max_pixels=max_pixels, large=large)
-        if picture is not None:
-            return picture
-    return ArrayPicture(decode_image(path, max_pixels=max_pixels), str(path))
+        image = open_tiff(path, max_pixels=max_pixels, large=large)
+        if image is not None:
+            return image
+    return ArrayImage(decode_image(path, max_pixels=max_pixels), str(path))

@@ -1,4 +1,4 @@
-"""Views of a picture for test-time augmentation: mirrored, turned, scaled; each is predicted and
+"""Views of a image for test-time augmentation: mirrored, turned, scaled; each is predicted and
 turned back.
 """
 
@@ -27,7 +27,7 @@ _SYMMETRIES = {
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at pictures (B, C, H, W).
+    """One way to look at images (B, C, H, W).
 
     Args:
         axes: that are flipped.
@@ -40,20 +40,18 @@ class View:
     swapped: bool = False
     scale: float = 1.0
 
-    def apply(self, pictures: Tensor) -> Tensor:
+    def apply(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> what the network sees."""
         if self.scale != 1.0:
-            size = [max(1, round(side * self.scale)) for side in pictures.shape[-2:]]
-            pictures = F.interpolate(
-                pictures, size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1
+            size = [max(1, round(side * self.scale)) for side in images.shape[-2:]]
+            images = F.interpolate(
+                images, size=size, mode="bilinear", align_corners=False, antialias=self.scale < 1
             )
-        pictures = (
-            pictures.flip(self.axes) if self.axes else pictures
-        )  # a flip over no axis is a copy
-        return pictures.transpose(-1, -2) if self.swapped else pictures
+        images = images.flip(self.axes) if self.axes else images  # a flip over no axis is a copy
+        return images.transpose(-1, -2) if self.swapped else images
 
     def undo(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Maps (B, N, h, w) of what the network saw -> (B, N, H, W) of the pictures, `size` (H,
+        """Maps (B, N, h, w) of what the network saw -> (B, N, H, W) of the images, `size` (H,
         W).
         """
         maps = maps.transpose(-1, -2) if self.swapped else maps
@@ -66,7 +64,7 @@ class View:
 
 
 def views(flips: int = 1, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
-    """All views, the picture as it is first where it is among them.
+    """All views, the image as it is first where it is among them.
 
     Args:
         flips: 1 = as it is, 2 = also left-right, 4 = both axes and their product, 8 = these also
@@ -90,15 +88,15 @@ def views(flips: int = 1, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
 
 
 def averaged(
-    predict: Callable[[Tensor], Tensor], pictures: Tensor, looks: Sequence[View], *, variance: bool
+    predict: Callable[[Tensor], Tensor], images: Tensor, looks: Sequence[View], *, variance: bool
 ) -> Tensor:
     """The mean over the views of the probabilities (B, N, H, W); with `variance` a channel more,
     the variance over them (mean over the classes).
     """
-    size = pictures.shape[-2:]
+    size = images.shape[-2:]
     mean, squares = None, None
     for count, look in enumerate(looks, 1):
-        values = look.undo(predict(look.apply(pictures)), size)
+        values = look.undo(predict(look.apply(images)), size)
         if mean is None:
             mean, squares = values, torch.zeros_like(values) if variance else None
             continue

@@ -25,10 +25,10 @@ DEFAULT_BASIS = "gram"
 
 
 class SMPEncoder(nn.Module):
-    """One of our encoders under SMP's contract: (B, C, H, W) -> depth + 1 features, the picture
+    """One of our encoders under SMP's contract: (B, C, H, W) -> depth + 1 features, the image
     itself first, strides 1 to 2^depth.
 
-    SMP's decoders read no other feature of the picture's size.
+    SMP's decoders read no other feature of the image's size.
 
     Args:
         name: one of `kanseg.list_encoders()`.
@@ -69,11 +69,11 @@ class SMPEncoder(nn.Module):
 
     @property
     def output_stride(self) -> int:
-        """Pixels of the picture per pixel of the deepest feature."""
+        """Pixels of the image per pixel of the deepest feature."""
         return self.encoder.output_stride
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Read pictures of another number of channels; pretrained=False draws the weights of the
+        """Read images of another number of channels; pretrained=False draws the weights of the
         first layer anew.
         """
         self.encoder.set_in_channels(in_channels, pretrained=pretrained)

@@ -63,7 +63,7 @@ class TimmModel(nn.Module):
             pyramid.make_dilated(output_stride)
         # timm takes the features from the entries of a Sequential
         self.stages = nn.Sequential(*pyramid.stages)
-        levels = range(int(pyramid.begins_with_picture), pyramid.depth + 1)
+        levels = range(int(pyramid.begins_with_image), pyramid.depth + 1)
         self.feature_info = [
             {
                 "num_chs": pyramid.out_channels[i],

@@ -29,7 +29,7 @@ class DetectionBackbone(nn.Module):
     Every feature has `out_channels` channels; "0" is that of the first of `levels`.
 
     Args:
-        encoder: picture -> pyramid.
+        encoder: image -> pyramid.
         levels: which features of the encoder: i has stride 2^i.
         out_channels: of the features.
         extra_blocks: what makes still smaller features; None for every second pixel of the deepest
@@ -89,7 +89,7 @@ def detection_backbone(
 
     Args:
         name: one of `kanseg.list_encoders()`.
-        in_channels: channels of the picture; with others than 3 the detector needs image_mean and
+        in_channels: channels of the image; with others than 3 the detector needs image_mean and
             image_std of as many numbers.
         depth: halvings.
         levels: features that the pyramid network reads; by default the last four (strides 4 to 32
@@ -122,7 +122,7 @@ def segmentation_backbone(
 
 
 def _check_levels(levels: Sequence[int], encoder: Encoder) -> None:
-    first = int(encoder.begins_with_picture)
+    first = int(encoder.begins_with_image)
     if (
         not levels
         or list(levels) != sorted(set(levels))

@@ -1,5 +1,5 @@
 """Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, KANLocal2d,
-KANActivation, the family names of the literature, grids, regularisers.
+KANActivation, the family names of the literature, grids, regularizers.
 
 Built of them: attention, focal modulation, mixtures of experts, and fine-tuning.
 """

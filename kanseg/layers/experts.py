@@ -1,4 +1,4 @@
-"""Mixtures of experts: several convolutions in the place of one, of which each picture is sent
+"""Mixtures of experts: several convolutions in the place of one, of which each image is sent
 through a few.
 """
 

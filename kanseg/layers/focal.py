@@ -17,7 +17,7 @@ class FocalModulation(nn.Module):
     at a cost that grows as H W.
 
     q, the first context and the gates are a 1x1 convolution of x; context l is a depthwise
-    convolution of context l - 1, the last one the GELU of the mean over the whole picture (Yang et
+    convolution of context l - 1, the last one the GELU of the mean over the whole image (Yang et
     al. 2022, arXiv:2203.11926, eqs. 4 to 7, with the scaled residual of its blocks).
 
     Args:

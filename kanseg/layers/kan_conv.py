@@ -220,10 +220,10 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     @torch.no_grad()
     def set_in_channels(self, in_channels: int) -> None:
-        """Read pictures of another number of channels, keeping what was learned; it replaces
-        parameters: make the optimiser anew.
+        """Read images of another number of channels, keeping what was learned; it replaces
+        parameters: make the optimizer anew.
 
-        One channel gets the sum of the old weights, so that a grey picture gives what it gave when
+        One channel gets the sum of the old weights, so that a gray image gives what it gave when
         it was repeated for each channel (exact where the functions have no state per channel, or a
         bottleneck). More get those of the old channels in turn, times old / new. What a basis holds
         per channel (adapted knots, learned places) comes from channel i mod old too.
@@ -332,7 +332,7 @@ class KANConv1d(_KANConv):  # noqa: D101 - below
 
 
 class KANConv2d(_KANConv):  # noqa: D101 - below
-    __doc__ = _DOC.format(axes="pictures", shape="H, W", n=2)
+    __doc__ = _DOC.format(axes="images", shape="H, W", n=2)
     ndim = 2
 
 

@@ -190,7 +190,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             phi = phi + self.base_linear.weight * self.base_activation(flat).unsqueeze(1)
         return phi.abs().mean(dim=0)
 
-    def regularisation(
+    def regularization(
         self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0
     ) -> Tensor:
         """l1 * sum of the edges' norms + entropy * entropy of their shares (Liu et al. 2024, eqs.

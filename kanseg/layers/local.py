@@ -19,17 +19,17 @@ class KANLocal2d(nn.Module):
 
     Memory: P = H' * W' places with F = in_channels * kernel_size^2 values each hold P *
     out_channels * F * (K + 1) weights (K without a base branch), P times those of a convolution; a
-    forward pass keeps the P * F values of each picture's patches, not their K functions.
+    forward pass keeps the P * F values of each image's patches, not their K functions.
 
     Args:
         in_channels, out_channels, kernel_size, stride: as of `torch.nn.Conv2d`, of square patches;
         `stride` is the kernel size by default.
-        image_size: (H, W) of the pictures, which the number of places follows from.
+        image_size: (H, W) of the images, which the number of places follows from.
         bias: add a number per output and place.
         basis, share, base_activation, dropout, noise, dropout_at, basis_options: as of `KANLinear`.
 
     Raises:
-        ValueError: a kernel that does not fit into the picture, a picture of another shape, the
+        ValueError: a kernel that does not fit into the image, a image of another shape, the
             domain "instance_norm", which needs more
             than one value of a channel; whatever `KANConv1d` raises.
     """
@@ -57,7 +57,7 @@ class KANLocal2d(nn.Module):
         stride = kernel_size if stride is None else stride
         if stride < 1 or not 1 <= kernel_size <= min(image_size):
             raise ValueError(
-                f"patches must fit into the picture, got kernel_size={kernel_size},"
+                f"patches must fit into the image, got kernel_size={kernel_size},"
                 f" stride={stride}, image_size={tuple(image_size)}"
             )
         if basis_options.get("domain") == "instance_norm":
@@ -111,7 +111,7 @@ class KANLocal2d(nn.Module):
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
         if x.shape[1:] != (self.in_channels, *self.image_size):
             raise ValueError(
-                f"KANLocal2d expects pictures (B, {self.in_channels},"
+                f"KANLocal2d expects images (B, {self.in_channels},"
                 f" {', '.join(map(str, self.image_size))}), got shape {tuple(x.shape)}"
             )
         y = self.functions(self.patches(x).flatten(1).unsqueeze(2))

@@ -22,7 +22,7 @@ class ResidualU(nn.Module):
 
     Args:
         in_channels, mid_channels, out_channels: before, inside and behind the U-Net.
-        height: number of levels; all but the last two halve the picture (rounding up), so any H and
+        height: number of levels; all but the last two halve the image (rounding up), so any H and
             W from 1 on will do.
         conv: every convolution, (in_channels, out_channels, 3, padding=, dilation=) -> module.
         stem: the first convolution, if another than `conv`.

@@ -57,7 +57,7 @@ def activation_module(
 def norm_module(
     norm: str | Callable[[int], nn.Module] | None, channels: int, ndim: int
 ) -> nn.Module:
-    """A normalisation layer by name, by a callable that makes one from the channel count, or
+    """A normalization layer by name, by a callable that makes one from the channel count, or
     Identity for None.
     """
     if norm is None:

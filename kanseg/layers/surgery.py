@@ -1,4 +1,4 @@
-"""Convolutions changed after they were built: for pictures of other channels, or dilated instead of
+"""Convolutions changed after they were built: for images of other channels, or dilated instead of
 strided.
 """
 
@@ -23,7 +23,7 @@ def source_channels(old: int, new: int) -> Tensor:
 def for_channels(weight: nn.Parameter, old: int, new: int) -> nn.Parameter:
     """Weights (O, old * K, *kernel) for `new` channels, K each: (O, new * K, *kernel).
 
-    One channel gets the sum over the old ones: a grey picture then gives what it gave when it was
+    One channel gets the sum over the old ones: a gray image then gives what it gave when it was
     repeated for each of them. More get the old ones in turn, times old / new, so that the output
     keeps its size. As timm and segmentation_models.pytorch do.
     """

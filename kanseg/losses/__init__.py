@@ -1,4 +1,4 @@
-"""Losses on raw logits, in float32 whatever the precision of the network, honouring ignored
+"""Losses on raw logits, in float32 whatever the precision of the network, honoring ignored
 pixels.
 """
 

@@ -1,4 +1,4 @@
-"""The loss of labelled pictures."""
+"""The loss of labeled images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kanseg.utils.errors import InputError
 
 
 class ClassificationLoss(nn.Module):
-    """Cross entropy of labelled pictures, in float32 whatever the precision of the network.
+    """Cross entropy of labeled images, in float32 whatever the precision of the network.
 
     With targets t (after smoothing s) and weights w: -sum w_c s_c log p_c / sum w_c t_c over batch
     and classes, for class indices that of `torch.nn.functional.cross_entropy`.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.registry import Registry
 
 # name -> loss(pixels: Pixels, *, options with defaults) -> scalar
@@ -41,7 +41,7 @@ class Pixels:
     @cached_property
     def counted(self) -> Tensor:
         """(B, N, H, W), or (B, 1, H, W) of a multiclass task: whether the pixel counts."""
-        return self.target != IGNORED
+        return self.target != IGNORE_INDEX
 
     @cached_property
     def truth(self) -> Tensor:
@@ -68,7 +68,7 @@ class Pixels:
         """Of the shape of `counted`: the log-probability of the truth, 0 at ignored pixels."""
         if self.task == "multiclass":
             return -F.cross_entropy(
-                self.logits, self.target[:, 0], ignore_index=IGNORED, reduction="none"
+                self.logits, self.target[:, 0], ignore_index=IGNORE_INDEX, reduction="none"
             ).unsqueeze(1)
         values = F.binary_cross_entropy_with_logits(self.logits, self.truth, reduction="none")
         return torch.where(self.counted, -values, 0.0)

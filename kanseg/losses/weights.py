@@ -12,7 +12,7 @@ from kanseg.utils.errors import InputError
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
     """Weights in inverse proportion to the frequency of the classes, n / (N * n_c); 0 for a class
-    without pictures.
+    without images.
     """
     counts = torch.bincount(torch.as_tensor(labels, dtype=torch.int64), minlength=num_classes)
     return frequency_weights(counts.numpy(), "balanced")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.metrics.confusion import divide, mean
 
 BINS = 15
@@ -18,7 +18,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """Counts of one picture, or their sum over several. K is 1, or of a multilabel task the number
+    """Counts of one image, or their sum over several. K is 1, or of a multilabel task the number
     of classes, each by itself.
 
     Args:
@@ -57,7 +57,7 @@ class Calibration:
 
 
 def calibrations(probabilities: Tensor, target: Tensor) -> list[Calibration]:
-    """The counts of each picture.
+    """The counts of each image.
 
     Args:
         probabilities: (B, N, H, W) floats of all classes (a binary task has two).
@@ -73,13 +73,13 @@ def calibrations(probabilities: Tensor, target: Tensor) -> list[Calibration]:
     else:
         confidence, decided = probabilities.max(dim=1, keepdim=True)
         target = target.unsqueeze(1)
-        of_truth = probabilities.gather(1, torch.where(target == IGNORED, 0, target))
+        of_truth = probabilities.gather(1, torch.where(target == IGNORE_INDEX, 0, target))
         # |p - e_t|^2 = |p|^2 - 2 p_t + 1
         distance = ((probabilities**2).sum(dim=1, keepdim=True) - 2 * of_truth + 1) / 2
     place = (torch.ceil(confidence * BINS).long() - 1).clamp(0, BINS - 1)
     columns = [
         part.flatten(2).cpu().numpy()
-        for part in (place, confidence, decided == target, distance, target != IGNORED)
+        for part in (place, confidence, decided == target, distance, target != IGNORE_INDEX)
     ]
     return [_count(*(column[i] for column in columns)) for i in range(len(target))]
 

@@ -1,4 +1,4 @@
-"""Accuracy, precision, recall, F1 and areas under the ROC curve of classified pictures."""
+"""Accuracy, precision, recall, F1 and areas under the ROC curve of classified images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOP = 5
 
 
 class Classified(NamedTuple):
-    """What is kept of a picture."""
+    """What is kept of a image."""
 
     label: int
     predicted: int  # the class of the largest score, the first of equal ones
@@ -24,12 +24,12 @@ class Classified(NamedTuple):
 
 
 class ClassificationMetrics:
-    """Scores of a set of pictures; they do not depend on batches or order, since pictures are known
+    """Scores of a set of images; they do not depend on batches or order, since images are known
     by their numbers.
 
     A score that is not defined is NaN and left out of means: precision of a class that is never
-    predicted, recall and area of a class without pictures; `absent` counts classes without
-    pictures, `never_predicted` the former. top5 is NaN for fewer than 6 classes, where it would be
+    predicted, recall and area of a class without images; `absent` counts classes without
+    images, `never_predicted` the former. top5 is NaN for fewer than 6 classes, where it would be
     1 or close to it whatever the network does.
 
     Args:
@@ -38,7 +38,7 @@ class ClassificationMetrics:
 
     def __init__(self, classes: Sequence[str]):
         self.classes = tuple(classes)
-        self.by_picture: dict[int, Classified] = {}
+        self.per_image: dict[int, Classified] = {}
 
     def update(
         self,
@@ -48,12 +48,12 @@ class ClassificationMetrics:
         *,
         probabilities: bool = False,
     ) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
             logits: (B, N) raw logits, or probabilities.
             labels: (B,) class indices.
-            index: numbers of the pictures; by default in the order they come.
+            index: numbers of the images; by default in the order they come.
             probabilities: whether `logits` are probabilities.
 
         Raises:
@@ -62,7 +62,7 @@ class ClassificationMetrics:
         """
         values = logits.detach().cpu().double().numpy()
         truth = labels.detach().cpu().numpy()
-        first = len(self.by_picture)
+        first = len(self.per_image)
         numbers = (
             list(range(first, first + len(truth))) if index is None else [int(i) for i in index]
         )
@@ -80,36 +80,36 @@ class ClassificationMetrics:
         for number, row, label in zip(numbers, values, truth, strict=True):
             if not np.isfinite(row).all():
                 raise InputError(
-                    f"picture {number}: the network's scores are not finite; train with a lower"
+                    f"image {number}: the network's scores are not finite; train with a lower"
                     " training.lr or without half precision"
                 )
             if not 0 <= label < count:
-                raise InputError(f"picture {number}: label {label} is no class 0 to {count - 1}")
-            self.by_picture[number] = _classified(
+                raise InputError(f"image {number}: label {label} is no class 0 to {count - 1}")
+            self.per_image[number] = _classified(
                 row, int(label), row if probabilities else _softmax(row)
             )
 
     def merge(self, other: Mapping[int, Classified]) -> None:
-        """Add the pictures of another process, its `by_picture`."""
-        self.by_picture.update(other)
+        """Add the images of another process, its `per_image`."""
+        self.per_image.update(other)
 
     def compute(self) -> dict[str, Any]:
         """All scores as plain numbers.
 
-        `top1`, `top5`: share of pictures whose label has the largest score, or one of the five
+        `top1`, `top5`: share of images whose label has the largest score, or one of the five
         largest; `mean_precision`, `mean_recall`, `mean_f1`: means over classes (macro);
-        `micro_...`: over pictures; `auc_ovr`, `auc_ovo`: areas under the ROC curve, one class
+        `micro_...`: over images; `auc_ovr`, `auc_ovo`: areas under the ROC curve, one class
         against the rest and against each other class, means over classes and over pairs of them;
-        `classes`: precision, recall, f1, auc, support (pictures) and predicted (pictures) of each;
-        `confusion`: (N, N) counts, truth by rows; `pictures`, `absent`, `never_predicted`: counts.
+        `classes`: precision, recall, f1, auc, support (images) and predicted (images) of each;
+        `confusion`: (N, N) counts, truth by rows; `images`, `absent`, `never_predicted`: counts.
         """
-        kept = [self.by_picture[number] for number in sorted(self.by_picture)]
+        kept = [self.per_image[number] for number in sorted(self.per_image)]
         count = len(self.classes)
         labels, predicted, places = (
-            np.array([picture[i] for picture in kept], dtype=np.int64) for i in range(3)
+            np.array([image[i] for image in kept], dtype=np.int64) for i in range(3)
         )
         probabilities = (
-            np.stack([picture.probabilities for picture in kept])
+            np.stack([image.probabilities for image in kept])
             if kept
             else np.zeros((0, count), np.float32)
         )
@@ -129,10 +129,10 @@ class ClassificationMetrics:
         result |= {f"mean_{name}": _mean(values) for name, values in single.items()}
         result |= {
             f"micro_{name}": top1 for name in single
-        }  # with one label a picture each miss of one class is a false alarm of another
+        }  # with one label a image each miss of one class is a false alarm of another
         result |= {"auc_ovr": _mean(areas["ovr"]), "auc_ovo": _mean(areas["ovo"])}
         result |= {
-            "pictures": len(kept),
+            "images": len(kept),
             "absent": int((support == 0).sum()),
             "never_predicted": int((guesses == 0).sum()),
         }
@@ -164,9 +164,9 @@ def _softmax(row: np.ndarray) -> np.ndarray:
 
 def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Areas under the ROC curve from (n, N) scores and (n,) labels, NaN where a class has no
-    pictures.
+    images.
 
-    The area of a class against others is the probability that a picture of it has a higher score of
+    The area of a class against others is the probability that a image of it has a higher score of
     the class than one of the others, equal scores counting half (Hand and Till, Machine Learning
     45, 2001).
 
@@ -183,7 +183,7 @@ def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
         mine = np.sort(column[labels == a])
         if not len(mine):
             continue
-        # for every picture the share of pictures of a with a higher score
+        # for every image the share of images of a with a higher score
         below = (np.searchsorted(mine, column, "left") + np.searchsorted(mine, column, "right")) / 2
         above = 1 - below / len(mine)
         totals = np.bincount(labels, weights=above, minlength=count)
@@ -198,7 +198,7 @@ def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
 def classification_table(result: Mapping[str, Any]) -> str:
     """The scores of `ClassificationMetrics.compute` as a text table."""
     names = ("precision", "recall", "f1", "auc")
-    rows = [("", *names, "pictures")]
+    rows = [("", *names, "images")]
     rows += [
         (label, *(_show(values[name]) for name in names), str(values["support"]))
         for label, values in result["classes"].items()
@@ -208,7 +208,7 @@ def classification_table(result: Mapping[str, Any]) -> str:
             "mean",
             *(_show(result[f"mean_{name}"]) for name in names[:3]),
             _show(result["auc_ovr"]),
-            str(result["pictures"]),
+            str(result["images"]),
         )
     )
     rows.append(("micro", *(_show(result[f"micro_{name}"]) for name in names[:3]), "", ""))

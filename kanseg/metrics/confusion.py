@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 
 SCORES = ("iou", "dice", "precision", "recall", "specificity")
 
 
 def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Pixel counts per picture, truth by rows; 255 in the target is left out.
+    """Pixel counts per image, truth by rows; 255 in the target is left out.
 
     Args:
         predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0 and 1.
@@ -22,7 +22,7 @@ def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> T
         (B, N, N) int64, or of a multilabel task (B, N, 2, 2): each class by itself.
     """
     multilabel, kinds = target.ndim == 4, 2 if target.ndim == 4 else num_classes
-    counted = target != IGNORED
+    counted = target != IGNORE_INDEX
     matrices = len(target) * (num_classes if multilabel else 1)
     number = (
         torch.arange(matrices, device=target.device)

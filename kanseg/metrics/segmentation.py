@@ -1,4 +1,4 @@
-"""Scores of masks: over the whole set from pixel counts, and picture by picture."""
+"""Scores of masks: over the whole set from pixel counts, and image by image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.metrics.calibration import Calibration, calibrations
 from kanseg.metrics.confusion import confusion_matrices, divide, mean, outcomes, scores
 from kanseg.metrics.surfaces import SURFACE_SCORES, SurfaceOptions, boundary_counts, surface_scores
@@ -20,8 +20,8 @@ from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)
-class PictureCounts:
-    """What is kept of one picture: all that every score is computed from.
+class ImageCounts:
+    """What is kept of one image: all that every score is computed from.
 
     Args:
         confusion: (N, N) int64, truth by rows; of a multilabel task (N, 2, 2).
@@ -38,12 +38,12 @@ class PictureCounts:
 
 
 class SegmentationMetrics:
-    """Scores of a set of pictures, from counts by picture; they do not depend on batches, order or
+    """Scores of a set of images, from counts by image; they do not depend on batches, order or
     number of processes.
 
     A score whose class occurs neither in truth nor in prediction (iou, dice, surfaces), or whose
     denominator is empty (precision, recall, specificity), is NaN and left out of means; `absent`
-    counts the pictures in which a class occurs in neither.
+    counts the images in which a class occurs in neither.
 
     Args:
         classes: names, index 0 first.
@@ -60,7 +60,7 @@ class SegmentationMetrics:
         surface: SurfaceOptions | None = None,
     ):
         self.classes, self.multilabel, self.surface = tuple(classes), task == "multilabel", surface
-        self.by_picture: dict[int, PictureCounts] = {}
+        self.per_image: dict[int, ImageCounts] = {}
 
     def update(
         self,
@@ -71,17 +71,17 @@ class SegmentationMetrics:
         probabilities: Tensor | None = None,
         spacings: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
             predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0
             and 1; 255 in the target is ignored.
-            indices: numbers of the pictures; by default in the order they come.
+            indices: numbers of the images; by default in the order they come.
             probabilities: (B, N, H, W) of all classes, for the calibration error.
-            spacings: (row, column) distance of neighbouring pixels of each picture; by default
+            spacings: (row, column) distance of neighboring pixels of each image; by default
                 those of `surface`.
         """
-        first, count = len(self.by_picture), len(target)
+        first, count = len(self.per_image), len(target)
         indices = range(first, first + count) if indices is None else indices
         matrices = confusion_matrices(predicted, target, len(self.classes)).cpu().numpy()
         calibration = (
@@ -101,7 +101,7 @@ class SegmentationMetrics:
         for index, *parts, (surfaces, boundaries) in zip(
             indices, matrices, calibration, outlines, strict=True
         ):
-            self.by_picture[int(index)] = PictureCounts(*parts, surfaces, boundaries)
+            self.per_image[int(index)] = ImageCounts(*parts, surfaces, boundaries)
 
     def _outlines(
         self, predicted: np.ndarray, target: np.ndarray, spacing: Sequence[float]
@@ -115,7 +115,7 @@ class SegmentationMetrics:
                 if self.multilabel
                 else (predicted == label, truth == label)
             )
-            counted = truth != IGNORED
+            counted = truth != IGNORE_INDEX
             found = surface_scores(
                 *masks, counted, spacing=spacing, tolerance=self.surface.tolerance
             )
@@ -123,37 +123,37 @@ class SegmentationMetrics:
             boundaries[label] = boundary_counts(*masks, counted)
         return surfaces, boundaries
 
-    def merge(self, other: Mapping[int, PictureCounts]) -> None:
-        """Add the pictures of another process."""
-        self.by_picture.update(other)
+    def merge(self, other: Mapping[int, ImageCounts]) -> None:
+        """Add the images of another process."""
+        self.per_image.update(other)
 
     @property
-    def pictures(self) -> list[PictureCounts]:
+    def images(self) -> list[ImageCounts]:
         """In the order of their numbers."""
-        return [self.by_picture[index] for index in sorted(self.by_picture)]
+        return [self.per_image[index] for index in sorted(self.per_image)]
 
     @property
     def matrices(self) -> np.ndarray:
-        """(pictures, N, N) int64, of a multilabel task (pictures, N, 2, 2)."""
+        """(images, N, N) int64, of a multilabel task (images, N, 2, 2)."""
         count = len(self.classes)
         shape = (0, count, 2, 2) if self.multilabel else (0, count, count)
         return (
-            np.stack([picture.confusion for picture in self.pictures])
-            if self.by_picture
+            np.stack([image.confusion for image in self.images])
+            if self.per_image
             else np.zeros(shape, np.int64)
         )
 
     def single(self) -> dict[str, np.ndarray]:
-        """The scores of every picture: iou, dice, ... -> (pictures, N); with surfaces also hd95,
+        """The scores of every image: iou, dice, ... -> (images, N); with surfaces also hd95,
         hd, assd, nsd, boundary_iou.
         """
         found = scores(self.matrices, multilabel=self.multilabel)
         if self.surface is not None:
-            shape = (len(self.by_picture), len(self.classes), -1)
-            surfaces = np.array([p.surfaces for p in self.pictures]).reshape(
+            shape = (len(self.per_image), len(self.classes), -1)
+            surfaces = np.array([p.surfaces for p in self.images]).reshape(
                 *shape[:2], len(SURFACE_SCORES)
             )
-            boundaries = np.array([p.boundaries for p in self.pictures]).reshape(*shape[:2], 2)
+            boundaries = np.array([p.boundaries for p in self.images]).reshape(*shape[:2], 2)
             found |= {name: surfaces[..., i] for i, name in enumerate(SURFACE_SCORES)}
             found["boundary_iou"] = divide(boundaries[..., 0], boundaries[..., 1])
         return found
@@ -162,24 +162,24 @@ class SegmentationMetrics:
         """All scores as plain numbers.
 
         `mean_iou`, ...: mean over classes of the score over the whole set; `classes`: the scores of
-        each class, its pixels and the pictures without it; `confusion`: the pixel counts, truth by
-        rows; `per_image`: for each class the mean over pictures of the picture's score, and
-        `mean_iou`, ...: the mean over pictures of the mean over its classes. Surface distances are
-        among `per_image`; `unmeasured` counts the pictures left out of them. `calibration`:
+        each class, its pixels and the images without it; `confusion`: the pixel counts, truth by
+        rows; `per_image`: for each class the mean over images of the image's score, and
+        `mean_iou`, ...: the mean over images of the mean over its classes. Surface distances are
+        among `per_image`; `unmeasured` counts the images left out of them. `calibration`:
         expected calibration error (`ece`), Brier score and the bins, over the whole set.
         """
         matrix, single = self.matrices.sum(axis=0), self.single()
         whole = scores(matrix, multilabel=self.multilabel)
         if self.surface is not None:
             counts = sum(
-                (p.boundaries for p in self.pictures), np.zeros((len(self.classes), 2), np.int64)
+                (p.boundaries for p in self.images), np.zeros((len(self.classes), 2), np.int64)
             )
             whole["boundary_iou"] = divide(counts[:, 0], counts[:, 1])
         absent = np.isnan(single["iou"]).sum(axis=0)
         n = outcomes(matrix, multilabel=self.multilabel)
         result: dict[str, Any] = {f"mean_{name}": mean(values) for name, values in whole.items()}
         result["accuracy"] = float(divide(np.trace(matrix, axis1=-2, axis2=-1).sum(), matrix.sum()))
-        result["pictures"] = len(self.by_picture)
+        result["images"] = len(self.per_image)
         result["confusion"] = matrix.tolist()
         result["classes"] = {
             label: (
@@ -206,10 +206,10 @@ class SegmentationMetrics:
         return result
 
     def _calibration(self, per_image: dict[str, Any]) -> dict[str, Any]:
-        """{"calibration": ...} over the set, where all pictures came with probabilities; their
+        """{"calibration": ...} over the set, where all images came with probabilities; their
         means go into `per_image`.
         """
-        each = [picture.calibration for picture in self.pictures]
+        each = [image.calibration for image in self.images]
         if not each or any(one is None for one in each):
             return {}
         whole = reduce(add, each)

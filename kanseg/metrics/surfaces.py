@@ -1,9 +1,9 @@
 """How far the outlines of two masks are from each other.
 
 A mask's surface is its pixels that touch (by a side) a pixel outside it, or the edge of the
-picture. Ignored pixels belong to no mask, and where a mask touches them it has no surface.
-Policies, for each class of a picture: in neither mask, undefined (NaN, left out of means and
-counted); in one only, the worst: the distances are the picture's diagonal, the surface Dice 0; in
+image. Ignored pixels belong to no mask, and where a mask touches them it has no surface.
+Policies, for each class of a image: in neither mask, undefined (NaN, left out of means and
+counted); in one only, the worst: the distances are the image's diagonal, the surface Dice 0; in
 both, but one of them without a surface because of ignored pixels, undefined.
 """
 
@@ -27,9 +27,9 @@ class SurfaceOptions:
     """How surfaces are compared.
 
     Args:
-        tolerance: distance up to which a place of a surface is right for the normalised surface
+        tolerance: distance up to which a place of a surface is right for the normalized surface
             Dice, in pixels or in the unit of `spacing`.
-        spacing: (row, column) distance of neighbouring pixels in some unit; None for distances in
+        spacing: (row, column) distance of neighboring pixels in some unit; None for distances in
             pixels.
 
     Raises:
@@ -67,7 +67,7 @@ def surface_scores(
     Args:
         predicted, truth: (H, W) bools.
         counted: (H, W) bools; ignored where False.
-        spacing: (row, column) distance of neighbouring pixels.
+        spacing: (row, column) distance of neighboring pixels.
         tolerance: in the same unit.
 
     Returns:
@@ -107,7 +107,7 @@ def surface_distances(
     rows, columns = (np.flatnonzero((ours | theirs).any(axis=axis)) for axis in (1, 0))
     window = np.s_[
         rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
-    ]  # it holds both, so that distances within it are those of the picture
+    ]  # it holds both, so that distances within it are those of the image
     ours, theirs = ours[window], theirs[window]
     return distances(theirs)[ours] * spacing[0], distances(ours)[theirs] * spacing[0]
 
@@ -134,7 +134,7 @@ def boundary_counts(
     """Pixels of the intersection and of the union of two masks' boundaries: Boundary IoU (Cheng et
     al. 2021) is their quotient.
 
-    A mask's boundary is its pixels nearer than `width` of the picture's diagonal (whole pixels, 1
+    A mask's boundary is its pixels nearer than `width` of the image's diagonal (whole pixels, 1
     at least; chessboard distance) to the outside.
 
     Args:
@@ -151,7 +151,7 @@ def boundary_counts(
 
 
 def _erode(mask: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Erosion of (H, W) bools with nothing beyond the edges of the picture."""
+    """Erosion of (H, W) bools with nothing beyond the edges of the image."""
     return (
         cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     )

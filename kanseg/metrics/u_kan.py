@@ -22,12 +22,12 @@ def u_kan_scores(intersections: np.ndarray, unions: np.ndarray, batch_size: int)
     pixels, which U-KAN does not know, are left out.
 
     Args:
-        intersections, unions: (pictures, N) pixels of the classes, the background left out, in the
-        order of the pictures.
-        batch_size: pictures a batch; the last one may be smaller.
+        intersections, unions: (images, N) pixels of the classes, the background left out, in the
+        order of the images.
+        batch_size: images a batch; the last one may be smaller.
 
     Returns:
-        batch_size, iou, dice; NaN without pictures.
+        batch_size, iou, dice; NaN without images.
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")

@@ -1,4 +1,4 @@
-"""Classification networks: an encoder and a head, or for pictures of one size something that makes
+"""Classification networks: an encoder and a head, or for images of one size something that makes
 vectors of them and a head.
 """
 
@@ -62,7 +62,7 @@ class ClassificationModel(nn.Module, _Pretrained):
     any H and W.
 
     Args:
-        encoder: picture -> list of features, with `out_channels`.
+        encoder: image -> list of features, with `out_channels`.
         classes: number of logits.
         linear: (in_features, out_features) -> KAN layer, for those heads that have one.
         head: "linear", "kan" (one KAN layer), "hidden_kan" (one of 512, then linear) or "mlp"
@@ -103,12 +103,12 @@ class ClassificationModel(nn.Module, _Pretrained):
 
 
 class FlatClassifier(nn.Module, _Pretrained):
-    """front -> head, for pictures of one size: (B, in_channels, H, W) -> raw logits (B, classes).
+    """front -> head, for images of one size: (B, in_channels, H, W) -> raw logits (B, classes).
 
     Args:
-        front: pictures -> vectors (B, F).
+        front: images -> vectors (B, F).
         head: vectors -> logits; a `KAN`, or any module.
-        in_channels, image_size: of the pictures, (H, W).
+        in_channels, image_size: of the images, (H, W).
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class FlatClassifier(nn.Module, _Pretrained):
         return self.head(self.vectors(x))
 
     def vectors(self, x: Tensor) -> Tensor:
-        """What the head reads, (B, F); ValueError for pictures of another shape."""
+        """What the head reads, (B, F); ValueError for images of another shape."""
         if x.shape[1:] != (self.in_channels, *self.image_size):
             wanted = ", ".join(map(str, (self.in_channels, *self.image_size)))
             raise ValueError(
-                f"the network was built for pictures (B, {wanted}) (in_channels, image_size), got"
+                f"the network was built for images (B, {wanted}) (in_channels, image_size), got"
                 f" shape {tuple(x.shape)}"
             )
         return self.front(x)
@@ -140,7 +140,7 @@ class FlatClassifier(nn.Module, _Pretrained):
         return [vectors, *([self.head(vectors)] if inside is None else inside(vectors))]
 
 
-def picture_size(image_size: Sequence[int] | None, classes: int) -> tuple[int, int]:
+def checked_image_size(image_size: Sequence[int] | None, classes: int) -> tuple[int, int]:
     """(H, W) as given; ValueError for none, for anything but two positive numbers, or fewer than
     one class.
     """
@@ -155,7 +155,7 @@ def picture_size(image_size: Sequence[int] | None, classes: int) -> tuple[int, i
         isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in given
     ):
         raise ValueError(
-            "this network is built for pictures of one size: give image_size, height and width"
+            "this network is built for images of one size: give image_size, height and width"
             f" such as [28, 28], got {image_size!r}"
         )
     return given

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from kanseg.bases import BASES, list_basis_options
-from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, foreign_encoder, is_foreign
+from kanseg.encoders import ENCODERS, Encoder, ExternalEncoder, external_encoder, is_external
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.matching import matched
@@ -43,7 +43,7 @@ def create_model(
     *,
     basis: str = "gram",
     stem: Stem = "auto",
-    encoder: str | Encoder | ForeignEncoder | None = None,
+    encoder: str | Encoder | ExternalEncoder | None = None,
     encoder_depth: int | None = None,
     encoder_weights: Weights = None,
     encoder_options: Mapping[str, object] | None = None,
@@ -59,12 +59,12 @@ def create_model(
     Args:
         name: one of `kanseg.list_models()`. A segmentation network returns (B, classes, H, W), a
             classifier (B, classes).
-        in_channels: channels of the picture.
-        classes: logits a pixel (1 for a binary task with a sigmoid), or a picture.
+        in_channels: channels of the image.
+        classes: logits a pixel (1 for a binary task with a sigmoid), or a image.
         basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of
             plain convolutions.
-        stem: the first convolution, the one that reads the picture: "auto" for B-splines of the
-            colours where each edge has a function of its own, else as None; None for the same as
+        stem: the first convolution, the one that reads the image: "auto" for B-splines of the
+            colors where each edge has a function of its own, else as None; None for the same as
             all others; or options that differ, such as {"basis": "rbf", "grid_range": [-3, 3]}.
         encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of
             `kanseg.list_encoders()`, "smp-NAME" or "timm-NAME" for one of
@@ -75,24 +75,24 @@ def create_model(
             or a tag of timm); None for none.
         encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width,
             ...); of a model of timm.
-        image_size: height and width of the pictures, for those classifiers that are built for one
+        image_size: height and width of the images, for those classifiers that are built for one
             size (the names in `CLASSIFIERS`); an option.
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a
             segmentation network, which then returns (masks, labels), as in
             segmentation_models.pytorch.
         features_only: the encoder alone, as of `create_encoder`.
         match: "params" or "macs": solve `width` so that the network has as many parameters, or
-            multiply-adds for a picture of `match_size`, as `like`, within 2 %.
+            multiply-adds for a image of `match_size`, as `like`, within 2 %.
         like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see
             `kanseg.models.matching`).
-        match_size: height and width of the picture.
+        match_size: height and width of the image.
         options: of the network (width, depth, ...; of a classifier also head, head_dropout,
             pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...) and of the basis
             (degree, grid_size, ...). `share` is "channel" by default: one function a channel, added
             to the activation. With share="edge" inner_channels is 0.25 by default, a bottleneck of
             a quarter of the channels (None for full functions on every edge), and base_activation
             "identity": activations stand between the layers already. `experts=4` makes every
-            convolution but the stem a mixture of 4 (`ConvExperts`), of which a picture goes through
+            convolution but the stem a mixture of 4 (`ConvExperts`), of which a image goes through
             `top_k=2`.
 
     Raises:
@@ -196,7 +196,7 @@ def create_encoder(
 
     Arguments as of `create_model`; `depth` is the number of halvings. `weights` names any network
     of ours whose encoder has the same shape, be it a classifier or a segmentation network: a folder
-    of `save_pretrained`, or of a training run. Another number of channels of its pictures is
+    of `save_pretrained`, or of a training run. Another number of channels of its images is
     adapted by `set_in_channels`.
     """
     options = with_default_share(name, basis, options)
@@ -219,7 +219,7 @@ def create_encoder(
             f"{name!r} is a classifier without a feature pyramid; its method `features` gives the"
             " outputs of its layers"
         )
-    if is_foreign(name):
+    if is_external(name):
         raise ValueError(
             f"{name!r} is not one of ours: it goes under one of our decoders, create_model('unet',"
             f" encoder={name!r})"
@@ -258,14 +258,14 @@ def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
 
 
 def _encoder(
-    encoder: str | Encoder | ForeignEncoder,
+    encoder: str | Encoder | ExternalEncoder,
     in_channels: int,
     *,
     common: Mapping[str, object],
     depth: int | None,
     weights: Weights,
     options: Mapping[str, object] | None,
-) -> Encoder | ForeignEncoder:
+) -> Encoder | ExternalEncoder:
     """An encoder by name; `common` are the options that one of ours shares with the network."""
     sizes = {} if depth is None else {"depth": depth}
     if not isinstance(encoder, str):
@@ -280,8 +280,8 @@ def _encoder(
                 f" in_channels={encoder.in_channels}: give none of them again"
             )
         return encoder
-    if is_foreign(encoder):
-        return foreign_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
+    if is_external(encoder):
+        return external_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
     return create_encoder(
         encoder, in_channels, weights=weights, **{**common, **(options or {}), **sizes}
     )
@@ -306,7 +306,7 @@ def create_classifier(
     """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) ->
     raw logits (B, classes), any H and W.
 
-    Or one of `CLASSIFIERS`, for pictures of the option `image_size`. `head`, `head_dropout` and
+    Or one of `CLASSIFIERS`, for images of the option `image_size`. `head`, `head_dropout` and
     `pool_size` as of `ClassificationModel`, all else as of `create_model`.
     """
     options = with_default_share(name, basis, options)

@@ -85,14 +85,14 @@ class KAN(nn.Module):
             raise ValueError("a network with basis 'none' has no functions and no grid")
         return layers
 
-    def regularisation(
+    def regularization(
         self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0
     ) -> Tensor:
-        """Sum of the layers' `KANLinear.regularisation`; with x over each layer's own inputs."""
+        """Sum of the layers' `KANLinear.regularization`; with x over each layer's own inputs."""
         total = next(self.parameters()).new_zeros(())
         x = None if x is None else self._vectors(x)
         for layer in self.layers:
-            total = total + layer.regularisation(x, l1=l1, entropy=entropy)
+            total = total + layer.regularization(x, l1=l1, entropy=entropy)
             x = None if x is None else layer(x)
         return total
 

@@ -1,4 +1,4 @@
-"""Classifiers with flat KANs, for small pictures of one size: the pixels alone, or something plain
+"""Classifiers with flat KANs, for small images of one size: the pixels alone, or something plain
 or local before the KAN.
 """
 
@@ -11,7 +11,7 @@ from torch import nn
 from kanseg.encoders import scaled
 from kanseg.layers.blocks import Conv
 from kanseg.layers.parts import activation_module
-from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, picture_size
+from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, checked_image_size
 from kanseg.models.flat import KAN, activation_where_plain
 
 Size = Sequence[int] | None
@@ -34,7 +34,7 @@ def kan_classifier(
     `hidden` lists the nodes of the hidden layers, `width` is a factor on all of them (what `match`
     solves).
     """
-    height, wide = picture_size(image_size, classes)
+    height, wide = checked_image_size(image_size, classes)
     nodes = [in_channels * height * wide, *_nodes(hidden, width), classes]
     return FlatClassifier(
         nn.Flatten(),
@@ -59,7 +59,7 @@ def hybrid(
     """Plain linear layers of `linear_widths` nodes, an activation after each, then a flat KAN with
     `hidden` nodes; `width` scales both lists.
     """
-    height, wide = picture_size(image_size, classes)
+    height, wide = checked_image_size(image_size, classes)
     nodes = [in_channels * height * wide, *_nodes(linear_widths, width, "linear_widths")]
     front: list[nn.Module] = [nn.Flatten()]
     for a, b in zip(nodes[:-1], nodes[1:], strict=True):
@@ -86,7 +86,7 @@ def conv_kan(
 
     `activation` is that of the convolutions; between layers without functions stands SiLU.
     """
-    height, wide = picture_size(image_size, classes)
+    height, wide = checked_image_size(image_size, classes)
     channels = [in_channels, scaled(width, 1), scaled(width, 2)]
     front: list[nn.Module] = []
     for a, b in zip(channels[:-1], channels[1:], strict=True):
@@ -122,7 +122,7 @@ def local_kan(
     `stride` is the kernel size by default: patches side by side. Without functions an activation
     follows the local layer.
     """
-    size = picture_size(image_size, classes)
+    size = checked_image_size(image_size, classes)
     if head not in ("linear", "kan"):
         raise ValueError(f"head must be 'linear' or 'kan', got {head!r}")
     if head == "linear" and len(hidden):

@@ -34,7 +34,7 @@ class Operations(TorchDispatchMode):
     `functions` is told the work of evaluating bases: one operation per entry that an elementwise
     operation writes while a basis is evaluated, its domain map included, and all of a
     `KANActivation`, whose functions and base are computed together (`operations_of_a_value`); exp
-    is one operation, and so is a normalisation. What norms, other activations, additions and
+    is one operation, and so is a normalization. What norms, other activations, additions and
     resizing do is counted nowhere, as is usual.
     """
 

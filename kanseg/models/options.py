@@ -36,9 +36,9 @@ PARTS = {
     "aux_params",
 }  # what a builder is handed: `plain` is `conv` without functions
 PLAIN_OPTIONS = ["norm", "activation", "padding_mode"]  # of plain convolutions before flat layers
-# Curves for the colours: B-splines over three standard deviations of a normalised picture, without
+# Curves for the colors: B-splines over three standard deviations of a normalized image, without
 # a bottleneck.
-COLOUR_STEM = {
+COLOR_STEM = {
     "basis": "bspline",
     "grid_size": 8,
     "grid_range": (-3.0, 3.0),
@@ -164,7 +164,7 @@ def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv
         return conv
     if stem != "auto" and not isinstance(stem, Mapping):
         raise ValueError(f"stem must be 'auto', None or a mapping of options, got {stem!r}")
-    own = dict(COLOUR_STEM if stem == "auto" else {"basis": basis, "inner_channels": None, **stem})
+    own = dict(COLOR_STEM if stem == "auto" else {"basis": basis, "inner_channels": None, **stem})
     common = {key: value for key, value in shared.items() if key in CONV_OPTIONS}
     return _conv(str(own.pop("basis")), common | own, network_options=[])
 

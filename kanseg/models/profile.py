@@ -30,7 +30,7 @@ HEADER = [
     "ms",
 ]
 EXPLAINED = """Parameters: base and basis are the two branches of KAN layers (bottleneck and
-shared functions with the basis), norm all normalisations. Mmadds: millions of multiply-adds of a
+shared functions with the basis), norm all normalizations. Mmadds: millions of multiply-adds of a
 forward pass, convolutions and matrix products as they are executed, and one per operation and entry
 for evaluating the functions (shared ones as the polynomials or tables that they become); the next
 column is these alone. saved MiB: kept for backward by a forward pass in training mode, every
@@ -255,7 +255,7 @@ def _count_memory(
             )
         except ValueError as error:
             cure = (
-                f"; profile a larger batch or picture than {tuple(x.shape)}"
+                f"; profile a larger batch or image than {tuple(x.shape)}"
                 if "more than 1 value per channel" in str(error)
                 else ""
             )

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kanseg.encoders import Encoder, ForeignEncoder
+from kanseg.encoders import Encoder, ExternalEncoder
 from kanseg.layers.blocks import Block
 from kanseg.layers.nested import resize_like
 from kanseg.utils.hub import _Pretrained
@@ -19,7 +19,7 @@ MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
 
 
 class UNetDecoder(nn.Module):
-    """Feature pyramid -> one feature map of the picture's size, by bilinear upsampling,
+    """Feature pyramid -> one feature map of the image's size, by bilinear upsampling,
     concatenation and a block a level.
 
     Args:
@@ -58,15 +58,15 @@ class UNetDecoder(nn.Module):
         return x
 
 
-def decoder_widths(encoder: Encoder | ForeignEncoder) -> list[int]:
+def decoder_widths(encoder: Encoder | ExternalEncoder) -> list[int]:
     """Channels of a decoder's levels: those of the encoder's features, but half of the level below
     where that has none of its own.
 
-    That is where feature 0 is the picture itself, or where an encoder skips a size.
+    That is where feature 0 is the image itself, or where an encoder skips a size.
     """
     widths = list(encoder.out_channels)
     for i in reversed(range(len(widths) - 1)):
-        if widths[i] == 0 or (i == 0 and encoder.begins_with_picture):
+        if widths[i] == 0 or (i == 0 and encoder.begins_with_image):
             widths[i] = max(8, widths[i + 1] // 2)
     return widths
 
@@ -124,10 +124,10 @@ class SegmentationModel(nn.Module, _Pretrained):
     """encoder -> decoder -> head: (B, C, H, W) -> raw logits (B, classes, H, W), any H and W.
 
     Args:
-        encoder: picture -> list of features, with `out_channels`.
-        decoder: list of features -> one feature map of the picture's size, with `out_channels`.
+        encoder: image -> list of features, with `out_channels`.
+        decoder: list of features -> one feature map of the image's size, with `out_channels`.
         classes: number of logits a pixel.
-        head: what the decoder returns -> raw logits of the picture's size; a 1x1 convolution by
+        head: what the decoder returns -> raw logits of the image's size; a 1x1 convolution by
             default.
         aux_params: keyword arguments of ClassificationHead (at least `classes`), as in
             segmentation_models.pytorch; with them forward returns (masks, labels).
@@ -135,7 +135,7 @@ class SegmentationModel(nn.Module, _Pretrained):
 
     def __init__(
         self,
-        encoder: Encoder | ForeignEncoder,
+        encoder: Encoder | ExternalEncoder,
         decoder: nn.Module,
         *,
         classes: int,

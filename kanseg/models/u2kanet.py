@@ -18,7 +18,7 @@ from kanseg.models.segmentation import MODELS, SegmentationModel
 
 
 class Plan(NamedTuple):
-    """Channels inside and behind the U-Nets of the two sides, level by level from the picture down,
+    """Channels inside and behind the U-Nets of the two sides, level by level from the image down,
     in multiples of the width.
     """
 
@@ -87,11 +87,11 @@ def u2kanet_encoder(
 
 
 class NestedDecoder(nn.Module):
-    """Feature pyramid -> one feature map a level, from the picture's size down; the deepest is the
+    """Feature pyramid -> one feature map a level, from the image's size down; the deepest is the
     encoder's own.
 
     Args:
-        blocks: one a level but the deepest, from the picture down; block i reads the concatenation
+        blocks: one a level but the deepest, from the image down; block i reads the concatenation
             of map i + 1 and feature i.
         out_channels: channels of the maps.
     """

@@ -1,4 +1,4 @@
-"""UKAN: convolutions where the picture is large, token KAN blocks at the two deepest levels (U-KAN,
+"""UKAN: convolutions where the image is large, token KAN blocks at the two deepest levels (U-KAN,
 Li et al. 2024, arXiv:2406.02918).
 """
 
@@ -84,7 +84,7 @@ def ukan_encoder(
     inner_channels: int | float | None = None,
     base_activation: str | None = "silu",
 ) -> Encoder:
-    """The picture itself, then levels of two plain convolutions and a maximum of 2x2 pixels, then
+    """The image itself, then levels of two plain convolutions and a maximum of 2x2 pixels, then
     levels of tokens.
 
     The levels have width / 8, width / 4, width, 1.25 width and 2 width channels.
@@ -112,11 +112,11 @@ def ukan_encoder(
 
 
 class AddingDecoder(nn.Module):
-    """Feature pyramid -> one feature map of the picture's size: a level's two convolutions,
+    """Feature pyramid -> one feature map of the image's size: a level's two convolutions,
     bilinear upsampling, the skip added, its refiner.
 
     Args:
-        convs: one a level from the deepest up; the last one's output has the picture's size and no
+        convs: one a level from the deepest up; the last one's output has the image's size and no
             skip.
         refiners: module after each sum, as many as there are skips.
         out_channels: of the last level.
@@ -168,7 +168,7 @@ def ukan(
         in_channels, conv=conv, plain=plain, stem=stem, width=width, depth=depth, **options
     )
     token = _token(conv, inner_channels, base_activation)
-    levels = encoder.out_channels[:0:-1]  # from the deepest up, without the picture
+    levels = encoder.out_channels[:0:-1]  # from the deepest up, without the image
     convs = [
         conv_stack(plain, [a, a, b]) for a, b in zip(levels, [*levels[1:], levels[-1]], strict=True)
     ]

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, residual_encoder
+from kanseg.encoders import ENCODERS, Encoder, ExternalEncoder, residual_encoder
 from kanseg.layers.blocks import BasicBlock, BottleneckBlock, Conv, stage
 from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder, decoder_widths
 
@@ -50,7 +50,7 @@ def ukanet(
     stem: Conv,
     width: float = 16,
     depth: int = 3,
-    encoder: Encoder | ForeignEncoder | None = None,
+    encoder: Encoder | ExternalEncoder | None = None,
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:

@@ -10,7 +10,7 @@ from itertools import count
 
 from torch import nn
 
-from kanseg.encoders import ENCODERS, Encoder, ForeignEncoder, stacked_encoder
+from kanseg.encoders import ENCODERS, Encoder, ExternalEncoder, stacked_encoder
 from kanseg.layers.attention import ConvAttention
 from kanseg.layers.blocks import Conv, conv_stack
 from kanseg.layers.focal import FocalModulation
@@ -59,7 +59,7 @@ def unet(
     depth: int = 4,
     num_convs: int = 2,
     downsample: str = "pool",
-    encoder: Encoder | ForeignEncoder | None = None,
+    encoder: Encoder | ExternalEncoder | None = None,
     align_corners: bool = False,
     mixer: str = "conv",
     mixer_options: Mapping[str, object] | None = None,
@@ -71,7 +71,7 @@ def unet(
     `mixer` "attention" (`ConvAttention`) or "focal" (`FocalModulation`) puts one of these before
     the decoder's convolutions of a level; `mixer_options` are theirs. The attention of a level sees
     keys and values averaged to the size of the decoder's lowest level (a 1 / 2^(depth - 1) of the
-    picture), unless `mixer_options` has another "reduction".
+    image), unless `mixer_options` has another "reduction".
 
     Another `encoder` takes the place of the contracting path and of all options for it.
     """

@@ -15,7 +15,7 @@ from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.encoders import check_size, scaled
 from kanseg.layers.blocks import Conv, kan_conv
 from kanseg.layers.regularization import penalty
-from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, picture_size
+from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, checked_image_size
 from kanseg.models.flat import KAN
 
 # Of the Gaussian around a reconstruction. With 1 few latent values are worth their divergence: a
@@ -41,7 +41,7 @@ def _bernoulli(reconstruction: Tensor, x: Tensor, deviation: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(reconstruction, x, reduction="none")
 
 
-# name -> (reconstruction, pictures, deviation) -> minus the log likelihood of each value
+# name -> (reconstruction, images, deviation) -> minus the log likelihood of each value
 LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gaussian": _gaussian,
     "bernoulli": _bernoulli,
@@ -57,12 +57,12 @@ def vae_loss(
     likelihood: str = "gaussian",
     deviation: float = DEVIATION,
 ) -> Tensor:
-    """Minus the evidence lower bound of each picture, in nats: (B,), in float32 at least (Kingma
+    """Minus the evidence lower bound of each image, in nats: (B,), in float32 at least (Kingma
     and Welling 2014, eq. 10).
 
     Args:
         reconstruction: (B, C, H, W); the mean of a Gaussian for "gaussian", logits for "bernoulli".
-        x: (B, C, H, W) pictures, for "bernoulli" from 0 to 1.
+        x: (B, C, H, W) images, for "bernoulli" from 0 to 1.
         mean, log_variance: (B, L) of the latent Gaussian.
         likelihood: "gaussian" or "bernoulli".
         deviation: of the Gaussian.
@@ -85,15 +85,15 @@ class VAE(nn.Module):
     H, W) -> reconstruction, mean, log variance.
 
     The latent vector is drawn in training and is the mean in evaluation. A training forward leaves
-    minus the evidence lower bound of the batch, averaged over pictures and values (nats a value),
+    minus the evidence lower bound of the batch, averaged over images and values (nats a value),
     in `elbo`; `Penalty(model, {"elbo": 1.0})` and `training.penalty` add it to the loss. Averaged
-    so, it has the size of a cross entropy for pictures of any size.
+    so, it has the size of a cross entropy for images of any size.
 
     Args:
-        in_channels, image_size: of the pictures, (H, W).
+        in_channels, image_size: of the images, (H, W).
         latent_dim: number of latent values L.
         width: channels of the first convolution, half those of the second.
-        likelihood: of the pixels, "gaussian" (for normalised pictures) or "bernoulli" (for pixels
+        likelihood: of the pixels, "gaussian" (for normalized images) or "bernoulli" (for pixels
             from 0 to 1).
         deviation: of the Gaussian; the smaller, the more a good reconstruction counts against the
             divergence of the latent vector.
@@ -153,7 +153,7 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, L) -> (B, C, H, W): pictures, or their logits where the likelihood is "bernoulli"."""
+        """(B, L) -> (B, C, H, W): images, or their logits where the likelihood is "bernoulli"."""
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,10 +218,10 @@ def vae_kan(
     """A flat KAN on the latent mean of a small VAE (`net.front.vae`), which learns beside it: train
     with the penalty {"elbo": 1.0}.
 
-    With `detach` the labels do not reach the VAE: its features are those of the pictures alone, and
+    With `detach` the labels do not reach the VAE: its features are those of the images alone, and
     without the penalty it would not learn at all. Without, the cross entropy shapes them too.
     """
-    size = picture_size(image_size, classes)
+    size = checked_image_size(image_size, classes)
     vae = VAE(
         in_channels, size, latent_dim, width, likelihood=likelihood, deviation=deviation, conv=plain
     )

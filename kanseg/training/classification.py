@@ -43,12 +43,12 @@ from kanseg.visualization.classification import (
     surest_mistakes,
 )
 
-MISTAKES = 24  # wrong pictures that are shown, at least
+MISTAKES = 24  # wrong images that are shown, at least
 HEADLINE = ("top1", "top5", "mean_precision", "mean_recall", "mean_f1", "auc_ovr", "auc_ovo")
 
 
 class ClassificationTask(Task):
-    """Labelled pictures; cross entropy; top-1, recall, F1, AUC; the confusion matrix and
+    """Labeled images; cross entropy; top-1, recall, F1, AUC; the confusion matrix and
     samples.
     """
 
@@ -137,7 +137,7 @@ class ClassificationTask(Task):
         self._train = ClassificationDataset(images.splits["train"], images.classes, preprocess)
         if not self._train.one_size and self.config.training.batch_size > 1:
             raise InputError(
-                "the training pictures have different sizes: set data.resize to [height, width], or"
+                "the training images have different sizes: set data.resize to [height, width], or"
                 " training.batch_size to 1"
             )
         augmentation = ImageAugmentation(data.augment) if data.augment else None
@@ -151,7 +151,7 @@ class ClassificationTask(Task):
         shapes = {tuple(dataset[(epoch, 0)]["image"].shape) for epoch in range(8)}
         if len(shapes) > 1:
             raise InputError(
-                "the augmentation gives pictures of different sizes"
+                "the augmentation gives images of different sizes"
                 f" ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
             )
         _, height, width = shapes.pop()
@@ -273,14 +273,14 @@ class ClassificationTask(Task):
             lambda net, images: net(images),
             **where,
         )
-        self._measured[title] = metrics.by_picture
+        self._measured[title] = metrics.per_image
         return metrics.compute()
 
     def headline(self, scores: Scores) -> Scores:
         return {name: scores[name] for name in HEADLINE}
 
     def table(self, scores: Scores) -> str:
-        return f"{scores['pictures']} pictures\n{classification_table(scores)}"
+        return f"{scores['images']} images\n{classification_table(scores)}"
 
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
@@ -293,7 +293,7 @@ class ClassificationTask(Task):
             return written
         chosen = sorted({int(i) for i in np.linspace(0, len(dataset) - 1, count)})
         known = {
-            i: picture.probabilities for i, picture in self._measured.get(role, {}).items()
+            i: image.probabilities for i, image in self._measured.get(role, {}).items()
         } or _probabilities(model, dataset, chosen, device)
         sheets = {
             "overview.png": chosen,
@@ -301,14 +301,14 @@ class ClassificationTask(Task):
         }
         for name, indices in sheets.items():
             if indices:
-                pictures, labels = (
+                images, labels = (
                     [dataset.source[i][0] for i in indices],
                     [dataset.source[i][1] for i in indices],
                 )
                 guesses = np.stack([known[i] for i in indices])
                 written.append(
                     draw_predictions(
-                        pictures,
+                        images,
                         labels,
                         guesses.argmax(axis=1).tolist(),
                         guesses,
@@ -326,7 +326,7 @@ class ClassificationTask(Task):
 def _probabilities(
     model: nn.Module, dataset: ClassificationDataset, indices: Iterable[int], device: torch.device
 ) -> dict[int, np.ndarray]:
-    """Probabilities (N,) of some pictures, predicted one by one."""
+    """Probabilities (N,) of some images, predicted one by one."""
     model.eval()
     return {
         i: (

@@ -23,7 +23,7 @@ def compile_networks(*networks: nn.Module, device: torch.device) -> None:
     dicts.
 
     Sizes are taken as constant until a second one comes, and as variable then (torch's default):
-    the last, smaller batch of an epoch and pictures of other sizes cost one more compilation, not
+    the last, smaller batch of an epoch and images of other sizes cost one more compilation, not
     one each.
 
     Raises:

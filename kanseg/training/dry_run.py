@@ -19,7 +19,7 @@ from kanseg.training.batches import BatchPlan
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
 
-SAMPLES = 8  # whose sizes are looked at where pictures come one by one
+SAMPLES = 8  # whose sizes are looked at where images come one by one
 TOO_SMALL = (
     "Expected more than 1 value per channel",
     "Expected more than 1 spatial element",
@@ -37,8 +37,8 @@ def forward(model: nn.Module, images: Tensor) -> Any:
             raise
         size = "x".join(map(str, images.shape[-2:]))
         raise InputError(
-            f"a batch of {len(images)} picture(s) of {size} is one pixel at the bottom of the"
-            " network, which a norm over its pixels cannot train on; use larger pictures or"
+            f"a batch of {len(images)} image(s) of {size} is one pixel at the bottom of the"
+            " network, which a norm over its pixels cannot train on; use larger images or"
             " batches, a smaller model.options.depth, or model.options.norm: layer"
         ) from None
 
@@ -46,7 +46,7 @@ def forward(model: nn.Module, images: Tensor) -> Any:
 def try_smallest(
     model: nn.Module, dataset: Dataset, plan: BatchPlan, accelerator: Accelerator
 ) -> None:
-    """One forward pass in training mode of the smallest batch and picture that the run will see;
+    """One forward pass in training mode of the smallest batch and image that the run will see;
     the network is left as it was.
 
     Raises:
@@ -57,7 +57,7 @@ def try_smallest(
     with left_as_found(network, training=True), torch.no_grad(), accelerator.autocast():
         forward(
             network, _repeated(image, min(plan.sizes[0], 2))
-        )  # a norm that two pictures are too few for finds more too few as well
+        )  # a norm that two images are too few for finds more too few as well
 
 
 def find_batch_size(
@@ -82,7 +82,7 @@ def find_batch_size(
         loss, penalty: of a training step.
 
     Raises:
-        InputError: a single picture does not fit.
+        InputError: a single image does not fit.
     """
     settings, network = task.config.training, accelerator.unwrap_model(model)
     size, accumulate = settings.batch_size, settings.accumulate
@@ -109,7 +109,7 @@ def find_batch_size(
         if size == 1:
             shape = "x".join(map(str, item["image"].shape[-2:]))
             raise InputError(
-                f"training.find_batch_size: a step on one picture of {shape} does not fit into the"
+                f"training.find_batch_size: a step on one image of {shape} does not fit into the"
                 f" memory of {accelerator.device}"
             )
         size, accumulate = size // 2, accumulate * 2
@@ -148,7 +148,7 @@ def _fits(
     penalty: Penalty,
     accelerator: Accelerator,
 ) -> bool:
-    """Whether the gradients of a batch fit beside the weights and what an optimiser keeps
+    """Whether the gradients of a batch fit beside the weights and what an optimizer keeps
     of them.
     """
     try:

@@ -131,7 +131,7 @@ def _leave(training: Training, stop_signal: int) -> NoReturn:
 
 
 def train_step(training: Training, group: list[dict[str, torch.Tensor]]) -> float:
-    """One optimiser step over the gradients of all batches of the group; the mean loss."""
+    """One optimizer step over the gradients of all batches of the group; the mean loss."""
     if training.closures:
         losses: list[float] = []
         training.optimizer.step(

@@ -1,4 +1,4 @@
-"""One experiment from its settings: data, network, training, measurement, pictures."""
+"""One experiment from its settings: data, network, training, measurement, images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.collate import RawItems, collate
 from kanseg.data.split_record import SPLIT
-from kanseg.encoders import is_foreign
+from kanseg.encoders import is_external
 from kanseg.evaluation.evaluate import let_the_main_process_stop
 from kanseg.inference.checkpoint import build_model, read_weights
 from kanseg.layers import Penalty
@@ -45,17 +45,17 @@ from kanseg.training.run_folder.resume import (
 )
 from kanseg.training.run_folder.trackers import Tracker, open_trackers
 from kanseg.training.segmentation import SegmentationTask
-from kanseg.training.settings import check_held_out, check_settings, make_optimiser
+from kanseg.training.settings import check_held_out, check_settings, make_optimizer
 from kanseg.training.state import Training
 from kanseg.training.task import Task, Tell
-from kanseg.utils.environment import machine_line
+from kanseg.utils.environment import environment_line
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.visualization.curves import draw_curves
 from kanseg.visualization.report.page import draw_report
 
 REPORT = "report.html"
-PICTURES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", REPORT)
+IMAGES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", REPORT)
 # What a run leaves in its folder, beside config.yaml.
 LEFT = (
     "checkpoints",
@@ -67,7 +67,7 @@ LEFT = (
     "log.jsonl",
     "metrics.json",
     SPLIT,
-    *PICTURES,
+    *IMAGES,
 )
 TASKS: dict[type, type[Task]] = {Config: SegmentationTask, ClassificationConfig: ClassificationTask}
 
@@ -184,7 +184,7 @@ def _train(
         "training_cpu_seconds": round(training_cpu_seconds, 1),
     }
     results |= {
-        "machine": machine_line(accelerator.device.type),
+        "machine": environment_line(accelerator.device.type),
         "processes": accelerator.num_processes,
     }
     if accelerator.is_main_process:
@@ -215,7 +215,7 @@ def _network(task: Task, resumed: Resumed | None, tell: Tell) -> nn.Module:
         resumed.load_weights(model)
         return model
     encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
-    if weights is not None and is_foreign(encoder):
+    if weights is not None and is_external(encoder):
         tell(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
     return build_model(arguments, pretrained=True)
 
@@ -242,7 +242,7 @@ def assemble(
     groups, factors = parameter_groups(model, settings)
     for line in describe_function_rates(model, settings):
         tell(line)
-    model, optimizer = accelerator.prepare(model, make_optimiser(settings, groups))
+    model, optimizer = accelerator.prepare(model, make_optimizer(settings, groups))
     if accelerator.process_index:
         torch.manual_seed(
             task.config.seed + accelerator.process_index
@@ -403,7 +403,7 @@ def _measure(training: Training) -> dict[str, Any]:
 
 
 def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
-    """metrics.json, curves, pictures, the page of all of them, and the closing lines."""
+    """metrics.json, curves, images, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
     atomic_write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
     curves = draw_curves(
@@ -412,14 +412,14 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
         monitor=task.config.training.monitor,
         best_epoch=results["best_epoch"],
     )
-    pictures = task.draw(training.network, results, run, device=training.accelerator.device)
+    images = task.draw(training.network, results, run, device=training.accelerator.device)
     # those of a run that was resumed after its end, of which not every one need be drawn again
-    drawn = {path.name for path in [curves, *pictures]}
-    for name in PICTURES:
+    drawn = {path.name for path in [curves, *images]}
+    for name in IMAGES:
         if name not in drawn and name != REPORT:
             (run / name).unlink(missing_ok=True)
     page = draw_report(run, results)
     for role in task.held_out:
         tell(f"\n{role}, weights of epoch {results['best_epoch']}, {task.table(results[role])}")
     tell(f"\n{results['seconds']:.0f} s; scores: {run / 'metrics.json'}; weights: {run / 'best'}")
-    tell(f"pictures: {', '.join(map(str, [*pictures, curves]))}; all on one page: {page}")
+    tell(f"images: {', '.join(map(str, [*images, curves]))}; all on one page: {page}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kanseg.config import DataConfig
 from kanseg.data import (
     Augmentation,
-    LabelInfo,
+    LabelSpec,
     Preprocess,
     Report,
     Sample,
@@ -24,7 +24,7 @@ from kanseg.data import (
     channel_statistics,
     check_data,
     class_frequencies,
-    read_picture,
+    read_sample_image,
 )
 from kanseg.data.checks import KINDS
 from kanseg.data.split_record import SplitRecord, name_of, sample_contents
@@ -56,7 +56,7 @@ ONE_CLASS = "iou/"  # before the name of a class
 
 
 class SegmentationTask(Task):
-    """Pictures and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth,
+    """Images and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth,
     prediction and error.
     """
 
@@ -78,7 +78,7 @@ class SegmentationTask(Task):
         super().__init__(config, accept_changes=accept_changes)
         self._confusions: dict[
             str, dict[int, np.ndarray]
-        ] = {}  # of the pictures of val and test, when they are measured
+        ] = {}  # of the images of val and test, when they are measured
 
     def check(self) -> None:
         settings = self.config.training
@@ -98,7 +98,7 @@ class SegmentationTask(Task):
     def model_arguments(self) -> dict[str, Any]:
         return describe(
             self.config,
-            LabelInfo("binary", ("a", "b")),
+            LabelSpec("binary", ("a", "b")),
             Preprocess(channels=self.config.data.channels),
         )["model"]
 
@@ -115,7 +115,7 @@ class SegmentationTask(Task):
             compare_masks(checkpoint, folder.info, where=folder.root)
         samples, self.split = self._held(report, samples, checkpoint, tell)
         sizes = Counter(
-            tuple(report.inspector.picture(sample.image).size) for sample in samples["train"]
+            tuple(report.inspector.image(sample.image).size) for sample in samples["train"]
         )
         preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
         dataset = SegmentationDataset(
@@ -181,7 +181,7 @@ class SegmentationTask(Task):
                 f" {', '.join(classes)})"
             )
 
-    def _weighted_loss(self, info: LabelInfo) -> WeightedLoss:
+    def _weighted_loss(self, info: LabelSpec) -> WeightedLoss:
         settings = self.config.training
         weights = settings.class_weights
         if isinstance(weights, str):
@@ -218,7 +218,7 @@ class SegmentationTask(Task):
             surface=surface_options(self.config),
         )
         self._confusions[role] = {
-            index: picture.confusion for index, picture in metrics.by_picture.items()
+            index: image.confusion for index, image in metrics.per_image.items()
         }
         if accelerator.is_main_process:
             write_table(run / f"scores_{role}.csv", metrics, self.held_out[role].samples)
@@ -254,7 +254,7 @@ class SegmentationTask(Task):
         )
 
     def table(self, scores: Scores) -> str:
-        return f"{scores['pictures']} pictures\n{table(scores)}"
+        return f"{scores['images']} images\n{table(scores)}"
 
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
@@ -269,7 +269,7 @@ class SegmentationTask(Task):
             model,
             self.held_out.get(role, self._train),
             run,
-            by_picture=self._confusions.get(role),
+            per_image=self._confusions.get(role),
             **options,
         )
 
@@ -315,13 +315,12 @@ def chosen_samples(
         if some:
             left_out = len(report.splits[role]) - len(some)
             tell(
-                f"data: {role} {len(some)} pictures{f' ({left_out} left out)' if left_out else ''},"
+                f"data: {role} {len(some)} images{f' ({left_out} left out)' if left_out else ''},"
                 f" {report.statistics[role].summary(report.folder.info)}"
             )
     if not samples["train"]:
         raise InputError(
-            f"{data.root}: no pictures to train on in split"
-            f" {', '.join(data.train) or '(none given)'}"
+            f"{data.root}: no images to train on in split {', '.join(data.train) or '(none given)'}"
         )
     return report, samples
 
@@ -340,7 +339,7 @@ def _tell_warnings(report: Report, tell: Callable[[str], None], most: int = 3) -
 def make_preprocess(
     data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None
 ) -> Preprocess:
-    """The preprocessing of the settings, with the statistics of the training pictures where none
+    """The preprocessing of the settings, with the statistics of the training images where none
     are given.
 
     Args:
@@ -365,7 +364,7 @@ def make_preprocess(
                 f" finite{', positive' if name == 'std' else ''} values, one each, got {values}"
             )
     resize = pair("data.resize", data.resize)
-    floats = read_picture(train_samples[0]).dtype == np.float32
+    floats = read_sample_image(train_samples[0]).dtype == np.float32
     plain = Preprocess(
         data.channels,
         gamma=data.gamma,
@@ -381,12 +380,13 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     """Try the augmentation on a sample, and whether its results fit into one batch.
 
     Raises:
-        InputError: a transform that fails; pictures of different sizes.
+        InputError: a transform that fails; images of different sizes.
     """
     data = config.data
     first = dataset.samples[0]
     dataset.augmentation.check(
-        dataset.preprocess.scale(read_picture(first), name=str(first.image)), name=str(first.image)
+        dataset.preprocess.scale(read_sample_image(first), name=str(first.image)),
+        name=str(first.image),
     )
     shapes = {tuple(dataset[(epoch, 0)]["mask"].shape[-2:]) for epoch in range(8)}
     if config.training.batch_size == 1:
@@ -394,12 +394,12 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     if data.resize is None and data.crop is None and len(sizes) > 1 and len(shapes) == 1:
         few = ", ".join(f"{w}x{h}" for (h, w), _ in sizes.most_common(3))
         raise InputError(
-            f"the training pictures have {len(sizes)} sizes ({few}): set data.resize or data.crop"
+            f"the training images have {len(sizes)} sizes ({few}): set data.resize or data.crop"
             " to [height, width], or training.batch_size to 1"
         )
     if len(shapes) > 1:
         few = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
         raise InputError(
-            f"the augmentation gives pictures of sizes {few}, as turning does to oblong ones; set"
+            f"the augmentation gives images of sizes {few}, as turning does to oblong ones; set"
             " data.crop or data.resize to a square"
         )

@@ -11,7 +11,7 @@ from kanseg.inference.checkpoint import build_model
 from kanseg.layers import Penalty
 from kanseg.training.grids import check_update_grid_epochs
 from kanseg.training.optim.lr_scheduler import parameter_groups
-from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimiser, create_schedule
+from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, create_schedule
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
@@ -86,21 +86,21 @@ def check_settings(task: Task) -> None:
 
 
 def check_steps(settings: Any, model: nn.Module) -> None:
-    """InputError for an optimiser, a schedule or groups of parameters that cannot be made; `model`
+    """InputError for an optimizer, a schedule or groups of parameters that cannot be made; `model`
     is looked at for names only.
     """
     groups, _ = parameter_groups(model, settings)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
         raise InputError(
             f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters;"
-            " leave them out, or take another optimiser"
+            " leave them out, or take another optimizer"
         )
     if settings.optimizer in NEEDS_CLOSURE and settings.function_lr is not None:
         raise InputError(
             f"training.function_lr: {settings.optimizer} has one learning rate for all parameters;"
             " leave it null, or take another optimizer"
         )
-    make_optimiser(
+    make_optimizer(
         settings, [group | {"params": [nn.Parameter(torch.zeros(1))]} for group in groups]
     )
     try:
@@ -111,10 +111,10 @@ def check_steps(settings: Any, model: nn.Module) -> None:
         raise InputError(f"training.schedule: {error}") from None
 
 
-def make_optimiser(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser of the settings; InputError for options that it cannot have."""
+def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of the settings; InputError for options that it cannot have."""
     try:
-        return create_optimiser(
+        return create_optimizer(
             settings.optimizer,
             groups,
             lr=settings.lr,

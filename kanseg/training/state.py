@@ -30,7 +30,7 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
-    step: int = 0  # optimiser steps in all
+    step: int = 0  # optimizer steps in all
     loss_sum: float = 0.0  # over the steps of this epoch
     loss_count: int = 0
     best: float | None = None
@@ -184,7 +184,7 @@ class Training:
     watch: Callable[[dict[str, Any]], None] | None = (
         None  # gets the log's entry of every epoch but the last, when its checkpoint is complete
     )
-    closures: bool = False  # whether the optimiser computes the loss several times a step (LBFGS)
+    closures: bool = False  # whether the optimizer computes the loss several times a step (LBFGS)
 
     @property
     def network(self) -> nn.Module:

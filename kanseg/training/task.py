@@ -1,4 +1,4 @@
-"""What a run trains for: the data, the loss, the scores and the pictures. The loop and the run
+"""What a run trains for: the data, the loss, the scores and the images. The loop and the run
 folder know nothing else of it.
 """
 
@@ -95,14 +95,14 @@ class Task(ABC):
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
     ) -> list[Path]:
-        """Pictures of the finished run; the first one is the one to look at first."""
+        """Images of the finished run; the first one is the one to look at first."""
 
     @abstractmethod
     def names(self, indices: Iterable[int]) -> list[str]:
         """Names of training samples."""
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray | None:
-        """A picture (H, W, 3) uint8 of what the network does to the first pictures of val, for the
+        """A image (H, W, 3) uint8 of what the network does to the first images of val, for the
         trackers; None, by default.
         """
         return None

@@ -30,7 +30,7 @@ def _largest(names: Sequence[str], default: int) -> int:
     return max([int(value) for value in values if value.isdigit()], default=default)
 
 
-def machine_line(device: str = "cpu") -> str:
+def environment_line(device: str = "cpu") -> str:
     """Processor, versions and threads."""
     threads = torch.get_num_threads()
     parts = [

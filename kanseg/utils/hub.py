@@ -441,7 +441,7 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
     is.
 
     Args:
-        encoder: with `in_channels`; pictures of another number of channels are a matter of the
+        encoder: with `in_channels`; images of another number of channels are a matter of the
             other's `set_in_channels`.
         source: as of `from_pretrained`.
 

@@ -1,4 +1,4 @@
-"""Pictures a person can look at, of a classifier: its confusion matrix, and sample pictures with
+"""Images a person can look at, of a classifier: its confusion matrix, and sample images with
 what it takes them for.
 """
 
@@ -23,13 +23,13 @@ CELL, MARGIN, CAPTION = 128, 8, 40
 
 
 def draw_confusion(result: Mapping[str, Any], path: Path | str) -> Path:
-    """Write the confusion matrix of `ClassificationMetrics.compute` as a PNG: colours are shares of
-    the row (truth), numbers are pictures.
+    """Write the confusion matrix of `ClassificationMetrics.compute` as a PNG: colors are shares of
+    the row (truth), numbers are images.
     """
     matrix, classes = np.asarray(result["confusion"]), result["classes"]
     title = "\n".join(
         [
-            f"{result['pictures']} pictures, top1 {result['top1']:.4f}",
+            f"{result['images']} images, top1 {result['top1']:.4f}",
             *confused(matrix, list(classes)),
         ]
     )
@@ -37,14 +37,14 @@ def draw_confusion(result: Mapping[str, Any], path: Path | str) -> Path:
     return draw_matrix(row_shares(matrix), list(classes), Path(path), texts=texts, title=title)
 
 
-def surest_mistakes(by_picture: Mapping[int, Classified], count: int) -> list[int]:
-    """The indices of pictures that are taken for a wrong class, the highest probabilities of it
+def surest_mistakes(per_image: Mapping[int, Classified], count: int) -> list[int]:
+    """The indices of images that are taken for a wrong class, the highest probabilities of it
     first.
     """
     wrong = [
-        (-float(picture.probabilities[picture.predicted]), index)
-        for index, picture in by_picture.items()
-        if picture.predicted != picture.label
+        (-float(image.probabilities[image.predicted]), index)
+        for index, image in per_image.items()
+        if image.predicted != image.label
     ]
     return [index for _, index in sorted(wrong)[:count]]
 
@@ -59,7 +59,7 @@ def draw_predictions(
     *,
     columns: int = 8,
 ) -> Path:
-    """Write a sheet of pictures, each with its class and below it what the network takes it for;
+    """Write a sheet of images, each with its class and below it what the network takes it for;
     wrong ones are framed and written in red.
 
     Args:
@@ -68,31 +68,31 @@ def draw_predictions(
         probabilities: of the prediction, (n,), or of all classes, (n, N).
         classes: names, index 0 first.
         path: PNG file.
-        columns: pictures a row.
+        columns: images a row.
     """
     if not len(images):
-        raise ValueError("expected at least one picture to draw, got none")
+        raise ValueError("expected at least one image to draw, got none")
     values = np.asarray(probabilities, dtype=np.float64)
     values = values if values.ndim == 1 else values[np.arange(len(values)), np.asarray(predicted)]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width, height = CELL + MARGIN, CELL + CAPTION + MARGIN
-    picture = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
-    draw = ImageDraw.Draw(picture)
+    grid = Image.new("RGB", (columns * width + MARGIN, rows * height + MARGIN), "white")
+    draw = ImageDraw.Draw(grid)
     for place, (image, label, guess, value) in enumerate(
         zip(images, labels, predicted, values, strict=True)
     ):
         left, top = MARGIN + place % columns * width, MARGIN + place // columns * height
-        colour = RIGHT if int(label) == int(guess) else WRONG
+        color = RIGHT if int(label) == int(guess) else WRONG
         cell = _cell(image)
-        picture.paste(cell, (left + (CELL - cell.width) // 2, top + (CELL - cell.height) // 2))
-        if colour == WRONG:
+        grid.paste(cell, (left + (CELL - cell.width) // 2, top + (CELL - cell.height) // 2))
+        if color == WRONG:
             draw.rectangle(
                 (left - 3, top - 3, left + CELL + 2, top + CELL + 2), outline=WRONG, width=3
             )
         for below, text, ink in (
             (4, classes[int(label)], "black"),
-            (20, f"{classes[int(guess)]} {value:.2f}", colour),
+            (20, f"{classes[int(guess)]} {value:.2f}", color),
         ):
             draw.text(
                 (left, top + CELL + below),
@@ -100,11 +100,11 @@ def draw_predictions(
                 fill=ink,
                 font=font_for(text, 13),
             )
-    return write_png(path, np.asarray(picture))
+    return write_png(path, np.asarray(grid))
 
 
 def _cell(image: np.ndarray) -> Image.Image:
-    """The picture at most CELL wide and high; small ones in whole multiples, so that their pixels
+    """The grid at most CELL wide and high; small ones in whole multiples, so that their pixels
     stay square.
     """
     shown = viewable(image)

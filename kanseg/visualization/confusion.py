@@ -1,4 +1,4 @@
-"""Confusion matrices as pictures: of pictures or pixels, colours being shares of the true class."""
+"""Confusion matrices as images: of images or pixels, colors being shares of the true class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from kanseg.visualization.figures import save_figure
 
 NUMBERED = 21  # classes up to which numbers are written into the matrix
-NAMED = 220  # classes up to which each has its name on the axes, and the picture grows
+NAMED = 220  # classes up to which each has its name on the axes, and the image grows
 LONGEST = 24
 OUTCOMES = ("not there, left out", "not there, made up", "there, missed", "there, found")
 
@@ -21,28 +21,28 @@ def row_shares(matrix: np.ndarray) -> np.ndarray:
     return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
 
 
-def pixel_confusion(by_picture: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion matrices of pictures, (N, N) with truth by rows or multilabel (N, 2, 2) -> counts
+def pixel_confusion(per_image: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Confusion matrices of images, (N, N) with truth by rows or multilabel (N, 2, 2) -> counts
     and shares of the truth over the set.
 
     Both are (N, N), or of multilabel (N, 4) with the columns OUTCOMES: the first two are shares of
     the pixels without the class, the others of those with it.
     """
-    total = np.sum([np.asarray(matrix) for matrix in by_picture.values()], axis=0)
+    total = np.sum([np.asarray(matrix) for matrix in per_image.values()], axis=0)
     if total.ndim == 2:
         return total, row_shares(total)
     return total.reshape(-1, 4), np.hstack([row_shares(total[:, 0]), row_shares(total[:, 1])])
 
 
 def draw_pixel_confusion(
-    by_picture: Mapping[int, np.ndarray], classes: Sequence[str], path: Path
+    per_image: Mapping[int, np.ndarray], classes: Sequence[str], path: Path
 ) -> Path:
     """Write the confusion matrix over the pixels of a set as a PNG: shares of the truth, and
     counts.
     """
-    counts, shares = pixel_confusion(by_picture)
-    multilabel = next(iter(by_picture.values())).ndim == 3
-    title = f"pixels of {len(by_picture)} picture{'s' * (len(by_picture) != 1)}"
+    counts, shares = pixel_confusion(per_image)
+    multilabel = next(iter(per_image.values())).ndim == 3
+    title = f"pixels of {len(per_image)} image{'s' * (len(per_image) != 1)}"
     if not multilabel:
         title = "\n".join([f"{title}, {_right(counts)}", *confused(counts, classes)])
     texts = [
@@ -75,7 +75,7 @@ def draw_matrix(
     beyond that the numbers, then names, are left out.
 
     Args:
-        shares: (N, M) in [0, 1], the colours; NaN is grey.
+        shares: (N, M) in [0, 1], the colors; NaN is gray.
         classes: names of the N rows.
         path: PNG file.
         columns: names of the M columns, by default those of the rows.
@@ -109,7 +109,7 @@ def draw_matrix(
         axis.tick_params(which="minor", length=0)
     else:
         for place, share in np.ndenumerate(shares):
-            colour = "white" if share > 0.5 else "black"
+            color = "white" if share > 0.5 else "black"
             axis.text(
                 place[1],
                 place[0],
@@ -117,7 +117,7 @@ def draw_matrix(
                 ha="center",
                 va="center",
                 fontsize=_text_size(texts, cell),
-                color=colour,
+                color=color,
             )
     axis.set_title(title, fontsize=9, loc="left", parse_math=False)
     figure.colorbar(shown, ax=axis, label="share of the true class", fraction=0.046, pad=0.04)

@@ -10,8 +10,8 @@ import numpy as np
 
 from kanseg.visualization.figures import save_figure
 
-LINES = 10  # lines of classes that get a colour and a name each; more are grey
-COLOURS = (
+LINES = 10  # lines of classes that get a color and a name each; more are gray
+COLORS = (
     "#0072b2",
     "#e69f00",
     "#009e73",
@@ -89,9 +89,9 @@ def _draw_losses(
         series["validation" if name == "loss" else name] = [
             number(e.get("val", {}).get(name)) for e in epochs
         ]
-    for (label, values), colour in zip(series.items(), COLOURS, strict=False):
+    for (label, values), color in zip(series.items(), COLORS, strict=False):
         seen = np.isfinite(values)
-        axis.plot(np.array(x)[seen], np.array(values)[seen], marker=".", color=colour, label=label)
+        axis.plot(np.array(x)[seen], np.array(values)[seen], marker=".", color=color, label=label)
     axis.set_title("loss")
     if _spans_decades(value for line in axis.lines for value in line.get_ydata()):
         axis.set_yscale("log")
@@ -116,7 +116,7 @@ def _draw_scores(axis: Any, measured: Sequence[Mapping[str, Any]], monitor: str)
             linewidth=1,
             marker=".",
             markersize=3,
-            color="0.7" if many else COLOURS[place],
+            color="0.7" if many else COLORS[place],
             label=name,
         )
     monitored = [number(e["val"].get(monitor)) for e in measured]
@@ -162,7 +162,7 @@ def _draw_rates(
         axis.plot(
             x,
             [number(_rates(e["lr"]).get(name)) for e in steps],
-            color=COLOURS[place % len(COLOURS)],
+            color=COLORS[place % len(COLORS)],
             label=name or None,
         )
     axis.set_title("learning rate")

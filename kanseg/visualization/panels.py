@@ -1,4 +1,4 @@
-"""Pictures that a person can look at, of a segmentation network: sample panels, galleries of its
+"""Images that a person can look at, of a segmentation network: sample panels, galleries of its
 best and worst, the confusion of its classes.
 """
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from kanseg.data import SegmentationDataset, read_picture, write_png
-from kanseg.data.label_spec import Colour
-from kanseg.data.overlay import MISSED, WRONG, colourise, error_map, ignored_colour, viewable
+from kanseg.data import SegmentationDataset, read_sample_image, write_png
+from kanseg.data.label_spec import Color
+from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_color, viewable
 from kanseg.evaluation.evaluate import predicted_labels
 from kanseg.metrics import scores
 from kanseg.visualization.confusion import draw_pixel_confusion
@@ -29,40 +29,40 @@ def draw_results(
     dataset: SegmentationDataset,
     run: Path,
     *,
-    by_picture: Mapping[int, np.ndarray] | None = None,
+    per_image: Mapping[int, np.ndarray] | None = None,
     count: int,
     tile: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Path]:
-    """Everything that a data set shows of a network; each picture is predicted at most once, and
+    """Everything that a data set shows of a network; each image is predicted at most once, and
     only those that are shown.
 
     run/overview.png and run/samples/NAME.png: evenly chosen samples (image | truth | prediction |
-    error) at the size that the network sees. With `by_picture` also run/worst.png and run/best.png,
-    by the mean IoU of the picture, and run/confusion.png, of all pixels.
+    error) at the size that the network sees. With `per_image` also run/worst.png and run/best.png,
+    by the mean IoU of the image, and run/confusion.png, of all pixels.
 
     Args:
-        model: pictures (B, C, H, W) -> logits.
+        model: images (B, C, H, W) -> logits.
         dataset: without augmentation.
         run: folder.
-        by_picture: confusion matrices by index, as of `SegmentationMetrics`; None where nothing was
+        per_image: confusion matrices by index, as of `SegmentationMetrics`; None where nothing was
             measured.
         count: samples, and at most so many rows in a gallery; 0 draws the confusion alone.
-        tile: (h, w) beyond which pictures are predicted in tiles.
+        tile: (h, w) beyond which images are predicted in tiles.
         device: of the model.
 
     Returns:
         The files, the ones to look at first in front; the last is the folder of samples.
     """
     written = (
-        [draw_pixel_confusion(by_picture, dataset.info.classes, run / "confusion.png")]
-        if by_picture
+        [draw_pixel_confusion(per_image, dataset.info.classes, run / "confusion.png")]
+        if per_image
         else []
     )
     if count < 1 or not len(dataset):
         return written
     chosen = evenly(range(len(dataset)), count)
-    measured = picture_scores(by_picture or {})
+    measured = image_scores(per_image or {})
     worst, best = extremes(measured, min(count, GALLERY))
     cells = predicted_cells(model, dataset, {*chosen, *worst, *best}, tile=tile, device=device)
 
@@ -80,7 +80,7 @@ def draw_results(
     def draw(path: Path, indices: Sequence[int], largest: int) -> Path:
         rows, names = [cells[i] for i in indices], [caption(i) for i in indices]
         return write_png(
-            path, sheet(rows, names, dataset.info.classes, dataset.info.colours, largest=largest)
+            path, sheet(rows, names, dataset.info.classes, dataset.info.colors, largest=largest)
         )
 
     for index in chosen:
@@ -119,20 +119,20 @@ def predicted_cells(
             .cpu()
             .numpy()
         )
-        image = dataset.preprocess.scale(read_picture(sample), name=str(sample.image))
+        image = dataset.preprocess.scale(read_sample_image(sample), name=str(sample.image))
         cells[index] = sample_cells(
-            viewable(image), item["mask"].numpy(), predicted, dataset.info.colours
+            viewable(image), item["mask"].numpy(), predicted, dataset.info.colors
         )
     model.train(was_training)
     return cells
 
 
-def picture_scores(by_picture: Mapping[int, np.ndarray]) -> dict[int, float]:
-    """Confusion matrices of pictures, (N, N) or multilabel (N, 2, 2) -> their mean IoU over the
+def image_scores(per_image: Mapping[int, np.ndarray]) -> dict[int, float]:
+    """Confusion matrices of images, (N, N) or multilabel (N, 2, 2) -> their mean IoU over the
     classes that occur; NaN where none does.
     """
     result = {}
-    for index, matrix in by_picture.items():
+    for index, matrix in per_image.items():
         iou = scores(np.asarray(matrix))["iou"]
         iou = iou[:, 1] if iou.ndim == 2 else iou
         result[int(index)] = (
@@ -154,32 +154,32 @@ def extremes(measured: Mapping[int, float], count: int) -> tuple[list[int], list
 
 
 def sample_cells(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colours: Sequence[Colour]
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colors: Sequence[Color]
 ) -> list[np.ndarray]:
-    """The pictures of a sample, (H, W, 3) uint8 each: those of COLUMNS, and for multilabel with two
+    """The images of a sample, (H, W, 3) uint8 each: those of COLUMNS, and for multilabel with two
     or three classes the error of each.
 
     Args:
         image: (H, W, 3) uint8.
         truth, predicted: (H, W) class indices, or (N, H, W) of 0 and 1 (multilabel); 255 in the
         truth is ignored.
-        colours: an RGB colour per class.
+        colors: an RGB color per class.
     """
     several = truth.ndim == 3 and len(truth) > 1
-    void = ignored_colour(colours)
+    void = ignored_color(colors)
     error = error_map(
-        image, truth, predicted, sides=not several and len(colours) <= 2, ignored_in=void
+        image, truth, predicted, sides=not several and len(colors) <= 2, ignored_in=void
     )
     single = zip(truth, predicted, strict=True) if several and len(truth) <= SINGLE else ()
     errors = [error, *(error_map(image, t, p, sides=True, ignored_in=void) for t, p in single)]
-    return [image, colourise(truth, colours), colourise(predicted, colours), *errors]
+    return [image, colorize(truth, colors), colorize(predicted, colors), *errors]
 
 
 def sheet(
     rows: Sequence[Sequence[np.ndarray]],
     names: Sequence[str],
     classes: Sequence[str],
-    colours: Sequence[Colour],
+    colors: Sequence[Color],
     *,
     largest: int = LARGEST,
 ) -> np.ndarray:
@@ -192,19 +192,19 @@ def sheet(
         rows,
         titles,
         names,
-        legend=legend(classes, colours, sides=len(classes) <= 2 or single),
+        legend=legend(classes, colors, sides=len(classes) <= 2 or single),
         largest=largest,
     )
 
 
 def legend(
-    classes: Sequence[str], colours: Sequence[Colour], *, sides: bool
-) -> list[tuple[str, Colour]]:
-    """What the colours mean, of classes and of errors, which tell what was made up from what was
+    classes: Sequence[str], colors: Sequence[Color], *, sides: bool
+) -> list[tuple[str, Color]]:
+    """What the colors mean, of classes and of errors, which tell what was made up from what was
     missed where they have `sides`.
     """
     wrong = [("made up", WRONG), ("missed", MISSED)] if sides else [("wrong", WRONG)]
-    return [*zip(classes, colours, strict=False), *wrong, ("ignored", ignored_colour(colours))]
+    return [*zip(classes, colors, strict=False), *wrong, ("ignored", ignored_color(colors))]
 
 
 def evenly(indices: Sequence[int], count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a network does to a few pictures, as one picture."""
+"""What a network does to a few images, as one image."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def preview(
         [cells[i] for i in chosen],
         [dataset.samples[i].name for i in chosen],
         dataset.info.classes,
-        dataset.info.colours,
+        dataset.info.colors,
     )

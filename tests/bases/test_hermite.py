@@ -39,7 +39,7 @@ def test_functions_are_orthonormal(kind):
 
 
 @KINDS
-def test_derivatives_are_those_by_the_neighbours(kind):
+def test_derivatives_are_those_by_the_neighbors(kind):
     """psi_n' = sqrt(n / 2) psi_(n-1) - sqrt((n + 1) / 2) psi_(n+1) for the physicists', halved in
     the square for the probabilists'.
     """

@@ -24,6 +24,6 @@ def test_instance_norm_of_a_vector_is_refused():
         GaussianRBF(2, domain="instance_norm")(torch.randn(3, 2))
 
 
-def test_one_centre_is_refused():
+def test_one_center_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         GaussianRBF(1, grid_size=1)

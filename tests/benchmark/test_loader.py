@@ -14,7 +14,7 @@ from kanseg.benchmark.loader import (
     _rows,
     loader_rows,
     loader_table,
-    make_pictures,
+    make_images,
 )
 from kanseg.data import read_folder
 from kanseg.utils.errors import InputError
@@ -67,8 +67,8 @@ def test_a_folder_is_read_by_every_loader_and_left_alone(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
 
 
-def test_made_pictures_are_a_data_set(tmp_path):
-    make_pictures(tmp_path / "set", count=4, size=(40, 50))
+def test_made_images_are_a_data_set(tmp_path):
+    make_images(tmp_path / "set", count=4, size=(40, 50))
     assert read_folder(tmp_path / "set").info.classes == ("background", "foreground")
 
 

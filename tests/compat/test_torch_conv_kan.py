@@ -193,7 +193,7 @@ def test_a_sample_depends_on_its_batch_mates_only_in_kaln(name):
     assert same == ("KALN" not in name)
 
 
-def test_kaln_says_so_and_is_finite_on_a_blank_picture():
+def test_kaln_says_so_and_is_finite_on_a_blank_image():
     layer = tck.KALNConv2DLayer(2, 2, 3)
     assert "depends on its batch mates" in " ".join(type(layer).__doc__.split())
     assert layer(torch.zeros(1, 2, 6, 6)).isfinite().all()

@@ -161,7 +161,7 @@ def test_help_documents_every_setting_with_type_and_default():
     ).stdout
     for line in (
         "--training.epochs EPOCHS",
-        "passes over the training pictures. (type: int, default: 50)",
+        "passes over the training images. (type: int, default: 50)",
         "--data.root ROOT",
         "--model.basis BASIS",
         "--resume",

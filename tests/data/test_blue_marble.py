@@ -32,10 +32,10 @@ def test_north_is_up_and_land_lies_where_it_is(prepared):
     # 25 E to 33 E, 39 N to 30 N: the Mediterranean in the middle, the bright coast of Egypt at the
     # bottom
     sample = next(s for s in prepared.splits["test"] if s.name == "tile_06_24")
-    label, picture = read_label(sample, prepared.info), read_image(sample.image)
+    label, image = read_label(sample, prepared.info), read_image(sample.image)
     assert (label[60:80] == 0).mean() > 0.9
     assert (label[-4:] == 1).mean() > 0.9
-    assert picture[-4:].mean() > picture[60:80].mean() + 40
+    assert image[-4:].mean() > image[60:80].mean() + 40
 
 
 def test_preparing_twice_keeps_the_files(prepared):

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from kanseg.data import Augmentation, LabelInfo, Preprocess, Sample, SegmentationDataset
+from kanseg.data import Augmentation, LabelSpec, Preprocess, Sample, SegmentationDataset
 from kanseg.data.collate import RawItems, collate, finish
 from kanseg.data.preprocess import _by_index
 
@@ -22,7 +22,7 @@ def dataset(folder, *, deep=False, layers=False, preprocess=PLAIN):
             Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(image)
         Image.fromarray(RNG.integers(0, 2, (12, 10), dtype=np.uint8)).save(mask)
         samples.append(Sample(str(number), image, (mask, None) if layers else mask))
-    info = LabelInfo("multilabel" if layers else "binary", ("a", "b"))
+    info = LabelSpec("multilabel" if layers else "binary", ("a", "b"))
     return SegmentationDataset(
         samples, info, preprocess, augmentation=Augmentation(["HorizontalFlip"]), seed=2
     )
@@ -55,7 +55,7 @@ def test_a_batch_of_8_bit_and_16_bit_images_is_that_of_the_items(tmp_path, worke
     for folder in folders:
         folder.mkdir()
     samples = [*dataset(folders[0]).samples, *dataset(folders[1], deep=True).samples]
-    info = LabelInfo("binary", ("a", "b"))
+    info = LabelSpec("binary", ("a", "b"))
     for augmentation in (None, Augmentation(["HorizontalFlip"])):
         data = SegmentationDataset(samples, info, PLAIN, augmentation=augmentation)
         raw = RawItems(data)
@@ -66,14 +66,14 @@ def test_a_batch_of_8_bit_and_16_bit_images_is_that_of_the_items(tmp_path, worke
             torch.testing.assert_close(torch.cat(batches), expected, rtol=0, atol=1e-6)
 
 
-def test_items_are_normalised_by_the_formula(tmp_path):
+def test_items_are_normalized_by_the_formula(tmp_path):
     data = dataset(tmp_path)
     values = data.raw(1)["image"].numpy().astype(np.float32) / 255
     expected = (values - np.float32(PLAIN.mean)) / np.float32(PLAIN.std)
     assert np.array_equal(data[1]["image"].numpy(), expected.transpose(2, 0, 1))
 
 
-def test_pictures_and_masks_cross_as_bytes(tmp_path):
+def test_images_and_masks_cross_as_bytes(tmp_path):
     batch = collate([dataset(tmp_path).raw(index) for index in range(3)])
     assert (batch["image"].dtype, batch["mask"].dtype, batch["index"]) == (
         torch.uint8,
@@ -92,5 +92,5 @@ def test_labels_become_a_tensor():
 def test_other_devices_get_the_same_values():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(2, 1, 1, 3)
     assert torch.equal(
-        _by_index(images, torch.from_numpy(PLAIN._table)), PLAIN.normalise_bytes(images)
+        _by_index(images, torch.from_numpy(PLAIN._table)), PLAIN.normalize_bytes(images)
     )

@@ -30,7 +30,7 @@ def test_items_have_the_stated_types(folder):
     assert set(item["mask"].unique().tolist()) == {0, 1}
 
 
-def test_batch_statistics_are_those_of_a_normalised_picture(folder):
+def test_batch_statistics_are_those_of_a_normalized_image(folder):
     images = torch.stack([item["image"] for item in dataset(folder)])
     torch.testing.assert_close(images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(images.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from conftest import make_folder
 from kanseg.data.formats.folder import read_folder
-from kanseg.data.label_spec import LabelInfo, default_palette
+from kanseg.data.label_spec import LabelSpec, default_palette
 from kanseg.utils.errors import InputError
 
 
@@ -90,7 +90,7 @@ def test_sixteen_bit_values_can_be_mapped(folder):
             "classes: [a, b, c]\npalette: [[0, 0, 0], [1, 1, 1], [2, 2, 300]]",
             "palette must be a list",
         ),
-        ("classes: [a, b, c]\npalette: [[0, 0, 0]]", "1 colours for 3 classes"),
+        ("classes: [a, b, c]\npalette: [[0, 0, 0]]", "1 colors for 3 classes"),
         ("ignore_index: 255", "said to be ignored; give mask_values"),
     ],
 )
@@ -100,16 +100,16 @@ def test_faults_of_dataset_yaml_are_named(folder, content, message):
         read_folder(folder)
 
 
-def test_default_colours_differ():
+def test_default_colors_differ():
     assert len(set(default_palette(255))) == 255
-    assert LabelInfo("binary", ("a", "b")).colours[0] == (0, 0, 0)
+    assert LabelSpec("binary", ("a", "b")).colors[0] == (0, 0, 0)
 
 
 def test_too_many_classes_are_told_without_all_their_names():
     with pytest.raises(
         InputError, match=r"needs two to 255 classes .*got 0, 1, 2, 3, 4, \.\.\., 299$"
     ):
-        LabelInfo("multiclass", tuple(map(str, range(300))))
+        LabelSpec("multiclass", tuple(map(str, range(300))))
 
 
 def test_no_and_yes_are_names_of_classes(folder):

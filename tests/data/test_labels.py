@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image
 
 from kanseg.data.formats.folder import Sample, read_folder
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.utils.errors import InputError
 
@@ -15,50 +15,50 @@ def sample(tmp_path, values):
 
 
 def test_indices_are_kept_and_255_is_ignored(tmp_path):
-    info = LabelInfo("multiclass", ("a", "b", "c"))
+    info = LabelSpec("multiclass", ("a", "b", "c"))
     assert read_label(sample(tmp_path, [[0, 1], [2, 255]]), info).tolist() == [[0, 1], [2, 255]]
 
 
 def test_values_are_mapped(tmp_path):
-    info = LabelInfo("binary", ("a", "b"), mask_values={0: 0, 255: 1})
+    info = LabelSpec("binary", ("a", "b"), mask_values={0: 0, 255: 1})
     assert read_label(sample(tmp_path, [[0, 255]]), info).tolist() == [[0, 1]]
 
 
 def test_another_ignored_index_becomes_255(tmp_path):
-    info = LabelInfo("multiclass", ("a", "b"), ignore_index=11)
+    info = LabelSpec("multiclass", ("a", "b"), ignore_index=11)
     assert read_label(sample(tmp_path, [[1, 11]]), info).tolist() == [[1, 255]]
 
 
 def test_values_can_be_mapped_to_ignored(tmp_path):
-    info = LabelInfo("binary", ("a", "b"), mask_values={0: 0, 128: 255, 255: 1})
+    info = LabelSpec("binary", ("a", "b"), mask_values={0: 0, 128: 255, 255: 1})
     assert read_label(sample(tmp_path, [[0, 128, 255]]), info).tolist() == [[0, 255, 1]]
 
 
-def test_colours_are_mapped_by_the_palette(tmp_path):
-    info = LabelInfo("multiclass", ("a", "b"), palette=((0, 0, 0), (9, 8, 7)))
+def test_colors_are_mapped_by_the_palette(tmp_path):
+    info = LabelSpec("multiclass", ("a", "b"), palette=((0, 0, 0), (9, 8, 7)))
     assert read_label(sample(tmp_path, [[[0, 0, 0], [9, 8, 7]]]), info).tolist() == [[0, 1]]
-    with pytest.raises(InputError, match=r"colour \[1, 1, 1\] at row 0, column 1"):
+    with pytest.raises(InputError, match=r"color \[1, 1, 1\] at row 0, column 1"):
         read_label(sample(tmp_path, [[[0, 0, 0], [1, 1, 1]]]), info)
 
 
-def test_a_void_colour_stands_at_the_ignored_index(tmp_path):
-    info = LabelInfo(
+def test_a_void_color_stands_at_the_ignored_index(tmp_path):
+    info = LabelSpec(
         "multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (9, 8, 7), (5, 5, 5))
     )
     assert read_label(sample(tmp_path, [[[0, 0, 0], [5, 5, 5]]]), info).tolist() == [[0, 255]]
-    assert info.colours == [(0, 0, 0), (9, 8, 7)]
+    assert info.colors == [(0, 0, 0), (9, 8, 7)]
 
 
 def test_sixteen_bit_masks_are_mapped(tmp_path):
     Image.fromarray(np.array([[0, 65535, 300]], np.uint16)).save(tmp_path / "m.png")
-    info = LabelInfo("binary", ("a", "b"), mask_values={0: 0, 65535: 1, 300: 255})
+    info = LabelSpec("binary", ("a", "b"), mask_values={0: 0, 65535: 1, 300: 255})
     assert read_label(Sample("m", tmp_path / "i.png", tmp_path / "m.png"), info).tolist() == [
         [0, 1, 255]
     ]
 
 
 def test_a_value_out_of_range_is_named_with_its_place_and_number(tmp_path):
-    info = LabelInfo("multiclass", ("a", "b", "c"))
+    info = LabelSpec("multiclass", ("a", "b", "c"))
     with pytest.raises(
         InputError,
         match=(
@@ -70,13 +70,13 @@ def test_a_value_out_of_range_is_named_with_its_place_and_number(tmp_path):
 
 
 def test_a_missing_mask_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"the picture has no mask masks/m\.png"):
-        read_label(Sample("m", tmp_path / "i.png", None), LabelInfo("binary", ("a", "b")))
+    with pytest.raises(InputError, match=r"the image has no mask masks/m\.png"):
+        read_label(Sample("m", tmp_path / "i.png", None), LabelSpec("binary", ("a", "b")))
 
 
-def test_a_colour_mask_without_palette_is_refused(tmp_path):
+def test_a_color_mask_without_palette_is_refused(tmp_path):
     with pytest.raises(InputError, match="palette"):
-        read_label(sample(tmp_path, [[[0, 0, 0]]]), LabelInfo("binary", ("a", "b")))
+        read_label(sample(tmp_path, [[[0, 0, 0]]]), LabelSpec("binary", ("a", "b")))
 
 
 def stored(tmp_path, values, dtype):
@@ -88,21 +88,21 @@ def stored(tmp_path, values, dtype):
 @pytest.mark.parametrize("values", [{-1: 255}, {-1: 255, 0: 0, 1: 1}])
 def test_minus_one_can_be_named_as_ignored(tmp_path, dtype, values):
     one = stored(tmp_path, [[-1, 0, 1]], dtype)
-    info = LabelInfo("binary", ("a", "b"), mask_values=values)
+    info = LabelSpec("binary", ("a", "b"), mask_values=values)
     assert read_label(one, info).tolist() == [[255, 0, 1]]
 
 
 def test_negative_values_can_be_classes(tmp_path):
     one = stored(tmp_path, [[-9999, -1, 7]], np.int16)
-    info = LabelInfo("binary", ("a", "b"), mask_values={-9999: 255, -1: 1, 7: 0})
+    info = LabelSpec("binary", ("a", "b"), mask_values={-9999: 255, -1: 1, 7: 0})
     assert read_label(one, info).tolist() == [[255, 1, 0]]
 
 
 def test_a_negative_value_without_a_class_is_named(tmp_path):
     one = stored(tmp_path, [[0, -1], [-2, -2]], np.int16)
     with pytest.raises(InputError, match=r"value -1 at row 0, column 1 \(3 pixels in all\)"):
-        read_label(one, LabelInfo("binary", ("a", "b")))
-    info = LabelInfo("binary", ("a", "b"), mask_values={-1: 255})
+        read_label(one, LabelSpec("binary", ("a", "b")))
+    info = LabelSpec("binary", ("a", "b"), mask_values={-1: 255})
     with pytest.raises(InputError, match=r"value -2 .*expected 0\.\.1 or -1, 255 \(ignored\)"):
         read_label(one, info)
 
@@ -111,8 +111,8 @@ def test_a_negative_value_of_a_layer_is_not_taken_for_absent(tmp_path):
     one = stored(tmp_path, [[0, -1, 3]], np.int16)
     layered = Sample("m", one.image, (one.mask,))
     with pytest.raises(InputError, match=r"value -1 .*mask_values, such as \{-1: 255\}"):
-        read_label(layered, LabelInfo("multilabel", ("a",), ignore_index=None))
-    info = LabelInfo("multilabel", ("a",), mask_values={-1: 255}, ignore_index=None)
+        read_label(layered, LabelSpec("multilabel", ("a",), ignore_index=None))
+    info = LabelSpec("multilabel", ("a",), mask_values={-1: 255}, ignore_index=None)
     assert read_label(layered, info).tolist() == [[[0, 255, 1]]]
 
 
@@ -137,19 +137,19 @@ def test_pixels_of_the_image_without_data_are_ignored(tmp_path, multilabel):
     Image.fromarray(np.array([[1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
     mask = tmp_path / "m.png"
     if multilabel:
-        info = LabelInfo("multilabel", ("a",), ignore_index=None)
+        info = LabelSpec("multilabel", ("a",), ignore_index=None)
         one = Sample("m", tmp_path / "i.tif", (mask,))
         assert read_label(one, info).tolist() == [[[1, 255, 0]]]
     else:
         one = Sample("m", tmp_path / "i.tif", mask)
-        assert read_label(one, LabelInfo("binary", ("a", "b"))).tolist() == [[1, 255, 0]]
+        assert read_label(one, LabelSpec("binary", ("a", "b"))).tolist() == [[1, 255, 0]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_masks_of_few_bits_hold_their_values(tmp_path, bits):
     values = np.array([[0, 1, 1, 0]]) if bits == 1 else np.array([[0, 1, 2, 3]])
-    picture = Image.fromarray(values.astype(np.uint8))
-    picture.save(tmp_path / "m.png", bits=bits)
+    image = Image.fromarray(values.astype(np.uint8))
+    image.save(tmp_path / "m.png", bits=bits)
     one = Sample("m", tmp_path / "i.png", tmp_path / "m.png")
-    info = LabelInfo("multiclass", ("a", "b", "c", "d"))
+    info = LabelSpec("multiclass", ("a", "b", "c", "d"))
     assert read_label(one, info).tolist() == values.tolist()

@@ -22,7 +22,7 @@ def twelve(tmp_path):
     return make_folder(tmp_path / "twelve", count=12)
 
 
-def test_folds_hold_out_each_picture_of_train_and_val_once_and_leave_test(twelve):
+def test_folds_hold_out_each_image_of_train_and_val_once_and_leave_test(twelve):
     plain = opened(twelve)
     pool, held_out = {*names(plain, "train"), *names(plain, "val")}, []
     for fold in range(4):
@@ -39,7 +39,7 @@ def test_folds_are_told(twelve):
     folder = opened(twelve, lines, folds=4, fold=1, split_seed=7)
     train, val = (len(names(folder, split)) for split in ("train", "val"))
     told = next(line for line in lines if "fold 1 of 4 by seed 7" in line)
-    assert f"over 8 pictures of train + val: {train} pictures to train on, {val} held out" in told
+    assert f"over 8 images of train + val: {train} images to train on, {val} held out" in told
     sizes = [int(word) for word in told.split("by a hash: ")[1].rstrip(")").split(", ")]
     assert sum(sizes) == 8
     assert sizes[1] == val
@@ -99,7 +99,7 @@ def test_folds_keep_groups_together(twelve):
         ({"folds": -2}, "data.folds must be 0"),
         ({"folds": 3, "fold": 3}, "data.fold must be from 0 to 2, got 3"),
         ({"fold": 1}, "data.fold must be 0 without data.folds, got 1"),
-        ({"folds": 9}, "9 folds need as many pictures, and train [+] val have 8"),
+        ({"folds": 9}, "9 folds need as many images, and train [+] val have 8"),
         ({"folds": 2, "val": []}, "each needs a name"),
         ({"folds": 2, "test": ["val"]}, "split 'val' has two roles"),
         ({"folds": 2, "train": ["train", "val"]}, "split 'val' has two roles"),
@@ -114,12 +114,12 @@ def test_settings_that_cannot_be_used_are_named(twelve, options, message):
         opened(twelve, **options)
 
 
-def test_too_few_groups_and_pictures_without_one_are_named(twelve):
+def test_too_few_groups_and_images_without_one_are_named(twelve):
     (twelve / "groups.csv").write_text("".join(f"p{i:02d},g{i // 6}\n" for i in range(12)))
     with pytest.raises(InputError, match="3 folds need as many groups, and train [+] val have 2"):
         opened(twelve, folds=3)
     (twelve / "groups.csv").write_text("p00,a\n")
-    with pytest.raises(InputError, match=r"groups\.csv: 7 pictures have no group"):
+    with pytest.raises(InputError, match=r"groups\.csv: 7 images have no group"):
         opened(twelve, folds=2)
 
 
@@ -136,13 +136,17 @@ def test_groups_that_cross_given_splits_are_warned_of(twelve):
     assert not [line for line in lines if "warning" in line]
 
 
-def test_the_limit_of_pixels_reaches_pictures_and_masks(twelve):
-    from kanseg.data import read_label, read_picture
+def test_the_limit_of_pixels_reaches_images_and_masks(twelve):
+    from kanseg.data import read_label, read_sample_image
 
     folder = opened(twelve, max_pixels=1279, task="binary", classes=["a", "b"])
     sample = folder.samples("train")[0]
     with pytest.raises(InputError, match="40x32 pixels are more than the limit of 1279"):
-        read_picture(sample)
+        read_sample_image(sample)
     with pytest.raises(InputError, match="more than the limit of 1279"):
         read_label(sample, folder.info)
-    assert read_picture(opened(twelve, max_pixels=1280).samples("train")[0]).shape == (32, 40, 3)
+    assert read_sample_image(opened(twelve, max_pixels=1280).samples("train")[0]).shape == (
+        32,
+        40,
+        3,
+    )

@@ -7,7 +7,7 @@ from kanseg.data.preprocess import Preprocess, resize_image, resize_mask
 from kanseg.utils.errors import InputError
 
 
-def test_values_are_scaled_by_their_type_then_normalised_once():
+def test_values_are_scaled_by_their_type_then_normalized_once():
     preprocess = Preprocess(channels=1, mean=(0.25,), std=(0.5,))
     eight = preprocess(np.full((2, 3, 1), 51, np.uint8))
     sixteen = preprocess(np.full((2, 3, 1), 51 * 257, np.uint16))
@@ -40,11 +40,11 @@ def test_masks_take_the_nearest_pixel():
 
 @pytest.mark.parametrize("gamma", [1.0, 0.5])
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_bytes_are_normalised_as_the_formula_says(gamma, channels):
+def test_bytes_are_normalized_as_the_formula_says(gamma, channels):
     image = np.random.default_rng(0).integers(0, 256, (9, 7, channels), dtype=np.uint8)
     mean, std = np.linspace(0.2, 0.6, channels), np.linspace(0.1, 0.3, channels)
     expected = ((image / 255) ** gamma - mean) / std
-    values = Preprocess(channels, tuple(mean), tuple(std), gamma).normalise(image).numpy()
+    values = Preprocess(channels, tuple(mean), tuple(std), gamma).normalize(image).numpy()
     np.testing.assert_allclose(values, expected.transpose(2, 0, 1), atol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_floats_are_taken_as_they_are():
 def test_floats_and_integers_are_not_taken_for_each_other(floats):
     image = np.zeros((2, 2, 1), np.uint8 if floats else np.float32)
     with pytest.raises(
-        InputError, match=r"a\.tif: a picture of .* values, and the training pictures hold"
+        InputError, match=r"a\.tif: a image of .* values, and the training images hold"
     ):
         Preprocess(1, floats=floats).scale(image, name="a.tif")
 

@@ -37,7 +37,7 @@ def test_a_pixel_is_found_everywhere_in_its_windows():
     assert places == set(range(6))
 
 
-def test_a_smaller_picture_gives_all_of_it():
+def test_a_smaller_image_gives_all_of_it():
     assert foreground_window(MASK, (100, 100), np.random.default_rng(0)) == (
         slice(0, 60),
         slice(0, 80),
@@ -48,7 +48,7 @@ def test_a_smaller_picture_gives_all_of_it():
     "mask",
     [np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), np.zeros((2, 4, 4), np.uint8)],
 )
-def test_a_picture_of_background_has_no_such_window(mask):
+def test_a_image_of_background_has_no_such_window(mask):
     assert foreground_window(mask, (2, 2), np.random.default_rng(0)) is None
 
 
@@ -58,7 +58,7 @@ def test_multilabel_takes_every_class_alike():
     assert abs(share - 0.5) < 0.05
 
 
-def test_crops_are_slices_of_the_picture_and_depend_on_the_seed_only():
+def test_crops_are_slices_of_the_image_and_depend_on_the_seed_only():
     augment, again = (Augmentation([], crop=(12, 10), foreground=1.0) for _ in range(2))
     known = {IMAGE[r : r + 12, c : c + 10].tobytes(): (r, c) for r in range(49) for c in range(71)}
     for seed in range(50):
@@ -80,7 +80,7 @@ def test_the_share_of_crops_around_a_class_is_the_asked_one():
     assert abs(rare[0.4] - rare[0.0] - 0.2) < 0.04  # of the 40 %, half are around the second class
 
 
-def test_smaller_pictures_are_padded_with_ignored_pixels():
+def test_smaller_images_are_padded_with_ignored_pixels():
     image, mask = Augmentation([], crop=(70, 30), foreground=1.0)(IMAGE, MASK, 0)
     assert image.shape == (70, 30, 3)
     assert (mask == 255).sum() >= 10 * 30

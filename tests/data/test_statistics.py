@@ -5,7 +5,7 @@ from PIL import Image
 
 from conftest import make_folder
 from kanseg.data import (
-    LabelInfo,
+    LabelSpec,
     Preprocess,
     Sample,
     channel_statistics,
@@ -28,25 +28,25 @@ def test_pixels_are_counted_as_numpy_does(tmp_path):
 def test_ignored_pixels_are_left_out(tmp_path):
     Image.fromarray(np.array([[0, 1, 255], [1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
     sample = Sample("m", tmp_path / "i.png", tmp_path / "m.png")
-    assert class_frequencies([sample], LabelInfo("binary", ("a", "b"))).tolist() == [2, 3]
+    assert class_frequencies([sample], LabelSpec("binary", ("a", "b"))).tolist() == [2, 3]
 
 
 def test_multilabel_counts_absent_and_present(tmp_path):
     Image.fromarray(np.array([[0, 1, 7], [1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
     sample = Sample("m", tmp_path / "i.png", (tmp_path / "m.png", None))
-    info = LabelInfo("multilabel", ("a", "b"), ignore_index=7)
+    info = LabelSpec("multilabel", ("a", "b"), ignore_index=7)
     assert class_frequencies([sample, sample], info).tolist() == [[4, 6], [12, 0]]
 
 
 def test_no_samples_have_no_pixels():
-    assert class_frequencies([], LabelInfo("multiclass", ("a", "b", "c"))).tolist() == [0, 0, 0]
-    assert class_frequencies([], LabelInfo("multilabel", ("a",))).tolist() == [[0, 0]]
+    assert class_frequencies([], LabelSpec("multiclass", ("a", "b", "c"))).tolist() == [0, 0, 0]
+    assert class_frequencies([], LabelSpec("multilabel", ("a",))).tolist() == [[0, 0]]
 
 
 def test_a_mask_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match=r"m\.png: no such file"):
         class_frequencies(
-            [Sample("m", tmp_path / "i.png", tmp_path / "m.png")], LabelInfo("binary", ("a", "b"))
+            [Sample("m", tmp_path / "i.png", tmp_path / "m.png")], LabelSpec("binary", ("a", "b"))
         )
 
 
@@ -83,7 +83,7 @@ def test_pixels_without_data_are_in_no_statistics(tmp_path, resize):
         assert np.allclose(std, pixels.std(axis=0), rtol=1e-5)
     else:
         assert np.allclose(mean, pixels.mean(axis=0), atol=0.2)
-    info = LabelInfo("binary", ("a", "b"))
+    info = LabelSpec("binary", ("a", "b"))
     assert class_frequencies(samples, info).tolist() == [0, len(pixels)]
 
 

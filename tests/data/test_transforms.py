@@ -31,7 +31,7 @@ def test_sample_seeds_differ_by_seed_epoch_and_index():
     assert len(seeds) == 750
 
 
-def test_picture_and_mask_move_together():
+def test_image_and_mask_move_together():
     augment = Augmentation([{"HorizontalFlip": {"p": 1.0}}])
     image, mask = augment(IMAGE, MASK, 0)
     assert np.array_equal(image, IMAGE[:, ::-1])
@@ -49,7 +49,7 @@ def test_made_up_pixels_are_ignored():
     assert (mask[:, :8] == 255).all()
 
 
-def test_16_bit_pictures_are_augmented_as_floats():
+def test_16_bit_images_are_augmented_as_floats():
     deep = IMAGE.astype(np.uint16) * 257
     for spec in (
         "ColorJitter",
@@ -66,12 +66,12 @@ def test_16_bit_pictures_are_augmented_as_floats():
 @pytest.mark.parametrize(
     "spec", [{"RandomCrop": {"height": 99, "width": 99}}, "ToTensorV2", {"Normalize": {"p": 1.0}}]
 )
-def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_picture(spec):
+def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_image(spec):
     with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
         Augmentation([spec])(IMAGE, MASK, 0, name="a.png")
 
 
-def test_crop_pads_small_pictures_with_ignored_pixels():
+def test_crop_pads_small_images_with_ignored_pixels():
     image, mask = Augmentation([], crop=(32, 16))(IMAGE, MASK, 0)
     assert image.shape == (32, 16, 3)
     assert (mask == 255).sum() == 12 * 16
@@ -114,11 +114,11 @@ def test_geometry_takes_any_number_of_bands(channels, dtype):
 
 
 @pytest.mark.parametrize("name", ["ColorJitter", "HueSaturationValue", "CLAHE", "ToGray"])
-def test_rare_transforms_of_colours_are_refused_for_bands_before_the_training(name):
+def test_rare_transforms_of_colors_are_refused_for_bands_before_the_training(name):
     bands = np.zeros((20, 24, 5), np.uint8)
     Augmentation([{name: {"p": 0.01}}]).check(IMAGE)
     with pytest.raises(
-        InputError, match=f"augmentation {name} is made for colours and does not take 5 channels"
+        InputError, match=f"augmentation {name} is made for colors and does not take 5 channels"
     ):
         Augmentation([{name: {"p": 0.01}}]).check(bands)
 

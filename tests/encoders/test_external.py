@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import kanseg
-from kanseg.encoders import foreign_encoder
+from kanseg.encoders import external_encoder
 from kanseg.layers import KANConv2d
 from kanseg.layers.regularization import kan_layers
 from kanseg.models.segmentation import decoder_widths
@@ -32,7 +32,7 @@ def _offline(monkeypatch):
 
 @pytest.mark.parametrize(("name", "options"), PYRAMIDS)
 def test_features_keep_the_contract_of_ours(name, options):
-    encoder = foreign_encoder(name, 4, **options).eval()
+    encoder = external_encoder(name, 4, **options).eval()
     assert encoder.in_channels == 4
     assert encoder.output_stride == 2**encoder.depth
     assert len(encoder.out_channels) == encoder.depth + 1
@@ -53,11 +53,11 @@ def test_features_are_those_of_the_other_library():
 
     x = torch.randn(1, 3, 64, 96)
     theirs = smp.encoders.get_encoder("resnet18", weights=None).eval()
-    ours = foreign_encoder("smp-resnet18").eval()
+    ours = external_encoder("smp-resnet18").eval()
     ours.body.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(x), theirs(x))
     theirs = timm.create_model("test_convnext", features_only=True).eval()
-    ours = foreign_encoder("timm-test_convnext", depth=5).eval()
+    ours = external_encoder("timm-test_convnext", depth=5).eval()
     ours.body.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(x)[2:], theirs(x))
     assert ours(x)[1].shape == (1, 0, 32, 48)
@@ -65,14 +65,14 @@ def test_features_are_those_of_the_other_library():
 
 def test_layers_behind_the_last_feature_are_left_out():
     shallow, deep = (
-        foreign_encoder("timm-test_resnet", depth=2),
-        foreign_encoder("timm-test_resnet", depth=5),
+        external_encoder("timm-test_resnet", depth=2),
+        external_encoder("timm-test_resnet", depth=5),
     )
     assert sum(p.numel() for p in shallow.parameters()) < sum(p.numel() for p in deep.parameters())
 
 
 def test_features_with_channels_last_are_turned():
-    encoder = foreign_encoder(
+    encoder = external_encoder(
         "timm-swin_tiny_patch4_window7_224",
         depth=3,
         img_size=64,
@@ -101,7 +101,7 @@ def test_features_with_channels_last_are_turned():
 )
 def test_what_cannot_be_built_is_named(name, options, message):
     with pytest.raises(ValueError, match=message):
-        foreign_encoder(name, **options)
+        external_encoder(name, **options)
 
 
 @pytest.mark.parametrize("name", ["smp-resnet18", "timm-resnet18"])
@@ -110,7 +110,7 @@ def test_a_missing_library_is_named(name, monkeypatch):
         sys.modules, "segmentation_models_pytorch" if name.startswith("smp") else "timm", None
     )
     with pytest.raises(ImportError, match="pip install"):
-        foreign_encoder(name)
+        external_encoder(name)
 
 
 def test_kan_decoders_stand_on_foreign_encoders():
@@ -208,7 +208,7 @@ def test_a_checkpoint_brings_its_own_weights(monkeypatch):
 )
 def test_names_outside_of_the_lists_are_never_looked_up(origin, name):
     with pytest.raises(ValueError, match="no model"):
-        foreign_encoder(origin + name)
+        external_encoder(origin + name)
 
 
 @pytest.mark.parametrize("name", ["timm-test_resnet", "smp-tu-resnet18"])
@@ -234,21 +234,21 @@ def test_names_outside_of_the_lists_are_never_looked_up(origin, name):
 def test_options_outside_of_the_list_are_refused(name, option, value):
     """Some of timm's read files, unpickle them or download."""
     with pytest.raises(ValueError, match=repr(option)):
-        foreign_encoder(name, **{option: value})
+        external_encoder(name, **{option: value})
 
 
 def test_tags_of_weights_are_names_too():
     with pytest.raises(ValueError, match="no model"):
-        foreign_encoder("timm-test_resnet", weights="hf-hub:a/b")
+        external_encoder("timm-test_resnet", weights="hf-hub:a/b")
 
 
 def test_renamed_models_of_smp_are_looked_up_in_the_list():
-    assert foreign_encoder("smp-timm-mobilenetv3_small_100", depth=2).depth == 2
+    assert external_encoder("smp-timm-mobilenetv3_small_100", depth=2).depth == 2
     with pytest.raises(ValueError, match="no encoder"):
-        foreign_encoder("smp-timm-hf-hub:a/b")
+        external_encoder("smp-timm-hf-hub:a/b")
 
 
 @pytest.mark.parametrize("name", ["smp-resnet18", "timm-resnet18"])
 def test_unknown_weights_are_named_before_anything_is_asked(name):
     with pytest.raises(ValueError, match="no weights 'imagenet81'.*known: "):
-        foreign_encoder(name, weights="imagenet81")
+        external_encoder(name, weights="imagenet81")

@@ -24,16 +24,16 @@ def test_features_are_those_of_the_stages_one_after_the_other():
 
 def test_another_number_of_channels_keeps_what_was_learned():
     encoder = kanseg.create_encoder("ukanet_18", width=2, depth=2).double().eval()
-    grey = torch.randn(1, 1, 17, 20, dtype=torch.float64)
-    expected = encoder(grey.expand(-1, 3, -1, -1))
+    gray = torch.randn(1, 1, 17, 20, dtype=torch.float64)
+    expected = encoder(gray.expand(-1, 3, -1, -1))
     encoder.set_in_channels(1)
-    torch.testing.assert_close(encoder(grey), expected)
+    torch.testing.assert_close(encoder(gray), expected)
     assert encoder.in_channels == 1
     assert encoder.out_channels == [2, 4, 8]
 
 
-def residual_on_the_picture():
-    """The picture itself is feature 0; two layers, the two paths of a block, read it."""
+def residual_on_the_image():
+    """The image itself is feature 0; two layers, the two paths of a block, read it."""
     conv = partial(KANConv2d, basis="gram", dtype=torch.float64)
     stages = [
         nn.Identity(),
@@ -43,15 +43,15 @@ def residual_on_the_picture():
     return Encoder(stages, in_channels=3, out_channels=[3, 4, 8])
 
 
-def test_every_layer_that_reads_the_picture_is_found():
-    encoder = residual_on_the_picture().eval()
-    assert encoder.begins_with_picture
-    grey = torch.randn(1, 1, 17, 20, dtype=torch.float64)
-    expected = encoder(grey.expand(-1, 3, -1, -1))
+def test_every_layer_that_reads_the_image_is_found():
+    encoder = residual_on_the_image().eval()
+    assert encoder.begins_with_image
+    gray = torch.randn(1, 1, 17, 20, dtype=torch.float64)
+    expected = encoder(gray.expand(-1, 3, -1, -1))
     encoder.set_in_channels(1)
     assert encoder.out_channels == [1, 4, 8]
-    features = encoder(grey)
-    assert features[0] is grey
+    features = encoder(gray)
+    assert features[0] is gray
     torch.testing.assert_close(features[1:], expected[1:])
 
 
@@ -59,10 +59,10 @@ def test_plain_convolutions_read_other_channels_too():
     encoder = Encoder(
         [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())], in_channels=3, out_channels=[4]
     )
-    grey = torch.randn(1, 1, 8, 8)
-    expected = encoder(grey.expand(-1, 3, -1, -1))
+    gray = torch.randn(1, 1, 8, 8)
+    expected = encoder(gray.expand(-1, 3, -1, -1))
     encoder.set_in_channels(1)
-    torch.testing.assert_close(encoder(grey), expected)
+    torch.testing.assert_close(encoder(gray), expected)
 
 
 def test_finding_the_first_layer_leaves_no_trace():
@@ -84,7 +84,7 @@ def test_without_pretrained_weights_the_first_layer_is_drawn_anew():
     assert torch.equal(encoder.stages[1][1].base_conv.weight, before)
 
 
-def test_an_encoder_whose_picture_no_convolution_reads_is_refused():
+def test_an_encoder_whose_image_no_convolution_reads_is_refused():
     encoder = Encoder([nn.MaxPool2d(1)], in_channels=3, out_channels=[3])
     with pytest.raises(ValueError, match="no convolution"):
         encoder.set_in_channels(1)

@@ -16,7 +16,7 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.utils.data import Dataset
 
-from kanseg.data import LabelInfo, write_png
+from kanseg.data import LabelSpec, write_png
 from kanseg.evaluation.evaluate import evaluate, evaluate_checkpoint, let_the_main_process_stop
 from kanseg.metrics import SurfaceOptions, calibrations
 from kanseg.training.run import train
@@ -46,9 +46,9 @@ def test_a_reader_outlives_the_sigterm_of_others_and_ends_with_the_main_process(
 
 
 class FakeSet(Dataset):
-    """Five multilabel pictures in memory, of one size, each class with its own ignored pixels."""
+    """Five multilabel images in memory, of one size, each class with its own ignored pixels."""
 
-    info = LabelInfo("multilabel", ("a", "b"))
+    info = LabelSpec("multilabel", ("a", "b"))
     one_size = True
 
     def __init__(self):
@@ -77,7 +77,7 @@ def test_a_multilabel_set_scores_class_by_class(batch_size):
 
 
 def test_two_processes_score_like_one_on_an_odd_set(monkeypatch):
-    """Each rank reads every second of five pictures, and gets the other's; both know the whole."""
+    """Each rank reads every second of five images, and gets the other's; both know the whole."""
     data, surface = FakeSet(), SurfaceOptions()
     monkeypatch.setattr("kanseg.evaluation.evaluate.scaled_spacing", lambda *_: (1.0, 1.0))
     data.samples = [None] * 5
@@ -120,7 +120,7 @@ def trained(config):
     return config, train(config)
 
 
-def test_a_run_is_measured_with_surfaces_and_a_line_a_picture(trained):
+def test_a_run_is_measured_with_surfaces_and_a_line_a_image(trained):
     config, results = trained
     for role, names in (("val", ["p02", "p03"]), ("test", ["p04", "p05"])):
         text = (Path(config.run_dir) / f"scores_{role}.csv").read_text()
@@ -163,7 +163,7 @@ def test_options_of_surfaces_take_the_place_of_the_settings(trained):
 def test_the_protocol_of_u_kan_stands_beside_the_other_scores(trained):
     config, _ = trained
     result = evaluate_checkpoint(config.run_dir, ["val", "test"], protocol="u_kan", batch_size=3)
-    assert result["pictures"] == 4
+    assert result["images"] == 4
     assert result["u_kan"]["batch_size"] == 3
     assert {key: value for key, value in result.items() if key in ("mean_iou", "mean_dice")} == {
         key: value
@@ -192,10 +192,10 @@ def test_fields_of_view_that_do_not_fit_are_told(trained, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov")
     write_png(tmp_path / "fov" / "p04.png", np.ones((4, 4), np.uint8))
-    with pytest.raises(InputError, match="1 of 2 pictures have no mask.*p05"):
+    with pytest.raises(InputError, match="1 of 2 images have no mask.*p05"):
         evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov")
     write_png(tmp_path / "fov" / "p05.png", np.ones((4, 4), np.uint8))
-    with pytest.raises(InputError, match="p04.png: the mask is 4x4 and the picture 40x32"):
+    with pytest.raises(InputError, match="p04.png: the mask is 4x4 and the image 40x32"):
         evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov")
 
 

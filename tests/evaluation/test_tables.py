@@ -4,12 +4,12 @@ import io
 import pytest
 import torch
 
-from kanseg.evaluation.tables import picture_table, table
+from kanseg.evaluation.tables import image_table, table
 from kanseg.metrics import SegmentationMetrics, SurfaceOptions
 
 
 def measured():
-    """Two pictures: one with the class, found one column off, one without it."""
+    """Two images: one with the class, found one column off, one without it."""
     truth, predicted = (
         torch.zeros(2, 20, 30, dtype=torch.long),
         torch.zeros(2, 20, 30, dtype=torch.long),
@@ -32,15 +32,15 @@ def measured():
 
 def rows(metrics=None):
     return list(
-        csv.DictReader(io.StringIO(picture_table(metrics or measured(), ["first", "second"])))
+        csv.DictReader(io.StringIO(image_table(metrics or measured(), ["first", "second"])))
     )
 
 
-def test_every_picture_has_its_line_in_order():
+def test_every_image_has_its_line_in_order():
     assert [row["name"] for row in rows()] == ["first", "second"]
 
 
-def test_scores_are_those_of_the_picture():
+def test_scores_are_those_of_the_image():
     row = rows()[0]
     assert float(row["cell, round/iou"]) == pytest.approx(20 / 30, abs=1e-6)
     assert (float(row["cell, round/hd95"]), float(row["cell, round/nsd"])) == (1.0, 1.0)
@@ -68,8 +68,8 @@ def test_means_of_the_columns_are_the_scores_per_image():
     )
 
 
-def test_no_pictures_leave_the_header_alone():
-    text = picture_table(SegmentationMetrics("ab"), [])
+def test_no_images_leave_the_header_alone():
+    text = image_table(SegmentationMetrics("ab"), [])
     assert text.startswith("name,a/iou,a/dice,a/precision,a/recall,a/specificity,b/iou")
     assert text.count("\n") == 1
 
@@ -85,7 +85,7 @@ def test_the_text_table_shows_distances_and_calibration_where_they_are():
 
 
 def test_names_that_a_spreadsheet_would_take_for_formulas_are_texts():
-    text = picture_table(measured(), ["=1+2", "second"])
+    text = image_table(measured(), ["=1+2", "second"])
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["name"] for row in rows] == ["'=1+2", "second"]
     float(rows[0]["mean/iou"])

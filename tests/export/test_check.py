@@ -6,7 +6,7 @@ from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
-from kanseg.export.check import compare, expected, read_pictures
+from kanseg.export.check import compare, expected, read_images
 from kanseg.export.network import Deployed
 from kanseg.inference.exported import ExportedNetwork
 from kanseg.utils.errors import InputError
@@ -21,15 +21,15 @@ def compared(change, task="multiclass", output="logits", **options):
     graph = Deployed(model, PREPROCESS, task, output).eval()
     description = {"preprocess": {"channels": 3}, "labels": {"task": task}, "output": output}
 
-    def run(pictures):
+    def run(images):
         with torch.no_grad():
-            return change(graph(pictures))
+            return change(graph(images))
 
     return compare(
         ExportedNetwork(run, description, "x"),
         model,
         PREPROCESS,
-        read_pictures(None, PREPROCESS, 3),
+        read_images(None, PREPROCESS, 3),
         **options,
     )
 
@@ -71,26 +71,26 @@ def test_share_of_labels_that_differ():
     )
 
 
-def test_pictures_of_a_folder_are_read_as_the_network_sees_them(tmp_path):
+def test_images_of_a_folder_are_read_as_the_network_sees_them(tmp_path):
     for i in range(5):
         Image.fromarray(np.full((300, 40), 51 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    own = read_pictures(str(tmp_path), PREPROCESS, 3)
-    assert [picture.shape for picture in own] == [(256, 40, 3)] * 3
-    assert [picture.max() for picture in own] == pytest.approx([0, 0.4, 0.8])
-    assert read_pictures(str(tmp_path), Preprocess(1, resize=(8, 9)), 9)[4].shape == (8, 9, 1)
+    own = read_images(str(tmp_path), PREPROCESS, 3)
+    assert [image.shape for image in own] == [(256, 40, 3)] * 3
+    assert [image.max() for image in own] == pytest.approx([0, 0.4, 0.8])
+    assert read_images(str(tmp_path), Preprocess(1, resize=(8, 9)), 9)[4].shape == (8, 9, 1)
 
 
-def test_a_folder_without_pictures_is_told(tmp_path):
-    with pytest.raises(InputError, match="no file, no folder with pictures"):
-        read_pictures(str(tmp_path), PREPROCESS, 3)
+def test_a_folder_without_images_is_told(tmp_path):
+    with pytest.raises(InputError, match="no file, no folder with images"):
+        read_images(str(tmp_path), PREPROCESS, 3)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0])
-def test_a_network_of_floats_takes_its_pictures_as_they_are(gamma, tmp_path):
+def test_a_network_of_floats_takes_its_images_as_they_are(gamma, tmp_path):
     step = Preprocess(3, (0.5,) * 3, (0.25,) * 3, gamma, floats=True)
     values = np.random.default_rng(0).random((20, 30, 3), dtype=np.float32)
     tifffile.imwrite(tmp_path / "a.tif", values)
-    found = read_pictures(str(tmp_path), step, 1)
+    found = read_images(str(tmp_path), step, 1)
     np.testing.assert_array_equal(found[0], values)
     torch.testing.assert_close(
         expected(nn.Identity(), step, "multiclass", found), torch.softmax(step(values)[None], dim=1)

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 TASKS = {"binary": 1, "multiclass": 3, "multilabel": 3}
 
 
-def pictures(height, width, count=2):
+def images(height, width, count=2):
     return list(RNG.random((count, height, width, 3), dtype=np.float32))
 
 
@@ -32,19 +32,19 @@ def test_preprocessing_in_the_graph_is_that_of_the_training(size, interpolation)
     preprocess = Preprocess(
         3, (0.3, 0.4, 0.5), (0.2, 0.3, 0.4), 0.5, (40, 48), interpolation, floats=True
     )
-    group = pictures(*size)
+    group = images(*size)
     ours = Deployed(nn.Identity(), preprocess, "multiclass").prepared(batch(group))
     torch.testing.assert_close(
-        ours, torch.stack([preprocess(picture) for picture in group]), rtol=0, atol=1e-3
+        ours, torch.stack([preprocess(image) for image in group]), rtol=0, atol=1e-3
     )
 
 
 @pytest.mark.parametrize("target", [(31, 20), (80, 30)])
 def test_area_is_that_of_opencv(target):
-    picture = pictures(60, 45, 1)[0]
-    theirs = cv2.resize(picture, target[::-1], interpolation=cv2.INTER_AREA)
+    image = images(60, 45, 1)[0]
+    theirs = cv2.resize(image, target[::-1], interpolation=cv2.INTER_AREA)
     torch.testing.assert_close(
-        resized(batch([picture]), target, "area")[0].permute(1, 2, 0),
+        resized(batch([image]), target, "area")[0].permute(1, 2, 0),
         torch.from_numpy(theirs),
         rtol=0,
         atol=1e-5,
@@ -78,7 +78,7 @@ def test_outputs_are_those_of_the_network_behind_its_own_preprocessing(task, cou
     model, preprocess, group = (
         nn.Conv2d(3, count, 3, padding=1).eval(),
         Preprocess(3, (0.5,) * 3, (0.1,) * 3, resize=resize),
-        pictures(33, 21),
+        images(33, 21),
     )
     truth = expected(model, preprocess, task, group)
     with torch.no_grad():
@@ -97,19 +97,19 @@ def test_outputs_are_those_of_the_network_behind_its_own_preprocessing(task, cou
     assert logits.shape == (2, count, 33, 21)
 
 
-def test_logits_at_the_pictures_own_scale_are_the_networks_own():
+def test_logits_at_the_images_own_scale_are_the_networks_own():
     model, preprocess, group = (
         nn.Conv2d(3, 2, 1),
         Preprocess(3, (0.5,) * 3, (0.1,) * 3, floats=True),
-        pictures(9, 8),
+        images(9, 8),
     )
-    own = model(torch.stack([preprocess(picture) for picture in group]))
+    own = model(torch.stack([preprocess(image) for image in group]))
     torch.testing.assert_close(Deployed(model, preprocess, "multiclass")(batch(group)), own)
 
 
 def test_a_classifier_gives_classes():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
-    group, preprocess = batch(pictures(9, 8)), Preprocess(3, (0.5,), (0.25,), resize=(4, 4))
+    group, preprocess = batch(images(9, 8)), Preprocess(3, (0.5,), (0.25,), resize=(4, 4))
     logits, labels = (
         Deployed(model, preprocess, "classification", output)(group)
         for output in ("logits", "labels")

@@ -69,7 +69,7 @@ def by_hand(path, **options):
     labels, tile = description["labels"], description["tile"]
     where = {
         "classes": labels["classes"],
-        "colours": labels["palette"],
+        "colors": labels["palette"],
         "task": labels["task"],
         "tile": tile and tuple(tile),
     }
@@ -152,16 +152,16 @@ def test_a_torch_file_is_loaded_only_if_it_is_trusted(pt2, monkeypatch):
     load_exported(pt2)
 
 
-def test_pictures_of_other_channels_are_named(pt2):
-    with pytest.raises(InputError, match=r"expected pictures \(B, 3, H, W\), got \(1, 4, 32, 32\)"):
+def test_images_of_other_channels_are_named(pt2):
+    with pytest.raises(InputError, match=r"expected images \(B, 3, H, W\), got \(1, 4, 32, 32\)"):
         load_exported(pt2, trust=True)[0](torch.rand(1, 4, 32, 32))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_a_file_of_one_batch_takes_any_number(count):
-    def run(pictures):
-        assert len(pictures) == 2
-        return pictures * 2
+    def run(images):
+        assert len(images) == 2
+        return images * 2
 
     network = ExportedNetwork(run, {"preprocess": {"channels": 3}, "batch": 2}, "x")
     x = torch.rand(count, 3, 4, 5)
@@ -192,7 +192,7 @@ def test_a_torch_file_of_others_is_told(tmp_path):
 
 
 def test_a_file_that_does_not_agree_is_not_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(Deployed, "prepared", lambda self, pictures: pictures)
+    monkeypatch.setattr(Deployed, "prepared", lambda self, images: images)
     path = tmp_path / "net.pt2"
     path.write_text("an older one")
     report = export_checkpoint(Request(str(trained), path))
@@ -217,7 +217,7 @@ def test_the_tool_tells_and_its_exit_code_says_whether_the_file_agrees(
         2**20,
         Agreement(0.5, 0.25, 8, ("1x2x4",)),
         passed,
-        {"input": "pictures", "output": "logits"},
+        {"input": "images", "output": "logits"},
     )
     monkeypatch.setattr("kanseg.export.export_checkpoint", lambda request: report)
     monkeypatch.setattr(
@@ -245,9 +245,9 @@ def test_the_tool_tells_and_its_exit_code_says_whether_the_file_agrees(
     [
         ({"output": Path("x.txt")}, "ends with"),
         ({"output": Path("x.pt2"), "format": "onnx"}, "ends with"),
-        ({"output": Path("x.pt2"), "quantise": "dynamic"}, "ONNX"),
+        ({"output": Path("x.pt2"), "quantize": "dynamic"}, "ONNX"),
         ({"output": Path("x.pt2"), "opset": 18}, "ONNX"),
-        ({"output": Path("x.onnx"), "quantise": "static"}, "--calibration"),
+        ({"output": Path("x.onnx"), "quantize": "static"}, "--calibration"),
         ({"output": Path("x.onnx"), "calibration_count": 0}, "at least 1"),
         ({"output": Path("x.onnx"), "batch": -1}, "at least 1"),
         ({"output": Path("x.onnx"), "split": ["test"], "output_kind": "labels"}, "--split"),
@@ -267,11 +267,11 @@ def test_a_network_without_preprocessing_is_told(tmp_path):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_told_with_the_cure(package, tmp_path, monkeypatch):
-    from kanseg.export.quantize import quantise
+    from kanseg.export.quantize import quantize
 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r'python -m pip install -e "\.\[export\]"'):
-        quantise("dynamic", tmp_path / "a.onnx", tmp_path / "b.onnx", {})
+        quantize("dynamic", tmp_path / "a.onnx", tmp_path / "b.onnx", {})
 
 
 def test_a_classifier_of_one_size_is_exported(tmp_path):
@@ -326,7 +326,7 @@ def test_every_kind_of_network_and_task(name, task, options, suffix, tmp_path):
 
 
 @pytest.mark.slow
-def test_resized_pictures_of_8_bits_give_the_checkpoints_masks_but_for_what_opencv_rounds(tmp_path):
+def test_resized_images_of_8_bits_give_the_checkpoints_masks_but_for_what_opencv_rounds(tmp_path):
     folder = store(tmp_path / "net", resize=[40, 48], interpolation="area")
     export_checkpoint(Request(str(folder), tmp_path / "net.pt2"))
     image = RNG.integers(0, 256, (90, 83, 3), dtype=np.uint8)
@@ -339,7 +339,7 @@ def test_resized_pictures_of_8_bits_give_the_checkpoints_masks_but_for_what_open
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 2])
-def test_quantised_files_and_the_table(batch, trained, tmp_path):
+def test_quantized_files_and_the_table(batch, trained, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     for i in range(4):
@@ -354,11 +354,11 @@ def test_quantised_files_and_the_table(batch, trained, tmp_path):
     }
     report = export_checkpoint(
         Request(
-            str(trained), tmp_path / "net.onnx", quantise="static", table=True, runs=1, **options
+            str(trained), tmp_path / "net.onnx", quantize="static", table=True, runs=1, **options
         )
     )
     assert report.passed
-    assert load_exported(tmp_path / "net.onnx")[1]["quantised"] == "static"
+    assert load_exported(tmp_path / "net.onnx")[1]["quantized"] == "static"
     assert [row.form for row in report.rows] == [
         "torch",
         "torch.export",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanseg.data import LabelInfo, Preprocess, Sample, write_png
+from kanseg.data import LabelSpec, Preprocess, Sample, write_png
 from kanseg.export.scores import mean_iou
 
 RNG = np.random.default_rng(0)
@@ -17,7 +17,7 @@ def test_a_network_that_is_right_everywhere_scores_one(task, tmp_path):
         write_png(tmp_path / f"mask_{index}.png", mask)
     paths = tuple(tmp_path / f"mask_{index}.png" for index in range(len(masks)))
     sample = Sample("a", tmp_path / "a.png", paths if task == "multilabel" else paths[0])
-    info = LabelInfo(task, ("a", "b"), {0: 0, 1: 1})
+    info = LabelSpec(task, ("a", "b"), {0: 0, 1: 1})
     description = {
         "labels": {"task": task, "classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}
     }

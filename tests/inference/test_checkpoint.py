@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kanseg.config import Config
-from kanseg.data import LabelInfo, Preprocess
+from kanseg.data import LabelSpec, Preprocess
 from kanseg.inference.checkpoint import (
     build_model,
     check_description,
@@ -28,7 +28,7 @@ from kanseg.utils.errors import InputError
 def save(run, step, with_state=True):
     model = nn.Linear(2, 3)
     description = describe(
-        Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+        Config(), LabelSpec("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
     )
     extra = (
         {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
@@ -100,7 +100,7 @@ def test_a_matched_width_is_written_down_as_a_number():
         "model: {name: unet, basis: none, match: params, like: {basis: gram}, options: {width: 6,"
         " depth: 2, degree: 4}}"
     )
-    labels, preprocess = LabelInfo("binary", ("a", "b")), Preprocess()
+    labels, preprocess = LabelSpec("binary", ("a", "b")), Preprocess()
     with torch.device("meta"):
         sizes = [
             num_parameters(build_model(describe(config, labels, preprocess)["model"]))
@@ -123,13 +123,13 @@ def test_a_matched_width_is_written_down_as_a_number():
 )
 def test_a_match_that_cannot_be_is_an_input_error(model, message):
     with pytest.raises(InputError, match=message):
-        describe(Config.from_yaml(f"model: {model}"), LabelInfo("binary", ("a", "b")), Preprocess())
+        describe(Config.from_yaml(f"model: {model}"), LabelSpec("binary", ("a", "b")), Preprocess())
 
 
 def stored(folder, **changes):
     """A checkpoint of a small network, with other arguments in its description."""
     config = Config.from_yaml("model: {options: {width: 2, depth: 1}}")
-    info = LabelInfo("binary", ("a", "b"))
+    info = LabelSpec("binary", ("a", "b"))
     description = describe(config, info, Preprocess(mean=(0.1,), std=(1.0,)))
     model = build_model(description["model"])
     if "encoder" in changes:

@@ -7,7 +7,7 @@ import kanseg
 from kanseg.data import Preprocess
 from kanseg.inference import Ensemble, Predictor
 from kanseg.inference.sliding_window import gathered
-from kanseg.inference.sources import ArrayPicture
+from kanseg.inference.sources import ArrayImage
 from kanseg.utils.errors import InputError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 45, 3), dtype=np.uint8)
@@ -25,7 +25,7 @@ class Constant(nn.Module):
 
 
 class Blur(nn.Module):
-    """Two logits that depend on the neighbourhood and the place in the tile."""
+    """Two logits that depend on the neighborhood and the place in the tile."""
 
     def forward(self, x):
         ramp = torch.linspace(-1, 1, x.shape[-1])
@@ -37,7 +37,7 @@ def member(model, resize=None, **options):
     preprocess = Preprocess(mean=(0.5,), std=(0.25,), resize=resize)
     options = {
         "classes": ["a", "b"],
-        "colours": [(0, 0, 0), (255, 0, 0)],
+        "colors": [(0, 0, 0), (255, 0, 0)],
         "task": "multiclass",
         "device": "cpu",
     } | options
@@ -61,7 +61,7 @@ def math_softmax(*logits):
     return values / values.sum()
 
 
-def test_members_see_pictures_in_their_own_way():
+def test_members_see_images_in_their_own_way():
     members = [
         member(Blur(), tile=(16, 16)),
         member(Blur(), tile=(20, 48), overlap=0.25),
@@ -102,12 +102,12 @@ def test_other_classes_are_refused():
         Ensemble([])
 
 
-def test_bands_of_several_pictures_are_those_of_each(tmp_path):
+def test_bands_of_several_images_are_those_of_each(tmp_path):
     other = np.ascontiguousarray(IMAGE[::-1])
     ensemble = Ensemble(
         [member(Blur(), tile=(16, 16), batch_size=3), member(Blur(), resize=(24, 24))]
     )
-    both = gathered(ensemble.bands([ArrayPicture(IMAGE), ArrayPicture(other)]), 37)
+    both = gathered(ensemble.bands([ArrayImage(IMAGE), ArrayImage(other)]), 37)
     torch.testing.assert_close(both[0], ensemble.probabilities(IMAGE))
     torch.testing.assert_close(both[1], ensemble.probabilities(other))
 

@@ -24,7 +24,7 @@ def predictor(**options):
         Brightness(),
         preprocess,
         classes=["dark", "bright"],
-        colours=[(0, 0, 0), (255, 255, 255)],
+        colors=[(0, 0, 0), (255, 255, 255)],
         task="binary",
         device="cpu",
         **options,
@@ -63,7 +63,7 @@ def test_masks_are_right_whole_and_in_tiles_and_flipped(options):
     ],
 )
 @pytest.mark.parametrize("resize", [None, (32, 40)])
-def test_every_kind_of_picture_gives_a_mask_of_its_own_size(image, resize):
+def test_every_kind_of_image_gives_a_mask_of_its_own_size(image, resize):
     assert predictor(resize=resize)(image).shape == image.shape[:2]
 
 
@@ -142,11 +142,11 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
 
 def test_bands_are_the_whole_bit_for_bit_whatever_their_size(monkeypatch):
     from kanseg.inference import sliding_window as tiles
-    from kanseg.inference.sources import ArrayPicture
+    from kanseg.inference.sources import ArrayImage
 
     whole = predictor(tile=(16, 24), flips=2, overlap=0.7).probabilities(IMAGE)
     monkeypatch.setattr(tiles, "PIECE", 200)
-    bands = list(predictor(tile=(16, 24), flips=2, overlap=0.7).bands([ArrayPicture(IMAGE)]))
+    bands = list(predictor(tile=(16, 24), flips=2, overlap=0.7).bands([ArrayImage(IMAGE)]))
     assert [top for top, _ in bands] == list(
         np.cumsum([0, *(band.shape[2] for _, band in bands[:-1])])
     )
@@ -163,7 +163,7 @@ def test_tiles_are_those_that_are_cut_by_hand():
         model,
         Preprocess(),
         classes=["a", "b"],
-        colours=[(0, 0, 0)] * 2,
+        colors=[(0, 0, 0)] * 2,
         task="binary",
         tile=(16, 24),
         overlap=0.3,
@@ -207,7 +207,7 @@ def test_rows_are_scaled_as_torch_scales_the_whole(shape):
     "options",
     [{"flips": 8}, {"scales": (0.5, 1.0, 1.5)}, {"flips": 8, "tile": (16, 32), "scales": (2.0,)}],
 )
-def test_a_constant_picture_has_the_same_probability_in_all_views(options):
+def test_a_constant_image_has_the_same_probability_in_all_views(options):
     image = np.full((40, 50, 3), 100, np.uint8)
     torch.testing.assert_close(
         predictor(**options).probabilities(image), predictor().probabilities(image)
@@ -223,7 +223,7 @@ def test_uncertainty_of_two_views_by_hand():
             left = torch.arange(x.shape[-1]) < x.shape[-1] // 2
             return torch.logit(torch.where(left, 0.8, 0.2)).expand(len(x), 1, *x.shape[-2:])
 
-    options = {"classes": ["a", "b"], "colours": [(0, 0, 0)] * 2, "task": "binary", "device": "cpu"}
+    options = {"classes": ["a", "b"], "colors": [(0, 0, 0)] * 2, "task": "binary", "device": "cpu"}
     both = Predictor(Side(), Preprocess(), flips=2, **options)
     torch.testing.assert_close(both.probabilities(IMAGE[:, :80]), torch.full((2, 61, 80), 0.5))
     torch.testing.assert_close(both.uncertainty(IMAGE[:, :80]), torch.full((61, 80), 0.09))
@@ -240,8 +240,8 @@ def test_half_precision_is_near_and_probabilities_are_float32():
     torch.testing.assert_close(half, predictor().probabilities(IMAGE), atol=0.02, rtol=0)
 
 
-def test_an_exported_file_gets_values_from_0_to_1_where_it_normalises_itself(monkeypatch, tmp_path):
-    """The contract with kanseg.inference.exported: a function of float32 pictures, and a
+def test_an_exported_file_gets_values_from_0_to_1_where_it_normalizes_itself(monkeypatch, tmp_path):
+    """The contract with kanseg.inference.exported: a function of float32 images, and a
     description as of a checkpoint.
     """
     import sys
@@ -280,7 +280,7 @@ def test_an_exported_file_gets_values_from_0_to_1_where_it_normalises_itself(mon
     )
 
 
-def test_modes_choose_between_whole_pictures_and_tiles(config):
+def test_modes_choose_between_whole_images_and_tiles(config):
     train(config)
     for options, tile in (
         ({}, (512, 512)),
@@ -293,6 +293,6 @@ def test_modes_choose_between_whole_pictures_and_tiles(config):
         kanseg.load(config.run_dir, mode="all")
 
 
-def test_a_tile_for_whole_pictures_is_refused(tmp_path):
+def test_a_tile_for_whole_images_is_refused(tmp_path):
     with pytest.raises(InputError, match="mode whole knows no tiles"):
         Predictor.from_checkpoint(tmp_path, mode="whole", tile=(8, 8))

@@ -6,15 +6,15 @@ from torch.nn import functional as F
 from kanseg.inference.tta import View, averaged, views
 from kanseg.utils.errors import InputError
 
-PICTURE = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
+IMAGE = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_views_are_different_symmetries_of_a_square_and_are_undone(count):
-    seen = [view.apply(PICTURE) for view in views(count)]
+    seen = [view.apply(IMAGE) for view in views(count)]
     assert len({tuple(x.flatten().tolist()) + tuple(x.shape) for x in seen}) == count
     for view, x in zip(views(count), seen, strict=True):
-        assert torch.equal(view.undo(x, (3, 4)), PICTURE)
+        assert torch.equal(view.undo(x, (3, 4)), IMAGE)
 
 
 def test_the_eight_are_the_turns_and_their_mirror_images():
@@ -35,10 +35,10 @@ def test_every_scale_comes_with_every_flip_once():
     ]
 
 
-def test_a_scaled_view_is_a_scaled_picture_and_its_map_scaled_back():
-    picture = torch.rand(1, 1, 8, 12)
-    seen = View(scale=1.5).apply(picture)
-    assert torch.equal(seen, F.interpolate(picture, size=(12, 18), mode="bilinear"))
+def test_a_scaled_view_is_a_scaled_image_and_its_map_scaled_back():
+    image = torch.rand(1, 1, 8, 12)
+    seen = View(scale=1.5).apply(image)
+    assert torch.equal(seen, F.interpolate(image, size=(12, 18), mode="bilinear"))
     assert torch.equal(
         View(scale=1.5).undo(seen, (8, 12)), F.interpolate(seen, size=(8, 12), mode="bilinear")
     )

@@ -43,7 +43,7 @@ def test_the_basis_is_the_one_in_the_name():
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("channels", [1, 3, 4, 13])
-def test_features_start_with_the_picture_and_halve(name, depth, channels):
+def test_features_start_with_the_image_and_halve(name, depth, channels):
     net = encoder(name, depth=depth, in_channels=channels)
     x = torch.randn(1, channels, 64, 96)
     with torch.no_grad():
@@ -103,10 +103,10 @@ def test_every_decoder_runs(model, channels):
 
 def test_trained_weights_survive_other_channels():
     net = encoder()
-    grey = torch.randn(1, 1, 64, 64)
-    expected = net(grey.expand(-1, 3, -1, -1))[1:]
+    gray = torch.randn(1, 1, 64, 64)
+    expected = net(gray.expand(-1, 3, -1, -1))[1:]
     net.set_in_channels(1)
-    torch.testing.assert_close(net(grey)[1:], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net(gray)[1:], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated:FutureWarning")

@@ -99,7 +99,7 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(how):
 
 @pytest.mark.parametrize("encoder", kanseg.list_encoders())
 @pytest.mark.parametrize("coarse", [False, True])
-def test_parameters_are_grouped_from_the_picture_to_the_head(encoder, coarse):
+def test_parameters_are_grouped_from_the_image_to_the_head(encoder, coarse):
     with torch.device("meta"):
         net = timm.create_model(f"kanseg_{encoder}_none", num_classes=3)
     groups = list(group_parameters(net, net.group_matcher(coarse)).values())

@@ -39,10 +39,10 @@ def test_detectors_train_and_predict(detector, channels):
         max_size=64,
         **more,
     )
-    picture = torch.rand(channels, 64, 64)
-    sum(net([picture], TARGET).values()).backward()
+    image = torch.rand(channels, 64, 64)
+    sum(net([image], TARGET).values()).backward()
     assert all(p.grad is not None for p in net.backbone.encoder.stages[1].parameters())
-    assert set(net.eval()([picture])[0]) == {"boxes", "labels", "scores"}
+    assert set(net.eval()([image])[0]) == {"boxes", "labels", "scores"}
 
 
 def test_other_levels_and_blocks():

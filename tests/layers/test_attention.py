@@ -67,7 +67,7 @@ def test_reduced_keys_are_means_over_squares_and_what_there_is_at_the_border():
     assert layer._middles(torch.arange(5.0)).tolist() == [0.5, 2.5, 4.0]
 
 
-def test_gamma_is_on_the_attention_and_the_picture_goes_through():
+def test_gamma_is_on_the_attention_and_the_image_goes_through():
     x = torch.randn(2, 4, 6, 6)
     assert torch.equal(ConvAttention(4, conv=kan_conv(basis="gram"), gamma=0.0)(x), x)
 

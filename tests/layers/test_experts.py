@@ -124,7 +124,7 @@ def test_the_balance_reaches_gate_and_noise_and_is_forgotten():
 def test_steps_on_the_balance_spread_the_samples():
     layer = experts("none", num_experts=4, top_k=2)
     with torch.no_grad():
-        layer.gate.zero_()[0] = 3.0  # for pictures of positive mean
+        layer.gate.zero_()[0] = 3.0  # for images of positive mean
     x = torch.rand(64, 3, 2, 2) + 0.5
     optimizer = torch.optim.Adam([layer.gate, layer.spread], lr=0.05)
 

@@ -30,8 +30,8 @@ def test_it_is_the_formula_of_the_paper(normalize):
         3, conv=plain, levels=2, window=3, factor=2, normalize=normalize, gamma=0.5
     )
     x = torch.randn(1, 3, 6, 5)
-    picture = x[0].double().numpy()
-    mapped = pointwise(numbers(layer.f), picture)
+    image = x[0].double().numpy()
+    mapped = pointwise(numbers(layer.f), image)
     q, context, gates = mapped[:3], mapped[3:6], mapped[6:]
     total = 0
     for level, gate in zip(layer.levels, gates, strict=False):
@@ -45,7 +45,7 @@ def test_it_is_the_formula_of_the_paper(normalize):
     mean = context.mean(axis=(1, 2), keepdims=True)
     total = total + gates[2] * mean * (1 + erf(mean / np.sqrt(2))) / 2
     modulator = pointwise(numbers(layer.h), total / (3 if normalize else 1))
-    expected = picture + 0.5 * pointwise(numbers(layer.proj), q * modulator)
+    expected = image + 0.5 * pointwise(numbers(layer.proj), q * modulator)
     np.testing.assert_allclose(layer(x)[0].detach().numpy(), expected, atol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_the_maps_can_be_linear_as_in_the_paper():
     assert all(isinstance(m, KANConv2d) for m in layer.levels)
 
 
-def test_the_whole_picture_reaches_every_pixel():
+def test_the_whole_image_reaches_every_pixel():
     layer = FocalModulation(4, conv=kan_conv(basis="gram"), levels=1).eval()
     x = torch.randn(1, 4, 30, 30, requires_grad=True)
     layer(x)[0, :, 0, 0].sum().backward()

@@ -49,7 +49,7 @@ def test_sizes_are_those_of_a_plain_convolution(conv, plain, ndim, geometry):
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
-def test_padding_modes_equal_a_padded_picture(mode):
+def test_padding_modes_equal_a_padded_image(mode):
     layer = KANConv2d(2, 3, 3, padding=1, padding_mode=mode, basis="bspline").eval()
     bare = KANConv2d(2, 3, 3, basis="bspline").eval()
     bare.load_state_dict(layer.state_dict())

@@ -137,6 +137,6 @@ def test_mistakes_are_named(arguments, message):
         )
 
 
-def test_a_picture_of_another_size_is_named():
-    with pytest.raises(ValueError, match=r"pictures \(B, 1, 8, 8\)"):
+def test_a_image_of_another_size_is_named():
+    with pytest.raises(ValueError, match=r"images \(B, 1, 8, 8\)"):
         KANLocal2d(1, 2, 2, image_size=(8, 8))(torch.randn(1, 1, 8, 9))

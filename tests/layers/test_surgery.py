@@ -19,20 +19,20 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 @pytest.mark.parametrize("basis", list(BASES))
-def test_one_channel_gives_for_grey_what_three_gave(basis, form):
+def test_one_channel_gives_for_gray_what_three_gave(basis, form):
     layer = KANConv2d(3, 8, 3, padding=1, basis=basis, dtype=torch.float64, **form).eval()
     for part in layer.modules():
         if isinstance(part, KANActivation):
             nn.init.normal_(part.weight)
-    grey = torch.randn(2, 1, 9, 8, dtype=torch.float64)
-    expected = layer(grey.expand(-1, 3, -1, -1))
+    gray = torch.randn(2, 1, 9, 8, dtype=torch.float64)
+    expected = layer(gray.expand(-1, 3, -1, -1))
     layer.set_in_channels(1)
-    torch.testing.assert_close(layer(grey), expected)
+    torch.testing.assert_close(layer(gray), expected)
 
 
 @pytest.mark.parametrize("basis", kanseg.list_bases())
 def test_more_channels_read_the_old_ones_in_turn_at_the_same_size(basis):
-    """Six channels are the three twice at half the weight: a picture twice over gives what it
+    """Six channels are the three twice at half the weight: a image twice over gives what it
     gave.
     """
     layer = KANConv2d(3, 4, 3, padding=1, basis=basis, dtype=torch.float64).eval()

@@ -47,7 +47,7 @@ def test_worked_out_by_hand():
     assert abs(WeightedLoss({"boundary": 1}, "binary")(logits, target) - (1 + 2) / 6) < 1e-6
 
 
-def test_a_picture_full_of_a_class_has_no_boundary():
+def test_a_image_full_of_a_class_has_no_boundary():
     logits = torch.randn(1, 1, 4, 4)
     for value in (0, 1):
         assert WeightedLoss({"boundary": 1}, "binary")(logits, torch.full((1, 4, 4), value)) == 0

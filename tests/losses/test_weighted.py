@@ -66,7 +66,7 @@ class TestEveryLoss:
         torch.testing.assert_close(other_slope, slope)
 
     def test_ignored_pixels_are_as_good_as_not_there(self, name, task, weighted):
-        """A picture with an ignored right half costs what its left half costs."""
+        """A image with an ignored right half costs what its left half costs."""
         loss = self.loss(name, task, weighted)
         logits, target = batch(task, ignored=0)
         target[..., 4:] = 255
@@ -114,7 +114,7 @@ class TestEveryLoss:
         assert torch.isfinite(value)
         assert torch.isfinite(slope).all()
 
-    def test_the_order_of_the_pictures_does_not_matter(self, name, task, weighted):
+    def test_the_order_of_the_images_does_not_matter(self, name, task, weighted):
         loss = self.loss(name, task, weighted)
         logits, target = batch(task)
         torch.testing.assert_close(loss(logits.flip(0), target.flip(0)), loss(logits, target))

@@ -72,7 +72,7 @@ def test_each_label_is_a_binary_task():
     )
 
 
-def test_a_picture_without_a_pixel_that_counts_is_undefined_and_adds_nothing():
+def test_a_image_without_a_pixel_that_counts_is_undefined_and_adds_nothing():
     probabilities, target = torch.softmax(torch.randn(2, 3, 5, 5), 1), torch.randint(3, (2, 5, 5))
     target[1] = 255
     parts = calibrations(probabilities, target)
@@ -80,7 +80,7 @@ def test_a_picture_without_a_pixel_that_counts_is_undefined_and_adds_nothing():
     assert (parts[0] + parts[1]).ece == parts[0].ece
 
 
-def test_scores_of_a_set_hold_the_error_over_its_pixels_and_the_mean_over_pictures():
+def test_scores_of_a_set_hold_the_error_over_its_pixels_and_the_mean_over_images():
     probabilities, target = torch.softmax(torch.randn(4, 3, 5, 5), 1), torch.randint(3, (4, 5, 5))
     metrics = SegmentationMetrics("abc")
     for i in (2, 0, 3, 1):

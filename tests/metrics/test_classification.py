@@ -118,9 +118,9 @@ def test_batches_order_and_processes_do_not_matter():
     for rank, part in enumerate(parts):
         mine = torch.tensor(
             [*range(rank, 200, 2), 0]
-        )  # the first picture again, as padding of a batch would
+        )  # the first image again, as padding of a batch would
         part.update(logits[mine], labels[mine], mine.tolist())
-    parts[0].merge(parts[1].by_picture)
+    parts[0].merge(parts[1].per_image)
     assert parts[0].compute() == reference
 
 
@@ -160,7 +160,7 @@ def test_what_is_undefined_is_nan_left_out_of_means_and_counted():
     assert math.isnan(one["auc_ovo"])
     none = ClassificationMetrics(["a", "b"]).compute()
     assert math.isnan(none["top1"])
-    assert none["pictures"] == 0
+    assert none["images"] == 0
 
 
 def test_half_precision_logits_and_defaults_of_the_numbers():
@@ -169,18 +169,18 @@ def test_half_precision_logits_and_defaults_of_the_numbers():
     metrics.update(logits[:100].bfloat16(), labels[:100])
     metrics.update(logits[100:].bfloat16(), labels[100:])
     result = metrics.compute()
-    assert result["pictures"] == 200
+    assert result["images"] == 200
     assert result["top1"] == (logits.bfloat16().argmax(dim=1) == labels).double().mean()
     assert json.loads(json.dumps(result))["confusion"] == result["confusion"]
 
 
 def test_what_cannot_be_measured_is_refused_by_number():
     metrics = ClassificationMetrics(["a", "b"])
-    with pytest.raises(InputError, match="picture 8: the network's scores are not finite"):
+    with pytest.raises(InputError, match="image 8: the network's scores are not finite"):
         metrics.update(
             torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), torch.tensor([0, 1]), [7, 8]
         )
-    with pytest.raises(InputError, match="picture 7: label 2 is no class 0 to 1"):
+    with pytest.raises(InputError, match="image 7: label 2 is no class 0 to 1"):
         metrics.update(torch.zeros(1, 2), torch.tensor([2]), [7])
     with pytest.raises(InputError, match=r"expected scores \(B, 2\)"):
         metrics.update(torch.zeros(1, 3), torch.tensor([1]))

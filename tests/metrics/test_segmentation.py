@@ -10,7 +10,7 @@ from kanseg.metrics import SegmentationMetrics, SurfaceOptions, confusion_matric
 from kanseg.training.run_folder.logging import plain
 
 
-def pictures(count=7, classes=4):
+def images(count=7, classes=4):
     truth = torch.randint(classes, (count, 9, 8))
     predicted = torch.where(
         torch.rand(count, 9, 8) < 0.6, truth, torch.randint(classes, (count, 9, 8))
@@ -28,7 +28,7 @@ def measured(predicted, truth, names="abcd", order=None, batch=3):
 
 
 def test_scores_over_the_set_are_scikit_learns():
-    predicted, truth = pictures()
+    predicted, truth = images()
     y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
     result = measured(predicted, truth)
     for name, function in (
@@ -44,8 +44,8 @@ def test_scores_over_the_set_are_scikit_learns():
         assert abs(result[f"mean_{name}"] - expected.mean()) < 1e-12
 
 
-def test_per_image_scores_are_means_over_pictures():
-    predicted, truth = pictures()
+def test_per_image_scores_are_means_over_images():
+    predicted, truth = images()
     each = [
         sklearn_metrics.jaccard_score(t[t != 255], p[t != 255], average=None)
         for p, t in zip(predicted.numpy(), truth.numpy(), strict=True)
@@ -58,7 +58,7 @@ def test_per_image_scores_are_means_over_pictures():
 
 
 def test_batch_size_and_order_do_not_matter():
-    predicted, truth = pictures()
+    predicted, truth = images()
     reference = measured(predicted, truth)
     for batch in (1, 2, 7):
         assert measured(predicted, truth, order=torch.randperm(7), batch=batch) == reference
@@ -79,7 +79,7 @@ def test_worked_out_by_hand():
     }
     assert (
         result["per_image"]["classes"]["b"]["iou"] == 1 / 3
-    )  # the second picture has no b: left out, not 1
+    )  # the second image has no b: left out, not 1
     assert result["per_image"]["classes"]["a"]["iou"] == (1 / 3 + 1) / 2
     assert result["per_image"]["mean_iou"] == (1 / 3 + 1) / 2
     assert result["accuracy"] == 5 / 7
@@ -101,13 +101,13 @@ def test_a_missed_class_scores_zero_and_not_nan():
 
 
 def test_parts_of_several_processes_add_up():
-    predicted, truth = pictures()
+    predicted, truth = images()
     whole = measured(predicted, truth)
     parts = [SegmentationMetrics("abcd") for _ in range(2)]
     for rank, part in enumerate(parts):
         mine = torch.arange(rank, 7, 2)
         part.update(predicted[mine], truth[mine], mine.tolist())
-    parts[0].merge(parts[1].by_picture)
+    parts[0].merge(parts[1].per_image)
     assert parts[0].compute() == whole
 
 
@@ -124,13 +124,13 @@ def test_table_shows_absent_classes_as_a_dash():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_few_pictures_are_no_error(count):
+def test_few_images_are_no_error(count):
     truth = torch.zeros(count, 2, 2, dtype=torch.long)
-    assert measured(truth, truth, names="ab")["pictures"] == count
+    assert measured(truth, truth, names="ab")["images"] == count
 
 
 def test_specificity_is_the_recall_of_everything_else():
-    predicted, truth = pictures()
+    predicted, truth = images()
     y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
     expected = [sklearn_metrics.recall_score(y != c, p != c) for c in range(4)]
     np.testing.assert_allclose(
@@ -223,7 +223,7 @@ class TestSurfaces:
         assert "unmeasured" not in per_image["classes"]["a"]
 
     def test_boundary_iou_over_the_set_adds_up_pixels(self):
-        """Rings of 16 pixels: 8 in common in the first picture, one missed, one made up."""
+        """Rings of 16 pixels: 8 in common in the first image, one missed, one made up."""
         result = self.metrics().compute()
         assert result["classes"]["b"]["boundary_iou"] == 8 / (24 + 16 + 16)
         assert result["per_image"]["classes"]["b"]["boundary_iou"] == pytest.approx(
@@ -234,11 +234,11 @@ class TestSurfaces:
         reference = plain(self.metrics().compute())
         assert plain(self.metrics(order=(3, 1, 0, 2)).compute()) == reference
         first, second = self.metrics(order=(0, 2)), self.metrics(order=(1, 3))
-        first.merge(second.by_picture)
-        first.merge(second.by_picture)  # a picture that comes twice counts once
+        first.merge(second.per_image)
+        first.merge(second.per_image)  # a image that comes twice counts once
         assert plain(first.compute()) == reference
 
-    def test_a_spacing_a_picture(self):
+    def test_a_spacing_a_image(self):
         predicted, truth = self.squares()
         metrics = SegmentationMetrics("ab", surface=SurfaceOptions(0.0, (1.0, 1.0)))
         metrics.update(predicted[:1], truth[:1], spacings=[(1.0, 0.25)])
@@ -246,5 +246,5 @@ class TestSurfaces:
 
 
 @pytest.mark.parametrize("task", ["binary", "multilabel"])
-def test_no_pictures_are_no_error_with_surfaces_either(task):
-    assert SegmentationMetrics("ab", task, surface=SurfaceOptions()).compute()["pictures"] == 0
+def test_no_images_are_no_error_with_surfaces_either(task):
+    assert SegmentationMetrics("ab", task, surface=SurfaceOptions()).compute()["images"] == 0

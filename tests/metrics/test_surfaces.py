@@ -43,7 +43,7 @@ def test_scores_are_those_of_all_pairs_of_surface_pixels(seed, spacing):
 
 
 @pytest.mark.parametrize("shape", [(1, 40), (40, 1), (2, 3)])
-def test_thin_pictures_are_measured_too(shape):
+def test_thin_images_are_measured_too(shape):
     predicted, truth = (np.random.default_rng(seed).random(shape) < 0.5 for seed in (1, 2))
     assert surface_scores(predicted, truth, spacing=(1.0, 3.0)) == pytest.approx(
         by_hand(predicted, truth, (1.0, 3.0), 2.0)
@@ -133,7 +133,7 @@ def test_options_out_of_range_are_told(options):
 
 
 def boundary_by_hand(mask, pixels):
-    """The pixels that have one outside the mask, or outside the picture, within a square around
+    """The pixels that have one outside the mask, or outside the image, within a square around
     them.
     """
     padded = np.pad(mask, pixels)

@@ -59,7 +59,7 @@ def test_classes_that_exclude_each_other_are_not_theirs():
         SegmentationMetrics("abc").u_kan(8)
 
 
-def test_no_pictures_have_no_score_and_no_batch_is_refused():
+def test_no_images_have_no_score_and_no_batch_is_refused():
     assert math.isnan(SegmentationMetrics("ab", "binary").u_kan(8)["iou"])
     with pytest.raises(InputError, match="batch_size"):
         SegmentationMetrics("ab", "binary").u_kan(0)

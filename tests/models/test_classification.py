@@ -40,7 +40,7 @@ def test_layouts_of_vggkan_differ_in_the_sixth_level(layout):
     )
 
 
-def test_small_pictures_keep_their_size_in_the_stem():
+def test_small_images_keep_their_size_in_the_stem():
     x = torch.randn(1, 3, 32, 32)
     for name in ("reskanet_18", "densekanet_121"):
         sizes = {

@@ -14,7 +14,7 @@ SMALL = {"width": 3, "depth": 2}
 
 
 @pytest.fixture
-def picture():
+def image():
     return torch.randn(2, 3, 21, 18)
 
 
@@ -52,48 +52,48 @@ def assert_equal(a, b, x):
     ],
     ids=["its own", "under another decoder", "alone", "features"],
 )
-def test_a_classifiers_encoder_goes_into_segmentation_networks(tmp_path, picture, build):
+def test_a_classifiers_encoder_goes_into_segmentation_networks(tmp_path, image, build):
     classifier = trained(kanseg.create_classifier("ukanet_18", classes=5, **SMALL))
     classifier.save_pretrained(tmp_path)
-    assert_equal(build(tmp_path), classifier, picture)
-    assert_equal(build(str(tmp_path)), classifier, picture)
+    assert_equal(build(tmp_path), classifier, image)
+    assert_equal(build(str(tmp_path)), classifier, image)
 
 
 @pytest.mark.parametrize("create", [kanseg.create_classifier, kanseg.create_encoder])
-def test_a_segmentation_networks_encoder_goes_into_classifiers(tmp_path, picture, create):
+def test_a_segmentation_networks_encoder_goes_into_classifiers(tmp_path, image, create):
     network = trained(kanseg.create_model("unet", basis="chebyshev", **SMALL))
     network.save_pretrained(tmp_path)
     option = "weights" if create is kanseg.create_encoder else "encoder_weights"
-    assert_equal(create("unet", basis="chebyshev", **SMALL, **{option: tmp_path}), network, picture)
+    assert_equal(create("unet", basis="chebyshev", **SMALL, **{option: tmp_path}), network, image)
 
 
-def test_classifiers_by_create_model_take_them_too(tmp_path, picture):
+def test_classifiers_by_create_model_take_them_too(tmp_path, image):
     first = trained(kanseg.create_model("simple_kan_4", classes=10, width=3))
     first.save_pretrained(tmp_path)
     assert_equal(
         kanseg.create_model("simple_kan_4", classes=4, width=3, encoder_weights=tmp_path),
         first,
-        picture,
+        image,
     )
 
 
 def test_another_number_of_channels_is_adapted(tmp_path):
-    colour = trained(kanseg.create_classifier("ukanet_18", **SMALL))
-    colour.save_pretrained(tmp_path)
-    grey = kanseg.create_model("ukanet_18", in_channels=1, encoder_weights=tmp_path, **SMALL)
+    color = trained(kanseg.create_classifier("ukanet_18", **SMALL))
+    color.save_pretrained(tmp_path)
+    gray = kanseg.create_model("ukanet_18", in_channels=1, encoder_weights=tmp_path, **SMALL)
     x = torch.randn(2, 1, 20, 20)
     for mine, theirs in zip(
-        features(grey, x), features(colour, x.expand(-1, 3, -1, -1)), strict=True
+        features(gray, x), features(color, x.expand(-1, 3, -1, -1)), strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_stored_network_needs_the_first_folder_no_more(tmp_path, picture):
+def test_the_stored_network_needs_the_first_folder_no_more(tmp_path, image):
     trained(kanseg.create_classifier("unet", **SMALL)).save_pretrained(tmp_path / "first")
     model = kanseg.create_model("unet", encoder_weights=tmp_path / "first", **SMALL)
     model.save_pretrained(tmp_path / "second")
     shutil.rmtree(tmp_path / "first")
-    assert_equal(kanseg.from_pretrained(tmp_path / "second"), model, picture)
+    assert_equal(kanseg.from_pretrained(tmp_path / "second"), model, image)
 
 
 def test_a_run_begins_with_the_weights_and_its_checkpoint_stands_alone(tmp_path, config):
@@ -121,7 +121,7 @@ def test_a_run_begins_with_the_weights_and_its_checkpoint_stands_alone(tmp_path,
     assert_equal(again, kanseg.from_pretrained(config.run_dir), torch.randn(1, 3, 9, 9))
 
 
-def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, picture):
+def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, image):
     question = {
         "basis": "none",
         "match": "params",
@@ -130,7 +130,7 @@ def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, picture):
     }
     first = trained(kanseg.create_model("unet", **question))
     first.save_pretrained(tmp_path)
-    assert_equal(kanseg.create_model("unet", encoder_weights=tmp_path, **question), first, picture)
+    assert_equal(kanseg.create_model("unet", encoder_weights=tmp_path, **question), first, image)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def layers(net):
     return [m for m in net.modules() if isinstance(m, KANConv2d)]
 
 
-def test_the_stem_is_splines_of_the_colours_by_default():
+def test_the_stem_is_splines_of_the_colors_by_default():
     first, *others = layers(kanseg.create_model("unet", basis="gram", width=4, share="edge"))
     assert type(first.basis).__name__ == "BSpline"
     assert first.in_channels == 3

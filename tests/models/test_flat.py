@@ -78,24 +78,24 @@ def layer_edge(layer, x, i):
     )
 
 
-def test_regularisation_is_efficient_kans_l1_and_entropy():
+def test_regularization_is_efficient_kans_l1_and_entropy():
     layer = KANLinear(3, 2)
     l1 = layer.basis_linear.weight.view(2, 3, -1).abs().mean(-1)
     p = l1 / l1.sum()
     expected = 0.5 * l1.sum() - 2 * (p * p.log()).sum()
-    torch.testing.assert_close(layer.regularisation(l1=0.5, entropy=2.0), expected)
+    torch.testing.assert_close(layer.regularization(l1=0.5, entropy=2.0), expected)
 
 
 def test_the_gradient_of_the_penalty_prefers_few_edges():
     net = kan([4, 3, 2])
     x = torch.randn(64, 4)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    before = net.regularisation(x, l1=0.0)
+    before = net.regularization(x, l1=0.0)
     for _ in range(50):
         optimizer.zero_grad()
-        net.regularisation(x).backward()
+        net.regularization(x).backward()
         optimizer.step()
-    assert net.regularisation(x, l1=0.0) < before
+    assert net.regularization(x, l1=0.0) < before
 
 
 def test_grids_follow_the_data_through_the_layers():

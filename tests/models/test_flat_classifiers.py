@@ -132,8 +132,8 @@ def test_the_articles_flat_net_and_its_perceptron():
 def test_a_few_steps_learn_where_a_bright_square_is(name):
     x = torch.randn(64, 1, *SIZE) * 0.1
     y = torch.arange(64) % 4
-    for picture, label in zip(x, y, strict=True):
-        picture[:, 6 * (label // 2) :, 5 * (label % 2) :][:, :5, :4] += 1
+    for image, label in zip(x, y, strict=True):
+        image[:, 6 * (label // 2) :, 5 * (label % 2) :][:, :5, :4] += 1
     net = create(name, **({"detach": False} if name == "vae_kan" else {}))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for _ in range(100):

@@ -71,7 +71,7 @@ def test_the_width_is_that_of_the_network_to_be_like_and_an_option_of_one_basis_
     )
 
 
-def test_like_a_network_of_other_pictures():
+def test_like_a_network_of_other_images():
     like = kanseg.create_model("unet", 1, basis="none", depth=1, width=9)
     model = kanseg.create_model(
         "unet",

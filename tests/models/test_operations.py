@@ -138,7 +138,7 @@ def test_the_functions_of_an_activation_are_counted_at_any_size(basis):
     assert large[1] - small[1] >= 2 * 4 * 30 * 20 * 2
 
 
-def test_a_large_picture_is_spared_the_constant_function():
+def test_a_large_image_is_spared_the_constant_function():
     layer = KANConv2d(1, 2, 1, basis="gram", degree=3)
     small, large = 200 * 200, 300 * 300
     assert work(layer, 1, 1, 200, 200) == (small * 2 * 5, small * GRAM3)

@@ -37,7 +37,7 @@ def test_pixels_outside_0_to_1_are_no_bernoulli_s():
 
 
 @pytest.mark.parametrize("size", [(7, 7), (28, 28), (9, 30), (1, 1)])
-def test_reconstructions_have_the_size_of_the_pictures(size):
+def test_reconstructions_have_the_size_of_the_images(size):
     reconstruction, mean, log_variance = VAE(3, size, 5, 4)(torch.randn(2, 3, *size))
     assert reconstruction.shape == (2, 3, *size)
     assert mean.shape == log_variance.shape == (2, 5)

@@ -50,7 +50,7 @@ def test_more_processes_than_samples_still_get_a_batch_each():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_step_k_of_several_processes_is_batch_k_of_one(world):
-    """As many pictures a step in all, of a set that they divide: the same pictures whatever the
+    """As many images a step in all, of a set that they divide: the same images whatever the
     number of processes.
     """
     one = [{i for _, i in batch} for batch in BatchPlan(24, 8, seed=3)]

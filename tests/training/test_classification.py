@@ -27,7 +27,7 @@ from kanseg.utils.errors import InputError
 
 @pytest.fixture
 def arrays(tmp_path):
-    """60 pictures of 8x8: a bright quarter, the class tells which."""
+    """60 images of 8x8: a bright quarter, the class tells which."""
     rng = np.random.default_rng(0)
     y = np.arange(60) % 4
     x = rng.integers(0, 80, (60, 8, 8))
@@ -84,7 +84,7 @@ def test_settings_read_back_equal(experiment):
 
 
 @pytest.mark.parametrize("name", ["kan", "hybrid", "local_kan", "conv_kan"])
-def test_flat_networks_take_the_size_of_the_pictures(experiment, name):
+def test_flat_networks_take_the_size_of_the_images(experiment, name):
     config = replace(
         experiment,
         model=ModelConfig(name, "bspline", stem=None),
@@ -160,7 +160,7 @@ def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
     loss = read_log(Path(experiment.run_dir) / "log.jsonl")[-1]["train"]["loss"]
     mixed = train(settings(experiment, epochs=5, mixup=1.0, label_smoothing=0.1), overwrite=True)
     assert read_log(Path(experiment.run_dir) / "log.jsonl")[-1]["train"]["loss"] > 2 * loss
-    assert plain["val"]["pictures"] == mixed["val"]["pictures"] > 0
+    assert plain["val"]["images"] == mixed["val"]["images"] > 0
     assert mixed["val"]["top1"] > 0.9
 
 

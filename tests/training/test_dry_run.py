@@ -14,7 +14,7 @@ from kanseg.utils.errors import InputError
 
 
 class Hungry(nn.Module):
-    """Runs out of memory above a number of pictures."""
+    """Runs out of memory above a number of images."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Hungry(nn.Module):
         return y
 
 
-class Pictures:
+class Images:
     def __init__(self, count=20, size=(4, 6)):
         self.count, self.size = count, size
 
@@ -58,7 +58,7 @@ def search(model, batch_size, accumulate=1, dataset=None):
     return find_batch_size(
         model,
         task,
-        dataset or Pictures(),
+        dataset or Images(),
         Accelerator(cpu=True),
         loss=lambda out, target: out.mean(),
         penalty=penalty,
@@ -82,14 +82,14 @@ def test_nothing_is_left_of_the_trial():
 
 def test_no_more_is_tried_than_the_run_will_see():
     model = Hungry(99)
-    assert search(model, 64, dataset=Pictures(5)) == (64, 1)
+    assert search(model, 64, dataset=Images(5)) == (64, 1)
     assert model.seen == [5]
-    assert search(model := Hungry(99), 4, dataset=Pictures(9)) == (4, 1)
+    assert search(model := Hungry(99), 4, dataset=Images(9)) == (4, 1)
     assert model.seen == [5]  # the one left over joins the batch before it
 
 
-def test_one_picture_that_does_not_fit_is_told():
-    with pytest.raises(InputError, match="one picture of 4x6 does not fit"):
+def test_one_image_that_does_not_fit_is_told():
+    with pytest.raises(InputError, match="one image of 4x6 does not fit"):
         search(Hungry(0), 4)
 
 
@@ -132,12 +132,12 @@ def deep(norm):
 def test_one_pixel_for_a_norm_is_told_before_training(norm, count):
     plan = BatchPlan(count, 8, seed=0)
     with pytest.raises(InputError, match="4x4 is one pixel at the bottom of the network"):
-        try_smallest(deep(norm), Pictures(count, (4, 4)), plan, Accelerator(cpu=True))
+        try_smallest(deep(norm), Images(count, (4, 4)), plan, Accelerator(cpu=True))
 
 
-def test_two_pictures_are_enough_for_a_batch_norm():
+def test_two_images_are_enough_for_a_batch_norm():
     model = deep(nn.BatchNorm2d(3))
-    try_smallest(model, Pictures(9, (4, 4)), BatchPlan(9, 8, seed=0), Accelerator(cpu=True))
+    try_smallest(model, Images(9, (4, 4)), BatchPlan(9, 8, seed=0), Accelerator(cpu=True))
     assert model[1].num_batches_tracked == 0
 
 

@@ -224,7 +224,7 @@ def in_two_processes(config):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(config, tmp_path):
-    """With as many pictures a step in all, norms of single pictures and a loss that is a mean over
+    """With as many images a step in all, norms of single images and a loss that is a mean over
     equally many pixels, gradients are the same sums.
     """
     root = make_folder(tmp_path / "odd", count=14, scale=255)

@@ -121,7 +121,7 @@ def test_the_readmes_command_measures_as_one_process_does(config, tmp_path):
     two, one = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("two", "one"))
     measured = json.loads((Path(config.run_dir) / "metrics.json").read_text())["test"]
     assert two == one
-    assert measured["pictures"] == one["pictures"] == 5
+    assert measured["images"] == one["images"] == 5
     assert measured["mean_iou"] == pytest.approx(one["mean_iou"], abs=1e-9)
 
 
@@ -147,7 +147,7 @@ def test_classifications_of_two_processes_measure_as_one_process_does(tmp_path):
     config = ClassificationConfig.from_yaml((tmp_path / "two" / "config.yaml").read_text())
     one = train(config, resume=True)
     for split in ("val", "test"):
-        assert two[split]["pictures"] == one[split]["pictures"]
+        assert two[split]["images"] == one[split]["images"]
         assert two[split]["confusion"] == one[split]["confusion"]
 
 

@@ -27,7 +27,7 @@ from kanseg.utils.io import atomic_write_text
 MORE_KINDS = (
     "misspelt penalty",
     "balance of nothing",
-    "turned oblong pictures",
+    "turned oblong images",
     "name in the options",
     "range",
     "misspelt split",
@@ -117,7 +117,7 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
         ),
     }
     stored = json.loads((run / "metrics.json").read_text())
-    assert stored["test"]["pictures"] == 2
+    assert stored["test"]["images"] == 2
     assert 0 <= stored["val"]["mean_iou"] <= 1
     assert stored["parameters"] == results["parameters"] > 0
     assert {p.name for p in (run / "samples").iterdir()} == {"p04.png", "p05.png"}
@@ -280,7 +280,7 @@ def faulty(config, folder, kind):
         return "p01.png: value 7 at row 0, column 0 (1280 pixels in all) is no class"
     if kind == "image without mask":
         (folder / "masks" / "p00.png").unlink()
-        return "p00.png: the picture has no mask"
+        return "p00.png: the image has no mask"
     if kind == "unknown option of the model":
         config.model.options["dept"] = 3
         return "unknown option 'dept'; did you mean 'depth'"
@@ -292,9 +292,9 @@ def faulty(config, folder, kind):
     if kind == "augmentation":
         config.data.augment = [{"HorizontalFlipp": {}}]
         return "did you mean 'HorizontalFlip'"
-    if kind == "turned oblong pictures":
+    if kind == "turned oblong images":
         config.data.augment, config.training.batch_size = ["Transpose"], 2
-        return "the augmentation gives pictures of sizes 40x32, 32x40"
+        return "the augmentation gives images of sizes 40x32, 32x40"
     if kind == "name in the options":
         config.model.options["basis"] = "none"
         return "model.options cannot hold basis"
@@ -350,7 +350,7 @@ def test_bad_samples_can_be_skipped(config, folder, capsys):
     train(config)
     out = capsys.readouterr().out
     assert "left out: " in out
-    assert "data: train 1 pictures (1 left out)" in out
+    assert "data: train 1 images (1 left out)" in out
 
 
 def test_what_cannot_be_left_out_stops_even_so(config, folder):
@@ -383,9 +383,9 @@ def test_all_faults_of_the_data_end_the_tool_a_line_each_with_code_2(config, fol
     assert code == 2
     faults = (
         "p00.png: the file is empty",
-        "p02.png: the picture has no mask",
+        "p02.png: the image has no mask",
         "val.txt: 1 of 2 names",
-        "p01.png: a colour mask",
+        "p01.png: a color mask",
     )
     assert all(fault in error for fault in faults)
     assert error.count("\n") == error.count("error: ") == 4
@@ -477,8 +477,8 @@ def test_a_penalty_on_the_weights_shrinks_them(config, tmp_path):
     assert sizes[1] < 0.9 * sizes[0]
 
 
-def test_the_balance_of_experts_reaches_the_optimiser(config, tmp_path):
-    """One expert a picture has the gate 1 whatever the logits are: the gate's weights, which start
+def test_the_balance_of_experts_reaches_the_optimizer(config, tmp_path):
+    """One expert a image has the gate 1 whatever the logits are: the gate's weights, which start
     at zero, move by the balance alone.
     """
     config.model.options |= {"experts": 3, "top_k": 1}
@@ -529,8 +529,8 @@ def test_two_processes_score_like_one(config, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     double = json.loads((tmp_path / "double" / "metrics.json").read_text())
     assert (
-        (double["val"]["pictures"], double["test"]["pictures"])
-        == (single["val"]["pictures"], single["test"]["pictures"])
+        (double["val"]["images"], double["test"]["images"])
+        == (single["val"]["images"], single["test"]["images"])
         == (5, 5)
     )
     # the same weights give the same scores in one process

@@ -12,7 +12,7 @@ from kanseg.utils.errors import InputError
 
 
 def bands(folder, dtype, count):
-    """The pictures of a data set as TIFF files of so many bands."""
+    """The images of a data set as TIFF files of so many bands."""
     rng = np.random.default_rng(0)
     for path in sorted((folder / "images").iterdir()):
         path.unlink()
@@ -43,14 +43,14 @@ def test_floats_train_and_only_floats_are_predicted(config):
     assert predictor.preprocess.floats
     assert predictor.preprocess.mean[0] > 1000
     assert predictor(np.zeros((9, 9, 2), np.float32)).shape == (9, 9)
-    with pytest.raises(InputError, match="the training pictures hold floats"):
+    with pytest.raises(InputError, match="the training images hold floats"):
         predictor(np.zeros((9, 9, 2), np.uint8))
 
 
-def test_a_transform_of_colours_stops_a_run_on_bands_before_it_begins(config):
+def test_a_transform_of_colors_stops_a_run_on_bands_before_it_begins(config):
     bands(Path(config.data.root), np.uint8, 5)
     config.data.channels, config.data.augment = 5, [{"ColorJitter": {"p": 0.01}}]
-    with pytest.raises(InputError, match="ColorJitter is made for colours"):
+    with pytest.raises(InputError, match="ColorJitter is made for colors"):
         train(config)
     assert not Path(config.run_dir).exists()
 
@@ -60,7 +60,7 @@ def test_another_fold_is_another_run(config):
     train(config)
     held_out = open_data(config.data, tell=lambda _: None).samples("val")
     scores = json.loads((Path(config.run_dir) / "metrics.json").read_text())
-    assert scores["val"]["pictures"] == len(held_out) > 0
+    assert scores["val"]["images"] == len(held_out) > 0
     config.data.fold = 0
     with pytest.raises(InputError, match="data.fold: 1 -> 0"):
         train(config, resume=True)

@@ -36,7 +36,7 @@ WRONG = [
     (
         {"optimizer_options": {"betas": 3}},
         (
-            "training.optimizer: optimiser adamw: betas must be a list of numbers, such as [0.9,"
+            "training.optimizer: optimizer adamw: betas must be a list of numbers, such as [0.9,"
             " 0.999], got 3"
         ),
     ),

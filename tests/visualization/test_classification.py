@@ -37,7 +37,7 @@ def test_confusion_matrices_grow_with_the_classes_until_names_would_not_fit(tmp_
 
 
 def test_a_right_matrix_is_dark_on_the_diagonal(tmp_path):
-    metrics = ClassificationMetrics(["a", "a name that is much too long for the axis of a picture"])
+    metrics = ClassificationMetrics(["a", "a name that is much too long for the axis of a image"])
     metrics.update(10 * torch.eye(2), torch.arange(2))
     shown = np.asarray(
         Image.open(draw_confusion(metrics.compute(), tmp_path / "a.png")).convert("L")
@@ -45,8 +45,8 @@ def test_a_right_matrix_is_dark_on_the_diagonal(tmp_path):
     assert (shown < 60).sum() > 8000  # two dark cells of about 80 x 80 pixels
 
 
-def has(picture, colour):
-    return int((picture.reshape(-1, 3) == colour).all(axis=1).sum())
+def has(image, color):
+    return int((image.reshape(-1, 3) == color).all(axis=1).sum())
 
 
 def test_wrong_predictions_are_framed_in_red(tmp_path):
@@ -88,7 +88,7 @@ def test_probabilities_of_all_classes_serve_too(tmp_path):
         for i, p in enumerate((full, full.max(axis=1)))
     ]
     assert sheets[0] == sheets[1]
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         draw_predictions([], [], [], [], ["a"], tmp_path / "none.png")
 
 
@@ -99,5 +99,5 @@ def test_mistakes_come_surest_first():
         torch.tensor([1, 1, 1, 0]),
         [7, 5, 3, 1],
     )
-    assert surest_mistakes(metrics.by_picture, 9) == [5, 1, 7]
-    assert surest_mistakes(metrics.by_picture, 1) == [5]
+    assert surest_mistakes(metrics.per_image, 9) == [5, 1, 7]
+    assert surest_mistakes(metrics.per_image, 1) == [5]

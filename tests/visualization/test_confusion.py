@@ -16,7 +16,7 @@ def test_rows_are_shares_of_the_truth_and_absent_classes_are_undefined():
     assert np.isnan(shares[1]).all()
 
 
-def test_pictures_are_added_up():
+def test_images_are_added_up():
     counts, shares = pixel_confusion({4: np.array([[2, 2], [0, 5]]), 7: np.array([[6, 0], [5, 0]])})
     assert counts.tolist() == [[8, 2], [5, 5]]
     assert shares.tolist() == [[0.8, 0.2], [0.5, 0.5]]
@@ -46,8 +46,6 @@ def test_the_worst_mixed_up_pairs_are_named():
 )
 def test_matrices_of_all_kinds_are_drawn(tmp_path, matrix):
     names = [f"class ${i}^$ with a name that is far too long" for i in range(len(matrix))]
-    picture = Image.open(
-        draw_pixel_confusion({0: matrix}, names, tmp_path / "new" / "confusion.png")
-    )
-    assert min(picture.size) > 250
+    image = Image.open(draw_pixel_confusion({0: matrix}, names, tmp_path / "new" / "confusion.png"))
+    assert min(image.size) > 250
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["confusion.png"]

@@ -6,14 +6,14 @@ from kanseg.visualization.fonts import font_for
 from kanseg.visualization.image_grid import CAPTION, comparison_sheet, fitted
 
 LONG = (
-    "a very long name of a picture that goes on and on until nothing of it fits any more, and then"
+    "a very long name of a image that goes on and on until nothing of it fits any more, and then"
     " some   mean IoU 0.123"
 )
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Every text that is drawn: (left, right, width of the picture)."""
+    """Every text that is drawn: (left, right, width of the image)."""
     texts, original = [], ImageDraw.ImageDraw.text
 
     def text(self, place, words, **options):
@@ -72,10 +72,10 @@ def test_cells_lie_under_the_name_and_over_their_caption():
         ).all()
 
 
-def test_large_pictures_shrink_without_losing_single_pixels():
-    picture = np.zeros((1024, 1024, 3), np.uint8)
-    picture[500, 500] = 255
-    sheet = comparison_sheet([[picture]], ["image"], ["x"], largest=256)
+def test_large_images_shrink_without_losing_single_pixels():
+    image = np.zeros((1024, 1024, 3), np.uint8)
+    image[500, 500] = 255
+    sheet = comparison_sheet([[image]], ["image"], ["x"], largest=256)
     assert sheet[CAPTION : CAPTION + 256, 4:260].max() == round(255 / 16)
 
 

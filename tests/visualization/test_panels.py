@@ -3,15 +3,15 @@ import pytest
 import torch
 from PIL import Image
 
-from kanseg.data import LabelInfo, Preprocess, Sample, SegmentationDataset, read_folder
+from kanseg.data import LabelSpec, Preprocess, Sample, SegmentationDataset, read_folder
 from kanseg.data.overlay import MISSED, WRONG
-from kanseg.visualization.panels import draw_results, extremes, picture_scores, sample_cells, sheet
+from kanseg.visualization.panels import draw_results, extremes, image_scores, sample_cells, sheet
 
 CELLS = [np.zeros((32, 32, 3), np.uint8)] * 4
 
 
 class Thresholds(torch.nn.Module):
-    """Foreground where the picture is bright; counts what it is shown."""
+    """Foreground where the image is bright; counts what it is shown."""
 
     shown = 0
 
@@ -28,7 +28,7 @@ def dataset(folder):
     )
 
 
-def test_missed_pixels_are_blue_other_errors_red_ignored_pixels_grey_and_the_rest_dim():
+def test_missed_pixels_are_blue_other_errors_red_ignored_pixels_gray_and_the_rest_dim():
     image = np.full((1, 3, 3), 200, np.uint8)
     truth, predicted = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]])
     error = sample_cells(image, truth, predicted, [(0, 0, 0), (255, 0, 0)])[3]
@@ -39,26 +39,24 @@ def test_missed_pixels_are_blue_other_errors_red_ignored_pixels_grey_and_the_res
     assert sample_cells(image, truth, predicted, [(0, 0, 0)] * 3)[3][0, 1].tolist() == [230, 30, 60]
 
 
-def test_few_multilabel_classes_have_an_error_picture_each():
+def test_few_multilabel_classes_have_an_error_image_each():
     image = np.full((1, 2, 3), 200, np.uint8)
     truth, predicted = np.array([[[1, 0]], [[0, 1]]]), np.array([[[0, 0]], [[1, 1]]])
-    colours = [(9, 9, 9), (8, 8, 8)]
-    cells = sample_cells(image, truth, predicted, colours)
+    colors = [(9, 9, 9), (8, 8, 8)]
+    cells = sample_cells(image, truth, predicted, colors)
     assert [cell[0, 0].tolist() for cell in cells[3:]] == [list(WRONG), list(MISSED), list(WRONG)]
-    assert len(sample_cells(image, truth[:1], predicted[:1], colours[:1])) == 4
-    assert sample_cells(image, truth[:1], predicted[:1], colours[:1])[3][0, 0].tolist() == list(
+    assert len(sample_cells(image, truth[:1], predicted[:1], colors[:1])) == 4
+    assert sample_cells(image, truth[:1], predicted[:1], colors[:1])[3][0, 0].tolist() == list(
         MISSED
     )
-    assert len(sample_cells(image, truth[[0] * 4], predicted[[0] * 4], colours * 2)) == 4
-    assert sheet([cells], ["x"], ["a", "b"], colours).shape[1] > 6 * 256
+    assert len(sample_cells(image, truth[[0] * 4], predicted[[0] * 4], colors * 2)) == 4
+    assert sheet([cells], ["x"], ["a", "b"], colors).shape[1] > 6 * 256
 
 
 def test_sheets_have_a_row_a_sample_and_a_legend():
     one, two = (sheet([CELLS] * n, ["a"] * n, ["x", "y"], [(1, 2, 3), (9, 200, 9)]) for n in (1, 2))
     assert two.shape[0] - one.shape[0] == 256 + 2 * 22 + 4
-    assert (two.reshape(-1, 3) == (9, 200, 9)).all(
-        axis=1
-    ).sum() > 100  # the legend shows the colour
+    assert (two.reshape(-1, 3) == (9, 200, 9)).all(axis=1).sum() > 100  # the legend shows the color
 
 
 def test_many_classes_wrap_in_the_legend():
@@ -69,12 +67,12 @@ def test_many_classes_wrap_in_the_legend():
     )
 
 
-def test_a_picture_scores_the_mean_iou_of_the_classes_in_it():
-    by_picture = {3: np.array([[2, 1, 0], [1, 0, 0], [0, 0, 0]]), 5: np.zeros((3, 3), int)}
-    scores = picture_scores(by_picture)
+def test_a_image_scores_the_mean_iou_of_the_classes_in_it():
+    per_image = {3: np.array([[2, 1, 0], [1, 0, 0], [0, 0, 0]]), 5: np.zeros((3, 3), int)}
+    scores = image_scores(per_image)
     assert scores[3] == pytest.approx((2 / 4 + 0 / 2) / 2)
     assert np.isnan(scores[5])
-    assert picture_scores({0: np.array([[[5, 1], [1, 2]], [[9, 0], [0, 0]]])}) == {
+    assert image_scores({0: np.array([[[5, 1], [1, 2]], [[9, 0], [0, 0]]])}) == {
         0: pytest.approx(2 / 4)
     }  # multilabel, the second class absent
 
@@ -88,10 +86,10 @@ def test_the_worst_come_worst_first_and_the_best_best_first_without_nan():
     assert extremes({}, 6) == ([], [])
 
 
-def test_each_picture_is_predicted_once_and_only_if_it_is_shown(dataset, tmp_path):
+def test_each_image_is_predicted_once_and_only_if_it_is_shown(dataset, tmp_path):
     model = Thresholds()
     matrices = {i: np.array([[9, 4 - i], [0, 9]]) for i in range(len(dataset))}
-    written = draw_results(model, dataset, tmp_path, by_picture=matrices, count=1)
+    written = draw_results(model, dataset, tmp_path, per_image=matrices, count=1)
     assert model.shown == 2  # the first sample is the worst one too
     assert [path.name for path in written] == [
         "overview.png",
@@ -115,17 +113,17 @@ def test_without_scores_there_are_samples_only_and_without_panels_the_confusion_
     assert [
         path.name
         for path in draw_results(
-            Thresholds(), dataset, tmp_path / "b", by_picture={0: np.eye(2, dtype=int)}, count=0
+            Thresholds(), dataset, tmp_path / "b", per_image={0: np.eye(2, dtype=int)}, count=0
         )
     ] == ["confusion.png"]
 
 
-def test_pictures_without_a_class_in_them_are_in_no_gallery(dataset, tmp_path):
+def test_images_without_a_class_in_them_are_in_no_gallery(dataset, tmp_path):
     written = draw_results(
         Thresholds(),
         dataset,
         tmp_path,
-        by_picture={i: np.zeros((2, 2), int) for i in range(len(dataset))},
+        per_image={i: np.zeros((2, 2), int) for i in range(len(dataset))},
         count=2,
     )
     assert [path.name for path in written] == ["overview.png", "confusion.png", "samples"]
@@ -138,9 +136,9 @@ def test_the_model_is_left_in_its_mode(dataset, tmp_path):
 
 
 class Overlapping:
-    """A data set of one multilabel picture."""
+    """A data set of one multilabel image."""
 
-    info, preprocess = LabelInfo("multilabel", ("a", "b")), Preprocess()
+    info, preprocess = LabelSpec("multilabel", ("a", "b")), Preprocess()
 
     def __init__(self, folder):
         self.samples = [Sample("x", next((folder / "images").iterdir()), None)]
@@ -166,7 +164,7 @@ def test_multilabel_sets_are_drawn(folder, tmp_path):
         model,
         Overlapping(folder),
         tmp_path,
-        by_picture={0: np.array([[[0, 0], [0, 1280]], [[0, 0], [1280, 0]]])},
+        per_image={0: np.array([[[0, 0], [0, 1280]], [[0, 0], [1280, 0]]])},
         count=1,
     )
     assert [path.name for path in written] == [
@@ -180,5 +178,5 @@ def test_multilabel_sets_are_drawn(folder, tmp_path):
     width = 6 * 40 + 4
     error, a, b = (tuple(drawn[22 + 90, 4 + column * width + 100]) for column in (3, 4, 5))
     assert error == WRONG
-    assert max(a) < 100  # nothing but the dimmed picture
+    assert max(a) < 100  # nothing but the dimmed image
     assert b == MISSED

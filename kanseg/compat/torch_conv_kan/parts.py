@@ -1,4 +1,4 @@
-"""Small modules of the legacy layers: grouped matrices, noise, the L1 regulariser."""
+"""Small modules of the legacy layers: grouped matrices, noise, the L1 regularizer."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class ChebyshevByAngle(_LegacyBasis):
         )
 
 
-class GaussiansAtCentres(_LegacyBasis):
-    """exp(-((u - g_j) / h)^2) with centres g_j, each from its own number: (B, C, *S) -> (B, C, K,
+class GaussiansAtCenters(_LegacyBasis):
+    """exp(-((u - g_j) / h)^2) with centers g_j, each from its own number: (B, C, *S) -> (B, C, K,
     *S).
     """
 
@@ -67,20 +67,20 @@ class GaussiansAtCentres(_LegacyBasis):
         super().__init__(grid_size)
         self.spacing = (grid_range[1] - grid_range[0]) / (grid_size - 1)
         self.grid_range = grid_range
-        centres = torch.empty(grid_size, dtype=constant_dtype())
-        self.register_buffer("centres", centres, persistent=False)
+        centers = torch.empty(grid_size, dtype=constant_dtype())
+        self.register_buffer("centers", centers, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Put the centres back to where they were built."""
-        centres = self.centres
-        centres.copy_(
-            torch.linspace(*self.grid_range, len(centres), dtype=centres.dtype, device="cpu")
+        """Put the centers back to where they were built."""
+        centers = self.centers
+        centers.copy_(
+            torch.linspace(*self.grid_range, len(centers), dtype=centers.dtype, device="cpu")
         )
 
     def values(self, u: Tensor) -> Tensor:
-        centres = self.centres.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
-        return torch.exp(-(((u.unsqueeze(2) - centres) / self.spacing) ** 2))
+        centers = self.centers.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
+        return torch.exp(-(((u.unsqueeze(2) - centers) / self.spacing) ** 2))
 
 
 # family -> (options, number of functions) -> its functions
@@ -88,7 +88,7 @@ _ORIGINAL: dict[str, Callable[[Options, int], _LegacyBasis]] = {
     "KAN": lambda options, count: CoxDeBoor(
         options["grid_size"], options["spline_order"], options["grid_range"]
     ),
-    "FastKAN": lambda options, count: GaussiansAtCentres(
+    "FastKAN": lambda options, count: GaussiansAtCenters(
         options["grid_size"], options["grid_range"]
     ),
     "KACN": lambda options, count: ChebyshevByAngle(count),

@@ -13,7 +13,7 @@ from typing import Any
 
 from kanseg.utils.io import atomic_write_text
 
-VERSION = 2  # to be raised with every change in what is looked at, or in how pictures are read
+VERSION = 2  # to be raised with every change in what is looked at, or in how images are read
 MOST_OTHERS = 20_000  # entries kept that this run had no use for
 MOST_FILES = 64  # data sets kept
 

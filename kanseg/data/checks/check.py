@@ -28,7 +28,7 @@ from kanseg.data.checks.report import Report
 from kanseg.data.checks.samples import check_sample
 from kanseg.data.checks.statistics import statistics
 from kanseg.data.checks.survey import DETAILED, Survey, few, survey
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.opening import form_of, open_data
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
@@ -45,7 +45,7 @@ def check_data(
 
     Args:
         data: where it is and how it is read.
-        everything: look at pictures in none of the splits that the settings name, too.
+        everything: look at images in none of the splits that the settings name, too.
         use_cache: take what is known of files of the same size and time from an earlier check.
         progress: whether to show a bar, on a terminal.
 
@@ -95,7 +95,7 @@ def check_data(
 
 
 def _surveyed(root: Path, data: DataConfig) -> Survey:
-    """The layout of a set in the folder form; that of another form, whose pictures may lie in
+    """The layout of a set in the folder form; that of another form, whose images may lie in
     images/ too, is told by its files alone.
     """
     try:
@@ -132,7 +132,7 @@ def _choose(report: Report, data: DataConfig, found: Survey, everything: bool) -
             Issue(
                 "in_no_split",
                 ".",
-                f"{len(names)} pictures are in no split: {few(names)}",
+                f"{len(names)} images are in no split: {few(names)}",
                 details={"names": names[:DETAILED]},
             )
         )
@@ -169,7 +169,7 @@ def _present(names: Sequence[str], role: str, report: Report, known: list[str]) 
     return [name for name in names if name in known]
 
 
-def _look(report: Report, samples: Iterable[Sample], info: LabelInfo | None) -> None:
+def _look(report: Report, samples: Iterable[Sample], info: LabelSpec | None) -> None:
     """Faults of single samples, and the labels of the others."""
     for sample in dict.fromkeys(samples):
         issues, label = check_sample(sample, info, report.inspector)
@@ -178,7 +178,7 @@ def _look(report: Report, samples: Iterable[Sample], info: LabelInfo | None) -> 
             report.labels[sample] = label
 
 
-def _compare(report: Report, data: DataConfig, info: LabelInfo | None) -> None:
+def _compare(report: Report, data: DataConfig, info: LabelSpec | None) -> None:
     """Faults between samples, and the statistics."""
     roles = {role: report.splits[role] for role in ROLES}
     everyone = list(
@@ -226,11 +226,11 @@ class SampleReport:
     pixels: np.ndarray  # (classes + 1,) pixels of each class; the last entry counts ignored ones
     faults: dict[Sample, str] = field(default_factory=dict)
     kinds: Counter = field(default_factory=Counter)
-    sizes: Counter = field(default_factory=Counter)  # (H, W) -> pictures
+    sizes: Counter = field(default_factory=Counter)  # (H, W) -> images
 
 
-def check_samples(samples: Iterable[Sample], info: LabelInfo) -> SampleReport:
-    """Decode every picture and mask once: readable, of one size, with values that are classes.
+def check_samples(samples: Iterable[Sample], info: LabelSpec) -> SampleReport:
+    """Decode every image and mask once: readable, of one size, with values that are classes.
     Nothing is written, nothing cached.
     """
     samples = list(samples)
@@ -257,8 +257,8 @@ def _count(
     report: SampleReport, labels: Mapping[Sample, Label], inspector: Inspector
 ) -> SampleReport:
     for sample, label in labels.items():
-        picture = inspector.picture(sample.image)
-        report.kinds[picture.kind] += 1
-        report.sizes[tuple(picture.size)] += 1
+        image = inspector.image(sample.image)
+        report.kinds[image.kind] += 1
+        report.sizes[tuple(image.size)] += 1
         report.pixels += np.array([*label.counts, label.ignored])
     return report

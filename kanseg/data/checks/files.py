@@ -19,20 +19,18 @@ from kanseg.data.labels import colors_of
 from kanseg.utils.errors import InputError
 
 MOST_VALUES = 1024  # of a mask that are kept; a label map has at most 255 classes
-LARGE = (
-    2**25
-)  # pictures of more pixels are decoded one after another, whatever the number of threads
+LARGE = 2**25  # images of more pixels are decoded one after another, whatever the number of threads
 WHITE, BLACK = 0xFFFFFF, 0
 _ONE_LARGE = threading.Lock()
 
 
 @dataclass
-class Picture:
-    """A picture file.
+class ImageFacts:
+    """A image file.
 
     Args:
         fault: (code, reason) of a file that cannot be used; then the rest is empty.
-        kind: "RGB", "grey", "16-bit grey", ...
+        kind: "RGB", "gray", "16-bit gray", ...
         size: (H, W), upright.
         channels: as read, alpha included.
         mean, std: per channel, of the values in [0, 1].
@@ -40,7 +38,7 @@ class Picture:
         alpha: whether the last channel is transparency.
         nodata: pixels without data, which are left out of mean, std and `constant`; None where the
             file does not say which they are.
-        pixels: SHA-256 of the decoded pixels, the same for grey stored as RGB and for an opaque
+        pixels: SHA-256 of the decoded pixels, the same for gray stored as RGB and for an opaque
             alpha channel.
     """
 
@@ -64,8 +62,8 @@ class Mask:
         fault: (code, reason) of a file that cannot be used; then the rest is empty.
         lossy: the name of a lossy format ("JPEG", "WEBP"), else "".
         size: (H, W).
-        colour: whether it holds colours, red * 65536 + green * 256 + blue each, instead of indices.
-        grey: of a colour mask: whether red, green and blue are equal everywhere.
+        color: whether it holds colors, red * 65536 + green * 256 + blue each, instead of indices.
+        gray: of a color mask: whether red, green and blue are equal everywhere.
         values: [value, pixels, row and column of the first one] each, ascending.
         more: whether there are more than `MOST_VALUES` values, of which the first are kept.
         palette: [index, color] of each value of an indexed file; empty for others.
@@ -76,8 +74,8 @@ class Mask:
     fault: list[str] | None = None
     lossy: str = ""
     size: list[int] = field(default_factory=list)
-    colour: bool = False
-    grey: bool = False
+    color: bool = False
+    gray: bool = False
     values: list[list[int]] = field(default_factory=list)
     more: bool = False
     palette: list[list[int]] = field(default_factory=list)
@@ -85,14 +83,14 @@ class Mask:
     white_at_0: bool = False
 
 
-def look_at_picture(path: Path, max_pixels: int) -> Picture:
-    """Decode a picture once and say what it is; a fault is part of the answer."""
+def look_at_image(path: Path, max_pixels: int) -> ImageFacts:
+    """Decode a image once and say what it is; a fault is part of the answer."""
     try:
         with _one_large_at_a_time(path):
             kind, _ = image_mode(path, max_pixels=max_pixels)
-            return _picture_facts(kind, decode_image(path, max_pixels=max_pixels))
+            return _image_facts(kind, decode_image(path, max_pixels=max_pixels))
     except InputError as error:
-        return Picture(fault=_fault(path, error))
+        return ImageFacts(fault=_fault(path, error))
 
 
 def look_at_mask(path: Path, max_pixels: int) -> Mask:
@@ -106,7 +104,7 @@ def look_at_mask(path: Path, max_pixels: int) -> Mask:
 
 @contextmanager
 def _one_large_at_a_time(path: Path):
-    """Decoding in threads, but a single large picture at any time, which bounds the memory."""
+    """Decoding in threads, but a single large image at any time, which bounds the memory."""
     with _ONE_LARGE if _pixels_by_header(path) > LARGE else nullcontext():
         yield
 
@@ -119,7 +117,7 @@ def _pixels_by_header(path: Path) -> int:
     return height * width
 
 
-def _picture_facts(kind: str, image: DecodedImage) -> Picture:
+def _image_facts(kind: str, image: DecodedImage) -> ImageFacts:
     array, nodata = image.values, image.nodata
     with_data = None if nodata is None else (~nodata).astype(np.uint8)
     scale = float(np.iinfo(array.dtype).max) if array.dtype.kind in "ui" else 1.0
@@ -129,7 +127,7 @@ def _picture_facts(kind: str, image: DecodedImage) -> Picture:
     ]
     mean, std = ([float(pair[place].item()) / scale for pair in moments] for place in (0, 1))
     rounded = [[round(value, 8) for value in values] for values in (mean, std)]
-    return Picture(
+    return ImageFacts(
         None,
         kind,
         list(array.shape[:2]),
@@ -143,8 +141,8 @@ def _picture_facts(kind: str, image: DecodedImage) -> Picture:
 
 
 def _pixel_hash(image: DecodedImage) -> str:
-    """SHA-256 of the pixels in their simplest form: without an opaque alpha channel, and grey where
-    all colours are.
+    """SHA-256 of the pixels in their simplest form: without an opaque alpha channel, and gray where
+    all colors are.
     """
     array = image.values
     if image.alpha and array.dtype.kind == "u":
@@ -159,19 +157,17 @@ def _pixel_hash(image: DecodedImage) -> str:
 
 def _mask_facts(path: Path, mask: DecodedMask) -> Mask:
     array = mask.values
-    colour = array.ndim == 3
-    if array.dtype.kind not in "ui" or (
-        colour and (array.dtype != np.uint8 or array.shape[2] != 3)
-    ):
-        channels = f" with {array.shape[2]} channels" if colour else ""
+    color = array.ndim == 3
+    if array.dtype.kind not in "ui" or (color and (array.dtype != np.uint8 or array.shape[2] != 3)):
+        channels = f" with {array.shape[2]} channels" if color else ""
         return Mask(
             fault=[
                 "unsupported",
-                f"a mask of {array.dtype} values{channels}; save class indices as 8-bit grey PNG",
+                f"a mask of {array.dtype} values{channels}; save class indices as 8-bit gray PNG",
             ]
         )
-    grey = colour and bool((array[:, :, :1] == array[:, :, 1:]).all())
-    flat = _codes(array) if colour else array
+    gray = color and bool((array[:, :, :1] == array[:, :, 1:]).all())
+    flat = _codes(array) if color else array
     values, counts = _histogram(flat)
     kept = []
     for value, count in zip(values[:MOST_VALUES], counts, strict=False):
@@ -181,8 +177,8 @@ def _mask_facts(path: Path, mask: DecodedMask) -> Mask:
         None,
         _lossy_format(path),
         list(array.shape[:2]),
-        colour,
-        grey,
+        color,
+        gray,
         kept,
         more=len(values) > MOST_VALUES,
         palette=_palette_facts(mask, values),
@@ -206,9 +202,9 @@ def _white_at_0(mask: DecodedMask, values: np.ndarray) -> bool:
     return colors.get(0) == WHITE and BLACK in colors.values()
 
 
-def _codes(colours: np.ndarray) -> np.ndarray:
+def _codes(colors: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (H, W) int32."""
-    wide = colours.astype(np.int32)
+    wide = colors.astype(np.int32)
     return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
 
 
@@ -240,7 +236,7 @@ def _lossy_format(path: Path) -> str:
 _CODES = {
     "no such file": "missing",
     "the file is empty": "empty_file",
-    "not a picture": "unreadable",
+    "not a image": "unreadable",
     "not a regular file": "unreadable",
     "damaged or truncated": "truncated",
     "more than the limit": "too_large",

@@ -15,15 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from kanseg.data.checks.cache import Cache
-from kanseg.data.checks.files import Mask, Picture, look_at_mask, look_at_picture
+from kanseg.data.checks.files import ImageFacts, Mask, look_at_image, look_at_mask
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.data.label_spec import IGNORED, LabelInfo
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import file_digest
 from kanseg.utils.errors import InputError
 
-F = TypeVar("F", Picture, Mask, "Label", "Bytes")
+F = TypeVar("F", ImageFacts, Mask, "Label", "Bytes")
 TOGETHER = 512  # jobs handed to the threads at once
 
 
@@ -60,7 +60,7 @@ class Inspector:
 
     Args:
         root: of the data set.
-        max_pixels: larger pictures are a fault.
+        max_pixels: larger images are a fault.
         cache: of earlier runs; None for none.
         progress: whether to show a bar (on a terminal only).
     """
@@ -78,27 +78,27 @@ class Inspector:
         self._bar = None if progress else True
         self._known: dict[str, Any] = {}
 
-    def look(self, pictures: Iterable[Path], masks: Iterable[Path]) -> None:
-        """Look at files in threads; afterwards `picture` and `mask` answer at once."""
+    def look(self, images: Iterable[Path], masks: Iterable[Path]) -> None:
+        """Look at files in threads; afterwards `image` and `mask` answer at once."""
         self._all(
-            [(self.picture, path) for path in pictures] + [(self.mask, path) for path in masks],
+            [(self.image, path) for path in images] + [(self.mask, path) for path in masks],
             "check files",
         )
 
-    def look_at_labels(self, samples: Sequence[Sample], info: LabelInfo) -> None:
+    def look_at_labels(self, samples: Sequence[Sample], info: LabelSpec) -> None:
         """The same for `label`."""
         self._all(
             [(lambda sample: self.label(sample, info), sample) for sample in samples],
             "check labels",
         )
 
-    def picture(self, path: Path) -> Picture:
-        """What a picture file is."""
+    def image(self, path: Path) -> ImageFacts:
+        """What a image file is."""
         return self._facts(
-            f"picture {self.name(path)}",
+            f"image {self.name(path)}",
             [path],
-            Picture,
-            lambda: look_at_picture(path, self.max_pixels),
+            ImageFacts,
+            lambda: look_at_image(path, self.max_pixels),
         )
 
     def mask(self, path: Path) -> Mask:
@@ -113,7 +113,7 @@ class Inspector:
             f"bytes {self.name(path)}", [path], Bytes, lambda: Bytes(file_digest(path))
         ).digest
 
-    def label(self, sample: Sample, info: LabelInfo) -> Label:
+    def label(self, sample: Sample, info: LabelSpec) -> Label:
         """The label map of a sample, by `read_label`."""
         digest = hashlib.sha256(repr(info).encode()).hexdigest()[:16]
         return self._facts(
@@ -160,7 +160,7 @@ class Inspector:
 
 
 def files_of(sample: Sample) -> list[Path]:
-    """All files that a sample consists of, the picture first."""
+    """All files that a sample consists of, the image first."""
     if hasattr(sample, "files"):
         return list(sample.files)
     return [sample.image, *mask_files(sample)]
@@ -181,7 +181,7 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _look_at_label(sample: Sample, info: LabelInfo) -> Label:
+def _look_at_label(sample: Sample, info: LabelSpec) -> Label:
     try:
         label = read_label(sample, info)
     except InputError as error:
@@ -191,9 +191,9 @@ def _look_at_label(sample: Sample, info: LabelInfo) -> Label:
             None,
             list(label.shape[1:]),
             [int((one == 1).sum()) for one in label],
-            int((label == IGNORED).sum()),
+            int((label == IGNORE_INDEX).sum()),
         )
     counts = np.bincount(label.ravel(), minlength=256)
     return Label(
-        None, list(label.shape), counts[: len(info.classes)].tolist(), int(counts[IGNORED])
+        None, list(label.shape), counts[: len(info.classes)].tolist(), int(counts[IGNORE_INDEX])
     )

@@ -14,14 +14,14 @@ from kanseg.data.checks.files import Mask
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import few
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.labels import indices_by_color
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
 
 
 def colors_against_indices(
-    samples: Sequence[Sample], info: LabelInfo | None, inspector: Inspector
+    samples: Sequence[Sample], info: LabelSpec | None, inspector: Inspector
 ) -> list[Issue]:
     """Masks whose colors say something else than the values that are read."""
     masks = _usable(samples, inspector)
@@ -34,7 +34,7 @@ def colors_against_indices(
 
 
 def read_by_color(
-    samples: Sequence[Sample], info: LabelInfo | None, inspector: Inspector
+    samples: Sequence[Sample], info: LabelSpec | None, inspector: Inspector
 ) -> list[str]:
     """A note when indexed masks are read by their colors, and these are in another order than their
     indices.
@@ -56,9 +56,9 @@ def read_by_color(
 
 
 def classes_everywhere(
-    labels: Mapping[Sample, Label], info: LabelInfo, inspector: Inspector
+    labels: Mapping[Sample, Label], info: LabelSpec, inspector: Inspector
 ) -> list[Issue]:
-    """Classes that fill every picture, the background left out."""
+    """Classes that fill every image, the background left out."""
     if len(labels) < 2:
         return []
     multilabel = info.task == "multilabel"
@@ -72,7 +72,7 @@ def classes_everywhere(
         Issue(
             "class_everywhere",
             name,
-            f"{info.classes[index]} fills every one of {len(labels)} pictures, as in this one; is"
+            f"{info.classes[index]} fills every one of {len(labels)} images, as in this one; is"
             " the label somewhere else (in the alpha channel), or are the values inverted?",
             details={"class": info.classes[index]},
         )
@@ -86,14 +86,14 @@ def _usable(samples: Sequence[Sample], inspector: Inspector) -> dict[Path, Mask]
     return {path: mask for path in paths if (mask := inspector.mask(path)).fault is None}
 
 
-def _by_color(mask: Mask, info: LabelInfo) -> dict[int, int] | None:
+def _by_color(mask: Mask, info: LabelSpec) -> dict[int, int] | None:
     try:
         return indices_by_color(dict(mask.palette), info) if mask.palette else None
     except InputError:  # an error of its own
         return None
 
 
-def _by_index(mask: Mask, info: LabelInfo) -> dict[int, int | None]:
+def _by_index(mask: Mask, info: LabelSpec) -> dict[int, int | None]:
     return {index: info.index_of_value.get(index) for index, _ in mask.palette}
 
 
@@ -132,7 +132,7 @@ def _palettes_differ(masks: Mapping[Path, Mask], inspector: Inspector) -> list[I
 
 
 def _other_palette(
-    masks: Mapping[Path, Mask], info: LabelInfo, inspector: Inspector
+    masks: Mapping[Path, Mask], info: LabelSpec, inspector: Inspector
 ) -> list[Issue]:
     """Indexed masks of which no color is one of the given palette."""
     found = [

@@ -9,7 +9,7 @@ from kanseg.config import DataConfig
 from kanseg.data.checks.inspector import Inspector
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.preprocess import Preprocess
-from kanseg.data.sample import Sample, read_picture
+from kanseg.data.sample import Sample, read_sample_image
 from kanseg.data.transforms import Augmentation
 from kanseg.utils.errors import InputError
 
@@ -34,7 +34,7 @@ def _augmentation(samples: Sequence[Sample], data: DataConfig, inspector: Inspec
     """Every transform is tried on the first image of each kind."""
     first: dict[str, Sample] = {}
     for sample in samples:
-        first.setdefault(inspector.picture(sample.image).kind, sample)
+        first.setdefault(inspector.image(sample.image).kind, sample)
     try:
         augmentation = Augmentation(data.augment, data.crop, data.oversample_foreground)
     except InputError as error:
@@ -45,7 +45,7 @@ def _augmentation(samples: Sequence[Sample], data: DataConfig, inspector: Inspec
     for sample in first.values():
         name = inspector.name(sample.image)
         try:
-            image = read_picture(sample)
+            image = read_sample_image(sample)
             plain = Preprocess(data.channels, gamma=data.gamma, floats=image.dtype.kind == "f")
             augmentation.check(plain.fit(image, name=name), name=name)
         except InputError as error:
@@ -66,24 +66,24 @@ def gamma_needs(samples: Sequence[Sample], data: DataConfig, inspector: Inspecto
     floats = ("float", "int", "uint")
     issues = []
     for sample in samples:
-        if not inspector.picture(sample.image).kind.startswith(floats):
+        if not inspector.image(sample.image).kind.startswith(floats):
             continue
         name = inspector.name(sample.image)
         try:
             plain = Preprocess(data.channels, gamma=data.gamma, floats=True)
-            plain.fit(read_picture(sample), name=name)
+            plain.fit(read_sample_image(sample), name=name)
         except InputError as error:
             issues.append(Issue("channels", name, str(error).removeprefix(f"{name}: "), (sample,)))
     return issues
 
 
 def _sizes(samples: Sequence[Sample], data: DataConfig, inspector: Inspector) -> list[Issue]:
-    sizes = Counter(tuple(inspector.picture(sample.image).size) for sample in samples)
+    sizes = Counter(tuple(inspector.image(sample.image).size) for sample in samples)
     if len(sizes) < 2 or data.resize is not None or data.crop is not None:
         return []
     few = ", ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common(3))
     reason = (
-        f"the training pictures have {len(sizes)} sizes ({few}), which cannot share a batch: train"
+        f"the training images have {len(sizes)} sizes ({few}), which cannot share a batch: train"
         " with data.resize or data.crop, or with training.batch_size 1"
     )
     return [Issue("sizes_mixed", ".", reason, details={"sizes": len(sizes)})]

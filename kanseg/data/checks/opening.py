@@ -18,7 +18,7 @@ from kanseg.data.checks.inspector import Inspector
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import Survey
 from kanseg.data.formats.folder import Folder
-from kanseg.data.label_spec import MASK_READER, LabelInfo, dataset_yaml, given_labels, label_info
+from kanseg.data.label_spec import MASK_READER, LabelSpec, dataset_yaml, given_labels, label_spec
 from kanseg.data.opening import open_data
 from kanseg.utils.errors import InputError
 
@@ -30,7 +30,7 @@ _EXPLAINED = {"same_stem"}  # what the survey says in more detail
 
 def open_in_part(
     data: DataConfig, found: Survey, inspector: Inspector
-) -> tuple[Folder | None, LabelInfo | None, list[Issue]]:
+) -> tuple[Folder | None, LabelSpec | None, list[Issue]]:
     """(the data set, its label information, faults); None for what cannot be told."""
     first = error = None
     for frequent_only in (False, True):
@@ -58,10 +58,10 @@ def open_in_part(
 
 @contextmanager
 def _known_values(found: Survey, inspector: Inspector, *, frequent_only: bool) -> Iterator[None]:
-    """Within it `label_info` gets the values of a mask from the inspector: looked at in threads,
+    """Within it `label_spec` gets the values of a mask from the inspector: looked at in threads,
     and not at all if unchanged.
 
-    Masks that tell nothing of the classes are refused, colours without a palette and lossy files;
+    Masks that tell nothing of the classes are refused, colors without a palette and lossy files;
     with `frequent_only` so are values that few masks have.
     """
     frequent: Callable[[int], bool] | None = None
@@ -84,7 +84,7 @@ def _known_values(found: Survey, inspector: Inspector, *, frequent_only: bool) -
 
 
 def _tells(mask: Mask) -> bool:
-    return mask.fault is None and not mask.colour and not mask.lossy
+    return mask.fault is None and not mask.color and not mask.lossy
 
 
 def _frequent(found: Survey, inspector: Inspector) -> Callable[[int], bool]:
@@ -96,7 +96,7 @@ def _frequent(found: Survey, inspector: Inspector) -> Callable[[int], bool]:
 
 def _labels(
     data: DataConfig, found: Survey, inspector: Inspector
-) -> tuple[LabelInfo | None, list[Issue]]:
+) -> tuple[LabelSpec | None, list[Issue]]:
     """The label information of a set whose layout is broken; where single masks stand against it,
     as the others tell it.
     """
@@ -112,10 +112,10 @@ def _labels(
         try:
             with _known_values(found, inspector, frequent_only=frequent_only):
                 return (
-                    label_info(
+                    label_spec(
                         root,
                         given_labels(
-                            root, {f.name: getattr(data, f.name) for f in fields(LabelInfo)}
+                            root, {f.name: getattr(data, f.name) for f in fields(LabelSpec)}
                         ),
                         found.mask_paths(),
                         [],

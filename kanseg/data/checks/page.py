@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: figures, faults with their pictures, a sheet
+"""The report as one HTML file that needs nothing else: figures, faults with their images, a sheet
 of samples.
 """
 
@@ -25,7 +25,7 @@ from kanseg.utils.errors import InputError
 
 SIDE = 168  # of a thumbnail
 SHEET = 12  # samples drawn for each split
-DRAWN = 24  # faults of a kind that are shown with pictures; all are listed
+DRAWN = 24  # faults of a kind that are shown with images; all are listed
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 24px auto; max-width: 1180px;
   padding: 0 16px; color: #222; background: #fff }
@@ -72,14 +72,14 @@ def page(report: Report, *, seed: int = 0) -> str:
 
 
 def _filled(report: Report) -> dict[str, Statistics]:
-    return {split: stats for split, stats in report.statistics.items() if stats.pictures}
+    return {split: stats for split, stats in report.statistics.items() if stats.images}
 
 
 def _overview(report: Report) -> str:
     rows = [
         [
             split,
-            stats.pictures,
+            stats.images,
             ", ".join(f"{kind}: {count}" for kind, count in stats.kinds.most_common()),
             _moments(stats.mean),
             _moments(stats.std),
@@ -88,7 +88,7 @@ def _overview(report: Report) -> str:
         for split, stats in _filled(report).items()
     ]
     return "<h2>Splits</h2>" + _table(
-        ["split", "pictures", "kinds", "mean", "std", "ignored pixels"], rows
+        ["split", "images", "kinds", "mean", "std", "ignored pixels"], rows
     )
 
 
@@ -102,29 +102,29 @@ def _classes(report: Report) -> str:
         return ""
     splits = _filled(report)
     rows = []
-    for index, (name, colour) in enumerate(
-        zip(report.info.classes, report.info.colours, strict=True)
+    for index, (name, color) in enumerate(
+        zip(report.info.classes, report.info.colors, strict=True)
     ):
         cells = [
             _bar(
                 float(stats.shares[index]),
                 f"{100 * stats.shares[index]:.2f} %, in {stats.with_class[index]}",
-                colour,
+                color,
             )
             for stats in splits.values()
         ]
-        rows.append([_Html(f"{_square(colour)}{escape(name)}"), *cells])
-    return "<h2>Share of the pixels, and pictures that hold the class</h2>" + _table(
+        rows.append([_Html(f"{_square(color)}{escape(name)}"), *cells])
+    return "<h2>Share of the pixels, and images that hold the class</h2>" + _table(
         ["class", *splits], rows
     )
 
 
-def _square(colour: tuple[int, int, int]) -> str:
-    return f"<span class='bar' style='width:11px;background:rgb{tuple(colour)}'></span>"
+def _square(color: tuple[int, int, int]) -> str:
+    return f"<span class='bar' style='width:11px;background:rgb{tuple(color)}'></span>"
 
 
 def _sizes(report: Report) -> str:
-    """The most frequent sizes of all pictures as bars."""
+    """The most frequent sizes of all images as bars."""
     sizes = sum(
         (stats.sizes for stats in report.statistics.values()), start=type(Statistics().sizes)()
     )
@@ -135,9 +135,7 @@ def _sizes(report: Report) -> str:
     ]
     more = f"<p class='muted'>and {len(sizes) - 20} more sizes</p>" if len(sizes) > 20 else ""
     return (
-        "<h2>Sizes (width x height) and their pictures</h2>"
-        + _table(["size", "pictures"], rows)
-        + more
+        "<h2>Sizes (width x height) and their images</h2>" + _table(["size", "images"], rows) + more
     )
 
 
@@ -147,12 +145,12 @@ class _Html(str):
     __slots__ = ()
 
 
-def _bar(share: float, text: str, colour: tuple[int, int, int]) -> _Html:
+def _bar(share: float, text: str, color: tuple[int, int, int]) -> _Html:
     width = 0 if np.isnan(share) else round(100 * share, 1)
-    border = "outline:1px solid #999;" if sum(colour) > 600 else ""
+    border = "outline:1px solid #999;" if sum(color) > 600 else ""
     return _Html(
         f"<div class='track'><span class='bar' style='{border}width:{width}px;"
-        f"background:rgb{tuple(colour)}'></span>{escape(text)}</div>"
+        f"background:rgb{tuple(color)}'></span>{escape(text)}</div>"
     )
 
 
@@ -188,8 +186,8 @@ def _faults(report: Report, severity: str, title: str) -> str:
 
 
 def _figure_of_fault(report: Report, issue: Issue) -> str:
-    """Picture and mask of a sample beside each other, as far as they can be read; nothing for a
-    fault that no picture shows.
+    """Image and mask of a sample beside each other, as far as they can be read; nothing for a
+    fault that no image shows.
     """
     sample = issue.samples[0] if issue.samples else None
     paths = (
@@ -217,7 +215,7 @@ def _figure_of_fault(report: Report, issue: Issue) -> str:
 
 
 def _seen(path: Path, report: Report, *, is_mask: bool) -> np.ndarray | None:
-    """(H, W, 3) of a file for the eye; of a mask its values spread over the greys."""
+    """(H, W, 3) of a file for the eye; of a mask its values spread over the grays."""
     try:
         array = (
             read_mask_values(path, max_pixels=report.inspector.max_pixels)
@@ -252,23 +250,23 @@ def _sheet(report: Report, split: str, seed: int) -> str:
 
 def _figure(report: Report, sample: Sample) -> str:
     label = read_label(sample, report.info)
-    colours = report.info.colours
+    colors = report.info.colors
     if label.ndim == 3:  # the last class that is there is seen; 0 is nothing
-        label, colours = (
+        label, colors = (
             np.where(
                 label == 1, np.arange(1, len(label) + 1, dtype=np.uint8)[:, None, None], 0
             ).max(axis=0),
-            [(0, 0, 0), *colours],
+            [(0, 0, 0), *colors],
         )
     image = read_image(sample.image, max_pixels=report.inspector.max_pixels)
     return (
-        f"<figure>{_thumbnail(overlay(image, label, colours))}"
+        f"<figure>{_thumbnail(overlay(image, label, colors))}"
         f"<figcaption>{escape(sample.name)}</figcaption></figure>"
     )
 
 
 def _thumbnail(array: np.ndarray) -> str:
-    """(H, W, 3) uint8 -> an image tag that holds the picture as PNG."""
+    """(H, W, 3) uint8 -> an image tag that holds the image as PNG."""
     scale = SIDE / max(array.shape[:2])
     size = (max(1, round(array.shape[1] * scale)), max(1, round(array.shape[0] * scale)))
     small = cv2.resize(

@@ -11,7 +11,7 @@ from kanseg.data.checks.inspector import Inspector, Label
 from kanseg.data.checks.kinds import KINDS, Issue
 from kanseg.data.checks.statistics import Statistics
 from kanseg.data.formats.folder import Folder
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.tables import markdown
 from kanseg.utils.text import printable
@@ -29,7 +29,7 @@ class Report:
         info: what the mask values mean; None where that cannot be told.
         inspector: the facts about its files.
         issues: all faults.
-        splits: train, val, test (and "other": pictures in none of them) -> all samples, faulty ones
+        splits: train, val, test (and "other": images in none of them) -> all samples, faulty ones
             too.
         names: role -> the splits that were chosen for it.
         labels: of the samples without errors.
@@ -40,7 +40,7 @@ class Report:
 
     root: Path
     folder: Folder | None
-    info: LabelInfo | None
+    info: LabelSpec | None
     inspector: Inspector
     issues: list[Issue] = field(default_factory=list)
     splits: dict[str, list[Sample]] = field(default_factory=dict)
@@ -110,9 +110,9 @@ class Report:
         return f"{self.root}: {faults}; {files}; {self.seconds:.1f} s"
 
     def _overview(self) -> str:
-        """Pictures, sizes and classes of the splits as a table."""
-        filled = {split: stats for split, stats in self.statistics.items() if stats.pictures}
-        rows = [["pictures", *(str(stats.pictures) for stats in filled.values())]]
+        """Images, sizes and classes of the splits as a table."""
+        filled = {split: stats for split, stats in self.statistics.items() if stats.images}
+        rows = [["images", *(str(stats.images) for stats in filled.values())]]
         rows.append(["sizes", *(_few_sizes(stats.sizes) for stats in filled.values())])
         rows.append(["kinds", *(", ".join(stats.kinds) for stats in filled.values())])
         for title in ("mean", "std"):
@@ -140,7 +140,7 @@ class Report:
         return (
             markdown([str(self.root.name), *filled], rows)
             if filled
-            else f"{self.root}: no picture could be read"
+            else f"{self.root}: no image could be read"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""What is wrong with one picture and its mask."""
+"""What is wrong with one image and its mask."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kanseg.data.checks.files import Mask, Picture
+from kanseg.data.checks.files import ImageFacts, Mask
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
-from kanseg.data.label_spec import IGNORED, LabelInfo
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import indices_by_color
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
@@ -18,43 +18,41 @@ ENDS = (
 
 
 def check_sample(
-    sample: Sample, info: LabelInfo | None, inspector: Inspector
+    sample: Sample, info: LabelSpec | None, inspector: Inspector
 ) -> tuple[list[Issue], Label | None]:
     """The faults of a sample, and its label where there are no errors.
 
     Args:
-        sample: picture and mask.
+        sample: image and mask.
         info: what the mask values mean; None where that is not known.
         inspector: looks at files.
     """
-    picture = inspector.picture(sample.image)
-    issues = _picture_issues(sample, picture, inspector)
+    image = inspector.image(sample.image)
+    issues = _image_issues(sample, image, inspector)
     if sample.mask is None or (isinstance(sample.mask, tuple) and not any(sample.mask)):
         where = inspector.name(sample.image.parent.parent / "masks" / f"{sample.name}.png")
         issues.append(
-            _issue("no_mask", sample, sample.image, f"the picture has no mask {where}", inspector)
+            _issue("no_mask", sample, sample.image, f"the image has no mask {where}", inspector)
         )
         return issues, None
     masks = {path: inspector.mask(path) for path in mask_files(sample)}
     for path, mask in masks.items():
-        issues += _mask_issues(sample, path, mask, picture, inspector)
+        issues += _mask_issues(sample, path, mask, image, inspector)
     if info is None:
         issues += [
-            _no_palette(sample, path, mask, inspector)
-            for path, mask in masks.items()
-            if mask.colour
+            _no_palette(sample, path, mask, inspector) for path, mask in masks.items() if mask.color
         ]
         issues += [
             _issue("lossy_mask", sample, path, _lossy_reason(mask, None, None), inspector)
             for path, mask in masks.items()
-            if mask.lossy and not mask.colour
+            if mask.lossy and not mask.color
         ]
     label = None
     if info is not None and not any(issue.kind.severity == "error" for issue in issues):
         label, found = _label(sample, info, inspector)
         issues += found
     if label is not None:
-        issues += _label_issues(sample, label, info, picture, inspector)
+        issues += _label_issues(sample, label, info, image, inspector)
     return issues, None if any(issue.kind.severity == "error" for issue in issues) else label
 
 
@@ -64,10 +62,10 @@ def _issue(
     return Issue(code, inspector.name(path), reason, (sample,), details)
 
 
-def _picture_issues(sample: Sample, picture: Picture, inspector: Inspector) -> list[Issue]:
-    if picture.fault is not None:
-        return [_issue(picture.fault[0], sample, sample.image, picture.fault[1], inspector)]
-    if picture.constant:
+def _image_issues(sample: Sample, image: ImageFacts, inspector: Inspector) -> list[Issue]:
+    if image.fault is not None:
+        return [_issue(image.fault[0], sample, sample.image, image.fault[1], inspector)]
+    if image.constant:
         return [
             _issue(
                 "constant_image",
@@ -81,12 +79,12 @@ def _picture_issues(sample: Sample, picture: Picture, inspector: Inspector) -> l
 
 
 def _mask_issues(
-    sample: Sample, path: Path, mask: Mask, picture: Picture, inspector: Inspector
+    sample: Sample, path: Path, mask: Mask, image: ImageFacts, inspector: Inspector
 ) -> list[Issue]:
     if mask.fault is not None:
         return [_issue(mask.fault[0], sample, path, mask.fault[1], inspector)]
-    if picture.fault is None and mask.size != picture.size:
-        return [_size_mismatch(sample, path, mask.size, picture.size, inspector)]
+    if image.fault is None and mask.size != image.size:
+        return [_size_mismatch(sample, path, mask.size, image.size, inspector)]
     if mask.alpha_varies:
         reason = (
             "its alpha channel varies, and is left out; if the label is in there:"
@@ -97,23 +95,23 @@ def _mask_issues(
 
 
 def _size_mismatch(
-    sample: Sample, path: Path, mask: list[int], picture: list[int], inspector: Inspector
+    sample: Sample, path: Path, mask: list[int], image: list[int], inspector: Inspector
 ) -> Issue:
-    sizes = {"mask": list(mask), "picture": list(picture)}
-    reason = f"the mask is {mask[1]}x{mask[0]} and the picture {picture[1]}x{picture[0]} pixels"
+    sizes = {"mask": list(mask), "image": list(image)}
+    reason = f"the mask is {mask[1]}x{mask[0]} and the image {image[1]}x{image[0]} pixels"
     return _issue("size_mismatch", sample, path, reason, inspector, **sizes)
 
 
 def _no_palette(sample: Sample, path: Path, mask: Mask, inspector: Inspector) -> Issue:
-    if mask.grey:
+    if mask.gray:
         reason = (
-            "a mask with three equal channels; save it as 8-bit grey (one channel) with class"
+            "a mask with three equal channels; save it as 8-bit gray (one channel) with class"
             " indices"
         )
     else:
         reason = (
-            f"a colour mask of {_number(mask)} colours, but there is no palette; give classes and"
-            " palette (an RGB colour a class) in dataset.yaml"
+            f"a color mask of {_number(mask)} colors, but there is no palette; give classes and"
+            " palette (an RGB color a class) in dataset.yaml"
         )
     return _issue(
         "rgb_without_palette",
@@ -121,19 +119,19 @@ def _no_palette(sample: Sample, path: Path, mask: Mask, inspector: Inspector) ->
         path,
         reason,
         inspector,
-        colours=[shown(v[0], True) for v in mask.values[:20]],
+        colors=[shown(v[0], True) for v in mask.values[:20]],
     )
 
 
 def _label(
-    sample: Sample, info: LabelInfo, inspector: Inspector
+    sample: Sample, info: LabelSpec, inspector: Inspector
 ) -> tuple[Label | None, list[Issue]]:
     """The label by the values of a single mask file, else by `read_label`."""
     if (
         isinstance(sample.mask, Path)
         and info.task != "multilabel"
-        and (inspector.mask(sample.mask).colour or not inspector.mask(sample.mask).more)
-        and inspector.picture(sample.image).nodata is None
+        and (inspector.mask(sample.mask).color or not inspector.mask(sample.mask).more)
+        and inspector.image(sample.image).nodata is None
     ):
         return _label_of_values(sample, info, inspector)
     label = inspector.label(sample, info)
@@ -162,12 +160,12 @@ def _label(
 
 
 def _label_of_values(
-    sample: Sample, info: LabelInfo, inspector: Inspector
+    sample: Sample, info: LabelSpec, inspector: Inspector
 ) -> tuple[Label | None, list[Issue]]:
     path, mask = sample.mask, inspector.mask(sample.mask)
-    if mask.colour and info.palette is None:
+    if mask.color and info.palette is None:
         return None, [_no_palette(sample, path, mask, inspector)]
-    index_of = info.index_of_color if mask.colour else info.index_of_value
+    index_of = info.index_of_color if mask.color else info.index_of_value
     if mask.palette:
         try:
             index_of = indices_by_color(dict(mask.palette), info) or index_of
@@ -181,7 +179,7 @@ def _label_of_values(
         return None, [_bad_values(sample, mask, bad, pixels, info=info, inspector=inspector)]
     label = Label(None, mask.size, [0] * len(info.classes))
     for value, count, *_ in mask.values:
-        if index_of[value] == IGNORED:
+        if index_of[value] == IGNORE_INDEX:
             label.ignored += count
         else:
             label.counts[index_of[value]] += count
@@ -197,18 +195,18 @@ def _bad_values(
     bad: list[list[int]],
     pixels: int,
     *,
-    info: LabelInfo,
+    info: LabelSpec,
     inspector: Inspector,
 ) -> Issue:
     value, _, row, column = bad[0]
     details = {
         "values": [
-            {"value": shown(v, mask.colour), "pixels": n, "row": r, "column": c}
+            {"value": shown(v, mask.color), "pixels": n, "row": r, "column": c}
             for v, n, r, c in bad[:100]
         ],
         "pixels": pixels,
     }
-    first = f"{shown(value, mask.colour)} at row {row}, column {column}"
+    first = f"{shown(value, mask.color)} at row {row}, column {column}"
     code, reason = (
         "bad_value",
         (
@@ -216,9 +214,9 @@ def _bad_values(
             f" {_listed(bad, mask)}"
         ),
     )
-    if mask.colour:
+    if mask.color:
         reason = (
-            f"colour {first} ({pixels} pixels in all) is not in the palette; {_listed(bad, mask)}"
+            f"color {first} ({pixels} pixels in all) is not in the palette; {_listed(bad, mask)}"
         )
     elif {entry[0] for entry in mask.values} <= {0, 255}:
         code = "mask_0_255"
@@ -231,7 +229,7 @@ def _bad_values(
     return _issue(code, sample, sample.mask, reason, inspector, **details)
 
 
-def _lossy_reason(mask: Mask, pixels: int | None, info: LabelInfo | None) -> str:
+def _lossy_reason(mask: Mask, pixels: int | None, info: LabelSpec | None) -> str:
     """What is wrong with a lossy mask and how to mend it; without `info` it is not known which of
     its values are classes.
     """
@@ -242,15 +240,15 @@ def _lossy_reason(mask: Mask, pixels: int | None, info: LabelInfo | None) -> str
     start = f"{mask.lossy} blurs masks: {_number(mask)} values" + (
         "" if info is None else f", {pixels} pixels of no class"
     )
-    if not mask.colour and near >= 0.9 * total:
+    if not mask.color and near >= 0.9 * total:
         cure = (
             "export anew as PNG, or threshold at 128 and save as PNG"
             " (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
         )
-        return f"{start}; 0 and 255 with grey between: {cure}"
+        return f"{start}; 0 and 255 with gray between: {cure}"
     expected = "" if info is None else f" (expected {info.expected_values})"
     return (
-        f"{start}{expected}; indices cannot be told from neighbours any more: export the masks anew"
+        f"{start}{expected}; indices cannot be told from neighbors any more: export the masks anew"
         " as PNG"
     )
 
@@ -258,7 +256,7 @@ def _lossy_reason(mask: Mask, pixels: int | None, info: LabelInfo | None) -> str
 def _listed(bad: list[list[int]], mask: Mask) -> str:
     """The cure, after the values where there are several."""
     some = ", ".join(
-        f"{shown(value, mask.colour)} ({count})"
+        f"{shown(value, mask.color)} ({count})"
         for value, count, *_ in sorted(bad, key=lambda entry: -entry[1])[:4]
     )
     values = (
@@ -266,14 +264,14 @@ def _listed(bad: list[list[int]], mask: Mask) -> str:
     )
     return values + (
         "mend the mask or the palette"
-        if mask.colour
+        if mask.color
         else "correct the mask, or name the value in mask_values or ignore_index"
     )
 
 
-def shown(value: int, colour: bool) -> int | list[int]:
+def shown(value: int, color: bool) -> int | list[int]:
     """A value as a person writes it: an integer, or [red, green, blue]."""
-    return [value >> 16, value >> 8 & 255, value & 255] if colour else value
+    return [value >> 16, value >> 8 & 255, value & 255] if color else value
 
 
 def _number(mask: Mask) -> str:
@@ -281,11 +279,11 @@ def _number(mask: Mask) -> str:
 
 
 def _label_issues(
-    sample: Sample, label: Label, info: LabelInfo, picture: Picture, inspector: Inspector
+    sample: Sample, label: Label, info: LabelSpec, image: ImageFacts, inspector: Inspector
 ) -> list[Issue]:
     path = next(mask_files(sample), sample.image)
-    if picture.fault is None and label.size != picture.size:
-        return [_size_mismatch(sample, path, label.size, picture.size, inspector)]
+    if image.fault is None and label.size != image.size:
+        return [_size_mismatch(sample, path, label.size, image.size, inspector)]
     multilabel = info.task == "multilabel"
     everywhere = label.size[0] * label.size[1] * (len(info.classes) if multilabel else 1)
     if label.ignored == everywhere:

@@ -1,4 +1,4 @@
-"""What is wrong between the pictures of a data set: leaks, duplicates, outliers, absent classes."""
+"""What is wrong between the images of a data set: leaks, duplicates, outliers, absent classes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kanseg.data.checks.files import Picture
+from kanseg.data.checks.files import ImageFacts
 from kanseg.data.checks.inspector import Inspector, Label, mask_files
 from kanseg.data.checks.kinds import Issue
 from kanseg.data.checks.survey import DETAILED, few
 from kanseg.data.io.images import to_channels
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_csv, read_text
@@ -25,7 +25,7 @@ OUTLIER = 4  # times the median height or width
 
 
 def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issue]:
-    """Pictures listed for two of train, val and test; a split that is named for both was
+    """Images listed for two of train, val and test; a split that is named for both was
     meant so.
     """
     issues = []
@@ -39,7 +39,7 @@ def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issu
                 Issue(
                     "in_two_splits",
                     ".",
-                    f"{len(both)} pictures are in {where}: {few(both)}",
+                    f"{len(both)} images are in {where}: {few(both)}",
                     details={"names": both[:DETAILED]},
                 )
             )
@@ -47,13 +47,13 @@ def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issu
 
 
 def duplicates(roles: Roles, inspector: Inspector) -> list[Issue]:
-    """Pictures of equal pixels, empty ones left out; across splits the copy in the earlier one is
+    """Images of equal pixels, empty ones left out; across splits the copy in the earlier one is
     left out with `skip_bad`.
     """
     alike: dict[str, dict[Path, tuple[str, Sample]]] = defaultdict(dict)
     for role, samples in roles.items():
         for sample in samples:
-            facts = inspector.picture(sample.image)
+            facts = inspector.image(sample.image)
             if facts.pixels and not facts.constant:
                 alike[facts.pixels].setdefault(sample.image, (role, sample))
     return [
@@ -65,7 +65,7 @@ def duplicates(roles: Roles, inspector: Inspector) -> list[Issue]:
 
 
 def _pairs(group: list[tuple[str, Sample]], inspector: Inspector) -> list[Issue]:
-    """Each but the last of a group of equal pictures, compared with the last (roles come in the
+    """Each but the last of a group of equal images, compared with the last (roles come in the
     order train, val, test).
     """
     last_role, last = group[-1]
@@ -104,7 +104,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
 
 
 def groups(root: Path, roles: Roles) -> list[Issue]:
-    """Groups of groups.csv of which pictures are in two of train, val and test."""
+    """Groups of groups.csv of which images are in two of train, val and test."""
     table = root / "groups.csv"
     if not table.is_file():
         return []
@@ -126,7 +126,7 @@ def groups(root: Path, roles: Roles) -> list[Issue]:
             Issue(
                 "no_group",
                 table.name,
-                f"{len(without)} pictures have no group: {few(without)}",
+                f"{len(without)} images have no group: {few(without)}",
                 details={"names": without[:DETAILED]},
             )
         )
@@ -151,11 +151,11 @@ def groups(root: Path, roles: Roles) -> list[Issue]:
 
 
 def size_outliers(samples: Sequence[Sample], inspector: Inspector) -> list[Issue]:
-    """Pictures more than four times larger or smaller than the median, in height or in width."""
+    """Images more than four times larger or smaller than the median, in height or in width."""
     sizes = {
         sample: facts.size
         for sample in samples
-        if (facts := inspector.picture(sample.image)).fault is None
+        if (facts := inspector.image(sample.image)).fault is None
     }
     if not sizes:
         return []
@@ -177,13 +177,13 @@ def size_outliers(samples: Sequence[Sample], inspector: Inspector) -> list[Issue
 
 
 def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> list[Issue]:
-    """Pictures that do not convert to the network's channels, and a mixture of grey, RGB and 16-bit
-    pictures.
+    """Images that do not convert to the network's channels, and a mixture of gray, RGB and 16-bit
+    images.
     """
     good = {
         sample: facts
         for sample in samples
-        if (facts := inspector.picture(sample.image)).fault is None
+        if (facts := inspector.image(sample.image)).fault is None
     }
     issues = []
     for sample, facts in good.items():
@@ -195,7 +195,7 @@ def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> li
             none = ", none of which the file calls alpha," if bands else ""
             reason = (
                 f"has {facts.channels} channels{none} and data.channels is {wanted}; convert the"
-                f" picture, or give data.channels {facts.channels}"
+                f" image, or give data.channels {facts.channels}"
             )
             issues.append(
                 Issue(
@@ -216,15 +216,15 @@ def channels(samples: Sequence[Sample], inspector: Inspector, wanted: int) -> li
             Issue(
                 "channels_mixed",
                 inspector.name(first.image),
-                f"the first {rarest} one of {parts} pictures",
+                f"the first {rarest} one of {parts} images",
                 details={"kinds": dict(kinds)},
             )
         )
     return issues
 
 
-def _floats_among_integers(good: Mapping[Sample, Picture], inspector: Inspector) -> list[Issue]:
-    """The fewer of float and integer pictures: a network takes one or the other, as their values
+def _floats_among_integers(good: Mapping[Sample, ImageFacts], inspector: Inspector) -> list[Issue]:
+    """The fewer of float and integer images: a network takes one or the other, as their values
     are scaled differently.
     """
     floats = [
@@ -239,7 +239,7 @@ def _floats_among_integers(good: Mapping[Sample, Picture], inspector: Inspector)
         Issue(
             "channels",
             inspector.name(sample.image),
-            f"is {good[sample].kind}, and most pictures hold"
+            f"is {good[sample].kind}, and most images hold"
             f" {'integers' if few is floats else 'floats'}; convert it",
             (sample,),
         )
@@ -248,21 +248,21 @@ def _floats_among_integers(good: Mapping[Sample, Picture], inspector: Inspector)
 
 
 def without_data(samples: Sequence[Sample], inspector: Inspector) -> list[str]:
-    """A note on the pixels that pictures say hold no data."""
-    facts = [inspector.picture(sample.image) for sample in samples]
+    """A note on the pixels that images say hold no data."""
+    facts = [inspector.image(sample.image) for sample in samples]
     stating = [each for each in facts if each.fault is None and each.nodata is not None]
     pixels = sum(each.nodata for each in stating)
     if not pixels:
         return []
     area = sum(each.size[0] * each.size[1] for each in stating)
     return [
-        f"{len(stating)} pictures name a value for pixels without data (GDAL_NODATA):"
+        f"{len(stating)} images name a value for pixels without data (GDAL_NODATA):"
         f" {100 * pixels / area:.1f} % of their pixels have it; they are ignored in masks and left"
         " out of statistics, and the network sees the mean there"
     ]
 
 
-def absent_classes(roles: Roles, labels: Mapping[Sample, Label], info: LabelInfo) -> list[Issue]:
+def absent_classes(roles: Roles, labels: Mapping[Sample, Label], info: LabelSpec) -> list[Issue]:
     """Classes of which a split has no pixel."""
     issues = []
     for role, samples in roles.items():
@@ -290,7 +290,7 @@ def absent_classes(roles: Roles, labels: Mapping[Sample, Label], info: LabelInfo
 
 
 def masks_of_0_and_255(
-    labels: Mapping[Sample, Label], info: LabelInfo, inspector: Inspector
+    labels: Mapping[Sample, Label], info: LabelSpec, inspector: Inspector
 ) -> list[Issue]:
     """Masks of 0 and 255 where 255 is an ignored index: an object mask that is read as nothing but
     background and void.

@@ -1,4 +1,4 @@
-"""What a data set consists of: pictures, sizes, channels, pixels of each class."""
+"""What a data set consists of: images, sizes, channels, pixels of each class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanseg.data.checks.inspector import Inspector, Label
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 
 
@@ -19,18 +19,18 @@ class Statistics:
     """Of the faultless samples of one split.
 
     Args:
-        pictures: their number.
-        sizes: (H, W) -> pictures.
-        kinds: "RGB", "grey", ... -> pictures.
-        mean, std: per channel over all pixels of the pictures with the most frequent number of
+        images: their number.
+        sizes: (H, W) -> images.
+        kinds: "RGB", "gray", ... -> images.
+        mean, std: per channel over all pixels of the images with the most frequent number of
         channels, of the values in [0, 1].
         pixels: of each class.
         ignored: pixels that are ignored.
-        with_class: pictures that hold each class.
+        with_class: images that hold each class.
         multilabel: whether a pixel can count for several classes.
     """
 
-    pictures: int = 0
+    images: int = 0
     sizes: Counter = field(default_factory=Counter)
     kinds: Counter = field(default_factory=Counter)
     mean: tuple[float, ...] = ()
@@ -43,14 +43,14 @@ class Statistics:
     @property
     def shares(self) -> np.ndarray:
         """Of each class, of the pixels that are not ignored (multilabel: of all pixels of the
-        pictures); NaN where there are none.
+        images); NaN where there are none.
         """
         area = sum(height * width * count for (height, width), count in self.sizes.items())
         total = area if self.multilabel else int(self.pixels.sum())
         return self.pixels / total if total else np.full(len(self.pixels), np.nan)
 
-    def summary(self, info: LabelInfo) -> str:
-        """`RGB: 85 pictures; pixels: background 52.1 %, gland 47.9 %`."""
+    def summary(self, info: LabelSpec) -> str:
+        """`RGB: 85 images; pixels: background 52.1 %, gland 47.9 %`."""
         kinds = ", ".join(f"{kind}: {count}" for kind, count in self.kinds.most_common())
         shares = [
             f"{name} {100 * share:.1f} %"
@@ -62,28 +62,28 @@ class Statistics:
         shares += (
             [f"ignored {100 * self.ignored / max(area, 1):.1f} % of all"] if self.ignored else []
         )
-        return f"{kinds} pictures; pixels: {', '.join(shares)}"
+        return f"{kinds} images; pixels: {', '.join(shares)}"
 
-    def to_json(self, info: LabelInfo | None) -> dict[str, Any]:
+    def to_json(self, info: LabelSpec | None) -> dict[str, Any]:
         """Numbers and names alone."""
         classes = [
             {
                 "name": name,
                 "pixels": int(pixels),
                 "share": None if np.isnan(share) else round(float(share), 6),
-                "pictures": int(pictures),
+                "images": int(images),
             }
-            for name, pixels, share, pictures in zip(
+            for name, pixels, share, images in zip(
                 info.classes if info else (), self.pixels, self.shares, self.with_class, strict=True
             )
         ]
         sizes = [
-            {"height": height, "width": width, "pictures": count}
+            {"height": height, "width": width, "images": count}
             for (height, width), count in self.sizes.most_common()
         ]
         moments = {"mean": [round(v, 6) for v in self.mean], "std": [round(v, 6) for v in self.std]}
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "kinds": dict(self.kinds),
             "sizes": sizes,
             **moments,
@@ -95,16 +95,16 @@ class Statistics:
 def statistics(
     samples: Sequence[Sample],
     labels: Mapping[Sample, Label],
-    info: LabelInfo | None,
+    info: LabelSpec | None,
     inspector: Inspector,
 ) -> Statistics:
-    """Count over the samples whose pictures can be read; classes over those that have a
+    """Count over the samples whose images can be read; classes over those that have a
     label too.
     """
     facts = {
         sample: found
         for sample in samples
-        if (found := inspector.picture(sample.image)).fault is None
+        if (found := inspector.image(sample.image)).fault is None
     }
     result = Statistics(
         len(facts),

@@ -22,24 +22,24 @@ DETAILED = 1000
 
 @dataclass
 class Survey:
-    """Pictures and masks by stem, for each folder that holds images/, and what is wrong with the
+    """Images and masks by stem, for each folder that holds images/, and what is wrong with the
     layout.
     """
 
     root: Path
-    pictures: dict[Path, dict[str, Path]] = field(default_factory=dict)
+    images: dict[Path, dict[str, Path]] = field(default_factory=dict)
     masks: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
     listed: dict[str, list[str]] = field(
         default_factory=dict
-    )  # split file -> the pictures in it that exist
+    )  # split file -> the images in it that exist
 
     @property
     def is_folder_form(self) -> bool:
         """Whether there are images/ folders at all; a set in another format has none that concern
         this survey.
         """
-        return bool(self.pictures)
+        return bool(self.images)
 
     def mask_paths(self) -> list[Path]:
         """All mask files."""
@@ -48,16 +48,16 @@ class Survey:
         )
 
     def samples(self) -> dict[Path, list[Sample]]:
-        """Every picture with the mask of its stem (multilabel: a tuple of masks), by the folder
+        """Every image with the mask of its stem (multilabel: a tuple of masks), by the folder
         that holds images/.
         """
-        return {base: self._samples_of(base) for base in self.pictures}
+        return {base: self._samples_of(base) for base in self.images}
 
     def _samples_of(self, base: Path) -> list[Sample]:
         folders = _class_folders(base / "masks")
         return [
             Sample(stem, path, _one_or_all(self.masks[base].get(stem, []), folders))
-            for stem, path in self.pictures[base].items()
+            for stem, path in self.images[base].items()
         ]
 
     def splits(self) -> dict[str, list[Sample]]:
@@ -73,7 +73,7 @@ class Survey:
 
 
 def survey(root: Path, chosen: Collection[str]) -> Survey:
-    """Look at names only: two files of a stem, masks without pictures, split files.
+    """Look at names only: two files of a stem, masks without images, split files.
 
     Args:
         root: of the data set.
@@ -86,7 +86,7 @@ def survey(root: Path, chosen: Collection[str]) -> Survey:
         else [root / name for name in SPLITS if (root / name / "images").is_dir()]
     )
     for base in bases:
-        found.pictures[base] = {
+        found.images[base] = {
             stem: paths[0] for stem, paths in _stems(found, base / "images").items()
         }
         found.masks[base] = defaultdict(list)
@@ -144,15 +144,15 @@ def _stems(found: Survey, folder: Path) -> dict[str, list[Path]]:
 
 
 def _orphans(found: Survey, base: Path) -> list[Issue]:
-    pictures = found.pictures[base]
+    images = found.images[base]
     orphans = [
-        path for stem, paths in found.masks[base].items() if stem not in pictures for path in paths
+        path for stem, paths in found.masks[base].items() if stem not in images for path in paths
     ]
     return [
         Issue(
             "no_image",
             _name(found, path),
-            f"a mask without a picture in images/{nearest(path.stem, pictures)}",
+            f"a mask without a image in images/{nearest(path.stem, images)}",
         )
         for path in orphans
     ]
@@ -179,11 +179,11 @@ def _split_files(found: Survey, chosen: Collection[str]) -> None:
                 asked,
             )
             continue
-        known = [stem for stem in stems if stem in found.pictures[found.root]]
+        known = [stem for stem in stems if stem in found.images[found.root]]
         if known or asked or path.stem in SPLITS:  # else it is some other text
             found.listed[path.stem] = known
             found.issues += _as_asked(
-                _faults_of_split(path.name, stems, found.pictures[found.root]), asked
+                _faults_of_split(path.name, stems, found.images[found.root]), asked
             )
 
 
@@ -198,9 +198,9 @@ def _as_asked(issues: list[Issue], asked: bool) -> list[Issue]:
     )
 
 
-def _faults_of_split(file: str, stems: list[str], pictures: Mapping[str, Path]) -> list[Issue]:
+def _faults_of_split(file: str, stems: list[str], images: Mapping[str, Path]) -> list[Issue]:
     paths = [stem for stem in stems if "/" in stem or "\\" in stem or stem in (".", "..")]
-    unknown = [stem for stem in stems if stem not in pictures and stem not in paths]
+    unknown = [stem for stem in stems if stem not in images and stem not in paths]
     repeated = (
         sorted({stem for stem in stems if stems.count(stem) > 1})
         if len(set(stems)) < len(stems)
@@ -212,7 +212,7 @@ def _faults_of_split(file: str, stems: list[str], pictures: Mapping[str, Path]) 
     hint = (
         "; write stems, without suffixes"
         if suffixed
-        else nearest(unknown[0], pictures)
+        else nearest(unknown[0], images)
         if unknown
         else ""
     )
@@ -226,7 +226,7 @@ def _faults_of_split(file: str, stems: list[str], pictures: Mapping[str, Path]) 
         ),
         "split_unknown": (
             unknown,
-            f"{len(unknown)} of {len(stems)} names have no picture in images/{hint}",
+            f"{len(unknown)} of {len(stems)} names have no image in images/{hint}",
         ),
         "split_repeated": (repeated, f"{len(repeated)} names are listed twice"),
     }

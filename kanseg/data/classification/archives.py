@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
-from kanseg.data.classification.sources import ArrayPictures, ImageSource, checked_labels
+from kanseg.data.classification.sources import ArrayImages, ImageSource, checked_labels
 from kanseg.utils.errors import InputError
 
 FASHION = (
@@ -105,12 +105,12 @@ def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImage
         )
     splits = {}
     for split in PREFIXES:
-        pictures = ArrayPictures(_read_idx(files[split, IMAGES], IMAGES), f"{files[split, IMAGES]}")
+        images = ArrayImages(_read_idx(files[split, IMAGES], IMAGES), f"{files[split, IMAGES]}")
         path = files[split, LABELS]
         splits[split] = ImageSource.of(
-            pictures,
+            images,
             checked_labels(
-                _read_idx(path, LABELS), len(pictures), str(path), num_classes=len(classes)
+                _read_idx(path, LABELS), len(images), str(path), num_classes=len(classes)
             ),
         )
     return FoundImages(classes, splits)
@@ -163,12 +163,12 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
     classes = tuple(parts["train"].classes)
     splits = {}
     for split, part in parts.items():
-        pictures = ArrayPictures(part.data, f"{folder}: {split}")
+        images = ArrayImages(part.data, f"{folder}: {split}")
         splits[split] = ImageSource.of(
-            pictures,
+            images,
             checked_labels(
                 np.asarray(part.targets),
-                len(pictures),
+                len(images),
                 f"{folder}: {split}",
                 num_classes=len(classes),
             ),

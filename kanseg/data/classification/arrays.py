@@ -1,4 +1,4 @@
-"""Labelled pictures in one .npz file, as arrays or as JPEG bytes, and scikit-learn's digits."""
+"""Labeled images in one .npz file, as arrays or as JPEG bytes, and scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.classification.sources import (
-    ArrayPictures,
+    ArrayImages,
     ImageSource,
-    JpegPictures,
+    JpegImages,
     checked_labels,
     cut_exactly,
 )
-from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.io.untrusted import decoder_errors
 from kanseg.utils.errors import InputError
 
 CIFAR10_CLASSES = (
@@ -33,7 +33,7 @@ CIFAR10_CLASSES = (
     "truck",
 )
 SPLITS = ("train", "val", "test")
-TEST_SHARE = 0.2  # of a set that has no test pictures of its own
+TEST_SHARE = 0.2  # of a set that has no test images of its own
 
 
 def npz_keys(root: Path) -> set[str]:
@@ -43,7 +43,7 @@ def npz_keys(root: Path) -> set[str]:
     files = _npz_files(root)
     if len(files) != 1 or not zipfile.is_zipfile(files[0]):
         return set()
-    with suppress(InputError), foreign_decoder(files[0]), zipfile.ZipFile(files[0]) as archive:
+    with suppress(InputError), decoder_errors(files[0]), zipfile.ZipFile(files[0]) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
     return set()
 
@@ -68,7 +68,7 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
         raise InputError(f"{path}: is no .npz file, or a truncated one; write it with numpy.savez")
     try:
-        with foreign_decoder(path), np.load(path, allow_pickle=False) as archive:
+        with decoder_errors(path), np.load(path, allow_pickle=False) as archive:
             return path, {name: archive[name] for name in archive.files}
     except InputError as error:
         if "allow_pickle" not in str(error):
@@ -95,25 +95,25 @@ def _open_npz(root: Path, download: bool, seed: int) -> FoundImages:
     classes = _class_names(path, arrays)
     splits = {}
     for name in present:
-        pictures = ArrayPictures(arrays[f"x_{name}"], f"{path}: x_{name}")
+        images = ArrayImages(arrays[f"x_{name}"], f"{path}: x_{name}")
         splits[name] = ImageSource.of(
-            pictures,
+            images,
             checked_labels(
-                arrays[f"y_{name}"], len(pictures), f"{path}: y_{name}", num_classes=len(classes)
+                arrays[f"y_{name}"], len(images), f"{path}: y_{name}", num_classes=len(classes)
             ),
         )
     return FoundImages(classes, splits)
 
 
 def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The array `classes`, or numbers up to the largest label of the training pictures."""
+    """The array `classes`, or numbers up to the largest label of the training images."""
     if "classes" not in arrays:
         labels = checked_labels(arrays["y_train"], len(arrays["x_train"]), f"{path}: y_train")
         present = np.unique(labels)
         gap = np.flatnonzero(present != np.arange(len(present)))
         if len(gap):
             raise InputError(
-                f"{path}: y_train: no picture has the label {gap[0]}, but some have {present[-1]};"
+                f"{path}: y_train: no image has the label {gap[0]}, but some have {present[-1]};"
                 " number the classes 0, 1, ..., or add `classes`"
             )
         return tuple(map(str, present))
@@ -138,20 +138,20 @@ def _open_cifar10_jpeg(root: Path, download: bool, seed: int) -> FoundImages:
             raise InputError(
                 f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'})"
             )
-        pictures = JpegPictures(
+        images = JpegImages(
             arrays["header"], arrays[f"data_{name}"], arrays[f"off_{name}"], f"{path}: {name}"
         )
         labels = checked_labels(
             arrays[f"y_{name}"],
-            len(pictures),
+            len(images),
             f"{path}: y_{name}",
             num_classes=len(CIFAR10_CLASSES),
         )
-        splits[name] = ImageSource.of(pictures, labels)
+        splits[name] = ImageSource.of(images, labels)
     return FoundImages(
         CIFAR10_CLASSES,
         splits,
-        ("CIFAR-10 after JPEG compression: scores are not those of the original pictures",),
+        ("CIFAR-10 after JPEG compression: scores are not those of the original images",),
     )
 
 
@@ -163,9 +163,9 @@ def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
             "the digits come with scikit-learn: python -m pip install scikit-learn"
         ) from None
     digits = load_digits()
-    pictures = ArrayPictures(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")
+    images = ArrayImages(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")
     train, test = cut_exactly(
-        ImageSource.of(pictures, digits.target), TEST_SHARE, 0
+        ImageSource.of(images, digits.target), TEST_SHARE, 0
     )  # whatever the seed, so that scores compare
     return FoundImages(tuple(map(str, range(10))), {"train": train, "test": test})
 

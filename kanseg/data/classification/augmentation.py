@@ -1,5 +1,5 @@
-"""Augmentation of pictures without masks: torchvision transforms as data, and mixtures of the
-pictures of a batch.
+"""Augmentation of images without masks: torchvision transforms as data, and mixtures of the
+images of a batch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kanseg.utils.registry import nearest
 
 Spec = Mapping[str, Mapping[str, object] | None] | str
 REFUSED = {
-    "MixUp": "it mixes batches, not pictures: use the setting mixup",
-    "CutMix": "it mixes batches, not pictures: use the setting cutmix",
-    "Normalize": "pictures are normalised once, by data.mean and data.std",
+    "MixUp": "it mixes batches, not images: use the setting mixup",
+    "CutMix": "it mixes batches, not images: use the setting cutmix",
+    "Normalize": "images are normalized once, by data.mean and data.std",
     "Compose": "the list is one already",
     "Lambda": "a function cannot be given as data",
     "Transform": "it is the base of the others",
@@ -29,7 +29,7 @@ CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
 
 
 class ImageAugmentation:
-    """(picture, seed) -> picture: the same seed gives the same result, whatever came before.
+    """(image, seed) -> image: the same seed gives the same result, whatever came before.
 
     Args:
         transforms: [{name: {option: value}}] or names alone, of `torchvision.transforms.v2`;
@@ -43,12 +43,12 @@ class ImageAugmentation:
     def __init__(self, transforms: Sequence[Spec]):
         self._transforms = [_build(spec) for spec in transforms]
 
-    def __call__(self, image: np.ndarray, seed: int, *, name: str = "picture") -> np.ndarray:
-        """(H, W, C) uint8 or uint16 -> (H', W', C) of its type; a uint16 picture comes back as
+    def __call__(self, image: np.ndarray, seed: int, *, name: str = "image") -> np.ndarray:
+        """(H, W, C) uint8 or uint16 -> (H', W', C) of its type; a uint16 image comes back as
         float32 in [0, 1].
 
         Raises:
-            InputError: a transform fails on this picture, or returns something else than a picture
+            InputError: a transform fails on this image, or returns something else than a image
                 of its type and channels.
         """
         if not self._transforms:
@@ -69,7 +69,7 @@ class ImageAugmentation:
             except Exception as error:
                 why = " ".join(str(error).split())[:300]  # some messages show all pixels
                 raise InputError(
-                    f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} picture:"
+                    f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} image:"
                     f" {type(transform).__name__}: {why}"
                 ) from error
         if (
@@ -85,7 +85,7 @@ class ImageAugmentation:
             )
             expected = f"{image.dtype} ({image.shape[2]}, H, W)"
             raise InputError(
-                f"{name}: augmentation made {made} of a picture, expected {expected}; leave out"
+                f"{name}: augmentation made {made} of a image, expected {expected}; leave out"
                 " ToDtype, ToPILImage, FiveCrop and the like"
             )
         return np.ascontiguousarray(changed.numpy().transpose(1, 2, 0))
@@ -156,10 +156,10 @@ def _value(name: str, option: str, value: object) -> object:
 
 
 class Mixer:
-    """(pictures, labels, seed) -> (pictures, targets): MixUp, CutMix, or either by a coin where
+    """(images, labels, seed) -> (images, targets): MixUp, CutMix, or either by a coin where
     both are asked for; one mixture a batch.
 
-    Each picture is mixed with another of its batch in the proportion l : 1 - l, l from Beta(alpha,
+    Each image is mixed with another of its batch in the proportion l : 1 - l, l from Beta(alpha,
     alpha): all of it (MixUp, https://arxiv.org/abs/1710.09412), or in a rectangle (CutMix,
     https://arxiv.org/abs/1905.04899).
 
@@ -222,5 +222,5 @@ class Mixer:
 
 def _interval(length: int, share: float, place: float) -> tuple[int, int]:
     """A piece of `share` of a line of pixels around a point, cut off at the ends."""
-    centre, half = int(place * length), int(share * length / 2)
-    return max(0, centre - half), min(length, centre + half)
+    center, half = int(place * length), int(share * length / 2)
+    return max(0, center - half), min(length, center + half)

@@ -1,4 +1,4 @@
-"""Sets of labelled pictures -> tensors."""
+"""Sets of labeled images -> tensors."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Choose = Callable[
     [dict[str, ImageSource], set[str], Sequence[str]], "dict[str, ImageSource] | None"
 ]
 DECODED = (
-    50_000  # picture files that are decoded before a training; of more, the headers alone are read
+    50_000  # image files that are decoded before a training; of more, the headers alone are read
 )
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Names of the classes, and labelled pictures by role: "train", and "val" and "test" where
+    """Names of the classes, and labeled images by role: "train", and "val" and "test" where
     there are such.
     """
 
@@ -62,7 +62,7 @@ def open_images(
     tell: Callable[[str], None] = print,
     choose: Choose | None = None,
 ) -> ImageSet:
-    """Find the labelled pictures under `root`. Nothing is written there, unless a set is downloaded
+    """Find the labeled images under `root`. Nothing is written there, unless a set is downloaded
     to it.
 
     Args:
@@ -70,11 +70,11 @@ def open_images(
         format: one of FORMATS, or "auto" for what lies in root.
         download: fetch mnist, fashion_mnist, cifar10 or cifar100 to root where it is missing.
         train, val, test: the splits of the set that serve as such; none for no such role.
-        val_share: share of the training pictures that becomes val where the set has no split val; 0
+        val_share: share of the training images that becomes val where the set has no split val; 0
             for no val then.
         split_seed: of all splits that have to be made.
-        limit: training pictures that are kept, the classes in their proportions.
-        check: read all picture files once (more than 50 000: their headers).
+        limit: training images that are kept, the classes in their proportions.
+        check: read all image files once (more than 50 000: their headers).
         tell: gets a line for everything that was decided.
         choose: (splits by role, roles that were dealt by kanseg, classes) -> splits by role, in the
             place of `limit`, or None; for runs that go on with the samples that they were begun
@@ -103,12 +103,12 @@ def open_images(
     if trained:
         raise InputError(
             f"split {', '.join(trained)} is in data.train and in data.val or data.test: a score on"
-            " pictures that were trained on says nothing"
+            " images that were trained on says nothing"
         )
     for name in (name for name in val if name in test):
         tell(
             f"data: split {name!r} selects the weights and measures them too: its score is"
-            " optimistic"
+            " optimiztic"
         )
     dealt = set(found.dealt)
     splits = {
@@ -129,14 +129,14 @@ def open_images(
     if chosen_anew is not None:
         splits = chosen_anew
     elif limit is not None and limit < len(splits["train"]):
-        tell(f"data: {limit} of {len(splits['train'])} training pictures are kept")
+        tell(f"data: {limit} of {len(splits['train'])} training images are kept")
         splits["train"] = limited(splits["train"], limit, split_seed)
     result = ImageSet(found.classes, {role: splits[role] for role in ROLES if role in splits})
     _check_classes(root, result, tell)
     if check:
-        _check_pictures(root, result, tell)
+        _check_images(root, result, tell)
     for role, source in result.splits.items():
-        tell(f"data: {role} {len(source)} pictures of {len(np.unique(source.labels))} classes")
+        tell(f"data: {role} {len(source)} images of {len(np.unique(source.labels))} classes")
     return result
 
 
@@ -153,7 +153,7 @@ def _with_val(
     train, val = cut_exactly(source, share, seed) if exact else cut(source, share, seed, root)
     how = "" if exact else ", by a hash of each"
     tell(
-        f"data: there is no split 'val': {len(val)} training pictures are taken for it, by seed"
+        f"data: there is no split 'val': {len(val)} training images are taken for it, by seed"
         f" {seed}{how}"
     )
     return {"train": train, "val": val}
@@ -197,7 +197,7 @@ def _detected(root: Path, tell: Callable[[str], None]) -> str:
         what = (
             f"looks like {' and '.join(found)}"
             if found
-            else "looks like no set of labelled pictures (their forms: data/README.md)"
+            else "looks like no set of labeled images (their forms: data/README.md)"
         )
         raise InputError(f"{root}: {what}; set data.format to one of {', '.join(FORMATS)}")
     tell(f"data: {root} is read as {found[0]}")
@@ -207,7 +207,7 @@ def _detected(root: Path, tell: Callable[[str], None]) -> str:
 def _source(
     root: Path, found: FoundImages, role: str, names: list[str], tell: Callable[[str], None]
 ) -> ImageSource | None:
-    """The pictures of a role; None where none are asked for, or where the set has no val or test as
+    """The images of a role; None where none are asked for, or where the set has no val or test as
     such.
     """
     missing = [name for name in names if name not in found.splits]
@@ -237,18 +237,18 @@ def _check_classes(root: Path, images: ImageSet, tell: Callable[[str], None]) ->
     present = set(np.unique(images.splits["train"].labels).tolist())
     if len(present) < 2:
         raise InputError(
-            f"{root}: the training pictures are of one class only ({images.classes[min(present)]});"
+            f"{root}: the training images are of one class only ({images.classes[min(present)]});"
             " there must be two to tell apart"
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
         tell(
-            "data: no picture of"
+            "data: no image of"
             f" {', '.join(absent[:SHOWN])}{' and others' * (len(absent) > SHOWN)} to train on"
         )
 
 
-def _check_pictures(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
+def _check_images(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
     """Unreadable files, all of them counted and the first 20 listed."""
     decode = not many_files(images.splits)
     faults = list(
@@ -262,13 +262,13 @@ def _check_pictures(root: Path, images: ImageSet, tell: Callable[[str], None]) -
             "\n".join(
                 [
                     *faults[:SHOWN],
-                    f"{root}: {len(faults)} pictures cannot be read{more}; replace or remove them",
+                    f"{root}: {len(faults)} images cannot be read{more}; replace or remove them",
                 ]
             )
         )
     if not decode:
         tell(
-            f"data: more than {DECODED} files: their headers were checked; a picture that is"
+            f"data: more than {DECODED} files: their headers were checked; a image that is"
             " damaged further on stops the run by its name"
         )
 
@@ -281,9 +281,9 @@ class ClassificationDataset(Dataset):
     (seed, epoch, index) only.
 
     Args:
-        source: labelled pictures.
+        source: labeled images.
         classes: names, index 0 first.
-        preprocess: scaling and normalisation, shared with prediction.
+        preprocess: scaling and normalization, shared with prediction.
         augmentation: None for evaluation.
         seed: of the augmentation.
     """
@@ -308,7 +308,7 @@ class ClassificationDataset(Dataset):
 
     @cached_property
     def one_size(self) -> bool:
-        """Whether all pictures, before augmentation, have the same size (by their headers)."""
+        """Whether all images, before augmentation, have the same size (by their headers)."""
         return self.preprocess.resize is not None or len(self.source.sizes()) <= 1
 
     def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:

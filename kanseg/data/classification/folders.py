@@ -1,4 +1,4 @@
-"""Labelled pictures in folders: a folder a class, and Tiny ImageNet."""
+"""Labeled images in folders: a folder a class, and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kanseg.data.classification.arrays import TEST_SHARE
 from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
-from kanseg.data.classification.sources import SHOWN, FilePictures, ImageSource, cut
+from kanseg.data.classification.sources import SHOWN, FileImages, ImageSource, cut
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
@@ -40,8 +40,8 @@ def _subfolders(folder: Path) -> list[Path]:
     )
 
 
-def _pictures(folder: Path) -> list[str]:
-    """All picture files in the folder and below it, hidden ones left out."""
+def _images(folder: Path) -> list[str]:
+    """All image files in the folder and below it, hidden ones left out."""
     found = []
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -53,7 +53,7 @@ def _pictures(folder: Path) -> list[str]:
     return found
 
 
-def _holds_pictures(folder: Path) -> bool:
+def _holds_images(folder: Path) -> bool:
     return any(
         name.lower().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(folder) for name in names
     )
@@ -62,11 +62,11 @@ def _holds_pictures(folder: Path) -> bool:
 def _looks_like_classes(root: Path) -> bool:
     if not root.is_dir():
         return False
-    return (root / "train").is_dir() or any(_holds_pictures(folder) for folder in _subfolders(root))
+    return (root / "train").is_dir() or any(_holds_images(folder) for folder in _subfolders(root))
 
 
-def _labelled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
-    """The pictures of a split; a folder that is no class is an InputError."""
+def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
+    """The images of a split; a folder that is no class is an InputError."""
     paths: list[str] = []
     labels: list[int] = []
     for place in _subfolders(folder):
@@ -75,15 +75,15 @@ def _labelled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
                 f"{place}: there is no such class to train on{nearest(place.name, classes)}"
                 f" (classes: {_few(classes)})"
             )
-        mine = _pictures(place)
+        mine = _images(place)
         paths += mine
         labels += [classes.index(place.name)] * len(mine)
     if not paths:
         raise InputError(
-            f"{folder}: no pictures ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in folders CLASS/"
+            f"{folder}: no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in folders CLASS/"
             " of it"
         )
-    return ImageSource.of(FilePictures(paths), labels)
+    return ImageSource.of(FileImages(paths), labels)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -91,13 +91,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if {"images", "masks"} <= set(names):
         raise InputError(
             f"{folder}: images/ and masks/ are the form for segmentation; to classify, put the"
-            " pictures into a folder a class"
+            " images into a folder a class"
         )
-    empty = [path for path in _subfolders(folder) if not _holds_pictures(path)]
+    empty = [path for path in _subfolders(folder) if not _holds_images(path)]
     if empty:
         raise InputError(
             "\n".join(
-                f"{path}: a class without pictures; add some, or remove the folder"
+                f"{path}: a class without images; add some, or remove the folder"
                 for path in empty[:SHOWN]
             )
         )
@@ -109,20 +109,18 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
     if (root / "train").is_dir():
         classes = _class_names(root / "train")
         others = [
-            path for path in _subfolders(root) if path.name != "train" and _holds_pictures(path)
+            path for path in _subfolders(root) if path.name != "train" and _holds_images(path)
         ]
         flat = [
-            path
-            for path in others
-            if not any(_holds_pictures(place) for place in _subfolders(path))
+            path for path in others if not any(_holds_images(place) for place in _subfolders(path))
         ]  # ImageNet's test/ is such
         notes = tuple(
-            f"{path}: its pictures are in no folders of classes, so it is left out" for path in flat
+            f"{path}: its images are in no folders of classes, so it is left out" for path in flat
         )
         return FoundImages(
             classes,
             {
-                path.name: _labelled(path, classes)
+                path.name: _labeled(path, classes)
                 for path in (root / "train", *others)
                 if path not in flat
             },
@@ -135,17 +133,17 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
             " them train/, val/ and test/"
         )
     classes = _class_names(root)
-    train, test = cut(_at_least_two(_labelled(root, classes), root), TEST_SHARE, seed, root)
+    train, test = cut(_at_least_two(_labeled(root, classes), root), TEST_SHARE, seed, root)
     note = (
         f"no folder train/: the folders are classes, and {len(test)} of {len(train) + len(test)}"
-        f" pictures are split off for the test by seed {seed}, by a hash of the name"
+        f" images are split off for the test by seed {seed}, by a hash of the name"
     )
     return FoundImages(classes, {"train": train, "test": test}, (note,), ("train", "test"))
 
 
 def _at_least_two(source: ImageSource, root: Path) -> ImageSource:
     if len(source) < 2:
-        raise InputError(f"{root}: one picture cannot be split into train and test")
+        raise InputError(f"{root}: one image cannot be split into train and test")
     return source
 
 
@@ -153,7 +151,7 @@ def _must_be_folder(root: Path) -> None:
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder (looked for {root.resolve()}); data.root must hold"
-            " train/CLASS/ or CLASS/ with pictures"
+            " train/CLASS/ or CLASS/ with images"
         )
 
 
@@ -175,9 +173,9 @@ def _open_tiny_imagenet(root: Path, download: bool, seed: int) -> FoundImages:
             {line.strip() for line in read_text(root / "wnids.txt").splitlines() if line.strip()}
         )
     )
-    train = _labelled(root / "train", ids)
+    train = _labeled(root / "train", ids)
     notes = (
-        ("the pictures of test/ have no labels: name val for the test too, or leave it out",)
+        ("the images of test/ have no labels: name val for the test too, or leave it out",)
         if (root / "test").is_dir()
         else ()
     )
@@ -189,7 +187,7 @@ def _open_tiny_imagenet(root: Path, download: bool, seed: int) -> FoundImages:
 
 
 def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
-    """The pictures that val_annotations.txt lists: `NAME<tab>ID<tab>box`."""
+    """The images that val_annotations.txt lists: `NAME<tab>ID<tab>box`."""
     table, paths, labels = folder / "val_annotations.txt", [], []
     for number, line in enumerate(read_text(table).splitlines(), 1):
         if not line.strip():
@@ -203,8 +201,8 @@ def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
         paths.append(folder / "images" / name)
         labels.append(ids.index(rest[0]))
     if not paths:
-        raise InputError(f"{table}: lists no pictures")
-    return ImageSource.of(FilePictures(paths), labels)
+        raise InputError(f"{table}: lists no images")
+    return ImageSource.of(FileImages(paths), labels)
 
 
 def _words(table: Path, ids: tuple[str, ...]) -> tuple[str, ...]:

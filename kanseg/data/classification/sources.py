@@ -1,4 +1,4 @@
-"""Labelled pictures, wherever they lie: in arrays, in files, or encoded in memory."""
+"""Labeled images, wherever they lie: in arrays, in files, or encoded in memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from PIL import Image
 
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import decode_image, image_mode
-from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.io.untrusted import decoder_errors
 from kanseg.data.split_record import digest, file_digest, name_of, without_suffix
 from kanseg.data.splits import share_of
 from kanseg.utils.errors import InputError
 
 T = TypeVar("T")
-AT_ONCE = 10_000  # pictures that wait for a thread
+AT_ONCE = 10_000  # images that wait for a thread
 SHOWN = 20  # faults that are listed; the rest are counted
 
 
-class Pictures(ABC):
-    """A row of pictures without labels; it can be pickled for processes that read."""
+class Images(ABC):
+    """A row of images without labels; it can be pickled for processes that read."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -42,14 +42,14 @@ class Pictures(ABC):
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """What an error message calls the picture."""
+        """What an error message calls the image."""
 
     @abstractmethod
     def size(self, row: int) -> tuple[int, int]:
-        """(H, W), without decoding the picture where that can be avoided."""
+        """(H, W), without decoding the image where that can be avoided."""
 
     def fault(self, row: int, *, decode: bool) -> str | None:
-        """Why the picture cannot be read, or None; without `decode` its header alone is
+        """Why the image cannot be read, or None; without `decode` its header alone is
         looked at.
         """
         return None
@@ -74,26 +74,26 @@ class Pictures(ABC):
         """
 
 
-class ArrayPictures(Pictures):
-    """Pictures of one array.
+class ArrayImages(Images):
+    """Images of one array.
 
     Args:
         values: (n, H, W) or (n, H, W, C) uint8 or uint16.
         where: name of the array.
 
     Raises:
-        InputError: another shape or type, or no pictures.
+        InputError: another shape or type, or no images.
     """
 
     def __init__(self, values: np.ndarray, where: str):
         if values.dtype not in (np.uint8, np.uint16):
             raise InputError(
-                f"{where}: pictures are uint8 or uint16, got {values.dtype}; convert them (values"
+                f"{where}: images are uint8 or uint16, got {values.dtype}; convert them (values"
                 " in [0, 1]: multiply by 255 and round)"
             )
         if values.ndim not in (3, 4) or 0 in values.shape:
             raise InputError(
-                f"{where}: pictures are (n, H, W) or (n, H, W, C) and n is at least 1, got the"
+                f"{where}: images are (n, H, W) or (n, H, W, C) and n is at least 1, got the"
                 f" shape {values.shape}"
             )
         if values.ndim == 4 and values.shape[1] in (1, 3) and values.shape[3] not in (1, 2, 3, 4):
@@ -123,8 +123,8 @@ class ArrayPictures(Pictures):
         return self.values.shape[1:3]
 
 
-class FilePictures(Pictures):
-    """Picture files."""
+class FileImages(Images):
+    """Image files."""
 
     def __init__(self, paths: Sequence[Path | str]):
         self.paths = [str(path) for path in paths]
@@ -161,8 +161,8 @@ class FilePictures(Pictures):
         return None
 
 
-class JpegPictures(Pictures):
-    """JPEG pictures in one array of bytes, which share a header.
+class JpegImages(Images):
+    """JPEG images in one array of bytes, which share a header.
 
     Args:
         header: bytes that come first in each of them.
@@ -180,7 +180,7 @@ class JpegPictures(Pictures):
             or (np.diff(offsets) <= 0).any()
         ):
             raise InputError(
-                f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the pictures;"
+                f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the images;"
                 " the file is damaged, fetch it anew"
             )
         self.header, self.data, self.offsets, self.where = header.tobytes(), data, offsets, where
@@ -195,8 +195,8 @@ class JpegPictures(Pictures):
 
     def read(self, row: int) -> np.ndarray:
         try:
-            with foreign_decoder(self.name(row)), self._open(row) as picture:
-                array = np.asarray(picture)
+            with decoder_errors(self.name(row)), self._open(row) as image:
+                array = np.asarray(image)
         except InputError as error:
             raise InputError(f"{error}; fetch the file anew") from None
         return array if array.ndim == 3 else array[:, :, None]
@@ -211,8 +211,8 @@ class JpegPictures(Pictures):
         return digest(self.data[self.offsets[row] : self.offsets[row + 1]])
 
     def size(self, row: int) -> tuple[int, int]:
-        with self._open(row) as picture:
-            return picture.height, picture.width
+        with self._open(row) as image:
+            return image.height, image.width
 
 
 def _below(name: str, root: Path) -> str:
@@ -223,32 +223,32 @@ def _below(name: str, root: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Labelled pictures: `source[i]` is (picture (H, W, C) uint8 or uint16, label, name).
+    """Labeled images: `source[i]` is (image (H, W, C) uint8 or uint16, label, name).
 
     Args:
-        parts: where the pictures are.
-        places: (n, 2) part and row in it of each picture.
+        parts: where the images are.
+        places: (n, 2) part and row in it of each image.
         labels: (n,) int64 class indices.
     """
 
-    parts: tuple[Pictures, ...]
+    parts: tuple[Images, ...]
     places: np.ndarray
     labels: np.ndarray
 
     @staticmethod
-    def of(pictures: Pictures, labels: np.ndarray) -> ImageSource:
-        """All of the pictures, in their order."""
-        assert len(pictures) == len(labels)
-        rows = np.arange(len(pictures))
+    def of(images: Images, labels: np.ndarray) -> ImageSource:
+        """All of the images, in their order."""
+        assert len(images) == len(labels)
+        rows = np.arange(len(images))
         return ImageSource(
-            (pictures,),
+            (images,),
             np.stack([np.zeros_like(rows), rows], axis=1),
             np.asarray(labels, dtype=np.int64),
         )
 
     @staticmethod
     def joined(sources: Sequence[ImageSource]) -> ImageSource:
-        """The pictures of several sources, one after the other."""
+        """The images of several sources, one after the other."""
         first = np.cumsum([0, *(len(source.parts) for source in sources)])
         places = [source.places + [start, 0] for source, start in zip(sources, first, strict=False)]
         parts = tuple(part for source in sources for part in source.parts)
@@ -268,41 +268,41 @@ class ImageSource:
         part, row = self._place(index)
         return part.decoded(row), int(self.labels[index]), part.name(row)
 
-    def _place(self, index: int) -> tuple[Pictures, int]:
+    def _place(self, index: int) -> tuple[Images, int]:
         part, row = self.places[index]
         return self.parts[part], int(row)
 
     def subset(self, indices: np.ndarray) -> ImageSource:
-        """The pictures at the indices, in the order of the indices."""
+        """The images at the indices, in the order of the indices."""
         return ImageSource(self.parts, self.places[indices], self.labels[indices])
 
     def names(self) -> list[str]:
-        """The names of all pictures, none of which is read."""
+        """The names of all images, none of which is read."""
         return [part.name(row) for part, row in map(self._place, range(len(self)))]
 
     def units(self, root: Path) -> list[str]:
-        """What a seeded split hashes of each image (`Pictures.unit`)."""
+        """What a seeded split hashes of each image (`Images.unit`)."""
         return list(self._each(partial(_unit, root=root), np.arange(len(self))))
 
     def keys(self, root: Path) -> list[str]:
-        """The name of each image below the root (`Pictures.key`)."""
+        """The name of each image below the root (`Images.key`)."""
         return [part.key(row, root) for part, row in map(self._place, range(len(self)))]
 
     def digests(self, *, ends_only: bool = False) -> list[str]:
-        """The content of each image (`Pictures.digest`)."""
+        """The content of each image (`Images.digest`)."""
         return list(self._each(partial(_digest, ends_only=ends_only), np.arange(len(self))))
 
     def sizes(self) -> set[tuple[int, int]]:
-        """The (H, W) of all pictures, by their headers."""
+        """The (H, W) of all images, by their headers."""
         parts = np.unique(self.places[:, 0]).tolist()
-        if all(isinstance(self.parts[i], ArrayPictures) for i in parts):
+        if all(isinstance(self.parts[i], ArrayImages) for i in parts):
             return {self.parts[i].size(0) for i in parts}
         return set(self._each(_size, np.arange(len(self))))
 
     @property
     def in_files(self) -> np.ndarray:
-        """Indices of the pictures that are files of their own."""
-        files = [number for number, part in enumerate(self.parts) if isinstance(part, FilePictures)]
+        """Indices of the images that are files of their own."""
+        files = [number for number, part in enumerate(self.parts) if isinstance(part, FileImages)]
         return np.flatnonzero(np.isin(self.places[:, 0], files))
 
     def faults(self, *, decode: bool) -> list[str]:
@@ -316,9 +316,9 @@ class ImageSource:
         ]
 
     def _each(
-        self, function: Callable[[tuple[Pictures, int]], T], indices: np.ndarray
+        self, function: Callable[[tuple[Images, int]], T], indices: np.ndarray
     ) -> Iterator[T]:
-        """The function of the place of each picture, by threads, and by pieces of bounded memory:
+        """The function of the place of each image, by threads, and by pieces of bounded memory:
         sets can hold millions.
         """
         with ThreadPoolExecutor() as pool:
@@ -326,29 +326,29 @@ class ImageSource:
                 yield from pool.map(function, map(self._place, indices[start : start + AT_ONCE]))
 
 
-def _fault(place: tuple[Pictures, int], *, decode: bool) -> str | None:
+def _fault(place: tuple[Images, int], *, decode: bool) -> str | None:
     return place[0].fault(place[1], decode=decode)
 
 
-def _size(place: tuple[Pictures, int]) -> tuple[int, int]:
+def _size(place: tuple[Images, int]) -> tuple[int, int]:
     return place[0].size(place[1])
 
 
-def _unit(place: tuple[Pictures, int], *, root: Path) -> str:
+def _unit(place: tuple[Images, int], *, root: Path) -> str:
     return place[0].unit(place[1], root)
 
 
-def _digest(place: tuple[Pictures, int], *, ends_only: bool) -> str:
+def _digest(place: tuple[Images, int], *, ends_only: bool) -> str:
     return place[0].digest(place[1], ends_only=ends_only)
 
 
 def checked_labels(
     values: np.ndarray, count: int, where: str, *, num_classes: int | None = None
 ) -> np.ndarray:
-    """(n,) int64 class indices for `count` pictures.
+    """(n,) int64 class indices for `count` images.
 
     Raises:
-        InputError: no integers, another number than there are pictures, or indices that are no
+        InputError: no integers, another number than there are images, or indices that are no
             class.
     """
     if values.ndim == 2 and values.shape[1] == 1:
@@ -360,7 +360,7 @@ def checked_labels(
         )
     if len(values) != count:
         raise InputError(
-            f"{where}: {len(values)} labels for {count} pictures; there must be one a picture"
+            f"{where}: {len(values)} labels for {count} images; there must be one a image"
         )
     top = np.inf if num_classes is None else num_classes - 1
     bad = np.flatnonzero((values < 0) | (values > top))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanseg.data.formats.listing import index_pictures
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.formats.listing import index_images
+from kanseg.data.label_spec import LabelSpec
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
@@ -27,7 +27,7 @@ class MaskFiles:
     by_class: Mapping[str, Files]
 
     def of(self, stem: str, folders: Sequence[str] | None) -> Path | tuple[Path | None, ...] | None:
-        """The mask of a picture: a file, or of a multilabel task a file or None for each of the
+        """The mask of a image: a file, or of a multilabel task a file or None for each of the
         classes' folders; None for no file at all.
         """
         if folders is None:
@@ -44,18 +44,18 @@ def index_masks(folder: Path, notes: list[str]) -> MaskFiles:
     """
     if not folder.is_dir():
         raise InputError(f"{folder.parent}: images/ has no masks/ beside it")
-    files = index_pictures(folder, notes)
+    files = index_images(folder, notes)
     folders = sorted(
         path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
     if files:
         return MaskFiles(folder, files, {})
-    return MaskFiles(folder, {}, {path.name: index_pictures(path, notes) for path in folders})
+    return MaskFiles(folder, {}, {path.name: index_images(path, notes) for path in folders})
 
 
 def class_folders(
     root: Path, masks: Sequence[MaskFiles], given: Mapping[str, Any], notes: list[str]
-) -> tuple[LabelInfo, list[str]]:
+) -> tuple[LabelSpec, list[str]]:
     """The label information of masks in folders, and the folder of each class; what was decided
     goes into notes.
 
@@ -83,7 +83,7 @@ def class_folders(
                 f"{root}: masks/{name} is no class (expected"
                 f" {', '.join(folders)}){nearest(name, folders)}; rename it, or give classes"
             )
-    info = LabelInfo(
+    info = LabelSpec(
         **({"task": task, "ignore_index": None} | dict(given) | {"classes": tuple(classes)})
     )
     if "task" not in given:

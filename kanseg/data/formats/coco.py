@@ -1,4 +1,4 @@
-"""COCO's form of a data set: pictures and JSON files of objects."""
+"""COCO's form of a data set: images and JSON files of objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from kanseg.data.formats.folder import Folder
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.rasterize import Annotation, Region
-from kanseg.data.label_spec import IGNORED, LabelInfo, given_labels
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, given_labels
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, nfc, read_groups, seeded_split
@@ -51,10 +51,10 @@ def read_coco(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Folder:
-    """The pictures and objects of annotations/{train,val,test}.json, annotations/instances_*.json,
+    """The images and objects of annotations/{train,val,test}.json, annotations/instances_*.json,
     {train,valid,test}/_annotations.coco.json (Roboflow), or of annotations.json (a seeded split).
 
-    A picture's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
+    A image's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
     are the background and the categories by id, and smaller objects lie on larger ones; `task:
     multilabel` keeps overlaps, without a background. Given `classes` choose among the categories.
     Crowds are ignored pixels, but where every object is one, as exports of brushes mark them, they
@@ -213,7 +213,7 @@ def _without_crowds(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _labels(
     root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]
-) -> tuple[LabelInfo, dict[int, int | None]]:
+) -> tuple[LabelSpec, dict[int, int | None]]:
     """What the classes are, and the class of each category (None for one that was not chosen)."""
     many = given.get("task") == "multilabel"
     named = tuple(
@@ -231,13 +231,13 @@ def _labels(
             )
     if "mask_values" in given:
         raise InputError(f"{root}: mask_values has no meaning for COCO annotations; leave it out")
-    if given.get("ignore_index", IGNORED) not in (None, IGNORED):
+    if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
         raise InputError(
             f"{root}: ignore_index has no meaning for COCO annotations, of which crowds are"
             " ignored; leave it out, or choose among the classes"
         )
     task = given.get("task") or ("binary" if len(classes) == 2 else "multiclass")
-    info = LabelInfo(task, tuple(classes), palette=given.get("palette"))
+    info = LabelSpec(task, tuple(classes), palette=given.get("palette"))
     place = {name: i for i, name in enumerate(classes) if many or i}
     left = [name for name in categories.values() if name not in place]
     notes.append(
@@ -284,7 +284,7 @@ def _samples(
             f"{source.path}: {twice!r} is the file of two images; give their annotations one"
             " image_id, and remove the other image"
         )
-    base = _picture_folder(root, source, next(iter(files.values())))
+    base = _image_folder(root, source, next(iter(files.values())))
     names = _names(list(files.values()))
     return tuple(
         Sample(
@@ -349,13 +349,13 @@ def _inside(path: Path, name: object) -> str:
         raise InputError(f"{path}: file_name {text!r:.100} is longer than a file system allows")
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
-            f"{path}: file_name {text!r} must be a relative path inside the folder of the pictures;"
+            f"{path}: file_name {text!r} must be a relative path inside the folder of the images;"
             " .. and absolute paths are refused"
         )
     return "/".join(parts)
 
 
-def _picture_folder(root: Path, source: Source, file: str) -> Path:
+def _image_folder(root: Path, source: Source, file: str) -> Path:
     """The folder that the file names of a JSON file start from: the first that has the file."""
     inside = dict.fromkeys(
         [

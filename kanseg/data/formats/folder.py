@@ -1,4 +1,4 @@
-"""The folder form of a data set: which pictures, which masks, which splits."""
+"""The folder form of a data set: which images, which masks, which splits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kanseg.data.formats.class_folders import MaskFiles, class_folders, index_masks
-from kanseg.data.formats.listing import some_pictures
+from kanseg.data.formats.listing import some_images
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.data.label_spec import LabelInfo, given_labels, label_info
+from kanseg.data.label_spec import LabelSpec, given_labels, label_spec
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, list_files, read_groups, read_lists, seeded_split
 from kanseg.utils.errors import InputError
@@ -27,12 +27,12 @@ class Folder:
         notes: what was decided, for the user.
         broken: split files that cannot be used, told when they are asked for.
         groups: name of a sample -> group, of groups.csv; None where there is none.
-        orphans: masks without a picture.
+        orphans: masks without a image.
         dealt: whether the splits were made by `seeded_split`.
     """
 
     root: Path
-    info: LabelInfo
+    info: LabelSpec
     splits: Mapping[str, tuple[Sample, ...]]
     notes: tuple[str, ...] = ()
     broken: Mapping[str, InputError] = field(default_factory=dict)
@@ -65,13 +65,13 @@ def read_folder(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> Folder:
-    """Find pictures, masks, splits and label information under `root`.
+    """Find images, masks, splits and label information under `root`.
 
     Layouts: `images/` and `masks/` with split files `NAME.txt` (stems, one a line), the same
     without split files (a seeded 70/15/15 split, by group where a `groups.csv` of NAME,GROUP lies
     beside it), or `train/ val/ test/` each with `images/` and `masks/`. Of a multilabel task
     `masks/` has a folder a class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without a
-    file is absent from that picture. `dataset.yaml` gives task, classes, mask_values, ignore_index
+    file is absent from that image. `dataset.yaml` gives task, classes, mask_values, ignore_index
     and palette; `overrides` replace its entries; what is given by neither is read off the masks and
     reported in `notes`.
 
@@ -79,7 +79,7 @@ def read_folder(
         root: the folder.
         overrides: entries that replace those of dataset.yaml.
         seed: of a seeded split.
-        max_pixels: of a picture or mask that is read.
+        max_pixels: of a image or mask that is read.
 
     Raises:
         InputError: the layout or the label information cannot be used; the line says where and why.
@@ -94,35 +94,33 @@ def read_folder(
     broken: dict[str, InputError] = {}
     groups = read_groups(root)
     bases = _bases(root)
-    pictures = {base: some_pictures(base / "images", notes) for base in bases}
+    images = {base: some_images(base / "images", notes) for base in bases}
     masks = {base: index_masks(base / "masks", notes) for base in bases}
     given = given_labels(root, overrides or {})
     masks, folders, info = _labels(root, masks, given, notes, max_pixels)
     dealt = False
     if root in bases:
-        names = read_lists(list_files(root), pictures[root], broken)
+        names = read_lists(list_files(root), images[root], broken)
         dealt = not names and not any(name in broken for name in SPLITS)
         if dealt:
-            names = seeded_split(root, sorted(pictures[root]), groups, seed, notes)
+            names = seeded_split(root, sorted(images[root]), groups, seed, notes)
         members = {split: (root, stems) for split, stems in names.items()}
     else:
-        members = {base.name: (base, sorted(pictures[base])) for base in bases}
+        members = {base.name: (base, sorted(images[base])) for base in bases}
     splits = {
         split: tuple(
-            Sample(stem, pictures[base][stem], masks[base].of(stem, folders), max_pixels)
+            Sample(stem, images[base][stem], masks[base].of(stem, folders), max_pixels)
             for stem in stems
         )
         for split, (base, stems) in members.items()
     }
-    orphans = tuple(
-        path for base in bases for path in _without_picture(masks[base], pictures[base])
-    )
+    orphans = tuple(path for base in bases for path in _without_image(masks[base], images[base]))
     return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt)
 
 
 def orphan_masks(folder: Folder) -> list[str]:
-    """Masks without a picture beside them, as faults."""
-    return [f"{path}: a mask without a picture in images/" for path in folder.orphans]
+    """Masks without a image beside them, as faults."""
+    return [f"{path}: a mask without a image in images/" for path in folder.orphans]
 
 
 def _bases(root: Path) -> list[Path]:
@@ -146,8 +144,8 @@ def _labels(
     given: Mapping[str, object],
     notes: list[str],
     max_pixels: int,
-) -> tuple[Mapping[Path, MaskFiles], list[str] | None, LabelInfo]:
-    """The masks, the folder of each class (None for one mask a picture), and what the
+) -> tuple[Mapping[Path, MaskFiles], list[str] | None, LabelSpec]:
+    """The masks, the folder of each class (None for one mask a image), and what the
     masks mean.
     """
     layered = any(each.by_class for each in masks.values())
@@ -169,10 +167,10 @@ def _labels(
             " ..., but the masks lie in masks/ itself"
         )
     files = sorted(path for each in masks.values() for path in each.files.values())
-    return masks, None, label_info(root, given, files, notes, max_pixels=max_pixels)
+    return masks, None, label_spec(root, given, files, notes, max_pixels=max_pixels)
 
 
-def _without_picture(masks: MaskFiles, pictures: Iterable[str]) -> list[Path]:
-    known = set(pictures)
+def _without_image(masks: MaskFiles, images: Iterable[str]) -> list[Path]:
+    known = set(images)
     every = [masks.files, *masks.by_class.values()]
     return [path for files in every for stem, path in files.items() if stem not in known]

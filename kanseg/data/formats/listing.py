@@ -1,4 +1,4 @@
-"""Which picture files lie in a folder."""
+"""Which image files lie in a folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.splits import nfc
 from kanseg.utils.errors import InputError
 
-_LITTER = (".db", ".ini", ".txt", ".md")  # what file managers and people leave beside pictures
+_LITTER = (".db", ".ini", ".txt", ".md")  # what file managers and people leave beside images
 
 
-def index_pictures(folder: Path, notes: list[str] | None = None) -> dict[str, Path]:
-    """Stem (Unicode NFC) -> file of all pictures in a folder, hidden files left out; files in other
+def index_images(folder: Path, notes: list[str] | None = None) -> dict[str, Path]:
+    """Stem (Unicode NFC) -> file of all images in a folder, hidden files left out; files in other
     formats go into notes.
 
     Raises:
@@ -38,28 +38,28 @@ def index_pictures(folder: Path, notes: list[str] | None = None) -> dict[str, Pa
     left = ", ".join(f"{count} {kind}" for kind, count in others.items() if count)
     if left and found and notes is not None:
         notes.append(
-            f"{folder}: left out what is no picture that can be read: {left} (read:"
+            f"{folder}: left out what is no image that can be read: {left} (read:"
             f" {', '.join(s[1:] for s in IMAGE_SUFFIXES)})"
         )
     return found
 
 
-def some_pictures(folder: Path, notes: list[str]) -> dict[str, Path]:
+def some_images(folder: Path, notes: list[str]) -> dict[str, Path]:
     """The same for a folder in which there must be some.
 
     Raises:
         InputError: none; the message names what lies there instead.
     """
-    pictures = index_pictures(folder, notes)
-    if pictures:
-        return pictures
+    images = index_images(folder, notes)
+    if images:
+        return images
     inside = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     there = (
-        f", only {', '.join(inside[:3])}{', ...' if len(inside) > 3 else ''}; pictures must lie in"
+        f", only {', '.join(inside[:3])}{', ...' if len(inside) > 3 else ''}; images must lie in"
         " it directly"
         if inside
         else ""
     )
     raise InputError(
-        f"{folder}: no pictures ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in this folder{there}"
+        f"{folder}: no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in this folder{there}"
     )

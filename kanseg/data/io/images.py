@@ -32,7 +32,7 @@ from kanseg.data.io.tiff import (
     read_tiff_image,
     read_tiff_mask,
 )
-from kanseg.data.io.untrusted import foreign_decoder, require_regular_file
+from kanseg.data.io.untrusted import decoder_errors, require_regular_file
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
 
@@ -68,7 +68,7 @@ def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedIm
     """
     path = Path(path)
     require_regular_file(path)
-    with foreign_decoder(path):
+    with decoder_errors(path):
         plain = read_plain(path, max_pixels)
         if plain is not None:
             return DecodedImage(plain)
@@ -95,7 +95,7 @@ def states_nodata(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bool:
     path = Path(path)
     if not path.is_file():
         return False
-    with foreign_decoder(path):
+    with decoder_errors(path):
         return is_tiff(path) and read_header(path, max_pixels).nodata is not None
 
 
@@ -103,7 +103,7 @@ def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, 
     """(a word for the kind of image, (H, W) upright), from the file's header alone."""
     path = Path(path)
     require_regular_file(path)
-    with foreign_decoder(path):
+    with decoder_errors(path):
         if is_tiff(path):
             header = read_header(path, max_pixels)
             if not header.left_to_pil:
@@ -111,20 +111,20 @@ def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, 
         with _opened(path, max_pixels) as image:
             wide = "16-bit " if _is_16_bit(image) or image.mode[0] in "IF" else ""
             kind = {
-                "1": "grey",
-                "L": "grey",
-                "LA": "grey+alpha",
+                "1": "gray",
+                "L": "gray",
+                "LA": "gray+alpha",
                 "RGBA": "RGBA",
                 "P": "palette",
             }.get(image.mode, image.mode)
-            kind = "grey" if image.mode[0] in "IF" else kind
+            kind = "gray" if image.mode[0] in "IF" else kind
             width, height = image.size
             turned = orientation_of(image, path) >= 5
             return wide + kind, (width, height) if turned else (height, width)
 
 
 def to_channels(
-    image: np.ndarray, channels: int, *, name: str = "picture", alpha: bool | None = None
+    image: np.ndarray, channels: int, *, name: str = "image", alpha: bool | None = None
 ) -> np.ndarray:
     """(H, W, C) -> (H, W, channels): gray repeated to RGB, RGB to gray by its luminance (Rec. 601),
     alpha dropped.
@@ -155,7 +155,7 @@ def to_channels(
     bands = ", none of which the file calls alpha," if present in (2, 4) else ""
     raise InputError(
         f"{name}: has {present} channels{bands} and the model takes {channels}; convert the"
-        f" picture, or train with data.channels: {present}"
+        f" image, or train with data.channels: {present}"
     )
 
 
@@ -168,7 +168,7 @@ def decode_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedMas
     """
     path = Path(path)
     require_regular_file(path)
-    with foreign_decoder(path):
+    with decoder_errors(path):
         plain = read_plain(path, max_pixels)
         if plain is not None:
             return DecodedMask(plain[:, :, 0] if plain.shape[2] == 1 else plain)
@@ -192,29 +192,29 @@ def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.nd
 def write_png(
     path: Path | str, array: np.ndarray, *, palette: list[tuple[int, int, int]] | None = None
 ) -> Path:
-    """Write (H, W) indices or grey values, or (H, W, 3) RGB, uint8, whole or not at all: to a
+    """Write (H, W) indices or gray values, or (H, W, 3) RGB, uint8, whole or not at all: to a
     temporary name, then renamed.
 
-    With a palette the file holds indices and is shown in the palette's colours.
+    With a palette the file holds indices and is shown in the palette's colors.
     """
     path = Path(path)
-    picture = Image.fromarray(np.ascontiguousarray(array))
+    image = Image.fromarray(np.ascontiguousarray(array))
     if palette is not None:
-        picture = picture.convert("P") if picture.mode != "L" else picture
-        picture.putpalette([value for colour in palette for value in colour])
+        image = image.convert("P") if image.mode != "L" else image
+        image.putpalette([value for color in palette for value in color])
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
     return path
 
 
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """An open PIL image, its size judged and nothing of it decoded; within `foreign_decoder`."""
+    """An open PIL image, its size judged and nothing of it decoded; within `decoder_errors`."""
     try:
         image = _open_unlimited(path)
     except UnidentifiedImageError:
         raise InputError(
-            f"{path}: not a picture in a format that can be read"
+            f"{path}: not a image in a format that can be read"
             f" ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})"
         ) from None
     with image:
@@ -243,7 +243,7 @@ def _decoded(image: Image.Image, path: Path) -> np.ndarray:
     colors PIL converts.
     """
     if image.mode in ("F", "I"):
-        return upright(_wide_grey(np.asarray(image), path), orientation_of(image, path))
+        return upright(_wide_gray(np.asarray(image), path), orientation_of(image, path))
     if image.format == "TIFF":
         return _converted_tiff(image, path)
     orientation = orientation_of(image, path)
@@ -390,18 +390,18 @@ def _read_by_opencv(path: Path) -> np.ndarray:
     """(H, W, C) of a PNG file of 16 bits."""
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        raise InputError(f"{path}: OpenCV cannot decode this picture; save it as PNG")
+        raise InputError(f"{path}: OpenCV cannot decode this image; save it as PNG")
     if array.ndim == 2:
         return array[:, :, None]
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2], list(range(array.shape[2])))
     return np.ascontiguousarray(array[:, :, order])
 
 
-def _wide_grey(array: np.ndarray, path: Path) -> np.ndarray:
-    """32-bit integers that fit 16 bits, as older writers store 16-bit grey."""
+def _wide_gray(array: np.ndarray, path: Path) -> np.ndarray:
+    """32-bit integers that fit 16 bits, as older writers store 16-bit gray."""
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
         raise InputError(
-            f"{path}: pictures of {array.dtype} values are not supported; save it with 8 or 16 bits"
+            f"{path}: images of {array.dtype} values are not supported; save it with 8 or 16 bits"
             " a channel"
         )
     return array.astype(np.uint16)[:, :, None]

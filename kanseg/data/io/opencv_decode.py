@@ -22,19 +22,19 @@ _CHUNKS = (
     b"gAMA",
     b"cHRM",
     b"sRGB",
-)  # others may turn the picture, or make it see-through
+)  # others may turn the image, or make it see-through
 _CHANNELS = {0: 1, 2: 3}  # of the kinds of PNG without palette and alpha
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # a pixel has in each kind of PNG
 MOST_COMPRESSED = 1032  # deflate makes no less than one byte of so many
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive
-_TABLES = (0xC4, 0xDB, 0xDD, 0xFE)  # Huffman, quantisation, restarts; comments
-_APP0, _APP2, _APP14 = 0xE0, 0xE2, 0xEE  # JFIF, colour profile, Adobe; APP1 may turn the picture
+_TABLES = (0xC4, 0xDB, 0xDD, 0xFE)  # Huffman, quantization, restarts; comments
+_APP0, _APP2, _APP14 = 0xE0, 0xE2, 0xEE  # JFIF, color profile, Adobe; APP1 may turn the image
 _RGB = getattr(cv2, "IMREAD_COLOR_RGB", None)  # from OpenCV 4.11 on
 Shape = tuple[int, int, int]
 
 
 def read_plain(path: Path | str, max_pixels: int) -> np.ndarray | None:
-    """(H, W, C) uint8, C of 1 (grey) or 3 (RGB), with the values that PIL gives.
+    """(H, W, C) uint8, C of 1 (gray) or 3 (RGB), with the values that PIL gives.
 
     None for every file that is not whole, of 8 bits, upright and of at most `max_pixels` for
     certain: PIL reads it, or says what is wrong with it.
@@ -87,13 +87,13 @@ def fits_compressed(size: int, width: int, height: int, depth: int, kind: int) -
 
 def ends_well(data: bytes) -> bool:
     """Whether a JPEG file has the marker of its end; OpenCV would read one that is cut off as half
-    a picture.
+    a image.
     """
     return data[-64:].rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _png_shape(data: bytes) -> Shape | None:
-    """(H, W, C) of a whole PNG file with nothing but grey or RGB pixels of 8 bits."""
+    """(H, W, C) of a whole PNG file with nothing but gray or RGB pixels of 8 bits."""
     place, kind = len(_PNG), b""
     while kind != b"IEND":
         if place + 12 > len(data):
@@ -110,16 +110,16 @@ def _png_shape(data: bytes) -> Shape | None:
         place = end + 4
     if data[12:16] != b"IHDR":
         return None
-    width, height, depth, colours = struct.unpack_from(">IIBB", data, 16)
-    if depth != 8 or colours not in _CHANNELS:
+    width, height, depth, colors = struct.unpack_from(">IIBB", data, 16)
+    if depth != 8 or colors not in _CHANNELS:
         return None
-    if not fits_compressed(len(data), width, height, depth, colours):
+    if not fits_compressed(len(data), width, height, depth, colors):
         return None
-    return height, width, _CHANNELS[colours]
+    return height, width, _CHANNELS[colors]
 
 
 def _jpeg_shape(data: bytes) -> Shape | None:
-    """(H, W, C) of a whole JPEG file of grey or three colours, without a tag that may turn it."""
+    """(H, W, C) of a whole JPEG file of gray or three colors, without a tag that may turn it."""
     place = 2
     while place + 10 <= len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")

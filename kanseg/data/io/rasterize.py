@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.data.label_spec import IGNORED
+from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class Region:
-    """One object of a picture.
+    """One object of a image.
 
     Args:
         label: index of its class.
@@ -33,14 +33,14 @@ class Region:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The objects of one picture; equal and hashed by file and number of the picture.
+    """The objects of one image; equal and hashed by file and number of the image.
 
     Coordinates are those of COCO: 0 is the left edge of the first pixel, and a pixel belongs to a
-    polygon that holds its centre. Several polygons of an object are united.
+    polygon that holds its center. Several polygons of an object are united.
 
     Args:
         source: the JSON file.
-        number: id of the picture in it.
+        number: id of the image in it.
         size: (H, W) that the file states, or None.
         regions: the objects.
     """
@@ -51,10 +51,10 @@ class Annotation:
     regions: tuple[Region, ...] = field(default=(), compare=False)
 
     def checked_size(self, image: Path, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the picture, upright; InputError when the file states another one."""
+        """The size of the image, upright; InputError when the file states another one."""
         if self.size not in (None, size):
             raise InputError(
-                f"{image}: the picture is {size[1]}x{size[0]} pixels, and {self.source.name} says"
+                f"{image}: the image is {size[1]}x{size[0]} pixels, and {self.source.name} says"
                 f" {self.size[1]}x{self.size[0]}"
             )
         return size
@@ -65,7 +65,7 @@ class Annotation:
         """
         label = np.zeros(size, dtype=np.uint8)
         for region in sorted(self.regions, key=lambda r: (not r.crowd, -r.area)):
-            label[self._mask(region, size)] = IGNORED if region.crowd else region.label
+            label[self._mask(region, size)] = IGNORE_INDEX if region.crowd else region.label
         return label
 
     def draw_each(self, size: tuple[int, int], classes: int) -> np.ndarray:
@@ -74,7 +74,7 @@ class Annotation:
         """
         label = np.zeros((classes, *size), dtype=np.uint8)
         for region in sorted(self.regions, key=lambda r: not r.crowd):
-            label[region.label][self._mask(region, size)] = IGNORED if region.crowd else 1
+            label[region.label][self._mask(region, size)] = IGNORE_INDEX if region.crowd else 1
         return label
 
     def _mask(self, region: Region, size: tuple[int, int]) -> np.ndarray:
@@ -87,12 +87,12 @@ class Annotation:
             )
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(
-                f"{self.source}: an object of picture {self.number} cannot be drawn: {error}"
+                f"{self.source}: an object of image {self.number} cannot be drawn: {error}"
             ) from None
 
 
 def fill(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Polygons of (x, y) vertices, each (n, 2) -> the pixels whose centres lie inside any of them,
+    """Polygons of (x, y) vertices, each (n, 2) -> the pixels whose centers lie inside any of them,
     (H, W) bool; a loop within a loop is a hole.
     """
     drawn = np.zeros(size, dtype=bool)
@@ -105,8 +105,8 @@ def fill(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def _crossings(polygon: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the outline crosses the lines through the centres of the rows: the rows, and the first
-    columns whose centres lie right of it.
+    """Where the outline crosses the lines through the centers of the rows: the rows, and the first
+    columns whose centers lie right of it.
     """
     start, end = polygon, np.roll(polygon, -1, axis=0)
     low, high = (
@@ -124,12 +124,12 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """COCO's run lengths, columns first and zeros first, -> (H, W) bool.
 
     Raises:
-        ValueError: another size than the picture's, or lengths that do not add up to it.
+        ValueError: another size than the image's, or lengths that do not add up to it.
     """
     stated = tuple(int(side) for side in shape["size"])
     if stated != tuple(size):
         raise ValueError(
-            f"its run lengths are of a picture of {stated[1]}x{stated[0]}, the picture is"
+            f"its run lengths are of a image of {stated[1]}x{stated[0]}, the image is"
             f" {size[1]}x{size[0]}"
         )
     counts = shape["counts"]
@@ -137,7 +137,7 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     pixels = stated[0] * stated[1]
     # Each by itself first: a sum of large ones can overflow to the right number.
     if lengths.min(initial=0) < 0 or lengths.max(initial=0) > pixels or lengths.sum() != pixels:
-        raise ValueError(f"its run lengths do not add up to the {pixels} pixels of the picture")
+        raise ValueError(f"its run lengths do not add up to the {pixels} pixels of the image")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(stated[::-1]).T
 

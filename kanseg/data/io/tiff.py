@@ -32,7 +32,7 @@ import tifffile
 
 from kanseg.data.io.decoded import DecodedImage, DecodedMask, filled
 from kanseg.data.io.orientation import upright
-from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.io.untrusted import decoder_errors
 from kanseg.utils.errors import InputError
 
 SUFFIXES = (".tif", ".tiff")
@@ -90,14 +90,14 @@ class TiffHeader:
 
     @property
     def kind(self) -> str:
-        """A word for the image, such as `RGB`, `16-bit grey`, `5 bands`, `float32 grey`."""
+        """A word for the image, such as `RGB`, `16-bit gray`, `5 bands`, `float32 gray`."""
         if self.photometric == _PALETTE:
             return "palette"
         colors = self.bands - (self.alpha_band is not None)
         rgb = colors == 3 and self.photometric == _RGB
         word = "RGB" if rgb else f"{colors} bands"
         if colors == 1:
-            word = "grey"
+            word = "gray"
         if self.alpha_band is not None:
             word = "RGBA" if rgb else f"{word}+alpha"
         if self.dtype.kind in "ub" and self.bits <= 16:
@@ -123,7 +123,7 @@ def read_header(path: Path, max_pixels: int) -> TiffHeader:
         InputError: a damaged file, more than `max_pixels` pixels, complex values, or values of a
             kind that is not supported.
     """
-    with foreign_decoder(path), tifffile.TiffFile(path) as file:
+    with decoder_errors(path), tifffile.TiffFile(path) as file:
         page = file.pages[0]
         same = sum(other.shape == page.shape for other in file.pages[:2])
         return header_of(path, page, max_pixels, pages=len(file.pages) if same == 2 else 1)
@@ -274,11 +274,11 @@ def _stored(header: TiffHeader) -> np.ndarray:
     """(H, W, C) of any type, as stored."""
     if header.pages > 1:
         raise InputError(
-            f"{header.path}: holds {header.pages} pictures (pages) of one size; save each as a file"
+            f"{header.path}: holds {header.pages} images (pages) of one size; save each as a file"
             " of its own, or bands as one page: tifffile.imwrite(path, array of (H, W, C),"
             " photometric='minisblack', planarconfig='contig')"
         )
-    with foreign_decoder(header.path), tifffile.TiffFile(header.path) as file:
+    with decoder_errors(header.path), tifffile.TiffFile(header.path) as file:
         try:
             array = file.pages[0].asarray()
         except ValueError as error:

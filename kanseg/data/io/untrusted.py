@@ -37,7 +37,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 
 @contextmanager
-def foreign_decoder(path: Path | str, where: str = "") -> Iterator[None]:
+def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
     """Within it, whatever a decoder raises becomes an InputError "damaged or truncated ...", with
     the place in the file where it is known (`where`).
 

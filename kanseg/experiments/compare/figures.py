@@ -1,4 +1,4 @@
-"""The pictures of a comparison."""
+"""The images of a comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = 6
 
 
 def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, score: str) -> Path:
-    """Left the mean over pictures of every seed; right how each test picture differs from the
+    """Left the mean over images of every seed; right how each test image differs from the
     control, with the interval of the mean.
     """
     from matplotlib.figure import Figure
@@ -30,13 +30,13 @@ def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, 
     figure = Figure(figsize=(11, 1.6 + 0.55 * len(arms)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     for place, name in enumerate(names):
-        seeds, colour = arms[name].by_seed, "tab:gray" if name == control else f"C{place - 1}"
-        left.plot(seeds, [place] * len(seeds), "o", color=colour, alpha=0.6)
+        seeds, color = arms[name].by_seed, "tab:gray" if name == control else f"C{place - 1}"
+        left.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.6)
         left.plot([seeds.mean()], [place], "|", color="black", markersize=18, markeredgewidth=2)
     left.set(
         yticks=range(len(names)),
         yticklabels=names,
-        xlabel=f"{score}, mean over pictures",
+        xlabel=f"{score}, mean over images",
         title="every seed (dot) and their mean (bar)",
     )
     spread = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def draw_comparison(arms: Mapping[str, ArmScores], control: str, path: Path, *, 
         ylim=(-0.6, len(others) - 0.4),
         xlabel=f"{score} minus that of {control}",
     )
-    right.set_title("every test picture (dot), mean and its 95 % interval (black)")
+    right.set_title("every test image (dot), mean and its 95 % interval (black)")
     for axis in (left, right):
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
@@ -73,7 +73,7 @@ def draw_examples(
     *,
     split: str,
 ) -> Path | None:
-    """The test pictures on which the arms differ most: image, truth, and where each arm errs, with
+    """The test images on which the arms differ most: image, truth, and where each arm errs, with
     its score there; None where no score is defined.
 
     Args:
@@ -83,7 +83,7 @@ def draw_examples(
         path: of the PNG.
         split: "val" or "test".
     """
-    first = {name: arm.pictures[0] for name, arm in arms.items()}
+    first = {name: arm.images[0] for name, arm in arms.items()}
     spread = np.ptp(np.stack(list(first.values())), axis=0)
     chosen = [int(i) for i in np.argsort(-spread) if not np.isnan(spread[i])][:EXAMPLES]
     if not chosen:
@@ -111,5 +111,5 @@ def draw_examples(
     titles = [
         f"{names[i]}: " + ", ".join(f"{name} {first[name][i]:.3f}" for name in runs) for i in chosen
     ]
-    key = legend(folder.info.classes, folder.info.colours, sides=len(folder.info.classes) <= 2)
+    key = legend(folder.info.classes, folder.info.colors, sides=len(folder.info.classes) <= 2)
     return write_png(path, comparison_sheet(cells, ["image", "truth", *runs], titles, legend=key))

@@ -37,20 +37,20 @@ class ArmScores:
 
     Args:
         runs: seed -> what its metrics.json holds.
-        pictures: (seeds, pictures) score of each test picture, NaN where it is undefined.
-        names: of the pictures.
+        images: (seeds, images) score of each test image, NaN where it is undefined.
+        names: of the images.
     """
 
     runs: Mapping[int, Mapping[str, Any]]
-    pictures: np.ndarray
+    images: np.ndarray
     names: tuple[str, ...]
 
     @property
     def by_seed(self) -> np.ndarray:
-        """(seeds,) mean over the pictures that have a score; NaN where none has."""
-        count = (~np.isnan(self.pictures)).sum(axis=1)
+        """(seeds,) mean over the images that have a score; NaN where none has."""
+        count = (~np.isnan(self.images)).sum(axis=1)
         unknown = np.full(len(count), np.nan)
-        return np.divide(np.nansum(self.pictures, axis=1), count, out=unknown, where=count > 0)
+        return np.divide(np.nansum(self.images, axis=1), count, out=unknown, where=count > 0)
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
     Raises:
         InputError: a run without that table or column.
     """
-    tables = {seed: read_pictures(run / f"scores_{split}.csv", score) for seed, run in runs.items()}
+    tables = {seed: read_images(run / f"scores_{split}.csv", score) for seed, run in runs.items()}
     names = next(iter(tables.values())).keys()
     for seed, table in tables.items():
         if table.keys() != names:
             raise InputError(
-                f"{runs[seed]}: its scores_{split}.csv is of other pictures than those of the other"
+                f"{runs[seed]}: its scores_{split}.csv is of other images than those of the other"
                 " seeds"
             )
     metrics = {
@@ -104,8 +104,8 @@ def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
     )
 
 
-def read_pictures(path: Path, score: str) -> dict[str, float]:
-    """Name of a picture -> its score, of a table that a run wrote."""
+def read_images(path: Path, score: str) -> dict[str, float]:
+    """Name of a image -> its score, of a table that a run wrote."""
     if not path.is_file():
         raise InputError(
             f"{path} is missing; `python tools/evaluate.py --checkpoint {path.parent} --csv {path}`"
@@ -144,7 +144,7 @@ def difference(arm: ArmScores, control: ArmScores) -> Difference:
     Raises:
         InputError: other images.
     """
-    if arm.pictures.size and control.pictures.size and set(arm.names) != set(control.names):
+    if arm.images.size and control.images.size and set(arm.names) != set(control.names):
         raise InputError(
             "the arms were tested on different images, so that nothing can be compared image by"
             " image"
@@ -153,10 +153,10 @@ def difference(arm: ArmScores, control: ArmScores) -> Difference:
     columns = [order[name] for name in arm.names if name in order]
     places = {seed: row for row, seed in enumerate(control.runs)}
     pairs = [(row, places[seed]) for row, seed in enumerate(arm.runs) if seed in places]
-    if not pairs or not columns or not arm.pictures.size:
+    if not pairs or not columns or not arm.images.size:
         return Difference(np.empty(0), *[float("nan")] * 4, left_out=len(arm.names))
     mine, theirs = (list(rows) for rows in zip(*pairs, strict=True))
-    values = arm.pictures[mine] - control.pictures[theirs][:, columns]
+    values = arm.images[mine] - control.images[theirs][:, columns]
     defined = ~np.isnan(values).any(axis=0)
     values = values[:, defined]
     return Difference(values.mean(axis=0), *crossed_mean(values), left_out=int((~defined).sum()))

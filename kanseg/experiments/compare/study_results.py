@@ -19,7 +19,7 @@ from kanseg.experiments.compare.statistics import (
     difference,
     holm,
     p_text,
-    read_pictures,
+    read_images,
 )
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
@@ -52,7 +52,7 @@ def run_line(run: Path, split: str) -> dict[str, Any]:
     """What the line of a finished run holds of its scores and its cost; no path is in it."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     score = default_score(run, split)
-    images = read_pictures(run / f"scores_{split}.csv", score)
+    images = read_images(run / f"scores_{split}.csv", score)
     if not np.isfinite(list(images.values())).any():
         raise InputError(f"{run}: {score} is undefined on every image of {split}")
     mean = float(np.nanmean(list(images.values())))

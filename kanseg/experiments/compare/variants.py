@@ -98,7 +98,7 @@ def read_arms(
     )
     if differing:
         raise InputError(
-            "the arms must be trained and tested on the same pictures; they differ in"
+            "the arms must be trained and tested on the same images; they differ in"
             f" {', '.join('data.' + key for key in differing)}"
         )
     return arms

@@ -1,5 +1,5 @@
 """What a search leaves: a table of its trials, the best settings, and scores against settings as a
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kanseg.utils.io import atomic_write_text
 from kanseg.utils.text import safe_cell
 from kanseg.visualization.figures import save_figure
 
-COLUMNS = 4  # of the picture
+COLUMNS = 4  # of the image
 
 
 def write_results(study: Any, config: Any, space: Mapping[str, Parameter]) -> Path | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.io.untrusted import decoder_errors
 from kanseg.utils.errors import InputError
 
 SCALE, TIE_POINT, TRANSFORM, KEYS, DOUBLES, TEXTS = 33550, 33922, 34264, 34735, 34736, 34737
@@ -24,7 +24,7 @@ USER_DEFINED = 32767
 
 
 @dataclass(frozen=True)
-class MapPlace:
+class GeoTransform:
     """Pixel coordinates -> map coordinates.
 
     Args:
@@ -46,16 +46,16 @@ class MapPlace:
         return points @ self.matrix[:, :2].T + self.matrix[:, 2]
 
 
-def map_place(path: Path) -> MapPlace | None:
-    """Where a picture lies; None for files that do not tell (or tell it by several tie points,
+def geo_transform(path: Path) -> GeoTransform | None:
+    """Where a image lies; None for files that do not tell (or tell it by several tie points,
     which is no linear map).
     """
-    with suppress(InputError), foreign_decoder(path):
+    with suppress(InputError), decoder_errors(path):
         return _place(*_geo(path))
     return None
 
 
-def _place(tags: dict[int, tuple], keys: dict[str, object]) -> MapPlace | None:
+def _place(tags: dict[int, tuple], keys: dict[str, object]) -> GeoTransform | None:
     matrix = _matrix(tags)
     if matrix is None:
         return None
@@ -63,10 +63,10 @@ def _place(tags: dict[int, tuple], keys: dict[str, object]) -> MapPlace | None:
         matrix[:, 2] -= matrix[:, :2].sum(axis=1) / 2
     codes = [int(keys[key]) for key in (PROJECTED, GEOGRAPHIC) if key in keys]
     known = [code for code in codes if 0 < code < USER_DEFINED]
-    return MapPlace(matrix, known[0] if known else None)
+    return GeoTransform(matrix, known[0] if known else None)
 
 
-def map_tags(path: Path) -> list[tuple]:
+def geotiff_tags(path: Path) -> list[tuple]:
     """The tags of a GeoTIFF that tell its place, for a file of the same size, as `tifffile` takes
     them.
     """
@@ -84,7 +84,7 @@ def _geo(path: Path) -> tuple[dict[int, tuple], dict[str, object]]:
     if path.suffix.lower() not in (".tif", ".tiff"):
         return {}, {}
     # A file whose place is damaged has none; who reads its pixels says what is wrong with them.
-    with suppress(InputError), foreign_decoder(path), tifffile.TiffFile(path) as file:
+    with suppress(InputError), decoder_errors(path), tifffile.TiffFile(path) as file:
         page = file.pages[0]
         tags = {code: page.tags.valueof(code) for code in _TYPES if code in page.tags}
         numbers = {code: values for code, values in tags.items() if isinstance(values, tuple)}

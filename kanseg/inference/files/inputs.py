@@ -1,4 +1,4 @@
-"""What a user names as input -> pictures and videos, and the names of what is written for them."""
+"""What a user names as input -> images and videos, and the names of what is written for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KINDS = ", ".join(suffix[1:] for suffix in KNOWN)
 
 @dataclass(frozen=True)
 class Job:
-    """A picture or a video to predict.
+    """A image or a video to predict.
 
     Args:
         path: of the file.
@@ -43,7 +43,7 @@ class Job:
 def find_jobs(
     source: str, *, recursive: bool = False, output: Path | None = None
 ) -> tuple[list[Job], list[str]]:
-    """The pictures and videos that a file, a folder or a glob pattern means, sorted, and a line for
+    """The images and videos that a file, a folder or a glob pattern means, sorted, and a line for
     each kind of thing that was left out.
 
     Args:
@@ -85,7 +85,7 @@ def find_jobs(
             "; ".join(
                 [
                     (
-                        f"{source}: no file, no folder with pictures or videos ({_KINDS}) and no"
+                        f"{source}: no file, no folder with images or videos ({_KINDS}) and no"
                         " pattern that matches one"
                     ),
                     *notes,
@@ -95,7 +95,7 @@ def find_jobs(
     return name_jobs(jobs, path if path.is_dir() else None), notes
 
 
-def find_pictures(source: str) -> list[Path]:
+def find_images(source: str) -> list[Path]:
     """The files of `find_jobs`."""
     return [job.path for job in find_jobs(source)[0]]
 
@@ -145,7 +145,7 @@ def _real(path: Path) -> Path:
 def _left_out(files: Sequence[Path], folders: Sequence[Path]) -> list[str]:
     lines = []
     if files:
-        lines.append(f"left out, since they are no pictures or videos ({_KINDS}): {_some(files)}")
+        lines.append(f"left out, since they are no images or videos ({_KINDS}): {_some(files)}")
     if folders:
         lines.append(f"left out: the folders {_some(folders)} (--recursive goes into them)")
     return lines
@@ -168,13 +168,13 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
     for target in targets:
         if _real(target) in read:
             raise InputError(
-                f"{target} is one of the pictures and would be overwritten; choose another --output"
+                f"{target} is one of the images and would be overwritten; choose another --output"
             )
 
 
 def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
     """InputError when two files would be written to one place: the mask of overlays/a.png and the
-    overlay of a.png, a frame and a picture of its name.
+    overlay of a.png, a frame and a image of its name.
     """
     videos = {job.name: job for job in targets if job.is_video}
     owners: dict[Path, Job] = {}

@@ -1,4 +1,4 @@
-"""A picture that is too large for the memory -> tiled TIFF files, written as its rows are
+"""A image that is too large for the memory -> tiled TIFF files, written as its rows are
 finished.
 """
 
@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from kanseg.data.io.images import write_png
-from kanseg.inference.files.geotiff import map_tags
+from kanseg.inference.files.geotiff import geotiff_tags
 from kanseg.inference.files.outputs import (
     OVERLAYS,
     UNCERTAINTY,
     Writer,
     to_bytes,
-    uncertainty_picture,
+    uncertainty_image,
 )
 from kanseg.inference.files.polygons import Region
 from kanseg.inference.files.tiff import RowFile
 from kanseg.inference.segmenter import Prediction, Segmenter
-from kanseg.inference.sources import Picture
+from kanseg.inference.sources import WindowedImage
 
 LARGE = (
     2**26
@@ -29,41 +29,41 @@ LARGE = (
     # it to
     # show a corner
 )
-PREVIEW = 2048  # longest side of the overlay of a large picture
+PREVIEW = 2048  # longest side of the overlay of a large image
 ROWS = 512
 
 
 def predict_large(
-    predictor: Segmenter, picture: Picture, name: str, writer: Writer, path: Path
+    predictor: Segmenter, image: WindowedImage, name: str, writer: Writer, path: Path
 ) -> list[Region]:
     """Write the masks `NAME.tif` (palette; of a multilabel task a file for each class), and what
-    else is wanted, of one picture.
+    else is wanted, of one image.
 
     Probabilities become a TIFF for each class (float16 for "npz", uint8 for "png"), the uncertainty
-    one of uint8, the overlay a small picture. Only outlines need the whole label map in memory,
+    one of uint8, the overlay a small image. Only outlines need the whole label map in memory,
     about 10 bytes a pixel.
     """
     with ExitStack() as stack:
         files = {
             key: [stack.enter_context(closing(file)) for file in group]
-            for key, group in _row_files(writer, name, picture.shape[1]).items()
+            for key, group in _row_files(writer, name, image.shape[1]).items()
         }
-        for _, strip in predictor.strips([picture], uncertainty=writer.outputs.uncertainty):
+        for _, strip in predictor.strips([image], uncertainty=writer.outputs.uncertainty):
             _append(files, _planes(strip, writer))
         if writer.outputs.overlays:
             write_png(
-                writer.root / OVERLAYS / f"{name}.png", _preview(picture, files["mask"], writer)
+                writer.root / OVERLAYS / f"{name}.png", _preview(image, files["mask"], writer)
             )
         found = (
             writer.outlines(name, _label(files["mask"], writer), path)
             if writer.outputs.polygons is not None
             else []
         )
-        tags = map_tags(path)
+        tags = geotiff_tags(path)
         for key in ("probabilities", "uncertainty", "mask"):
             for file in files.get(key, []):
                 file.write(
-                    writer.colours if key == "mask" and writer.task != "multilabel" else None, tags
+                    writer.colors if key == "mask" and writer.task != "multilabel" else None, tags
                 )
     return found
 
@@ -98,7 +98,7 @@ def _planes(strip: Prediction, writer: Writer) -> dict[str, np.ndarray]:
             values if writer.outputs.probabilities == "npz" else to_bytes(values)
         )
     if writer.outputs.uncertainty:
-        planes["uncertainty"] = uncertainty_picture(strip.uncertainty.numpy(), writer.looks)
+        planes["uncertainty"] = uncertainty_image(strip.uncertainty.numpy(), writer.looks)
     return planes
 
 
@@ -110,15 +110,15 @@ def _label(
     return np.stack(rows) // 255 if writer.task == "multilabel" else rows[0]
 
 
-def _preview(picture: Picture, masks: list[RowFile], writer: Writer) -> np.ndarray:
+def _preview(image: WindowedImage, masks: list[RowFile], writer: Writer) -> np.ndarray:
     """The overlay of every n-th pixel."""
-    height, width = picture.shape
+    height, width = image.shape
     step = -(-max(height, width) // PREVIEW)
     rows = -(-ROWS // step) * step
     images, labels = [], []
     for top in range(0, height, rows):
         count = min(rows, height - top)
         # Copies: a view would keep all the pixels that it leaves out.
-        images.append(picture.read(top, 0, count, width)[::step, ::step].copy())
+        images.append(image.read(top, 0, count, width)[::step, ::step].copy())
         labels.append(_label(masks, writer, top, count)[..., ::step, ::step].copy())
     return writer.overlay(np.concatenate(images), np.concatenate(labels, axis=-2))

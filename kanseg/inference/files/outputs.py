@@ -1,4 +1,4 @@
-"""What is written for a picture: mask, overlay, probabilities, uncertainty, outlines; each file
+"""What is written for a image: mask, overlay, probabilities, uncertainty, outlines; each file
 whole or not at all.
 """
 
@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from kanseg.data.io.images import read_mask_values, write_png
-from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.io.untrusted import decoder_errors
 from kanseg.data.overlay import overlay, viewable
-from kanseg.inference.files.geotiff import map_place
+from kanseg.inference.files.geotiff import geo_transform
 from kanseg.inference.files.polygons import Region, geojson, regions
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.utils.errors import InputError
@@ -37,13 +37,13 @@ class Outputs:
     """What is written beside the masks.
 
     Args:
-        overlays: `overlays/NAME.png`, the picture with its classes tinted.
+        overlays: `overlays/NAME.png`, the image with its classes tinted.
         probabilities: "npz": `probabilities/NAME.npz` of probabilities (N, H, W) float16 and the
             names of the classes; "png": `probabilities/CLASS/NAME.png`, 255 for 1; None for none.
         uncertainty: `uncertainty/NAME.npz` (`Prediction.uncertainty`, float32) and `NAME.png`: 255
             for the largest there can be; of a variance its root is drawn, the standard deviation,
             255 for 0.5.
-        polygons: "coco": `annotations.json` of all pictures; "geojson": `polygons/NAME.geojson`;
+        polygons: "coco": `annotations.json` of all images; "geojson": `polygons/NAME.geojson`;
             None for none.
     """
 
@@ -61,26 +61,26 @@ class Outputs:
 
 
 class Writer:
-    """Writes what is wanted for one picture after the other.
+    """Writes what is wanted for one image after the other.
 
     Args:
         root: folder for all files.
-        predictor: whose classes, colours and task are used.
+        predictor: whose classes, colors and task are used.
         outputs: what is wanted.
     """
 
     def __init__(self, root: Path, predictor: Segmenter, outputs: Outputs):
         self.root, self.outputs = root, outputs
-        self.classes, self.colours, self.task, self.looks = (
+        self.classes, self.colors, self.task, self.looks = (
             predictor.classes,
-            predictor.colours,
+            predictor.colors,
             predictor.task,
             predictor.looks,
         )
         self.folders = class_folders(predictor.classes)
 
     def masks(self, name: str, suffix: str = ".png") -> list[Path]:
-        """The mask of a picture; of a multilabel task one for each class, in a folder of
+        """The mask of a image; of a multilabel task one for each class, in a folder of
         its name.
         """
         below = (
@@ -91,7 +91,7 @@ class Writer:
         return [folder / f"{name}{suffix}" for folder in below]
 
     def targets(self, name: str, suffix: str = ".png") -> list[Path]:
-        """All files that are written for a picture, the masks last; `suffix` .tif for a
+        """All files that are written for a image, the masks last; `suffix` .tif for a
         large one.
         """
         files = [self.root / OVERLAYS / f"{name}.png"] if self.outputs.overlays else []
@@ -114,7 +114,7 @@ class Writer:
         return [self.root / PROBABILITIES / folder / f"{name}{suffix}" for folder in self.folders]
 
     def existing(self, name: str) -> str | None:
-        """The suffix of the masks of a picture for which all is there that is wanted, or None."""
+        """The suffix of the masks of a image for which all is there that is wanted, or None."""
         return next(
             (
                 suffix
@@ -127,7 +127,7 @@ class Writer:
     def write(
         self, name: str, image: np.ndarray, prediction: Prediction, path: Path
     ) -> list[Region]:
-        """Write all for a picture; the masks last, so that who finds them finds the rest.
+        """Write all for a image; the masks last, so that who finds them finds the rest.
 
         Args:
             name: below the output folder, without a suffix.
@@ -147,20 +147,20 @@ class Writer:
             values = prediction.uncertainty.numpy()
             write_npz(self.root / UNCERTAINTY / f"{name}.npz", uncertainty=values)
             write_png(
-                self.root / UNCERTAINTY / f"{name}.png", uncertainty_picture(values, self.looks)
+                self.root / UNCERTAINTY / f"{name}.png", uncertainty_image(values, self.looks)
             )
         found = self.outlines(name, label, path)
         maps = label * 255 if self.task == "multilabel" else label[None]
         for target, values in zip(self.masks(name), maps, strict=True):
-            write_png(target, values, palette=None if self.task == "multilabel" else self.colours)
+            write_png(target, values, palette=None if self.task == "multilabel" else self.colors)
         return found
 
     def overlay(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """(H, W, C) picture and its label map -> (H, W, 3) RGB."""
+        """(H, W, C) image and its label map -> (H, W, 3) RGB."""
         return (
-            blended(image, label, self.colours)
+            blended(image, label, self.colors)
             if self.task == "multilabel"
-            else overlay(image, label, self.colours)
+            else overlay(image, label, self.colors)
         )
 
     def outlines(self, name: str, label: np.ndarray, path: Path) -> list[Region]:
@@ -171,7 +171,7 @@ class Writer:
         if self.outputs.polygons == "geojson":
             target = self.root / POLYGONS / f"{name}.geojson"
             target.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(target, json.dumps(geojson(found, self.classes, map_place(path))))
+            atomic_write_text(target, json.dumps(geojson(found, self.classes, geo_transform(path))))
         return found
 
     def read_label(self, name: str, suffix: str) -> np.ndarray:
@@ -204,23 +204,23 @@ def class_folders(classes: Sequence[str]) -> list[str]:
 
 
 def blended(
-    image: np.ndarray, label: np.ndarray, colours: Sequence[Sequence[int]], *, opacity: float = 0.4
+    image: np.ndarray, label: np.ndarray, colors: Sequence[Sequence[int]], *, opacity: float = 0.4
 ) -> np.ndarray:
-    """(H, W, C) picture and (N, H, W) of 0 and 1 -> (H, W, 3) RGB: tinted by the mean colour of the
+    """(H, W, C) image and (N, H, W) of 0 and 1 -> (H, W, 3) RGB: tinted by the mean color of the
     classes there, with the outline of each class.
     """
-    picture = viewable(image)
+    rgb = viewable(image)
     count = label.sum(axis=0, dtype=np.int32)
     paint = (
-        np.einsum("nhw,nc->hwc", label.astype(np.float32), np.array(colours, np.float32))
+        np.einsum("nhw,nc->hwc", label.astype(np.float32), np.array(colors, np.float32))
         / np.maximum(count, 1)[:, :, None]
     )
     result = np.where(
-        count[:, :, None] > 0, np.round(picture * (1 - opacity) + paint * opacity), picture
+        count[:, :, None] > 0, np.round(rgb * (1 - opacity) + paint * opacity), rgb
     ).astype(np.uint8)
-    for plane, colour in zip(label, colours, strict=True):
+    for plane, color in zip(label, colors, strict=True):
         inner = cv2.erode(plane, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
-        result[(plane > 0) & (inner == 0)] = colour
+        result[(plane > 0) & (inner == 0)] = color
     return result
 
 
@@ -229,7 +229,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def uncertainty_picture(values: np.ndarray, looks: int) -> np.ndarray:
+def uncertainty_image(values: np.ndarray, looks: int) -> np.ndarray:
     """Variances over several predictions (drawn as standard deviations, 255 for the largest), or
     entropies of one, -> uint8.
     """
@@ -242,7 +242,7 @@ def read_values(path: Path) -> np.ndarray:
         return read_mask_values(path)
     import tifffile
 
-    with foreign_decoder(path):
+    with decoder_errors(path):
         return tifffile.imread(path)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kanseg.inference.files.geotiff import MapPlace
+from kanseg.inference.files.geotiff import GeoTransform
 
 # Directions of edges, the region on their right: east (along its top), south, west, north; (row,
 # column) steps.
@@ -100,7 +100,7 @@ def _edges(components: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     padded = np.pad(components, 1)
     inner = padded[1:-1, 1:-1]
     width = components.shape[1] + 1
-    neighbours = (
+    neighbors = (
         padded[:-2, 1:-1],
         padded[1:-1, 2:],
         padded[2:, 1:-1],
@@ -113,7 +113,7 @@ def _edges(components: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         (1, 0),
     )  # corner of the pixel at which the edge begins, clockwise
     parts = []
-    for direction, (beside, (down, right)) in enumerate(zip(neighbours, origins, strict=True)):
+    for direction, (beside, (down, right)) in enumerate(zip(neighbors, origins, strict=True)):
         rows, columns = np.nonzero((inner > 0) & (inner != beside))
         start = (rows + down).astype(np.int64) * width + columns + right
         step = int(_STEPS[direction] @ (width, 1))
@@ -153,7 +153,7 @@ def _turn(ring: np.ndarray) -> float:
 
 
 def geojson(
-    found: Sequence[Region], classes: Sequence[str], place: MapPlace | None
+    found: Sequence[Region], classes: Sequence[str], place: GeoTransform | None
 ) -> dict[str, Any]:
     """A FeatureCollection of the regions: in map coordinates where a place is given, else in pixels
     (columns, rows down from the top left corner).
@@ -186,7 +186,7 @@ def geojson(
 
 
 class Coco:
-    """COCO annotations of all pictures: a polygon for a region without holes, else run lengths
+    """COCO annotations of all images: a polygon for a region without holes, else run lengths
     (COCO's polygons know no holes).
 
     Args:
@@ -206,7 +206,7 @@ class Coco:
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, name: str, shape: tuple[int, int], found: Sequence[Region]) -> None:
-        """One picture, its size (H, W) and its regions."""
+        """One image, its size (H, W) and its regions."""
         image = len(self.images) + 1
         self.images.append({"id": image, "file_name": name, "height": shape[0], "width": shape[1]})
         for region in found:
@@ -255,7 +255,7 @@ def filled(region: Region) -> np.ndarray:
 
 def run_lengths(inside: np.ndarray, box: Sequence[int], shape: tuple[int, int]) -> list[int]:
     """COCO's run lengths, column by column, outside first, of pixels in a box (first column, first
-    row, columns, rows) of a picture (H, W).
+    row, columns, rows) of a image (H, W).
     """
     left, top, width, height = box
     columns = np.zeros((width, shape[0]), np.uint8)

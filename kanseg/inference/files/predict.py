@@ -1,4 +1,4 @@
-"""Picture and video files -> files of masks; a bad file is told and does not stop the others."""
+"""Image and video files -> files of masks; a bad file is told and does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kanseg.inference.files.outputs import OVERLAYS, Outputs, Writer
 from kanseg.inference.files.polygons import Coco, Region, regions
 from kanseg.inference.files.video import is_done, predict_video
 from kanseg.inference.segmenter import Prediction, Segmenter
-from kanseg.inference.sources import ArrayPicture, Picture, open_picture
+from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.prefetch import ahead, drawn_ahead
 
-TOGETHER = 2**22  # pixels of pictures that are predicted together
+TOGETHER = 2**22  # pixels of images that are predicted together
 ANNOTATIONS = "annotations.json"
 Found = tuple[str, tuple[int, int], Sequence[Region]]
 
@@ -42,7 +42,7 @@ class _Step:
     """A file on its way: read, then predicted, then written; or what is wrong with it."""
 
     job: Job
-    picture: Picture | None = None
+    image: WindowedImage | None = None
     prediction: Prediction | None = None
     fault: str | None = None
     skipped: bool = False
@@ -60,7 +60,7 @@ def predict_files(
     large: int = LARGE,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
-    """Write `output/NAME.png` (class indices with a palette) for every picture, and what `outputs`
+    """Write `output/NAME.png` (class indices with a palette) for every image, and what `outputs`
     asks for.
 
     The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder
@@ -69,12 +69,12 @@ def predict_files(
 
     Args:
         predictor: a `Predictor` or an `Ensemble`.
-        files: pictures and videos, or jobs of `find_jobs`, which know a folder below the output.
+        files: images and videos, or jobs of `find_jobs`, which know a folder below the output.
         output: folder.
         outputs: what is written beside the masks; by default overlays.
         skip_existing: leave files out for which all is there.
-        max_pixels: larger pictures are refused as decompression bombs.
-        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and a picture in a TIFF is
+        max_pixels: larger images are refused as decompression bombs.
+        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and a image in a TIFF is
             read by windows.
         tell: takes a line for each failure.
 
@@ -104,7 +104,7 @@ def predict_files(
 
 @dataclass(frozen=True)
 class _Run:
-    """The way of the files: pictures are read in one thread, predicted here, and written in
+    """The way of the files: images are read in one thread, predicted here, and written in
     another.
     """
 
@@ -119,7 +119,7 @@ class _Run:
         return ahead(self.write, self.predicted(drawn_ahead(self.groups(jobs))))
 
     def groups(self, jobs: Iterable[Job]) -> Iterator[list[_Step]]:
-        """Files as they are read: small pictures of one size together, everything else by
+        """Files as they are read: small images of one size together, everything else by
         itself.
         """
         group: list[_Step] = []
@@ -132,7 +132,7 @@ class _Run:
             yield group
 
     def read(self, job: Job) -> _Step:
-        """Open a picture, unless all is there; a video is not opened yet."""
+        """Open a image, unless all is there; a video is not opened yet."""
         if self.skip_existing and self._is_done(job):
             return guarded(_Step(job, skipped=True), self._found_before)
         if job.is_video:
@@ -140,37 +140,37 @@ class _Run:
         return guarded(
             _Step(job),
             lambda step: replace(
-                step, picture=open_picture(job.path, max_pixels=self.max_pixels, large=self.large)
+                step, image=open_image(job.path, max_pixels=self.max_pixels, large=self.large)
             ),
         )
 
     def predicted(self, groups: Iterable[list[_Step]]) -> Iterator[_Step]:
-        """Each file with its prediction; videos and large pictures are written here already."""
+        """Each file with its prediction; videos and large images are written here already."""
         for group in groups:
             first = group[0]
             if first.fault is not None or first.skipped:
                 yield first
-            elif first.picture is None:
+            elif first.image is None:
                 yield guarded(first, self.video)
             elif _pixels(first) > self.large:
-                yield guarded(first, self.large_picture)
+                yield guarded(first, self.large_image)
             else:
                 yield from self.together(group)
 
     def together(self, group: list[_Step]) -> list[_Step]:
-        """Predict pictures of one size; one by one where they do not fit into memory together."""
+        """Predict images of one size; one by one where they do not fit into memory together."""
         wanted = self.writer.outputs
         try:
-            pictures = [step.picture for step in group]
+            images = [step.image for step in group]
             prediction = self.predictor.predict(
-                pictures,
+                images,
                 probabilities=wanted.probabilities is not None,
                 uncertainty=wanted.uncertainty,
             )
         except FAULTS as error:
             if len(group) > 1:
                 return [done for step in group for done in self.together([step])]
-            return [replace(group[0], picture=None, fault=fault_line(group[0].job.path, error))]
+            return [replace(group[0], image=None, fault=fault_line(group[0].job.path, error))]
         return [replace(step, prediction=prediction.of(place)) for place, step in enumerate(group)]
 
     def video(self, step: _Step) -> _Step:
@@ -184,36 +184,36 @@ class _Run:
         )
         return replace(step, found=found)
 
-    def large_picture(self, step: _Step) -> _Step:
-        """Predict and write a picture by bands."""
-        with closing(step.picture):
+    def large_image(self, step: _Step) -> _Step:
+        """Predict and write a image by bands."""
+        with closing(step.image):
             found = predict_large(
-                self.predictor, step.picture, step.job.name, self.writer, step.job.path
+                self.predictor, step.image, step.job.name, self.writer, step.job.path
             )
-        return replace(step, picture=None, found=[(step.job.file_name, step.picture.shape, found)])
+        return replace(step, image=None, found=[(step.job.file_name, step.image.shape, found)])
 
     def write(self, step: _Step) -> _Step:
-        """Write a picture; the others pass."""
+        """Write a image; the others pass."""
         return step if step.prediction is None else guarded(step, self._write)
 
     def _write(self, step: _Step) -> _Step:
-        picture = step.picture
+        image = step.image
         found = self.writer.write(
-            step.job.name, picture.read(0, 0, *picture.shape), step.prediction, step.job.path
+            step.job.name, image.read(0, 0, *image.shape), step.prediction, step.job.path
         )
-        return _Step(step.job, found=[(step.job.file_name, picture.shape, found)])
+        return _Step(step.job, found=[(step.job.file_name, image.shape, found)])
 
     def _fits(self, group: Sequence[_Step], step: _Step) -> bool:
-        """Whether a picture can be predicted together with those before it."""
-        first = group[0].picture
+        """Whether a image can be predicted together with those before it."""
+        first = group[0].image
         if (
-            not isinstance(step.picture, ArrayPicture)
-            or not isinstance(first, ArrayPicture)
+            not isinstance(step.image, ArrayImage)
+            or not isinstance(first, ArrayImage)
             or len(group) == self.predictor.batch_size
         ):
             return False
         return (
-            step.picture.image.shape == first.image.shape
+            step.image.image.shape == first.image.shape
             and (len(group) + 1) * _pixels(step) <= TOGETHER
         )
 
@@ -225,7 +225,7 @@ class _Run:
         )
 
     def _found_before(self, step: _Step) -> _Step:
-        """The regions in the masks of a picture or video that is left out: the annotations tell of
+        """The regions in the masks of a image or video that is left out: the annotations tell of
         all.
         """
         if self.writer.outputs.polygons != "coco":
@@ -276,7 +276,7 @@ def fault_line(path: Path, error: Exception) -> str:
 
 
 def _pixels(step: _Step) -> int:
-    return step.picture.shape[0] * step.picture.shape[1]
+    return step.image.shape[0] * step.image.shape[1]
 
 
 def _jobs(files: Sequence[Path | Job]) -> list[Job]:

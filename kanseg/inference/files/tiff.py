@@ -16,17 +16,17 @@ import tifffile
 
 from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.io.tiff import TiffHeader, header_of, image_of, is_tiff
-from kanseg.data.io.untrusted import foreign_decoder
+from kanseg.data.io.untrusted import decoder_errors
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
 
 VIRTUAL_ROWS = 64  # rows that are read at once from a file without compression
 SIDE = 512  # of the tiles of written files
-GREY, RGB = 1, 2
+GRAY, RGB = 1, 2
 PREMULTIPLIED = 1
 
 
-class TiffPicture:
+class TiffImage:
     """A TIFF file that is read by windows; its tiles or strips are decoded when they are needed,
     and kept as long as the windows move on.
 
@@ -94,7 +94,7 @@ class TiffPicture:
         if (i, j) in self._cache:
             self._cache.move_to_end((i, j))
             return self._cache[i, j]
-        with foreign_decoder(self.name, f" at row {i * self._block[0]}"):
+        with decoder_errors(self.name, f" at row {i * self._block[0]}"):
             block = self._rows(i) if self._plain else self._segment(i * self._columns + j)
         self._cache[i, j] = block
         return block
@@ -147,7 +147,7 @@ def _paste(window: np.ndarray, block: np.ndarray, row: int, column: int) -> None
     window[top:bottom, left:right] = block[top - row : bottom - row, left - column : right - column]
 
 
-def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffPicture | None:
+def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffImage | None:
     """The file for reading by windows; None where it has no more than `large` pixels, or must be
     read as a whole: `read_image` then judges it.
 
@@ -156,7 +156,7 @@ def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffPicture | None:
     """
     if not is_tiff(path):
         return None
-    with ExitStack() as open_files, foreign_decoder(path):
+    with ExitStack() as open_files, decoder_errors(path):
         file = open_files.enter_context(tifffile.TiffFile(path))
         page = file.pages[0]
         header = header_of(path, page, max_pixels)
@@ -164,12 +164,12 @@ def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffPicture | None:
             return None
         if len(file.pages) > 1 and file.pages[1].shape[:2] == page.shape[:2]:
             raise InputError(
-                f"{path}: holds {len(file.pages)} pictures (pages) of one size; save each of them"
+                f"{path}: holds {len(file.pages)} images (pages) of one size; save each of them"
                 " as a file of its own"
             )
-        picture = TiffPicture(path, page, header)
-        open_files.pop_all()  # the picture closes the file
-    return picture
+        image = TiffImage(path, page, header)
+        open_files.pop_all()  # the image closes the file
+    return image
 
 
 def _readable(page: tifffile.TiffPage) -> bool:
@@ -177,7 +177,7 @@ def _readable(page: tifffile.TiffPage) -> bool:
     that can be undone here; `image_of` says what they mean.
     """
     plain = (
-        page.photometric in (GREY, RGB)
+        page.photometric in (GRAY, RGB)
         and page.dtype is not None
         and page.dtype.kind == "u"
         and page.bitspersample in (8, 16)
@@ -219,13 +219,13 @@ class RowFile:
         return np.frombuffer(self._rows.read(count * size), self.dtype).reshape(count, self.width)
 
     def write(
-        self, colours: Sequence[Sequence[int]] | None = None, tags: Sequence[tuple] = ()
+        self, colors: Sequence[Sequence[int]] | None = None, tags: Sequence[tuple] = ()
     ) -> Path:
-        """Write the TIFF: with colours as a palette file of indices; `tags` as of `map_tags`."""
+        """Write the TIFF: with colors as a palette file of indices; `tags` as of `geotiff_tags`."""
         look = (
             {"photometric": "minisblack"}
-            if colours is None
-            else {"photometric": "palette", "colormap": _colour_map(colours)}
+            if colors is None
+            else {"photometric": "palette", "colormap": _color_map(colors)}
         )
         shape = (self.height, self.width)
         with atomic_write(self.target) as temporary:
@@ -254,8 +254,8 @@ class RowFile:
                 yield np.pad(part, ((0, SIDE - part.shape[0]), (0, SIDE - part.shape[1])))
 
 
-def _colour_map(colours: Sequence[Sequence[int]]) -> np.ndarray:
-    """(3, 256) uint16 of RGB colours of 8 bits."""
+def _color_map(colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """(3, 256) uint16 of RGB colors of 8 bits."""
     table = np.zeros((3, 256), np.uint16)
-    table[:, : len(colours)] = np.array(colours, np.uint16).T * 257
+    table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
     return table

@@ -13,12 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kanseg.data.io.untrusted import foreign_decoder, require_regular_file
+from kanseg.data.io.untrusted import decoder_errors, require_regular_file
 from kanseg.inference.files.inputs import Job
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, Writer
 from kanseg.inference.files.polygons import Region
 from kanseg.inference.segmenter import Prediction, Segmenter
-from kanseg.inference.sources import ArrayPicture
+from kanseg.inference.sources import ArrayImage
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import temporary_beside
 from kanseg.utils.prefetch import ahead
@@ -103,7 +103,7 @@ def frames(path: Path, *, max_pixels: int) -> Iterator[np.ndarray]:
             )
         promised, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while True:
-            with foreign_decoder(path, f" at frame {count}"):
+            with decoder_errors(path, f" at frame {count}"):
                 there, frame = capture.read()
             if not there:
                 break
@@ -126,7 +126,7 @@ def frame_rate(path: Path) -> float:
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     require_regular_file(path)
-    with foreign_decoder(path):
+    with decoder_errors(path):
         capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
@@ -172,9 +172,9 @@ def _predicted(
     number = 0
     source = frames(path, max_pixels=max_pixels)
     while batch := list(islice(source, predictor.batch_size)):
-        pictures = [ArrayPicture(frame, str(path)) for frame in batch]
+        images = [ArrayImage(frame, str(path)) for frame in batch]
         prediction = predictor.predict(
-            pictures,
+            images,
             probabilities=outputs.probabilities is not None,
             uncertainty=outputs.uncertainty,
         )

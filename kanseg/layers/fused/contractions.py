@@ -65,7 +65,7 @@ class Convolution(NamedTuple):
         )
 
     def add_constant(self, y: Tensor, weight: Tensor, shape: torch.Size) -> None:
-        """Add `constant_map` to y (B, O, *S') in place; it is computed for a small picture that has
+        """Add `constant_map` to y (B, O, *S') in place; it is computed for a small image that has
         every border but one inner pixel.
         """
         small, places = self._small(weight, shape)
@@ -88,7 +88,7 @@ class Convolution(NamedTuple):
     def _small(
         self, weight: Tensor, shape: torch.Size
     ) -> tuple[list[int], list[tuple[int, Tensor]]]:
-        """Shape of the small picture, and for each axis the size of its output and where in it each
+        """Shape of the small image, and for each axis the size of its output and where in it each
         entry of the large output is found.
         """
         small, places = [1, 1], []

@@ -32,7 +32,7 @@ def basis_convolution(
     """conv(basis(x)): (B, C, *S) -> (B, O, *S'), keeping only x and the weights for backward.
 
     The values of the functions, K times as large as x, exist for a few samples at a time. Zero
-    padding is zero in the values: outside the picture no function is active. Under `torch.compile`,
+    padding is zero in the values: outside the image no function is active. Under `torch.compile`,
     `torch.export`, `torch.func` and forward-mode differentiation the same is computed by plain
     operations, which those can see into; so are second derivatives. Where the basis or `conv` does
     more than its class says (see `kanseg.layers.fused.plain`), both are called as modules, and
@@ -123,7 +123,7 @@ def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) ->
 def contract(
     x: Tensor, basis: Basis, contraction: Contraction, weight: Tensor, gate: Tensor | None
 ) -> Tensor:
-    """The contraction of all functions' values with the weight; a normalising domain map has been
+    """The contraction of all functions' values with the weight; a normalizing domain map has been
     applied to x already.
     """
     _check_weight(weight, x)

@@ -4,7 +4,7 @@ The fused step reads `conv.weight` and the tensors of the basis; it never calls 
 same function only where a part does nothing but what torch's own class does. Anything else is
 called as a module: a subclass or wrapper (LoRA, weight standardization, quantization, FSDP), hooks,
 a patched `forward` (accelerate's offloading), parametrized or pruned weights, tensors with a
-behaviour of their own (DTensor, quantized tensors).
+behavior of their own (DTensor, quantized tensors).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 
 
 def is_plain_tensor(tensor: Tensor) -> bool:
-    """True for a tensor without a behaviour of its own."""
+    """True for a tensor without a behavior of its own."""
     return type(tensor) in _TENSORS
 
 

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.registry import Registry, nearest
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
-# name -> (parameters or groups of them, *, lr, weight_decay, further options) -> optimiser
-OPTIMISERS: Registry[Callable[..., Optimizer]] = Registry("optimiser")
+# name -> (parameters or groups of them, *, lr, weight_decay, further options) -> optimizer
+OPTIMISERS: Registry[Callable[..., Optimizer]] = Registry("optimizer")
 # name -> (step, *, total, warmup, further options) -> factor on the peak learning rate at that
 # step, from 0 to total - 1. `warmup` is the share of all steps over which the factor rises linearly
 # from 1/25 (of "one_cycle": in its own shape).
 SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
 WARMUP_START = 0.04
-NEEDS_CLOSURE = {"lbfgs"}  # optimisers that compute the loss several times a step
+NEEDS_CLOSURE = {"lbfgs"}  # optimizers that compute the loss several times a step
 PLATEAU = {"factor": 0.5, "patience": 5, "min_factor": 0.0}  # options of the schedule "plateau"
 # What values of an option can be, by the type of its default; None stands for a text or null.
 KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
@@ -39,7 +39,7 @@ KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
         lambda value: isinstance(value, (list, tuple)) and all(map(KINDS[float][1], value)),
     ),
 }
-# The least and the largest value of options, of each in a list; what is not here the optimiser
+# The least and the largest value of options, of each in a list; what is not here the optimizer
 # checks.
 SHARE, ANY, COUNT = (0.0, 1.0), (0.0, math.inf), (1, math.inf)
 RANGES = {
@@ -112,7 +112,7 @@ def lion(
         from timm.optim import Lion
     except ImportError:
         raise InputError(
-            "the optimiser lion is timm's, which is not installed: pip install 'timm>=1.0', or take"
+            "the optimizer lion is timm's, which is not installed: pip install 'timm>=1.0', or take"
             " adamw"
         ) from None
     return Lion(parameters, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
@@ -139,14 +139,14 @@ def lbfgs(
         if len(given) > 1 or given[0].keys() != {"params"}:
             raise InputError(
                 "lbfgs takes one group of parameters with one learning rate: leave settings by"
-                " group out, or take another optimiser"
+                " group out, or take another optimizer"
             )
         given = list(given[0]["params"])
     if line_search not in (None, "strong_wolfe"):
         raise InputError(f"lbfgs: line_search must be strong_wolfe or null, got {line_search!r}")
     if weight_decay:
         raise InputError(
-            f"lbfgs has no weight decay, got {weight_decay}: set it to 0, or take another optimiser"
+            f"lbfgs has no weight decay, got {weight_decay}: set it to 0, or take another optimizer"
         )
     return torch.optim.LBFGS(
         given, lr=lr, max_iter=max_iter, history_size=history_size, line_search_fn=line_search
@@ -231,23 +231,23 @@ def plateau(
     return constant(step, total=total, warmup=warmup)
 
 
-def create_optimiser(
+def create_optimizer(
     name: str, parameters: Parameters, *, lr: float, **options: object
 ) -> Optimizer:
-    """An optimiser of `OPTIMISERS`.
+    """An optimizer of `OPTIMISERS`.
 
     Args:
         name: "adamw", "sgd", "lion" or "lbfgs".
         parameters: tensors, or groups {"params": [...], "lr": ..., "weight_decay": ...}.
         lr: the peak learning rate.
-        options: weight_decay, and what the optimiser has (betas, momentum, nesterov, max_iter,
+        options: weight_decay, and what the optimizer has (betas, momentum, nesterov, max_iter,
             history_size, ...).
 
     Raises:
         ValueError: an unknown name or option; the message names the nearest.
-        InputError: settings that the optimiser cannot take, or one that is not installed.
+        InputError: settings that the optimizer cannot take, or one that is not installed.
     """
-    _check_options(OPTIMISERS[name], f"optimiser {name}", options)
+    _check_options(OPTIMISERS[name], f"optimizer {name}", options)
     return OPTIMISERS[name](parameters, lr=lr, **options)
 
 

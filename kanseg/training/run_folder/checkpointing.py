@@ -102,7 +102,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Put optimiser, average, scaler, generators and progress back to where a checkpoint left them;
+    """Put optimizer, average, scaler, generators and progress back to where a checkpoint left them;
     lr and weight_decay are those of the settings of now.
     """
     accelerator = training.accelerator

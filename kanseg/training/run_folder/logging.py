@@ -17,7 +17,7 @@ from kanseg.utils.io import atomic_write
 
 
 class RunLog:
-    """Appends JSON lines to `log.jsonl`, and passes numbers and pictures to trackers; silent on all
+    """Appends JSON lines to `log.jsonl`, and passes numbers and images to trackers; silent on all
     processes but the first.
 
     The lines hold no times, so that an interrupted and resumed run writes the same file as one that
@@ -53,7 +53,7 @@ class RunLog:
 
     @property
     def draws(self) -> bool:
-        """Whether there is a tracker, on this process, that shows pictures."""
+        """Whether there is a tracker, on this process, that shows images."""
         return bool(self._trackers)
 
     def flush(self) -> None:
@@ -72,12 +72,12 @@ class RunLog:
         for tracker in self._trackers:
             tracker.scalars(scalars, entry["step"])
 
-    def image(self, name: str, picture: np.ndarray | None, *, step: int) -> None:
-        """A picture (H, W, 3) uint8 for the trackers; None for nothing. log.jsonl holds none."""
-        if picture is None:
+    def image(self, name: str, pixels: np.ndarray | None, *, step: int) -> None:
+        """A image (H, W, 3) uint8 for the trackers; None for nothing. log.jsonl holds none."""
+        if pixels is None:
             return
         for tracker in self._trackers:
-            tracker.image(name, shrunk(picture), step)
+            tracker.image(name, shrunk(pixels), step)
 
     def close(self) -> None:
         """Let the trackers write what they hold back."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanseg.data.label_spec import LabelInfo, compare_classes
+from kanseg.data.label_spec import LabelSpec, compare_classes
 from kanseg.data.split_record import Members, SplitRecord, hold, read_record
 from kanseg.inference.checkpoint import CONFIG, DESCRIPTION, mask_meaning
 from kanseg.training.task import Tell
@@ -70,7 +70,7 @@ def split_of_run(
     return held.members, held.record
 
 
-def compare_masks(checkpoint: Path, info: LabelInfo, *, where: object) -> None:
+def compare_masks(checkpoint: Path, info: LabelSpec, *, where: object) -> None:
     """Masks mean what they meant when a run that is resumed was begun.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the numbers and pictures of a run are shown while it lasts: TensorBoard, Weights &
+"""Where the numbers and images of a run are shown while it lasts: TensorBoard, Weights &
 Biases.
 """
 
@@ -18,19 +18,19 @@ from PIL import Image
 
 from kanseg.utils.errors import InputError
 
-WIDEST = 1280  # pixels of a picture that is logged
+WIDEST = 1280  # pixels of a image that is logged
 
 
 class Tracker(ABC):
-    """Gets the numbers and pictures of the main process."""
+    """Gets the numbers and images of the main process."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, of an optimiser step."""
+        """Numbers by name, of an optimizer step."""
 
     @abstractmethod
-    def image(self, name: str, picture: Image.Image, step: int) -> None:
-        """An RGB picture of an optimiser step."""
+    def image(self, name: str, pixels: Image.Image, step: int) -> None:
+        """An RGB image of an optimizer step."""
 
     @abstractmethod
     def close(self) -> None:
@@ -54,16 +54,16 @@ class TensorBoard(Tracker):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def image(self, name: str, picture: Image.Image, step: int) -> None:
-        # As JPEG, which TensorBoard shows as well: as PNG the pictures of a few hundred validations
+    def image(self, name: str, pixels: Image.Image, step: int) -> None:
+        # As JPEG, which TensorBoard shows as well: as PNG the images of a few hundred validations
         # are larger than all else in the run folder.
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=90)
+        pixels.save(stream, "JPEG", quality=90)
         shown = Summary.Image(
-            height=picture.height,
-            width=picture.width,
+            height=pixels.height,
+            width=pixels.width,
             colorspace=3,
             encoded_image_string=stream.getvalue(),
         )
@@ -110,7 +110,7 @@ class WeightsAndBiases(Tracker):
             raise InputError(
                 f"training.wandb {mode}: {' '.join(str(error).split())[:300]}"
             ) from None
-        self._picture = wandb.Image
+        self._image = wandb.Image
         # An axis of our own: a resumed run repeats steps, which W&B's own counter would drop.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
@@ -118,8 +118,8 @@ class WeightsAndBiases(Tracker):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self._run.log({**values, "step": step})
 
-    def image(self, name: str, picture: Image.Image, step: int) -> None:
-        self._run.log({name: self._picture(picture), "step": step})
+    def image(self, name: str, pixels: Image.Image, step: int) -> None:
+        self._run.log({name: self._image(pixels), "step": step})
 
     def close(self) -> None:
         self._run.finish()
@@ -152,13 +152,13 @@ def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
     return trackers
 
 
-def shrunk(picture: np.ndarray) -> Image.Image:
-    """(H, W, 3) uint8 -> a picture at most WIDEST wide."""
-    image = Image.fromarray(picture)
+def shrunk(pixels: np.ndarray) -> Image.Image:
+    """(H, W, 3) uint8 -> an image at most WIDEST wide."""
+    small = Image.fromarray(pixels)
     return (
-        image
-        if image.width <= WIDEST
-        else image.resize(
-            (WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.BOX
+        small
+        if small.width <= WIDEST
+        else small.resize(
+            (WIDEST, round(small.height * WIDEST / small.width)), Image.Resampling.BOX
         )
     )

@@ -23,25 +23,25 @@ QUALITIES = (
     (70, 1),
     (45, 1),
     (45, 2),
-)  # of JPEG, and by how much pictures shrink: the first that keeps the page below that
-AS_PNG = 300_000  # bytes up to which a picture stays as it is
-PICTURES = {
+)  # of JPEG, and by how much images shrink: the first that keeps the page below that
+AS_PNG = 300_000  # bytes up to which a image stays as it is
+IMAGES = {
     "worst.png": (
-        "Worst pictures",
+        "Worst images",
         (
             "The lowest scores first, or the surest mistakes of a classifier. Look for faults of"
             " the labels as well as of the network."
         ),
     ),
     "overview.png": ("Samples", "Evenly chosen over the set."),
-    "best.png": ("Best pictures", "The highest scores first."),
+    "best.png": ("Best images", "The highest scores first."),
     "curves.png": (
         "Learning curves",
         "The dashed line marks the epoch whose weights were kept as best.",
     ),
     "confusion.png": (
         "Confusion",
-        "Rows are the truth; colours are shares of the row, numbers are counts.",
+        "Rows are the truth; colors are shares of the row, numbers are counts.",
     ),
 }
 STYLE = """
@@ -63,7 +63,7 @@ pre { background: #f3f5f7; padding: .8em; border-radius: 6px; overflow-x: auto; 
 
 
 def draw_report(run: Path, results: Mapping[str, Any] | None = None) -> Path:
-    """Write run/report.html from what lies in the folder: pictures inlined, scores, settings,
+    """Write run/report.html from what lies in the folder: images inlined, scores, settings,
     commands; what is missing is left out.
 
     Args:
@@ -89,12 +89,12 @@ def _page(run: Path, results: Mapping[str, Any], settings: str, quality: tuple[i
     held_out = {
         name: scores
         for name, scores in results.items()
-        if isinstance(scores, Mapping) and "pictures" in scores
+        if isinstance(scores, Mapping) and "images" in scores
     }
     config = parse_yaml(settings) or {}
     sections = {
         title: f'<p class="note">{note}</p>{_inlined(run / name, title, quality)}'
-        for name, (title, note) in PICTURES.items()
+        for name, (title, note) in IMAGES.items()
         if (run / name).is_file()
     }
     for role in reversed(held_out):  # test before val
@@ -144,11 +144,11 @@ def _headline(
             if name in scores
         ]
         tiles += (
-            [(f"{role}: {words('mean_iou')} per picture", shown(single))]
+            [(f"{role}: {words('mean_iou')} per image", shown(single))]
             if "per_image" in scores
             else []
         )
-        tiles.append((f"pictures in {role}", shown(scores["pictures"])))
+        tiles.append((f"images in {role}", shown(scores["images"])))
     tiles += [
         (words(name), shown(results[name]))
         for name in ("parameters", "epochs", "best_epoch", "seconds")
@@ -159,7 +159,7 @@ def _headline(
         if held_out
         else (
             '<p class="note">There was no val or test split: nothing was measured, and the samples'
-            " are training pictures.</p>"
+            " are training images.</p>"
         )
     )
     boxes = "".join(
@@ -179,8 +179,8 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
             f"# go on after an interruption\npython tools/train_cls.py --resume --run_dir {folder}"
         )
     lines = [
-        "# masks for pictures: a file, a folder, or a pattern in quotes",
-        f"python tools/predict.py --checkpoint {best} --input PICTURES --output masks",
+        "# masks for images: a file, a folder, or a pattern in quotes",
+        f"python tools/predict.py --checkpoint {best} --input IMAGES --output masks",
         "# scores of a split",
         f"python tools/evaluate.py --checkpoint {best} --split {_split(config)}",
         "# go on after an interruption",
@@ -198,12 +198,12 @@ def _split(config: Mapping[str, Any]) -> str:
 
 
 def _inlined(path: Path, title: str, quality: tuple[int, int]) -> str:
-    """An <img> that holds the picture itself."""
+    """An <img> that holds the image itself."""
     content, kind = path.read_bytes(), "png"
     if len(content) > AS_PNG:
         stream, kind = io.BytesIO(), "jpeg"
-        with Image.open(path) as picture:
-            picture.convert("RGB").reduce(quality[1]).save(
+        with Image.open(path) as image:
+            image.convert("RGB").reduce(quality[1]).save(
                 stream, "JPEG", quality=quality[0], subsampling=0
             )
         content = stream.getvalue()

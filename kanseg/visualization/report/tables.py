@@ -15,13 +15,13 @@ def scores_as_html(scores: Mapping[str, Any]) -> str:
     """All numbers of a set's scores: a table of the classes, with what is under "per_image" beside
     it, and one of the means.
 
-    Nested scores get a table each; lists, such as a confusion matrix, are left to the pictures.
+    Nested scores get a table each; lists, such as a confusion matrix, are left to the images.
     """
     single = scores.get("per_image", {})
     rows = {label: dict(_flat(values)) for label, values in scores.get(OF_CLASSES, {}).items()}
     for label, values in single.get(OF_CLASSES, {}).items():
         rows.setdefault(label, {}).update(
-            {f"{name} per picture": value for name, value in _flat(values)}
+            {f"{name} per image": value for name, value in _flat(values)}
         )
     parts = [_class_table(rows)] if rows else []
     means = [
@@ -30,14 +30,14 @@ def scores_as_html(scores: Mapping[str, Any]) -> str:
         if not name.startswith((OF_CLASSES, "per_image"))
     ]
     means += [
-        (f"{name} per picture", value)
+        (f"{name} per image", value)
         for name, value in _flat(single)
         if not name.startswith(OF_CLASSES)
     ]
     return "\n".join(
         [
             *parts,
-            "<h3>Over the set, and means of the pictures</h3>",
+            "<h3>Over the set, and means of the images</h3>",
             table(("", ""), [(escape(words(name)), shown(value)) for name, value in means]),
         ]
     )
@@ -88,7 +88,7 @@ def shown(value: Any) -> str:
 
 def words(name: str) -> str:
     """The name of a score as it is read: mean_iou -> mean IoU."""
-    spoken = {"iou": "IoU", "hd95": "HD95", "nsd": "NSD", "absent": "absent in (pictures)"}
+    spoken = {"iou": "IoU", "hd95": "HD95", "nsd": "NSD", "absent": "absent in (images)"}
     return " ".join(
         spoken.get(word, word) for word in name.replace("_", " ").replace(".", ", ").split(" ")
     )

@@ -17,7 +17,7 @@ def decoded(tmp_path, monkeypatch):
     """Files decoded so far; the cache is empty at first."""
     monkeypatch.setenv("KANSEG_CACHE", str(tmp_path / "cache"))
     names = []
-    for function in ("look_at_picture", "look_at_mask"):
+    for function in ("look_at_image", "look_at_mask"):
         real = getattr(inspector, function)
         monkeypatch.setattr(
             inspector,
@@ -88,7 +88,7 @@ def test_it_can_be_left_out(folder, decoded):
         "[]",
         "{",
         '{"version": 0, "files": {}}',
-        '{"version": 1, "files": {"picture images/p00.png": 3}}',
+        '{"version": 1, "files": {"image images/p00.png": 3}}',
     ],
 )
 def test_a_damaged_cache_is_an_empty_one(folder, decoded, content):
@@ -160,22 +160,20 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
 
 
 def test_facts_survive_json(folder):
-    for look, kind in ((inspector.look_at_picture, "images"), (inspector.look_at_mask, "masks")):
+    for look, kind in ((inspector.look_at_image, "images"), (inspector.look_at_mask, "masks")):
         facts = look(folder / kind / "p00.png", 10**6)
         assert type(facts)(**json.loads(json.dumps(asdict(facts)))) == facts
 
 
 def test_a_file_of_the_same_pixels_in_another_form_has_the_same_hash(tmp_path):
-    grey = np.random.default_rng(0).integers(0, 255, (9, 8), dtype=np.uint8)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    Image.fromarray(grey).save(tmp_path / "b.bmp")
-    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "c.png")
-    Image.fromarray(np.stack([grey] * 3 + [np.full_like(grey, 255)], axis=-1)).save(
+    gray = np.random.default_rng(0).integers(0, 255, (9, 8), dtype=np.uint8)
+    Image.fromarray(gray).save(tmp_path / "a.png")
+    Image.fromarray(gray).save(tmp_path / "b.bmp")
+    Image.fromarray(np.stack([gray] * 3, axis=-1)).save(tmp_path / "c.png")
+    Image.fromarray(np.stack([gray] * 3 + [np.full_like(gray, 255)], axis=-1)).save(
         tmp_path / "d.png"
     )
-    Image.fromarray(grey.T.copy()).save(tmp_path / "e.png")
-    hashes = [
-        inspector.look_at_picture(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))
-    ]
+    Image.fromarray(gray.T.copy()).save(tmp_path / "e.png")
+    hashes = [inspector.look_at_image(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
     assert len(set(hashes[:4])) == 1
     assert hashes[4] != hashes[0]

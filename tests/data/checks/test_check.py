@@ -48,9 +48,9 @@ def disc(size=SIZE):
     return (255 * ((rows - 12) ** 2 + (columns - 15) ** 2 < 60)).astype(np.uint8)
 
 
-# How a sample (its picture, its mask) is spoilt -> the code and the file that must be reported.
+# How a sample (its image, its mask) is spoilt -> the code and the file that must be reported.
 SAMPLES = {
-    "unreadable": lambda image, mask: image.write_bytes(b"not a picture at all"),
+    "unreadable": lambda image, mask: image.write_bytes(b"not a image at all"),
     "truncated": lambda image, mask: truncate(image),
     "empty_file": lambda image, mask: mask.write_bytes(b""),
     "too_large": lambda image, mask: Image.fromarray(noise("large", (200, 300))).save(image),
@@ -64,10 +64,10 @@ SAMPLES = {
     ),
     "mask_0_255": lambda image, mask: None,
     "rgb_without_palette": (
-        lambda image, mask: Image.fromarray(noise("colours", (24, 32))).save(mask)
+        lambda image, mask: Image.fromarray(noise("colors", (24, 32))).save(mask)
     ),
     "all_ignored": lambda image, mask: Image.fromarray(np.full(SIZE, 255, np.uint8)).save(mask),
-    "channels_mixed": lambda image, mask: Image.fromarray(noise("grey", channels=1)).save(image),
+    "channels_mixed": lambda image, mask: Image.fromarray(noise("gray", channels=1)).save(image),
     "constant_image": (
         lambda image, mask: Image.fromarray(np.full((*SIZE, 3), 17, np.uint8)).save(image)
     ),
@@ -229,7 +229,7 @@ def test_the_reasons_say_what_came_and_how_to_mend_it(spoilt):
         part in reasons["nan"]
         for part in ("32 ", "NaN or infinite", "the first at row 3, column 0")
     )
-    assert "31x24 and the picture 32x24" in reasons["size_mismatch"]
+    assert "31x24 and the image 32x24" in reasons["size_mismatch"]
     assert "the same pixels as images/twin.png" in reasons["duplicate_in_two_splits"]
     assert "the same file as images/double.png" in reasons["duplicate"]
 
@@ -240,7 +240,7 @@ def test_a_sound_folder_gives_nothing(tmp_path, scale):
         DataConfig(root=str(make_folder(tmp_path / "set", scale=scale))), everything=True
     )
     assert report.issues == []
-    assert [report.statistics[split].pictures for split in ("train", "val", "test", "other")] == [
+    assert [report.statistics[split].images for split in ("train", "val", "test", "other")] == [
         2,
         2,
         2,
@@ -303,7 +303,7 @@ def test_a_value_that_one_mask_alone_has_does_not_hide_what_the_others_mean(fold
     assert "which are no classes" in report.errors[0].reason
 
 
-def test_colour_masks_without_a_palette_are_all_named_and_the_rest_still_checked(folder):
+def test_color_masks_without_a_palette_are_all_named_and_the_rest_still_checked(folder):
     for name in ("p00", "p03"):
         Image.fromarray(noise(name, (32, 40))).save(folder / "masks" / f"{name}.png")
     (folder / "images" / "p01.png").write_bytes(b"")
@@ -315,13 +315,13 @@ def test_colour_masks_without_a_palette_are_all_named_and_the_rest_still_checked
     }
 
 
-def test_grey_masks_stored_as_rgb_are_told_apart(folder):
+def test_gray_masks_stored_as_rgb_are_told_apart(folder):
     mask = np.asarray(Image.open(folder / "masks" / "p00.png"))
     Image.fromarray(np.stack([mask] * 3, axis=-1)).save(folder / "masks" / "p00.png")
     assert "three equal channels" in one(folder, "rgb_without_palette").reason
 
 
-def test_where_no_mask_tells_the_classes_the_pictures_are_still_checked(folder):
+def test_where_no_mask_tells_the_classes_the_images_are_still_checked(folder):
     for path in (folder / "masks").iterdir():
         Image.fromarray(noise(path.stem, (32, 40))).save(path)
     truncate(folder / "images" / "p02.png")
@@ -349,11 +349,11 @@ def test_a_misspelt_split_and_a_split_that_is_simply_not_there(folder):
     assert any("there is no split 'val'" in note for note in report.notes)
 
 
-def test_a_picture_in_train_and_test_is_found_unless_the_split_was_named_for_both(folder):
+def test_a_image_in_train_and_test_is_found_unless_the_split_was_named_for_both(folder):
     (folder / "test.txt").write_text("p00\n")
     report = check_data(DataConfig(root=str(folder), train=["train", "val"], val=["val"]))
     assert [(issue.code, issue.reason) for issue in report.errors] == [
-        ("in_two_splits", "1 pictures are in train + val and in test: p00")
+        ("in_two_splits", "1 images are in train + val and in test: p00")
     ]
 
 
@@ -404,11 +404,11 @@ def test_statistics_against_numpy(folder):
     np.testing.assert_allclose(train.mean, images.mean(axis=(0, 1, 2)), atol=1e-7)
     np.testing.assert_allclose(train.std, images.std(axis=(0, 1, 2)), atol=1e-6)
     assert train.pixels.tolist() == [(masks == 0).sum(), (masks == 255).sum()]
-    assert train.summary(report.info).startswith("RGB: 2 pictures; pixels: background ")
+    assert train.summary(report.info).startswith("RGB: 2 images; pixels: background ")
     assert train.sizes == {(32, 40): 2}
 
 
-def test_sixteen_bit_pictures_and_train_val_test_folders(tmp_path):
+def test_sixteen_bit_images_and_train_val_test_folders(tmp_path):
     for split in ("train", "val"):
         for kind in ("images", "masks"):
             (tmp_path / split / kind).mkdir(parents=True)
@@ -418,7 +418,7 @@ def test_sixteen_bit_pictures_and_train_val_test_folders(tmp_path):
         Image.fromarray(disc()).save(tmp_path / split / "masks" / "x.png")
     (tmp_path / "val" / "images" / "y.png").write_bytes(b"")
     report = check_data(DataConfig(root=str(tmp_path)))
-    assert report.statistics["train"].kinds == {"16-bit grey": 1}
+    assert report.statistics["train"].kinds == {"16-bit gray": 1}
     assert [(issue.code, issue.file) for issue in report.errors] == [
         ("empty_file", "val/images/y.png"),
         ("no_mask", "val/images/y.png"),
@@ -456,11 +456,11 @@ def test_floats_among_integers_are_an_error_of_the_fewer(folder):
     assert [(issue.file, issue.samples[0].name) for issue in found] == [
         (f"images/{image.stem}.tif", image.stem)
     ]
-    assert "most pictures hold integers" in found[0].reason
+    assert "most images hold integers" in found[0].reason
 
 
 def coco(root, names, **changes):
-    """A set in COCO's form with one object a picture."""
+    """A set in COCO's form with one object a image."""
     (root / "images").mkdir(parents=True)
     images = [
         {"id": i, "file_name": name, "height": 24, "width": 32} for i, name in enumerate(names)

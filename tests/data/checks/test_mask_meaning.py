@@ -13,9 +13,9 @@ RGB = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
 
 
 def indexed(indices, colors):
-    picture = Image.fromarray(indices.astype(np.uint8))
-    picture.putpalette([value for color in colors for value in color])
-    return picture
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([value for color in colors for value in color])
+    return image
 
 
 def dataset(tmp_path, rewrite, *, count=3, suffix=".png", layer="", **entries):
@@ -176,7 +176,7 @@ def test_a_label_in_the_alpha_channel_is_told(tmp_path, mode, value, layer):
     assert ("class_everywhere" in codes) == everywhere
 
 
-def test_a_class_that_fills_every_picture_is_told_and_one_that_fills_some_not(tmp_path):
+def test_a_class_that_fills_every_image_is_told_and_one_that_fills_some_not(tmp_path):
     def write(path, label, number):
         Image.fromarray(np.ones_like(label) if number else label).save(path)
 

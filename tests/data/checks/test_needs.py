@@ -23,7 +23,7 @@ def root(tmp_path):
 
 
 def deepen(root, name):
-    """The same image with 16 bits, grey."""
+    """The same image with 16 bits, gray."""
     with Image.open(root / "images" / name) as image:
         values = np.asarray(image.convert("L")).astype(np.uint16) * 257
     Image.fromarray(values).save(root / "images" / name)
@@ -38,7 +38,7 @@ def test_a_set_of_8_and_16_bits_that_passes_the_check_is_trained_on(root, tmp_pa
         model=ModelConfig("unet", "none", options={"width": 4, "depth": 2}),
         training=TrainingConfig(epochs=1, batch_size=2, tensorboard=False, panels=0, surface=False),
     )
-    assert train(config)["test"]["pictures"] == 2
+    assert train(config)["test"]["images"] == 2
 
 
 def test_sizes_that_cannot_share_a_batch_are_told(root):
@@ -59,8 +59,8 @@ def test_an_augmentation_that_the_run_would_refuse_is_refused_by_the_check(root)
     for number in range(6):
         bands = rng.integers(0, 255, (32, 40, 3), dtype=np.uint8)
         Image.fromarray(bands).save(root / "images" / f"p{number:02d}.png")
-    colours = {"augment": [{"ToGray": {"p": 1.0}}]}
-    assert "settings" not in codes(root, **colours)
+    colors = {"augment": [{"ToGray": {"p": 1.0}}]}
+    assert "settings" not in codes(root, **colors)
     assert "HorizontalFlipp" in codes(root, augment=["HorizontalFlipp"])["settings"]
     with pytest.raises(InputError, match="HorizontalFlipp"):
         data = DataConfig(root=str(root), augment=["HorizontalFlipp"], workers=0)

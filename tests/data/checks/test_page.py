@@ -12,7 +12,7 @@ from kanseg.data.checks import page as module
 from kanseg.data.checks.page import page
 
 
-def pictures(html):
+def images(html):
     return [
         Image.open(io.BytesIO(base64.b64decode(data)))
         for data in re.findall(r"data:image/png;base64,([^']+)'", html)
@@ -39,19 +39,19 @@ def test_the_sheets_show_samples_with_their_labels(folder):
             mask_values={0: 0, 255: 1},
         )
     )
-    shown = pictures(page(report))
+    shown = images(page(report))
     assert len(shown) == 6
-    assert all(picture.size == (168, 134) for picture in shown)
-    tinted = [np.asarray(picture.convert("RGB")).astype(int) for picture in shown]
+    assert all(image.size == (168, 134) for image in shown)
+    tinted = [np.asarray(image.convert("RGB")).astype(int) for image in shown]
     assert all(((p[..., 0] > p[..., 1] + 50) & (p[..., 2] > p[..., 1] + 50)).any() for p in tinted)
 
 
-def test_a_bad_mask_is_drawn_beside_its_picture(folder):
+def test_a_bad_mask_is_drawn_beside_its_image(folder):
     Image.fromarray(np.full((32, 40), 3, np.uint8)).save(folder / "masks" / "p02.png")
     report = check_data(
         DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 255: 1})
     )
-    assert len(pictures(page(report))) == 5 + 2
+    assert len(images(page(report))) == 5 + 2
 
 
 def test_multilabel_sheets(folder, monkeypatch):
@@ -64,7 +64,7 @@ def test_multilabel_sheets(folder, monkeypatch):
             root=str(folder), task="multilabel", classes=["a", "b"], mask_values={0: 0, 255: 1}
         )
     )
-    assert len(pictures(page(report))) == 6
+    assert len(images(page(report))) == 6
 
 
 def test_a_set_that_cannot_be_opened_has_a_page_too(folder):

@@ -4,7 +4,7 @@ from PIL import Image
 
 from kanseg.data import Sample, check_samples, read_folder, read_label
 from kanseg.data.checks import inspector
-from kanseg.data.label_spec import LabelInfo
+from kanseg.data.label_spec import LabelSpec
 from kanseg.utils.errors import InputError
 
 
@@ -24,10 +24,10 @@ def test_all_faults_are_reported_at_once(folder):
     report = check_samples(all_samples(again), again.info)
     text = "\n".join(report.faults.values())
     assert len(report.faults) == 4
-    assert "p00.png: the picture has no mask" in text
+    assert "p00.png: the image has no mask" in text
     assert "value 7 at row 0" in text
-    assert "the mask is 3x3 and the picture 40x32" in text
-    assert "p03.png: not a picture" in text
+    assert "the mask is 3x3 and the image 40x32" in text
+    assert "p03.png: not a image" in text
     assert {s.name for s in report.faults} == {"p00", "p01", "p02", "p03"}
 
 
@@ -40,21 +40,21 @@ def test_good_samples_are_counted(folder):
 
 
 INFOS = [
-    LabelInfo("multiclass", ("a", "b", "c")),
-    LabelInfo("multiclass", ("a", "b", "c"), ignore_index=None),
-    LabelInfo("multiclass", ("a", "b", "c"), ignore_index=2),
-    LabelInfo("binary", ("a", "b"), mask_values={0: 0, 1: 1, 2: 1, 255: 255}),
-    LabelInfo("binary", ("a", "b"), mask_values={0: 0, 2: 1, 1: 9, 255: 0}, ignore_index=9),
-    LabelInfo("multiclass", ("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2))),
-    LabelInfo(
+    LabelSpec("multiclass", ("a", "b", "c")),
+    LabelSpec("multiclass", ("a", "b", "c"), ignore_index=None),
+    LabelSpec("multiclass", ("a", "b", "c"), ignore_index=2),
+    LabelSpec("binary", ("a", "b"), mask_values={0: 0, 1: 1, 2: 1, 255: 255}),
+    LabelSpec("binary", ("a", "b"), mask_values={0: 0, 2: 1, 1: 9, 255: 0}, ignore_index=9),
+    LabelSpec("multiclass", ("a", "b", "c"), palette=((0, 0, 0), (1, 1, 1), (2, 2, 2))),
+    LabelSpec(
         "multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (255, 255, 255), (1, 1, 1))
     ),
 ]
 
 
 @pytest.mark.parametrize("info", INFOS, ids=range(len(INFOS)))
-@pytest.mark.parametrize("colour", [False, True])
-def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_path, info, colour):
+@pytest.mark.parametrize("color", [False, True])
+def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_path, info, color):
     """Over masks of all subsets of the values 0, 1, 2, 255: a fault where the reader refuses them,
     else the same pixels of each class.
     """
@@ -62,7 +62,7 @@ def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_pat
     for number in range(1, 16):
         values = [value for bit, value in enumerate((0, 1, 2, 255)) if number >> bit & 1]
         mask = np.resize(np.array(values, np.uint8), (4, 6))
-        Image.fromarray(np.stack([mask] * 3, axis=-1) if colour else mask).save(tmp_path / "m.png")
+        Image.fromarray(np.stack([mask] * 3, axis=-1) if color else mask).save(tmp_path / "m.png")
         sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
         report = check_samples([sample], info)
         try:
@@ -82,13 +82,13 @@ def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
     Image.fromarray(mask).save(tmp_path / "m.png")
     Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "x.png")
     sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
-    info = LabelInfo(
+    info = LabelSpec(
         "binary", ("a", "b"), mask_values={value: int(value > 0) for value in range(1200)}
     )
     assert check_samples([sample], info).pixels.tolist() == [1, 1199, 0]
     assert (
         "value 2 at row 0, column 2 (1197 pixels in all) is no class"
-        in check_samples([sample], LabelInfo("binary", ("a", "b"))).faults[sample]
+        in check_samples([sample], LabelSpec("binary", ("a", "b"))).faults[sample]
     )
 
 
@@ -102,7 +102,7 @@ def test_multilabel_counts_each_class_by_itself(layered, monkeypatch):
     masks = np.zeros((2, 32, 40), np.uint8)
     masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 255
     monkeypatch.setattr(inspector, "read_label", lambda sample, info: masks)
-    assert check_samples([layered], LabelInfo("multilabel", ("a", "b"))).pixels.tolist() == [
+    assert check_samples([layered], LabelSpec("multilabel", ("a", "b"))).pixels.tolist() == [
         400,
         120,
         40,
@@ -114,5 +114,5 @@ def test_a_label_that_cannot_be_read_is_named(layered, monkeypatch):
         raise InputError(f"{sample.mask[0]}: a polygon of two points")
 
     monkeypatch.setattr(inspector, "read_label", fails)
-    faults = check_samples([layered], LabelInfo("multilabel", ("a", "b"))).faults
+    faults = check_samples([layered], LabelSpec("multilabel", ("a", "b"))).faults
     assert faults == {layered: f"{layered.mask[0]}: a polygon of two points"}

@@ -116,7 +116,7 @@ def test_policies_are_those_of_torchvision():
         ({"RandomApply": {"transforms": "RandomCrop"}}, "must be a list"),
         ({"RandomCrop": {}, "Pad": {}}, "an augmentation is"),
         ("MixUp", "mixes batches"),
-        ({"Normalize": {"mean": [0], "std": [1]}}, "normalised once"),
+        ({"Normalize": {"mean": [0], "std": [1]}}, "normalized once"),
         ("Transform", "base"),
         ("InterpolationMode", "no transform"),
     ],
@@ -129,13 +129,13 @@ def test_misspelt_or_impossible_transforms_are_errors(spec, message):
 @pytest.mark.parametrize(
     "spec", [{"RandomCrop": {"size": 99}}, "ToPILImage", "Grayscale", {"FiveCrop": {"size": 4}}]
 )
-def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_picture(spec):
+def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_image(spec):
     with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
         ImageAugmentation([spec])(IMAGE, 0, name="a.png")
 
 
 LABELS = torch.arange(12) % 4
-# each picture is one value, so that a mixture shows its parts
+# each image is one value, so that a mixture shows its parts
 FLAT = torch.arange(12.0).view(-1, 1, 1, 1).expand(12, 3, 10, 14).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Every format of labelled pictures, from files that the tests write."""
+"""Every format of labeled images, from files that the tests write."""
 
 import gzip
 import hashlib
@@ -117,13 +117,13 @@ def test_val_is_cut_from_train_by_class_and_seed(tmp_path):
     assert 10 <= len(first["val"]) <= 30  # binomial: 20 +- 4
     assert first["val"].names() == same["val"].names() != other["val"].names()
     assert not set(first["val"].names()) & set(first["train"].names())
-    taken = f"{len(first['val'])} training pictures are taken for it, by seed 1, by a hash"
+    taken = f"{len(first['val'])} training images are taken for it, by seed 1, by a hash"
     assert any(taken in line for line in lines)
     assert "val" not in opened(tmp_path, val_share=0).splits
     assert "val" not in opened(tmp_path, val=[]).splits
 
 
-def test_limit_keeps_training_pictures_in_proportion(tmp_path):
+def test_limit_keeps_training_images_in_proportion(tmp_path):
     save_npz(tmp_path, train=80)
     few, more = (opened(tmp_path, limit=n).splits for n in (8, 16))
     assert np.bincount(few["train"].labels).tolist() == [2, 2, 2, 2]
@@ -147,11 +147,11 @@ def test_roles_can_take_other_splits(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y_train": np.arange(39) % 4}, "y_train: 39 labels for 40 pictures"),
+        ({"y_train": np.arange(39) % 4}, "y_train: 39 labels for 40 images"),
         ({"y_test": np.full(20, 7)}, r"y_test: 20 labels are out of range \(0 to 3\): 7 in row 0"),
         (
             {"x_train": np.zeros((40, 8, 6, 3))},
-            "x_train: pictures are uint8 or uint16, got float64",
+            "x_train: images are uint8 or uint16, got float64",
         ),
         ({"x_train": None}, "no array x_train"),
         ({"y_test": None}, "no array y_test"),
@@ -159,7 +159,7 @@ def test_roles_can_take_other_splits(tmp_path):
             {"y_train": np.zeros(40, int), "classes": np.array(["a", "b", "c", "d"])},
             "one class only",
         ),
-        ({"y_train": np.arange(40) % 4 * 2}, "no picture has the label 1"),
+        ({"y_train": np.arange(40) % 4 * 2}, "no image has the label 1"),
         ({"classes": np.array(["a", "a", "b", "c"])}, "two classes are called 'a'"),
         ({"y_train": np.array([{}] * 40)}, "Python objects"),
     ],
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_npz_and_two_of_them_are_told(tmp_path):
         opened(tmp_path / "c.npz", "npz")
 
 
-def test_jpeg_cifar_is_decoded_picture_by_picture(tmp_path):
+def test_jpeg_cifar_is_decoded_image_per_image(tmp_path):
     encoded, arrays = [], {}
     for value in range(20):
         stream = io.BytesIO()
@@ -225,7 +225,7 @@ def test_class_folders_alone_are_split(tmp_path):
     test = len(images.splits["test"])
     assert 3 <= test <= 14  # binomial: 8 +- 2.5
     assert len(set().union(*(source.names() for source in images.splits.values()))) == 40
-    assert any(f"{test} of 40 pictures are split off" in line for line in lines)
+    assert any(f"{test} of 40 images are split off" in line for line in lines)
     before = {role: set(source.names()) for role, source in images.splits.items()}
     for name in ("cat", "dog"):
         first = next(iter(sorted((tmp_path / name).iterdir())))
@@ -243,7 +243,7 @@ def test_faults_of_folders_are_told(tmp_path):
         opened(tmp_path)
     (tmp_path / "val" / "cats").rmdir()
     (tmp_path / "train" / "cow").mkdir()
-    with pytest.raises(InputError, match="cow: a class without pictures"):
+    with pytest.raises(InputError, match="cow: a class without images"):
         opened(tmp_path)
     save_folder(tmp_path / "other", splits=("train",), classes=("images", "masks"))
     with pytest.raises(InputError, match="form for segmentation"):
@@ -257,7 +257,7 @@ def test_all_unreadable_files_are_counted_and_the_first_20_named(tmp_path):
     bad = sorted((tmp_path / "train" / "cat").iterdir())[:23]
     for path in bad:
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match="23 pictures cannot be read") as error:
+    with pytest.raises(InputError, match="23 images cannot be read") as error:
         opened(tmp_path)
     lines = str(error.value).splitlines()
     assert len(lines) == 21
@@ -265,7 +265,7 @@ def test_all_unreadable_files_are_counted_and_the_first_20_named(tmp_path):
     assert opened(tmp_path, check=False)
 
 
-def test_pictures_outside_class_folders_are_told(tmp_path):
+def test_images_outside_class_folders_are_told(tmp_path):
     save_folder(tmp_path, splits=("train",))
     (tmp_path / "test").mkdir()
     Image.fromarray(pixels(1)[0]).save(tmp_path / "test" / "a.png")
@@ -465,7 +465,7 @@ def dataset(root, **options):
     )
 
 
-def test_items_are_normalised_pictures_with_label_and_index(tmp_path):
+def test_items_are_normalized_images_with_label_and_index(tmp_path):
     data = dataset(tmp_path)
     item = data[(3, 5)]
     image, label, _ = data.source[5]
@@ -499,7 +499,7 @@ def test_randomness_depends_on_seed_epoch_and_index_only_and_not_on_workers(tmp_
     assert torch.equal(loaded["image"], torch.stack(list(forward.values())))
 
 
-def test_statistics_of_a_source_are_those_of_its_pictures(tmp_path):
+def test_statistics_of_a_source_are_those_of_its_images(tmp_path):
     source = opened(save_npz(tmp_path)).splits["train"]
     mean, std = channel_statistics(source, Preprocess(gamma=0.5))
     values = np.sqrt(np.stack([source[i][0] for i in range(len(source))]) / 255).reshape(-1, 3)

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from kanseg.data.classification.sources import (
-    ArrayPictures,
-    FilePictures,
+    ArrayImages,
+    FileImages,
     ImageSource,
     checked_labels,
     cut,
@@ -21,7 +21,7 @@ LABELS = np.repeat([0, 1, 2], [60, 30, 10])
 
 def source(labels=LABELS):
     values = np.arange(len(labels), dtype=np.uint16)[:, None, None] * np.ones((1, 2, 3), np.uint16)
-    return ImageSource.of(ArrayPictures(values, "x"), labels)
+    return ImageSource.of(ArrayImages(values, "x"), labels)
 
 
 def test_every_beginning_of_a_stratified_order_has_the_classes_in_their_proportions():
@@ -66,7 +66,7 @@ def test_a_cut_of_files_goes_by_their_names_below_the_root(tmp_path):
     names = [f"{i:03d}.png" for i in range(200)]
     parts = []
     for root in (tmp_path / "here", tmp_path / "there"):
-        files = FilePictures([root / "cat" / name for name in names])
+        files = FileImages([root / "cat" / name for name in names])
         whole = ImageSource.of(files, np.zeros(200, int))
         parts.append([Path(name).name for name in cut(whole, 0.2, 0, root)[1].names()])
     assert parts[0] == parts[1]
@@ -81,10 +81,10 @@ def test_a_cut_leaves_an_image_of_each_class_and_takes_one_at_least():
         assert [len(each) for each in cut(source(np.array([0, 1])), 0.01, seed)] == [1, 1]
 
 
-def test_joined_sources_and_subsets_keep_picture_label_and_name_together(tmp_path):
+def test_joined_sources_and_subsets_keep_image_label_and_name_together(tmp_path):
     Image.fromarray(np.full((4, 5, 3), 9, np.uint8)).save(tmp_path / "a.png")
     joined = ImageSource.joined(
-        [source(), ImageSource.of(FilePictures([tmp_path / "a.png"]), np.array([1]))]
+        [source(), ImageSource.of(FileImages([tmp_path / "a.png"]), np.array([1]))]
     )
     chosen = pickle.loads(
         pickle.dumps(joined.subset(np.array([100, 70])))
@@ -112,15 +112,15 @@ def test_joined_sources_and_subsets_keep_picture_label_and_name_together(tmp_pat
         (np.zeros((2, 3, 32, 32), np.uint8), "channels come last"),
     ],
 )
-def test_arrays_that_hold_no_pictures_are_refused(values, message):
+def test_arrays_that_hold_no_images_are_refused(values, message):
     with pytest.raises(InputError, match=message):
-        ArrayPictures(values, "f.npz: x_train")
+        ArrayImages(values, "f.npz: x_train")
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array([0, 1]), "2 labels for 3 pictures"),
+        (np.array([0, 1]), "2 labels for 3 images"),
         (np.array([0, 1, 5]), r"out of range \(0 to 2\): 5 in row 2"),
         (np.array([0, -1, 1]), "-1 in row 1"),
         (np.array([0.0, 1.0, 2.0]), "got float64"),

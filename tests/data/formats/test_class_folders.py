@@ -5,7 +5,7 @@ from PIL import Image
 
 from kanseg.data import (
     Augmentation,
-    LabelInfo,
+    LabelSpec,
     Preprocess,
     Sample,
     SegmentationDataset,
@@ -20,15 +20,15 @@ LEFT, TOP = np.zeros((6, 8), np.uint8), np.zeros((6, 8), np.uint8)
 LEFT[:, :4], TOP[:3] = 255, 1
 
 
-def build(root, masks, pictures=("a", "b", "c")):
+def build(root, masks, images=("a", "b", "c")):
     """images/ and a mask file for each (folder, name)."""
     (root / "images").mkdir(parents=True)
-    for name in pictures:
+    for name in images:
         Image.fromarray(np.full((6, 8, 3), 9, np.uint8)).save(root / "images" / f"{name}.png")
     for (folder, name), values in masks.items():
         (root / "masks" / folder).mkdir(parents=True, exist_ok=True)
         Image.fromarray(values).save(root / "masks" / folder / f"{name}.png")
-    (root / "train.txt").write_text("\n".join(pictures) + "\n")
+    (root / "train.txt").write_text("\n".join(images) + "\n")
     return root
 
 
@@ -58,7 +58,7 @@ def test_all_values_but_0_are_the_class_and_a_class_without_a_file_is_absent(roo
     assert a.dtype == np.uint8
 
 
-def test_a_picture_without_any_file_has_no_mask(tmp_path):
+def test_a_image_without_any_file_has_no_mask(tmp_path):
     found = read_folder(build(tmp_path / "set", {("0", "a"): LEFT, ("1", "b"): TOP}))
     sample = found.samples("train")[2]
     assert sample.mask is None
@@ -66,7 +66,7 @@ def test_a_picture_without_any_file_has_no_mask(tmp_path):
         read_label(sample, found.info)
 
 
-def test_files_are_the_picture_and_the_masks_that_are_there(root):
+def test_files_are_the_image_and_the_masks_that_are_there(root):
     assert [
         path.relative_to(root).as_posix() for path in read_folder(root).samples("train")[1].files
     ] == ["images/b.png", "masks/1/b.png"]
@@ -118,21 +118,21 @@ def test_a_single_folder_can_be_read_as_binary(tmp_path):
     assert read_folder(root).info.task == "multilabel"
 
 
-def test_mask_values_and_ignored_values_are_honoured(root):
+def test_mask_values_and_ignored_values_are_honored(root):
     values = np.array([[0, 128, 255]], np.uint8)
     Image.fromarray(values).save(root / "masks" / "0" / "a.png")
     sample = Sample("a", root / "images" / "a.png", (root / "masks" / "0" / "a.png",))
     assert read_label(
-        sample, LabelInfo("multilabel", ("x",), {0: 0, 128: 255, 255: 1})
+        sample, LabelSpec("multilabel", ("x",), {0: 0, 128: 255, 255: 1})
     ).tolist() == [[[0, 255, 1]]]
-    assert read_label(sample, LabelInfo("multilabel", ("x",), ignore_index=128)).tolist() == [
+    assert read_label(sample, LabelSpec("multilabel", ("x",), ignore_index=128)).tolist() == [
         [[0, 255, 1]]
     ]
-    assert read_label(sample, LabelInfo("multilabel", ("x",), ignore_index=None)).tolist() == [
+    assert read_label(sample, LabelSpec("multilabel", ("x",), ignore_index=None)).tolist() == [
         [[0, 1, 1]]
     ]
     with pytest.raises(InputError, match="value 128 at row 0, column 1"):
-        read_label(sample, LabelInfo("multilabel", ("x",), {0: 0, 255: 1}))
+        read_label(sample, LabelSpec("multilabel", ("x",), {0: 0, 255: 1}))
 
 
 def test_masks_of_different_sizes_are_named(root):
@@ -142,10 +142,10 @@ def test_masks_of_different_sizes_are_named(root):
     assert "1/a.png: the mask is 8x2 and" in fault
 
 
-def test_masks_without_a_picture_are_found_in_every_folder(root):
+def test_masks_without_a_image_are_found_in_every_folder(root):
     Image.fromarray(TOP).save(root / "masks" / "1" / "z.png")
     assert orphan_masks(read_folder(root)) == [
-        f"{root / 'masks' / '1' / 'z.png'}: a mask without a picture in images/"
+        f"{root / 'masks' / '1' / 'z.png'}: a mask without a image in images/"
     ]
 
 

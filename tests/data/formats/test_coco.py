@@ -27,7 +27,7 @@ def write(root, where, data):
     (root / where).write_text(json.dumps(data))
 
 
-def picture(path):
+def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(path)
 
@@ -35,7 +35,7 @@ def picture(path):
 @pytest.fixture
 def root(tmp_path):
     for split in ("train", "val"):
-        picture(tmp_path / "images" / f"{split}.png")
+        image(tmp_path / "images" / f"{split}.png")
         write(tmp_path, f"annotations/{split}.json", content([f"{split}.png"]))
     return tmp_path
 
@@ -73,8 +73,8 @@ def test_given_classes_choose_and_order_the_categories(root):
 
 
 def test_official_names_of_files_and_folders(tmp_path):
-    picture(tmp_path / "train2017" / "a.jpg")
-    picture(tmp_path / "images" / "val2017" / "a.jpg")
+    image(tmp_path / "train2017" / "a.jpg")
+    image(tmp_path / "images" / "val2017" / "a.jpg")
     for split in ("train2017", "val2017"):
         write(tmp_path, f"annotations/instances_{split}.json", content(["a.jpg"]))
         write(tmp_path, f"annotations/captions_{split}.json", {})
@@ -88,7 +88,7 @@ def test_official_names_of_files_and_folders(tmp_path):
 def test_one_file_is_split_by_the_seed_and_by_group(tmp_path):
     names = [f"part{i // 10}/p{i:02d}.png" for i in range(20)]
     for name in names:
-        picture(tmp_path / "images" / name)
+        image(tmp_path / "images" / name)
     write(tmp_path, "annotations.json", content(names))
     (tmp_path / "groups.csv").write_text("".join(f"p{i:02d},g{i // 2}\n" for i in range(20)))
     found = read_coco(tmp_path)
@@ -104,9 +104,9 @@ def test_it_is_found_by_itself_and_told(root):
     assert any("form of COCO" in line for line in lines)
 
 
-def test_pictures_of_one_stem_in_two_folders_keep_their_names_apart(tmp_path):
+def test_images_of_one_stem_in_two_folders_keep_their_names_apart(tmp_path):
     for name in ("a/1.png", "b/1.png"):
-        picture(tmp_path / "images" / name)
+        image(tmp_path / "images" / name)
     write(tmp_path, "annotations/train.json", content(["a/1.png", "b/1.png"]))
     assert [s.name for s in read_coco(tmp_path).samples("train")] == ["a_1_png", "b_1_png"]
 
@@ -177,12 +177,12 @@ def test_annotations_of_no_image_are_told(root):
     assert any("1 annotations belong to no image" in note for note in read_coco(root).notes)
 
 
-def test_a_picture_of_another_size_than_stated_is_a_fault_of_that_sample(root):
+def test_a_image_of_another_size_than_stated_is_a_fault_of_that_sample(root):
     Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(root / "images" / "train.png")
     found = read_coco(root)
     faults = check_samples(found.samples(["train", "val"]), found.info).faults
     assert [str(fault) for fault in faults.values()] == [
-        f"{root / 'images' / 'train.png'}: the picture is 6x8 pixels, and train.json says 8x6"
+        f"{root / 'images' / 'train.png'}: the image is 6x8 pixels, and train.json says 8x6"
     ]
 
 
@@ -230,7 +230,7 @@ def square(image, category=3, **changes):
 def test_where_every_object_is_a_crowd_they_are_objects(tmp_path):
     names = [f"{number}.png" for number in range(6)]
     for name in names:
-        picture(tmp_path / "images" / name)
+        image(tmp_path / "images" / name)
     crowds = [square(number, iscrowd=1) for number in range(6)]
     write(tmp_path, "annotations.json", content(names, annotations=crowds))
     folder = read_coco(tmp_path)
@@ -253,7 +253,7 @@ def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
     for place, count in (("train", 3), ("valid", 2), ("test", 1)):
         names = [f"{place}{number}.png" for number in range(count)]
         for name in names:
-            picture(tmp_path / place / name)
+            image(tmp_path / place / name)
         objects = [square(number, 1) for number in range(count)]
         data = content(names, annotations=objects, categories=categories)
         write(tmp_path, f"{place}/_annotations.coco.json", data)
@@ -271,7 +271,7 @@ def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
     flat = tmp_path / "flat"
     names = [f"{number}.png" for number in range(6)]
     for name in names:
-        picture(flat / name)
+        image(flat / name)
     objects = [square(number) for number in range(6)]
     write(flat, "_annotations.coco.json", content(names, annotations=objects))
     assert open_data(DataConfig(root=str(flat)), tell=lines.append).dealt

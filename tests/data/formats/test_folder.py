@@ -56,7 +56,7 @@ def test_data_folder_is_not_written(folder):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("../p00", "plain file stem"), ("p99", "no picture"), ("p00\np00", "listed twice")],
+    [("../p00", "plain file stem"), ("p99", "no image"), ("p00\np00", "listed twice")],
 )
 def test_faults_of_split_files_are_named(folder, line, message):
     (folder / "train.txt").write_text(line + "\n")
@@ -92,21 +92,21 @@ def test_hidden_files_of_other_systems_are_left_out(folder):
     assert set(found.splits) == {"train", "val", "test"}
 
 
-def test_masks_without_pictures_are_found_whatever_their_suffix(folder):
+def test_masks_without_images_are_found_whatever_their_suffix(folder):
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "stray.TIF")
     assert orphan_masks(read_folder(folder)) == [
-        f"{folder / 'masks' / 'stray.TIF'}: a mask without a picture in images/"
+        f"{folder / 'masks' / 'stray.TIF'}: a mask without a image in images/"
     ]
 
 
-def test_two_pictures_of_one_stem_are_refused(folder):
+def test_two_images_of_one_stem_are_refused(folder):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "images" / "p00.jpg")
     with pytest.raises(InputError, match="same stem"):
         read_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
-def test_a_folder_without_pictures_says_what_it_should_hold(tmp_path, name):
+def test_a_folder_without_images_says_what_it_should_hold(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="images/"):
         read_folder(tmp_path / name)

@@ -6,7 +6,7 @@ from kanseg.data import check_samples, read_label, read_voc
 from kanseg.data.formats.labelmap import read_labelmap
 from kanseg.utils.errors import InputError
 
-COLOURS = {"cell": (250, 50, 83), "background": (0, 0, 0), "nucleus": (36, 179, 83)}
+COLORS = {"cell": (250, 50, 83), "background": (0, 0, 0), "nucleus": (36, 179, 83)}
 LABEL = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
 
 
@@ -15,14 +15,14 @@ def write(root, text):
     return root
 
 
-def lines(colours):
-    entries = (f"{name}:{','.join(map(str, rgb))}::\n" for name, rgb in colours.items())
+def lines(colors):
+    entries = (f"{name}:{','.join(map(str, rgb))}::\n" for name, rgb in colors.items())
     return "# label:color_rgb:parts:actions\n" + "".join(entries)
 
 
 @pytest.fixture
 def root(tmp_path):
-    """An export of CVAT, the masks in its colours, with one list."""
+    """An export of CVAT, the masks in its colors, with one list."""
     for folder in (
         "JPEGImages",
         "SegmentationClass",
@@ -30,20 +30,20 @@ def root(tmp_path):
         "ImageSets/Segmentation",
     ):
         (tmp_path / folder).mkdir(parents=True)
-    palette = np.array([COLOURS[name] for name in ("background", "cell", "nucleus")], np.uint8)
+    palette = np.array([COLORS[name] for name in ("background", "cell", "nucleus")], np.uint8)
     names = [f"f{number}" for number in range(12)]
     for name in names:
         Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
         Image.fromarray(palette[LABEL]).save(tmp_path / "SegmentationClass" / f"{name}.png")
     text = "\n".join(names[:10]) + "\n"
     (tmp_path / "ImageSets" / "Segmentation" / "default.txt").write_text(text)
-    return write(tmp_path, lines(COLOURS))
+    return write(tmp_path, lines(COLORS))
 
 
-def test_classes_and_colours_are_those_of_the_file_and_the_background_first(root):
+def test_classes_and_colors_are_those_of_the_file_and_the_background_first(root):
     folder = read_voc(root)
     assert folder.info.classes == ("background", "cell", "nucleus")
-    assert folder.info.colours == [(0, 0, 0), (250, 50, 83), (36, 179, 83)]
+    assert folder.info.colors == [(0, 0, 0), (250, 50, 83), (36, 179, 83)]
     assert any("those of labelmap.txt: background, cell, nucleus" in n for n in folder.notes)
     samples = folder.samples("train")
     assert np.array_equal(read_label(samples[0], folder.info), LABEL)
@@ -62,10 +62,10 @@ def test_the_one_list_of_an_export_is_split(root):
 
 def test_what_is_given_wins(root):
     classes = ["background", "a", "b"]
-    palette = [list(COLOURS[name]) for name in ("background", "nucleus", "cell")]
+    palette = [list(COLORS[name]) for name in ("background", "nucleus", "cell")]
     info = read_voc(root, {"classes": classes, "palette": palette}).info
     assert info.classes == ("background", "a", "b")
-    assert info.palette[1] == COLOURS["nucleus"]
+    assert info.palette[1] == COLORS["nucleus"]
 
 
 def test_void_and_a_background_of_another_name_or_none(tmp_path):
@@ -90,8 +90,8 @@ def test_void_and_a_background_of_another_name_or_none(tmp_path):
         ("background:0,0,0::\na:1,2::\n", "line 2: expected"),
         ("a:1,2,300::\n", "line 1: expected"),
         ("a:1,2,3::\na:4,5,6::\n", "'a' is listed twice"),
-        ("a:1,2,3::\nb:1,2,3::\n", "'a' and 'b' have the same colour"),
-        ("a:1,2,3::\nb:::\n", "'b' has no colour"),
+        ("a:1,2,3::\nb:1,2,3::\n", "'a' and 'b' have the same color"),
+        ("a:1,2,3::\nb:::\n", "'b' has no color"),
         ("background:0,0,0::\n", "no class but the background"),
         ("# nothing\n", "no class but the background"),
     ],

@@ -3,14 +3,14 @@ import pytest
 from PIL import Image
 
 from kanseg.data import read_folder
-from kanseg.data.formats.listing import index_pictures
+from kanseg.data.formats.listing import index_images
 from kanseg.utils.errors import InputError
 
 
-def test_suffixes_of_any_case_are_pictures(tmp_path):
+def test_suffixes_of_any_case_are_images(tmp_path):
     for name in ("a.PNG", "b.Tif", "c.jpeg"):
         Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / name)
-    assert sorted(index_pictures(tmp_path)) == ["a", "b", "c"]
+    assert sorted(index_images(tmp_path)) == ["a", "b", "c"]
 
 
 def test_files_in_other_formats_and_folders_are_told_not_read(folder):
@@ -21,16 +21,16 @@ def test_files_in_other_formats_and_folders_are_told_not_read(folder):
     notes = [note for note in read_folder(folder).notes if "left out" in note]
     assert len(notes) == 1
     assert notes[0].startswith(
-        f"{folder / 'images'}: left out what is no picture that can be read: 1 folders, 1 .gif"
+        f"{folder / 'images'}: left out what is no image that can be read: 1 folders, 1 .gif"
         " (read: png, jpg"
     )
 
 
-def test_pictures_in_folders_of_their_own_are_named(folder):
+def test_images_in_folders_of_their_own_are_named(folder):
     (folder / "images" / "patient_1").mkdir()
     for path in (folder / "images").glob("*.png"):
         path.rename(folder / "images" / "patient_1" / path.name)
     with pytest.raises(
-        InputError, match="no pictures .* only patient_1; pictures must lie in it directly"
+        InputError, match="no images .* only patient_1; images must lie in it directly"
     ):
         read_folder(folder)

@@ -44,7 +44,7 @@ def test_the_palette_is_pascals():
     ]
 
 
-def test_indices_and_colours_mean_the_same(root):
+def test_indices_and_colors_mean_the_same(root):
     found = read_voc(root)
     assert (len(found.info.classes), found.info.classes[15], found.info.classes[20]) == (
         21,
@@ -53,10 +53,10 @@ def test_indices_and_colours_mean_the_same(root):
     )
     for split in ("train", "val"):
         assert np.array_equal(read_label(found.samples(split)[0], found.info), INDICES)
-    assert found.info.colours[1] == (128, 0, 0)
+    assert found.info.colors[1] == (128, 0, 0)
 
 
-def test_pictures_without_a_mask_are_no_fault_unless_a_list_names_them(root):
+def test_images_without_a_mask_are_no_fault_unless_a_list_names_them(root):
     found = read_voc(root)
     assert {k: [s.name for s in v] for k, v in found.splits.items()} == {
         "train": ["a"],
@@ -82,20 +82,20 @@ def test_other_classes_can_be_given(root):
     assert read_voc(root, {"classes": classes}).info.classes == tuple(classes)
 
 
-def test_a_mask_without_a_picture_is_an_orphan(root):
+def test_a_mask_without_a_image_is_an_orphan(root):
     write_png(root / "SegmentationClass" / "z.png", INDICES)
     assert orphan_masks(read_voc(root)) == [
-        f"{root / 'SegmentationClass' / 'z.png'}: a mask without a picture in images/"
+        f"{root / 'SegmentationClass' / 'z.png'}: a mask without a image in images/"
     ]
 
 
 def test_faults_of_a_list_are_told_when_it_is_asked_for(root):
     (root / "ImageSets" / "Segmentation" / "val.txt").write_text("nobody\n")
-    with pytest.raises(InputError, match="no picture in JPEGImages/"):
+    with pytest.raises(InputError, match="no image in JPEGImages/"):
         read_voc(root).samples("val")
 
 
-def test_the_folder_form_takes_its_colours_by_name(root):
+def test_the_folder_form_takes_its_colors_by_name(root):
     (root / "JPEGImages").rename(root / "images")
     (root / "images" / "c.jpg").unlink()
     (root / "SegmentationClass").rename(root / "masks")

@@ -25,17 +25,17 @@ RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 @pytest.mark.parametrize(
     ("mode", "channels", "word"),
     [
-        ("L", 1, "grey"),
-        ("LA", 2, "grey+alpha"),
+        ("L", 1, "gray"),
+        ("LA", 2, "gray+alpha"),
         ("RGB", 3, "RGB"),
         ("RGBA", 4, "RGBA"),
-        ("1", 1, "grey"),
+        ("1", 1, "gray"),
         ("P", 3, "palette"),
     ],
 )
 def test_modes_keep_their_channels(tmp_path, mode, channels, word):
-    picture = Image.fromarray(RGB).convert(mode)
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(RGB).convert(mode)
+    image.save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png").shape == (5, 7, channels)
     assert image_mode(tmp_path / "a.png") == (word, (5, 7))
 
@@ -59,7 +59,7 @@ def test_16_bit_values_are_kept(tmp_path, suffix, channels):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
-def test_sizes_that_look_like_16_do_not_make_8_bit_pictures_deep(tmp_path, suffix):
+def test_sizes_that_look_like_16_do_not_make_8_bit_images_deep(tmp_path, suffix):
     Image.fromarray(np.zeros((16, 160, 3), np.uint8)).save(tmp_path / f"a.{suffix}")
     assert image_mode(tmp_path / f"a.{suffix}") == ("RGB", (16, 160))
     assert read_image(tmp_path / f"a.{suffix}").dtype == np.uint8
@@ -69,7 +69,7 @@ def test_sizes_that_look_like_16_do_not_make_8_bit_pictures_deep(tmp_path, suffi
 @pytest.mark.parametrize(
     "pixels",
     [RGB, RGB[:, :, 0], RGB[:, :, 0].astype(np.uint16) * 257],
-    ids=["RGB", "grey", "16-bit"],
+    ids=["RGB", "gray", "16-bit"],
 )
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone_as_pil_does(tmp_path, orientation, pixels, suffix):
@@ -97,9 +97,9 @@ def test_channels_are_converted_in_the_known_ways():
     assert to_channels(RGB[:, :, :1], 3).shape == (5, 7, 3)
     rgba = np.dstack([RGB, np.full((5, 7), 9, np.uint8)])
     assert np.array_equal(to_channels(rgba, 3), RGB)
-    grey = to_channels(RGB, 1)
+    gray = to_channels(RGB, 1)
     assert (
-        np.abs(grey[:, :, 0].astype(int) - np.asarray(Image.fromarray(RGB).convert("L"))).max() <= 1
+        np.abs(gray[:, :, 0].astype(int) - np.asarray(Image.fromarray(RGB).convert("L"))).max() <= 1
     )
     with pytest.raises(InputError, match=r"x\.png: has 3 channels and the model takes 5"):
         to_channels(RGB, 5, name="x.png")
@@ -113,7 +113,7 @@ def broken(tmp_path):
     for suffix in ("png", "jpg"):
         data = (tmp_path / f"whole.{suffix}").read_bytes()
         (tmp_path / f"torn.{suffix}").write_bytes(data[: len(data) // 2])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
 
 
@@ -122,7 +122,7 @@ def broken(tmp_path):
     [
         ("torn.png", "damaged or truncated"),
         ("torn.jpg", "damaged or truncated"),
-        ("text.png", "not a picture"),
+        ("text.png", "not a image"),
         ("empty.png", "empty"),
         ("none.png", "no such file"),
     ],
@@ -147,7 +147,7 @@ def test_a_torn_16_bit_file_is_refused(tmp_path):
 def test_a_stack_of_pages_is_refused_and_an_overview_read_over(tmp_path):
     pages = [Image.fromarray(RGB) for _ in range(3)]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(InputError, match="holds 3 pictures"):
+    with pytest.raises(InputError, match="holds 3 images"):
         read_image(tmp_path / "stack.tif")
     pages[0].save(tmp_path / "overview.tif", save_all=True, append_images=[pages[1].resize((3, 2))])
     assert np.array_equal(read_image(tmp_path / "overview.tif"), RGB)
@@ -283,11 +283,11 @@ def test_alpha_of_a_mask_is_left_out_and_whether_it_varies_is_known(tmp_path, mo
 def test_an_indexed_png_mask_gives_indices_and_colors_upright(tmp_path, orientation):
     stored = values_of(4).astype(np.uint8)
     colors = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
-    picture = Image.fromarray(stored)
-    picture.putpalette(colors.tobytes())
+    image = Image.fromarray(stored)
+    image.putpalette(colors.tobytes())
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture.save(tmp_path / "m.png", exif=exif)
+    image.save(tmp_path / "m.png", exif=exif)
     mask = decode_mask(tmp_path / "m.png")
     expected = {1: stored, 3: stored[::-1, ::-1], 6: np.rot90(stored, -1)}[orientation]
     assert np.array_equal(mask.values, expected)
@@ -376,10 +376,10 @@ def test_the_size_of_a_whole_png_is_read_without_its_pixels(tmp_path):
     Image.fromarray(noise).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[: len(data) // 4])
-    assert image_mode(tmp_path / "a.png") == ("grey", (300, 400))
+    assert image_mode(tmp_path / "a.png") == ("gray", (300, 400))
 
 
 def test_formats_that_are_not_asked_for_are_not_tried(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
-    with pytest.raises(InputError, match="not a picture"):
+    with pytest.raises(InputError, match="not a image"):
         read_image(tmp_path / "a.png")

@@ -27,9 +27,9 @@ def test_an_edge_lies_between_pixels():
     assert np.array_equal(fill([np.array([[2, 1], [6, 1], [6, 4], [2, 4]])], (6, 8)), expected)
 
 
-def test_pixels_belong_to_the_polygon_that_holds_their_centres():
+def test_pixels_belong_to_the_polygon_that_holds_their_centers():
     rng = np.random.default_rng(0)
-    centres = np.stack(np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5), axis=-1).reshape(
+    centers = np.stack(np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5), axis=-1).reshape(
         -1, 2
     )
     for corners in (3, 5, 20):
@@ -42,7 +42,7 @@ def test_pixels_belong_to_the_polygon_that_holds_their_centres():
             axis=1,
         )
         assert np.array_equal(
-            fill([polygon], (60, 80)), MplPath(polygon).contains_points(centres).reshape(60, 80)
+            fill([polygon], (60, 80)), MplPath(polygon).contains_points(centers).reshape(60, 80)
         )
 
 
@@ -93,7 +93,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(density):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"size": [3, 3], "counts": [9]}, "are of a picture of 3x3, the picture is 3x2"),
+        ({"size": [3, 3], "counts": [9]}, "are of a image of 3x3, the image is 3x2"),
         ({"size": [2, 3], "counts": [1, 2]}, "do not add up to the 6 pixels"),
         ({"size": [2, 3], "counts": [10, -4]}, "add up to"),
         (
@@ -106,9 +106,9 @@ def test_compressed_run_lengths_are_those_of_pycocotools(density):
         ({"size": [2, 3]}, "counts"),
     ],
 )
-def test_faults_of_run_lengths_are_told_with_file_and_picture(shape, message):
+def test_faults_of_run_lengths_are_told_with_file_and_image(shape, message):
     with pytest.raises(
-        InputError, match=f"a.json: an object of picture 1 cannot be drawn: .*{message}"
+        InputError, match=f"a.json: an object of image 1 cannot be drawn: .*{message}"
     ):
         annotation(Region(1, shape)).draw((2, 3))
 

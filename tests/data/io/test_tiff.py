@@ -43,7 +43,7 @@ def test_bands_are_exact_in_either_order(tmp_path, dtype, bands, order):
     assert image_mode(path) == (f"{depth}{bands} bands", (7, 9))
 
 
-def test_the_fourth_band_of_a_picture_with_infrared_is_kept(tmp_path):
+def test_the_fourth_band_of_a_image_with_infrared_is_kept(tmp_path):
     path = write(
         tmp_path / "a.tif",
         BANDS[:, :, :4].astype(np.uint8),
@@ -83,7 +83,7 @@ def test_other_types_become_floats_of_the_same_values_and_are_told(tmp_path, dty
     image = read_image(path)
     assert image.dtype == np.float32
     assert np.array_equal(image[:, :, 0], values)
-    assert image_mode(path)[0] == f"{np.dtype(dtype)} grey"
+    assert image_mode(path)[0] == f"{np.dtype(dtype)} gray"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -123,11 +123,11 @@ def test_bands_are_turned_upright(tmp_path, orientation):
 
 
 def test_bands_as_pages_are_refused_with_the_cure(tmp_path):
-    with pytest.raises(InputError, match=r"holds 5 pictures \(pages\).*planarconfig='contig'"):
+    with pytest.raises(InputError, match=r"holds 5 images \(pages\).*planarconfig='contig'"):
         read_image(write(tmp_path / "a.tif", BANDS.transpose(2, 0, 1).astype(np.float32).copy()))
 
 
-def test_larger_pictures_than_the_limit_are_refused_before_they_are_decoded(tmp_path):
+def test_larger_images_than_the_limit_are_refused_before_they_are_decoded(tmp_path):
     with pytest.raises(InputError, match="9x7 pixels are more than the limit of 62"):
         read_image(write(tmp_path / "a.tif", BANDS, planarconfig="contig"), max_pixels=62)
 
@@ -141,7 +141,7 @@ def test_a_truncated_file_is_named(tmp_path, options):
         **options,
     )
     path.write_bytes(path.read_bytes()[:20000])
-    with pytest.raises(InputError, match=r"a\.tif: .*(damaged|truncated|not a picture)"):
+    with pytest.raises(InputError, match=r"a\.tif: .*(damaged|truncated|not a image)"):
         read_image(path)
 
 
@@ -193,7 +193,7 @@ def test_gray_of_any_depth_as_image_and_as_mask(tmp_path, bits, photometric):
     mask = decode_mask(path)
     assert np.array_equal(mask.values, stored)
     assert mask.white_is_zero == (photometric == "miniswhite")
-    assert image_mode(path) == ("grey" if bits <= 8 else "16-bit grey", (4, 5))
+    assert image_mode(path) == ("gray" if bits <= 8 else "16-bit gray", (4, 5))
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.float32, np.float64])
@@ -418,11 +418,11 @@ def test_windows_follow_the_same_rules(tmp_path, options, dtype):
     values = RNG.integers(0, 20, (40, 50, bands)).astype(dtype)
     path = write(tmp_path / "a.tif", values.squeeze(), **({"planarconfig": "contig"} | options))
     whole = decode_image(path)
-    picture = open_tiff(path, max_pixels=10**6, large=0)
-    if picture is None:  # then it is read as a whole
+    image = open_tiff(path, max_pixels=10**6, large=0)
+    if image is None:  # then it is read as a whole
         assert options == {"photometric": "miniswhite"}
         return
-    window = picture.window(5, 7, 30, 40)
+    window = image.window(5, 7, 30, 40)
     assert window.alpha == whole.alpha
     data = np.ones((30, 40), bool)
     if whole.nodata is not None:

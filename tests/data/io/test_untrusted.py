@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanseg.data.checks.files import look_at_mask, look_at_picture
+from kanseg.data.checks.files import look_at_image, look_at_mask
 from kanseg.data.io.images import read_image, read_mask_values
-from kanseg.data.io.untrusted import foreign_decoder, require_regular_file
-from kanseg.inference.sources import open_picture
+from kanseg.data.io.untrusted import decoder_errors, require_regular_file
+from kanseg.inference.sources import open_image
 from kanseg.utils.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -36,17 +36,17 @@ RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 def test_whatever_a_decoder_raises_is_an_input_error_that_names_the_file(error):
     with (
         pytest.raises(InputError, match=r"a\.tif: .*damaged or truncated"),
-        foreign_decoder("a.tif"),
+        decoder_errors("a.tif"),
     ):
         raise error
 
 
 def test_memory_is_told_as_such_and_what_is_no_error_of_the_decoder_passes():
-    with pytest.raises(InputError, match="more memory"), foreign_decoder("a.tif"):
+    with pytest.raises(InputError, match="more memory"), decoder_errors("a.tif"):
         raise MemoryError
-    with pytest.raises(InputError, match="^mine$"), foreign_decoder("a.tif"):
+    with pytest.raises(InputError, match="^mine$"), decoder_errors("a.tif"):
         raise InputError("mine")
-    with pytest.raises(KeyboardInterrupt), foreign_decoder("a.tif"):
+    with pytest.raises(KeyboardInterrupt), decoder_errors("a.tif"):
         raise KeyboardInterrupt
 
 
@@ -86,8 +86,8 @@ def test_what_is_no_regular_file_is_named_without_opening_it(tmp_path, kind, nam
         with pytest.raises(InputError, match=f"{name}: .*{kind}"):
             read(path)
     with pytest.raises(InputError, match=kind):
-        open_picture(path, max_pixels=10**6, large=10)
-    assert look_at_picture(path, 10**6).fault[0] in ("unreadable", "missing")
+        open_image(path, max_pixels=10**6, large=10)
+    assert look_at_image(path, 10**6).fault[0] in ("unreadable", "missing")
     assert look_at_mask(path, 10**6).fault[0] in ("unreadable", "missing")
 
 
@@ -129,22 +129,22 @@ def test_a_damaged_tiff_is_read_or_named_and_nothing_else(tmp_path, large):
     named = 0
     for path in damaged_tiffs(tmp_path, 90):
         try:
-            picture = open_picture(path, max_pixels=10**6, large=large)
-            picture.read(0, 0, *picture.shape)
-            picture.close()
+            image = open_image(path, max_pixels=10**6, large=large)
+            image.read(0, 0, *image.shape)
+            image.close()
         except InputError as error:
             named += 1
             assert str(path) in str(error)
-        look_at_picture(path, 10**6)
+        look_at_image(path, 10**6)
         look_at_mask(path, 10**6)
     assert named > 20
 
 
 def test_nothing_is_written_on_stderr_about_damaged_files(tmp_path, capfd):
     for path in damaged_tiffs(tmp_path, 30, seed=1):
-        look_at_picture(path, 10**6)
+        look_at_image(path, 10**6)
     Image.fromarray(RGB).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:60])
-    look_at_picture(tmp_path / "a.png", 10**6)
+    look_at_image(tmp_path / "a.png", 10**6)
     assert capfd.readouterr().err == ""

@@ -19,12 +19,12 @@ from kanseg.utils.errors import InputError
 RUN = {"parameters": 1000, "multiply_adds": 2000, "cpu_seconds": 3.0}
 
 
-def arm(pictures, names=None):
-    pictures = np.asarray(pictures, dtype=float)
+def arm(images, names=None):
+    images = np.asarray(images, dtype=float)
     return ArmScores(
-        dict.fromkeys(range(len(pictures)), RUN),
-        pictures,
-        tuple(names or map(str, range(pictures.shape[1]))),
+        dict.fromkeys(range(len(images)), RUN),
+        images,
+        tuple(names or map(str, range(images.shape[1]))),
     )
 
 
@@ -37,17 +37,17 @@ def write_run(folder, scores, column="disc/iou"):
     return folder
 
 
-def test_scores_are_read_by_seed_and_picture(tmp_path):
+def test_scores_are_read_by_seed_and_image(tmp_path):
     runs = {
         0: write_run(tmp_path / "a", {"x": 0.5, "y": 0.25}),
         1: write_run(tmp_path / "b", {"y": 0.75, "x": ""}),
     }
     found = read_arm(runs, "test", "disc/iou")
     assert found.names == ("x", "y")
-    np.testing.assert_equal(found.pictures, [[0.5, 0.25], [np.nan, 0.75]])
+    np.testing.assert_equal(found.images, [[0.5, 0.25], [np.nan, 0.75]])
 
 
-def test_the_mean_of_a_seed_leaves_undefined_pictures_out():
+def test_the_mean_of_a_seed_leaves_undefined_images_out():
     assert arm([[0.5, np.nan, 1.0]]).by_seed.tolist() == [0.75]
 
 
@@ -63,9 +63,9 @@ def test_an_unknown_score_names_the_nearest(tmp_path):
         read_arm({0: write_run(tmp_path / "a", {"x": 0.5})}, "test", "disc/iuo")
 
 
-def test_seeds_on_other_pictures_are_refused(tmp_path):
+def test_seeds_on_other_images_are_refused(tmp_path):
     runs = {0: write_run(tmp_path / "a", {"x": 0.5}), 1: write_run(tmp_path / "b", {"y": 0.5})}
-    with pytest.raises(InputError, match="other pictures than those of the other seeds"):
+    with pytest.raises(InputError, match="other images than those of the other seeds"):
         read_arm(runs, "test", "disc/iou")
 
 
@@ -149,7 +149,7 @@ def test_the_interval_covers_the_true_difference_in_95_of_100_studies(seed_effec
     assert 0.93 <= inside / studies <= 0.99
 
 
-def test_arms_on_other_pictures_are_refused():
+def test_arms_on_other_images_are_refused():
     with pytest.raises(InputError, match="different images"):
         difference(arm([[0.1]], ["a"]), arm([[0.1]], ["b"]))
 

@@ -57,9 +57,9 @@ def test_one_arm_is_no_comparison(experiment):
         read_arms([experiment])
 
 
-def test_arms_on_other_pictures_are_refused(experiment, tmp_path):
+def test_arms_on_other_images_are_refused(experiment, tmp_path):
     (tmp_path / "arms.yaml").write_text("here: {}\nthere: {data.root: elsewhere}\n")
-    with pytest.raises(InputError, match="the same pictures; they differ in data.root"):
+    with pytest.raises(InputError, match="the same images; they differ in data.root"):
         read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
 
 
@@ -194,7 +194,7 @@ def test_a_folder_with_other_settings_is_not_taken_for_the_run(experiment, tmp_p
         is_finished(run_folder(tmp_path / "out", "gram", 0), changed["gram"])
 
 
-def test_the_command_leaves_table_and_pictures(experiment, tmp_path, capsys):
+def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
     comparison_command(
         [
             "--config",

@@ -3,7 +3,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanseg.inference.files.geotiff import map_place, map_tags
+from kanseg.inference.files.geotiff import geo_transform, geotiff_tags
 
 IMAGE = np.zeros((6, 8, 3), np.uint8)
 
@@ -39,7 +39,7 @@ def geotiff(path, raster_type=1, transform=False):
 
 @pytest.mark.parametrize("transform", [False, True])
 def test_corners_lie_where_the_tags_say(tmp_path, transform):
-    place = map_place(geotiff(tmp_path / "a.tif", transform=transform))
+    place = geo_transform(geotiff(tmp_path / "a.tif", transform=transform))
     assert place.epsg == 32633
     np.testing.assert_allclose(
         place(np.array([[0, 0], [2, 4], [8, 6]])), [[1000, 2000], [1001, 1998], [1004, 1997]]
@@ -48,16 +48,16 @@ def test_corners_lie_where_the_tags_say(tmp_path, transform):
 
 def test_coordinates_of_points_are_those_of_the_middles_of_pixels(tmp_path):
     np.testing.assert_allclose(
-        map_place(geotiff(tmp_path / "a.tif", raster_type=2))(np.array([[2.5, 4.5]])),
+        geo_transform(geotiff(tmp_path / "a.tif", raster_type=2))(np.array([[2.5, 4.5]])),
         [[1001, 1998]],
     )
 
 
 def test_the_tags_of_a_copy_tell_the_same(tmp_path):
     tifffile.imwrite(
-        tmp_path / "b.tif", IMAGE[:, :, 0], extratags=map_tags(geotiff(tmp_path / "a.tif"))
+        tmp_path / "b.tif", IMAGE[:, :, 0], extratags=geotiff_tags(geotiff(tmp_path / "a.tif"))
     )
-    first, second = map_place(tmp_path / "a.tif"), map_place(tmp_path / "b.tif")
+    first, second = geo_transform(tmp_path / "a.tif"), geo_transform(tmp_path / "b.tif")
     assert second.epsg == first.epsg
     np.testing.assert_array_equal(second.matrix, first.matrix)
 
@@ -67,5 +67,5 @@ def test_other_files_have_no_place(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "a.tif")
     (tmp_path / "b.tif").write_bytes(b"II*\0")
     for path in tmp_path.iterdir():
-        assert map_place(path) is None
-        assert map_tags(path) == []
+        assert geo_transform(path) is None
+        assert geotiff_tags(path) == []

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from kanseg.inference.files.inputs import Job, find_jobs, find_pictures, name_jobs, refuse_clashes
+from kanseg.inference.files.inputs import Job, find_images, find_jobs, name_jobs, refuse_clashes
 from kanseg.utils.errors import InputError
 
 
@@ -14,11 +14,11 @@ def touch(root, *names):
 
 def test_a_folder_a_file_and_a_pattern_are_found(tmp_path):
     touch(tmp_path, "b.png", "a.jpg", ".hidden.png", "notes.txt")
-    assert [p.name for p in find_pictures(str(tmp_path))] == ["a.jpg", "b.png"]
-    assert [p.name for p in find_pictures(str(tmp_path / "*.jpg"))] == ["a.jpg"]
-    assert [p.name for p in find_pictures(str(tmp_path / "b.png"))] == ["b.png"]
+    assert [p.name for p in find_images(str(tmp_path))] == ["a.jpg", "b.png"]
+    assert [p.name for p in find_images(str(tmp_path / "*.jpg"))] == ["a.jpg"]
+    assert [p.name for p in find_images(str(tmp_path / "b.png"))] == ["b.png"]
     with pytest.raises(InputError, match="no file, no folder"):
-        find_pictures(str(tmp_path / "*.gif"))
+        find_images(str(tmp_path / "*.gif"))
 
 
 def test_what_is_left_out_is_told(tmp_path):
@@ -77,7 +77,7 @@ def test_a_mask_that_would_be_an_overlay_of_another_is_refused():
         )
 
 
-def test_a_picture_that_would_be_a_frame_of_a_video_is_refused():
+def test_a_image_that_would_be_a_frame_of_a_video_is_refused():
     film, frame, other = (
         Job(Path("f.mp4"), "f"),
         Job(Path("f/frame_000000.png"), "f/frame_000000"),

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
-from kanseg.inference import Outputs, Predictor, find_jobs, find_pictures, predict_files
-from kanseg.inference.files.outputs import blended, class_folders, uncertainty_picture
+from kanseg.inference import Outputs, Predictor, find_images, find_jobs, predict_files
+from kanseg.inference.files.outputs import blended, class_folders, uncertainty_image
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -24,12 +24,12 @@ class Channels(nn.Module):
 
 
 def predictor(task="multilabel", **options):
-    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     return Predictor(
         Channels(),
         Preprocess(mean=(0.5,), std=(0.25,)),
         classes=["red", "a/b", "red."],
-        colours=colours,
+        colors=colors,
         task=task,
         device="cpu",
         **options,
@@ -44,9 +44,7 @@ def source(tmp_path):
 
 
 def predict(source, output, model, **options):
-    outcome = predict_files(
-        model, find_pictures(str(source)), output, tell=lambda _: None, **options
-    )
+    outcome = predict_files(model, find_images(str(source)), output, tell=lambda _: None, **options)
     assert outcome.failed == []
     return outcome
 
@@ -100,7 +98,7 @@ def test_probabilities_are_those_of_the_predictor(source, tmp_path, kind):
         )
 
 
-def test_uncertainty_is_stored_as_numbers_and_as_a_picture(source, tmp_path):
+def test_uncertainty_is_stored_as_numbers_and_as_a_image(source, tmp_path):
     for flips in (1, 2):
         model = predictor("multiclass", flips=flips)
         predict(
@@ -111,13 +109,13 @@ def test_uncertainty_is_stored_as_numbers_and_as_a_picture(source, tmp_path):
         )
         stored = np.load(tmp_path / f"out{flips}" / "uncertainty" / "p.npz")["uncertainty"]
         np.testing.assert_array_equal(stored, model.uncertainty(IMAGE))
-        picture = np.asarray(Image.open(tmp_path / f"out{flips}" / "uncertainty" / "p.png"))
-        assert np.array_equal(picture, uncertainty_picture(stored, flips))
+        image = np.asarray(Image.open(tmp_path / f"out{flips}" / "uncertainty" / "p.png"))
+        assert np.array_equal(image, uncertainty_image(stored, flips))
 
 
-def test_pictures_of_uncertainty_by_hand():
-    assert uncertainty_picture(np.array([0.0, 0.5, 1.0]), 1).tolist() == [0, 128, 255]
-    assert uncertainty_picture(np.array([0.0, 0.01, 0.25]), 4).tolist() == [
+def test_images_of_uncertainty_by_hand():
+    assert uncertainty_image(np.array([0.0, 0.5, 1.0]), 1).tolist() == [0, 128, 255]
+    assert uncertainty_image(np.array([0.0, 0.01, 0.25]), 4).tolist() == [
         0,
         51,
         255,
@@ -137,7 +135,7 @@ def test_overlapping_classes_are_tinted_by_their_mean():
     ).all()
 
 
-def test_annotations_tell_of_all_pictures_also_of_those_that_were_there(source, tmp_path):
+def test_annotations_tell_of_all_images_also_of_those_that_were_there(source, tmp_path):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(source / "q.png")
     once, twice = (predict_coco(source, tmp_path / "out", skip) for skip in (False, True))
     assert once == twice
@@ -196,7 +194,7 @@ def test_only_what_is_complete_is_skipped(source, tmp_path):
         )
 
 
-def test_pictures_in_folders_lie_in_folders(tmp_path):
+def test_images_in_folders_lie_in_folders(tmp_path):
     for name in ("a.png", "x/a.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(IMAGE).save(tmp_path / "in" / name)
@@ -205,7 +203,7 @@ def test_pictures_in_folders_lie_in_folders(tmp_path):
     assert written(tmp_path / "out") == ["a.png", "overlays/a.png", "overlays/x/a.png", "x/a.png"]
 
 
-def test_pictures_predicted_together_have_the_masks_of_each(tmp_path):
+def test_images_predicted_together_have_the_masks_of_each(tmp_path):
     images = {
         f"p{i}": RNG.integers(0, 256, (20 + 3 * (i % 4 == 3), 30, 3), dtype=np.uint8)
         for i in range(9)
@@ -231,7 +229,7 @@ def test_a_failure_leaves_nothing_half_written(source, tmp_path, monkeypatch):
     )
     outcome = predict_files(
         predictor(),
-        find_pictures(str(source)),
+        find_images(str(source)),
         tmp_path / "out",
         outputs=Outputs(polygons="coco"),
         tell=lambda _: None,
@@ -248,7 +246,7 @@ def test_other_kinds_of_output_are_refused():
         Outputs(polygons="shp")
 
 
-def test_large_pictures_give_the_values_of_small_ones_as_tiff(tmp_path):
+def test_large_images_give_the_values_of_small_ones_as_tiff(tmp_path):
     place = [
         (33550, "d", 3, (10.0, 10.0, 0.0), True),
         (33922, "d", 6, (0.0, 0.0, 0.0, 1000.0, 2000.0, 0.0), True),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from kanseg.inference.files.geotiff import MapPlace
+from kanseg.inference.files.geotiff import GeoTransform
 from kanseg.inference.files.polygons import Coco, geojson, regions
 
 RING = np.array([[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 1, 0], [0, 1, 1, 1, 0]], np.uint8)
@@ -15,7 +15,7 @@ def random_label(seed):
     return rng.integers(0, 3, rng.integers(1, 24, 2), dtype=np.uint8) * (rng.random() < 0.9)
 
 
-def rasterised(rings, shape):
+def rasterized(rings, shape):
     """Even-odd: the middles of the pixels inside of an odd number of lines."""
     rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
     points = np.stack([columns.ravel(), rows.ravel()], axis=1)
@@ -46,7 +46,7 @@ def test_outlines_filled_are_the_label_map(seed):
     label = random_label(seed)
     filled = np.zeros(label.shape, int)
     for region in regions(label, "multiclass"):
-        inside = rasterised(region.rings, label.shape)
+        inside = rasterized(region.rings, label.shape)
         assert inside.sum() == region.area
         filled += region.label * inside
     assert np.array_equal(filled, label)
@@ -64,7 +64,7 @@ def test_annotations_decoded_are_the_label_map(seed):
             [np.reshape(line, (-1, 2)) for line in outline] if isinstance(outline, list) else None
         )
         inside = (
-            rasterised(rings, label.shape) if rings else decoded(outline["counts"], outline["size"])
+            rasterized(rings, label.shape) if rings else decoded(outline["counts"], outline["size"])
         )
         rows, columns = np.nonzero(inside)
         assert note["area"] == inside.sum()
@@ -111,7 +111,7 @@ def signed_area(line):
 
 def test_geojson_in_pixels_and_on_the_map():
     found = list(regions(RING, "binary"))
-    place = MapPlace(np.array([[2.0, 0.0, 100.0], [0.0, -2.0, 500.0]]), 32633)
+    place = GeoTransform(np.array([[2.0, 0.0, 100.0], [0.0, -2.0, 500.0]]), 32633)
     for where, factor in ((None, 1), (place, 4)):
         collection = geojson(found, ["background", "ring"], where)
         (feature,) = collection["features"]

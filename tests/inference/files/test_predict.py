@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
-from kanseg.inference import Outputs, Predictor, find_pictures, predict_files
+from kanseg.inference import Outputs, Predictor, find_images, predict_files
 from kanseg.training.run import train
 
 TOOLS = Path(__file__).parents[3] / "tools"
@@ -47,12 +47,12 @@ def tool(name, *arguments):
     )
 
 
-def pictures(folder):
+def images(folder):
     """One of every kind."""
     folder.mkdir()
     rgb = RNG.integers(0, 256, (61, 83, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(folder / "small.jpg")
-    Image.fromarray(rgb[:, :, 0]).save(folder / "grey.png")
+    Image.fromarray(rgb[:, :, 0]).save(folder / "gray.png")
     Image.fromarray(np.dstack([rgb, rgb[:, :, :1]])).save(folder / "rgba.png")
     cv2.imwrite(str(folder / "deep.png"), RNG.integers(0, 65536, (40, 50), dtype=np.uint16))
     exif = Image.Exif()
@@ -61,7 +61,7 @@ def pictures(folder):
     Image.fromarray(RNG.integers(0, 256, (200, 150, 3), dtype=np.uint8)).save(folder / "large.webp")
     return {
         "small": (61, 83),
-        "grey": (61, 83),
+        "gray": (61, 83),
         "rgba": (61, 83),
         "deep": (40, 50),
         "turned": (83, 61),
@@ -69,8 +69,8 @@ def pictures(folder):
     }
 
 
-def test_masks_have_exactly_the_size_of_their_pictures(checkpoint, tmp_path):
-    sizes = pictures(tmp_path / "in")
+def test_masks_have_exactly_the_size_of_their_images(checkpoint, tmp_path):
+    sizes = images(tmp_path / "in")
     run = tool(
         "predict.py",
         "--checkpoint",
@@ -116,7 +116,7 @@ def test_one_unreadable_file_does_not_stop_the_others(checkpoint, tmp_path):
 
 
 def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
-    pictures(tmp_path / "in")
+    images(tmp_path / "in")
     arguments = [
         "--checkpoint",
         checkpoint,
@@ -169,10 +169,10 @@ def test_evaluate_prints_a_table_and_writes_json(checkpoint, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert "foreground" in run.stdout
-    assert '"pictures": 4' in (tmp_path / "scores.json").read_text()
+    assert '"images": 4' in (tmp_path / "scores.json").read_text()
 
 
-def test_a_mask_never_overwrites_its_picture(checkpoint, tmp_path):
+def test_a_mask_never_overwrites_its_image(checkpoint, tmp_path):
     Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     run = tool(
@@ -188,7 +188,7 @@ def test_a_mask_never_overwrites_its_picture(checkpoint, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_an_overlay_never_overwrites_a_picture_and_nothing_is_written_before(checkpoint, tmp_path):
+def test_an_overlay_never_overwrites_a_image_and_nothing_is_written_before(checkpoint, tmp_path):
     folder = tmp_path / "x" / "overlays"
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
@@ -201,7 +201,7 @@ def test_an_overlay_never_overwrites_a_picture_and_nothing_is_written_before(che
 
 
 class Greedy(nn.Module):
-    """Has no memory for several pictures at once, nor for a bright one."""
+    """Has no memory for several images at once, nor for a bright one."""
 
     def forward(self, x):
         if len(x) > 1 or x.mean() > 0.9:
@@ -209,19 +209,19 @@ class Greedy(nn.Module):
         return x.mean(dim=1, keepdim=True)
 
 
-def test_one_picture_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path):
+def test_one_image_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path):
     for name, value in (("a", 255), ("b", 0), ("c", 10)):
         Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
     predictor = Predictor(
         Greedy(),
         Preprocess(mean=(0.0,), std=(1.0,)),
         classes=["a", "b"],
-        colours=[(0, 0, 0), (255, 0, 0)],
+        colors=[(0, 0, 0), (255, 0, 0)],
         task="binary",
         device="cpu",
     )
     outcome = predict_files(
-        predictor, find_pictures(str(tmp_path)), tmp_path / "out", tell=lambda _: None
+        predictor, find_images(str(tmp_path)), tmp_path / "out", tell=lambda _: None
     )
     assert [p.name for p in outcome.written] == ["b.png", "c.png"]
     assert "a.png: OutOfMemoryError" in outcome.failed[0]
@@ -315,9 +315,9 @@ class Mean(nn.Module):
 
 def flat(channels=3, **options):
     preprocess = Preprocess(channels, mean=(0.5,) * channels, std=(0.25,) * channels, **options)
-    colours = [(0, 0, 0), (255, 255, 255)]
+    colors = [(0, 0, 0), (255, 255, 255)]
     return Predictor(
-        Mean(), preprocess, classes=["a", "b"], colours=colours, task="binary", device="cpu"
+        Mean(), preprocess, classes=["a", "b"], colors=colors, task="binary", device="cpu"
     )
 
 

@@ -27,8 +27,8 @@ def opened(path, **limits):
     return open_tiff(path, **({"max_pixels": 10**9, "large": 0} | limits))
 
 
-def windows(picture):
-    height, width = picture.shape
+def windows(image):
+    height, width = image.shape
     return [
         (0, 0, height, width),
         (0, 0, 1, 1),
@@ -39,21 +39,21 @@ def windows(picture):
 
 
 @pytest.mark.parametrize(
-    "image", [RGB, DEEP, RGB[:, :, 0], DEEP[:, :, 0]], ids=["rgb", "deep", "grey", "deep grey"]
+    "image", [RGB, DEEP, RGB[:, :, 0], DEEP[:, :, 0]], ids=["rgb", "deep", "gray", "deep gray"]
 )
 @pytest.mark.parametrize("way", WAYS)
-def test_a_window_is_that_of_the_whole_picture(tmp_path, image, way):
+def test_a_window_is_that_of_the_whole_image(tmp_path, image, way):
     tifffile.imwrite(
         tmp_path / "a.tif",
         image,
         photometric="rgb" if image.ndim == 3 else "minisblack",
         **WAYS[way],
     )
-    picture = opened(tmp_path / "a.tif")
+    image = opened(tmp_path / "a.tif")
     whole = image.reshape(*image.shape[:2], -1)
-    assert (picture.shape, picture.channels) == (whole.shape[:2], whole.shape[2])
-    for top, left, height, width in windows(picture):
-        found = picture.read(top, left, height, width)
+    assert (image.shape, image.channels) == (whole.shape[:2], whole.shape[2])
+    for top, left, height, width in windows(image):
+        found = image.read(top, left, height, width)
         assert found.dtype == image.dtype
         assert np.array_equal(found, whole[top : top + height, left : left + width])
 
@@ -77,8 +77,8 @@ def test_files_of_others_are_read_as_read_image_reads_them(tmp_path):
         tmp_path / "rgba.tif", compression="tiff_adobe_deflate"
     )
     for name in ("pil.tif", "cv.tif", "rgba.tif"):
-        picture = opened(tmp_path / name)
-        assert np.array_equal(picture.read(0, 0, *picture.shape), read_image(tmp_path / name))
+        image = opened(tmp_path / name)
+        assert np.array_equal(image.read(0, 0, *image.shape), read_image(tmp_path / name))
 
 
 @pytest.mark.parametrize("nodata", ["65535", "-9999", None])
@@ -106,7 +106,7 @@ def test_what_must_be_interpreted_is_left_to_read_image(tmp_path):
     Image.fromarray(RGB).convert("P").save(tmp_path / "palette.tif")
     Image.fromarray(RGB).convert("1").save(tmp_path / "bits.tif")
     tifffile.imwrite(tmp_path / "float.tif", RGB.astype(np.float32))
-    (tmp_path / "text.tif").write_text("no picture")
+    (tmp_path / "text.tif").write_text("no image")
     for path in tmp_path.iterdir():
         assert opened(path) is None, path
     tifffile.imwrite(tmp_path / "small.tif", RGB)
@@ -120,7 +120,7 @@ def test_limits_and_stacks_are_told(tmp_path):
     ):
         opened(tmp_path / "a.tif", max_pixels=100)
     tifffile.imwrite(tmp_path / "b.tif", np.stack([RGB, RGB]), photometric="rgb")
-    with pytest.raises(InputError, match="2 pictures"):
+    with pytest.raises(InputError, match="2 images"):
         opened(tmp_path / "b.tif")
 
 
@@ -129,19 +129,19 @@ def test_a_truncated_file_is_told_where_it_ends(tmp_path, way):
     tifffile.imwrite(tmp_path / "a.tif", RGB, **WAYS[way])
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[: len(whole) * 2 // 3])
-    picture = opened(tmp_path / "a.tif")
-    if picture is not None:  # where the list of tiles is cut off as well, read_image tells
+    image = opened(tmp_path / "a.tif")
+    if image is not None:  # where the list of tiles is cut off as well, read_image tells
         with pytest.raises(InputError, match="damaged or truncated at row"):
-            picture.read(0, 0, 150, 210)
+            image.read(0, 0, 150, 210)
 
 
 def test_no_more_blocks_are_kept_than_the_windows_of_two_rows_need(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB, tile=(16, 16))
-    picture = opened(tmp_path / "a.tif")
+    image = opened(tmp_path / "a.tif")
     for top in range(0, 128, 16):
         for left in range(0, 178, 16):
-            picture.read(top, left, 32, 32)
-    assert len(picture._cache) <= 3 * 14
+            image.read(top, left, 32, 32)
+    assert len(image._cache) <= 3 * 14
 
 
 def test_rows_become_a_tiled_palette_file(tmp_path):
@@ -156,11 +156,10 @@ def test_rows_become_a_tiled_palette_file(tmp_path):
     with tifffile.TiffFile(tmp_path / "x" / "a.tif") as written:
         assert written.pages[0].is_tiled
         assert np.array_equal(written.asarray(), values)
-    picture = Image.open(tmp_path / "x" / "a.tif")
-    assert picture.mode == "P"
+    image = Image.open(tmp_path / "x" / "a.tif")
+    assert image.mode == "P"
     assert (
-        picture.convert("RGB").getpixel((0, 0))
-        == [(0, 0, 0), (255, 0, 0), (0, 9, 255)][values[0, 0]]
+        image.convert("RGB").getpixel((0, 0)) == [(0, 0, 0), (255, 0, 0), (0, 9, 255)][values[0, 0]]
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from kanseg.data import Preprocess
-from kanseg.inference import Outputs, Predictor, find_pictures, predict_files
+from kanseg.inference import Outputs, Predictor, find_images, predict_files
 from kanseg.inference.files.video import _Movie
 
 SIZE = (48, 60)
@@ -26,7 +26,7 @@ def predictor():
         Brightness(),
         preprocess,
         classes=["dark", "bright"],
-        colours=[(0, 0, 0), (255, 0, 0)],
+        colors=[(0, 0, 0), (255, 0, 0)],
         task="binary",
         device="cpu",
         batch_size=3,
@@ -49,9 +49,7 @@ def frame(number):
 
 
 def run(predictor, path, output, **options):
-    return predict_files(
-        predictor, find_pictures(str(path)), output, tell=lambda _: None, **options
-    )
+    return predict_files(predictor, find_images(str(path)), output, tell=lambda _: None, **options)
 
 
 def frames(path):

@@ -368,7 +368,7 @@ def test_frozen_parts_of_the_base_branch(frozen):
 
 @pytest.mark.parametrize("mode", ["reflect", "circular"])
 @pytest.mark.parametrize("domain", ["instance_norm", "layer_norm"])
-def test_a_normalising_map_does_not_see_the_border_that_padding_adds(mode, domain):
+def test_a_normalizing_map_does_not_see_the_border_that_padding_adds(mode, domain):
     basis = create_basis("legendre", 2, domain=domain)
     conv = nn.Conv2d(8, 3, 3, padding=2, padding_mode=mode, bias=False)
     for a, b in zip(*both(torch.randn(2, 2, 5, 6), basis, conv), strict=True):

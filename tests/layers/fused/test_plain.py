@@ -152,7 +152,7 @@ def doubled_weight(module):
 
 
 class DoubledTensor(torch.Tensor):
-    """A weight with a behaviour of its own, as quantized and sharded tensors have."""
+    """A weight with a behavior of its own, as quantized and sharded tensors have."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

@@ -10,7 +10,7 @@ from kanseg.training.optim.lr_scheduler import (
     describe_function_rates,
     parameter_groups,
 )
-from kanseg.training.optim.optimizers import create_optimiser
+from kanseg.training.optim.optimizers import create_optimizer
 from kanseg.utils.errors import InputError
 
 VALUES = [
@@ -45,7 +45,7 @@ def rates(model, total=10, **settings):
     settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0} | settings))
     groups, factors = parameter_groups(model, settings)
     return Rates(
-        create_optimiser("sgd", groups, lr=settings.lr), settings, total=total, factors=factors
+        create_optimizer("sgd", groups, lr=settings.lr), settings, total=total, factors=factors
     )
 
 
@@ -108,7 +108,7 @@ def test_a_factor_of_zero_keeps_the_weights():
     before = [p.clone() for p in model["encoder"].parameters()]
     settings = TrainingConfig(lr=0.1, warmup=0.0, lr_factors={"encoder.*": 0.0})
     groups, factors = parameter_groups(model, settings)
-    optimizer = create_optimiser("adamw", groups, lr=0.1, weight_decay=0.5)
+    optimizer = create_optimizer("adamw", groups, lr=0.1, weight_decay=0.5)
     ours = Rates(optimizer, settings, total=3, factors=factors)
     for step in range(3):
         ours.set(step, Stand())
@@ -163,7 +163,7 @@ def stepped(model, **settings):
     """Name -> learning rate and weight decay that an optimizer has for it."""
     settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0, "weight_decay": 0.5} | settings))
     groups, factors = parameter_groups(model, settings)
-    optimizer = create_optimiser("adamw", groups, lr=settings.lr, weight_decay=0.5)
+    optimizer = create_optimizer("adamw", groups, lr=settings.lr, weight_decay=0.5)
     Rates(optimizer, settings, total=10, factors=factors).set(0, Stand())
     found = {
         id(p): (pytest.approx(group["lr"]), group["weight_decay"])
@@ -214,7 +214,7 @@ def test_without_decay_a_coefficient_without_a_gradient_stays():
     weight = nn.init.ones_(model[0].activation.weight)
     settings = TrainingConfig(lr=0.1, warmup=0.0, weight_decay=0.5)
     groups, factors = parameter_groups(model, settings)
-    optimizer = create_optimiser("adamw", groups, lr=0.1, weight_decay=0.5)
+    optimizer = create_optimizer("adamw", groups, lr=0.1, weight_decay=0.5)
     Rates(optimizer, settings, total=3, factors=factors).set(0, Stand())
     kernel = model[0].base_conv.weight.detach().clone()
     for parameter in model.parameters():

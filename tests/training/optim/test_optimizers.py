@@ -10,7 +10,7 @@ import kanseg
 from kanseg.training.optim.optimizers import (
     OPTIMISERS,
     SCHEDULES,
-    create_optimiser,
+    create_optimizer,
     create_schedule,
     warmup_cosine,
 )
@@ -105,7 +105,7 @@ def test_the_cosine_is_the_formula():
 
 def test_a_schedule_drives_a_group_with_its_own_rate():
     parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-    optimizer = create_optimiser(
+    optimizer = create_optimizer(
         "adamw", [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 1e-3}], lr=1e-2
     )
     schedule = lr_scheduler.LambdaLR(optimizer, create_schedule("constant", total=10, warmup=0.5))
@@ -114,7 +114,7 @@ def test_a_schedule_drives_a_group_with_its_own_rate():
 
 def one_step(name, gradient=(3.0, -0.5), value=(1.0, 2.0), **options):
     parameter = nn.Parameter(torch.tensor(value))
-    optimizer = create_optimiser(name, [parameter], lr=0.1, **options)
+    optimizer = create_optimizer(name, [parameter], lr=0.1, **options)
     parameter.grad = torch.tensor(gradient)
     optimizer.step()
     return parameter.detach().tolist()
@@ -136,7 +136,7 @@ def test_lbfgs_fits_a_quadratic_in_one_step_and_a_kan_beside_it():
         (nn.Linear(2, 1), x @ torch.tensor([[2.0], [-1.0]]), 1e-8),
         (kanseg.kan([2, 3, 1]), x.prod(1, keepdim=True).tanh(), 0.05),
     ):
-        optimizer = create_optimiser(
+        optimizer = create_optimizer(
             "lbfgs", model.parameters(), lr=1.0, max_iter=50, history_size=20
         )
         assert optimizer.param_groups[0]["line_search_fn"] == "strong_wolfe"
@@ -161,7 +161,7 @@ def test_parameters_may_come_as_a_generator_or_a_group(name):
         assert (
             sum(
                 p.numel()
-                for group in create_optimiser(name, given, lr=0.1).param_groups
+                for group in create_optimizer(name, given, lr=0.1).param_groups
                 for p in group["params"]
             )
             == 6
@@ -171,11 +171,11 @@ def test_parameters_may_come_as_a_generator_or_a_group(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("adam", {}, "unknown optimiser 'adam'; did you mean 'adamw'"),
+        ("adam", {}, "unknown optimizer 'adam'; did you mean 'adamw'"),
         (
             "sgd",
             {"momentun": 0.5},
-            "optimiser sgd has no option 'momentun'; did you mean 'momentum'",
+            "optimizer sgd has no option 'momentun'; did you mean 'momentum'",
         ),
         ("sgd", {"momentum": 0.0}, "nesterov needs a momentum"),
         ("lbfgs", {"weight_decay": 0.1}, "no weight decay"),
@@ -183,12 +183,12 @@ def test_parameters_may_come_as_a_generator_or_a_group(name):
 )
 def test_mistakes_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
-        create_optimiser(name, [nn.Parameter(torch.zeros(1))], lr=0.1, **options)
+        create_optimizer(name, [nn.Parameter(torch.zeros(1))], lr=0.1, **options)
 
 
 def test_lbfgs_takes_one_group():
     with pytest.raises(InputError, match="one group"):
-        create_optimiser(
+        create_optimizer(
             "lbfgs",
             [
                 {"params": [nn.Parameter(torch.zeros(1))]},
@@ -201,7 +201,7 @@ def test_lbfgs_takes_one_group():
 def test_lion_without_timm_tells_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.optim", None)
     with pytest.raises(InputError, match="pip install 'timm"):
-        create_optimiser("lion", [nn.Parameter(torch.zeros(1))], lr=0.1)
+        create_optimizer("lion", [nn.Parameter(torch.zeros(1))], lr=0.1)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from kanseg.config import (
     ModelConfig,
     TrainingConfig,
 )
-from kanseg.data import LabelInfo, Preprocess
+from kanseg.data import LabelSpec, Preprocess
 from kanseg.inference.checkpoint import describe, find_fault, point_to, save_checkpoint
 from kanseg.training.run_folder.resume import find_checkpoint
 from kanseg.utils.io import atomic_write_text
@@ -118,7 +118,7 @@ def killed_at_every_operation(run, write):
 
 def write_step(run, batch, step=3):
     """A checkpoint of a step, with a state that tells the batch."""
-    description = describe(Config(), LabelInfo("binary", ("a", "b")), Preprocess())
+    description = describe(Config(), LabelSpec("binary", ("a", "b")), Preprocess())
     folder = run / "checkpoints" / f"step_{step:08d}"
     extra = {"state": {"step": step, "batch": batch}, "tensors": {"x": torch.ones(2)}}
     return save_checkpoint(folder, nn.Linear(2, 3), description, Config(), **extra)

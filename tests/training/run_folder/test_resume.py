@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kanseg.config import Config
-from kanseg.data import LabelInfo, Preprocess
+from kanseg.data import LabelSpec, Preprocess
 from kanseg.inference.checkpoint import describe, save_checkpoint
 from kanseg.training.run_folder.resume import (
     RunBusy,
@@ -24,7 +24,7 @@ from kanseg.utils.errors import InputError
 def save(run, step, with_state=True):
     model = nn.Linear(2, 3)
     description = describe(
-        Config(), LabelInfo("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+        Config(), LabelSpec("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
     )
     extra = (
         {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}

@@ -144,11 +144,11 @@ def test_evaluate_leaves_out_what_was_trained_on(copied, capsys):
     write_lists(place / "set", train=range(1, 8), test=[0, 8, 9])
     scores = evaluate_checkpoint(place / "run", "test", root=root, device="cpu")
     out = capsys.readouterr().out
-    assert scores["pictures"] == 2
+    assert scores["images"] == 2
     assert "1 of 3 images were trained on by this run, and are left out" in out
     assert "images/p00.png" in out
     assert "2 images that this run has as test are not among these any more" in out
-    assert evaluate_checkpoint(place / "run", "train", root=root, device="cpu")["pictures"] == 7
+    assert evaluate_checkpoint(place / "run", "train", root=root, device="cpu")["images"] == 7
     assert "3 of these images were trained on by this run" in capsys.readouterr().out
 
 
@@ -159,7 +159,7 @@ def test_evaluate_knows_a_renamed_image_and_one_of_another_set(copied, tmp_path)
         shutil.copy(place / "set" / kind / "p02.png", other / kind / "stranger.png")
     (other / "test.txt").write_text("p00\np01\nstranger\n")
     scores = evaluate_checkpoint(place / "run", "test", root=str(other), device="cpu")
-    assert scores["pictures"] == 2
+    assert scores["images"] == 2
 
 
 def test_a_run_that_has_stored_no_split_goes_on_with_a_warning(copied, capsys):
@@ -181,7 +181,7 @@ def test_another_test_split_may_be_measured_by_a_resumed_run_unless_trained_on(c
     place = copied / "lists"
     write_lists(place / "set", other=[10, 11], leak=[0, 11])
     again = settings(place / "set", place / "run", epochs=1, test=["other"])
-    assert train(again, resume=True)["test"]["pictures"] == 2
+    assert train(again, resume=True)["test"]["images"] == 2
     leak = replace(again, data=replace(again.data, test=["leak"]))
     with pytest.raises(InputError, match="p00"):
         train(leak, resume=True)
@@ -251,7 +251,7 @@ def test_a_copy_whose_images_were_saved_anew_is_told_by_its_names(copied, tmp_pa
     names = [path.stem for path in (other / "images").iterdir()]
     (other / "test.txt").write_text("\n".join(names))
     scores = evaluate_checkpoint(place / "run", "test", root=str(other))
-    assert scores["pictures"] == len(names)
+    assert scores["images"] == len(names)
     printed = capsys.readouterr().out
     assert "warning: 10 of 12 images have names of images that this run was trained on" in printed
     assert "none of these" not in printed
@@ -279,7 +279,7 @@ def test_a_trained_image_that_was_renamed_and_moved_is_left_out_after_an_accepte
     (root / "test.txt").write_text("\n".join([*test_names, "other", train_names[1]]))
     go_on(place, accept_changes=True)
     scores = evaluate_checkpoint(place / "run" / "last", "test", root=str(root))
-    assert scores["pictures"] == len(test_names)
+    assert scores["images"] == len(test_names)
 
 
 def test_classes_in_another_order_are_refused(copied):

@@ -20,14 +20,14 @@ class Recorder:
     def scalars(self, values, step):
         self.seen.append((step, values))
 
-    def image(self, name, picture, step):
-        self.seen.append((step, name, picture.size))
+    def image(self, name, image, step):
+        self.seen.append((step, name, image.size))
 
     def close(self):
         self.seen.append("closed")
 
 
-def test_a_log_tells_its_trackers_the_numbers_and_the_pictures(tmp_path):
+def test_a_log_tells_its_trackers_the_numbers_and_the_images(tmp_path):
     recorder = Recorder()
     log = RunLog(tmp_path, active=True, trackers=[recorder])
     log.write(
@@ -54,7 +54,7 @@ def test_other_processes_tell_nobody(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_large_pictures_are_shrunk_and_small_ones_are_not():
+def test_large_images_are_shrunk_and_small_ones_are_not():
     assert shrunk(np.zeros((100, 2560, 3), np.uint8)).size == (1280, 50)
     assert shrunk(np.zeros((5, 7, 3), np.uint8)).size == (7, 5)
 
@@ -103,7 +103,7 @@ def settings(kind=Config):
 class Stub:
     """Stands for wandb; keeps what it is told."""
 
-    Image = staticmethod(lambda picture: picture.size)
+    Image = staticmethod(lambda image: image.size)
     errors = SimpleNamespace(Error=KeyError)
     Settings = staticmethod(dict)
 
@@ -127,7 +127,7 @@ def stub(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [Config, ClassificationConfig])
-def test_wandb_gets_config_numbers_and_pictures(tmp_path, stub, kind):
+def test_wandb_gets_config_numbers_and_images(tmp_path, stub, kind):
     tracker = WeightsAndBiases(tmp_path, settings(kind))
     tracker.scalars({"loss": 0.5}, 3)
     tracker.image("val/samples", Image.new("RGB", (8, 6)), 3)

@@ -9,13 +9,13 @@ from PIL import Image
 
 from kanseg.data import write_png
 from kanseg.visualization.report import page as report
-from kanseg.visualization.report.page import PICTURES, draw_report
+from kanseg.visualization.report.page import IMAGES, draw_report
 from kanseg.visualization.report.tables import scores_as_html, shown
 
 SCORES = {
     "mean_iou": 0.81234,
     "mean_hd95": 12.345678,
-    "pictures": 7,
+    "images": 7,
     "surface": {"tolerance": 2.0, "mean_nsd": 0.71239},
     "confusion": [[1, 2], [3, 4]],
     "classes": {
@@ -41,14 +41,14 @@ CONFIG = (
 def run(tmp_path):
     folder = tmp_path / "a run"
     noise = np.random.default_rng(0).integers(0, 255, (400, 600, 3)).astype(np.uint8)
-    for name in PICTURES:
+    for name in IMAGES:
         write_png(folder / name, noise[:300, :300] if name == "curves.png" else noise)
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "metrics.json").write_text(json.dumps(RESULTS | {"test": SCORES | {"classes": {}}}))
     return folder
 
 
-def pictures(page):
+def images(page):
     return [
         Image.open(io.BytesIO(base64.b64decode(data)))
         for data in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)
@@ -82,10 +82,10 @@ def test_names_are_text_and_nothing_else(run):
     assert "sea &amp; sky" in page
 
 
-def test_every_picture_is_inside_the_page_and_whole(run):
+def test_every_image_is_inside_the_page_and_whole(run):
     page = draw_report(run).read_text()
-    assert page.count("<img") == len(PICTURES)
-    assert [picture.convert("RGB").size for picture in pictures(page)] == [
+    assert page.count("<img") == len(IMAGES)
+    assert [image.convert("RGB").size for image in images(page)] == [
         (600, 400),
         (600, 400),
         (600, 400),
@@ -99,7 +99,7 @@ def test_every_picture_is_inside_the_page_and_whole(run):
 def test_the_commands_can_be_pasted(run):
     page = draw_report(run).read_text()
     assert (
-        "python tools/predict.py --checkpoint &#x27;runs/a run/best&#x27; --input PICTURES --output"
+        "python tools/predict.py --checkpoint &#x27;runs/a run/best&#x27; --input IMAGES --output"
         " masks\n" in page
     )
     assert (
@@ -112,7 +112,7 @@ def test_the_commands_can_be_pasted(run):
     assert "predict.py" not in page
 
 
-def test_a_page_that_would_be_too_large_to_send_has_coarser_pictures(run, monkeypatch):
+def test_a_page_that_would_be_too_large_to_send_has_coarser_images(run, monkeypatch):
     whole = draw_report(run).stat().st_size
     monkeypatch.setattr(report, "LARGEST", whole // 2)
     assert draw_report(run).stat().st_size < whole // 2
@@ -133,6 +133,6 @@ def test_values_are_shown_as_they_are_read():
 
 
 def test_classes_without_pixels_have_no_share():
-    html = scores_as_html({"pictures": 1, "classes": {"a": {"iou": None, "pixels": 0}}})
+    html = scores_as_html({"images": 1, "classes": {"a": {"iou": None, "pixels": 0}}})
     assert "share of the set" not in html
     assert "<td>-</td><td>0</td>" in html

@@ -1,4 +1,4 @@
-"""reskanet_18x32p and its relatives: for pictures of 32 and 64 pixels (32p, 64p), and of 224."""
+"""reskanet_18x32p and its relatives: for images of 32 and 64 pixels (32p, 64p), and of 224."""
 
 from __future__ import annotations
 
