@@ -209,7 +209,7 @@ def fuzz(name, count, make, read):
 
 
 def opened(**data):
-    return open_data(DataConfig(**data), tell=lambda line: None)
+    return open_data(DataConfig(**data), log=lambda line: None)
 
 
 def share(part):

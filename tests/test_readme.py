@@ -44,7 +44,7 @@ COMMANDS = {page: commands((ROOT / page).read_text(encoding="utf-8")) for page i
 
 @pytest.fixture
 def user(config, tmp_path, monkeypatch):
-    """A folder in which a quickstart has run, and in which a image and weights of a layer of
+    """A folder in which a quickstart has run, and in which an image and weights of a layer of
     torch-conv-kan lie.
     """
     theirs = {

@@ -208,7 +208,7 @@ class BSpline(Basis):
     @property
     def uniform(self) -> bool:
         """Whether the knots of every channel are known to be equally spaced; False also where
-        nobody can tell, and for knots that are trained.
+        nobody can log, and for knots that are trained.
         """
         if self.knots.requires_grad:  # the closed form has a gradient for the outermost two only
             return False

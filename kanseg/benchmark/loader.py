@@ -69,7 +69,7 @@ class LoaderCase:
 
 
 class Bare(Dataset):
-    """Decode and resize a image and its mask, and nothing else: no header is looked at, no value
+    """Decode and resize an image and its mask, and nothing else: no header is looked at, no value
     checked, nothing turned or normalized.
 
     It is made as fast as it can be: the bytes stay where the decoder puts them, (H, W, C), in its
@@ -121,7 +121,7 @@ def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
     with nullcontext(root) if root is not None else TemporaryDirectory() as folder:
         if root is None:
             make_images(Path(folder))
-        opened = open_data(DataConfig(root=str(folder)), tell=lambda _: None)
+        opened = open_data(DataConfig(root=str(folder)), log=lambda _: None)
         found = dict.fromkeys(
             sample
             for samples in opened.splits.values()

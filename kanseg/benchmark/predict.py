@@ -22,7 +22,7 @@ CLASSES = 2
 REACH = 0.9
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "reach", "met"]
-EXPLAINED = """A image of uint8 RGB -> label map by `Predictor` (cutting, normalizing, blending,
+EXPLAINED = """An image of uint8 RGB -> label map by `Predictor` (cutting, normalizing, blending,
 deciding), beside the bare network on the same tiles, in the same batches, already normalized and on
 the device. Pixels are those of the tiles, overlap counted, on both sides. ratio: of the two, median
 of the rounds ± half the distance of the quartiles."""

@@ -124,7 +124,7 @@ def finish(
     control: str,
     split: str,
     score: str | None,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[Path]:
     """Table and images of the runs that are finished; nothing yet where an arm has none."""
     from kanseg.experiments.compare.figures import draw_comparison, draw_examples
@@ -151,7 +151,7 @@ def finish(
         if seed not in done[name]
     ]
     if missing:
-        tell(f"compare: not finished yet: {', '.join(missing)}")
+        log(f"compare: not finished yet: {', '.join(missing)}")
     if not all(done.values()):
         return []
     score = score or default_score(
@@ -166,7 +166,7 @@ def finish(
         output / "table.json",
         json.dumps({"score": score, "split": split, "rows": rows}, indent=1) + "\n",
     )
-    tell(f"\n{text}\n")
+    log(f"\n{text}\n")
     written = [
         output / "table.md",
         output / "table.json",
@@ -177,7 +177,7 @@ def finish(
         next(iter(arms.values())), shown, scores, output / "examples.png", split=split
     )
     written += [examples] if examples is not None else []
-    tell(f"compare: {', '.join(map(str, written))}")
+    log(f"compare: {', '.join(map(str, written))}")
     return written
 
 

@@ -1,7 +1,7 @@
 """Measure a checkpoint on a split: python tools/evaluate.py --checkpoint runs/quickstart/best
 --split test [--root FOLDER]
 
-Prints a table; --json writes the scores, --csv a table with a line a image. By default images
+Prints a table; --json writes the scores, --csv a table with a line an image. By default images
 and masks have the size that the network sees; with --full_size predictions are compared with the
 masks as they are in the files. Distances are in pixels, or in the unit of --spacing.
 """

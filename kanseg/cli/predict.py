@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--input",
         required=True,
-        help="a image, a video, a folder of them, or a glob pattern in quotes",
+        help="an image, a video, a folder of them, or a glob pattern in quotes",
     )
     parser.add_argument(
         "--output",
@@ -182,7 +182,7 @@ def main() -> int:
         skip_existing=arguments.skip_existing,
         max_pixels=arguments.max_pixels,
         large=arguments.large,
-        tell=lambda line: print(printable(line, line=True), file=sys.stderr),
+        log=lambda line: print(printable(line, line=True), file=sys.stderr),
     )
     skipped = f", {len(outcome.skipped)} skipped" if outcome.skipped else ""
     print(

@@ -24,7 +24,7 @@ READERS: dict[str, Callable[..., Folder]] = {
 }
 
 
-def open_data(data: DataConfig, *, tell: Any = print) -> Folder:
+def open_data(data: DataConfig, *, log: Any = print) -> Folder:
     """The data set of the settings, prepared first if it is an embedded one, and cut into folds if
     they are asked for.
 
@@ -53,7 +53,7 @@ def open_data(data: DataConfig, *, tell: Any = print) -> Folder:
         )
     folder = _warned(folder_of_fold(folder, data), data)
     for note in folder.notes:
-        tell(f"data: {note}")
+        log(f"data: {note}")
     return folder
 
 

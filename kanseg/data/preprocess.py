@@ -1,4 +1,4 @@
-"""What is done to a image before a network sees it: once, here, in training as in prediction."""
+"""What is done to an image before a network sees it: once, here, in training as in prediction."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Preprocess:
         """
         if (image.dtype == np.float32) != self.floats:
             raise InputError(
-                f"{name}: a image of {image.dtype} values, and the training images hold"
+                f"{name}: an image of {image.dtype} values, and the training images hold"
                 f" {'floats' if self.floats else 'integers'}; convert it"
             )
         decoded = as_decoded(image)

@@ -19,7 +19,7 @@ Mask: TypeAlias = "Path | tuple[Path | None, ...] | Annotation | None"
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its mask (None for a image without one); a image of more than
+    """One image and its mask (None for an image without one); an image of more than
     `max_pixels` is refused.
     """
 

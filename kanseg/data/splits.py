@@ -54,7 +54,7 @@ def read_lists(
 
 
 def _read_stems(path: Path, images: Mapping[str, Path], where: str) -> list[str]:
-    """The names in a split file, each of which must be a image."""
+    """The names in a split file, each of which must be an image."""
     stems = [nfc(line.strip()) for line in read_text(path).splitlines() if line.strip()]
     bad = [stem for stem in stems if "/" in stem or "\\" in stem or stem in (".", "..")]
     if bad:

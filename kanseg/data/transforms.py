@@ -78,7 +78,7 @@ class Augmentation:
         comes back as float32 in [0, 1].
 
         Raises:
-            InputError: a transform fails on this image, or returns something else than a image
+            InputError: a transform fails on this image, or returns something else than an image
                 of its type.
         """
         if self.empty:
@@ -173,7 +173,7 @@ def _works(transform: object, image: np.ndarray) -> bool:
     always.p = 1.0
     try:
         always(image=np.ascontiguousarray(image))
-    except Exception:  # whatever it is, `check` compares with a image of colors
+    except Exception:  # whatever it is, `check` compares with an image of colors
         return False
     return True
 

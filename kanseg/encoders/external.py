@@ -42,7 +42,7 @@ class ExternalEncoder(nn.Module):
 
     Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); 0 channels
     where the encoder has no feature of that size (vision transformers start at i = 2). The right
-    and lower border of a image are repeated up to a multiple of 32.
+    and lower border of an image are repeated up to a multiple of 32.
 
     Args:
         body: image -> features from large to small.

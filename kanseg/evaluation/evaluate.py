@@ -117,7 +117,7 @@ def evaluate(
 
     Args:
         model: images (B, C, H, W) -> logits.
-        tile: (h, w) beyond which a image is predicted in overlapping tiles; None for whole
+        tile: (h, w) beyond which an image is predicted in overlapping tiles; None for whole
             images of any size.
         batch_size: images, or tiles, at once.
         dataset, accelerator, workers, title: as of `measure`.
@@ -259,7 +259,7 @@ def evaluate_checkpoint(
         training.surface, training.tolerance and data.spacing.
         inside: folder of masks outside of which pixels are ignored.
         protocol: "u_kan" adds the scores of `SegmentationMetrics.u_kan` as "u_kan".
-        csv: file for a table with a line a image.
+        csv: file for a table with a line an image.
 
     Raises:
         InputError: no such checkpoint, data set or split; faulty samples, all of them named;

@@ -69,7 +69,7 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
-    """A CSV text with a line a image: name, CLASS/iou and so on for every class, mean/iou and so
+    """A CSV text with a line an image: name, CLASS/iou and so on for every class, mean/iou and so
     on over its classes, ece and brier.
 
     What is undefined is empty. Distances are left out for a background.

@@ -20,7 +20,7 @@ Labeled = tuple[list[Sample], LabelSpec]
 
 def labeled(data: DataConfig, split: Sequence[str]) -> Labeled:
     """The samples of some splits; InputError where there are none."""
-    opened = open_data(data, tell=lambda line: None)
+    opened = open_data(data, log=lambda line: None)
     samples = opened.samples(split)
     if not samples:
         raise InputError(f"{data.root}: split {', '.join(split)} has no images")

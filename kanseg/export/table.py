@@ -34,7 +34,7 @@ class Row:
     Args:
         form: its name.
         bytes: of the file.
-        one_thread, all_threads: milliseconds a image, median.
+        one_thread, all_threads: milliseconds an image, median.
         agreement: with the network; None for the network itself.
         mean_iou: on the split that was asked for; None where none was.
     """

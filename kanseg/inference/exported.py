@@ -196,7 +196,7 @@ def _names_files(data: bytes | memoryview, message: str) -> bool:
     """Whether a tensor in a message of an ONNX file lies in another file.
 
     onnxruntime reads those below the working folder even of a model in memory, and the package
-    onnx, which could tell, need not be there.
+    onnx, which could log, need not be there.
     """
     data, place = memoryview(data), 0
     while place < len(data):

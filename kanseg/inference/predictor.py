@@ -259,7 +259,7 @@ def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: 
 
 
 def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """The window of a image (C, H, W) -> (C, height, width)."""
+    """The window of an image (C, H, W) -> (C, height, width)."""
     return image[:, top : top + height, left : left + width]
 
 

@@ -31,7 +31,7 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
 def tile_places(
     shape: Sequence[int], tile: Sequence[int], overlap: float
 ) -> tuple[list[int], list[int], int, int]:
-    """(first rows, first columns, height, width) of the tiles of a image of size `shape`."""
+    """(first rows, first columns, height, width) of the tiles of an image of size `shape`."""
     height, width = min(tile[0], shape[0]), min(tile[1], shape[1])
     rows = tile_starts(shape[0], height, max(1, int(height * (1 - overlap))))
     columns = tile_starts(shape[1], width, max(1, int(width * (1 - overlap))))
@@ -66,7 +66,7 @@ def tile_bands(
         predict: tiles (B, C, h, w) -> probabilities (B, N, h, w), on any device.
         reads: of each image: (top, left, height, width) -> (C, height, width) normalized pixels.
         shape: (H, W).
-        tile: (h, w); a image that is smaller on a side is covered by tiles of its own length
+        tile: (h, w); an image that is smaller on a side is covered by tiles of its own length
             there.
         overlap: share of a tile that it has in common with the next one, 0 to below 1.
         batch_size: tiles that are predicted together.

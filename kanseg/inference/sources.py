@@ -14,7 +14,7 @@ from kanseg.utils.errors import InputError
 
 
 class WindowedImage(Protocol):
-    """A image that is read by windows.
+    """An image that is read by windows.
 
     Args:
         name: for messages.
@@ -81,7 +81,7 @@ class ArrayImage:
 
 
 def open_image(path: Path, *, max_pixels: int, large: int) -> WindowedImage:
-    """A image file: a TIFF of more than `large` pixels is read by windows where it can be,
+    """An image file: a TIFF of more than `large` pixels is read by windows where it can be,
     everything else as a whole.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Views of a image for test-time augmentation: mirrored, turned, scaled; each is predicted and
+"""Views of an image for test-time augmentation: mirrored, turned, scaled; each is predicted and
 turned back.
 """
 

@@ -29,7 +29,7 @@ class KANLocal2d(nn.Module):
         basis, share, base_activation, dropout, noise, dropout_at, basis_options: as of `KANLinear`.
 
     Raises:
-        ValueError: a kernel that does not fit into the image, a image of another shape, the
+        ValueError: a kernel that does not fit into the image, an image of another shape, the
             domain "instance_norm", which needs more
             than one value of a channel; whatever `KANConv1d` raises.
     """

@@ -17,7 +17,7 @@ def boundary(pixels: Pixels) -> Tensor:
 
     The boundary loss of Kervadec et al. 2019 plus a constant (their mean of D p outside and -D p
     inside, so that the gradient is the same), which makes a perfect prediction cost 0. Classes that
-    a image lacks, or that fill it, have no boundary and cost nothing: add it to a loss of
+    an image lacks, or that fill it, have no boundary and cost nothing: add it to a loss of
     regions. Distances are those of this batch, computed by OpenCV on the CPU; as they are tens of
     pixels, its usual weight is about 0.01.
     """

@@ -15,7 +15,7 @@ TOP = 5
 
 
 class Classified(NamedTuple):
-    """What is kept of a image."""
+    """What is kept of an image."""
 
     label: int
     predicted: int  # the class of the largest score, the first of equal ones
@@ -129,7 +129,7 @@ class ClassificationMetrics:
         result |= {f"mean_{name}": _mean(values) for name, values in single.items()}
         result |= {
             f"micro_{name}": top1 for name in single
-        }  # with one label a image each miss of one class is a false alarm of another
+        }  # with one label an image each miss of one class is a false alarm of another
         result |= {"auc_ovr": _mean(areas["ovr"]), "auc_ovo": _mean(areas["ovo"])}
         result |= {
             "images": len(kept),
@@ -166,7 +166,7 @@ def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
     """Areas under the ROC curve from (n, N) scores and (n,) labels, NaN where a class has no
     images.
 
-    The area of a class against others is the probability that a image of it has a higher score of
+    The area of a class against others is the probability that an image of it has a higher score of
     the class than one of the others, equal scores counting half (Hand and Till, Machine Learning
     45, 2001).
 

@@ -2,7 +2,7 @@
 
 A mask's surface is its pixels that touch (by a side) a pixel outside it, or the edge of the
 image. Ignored pixels belong to no mask, and where a mask touches them it has no surface.
-Policies, for each class of a image: in neither mask, undefined (NaN, left out of means and
+Policies, for each class of an image: in neither mask, undefined (NaN, left out of means and
 counted); in one only, the worst: the distances are the image's diagonal, the surface Dice 0; in
 both, but one of them without a surface because of ignored pixels, undefined.
 """

@@ -60,7 +60,7 @@ def create_model(
         name: one of `kanseg.list_models()`. A segmentation network returns (B, classes, H, W), a
             classifier (B, classes).
         in_channels: channels of the image.
-        classes: logits a pixel (1 for a binary task with a sigmoid), or a image.
+        classes: logits a pixel (1 for a binary task with a sigmoid), or an image.
         basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of
             plain convolutions.
         stem: the first convolution, the one that reads the image: "auto" for B-splines of the
@@ -82,7 +82,7 @@ def create_model(
             segmentation_models.pytorch.
         features_only: the encoder alone, as of `create_encoder`.
         match: "params" or "macs": solve `width` so that the network has as many parameters, or
-            multiply-adds for a image of `match_size`, as `like`, within 2 %.
+            multiply-adds for an image of `match_size`, as `like`, within 2 %.
         like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see
             `kanseg.models.matching`).
         match_size: height and width of the image.
@@ -92,7 +92,7 @@ def create_model(
             to the activation. With share="edge" inner_channels is 0.25 by default, a bottleneck of
             a quarter of the channels (None for full functions on every edge), and base_activation
             "identity": activations stand between the layers already. `experts=4` makes every
-            convolution but the stem a mixture of 4 (`ConvExperts`), of which a image goes through
+            convolution but the stem a mixture of 4 (`ConvExperts`), of which an image goes through
             `top_k=2`.
 
     Raises:

@@ -30,7 +30,7 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
 
     Args:
         create: `create_model` or `create_encoder`.
-        arguments: of it. `match`: "params" or "macs" (multiply-adds of a forward pass for a image
+        arguments: of it. `match`: "params" or "macs" (multiply-adds of a forward pass for an image
             of `match_size`, evaluating the functions included). `like`: a network, or a mapping of
             the arguments in which the network to be matched differs: it has all others too, and its
             own width is the one given. An option that only one of their two bases knows goes to
@@ -118,7 +118,7 @@ def _between(
 
 
 def _shape(arguments: Arguments, match_size: Sequence[int]) -> tuple[int, ...]:
-    """Of a image of `match_size`, or of the size that the network is built for."""
+    """Of an image of `match_size`, or of the size that the network is built for."""
     return (1, arguments["in_channels"], *(arguments.get("image_size") or match_size))
 
 

@@ -116,7 +116,7 @@ class Operations(TorchDispatchMode):
 
 
 def has_formula(layer: KANActivation) -> bool:
-    """Whether shared functions are computed as polynomials or tables. A fake tensor does not tell
+    """Whether shared functions are computed as polynomials or tables. A fake tensor does not log
     the numbers that may be against it.
     """
     is_fake = isinstance(layer.weight, FakeTensor)

@@ -33,7 +33,7 @@ from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
 from kanseg.training.run_folder.splits import compare_labels, split_of_run
 from kanseg.training.settings import pair
-from kanseg.training.task import Scores, Task, Tell
+from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
 from kanseg.utils.registry import nearest
@@ -93,7 +93,7 @@ class ClassificationTask(Task):
             )
         return model_arguments(model, **given)
 
-    def open(self, *, checkpoint: Path | None, tell: Tell) -> ClassificationDataset:
+    def open(self, *, checkpoint: Path | None, log: Log) -> ClassificationDataset:
         data = self.config.data
         splits = {role: getattr(data, role) for role in ("train", "val", "test")}
         options = {
@@ -107,21 +107,21 @@ class ClassificationTask(Task):
             found: dict[str, ImageSource], dealt: set[str], classes: Sequence[str]
         ) -> dict[str, ImageSource] | None:
             labels = {"task": "classification", "classes": classes}
-            compare_labels(checkpoint, **labels, where=data.root, tell=tell)
-            return self._held(found, dealt, classes, checkpoint, tell)
+            compare_labels(checkpoint, **labels, where=data.root, log=log)
+            return self._held(found, dealt, classes, checkpoint, log)
 
         images = open_images(
             data.root,
             data.format,
             **splits,
             **options,
-            tell=tell,
+            log=log,
             choose=None if checkpoint is None else choose,
         )
         if self.split is None:
             sampled = many_files(images.splits)
             now = self._contents(images.splits, images.classes, sampled)
-            stored = {"accept": self.accept_changes, "tell": tell, "sampled": sampled}
+            stored = {"accept": self.accept_changes, "log": log, "sampled": sampled}
             _, self.split = split_of_run(self.config, now, checkpoint=checkpoint, **stored)
         if self.config.training.monitor == "top5" and len(images.classes) < 6:
             raise InputError(
@@ -185,7 +185,7 @@ class ClassificationTask(Task):
         dealt: set[str],
         classes: Sequence[str],
         checkpoint: Path,
-        tell: Tell,
+        log: Log,
     ) -> dict[str, ImageSource] | None:
         """The splits of a run that goes on: its samples on their sides; None for a run that has
         stored none.
@@ -201,7 +201,7 @@ class ClassificationTask(Task):
             now,
             checkpoint=checkpoint,
             accept=self.accept_changes,
-            tell=tell,
+            log=log,
             dealt=dealt,
             name_new=data.limit is None,
         )

@@ -55,4 +55,4 @@ def update_grids_if_due(training: Training, group: list[dict[str, Tensor]]) -> N
     except ValueError as error:
         raise InputError(f"training.update_grid_epochs: {error}") from None
     progress.grids_moved_in = progress.epoch + 1
-    training.tell(f"epoch {progress.epoch + 1}: grids moved to {sum(map(len, images))} images")
+    training.log(f"epoch {progress.epoch + 1}: grids moved to {sum(map(len, images))} images")

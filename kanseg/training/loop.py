@@ -51,7 +51,7 @@ def fit(training: Training) -> None:
             started = time.perf_counter()
             train_epoch(training)
             entry = finish_epoch(training)
-            _tell(training, entry, time.perf_counter() - started)
+            _log(training, entry, time.perf_counter() - started)
             save(training)
             stop_signal = _asked_to_stop(training)
             if stop_signal is not None:
@@ -94,7 +94,7 @@ def train_epoch(training: Training) -> None:
         bar.update()
         bar.set_postfix(loss=f"{progress.loss_sum / progress.loss_count:.4f}")
         if settings.log_every and progress.step % settings.log_every == 0:
-            training.log.write(
+            training.run_log.write(
                 {"step": progress.step, "epoch": progress.epoch + 1, "loss": loss, "lr": lr}
             )
         stop_signal = _asked_to_stop(training)
@@ -126,7 +126,7 @@ def _leave(training: Training, stop_signal: int) -> NoReturn:
     done = f"stopped after step {training.progress.step}; {what_is_left(training.run)}"
     if stop_signal == signal.SIGINT:
         raise KeyboardInterrupt(done)
-    training.tell(done)
+    training.log(done)
     raise SystemExit(128 + stop_signal)
 
 
@@ -236,7 +236,7 @@ def finish_epoch(training: Training) -> dict[str, Any]:
         save_best(training)
     if training.stopped_early:
         entry["stopped_early"] = True
-    training.log.write(entry)
+    training.run_log.write(entry)
     return entry
 
 
@@ -252,8 +252,8 @@ def _validate(training: Training) -> dict[str, Any]:
     ):  # sums in another order may differ in the last bit, and decisions must not
         broadcast_object_list(box := [scores])
         scores = box[0]
-    if training.log.draws and training.config.training.log_images:
-        training.log.image(
+    if training.run_log.draws and training.config.training.log_images:
+        training.run_log.image(
             "val/samples", task.preview(training.result, accelerator), step=training.progress.step
         )
     return scores
@@ -285,7 +285,7 @@ def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def _tell(training: Training, entry: dict[str, Any], seconds: float) -> None:
+def _log(training: Training, entry: dict[str, Any], seconds: float) -> None:
     settings, progress = training.config.training, training.progress
     line = f"epoch {entry['epoch']}/{settings.epochs}  loss {entry['train']['loss']:.4f}"
     if "val" in entry:
@@ -295,8 +295,6 @@ def _tell(training: Training, entry: dict[str, Any], seconds: float) -> None:
             if progress.best is not None
             else ""
         )
-    training.tell(f"{line}  {seconds:.1f} s")
+    training.log(f"{line}  {seconds:.1f} s")
     if training.stopped_early:
-        training.tell(
-            f"stopped early: no better {settings.monitor} in {progress.stale} validations"
-        )
+        training.log(f"stopped early: no better {settings.monitor} in {progress.stale} validations")

@@ -47,7 +47,7 @@ from kanseg.training.run_folder.trackers import Tracker, open_trackers
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_held_out, check_settings, make_optimizer
 from kanseg.training.state import Training
-from kanseg.training.task import Task, Tell
+from kanseg.training.task import Log, Task
 from kanseg.utils.environment import environment_line
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
@@ -135,7 +135,7 @@ def _train(
             f"{config.training.optimizer} cannot scale its losses for training.precision fp16; use"
             " bf16 or no"
         )
-    tell: Tell = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
+    log: Log = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
     run = Path(config.run_dir)
     with accelerator.main_process_first():
         # locked before it is judged: another process may be about to finish its run there
@@ -143,9 +143,9 @@ def _train(
         locked = accelerator.is_main_process and begun
         if locked:
             held.enter_context(lock_run(run))
-        resumed = find_checkpoint(run, config, resume=resume, overwrite=overwrite, tell=tell)
+        resumed = find_checkpoint(run, config, resume=resume, overwrite=overwrite, log=log)
     with accelerator.main_process_first():
-        dataset = task.open(checkpoint=resumed.folder if resumed else None, tell=tell)
+        dataset = task.open(checkpoint=resumed.folder if resumed else None, log=log)
     check_held_out(task)
     torch.manual_seed(config.seed)
     training = assemble(
@@ -154,20 +154,20 @@ def _train(
         dataset,
         resumed=resumed,
         overwrite=overwrite,
-        tell=tell,
+        log=log,
         held=held if accelerator.is_main_process and not locked else None,
     )
     parameters = sum(p.numel() for p in training.model.parameters())
     batches = training.plan.batches_per_epoch
-    tell(
+    log(
         f"{config.model.name}, basis {config.model.basis}: {parameters:,} parameters; {batches}"
         f" batches an epoch on {accelerator.device}"
     )
     if training.finished:
-        tell(_why_finished(training))
+        log(_why_finished(training))
     training.watch = watch
     fit_started = time.process_time()
-    with contextlib.closing(training.log):
+    with contextlib.closing(training.run_log):
         fit(training)
     training_cpu_seconds = time.process_time() - fit_started
     as_written(training.network, training.result)
@@ -188,7 +188,7 @@ def _train(
         "processes": accelerator.num_processes,
     }
     if accelerator.is_main_process:
-        _report(training, results, tell)
+        _report(training, results, log)
     accelerator.wait_for_everyone()
     return results
 
@@ -206,7 +206,7 @@ def _why_finished(training: Training) -> str:
     )
 
 
-def _network(task: Task, resumed: Resumed | None, tell: Tell) -> nn.Module:
+def _network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
     """The network that the task describes, new or with the weights of a checkpoint."""
     arguments = task.description["model"]
     if resumed is not None:
@@ -216,7 +216,7 @@ def _network(task: Task, resumed: Resumed | None, tell: Tell) -> nn.Module:
         return model
     encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
     if weights is not None and is_external(encoder):
-        tell(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
+        log(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
     return build_model(arguments, pretrained=True)
 
 
@@ -227,7 +227,7 @@ def assemble(
     *,
     resumed: Resumed | None,
     overwrite: bool,
-    tell: Tell,
+    log: Log,
     held: contextlib.ExitStack | None = None,
 ) -> Training:
     """Build, prepare and try everything that the loop needs, and open the run folder last, when all
@@ -236,21 +236,19 @@ def assemble(
     It is locked first, where `held` is given to keep the lock.
     """
     settings, data, run = task.config.training, task.config.data, Path(task.config.run_dir)
-    model = _network(task, resumed, tell)
+    model = _network(task, resumed, log)
     average = average_of(model, settings.ema).to(accelerator.device) if settings.ema else None
     penalty, loss = Penalty(model, settings.penalty), task.loss()
     groups, factors = parameter_groups(model, settings)
     for line in describe_function_rates(model, settings):
-        tell(line)
+        log(line)
     model, optimizer = accelerator.prepare(model, make_optimizer(settings, groups))
     if accelerator.process_index:
         torch.manual_seed(
             task.config.seed + accelerator.process_index
         )  # the first process has seeded its own; dropout must differ
     if settings.find_batch_size and resumed is None:
-        settings = _fitting(
-            model, task, dataset, accelerator, loss=loss, penalty=penalty, tell=tell
-        )
+        settings = _fitting(model, task, dataset, accelerator, loss=loss, penalty=penalty, log=log)
     plan = BatchPlan(
         len(dataset),
         settings.batch_size,
@@ -294,7 +292,7 @@ def assemble(
         held.enter_context(lock_run(run))
         if resumed is None and not overwrite and (run / "config.yaml").exists():
             raise RunBusy(f"{run} holds a run of another process, which has ended meanwhile")
-    log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite, tell=tell)
+    run_log = _open_run(task.config, accelerator, resumed=resumed, overwrite=overwrite, log=log)
     if accelerator.is_main_process and task.split is not None:
         atomic_write_text(run / SPLIT, task.split.to_json())
     training = Training(
@@ -309,8 +307,8 @@ def assemble(
         penalty,
         plan,
         loader,
+        run_log,
         log,
-        tell,
         average=average,
     )
     training.closures = settings.optimizer in NEEDS_CLOSURE
@@ -321,7 +319,7 @@ def assemble(
         except Exception as error:
             text = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(f"{resumed.folder}: its training state does not fit: {text}") from None
-        tell(
+        log(
             f"resumed from {resumed.folder}: epoch {training.progress.epoch + 1}, step"
             f" {training.progress.step}"
         )
@@ -335,7 +333,7 @@ def _fitting(
     dataset: Dataset,
     accelerator: Accelerator,
     *,
-    tell: Tell,
+    log: Log,
     **step: Any,
 ) -> Any:
     """The training settings with a batch that fits into memory, which are those of the task from
@@ -344,12 +342,12 @@ def _fitting(
     settings = task.config.training
     size, accumulate = find_batch_size(model, task, dataset, accelerator, **step)
     if size != settings.batch_size:
-        tell(
+        log(
             f"training.batch_size {settings.batch_size} does not fit into memory: {size}, with"
             f" training.accumulate {settings.accumulate} -> {accumulate}"
         )
     else:
-        tell(f"training.batch_size {size} fits into memory")
+        log(f"training.batch_size {size} fits into memory")
     task.config = replace(
         task.config, training=replace(settings, batch_size=size, accumulate=accumulate)
     )
@@ -357,7 +355,7 @@ def _fitting(
 
 
 def _open_run(
-    config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool, tell: Tell
+    config: Any, accelerator: Accelerator, *, resumed: Resumed | None, overwrite: bool, log: Log
 ) -> RunLog:
     """Make the run folder, without what an earlier run (overwrite) or a killed one left behind, and
     its log.
@@ -372,7 +370,7 @@ def _open_run(
         atomic_write_text(run / "config.yaml", config.to_yaml())
         lost = None if resumed is None else mend_log(run, resumed.state)
         if lost is not None:
-            tell(lost)
+            log(lost)
     accelerator.wait_for_everyone()
     return RunLog(run, active=active, trackers=trackers, resumed=resumed is not None)
 
@@ -402,7 +400,7 @@ def _measure(training: Training) -> dict[str, Any]:
     return {role: task.measure(model, role, accelerator, training.run) for role in task.held_out}
 
 
-def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
+def _report(training: Training, results: dict[str, Any], log: Log) -> None:
     """metrics.json, curves, images, the page of all of them, and the closing lines."""
     run, task = training.run, training.task
     atomic_write_text(run / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
@@ -420,6 +418,6 @@ def _report(training: Training, results: dict[str, Any], tell: Tell) -> None:
             (run / name).unlink(missing_ok=True)
     page = draw_report(run, results)
     for role in task.held_out:
-        tell(f"\n{role}, weights of epoch {results['best_epoch']}, {task.table(results[role])}")
-    tell(f"\n{results['seconds']:.0f} s; scores: {run / 'metrics.json'}; weights: {run / 'best'}")
-    tell(f"images: {', '.join(map(str, [*images, curves]))}; all on one page: {page}")
+        log(f"\n{role}, weights of epoch {results['best_epoch']}, {task.table(results[role])}")
+    log(f"\n{results['seconds']:.0f} s; scores: {run / 'metrics.json'}; weights: {run / 'best'}")
+    log(f"images: {', '.join(map(str, [*images, curves]))}; all on one page: {page}")

@@ -43,7 +43,7 @@ from kanseg.metrics import SCORES, SegmentationMetrics
 from kanseg.models import list_models
 from kanseg.training.run_folder.splits import compare_labels, compare_masks, split_of_run
 from kanseg.training.settings import pair
-from kanseg.training.task import Scores, Task, Tell
+from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
 from kanseg.utils.registry import nearest
@@ -102,18 +102,18 @@ class SegmentationTask(Task):
             Preprocess(channels=self.config.data.channels),
         )["model"]
 
-    def open(self, *, checkpoint: Path | None, tell: Tell) -> SegmentationDataset:
+    def open(self, *, checkpoint: Path | None, log: Log) -> SegmentationDataset:
         data = self.config.data
         augmentation = Augmentation(
             data.augment, pair("data.crop", data.crop), data.oversample_foreground
         )
-        report, samples = chosen_samples(data, tell=tell)
+        report, samples = chosen_samples(data, log=log)
         folder = report.folder
         if checkpoint is not None:
             labels = {"task": folder.info.task, "classes": folder.info.classes}
-            compare_labels(checkpoint, **labels, where=folder.root, tell=tell)
+            compare_labels(checkpoint, **labels, where=folder.root, log=log)
             compare_masks(checkpoint, folder.info, where=folder.root)
-        samples, self.split = self._held(report, samples, checkpoint, tell)
+        samples, self.split = self._held(report, samples, checkpoint, log)
         sizes = Counter(
             tuple(report.inspector.image(sample.image).size) for sample in samples["train"]
         )
@@ -142,7 +142,7 @@ class SegmentationTask(Task):
         report: Report,
         samples: Mapping[str, Sequence[Sample]],
         checkpoint: Path | None,
-        tell: Tell,
+        log: Log,
     ) -> tuple[dict[str, list[Sample]], SplitRecord]:
         """The samples of train, val and test, those of a run that goes on on their sides."""
         folder, folds = report.folder, self.config.data.folds
@@ -163,13 +163,13 @@ class SegmentationTask(Task):
             now,
             checkpoint=checkpoint,
             accept=self.accept_changes,
-            tell=tell,
+            log=log,
             dealt=dealt,
         )
         held = {role: [by_name[name] for name in names.get(role, ())] for role in ROLES}
         if any(held[role] != samples[role] for role in ROLES):
             sizes = ", ".join(f"{role} {len(some)}" for role, some in held.items())
-            tell(f"data: the samples of this run: {sizes}")
+            log(f"data: the samples of this run: {sizes}")
         return held, record
 
     def _check_monitor(self, classes: Sequence[str]) -> None:
@@ -288,7 +288,7 @@ class SegmentationTask(Task):
 
 
 def chosen_samples(
-    data: DataConfig, *, tell: Callable[[str], None]
+    data: DataConfig, *, log: Callable[[str], None]
 ) -> tuple[Report, dict[str, list[Sample]]]:
     """The report on the data set of the settings, and its samples of train, val and test, every
     file of them checked.
@@ -301,12 +301,12 @@ def chosen_samples(
     """
     report = check_data(data)
     for note in report.notes:
-        tell(f"data: {note}")
+        log(f"data: {note}")
     if report.errors and (not data.skip_bad or any(issue.kind.stops for issue in report.errors)):
         raise InputError("\n".join(dict.fromkeys(report.line(issue) for issue in report.errors)))
-    _tell_warnings(report, tell)
+    _tell_warnings(report, log)
     for issue in report.errors:
-        tell(f"data: left out: {report.line(issue)}")
+        log(f"data: left out: {report.line(issue)}")
     samples = {
         role: [sample for sample in report.splits[role] if sample not in report.bad]
         for role in ROLES
@@ -314,7 +314,7 @@ def chosen_samples(
     for role, some in samples.items():
         if some:
             left_out = len(report.splits[role]) - len(some)
-            tell(
+            log(
                 f"data: {role} {len(some)} images{f' ({left_out} left out)' if left_out else ''},"
                 f" {report.statistics[role].summary(report.folder.info)}"
             )
@@ -325,12 +325,12 @@ def chosen_samples(
     return report, samples
 
 
-def _tell_warnings(report: Report, tell: Callable[[str], None], most: int = 3) -> None:
+def _tell_warnings(report: Report, log: Callable[[str], None], most: int = 3) -> None:
     for code, issues in report.by_kind(report.warnings).items():
         for issue in issues[:most]:
-            tell(f"data: warning: {report.line(issue)}")
+            log(f"data: warning: {report.line(issue)}")
         if len(issues) > most:
-            tell(
+            log(
                 f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py"
                 " lists them)"
             )

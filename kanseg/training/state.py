@@ -175,8 +175,8 @@ class Training:
     penalty: Penalty
     plan: BatchPlan
     loader: DataLoader
-    log: RunLog
-    tell: Callable[[str], None]
+    run_log: RunLog
+    log: Callable[[str], None]
     progress: Progress = field(default_factory=Progress)
     average: AveragedModel | None = None  # of the weights (training.ema)
     stop_signal: int | None = None  # SIGTERM or SIGINT, which end the run after the step

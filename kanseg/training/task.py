@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from kanseg.data.split_record import SplitRecord
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 Scores = dict[str, Any]
 
 
@@ -56,12 +56,12 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def open(self, *, checkpoint: Path | None, tell: Tell) -> Dataset:
+    def open(self, *, checkpoint: Path | None, log: Log) -> Dataset:
         """The training set, every file of it checked; fills `held_out` and `description`.
 
         Args:
             checkpoint: one that is resumed; its preprocessing is kept, and its split.
-            tell: for what was found and decided.
+            log: for what was found and decided.
 
         Raises:
             InputError: faults in the data, all of them.
@@ -102,7 +102,7 @@ class Task(ABC):
         """Names of training samples."""
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray | None:
-        """A image (H, W, 3) uint8 of what the network does to the first images of val, for the
+        """An image (H, W, 3) uint8 of what the network does to the first images of val, for the
         trackers; None, by default.
         """
         return None

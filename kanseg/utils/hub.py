@@ -50,7 +50,7 @@ class _Pretrained(
 
     description: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
-    changed: str | None = None  # what was done to the network that a description cannot tell
+    changed: str | None = None  # what was done to the network that a description cannot log
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write config.json (the arguments, class names, preprocessing) and model.safetensors;

@@ -92,7 +92,7 @@ def comparison_sheet(
 
 
 def scaled(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """A image at (width, height): enlarged pixels stay square, and shrinking averages, so that
+    """An image at (width, height): enlarged pixels stay square, and shrinking averages, so that
     nothing small disappears.
     """
     resized = Image.fromarray(np.ascontiguousarray(image))

@@ -9,7 +9,7 @@ from kanseg.utils.errors import InputError
 def opened(root, lines=None, **options):
     return open_data(
         DataConfig(root=str(root), **options),
-        tell=(lambda _: None) if lines is None else lines.append,
+        log=(lambda _: None) if lines is None else lines.append,
     )
 
 

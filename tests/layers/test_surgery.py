@@ -32,7 +32,7 @@ def test_one_channel_gives_for_gray_what_three_gave(basis, form):
 
 @pytest.mark.parametrize("basis", kanseg.list_bases())
 def test_more_channels_read_the_old_ones_in_turn_at_the_same_size(basis):
-    """Six channels are the three twice at half the weight: a image twice over gives what it
+    """Six channels are the three twice at half the weight: an image twice over gives what it
     gave.
     """
     layer = KANConv2d(3, 4, 3, padding=1, basis=basis, dtype=torch.float64).eval()

@@ -66,7 +66,7 @@ class TestEveryLoss:
         torch.testing.assert_close(other_slope, slope)
 
     def test_ignored_pixels_are_as_good_as_not_there(self, name, task, weighted):
-        """A image with an ignored right half costs what its left half costs."""
+        """An image with an ignored right half costs what its left half costs."""
         loss = self.loss(name, task, weighted)
         logits, target = batch(task, ignored=0)
         target[..., 4:] = 255

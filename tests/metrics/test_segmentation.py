@@ -235,7 +235,7 @@ class TestSurfaces:
         assert plain(self.metrics(order=(3, 1, 0, 2)).compute()) == reference
         first, second = self.metrics(order=(0, 2)), self.metrics(order=(1, 3))
         first.merge(second.per_image)
-        first.merge(second.per_image)  # a image that comes twice counts once
+        first.merge(second.per_image)  # an image that comes twice counts once
         assert plain(first.compute()) == reference
 
     def test_a_spacing_a_image(self):

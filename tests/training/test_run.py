@@ -478,7 +478,7 @@ def test_a_penalty_on_the_weights_shrinks_them(config, tmp_path):
 
 
 def test_the_balance_of_experts_reaches_the_optimizer(config, tmp_path):
-    """One expert a image has the gate 1 whatever the logits are: the gate's weights, which start
+    """One expert an image has the gate 1 whatever the logits are: the gate's weights, which start
     at zero, move by the balance alone.
     """
     config.model.options |= {"experts": 3, "top_k": 1}

@@ -58,7 +58,7 @@ def test_a_transform_of_colors_stops_a_run_on_bands_before_it_begins(config):
 def test_another_fold_is_another_run(config):
     config.data.folds, config.data.fold, config.training.epochs = 2, 1, 1
     train(config)
-    held_out = open_data(config.data, tell=lambda _: None).samples("val")
+    held_out = open_data(config.data, log=lambda _: None).samples("val")
     scores = json.loads((Path(config.run_dir) / "metrics.json").read_text())
     assert scores["val"]["images"] == len(held_out) > 0
     config.data.fold = 0

@@ -33,7 +33,7 @@ def frequencies(monkeypatch):
 def opened(config):
     task = SegmentationTask(config)
     task.check()
-    task.open(checkpoint=None, tell=lambda _: None)
+    task.open(checkpoint=None, log=lambda _: None)
     return task
 
 

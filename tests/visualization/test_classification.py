@@ -37,7 +37,7 @@ def test_confusion_matrices_grow_with_the_classes_until_names_would_not_fit(tmp_
 
 
 def test_a_right_matrix_is_dark_on_the_diagonal(tmp_path):
-    metrics = ClassificationMetrics(["a", "a name that is much too long for the axis of a image"])
+    metrics = ClassificationMetrics(["a", "a name that is much too long for the axis of an image"])
     metrics.update(10 * torch.eye(2), torch.arange(2))
     shown = np.asarray(
         Image.open(draw_confusion(metrics.compute(), tmp_path / "a.png")).convert("L")

@@ -6,7 +6,7 @@ from kanseg.visualization.fonts import font_for
 from kanseg.visualization.image_grid import CAPTION, comparison_sheet, fitted
 
 LONG = (
-    "a very long name of a image that goes on and on until nothing of it fits any more, and then"
+    "a very long name of an image that goes on and on until nothing of it fits any more, and then"
     " some   mean IoU 0.123"
 )
 

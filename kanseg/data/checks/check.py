@@ -54,7 +54,7 @@ def check_data(
     """
     started, root = time.perf_counter(), Path(data.root)
     if data.prepare is not None and not root.is_dir():
-        open_data(data, tell=lambda _: None)
+        open_data(data, log=lambda _: None)
     if not root.is_dir():
         raise InputError(
             f"{root}: no such folder (looked for {root.resolve()}); expected images/ and masks/, or"

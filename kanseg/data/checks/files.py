@@ -26,7 +26,7 @@ _ONE_LARGE = threading.Lock()
 
 @dataclass
 class ImageFacts:
-    """A image file.
+    """An image file.
 
     Args:
         fault: (code, reason) of a file that cannot be used; then the rest is empty.
@@ -84,7 +84,7 @@ class Mask:
 
 
 def look_at_image(path: Path, max_pixels: int) -> ImageFacts:
-    """Decode a image once and say what it is; a fault is part of the answer."""
+    """Decode an image once and say what it is; a fault is part of the answer."""
     try:
         with _one_large_at_a_time(path):
             kind, _ = image_mode(path, max_pixels=max_pixels)
@@ -236,7 +236,7 @@ def _lossy_format(path: Path) -> str:
 _CODES = {
     "no such file": "missing",
     "the file is empty": "empty_file",
-    "not a image": "unreadable",
+    "not an image": "unreadable",
     "not a regular file": "unreadable",
     "damaged or truncated": "truncated",
     "more than the limit": "too_large",

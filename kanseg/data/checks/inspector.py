@@ -93,7 +93,7 @@ class Inspector:
         )
 
     def image(self, path: Path) -> ImageFacts:
-        """What a image file is."""
+        """What an image file is."""
         return self._facts(
             f"image {self.name(path)}",
             [path],

@@ -36,7 +36,7 @@ def open_in_part(
     for frequent_only in (False, True):
         try:
             with _known_values(found, inspector, frequent_only=frequent_only):
-                folder = open_data(data, tell=lambda _: None)
+                folder = open_data(data, log=lambda _: None)
         except InputError as caught:
             first, error = first or caught, caught
         else:

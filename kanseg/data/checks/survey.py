@@ -152,7 +152,7 @@ def _orphans(found: Survey, base: Path) -> list[Issue]:
         Issue(
             "no_image",
             _name(found, path),
-            f"a mask without a image in images/{nearest(path.stem, images)}",
+            f"a mask without an image in images/{nearest(path.stem, images)}",
         )
         for path in orphans
     ]

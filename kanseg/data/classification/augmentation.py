@@ -48,7 +48,7 @@ class ImageAugmentation:
         float32 in [0, 1].
 
         Raises:
-            InputError: a transform fails on this image, or returns something else than a image
+            InputError: a transform fails on this image, or returns something else than an image
                 of its type and channels.
         """
         if not self._transforms:
@@ -85,7 +85,7 @@ class ImageAugmentation:
             )
             expected = f"{image.dtype} ({image.shape[2]}, H, W)"
             raise InputError(
-                f"{name}: augmentation made {made} of a image, expected {expected}; leave out"
+                f"{name}: augmentation made {made} of an image, expected {expected}; leave out"
                 " ToDtype, ToPILImage, FiveCrop and the like"
             )
         return np.ascontiguousarray(changed.numpy().transpose(1, 2, 0))

@@ -59,7 +59,7 @@ def open_images(
     split_seed: int = 0,
     limit: int | None = None,
     check: bool = True,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     choose: Choose | None = None,
 ) -> ImageSet:
     """Find the labeled images under `root`. Nothing is written there, unless a set is downloaded
@@ -75,7 +75,7 @@ def open_images(
         split_seed: of all splits that have to be made.
         limit: training images that are kept, the classes in their proportions.
         check: read all image files once (more than 50 000: their headers).
-        tell: gets a line for everything that was decided.
+        log: gets a line for everything that was decided.
         choose: (splits by role, roles that were dealt by kanseg, classes) -> splits by role, in the
             place of `limit`, or None; for runs that go on with the samples that they were begun
             with.
@@ -89,7 +89,7 @@ def open_images(
             f" {val_share} and {limit}"
         )
     root = Path(root)
-    form = _detected(root, tell) if format == "auto" else format
+    form = _detected(root, log) if format == "auto" else format
     if form not in FORMATS:
         raise InputError(
             f"data.format: {form!r} is not one of auto,"
@@ -97,7 +97,7 @@ def open_images(
         )
     found = FORMATS[form].open(root, download, split_seed)
     for note in found.notes:
-        tell(f"data: {note}")
+        log(f"data: {note}")
     chosen = {"train": train, "val": val, "test": test}
     trained = [name for name in train if name in (*val, *test)]
     if trained:
@@ -106,7 +106,7 @@ def open_images(
             " images that were trained on says nothing"
         )
     for name in (name for name in val if name in test):
-        tell(
+        log(
             f"data: split {name!r} selects the weights and measures them too: its score is"
             " optimiztic"
         )
@@ -114,7 +114,7 @@ def open_images(
     splits = {
         role: source
         for role in ROLES
-        if (source := _source(root, found, role, list(chosen[role]), tell)) is not None
+        if (source := _source(root, found, role, list(chosen[role]), log)) is not None
     }
     if "train" not in splits:
         raise InputError(
@@ -123,20 +123,20 @@ def open_images(
         )
     if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
         exact = FORMATS[form].fixed
-        splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, tell=tell)
+        splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
         dealt |= {"train", "val"}
     chosen_anew = None if choose is None else choose(splits, dealt, found.classes)
     if chosen_anew is not None:
         splits = chosen_anew
     elif limit is not None and limit < len(splits["train"]):
-        tell(f"data: {limit} of {len(splits['train'])} training images are kept")
+        log(f"data: {limit} of {len(splits['train'])} training images are kept")
         splits["train"] = limited(splits["train"], limit, split_seed)
     result = ImageSet(found.classes, {role: splits[role] for role in ROLES if role in splits})
-    _check_classes(root, result, tell)
+    _check_classes(root, result, log)
     if check:
-        _check_images(root, result, tell)
+        _check_images(root, result, log)
     for role, source in result.splits.items():
-        tell(f"data: {role} {len(source)} images of {len(np.unique(source.labels))} classes")
+        log(f"data: {role} {len(source)} images of {len(np.unique(source.labels))} classes")
     return result
 
 
@@ -147,12 +147,12 @@ def _with_val(
     root: Path,
     *,
     exact: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, ImageSource]:
     """The training images without those that are taken for val, and these."""
     train, val = cut_exactly(source, share, seed) if exact else cut(source, share, seed, root)
     how = "" if exact else ", by a hash of each"
-    tell(
+    log(
         f"data: there is no split 'val': {len(val)} training images are taken for it, by seed"
         f" {seed}{how}"
     )
@@ -181,7 +181,7 @@ def image_contents(
     }
 
 
-def _detected(root: Path, tell: Callable[[str], None]) -> str:
+def _detected(root: Path, log: Callable[[str], None]) -> str:
     """The one format that root looks like."""
     if not root.exists():
         raise InputError(
@@ -200,12 +200,12 @@ def _detected(root: Path, tell: Callable[[str], None]) -> str:
             else "looks like no set of labeled images (their forms: data/README.md)"
         )
         raise InputError(f"{root}: {what}; set data.format to one of {', '.join(FORMATS)}")
-    tell(f"data: {root} is read as {found[0]}")
+    log(f"data: {root} is read as {found[0]}")
     return found[0]
 
 
 def _source(
-    root: Path, found: FoundImages, role: str, names: list[str], tell: Callable[[str], None]
+    root: Path, found: FoundImages, role: str, names: list[str], log: Callable[[str], None]
 ) -> ImageSource | None:
     """The images of a role; None where none are asked for, or where the set has no val or test as
     such.
@@ -226,11 +226,11 @@ def _source(
             f" correct data.{role}"
         )
     if role == "test":
-        tell("data: there is no split 'test', so nothing is measured on one")
+        log("data: there is no split 'test', so nothing is measured on one")
     return None
 
 
-def _check_classes(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
+def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
     twice = [name for name in images.classes if images.classes.count(name) > 1]
     if twice:
         raise InputError(f"{root}: two classes are called {twice[0]!r}; give each its own name")
@@ -242,13 +242,13 @@ def _check_classes(root: Path, images: ImageSet, tell: Callable[[str], None]) ->
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
-        tell(
+        log(
             "data: no image of"
             f" {', '.join(absent[:SHOWN])}{' and others' * (len(absent) > SHOWN)} to train on"
         )
 
 
-def _check_images(root: Path, images: ImageSet, tell: Callable[[str], None]) -> None:
+def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
     """Unreadable files, all of them counted and the first 20 listed."""
     decode = not many_files(images.splits)
     faults = list(
@@ -267,8 +267,8 @@ def _check_images(root: Path, images: ImageSet, tell: Callable[[str], None]) -> 
             )
         )
     if not decode:
-        tell(
-            f"data: more than {DECODED} files: their headers were checked; a image that is"
+        log(
+            f"data: more than {DECODED} files: their headers were checked; an image that is"
             " damaged further on stops the run by its name"
         )
 

@@ -360,7 +360,7 @@ def checked_labels(
         )
     if len(values) != count:
         raise InputError(
-            f"{where}: {len(values)} labels for {count} images; there must be one a image"
+            f"{where}: {len(values)} labels for {count} images; there must be one an image"
         )
     top = np.inf if num_classes is None else num_classes - 1
     bad = np.flatnonzero((values < 0) | (values > top))

@@ -27,7 +27,7 @@ class MaskFiles:
     by_class: Mapping[str, Files]
 
     def of(self, stem: str, folders: Sequence[str] | None) -> Path | tuple[Path | None, ...] | None:
-        """The mask of a image: a file, or of a multilabel task a file or None for each of the
+        """The mask of an image: a file, or of a multilabel task a file or None for each of the
         classes' folders; None for no file at all.
         """
         if folders is None:

@@ -54,7 +54,7 @@ def read_coco(
     """The images and objects of annotations/{train,val,test}.json, annotations/instances_*.json,
     {train,valid,test}/_annotations.coco.json (Roboflow), or of annotations.json (a seeded split).
 
-    A image's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
+    An image's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
     are the background and the categories by id, and smaller objects lie on larger ones; `task:
     multilabel` keeps overlaps, without a background. Given `classes` choose among the categories.
     Crowds are ignored pixels, but where every object is one, as exports of brushes mark them, they

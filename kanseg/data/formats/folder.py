@@ -27,7 +27,7 @@ class Folder:
         notes: what was decided, for the user.
         broken: split files that cannot be used, told when they are asked for.
         groups: name of a sample -> group, of groups.csv; None where there is none.
-        orphans: masks without a image.
+        orphans: masks without an image.
         dealt: whether the splits were made by `seeded_split`.
     """
 
@@ -79,7 +79,7 @@ def read_folder(
         root: the folder.
         overrides: entries that replace those of dataset.yaml.
         seed: of a seeded split.
-        max_pixels: of a image or mask that is read.
+        max_pixels: of an image or mask that is read.
 
     Raises:
         InputError: the layout or the label information cannot be used; the line says where and why.
@@ -119,8 +119,8 @@ def read_folder(
 
 
 def orphan_masks(folder: Folder) -> list[str]:
-    """Masks without a image beside them, as faults."""
-    return [f"{path}: a mask without a image in images/" for path in folder.orphans]
+    """Masks without an image beside them, as faults."""
+    return [f"{path}: a mask without an image in images/" for path in folder.orphans]
 
 
 def _bases(root: Path) -> list[Path]:
@@ -145,7 +145,7 @@ def _labels(
     notes: list[str],
     max_pixels: int,
 ) -> tuple[Mapping[Path, MaskFiles], list[str] | None, LabelSpec]:
-    """The masks, the folder of each class (None for one mask a image), and what the
+    """The masks, the folder of each class (None for one mask an image), and what the
     masks mean.
     """
     layered = any(each.by_class for each in masks.values())

@@ -214,7 +214,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         image = _open_unlimited(path)
     except UnidentifiedImageError:
         raise InputError(
-            f"{path}: not a image in a format that can be read"
+            f"{path}: not an image in a format that can be read"
             f" ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})"
         ) from None
     with image:

@@ -87,7 +87,7 @@ def fits_compressed(size: int, width: int, height: int, depth: int, kind: int) -
 
 def ends_well(data: bytes) -> bool:
     """Whether a JPEG file has the marker of its end; OpenCV would read one that is cut off as half
-    a image.
+    an image.
     """
     return data[-64:].rstrip(b"\0").endswith(b"\xff\xd9")
 

@@ -15,7 +15,7 @@ from kanseg.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Region:
-    """One object of a image.
+    """One object of an image.
 
     Args:
         label: index of its class.
@@ -129,7 +129,7 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     stated = tuple(int(side) for side in shape["size"])
     if stated != tuple(size):
         raise ValueError(
-            f"its run lengths are of a image of {stated[1]}x{stated[0]}, the image is"
+            f"its run lengths are of an image of {stated[1]}x{stated[0]}, the image is"
             f" {size[1]}x{size[0]}"
         )
     counts = shape["counts"]

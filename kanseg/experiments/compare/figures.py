@@ -88,7 +88,7 @@ def draw_examples(
     chosen = [int(i) for i in np.argsort(-spread) if not np.isnan(spread[i])][:EXAMPLES]
     if not chosen:
         return None
-    folder = open_data(config.data, tell=lambda _: None)
+    folder = open_data(config.data, log=lambda _: None)
     # The names of the arms are those of their tables.
     by_name = {
         safe_cell(sample.name): sample for sample in folder.samples(getattr(config.data, split))

@@ -105,7 +105,7 @@ def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
 
 
 def read_images(path: Path, score: str) -> dict[str, float]:
-    """Name of a image -> its score, of a table that a run wrote."""
+    """Name of an image -> its score, of a table that a run wrote."""
     if not path.is_file():
         raise InputError(
             f"{path} is missing; `python tools/evaluate.py --checkpoint {path.parent} --csv {path}`"

@@ -438,9 +438,9 @@ def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
     config = replace(job.config, run_dir=str(run))
     if config.data.prepare is not None:
         try:
-            open_data(config.data, tell=lambda _: None)
+            open_data(config.data, log=lambda _: None)
         except OSError:  # another process has written the data set in the same moment
-            open_data(config.data, tell=lambda _: None)
+            open_data(config.data, log=lambda _: None)
     identity = {
         "stage": job.stage,
         "set": job.set_name,

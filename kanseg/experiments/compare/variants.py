@@ -27,7 +27,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 TRUTH = (
     "root",
     "format",
@@ -223,7 +223,7 @@ def _difference(
 
 
 def run_arms(
-    arms: Mapping[str, Config], seeds: Sequence[int], output: Path, *, tell: Tell = print
+    arms: Mapping[str, Config], seeds: Sequence[int], output: Path, *, log: Log = print
 ) -> None:
     """Train every arm with every seed into `output/ARM/seed_N`; finished runs are left alone, begun
     ones go on, those of another process are left to it.
@@ -237,13 +237,13 @@ def run_arms(
             config.seed, config.run_dir = seed, str(run_folder(output, name, seed))
             run = Path(config.run_dir)
             if is_finished(run, config):
-                tell(f"compare: {run} is finished")
+                log(f"compare: {run} is finished")
                 continue
-            tell(f"compare: {name}, seed {seed} -> {run}")
+            log(f"compare: {name}, seed {seed} -> {run}")
             try:
                 train(config, **_mode(run))
             except RunBusy:
-                tell(f"compare: {run} is in other hands")
+                log(f"compare: {run} is in other hands")
 
 
 def run_folder(output: Path, name: str, seed: int) -> Path:

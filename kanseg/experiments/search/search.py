@@ -70,7 +70,7 @@ def search(
     trials: int,
     storage: str | None = None,
     prune: bool = False,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Path | None:
     """Run trials until the study has as many as asked for, and return the path of the best settings
     (None while other processes run the first trials).
@@ -87,7 +87,7 @@ def search(
         trials: in the study in all, failed ones included.
         storage: URL of the study, by default an SQLite file in run_dir.
         prune: end trials that are worse at an epoch than the median of the others.
-        tell: gets a line for everything that happens.
+        log: gets a line for everything that happens.
 
     Raises:
         InputError: settings, space or storage that cannot be used; optuna is missing; another
@@ -105,15 +105,15 @@ def search(
     check_settings(TASKS[type(config)](config))
     space = read_space(space_file, config)
     TASKS[type(config)](config).open(
-        checkpoint=None, tell=lambda _: None
+        checkpoint=None, log=lambda _: None
     )  # faults in the data would end one trial after the other
     run = Path(config.run_dir)
     run.mkdir(parents=True, exist_ok=True)
     study = _open_study(storage or f"sqlite:///{run}/study.db", config, space, prune=prune)
-    while (todo := _next(study, trials, tell)) is not None:
-        tell(f"search: {todo}")
+    while (todo := _next(study, trials, log)) is not None:
+        log(f"search: {todo}")
         study.optimize(
-            lambda trial: _run_trial(trial, config, space, trials, prune=prune, tell=tell),
+            lambda trial: _run_trial(trial, config, space, trials, prune=prune, log=log),
             n_trials=1,
             catch=FAULTS,
         )
@@ -121,11 +121,11 @@ def search(
         _stop_if_hopeless(study)
     best = write_results(study, config, space)
     if best is None and study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        tell("search: the remaining trials are in other hands")
+        log("search: the remaining trials are in other hands")
         return None
     if best is None:
         raise InputError(f"no trial has succeeded: {run / 'trials.csv'} tells why")
-    tell(
+    log(
         f"search: best {config.training.monitor} {study.best_value:.4f} of trial"
         f" {origin(study.best_trial)}; settings: {best}"
     )
@@ -209,7 +209,7 @@ def _open_storage(storage: str, pruner: Any) -> Any:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _next(study: Any, trials: int, tell: Callable[[str], None]) -> str | None:
+def _next(study: Any, trials: int, log: Callable[[str], None]) -> str | None:
     """What is to be done next, in words; None when all is done or in other hands. Puts the settings
     of dead trials in line again.
     """
@@ -222,7 +222,7 @@ def _next(study: Any, trials: int, tell: Callable[[str], None]) -> str | None:
         if trial.user_attrs.get("host") == socket.gethostname() and not _alive(
             trial.user_attrs["pid"]
         ):
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+            study.log(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
     attempts: dict[int, list[Any]] = {}
     for trial in _counted(study):
         attempts.setdefault(origin(trial), []).append(trial)
@@ -233,7 +233,7 @@ def _next(study: Any, trials: int, tell: Callable[[str], None]) -> str | None:
             and not last.user_attrs.get("final")
             and died < 2
         ):
-            tell(f"search: trial {number} died; its settings are tried again")
+            log(f"search: trial {number} died; its settings are tried again")
             study.enqueue_trial(last.params, user_attrs={"retry_of": number})
     waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
     if waiting:
@@ -274,7 +274,7 @@ def _run_trial(
     trials: int,
     *,
     prune: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> float:
     """The score of one trial."""
     import optuna
@@ -291,7 +291,7 @@ def _run_trial(
     )
     values = {name: parameter.sample(trial) for name, parameter in space.items()}
     folder = Path(config.run_dir) / f"trial_{origin(trial):04d}"
-    tell(f"search: {folder}: {', '.join(f'{name} {value}' for name, value in values.items())}")
+    log(f"search: {folder}: {', '.join(f'{name} {value}' for name, value in values.items())}")
 
     def watch(entry: dict[str, Any]) -> None:
         score = entry.get("val", {}).get(config.training.monitor)
@@ -300,7 +300,7 @@ def _run_trial(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    with _noted(trial, tell):
+    with _noted(trial, log):
         mine = with_settings(config, values | {"run_dir": str(folder), "data.test": []})
         results = train(mine, watch=watch if prune else None, **_beginning(folder))
         score = TASKS[type(mine)](mine).headline(results["val"])[config.training.monitor]
@@ -310,7 +310,7 @@ def _run_trial(
 
 
 @contextmanager
-def _noted(trial: Any, tell: Callable[[str], None]) -> Iterator[None]:
+def _noted(trial: Any, log: Callable[[str], None]) -> Iterator[None]:
     """Write into the study how a trial ended, and how long it took."""
     started = time.perf_counter()
     try:
@@ -320,7 +320,7 @@ def _noted(trial: Any, tell: Callable[[str], None]) -> Iterator[None]:
         what = str(error) if final else f"{type(error).__name__}: {' '.join(str(error).split())}"
         trial.set_user_attr("error", what[:500])
         trial.set_user_attr("final", final)
-        tell(f"search: trial {trial.number} failed: {what}")
+        log(f"search: trial {trial.number} failed: {what}")
         raise
     except (KeyboardInterrupt, SystemExit):
         trial.set_user_attr("interrupted", True)

@@ -47,7 +47,7 @@ class GeoTransform:
 
 
 def geo_transform(path: Path) -> GeoTransform | None:
-    """Where a image lies; None for files that do not tell (or tell it by several tie points,
+    """Where an image lies; None for files that do not tell (or tell it by several tie points,
     which is no linear map).
     """
     with suppress(InputError), decoder_errors(path):

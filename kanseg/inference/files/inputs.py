@@ -19,7 +19,7 @@ _KINDS = ", ".join(suffix[1:] for suffix in KNOWN)
 
 @dataclass(frozen=True)
 class Job:
-    """A image or a video to predict.
+    """An image or a video to predict.
 
     Args:
         path: of the file.
@@ -174,7 +174,7 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
 
 def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
     """InputError when two files would be written to one place: the mask of overlays/a.png and the
-    overlay of a.png, a frame and a image of its name.
+    overlay of a.png, a frame and an image of its name.
     """
     videos = {job.name: job for job in targets if job.is_video}
     owners: dict[Path, Job] = {}

@@ -1,4 +1,4 @@
-"""A image that is too large for the memory -> tiled TIFF files, written as its rows are
+"""An image that is too large for the memory -> tiled TIFF files, written as its rows are
 finished.
 """
 

@@ -1,4 +1,4 @@
-"""What is written for a image: mask, overlay, probabilities, uncertainty, outlines; each file
+"""What is written for an image: mask, overlay, probabilities, uncertainty, outlines; each file
 whole or not at all.
 """
 
@@ -80,7 +80,7 @@ class Writer:
         self.folders = class_folders(predictor.classes)
 
     def masks(self, name: str, suffix: str = ".png") -> list[Path]:
-        """The mask of a image; of a multilabel task one for each class, in a folder of
+        """The mask of an image; of a multilabel task one for each class, in a folder of
         its name.
         """
         below = (
@@ -91,7 +91,7 @@ class Writer:
         return [folder / f"{name}{suffix}" for folder in below]
 
     def targets(self, name: str, suffix: str = ".png") -> list[Path]:
-        """All files that are written for a image, the masks last; `suffix` .tif for a
+        """All files that are written for an image, the masks last; `suffix` .tif for a
         large one.
         """
         files = [self.root / OVERLAYS / f"{name}.png"] if self.outputs.overlays else []
@@ -114,7 +114,7 @@ class Writer:
         return [self.root / PROBABILITIES / folder / f"{name}{suffix}" for folder in self.folders]
 
     def existing(self, name: str) -> str | None:
-        """The suffix of the masks of a image for which all is there that is wanted, or None."""
+        """The suffix of the masks of an image for which all is there that is wanted, or None."""
         return next(
             (
                 suffix
@@ -127,7 +127,7 @@ class Writer:
     def write(
         self, name: str, image: np.ndarray, prediction: Prediction, path: Path
     ) -> list[Region]:
-        """Write all for a image; the masks last, so that who finds them finds the rest.
+        """Write all for an image; the masks last, so that who finds them finds the rest.
 
         Args:
             name: below the output folder, without a suffix.

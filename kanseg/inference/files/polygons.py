@@ -255,7 +255,7 @@ def filled(region: Region) -> np.ndarray:
 
 def run_lengths(inside: np.ndarray, box: Sequence[int], shape: tuple[int, int]) -> list[int]:
     """COCO's run lengths, column by column, outside first, of pixels in a box (first column, first
-    row, columns, rows) of a image (H, W).
+    row, columns, rows) of an image (H, W).
     """
     left, top, width, height = box
     columns = np.zeros((width, shape[0]), np.uint8)

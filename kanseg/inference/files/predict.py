@@ -58,7 +58,7 @@ def predict_files(
     skip_existing: bool = False,
     max_pixels: int = MAX_PIXELS,
     large: int = LARGE,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Outcome:
     """Write `output/NAME.png` (class indices with a palette) for every image, and what `outputs`
     asks for.
@@ -74,9 +74,9 @@ def predict_files(
         outputs: what is written beside the masks; by default overlays.
         skip_existing: leave files out for which all is there.
         max_pixels: larger images are refused as decompression bombs.
-        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and a image in a TIFF is
+        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and an image in a TIFF is
             read by windows.
-        tell: takes a line for each failure.
+        log: takes a line for each failure.
 
     Raises:
         InputError: masks of two files would have one name, or something would overwrite an input.
@@ -92,7 +92,7 @@ def predict_files(
     for step in run.steps(jobs):
         if step.fault is not None:
             outcome.failed.append(step.fault)
-            tell(f"failed: {step.fault}")
+            log(f"failed: {step.fault}")
             continue
         (outcome.skipped if step.skipped else outcome.written).append(_result(step, writer))
         for each in step.found:
@@ -132,7 +132,7 @@ class _Run:
             yield group
 
     def read(self, job: Job) -> _Step:
-        """Open a image, unless all is there; a video is not opened yet."""
+        """Open an image, unless all is there; a video is not opened yet."""
         if self.skip_existing and self._is_done(job):
             return guarded(_Step(job, skipped=True), self._found_before)
         if job.is_video:
@@ -185,7 +185,7 @@ class _Run:
         return replace(step, found=found)
 
     def large_image(self, step: _Step) -> _Step:
-        """Predict and write a image by bands."""
+        """Predict and write an image by bands."""
         with closing(step.image):
             found = predict_large(
                 self.predictor, step.image, step.job.name, self.writer, step.job.path
@@ -193,7 +193,7 @@ class _Run:
         return replace(step, image=None, found=[(step.job.file_name, step.image.shape, found)])
 
     def write(self, step: _Step) -> _Step:
-        """Write a image; the others pass."""
+        """Write an image; the others pass."""
         return step if step.prediction is None else guarded(step, self._write)
 
     def _write(self, step: _Step) -> _Step:
@@ -204,7 +204,7 @@ class _Run:
         return _Step(step.job, found=[(step.job.file_name, image.shape, found)])
 
     def _fits(self, group: Sequence[_Step], step: _Step) -> bool:
-        """Whether a image can be predicted together with those before it."""
+        """Whether an image can be predicted together with those before it."""
         first = group[0].image
         if (
             not isinstance(step.image, ArrayImage)
@@ -225,7 +225,7 @@ class _Run:
         )
 
     def _found_before(self, step: _Step) -> _Step:
-        """The regions in the masks of a image or video that is left out: the annotations tell of
+        """The regions in the masks of an image or video that is left out: the annotations tell of
         all.
         """
         if self.writer.outputs.polygons != "coco":

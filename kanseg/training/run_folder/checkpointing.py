@@ -58,8 +58,8 @@ def what_is_left(run: Path) -> str:
 def save(training: Training) -> None:
     """A complete checkpoint of the moment; older ones go only afterwards."""
     accelerator, settings = training.accelerator, training.config.training
-    training.log.flush()
-    training.progress.log_bytes = training.log.size
+    training.run_log.flush()
+    training.progress.log_bytes = training.run_log.size
     training.progress.layout = [
         training.plan.num_samples,
         settings.batch_size,
@@ -154,9 +154,9 @@ def settle_best(training: Training) -> None:
     lost = f"best, of epoch {progress.best_epoch}, is lost: no complete copy is kept"
     progress.best = progress.best_epoch = None
     if not training.finished:
-        training.tell(f"{lost}; the best of the validations from now on takes its place")
+        training.log(f"{lost}; the best of the validations from now on takes its place")
         return
-    training.tell(f"{lost}; the last weights, of epoch {progress.epoch}, take its place")
+    training.log(f"{lost}; the last weights, of epoch {progress.epoch}, take its place")
     progress.best_epoch = progress.epoch
     save_best(training)
 
@@ -175,7 +175,7 @@ def _find_best(training: Training) -> bool:
     if folder is None:
         return False
     if fault is not None:
-        training.tell(f"{link} ({fault}) is replaced by {folder}")
+        training.log(f"{link} ({fault}) is replaced by {folder}")
     if fault is not None or not _same(link, folder):
         point_to(link, folder)
     return True

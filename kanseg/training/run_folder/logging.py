@@ -73,7 +73,7 @@ class RunLog:
             tracker.scalars(scalars, entry["step"])
 
     def image(self, name: str, pixels: np.ndarray | None, *, step: int) -> None:
-        """A image (H, W, 3) uint8 for the trackers; None for nothing. log.jsonl holds none."""
+        """An image (H, W, 3) uint8 for the trackers; None for nothing. log.jsonl holds none."""
         if pixels is None:
             return
         for tracker in self._trackers:

@@ -128,7 +128,7 @@ def with_found_batches(config: Any) -> Any:
 
 
 def find_checkpoint(
-    run: Path, config: Any, *, resume: bool, overwrite: bool, tell: Callable[[str], None]
+    run: Path, config: Any, *, resume: bool, overwrite: bool, log: Callable[[str], None]
 ) -> Resumed | None:
     """The checkpoint to go on from; None for a new run, for which the folder must be free.
 
@@ -149,12 +149,12 @@ def find_checkpoint(
         return None
     folder, skipped = newest_complete(run)
     for line in skipped:
-        tell(line)
+        log(line)
     unnamed = UNNAMED.fullmatch(folder.name)
     if unnamed:
         take_name(folder, folder.with_name(unnamed[1]))
         folder = folder.with_name(unnamed[1])
-        tell(f"{folder} was complete but not yet renamed when the run was killed: it is used")
+        log(f"{folder} was complete but not yet renamed when the run was killed: it is used")
     changes = settings_changed(read_text(folder / CONFIG), config)
     refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
     if refused:
@@ -163,7 +163,7 @@ def find_checkpoint(
             f" for it, or go on with the settings of the checkpoint: --config {folder / CONFIG}"
         )
     for change in changes:
-        tell(f"resumed with another setting: {change}")
+        log(f"resumed with another setting: {change}")
     return Resumed(folder, *read_training(folder))
 
 

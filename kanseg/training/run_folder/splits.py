@@ -9,7 +9,7 @@ from typing import Any
 from kanseg.data.label_spec import LabelSpec, compare_classes
 from kanseg.data.split_record import Members, SplitRecord, hold, read_record
 from kanseg.inference.checkpoint import CONFIG, DESCRIPTION, mask_meaning
-from kanseg.training.task import Tell
+from kanseg.training.task import Log
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
 
@@ -20,7 +20,7 @@ def split_of_run(
     *,
     checkpoint: Path | None,
     accept: bool,
-    tell: Tell,
+    log: Log,
     dealt: Collection[str] = (),
     name_new: bool = True,
     sampled: bool = False,
@@ -32,7 +32,7 @@ def split_of_run(
         now: the samples that these settings ask for: role -> name -> content.
         checkpoint: one that is resumed; then its samples stay on their sides.
         accept: go on although samples or lists were changed.
-        tell: for what was decided.
+        log: for what was decided.
         dealt: roles whose samples were dealt by kanseg.
         name_new: whether samples that the run does not have are named.
         sampled: whether the digests are of the ends of files.
@@ -48,7 +48,7 @@ def split_of_run(
         return fresh
     record = read_record(checkpoint)
     if record is None:
-        tell(
+        log(
             f"data: warning: {checkpoint} has stored no split (it is of an older version): whether"
             " the samples are those that it was trained on could not be verified, and a set without"
             " split files is dealt differently now"
@@ -66,7 +66,7 @@ def split_of_run(
         name_new=name_new,
     )
     for line in held.lines:
-        tell(f"data: {line}")
+        log(f"data: {line}")
     return held.members, held.record
 
 
@@ -89,9 +89,9 @@ def compare_masks(checkpoint: Path, info: LabelSpec, *, where: object) -> None:
 
 
 def compare_labels(
-    checkpoint: Path, *, task: str, classes: Sequence[str], where: object, tell: Tell
+    checkpoint: Path, *, task: str, classes: Sequence[str], where: object, log: Log
 ) -> None:
-    """Tell which classes were renamed since a checkpoint that is resumed.
+    """Log which classes were renamed since a checkpoint that is resumed.
 
     Raises:
         InputError: they are in another order, or more, or fewer, or of another task.
@@ -106,4 +106,4 @@ def compare_labels(
         )
     line = compare_classes(trained["classes"], classes, where=where)
     if line is not None:
-        tell(f"data: {line}")
+        log(f"data: {line}")

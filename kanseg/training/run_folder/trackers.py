@@ -18,7 +18,7 @@ from PIL import Image
 
 from kanseg.utils.errors import InputError
 
-WIDEST = 1280  # pixels of a image that is logged
+WIDEST = 1280  # pixels of an image that is logged
 
 
 class Tracker(ABC):

@@ -24,7 +24,7 @@ QUALITIES = (
     (45, 1),
     (45, 2),
 )  # of JPEG, and by how much images shrink: the first that keeps the page below that
-AS_PNG = 300_000  # bytes up to which a image stays as it is
+AS_PNG = 300_000  # bytes up to which an image stays as it is
 IMAGES = {
     "worst.png": (
         "Worst images",

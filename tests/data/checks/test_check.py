@@ -50,7 +50,7 @@ def disc(size=SIZE):
 
 # How a sample (its image, its mask) is spoilt -> the code and the file that must be reported.
 SAMPLES = {
-    "unreadable": lambda image, mask: image.write_bytes(b"not a image at all"),
+    "unreadable": lambda image, mask: image.write_bytes(b"not an image at all"),
     "truncated": lambda image, mask: truncate(image),
     "empty_file": lambda image, mask: mask.write_bytes(b""),
     "too_large": lambda image, mask: Image.fromarray(noise("large", (200, 300))).save(image),
@@ -460,7 +460,7 @@ def test_floats_among_integers_are_an_error_of_the_fewer(folder):
 
 
 def coco(root, names, **changes):
-    """A set in COCO's form with one object a image."""
+    """A set in COCO's form with one object an image."""
     (root / "images").mkdir(parents=True)
     images = [
         {"id": i, "file_name": name, "height": 24, "width": 32} for i, name in enumerate(names)

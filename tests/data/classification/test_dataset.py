@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 
 
 def opened(root, format="auto", **options):
-    options.setdefault("tell", lambda line: None)
+    options.setdefault("log", lambda line: None)
     return open_images(root, format, **options)
 
 
@@ -111,7 +111,7 @@ def test_val_is_cut_from_train_by_class_and_seed(tmp_path):
     save_npz(tmp_path, train=80)
     lines = []
     first, same, other = (
-        opened(tmp_path, val_share=0.25, split_seed=seed, tell=lines.append).splits
+        opened(tmp_path, val_share=0.25, split_seed=seed, log=lines.append).splits
         for seed in (1, 1, 2)
     )
     assert 10 <= len(first["val"]) <= 30  # binomial: 20 +- 4
@@ -221,7 +221,7 @@ def test_folders_are_classes_in_natural_order(tmp_path):
 def test_class_folders_alone_are_split(tmp_path):
     save_folder(tmp_path, splits=[""], count=20)
     lines = []
-    images = opened(tmp_path, tell=lines.append)
+    images = opened(tmp_path, log=lines.append)
     test = len(images.splits["test"])
     assert 3 <= test <= 14  # binomial: 8 +- 2.5
     assert len(set().union(*(source.names() for source in images.splits.values()))) == 40
@@ -230,7 +230,7 @@ def test_class_folders_alone_are_split(tmp_path):
     for name in ("cat", "dog"):
         first = next(iter(sorted((tmp_path / name).iterdir())))
         Image.open(first).rotate(180).save(first.with_name("one_more.png"))
-    after = opened(tmp_path, tell=lines.append).splits
+    after = opened(tmp_path, log=lines.append).splits
     assert all(before[role] <= set(after[role].names()) for role in before)
 
 
@@ -270,7 +270,7 @@ def test_images_outside_class_folders_are_told(tmp_path):
     (tmp_path / "test").mkdir()
     Image.fromarray(pixels(1)[0]).save(tmp_path / "test" / "a.png")
     lines = []
-    assert "test" not in opened(tmp_path, tell=lines.append).splits
+    assert "test" not in opened(tmp_path, log=lines.append).splits
     assert any("no folders of classes" in line for line in lines)
 
 
@@ -513,4 +513,4 @@ def test_folders_named_like_splits_are_no_classes(tmp_path):
             (tmp_path / split / label).mkdir(parents=True)
             Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / split / label / "x.png")
     with pytest.raises(InputError, match="Test, Train look like splits"):
-        open_images(tmp_path, tell=lambda _: None)
+        open_images(tmp_path, log=lambda _: None)

@@ -145,7 +145,7 @@ def test_masks_of_different_sizes_are_named(root):
 def test_masks_without_a_image_are_found_in_every_folder(root):
     Image.fromarray(TOP).save(root / "masks" / "1" / "z.png")
     assert orphan_masks(read_folder(root)) == [
-        f"{root / 'masks' / '1' / 'z.png'}: a mask without a image in images/"
+        f"{root / 'masks' / '1' / 'z.png'}: a mask without an image in images/"
     ]
 
 

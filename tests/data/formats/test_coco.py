@@ -100,7 +100,7 @@ def test_one_file_is_split_by_the_seed_and_by_group(tmp_path):
 
 def test_it_is_found_by_itself_and_told(root):
     lines = []
-    assert open_data(DataConfig(root=str(root)), tell=lines.append).info.classes[1] == "vessel"
+    assert open_data(DataConfig(root=str(root)), log=lines.append).info.classes[1] == "vessel"
     assert any("form of COCO" in line for line in lines)
 
 
@@ -258,7 +258,7 @@ def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
         data = content(names, annotations=objects, categories=categories)
         write(tmp_path, f"{place}/_annotations.coco.json", data)
     lines = []
-    folder = open_data(DataConfig(root=str(tmp_path)), tell=lines.append)
+    folder = open_data(DataConfig(root=str(tmp_path)), log=lines.append)
     assert {split: len(some) for split, some in folder.splits.items()} == {
         "train": 3,
         "val": 2,
@@ -274,7 +274,7 @@ def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
         image(flat / name)
     objects = [square(number) for number in range(6)]
     write(flat, "_annotations.coco.json", content(names, annotations=objects))
-    assert open_data(DataConfig(root=str(flat)), tell=lines.append).dealt
+    assert open_data(DataConfig(root=str(flat)), log=lines.append).dealt
 
 
 def test_an_area_of_hundreds_of_digits_is_left_out(root):

@@ -95,7 +95,7 @@ def test_hidden_files_of_other_systems_are_left_out(folder):
 def test_masks_without_images_are_found_whatever_their_suffix(folder):
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "stray.TIF")
     assert orphan_masks(read_folder(folder)) == [
-        f"{folder / 'masks' / 'stray.TIF'}: a mask without a image in images/"
+        f"{folder / 'masks' / 'stray.TIF'}: a mask without an image in images/"
     ]
 
 

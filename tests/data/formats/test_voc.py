@@ -73,7 +73,7 @@ def test_images_without_a_mask_are_no_fault_unless_a_list_names_them(root):
 
 def test_it_is_found_by_itself(root):
     lines = []
-    assert open_data(DataConfig(root=str(root)), tell=lines.append).info.classes[1] == "aeroplane"
+    assert open_data(DataConfig(root=str(root)), log=lines.append).info.classes[1] == "aeroplane"
     assert any("form of VOC" in line for line in lines)
 
 
@@ -85,7 +85,7 @@ def test_other_classes_can_be_given(root):
 def test_a_mask_without_a_image_is_an_orphan(root):
     write_png(root / "SegmentationClass" / "z.png", INDICES)
     assert orphan_masks(read_voc(root)) == [
-        f"{root / 'SegmentationClass' / 'z.png'}: a mask without a image in images/"
+        f"{root / 'SegmentationClass' / 'z.png'}: a mask without an image in images/"
     ]
 
 

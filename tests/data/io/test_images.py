@@ -122,7 +122,7 @@ def broken(tmp_path):
     [
         ("torn.png", "damaged or truncated"),
         ("torn.jpg", "damaged or truncated"),
-        ("text.png", "not a image"),
+        ("text.png", "not an image"),
         ("empty.png", "empty"),
         ("none.png", "no such file"),
     ],
@@ -381,5 +381,5 @@ def test_the_size_of_a_whole_png_is_read_without_its_pixels(tmp_path):
 
 def test_formats_that_are_not_asked_for_are_not_tried(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")
-    with pytest.raises(InputError, match="not a image"):
+    with pytest.raises(InputError, match="not an image"):
         read_image(tmp_path / "a.png")

@@ -141,7 +141,7 @@ def test_a_truncated_file_is_named(tmp_path, options):
         **options,
     )
     path.write_bytes(path.read_bytes()[:20000])
-    with pytest.raises(InputError, match=r"a\.tif: .*(damaged|truncated|not a image)"):
+    with pytest.raises(InputError, match=r"a\.tif: .*(damaged|truncated|not an image)"):
         read_image(path)
 
 

@@ -150,7 +150,7 @@ def test_an_option_that_only_one_arm_has_is_refused(experiment, tmp_path):
 
 def test_every_arm_is_trained_with_every_seed_once(experiment, tmp_path):
     arms, told = read_arms([experiment], bases=["gram", "none"]), []
-    run_arms(arms, [3, 4], tmp_path / "out", tell=told.append)
+    run_arms(arms, [3, 4], tmp_path / "out", log=told.append)
     for name in arms:
         for seed in (3, 4):
             stored = yaml.safe_load(
@@ -158,7 +158,7 @@ def test_every_arm_is_trained_with_every_seed_once(experiment, tmp_path):
             )
             assert (stored["model"]["basis"], stored["seed"]) == (name, seed)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
-    run_arms(arms, [3, 4], tmp_path / "out", tell=told.append)
+    run_arms(arms, [3, 4], tmp_path / "out", log=told.append)
     assert before == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")
     }
@@ -180,7 +180,7 @@ def test_a_run_of_another_process_is_left_to_it(experiment, tmp_path):
 
     arms, told = read_arms([experiment], bases=["gram", "none"]), []
     with lock_run(run_folder(tmp_path / "out", "gram", 0)):
-        run_arms(arms, [0], tmp_path / "out", tell=told.append)
+        run_arms(arms, [0], tmp_path / "out", log=told.append)
     assert any("is in other hands" in line for line in told)
     assert not (run_folder(tmp_path / "out", "gram", 0) / "metrics.json").exists()
     assert (run_folder(tmp_path / "out", "none", 0) / "metrics.json").exists()
@@ -221,10 +221,10 @@ def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
 
 def test_a_comparison_of_which_an_arm_is_missing_says_so(experiment, tmp_path):
     arms, told = read_arms([experiment], bases=["gram", "none"]), []
-    run_arms({"gram": arms["gram"]}, [0], tmp_path / "out", tell=told.append)
+    run_arms({"gram": arms["gram"]}, [0], tmp_path / "out", log=told.append)
     assert (
         finish(
-            arms, [0], tmp_path / "out", control="none", split="test", score=None, tell=told.append
+            arms, [0], tmp_path / "out", control="none", split="test", score=None, log=told.append
         )
         == []
     )

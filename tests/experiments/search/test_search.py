@@ -156,7 +156,7 @@ def test_a_trial_interrupted_by_hand_goes_on_from_its_checkpoint(experiment, tmp
         search(experiment, written(tmp_path / "space.yaml"), trials=1)
     monkeypatch.undo()
     told = []
-    search(experiment, tmp_path / "space.yaml", trials=1, tell=told.append)
+    search(experiment, tmp_path / "space.yaml", trials=1, log=told.append)
     table = rows(experiment.run_dir)
     assert [(row["state"], row["attempt_of"]) for row in table] == [("fail", ""), ("complete", "0")]
     assert [p.name for p in Path(experiment.run_dir).glob("trial_*")] == ["trial_0000"]
@@ -202,7 +202,7 @@ def test_processes_share_a_search_and_a_killed_one_is_replaced(experiment, tmp_p
         replace(experiment, training=replace(experiment.training, epochs=60)),
         space,
         trials=1,
-        tell=lambda _: None,
+        log=lambda _: None,
     )
     table = rows(experiment.run_dir)
     assert [(row["state"], row["attempt_of"]) for row in table] == [("fail", ""), ("complete", "0")]

@@ -44,7 +44,7 @@ def source(tmp_path):
 
 
 def predict(source, output, model, **options):
-    outcome = predict_files(model, find_images(str(source)), output, tell=lambda _: None, **options)
+    outcome = predict_files(model, find_images(str(source)), output, log=lambda _: None, **options)
     assert outcome.failed == []
     return outcome
 
@@ -232,7 +232,7 @@ def test_a_failure_leaves_nothing_half_written(source, tmp_path, monkeypatch):
         find_images(str(source)),
         tmp_path / "out",
         outputs=Outputs(polygons="coco"),
-        tell=lambda _: None,
+        log=lambda _: None,
     )
     assert outcome.failed == [f"{source / 'p.png'}: ValueError: odd"]
     assert not list((tmp_path / "out").glob("red*/*"))

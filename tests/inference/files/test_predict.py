@@ -221,7 +221,7 @@ def test_one_image_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_pa
         device="cpu",
     )
     outcome = predict_files(
-        predictor, find_images(str(tmp_path)), tmp_path / "out", tell=lambda _: None
+        predictor, find_images(str(tmp_path)), tmp_path / "out", log=lambda _: None
     )
     assert [p.name for p in outcome.written] == ["b.png", "c.png"]
     assert "a.png: OutOfMemoryError" in outcome.failed[0]

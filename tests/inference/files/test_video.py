@@ -49,7 +49,7 @@ def frame(number):
 
 
 def run(predictor, path, output, **options):
-    return predict_files(predictor, find_images(str(path)), output, tell=lambda _: None, **options)
+    return predict_files(predictor, find_images(str(path)), output, log=lambda _: None, **options)
 
 
 def frames(path):

@@ -130,7 +130,7 @@ def test_the_only_checkpoint_is_replaced_by_another_of_the_same_step(tmp_path):
     write_step(run, 0)
     for _ in killed_at_every_operation(run, lambda: write_step(run, 1)):
         kills += 1
-        found = find_checkpoint(run, Config(), resume=True, overwrite=False, tell=lambda _: None)
+        found = find_checkpoint(run, Config(), resume=True, overwrite=False, log=lambda _: None)
         assert found.folder == run / "checkpoints" / "step_00000003"
         assert find_fault(found.folder) is None
         batches.add(found.state["batch"])

@@ -1,4 +1,4 @@
-"""Runs that began when functions of each edge were the default, and their checkpoints did not tell
+"""Runs that began when functions of each edge were the default, and their checkpoints did not log
 it.
 """
 

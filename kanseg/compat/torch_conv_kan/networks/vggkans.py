@@ -101,7 +101,7 @@ def _vgg(family: str, values: Values) -> tuple[nn.Module, Names]:
         if isinstance(encoder.stages[s][j], nn.MaxPool2d):
             encoder.stages[s][
                 j
-            ].ceil_mode = False  # as there: a image of odd size loses its last row
+            ].ceil_mode = False  # as there: an image of odd size loses its last row
     names = {f"features.{i}": f"encoder.stages.{s}.{j}" for i, (s, j) in enumerate(places)}
     if values["head_type"] is None:
         return _DeepestFeature(encoder), names
