@@ -9,9 +9,11 @@ from torch.utils.checkpoint import checkpoint
 
 from kanseg.bases import BASES, create_basis
 from kanseg.layers import KANConv1d, KANConv2d, KANConv3d, KANLinear
-from kanseg.layers.fused import autograd
-from kanseg.layers.fused.contractions import Convolution
+from kanseg.layers.fused import autograd, constant
+from kanseg.layers.fused.constant import constant_output
 from kanseg.layers.fused.functional import activation_convolution, basis_convolution, basis_mixture
+from kanseg.layers.fused.linear_ops import ConvOp
+from kanseg.models.operations import saved_bytes
 
 FUNCTIONS = (
     [(name, {}) for name in BASES]
@@ -36,7 +38,7 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 @pytest.fixture(params=[1, 1 << 30], ids=["sample by sample", "all at once"])
 def chunks(request, monkeypatch):
     monkeypatch.setitem(autograd.CHUNK_BYTES, "cpu", request.param)
-    monkeypatch.setattr(autograd, "FOLDED_FROM", 0 if request.param == 1 else 1 << 30)
+    monkeypatch.setattr(constant, "MIN_ENTRIES", 0 if request.param == 1 else 1 << 30)
 
 
 def both(x, basis, conv, upstream=None):
@@ -125,36 +127,14 @@ def test_backward_keeps_no_more_than_four_times_the_input(name, options, groups)
     layer = KANConv2d(16, 16, 3, padding=1, groups=groups, basis=name, **options)
     x = torch.randn(4, 16, 32, 32, requires_grad=True)
     limit = 4.05 if "domain" in options else 3.05
-    assert saved_bytes(layer, x) <= limit * x.numel() * 4
-
-
-def saved_bytes(layer, x):
-    kept = {}
-
-    def pack(tensor):
-        if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = layer(x)
-    del y
-    return sum(kept.values())
+    assert saved_bytes(lambda: layer(x), layer.parameters()) <= limit * x.numel() * 4
 
 
 def test_the_values_exist_for_a_few_samples_only(monkeypatch):
+    x = torch.empty(5, 4, 6, 6)
     monkeypatch.setitem(autograd.CHUNK_BYTES, "cpu", 2 * 4 * 8 * 36 * 4)
-    contraction = Convolution((1, 1), (1, 1), (1, 1), 1)
-    expansion = autograd.Expansion(
-        torch.randn(5, 4, 6, 6),
-        create_basis("bspline", 4),
-        contraction,
-        torch.randn(3, 32, 3, 3),
-        None,
-        torch.float32,
-    )
-    assert [part.stop - part.start for part in expansion.parts] == [2, 2, 1]
-    assert expansion.buffer.shape == (2, 4 * 8, 6, 6)
+    chunks = autograd.sample_chunks(x, bytes_per_sample=4 * 8 * 36 * 4)
+    assert [(chunk.start, chunk.stop) for chunk in chunks] == [(0, 2), (2, 4), (4, 5)]
 
 
 @functions
@@ -299,27 +279,16 @@ def test_a_constant_function_adds_a_map_of_the_border(size, geometry, dilation):
     if size[0] + 2 * padding[0] < dilation * (kernel[0] - 1) + 1:
         return
     stride = (geometry.get("stride", 1), 2)
-    contraction = Convolution(stride, padding, (dilation, 1), 2)
+    op = ConvOp(stride, padding, (dilation, 1), 2)
     weight = torch.randn(4, 3, *kernel, dtype=torch.float64, requires_grad=True)
-    shape = torch.Size((2, 6, *size))
-    expected = torch.conv2d(
-        torch.ones(shape, dtype=torch.float64),
-        weight,
-        None,
-        stride,
-        padding,
-        (dilation, 1),
-        groups=2,
-    )
-    y = torch.zeros_like(expected)
-    contraction.add_constant(y, weight.detach(), shape)
-    torch.testing.assert_close(y, expected.detach())
-    torch.testing.assert_close(contraction.constant_map(weight, shape).expand_as(y), expected)
-    upstream = torch.randn_like(y)
-    torch.testing.assert_close(
-        contraction.grad_constant(upstream, weight.detach(), shape),
-        torch.autograd.grad(expected, weight, upstream)[0],
-    )
+    ones = torch.ones((2, 6, *size), dtype=torch.float64)
+    expected = torch.conv2d(ones, weight, None, stride, padding, (dilation, 1), groups=2)
+    upstream = torch.randn_like(expected)
+    (expected_grad,) = torch.autograd.grad(expected, weight, upstream)
+    for y in (constant_output(op, weight, ones.shape), op.forward_ones(weight, ones.shape)):
+        torch.testing.assert_close(y.expand_as(expected), expected)
+        (grad,) = torch.autograd.grad(y.expand_as(expected), weight, upstream)
+        torch.testing.assert_close(grad, expected_grad)
 
 
 @pytest.mark.parametrize("activation", [nn.SiLU, nn.PReLU])
