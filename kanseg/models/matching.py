@@ -14,11 +14,10 @@ from kanseg.bases import list_basis_options
 from kanseg.models.operations import multiply_adds, num_parameters, place
 
 TOLERANCE = 0.02
-CLOSE = 0.005  # of the wanted size: nearer is not looked for
-START = 16.0
-FINEST = (
-    1 / 512
-)  # shares of a width; nearer to each other than this two widths make the same network, or nearly
+GOOD_ENOUGH = 0.005  # of the wanted size: the search stops there
+START_WIDTH = 16.0
+# Widths closer together than this share of them make the same network, or nearly.
+FINEST_STEP = 1 / 512
 WEIGHTS = ("encoder_weights", "weights")
 Arguments = dict[str, Any]
 Create = Callable[..., nn.Module]
@@ -29,7 +28,7 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
     ask for.
 
     Args:
-        create: `create_model` or `create_encoder`.
+        create: `create_model`, `create_classifier` or `create_encoder`.
         arguments: of it. `match`: "params" or "macs" (multiply-adds of a forward pass for an image
             of `match_size`, evaluating the functions included). `like`: a network, or a mapping of
             the arguments in which the network to be matched differs: it has all others too, and its
@@ -37,100 +36,132 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
             that one.
 
     Raises:
-        ValueError: one of the two without the other, another measure, a width beside a network, or
-            a size that cannot be reached within 2 %; the
-            message tells the nearest that can.
+        ValueError: `match` without `like` or the other way round, an unknown measure, a width
+            beside a network, or a size that cannot be reached within 2 %; the message says which
+            sizes are nearest.
     """
     plain = dict(arguments)
-    match, like, match_size = (plain.pop(name, None) for name in ("match", "like", "match_size"))
-    weights = {
-        name: plain.pop(name) for name in WEIGHTS if name in plain
-    }  # which fit one width only, and are not needed to count
+    match = plain.pop("match", None)
+    like = plain.pop("like", None)
+    match_size = plain.pop("match_size", None) or (256, 256)
     if match is None and like is None:
-        return plain | weights
+        return plain
     if match not in MEASURES or not isinstance(like, (nn.Module, Mapping)):
         raise ValueError(
             "match must be 'params' or 'macs', and like a network or a mapping of the arguments"
             f" that differ, such as {{'basis': 'gram'}}; got match={match!r}, like={str(like)[:80]}"
         )
-    if isinstance(like, nn.Module) and "width" in plain:
-        raise ValueError("match solves the width: leave `width` out beside a network to be like")
-    size = MEASURES[match]
-    match_size = (256, 256) if match_size is None else match_size
-    shape = _shape(plain, match_size)
+    # Stored weights fit one width only, and are not needed to count.
+    weights = {name: plain.pop(name) for name in WEIGHTS if name in plain}
+    measure, unit = MEASURES[match]
     if isinstance(like, nn.Module):
-        wanted = size(like, shape)
+        if "width" in plain:
+            raise ValueError(
+                "match solves the width: leave `width` out beside a network to be like"
+            )
+        wanted = measure(like, _input_shape(plain, match_size))
     else:
-        plain, other = _apart(plain, like)
-        wanted = size(_imagined(create, other), _shape(other, match_size))
-    start = float(plain.pop("width", START))
-    width = solve_width(
-        lambda width: size(_imagined(create, plain | {"width": width}), shape),
-        wanted,
-        start,
-        what=WORDS[match],
-    )
-    return plain | weights | {"width": int(width) if width.is_integer() else width}
+        plain, other = _split_options(plain, like)
+        wanted = measure(_on_meta(create, other), _input_shape(other, match_size))
+    start = float(plain.pop("width", START_WIDTH))
+    shape = _input_shape(plain, match_size)
+
+    def size(width: float) -> int:
+        return measure(_on_meta(create, plain | {"width": width}), shape)
+
+    width = solve_width(size, wanted, start, what=unit)
+    if width.is_integer():
+        width = int(width)
+    return plain | weights | {"width": width}
 
 
 def solve_width(
-    size: Callable[[float], int], wanted: int, start: float = START, *, what: str = ""
+    size: Callable[[float], int],
+    wanted: int,
+    start: float = START_WIDTH,
+    *,
+    tolerance: float = TOLERANCE,
+    what: str = "",
 ) -> float:
-    """The width from 1 on at which size(width), which grows, comes within 2 % of what is wanted;
-    ValueError where none does.
+    """Find the width, 1 or more, at which a network has the wanted size.
+
+    Args:
+        size: width -> size, which grows with the width.
+        wanted: the size.
+        start: the first width to try.
+        tolerance: how far from the wanted size the result may be, as a share of it; inf for the
+            nearest that there is.
+        what: unit of the size, for the error message.
+
+    Raises:
+        ValueError: no width comes within the tolerance.
     """
     low, high, width = 1.0, inf, max(start, 1.0)
-    tried: dict[float, int] = {}
-    while width not in tried:
-        tried[width] = size(width)
-        if abs(tried[width] - wanted) <= CLOSE * wanted:
+    sizes: dict[float, int] = {}
+    while width not in sizes:
+        sizes[width] = size(width)
+        if abs(sizes[width] - wanted) <= GOOD_ENOUGH * wanted:
             break
-        low, high = (width, high) if tried[width] < wanted else (low, width)
-        if high - low > FINEST * low:
-            width = _between(low, high, width, wanted, tried)
-    best = min(tried, key=lambda width: abs(tried[width] - wanted))
-    if abs(tried[best] - wanted) <= TOLERANCE * wanted:
+        if sizes[width] < wanted:
+            low = width
+        else:
+            high = width
+        if high - low > FINEST_STEP * low:
+            width = _next_width(low, high, width, wanted, sizes)
+    by_distance = sorted(sizes, key=lambda width: abs(sizes[width] - wanted))
+    best = by_distance[0]
+    if abs(sizes[best] - wanted) <= tolerance * wanted or tolerance == inf:
         return best
-    sides = [[w for w in tried if tried[w] < wanted], [w for w in tried if tried[w] > wanted]]
-    nearest = [min(side, key=lambda width: abs(tried[width] - wanted)) for side in sides if side]
-    told = " and ".join(f"{tried[width]:,} (width {width:g})" for width in sorted(nearest))
+    below = [width for width in by_distance if sizes[width] < wanted]
+    above = [width for width in by_distance if sizes[width] > wanted]
+    nearest = [f"{sizes[width]:,} (width {width:g})" for width in sorted(below[:1] + above[:1])]
     raise ValueError(
-        f"no width gives {wanted:,} {what} within {TOLERANCE:.0%}; the nearest that can be reached:"
-        f" {told}"
+        f"no width gives {wanted:,} {what} within {tolerance:.0%}; the nearest that can be reached:"
+        f" {' and '.join(nearest)}"
     )
 
 
-def _between(
-    low: float, high: float, last: float, wanted: int, tried: Mapping[float, int]
+def _next_width(
+    low: float, high: float, last: float, wanted: int, sizes: Mapping[float, int]
 ) -> float:
-    """The next width to try. Sizes grow as a power of the width: with its square at first, then as
-    between the ends that were tried.
+    """The next width to try, between two that are too small and too large.
+
+    Sizes grow as a power of the width: its square at first, then the power that the sizes of the
+    two ends show.
     """
     power = 2.0
-    if low in tried and high in tried:
-        power = log(tried[high] / tried[low]) / log(high / low)
-    guess = round(last * (wanted / tried[last]) ** (1 / power), 3) if power > 0 else low
-    if low < guess < high and guess not in tried:
-        return guess
+    if low in sizes and high in sizes:
+        power = log(sizes[high] / sizes[low]) / log(high / low)
+    if power > 0:
+        guess = round(last * (wanted / sizes[last]) ** (1 / power), 3)
+        if low < guess < high and guess not in sizes:
+            return guess
     if high == inf:
         return 2 * low
-    return low if low not in tried else (low + high) / 2
+    if low not in sizes:
+        return low
+    return (low + high) / 2
 
 
-def _shape(arguments: Arguments, match_size: Sequence[int]) -> tuple[int, ...]:
-    """Of an image of `match_size`, or of the size that the network is built for."""
-    return (1, arguments["in_channels"], *(arguments.get("image_size") or match_size))
+def _input_shape(arguments: Arguments, match_size: Sequence[int]) -> tuple[int, ...]:
+    """(1, C, H, W), with the size of the images that the network is built for if it has one."""
+    image_size = arguments.get("image_size") or match_size
+    return (1, arguments["in_channels"], *image_size)
 
 
-def _imagined(create: Create, arguments: Arguments) -> nn.Module:
-    """The network without its memory."""
+def _on_meta(create: Create, arguments: Arguments) -> nn.Module:
+    """The network on the device meta, where it takes no memory."""
     with torch.device("meta"):
         return create(**arguments)
 
 
-def _imagined_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Without computing anything where the network is imagined: fake tensors say that they are on a
-    CPU, where autocast can be asked for.
+def _count_parameters(model: nn.Module, shape: Sequence[int]) -> int:
+    return num_parameters(model)
+
+
+def _count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
+    """Multiply-adds of a forward pass; a network on the device meta is run on fake tensors, which
+    say that they are on a CPU, where autocast can be asked for.
     """
     if place(model)[0].type != "meta":
         return multiply_adds(model, shape)
@@ -149,25 +180,28 @@ def _imagined_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
         return multiply_adds(real, shape)
 
 
-MEASURES: dict[str, Callable[[nn.Module, Sequence[int]], int]] = {
-    "params": lambda model, _: num_parameters(model),
-    "macs": _imagined_multiply_adds,
+# Name -> (function of the network and the shape of its input, unit).
+MEASURES: dict[str, tuple[Callable[[nn.Module, Sequence[int]], int], str]] = {
+    "params": (_count_parameters, "parameters"),
+    "macs": (_count_multiply_adds, "multiply-adds"),
 }
-WORDS = {"params": "parameters", "macs": "multiply-adds"}
 
 
-def _apart(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments, Arguments]:
-    """The arguments of the network to be built, and of the one it is to be like; an option that one
-    basis alone knows goes to that one.
+def _split_options(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments, Arguments]:
+    """The arguments of the network to be built, and of the one it is to be like; an option that
+    only one of their two bases knows goes to that one.
     """
     other = given | dict(like)
-    mine, theirs = (
-        {} if each["basis"] == "none" else set(list_basis_options(each["basis"]))
-        for each in (given, other)
-    )
-    ours = {key: value for key, value in given.items() if key in mine or key not in theirs}
-    return ours, {
-        key: value
-        for key, value in other.items()
-        if key in like or key in theirs or key not in mine
-    }
+    known, known_to_other = _options_of(given["basis"]), _options_of(other["basis"])
+    ours, theirs = {}, {}
+    for key, value in given.items():
+        if key in known or key not in known_to_other:
+            ours[key] = value
+    for key, value in other.items():
+        if key in like or key in known_to_other or key not in known:
+            theirs[key] = value
+    return ours, theirs
+
+
+def _options_of(basis: str) -> set[str]:
+    return set() if basis == "none" else set(list_basis_options(basis))
