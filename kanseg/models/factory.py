@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,21 +15,21 @@ from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatC
 from kanseg.models.matching import matched
 from kanseg.models.options import (
     LINEAR_OPTIONS,
+    Options,
     Stem,
     check_counts,
     conv_parts,
     flat_parts,
-    with_share,
+    keyword_names,
+    with_default_share,
 )
 from kanseg.models.segmentation import MODELS
 from kanseg.utils.hub import BUILDERS, described, load_encoder
 from kanseg.utils.registry import Registry, nearest
 
-OF_THE_ENCODER = (
-    "width",
-    "depth",
-    "downsample",
-)  # options of a model that say nothing once another encoder stands in it
+# Options of a model that mean nothing once another encoder stands in it.
+ENCODER_OPTIONS = ("width", "depth", "downsample")
+MATCH_SIZE = (256, 256)
 
 Like = Mapping[str, object] | nn.Module | None
 Weights = str | Path | bool | None
@@ -51,7 +50,7 @@ def create_model(
     features_only: bool = False,
     match: str | None = None,
     like: Like = None,
-    match_size: Sequence[int] = (256, 256),
+    match_size: Sequence[int] = MATCH_SIZE,
     **options: object,
 ) -> nn.Module:
     """A network by name: (B, in_channels, H, W) -> raw logits, any H and W.
@@ -104,20 +103,23 @@ def create_model(
             raise ValueError(
                 "features_only gives the network's own encoder: leave encoder and aux_params out"
             )
-        question = {
-            "match": match,
-            "like": like,
-            "match_size": match_size,
-            "weights": encoder_weights,
-        }
-        return create_encoder(name, in_channels, basis=basis, stem=stem, **question, **options)
+        return create_encoder(
+            name,
+            in_channels,
+            basis=basis,
+            stem=stem,
+            match=match,
+            like=like,
+            match_size=match_size,
+            weights=encoder_weights,
+            **options,
+        )
     check_counts(in_channels=in_channels, classes=classes)
-    options = with_default_share(name, basis, options)
-    choice = {"depth": encoder_depth, "weights": encoder_weights, "options": encoder_options}
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
             "encoder_depth and encoder_options are those of another encoder: name it by encoder=..."
         )
+    options = with_default_share(name, basis, options)
     arguments = {
         "name": name,
         "in_channels": in_channels,
@@ -132,51 +134,41 @@ def create_model(
                 "match solves the width of a network and its own encoder, and cannot change"
                 " encoder=...: leave one of them out"
             )
-        question = {
-            "aux_params": aux_params,
-            "match": match,
-            "like": like,
-            "match_size": match_size,
-            "encoder_weights": encoder_weights,
+        arguments |= {"aux_params": aux_params, "encoder_weights": encoder_weights}
+        arguments |= {"match": match, "like": like, "match_size": match_size}
+        return create_model(**matched(create_model, arguments))
+    if name not in MODELS and (name in ENCODERS or name in CLASSIFIERS):
+        if aux_params is not None or encoder is not None:
+            raise ValueError(
+                f"{name!r} is a classifier, its encoder and a head: encoder=... and aux_params"
+                " belong to segmentation networks"
+            )
+        return create_classifier(**arguments, encoder_weights=encoder_weights)
+    build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
+    parts = conv_parts(build, basis, stem, options)
+    if aux_params is not None:
+        arguments["aux_params"] = aux_params
+    if encoder is not None:
+        _check_replaceable(name, build, options)
+        shared = {key: value for key, value in options.items() if key not in parts}
+        parts["encoder"] = _other_encoder(
+            encoder,
+            in_channels,
+            depth=encoder_depth,
+            weights=encoder_weights,
+            options=encoder_options,
+            shared={"basis": basis, "stem": stem, **shared},
+        )
+        # The weights that it began with are not stored: a stored network has its own.
+        arguments |= {
+            "encoder": encoder,
+            "encoder_depth": encoder_depth,
+            "encoder_options": encoder_options,
         }
-        return create_model(**matched(create_model, arguments | question))
-    if name in MODELS or (name not in ENCODERS and name not in CLASSIFIERS):
-        build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
-        parts = conv_parts(build, basis, stem, options)
-        if encoder is not None:
-            common = {
-                "basis": basis,
-                "stem": stem,
-                **{key: value for key, value in options.items() if key not in parts},
-            }
-            _check_replaceable(name, options)
-            parts["encoder"] = _encoder(encoder, in_channels, common=common, **choice)
-            # the stored network has the weights already
-            arguments |= {
-                "encoder": encoder,
-                "encoder_depth": encoder_depth,
-                "encoder_options": encoder_options,
-            }
-        model = build(in_channels, classes, aux_params=aux_params, **parts)
-        if encoder is None and encoder_weights is not None:
-            load_encoder(model.encoder, encoder_weights)
-        return described(
-            model, "model", arguments | ({} if aux_params is None else {"aux_params": aux_params})
-        )
-    if aux_params is not None or encoder is not None:
-        raise ValueError(
-            f"{name!r} is a classifier, its encoder and a head: encoder=... and aux_params belong"
-            " to segmentation networks"
-        )
-    return create_classifier(
-        name,
-        in_channels,
-        classes,
-        basis=basis,
-        stem=stem,
-        encoder_weights=encoder_weights,
-        **options,
-    )
+    model = build(in_channels, classes, aux_params=aux_params, **parts)
+    if encoder is None and encoder_weights is not None:
+        load_encoder(model.encoder, encoder_weights)
+    return described(model, "model", arguments)
 
 
 def create_encoder(
@@ -187,7 +179,7 @@ def create_encoder(
     stem: Stem = "auto",
     match: str | None = None,
     like: Like = None,
-    match_size: Sequence[int] = (256, 256),
+    match_size: Sequence[int] = MATCH_SIZE,
     weights: Weights = None,
     **options: object,
 ) -> Encoder:
@@ -202,18 +194,8 @@ def create_encoder(
     options = with_default_share(name, basis, options)
     arguments = {"name": name, "in_channels": in_channels, "basis": basis, "stem": stem, **options}
     if match is not None or like is not None:
-        return create_encoder(
-            **matched(
-                create_encoder,
-                arguments
-                | {
-                    "match": match,
-                    "like": like,
-                    "match_size": match_size,
-                    "weights": weights,
-                },
-            )
-        )
+        arguments |= {"match": match, "like": like, "match_size": match_size, "weights": weights}
+        return create_encoder(**matched(create_encoder, arguments))
     if name in CLASSIFIERS:
         raise ValueError(
             f"{name!r} is a classifier without a feature pyramid; its method `features` gives the"
@@ -231,60 +213,51 @@ def create_encoder(
     return described(encoder, "encoder", arguments)
 
 
-def with_default_share(name: str, basis: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The options of a network with `share` among them, so that a stored network tells it.
-
-    Flat networks have functions of each edge by default, and so has U-KAN, whose token blocks are
-    KAN layers.
-    """
-    return with_share(basis, options, per_edge=name in CLASSIFIERS or name == "ukan")
-
-
-def _check_replaceable(model: str, options: Mapping[str, object]) -> None:
+def _check_replaceable(name: str, build: Callable, options: Mapping[str, object]) -> None:
     """ValueError where a model has an encoder that is part of it, or options that only its own
     encoder has.
     """
-    if "encoder" not in inspect.signature(MODELS[model]).parameters:
+    if "encoder" not in keyword_names(build):
         raise ValueError(
-            f"{model!r} has no decoder for other encoders, got encoder=...; choose 'unet' or"
+            f"{name!r} has no decoder for other encoders, got encoder=...; choose 'unet' or"
             " 'ukanet_18'"
         )
-    for key in OF_THE_ENCODER:
+    for key in ENCODER_OPTIONS:
         if key in options:
-            cure = "encoder_depth" if key == "depth" else f"encoder_options={{{key!r}: ...}}"
+            instead = f"encoder_options={{{key!r}: ...}}"
+            if key == "depth":
+                instead = "encoder_depth"
             raise ValueError(
-                f"{key!r} is an option of the encoder that encoder=... replaces: give {cure}"
+                f"{key!r} is an option of the encoder that encoder=... replaces: give {instead}"
             )
 
 
-def _encoder(
+def _other_encoder(
     encoder: str | Encoder | ExternalEncoder,
     in_channels: int,
     *,
-    common: Mapping[str, object],
     depth: int | None,
     weights: Weights,
     options: Mapping[str, object] | None,
+    shared: Options,
 ) -> Encoder | ExternalEncoder:
-    """An encoder by name; `common` are the options that one of ours shares with the network."""
-    sizes = {} if depth is None else {"depth": depth}
+    """The encoder that `create_model(..., encoder=...)` names; one of ours has the `shared` options
+    of the network too.
+    """
     if not isinstance(encoder, str):
-        if (
-            sizes
-            or weights is not None
-            or options is not None
-            or encoder.in_channels != in_channels
-        ):
+        is_set_again = depth is not None or weights is not None or options is not None
+        if is_set_again or encoder.in_channels != in_channels:
             raise ValueError(
                 "an encoder that is built has its own depth, weights, options and"
                 f" in_channels={encoder.in_channels}: give none of them again"
             )
         return encoder
+    own = dict(options or {})
+    if depth is not None:
+        own["depth"] = depth
     if is_external(encoder):
-        return external_encoder(encoder, in_channels, weights=weights, **sizes, **(options or {}))
-    return create_encoder(
-        encoder, in_channels, weights=weights, **{**common, **(options or {}), **sizes}
-    )
+        return external_encoder(encoder, in_channels, weights=weights, **own)
+    return create_encoder(encoder, in_channels, weights=weights, **{**shared, **own})
 
 
 def create_classifier(
@@ -299,7 +272,7 @@ def create_classifier(
     pool_size: int = 1,
     match: str | None = None,
     like: Like = None,
-    match_size: Sequence[int] = (256, 256),
+    match_size: Sequence[int] = MATCH_SIZE,
     encoder_weights: Weights = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
@@ -311,58 +284,6 @@ def create_classifier(
     """
     options = with_default_share(name, basis, options)
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
-    if match is not None or like is not None:
-        arguments = {
-            "name": name,
-            "in_channels": in_channels,
-            "classes": classes,
-            "basis": basis,
-            "stem": stem,
-            **top,
-            **options,
-        }
-        return create_classifier(
-            **matched(
-                create_classifier,
-                arguments | {"match": match, "like": like, "match_size": match_size},
-            )
-        )
-    check_counts(in_channels=in_channels, classes=classes)
-    if name in CLASSIFIERS:
-        if encoder_weights is not None:
-            raise ValueError(
-                f"{name!r} has no encoder that encoder_weights={str(encoder_weights)!r} could go"
-                " into"
-            )
-        build, top = (
-            CLASSIFIERS[name],
-            {
-                "head": (head, "linear"),
-                "head_dropout": (head_dropout, 0.0),
-                "pool_size": (pool_size, 1),
-            },
-        )
-        options |= {key: value for key, (value, default) in top.items() if value != default}
-        model = build(in_channels, classes, **flat_parts(build, basis, stem, options))
-        return described(
-            model,
-            "classifier",
-            {
-                "name": name,
-                "in_channels": in_channels,
-                "classes": classes,
-                "basis": basis,
-                **options,
-            },
-        )
-    encoder = create_encoder(
-        name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options
-    )
-    known = [*LINEAR_OPTIONS, *([] if basis == "none" else list_basis_options(basis))]
-    linear = partial(
-        KANLinear, basis=basis, **{key: value for key, value in options.items() if key in known}
-    )
-    model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
     arguments = {
         "name": name,
         "in_channels": in_channels,
@@ -372,18 +293,54 @@ def create_classifier(
         **top,
         **options,
     }
+    if match is not None or like is not None:
+        arguments |= {"match": match, "like": like, "match_size": match_size}
+        arguments["encoder_weights"] = encoder_weights
+        return create_classifier(**matched(create_classifier, arguments))
+    check_counts(in_channels=in_channels, classes=classes)
+    if name in CLASSIFIERS:
+        if encoder_weights is not None:
+            raise ValueError(
+                f"{name!r} has no encoder that encoder_weights={str(encoder_weights)!r} could go"
+                " into"
+            )
+        # These networks end in their own head; an option of another head is an unknown one.
+        defaults = {"head": "linear", "head_dropout": 0.0, "pool_size": 1}
+        options |= {key: value for key, value in top.items() if value != defaults[key]}
+        build = CLASSIFIERS[name]
+        model = build(in_channels, classes, **flat_parts(build, basis, stem, options))
+        arguments = {
+            "name": name,
+            "in_channels": in_channels,
+            "classes": classes,
+            "basis": basis,
+            **options,
+        }
+        return described(model, "classifier", arguments)
+    encoder = create_encoder(
+        name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options
+    )
+    known = list(LINEAR_OPTIONS)
+    if basis != "none":
+        known += list_basis_options(basis)
+    linear_options = {key: value for key, value in options.items() if key in known}
+    linear = partial(KANLinear, basis=basis, **linear_options)
+    model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
     return described(model, "classifier", arguments)
 
 
 def list_models(task: str | None = None) -> list[str]:
     """Names for `create_model`: all, or those of the task "segmentation" or "classification"."""
-    names = {
-        "segmentation": list(MODELS),
-        "classification": [*(name for name in ENCODERS if name not in MODELS), *CLASSIFIERS],
-    }
-    if task is not None and task not in names:
-        raise ValueError(f"task must be 'segmentation', 'classification' or None, got {task!r}")
-    return names["segmentation"] + names["classification"] if task is None else names[task]
+    segmentation = list(MODELS)
+    encoders = [name for name in ENCODERS if name not in MODELS]
+    classification = [*encoders, *CLASSIFIERS]
+    if task is None:
+        return segmentation + classification
+    if task == "segmentation":
+        return segmentation
+    if task == "classification":
+        return classification
+    raise ValueError(f"task must be 'segmentation', 'classification' or None, got {task!r}")
 
 
 def list_encoders() -> list[str]:
@@ -397,10 +354,10 @@ def list_bases() -> list[str]:
 
 
 def _look_up(registry: Registry[Callable], name: str, *, others: Iterable[str]) -> Callable:
-    """The entry; an unknown name is a ValueError that knows the other names too."""
+    """The entry of a registry; the error for an unknown name knows the other names too."""
     if name in registry:
         return registry[name]
-    known = [*registry, *(other for other in others if other not in registry)]
+    known = list(dict.fromkeys([*registry, *others]))
     raise ValueError(
         f"unknown {registry.kind} {name!r}{nearest(name, known)} (known: {', '.join(known)})"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from kanseg.bases import list_basis_options
@@ -12,32 +12,22 @@ from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.local import KANLocal2d
+from kanseg.models.classification import CLASSIFIERS
 from kanseg.models.flat import linear_layers
 from kanseg.utils.registry import nearest
 
-PER_LAYER = {"groups", "device", "dtype"}  # not options of a whole network
-LINEAR_OPTIONS = [
-    p.name
-    for p in inspect.signature(KANLinear.__init__).parameters.values()
-    if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER
-]
-CONV_OPTIONS = [
-    p.name
-    for p in inspect.signature(KANConv2d.__init__).parameters.values()
-    if p.kind is p.KEYWORD_ONLY and p.name not in PER_LAYER
-]
-PARTS = {
-    "conv",
-    "plain",
-    "stem",
-    "linear",
-    "local",
-    "encoder",
-    "aux_params",
-}  # what a builder is handed: `plain` is `conv` without functions
-PLAIN_OPTIONS = ["norm", "activation", "padding_mode"]  # of plain convolutions before flat layers
-# Curves for the colors: B-splines over three standard deviations of a normalized image, without
-# a bottleneck.
+Options = dict[str, object]
+Stem = Mapping[str, object] | str | None
+
+# Keyword arguments of a builder that are parts, not options: `plain` is `conv` without functions.
+PARTS = ("conv", "plain", "stem", "linear", "local", "encoder", "aux_params")
+# What functions of a network's convolutions are shared by, unless the caller says otherwise
+# (docs/study.md).
+DEFAULT_SHARE = "channel"
+PER_EDGE_OPTIONS = ("inner_channels", "function_init")  # only functions of each edge have them
+PLAIN_OPTIONS = ("norm", "activation", "padding_mode")  # of plain convolutions before flat layers
+# Functions of the colors: B-splines over three standard deviations of a normalized image, without a
+# bottleneck.
 COLOR_STEM = {
     "basis": "bspline",
     "grid_size": 8,
@@ -45,61 +35,103 @@ COLOR_STEM = {
     "inner_channels": None,
 }
 
-Stem = Mapping[str, object] | str | None
+
+def keyword_names(function: Callable) -> list[str]:
+    """Names of the keyword-only parameters of a function."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
-# What the functions of a network's convolutions are, unless the caller says otherwise
-# (docs/study.md).
-DEFAULT_SHARE = "channel"
-PER_EDGE = ("inner_channels", "function_init")  # options that only functions of each edge have
+def _layer_options(layer: type) -> list[str]:
+    """Keyword arguments of a layer that are options of a whole network."""
+    per_layer = ("groups", "device", "dtype")
+    return [name for name in keyword_names(layer.__init__) if name not in per_layer]
 
 
-def with_share(basis: str, options: Mapping[str, object], *, per_edge: bool) -> dict[str, object]:
-    """The options of a network with `share` among them, so that a stored network tells it.
+CONV_OPTIONS = _layer_options(KANConv2d)
+LINEAR_OPTIONS = _layer_options(KANLinear)
 
-    Functions are shared by default, but not in networks that are made of functions of each edge,
-    nor where an option is given that only these have.
+
+def with_default_share(name: str, basis: str, options: Mapping[str, object]) -> Options:
+    """The options of a network with `share` among them, so that a stored network states it.
+
+    Functions are shared by default, but not where an option is given that only functions of each
+    edge have, nor in flat networks and in U-KAN, whose token blocks are KAN layers.
     """
     if basis == "none" or "share" in options:
         return dict(options)
-    per_edge = per_edge or any(key in options for key in PER_EDGE)
+    per_edge = name in CLASSIFIERS or name == "ukan"
+    for key in PER_EDGE_OPTIONS:
+        per_edge = per_edge or key in options
     return {**options, "share": "edge" if per_edge else DEFAULT_SHARE}
 
 
 def check_counts(**numbers: object) -> None:
-    """ValueError for the first that is no whole number from 1 on."""
+    """ValueError for the first number that is not an integer of at least 1."""
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be at least 1 and a whole number, got {value!r}")
+            raise ValueError(f"{name} must be at least 1 and an integer, got {value!r}")
 
 
-def conv_parts(
-    build: Callable, basis: str, stem: Stem, options: dict[str, object]
-) -> dict[str, object]:
-    """Sort the options into those of the builder and those of the convolution, and build the parts
-    that the builder takes.
+def conv_parts(build: Callable, basis: str, stem: Stem, options: Options) -> Options:
+    """The keyword arguments of a builder of convolutional networks: its parts, and those options
+    that are its own. All other options go into the convolutions.
+
+    Raises:
+        ValueError: an option that neither the builder, KANConv2d nor the basis has.
     """
-    parameters = inspect.signature(build).parameters.values()
-    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    own = [name for name in named if name not in PARTS]
+    names = keyword_names(build)
+    own = [name for name in names if name not in PARTS]
     given = {key: value for key, value in options.items() if key not in own}
-    shared = _layer_defaults(given) | given
-    experts, top_k = shared.pop("experts", None), shared.pop("top_k", None)
-    conv = _conv(basis, shared, network_options=[*own, "experts", "top_k"])
-    plain = _conv(
-        "none",
-        {key: value for key, value in given.items() if key in CONV_OPTIONS},
-        network_options=[],
-    )
+    plain_options = {key: value for key, value in given.items() if key in CONV_OPTIONS}
+    conv_options = _layer_defaults(given) | given
+    experts, top_k = conv_options.pop("experts", None), conv_options.pop("top_k", None)
+    conv = _conv(basis, conv_options, network_options=[*own, "experts", "top_k"])
     parts = {
-        "conv": _mixture(conv, experts, top_k),
-        "plain": plain,
-        "stem": _stem(stem, basis, shared, conv),
+        "conv": _with_experts(conv, experts, top_k),
+        "plain": _conv("none", plain_options),
+        "stem": _stem(stem, basis, conv_options, conv),
     }
-    return {key: value for key, value in (parts | options).items() if key in named}
+    return _select(parts | options, names)
 
 
-def _layer_defaults(given: Mapping[str, object]) -> dict[str, object]:
+def flat_parts(build: Callable, basis: str, stem: Stem, options: Options) -> Options:
+    """`conv_parts` for networks whose functions are in flat layers: their convolutions, if any, are
+    plain.
+    """
+    if stem not in ("auto", None):
+        raise ValueError(
+            f"this network has no stem of functions: leave stem at 'auto', got {stem!r}"
+        )
+    names = keyword_names(build)
+    own = [name for name in names if name not in PARTS]
+    linear_options = {key: value for key, value in options.items() if key not in own}
+    plain_options = {}
+    if "plain" in names:
+        plain_options = _select(linear_options, PLAIN_OPTIONS)
+    for key in plain_options:
+        del linear_options[key]
+    _check_options(
+        basis,
+        linear_options,
+        known=LINEAR_OPTIONS,
+        others=own,
+        without="it is the plain linear map",
+    )
+    linear = linear_layers(basis, **linear_options)
+    parts = {
+        "linear": linear,
+        "local": partial(KANLocal2d, **linear.keywords),
+        "plain": kan_conv(basis="none", **plain_options),
+    }
+    return _select(parts | options, names)
+
+
+def _select(options: Options, names: Sequence[str]) -> Options:
+    return {key: value for key, value in options.items() if key in names}
+
+
+def _layer_defaults(given: Mapping[str, object]) -> Options:
     """What a network sets for its layers, where the caller gives nothing else."""
     if given.get("share", "edge") == "edge":
         # Activations stand between the layers already.
@@ -109,70 +141,40 @@ def _layer_defaults(given: Mapping[str, object]) -> dict[str, object]:
     return {}
 
 
-def flat_parts(
-    build: Callable, basis: str, stem: Stem, options: dict[str, object]
-) -> dict[str, object]:
-    """As `_parts`, for networks whose functions stand in flat layers: their convolutions, if any,
-    are plain.
-    """
-    if stem not in ("auto", None):
-        raise ValueError(
-            f"this network has no stem of functions: leave stem at 'auto', got {stem!r}"
-        )
-    named = [
-        p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    own = [name for name in named if name not in PARTS]
-    shared = {key: value for key, value in options.items() if key not in own}
-    plain = {key: shared.pop(key) for key in PLAIN_OPTIONS if key in shared and "plain" in named}
-    _check_options(
-        basis, shared, known=LINEAR_OPTIONS, others=own, without="it is the plain linear map"
-    )
-    linear = linear_layers(basis, **shared)
-    parts = {
-        "linear": linear,
-        "local": partial(KANLocal2d, **linear.keywords),
-        "plain": kan_conv(basis="none", **plain),
-    }
-    return {key: value for key, value in (parts | options).items() if key in named}
-
-
-def _mixture(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
-    """The convolution, or where `experts` is a number as many of them."""
-    if experts is None and top_k is not None:
-        raise ValueError(
-            f"top_k={top_k} is an option of mixtures of experts: give experts, the number of"
-            " convolutions, too"
-        )
+def _with_experts(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
+    """The convolution, or a mixture of `experts` of them."""
     if experts is None:
+        if top_k is not None:
+            raise ValueError(
+                f"top_k={top_k} is an option of mixtures of experts: give experts, the number of"
+                " convolutions, too"
+            )
         return conv
-    check_counts(experts=experts, **({} if top_k is None else {"top_k": top_k}))
-    return partial(
-        ConvExperts,
-        conv=conv,
-        num_experts=experts,
-        top_k=min(2, experts) if top_k is None else top_k,
-    )
+    check_counts(experts=experts)
+    if top_k is None:
+        top_k = min(2, experts)
+    check_counts(top_k=top_k)
+    return partial(ConvExperts, conv=conv, num_experts=experts, top_k=top_k)
 
 
-def _stem(stem: Stem, basis: str, shared: dict[str, object], conv: Conv) -> Conv:
-    """The first convolution: as all others, or with its own basis and the others' norm, activation
-    and the like.
+def _stem(stem: Stem, basis: str, conv_options: Options, conv: Conv) -> Conv:
+    """The first convolution: as all others, or with a basis of its own and the others' norm,
+    activation and the like.
     """
-    per_edge = basis != "none" and shared.get("share", "edge") == "edge"
-    if stem is None or (stem == "auto" and not per_edge):
+    if stem == "auto":
+        per_edge = basis != "none" and conv_options.get("share", "edge") == "edge"
+        stem = COLOR_STEM if per_edge else None
+    if stem is None:
         return conv
-    if stem != "auto" and not isinstance(stem, Mapping):
+    if not isinstance(stem, Mapping):
         raise ValueError(f"stem must be 'auto', None or a mapping of options, got {stem!r}")
-    own = dict(COLOR_STEM if stem == "auto" else {"basis": basis, "inner_channels": None, **stem})
-    common = {key: value for key, value in shared.items() if key in CONV_OPTIONS}
-    return _conv(str(own.pop("basis")), common | own, network_options=[])
+    own = {"basis": basis, "inner_channels": None, **stem}
+    stem_basis = str(own.pop("basis"))
+    return _conv(stem_basis, _select(conv_options, CONV_OPTIONS) | own)
 
 
-def _conv(basis: str, options: dict[str, object], *, network_options: list[str]) -> Conv:
-    """KANConv2d with its basis and options; an option that nothing takes is a ValueError that names
-    the nearest.
-    """
+def _conv(basis: str, options: Options, *, network_options: Sequence[str] = ()) -> Conv:
+    """KANConv2d with its basis and options."""
     _check_options(
         basis,
         options,
@@ -184,14 +186,17 @@ def _conv(basis: str, options: dict[str, object], *, network_options: list[str])
 
 
 def _check_options(
-    basis: str, options: Iterable[str], *, known: list[str], others: list[str], without: str
+    basis: str, options: Iterable[str], *, known: Sequence[str], others: Sequence[str], without: str
 ) -> None:
     """ValueError for an option that neither the layer (`known`) nor the basis has; `others` are
     names that may have been meant.
     """
     basis_options = [] if basis == "none" else list_basis_options(basis)
     for key in options:
-        if key not in known and key not in basis_options:
-            guess = nearest(key, [*basis_options, *others, *known])
-            has = f"it has: {', '.join(basis_options)}" if basis_options else without
-            raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
+        if key in known or key in basis_options:
+            continue
+        guess = nearest(key, [*basis_options, *others, *known])
+        has = without
+        if basis_options:
+            has = f"it has: {', '.join(basis_options)}"
+        raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
