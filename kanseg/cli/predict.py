@@ -171,7 +171,7 @@ def main() -> int:
     predictor = open_predictor(
         arguments.checkpoint, **{key: getattr(arguments, key) for key in seen}
     )
-    print(f"{len(jobs)} files on {predictor.device}, {predictor.settings()}")
+    print(f"{len(jobs)} files on {predictor.device}, {predictor.describe()}")
     outcome = predict_files(
         predictor,
         jobs,

@@ -1,8 +1,9 @@
-"""Several trained networks with the same classes, their probabilities averaged."""
+"""Average the probabilities of several trained networks with the same classes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from kanseg.inference.predictor import Predictor
 from kanseg.inference.segmenter import Segmenter
+from kanseg.inference.sliding_window import rows_per_chunk
 from kanseg.inference.sources import WindowedImage
 from kanseg.utils.errors import InputError
 
 
 class Ensemble(Segmenter):
-    """Predictors of the same classes (the folds of a cross-validation, or other networks, each with
-    its own preprocessing and tiles) as one.
+    """Predictors of the same classes used as one, such as the folds of a cross-validation.
+
+    Each member keeps its own preprocessing and tiles.
 
     Args:
         members: one predictor or more.
@@ -36,76 +39,63 @@ class Ensemble(Segmenter):
                     f"members of an ensemble need the same classes: {first.task}"
                     f" {', '.join(first.classes)}, and {member.task} {', '.join(member.classes)}"
                 )
-        looks = sum(member.looks for member in members)
         super().__init__(
             first.classes,
             first.colors,
             first.task,
             device=first.device,
             batch_size=first.batch_size,
-            looks=looks,
+            num_views=sum(member.num_views for member in members),
         )
         self.members = tuple(members)
 
     @classmethod
     def from_checkpoints(cls, checkpoints: Sequence[str | Path], **options: Any) -> Ensemble:
-        """An ensemble of checkpoints; options as of `Predictor.from_checkpoint`, for all
-        of them.
+        """Load an ensemble of checkpoints; options as of `Predictor.from_checkpoint`, the same for
+        all.
         """
         return cls([Predictor.from_checkpoint(checkpoint, **options) for checkpoint in checkpoints])
 
-    @torch.inference_mode()
-    def bands(
-        self, images: Sequence[WindowedImage], *, variance: bool = False
+    def row_chunks(
+        self,
+        images: Sequence[WindowedImage],
+        *,
+        variance: bool = False,
+        chunk_rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """As of `Segmenter.bands`."""
-        streams = [member.bands(images, variance=variance) for member in self.members]
-        for top, values in _aligned(streams, images[0].shape[0]):
-            yield top, _combined(torch.stack(values), variance)
+        """As of `Segmenter.row_chunks`."""
+        chunk_rows = chunk_rows or rows_per_chunk(images[0].shape[1])
+        members = []
+        for member in self.members:
+            members.append(member.row_chunks(images, variance=variance, chunk_rows=chunk_rows))
+        # All members give the same rows at once: only a chunk of each is in memory.
+        return map(partial(_average_chunks, variance), *members)
 
-    def settings(self) -> str:
-        """In words, how images are seen."""
-        return f"{len(self.members)} networks: " + "; ".join(
-            dict.fromkeys(member.settings() for member in self.members)
-        )
+    def describe(self) -> str:
+        """As of `Segmenter.describe`."""
+        different = dict.fromkeys(member.describe() for member in self.members)
+        return f"{len(self.members)} networks: {'; '.join(different)}"
 
 
 def open_predictor(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> Segmenter:
-    """A `Predictor` of one checkpoint, an `Ensemble` of several; options as of
+    """Load a `Predictor` from one checkpoint, or an `Ensemble` from several; options as of
     `Predictor.from_checkpoint`.
     """
     if isinstance(checkpoints, (str, Path)):
         checkpoints = [checkpoints]
-    return (
-        Predictor.from_checkpoint(checkpoints[0], **options)
-        if len(checkpoints) == 1
-        else Ensemble.from_checkpoints(checkpoints, **options)
-    )
+    if len(checkpoints) == 1:
+        return Predictor.from_checkpoint(checkpoints[0], **options)
+    return Ensemble.from_checkpoints(checkpoints, **options)
 
 
-def _combined(values: Tensor, variance: bool) -> Tensor:
-    """(members, P, N, rows, W) -> their mean; where the last channel is a variance, that of all
-    predictions: within and between the members.
+def _average_chunks(variance: bool, *chunks: tuple[int, Tensor]) -> tuple[int, Tensor]:
+    """Average the same row chunk (first row, (P, N, rows, W)) of all members.
+
+    Where the last channel is a variance, the result's is that of all predictions: the mean variance
+    within the members plus the variance between them.
     """
+    values = torch.stack([rows for _, rows in chunks])
     mean = values.mean(dim=0)
     if variance:
         mean[:, -1] += values[:, :, :-1].var(dim=0, correction=0).mean(dim=1)
-    return mean
-
-
-def _aligned(
-    streams: Sequence[Iterator[tuple[int, Tensor]]], height: int
-) -> Iterator[tuple[int, list[Tensor]]]:
-    """(first row, the same rows of every stream), whatever rows each stream gives at once."""
-    held = [next(stream) for stream in streams]
-    row = 0
-    while True:
-        bottom = min(top + values.shape[-2] for top, values in held)
-        yield row, [values[..., row - top : bottom - top, :] for top, values in held]
-        row = bottom
-        if row == height:
-            return
-        held = [
-            next(stream) if top + values.shape[-2] == row else (top, values)
-            for stream, (top, values) in zip(streams, held, strict=True)
-        ]
+    return chunks[0][0], mean

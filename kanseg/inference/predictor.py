@@ -15,16 +15,20 @@ from torch.nn import functional as F
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.loading import load_checkpoint
 from kanseg.inference.segmenter import Segmenter, decide
-from kanseg.inference.sliding_window import gathered, tile_bands
+from kanseg.inference.sliding_window import (
+    ReadWindow,
+    merge_rows,
+    rows_per_chunk,
+    sliding_window,
+)
 from kanseg.inference.sources import ArrayImage, WindowedImage
-from kanseg.inference.tta import averaged, views
+from kanseg.inference.tta import ViewAverage, views
 from kanseg.utils.errors import InputError
 
-__all__ = ["Predictor", "class_probabilities", "crop", "decide"]
+__all__ = ["Predictor", "class_probabilities", "crop", "decide", "to_probabilities"]
 MODES = ("auto", "whole", "tiles")
 TILE = (512, 512)
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-BAND = 2**22  # pixels that are scaled back at once
 
 
 class Predictor(Segmenter):
@@ -84,7 +88,7 @@ class Predictor(Segmenter):
         is_module = isinstance(model, nn.Module)
         place = _usable_device(device if is_module else "cpu")
         super().__init__(
-            classes, colors, task, device=place, batch_size=batch_size, looks=len(self.views)
+            classes, colors, task, device=place, batch_size=batch_size, num_views=len(self.views)
         )
         self.model = model.to(place).eval() if is_module else model
         self.preprocess, self.precision = preprocess, precision
@@ -135,97 +139,113 @@ class Predictor(Segmenter):
             **options,
         )
 
-    @torch.inference_mode()
-    def bands(
-        self, images: Sequence[WindowedImage], *, variance: bool = False
+    def row_chunks(
+        self,
+        images: Sequence[WindowedImage],
+        *,
+        variance: bool = False,
+        chunk_rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """As of `Segmenter.bands`."""
+        """As of `Segmenter.row_chunks`."""
         shape = images[0].shape
         for image in images:
             if image.shape != shape:
                 raise ValueError(
                     f"images predicted together must have one size, got {image.shape} and {shape}"
                 )
-            self.preprocess.fit(image.window(0, 0, 1, 1), name=image.name)
+            self.preprocess.fit(image.window(0, 0, 1, 1), name=image.name)  # refuses its channels
+        chunk_rows = chunk_rows or rows_per_chunk(shape[1])
         size = self.preprocess.resize
         if size is None or tuple(size) == shape:
-            yield from self._bands([self._reader(image) for image in images], shape, variance)
-            return
-        reads = [
-            self._reader(ArrayImage(self.preprocess.scale(image.window(0, 0, *shape)), image.name))
-            for image in images
-        ]
-        values = gathered(self._bands(reads, size, variance), size[0])
-        step = max(1, BAND // shape[1])
-        for top in range(0, shape[0], step):
-            yield top, scaled_rows(values, shape, top, min(top + step, shape[0]))
+            size = shape
+        else:
+            images = [self._resized(image) for image in images]
+        readers = [partial(self._read_window, image) for image in images]
+        if self.tile is None:
+            maps = self._predict_whole(readers, size, variance)
+        elif size == shape:
+            return self._predict_tiles(readers, size, variance, chunk_rows)
+        else:
+            maps = merge_rows(self._predict_tiles(readers, size, variance), size[0])
+        return resized_chunks(maps, shape, chunk_rows)
 
-    @torch.inference_mode()
     def predict_tensor(self, image: Tensor) -> Tensor:
-        """A preprocessed image (C, H, W) -> probabilities (classes, H, W) float32 on the CPU."""
+        """Predict a preprocessed image (C, H, W): probabilities (N, H, W) float32 on the CPU."""
         shape = tuple(image.shape[-2:])
-        return gathered(self._bands([partial(crop, image)], shape, False), shape[0])[0]
+        readers = [partial(crop, image)]
+        if self.tile is None:
+            return self._predict_whole(readers, shape, variance=False)[0]
+        return merge_rows(self._predict_tiles(readers, shape, variance=False), shape[0])[0]
 
-    def settings(self) -> str:
-        """In words, how images are seen."""
-        resize = self.preprocess.resize
-        seen = f"resized to {resize[0]}x{resize[1]}" if resize else "at their own scale"
-        return f"{seen}, {f'tiles of {self.tile[0]}x{self.tile[1]}' if self.tile else 'whole'}"
+    def describe(self) -> str:
+        """As of `Segmenter.describe`."""
+        size = "at their own scale"
+        if self.preprocess.resize is not None:
+            size = "resized to {}x{}".format(*self.preprocess.resize)
+        if self.tile is None:
+            return f"{size}, whole"
+        return f"{size}, tiles of {self.tile[0]}x{self.tile[1]}"
 
-    def _reader(self, image: WindowedImage) -> Callable[[int, int, int, int], Tensor]:
-        def read(top: int, left: int, height: int, width: int) -> Tensor:
-            return self.preprocess.normalize(
-                self.preprocess.fit(image.window(top, left, height, width), name=image.name)
-            )
+    def _resized(self, image: WindowedImage) -> ArrayImage:
+        decoded = image.window(0, 0, *image.shape)
+        return ArrayImage(self.preprocess.scale(decoded, name=image.name), image.name)
 
-        return read
+    def _read_window(
+        self, image: WindowedImage, top: int, left: int, height: int, width: int
+    ) -> Tensor:
+        """Read the window (C, height, width) of an image, normalized."""
+        window = image.window(top, left, height, width)
+        return self.preprocess.normalize(self.preprocess.fit(window, name=image.name))
 
-    def _bands(
+    def _predict_whole(
+        self, readers: Sequence[ReadWindow], shape: Sequence[int], variance: bool
+    ) -> Tensor:
+        """Predict whole images, `batch_size` at once: (P, N, H, W) on the CPU."""
+        maps = []
+        for start in range(0, len(readers), self.batch_size):
+            batch = [read(0, 0, *shape) for read in readers[start : start + self.batch_size]]
+            maps.append(self._predict_batch(torch.stack(batch), variance=variance).cpu())
+        return torch.cat(maps)
+
+    def _predict_tiles(
         self,
-        reads: Sequence[Callable[[int, int, int, int], Tensor]],
+        readers: Sequence[ReadWindow],
         shape: Sequence[int],
         variance: bool,
+        chunk_rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Bands of images of one size at the scale that the network sees, whole or in tiles."""
-        predict = partial(self._predict, variance=variance)
-        if self.tile is not None:
-            yield from tile_bands(
-                predict,
-                reads,
-                tuple(shape),
-                tile=self.tile,
-                overlap=self.overlap,
-                batch_size=self.batch_size,
-            )
-            return
-        for_batches = [
-            reads[i : i + self.batch_size] for i in range(0, len(reads), self.batch_size)
-        ]
-        yield (
-            0,
-            torch.cat(
-                [
-                    predict(torch.stack([read(0, 0, *shape) for read in some])).cpu()
-                    for some in for_batches
-                ]
-            ),
+        """Predict in tiles: row chunks as of `sliding_window`."""
+        return sliding_window(
+            partial(self._predict_batch, variance=variance),
+            readers,
+            tuple(shape),
+            tile=self.tile,
+            overlap=self.overlap,
+            batch_size=self.batch_size,
+            chunk_rows=chunk_rows,
         )
 
-    def _predict(self, batch: Tensor, variance: bool) -> Tensor:
-        """(B, C, h, w) normalized -> probabilities (B, classes, h, w), averaged over the views;
-        with `variance` a channel more.
+    def _predict_batch(self, images: Tensor, *, variance: bool) -> Tensor:
+        """Run the network on every view of normalized images or tiles (B, C, h, w).
+
+        Returns:
+            (B, N, h, w) mean probabilities on the network's device; with `variance` one channel
+            more, as of `ViewAverage`.
         """
-        with self._autocast():
-            return averaged(
-                partial(class_probabilities, self.model, task=self.task),
-                batch.to(self.device),
-                self.views,
-                variance=variance,
-            )
+        with torch.inference_mode(), self._autocast():
+            images = images.to(self.device)
+            average = ViewAverage(variance=variance)
+            for view in self.views:
+                output = self.model(view.apply(images))
+                probabilities = to_probabilities(output, self.task)
+                average.update(view.undo(probabilities, images.shape[-2:]))
+            return average.result()
 
     def _autocast(self) -> AbstractContextManager:
         dtype = DTYPES[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+        if dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype)
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
@@ -242,14 +262,18 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: str) -> Tensor:
-    """Images (B, C, h, w) -> probabilities (B, classes, h, w) float32.
+def to_probabilities(output: Tensor | tuple[Tensor, ...], task: str) -> Tensor:
+    """Turn the output of a network into probabilities (B, N, h, w) float32 of all N classes.
 
-    Of a binary task both classes; they sum to 1 over the classes, but of a multilabel task each is
-    by itself.
+    They sum to 1 over the classes; those of a multilabel task are independent of each other.
+
+    Args:
+        output: logits (B, N, h, w), of a binary task (B, 1, h, w); or a tuple that begins with
+            them.
+        task: "binary", "multiclass" or "multilabel".
     """
-    logits = model(batch)
-    logits = (logits[0] if isinstance(logits, tuple) else logits).float()
+    logits = output[0] if isinstance(output, tuple) else output
+    logits = logits.float()
     if task == "multilabel":
         return torch.sigmoid(logits)
     if task == "binary":
@@ -258,27 +282,39 @@ def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: 
     return torch.softmax(logits, dim=1)
 
 
+def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: str) -> Tensor:
+    """Run a network on images (B, C, h, w): `to_probabilities` of its output."""
+    return to_probabilities(model(batch), task)
+
+
 def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """The window of an image (C, H, W) -> (C, height, width)."""
+    """Cut the window (C, height, width) out of an image (C, H, W)."""
     return image[:, top : top + height, left : left + width]
 
 
-def scaled_rows(values: Tensor, shape: Sequence[int], top: int, bottom: int) -> Tensor:
-    """Rows from `top` to before `bottom` of maps (P, N, h, w) scaled bilinearly to `shape` (H, W),
-    without the other rows.
+def resized_chunks(
+    maps: Tensor, shape: Sequence[int], chunk_rows: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row, rows) of maps (P, N, h, w) scaled to `shape` (H, W), a chunk at a time."""
+    for top in range(0, shape[0], chunk_rows):
+        yield top, resized_rows(maps, shape, top, min(top + chunk_rows, shape[0]))
+
+
+def resized_rows(maps: Tensor, shape: Sequence[int], top: int, bottom: int) -> Tensor:
+    """Scale maps (P, N, h, w) bilinearly to `shape` (H, W), but only rows `top` to before `bottom`.
+
+    The values are those of `F.interpolate` on the whole, without its memory.
     """
-    height, width = values.shape[-2:]
-    place = (
-        (torch.arange(top, bottom, dtype=torch.float64) + 0.5) * (height / shape[0]) - 0.5
-    ).clamp(0, height - 1)
-    above = place.floor().long()
+    height, width = maps.shape[-2:]
+    if (height, width) == tuple(shape):
+        return maps[..., top:bottom, :]
+    rows = torch.arange(top, bottom, dtype=torch.float64)
+    source = ((rows + 0.5) * (height / shape[0]) - 0.5).clamp(0, height - 1)
+    above = source.floor().long()
     below = (above + 1).clamp_max(height - 1)
-    share = (place - above).float()[:, None]
-    rows = torch.lerp(values[..., above, :], values[..., below, :], share)
-    return (
-        rows
-        if shape[1] == width
-        else F.interpolate(
-            rows, size=(bottom - top, shape[1]), mode="bilinear", align_corners=False
-        )
-    )
+    weight = (source - above).float()[:, None]
+    scaled = torch.lerp(maps[..., above, :], maps[..., below, :], weight)
+    if shape[1] == width:
+        return scaled
+    size = (bottom - top, shape[1])
+    return F.interpolate(scaled, size=size, mode="bilinear", align_corners=False)

@@ -1,5 +1,5 @@
-"""What a network and an ensemble have in common: images -> label maps, probabilities and
-uncertainty, a band of rows after the other.
+"""The interface that one network (`Predictor`) and several (`Ensemble`) share: images -> label
+maps, probabilities and uncertainty.
 """
 
 from __future__ import annotations
@@ -13,39 +13,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanseg.inference.sliding_window import gathered
+from kanseg.inference.sliding_window import merge_rows, put_rows
 from kanseg.inference.sources import ArrayImage, WindowedImage
 from kanseg.utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is known of P images of one size, or of one without the first axis.
+    """Result for P images of one size; indexing gives that of one image, without the first axis.
 
     Args:
         label: (P, H, W) uint8 class indices; of a multilabel task (P, N, H, W) of 0 and 1.
-        probabilities: (P, N, H, W) float32.
-        uncertainty: (P, H, W) float32: the variance over the views and members (mean over the
-            classes; at most 0.25), or where there is only one the entropy of the probabilities (0
-            to 1). None where it was not asked for.
+        probabilities: (P, N, H, W) float32; None if not asked for.
+        uncertainty: (P, H, W) float32; None if not asked for. Where several views or networks are
+            averaged it is the variance over them (mean over the classes, at most 0.25), else the
+            entropy of the probabilities (0 to 1).
     """
 
     label: Tensor
-    probabilities: Tensor | None
-    uncertainty: Tensor | None
+    probabilities: Tensor | None = None
+    uncertainty: Tensor | None = None
 
-    def of(self, place: int) -> Prediction:
-        """What is known of one of the images."""
-        return Prediction(
-            *(
-                None if values is None else values[place]
-                for values in (self.label, self.probabilities, self.uncertainty)
-            )
-        )
+    def __getitem__(self, index: int) -> Prediction:
+        parts = []
+        for values in (self.label, self.probabilities, self.uncertainty):
+            parts.append(None if values is None else values[index])
+        return Prediction(*parts)
 
 
 class Segmenter(ABC):
-    """Images -> label maps, by one network (`Predictor`) or several (`Ensemble`).
+    """Predict label maps of images, by one network (`Predictor`) or several (`Ensemble`).
 
     Args:
         classes: names of the classes.
@@ -53,7 +50,7 @@ class Segmenter(ABC):
         task: "binary", "multiclass" or "multilabel".
         device: torch device of the networks.
         batch_size: images or tiles at once.
-        looks: how many predictions are averaged: views of each network, summed over the networks.
+        num_views: predictions that are averaged: views of each network, summed over the networks.
     """
 
     def __init__(
@@ -64,49 +61,69 @@ class Segmenter(ABC):
         *,
         device: torch.device,
         batch_size: int,
-        looks: int,
+        num_views: int,
     ):
-        self.classes, self.colors = tuple(classes), [tuple(c) for c in colors]
-        self.task, self.device, self.batch_size, self.looks = task, device, batch_size, looks
+        self.classes = tuple(classes)
+        self.colors = [tuple(color) for color in colors]
+        self.task = task
+        self.device = device
+        self.batch_size = batch_size
+        self.num_views = num_views
 
     @abstractmethod
-    def bands(
-        self, images: Sequence[WindowedImage], *, variance: bool = False
+    def row_chunks(
+        self,
+        images: Sequence[WindowedImage],
+        *,
+        variance: bool = False,
+        chunk_rows: int | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """(first row, probabilities (P, N, rows, W) float32 on the CPU) of images of one size,
-        from top to bottom, each row once.
+        """Predict P images of one size by row chunks, so that no image need fit into memory.
 
-        With `variance` there is a channel more: the variance over the views and members, mean over
-        the classes.
+        Args:
+            images: P images of one size (H, W).
+            variance: add a channel: the variance over views and networks, mean over the classes.
+            chunk_rows: rows of a chunk; by default `rows_per_chunk`.
+
+        Returns:
+            An iterator over (first row, probabilities (P, N, rows, W) float32 on the CPU), from top
+            to bottom.
 
         Raises:
             InputError: channels that a network does not take.
         """
 
     @abstractmethod
-    def settings(self) -> str:
-        """In words, how images are seen."""
+    def describe(self) -> str:
+        """Say in a few words at which size, and whether in tiles, the network sees images."""
 
     def __call__(self, image: np.ndarray, *, name: str = "image") -> np.ndarray:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) uint8 class indices, or of a multilabel
-        task (N, H, W) uint8 of 0 and 1.
+        """Predict the label map of an image.
+
+        Args:
+            image: (H, W) or (H, W, C) uint8 or uint16.
+            name: for messages.
+
+        Returns:
+            (H, W) uint8 class indices; of a multilabel task (N, H, W) uint8 of 0 and 1.
         """
         return self.predict([ArrayImage(image, name)]).label[0].numpy()
 
     def probabilities(self, image: np.ndarray, *, name: str = "image") -> Tensor:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (classes, H, W) float32 that sum to 1 (a binary
-        network gives both classes).
+        """Predict (N, H, W) float32 probabilities of an image (H, W) or (H, W, C) uint8 or uint16.
+
+        They sum to 1 over the classes (a binary network gives both classes).
 
         Raises:
             InputError: another type or shape, or channels that the network does not take.
         """
         source = ArrayImage(image, name)
-        values = gathered(self.bands([source]), source.shape[0])
+        values = merge_rows(self.row_chunks([source]), source.shape[0])
         check_finite_output(values, lambda _: name)
         return values[0]
 
     def uncertainty(self, image: np.ndarray, *, name: str = "image") -> Tensor:
-        """(H, W) or (H, W, C) uint8 or uint16 -> (H, W) float32: `Prediction.uncertainty`."""
+        """Predict (H, W) float32, `Prediction.uncertainty`, of an image as of `probabilities`."""
         return self.predict([ArrayImage(image, name)], uncertainty=True).uncertainty[0]
 
     def predict(
@@ -116,73 +133,79 @@ class Segmenter(ABC):
         probabilities: bool = False,
         uncertainty: bool = False,
     ) -> Prediction:
-        """All of images of one size; probabilities and uncertainty only where asked for, since
-        they are large.
+        """Predict images of one size; probabilities and uncertainty, which are large, only where
+        asked for.
         """
         height = images[0].shape[0]
-        kept: dict[str, list[tuple[int, Tensor]]] = {
-            "label": [],
-            "probabilities": [],
-            "uncertainty": [],
-        }
-        for top, strip in self.strips(images, uncertainty=uncertainty):
-            kept["label"].append((top, strip.label))
+        label, all_probabilities, all_uncertainty = None, None, None
+        for top, values in self.row_chunks(images, variance=self.has_variance(uncertainty)):
+            chunk = self.interpret(values, images, uncertainty=uncertainty)
+            label = put_rows(label, top, chunk.label, height)
             if probabilities:
-                kept["probabilities"].append((top, strip.probabilities))
+                all_probabilities = put_rows(all_probabilities, top, chunk.probabilities, height)
             if uncertainty:
-                kept["uncertainty"].append((top, strip.uncertainty))
-        return Prediction(**{key: gathered(strips, height) for key, strips in kept.items()})
+                all_uncertainty = put_rows(all_uncertainty, top, chunk.uncertainty, height)
+        return Prediction(label, all_probabilities, all_uncertainty)
 
-    @torch.inference_mode()
-    def strips(
-        self, images: Sequence[WindowedImage], *, uncertainty: bool = False
-    ) -> Iterator[tuple[int, Prediction]]:
-        """(first row, what is known of some rows), from top to bottom."""
-        variance = uncertainty and self.looks > 1
-        for top, values in self.bands(images, variance=variance):
-            check_finite_output(values, lambda number: images[number].name)
-            probabilities = values[:, :-1] if variance else values
-            doubt = (
-                values[:, -1]
-                if variance
-                else entropy(probabilities, self.task)
-                if uncertainty
-                else None
-            )
-            yield top, Prediction(decide(probabilities, self.task), probabilities, doubt)
+    def has_variance(self, uncertainty: bool) -> bool:
+        """True if the uncertainty, where asked for, is a variance and not an entropy."""
+        return uncertainty and self.num_views > 1
+
+    def interpret(
+        self, values: Tensor, images: Sequence[WindowedImage], *, uncertainty: bool = False
+    ) -> Prediction:
+        """Turn the values of a row chunk into labels, probabilities and, if asked, uncertainty.
+
+        Args:
+            values: (P, N, rows, W) of `row_chunks`, with the variance if `has_variance`.
+            images: the P images, for messages.
+            uncertainty: whether to give it.
+
+        Raises:
+            InputError: a network gave NaN.
+        """
+        check_finite_output(values, lambda number: images[number].name)
+        if self.has_variance(uncertainty):
+            values, variance = values[:, :-1], values[:, -1]
+            return Prediction(decide(values, self.task), values, variance)
+        label = decide(values, self.task)
+        if uncertainty:
+            return Prediction(label, values, entropy(values, self.task))
+        return Prediction(label, values)
 
 
 def check_finite_output(probabilities: Tensor, name_of: Callable[[int], str]) -> None:
-    """InputError where a network gives NaN for an image: its mask would be one of nothing.
+    """Raise InputError where a network gives NaN for an image, whose mask would mean nothing.
 
     Args:
         probabilities: (B, ...).
-        name_of: number of an image in the batch -> its name.
+        name_of: index of an image in the batch -> its name.
     """
     if torch.isfinite(probabilities).all():
         return
     finite = torch.isfinite(probabilities).flatten(1).all(dim=1)
     raise InputError(
-        f"{name_of(finite.tolist().index(False))}: the network gives NaN for it: its weights are of"
-        " no use, or precision is too low"
+        f"{name_of(finite.tolist().index(False))}: the network outputs NaN for it; its weights are"
+        " damaged, or the precision is too low (--precision no)"
     )
 
 
 def decide(probabilities: Tensor, task: str) -> Tensor:
-    """Probabilities (..., N, H, W) -> label maps uint8: class indices (..., H, W), or of a
+    """Turn probabilities (..., N, H, W) into label maps uint8: class indices (..., H, W), or of a
     multilabel task 0 and 1 of each class (..., N, H, W).
     """
-    # max, which gives the place too, is several times as fast as argmax over an axis that is not
+    if task == "multilabel":
+        return (probabilities > 0.5).to(torch.uint8)
+    # max, which also gives the index, is several times as fast as argmax over an axis that is not
     # the last.
-    decided = probabilities > 0.5 if task == "multilabel" else probabilities.max(dim=-3).indices
-    return decided.to(torch.uint8)
+    return probabilities.max(dim=-3).indices.to(torch.uint8)
 
 
 def entropy(probabilities: Tensor, task: str) -> Tensor:
-    """Probabilities (..., N, H, W) -> (..., H, W) from 0 (sure) to 1 (all classes alike; of a
-    multilabel task the mean over its yes or no's).
+    """Entropy of probabilities (..., N, H, W): (..., H, W) from 0 (certain) to 1 (all classes are
+    equally likely); of a multilabel task the mean over the classes' yes or no.
     """
-    surprise = torch.special.entr(probabilities)
+    terms = torch.special.entr(probabilities)
     if task == "multilabel":
-        return (surprise + torch.special.entr(1 - probabilities)).mean(dim=-3) / math.log(2)
-    return surprise.sum(dim=-3) / math.log(probabilities.shape[-3])
+        return (terms + torch.special.entr(1 - probabilities)).mean(dim=-3) / math.log(2)
+    return terms.sum(dim=-3) / math.log(probabilities.shape[-3])

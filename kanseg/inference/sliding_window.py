@@ -1,25 +1,25 @@
-"""Large images in overlapping tiles, blended by a Gaussian; only the rows of open tiles are
-held.
+"""Predict large images in overlapping tiles that are blended by a Gaussian.
+
+Only the rows that tiles still reach are held in memory, so an image may be larger than the memory:
+finished rows come as row chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, product
-from typing import TypeVar
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from kanseg.utils.prefetch import ahead
+from kanseg.utils.prefetch import prefetch
 
-T = TypeVar("T")
-PIECE = 2**21  # pixels of finished rows that are given at once
-Read = Callable[[int, int, int, int], Tensor]
+CHUNK_PIXELS = 2**21  # of a row chunk
+ReadWindow = Callable[[int, int, int, int], Tensor]  # top, left, height, width -> (C, h, w)
 
 
 def tile_starts(length: int, tile: int, stride: int) -> list[int]:
-    """First pixels of tiles that cover `length`, at most `stride` apart, evenly spread, the last
+    """First pixels of tiles that cover `length`: at most `stride` apart, evenly spread, the last
     one ending at the border.
     """
     if length <= tile:
@@ -39,8 +39,8 @@ def tile_places(
 
 
 def gaussian_window(height: int, width: int) -> Tensor:
-    """(height, width) weights: 1 in the middle, a Gaussian of an eighth of the side as standard
-    deviation, never 0.
+    """(height, width) weights: 1 in the center, falling as a Gaussian whose standard deviation is
+    an eighth of the side, and at least 0.001.
     """
 
     def profile(size: int) -> Tensor:
@@ -50,112 +50,134 @@ def gaussian_window(height: int, width: int) -> Tensor:
     return torch.outer(profile(height), profile(width)).clamp_min(1e-3)
 
 
-def tile_bands(
+def rows_per_chunk(width: int) -> int:
+    """Rows of a row chunk of an image of `width` columns."""
+    return max(1, CHUNK_PIXELS // width)
+
+
+def sliding_window(
     predict: Callable[[Tensor], Tensor],
-    reads: Sequence[Read],
+    readers: Sequence[ReadWindow],
     shape: tuple[int, int],
     *,
     tile: Sequence[int],
     overlap: float,
     batch_size: int,
+    chunk_rows: int | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, probabilities (P, N, rows, W) on the CPU) of P images of one size, from top to
-    bottom, each row once.
+    """Predict P images of one size in tiles; the next tiles are read while these are predicted.
 
     Args:
         predict: tiles (B, C, h, w) -> probabilities (B, N, h, w), on any device.
-        reads: of each image: (top, left, height, width) -> (C, height, width) normalized pixels.
-        shape: (H, W).
-        tile: (h, w); an image that is smaller on a side is covered by tiles of its own length
-            there.
+        readers: one function per image: (top, left, height, width) -> (C, height, width).
+        shape: (H, W) of the images.
+        tile: (h, w); an image that is smaller on a side gets tiles of its own length there.
         overlap: share of a tile that it has in common with the next one, 0 to below 1.
-        batch_size: tiles that are predicted together.
+        batch_size: tiles that are predicted at once.
+        chunk_rows: rows of a chunk (the last may have fewer); by default `rows_per_chunk`.
+
+    Yields:
+        (first row, probabilities (P, N, rows, W) on the CPU) of each row chunk, top to bottom.
     """
+    chunk_rows = chunk_rows or rows_per_chunk(shape[1])
     rows, columns, height, width = tile_places(shape, tile, overlap)
-    places = product(rows, columns, range(len(reads)))
+    places = list(product(rows, columns, range(len(readers))))
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
 
-    def load(batch: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int, int]], Tensor]:
-        return batch, torch.stack(
-            [reads[image](row, column, height, width) for row, column, image in batch]
-        )
+    def read_tiles(batch: list[tuple[int, int, int]]) -> Tensor:
+        tiles = [readers[image](row, column, height, width) for row, column, image in batch]
+        return torch.stack(tiles)
 
-    band, window = None, gaussian_window(height, width)
-    for batch, tiles in ahead(load, _batches(places, batch_size)):
+    buffer = None
+    for batch, tiles in zip(batches, prefetch(map(read_tiles, batches)), strict=True):
         probabilities = predict(tiles)
-        band = band or _Band(len(reads), probabilities, window, shape[1])
+        if buffer is None:
+            size = (len(readers), probabilities.shape[1], min(chunk_rows + height, shape[0]))
+            buffer = _RowBuffer(probabilities.new_zeros(*size, shape[1]), (height, width))
         for (row, column, image), values in zip(batch, probabilities, strict=True):
-            if row > band.top:
-                yield from band.finished(row)
-            band.add(values, column, image)
-    yield from band.finished(shape[0])
+            while row >= buffer.top + chunk_rows:  # no further tile reaches this chunk
+                yield buffer.top, buffer.pop(chunk_rows)
+            buffer.add(values, row, column, image)
+    while buffer.top < shape[0]:
+        yield buffer.top, buffer.pop(min(chunk_rows, shape[0] - buffer.top))
 
 
-class _Band:
-    """The rows that the tiles of one row of tiles cover: sums of weighted probabilities, and of the
-    weights in the last channel.
+class _RowBuffer:
+    """Blends tiles over some rows of P images, which move down as rows are finished.
+
+    Args:
+        sums: (P, N, rows, W) zeros.
+        tile: (h, w).
     """
 
-    def __init__(self, images: int, like: Tensor, window: Tensor, width: int):
-        self.top, self.window = 0, window.to(like.device)
-        self.sums = like.new_zeros((images, like.shape[1] + 1, window.shape[0], width))
+    def __init__(self, sums: Tensor, tile: tuple[int, int]):
+        self.top = 0  # row of the images that the first row of the buffer is
+        self._sums = sums
+        self._window = gaussian_window(*tile).to(sums.device)
+        self._weights = torch.zeros_like(sums[:, :1])
 
-    def add(self, values: Tensor, column: int, image: int) -> None:
-        """Blend a tile (N, h, w) in, its first column there."""
-        place = self.sums[image, :, :, column : column + self.window.shape[1]]
-        place[:-1].addcmul_(values, self.window)
-        place[-1].add_(self.window)
+    def add(self, values: Tensor, row: int, column: int, image: int) -> None:
+        """Blend in a tile (N, h, w) whose first pixel lies at (row, column) of an image."""
+        height, width = self._window.shape
+        below = slice(row - self.top, row - self.top + height)
+        right = slice(column, column + width)
+        self._sums[image, :, below, right].addcmul_(values, self._window)
+        self._weights[image, 0, below, right].add_(self._window)
 
-    def finished(self, row: int) -> Iterator[tuple[int, Tensor]]:
-        """(first row, probabilities (P, N, rows, W)) of the rows before `row`, to which no tile
-        adds any more; the band then begins there.
-        """
-        count, step = row - self.top, max(1, PIECE // self.sums.shape[-1])
-        for top in range(0, count, step):
-            done = self.sums[:, :, top : min(top + step, count)]
-            yield self.top + top, (done[:, :-1] / done[:, -1:]).cpu()
-        self._move(count)
-        self.top = row
-
-    def _move(self, count: int) -> None:
-        """Drop the first rows. In place, piece by piece (none overlaps the place it goes to): a
-        second band would be the largest thing in memory.
-        """
-        rest = self.sums.shape[2] - count
-        for top in range(0, rest, count):
-            end = min(top + count, rest)
-            self.sums[:, :, top:end] = self.sums[:, :, top + count : end + count]
-        self.sums[:, :, rest:] = 0
+    def pop(self, count: int) -> Tensor:
+        """Return the first rows, (P, N, count, W) on the CPU, and move the others up."""
+        chunk = (self._sums[:, :, :count] / self._weights[:, :, :count]).cpu()
+        self.top += count
+        for values in (self._sums, self._weights):
+            _move_up(values, count)
+        return chunk
 
 
-def gathered(bands: Iterable[tuple[int, Tensor]], height: int) -> Tensor | None:
-    """Bands (..., rows, W) put together to (..., height, W); None of none."""
+def _move_up(values: Tensor, count: int) -> None:
+    """Drop the first `count` rows of (..., rows, W) and add as many of zeros.
+
+    The rows move in place and piece by piece, none of which overlaps its destination: a copy would
+    be the largest tensor in memory.
+    """
+    rest = values.shape[-2] - count
+    for top in range(0, rest, count):
+        end = min(top + count, rest)
+        values[..., top:end, :] = values[..., top + count : end + count, :]
+    values[..., rest:, :] = 0
+
+
+def put_rows(whole: Tensor | None, top: int, rows: Tensor, height: int) -> Tensor:
+    """Copy a row chunk (..., rows, W) into (..., height, W), which is allocated for the first one.
+
+    A chunk that has all the rows is returned as it is.
+    """
+    if rows.shape[-2] == height:
+        return rows
+    if whole is None:
+        whole = rows.new_empty((*rows.shape[:-2], height, rows.shape[-1]))
+    whole[..., top : top + rows.shape[-2], :] = rows
+    return whole
+
+
+def merge_rows(chunks: Iterable[tuple[int, Tensor]], height: int) -> Tensor:
+    """Put the row chunks (first row, (..., rows, W)) of an image together to (..., height, W)."""
     whole = None
-    for top, values in bands:
-        if values.shape[-2] == height:
-            return values
-        if whole is None:
-            whole = values.new_empty((*values.shape[:-2], height, values.shape[-1]))
-        whole[..., top : top + values.shape[-2], :] = values
+    for top, rows in chunks:
+        whole = put_rows(whole, top, rows, height)
     return whole
 
 
 def predict_tiled(
     predict: Callable[[Tensor], Tensor],
-    read: Read,
+    read: ReadWindow,
     shape: tuple[int, int],
     *,
     tile: Sequence[int],
     overlap: float,
     batch_size: int,
 ) -> Tensor:
-    """Probabilities (N, H, W) of one image, by tiles; arguments as of `tile_bands`."""
-    return gathered(
-        tile_bands(predict, [read], shape, tile=tile, overlap=overlap, batch_size=batch_size),
-        shape[0],
-    )[0]
-
-
-def _batches(places: Iterable[T], size: int) -> Iterator[list[T]]:
-    places = iter(places)
-    while batch := list(islice(places, size)):
-        yield batch
+    """Predict one image in tiles: probabilities (N, H, W); arguments as of `sliding_window`."""
+    chunks = sliding_window(
+        predict, [read], shape, tile=tile, overlap=overlap, batch_size=batch_size
+    )
+    return merge_rows(chunks, shape[0])[0]

@@ -1,4 +1,4 @@
-"""Images that are read by windows: from an array, or a file that is too large for the memory."""
+"""Images that are read by windows: arrays, and TIFF files that are larger than the memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import decode_image
+from kanseg.data.io.tiff import SUFFIXES, open_tiff
 from kanseg.data.io.untrusted import require_regular_file
 from kanseg.utils.errors import InputError
 
@@ -27,70 +28,69 @@ class WindowedImage(Protocol):
     channels: int
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """The window (height, width, C) uint8, uint16 or float32."""
+        """Read the window (height, width, C) uint8, uint16 or float32."""
 
     def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
-        """The same with what the file says about alpha and pixels without data."""
+        """Read a window with what the file says about alpha and pixels without data."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 class ArrayImage:
-    """(H, W) or (H, W, C) uint8, uint16 or float32 in memory, or a decoded image.
+    """An image in memory.
+
+    Args:
+        image: (H, W) or (H, W, C) uint8, uint16 or float32, or a decoded image.
+        name: for messages.
 
     Raises:
         InputError: another type or shape.
     """
 
     def __init__(self, image: np.ndarray | DecodedImage, name: str = "image"):
-        decoded = image if isinstance(image, DecodedImage) else None
-        image = image if decoded is None else decoded.values
-        if not isinstance(image, np.ndarray):
+        values = image.values if isinstance(image, DecodedImage) else image
+        if not isinstance(values, np.ndarray):
             raise InputError(
-                f"{name}: expected a numpy array, got {type(image).__name__};"
+                f"{name}: expected a numpy array, got {type(values).__name__};"
                 " `kanseg.data.read_image(path)` reads one from a file"
             )
-        image = image[:, :, None] if image.ndim == 2 else image
-        if (
-            image.ndim != 3
-            or image.dtype not in (np.uint8, np.uint16, np.float32)
-            or 0 in image.shape
-        ):
+        if values.ndim == 2:
+            values = values[:, :, None]
+        known_type = values.dtype in (np.uint8, np.uint16, np.float32)
+        if values.ndim != 3 or not known_type or 0 in values.shape:
             raise InputError(
                 f"{name}: expected (H, W) or (H, W, C) of uint8, uint16 or float32, got"
-                f" {image.shape} of {image.dtype}"
+                f" {values.shape} of {values.dtype}"
             )
-        self.image, self.name = image, name
-        self._decoded = decoded or as_decoded(image)
-        self.shape, self.channels = image.shape[:2], image.shape[2]
+        self.name, self.image = name, values
+        self.shape, self.channels = values.shape[:2], values.shape[2]
+        self._decoded = image if isinstance(image, DecodedImage) else as_decoded(values)
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """The window (height, width, C)."""
+        """Return the window (height, width, C), a view."""
         return self.image[top : top + height, left : left + width]
 
     def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
-        """The same with what is known of it."""
+        """Return a window with its alpha and pixels without data."""
         nodata = self._decoded.nodata
         if nodata is not None:
             nodata = nodata[top : top + height, left : left + width]
         return DecodedImage(self.read(top, left, height, width), self._decoded.alpha, nodata)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no file."""
 
 
 def open_image(path: Path, *, max_pixels: int, large: int) -> WindowedImage:
-    """An image file: a TIFF of more than `large` pixels is read by windows where it can be,
-    everything else as a whole.
+    """Open an image file: a TIFF file of more than `large` pixels by windows where it can be,
+    every other file is read as a whole.
 
     Raises:
         InputError: as of `read_image`.
     """
     require_regular_file(path)
-    if path.suffix.lower() in (".tif", ".tiff"):
-        from kanseg.inference.files.tiff import open_tiff
-
+    if path.suffix.lower() in SUFFIXES:
         image = open_tiff(path, max_pixels=max_pixels, large=large)
         if image is not None:
             return image

@@ -1,41 +1,36 @@
-"""Work that is done in a thread while its consumer is busy with the item before."""
+"""Iterate in a background thread, ahead of the consumer."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import repeat
 from typing import TypeVar
 
-A = TypeVar("A")
-B = TypeVar("B")
+T = TypeVar("T")
 
 
-def ahead(work: Callable[[A], B], items: Iterable[A], *, count: int = 1) -> Iterator[B]:
-    """work(item) of every item, in order; up to `count` results are made ahead in a thread. An
-    exception of `work` comes where its result would.
+def prefetch(items: Iterable[T], *, count: int = 1) -> Iterator[T]:
+    """Yield the same items in the same order, drawn by a thread up to `count` items ahead.
+
+    An exception of `items` is raised where its item would have come.
+
+    Example:
+        >>> for image in prefetch(map(read_image, paths)):  # reads the next while this one is used
+        ...     predict(image)
     """
-    pending: deque[Future[B]] = deque()
+    iterator, end = iter(items), object()
+    pending: deque[Future[T]] = deque()
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > count:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:  # the consumer stopped early
+            for _ in range(count):
+                pending.append(pool.submit(next, iterator, end))
+            while True:
+                pending.append(pool.submit(next, iterator, end))
+                item = pending.popleft().result()
+                if item is end:
+                    return
+                yield item
+        finally:  # also when the consumer stops early
             for future in pending:
                 future.cancel()
-
-
-def drawn_ahead(items: Iterator[A], *, count: int = 1) -> Iterator[A]:
-    """The same items, in order, which a thread draws from the iterator before they are
-    asked for.
-    """
-    end = object()
-    for item in ahead(lambda _: next(items, end), repeat(None), count=count):
-        if item is end:
-            return
-        yield item

@@ -6,7 +6,7 @@ from torch import nn
 import kanseg
 from kanseg.data import Preprocess
 from kanseg.inference import Ensemble, Predictor
-from kanseg.inference.sliding_window import gathered
+from kanseg.inference.sliding_window import merge_rows
 from kanseg.inference.sources import ArrayImage
 from kanseg.utils.errors import InputError
 
@@ -102,12 +102,14 @@ def test_other_classes_are_refused():
         Ensemble([])
 
 
-def test_bands_of_several_images_are_those_of_each(tmp_path):
+@pytest.mark.parametrize("chunk_rows", [None, 7])
+def test_row_chunks_of_several_images_are_those_of_each(chunk_rows):
     other = np.ascontiguousarray(IMAGE[::-1])
     ensemble = Ensemble(
         [member(Blur(), tile=(16, 16), batch_size=3), member(Blur(), resize=(24, 24))]
     )
-    both = gathered(ensemble.bands([ArrayImage(IMAGE), ArrayImage(other)]), 37)
+    images = [ArrayImage(IMAGE), ArrayImage(other)]
+    both = merge_rows(ensemble.row_chunks(images, chunk_rows=chunk_rows), 37)
     torch.testing.assert_close(both[0], ensemble.probabilities(IMAGE))
     torch.testing.assert_close(both[1], ensemble.probabilities(other))
 

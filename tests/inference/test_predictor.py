@@ -6,6 +6,9 @@ from torch import nn
 import kanseg
 from kanseg.data import Preprocess
 from kanseg.inference import Predictor
+from kanseg.inference.predictor import resized_rows
+from kanseg.inference.sliding_window import gaussian_window, tile_places
+from kanseg.inference.sources import ArrayImage
 from kanseg.training.run import train
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
@@ -140,24 +143,20 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
         kanseg.load(tmp_path)
 
 
-def test_bands_are_the_whole_bit_for_bit_whatever_their_size(monkeypatch):
-    from kanseg.inference import sliding_window as tiles
-    from kanseg.inference.sources import ArrayImage
-
-    whole = predictor(tile=(16, 24), flips=2, overlap=0.7).probabilities(IMAGE)
-    monkeypatch.setattr(tiles, "PIECE", 200)
-    bands = list(predictor(tile=(16, 24), flips=2, overlap=0.7).bands([ArrayImage(IMAGE)]))
-    assert [top for top, _ in bands] == list(
-        np.cumsum([0, *(band.shape[2] for _, band in bands[:-1])])
-    )
-    assert len(bands) > 10
-    assert torch.equal(torch.cat([band for _, band in bands], dim=2)[0], whole)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tile": (16, 24), "flips": 2, "overlap": 0.7}, {"resize": (32, 40)}],
+)
+@pytest.mark.parametrize("rows", [1, 5, 16, 40, 61])
+def test_row_chunks_of_any_size_are_the_whole_bit_for_bit(options, rows):
+    whole = predictor(**dict(options)).probabilities(IMAGE)
+    chunks = list(predictor(**dict(options)).row_chunks([ArrayImage(IMAGE)], chunk_rows=rows))
+    assert [top for top, _ in chunks] == list(range(0, 61, rows))
+    assert torch.equal(torch.cat([chunk for _, chunk in chunks], dim=2)[0], whole)
 
 
 def test_tiles_are_those_that_are_cut_by_hand():
     """Each pixel: the mean of the tiles that hold it, weighted by the window."""
-    from kanseg.inference.sliding_window import gaussian_window, tile_places
-
     model = nn.Conv2d(3, 1, 5, padding=2)
     by_tiles = Predictor(
         model,
@@ -192,12 +191,10 @@ def test_tiles_are_those_that_are_cut_by_hand():
 
 @pytest.mark.parametrize("shape", [(61, 83), (20, 17), (200, 31), (12, 16)])
 def test_rows_are_scaled_as_torch_scales_the_whole(shape):
-    from kanseg.inference.predictor import scaled_rows
-
     values = torch.rand(2, 3, 12, 16)
     expected = nn.functional.interpolate(values, size=shape, mode="bilinear", align_corners=False)
     found = torch.cat(
-        [scaled_rows(values, shape, top, min(top + 7, shape[0])) for top in range(0, shape[0], 7)],
+        [resized_rows(values, shape, top, min(top + 7, shape[0])) for top in range(0, shape[0], 7)],
         dim=2,
     )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -19,13 +19,17 @@
     NaN, infinity                          refused, unless without data     refused
     Orientation      1 to 8                upright                          upright
 
-`image_of` and `mask_of` are the table; files that are read by windows go through `image_of` too.
+`image_of` and `mask_of` are the table; `TiffImage`, which reads a file by windows, uses `image_of`
+too.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import tifffile
@@ -43,6 +47,7 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _JPEG = (6, 7)  # compressions whose decoder gives RGB for YCbCr
 _PREMULTIPLIED, _ALPHA = 1, (1, 2)  # values of the tag ExtraSamples
+_UNCOMPRESSED_ROWS = 64  # that are read at once from a file without compression
 
 
 @dataclass(frozen=True)
@@ -273,11 +278,7 @@ def _palette_of(page: tifffile.TiffPage) -> np.ndarray:
 def _stored(header: TiffHeader) -> np.ndarray:
     """(H, W, C) of any type, as stored."""
     if header.pages > 1:
-        raise InputError(
-            f"{header.path}: holds {header.pages} images (pages) of one size; save each as a file"
-            " of its own, or bands as one page: tifffile.imwrite(path, array of (H, W, C),"
-            " photometric='minisblack', planarconfig='contig')"
-        )
+        raise _several_pages(header.path, header.pages)
     with decoder_errors(header.path), tifffile.TiffFile(header.path) as file:
         try:
             array = file.pages[0].asarray()
@@ -292,6 +293,14 @@ def _stored(header: TiffHeader) -> np.ndarray:
         if header.planes:
             array = np.moveaxis(array, 0, -1)
         return array.reshape(*header.shape, header.bands)
+
+
+def _several_pages(path: Path, pages: int) -> InputError:
+    return InputError(
+        f"{path}: holds {pages} images (pages) of one size; save each as a file of its own, or"
+        " bands as one page: tifffile.imwrite(path, array of (H, W, C), photometric='minisblack',"
+        " planarconfig='contig')"
+    )
 
 
 def _without_data(stored: np.ndarray, header: TiffHeader) -> np.ndarray | None:
@@ -386,3 +395,168 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
             f" values from {small:g} to {large:g}"
         )
     return array.astype(np.int32)
+
+
+class TiffImage:
+    """Reads windows of a TIFF file that may be larger than the memory.
+
+    Tiles or strips are decoded when a window needs them, and kept as long as the next windows, from
+    left to right and from top to bottom, need them too. Threads may share it.
+
+    Args:
+        page: of the open file; `open_tiff` checks that it can be read by windows.
+        header: what its tags say.
+
+    Raises:
+        InputError: tiles or strips without pixels.
+    """
+
+    def __init__(self, page: tifffile.TiffPage, header: TiffHeader):
+        self.name = str(header.path)
+        self.shape, self.channels = header.shape, header.bands
+        self._page, self._header = page, header
+        self._uncompressed = (
+            page.is_contiguous
+            and page.compression == 1
+            and page.predictor == 1
+            and page.planarconfig == 1
+        )
+        if self._uncompressed:
+            self._block = (min(_UNCOMPRESSED_ROWS, self.shape[0]), self.shape[1])
+        elif page.is_tiled:
+            self._block = (page.tilelength, page.tilewidth)
+        else:
+            self._block = (min(page.rowsperstrip, self.shape[0]), self.shape[1])
+        if min(self._block) < 1:
+            raise InputError(f"{self.name}: damaged, its tiles or strips have no pixels")
+        self._columns = -(-self.shape[1] // self._block[1])
+        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._cache_size, self._lock = 0, Lock()
+
+    @property
+    def cached_blocks(self) -> int:
+        """Decoded tiles or strips that are held in memory."""
+        return len(self._cache)
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Read the window (height, width, C) uint8 or uint16.
+
+        Raises:
+            InputError: the file is damaged there.
+        """
+        return self.window(top, left, height, width).values
+
+    def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
+        """Read a window with its alpha and pixels without data, by the table of this module."""
+        return image_of(self._stored_window(top, left, height, width), self._header)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._page.parent.close()
+
+    def _stored_window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        rows, columns = self._block
+        window = np.empty((height, width, self.channels), self._page.dtype.newbyteorder("="))
+        with self._lock:
+            for i in range(top // rows, -(-(top + height) // rows)):
+                for j in range(left // columns, -(-(left + width) // columns)):
+                    _copy_block(window, self._block_at(i, j), i * rows - top, j * columns - left)
+            # The next windows of these rows, and of the next rows, need so many blocks again.
+            self._cache_size = max(self._cache_size, (-(-height // rows) + 1) * self._columns)
+            while len(self._cache) > self._cache_size:
+                self._cache.popitem(last=False)
+        return window
+
+    def _block_at(self, i: int, j: int) -> np.ndarray:
+        if (i, j) in self._cache:
+            self._cache.move_to_end((i, j))
+            return self._cache[i, j]
+        with decoder_errors(self.name, f" at row {i * self._block[0]}"):
+            if self._uncompressed:
+                block = self._uncompressed_rows(i)
+            else:
+                block = self._decode_segment(i * self._columns + j)
+        self._cache[i, j] = block
+        return block
+
+    def _uncompressed_rows(self, i: int) -> np.ndarray:
+        start = i * self._block[0]
+        count = min(self._block[0], self.shape[0] - start)
+        row_bytes = self.shape[1] * self.channels * self._page.dtype.itemsize
+        data = self._read_bytes(self._page.dataoffsets[0] + start * row_bytes, count * row_bytes)
+        values = np.frombuffer(data, self._page.dtype.newbyteorder(self._page.parent.byteorder))
+        return values.reshape(count, self.shape[1], self.channels).astype(
+            self._page.dtype.newbyteorder("="), copy=False
+        )
+
+    def _decode_segment(self, index: int) -> np.ndarray:
+        """Decode a tile or strip, (h, w, C); bands that the file stores one after the other are
+        joined.
+        """
+        page = self._page
+        planes = self.channels if page.planarconfig == 2 else 1
+        per_plane = len(page.dataoffsets) // planes
+        found = []
+        for place in range(index, index + planes * per_plane, per_plane):
+            offset, count = page.dataoffsets[place], page.databytecounts[place]
+            data = self._read_bytes(offset, count) if count else None
+            segment, _, shape = page.decode(data, place, jpegtables=page.jpegtables)
+            if segment is None:  # a sparse file leaves it out: filled with GDAL_NODATA, or 0
+                segment = np.full(shape, page.nodata, page.dtype)
+            found.append(segment[0])
+        if planes == 1:
+            return found[0]
+        return np.concatenate(found, axis=-1)
+
+    def _read_bytes(self, offset: int, count: int) -> bytes:
+        handle = self._page.parent.filehandle
+        handle.seek(offset)
+        data = handle.read(count)
+        if len(data) < count:
+            raise ValueError("the file ends early")
+        return data
+
+
+def _copy_block(window: np.ndarray, block: np.ndarray, row: int, column: int) -> None:
+    """Copy the part of a block that lies in the window; its first pixel is at (row, column)."""
+    top, left = max(row, 0), max(column, 0)
+    bottom = min(row + block.shape[0], window.shape[0])
+    right = min(column + block.shape[1], window.shape[1])
+    window[top:bottom, left:right] = block[top - row : bottom - row, left - column : right - column]
+
+
+def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffImage | None:
+    """Open a TIFF file for reading by windows; None if it has at most `large` pixels, or must be
+    read as a whole (`read_tiff_image`).
+
+    Raises:
+        InputError: more than `max_pixels` pixels, or several pages of one size.
+    """
+    if not is_tiff(path):
+        return None
+    with ExitStack() as open_files, decoder_errors(path):
+        file = open_files.enter_context(tifffile.TiffFile(path))
+        page = file.pages[0]
+        header = header_of(path, page, max_pixels)
+        if header.shape[0] * header.shape[1] <= large or not _windows_readable(page):
+            return None
+        if len(file.pages) > 1 and file.pages[1].shape[:2] == page.shape[:2]:
+            raise _several_pages(path, len(file.pages))
+        image = TiffImage(page, header)
+        open_files.pop_all()  # the image closes the file
+    return image
+
+
+def _windows_readable(page: tifffile.TiffPage) -> bool:
+    """True for gray, RGB or band values of 8 or 16 bits, upright, in a compression that tifffile
+    decodes.
+    """
+    integers = page.dtype is not None and page.dtype.kind == "u" and page.bitspersample in (8, 16)
+    upright_pixels = page.tags.valueof(274, 1) == 1 and page.imagedepth == 1 and page.fillorder == 1
+    return (
+        page.photometric in (_BLACK_IS_ZERO, _RGB)
+        and integers
+        and upright_pixels
+        and _PREMULTIPLIED not in page.extrasamples
+        and page.compression in tifffile.TIFF.DECOMPRESSORS
+    )

@@ -1,124 +1,128 @@
-"""An image that is too large for the memory -> tiled TIFF files, written as its rows are
+"""Predict an image that is larger than the memory, and write tiled TIFF files as its rows are
 finished.
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import numpy as np
 
 from kanseg.data.io.images import write_png
 from kanseg.inference.files.geotiff import geotiff_tags
+from kanseg.inference.files.inputs import Job
 from kanseg.inference.files.outputs import (
     OVERLAYS,
     UNCERTAINTY,
-    Writer,
-    to_bytes,
+    OutputWriter,
+    to_uint8,
     uncertainty_image,
 )
-from kanseg.inference.files.polygons import Region
-from kanseg.inference.files.tiff import RowFile
+from kanseg.inference.files.polygons import ImageRegions
+from kanseg.inference.files.tiff_writer import TiffRowWriter
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import WindowedImage
 
-LARGE = (
-    2**26
-    # pixels beyond which a mask is written as tiled TIFF: readers of PNG have to decode all of
-    # it to
-    # show a corner
-)
-PREVIEW = 2048  # longest side of the overlay of a large image
-ROWS = 512
+# Pixels beyond which a mask is a tiled TIFF file, since a PNG must be decoded as a whole.
+LARGE = 2**26
+PREVIEW_SIDE = 2048  # longest side of the overlay of a large image
+PREVIEW_ROWS = 512  # of the overlay, drawn at once
+RowFiles = dict[str, list[TiffRowWriter]]
 
 
 def predict_large(
-    predictor: Segmenter, image: WindowedImage, name: str, writer: Writer, path: Path
-) -> list[Region]:
-    """Write the masks `NAME.tif` (palette; of a multilabel task a file for each class), and what
-    else is wanted, of one image.
+    predictor: Segmenter, image: WindowedImage, job: Job, writer: OutputWriter
+) -> ImageRegions:
+    """Write the mask `NAME.tif` (palette; of a multilabel task a file per class) of one image, and
+    what else is asked for; the image is closed.
 
-    Probabilities become a TIFF for each class (float16 for "npz", uint8 for "png"), the uncertainty
+    Probabilities become a TIFF file per class (float16 for "npz", uint8 for "png"), the uncertainty
     one of uint8, the overlay a small image. Only outlines need the whole label map in memory,
     about 10 bytes a pixel.
+
+    Returns:
+        The regions, if polygons are asked for.
     """
-    with ExitStack() as stack:
-        files = {
-            key: [stack.enter_context(closing(file)) for file in group]
-            for key, group in _row_files(writer, name, image.shape[1]).items()
-        }
-        for _, strip in predictor.strips([image], uncertainty=writer.outputs.uncertainty):
-            _append(files, _planes(strip, writer))
+    uncertainty = writer.outputs.uncertainty
+    with ExitStack() as open_files:
+        open_files.enter_context(closing(image))
+        files = _row_files(writer, job.name, image.shape[1])
+        for group in files.values():
+            for file in group:
+                open_files.enter_context(closing(file))
+        variance = predictor.has_variance(uncertainty)
+        for _, values in predictor.row_chunks([image], variance=variance):
+            chunk = predictor.interpret(values, [image], uncertainty=uncertainty)
+            _append_rows(files, chunk, writer)
         if writer.outputs.overlays:
-            write_png(
-                writer.root / OVERLAYS / f"{name}.png", _preview(image, files["mask"], writer)
-            )
-        found = (
-            writer.outlines(name, _label(files["mask"], writer), path)
-            if writer.outputs.polygons is not None
-            else []
-        )
-        tags = geotiff_tags(path)
-        for key in ("probabilities", "uncertainty", "mask"):
-            for file in files.get(key, []):
-                file.write(
-                    writer.colors if key == "mask" and writer.task != "multilabel" else None, tags
-                )
-    return found
+            preview = _preview(image, files["mask"], writer)
+            write_png(writer.root / OVERLAYS / f"{job.name}.png", preview)
+        found = []
+        if writer.outputs.polygons is not None:
+            label = _read_label(files["mask"], writer, 0, image.shape[0])
+            found = writer.write_polygons(job.name, label, job.path)
+        colors = None if writer.task == "multilabel" else writer.colors
+        tags = geotiff_tags(job.path)
+        for file in files["probabilities"] + files["uncertainty"]:
+            file.write(tags=tags)
+        for file in files["mask"]:  # last: where the masks are, all is
+            file.write(colors, tags)
+    return ImageRegions(job.file_name, image.shape, found)
 
 
-def _row_files(writer: Writer, name: str, width: int) -> dict[str, list[RowFile]]:
-    """Files for the rows of everything that is wanted."""
-    files = {"mask": [RowFile(target, width, "uint8") for target in writer.masks(name, ".tif")]}
+def _row_files(writer: OutputWriter, name: str, width: int) -> RowFiles:
+    """The files of everything that is asked for."""
+    files: RowFiles = {"mask": [], "probabilities": [], "uncertainty": []}
+    for path in writer.mask_paths(name, ".tif"):
+        files["mask"].append(TiffRowWriter(path, width, "uint8"))
     if writer.outputs.probabilities is not None:
-        dtype = "float16" if writer.outputs.probabilities == "npz" else "uint8"
-        files["probabilities"] = [
-            RowFile(target, width, dtype) for target in writer.probability_maps(name, ".tif")
-        ]
+        dtype = {"npz": "float16", "png": "uint8"}[writer.outputs.probabilities]
+        for path in writer.probability_paths(name, ".tif"):
+            files["probabilities"].append(TiffRowWriter(path, width, dtype))
     if writer.outputs.uncertainty:
-        files["uncertainty"] = [RowFile(writer.root / UNCERTAINTY / f"{name}.tif", width, "uint8")]
+        path = writer.root / UNCERTAINTY / f"{name}.tif"
+        files["uncertainty"].append(TiffRowWriter(path, width, "uint8"))
     return files
 
 
-def _append(files: dict[str, list[RowFile]], planes: dict[str, np.ndarray]) -> None:
-    """The next rows of every file."""
-    for key, values in planes.items():
-        for file, rows in zip(files[key], values, strict=True):
-            file.append(rows)
-
-
-def _planes(strip: Prediction, writer: Writer) -> dict[str, np.ndarray]:
-    """Rows (files, rows, W) for each kind of file."""
-    label = strip.label[0].numpy()
-    planes = {"mask": label * 255 if writer.task == "multilabel" else label[None]}
+def _append_rows(files: RowFiles, chunk: Prediction, writer: OutputWriter) -> None:
+    """Add a row chunk of one image to all files."""
+    masks = chunk.label.numpy()
+    if writer.task == "multilabel":
+        masks = masks[0] * 255
+    for file, rows in zip(files["mask"], masks, strict=True):
+        file.append(rows)
     if writer.outputs.probabilities is not None:
-        values = strip.probabilities[0].numpy()
-        planes["probabilities"] = (
-            values if writer.outputs.probabilities == "npz" else to_bytes(values)
-        )
+        planes = chunk.probabilities[0].numpy()
+        if writer.outputs.probabilities == "png":
+            planes = to_uint8(planes)
+        for file, rows in zip(files["probabilities"], planes, strict=True):
+            file.append(rows)
     if writer.outputs.uncertainty:
-        planes["uncertainty"] = uncertainty_image(strip.uncertainty.numpy(), writer.looks)
-    return planes
+        rows = uncertainty_image(chunk.uncertainty[0].numpy(), writer.num_views)
+        files["uncertainty"][0].append(rows)
 
 
-def _label(
-    masks: list[RowFile], writer: Writer, top: int = 0, count: int | None = None
+def _read_label(
+    masks: list[TiffRowWriter], writer: OutputWriter, top: int, count: int
 ) -> np.ndarray:
-    """Some rows of the label map, or all."""
-    rows = [file.read(top, file.height if count is None else count) for file in masks]
-    return np.stack(rows) // 255 if writer.task == "multilabel" else rows[0]
+    """Read `count` rows of the label map from `top` on."""
+    rows = [file.read(top, count) for file in masks]
+    if writer.task == "multilabel":
+        return np.stack(rows) // 255
+    return rows[0]
 
 
-def _preview(image: WindowedImage, masks: list[RowFile], writer: Writer) -> np.ndarray:
-    """The overlay of every n-th pixel."""
+def _preview(image: WindowedImage, masks: list[TiffRowWriter], writer: OutputWriter) -> np.ndarray:
+    """Draw the overlay of every n-th pixel."""
     height, width = image.shape
-    step = -(-max(height, width) // PREVIEW)
-    rows = -(-ROWS // step) * step
+    step = -(-max(height, width) // PREVIEW_SIDE)
+    count = -(-PREVIEW_ROWS // step) * step
     images, labels = [], []
-    for top in range(0, height, rows):
-        count = min(rows, height - top)
+    for top in range(0, height, count):
+        rows = image.read(top, 0, min(count, height - top), width)
+        label = _read_label(masks, writer, top, count)
         # Copies: a view would keep all the pixels that it leaves out.
-        images.append(image.read(top, 0, count, width)[::step, ::step].copy())
-        labels.append(_label(masks, writer, top, count)[..., ::step, ::step].copy())
+        images.append(rows[::step, ::step].copy())
+        labels.append(label[..., ::step, ::step].copy())
     return writer.overlay(np.concatenate(images), np.concatenate(labels, axis=-2))

@@ -37,6 +37,21 @@ class Region:
     rings: list[np.ndarray]
 
 
+@dataclass(frozen=True)
+class ImageRegions:
+    """The regions of one image.
+
+    Args:
+        file_name: of the image, below the input folder.
+        shape: (H, W).
+        regions: of all classes.
+    """
+
+    file_name: str
+    shape: tuple[int, int]
+    regions: Sequence[Region]
+
+
 def regions(label: np.ndarray, task: str, *, smallest: int = 1) -> Iterator[Region]:
     """The regions of all classes of a label map (H, W), or of a multilabel task (N, H, W); the
     background (index 0) is none where there is one.
@@ -206,14 +221,15 @@ class Coco:
         self.annotations: list[dict[str, Any]] = []
 
     def add(self, name: str, shape: tuple[int, int], found: Sequence[Region]) -> None:
-        """One image, its size (H, W) and its regions."""
-        image = len(self.images) + 1
-        self.images.append({"id": image, "file_name": name, "height": shape[0], "width": shape[1]})
+        """Add an image with its file name, size (H, W) and regions."""
+        number = len(self.images) + 1
+        height, width = shape
+        self.images.append({"id": number, "file_name": name, "height": height, "width": width})
         for region in found:
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1,
-                    "image_id": image,
+                    "image_id": number,
                     "category_id": region.label + self._shift,
                     "segmentation": _coco_outline(region, shape),
                     "area": region.area,

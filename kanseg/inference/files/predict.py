@@ -1,12 +1,15 @@
-"""Image and video files -> files of masks; a bad file is told and does not stop the others."""
+"""Predict files of images and videos and write files of masks.
+
+Files that fail are reported and skipped.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -14,39 +17,34 @@ import cv2
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.inference.files.inputs import Job, name_jobs, refuse_clashes, refuse_to_overwrite
 from kanseg.inference.files.large import LARGE, predict_large
-from kanseg.inference.files.outputs import OVERLAYS, Outputs, Writer
-from kanseg.inference.files.polygons import Coco, Region, regions
-from kanseg.inference.files.video import is_done, predict_video
+from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
+from kanseg.inference.files.polygons import Coco, ImageRegions, regions
+from kanseg.inference.files.video import predict_video, video_is_complete
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
-from kanseg.utils.prefetch import ahead, drawn_ahead
+from kanseg.utils.prefetch import prefetch
 
-TOGETHER = 2**22  # pixels of images that are predicted together
+GROUP_PIXELS = 2**22  # of images that are predicted together
 ANNOTATIONS = "annotations.json"
-Found = tuple[str, tuple[int, int], Sequence[Region]]
+# No memory or disk left, or a file that a library cannot handle: the next file may succeed.
+FILE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError, cv2.error)
 
 
 @dataclass
-class Outcome:
-    """What became of a list of files."""
+class PredictSummary:
+    """What `predict_files` did.
+
+    Args:
+        written: masks (or folders of masks) that were written.
+        skipped: those that existed already.
+        failed: a line for each file that failed.
+    """
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A file on its way: read, then predicted, then written; or what is wrong with it."""
-
-    job: Job
-    image: WindowedImage | None = None
-    prediction: Prediction | None = None
-    fault: str | None = None
-    skipped: bool = False
-    found: Sequence[Found] = ()
 
 
 def predict_files(
@@ -59,20 +57,21 @@ def predict_files(
     max_pixels: int = MAX_PIXELS,
     large: int = LARGE,
     log: Callable[[str], None] = print,
-) -> Outcome:
+) -> PredictSummary:
     """Write `output/NAME.png` (class indices with a palette) for every image, and what `outputs`
     asks for.
 
     The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder
-    `output/NAME/` of masks and an overlay video. Each file is written whole or not at all. A file
-    that cannot be read or predicted is told and counted, and the rest goes on.
+    `output/NAME/` of masks and an overlay video. Each file is written completely or not at all.
+    Files that fail are reported and skipped. Images are read, and masks written, in threads while
+    the network works.
 
     Args:
         predictor: a `Predictor` or an `Ensemble`.
         files: images and videos, or jobs of `find_jobs`, which know a folder below the output.
         output: folder.
-        outputs: what is written beside the masks; by default overlays.
-        skip_existing: leave files out for which all is there.
+        outputs: files to write beside the masks; by default overlays.
+        skip_existing: skip files for which everything exists.
         max_pixels: larger images are refused as decompression bombs.
         large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and an image in a TIFF is
             read by windows.
@@ -81,221 +80,260 @@ def predict_files(
     Raises:
         InputError: masks of two files would have one name, or something would overwrite an input.
     """
-    jobs = _jobs(files)
-    writer = Writer(output, predictor, outputs or Outputs())
-    targets = {job: set(_targets(job, writer)) for job in jobs}
-    refuse_to_overwrite(jobs, [output / ANNOTATIONS, *chain.from_iterable(targets.values())])
-    refuse_clashes(targets)
+    jobs = _named_jobs(files)
+    writer = OutputWriter(output, predictor, outputs or Outputs())
+    _check_targets(jobs, writer)
     output.mkdir(parents=True, exist_ok=True)
-    run = _Run(predictor, writer, skip_existing, max_pixels, large)
-    outcome, coco = Outcome(), Coco(predictor.classes, predictor.task)
-    for step in run.steps(jobs):
-        if step.fault is not None:
-            outcome.failed.append(step.fault)
-            log(f"failed: {step.fault}")
-            continue
-        (outcome.skipped if step.skipped else outcome.written).append(_result(step, writer))
-        for each in step.found:
-            coco.add(*each)
+    results = _Results(log)
+    if skip_existing:
+        _collect_existing(jobs, writer, results)
+    todo = [job for job in jobs if job not in results]
+
+    images = _open_in_groups(
+        [job for job in todo if not job.is_video],
+        batch_size=predictor.batch_size,
+        max_pixels=max_pixels,
+        large=large,
+    )
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        writes: list[tuple[Job, Future[ImageRegions]]] = []
+        for group in prefetch(images):
+            first = group[0]
+            if first.error is not None:
+                results.fail(first.job, first.error)
+            elif _num_pixels(first.image) > large:
+                with results.catch_errors(first.job):
+                    found = predict_large(predictor, first.image, first.job, writer)
+                    results.add(first.job, [found])
+            else:
+                predictions = _predict_group(predictor, group, writer.outputs)
+                _finish_writes(writes, results)  # so that one group at most waits to be written
+                for opened, prediction in zip(group, predictions, strict=True):
+                    if isinstance(prediction, Exception):
+                        results.fail(opened.job, prediction)
+                    else:
+                        task = pool.submit(_write_image, writer, opened, prediction)
+                        writes.append((opened.job, task))
+        _finish_writes(writes, results)
+
+    for job in todo:
+        if job.is_video:
+            with results.catch_errors(job):
+                found = predict_video(predictor, job, writer.outputs, output, max_pixels=max_pixels)
+                results.add(job, found)
+
     if writer.outputs.polygons == "coco":
-        atomic_write_text(output / ANNOTATIONS, json.dumps(coco.content()))
-    return outcome
+        _write_annotations(output / ANNOTATIONS, jobs, results, predictor)
+    return results.summary(jobs, writer)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """The way of the files: images are read in one thread, predicted here, and written in
-    another.
+class _OpenedImage:
+    """An image that was opened, or the error that opening it raised."""
+
+    job: Job
+    image: WindowedImage | None = None
+    error: Exception | None = None
+
+
+class _Results:
+    """Regions, or the error, of every file that is done.
+
+    Args:
+        log: takes a line for each failure.
     """
 
-    predictor: Segmenter
-    writer: Writer
-    skip_existing: bool
-    max_pixels: int
-    large: int
+    def __init__(self, log: Callable[[str], None]):
+        self.regions: dict[Job, list[ImageRegions]] = {}
+        self._failed: dict[Job, str] = {}
+        self._skipped: set[Job] = set()
+        self._log = log
 
-    def steps(self, jobs: Iterable[Job]) -> Iterator[_Step]:
-        """What became of each file, in order."""
-        return ahead(self.write, self.predicted(drawn_ahead(self.groups(jobs))))
+    def __contains__(self, job: Job) -> bool:
+        return job in self.regions or job in self._failed
 
-    def groups(self, jobs: Iterable[Job]) -> Iterator[list[_Step]]:
-        """Files as they are read: small images of one size together, everything else by
-        itself.
-        """
-        group: list[_Step] = []
-        for step in map(self.read, jobs):
-            if group and not self._fits(group, step):
-                yield group
-                group = []
-            group.append(step)
-        if group:
-            yield group
+    def add(self, job: Job, found: list[ImageRegions], *, skipped: bool = False) -> None:
+        """Add a file that was written, or skipped, with the regions of its images."""
+        self.regions[job] = found
+        if skipped:
+            self._skipped.add(job)
 
-    def read(self, job: Job) -> _Step:
-        """Open an image, unless all is there; a video is not opened yet."""
-        if self.skip_existing and self._is_done(job):
-            return guarded(_Step(job, skipped=True), self._found_before)
-        if job.is_video:
-            return _Step(job)
-        return guarded(
-            _Step(job),
-            lambda step: replace(
-                step, image=open_image(job.path, max_pixels=self.max_pixels, large=self.large)
-            ),
-        )
+    def fail(self, job: Job, error: Exception) -> None:
+        """Report a file that failed."""
+        self._failed[job] = error_line(job.path, error)
+        self._log(f"failed: {self._failed[job]}")
 
-    def predicted(self, groups: Iterable[list[_Step]]) -> Iterator[_Step]:
-        """Each file with its prediction; videos and large images are written here already."""
-        for group in groups:
-            first = group[0]
-            if first.fault is not None or first.skipped:
-                yield first
-            elif first.image is None:
-                yield guarded(first, self.video)
-            elif _pixels(first) > self.large:
-                yield guarded(first, self.large_image)
-            else:
-                yield from self.together(group)
-
-    def together(self, group: list[_Step]) -> list[_Step]:
-        """Predict images of one size; one by one where they do not fit into memory together."""
-        wanted = self.writer.outputs
+    @contextmanager
+    def catch_errors(self, job: Job) -> Iterator[None]:
+        """Report the file as failed where the block raises one of `FILE_ERRORS`."""
         try:
-            images = [step.image for step in group]
-            prediction = self.predictor.predict(
-                images,
-                probabilities=wanted.probabilities is not None,
-                uncertainty=wanted.uncertainty,
-            )
-        except FAULTS as error:
-            if len(group) > 1:
-                return [done for step in group for done in self.together([step])]
-            return [replace(group[0], image=None, fault=fault_line(group[0].job.path, error))]
-        return [replace(step, prediction=prediction.of(place)) for place, step in enumerate(group)]
+            yield
+        except FILE_ERRORS as error:
+            self.fail(job, error)
 
-    def video(self, step: _Step) -> _Step:
-        """Predict and write a video."""
-        found = predict_video(
-            self.predictor,
-            step.job,
-            self.writer.outputs,
-            self.writer.root,
-            max_pixels=self.max_pixels,
-        )
-        return replace(step, found=found)
-
-    def large_image(self, step: _Step) -> _Step:
-        """Predict and write an image by bands."""
-        with closing(step.image):
-            found = predict_large(
-                self.predictor, step.image, step.job.name, self.writer, step.job.path
-            )
-        return replace(step, image=None, found=[(step.job.file_name, step.image.shape, found)])
-
-    def write(self, step: _Step) -> _Step:
-        """Write an image; the others pass."""
-        return step if step.prediction is None else guarded(step, self._write)
-
-    def _write(self, step: _Step) -> _Step:
-        image = step.image
-        found = self.writer.write(
-            step.job.name, image.read(0, 0, *image.shape), step.prediction, step.job.path
-        )
-        return _Step(step.job, found=[(step.job.file_name, image.shape, found)])
-
-    def _fits(self, group: Sequence[_Step], step: _Step) -> bool:
-        """Whether an image can be predicted together with those before it."""
-        first = group[0].image
-        if (
-            not isinstance(step.image, ArrayImage)
-            or not isinstance(first, ArrayImage)
-            or len(group) == self.predictor.batch_size
-        ):
-            return False
-        return (
-            step.image.image.shape == first.image.shape
-            and (len(group) + 1) * _pixels(step) <= TOGETHER
-        )
-
-    def _is_done(self, job: Job) -> bool:
-        return (
-            is_done(self.writer, job.name)
-            if job.is_video
-            else self.writer.existing(job.name) is not None
-        )
-
-    def _found_before(self, step: _Step) -> _Step:
-        """The regions in the masks of an image or video that is left out: the annotations tell of
-        all.
-        """
-        if self.writer.outputs.polygons != "coco":
-            return step
-        if step.job.is_video:
-            numbers = range(
-                len(list(self.writer.masks(step.job.name)[0].with_suffix("").glob("frame_*.png")))
-            )
-            names = [(f"{step.job.name}/frame_{number:06d}", ".png", None) for number in numbers]
-        else:
-            names = [(step.job.name, self.writer.existing(step.job.name), step.job.file_name)]
-        found = []
-        for name, suffix, file_name in names:
-            label = self.writer.read_label(name, suffix)
-            found.append(
-                (
-                    file_name or f"{name}.png",
-                    label.shape[-2:],
-                    list(regions(label, self.predictor.task)),
-                )
-            )
-        return replace(step, found=found)
+    def summary(self, jobs: Sequence[Job], writer: OutputWriter) -> PredictSummary:
+        """Summarize in the order of the jobs."""
+        summary = PredictSummary()
+        for job in jobs:
+            if job in self._failed:
+                summary.failed.append(self._failed[job])
+            elif job in self._skipped:
+                summary.skipped.append(_result_path(job, writer))
+            else:
+                summary.written.append(_result_path(job, writer))
+        return summary
 
 
-FAULTS = (
-    RuntimeError,
-    MemoryError,
-    OSError,
-    ValueError,
-    cv2.error,
-)  # out of memory or disk, a file that a library chokes on: the next may do
+def _open_in_groups(
+    jobs: Sequence[Job], *, batch_size: int, max_pixels: int, large: int
+) -> Iterator[list[_OpenedImage]]:
+    """Open images one after the other; small ones of one size come together, to share a batch."""
+    group: list[_OpenedImage] = []
+    for job in jobs:
+        try:
+            opened = _OpenedImage(job, open_image(job.path, max_pixels=max_pixels, large=large))
+        except FILE_ERRORS as error:
+            opened = _OpenedImage(job, error=error)
+        if group and not _can_join(opened, group, batch_size=batch_size, large=large):
+            yield group
+            group = []
+        group.append(opened)
+    if group:
+        yield group
 
 
-def guarded(step: _Step, work: Callable[[_Step], _Step]) -> _Step:
-    """work(step), or the step with what went wrong."""
+def _can_join(
+    opened: _OpenedImage, group: Sequence[_OpenedImage], *, batch_size: int, large: int
+) -> bool:
+    """True if an image can be predicted together with a group."""
+    image, first = opened.image, group[0].image
+    if not isinstance(image, ArrayImage) or not isinstance(first, ArrayImage):
+        return False
+    pixels = _num_pixels(image)
+    return (
+        len(group) < batch_size
+        and image.image.shape == first.image.shape
+        and pixels <= large
+        and (len(group) + 1) * pixels <= GROUP_PIXELS
+    )
+
+
+def _predict_group(
+    predictor: Segmenter, group: Sequence[_OpenedImage], outputs: Outputs
+) -> list[Prediction | Exception]:
+    """Predict images of one size together; one by one if there is not enough memory for all."""
+    images = [opened.image for opened in group]
     try:
-        return work(step)
-    except FAULTS as error:
-        return _Step(step.job, fault=fault_line(step.job.path, error))
+        predictions = predictor.predict(
+            images,
+            probabilities=outputs.probabilities is not None,
+            uncertainty=outputs.uncertainty,
+        )
+        return [predictions[index] for index in range(len(group))]
+    except FILE_ERRORS as error:
+        if len(group) == 1:
+            return [error]
+    results = []
+    for opened in group:
+        results += _predict_group(predictor, [opened], outputs)
+    return results
 
 
-def fault_line(path: Path, error: Exception) -> str:
-    """What went wrong with a file, on one line that names it."""
+def _write_image(
+    writer: OutputWriter, opened: _OpenedImage, prediction: Prediction
+) -> ImageRegions:
+    job, image = opened.job, opened.image
+    values = image.read(0, 0, *image.shape)
+    found = writer.write(job.name, values, prediction, job.path)
+    return ImageRegions(job.file_name, image.shape, found)
+
+
+def _finish_writes(writes: list[tuple[Job, Future[ImageRegions]]], results: _Results) -> None:
+    """Wait for files that a thread writes, and empty the list."""
+    for job, task in writes:
+        with results.catch_errors(job):
+            results.add(job, [task.result()])
+    writes.clear()
+
+
+def _write_annotations(
+    path: Path, jobs: Sequence[Job], results: _Results, predictor: Segmenter
+) -> None:
+    """Write the COCO annotations of all images, in the order of the jobs."""
+    coco = Coco(predictor.classes, predictor.task)
+    for job in jobs:
+        for image in results.regions.get(job, ()):
+            coco.add(image.file_name, image.shape, image.regions)
+    atomic_write_text(path, json.dumps(coco.content()))
+
+
+def _collect_existing(jobs: Sequence[Job], writer: OutputWriter, results: _Results) -> None:
+    """Add the files for which everything exists, with the regions of their masks where COCO's
+    annotations, which hold all images, need them.
+    """
+    for job in jobs:
+        if job.is_video:
+            complete = video_is_complete(writer, job.name)
+        else:
+            complete = writer.existing_suffix(job.name) is not None
+        if complete:
+            with results.catch_errors(job):
+                found = []
+                if writer.outputs.polygons == "coco":
+                    found = _regions_of_masks(job, writer)
+                results.add(job, found, skipped=True)
+
+
+def _regions_of_masks(job: Job, writer: OutputWriter) -> list[ImageRegions]:
+    """Outline the masks that exist of an image, or of the frames of a video."""
+    if not job.is_video:
+        label = writer.read_label(job.name, writer.existing_suffix(job.name))
+        found = list(regions(label, writer.task))
+        return [ImageRegions(job.file_name, label.shape[-2:], found)]
+    results = []
+    for path in sorted(_result_path(job, writer).glob("frame_*.png")):
+        frame = f"{job.name}/{path.stem}"
+        label = writer.read_label(frame, ".png")
+        found = list(regions(label, writer.task))
+        results.append(ImageRegions(f"{frame}.png", label.shape[-2:], found))
+    return results
+
+
+def _check_targets(jobs: Sequence[Job], writer: OutputWriter) -> None:
+    """Raise InputError if two jobs would write one file, or one would overwrite an input."""
+    targets = {}
+    for job in jobs:
+        if job.is_video:
+            targets[job] = {writer.root / OVERLAYS / f"{job.name}.mp4"}
+        else:
+            targets[job] = {*writer.paths(job.name, ".png"), *writer.paths(job.name, ".tif")}
+    refuse_to_overwrite(jobs, [writer.root / ANNOTATIONS, *set().union(*targets.values())])
+    refuse_clashes(targets)
+
+
+def error_line(path: Path, error: Exception) -> str:
+    """Say on one line, which names the file, what went wrong."""
     text = " ".join(str(error).split())
     if not isinstance(error, InputError):
         return f"{path}: {type(error).__name__}: {text[:300]}"
-    return text if str(path) in text else f"{path}: {text}"
+    if str(path) in text:
+        return text
+    return f"{path}: {text}"
 
 
-def _pixels(step: _Step) -> int:
-    return step.image.shape[0] * step.image.shape[1]
+def _num_pixels(image: WindowedImage) -> int:
+    return image.shape[0] * image.shape[1]
 
 
-def _jobs(files: Sequence[Path | Job]) -> list[Job]:
+def _named_jobs(files: Sequence[Path | Job]) -> list[Job]:
     if all(isinstance(file, Job) for file in files):
         return list(files)
     return name_jobs([file.path if isinstance(file, Job) else file for file in files])
 
 
-def _targets(job: Job, writer: Writer) -> Iterator[Path]:
-    """Whatever could be written for a file, the frames of a video left out."""
+def _result_path(job: Job, writer: OutputWriter) -> Path:
+    """The mask of an image, or the folder of masks of a video."""
     if job.is_video:
-        yield writer.root / OVERLAYS / f"{job.name}.mp4"
-    else:
-        for suffix in (".png", ".tif"):
-            yield from writer.targets(job.name, suffix)
-
-
-def _result(step: _Step, writer: Writer) -> Path:
-    """The mask, or the folder of masks, of a file."""
-    if step.job.is_video:
-        return writer.masks(step.job.name)[0].with_suffix("")
-    return writer.masks(step.job.name, writer.existing(step.job.name) or ".png")[0]
+        return writer.mask_paths(job.name)[0].with_suffix("")
+    suffix = writer.existing_suffix(job.name) or ".png"
+    return writer.mask_paths(job.name, suffix)[0]

@@ -1,10 +1,11 @@
-"""Videos -> a mask for every frame and a video of overlays, frame by frame."""
+"""Predict videos frame by frame: a mask for every frame and a video of overlays."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -15,112 +16,109 @@ import numpy as np
 
 from kanseg.data.io.untrusted import decoder_errors, require_regular_file
 from kanseg.inference.files.inputs import Job
-from kanseg.inference.files.outputs import OVERLAYS, Outputs, Writer
-from kanseg.inference.files.polygons import Region
+from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
+from kanseg.inference.files.polygons import ImageRegions
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import temporary_beside
-from kanseg.utils.prefetch import ahead
 
 CODEC = "mp4v"
-# share of the frames that the header promises and that need not come: some containers only estimate
-# them
-MISSING = 0.05
 FALLBACK_RATE = 25.0
-os.environ.setdefault(
-    "OPENCV_FFMPEG_LOGLEVEL", "-8"
-)  # its decoder writes lines of its own to stderr; what is wrong is told here
-Found = tuple[str, tuple[int, int], list[Region]]
+# Share of the frames that a header promises and that may be missing: some containers only estimate
+# their number.
+MISSING = 0.05
+# FFmpeg writes lines of its own to stderr; errors are reported by the messages here.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def predict_video(
     predictor: Segmenter, job: Job, outputs: Outputs, root: Path, *, max_pixels: int
-) -> list[Found]:
+) -> list[ImageRegions]:
     """Write `NAME/frame_000000.png` and so on, and `overlays/NAME.mp4`; nothing is left of a video
     that cannot be read to its end.
 
     Returns:
-        (name, size, regions) of every frame, where polygons are wanted.
+        The regions of every frame, if polygons are asked for.
 
     Raises:
-        InputError: no video, a damaged one, or frames of more than `max_pixels` pixels.
+        InputError: not a video, a damaged one, or frames of more than `max_pixels` pixels.
     """
     building = temporary_beside(root / Path(job.name).name)
-    writer = Writer(building, predictor, replace(outputs, overlays=False))
+    writer = OutputWriter(building, predictor, replace(outputs, overlays=False))
     results = [path.relative_to(building) for path in frame_folders(writer, job.name)]
-    there = [root / folder for folder in results if (root / folder).exists()]
-    # it may hold anything: what a user keeps there is not deleted, and frames of two runs are not
-    # mixed
-    if there:
-        raise InputError(
-            f"{job.path}: {there[0]} exists already; move it away, choose another --output, or"
-            " leave the video out by --skip_existing"
-        )
+    for folder in results:
+        # It may hold anything: files of the user are not deleted, frames of two runs not mixed.
+        if (root / folder).exists():
+            raise InputError(
+                f"{job.path}: {root / folder} exists already; move it away, choose another"
+                " --output, or skip the video by --skip_existing"
+            )
+    if outputs.overlays:  # the last that is moved: where it is, all is
+        results.append(Path(OVERLAYS) / f"{job.name}.mp4")
     shutil.rmtree(building, ignore_errors=True)
     try:
         found = _write_frames(predictor, job, writer, outputs.overlays, max_pixels)
-        for place in [
-            *results,
-            *([Path(OVERLAYS) / f"{job.name}.mp4"] if outputs.overlays else []),
-        ]:  # the video last, a sign that all is there
-            (root / place).parent.mkdir(parents=True, exist_ok=True)
-            (building / place).replace(root / place)
+        for path in results:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (building / path).replace(root / path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return found
 
 
-def frame_folders(writer: Writer, name: str) -> list[Path]:
+def frame_folders(writer: OutputWriter, name: str) -> list[Path]:
     """The folders of what is written for each frame of a video."""
-    without_overlays = writer.targets(name)[int(writer.outputs.overlays) :]
-    return list(dict.fromkeys(path.with_suffix("") for path in without_overlays))
+    overlay = writer.root / OVERLAYS / f"{name}.png"
+    folders = [path.with_suffix("") for path in writer.paths(name) if path != overlay]
+    return list(dict.fromkeys(folders))
 
 
-def is_done(writer: Writer, name: str) -> bool:
-    """Whether all is there that is wanted for a video."""
+def video_is_complete(writer: OutputWriter, name: str) -> bool:
+    """True if everything that is asked for exists for a video."""
     overlay = writer.root / OVERLAYS / f"{name}.mp4"
-    return all(folder.is_dir() for folder in frame_folders(writer, name)) and (
-        overlay.is_file() or not writer.outputs.overlays
-    )
+    if writer.outputs.overlays and not overlay.is_file():
+        return False
+    return all(folder.is_dir() for folder in frame_folders(writer, name))
 
 
 def frames(path: Path, *, max_pixels: int) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 RGB of a video.
+    """Yield the frames (H, W, 3) uint8 RGB of a video.
 
     Raises:
-        InputError: no video, frames of more than `max_pixels` pixels, or an end long before the one
-            that the file promises.
+        InputError: not a video, frames of more than `max_pixels` pixels, or many frames fewer than
+            the file promises.
     """
     with _opened(path) as capture:
-        width, height = (
-            int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
+        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > max_pixels:
             raise InputError(
                 f"{path}: frames of {width}x{height} pixels are more than the limit of"
                 f" {max_pixels}; raise --max_pixels"
             )
-        promised, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        promised = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        count = 0
         while True:
             with decoder_errors(path, f" at frame {count}"):
-                there, frame = capture.read()
-            if not there:
+                success, frame = capture.read()
+            if not success:
                 break
             count += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         if count == 0 or count < promised * (1 - MISSING) - 1:
             raise InputError(
-                f"{path}: the video is damaged or truncated (after frame {count} of"
-                f" {max(promised, 0)})"
+                f"{path}: the video is damaged or truncated (after frame {count} of {promised})"
             )
 
 
 def frame_rate(path: Path) -> float:
-    """Frames a second; 25 where the file does not tell."""
+    """Frames per second of a video; 25 if the file does not say."""
     with _opened(path) as capture:
         rate = float(capture.get(cv2.CAP_PROP_FPS))
-    return rate if 0 < rate < 1000 else FALLBACK_RATE
+    if 0 < rate < 1000:
+        return rate
+    return FALLBACK_RATE
 
 
 @contextmanager
@@ -140,58 +138,63 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _write_frames(
-    predictor: Segmenter, job: Job, writer: Writer, overlays: bool, max_pixels: int
-) -> list[Found]:
-    """Predict the frames a batch at a time, and write while the next batch is predicted."""
-    outputs, found = writer.outputs, []
-    movie = (
-        _Movie(writer.root / OVERLAYS / f"{job.name}.mp4", frame_rate(job.path))
-        if overlays
-        else None
-    )
-
-    def write(item: tuple[int, np.ndarray, Prediction]) -> None:
-        number, frame, prediction = item
-        name = f"{job.name}/frame_{number:06d}"
-        outlined = writer.write(name, frame, prediction, job.path)
-        if outputs.polygons is not None:
-            found.append((f"{name}.png", frame.shape[:2], outlined))
-        if movie is not None:
-            movie.add(writer.overlay(frame, prediction.label.numpy()))
-
-    with closing(movie) if movie is not None else nullcontext():
-        for _ in ahead(write, _predicted(predictor, job.path, outputs, max_pixels)):
-            pass
+    predictor: Segmenter, job: Job, writer: OutputWriter, overlays: bool, max_pixels: int
+) -> list[ImageRegions]:
+    """Predict the frames a batch at a time, and write them while the next batch is predicted."""
+    movie = None
+    if overlays:
+        movie = MovieWriter(writer.root / OVERLAYS / f"{job.name}.mp4", frame_rate(job.path))
+    outputs, found, count = writer.outputs, [], 0
+    source = frames(job.path, max_pixels=max_pixels)
+    with closing(movie) if movie is not None else nullcontext(), ThreadPoolExecutor(1) as pool:
+        writes: list[Future[ImageRegions]] = []
+        while batch := list(islice(source, predictor.batch_size)):
+            predictions = predictor.predict(
+                [ArrayImage(frame, str(job.path)) for frame in batch],
+                probabilities=outputs.probabilities is not None,
+                uncertainty=outputs.uncertainty,
+            )
+            found += [task.result() for task in writes]
+            writes = []
+            for index, frame in enumerate(batch):
+                name = f"{job.name}/frame_{count:06d}"
+                arguments = (writer, movie, name, frame, predictions[index], job.path)
+                writes.append(pool.submit(_write_frame, *arguments))
+                count += 1
+        found += [task.result() for task in writes]
+    if outputs.polygons is None:
+        return []
     return found
 
 
-def _predicted(
-    predictor: Segmenter, path: Path, outputs: Outputs, max_pixels: int
-) -> Iterator[tuple[int, np.ndarray, Prediction]]:
-    """(number, frame, what is known of it) of every frame."""
-    number = 0
-    source = frames(path, max_pixels=max_pixels)
-    while batch := list(islice(source, predictor.batch_size)):
-        images = [ArrayImage(frame, str(path)) for frame in batch]
-        prediction = predictor.predict(
-            images,
-            probabilities=outputs.probabilities is not None,
-            uncertainty=outputs.uncertainty,
-        )
-        for place, frame in enumerate(batch):
-            yield number, frame, prediction.of(place)
-            number += 1
+def _write_frame(
+    writer: OutputWriter,
+    movie: MovieWriter | None,
+    name: str,
+    frame: np.ndarray,
+    prediction: Prediction,
+    source: Path,
+) -> ImageRegions:
+    found = writer.write(name, frame, prediction, source)
+    if movie is not None:
+        movie.add(writer.overlay(frame, prediction.label.numpy()))
+    return ImageRegions(f"{name}.png", frame.shape[:2], found)
 
 
-class _Movie:
-    """An MP4 file of RGB frames; its sides are even, as codecs want them."""
+class MovieWriter:
+    """Writes an MP4 file of RGB frames; sides are padded to even lengths, as codecs need.
+
+    Args:
+        path: of the file.
+        rate: frames per second.
+    """
 
     def __init__(self, path: Path, rate: float):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.rate, self._writer = path, rate, None
 
     def add(self, frame: np.ndarray) -> None:
-        """One more frame (H, W, 3)."""
+        """Add a frame (H, W, 3)."""
         height, width = (side + side % 2 for side in frame.shape[:2])
         if self._writer is None:
             self._writer = cv2.VideoWriter(

@@ -14,7 +14,7 @@ from kanseg.data.io.images import (
     read_mask_values,
     to_channels,
 )
-from kanseg.inference.files.tiff import open_tiff
+from kanseg.data.io.tiff import open_tiff
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)

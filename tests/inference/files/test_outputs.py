@@ -9,7 +9,7 @@ from torch import nn
 
 from kanseg.data import Preprocess
 from kanseg.inference import Outputs, Predictor, find_images, find_jobs, predict_files
-from kanseg.inference.files.outputs import blended, class_folders, uncertainty_image
+from kanseg.inference.files.outputs import class_folders, uncertainty_image
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -120,19 +120,6 @@ def test_images_of_uncertainty_by_hand():
         51,
         255,
     ]  # deviations of 0, 0.1, 0.5
-
-
-def test_overlapping_classes_are_tinted_by_their_mean():
-    label = np.zeros((2, 5, 5), np.uint8)
-    label[0], label[1, :, 3:] = 1, 1
-    result = blended(np.full((5, 5, 3), 100, np.uint8), label, [(200, 0, 0), (0, 200, 0)])
-    assert result[2, 1].tolist() == [140, 60, 60]
-    assert result[2, 4].tolist() == [100, 100, 60]
-    assert result[2, 3].tolist() == [0, 200, 0]  # the outline
-    label[:] = 0
-    assert (
-        blended(np.full((5, 5, 3), 100, np.uint8), label, [(200, 0, 0), (0, 200, 0)]) == 100
-    ).all()
 
 
 def test_annotations_tell_of_all_images_also_of_those_that_were_there(source, tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from kanseg.data import Preprocess
 from kanseg.inference import Outputs, Predictor, find_images, predict_files
-from kanseg.inference.files.video import _Movie
+from kanseg.inference.files.video import MovieWriter
 
 SIZE = (48, 60)
 
@@ -86,7 +86,7 @@ def test_a_video_that_is_there_is_skipped_or_refused_but_never_mixed(predictor, 
     assert run(predictor, path, tmp_path / "out", skip_existing=True).skipped == [
         tmp_path / "out" / "film"
     ]
-    assert "exists already" in run(predictor, path, tmp_path / "out").failed[0]
+    assert str(tmp_path / "out" / "film") in run(predictor, path, tmp_path / "out").failed[0]
 
 
 @pytest.mark.parametrize("keep", [0, 40, 4000])
@@ -146,7 +146,7 @@ def test_large_frames_are_refused(predictor, tmp_path):
 
 
 def test_overlays_of_odd_sides_get_even_ones(tmp_path):
-    movie = _Movie(tmp_path / "a.mp4", 10.0)
+    movie = MovieWriter(tmp_path / "a.mp4", 10.0)
     movie.add(np.zeros((31, 45, 3), np.uint8))
     movie.close()
     assert frames(tmp_path / "a.mp4")[0][0].shape == (32, 46, 3)

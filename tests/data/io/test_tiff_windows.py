@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from kanseg.data.io.images import decode_image, read_image
-from kanseg.inference.files.tiff import RowFile, open_tiff
+from kanseg.data.io.tiff import open_tiff
 from kanseg.utils.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
@@ -49,11 +49,11 @@ def test_a_window_is_that_of_the_whole_image(tmp_path, image, way):
         photometric="rgb" if image.ndim == 3 else "minisblack",
         **WAYS[way],
     )
-    image = opened(tmp_path / "a.tif")
+    file = opened(tmp_path / "a.tif")
     whole = image.reshape(*image.shape[:2], -1)
-    assert (image.shape, image.channels) == (whole.shape[:2], whole.shape[2])
-    for top, left, height, width in windows(image):
-        found = image.read(top, left, height, width)
+    assert (file.shape, file.channels) == (whole.shape[:2], whole.shape[2])
+    for top, left, height, width in windows(file):
+        found = file.read(top, left, height, width)
         assert found.dtype == image.dtype
         assert np.array_equal(found, whole[top : top + height, left : left + width])
 
@@ -115,9 +115,7 @@ def test_what_must_be_interpreted_is_left_to_read_image(tmp_path):
 
 def test_limits_and_stacks_are_told(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB)
-    with pytest.raises(
-        InputError, match="210x150 pixels are more than the limit of 100; raise --max_pixels"
-    ):
+    with pytest.raises(InputError, match="210x150.*--max_pixels"):
         opened(tmp_path / "a.tif", max_pixels=100)
     tifffile.imwrite(tmp_path / "b.tif", np.stack([RGB, RGB]), photometric="rgb")
     with pytest.raises(InputError, match="2 images"):
@@ -131,7 +129,7 @@ def test_a_truncated_file_is_told_where_it_ends(tmp_path, way):
     (tmp_path / "a.tif").write_bytes(whole[: len(whole) * 2 // 3])
     image = opened(tmp_path / "a.tif")
     if image is not None:  # where the list of tiles is cut off as well, read_image tells
-        with pytest.raises(InputError, match="damaged or truncated at row"):
+        with pytest.raises(InputError, match="a.tif.* at row"):
             image.read(0, 0, 150, 210)
 
 
@@ -141,26 +139,7 @@ def test_no_more_blocks_are_kept_than_the_windows_of_two_rows_need(tmp_path):
     for top in range(0, 128, 16):
         for left in range(0, 178, 16):
             image.read(top, left, 32, 32)
-    assert len(image._cache) <= 3 * 14
-
-
-def test_rows_become_a_tiled_palette_file(tmp_path):
-    values = np.random.default_rng(0).integers(0, 3, (700, 530), dtype=np.uint8)
-    file = RowFile(tmp_path / "x" / "a.tif", 530, "uint8")
-    for top in range(0, 700, 130):
-        file.append(values[top : top + 130])
-    assert np.array_equal(file.read(600, 500), values[600:])
-    file.write([(0, 0, 0), (255, 0, 0), (0, 9, 255)])
-    file.close()
-    assert [p.name for p in (tmp_path / "x").iterdir()] == ["a.tif"]
-    with tifffile.TiffFile(tmp_path / "x" / "a.tif") as written:
-        assert written.pages[0].is_tiled
-        assert np.array_equal(written.asarray(), values)
-    image = Image.open(tmp_path / "x" / "a.tif")
-    assert image.mode == "P"
-    assert (
-        image.convert("RGB").getpixel((0, 0)) == [(0, 0, 0), (255, 0, 0), (0, 9, 255)][values[0, 0]]
-    )
+    assert image.cached_blocks <= 3 * 14
 
 
 @pytest.mark.parametrize("tag", ["TileWidth", "TileLength"])
