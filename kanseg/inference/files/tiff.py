@@ -16,7 +16,7 @@ import tifffile
 
 from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.io.tiff import TiffHeader, header_of, image_of, is_tiff
-from kanseg.data.io.untrusted import decoder_errors
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
 
