@@ -290,7 +290,7 @@ def test_dataset_yaml(folder, tmp_path):
     )
 
     def read():
-        info = opened(root=str(root)).info
+        info = opened(root=str(root)).label_spec
         return info.tables, info.colors, info.num_logits
 
     fuzz(
@@ -340,7 +340,7 @@ def test_coco(folder, tmp_path):
         data = opened(root=str(tmp_path), format="coco")
         for sample in {sample for split in data.splits.values() for sample in split}:
             with contextlib.suppress(InputError):
-                read_label(sample, data.info)
+                read_label(sample, data.label_spec)
 
     path = tmp_path / "annotations.json"
     fuzz("coco", share(120), lambda rng: changed_json(good, rng), writer(path, read))

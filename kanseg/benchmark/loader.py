@@ -135,10 +135,10 @@ def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
         loaders = {
             "bare, PIL": Bare(samples, case.size, opencv=False),
             "bare, OpenCV": Bare(samples, case.size, opencv=True),
-            "kanseg": RawItems(SegmentationDataset(samples, opened.info, preprocess)),
+            "kanseg": RawItems(SegmentationDataset(samples, opened.label_spec, preprocess)),
             "kanseg, augmented": RawItems(
                 SegmentationDataset(
-                    samples, opened.info, preprocess, augmentation=Augmentation(AUGMENT)
+                    samples, opened.label_spec, preprocess, augmentation=Augmentation(AUGMENT)
                 )
             ),
         }

@@ -8,7 +8,8 @@ from kanseg.data.classification.formats import FORMATS
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.dataset import SegmentationDataset
 from kanseg.data.formats.coco import read_coco
-from kanseg.data.formats.folder import Folder, orphan_masks, read_folder
+from kanseg.data.formats.folder import read_folder
+from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.voc import read_voc
 from kanseg.data.io.images import read_image, write_png
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
@@ -24,7 +25,7 @@ __all__ = [
     "IGNORE_INDEX",
     "Augmentation",
     "ClassificationDataset",
-    "Folder",
+    "DatasetIndex",
     "ImageAugmentation",
     "ImageSet",
     "ImageSource",
@@ -40,7 +41,6 @@ __all__ = [
     "class_frequencies",
     "open_data",
     "open_images",
-    "orphan_masks",
     "prepare_blue_marble",
     "read_coco",
     "read_folder",

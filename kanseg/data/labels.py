@@ -1,207 +1,218 @@
-"""Mask files -> class indices."""
+"""Read mask files as class indices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from kanseg.data.io.decoded import DecodedImage
+from kanseg.data.io.colors import pack_rgb, unpack_rgb
+from kanseg.data.io.decoded import NO_COLOR, DecodedImage
 from kanseg.data.io.images import decode_mask, read_mask_values
 from kanseg.data.io.rasterize import Annotation
-from kanseg.data.label_spec import IGNORE_INDEX, SUSPECT, LabelSpec
+from kanseg.data.label_spec import IGNORE_INDEX, NO_CLASS, LabelSpec
 from kanseg.data.sample import Sample, pixels_without_data, sample_image_mode
 from kanseg.utils.errors import InputError
 
-_NO_CLASS = -1  # of colors
-_NO_COLOR = -1  # of an index
 
+def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = None) -> np.ndarray:
+    """Read the label map of a sample, uint8: class indices (H, W), or for a multilabel task
+    (N, H, W) of 0 and 1; 255 where a pixel is ignored.
 
-def read_label(sample: Sample, info: LabelSpec, *, image: DecodedImage | None = None) -> np.ndarray:
-    """The label map of a sample, uint8: class indices (H, W), or of a multilabel task (N, H, W) of
-    0 and 1; 255 where the pixel is ignored.
+    Pixels of the image without data are ignored.
 
     Args:
         sample: with a mask.
-        info: what its values mean.
-        image: of the sample, where it is decoded already; else its header is read where needed.
-
-    Pixels of the image that hold no data are ignored.
+        spec: the meaning of its values.
+        image: of the sample, if it is decoded already; else its header is read where needed.
 
     Raises:
-        InputError: no mask, an unreadable one, or values that no class has (which value, how many
-            pixels, where first).
+        InputError: no mask, an unreadable one, or values that are not a class (which value, how
+            many pixels, where first).
     """
     if sample.mask is None:
         raise InputError(f"{sample.image}: the image has no mask masks/{sample.name}.png")
-    label = _label(sample, info, image)
+    if isinstance(sample.mask, Annotation):
+        label = _draw(sample, spec, image)
+    elif isinstance(sample.mask, tuple):
+        label = _read_class_masks(sample, spec)
+    else:
+        label = _read_index_mask(sample.mask, spec, sample.max_pixels)
     nodata = pixels_without_data(sample) if image is None else image.nodata
     if nodata is not None and label.shape[-2:] == nodata.shape:
         label[..., nodata] = IGNORE_INDEX
     return label
 
 
-def _label(sample: Sample, info: LabelSpec, image: DecodedImage | None) -> np.ndarray:
-    """The label map by the mask alone."""
-    if isinstance(sample.mask, Annotation):
-        size = sample_image_mode(sample)[1] if image is None else image.shape[:2]
-        size = sample.mask.checked_size(sample.image, size)
-        if info.task == "multilabel":
-            return sample.mask.draw_each(size, len(info.classes))
-        return sample.mask.draw(size)
-    if isinstance(sample.mask, tuple):
-        return _layers(sample, info)
-    return _classes(sample, info)
+def index_of_stored_value(
+    spec: LabelSpec, *, color: bool, palette: Mapping[int, int] | None = None, name: str = ""
+) -> Mapping[int, int]:
+    """Return stored value -> class index (`IGNORE_INDEX` for ignored values) for one mask file.
 
-
-def _classes(sample: Sample, info: LabelSpec) -> np.ndarray:
-    """(H, W) from one file."""
-    mask = decode_mask(sample.mask, max_pixels=sample.max_pixels)
-    values = mask.values
-    if values.ndim == 3:
-        return _from_colors(values, sample.mask, info)
-    if mask.palette is not None:
-        used = np.unique(values).tolist()
-        by_color = indices_by_color(colors_of(mask.palette, used), info, name=str(sample.mask))
-        if by_color is not None:
-            table = np.zeros(max(used) + 1, dtype=np.uint8)
-            table[list(by_color)] = list(by_color.values())
-            return table[values]
-    return _look_up(values, info, sample.mask)
-
-
-def colors_of(palette: np.ndarray, used: Sequence[int]) -> dict[int, int]:
-    """Index -> its color, as red * 65536 + green * 256 + blue, of the indices that an indexed mask
-    uses; `_NO_COLOR` for those beyond the end of its palette.
-    """
-    codes = dict(enumerate(_code(palette.astype(np.int64)).tolist()))
-    return {index: codes.get(index, _NO_COLOR) for index in used}
-
-
-def indices_by_color(
-    colors: Mapping[int, int], info: LabelSpec, *, name: str = ""
-) -> dict[int, int] | None:
-    """Index in a file -> class index (`IGNORE_INDEX` for void) by the colors of its palette, whose
-    order need not be that of the classes; None where it is read by its indices: without a palette
-    in dataset.yaml, with mask_values, or where its colors are others (a palette for display).
+    This is the only place that decides whether a mask is read by its values or by its colors.
+    `read_label` applies the result to pixels, the check of a data set to histograms, which it
+    caches so that unchanged files are not decoded again.
 
     Args:
-        colors: index -> color, of the indices that are used, as of `colors_of`.
-        info: of the data set.
-        name: of the file, for the message.
+        spec: of the data set.
+        color: True if the stored values are packed colors (`pack_rgb`).
+        palette: of an indexed file: index -> packed color, for the indices in use.
+        name: of the file, for messages.
 
     Raises:
-        InputError: some colors are those of other classes than the indices, and some of none.
+        InputError: the palette contradicts the indices (`index_by_palette`).
     """
-    if not info.index_of_color or not info.holds_indices:
+    if color:
+        return spec.index_of_color
+    if palette:
+        found = index_by_palette(palette, spec, name=name)
+        if found is not None:
+            return found
+    return spec.index_of_value
+
+
+def index_by_palette(
+    palette: Mapping[int, int], spec: LabelSpec, *, name: str = ""
+) -> dict[int, int] | None:
+    """Return index in a file -> class index (`IGNORE_INDEX` for void) by the colors of the file's
+    palette, whose order need not be that of the classes.
+
+    Args:
+        palette: index -> packed color, for the indices in use (`DecodedMask.colors_of`).
+        spec: of the data set.
+        name: of the file, for the message.
+
+    Returns:
+        None if the file is read by its indices: the data set has no palette, mask_values give the
+        meaning, or the colors are not those of the data set (a palette for display).
+
+    Raises:
+        InputError: some colors belong to other classes than their indices, and some to none.
+    """
+    if not spec.index_of_color or not spec.holds_indices:
         return None
-    found = {index: info.index_of_color.get(color) for index, color in colors.items()}
+    found = {index: spec.index_of_color.get(color) for index, color in palette.items()}
     if None not in found.values():
         return found
-    by_index = info.index_of_value
-    wrong = [i for i, found_class in found.items() if found_class not in (None, by_index.get(i))]
-    if not wrong:
+    unknown, contradicting = [], []
+    for index, by_color in found.items():
+        if by_color is None:
+            unknown.append(index)
+        elif by_color != spec.index_of_value.get(index):
+            contradicting.append(index)
+    if not contradicting:
         return None
-    none = next(index for index, found_class in found.items() if found_class is None)
+    first, other = contradicting[0], unknown[0]
+    prefix = f"{name}: " if name else ""
     raise InputError(
-        f"{name}{': ' if name else ''}an indexed mask in which index {wrong[0]} has the color"
-        f" {_rgb(colors[wrong[0]])} of class {_class_name(found[wrong[0]], info)}, and index {none}"
-        f" the color {_rgb(colors[none])}, which is not in the palette; mend the mask or the"
-        " palette, or give mask_values to read it by its indices"
+        f"{prefix}an indexed mask in which index {first} has the color {_rgb(palette[first])} of"
+        f" class {_class_name(found[first], spec)}, and index {other} the color"
+        f" {_rgb(palette[other])}, which is not in the palette; correct the mask or the palette, or"
+        " give mask_values to read it by its indices"
     )
 
 
-def _class_name(index: int, info: LabelSpec) -> str:
-    return "void" if index == IGNORE_INDEX else repr(info.classes[index])
+def _draw(sample: Sample, spec: LabelSpec, image: DecodedImage | None) -> np.ndarray:
+    """Draw the annotated objects of a sample at the size of its image."""
+    size = sample_image_mode(sample)[1] if image is None else image.shape[:2]
+    size = sample.mask.checked_size(sample.image, size)
+    if spec.task == "multilabel":
+        return sample.mask.draw_each(size, len(spec.classes))
+    return sample.mask.draw(size)
 
 
-def _rgb(code: int) -> list[int] | None:
-    return None if code == _NO_COLOR else [code >> 16, code >> 8 & 255, code & 255]
+def _read_index_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray:
+    """Read (H, W) class indices from one file."""
+    mask = decode_mask(path, max_pixels=max_pixels)
+    if mask.values.ndim == 3:
+        return _look_up_colors(mask.values, path, spec)
+    if mask.palette is not None:
+        palette = mask.colors_of(np.unique(mask.values).tolist())
+        index_of = index_of_stored_value(spec, color=False, palette=palette, name=str(path))
+        if index_of is not spec.index_of_value:
+            table = np.zeros(max(palette) + 1, dtype=np.uint8)
+            table[list(index_of)] = list(index_of.values())
+            return table[mask.values]
+    return _look_up(mask.values, spec, path)
 
 
-def _layers(sample: Sample, info: LabelSpec) -> np.ndarray:
-    """(N, H, W) from a file a class; a class without one is nowhere in the image."""
-    layers = [
-        None if path is None else _layer(path, info, sample.max_pixels) for path in sample.mask
-    ]
-    there = [
-        (path, layer.shape)
-        for path, layer in zip(sample.mask, layers, strict=True)
-        if layer is not None
-    ]
-    for path, shape in there[1:]:
-        if shape != there[0][1]:
-            first = f"{there[0][0]} {there[0][1][1]}x{there[0][1][0]}"
-            raise InputError(
-                f"{path}: the mask is {shape[1]}x{shape[0]} and {first} pixels; the masks of a"
-                " image must have one size"
-            )
-    return np.stack(
-        [np.zeros(there[0][1], np.uint8) if layer is None else layer for layer in layers]
-    )
+def _read_class_masks(sample: Sample, spec: LabelSpec) -> np.ndarray:
+    """Read (N, H, W) from one file per class; a class without a file is absent."""
+    masks: list[np.ndarray | None] = []
+    first = None
+    for path in sample.mask:
+        mask = None
+        if path is not None:
+            mask = _read_class_mask(path, spec, sample.max_pixels)
+            first = first or (path, mask.shape)
+            if mask.shape != first[1]:
+                raise InputError(
+                    f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} and {first[0]}"
+                    f" {first[1][1]}x{first[1][0]} pixels; the masks of an image must have one size"
+                )
+        masks.append(mask)
+    absent = np.zeros(first[1], np.uint8)
+    return np.stack([absent if mask is None else mask for mask in masks])
 
 
-def _layer(path: Path, info: LabelSpec, max_pixels: int) -> np.ndarray:
-    """(H, W) of 0, 1 and 255 from the file of one class."""
+def _read_class_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray:
+    """Read (H, W) of 0, 1 and 255 from the file of one class."""
     values = read_mask_values(path, max_pixels=max_pixels)
     if values.ndim == 3:
         values = values.max(axis=2)
-    if not info.holds_indices:
-        return _look_up(values, info, path)
+    if not spec.holds_indices:
+        return _look_up(values, spec, path)
     present = (values > 0).astype(np.uint8)
-    ignored = [info.ignore_index, *(info.mask_values or ())]
-    for value in ignored:
+    for value in (spec.ignore_index, *(spec.mask_values or ())):
         if value is not None:
             present[values == value] = IGNORE_INDEX
     bad = (values < 0) & (present != IGNORE_INDEX)
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is no class; expected 0 (absent) or more"
+            f"{path}: value {_first(values, bad)} is not a class; expected 0 (absent) or more"
             " (present); correct the mask, or name the value in mask_values, such as"
             f" {{{int(values[bad][0])}: {IGNORE_INDEX}}} (ignored)"
         )
     return present
 
 
-def _look_up(values: np.ndarray, info: LabelSpec, path: Path) -> np.ndarray:
-    """Values of a file -> class indices; one that is no class is an InputError."""
-    classes, without = info.tables
-    below = {value: index for value, index in info.index_of_value.items() if value < 0}
-    label = _of_table(values, classes, below, SUSPECT)
-    if not (label == SUSPECT).any():  # a second table would take as long as the first
+def _look_up(values: np.ndarray, spec: LabelSpec, path: Path) -> np.ndarray:
+    """Map stored values to class indices; InputError for a value that is not a class."""
+    classes, unknown = spec.tables
+    negative = {value: index for value, index in spec.index_of_value.items() if value < 0}
+    label = _apply_table(values, classes, negative, NO_CLASS)
+    if not (label == NO_CLASS).any():  # the second table would take as long as the first
         return label
-    bad = _of_table(values, without, dict.fromkeys(below, 0), 1) > 0
+    bad = _apply_table(values, unknown, dict.fromkeys(negative, 0), 1) > 0
     if bad.any():
         raise InputError(
-            f"{path}: value {_first(values, bad)} is no class; expected {info.expected_values};"
+            f"{path}: value {_first(values, bad)} is not a class; expected {spec.expected_values};"
             " correct the mask, or name the value in mask_values or ignore_index"
         )
     return label
 
 
-def _of_table(
-    values: np.ndarray, table: np.ndarray, negative: Mapping[int, int], otherwise: int
+def _apply_table(
+    values: np.ndarray, table: np.ndarray, negative: Mapping[int, int], default: int
 ) -> np.ndarray:
-    """table[values], the last entry for values beyond it, `negative` (or `otherwise`) for those
-    below 0; OpenCV is several times faster than numpy where it can do that.
+    """Return table[values], with the last entry for larger values, and for values below 0 that of
+    `negative` or the default.
     """
     if values.dtype == np.uint8:
-        return cv2.LUT(values, table[:256])
+        return cv2.LUT(values, table[:256])  # several times faster than numpy
     result = table[np.clip(values, 0, len(table) - 1)]
     if values.dtype.kind == "i" and values.min(initial=0) < 0:
-        result[values < 0] = otherwise
+        result[values < 0] = default
         for value, entry in negative.items():
             result[values == value] = entry
     return result
 
 
-def _from_colors(values: np.ndarray, path: Path, info: LabelSpec) -> np.ndarray:
-    """(H, W, 3) colors -> class indices by the palette; its entry at `ignore_index` is the void
-    color.
-    """
-    if info.palette is None:
+def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarray:
+    """Map colors (H, W, 3) to class indices; InputError for a color that is not in the palette."""
+    if spec.palette is None:
         raise InputError(
             f"{path}: a color mask, but the data set has no palette; give one RGB color per class"
             " in dataset.yaml"
@@ -211,21 +222,20 @@ def _from_colors(values: np.ndarray, path: Path, info: LabelSpec) -> np.ndarray:
             f"{path}: a mask of {values.dtype} values with {values.shape[2]} channels; save class"
             " indices as 8-bit gray PNG"
         )
-    code = _code(values.astype(np.int64))
-    label = np.full(code.shape, _NO_CLASS, dtype=np.int32)
-    for index, color in enumerate(info.palette):
-        if index < len(info.classes) or index == info.ignore_index:
-            label[code == _code(np.array(color))] = (
-                IGNORE_INDEX if index == info.ignore_index else index
-            )
-    bad = label == _NO_CLASS
+    packed = pack_rgb(values)
+    label = np.zeros(packed.shape, dtype=np.uint8)
+    bad = np.ones(packed.shape, dtype=bool)
+    for color, index in index_of_stored_value(spec, color=True).items():
+        here = packed == color
+        label[here] = index
+        bad[here] = False
     if bad.any():
         raise InputError(f"{path}: color {_first(values, bad)} is not in the palette")
-    return label.astype(np.uint8)
+    return label
 
 
 def _first(values: np.ndarray, bad: np.ndarray) -> str:
-    """The first bad value, its place and the number of bad pixels."""
+    """Return the first bad value, its position and the number of bad pixels."""
     row, column = np.argwhere(bad)[0]
     return (
         f"{values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in"
@@ -233,5 +243,9 @@ def _first(values: np.ndarray, bad: np.ndarray) -> str:
     )
 
 
-def _code(colors: np.ndarray) -> np.ndarray:
-    return colors[..., 0] << 16 | colors[..., 1] << 8 | colors[..., 2]
+def _class_name(index: int, spec: LabelSpec) -> str:
+    return "void" if index == IGNORE_INDEX else repr(spec.classes[index])
+
+
+def _rgb(packed: int) -> list[int] | None:
+    return None if packed == NO_COLOR else unpack_rgb(packed)

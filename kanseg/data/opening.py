@@ -1,4 +1,4 @@
-"""The data set that the settings ask for."""
+"""Open the data set that the settings ask for."""
 
 from __future__ import annotations
 
@@ -10,26 +10,46 @@ from typing import Any
 from kanseg.config import DataConfig
 from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.formats.coco import is_coco, read_coco
-from kanseg.data.formats.folder import Folder, read_folder
+from kanseg.data.formats.folder import read_folder
+from kanseg.data.formats.index import DatasetIndex, problem_of
+from kanseg.data.formats.label_settings import ProbeMasks
 from kanseg.data.formats.voc import is_voc, read_voc
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
 from kanseg.utils.errors import InputError
 
 PREPARED = {"blue_marble": prepare_blue_marble}
-READERS: dict[str, Callable[..., Folder]] = {
+READERS: dict[str, Callable[..., DatasetIndex]] = {
     "folder": read_folder,
     "coco": read_coco,
     "voc": read_voc,
 }
+LABEL_SETTINGS = ("task", "classes", "mask_values", "ignore_index", "palette")
 
 
-def open_data(data: DataConfig, *, log: Any = print) -> Folder:
-    """The data set of the settings, prepared first if it is an embedded one, and cut into folds if
-    they are asked for.
+def open_data(data: DataConfig, *, log: Any = print) -> DatasetIndex:
+    """Return the data set of the settings, divided into folds if they ask for folds.
+
+    An embedded data set is prepared first.
 
     Raises:
-        InputError: settings that cannot be used, and what the reader of the format finds.
+        InputError: the first problem of the settings or of the layout that stops a training.
+    """
+    index = open_index(data).raise_errors()
+    for note in index.notes:
+        log(f"data: {note}")
+    return index
+
+
+def open_index(data: DataConfig, *, probe: ProbeMasks | None = None) -> DatasetIndex:
+    """Return the data set of the settings with all of its problems, as the check reports them.
+
+    Args:
+        data: the settings.
+        probe: returns the facts about mask files, such as cached ones; see `read_folder`.
+
+    Raises:
+        InputError: an unknown embedded data set, a limit of pixels below 1, or no such folder.
     """
     if data.prepare is not None:
         if data.prepare not in PREPARED:
@@ -37,76 +57,108 @@ def open_data(data: DataConfig, *, log: Any = print) -> Folder:
         PREPARED[data.prepare](data.root)
     if data.max_pixels < 1:
         raise InputError(f"data.max_pixels must be at least 1, got {data.max_pixels}")
-    overrides = {
-        key: getattr(data, key)
-        for key in ("task", "classes", "mask_values", "ignore_index", "palette")
-    }
-    kind = form_of(data)
-    folder = READERS[kind](data.root, overrides, seed=data.split_seed, max_pixels=data.max_pixels)
-    if kind != "folder" and data.format == "auto":
-        folder = replace(
-            folder,
-            notes=(
-                f"{data.root}: read in the form of {kind.upper()} (data.format names another)",
-                *folder.notes,
-            ),
+    root = Path(data.root)
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold"
+            " images/ and masks/, or train/, val/ and test/ with them"
         )
-    folder = _warned(folder_of_fold(folder, data), data)
-    for note in folder.notes:
-        log(f"data: {note}")
-    return folder
+    index = _read_layout(root, data, probe)
+    if any(problem.kind.stops for problem in index.problems):
+        return index
+    pool = (*data.train, *data.val)
+    broken = [problem for name in pool for problem in index.split_problems.get(name, ())]
+    if data.folds and broken:  # no fold can be made of a split that is not known
+        return index.with_problems(broken)
+    try:
+        index = divide_into_folds(index, data)
+    except InputError as error:
+        return index.with_problems([problem_of(error, root, "settings")])
+    return replace(index, notes=(*index.notes, *_groups_in_two_roles(index, data)))
 
 
-def folder_of_fold(folder: Folder, data: DataConfig) -> Folder:
-    """The same data set with train and val pooled and cut anew into what fold `data.fold` trains on
-    and what it holds out; test stays.
+def _read_layout(root: Path, data: DataConfig, probe: ProbeMasks | None) -> DatasetIndex:
+    """Read the layout; an error that prevents that becomes the problem of an empty index."""
+    overrides = {key: getattr(data, key) for key in LABEL_SETTINGS}
+    try:
+        layout = data.format if data.format != "auto" else detect_layout(root)
+        index = READERS[layout](
+            root,
+            overrides,
+            seed=data.split_seed,
+            max_pixels=data.max_pixels,
+            probe=probe,
+            strict=False,
+        )
+    except InputError as error:
+        return DatasetIndex(root, problems=(problem_of(error, root),))
+    if layout != "folder" and data.format == "auto":
+        note = f"{root}: read in the form of {layout.upper()} (data.format names another)"
+        index = replace(index, notes=(note, *index.notes))
+    return index
+
+
+def detect_layout(root: Path) -> str:
+    """Return the name of the layout in a folder: "folder" if it has images/ and masks/.
 
     Raises:
-        InputError: a number out of range, fewer groups than folds, or splits that are named for two
-            roles.
+        InputError: there are several other layouts.
+    """
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return "folder"
+    found = []
+    if is_coco(root):
+        found.append("coco")
+    if is_voc(root):
+        found.append("voc")
+    if len(found) > 1:
+        raise InputError(
+            f"{root}: holds data in the forms of {' and '.join(found)}; choose one with data.format"
+        )
+    return found[0] if found else "folder"
+
+
+def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
+    """Return the data set with train and val pooled and divided anew for fold `data.fold`; test
+    stays as it is.
+
+    Raises:
+        InputError: a number out of range, fewer groups than folds, or a split with two roles.
     """
     _check_folds(data)
     if not data.folds:
-        return folder
-    names = [
-        name
-        for name in (*data.train, *data.val)
-        if name in folder.splits or name in folder.broken or name != "val"
-    ]
-    pool = folder.samples(names)
-    group_of = group_each(folder.root, [sample.name for sample in pool], folder.groups)
-    groups = [
-        group_of[sample.name] if folder.groups is not None else unit_of(sample, folder.root)
-        for sample in pool
-    ]
+        return index
+    names = [name for name in (*data.train, *data.val) if name in index.splits or name != "val"]
+    pool = index.samples(names)
+    if index.groups is None:
+        unit, groups = "images", [unit_of(sample, index.root) for sample in pool]
+    else:
+        group_of = group_each(index.root, [sample.name for sample in pool], index.groups)
+        unit, groups = "groups", [group_of[sample.name] for sample in pool]
     count = len(set(groups))
     if count < data.folds:
         raise InputError(
-            f"{folder.root}: {data.folds} folds need as many {_unit(folder)}, and"
-            f" {' + '.join(names)} have {count}; lower data.folds"
+            f"{index.root}: {data.folds} folds need as many {unit}, and {' + '.join(names)} have"
+            f" {count}; lower data.folds"
         )
     parts = cut_folds(pool, groups, data.folds, data.split_seed)
     held_out = parts[data.fold]
-    rest = [sample for fold, part in enumerate(parts) if fold != data.fold for sample in part]
-    splits = (
-        dict(folder.splits)
-        | dict.fromkeys((*data.train, *data.val), ())
-        | {
-            data.train[0]: tuple(rest),
-            data.val[0]: tuple(held_out),
-        }
-    )
+    others = set(held_out)
+    rest = [sample for part in parts for sample in part if sample not in others]
+    splits = dict(index.splits) | dict.fromkeys((*data.train, *data.val), ())
+    splits[data.train[0]] = tuple(rest)
+    splits[data.val[0]] = tuple(held_out)
+    sizes = ", ".join(str(len(part)) for part in parts)
     note = (
-        f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {_unit(folder)}"
-        f" of {' + '.join(names)}: {len(rest)} images to train on, {len(held_out)} held out as"
-        f" {data.val[0]} (all folds, by a hash: {', '.join(str(len(part)) for part in parts)})"
+        f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {unit} of"
+        f" {' + '.join(names)}: {len(rest)} images to train on, {len(held_out)} held out as"
+        f" {data.val[0]} (all folds, by a hash: {sizes})"
     )
-    broken = {name: error for name, error in folder.broken.items() if name not in splits}
-    return replace(folder, splits=splits, broken=broken, notes=(*folder.notes, note))
+    return replace(index, splits=splits, notes=(*index.notes, note))
 
 
 def _check_folds(data: DataConfig) -> None:
-    """Range and names of the settings of a cross-validation."""
+    """Check the settings of a cross-validation."""
     if data.folds < 0 or data.folds == 1:
         raise InputError(f"data.folds must be 0 (none) or at least 2, got {data.folds}")
     if not 0 <= data.fold < max(data.folds, 1):
@@ -119,53 +171,21 @@ def _check_folds(data: DataConfig) -> None:
             "data.folds pools the splits of data.train and data.val: each needs a name, such as"
             " [train] and [val]"
         )
-    twice = sorted((set(data.train) & set(data.val)) | ({*data.train, *data.val} & set(data.test)))
+    twice = set(data.train) & set(data.val) | {*data.train, *data.val} & set(data.test)
     if twice:
         raise InputError(
-            f"data.folds pools train and val, but split {twice[0]!r} has two roles; name it in one"
-            " of data.train, data.val, data.test"
+            f"data.folds pools train and val, but split {min(twice)!r} has two roles; name it in"
+            " one of data.train, data.val, data.test"
         )
 
 
-def _unit(folder: Folder) -> str:
-    return "images" if folder.groups is None else "groups"
-
-
-def _warned(folder: Folder, data: DataConfig) -> Folder:
-    """With a note for groups that are trained on and measured on."""
-    roles = {
-        role: [name for name in getattr(data, role) if name in folder.splits] for role in SPLITS
-    }
-    members = {
-        role: [
-            sample.name for sample in folder.samples([n for n in names if n not in folder.broken])
-        ]
-        for role, names in roles.items()
-    }
-    same = {role for role in ("val", "test") if set(roles[role]) & set(roles["train"])}  # meant so
-    lines = crossing_groups(
-        folder.groups or {}, {role: names for role, names in members.items() if role not in same}
-    )
-    return replace(folder, notes=(*folder.notes, *lines)) if lines else folder
-
-
-def form_of(data: DataConfig) -> str:
-    """The name of the form in which the data set is read: the one asked for, or else the one that
-    lies in the root.
-
-    Raises:
-        InputError: the root holds several.
-    """
-    return _detected(Path(data.root)) if data.format == "auto" else data.format
-
-
-def _detected(root: Path) -> str:
-    """The form that lies in the root: the folder form where there is one."""
-    if (root / "images").is_dir() and (root / "masks").is_dir():
-        return "folder"
-    found = [kind for kind, there in (("coco", is_coco(root)), ("voc", is_voc(root))) if there]
-    if len(found) > 1:
-        raise InputError(
-            f"{root}: holds data in the forms of {' and '.join(found)}; choose one with data.format"
-        )
-    return next(iter(found), "folder")
+def _groups_in_two_roles(index: DatasetIndex, data: DataConfig) -> list[str]:
+    """Return a warning for groups that are both trained on and measured on."""
+    members: dict[str, list[str]] = {}
+    for role in SPLITS:
+        names = getattr(data, role)
+        if role != "train" and set(names) & set(data.train):
+            continue  # a split that is named for both is meant to be in both
+        present = [n for n in names if n in index.splits and n not in index.split_problems]
+        members[role] = [sample.name for sample in index.samples(present)]
+    return crossing_groups(index.groups or {}, members)

@@ -1,4 +1,4 @@
-"""Label maps and images as RGB that a person can look at."""
+"""Draw label maps and images as RGB."""
 
 from __future__ import annotations
 
@@ -7,97 +7,106 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from kanseg.data.io.colors import IGNORE_INDEX_COLOR, Color
 from kanseg.data.io.images import to_channels
-from kanseg.data.label_spec import IGNORE_INDEX, IGNORE_INDEX_COLOR, Color
+from kanseg.data.label_spec import IGNORE_INDEX
 
 WRONG, MISSED = (230, 30, 60), (30, 110, 255)
-_IGNORE_INDEX_COLORS = (IGNORE_INDEX_COLOR, (255, 255, 255), (255, 0, 255))
+MIN_BORDER = 64  # of each channel, so that dark borders are seen on dark images
+SIMILAR = 24  # difference per channel up to which colors are easily confused
+_IGNORED_COLORS = (IGNORE_INDEX_COLOR, (255, 255, 255), (255, 0, 255))
 
 
 def viewable(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8, uint16 or float32 of any channels -> (H, W, 3) uint8.
+    """Convert an image (H, W, C) uint8, uint16 or float32 of any channels to (H, W, 3) uint8.
 
-    Of two bands the first is shown, of more than three the first three. All but 8 bits are
-    stretched between their 0.5 and 99.5 percentiles.
+    Of two bands the first is shown, of more than three the first three. Values of more than 8 bits
+    are stretched between their 0.5 and 99.5 percentiles.
     """
     shown = 1 if image.shape[2] == 2 else 3
     image = to_channels(image[:, :, :shown], 3)
     if image.dtype == np.uint8:
         return image
     low, high = np.percentile(image, (0.5, 99.5))
-    least = 1e-12 if image.dtype == np.float32 else 1
-    return (np.clip((image - low) / max(high - low, least), 0, 1) * 255).astype(np.uint8)
+    smallest = 1e-12 if image.dtype == np.float32 else 1
+    return (np.clip((image - low) / max(high - low, smallest), 0, 1) * 255).astype(np.uint8)
 
 
 def ignored_color(colors: Sequence[Color]) -> Color:
-    """What ignored pixels are drawn in: gray, or white (then magenta) where a class of the palette
-    is about as gray.
+    """Return the color of ignored pixels: gray, or white (then magenta) if a class has a similar
+    color.
     """
     taken = np.int64(colors).reshape(-1, 3)
-    return next(
-        (color for color in _IGNORE_INDEX_COLORS if (np.abs(taken - color).max(axis=1) > 24).all()),
-        IGNORE_INDEX_COLOR,
-    )
+    for color in _IGNORED_COLORS:
+        if (np.abs(taken - color).max(axis=1) > SIMILAR).all():
+            return color
+    return IGNORE_INDEX_COLOR
 
 
-def colorize(label: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    """Label map -> (H, W, 3) RGB; ignored pixels have the `ignored_color`.
+def colorize(mask: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Draw a mask as RGB (H, W, 3); ignored pixels have the `ignored_color`.
 
     Args:
-        label: (H, W) class indices, or (N, H, W) of 0 and 1 for each of N classes (multilabel); 255
+        mask: (H, W) class indices, or (N, H, W) of 0 and 1 for each of N classes (multilabel); 255
             is ignored. Where several classes overlap, a pixel has the mean of their colors, and
-            the border of each is drawn in its own.
+            the border of each class is drawn in its own color.
         colors: an RGB color per class.
     """
-    if label.ndim == 3:
-        return _blend(label, colors)
+    if mask.ndim == 3:
+        return _colorize_multilabel(mask, colors)
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colors)] = colors
     table[IGNORE_INDEX] = ignored_color(colors)
-    return table[label.astype(np.uint8)]
+    return table[mask.astype(np.uint8)]
 
 
 def overlay(
-    image: np.ndarray, label: np.ndarray, colors: Sequence[Color], *, opacity: float = 0.4
+    image: np.ndarray, mask: np.ndarray, colors: Sequence[Color], *, opacity: float = 0.4
 ) -> np.ndarray:
-    """(H, W, C) image and a label map as of `colorize` -> (H, W, 3) RGB: classes (from 1 on, or
-    all of multilabel) tinted, their borders drawn.
+    """Tint the classes of a mask in an image and draw their borders; returns RGB (H, W, 3) uint8.
+
+    Args:
+        image: (H, W, C), as of `viewable`.
+        mask: as of `colorize`; class 0 of an (H, W) mask is the background and not tinted.
+        colors: an RGB color per class.
+        opacity: of the tint, 0 to 1.
     """
-    rgb, painted = viewable(image), colorize(label, colors)
-    tinted = cv2.addWeighted(rgb, 1 - opacity, painted, opacity, 0)
-    classes = label.astype(bool).any(axis=0) if label.ndim == 3 else label > 0
-    result = np.where(classes[:, :, None], tinted, rgb)
-    if label.ndim == 3:
-        border = np.any([_inner_border(there == 1) for there in label], axis=0)
+    rgb, painted = viewable(image), colorize(mask, colors)
+    if mask.ndim == 3:
+        covered = (mask > 0).any(axis=0)
+        border = np.any([_inner_border(plane == 1) for plane in mask], axis=0)
     else:
-        border = np.zeros(label.shape, dtype=bool)
-        border[:, 1:] |= label[:, 1:] != label[:, :-1]
-        border[1:] |= label[1:] != label[:-1]
-    result[border] = np.maximum(painted[border], 64)
+        covered = mask > 0
+        border = np.zeros(mask.shape, dtype=bool)
+        border[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+        border[1:] |= mask[1:] != mask[:-1]
+    tinted = cv2.addWeighted(rgb, 1 - opacity, painted, opacity, 0)
+    result = np.where(covered[:, :, None], tinted, rgb)
+    result[border] = np.maximum(painted[border], MIN_BORDER)
     return result
 
 
 def error_map(
     image: np.ndarray,
-    truth: np.ndarray,
+    target: np.ndarray,
     predicted: np.ndarray,
     *,
     sides: bool,
     ignored_in: Color = IGNORE_INDEX_COLOR,
 ) -> np.ndarray:
-    """The dimmed image (H, W, 3) with the wrong pixels in red and those that are ignored (in
-    every class) in gray or another color.
+    """Draw wrong pixels in red on the dimmed image (H, W, 3), and pixels that are ignored (in every
+    class) in gray or another color.
 
     Args:
         image: (H, W, 3) uint8.
-        truth, predicted: label maps as of `colorize`; a multilabel pixel is wrong where any class
-        is.
-        sides: whether class 1 that was missed is blue, so that red says made up.
+        target, predicted: masks as of `colorize`; a multilabel pixel is wrong if any class is.
+        sides: draw missed pixels of class 1 in blue, so that red means false positives.
         ignored_in: color of ignored pixels.
     """
-    ignored = truth == IGNORE_INDEX
-    wrong, missed = (predicted != truth) & ~ignored, (predicted == 0) & (truth == 1)
-    if truth.ndim == 3:
+    ignored = target == IGNORE_INDEX
+    wrong = (predicted != target) & ~ignored
+    missed = (predicted == 0) & (target == 1)
+    if target.ndim == 3:
         wrong, missed, ignored = wrong.any(axis=0), missed.any(axis=0), ignored.all(axis=0)
     error = (image * 0.35).astype(np.uint8)
     error[wrong] = WRONG
@@ -107,20 +116,21 @@ def error_map(
     return error
 
 
-def _blend(label: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
-    there = label == 1
-    mixed = np.einsum("nhw,nc->hwc", there, np.float32(colors[: len(label)]), dtype=np.float32)
-    image = (mixed / np.maximum(there.sum(axis=0), 1)[:, :, None]).astype(np.uint8)
-    for mask, color in zip(there, colors, strict=False):
-        image[_inner_border(mask)] = color
-    image[(label == IGNORE_INDEX).all(axis=0)] = ignored_color(colors)
+def _colorize_multilabel(mask: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Draw (N, H, W): the mean color of the classes at each pixel, and the border of each."""
+    present = mask == 1
+    total = np.einsum("nhw,nc->hwc", present, np.float32(colors[: len(mask)]), dtype=np.float32)
+    image = (total / np.maximum(present.sum(axis=0), 1)[:, :, None]).astype(np.uint8)
+    for plane, color in zip(present, colors, strict=False):
+        image[_inner_border(plane)] = color
+    image[(mask == IGNORE_INDEX).all(axis=0)] = ignored_color(colors)
     return image
 
 
-def _inner_border(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask (H, W) bool that have a neighbor outside it; the edge of the image is
-    no border.
+def _inner_border(plane: np.ndarray) -> np.ndarray:
+    """Return the pixels of an (H, W) bool mask that have a neighbor outside of it. The edge of the
+    image is not a border.
     """
-    return mask & ~cv2.erode(
-        mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1
-    ).astype(bool)
+    kernel = np.ones((3, 3), np.uint8)
+    inner = cv2.erode(plane.astype(np.uint8), kernel, borderValue=1)
+    return plane & (inner == 0)

@@ -1,4 +1,4 @@
-"""One image and what is known of its classes."""
+"""One image with its mask."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.io.images import MAX_PIXELS, decode_image, image_mode, states_nodata
 from kanseg.data.io.rasterize import Annotation
 
-# None: no mask. A file; of a multilabel task a file or None (the class is absent) for each class;
-# or shapes that are drawn when needed.
+# None: no mask. A file. For a multilabel task, a file or None (the class is absent) per class. Or
+# annotated objects, which are drawn when needed.
 Mask: TypeAlias = "Path | tuple[Path | None, ...] | Annotation | None"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its mask (None for an image without one); an image of more than
-    `max_pixels` is refused.
+    """One image with its mask.
+
+    Args:
+        name: unique in the data set.
+        image: its file.
+        mask: see `Mask`; None for an image without a mask.
+        max_pixels: images and masks of more pixels are refused.
     """
 
     name: str
     image: Path
     mask: Mask = None
     max_pixels: int = field(default=MAX_PIXELS, compare=False)
+
+    @property
+    def has_mask(self) -> bool:
+        """True if there is a mask, for a multilabel task of any class."""
+        return any(self.mask) if isinstance(self.mask, tuple) else self.mask is not None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -37,13 +47,14 @@ class Sample:
 
 
 def read_sample_image(sample: Sample) -> DecodedImage:
-    """The image of a sample, as of `decode_image`, within its limit of pixels."""
+    """Read the image of a sample; see `decode_image`."""
     return decode_image(sample.image, max_pixels=sample.max_pixels)
 
 
 def pixels_without_data(sample: Sample) -> np.ndarray | None:
-    """(H, W) bool: where the image of a sample has no data; None where it has all. Images that
-    do not name a number for that are not decoded.
+    """Return (H, W) bool, True where the image of a sample has no data; None if all pixels have.
+
+    Images that do not name a number for pixels without data are not decoded.
     """
     if not states_nodata(sample.image, max_pixels=sample.max_pixels):
         return None
@@ -51,5 +62,5 @@ def pixels_without_data(sample: Sample) -> np.ndarray | None:
 
 
 def sample_image_mode(sample: Sample) -> tuple[str, tuple[int, int]]:
-    """(kind, (H, W)) of the image from its header, as of `image_mode`."""
+    """Return (kind, (H, W)) of the image of a sample from its header; see `image_mode`."""
     return image_mode(sample.image, max_pixels=sample.max_pixels)

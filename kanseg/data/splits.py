@@ -11,84 +11,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from kanseg.utils.errors import InputError
-from kanseg.utils.reading import parse_csv, read_text
 from kanseg.utils.registry import nearest
 
 SPLITS = ("train", "val", "test")
 BORDERS = (0.15, 0.30)  # of the hashes: val below the first, test below the second
-NO_SPLITS = ("readme", "license", "licence", "classes", "requirements", "labelmap")
 T = TypeVar("T")
 
 
 def nfc(text: str) -> str:
     """Composed letters, so that names from other systems compare equal."""
     return unicodedata.normalize("NFC", text)
-
-
-def list_files(folder: Path) -> list[Path]:
-    """The NAME.txt files of a folder that are lists of samples."""
-    return sorted(
-        path
-        for path in folder.glob("*.txt")
-        if path.stem.lower() not in NO_SPLITS and not path.name.startswith(".")
-    )
-
-
-def read_lists(
-    files: Iterable[Path],
-    images: Mapping[str, Path],
-    broken: dict[str, InputError],
-    *,
-    where: str = "images/",
-) -> dict[str, list[str]]:
-    """The stems in each list, by the stem of the list's file; a list that has a fault goes into
-    `broken`.
-    """
-    names: dict[str, list[str]] = {}
-    for path in files:
-        try:
-            names[path.stem] = _read_stems(path, images, where)
-        except InputError as error:
-            broken[path.stem] = error
-    return names
-
-
-def _read_stems(path: Path, images: Mapping[str, Path], where: str) -> list[str]:
-    """The names in a split file, each of which must be an image."""
-    stems = [nfc(line.strip()) for line in read_text(path).splitlines() if line.strip()]
-    bad = [stem for stem in stems if "/" in stem or "\\" in stem or stem in (".", "..")]
-    if bad:
-        raise InputError(f"{path}: {bad[0]!r} is not a plain file stem; paths are refused")
-    missing = [stem for stem in stems if stem not in images]
-    if missing:
-        raise InputError(
-            f"{path}: {len(missing)} of {len(stems)} names have no image in {where} (the first:"
-            f" {missing[0]!r}{nearest(missing[0], images)})"
-        )
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise InputError(f"{path}: {twice!r} is listed twice")
-    return stems
-
-
-def read_groups(root: Path) -> dict[str, str] | None:
-    """Name -> group of root/groups.csv; None where there is none."""
-    table = root / "groups.csv"
-    if not table.is_file():
-        return None
-    found: dict[str, str] = {}
-    for row in parse_csv(read_text(table), table):
-        if (
-            len(row) >= 2
-            and found.setdefault(nfc(row[0].strip()), row[1].strip()) != row[1].strip()
-        ):
-            raise InputError(
-                f"{table}: {row[0].strip()!r} is in two groups, {found[nfc(row[0].strip())]!r} and"
-                f" {row[1].strip()!r}; keep one line"
-            )
-    if not found:
-        raise InputError(f"{table}: no line NAME,GROUP, with a comma between")
-    return found
 
 
 def share_of(unit: str, seed: int, purpose: str = "split") -> float:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from kanseg.config import Config
-from kanseg.data import Folder, Sample, SegmentationDataset, check_samples, open_data
+from kanseg.data import DatasetIndex, Sample, SegmentationDataset, check_samples, open_data
 from kanseg.data.collate import RawItems, collate
 from kanseg.data.label_spec import compare_classes
 from kanseg.data.split_record import judge, read_record, roles_of
@@ -288,7 +288,7 @@ def evaluate_checkpoint(
         "surface": options,
         "inside": None if inside is None else Path(inside),
     }
-    metrics = evaluate_samples(predictor, samples, opened.info, **where)
+    metrics = evaluate_samples(predictor, samples, opened.label_spec, **where)
     scores = metrics.compute() | ({"u_kan": metrics.u_kan(batch_size)} if protocol else {})
     if csv is not None:
         write_table(Path(csv), metrics, samples)
@@ -296,12 +296,12 @@ def evaluate_checkpoint(
 
 
 def _checked_samples(
-    opened: Folder, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool
+    opened: DatasetIndex, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool
 ) -> list[Sample]:
     """The samples of the splits, all of them good; InputError for the faults, or for another task
     than the predictor's.
     """
-    info = opened.info
+    info = opened.label_spec
     if len(info.classes) != len(predictor.classes):
         theirs, ours = ", ".join(info.classes), ", ".join(predictor.classes)
         raise InputError(
@@ -329,7 +329,7 @@ def _checked_samples(
 def _not_trained_on(
     checkpoint: Path,
     config: Config,
-    opened: Folder,
+    opened: DatasetIndex,
     split: str | Sequence[str],
     samples: list[Sample],
 ) -> list[Sample]:

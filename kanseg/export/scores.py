@@ -24,7 +24,7 @@ def labeled(data: DataConfig, split: Sequence[str]) -> Labeled:
     samples = opened.samples(split)
     if not samples:
         raise InputError(f"{data.root}: split {', '.join(split)} has no images")
-    return samples, opened.info
+    return samples, opened.label_spec
 
 
 def mean_iou(

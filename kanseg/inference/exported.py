@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanseg.data.io.untrusted import decoder_errors, require_regular_file
+from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.checkpoint import check_description
 from kanseg.utils.errors import InputError

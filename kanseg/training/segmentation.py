@@ -108,33 +108,33 @@ class SegmentationTask(Task):
             data.augment, pair("data.crop", data.crop), data.oversample_foreground
         )
         report, samples = chosen_samples(data, log=log)
-        folder = report.folder
+        folder = report.index
         if checkpoint is not None:
-            labels = {"task": folder.info.task, "classes": folder.info.classes}
+            labels = {"task": folder.label_spec.task, "classes": folder.label_spec.classes}
             compare_labels(checkpoint, **labels, where=folder.root, log=log)
-            compare_masks(checkpoint, folder.info, where=folder.root)
+            compare_masks(checkpoint, folder.label_spec, where=folder.root)
         samples, self.split = self._held(report, samples, checkpoint, log)
         sizes = Counter(
-            tuple(report.inspector.image(sample.image).size) for sample in samples["train"]
+            tuple(report.prober.image(sample.image).size) for sample in samples["train"]
         )
         preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
         dataset = SegmentationDataset(
             samples["train"],
-            folder.info,
+            folder.label_spec,
             preprocess,
             augmentation=augmentation,
             seed=self.config.seed,
         )
         check_batches(self.config, dataset, sizes)
         self.held_out = {
-            role: SegmentationDataset(samples[role], folder.info, preprocess)
+            role: SegmentationDataset(samples[role], folder.label_spec, preprocess)
             for role in ("val", "test")
             if samples[role]
         }
-        self.description = describe(self.config, folder.info, preprocess)
-        self._train = SegmentationDataset(samples["train"], folder.info, preprocess)
-        self._check_monitor(folder.info.classes)
-        self._loss = self._weighted_loss(folder.info)
+        self.description = describe(self.config, folder.label_spec, preprocess)
+        self._train = SegmentationDataset(samples["train"], folder.label_spec, preprocess)
+        self._check_monitor(folder.label_spec.classes)
+        self._loss = self._weighted_loss(folder.label_spec)
         return dataset
 
     def _held(
@@ -145,16 +145,16 @@ class SegmentationTask(Task):
         log: Log,
     ) -> tuple[dict[str, list[Sample]], SplitRecord]:
         """The samples of train, val and test, those of a run that goes on on their sides."""
-        folder, folds = report.folder, self.config.data.folds
+        folder, folds = report.index, self.config.data.folds
         everyone = [sample for some in samples.values() for sample in some]
-        contents = sample_contents(everyone, folder.root, report.inspector.digest)
+        contents = sample_contents(everyone, folder.root, report.prober.digest)
         by_name = {name_of(sample.image, folder.root): sample for sample in everyone}
         now = {
             role: {name_of(sample.image, folder.root): contents[sample] for sample in some}
             for role, some in samples.items()
         }
         dealt: tuple[str, ...] = ()
-        if folder.dealt:
+        if folder.split_by_hash:
             dealt = ROLES
         elif folds:
             dealt = ("train", "val")
@@ -316,7 +316,7 @@ def chosen_samples(
             left_out = len(report.splits[role]) - len(some)
             log(
                 f"data: {role} {len(some)} images{f' ({left_out} left out)' if left_out else ''},"
-                f" {report.statistics[role].summary(report.folder.info)}"
+                f" {report.statistics[role].summary(report.index.label_spec)}"
             )
     if not samples["train"]:
         raise InputError(

@@ -69,7 +69,7 @@ def test_a_folder_is_read_by_every_loader_and_left_alone(tmp_path):
 
 def test_made_images_are_a_data_set(tmp_path):
     make_images(tmp_path / "set", count=4, size=(40, 50))
-    assert read_folder(tmp_path / "set").info.classes == ("background", "foreground")
+    assert read_folder(tmp_path / "set").label_spec.classes == ("background", "foreground")
 
 
 def test_the_tool_writes_its_figures(tmp_path):

@@ -14,7 +14,7 @@ def test_splits_have_their_stated_sizes_and_all_classes(prepared):
     assert {k: len(v) for k, v in prepared.splits.items()} == {"train": 177, "val": 35, "test": 65}
     for samples in prepared.splits.values():
         assert set(
-            np.unique(np.concatenate([read_label(s, prepared.info).ravel() for s in samples]))
+            np.unique(np.concatenate([read_label(s, prepared.label_spec).ravel() for s in samples]))
         ) == {0, 1, 2}
 
 
@@ -32,7 +32,7 @@ def test_north_is_up_and_land_lies_where_it_is(prepared):
     # 25 E to 33 E, 39 N to 30 N: the Mediterranean in the middle, the bright coast of Egypt at the
     # bottom
     sample = next(s for s in prepared.splits["test"] if s.name == "tile_06_24")
-    label, image = read_label(sample, prepared.info), read_image(sample.image)
+    label, image = read_label(sample, prepared.label_spec), read_image(sample.image)
     assert (label[60:80] == 0).mean() > 0.9
     assert (label[-4:] == 1).mean() > 0.9
     assert image[-4:].mean() > image[60:80].mean() + 40

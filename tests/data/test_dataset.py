@@ -17,7 +17,7 @@ def dataset(folder, **options):
     mean, std = channel_statistics(samples, Preprocess())
     return SegmentationDataset(
         samples,
-        found.info,
+        found.label_spec,
         Preprocess(mean=mean, std=std, resize=options.pop("resize", None)),
         **options,
     )

@@ -5,13 +5,14 @@ from PIL import Image
 
 from conftest import make_folder
 from kanseg.data.formats.folder import read_folder
-from kanseg.data.label_spec import LabelSpec, default_palette
+from kanseg.data.io.colors import default_palette
+from kanseg.data.label_spec import LabelSpec
 from kanseg.utils.errors import InputError
 
 
 def test_masks_of_0_and_255_are_read_as_binary_and_told(folder):
     found = read_folder(folder)
-    assert (found.info.task, found.info.mask_values, found.info.num_logits) == (
+    assert (found.label_spec.task, found.label_spec.mask_values, found.label_spec.num_logits) == (
         "binary",
         {0: 0, 255: 1},
         1,
@@ -21,7 +22,7 @@ def test_masks_of_0_and_255_are_read_as_binary_and_told(folder):
 
 def test_masks_of_indices_are_read_as_classes(tmp_path):
     found = read_folder(make_folder(tmp_path / "set", classes=4))
-    assert (found.info.task, found.info.classes) == (
+    assert (found.label_spec.task, found.label_spec.classes) == (
         "multiclass",
         ("class_0", "class_1", "class_2", "class_3"),
     )
@@ -33,24 +34,21 @@ def test_dataset_yaml_and_overrides_decide(folder):
             {"task": "binary", "classes": ["tissue", "gland"], "mask_values": {0: 0, 255: 1}}
         )
     )
-    assert read_folder(folder).info.classes == ("tissue", "gland")
-    assert read_folder(folder, {"classes": ["a", "b"]}).info.classes == ("a", "b")
+    assert read_folder(folder).label_spec.classes == ("tissue", "gland")
+    assert read_folder(folder, {"classes": ["a", "b"]}).label_spec.classes == ("a", "b")
 
 
 def test_classes_alone_tell_the_task(tmp_path):
     root = make_folder(tmp_path / "set", classes=2)
-    assert read_folder(root, {"classes": ["a", "b", "c"]}).info.task == "multiclass"
-    assert read_folder(root, {"classes": ["a", "b"]}).info.task == "binary"
+    assert read_folder(root, {"classes": ["a", "b", "c"]}).label_spec.task == "multiclass"
+    assert read_folder(root, {"classes": ["a", "b"]}).label_spec.task == "binary"
 
 
 def test_a_stray_value_among_0_and_255_does_not_turn_the_foreground_into_ignored_pixels(folder):
     mask = np.array(Image.open(folder / "masks" / "p03.png"))
     mask[0, 0] = 7
     Image.fromarray(mask).save(folder / "masks" / "p03.png")
-    with pytest.raises(
-        InputError,
-        match=r"values 0, 7, 255, which are no classes 0, 1, 2, \.\.\. \(7 is in p03\.png\)",
-    ):
+    with pytest.raises(InputError, match=r"values 0, 7, 255, .*\(7 is in p03\.png\)"):
         read_folder(folder)
 
 
@@ -61,7 +59,7 @@ def test_sixteen_bit_values_can_be_mapped(folder):
     assert (
         read_folder(
             folder, {"task": "binary", "classes": ["a", "b"], "mask_values": {0: 0, 65535: 1}}
-        ).info.num_logits
+        ).label_spec.num_logits
         == 1
     )
 
@@ -114,9 +112,9 @@ def test_too_many_classes_are_told_without_all_their_names():
 
 def test_no_and_yes_are_names_of_classes(folder):
     (folder / "dataset.yaml").write_text("classes: [no, yes]\nmask_values: {0: 0, 255: 1}\n")
-    assert read_folder(folder).info.classes == ("no", "yes")
+    assert read_folder(folder).label_spec.classes == ("no", "yes")
     (folder / "dataset.yaml").write_text("classes: [2001-99-99, off]\nmask_values: {0: 0, 255: 1}")
-    assert read_folder(folder).info.classes == ("2001-99-99", "off")
+    assert read_folder(folder).label_spec.classes == ("2001-99-99", "off")
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,7 @@ def test_sixteen_bit_masks_are_mapped(tmp_path):
 def test_a_value_out_of_range_is_named_with_its_place_and_number(tmp_path):
     info = LabelSpec("multiclass", ("a", "b", "c"))
     with pytest.raises(
-        InputError,
-        match=(
-            r"m\.png: value 7 at row 1, column 0 \(2 pixels in all\) is no class; expected 0\.\.2"
-            r" or 255"
-        ),
+        InputError, match=r"m\.png: value 7 at row 1, column 0 \(2 pixels .* 0\.\.2 or 255"
     ):
         read_label(sample(tmp_path, [[0, 1], [7, 9]]), info)
 
@@ -125,8 +121,8 @@ def test_the_ignored_values_are_left_out_when_the_classes_are_read_off_the_masks
         tifffile.imwrite(tmp_path / "masks" / "m.tif", np.array([values], np.int16))
         found = read_folder(tmp_path, {"mask_values": {-1: 255}})
         samples = [sample for split in found.splits.values() for sample in split]
-        assert found.info.task == "binary"
-        assert read_label(samples[0], found.info).tolist() == [expected]
+        assert found.label_spec.task == "binary"
+        assert read_label(samples[0], found.label_spec).tolist() == [expected]
 
 
 @pytest.mark.parametrize("multilabel", [False, True])

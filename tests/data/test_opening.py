@@ -144,7 +144,7 @@ def test_the_limit_of_pixels_reaches_images_and_masks(twelve):
     with pytest.raises(InputError, match="40x32 pixels are more than the limit of 1279"):
         read_sample_image(sample)
     with pytest.raises(InputError, match="more than the limit of 1279"):
-        read_label(sample, folder.info)
+        read_label(sample, folder.label_spec)
     assert read_sample_image(opened(twelve, max_pixels=1280).samples("train")[0]).shape == (
         32,
         40,

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from kanseg.data.label_spec import IGNORE_INDEX_COLOR, LabelSpec, default_palette
+from kanseg.data.io.colors import IGNORE_INDEX_COLOR, default_palette
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.overlay import (
     MISSED,
     WRONG,

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kanseg.data.splits import crossing_groups, cut_folds, read_groups, seeded_split, share_of
+from kanseg.data.formats.split_files import read_groups
+from kanseg.data.splits import crossing_groups, cut_folds, seeded_split, share_of
 from kanseg.utils.errors import InputError
 
 

@@ -20,7 +20,7 @@ def test_pixels_are_counted_as_numpy_does(tmp_path):
     found = read_folder(root)
     samples = [s for split in found.splits.values() for s in split]
     values = np.concatenate([np.array(Image.open(s.mask)).ravel() for s in samples])
-    counts = class_frequencies(samples, found.info)
+    counts = class_frequencies(samples, found.label_spec)
     assert counts.dtype == np.int64
     assert counts.tolist() == [int((values == c).sum()) for c in range(4)]
 

@@ -82,9 +82,9 @@ def test_numbers_truth_values_and_maps_of_other_settings_are_read_as_before():
 def test_dataset_yaml_keeps_names_and_refuses_what_is_no_name(tmp_path):
     root = make_folder(tmp_path / "set", classes=3)
     (root / "dataset.yaml").write_text("classes: [background, no, yes]\n")
-    assert read_folder(root).info.classes == ("background", "no", "yes")
+    assert read_folder(root).label_spec.classes == ("background", "no", "yes")
     (root / "dataset.yaml").write_text("classes: [background, no, ]\n")
-    assert read_folder(root).info.classes == ("background", "no")
+    assert read_folder(root).label_spec.classes == ("background", "no")
     (root / "dataset.yaml").write_text("classes:\n-\n- b")
     with pytest.raises(InputError, match="must be a list of names"):
         read_folder(root)

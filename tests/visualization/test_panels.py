@@ -24,7 +24,7 @@ class Thresholds(torch.nn.Module):
 def dataset(folder):
     opened = read_folder(folder)
     return SegmentationDataset(
-        [*opened.samples("train"), *opened.samples("val")], opened.info, Preprocess()
+        [*opened.samples("train"), *opened.samples("val")], opened.label_spec, Preprocess()
     )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from kanseg.data.checks.inspector import mask_files
-from kanseg.data.checks.kinds import KINDS, Issue
+from kanseg.data.checks.prober import mask_files
 from kanseg.data.checks.report import Report
 from kanseg.data.checks.statistics import Statistics
+from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.io.images import read_image, read_mask_values
 from kanseg.data.labels import read_label
 from kanseg.data.overlay import overlay, viewable
@@ -98,12 +98,12 @@ def _moments(values: Iterable[float]) -> str:
 
 def _classes(report: Report) -> str:
     """A bar for the share of each class in each split."""
-    if report.info is None:
+    if report.label_spec is None:
         return ""
     splits = _filled(report)
     rows = []
     for index, (name, color) in enumerate(
-        zip(report.info.classes, report.info.colors, strict=True)
+        zip(report.label_spec.classes, report.label_spec.colors, strict=True)
     ):
         cells = [
             _bar(
@@ -218,9 +218,9 @@ def _seen(path: Path, report: Report, *, is_mask: bool) -> np.ndarray | None:
     """(H, W, 3) of a file for the eye; of a mask its values spread over the grays."""
     try:
         array = (
-            read_mask_values(path, max_pixels=report.inspector.max_pixels)
+            read_mask_values(path, max_pixels=report.prober.max_pixels)
             if is_mask
-            else read_image(path, max_pixels=report.inspector.max_pixels)
+            else read_image(path, max_pixels=report.prober.max_pixels)
         )
     except InputError:
         return None
@@ -238,7 +238,7 @@ def _sheet(report: Report, split: str, seed: int) -> str:
         for sample in report.splits[split]
         if sample in report.labels and sample not in report.bad
     ]
-    if not good or report.info is None:
+    if not good or report.label_spec is None:
         return ""
     chosen = np.random.default_rng(seed).permutation(len(good))[:SHEET]
     figures = [_figure(report, good[index]) for index in sorted(chosen)]
@@ -249,8 +249,8 @@ def _sheet(report: Report, split: str, seed: int) -> str:
 
 
 def _figure(report: Report, sample: Sample) -> str:
-    label = read_label(sample, report.info)
-    colors = report.info.colors
+    label = read_label(sample, report.label_spec)
+    colors = report.label_spec.colors
     if label.ndim == 3:  # the last class that is there is seen; 0 is nothing
         label, colors = (
             np.where(
@@ -258,7 +258,7 @@ def _figure(report: Report, sample: Sample) -> str:
             ).max(axis=0),
             [(0, 0, 0), *colors],
         )
-    image = read_image(sample.image, max_pixels=report.inspector.max_pixels)
+    image = read_image(sample.image, max_pixels=report.prober.max_pixels)
     return (
         f"<figure>{_thumbnail(overlay(image, label, colors))}"
         f"<figcaption>{escape(sample.name)}</figcaption></figure>"

@@ -1,4 +1,4 @@
-"""What a data set consists of: images, sizes, channels, pixels of each class."""
+"""Counts over a data set: images, sizes, channels, pixels of each class."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.data.checks.inspector import Inspector, Label
+from kanseg.data.checks.prober import LabelFacts, Prober
+from kanseg.data.io.probe import ImageFacts
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 
 
+def _no_counts() -> np.ndarray:
+    return np.zeros(0, np.int64)
+
+
 @dataclass
 class Statistics:
-    """Of the faultless samples of one split.
+    """Counts over the samples of one split that have no problems.
 
     Args:
-        images: their number.
+        images: number of images.
         sizes: (H, W) -> images.
         kinds: "RGB", "gray", ... -> images.
         mean, std: per channel over all pixels of the images with the most frequent number of
-        channels, of the values in [0, 1].
+            channels, of the values scaled to [0, 1].
         pixels: of each class.
         ignored: pixels that are ignored.
-        with_class: images that hold each class.
-        multilabel: whether a pixel can count for several classes.
+        with_class: images that contain each class.
+        multilabel: True if a pixel can count for several classes.
     """
 
     images: int = 0
@@ -35,58 +40,60 @@ class Statistics:
     kinds: Counter = field(default_factory=Counter)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    pixels: np.ndarray = field(default_factory=_no_counts)
     ignored: int = 0
-    with_class: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    with_class: np.ndarray = field(default_factory=_no_counts)
     multilabel: bool = False
 
     @property
+    def area(self) -> int:
+        """Pixels of all images."""
+        return sum(height * width * count for (height, width), count in self.sizes.items())
+
+    @property
     def shares(self) -> np.ndarray:
-        """Of each class, of the pixels that are not ignored (multilabel: of all pixels of the
-        images); NaN where there are none.
+        """Share of each class of the pixels that are not ignored (multilabel: of all pixels); NaN
+        if there are none.
         """
-        area = sum(height * width * count for (height, width), count in self.sizes.items())
-        total = area if self.multilabel else int(self.pixels.sum())
+        total = self.area if self.multilabel else int(self.pixels.sum())
         return self.pixels / total if total else np.full(len(self.pixels), np.nan)
 
-    def summary(self, info: LabelSpec) -> str:
-        """`RGB: 85 images; pixels: background 52.1 %, gland 47.9 %`."""
+    def class_text(self, index: int) -> str:
+        """Return share and images of a class: `12.50 %, in 7`."""
+        return f"{100 * self.shares[index]:.2f} %, in {self.with_class[index]}"
+
+    def summary(self, spec: LabelSpec) -> str:
+        """Return `RGB: 85 images; pixels: background 52.1 %, gland 47.9 %`."""
         kinds = ", ".join(f"{kind}: {count}" for kind, count in self.kinds.most_common())
-        shares = [
-            f"{name} {100 * share:.1f} %"
-            for name, share in zip(info.classes, self.shares, strict=True)
-        ]
-        area = sum(height * width * count for (height, width), count in self.sizes.items()) * (
-            len(info.classes) if self.multilabel else 1
-        )
-        shares += (
-            [f"ignored {100 * self.ignored / max(area, 1):.1f} % of all"] if self.ignored else []
-        )
+        named = zip(spec.classes, self.shares, strict=True)
+        shares = [f"{name} {100 * share:.1f} %" for name, share in named]
+        if self.ignored:
+            area = self.area * (len(spec.classes) if self.multilabel else 1)
+            shares.append(f"ignored {100 * self.ignored / max(area, 1):.1f} % of all")
         return f"{kinds} images; pixels: {', '.join(shares)}"
 
-    def to_json(self, info: LabelSpec | None) -> dict[str, Any]:
-        """Numbers and names alone."""
-        classes = [
-            {
-                "name": name,
-                "pixels": int(pixels),
-                "share": None if np.isnan(share) else round(float(share), 6),
-                "images": int(images),
-            }
-            for name, pixels, share, images in zip(
-                info.classes if info else (), self.pixels, self.shares, self.with_class, strict=True
+    def to_json(self, spec: LabelSpec | None) -> dict[str, Any]:
+        """Return the statistics as numbers and names."""
+        classes = []
+        for index, name in enumerate(spec.classes if spec else ()):
+            share = float(self.shares[index])
+            classes.append(
+                {
+                    "name": name,
+                    "pixels": int(self.pixels[index]),
+                    "share": None if np.isnan(share) else round(share, 6),
+                    "images": int(self.with_class[index]),
+                }
             )
-        ]
-        sizes = [
-            {"height": height, "width": width, "images": count}
-            for (height, width), count in self.sizes.most_common()
-        ]
-        moments = {"mean": [round(v, 6) for v in self.mean], "std": [round(v, 6) for v in self.std]}
         return {
             "images": self.images,
             "kinds": dict(self.kinds),
-            "sizes": sizes,
-            **moments,
+            "sizes": [
+                {"height": height, "width": width, "images": count}
+                for (height, width), count in self.sizes.most_common()
+            ],
+            "mean": [round(value, 6) for value in self.mean],
+            "std": [round(value, 6) for value in self.std],
             "ignored_pixels": self.ignored,
             "classes": classes,
         }
@@ -94,45 +101,41 @@ class Statistics:
 
 def statistics(
     samples: Sequence[Sample],
-    labels: Mapping[Sample, Label],
-    info: LabelSpec | None,
-    inspector: Inspector,
+    labels: Mapping[Sample, LabelFacts],
+    spec: LabelSpec | None,
+    prober: Prober,
 ) -> Statistics:
-    """Count over the samples whose images can be read; classes over those that have a
-    label too.
-    """
-    facts = {
-        sample: found
-        for sample in samples
-        if (found := inspector.image(sample.image)).fault is None
-    }
-    result = Statistics(
-        len(facts),
-        Counter(tuple(f.size) for f in facts.values()),
-        Counter(f.kind for f in facts.values()),
-    )
-    if facts:
-        most = Counter(f.channels for f in facts.values()).most_common(1)[0][0]
-        alike = [f for f in facts.values() if f.channels == most]
-        weights = np.array([f.size[0] * f.size[1] for f in alike], dtype=np.float64)
-        mean, square = (
-            np.average(values, axis=0, weights=weights)
-            for values in ([f.mean for f in alike], [_squares(f) for f in alike])
-        )
-        result.mean, result.std = (
-            tuple(mean.tolist()),
-            tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
-        )
-    if info is not None:
-        counts = np.array(
-            [labels[sample].counts for sample in facts if sample in labels], dtype=np.int64
-        ).reshape(-1, len(info.classes))
-        result.pixels, result.with_class = counts.sum(axis=0), (counts > 0).sum(axis=0)
-        result.ignored = sum(labels[sample].ignored for sample in facts if sample in labels)
-        result.multilabel = info.task == "multilabel"
+    """Count over the samples whose images can be read; classes over those that have a label too."""
+    result = Statistics()
+    readable: list[ImageFacts] = []
+    counts = []
+    for sample in samples:
+        image = prober.image(sample.image)
+        if image.fault is not None:
+            continue
+        readable.append(image)
+        result.sizes[tuple(image.size)] += 1
+        result.kinds[image.kind] += 1
+        if sample in labels:
+            counts.append(labels[sample].counts)
+            result.ignored += labels[sample].ignored
+    result.images = len(readable)
+    if readable:
+        result.mean, result.std = _pooled_moments(readable)
+    if spec is not None:
+        table = np.array(counts, dtype=np.int64).reshape(-1, len(spec.classes))
+        result.pixels, result.with_class = table.sum(axis=0), (table > 0).sum(axis=0)
+        result.multilabel = spec.task == "multilabel"
     return result
 
 
-def _squares(facts) -> np.ndarray:
-    """Mean of the squares, per channel."""
-    return np.square(facts.mean) + np.square(facts.std)
+def _pooled_moments(images: Sequence[ImageFacts]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std per channel over the images with the most frequent channel number."""
+    channels = Counter(image.channels for image in images).most_common(1)[0][0]
+    alike = [image for image in images if image.channels == channels]
+    weights = [float(image.size[0] * image.size[1]) for image in alike]
+    means = np.array([image.mean for image in alike])
+    squares = means**2 + np.array([image.std for image in alike]) ** 2
+    mean = np.average(means, axis=0, weights=weights)
+    variance = np.average(squares, axis=0, weights=weights) - mean**2
+    return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(variance, 0)).tolist())

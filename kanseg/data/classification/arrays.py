@@ -17,7 +17,7 @@ from kanseg.data.classification.sources import (
     checked_labels,
     cut_exactly,
 )
-from kanseg.data.io.untrusted import decoder_errors
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.utils.errors import InputError
 
 CIFAR10_CLASSES = (

@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import decode_image, image_mode
-from kanseg.data.io.untrusted import decoder_errors
 from kanseg.data.split_record import digest, file_digest, name_of, without_suffix
 from kanseg.data.splits import share_of
 from kanseg.utils.errors import InputError

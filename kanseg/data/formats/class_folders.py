@@ -1,5 +1,5 @@
-"""Masks in a folder a class: masks/0/NAME.png, masks/1/NAME.png, or the classes' names instead of
-numbers.
+"""Mask files: one per image in masks/, or one per image and class in masks/0/, masks/1/, ... (or
+folders named after the classes).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanseg.data.formats.listing import index_images
+from kanseg.data.formats.issues import Issue
+from kanseg.data.formats.listing import list_images
 from kanseg.data.label_spec import LabelSpec
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
@@ -20,93 +21,115 @@ Files = dict[str, Path]  # stem -> file
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """The masks under one masks/: files, or files in a folder a class."""
+    """The files of one folder masks/: directly in it, or in a folder per class."""
 
-    folder: Path
     files: Files
     by_class: Mapping[str, Files]
 
-    def of(self, stem: str, folders: Sequence[str] | None) -> Path | tuple[Path | None, ...] | None:
-        """The mask of an image: a file, or of a multilabel task a file or None for each of the
-        classes' folders; None for no file at all.
+    def mask_of(
+        self, stem: str, class_folders: Sequence[str] | None
+    ) -> Path | tuple[Path | None, ...] | None:
+        """Return the mask of an image: a file, or for a multilabel task a file or None for each
+        class folder; None if there is no file at all.
         """
-        if folders is None:
+        if class_folders is None:
             return self.files.get(stem)
-        layers = tuple(self.by_class.get(name, {}).get(stem) for name in folders)
-        return layers if any(layers) else None
+        masks = tuple(self.by_class.get(name, {}).get(stem) for name in class_folders)
+        return masks if any(masks) else None
+
+    def all_files(self) -> list[tuple[str, Path]]:
+        """Return (stem, file) of all masks."""
+        found = list(self.files.items())
+        for files in self.by_class.values():
+            found += files.items()
+        return found
 
 
-def index_masks(folder: Path, notes: list[str]) -> MaskFiles:
-    """What lies in a folder masks/; folders beside files are told and left out.
+def list_masks(folder: Path, root: Path, notes: list[str], problems: list[Issue]) -> MaskFiles:
+    """List the files of a folder masks/; folders beside files are left out, which is noted.
 
-    Raises:
-        InputError: there is no such folder.
+    Args:
+        folder, root, notes, problems: see `list_images`; a missing folder is a problem.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder.parent}: images/ has no masks/ beside it")
-    files = index_images(folder, notes)
-    folders = sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+        where = folder.parent.relative_to(root).as_posix()
+        problems.append(Issue("layout", where, "images/ has no masks/ beside it"))
+        return MaskFiles({}, {})
+    files = list_images(folder, root, notes, problems)
     if files:
-        return MaskFiles(folder, files, {})
-    return MaskFiles(folder, {}, {path.name: index_images(path, notes) for path in folders})
+        return MaskFiles(files, {})
+    by_class = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            by_class[path.name] = list_images(path, root, notes, problems)
+    return MaskFiles({}, by_class)
 
 
-def class_folders(
-    root: Path, masks: Sequence[MaskFiles], given: Mapping[str, Any], notes: list[str]
+def class_folder_names(masks: Sequence[MaskFiles]) -> list[str]:
+    """Return the names of the class folders, class_2 before class_10."""
+    names = {name for each in masks for name in each.by_class}
+    return sorted(names, key=_natural_order)
+
+
+def multilabel_spec(
+    found: Sequence[str], given: Mapping[str, Any], notes: list[str]
 ) -> tuple[LabelSpec, list[str]]:
-    """The label information of masks in folders, and the folder of each class; what was decided
-    goes into notes.
+    """Return the label spec of masks in class folders, and the folder of each class.
+
+    Args:
+        found: names of the folders, as of `class_folder_names`.
+        given: label settings.
+        notes: receives what was decided.
 
     Raises:
-        InputError: another task was asked for, or folders that are no class.
+        InputError: another task is asked for, or a folder is not a class.
     """
     task = given.get("task", "multilabel")
     if task != "multilabel":
-        cure = "give task: multilabel" + (
-            ", or for task: binary put all masks into one of them" if task == "binary" else ""
-        )
+        cure = "give task: multilabel"
+        if task == "binary":
+            cure += ", or for task: binary put all masks into one folder"
         raise InputError(
-            f"{root}: masks/ holds a folder a class, which a {task} task cannot have; {cure}"
+            f"masks/ holds a folder per class, which does not fit a {task} task; {cure}"
         )
-    found = sorted({name for each in masks for name in each.by_class}, key=_natural)
-    classes = given.get("classes") or _names(root, found)
-    folders = (
-        list(map(str, range(len(classes))))
-        if all(name.isdigit() for name in found)
-        else list(classes)
-    )
+    classes = given.get("classes") or _class_names(found)
+    folders = list(classes)
+    if all(name.isdigit() for name in found):
+        folders = [str(index) for index in range(len(classes))]
     for name in found:
         if name not in folders:
             raise InputError(
-                f"{root}: masks/{name} is no class (expected"
-                f" {', '.join(folders)}){nearest(name, folders)}; rename it, or give classes"
+                f"masks/{name} is not a class (expected {', '.join(folders)})"
+                f"{nearest(name, folders)}; rename it, or give classes"
             )
-    info = LabelSpec(
-        **({"task": task, "ignore_index": None} | dict(given) | {"classes": tuple(classes)})
-    )
+    settings = {"task": task, "ignore_index": None} | dict(given) | {"classes": tuple(classes)}
+    spec = LabelSpec(**settings)
     if "task" not in given:
-        single = "; task: binary reads it as background and foreground" if len(found) == 1 else ""
+        single = ""
+        if len(found) == 1:
+            single = "; task: binary reads it as background and foreground"
         notes.append(
-            f"masks/ has a folder a class ({', '.join(found)}): read as multilabel, all values but"
-            f" 0 mean that the class is there{single}"
+            f"masks/ has a folder per class ({', '.join(found)}): read as multilabel, every value"
+            f" but 0 means that the class is present{single}"
         )
-    return info, folders
+    return spec, folders
 
 
-def _names(root: Path, found: Sequence[str]) -> list[str]:
-    """Names of the classes, from the folders."""
+def _class_names(found: Sequence[str]) -> list[str]:
+    """Return names of classes for the folders found."""
     if not all(name.isdigit() for name in found):
         return list(found)
-    if found != [str(i) for i in range(len(found))]:
+    if list(found) != [str(index) for index in range(len(found))]:
         raise InputError(
-            f"{root}: the folders of masks/ ({', '.join(found)}) are not numbered 0, 1, 2, ...;"
-            " rename them, or give classes"
+            f"the folders of masks/ ({', '.join(found)}) are not numbered 0, 1, 2, ...; rename"
+            " them, or give classes"
         )
     return [f"class_{name}" for name in found]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """class_2 before class_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key that compares numbers in names as numbers."""
+    parts = []
+    for part in re.split(r"(\d+)", name):
+        parts.append((int(part), "") if part.isdigit() else (-1, part))
+    return parts

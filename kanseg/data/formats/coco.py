@@ -1,4 +1,4 @@
-"""COCO's form of a data set: images and JSON files of objects."""
+"""The COCO form of a data set: images, and JSON files of annotated objects."""
 
 from __future__ import annotations
 
@@ -11,28 +11,43 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.data.formats.folder import Folder
+from kanseg.data.formats.folder import read_groups_or_problem
+from kanseg.data.formats.index import DatasetIndex, problem_of
+from kanseg.data.formats.issues import Issue
+from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.rasterize import Annotation, Region
-from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, given_labels
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, shorten
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
-from kanseg.data.splits import SPLITS, nfc, read_groups, seeded_split
+from kanseg.data.splits import SPLITS, nfc, seeded_split
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import LARGEST, read_json
 from kanseg.utils.registry import nearest
 
-LONGEST_NAME = 3000  # bytes of a path below the root; Linux takes 4096 in all
+MAX_NAME = 3000  # bytes of a path below the root; Linux allows 4096 in all
+MAX_COORDINATE = 1e6
 SINGLE = "annotations.json"
 BACKGROUND = "background"
 PREFIX = "instances_"
-BESIDE = "_annotations.coco.json"  # of Roboflow, beside the images of a split
-BESIDE_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+ROBOFLOW = "_annotations.coco.json"  # beside the images of a split
+ROBOFLOW_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+NEEDED_KEYS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id"),
+    "categories": ("id", "name"),
+}
 
 
 @dataclass(frozen=True)
-class Source:
-    """One JSON file, and the names of the split that it may be (`train2017` is also `train`)."""
+class AnnotationFile:
+    """One JSON file.
+
+    Args:
+        path: of the file.
+        split: name of its split; "" for a single file, which is split by hash.
+        folder: the split as it is spelled in the name of the file (`train2017` for train).
+    """
 
     path: Path
     split: str
@@ -40,8 +55,8 @@ class Source:
 
 
 def is_coco(root: Path) -> bool:
-    """Whether there are JSON files where COCO has them."""
-    return bool(_sources(root))
+    """True if there are JSON files where COCO has them."""
+    return bool(_annotation_files(root))
 
 
 def read_coco(
@@ -50,302 +65,339 @@ def read_coco(
     *,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
-) -> Folder:
-    """The images and objects of annotations/{train,val,test}.json, annotations/instances_*.json,
-    {train,valid,test}/_annotations.coco.json (Roboflow), or of annotations.json (a seeded split).
+    probe: ProbeMasks | None = None,  # noqa: ARG001 - there are no mask files
+    strict: bool = True,
+) -> DatasetIndex:
+    """Index the images and objects of annotations/{train,val,test}.json,
+    annotations/instances_*.json, {train,valid,test}/_annotations.coco.json (Roboflow), or
+    annotations.json (with a seeded split).
 
-    An image's `file_name` is looked for in images/SPLIT/, images/, SPLIT/ and root. The classes
-    are the background and the categories by id, and smaller objects lie on larger ones; `task:
-    multilabel` keeps overlaps, without a background. Given `classes` choose among the categories.
-    Crowds are ignored pixels, but where every object is one, as exports of brushes mark them, they
-    are objects.
+    The `file_name` of an image is looked for in images/SPLIT/, images/, SPLIT/ and root. The
+    classes are the background and the categories by id, and smaller objects cover larger ones;
+    `task: multilabel` keeps overlaps and has no background. Given `classes` select categories.
+    Crowds become ignored pixels; but if every object is a crowd, as exports of brushes mark them,
+    they are objects.
 
     Args:
-        root, overrides, seed, max_pixels: as of `read_folder`.
+        root, overrides, seed, max_pixels, strict: see `read_folder`.
 
     Raises:
-        InputError: files that are no COCO annotations, names that lead out of the folder, classes
-            that are no categories.
+        InputError: files that are not COCO annotations, names that lead out of the folder, classes
+            that are not categories; with `strict` any other error.
     """
-    root, notes = Path(root), []
-    sources = _sources(root)
-    if not sources:
+    root = Path(root)
+    notes: list[str] = []
+    problems: list[Issue] = []
+    files = _annotation_files(root)
+    if not files:
         raise InputError(
             f"{root}: format coco needs {SINGLE}, annotations/train.json,"
-            f" annotations/{PREFIX}*.json or train/{BESIDE} in it"
+            f" annotations/{PREFIX}*.json or train/{ROBOFLOW} in it"
         )
-    contents = {source: _read(source.path) for source in sources}
+    given = read_label_settings(root, overrides or {})
+    contents = {file: _read_annotations(file.path) for file in files}
     categories = _categories(contents)
-    unused = _unused_parents(contents)
-    if unused and "classes" not in given_labels(root, overrides or {}):
-        shown = ", ".join(categories[number] for number in sorted(unused))
-        notes.append(f"left out: the category {shown}, of which others are a part and no object is")
-        categories = {number: categories[number] for number in categories if number not in unused}
-    if _all_crowds(contents):
-        notes.append(
-            "every object is marked iscrowd: 1, as exports of brushes and of SAM are: they are read"
-            " as objects, not as ignored crowds"
-        )
-        contents = {source: _without_crowds(content) for source, content in contents.items()}
-    info, index = _labels(root, categories, given_labels(root, overrides or {}), notes)
-    splits = {
-        source.split: _samples(root, source, content, index, max_pixels, notes)
-        for source, content in contents.items()
-    }
-    groups = read_groups(root)
-    dealt = sources[0].split == ""
-    if dealt:
-        by_name = {sample.name: sample for sample in splits[""]}
-        # By the file: a name becomes longer when another folder gets a file of the same stem.
+    if "classes" not in given:
+        categories = _without_unused_parents(categories, contents, notes)
+    contents = _crowds_as_objects(contents, notes)
+    spec, class_of = _label_spec(root, categories, given, notes)
+    splits = {}
+    for file, content in contents.items():
+        splits[file.split] = _samples(root, file, content, class_of, max_pixels, notes)
+    groups = read_groups_or_problem(root, problems)
+    split_by_hash = files[0].split == ""
+    if split_by_hash:
+        by_name = {sample.name: sample for sample in splits.pop("")}
+        # Hash the file: a name grows when another folder gets a file with the same stem.
         units = {name: unit_of(sample, root) for name, sample in by_name.items()}
-        names = seeded_split(root, sorted(by_name), groups, seed, notes, units=units)
-        splits = {
-            split: tuple(by_name[name] for name in members) for split, members in names.items()
-        }
-    return Folder(root, info, splits, tuple(notes), {}, groups, dealt=dealt)
+        try:
+            names = seeded_split(root, sorted(by_name), groups, seed, notes, units=units)
+        except InputError as error:
+            problems.append(problem_of(error, root))
+            names = {}
+        for split, members in names.items():
+            splits[split] = tuple(by_name[name] for name in members)
+    index = DatasetIndex(
+        root,
+        spec,
+        splits,
+        problems=tuple(problems),
+        notes=tuple(notes),
+        groups=groups,
+        split_by_hash=split_by_hash,
+    )
+    return index.raise_errors() if strict else index
 
 
-def _sources(root: Path) -> list[Source]:
+def _annotation_files(root: Path) -> list[AnnotationFile]:
+    """Find the JSON files of the first layout that exists: annotations/, Roboflow's, one file."""
     folder = root / "annotations"
-    official = sorted(folder.glob(f"{PREFIX}*.json"))
-    named = [folder / f"{split}.json" for split in SPLITS if (folder / f"{split}.json").is_file()]
-    stems = {path: path.stem.removeprefix(PREFIX) for path in [*official, *named]}
-    plain = {
-        path: re.sub(r"^(train|val|test)[-_]?\d{4}$", r"\1", stem) for path, stem in stems.items()
-    }
+    paths = sorted(folder.glob(f"{PREFIX}*.json"))
+    paths += [folder / f"{split}.json" for split in SPLITS if (folder / f"{split}.json").is_file()]
+    stems = {path: path.stem.removeprefix(PREFIX) for path in paths}
+    # train2017 is train, unless there are several of train
+    year = re.compile(r"^(train|val|test)[-_]?\d{4}$")
+    plain = {path: year.sub(r"\1", stem) for path, stem in stems.items()}
     count = Counter(plain.values())
-    sources = [
-        Source(path, plain[path] if count[plain[path]] == 1 else stem, stem)
-        for path, stem in stems.items()
-    ]
-    if sources:
-        return sources
-    beside = [
-        Source(root / name / BESIDE, split, name)
-        for name, split in BESIDE_SPLITS.items()
-        if (root / name / BESIDE).is_file()
-    ]
-    singles = [root / name for name in (SINGLE, BESIDE) if (root / name).is_file()]
-    return beside or [Source(path, "", "") for path in singles[:1]]
+    if paths:
+        files = []
+        for path, stem in stems.items():
+            split = plain[path] if count[plain[path]] == 1 else stem
+            files.append(AnnotationFile(path, split, stem))
+        return files
+    files = []
+    for name, split in ROBOFLOW_SPLITS.items():
+        if (root / name / ROBOFLOW).is_file():
+            files.append(AnnotationFile(root / name / ROBOFLOW, split, name))
+    if files:
+        return files
+    for name in (SINGLE, ROBOFLOW):
+        if (root / name).is_file():
+            return [AnnotationFile(root / name, "", "")]
+    return []
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file with lists of images, annotations and categories."""
+def _read_annotations(path: Path) -> dict[str, Any]:
+    """Read a JSON file with lists of images, annotations and categories."""
     content = read_json(path)
-    for key, needed in (
-        ("images", ("id", "file_name")),
-        ("annotations", ("image_id", "category_id")),
-        ("categories", ("id", "name")),
-    ):
+    for key, needed in NEEDED_KEYS.items():
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise InputError(f"{path}: no COCO annotations, there is no list {key!r}")
-        bad = next((i for i, entry in enumerate(entries) if not _has(entry, needed)), None)
-        if bad is not None:
-            raise InputError(
-                f"{path}: {key}[{bad}] has no {' or no '.join(repr(name) for name in needed)}"
-            )
+            raise InputError(f"{path}: not COCO annotations, there is no list {key!r}")
+        for number, entry in enumerate(entries):
+            if not _has_keys(entry, needed):
+                names = " or no ".join(repr(name) for name in needed)
+                raise InputError(f"{path}: {key}[{number}] has no {names}")
     return content
 
 
-def _has(entry: object, needed: Sequence[str]) -> bool:
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(name), (int, str)) for name in needed
-    )
+def _has_keys(entry: object, needed: Sequence[str]) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    return all(isinstance(entry.get(name), (int, str)) for name in needed)
 
 
-def _categories(contents: Mapping[Source, dict[str, Any]]) -> dict[int, str]:
-    """Id -> name of all files, by id; a name that several have gets its id behind."""
+def _categories(contents: Mapping[AnnotationFile, dict[str, Any]]) -> dict[int, str]:
+    """Return id -> name of all files, sorted by id; a name that several have gets its id added."""
     found: dict[int, str] = {}
-    for source, content in contents.items():
+    for file, content in contents.items():
         for entry in content["categories"]:
-            if found.setdefault(entry["id"], str(entry["name"])) != str(entry["name"]):
+            number, name = entry["id"], str(entry["name"])
+            if found.setdefault(number, name) != name:
                 raise InputError(
-                    f"{source.path}: category {entry['id']} is {entry['name']!r} here and"
-                    f" {found[entry['id']]!r} in another file"
+                    f"{file.path}: category {number} is {name!r} here and {found[number]!r} in"
+                    " another file"
                 )
     if not found or not all(isinstance(number, int) for number in found):
+        first = next(iter(contents))
         raise InputError(
-            f"{next(iter(contents)).path}: categories must have integers as ids, got"
-            f" {list(found)[:5]}"
+            f"{first.path}: categories must have integers as ids, got {list(found)[:5]}"
         )
     count = Counter(found.values())
-    return {
-        number: found[number] if count[found[number]] == 1 else f"{found[number]}_{number}"
-        for number in sorted(found)
-    }
+    unique = {}
+    for number in sorted(found):
+        name = found[number]
+        unique[number] = name if count[name] == 1 else f"{name}_{number}"
+    return unique
 
 
-def _unused_parents(contents: Mapping[Source, dict[str, Any]]) -> set[int]:
-    """The categories that are the supercategory of another and have no object, as Roboflow puts one
-    first.
+def _without_unused_parents(
+    categories: dict[int, str],
+    contents: Mapping[AnnotationFile, dict[str, Any]],
+    notes: list[str],
+) -> dict[int, str]:
+    """Leave out categories that are the supercategory of another one and have no object: Roboflow
+    writes such a category first.
     """
-    entries = [entry for content in contents.values() for entry in content["categories"]]
-    parents = {
-        str(entry["supercategory"]) for entry in entries if entry.get("supercategory") is not None
-    }
-    used = {
-        entry["category_id"] for content in contents.values() for entry in content["annotations"]
-    }
-    return {
-        entry["id"]
-        for entry in entries
-        if entry["id"] not in used
-        and str(entry["name"]) in parents
-        and str(entry["name"]) != str(entry.get("supercategory"))
-    }
+    parents, used, unused = set(), set(), []
+    for content in contents.values():
+        parents |= {repr(entry.get("supercategory")) for entry in content["categories"]}
+        used |= {entry["category_id"] for entry in content["annotations"]}
+    for content in contents.values():
+        for entry in content["categories"]:
+            is_parent = repr(entry["name"]) in parents
+            is_parent &= entry["name"] != entry.get("supercategory")
+            if is_parent and entry["id"] not in used:
+                unused.append(entry["id"])
+    if not unused:
+        return categories
+    shown = ", ".join(categories[number] for number in sorted(set(unused)))
+    notes.append(f"left out: the category {shown}, which is the parent of others and has no object")
+    return {number: name for number, name in categories.items() if number not in unused}
 
 
-def _all_crowds(contents: Mapping[Source, dict[str, Any]]) -> bool:
-    """Whether there are objects and all of them are marked as crowds."""
-    marks = [
-        bool(entry.get("iscrowd"))
-        for content in contents.values()
-        for entry in content["annotations"]
-    ]
-    return bool(marks) and all(marks)
+def _crowds_as_objects(
+    contents: dict[AnnotationFile, dict[str, Any]], notes: list[str]
+) -> dict[AnnotationFile, dict[str, Any]]:
+    """Remove the mark of crowds if all objects have it."""
+    marks = []
+    for content in contents.values():
+        marks += [bool(entry.get("iscrowd")) for entry in content["annotations"]]
+    if not marks or not all(marks):
+        return contents
+    notes.append(
+        "every object is marked iscrowd: 1, as exports of brushes and of SAM are: they are read as"
+        " objects, not as ignored crowds"
+    )
+    unmarked = {}
+    for file, content in contents.items():
+        annotations = [entry | {"iscrowd": 0} for entry in content["annotations"]]
+        unmarked[file] = content | {"annotations": annotations}
+    return unmarked
 
 
-def _without_crowds(content: Mapping[str, Any]) -> dict[str, Any]:
-    annotations = [entry | {"iscrowd": 0} for entry in content["annotations"]]
-    return dict(content) | {"annotations": annotations}
-
-
-def _labels(
+def _label_spec(
     root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]
 ) -> tuple[LabelSpec, dict[int, int | None]]:
-    """What the classes are, and the class of each category (None for one that was not chosen)."""
-    many = given.get("task") == "multilabel"
-    named = tuple(
-        name for name in categories.values() if many or name != BACKGROUND
-    )  # a category of that name is what no object covers
-    classes = given.get("classes") or (() if many else (BACKGROUND,)) + named
-    chosen = classes if many else classes[1:]
-    for name in chosen:
-        if name not in categories.values():
-            known = ", ".join(categories.values())
-            first = "" if many else ", the background first"
-            raise InputError(
-                f"{root}: class {name!r} is no category{nearest(name, categories.values())} (known:"
-                f" {known}); give classes{first}"
-            )
+    """Return the label spec, and category id -> class index (None for one that is not selected)."""
     if "mask_values" in given:
         raise InputError(f"{root}: mask_values has no meaning for COCO annotations; leave it out")
     if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
         raise InputError(
             f"{root}: ignore_index has no meaning for COCO annotations, of which crowds are"
-            " ignored; leave it out, or choose among the classes"
+            " ignored; leave it out, or select among the classes"
         )
+    multilabel = given.get("task") == "multilabel"
+    names = list(categories.values())
+    if multilabel:
+        classes = tuple(given.get("classes") or names)
+        selected = classes
+    else:
+        # a category named background is what no object covers
+        objects = [name for name in names if name != BACKGROUND]
+        classes = tuple(given.get("classes") or (BACKGROUND, *objects))
+        selected = classes[1:]
+    for name in selected:
+        if name not in names:
+            first = "" if multilabel else ", the background first"
+            raise InputError(
+                f"{root}: class {name!r} is not a category{nearest(name, names)} (known:"
+                f" {', '.join(names)}); give classes{first}"
+            )
     task = given.get("task") or ("binary" if len(classes) == 2 else "multiclass")
-    info = LabelSpec(task, tuple(classes), palette=given.get("palette"))
-    place = {name: i for i, name in enumerate(classes) if many or i}
-    left = [name for name in categories.values() if name not in place]
-    notes.append(
-        f"COCO annotations of {len(categories)} categories: read as {task} ({_few(classes)})"
-        + (f"; left out: {_few(left)}" if left else "")
-    )
-    return info, {number: place.get(name) for number, name in categories.items()}
+    spec = LabelSpec(task, classes, palette=given.get("palette"))
+    note = f"COCO annotations of {len(names)} categories: read as {task} ({shorten(classes)})"
+    left_out = [name for name in names if name not in selected]
+    if left_out:
+        note += f"; left out: {shorten(left_out)}"
+    notes.append(note)
+    index_of = {name: classes.index(name) for name in selected}
+    return spec, {number: index_of.get(name) for number, name in categories.items()}
 
 
 def _samples(
     root: Path,
-    source: Source,
+    file: AnnotationFile,
     content: Mapping[str, Any],
-    index: Mapping[int, int | None],
+    class_of: Mapping[int, int | None],
     max_pixels: int,
     notes: list[str],
 ) -> tuple[Sample, ...]:
+    """Return the images of a file with their objects."""
     images = {entry["id"]: entry for entry in content["images"]}
     if len(images) < len(content["images"]):
-        raise InputError(f"{source.path}: two images have the same id")
+        raise InputError(f"{file.path}: two images have the same id")
     if not images:
         return ()
-    regions: dict[Any, list[Region]] = {number: [] for number in images}
-    stray = 0
-    for number, entry in enumerate(content["annotations"]):
-        if entry["category_id"] not in index:
+    regions = _regions(file.path, content["annotations"], images, class_of, notes)
+    names = {number: _relative_path(file.path, e["file_name"]) for number, e in images.items()}
+    for name, count in Counter(names.values()).items():
+        if count > 1:  # as two samples, each would lack the objects of the other
             raise InputError(
-                f"{source.path}: annotations[{number}] has category_id {entry['category_id']!r},"
-                " which is no category"
+                f"{file.path}: {name!r} is the file of two images; give their annotations one"
+                " image_id, and remove the other image"
             )
-        stray += entry["image_id"] not in regions
-        if entry["image_id"] in regions and index[entry["category_id"]] is not None:
-            regions[entry["image_id"]].append(
-                _region(source.path, number, entry, index[entry["category_id"]])
+    folder = _image_folder(root, file, next(iter(names.values())))
+    sample_names = _sample_names(list(names.values()))
+    samples = []
+    for sample_name, (number, name) in zip(sample_names, names.items(), strict=True):
+        size = _size(images[number])
+        annotation = Annotation(file.path, number, size, tuple(regions[number]))
+        samples.append(Sample(sample_name, folder / name, annotation, max_pixels))
+    return tuple(samples)
+
+
+def _regions(
+    path: Path,
+    annotations: Sequence[Mapping[str, Any]],
+    images: Mapping[Any, Any],
+    class_of: Mapping[int, int | None],
+    notes: list[str],
+) -> dict[Any, list[Region]]:
+    """Return id of an image -> its objects of selected classes."""
+    regions: dict[Any, list[Region]] = {number: [] for number in images}
+    without_image = 0
+    for number, entry in enumerate(annotations):
+        if entry["category_id"] not in class_of:
+            raise InputError(
+                f"{path}: annotations[{number}] has category_id {entry['category_id']!r}, which is"
+                " not a category"
             )
-    if stray:
+        label = class_of[entry["category_id"]]
+        if entry["image_id"] not in regions:
+            without_image += 1
+        elif label is not None:
+            regions[entry["image_id"]].append(_region(path, number, entry, label))
+    if without_image:
         notes.append(
-            f"{source.path}: {stray} annotations belong to no image of the file and are left out"
+            f"{path}: {without_image} annotations belong to no image of the file and are left out"
         )
-    files = {number: _inside(source.path, entry["file_name"]) for number, entry in images.items()}
-    twice = next((file for file, count in Counter(files.values()).items() if count > 1), None)
-    if twice is not None:  # as two samples each would lack the other's objects
-        raise InputError(
-            f"{source.path}: {twice!r} is the file of two images; give their annotations one"
-            " image_id, and remove the other image"
-        )
-    base = _image_folder(root, source, next(iter(files.values())))
-    names = _names(list(files.values()))
-    return tuple(
-        Sample(
-            name,
-            base / file,
-            Annotation(source.path, number, _size(images[number]), tuple(regions[number])),
-            max_pixels,
-        )
-        for name, (number, file) in zip(names, files.items(), strict=True)
-    )
+    return regions
 
 
 def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Region:
-    """One object; its shape is looked at here, its pixels when it is drawn."""
-    shape = entry.get("segmentation")
+    """Return one object. Its shape is checked here; run lengths are checked when it is drawn."""
+    shape, crowd = entry.get("segmentation"), bool(entry.get("iscrowd"))
+    if isinstance(shape, Mapping) and {"size", "counts"} <= shape.keys():
+        return Region(label, shape, _area(entry, []), crowd)
     try:
-        if isinstance(shape, Mapping) and {"size", "counts"} <= shape.keys():
-            return Region(label, shape, _area(entry), bool(entry.get("iscrowd")))
-        polygons = (
-            [np.array(points, dtype=np.float64).reshape(-1, 2) for points in shape]
-            if isinstance(shape, list)
-            else []
-        )
+        polygons = _polygons(shape)
     except (TypeError, ValueError, OverflowError):
-        polygons = []
-    if not polygons or any(
-        len(points) < 1 or not np.isfinite(points).all() or np.abs(points).max() > 1e6
-        for points in polygons
-    ):
         raise InputError(
             f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y,"
             " ...], or {size, counts}; a box has no outline"
-        )
-    return Region(label, polygons, _area(entry, polygons), bool(entry.get("iscrowd")))
+        ) from None
+    return Region(label, polygons, _area(entry, polygons), crowd)
 
 
-def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray] = ()) -> float:
-    """The stated area, or that of the polygons by the shoelace formula."""
+def _polygons(shape: object) -> list[np.ndarray]:
+    """Return polygons (n, 2) of x and y; ValueError for anything else."""
+    if not isinstance(shape, list) or not shape:
+        raise ValueError("not a list of polygons")
+    polygons = []
+    for coordinates in shape:
+        points = np.array(coordinates, dtype=np.float64).reshape(-1, 2)
+        if not len(points) or not (np.abs(points) <= MAX_COORDINATE).all():  # NaN fails too
+            raise ValueError("no point, or one that is out of range")
+        polygons.append(points)
+    return polygons
+
+
+def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray]) -> float:
+    """Return the stated area, or that of the polygons by the shoelace formula."""
     stated = entry.get("area")
     if isinstance(stated, (int, float)) and 0 < stated < LARGEST:
         return float(stated)
-    return float(
-        sum(
-            abs(np.dot(p[:, 0], np.roll(p[:, 1], 1)) - np.dot(p[:, 1], np.roll(p[:, 0], 1))) / 2
-            for p in polygons
-        )
-    )
+    area = 0.0
+    for polygon in polygons:
+        x, y = polygon.T
+        area += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    return float(area)
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return (H, W) as stated; None if it is missing or not possible."""
     sides = image.get("height"), image.get("width")
     return sides if all(isinstance(side, int) and side > 0 for side in sides) else None
 
 
-def _inside(path: Path, name: object) -> str:
-    """The file name, as long as it stays inside the folder."""
+def _relative_path(path: Path, name: object) -> str:
+    """Return the file name of an image; InputError if it leads out of the folder."""
     text = str(name)
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
         raise InputError(f"{path}: file_name {text!r:.100} has characters that cannot be printed")
-    if len(text.encode()) > LONGEST_NAME or any(len(p.encode()) > 255 for p in parts):
+    if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
         raise InputError(f"{path}: file_name {text!r:.100} is longer than a file system allows")
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
@@ -355,30 +407,28 @@ def _inside(path: Path, name: object) -> str:
     return "/".join(parts)
 
 
-def _image_folder(root: Path, source: Source, file: str) -> Path:
-    """The folder that the file names of a JSON file start from: the first that has the file."""
-    inside = dict.fromkeys(
-        [
-            root / "images" / source.folder,
-            root / "images" / source.split,
-            root / "images",
-            root / source.folder,
-            root / source.split,
-            root,
-        ]
+def _image_folder(root: Path, file: AnnotationFile, image: str) -> Path:
+    """Return the folder that the file names are relative to: the first that has an image."""
+    candidates = (
+        root / "images" / file.folder,
+        root / "images" / file.split,
+        root / "images",
+        root / file.folder,
+        root / file.split,
+        root,
     )
-    return next((folder for folder in inside if (folder / file).is_file()), root / "images")
+    for folder in candidates:
+        if (folder / image).is_file():
+            return folder
+    return root / "images"
 
 
-def _names(files: Sequence[str]) -> list[str]:
-    """The stem of each file, or its whole path where several share one."""
+def _sample_names(files: Sequence[str]) -> list[str]:
+    """Return the stem of each file, or its whole path if several share the stem."""
     stems = [nfc(PurePosixPath(file).stem) for file in files]
     count = Counter(stems)
-    return [
-        stem if count[stem] == 1 else nfc(file.replace("/", "_").replace(".", "_"))
-        for stem, file in zip(stems, files, strict=True)
-    ]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ... {names[-1]}"
+    names = []
+    for stem, file in zip(stems, files, strict=True):
+        whole = nfc(file.replace("/", "_").replace(".", "_"))
+        names.append(stem if count[stem] == 1 else whole)
+    return names

@@ -1,61 +1,34 @@
-"""The folder form of a data set: which images, which masks, which splits."""
+"""The folder form of a data set: images/, masks/ and split files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from kanseg.data.formats.class_folders import MaskFiles, class_folders, index_masks
-from kanseg.data.formats.listing import some_images
+from kanseg.data.formats.class_folders import (
+    MaskFiles,
+    class_folder_names,
+    list_masks,
+    multilabel_spec,
+)
+from kanseg.data.formats.index import DatasetIndex, problem_of
+from kanseg.data.formats.issues import Issue
+from kanseg.data.formats.label_settings import (
+    ProbeMasks,
+    complete_label_spec,
+    read_label_settings,
+)
+from kanseg.data.formats.listing import list_images, no_images
+from kanseg.data.formats.split_files import list_split_files, read_groups, read_split_files
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.data.label_spec import LabelSpec, given_labels, label_spec
+from kanseg.data.io.probe import probe_masks
+from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
-from kanseg.data.splits import SPLITS, list_files, read_groups, read_lists, seeded_split
+from kanseg.data.splits import SPLITS, seeded_split
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A data set on disk: its label information and the samples of each split.
-
-    Args:
-        root: where it lies.
-        info: what the masks mean.
-        splits: name -> samples.
-        notes: what was decided, for the user.
-        broken: split files that cannot be used, told when they are asked for.
-        groups: name of a sample -> group, of groups.csv; None where there is none.
-        orphans: masks without an image.
-        dealt: whether the splits were made by `seeded_split`.
-    """
-
-    root: Path
-    info: LabelSpec
-    splits: Mapping[str, tuple[Sample, ...]]
-    notes: tuple[str, ...] = ()
-    broken: Mapping[str, InputError] = field(default_factory=dict)
-    groups: Mapping[str, str] | None = None
-    orphans: tuple[Path, ...] = ()
-    dealt: bool = False
-
-    def samples(self, names: str | Sequence[str] | None) -> list[Sample]:
-        """The samples of one split or of several together; an empty list for None.
-
-        Raises:
-            InputError: there is no such split, or its file has a fault.
-        """
-        chosen = [names] if isinstance(names, str) else list(names or [])
-        for name in chosen:
-            if name in self.broken:
-                raise self.broken[name]
-            if name not in self.splits:
-                raise InputError(
-                    f"{self.root}: there is no split {name!r}{nearest(name, self.splits)} (found:"
-                    f" {', '.join(self.splits) or 'none'})"
-                )
-        return list(dict.fromkeys(sample for name in chosen for sample in self.splits[name]))
 
 
 def read_folder(
@@ -64,25 +37,30 @@ def read_folder(
     *,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
-) -> Folder:
-    """Find images, masks, splits and label information under `root`.
+    probe: ProbeMasks | None = None,
+    strict: bool = True,
+) -> DatasetIndex:
+    """Index the images, masks, splits and label spec of a folder.
 
-    Layouts: `images/` and `masks/` with split files `NAME.txt` (stems, one a line), the same
-    without split files (a seeded 70/15/15 split, by group where a `groups.csv` of NAME,GROUP lies
-    beside it), or `train/ val/ test/` each with `images/` and `masks/`. Of a multilabel task
-    `masks/` has a folder a class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without a
-    file is absent from that image. `dataset.yaml` gives task, classes, mask_values, ignore_index
-    and palette; `overrides` replace its entries; what is given by neither is read off the masks and
+    Layouts: `images/` and `masks/` with split files `NAME.txt` (stems, one per line); the same
+    without split files (a seeded 70/15/15 split, by group if there is a `groups.csv` of
+    NAME,GROUP); or `train/ val/ test/`, each with `images/` and `masks/`. For a multilabel task
+    `masks/` has a folder per class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without
+    a file is absent from that image. `dataset.yaml` gives task, classes, mask_values, ignore_index
+    and palette; `overrides` replace its entries; what neither gives is inferred from the masks and
     reported in `notes`.
 
     Args:
         root: the folder.
         overrides: entries that replace those of dataset.yaml.
         seed: of a seeded split.
-        max_pixels: of an image or mask that is read.
+        max_pixels: limit of pixels of an image or mask.
+        probe: returns the facts about mask files, such as cached ones; by default `probe_masks`.
+        strict: raise the first problem that stops a training; otherwise the index holds all of
+            them in `problems`.
 
     Raises:
-        InputError: the layout or the label information cannot be used; the line says where and why.
+        InputError: there is no such folder, or no images/ in it; with `strict` any other error.
     """
     root = Path(root)
     if not root.is_dir():
@@ -91,86 +69,140 @@ def read_folder(
             " images/ and masks/, or train/, val/ and test/ with them"
         )
     notes: list[str] = []
-    broken: dict[str, InputError] = {}
-    groups = read_groups(root)
-    bases = _bases(root)
-    images = {base: some_images(base / "images", notes) for base in bases}
-    masks = {base: index_masks(base / "masks", notes) for base in bases}
-    given = given_labels(root, overrides or {})
-    masks, folders, info = _labels(root, masks, given, notes, max_pixels)
-    dealt = False
-    if root in bases:
-        names = read_lists(list_files(root), images[root], broken)
-        dealt = not names and not any(name in broken for name in SPLITS)
-        if dealt:
-            names = seeded_split(root, sorted(images[root]), groups, seed, notes)
-        members = {split: (root, stems) for split, stems in names.items()}
+    problems: list[Issue] = []
+    images, masks = _list_files(root, notes, problems)
+    groups = read_groups_or_problem(root, problems)
+    spec, class_folders = None, None
+    try:
+        given = read_label_settings(root, overrides or {})
+    except InputError as error:
+        problems.append(problem_of(error, root, "settings"))
+        class_folders = class_folder_names(list(masks.values())) or None
     else:
-        members = {base.name: (base, sorted(images[base])) for base in bases}
-    splits = {
-        split: tuple(
-            Sample(stem, images[base][stem], masks[base].of(stem, folders), max_pixels)
-            for stem in stems
-        )
-        for split, (base, stems) in members.items()
-    }
-    orphans = tuple(path for base in bases for path in _without_image(masks[base], images[base]))
-    return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt)
+        masks = _flatten_binary(masks, given)
+        probe = probe or partial(probe_masks, max_pixels=max_pixels)
+        spec, class_folders, found = _label_spec(masks, given, probe, notes)
+        problems += found
 
+    samples: dict[Path, dict[str, Sample]] = {}
+    for base, files in images.items():
+        samples[base] = {}
+        for stem, path in files.items():
+            mask = masks[base].mask_of(stem, class_folders)
+            samples[base][stem] = Sample(stem, path, mask, max_pixels)
+        problems += _masks_without_image(masks[base], files, root)
+    split_problems: dict[str, tuple[Issue, ...]] = {}
+    split_by_hash = False
+    if root in samples:
+        stems, split_problems = read_split_files(list_split_files(root), images[root], root)
+        # Other texts that name no image are lists only if they are asked for.
+        stems = {name: some for name, some in stems.items() if some or name in SPLITS}
+        split_by_hash = not _has_split_file(stems, split_problems)
+        if split_by_hash and images[root]:
+            try:
+                stems |= seeded_split(root, sorted(images[root]), groups, seed, notes)
+            except InputError as error:
+                problems.append(problem_of(error, root))
+        splits = {name: _pick(samples[root], some) for name, some in stems.items()}
+    else:
+        splits = {base.name: _pick(some, sorted(some)) for base, some in samples.items()}
 
-def orphan_masks(folder: Folder) -> list[str]:
-    """Masks without an image beside them, as faults."""
-    return [f"{path}: a mask without an image in images/" for path in folder.orphans]
-
-
-def _bases(root: Path) -> list[Path]:
-    """The folders that hold images/ and masks/: the root, or its train/ val/ test/."""
-    bases = (
-        [root]
-        if (root / "images").is_dir()
-        else [root / name for name in SPLITS if (root / name / "images").is_dir()]
+    listed = {sample for some in splits.values() for sample in some}
+    everything = [sample for some in samples.values() for sample in some.values()]
+    index = DatasetIndex(
+        root,
+        spec,
+        splits,
+        unlisted=tuple(sample for sample in everything if sample not in listed),
+        problems=tuple(problems),
+        split_problems=split_problems,
+        notes=tuple(notes),
+        groups=groups,
+        split_by_hash=split_by_hash,
     )
+    return index.raise_errors() if strict else index
+
+
+def read_groups_or_problem(root: Path, problems: list[Issue]) -> dict[str, str] | None:
+    """Read groups.csv; what is wrong with it goes into `problems`."""
+    try:
+        return read_groups(root)
+    except InputError as error:
+        problems.append(problem_of(error, root, "no_group"))
+        return None
+
+
+def _has_split_file(
+    stems: Mapping[str, list[str]], problems: Mapping[str, tuple[Issue, ...]]
+) -> bool:
+    """True if there is a split file without problems, or one of train, val and test."""
+    return any(name in SPLITS or name not in problems for name in {*stems, *problems})
+
+
+def _list_files(
+    root: Path, notes: list[str], problems: list[Issue]
+) -> tuple[dict[Path, dict[str, Path]], dict[Path, MaskFiles]]:
+    """Return (stem -> image, masks) of each folder with images/: the root, or train/ val/ test/."""
+    bases = [root]
+    if not (root / "images").is_dir():
+        bases = [root / name for name in SPLITS if (root / name / "images").is_dir()]
     if not bases:
         raise InputError(
-            f"{root}: neither images/ nor train/images/ is there; see data/README.md for the folder"
+            f"{root}: neither images/ nor train/images/ exists; data/README.md describes the folder"
             " form"
         )
-    return bases
+    images, masks = {}, {}
+    for base in bases:
+        images[base] = list_images(base / "images", root, notes, problems)
+        if not images[base]:
+            problems.append(no_images(base / "images", root))
+        masks[base] = list_masks(base / "masks", root, notes, problems)
+    return images, masks
 
 
-def _labels(
-    root: Path,
-    masks: Mapping[Path, MaskFiles],
-    given: Mapping[str, object],
-    notes: list[str],
-    max_pixels: int,
-) -> tuple[Mapping[Path, MaskFiles], list[str] | None, LabelSpec]:
-    """The masks, the folder of each class (None for one mask an image), and what the
-    masks mean.
-    """
-    layered = any(each.by_class for each in masks.values())
-    if (
-        layered
-        and given.get("task") == "binary"
-        and all(len(each.by_class) <= 1 for each in masks.values())
-    ):
-        masks = {
-            base: MaskFiles(each.folder, next(iter(each.by_class.values()), {}), {})
-            for base, each in masks.items()
-        }
-    elif layered:
-        info, folders = class_folders(root, list(masks.values()), given, notes)
-        return masks, folders, info
-    elif given.get("task") == "multilabel":
-        raise InputError(
-            f"{root}: a multilabel task needs a folder a class, masks/0/NAME.png, masks/1/NAME.png,"
-            " ..., but the masks lie in masks/ itself"
+def _flatten_binary(
+    masks: dict[Path, MaskFiles], given: Mapping[str, Any]
+) -> dict[Path, MaskFiles]:
+    """Return the masks of a single class folder as plain masks if the task is binary."""
+    if given.get("task") != "binary" or any(len(each.by_class) > 1 for each in masks.values()):
+        return masks
+    flat = {}
+    for base, each in masks.items():
+        files = next(iter(each.by_class.values()), each.files)
+        flat[base] = MaskFiles(files, {})
+    return flat
+
+
+def _label_spec(
+    masks: Mapping[Path, MaskFiles], given: Mapping[str, Any], probe: ProbeMasks, notes: list[str]
+) -> tuple[LabelSpec | None, list[str] | None, list[Issue]]:
+    """Return (label spec, folder of each class or None for one mask per image, problems)."""
+    found = class_folder_names(list(masks.values()))
+    if found:
+        try:
+            spec, class_folders = multilabel_spec(found, given, notes)
+        except InputError as error:
+            return None, found, [Issue("layout", ".", str(error))]
+        return spec, class_folders, []
+    if given.get("task") == "multilabel":
+        reason = (
+            "a multilabel task needs a folder per class, masks/0/NAME.png, masks/1/NAME.png, ...,"
+            " but the masks are in masks/ itself"
         )
+        return None, None, [Issue("layout", ".", reason)]
     files = sorted(path for each in masks.values() for path in each.files.values())
-    return masks, None, label_spec(root, given, files, notes, max_pixels=max_pixels)
+    spec, problems = complete_label_spec(given, files, probe, notes)
+    return spec, None, problems
 
 
-def _without_image(masks: MaskFiles, images: Iterable[str]) -> list[Path]:
-    known = set(images)
-    every = [masks.files, *masks.by_class.values()]
-    return [path for files in every for stem, path in files.items() if stem not in known]
+def _masks_without_image(masks: MaskFiles, images: Mapping[str, Path], root: Path) -> list[Issue]:
+    problems = []
+    for stem, path in masks.all_files():
+        if stem not in images:
+            reason = f"a mask without an image in images/{nearest(stem, images)}"
+            problems.append(Issue("no_image", path.relative_to(root).as_posix(), reason))
+    return problems
+
+
+def _pick(samples: Mapping[str, Sample], stems: list[str]) -> tuple[Sample, ...]:
+    return tuple(samples[stem] for stem in stems)

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from kanseg.data.label_spec import IGNORE_INDEX, Color, voc_palette
+from kanseg.data.io.colors import Color, voc_palette
+from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
 

@@ -1,65 +1,80 @@
-"""Which image files lie in a folder."""
+"""List the image files of a folder."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
+from kanseg.data.formats.issues import Issue
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.splits import nfc
 from kanseg.utils.errors import InputError
 
-_LITTER = (".db", ".ini", ".txt", ".md")  # what file managers and people leave beside images
+_NO_NOTE = (".db", ".ini", ".txt", ".md")  # what file managers and people leave beside images
 
 
-def index_images(folder: Path, notes: list[str] | None = None) -> dict[str, Path]:
-    """Stem (Unicode NFC) -> file of all images in a folder, hidden files left out; files in other
-    formats go into notes.
+def list_images(
+    folder: Path, root: Path, notes: list[str], problems: list[Issue]
+) -> dict[str, Path]:
+    """Return stem (Unicode NFC) -> file of the images in a folder, without hidden files.
 
-    Raises:
-        InputError: two files of one stem.
+    Of several files with the same stem the first is used.
+
+    Args:
+        folder: where to look.
+        root: of the data set; problems name files relative to it.
+        notes: receives a line about files in other formats.
+        problems: receives stems that several files have.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, list[Path]] = defaultdict(list)
     others: Counter = Counter()
     for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
         if path.name.startswith("."):
             continue
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            others["folders" if path.is_dir() else path.suffix.lower() or path.name] += (
-                path.suffix.lower() not in _LITTER
-            )
-            continue
-        stem = nfc(path.stem)
-        if stem in found:
-            raise InputError(
-                f"{folder}: {found[stem].name} and {path.name} have the same stem; rename one"
-            )
-        found[stem] = path
-    left = ", ".join(f"{count} {kind}" for kind, count in others.items() if count)
-    if left and found and notes is not None:
+        if suffix in IMAGE_SUFFIXES:
+            files[nfc(path.stem)].append(path)
+        elif path.is_dir():
+            others["folders"] += 1
+        elif suffix not in _NO_NOTE:
+            others[suffix or path.name] += 1
+    for paths in files.values():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            reason = f"{names} have the same stem; rename or remove all but one"
+            problems.append(Issue("same_stem", paths[0].relative_to(root).as_posix(), reason))
+    if files and others:
+        left_out = ", ".join(f"{count} {kind}" for kind, count in others.items())
         notes.append(
-            f"{folder}: left out what is no image that can be read: {left} (read:"
-            f" {', '.join(s[1:] for s in IMAGE_SUFFIXES)})"
+            f"{folder}: left out files that are not images: {left_out} (supported:"
+            f" {supported_formats()})"
         )
-    return found
+    return {stem: paths[0] for stem, paths in files.items()}
 
 
-def some_images(folder: Path, notes: list[str]) -> dict[str, Path]:
-    """The same for a folder in which there must be some.
+def index_images(folder: Path) -> dict[str, Path]:
+    """Return stem (Unicode NFC) -> file of the images in a folder.
 
     Raises:
-        InputError: none; the message names what lies there instead.
+        InputError: two files have the same stem.
     """
-    images = index_images(folder, notes)
-    if images:
-        return images
+    problems: list[Issue] = []
+    files = list_images(folder, folder, [], problems)
+    for problem in problems:
+        raise InputError(f"{folder}: {problem.reason}")
+    return files
+
+
+def no_images(folder: Path, root: Path) -> Issue:
+    """Return the problem of a folder without images; it names what is there instead."""
     inside = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    there = (
-        f", only {', '.join(inside[:3])}{', ...' if len(inside) > 3 else ''}; images must lie in"
-        " it directly"
-        if inside
-        else ""
-    )
-    raise InputError(
-        f"{folder}: no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in this folder{there}"
-    )
+    reason = f"no images ({supported_formats()}) in this folder"
+    if inside:
+        shown = ", ".join(inside[:3] + ["..."] * (len(inside) > 3))
+        reason += f", only {shown}; images must be directly in it"
+    return Issue("layout", folder.relative_to(root).as_posix(), reason)
+
+
+def supported_formats() -> str:
+    """Return the suffixes of images that can be read, as text."""
+    return ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)

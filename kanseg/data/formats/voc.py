@@ -1,20 +1,26 @@
-"""PASCAL VOC's form of a data set: JPEGImages/, SegmentationClass/, ImageSets/Segmentation/."""
+"""The PASCAL VOC form of a data set: JPEGImages/, SegmentationClass/, ImageSets/Segmentation/."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from kanseg.data.formats.folder import Folder
+from kanseg.data.formats.folder import read_groups_or_problem
+from kanseg.data.formats.index import DatasetIndex, problem_of
+from kanseg.data.formats.issues import Issue
+from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
 from kanseg.data.formats.labelmap import read_labelmap
-from kanseg.data.formats.listing import index_images, some_images
+from kanseg.data.formats.listing import list_images, no_images
+from kanseg.data.formats.split_files import list_split_files, read_split_files
+from kanseg.data.io.colors import voc_palette
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.data.label_spec import IGNORE_INDEX, given_labels, label_spec, voc_palette
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.sample import Sample
-from kanseg.data.splits import list_files, read_groups, read_lists, seeded_split
+from kanseg.data.splits import seeded_split
 from kanseg.utils.errors import InputError
 
-UNSPLIT = "default"  # the one list of an export of CVAT that was not split
+UNSPLIT = "default"  # the only list in an export of CVAT without splits
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 # fmt: off
 CLASSES = (
@@ -26,7 +32,7 @@ CLASSES = (
 
 
 def is_voc(root: Path) -> bool:
-    """Whether images and masks lie in VOC's folders."""
+    """True if the folders of images and masks exist."""
     return (root / IMAGES).is_dir() and (root / MASKS).is_dir()
 
 
@@ -36,48 +42,79 @@ def read_voc(
     *,
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
-) -> Folder:
-    """Images of JPEGImages/, masks of SegmentationClass/ (palette indices, or RGB in VOC's
-    colors), splits of ImageSets/Segmentation/*.txt.
+    probe: ProbeMasks | None = None,  # noqa: ARG001 - the classes are always given
+    strict: bool = True,
+) -> DatasetIndex:
+    """Index the images of JPEGImages/, the masks of SegmentationClass/ (palette indices, or RGB in
+    VOC's colors) and the splits of ImageSets/Segmentation/*.txt.
 
-    The classes are those of labelmap.txt (`read_labelmap`), without it VOC's 21, and 255 is
-    ignored, unless dataset.yaml or `overrides` say otherwise. Without lists the images that have
-    a mask are split by the seed, and those of the list default.txt where it is the only one.
+    The classes are those of labelmap.txt (`read_labelmap`), or without it VOC's 21, and 255 is
+    ignored, unless dataset.yaml or `overrides` say otherwise. Without lists, the images that have
+    a mask are split by the seed; likewise those in the list default.txt if it is the only one.
 
     Args:
-        root, overrides, seed, max_pixels: as of `read_folder`.
+        root, overrides, seed, max_pixels, strict: see `read_folder`.
 
     Raises:
-        InputError: folders that are not there, label information or lists that cannot be used.
+        InputError: folders that do not exist; with `strict` any other error.
     """
-    root, notes, broken = Path(root), [], {}
+    root = Path(root)
     if not is_voc(root):
         raise InputError(f"{root}: format voc needs {IMAGES}/ and {MASKS}/ in it")
-    images, masks = some_images(root / IMAGES, notes), index_images(root / MASKS, notes)
-    given = given_labels(root, overrides or {})
-    known = None if "classes" in given else read_labelmap(root, notes)
-    if known is None:
-        if "classes" not in given:
-            notes.append("classes, colors and the void index 255 are those of PASCAL VOC")
-        known = {
-            "task": "multiclass",
-            "classes": CLASSES,
-            "palette": tuple(voc_palette()),
-            "ignore_index": IGNORE_INDEX,
-        }
-    given = known | given
-    groups = read_groups(root)
-    lists = list_files(root / LISTS) if (root / LISTS).is_dir() else []
-    names = read_lists(lists, images, broken, where=f"{IMAGES}/")
-    dealt = not lists or [path.stem for path in lists] == [UNSPLIT]
-    if dealt:
-        stems = sorted(names.get(UNSPLIT, images.keys() & masks.keys()))
-        if UNSPLIT not in broken:
-            names |= seeded_split(root, stems, groups, seed, notes)
-    splits = {
-        split: tuple(Sample(stem, images[stem], masks.get(stem), max_pixels) for stem in stems)
-        for split, stems in names.items()
+    notes: list[str] = []
+    problems: list[Issue] = []
+    images = list_images(root / IMAGES, root, notes, problems)
+    masks = list_images(root / MASKS, root, notes, problems)
+    if not images:
+        problems.append(no_images(root / IMAGES, root))
+    groups = read_groups_or_problem(root, problems)
+    spec = None
+    try:
+        spec = LabelSpec(**_label_settings(root, overrides or {}, notes))
+    except InputError as error:
+        problems.append(problem_of(error, root, "settings"))
+
+    lists = list_split_files(root / LISTS)
+    stems, split_problems = read_split_files(lists, images, root, image_folder=IMAGES)
+    split_by_hash = not lists or [path.stem for path in lists] == [UNSPLIT]
+    if split_by_hash and UNSPLIT not in split_problems:
+        names = sorted(stems.get(UNSPLIT, images.keys() & masks.keys()))
+        try:
+            stems |= seeded_split(root, names, groups, seed, notes)
+        except InputError as error:
+            problems.append(problem_of(error, root))
+    splits = {}
+    for name, some in stems.items():
+        splits[name] = tuple(
+            Sample(stem, images[stem], masks.get(stem), max_pixels) for stem in some
+        )
+    index = DatasetIndex(
+        root,
+        spec,
+        splits,
+        problems=tuple(problems),
+        split_problems=split_problems,
+        notes=tuple(notes),
+        groups=groups,
+        split_by_hash=split_by_hash,
+    )
+    return index.raise_errors() if strict else index
+
+
+def _label_settings(
+    root: Path, overrides: Mapping[str, object], notes: list[str]
+) -> dict[str, Any]:
+    """Return the label settings, completed from labelmap.txt or VOC's own classes."""
+    given = read_label_settings(root, overrides)
+    if "classes" not in given:
+        known = read_labelmap(root, notes)
+        if known is not None:
+            return known | given
+        notes.append("classes, colors and the void index 255 are those of PASCAL VOC")
+    default = {
+        "task": "multiclass",
+        "classes": CLASSES,
+        "palette": tuple(voc_palette()),
+        "ignore_index": IGNORE_INDEX,
     }
-    orphans = tuple(path for stem, path in masks.items() if stem not in images)
-    info = label_spec(root, given, [], notes)
-    return Folder(root, info, splits, tuple(notes), broken, groups, orphans, dealt=dealt)
+    return default | given

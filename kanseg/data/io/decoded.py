@@ -1,21 +1,26 @@
-"""What the bytes of an image or a mask file mean, beside its values."""
+"""Decoded image and mask files: values, and what the file says about them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from kanseg.data.io.colors import pack_rgb
+
+NO_COLOR = -1  # of an index beyond the end of a palette
+
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image, upright.
+    """An upright image.
 
     Args:
         values: (H, W, C) uint8, uint16 or float32. Pixels without data hold the mean of the others.
-        alpha: whether the last channel is transparency, by what the file says.
-        nodata: (H, W) bool, the pixels that the file says hold no data; None where it says nothing.
-            They are ignored in masks and left out of statistics.
+        alpha: True if the file says that the last channel is transparency.
+        nodata: (H, W) bool, True for pixels that the file marks as without data; None if it marks
+            none. They are ignored in masks and left out of statistics.
     """
 
     values: np.ndarray
@@ -35,14 +40,14 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class DecodedMask:
-    """A mask as stored, upright: neither inverted nor scaled.
+    """An upright mask with its values as stored, neither inverted nor scaled.
 
     Args:
-        values: (H, W) integers, of an indexed file its indices; or (H, W, C) of a color mask.
-        palette: (n, 3) uint8, the color of each index of an indexed file; None for others.
-        alpha_varies: whether the file has an alpha channel (which is left out of the values) that
-            is not the same everywhere.
-        white_is_zero: whether the file says that 0 is white, in gray.
+        values: (H, W) integers, of an indexed file its indices; or (H, W, C) for a color mask.
+        palette: (n, 3) uint8, the color of each index of an indexed file; None for other files.
+        alpha_varies: True if the file has an alpha channel that is not constant. The values do not
+            include it.
+        white_is_zero: True if the file says that 0 is white, in gray.
     """
 
     values: np.ndarray
@@ -50,22 +55,35 @@ class DecodedMask:
     alpha_varies: bool = False
     white_is_zero: bool = False
 
+    def colors_of(self, indices: Sequence[int]) -> dict[int, int]:
+        """Return index -> packed color (`pack_rgb`) by the palette, `NO_COLOR` beyond its end; {}
+        without a palette.
+        """
+        if self.palette is None:
+            return {}
+        packed = pack_rgb(self.palette).tolist()
+        return {i: packed[i] if 0 <= i < len(packed) else NO_COLOR for i in indices}
+
 
 def as_decoded(image: np.ndarray | DecodedImage) -> DecodedImage:
-    """An array as an image: two channels of integers are gray and alpha, four are RGB and alpha.
-    Floats have no alpha.
+    """Return an array as an image: with 2 or 4 channels of integers, the last one is alpha. Floats
+    have no alpha.
     """
     if isinstance(image, DecodedImage):
         return image
     return DecodedImage(image, alpha=image.shape[2] in (2, 4) and image.dtype.kind == "u")
 
 
-def filled(values: np.ndarray, nodata: np.ndarray) -> np.ndarray:
-    """(H, W, C) with the mean of each channel's other pixels at the (H, W) pixels without data; 0
-    where there are no others.
+def fill_nodata(values: np.ndarray, nodata: np.ndarray) -> np.ndarray:
+    """Return values (H, W, C) with the pixels without data (H, W) replaced by the mean of the
+    others in each channel, or by 0 if there are no others.
     """
     valid = values[~nodata]
-    mean = valid.mean(axis=0, dtype=np.float64) if len(valid) else np.zeros(values.shape[2])
+    mean = np.zeros(values.shape[2])
+    if len(valid):
+        mean = valid.mean(axis=0, dtype=np.float64)
+    if values.dtype.kind == "u":
+        mean = np.round(mean)
     result = values.copy()
-    result[nodata] = np.round(mean) if values.dtype.kind == "u" else mean
+    result[nodata] = mean
     return result

@@ -1,4 +1,4 @@
-"""Image and mask files <-> arrays."""
+"""Read and write image and mask files as arrays."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
 from kanseg.data.io.decoded import DecodedImage, DecodedMask, as_decoded
-from kanseg.data.io.opencv_decode import decode_plain, ends_well, fits_compressed, read_plain
-from kanseg.data.io.orientation import orientation_of, upright
+from kanseg.data.io.exif import apply_orientation, read_orientation
+from kanseg.data.io.fast_decode import (
+    can_hold_pixels,
+    decode_with_opencv,
+    has_jpeg_end,
+    read_fast,
+)
 from kanseg.data.io.tiff import (
     check_size,
     is_tiff,
@@ -32,15 +38,13 @@ from kanseg.data.io.tiff import (
     read_tiff_image,
     read_tiff_mask,
 )
-from kanseg.data.io.untrusted import decoder_errors, require_regular_file
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-MAX_PIXELS = (
-    2**29
-)  # an image beyond it is refused as a decompression bomb unless the caller raises the limit
-# PIL knows many more, some of which start other programs (EPS starts Ghostscript).
+# Larger images are refused as decompression bombs unless the caller raises the limit.
+MAX_PIXELS = 2**29
+# PIL knows many more formats, some of which start other programs (EPS starts Ghostscript).
 _FORMATS = [
     PngImagePlugin.PngImageFile.format,
     JpegImagePlugin.JpegImageFile.format,
@@ -50,48 +54,52 @@ _FORMATS = [
     GifImagePlugin.GifImageFile.format,
     PpmImagePlugin.PpmImageFile.format,
 ]
-_OPENING = threading.Lock()
+_PIL_LIMIT_LOCK = threading.Lock()
+_KIND_OF_MODE = {"1": "gray", "L": "gray", "LA": "gray+alpha", "RGBA": "RGBA", "P": "palette"}
 
 
 def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """An image, upright: its values, whether the last channel is alpha, and which pixels hold no
-    data.
+    """Read an image, upright, with its alpha channel and its pixels without data marked.
 
     The values are (H, W, C), C of 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGBA), or the bands of a
     TIFF file, in uint8 or uint16. Gray of 1, 2 and 4 bits is scaled to 8; 10 to 14 bits are kept
-    as they are in uint16. Of TIFF files with other types (float32, int16, ...) the values are
-    float32, as stored. `kanseg.data.io.tiff` has the table of TIFF tags.
+    as they are in uint16. TIFF files of other types (float32, int16, ...) give float32, as stored.
+    `kanseg.data.io.tiff` has the table of TIFF tags.
+
+    Args:
+        path: of the file.
+        max_pixels: larger images are refused before anything is decoded.
 
     Raises:
         InputError: missing, empty, truncated or unknown files, anything but a regular file, NaN,
-            and more than `max_pixels` pixels, which is judged before anything is decoded.
+            and more than `max_pixels` pixels.
     """
     path = Path(path)
     require_regular_file(path)
     with decoder_errors(path):
-        plain = read_plain(path, max_pixels)
-        if plain is not None:
-            return DecodedImage(plain)
+        fast = read_fast(path, max_pixels)
+        if fast is not None:
+            return DecodedImage(fast)
         if is_tiff(path):
             header = read_header(path, max_pixels)
             if not header.left_to_pil:
                 return read_tiff_image(header)
-        with _opened(path, max_pixels) as image:
-            values = _decoded(image, path)
+        with _open_with_pil(path, max_pixels) as image:
+            values = _decode(image, path)
     return DecodedImage(values, alpha=values.shape[2] in (2, 4))
 
 
 def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The values of `decode_image` alone: (H, W, C) uint8, uint16 or float32, upright.
+    """Read an image as (H, W, C) uint8, uint16 or float32, upright; see `decode_image`.
 
     Raises:
-        InputError: as of `decode_image`.
+        InputError: see `decode_image`.
     """
     return decode_image(path, max_pixels=max_pixels).values
 
 
 def states_nodata(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bool:
-    """Whether an image names a number for pixels without data, from its header alone."""
+    """Return True if the header of an image names a number for pixels without data."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -100,7 +108,7 @@ def states_nodata(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bool:
 
 
 def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, tuple[int, int]]:
-    """(a word for the kind of image, (H, W) upright), from the file's header alone."""
+    """Return (kind such as "RGB" or "16-bit gray", (H, W) upright) from the header of an image."""
     path = Path(path)
     require_regular_file(path)
     with decoder_errors(path):
@@ -108,36 +116,34 @@ def image_mode(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> tuple[str, 
             header = read_header(path, max_pixels)
             if not header.left_to_pil:
                 return header.kind, header.upright_shape
-        with _opened(path, max_pixels) as image:
-            wide = "16-bit " if _is_16_bit(image) or image.mode[0] in "IF" else ""
-            kind = {
-                "1": "gray",
-                "L": "gray",
-                "LA": "gray+alpha",
-                "RGBA": "RGBA",
-                "P": "palette",
-            }.get(image.mode, image.mode)
-            kind = "gray" if image.mode[0] in "IF" else kind
+        with _open_with_pil(path, max_pixels) as image:
+            kind = _KIND_OF_MODE.get(image.mode, image.mode)
+            if image.mode[0] in "IF":
+                kind = "16-bit gray"
+            elif _is_16_bit(image):
+                kind = f"16-bit {kind}"
             width, height = image.size
-            turned = orientation_of(image, path) >= 5
-            return wide + kind, (width, height) if turned else (height, width)
+            if read_orientation(image, path) >= 5:
+                return kind, (width, height)
+            return kind, (height, width)
 
 
 def to_channels(
     image: np.ndarray, channels: int, *, name: str = "image", alpha: bool | None = None
 ) -> np.ndarray:
-    """(H, W, C) -> (H, W, channels): gray repeated to RGB, RGB to gray by its luminance (Rec. 601),
-    alpha dropped.
+    """Convert an image (H, W, C) to (H, W, channels).
+
+    Gray is repeated to RGB, RGB becomes gray by its luminance (Rec. 601), and alpha is dropped.
 
     Args:
         image: (H, W, C).
         channels: that the network takes.
         name: for messages.
-        alpha: whether the last channel is alpha; by default it is the last of 2 or 4 channels of
+        alpha: True if the last channel is alpha; by default it is the last of 2 or 4 channels of
             integers. It is dropped unless the network takes as many channels.
 
     Raises:
-        InputError: when there is no such conversion.
+        InputError: there is no such conversion.
     """
     present = image.shape[2]
     if present == channels:
@@ -160,31 +166,33 @@ def to_channels(
 
 
 def decode_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedMask:
-    """A mask as stored, upright: neither inverted nor scaled; (H, W) integers (a palette file gives
-    its indices and colors), or (H, W, 3) uint8 for a color mask. An alpha channel is left out.
+    """Read a mask as stored, upright, neither inverted nor scaled.
+
+    The values are (H, W) integers (of a palette file its indices, with its colors), or (H, W, 3)
+    uint8 for a color mask. An alpha channel is left out.
 
     Raises:
-        InputError: as of `decode_image`.
+        InputError: see `decode_image`.
     """
     path = Path(path)
     require_regular_file(path)
     with decoder_errors(path):
-        plain = read_plain(path, max_pixels)
-        if plain is not None:
-            return DecodedMask(plain[:, :, 0] if plain.shape[2] == 1 else plain)
+        fast = read_fast(path, max_pixels)
+        if fast is not None:
+            return DecodedMask(fast[:, :, 0] if fast.shape[2] == 1 else fast)
         if is_tiff(path):
             header = read_header(path, max_pixels)
             if not header.left_to_pil:
                 return read_tiff_mask(header)
-        with _opened(path, max_pixels) as image:
-            return _decoded_mask(image, path)
+        with _open_with_pil(path, max_pixels) as image:
+            return _decode_mask(image, path)
 
 
 def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """The values of `decode_mask` alone.
+    """Read the values of a mask; see `decode_mask`.
 
     Raises:
-        InputError: as of `decode_image`.
+        InputError: see `decode_image`.
     """
     return decode_mask(path, max_pixels=max_pixels).values
 
@@ -192,15 +200,18 @@ def read_mask_values(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.nd
 def write_png(
     path: Path | str, array: np.ndarray, *, palette: list[tuple[int, int, int]] | None = None
 ) -> Path:
-    """Write (H, W) indices or gray values, or (H, W, 3) RGB, uint8, whole or not at all: to a
-    temporary name, then renamed.
+    """Write a PNG file atomically.
 
-    With a palette the file holds indices and is shown in the palette's colors.
+    Args:
+        path: of the file.
+        array: (H, W) indices or gray values, or (H, W, 3) RGB, uint8.
+        palette: RGB colors in which indices are shown; the file still holds the indices.
     """
     path = Path(path)
     image = Image.fromarray(np.ascontiguousarray(array))
     if palette is not None:
-        image = image.convert("P") if image.mode != "L" else image
+        if image.mode != "L":
+            image = image.convert("P")
         image.putpalette([value for color in palette for value in color])
     with atomic_write(path) as temporary:
         image.save(temporary, format="PNG")
@@ -208,15 +219,13 @@ def write_png(
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """An open PIL image, its size judged and nothing of it decoded; within `decoder_errors`."""
+def _open_with_pil(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image with PIL and check its size, without decoding it."""
     try:
         image = _open_unlimited(path)
     except UnidentifiedImageError:
-        raise InputError(
-            f"{path}: not an image in a format that can be read"
-            f" ({', '.join(s[1:] for s in IMAGE_SUFFIXES)})"
-        ) from None
+        supported = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        raise InputError(f"{path}: not an image in a supported format ({supported})") from None
     with image:
         width, height = image.size
         check_size(path, height, width, max_pixels)
@@ -225,46 +234,90 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         yield image
 
 
+def _open_unlimited(path: Path) -> Image.Image:
+    """Call Image.open, which reads only the header, without PIL's own limit of pixels."""
+    with _PIL_LIMIT_LOCK:  # the limit is global, and images are read in threads
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
 def _refuse_too_few_bytes(path: Path) -> None:
-    """InputError for a PNG file that cannot hold its pixels: decoders would allocate all of them
-    before they notice.
+    """Raise InputError for a PNG file that cannot hold its pixels: decoders would allocate all of
+    them before they notice.
     """
     with path.open("rb") as file:
-        width, height, depth, kind = struct.unpack(">IIBB", file.read(26)[16:])
-    if not fits_compressed(path.stat().st_size, width, height, depth, kind):
+        width, height, depth, color_type = struct.unpack(">IIBB", file.read(26)[16:])
+    size = path.stat().st_size
+    if not can_hold_pixels(size, width, height, depth, color_type):
         raise InputError(
-            f"{path}: the file is damaged or truncated ({path.stat().st_size} bytes cannot hold"
-            f" {width}x{height} pixels)"
+            f"{path}: the file is damaged or truncated ({size} bytes cannot hold {width}x{height}"
+            " pixels)"
         )
 
 
-def _decoded(image: Image.Image, path: Path) -> np.ndarray:
-    """(H, W, C) uint8 or uint16, upright, of an open image that is no TIFF file, or one whose
-    colors PIL converts.
+def _decode(image: Image.Image, path: Path) -> np.ndarray:
+    """Decode an open image to (H, W, C) uint8 or uint16, upright. TIFF files get here only if PIL
+    converts their colors.
     """
-    if image.mode in ("F", "I"):
-        return upright(_wide_gray(np.asarray(image), path), orientation_of(image, path))
-    if image.format == "TIFF":
-        return _converted_tiff(image, path)
-    orientation = orientation_of(image, path)
+    if image.format == "TIFF" and image.mode not in ("F", "I"):
+        return _convert_tiff_to_rgb(image, path)
+    orientation = read_orientation(image, path)
     transparent = image.info.get("transparency")
-    if _is_16_bit(image):
+    if image.mode in ("F", "I"):
+        array = _gray_of_32_bits(np.asarray(image), path)
+    elif _is_16_bit(image):
         image.load()  # refuses a truncated file, which OpenCV would read half
-        return upright(_with_transparency(_read_by_opencv(path), transparent, 1), orientation)
-    array = _quick_jpeg(image, path)
+        array = _add_transparency(_decode_16_bit_png(path), transparent, 1)
+    else:
+        array = _decode_jpeg(image, path)
+        if array is None:
+            array = _decode_8_bit(image, transparent)
+    return apply_orientation(array, orientation)
+
+
+def _decode_8_bit(image: Image.Image, transparent: object) -> np.ndarray:
+    """Decode an image of up to 8 bits to (H, W, C) uint8, not turned."""
+    scale = 255 // (2 ** _bits_of_gray(image) - 1)
+    if image.mode == "1" and transparent is not None:
+        transparent = int(transparent > 0)  # PIL scales this value, but not those of 2 and 4 bits
+    array = np.asarray(_to_plain_mode(image))
+    array = array.reshape(*array.shape[:2], -1)
+    if image.mode in ("1", "L", "RGB"):
+        array = _add_transparency(array, transparent, scale)
+    return array
+
+
+def _decode_jpeg(image: Image.Image, path: Path) -> np.ndarray | None:
+    """Decode a JPEG file with OpenCV, in two thirds of PIL's time, not turned; None for other
+    files, other colors, or a truncated file.
+    """
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
+        return None
+    data = path.read_bytes()
+    if not has_jpeg_end(data):
+        return None
+    return decode_with_opencv(data, (image.height, image.width, len(image.mode)))
+
+
+def _decode_16_bit_png(path: Path) -> np.ndarray:
+    """Decode a PNG file of 16 bits to (H, W, C) with OpenCV; PIL would narrow RGB to 8 bits."""
+    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
-        scale = 255 // (2 ** _bits_of_gray(image) - 1)
-        if image.mode == "1" and transparent is not None:
-            transparent = int(transparent > 0)  # PIL scales this one, and that of 2 and 4 bits not
-        array = np.asarray(_plain_mode(image))
-        array = array.reshape(*array.shape[:2], -1)
-        if image.mode in ("1", "L", "RGB"):
-            array = _with_transparency(array, transparent, scale)
-    return upright(array, orientation)
+        raise InputError(f"{path}: OpenCV cannot decode this image; save it as PNG")
+    if array.ndim == 2:
+        return array[:, :, None]
+    if array.shape[2] == 3:
+        array = array[:, :, [2, 1, 0]]
+    elif array.shape[2] == 4:
+        array = array[:, :, [2, 1, 0, 3]]
+    return np.ascontiguousarray(array)
 
 
-def _converted_tiff(image: Image.Image, path: Path) -> np.ndarray:
-    """(H, W, 3) of a TIFF file of CMYK, Lab or the like."""
+def _convert_tiff_to_rgb(image: Image.Image, path: Path) -> np.ndarray:
+    """Convert a TIFF file of CMYK, Lab or the like to (H, W, 3)."""
     bits = image.tag_v2.get(258, (8,))
     if image.tag_v2.get(274, 1) != 1 or set(np.atleast_1d(bits).tolist()) != {8}:
         raise InputError(
@@ -274,33 +327,49 @@ def _converted_tiff(image: Image.Image, path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _decoded_mask(image: Image.Image, path: Path) -> DecodedMask:
-    """The mask in an open image that is no TIFF file, or one whose colors PIL converts."""
-    orientation = orientation_of(image, path)
+def _gray_of_32_bits(array: np.ndarray, path: Path) -> np.ndarray:
+    """Narrow 32-bit integers that fit 16 bits, as older programs store 16-bit gray."""
+    if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
+        raise InputError(
+            f"{path}: images of {array.dtype} values are not supported; save it with 8 or 16 bits"
+            " a channel"
+        )
+    return array.astype(np.uint16)[:, :, None]
+
+
+def _decode_mask(image: Image.Image, path: Path) -> DecodedMask:
+    """Decode the mask in an open image. TIFF files get here only if PIL converts their colors."""
     if image.mode in ("P", "PA"):
-        values = np.asarray(image.convert("PA"))[:, :, 0] if image.mode == "PA" else image
-        table = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-        varies = _palette_alpha_varies(image)
-        return DecodedMask(upright(np.asarray(values), orientation), table, varies)
+        return _decode_indexed_mask(image, path)
     bits = _bits_of_gray(image)
     has_alpha = image.mode in ("LA", "RGBA", "La", "RGBa")
-    image.info.pop("transparency", None)  # a color that is not drawn is a label all the same
-    values = _decoded(image, path)
+    image.info.pop("transparency", None)  # a transparent color is a label all the same
+    values = _decode(image, path)
     if bits < 8:  # PIL scales them to 8 bits
         values = values // (255 // (2**bits - 1))
-    varies = False
+    alpha_varies = False
     if has_alpha:
         alpha = values[:, :, -1]
-        varies = bool((alpha != alpha[0, 0]).any())
+        alpha_varies = bool((alpha != alpha[0, 0]).any())
         values = values[:, :, :-1]
-    values = values[:, :, 0] if values.shape[2] == 1 else values
-    return DecodedMask(np.ascontiguousarray(values), alpha_varies=varies)
+    if values.shape[2] == 1:
+        values = values[:, :, 0]
+    return DecodedMask(np.ascontiguousarray(values), alpha_varies=alpha_varies)
+
+
+def _decode_indexed_mask(image: Image.Image, path: Path) -> DecodedMask:
+    """Decode the indices and the palette of an indexed file."""
+    orientation = read_orientation(image, path)
+    indices = np.asarray(image)
+    if image.mode == "PA":  # index and alpha
+        indices = indices[:, :, 0]
+    palette = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    alpha_varies = _palette_alpha_varies(image)
+    return DecodedMask(apply_orientation(indices, orientation), palette, alpha_varies)
 
 
 def _palette_alpha_varies(image: Image.Image) -> bool:
-    """Whether indices that an image holds are drawn with different transparency, while they have
-    one color.
-    """
+    """Return True if indices in use differ in transparency while some share a color."""
     alpha = image.info.get("transparency")
     if image.mode == "PA" or alpha is None:
         return False
@@ -316,20 +385,36 @@ def _palette_alpha_varies(image: Image.Image) -> bool:
 
 
 def _bits_of_gray(image: Image.Image) -> int:
-    """1, 2 or 4 of a gray image that PIL scales to 8 bits, else 8, by its decoder's raw mode
-    (`L;2`).
+    """Return 1, 2 or 4 for a gray image that PIL scales to 8 bits, else 8; the raw mode of its
+    decoder tells (`L;2`).
     """
     if image.mode == "1":
         return 1
     if image.mode == "L" and image.format == "PNG":
-        raw = [tile[3] for tile in image.tile]
-        return next((bits for bits in (2, 4) if raw == [f"L;{bits}"]), 8)
+        raw_modes = [tile[3] for tile in image.tile]
+        if raw_modes == ["L;2"]:
+            return 2
+        if raw_modes == ["L;4"]:
+            return 4
     return 8
 
 
-def _with_transparency(array: np.ndarray, transparent: object, scale: int) -> np.ndarray:
-    """(H, W, C) with an alpha channel that is 0 where the color is the one that a PNG file calls
-    transparent (a stored value), and full elsewhere; as it is without such a color.
+def _is_16_bit(image: Image.Image) -> bool:
+    """Return True if the file has 16 bits per channel; the raw mode of PIL's decoder tells
+    (`RGB;16B`), while its mode is RGB.
+    """
+    if image.mode.startswith("I;16"):
+        return True
+    for tile in image.tile:
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(part, str) and ";16" in part for part in arguments):
+            return True
+    return False
+
+
+def _add_transparency(array: np.ndarray, transparent: object, scale: int) -> np.ndarray:
+    """Add an alpha channel that is 0 at the color that a PNG file calls transparent (a stored
+    value, times `scale`) and full elsewhere; without such a color, return the array.
     """
     if transparent is None or isinstance(transparent, bytes) or array.shape[2] not in (1, 3):
         return array
@@ -341,67 +426,11 @@ def _with_transparency(array: np.ndarray, transparent: object, scale: int) -> np
     return np.dstack([array, alpha])
 
 
-def _quick_jpeg(image: Image.Image, path: Path) -> np.ndarray | None:
-    """The same values from OpenCV in two thirds of PIL's time, not turned; None for what is no
-    plain JPEG file, or cut off.
-    """
-    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
-        return None
-    data = path.read_bytes()
-    if not ends_well(data):
-        return None
-    return decode_plain(data, (image.height, image.width, len(image.mode)))
-
-
-def _open_unlimited(path: Path) -> Image.Image:
-    """Image.open (which reads the header only) without PIL's own limit of pixels; ours is checked
-    by the caller.
-    """
-    with _OPENING:  # the limit is global, and images are read in threads
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(path, formats=_FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _plain_mode(image: Image.Image) -> Image.Image:
-    """The image in one of the modes L, LA, RGB, RGBA."""
+def _to_plain_mode(image: Image.Image) -> Image.Image:
+    """Convert an image to one of the modes L, LA, RGB, RGBA."""
     if image.mode in ("L", "LA", "RGB", "RGBA"):
         return image
     if image.mode == "1":
         return image.convert("L")
     has_alpha = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
     return image.convert("RGBA" if has_alpha else "RGB")
-
-
-def _is_16_bit(image: Image.Image) -> bool:
-    """Whether the file has 16 bits a channel; PIL would narrow RGB to 8, but its decoder's raw mode
-    tells (`RGB;16B`).
-    """
-    arguments = [tile[3] for tile in image.tile]
-    flat = [part for a in arguments for part in (a if isinstance(a, tuple) else (a,))]
-    return image.mode.startswith("I;16") or any(
-        isinstance(part, str) and ";16" in part for part in flat
-    )
-
-
-def _read_by_opencv(path: Path) -> np.ndarray:
-    """(H, W, C) of a PNG file of 16 bits."""
-    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise InputError(f"{path}: OpenCV cannot decode this image; save it as PNG")
-    if array.ndim == 2:
-        return array[:, :, None]
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(array.shape[2], list(range(array.shape[2])))
-    return np.ascontiguousarray(array[:, :, order])
-
-
-def _wide_gray(array: np.ndarray, path: Path) -> np.ndarray:
-    """32-bit integers that fit 16 bits, as older writers store 16-bit gray."""
-    if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
-        raise InputError(
-            f"{path}: images of {array.dtype} values are not supported; save it with 8 or 16 bits"
-            " a channel"
-        )
-    return array.astype(np.uint16)[:, :, None]

@@ -34,9 +34,9 @@ from threading import Lock
 import numpy as np
 import tifffile
 
-from kanseg.data.io.decoded import DecodedImage, DecodedMask, filled
-from kanseg.data.io.orientation import upright
-from kanseg.data.io.untrusted import decoder_errors
+from kanseg.data.io.decode_errors import decoder_errors
+from kanseg.data.io.decoded import DecodedImage, DecodedMask, fill_nodata
+from kanseg.data.io.exif import apply_orientation
 from kanseg.utils.errors import InputError
 
 SUFFIXES = (".tif", ".tiff")
@@ -199,14 +199,14 @@ def read_tiff_image(header: TiffHeader) -> DecodedImage:
     image = image_of(_stored(header), header)
     if header.orientation == 1:
         return image
-    nodata = None if image.nodata is None else upright(image.nodata, header.orientation)
-    return DecodedImage(upright(image.values, header.orientation), image.alpha, nodata)
+    nodata = None if image.nodata is None else apply_orientation(image.nodata, header.orientation)
+    return DecodedImage(apply_orientation(image.values, header.orientation), image.alpha, nodata)
 
 
 def read_tiff_mask(header: TiffHeader) -> DecodedMask:
     """The mask in a file, upright, by the table above; InputError as of `read_tiff_image`."""
     mask = mask_of(_stored(header), header)
-    return replace(mask, values=upright(mask.values, header.orientation))
+    return replace(mask, values=apply_orientation(mask.values, header.orientation))
 
 
 def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
@@ -229,7 +229,7 @@ def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
     has_alpha = alpha_band is not None and header.photometric != _PALETTE
     if nodata is None or not nodata.any():
         return DecodedImage(np.ascontiguousarray(values), has_alpha, nodata)
-    return DecodedImage(filled(values, nodata), has_alpha, nodata)
+    return DecodedImage(fill_nodata(values, nodata), has_alpha, nodata)
 
 
 def mask_of(stored: np.ndarray, header: TiffHeader) -> DecodedMask:

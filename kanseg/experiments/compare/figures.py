@@ -98,7 +98,7 @@ def draw_examples(
     cells: list[list[np.ndarray]] = [[] for _ in samples]
     for run in runs.values():
         predictor = Predictor.from_checkpoint(run)
-        dataset = SegmentationDataset(samples, folder.info, predictor.preprocess)
+        dataset = SegmentationDataset(samples, folder.label_spec, predictor.preprocess)
         shown = predicted_cells(
             predictor.model,
             dataset,
@@ -111,5 +111,9 @@ def draw_examples(
     titles = [
         f"{names[i]}: " + ", ".join(f"{name} {first[name][i]:.3f}" for name in runs) for i in chosen
     ]
-    key = legend(folder.info.classes, folder.info.colors, sides=len(folder.info.classes) <= 2)
+    key = legend(
+        folder.label_spec.classes,
+        folder.label_spec.colors,
+        sides=len(folder.label_spec.classes) <= 2,
+    )
     return write_png(path, comparison_sheet(cells, ["image", "truth", *runs], titles, legend=key))

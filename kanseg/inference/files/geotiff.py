@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from kanseg.data.io.untrusted import decoder_errors
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.utils.errors import InputError
 
 SCALE, TIE_POINT, TRANSFORM, KEYS, DOUBLES, TEXTS = 33550, 33922, 34264, 34735, 34736, 34737

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.images import read_mask_values, write_png
-from kanseg.data.io.untrusted import decoder_errors
 from kanseg.data.overlay import overlay
 from kanseg.inference.files.geotiff import geo_transform
 from kanseg.inference.files.polygons import Region, geojson, regions

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kanseg.data.io.untrusted import decoder_errors, require_regular_file
+from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
 from kanseg.inference.files.inputs import Job
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import ImageRegions

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kanseg.config import DataConfig
 from kanseg.data import check_data
-from kanseg.data.checks import cache, cache_folder, inspector
+from kanseg.data.checks import cache, cache_folder, prober
 
 
 @pytest.fixture(autouse=True)
@@ -17,10 +17,10 @@ def decoded(tmp_path, monkeypatch):
     """Files decoded so far; the cache is empty at first."""
     monkeypatch.setenv("KANSEG_CACHE", str(tmp_path / "cache"))
     names = []
-    for function in ("look_at_image", "look_at_mask"):
-        real = getattr(inspector, function)
+    for function in ("probe_image", "probe_mask"):
+        real = getattr(prober, function)
         monkeypatch.setattr(
-            inspector,
+            prober,
             function,
             lambda path, *a, real=real: (
                 names.append(f"{path.parent.name}/{path.name}") or real(path, *a)
@@ -42,7 +42,7 @@ def test_unchanged_files_are_not_decoded_again_and_the_report_is_the_same(folder
     second = check_data(DataConfig(root=str(folder)))
     assert len(decoded) == 12
     assert plain(first) == plain(second)
-    assert (second.inspector.decoded, second.inspector.from_cache) == (0, 12)
+    assert (second.prober.decoded, second.prober.from_cache) == (0, 12)
 
 
 def test_nothing_else_decodes_them_either(folder, monkeypatch):
@@ -160,7 +160,7 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
 
 
 def test_facts_survive_json(folder):
-    for look, kind in ((inspector.look_at_image, "images"), (inspector.look_at_mask, "masks")):
+    for look, kind in ((prober.probe_image, "images"), (prober.probe_mask, "masks")):
         facts = look(folder / kind / "p00.png", 10**6)
         assert type(facts)(**json.loads(json.dumps(asdict(facts)))) == facts
 
@@ -174,6 +174,6 @@ def test_a_file_of_the_same_pixels_in_another_form_has_the_same_hash(tmp_path):
         tmp_path / "d.png"
     )
     Image.fromarray(gray.T.copy()).save(tmp_path / "e.png")
-    hashes = [inspector.look_at_image(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
+    hashes = [prober.probe_image(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
     assert len(set(hashes[:4])) == 1
     assert hashes[4] != hashes[0]

@@ -40,7 +40,7 @@ def checked(root):
 def labels(root):
     found = read_folder(root)
     samples = sorted((s for split in found.splits.values() for s in split), key=lambda s: s.name)
-    return [read_label(sample, found.info) for sample in samples]
+    return [read_label(sample, found.label_spec) for sample in samples]
 
 
 def plain_labels(tmp_path, classes=3):

@@ -42,12 +42,15 @@ def root(tmp_path):
 
 def test_classes_are_the_background_and_the_categories_by_id(root):
     found = read_coco(root)
-    assert (found.info.task, found.info.classes) == ("multiclass", ("background", "vessel", "cell"))
+    assert (found.label_spec.task, found.label_spec.classes) == (
+        "multiclass",
+        ("background", "vessel", "cell"),
+    )
     assert {name: [s.name for s in samples] for name, samples in found.splits.items()} == {
         "train": ["train"],
         "val": ["val"],
     }
-    label = read_label(found.samples("train")[0], found.info)
+    label = read_label(found.samples("train")[0], found.label_spec)
     assert np.unique(label).tolist() == [0, 2]
     assert (label == 2).sum() == 12
 
@@ -59,16 +62,19 @@ def test_the_sample_names_the_files_that_it_is_read_from(root):
 
 def test_multilabel_has_no_background(root):
     found = read_coco(root, {"task": "multilabel"})
-    assert found.info.classes == ("vessel", "cell")
-    assert read_label(found.samples("train")[0], found.info).sum(axis=(1, 2)).tolist() == [0, 12]
+    assert found.label_spec.classes == ("vessel", "cell")
+    assert read_label(found.samples("train")[0], found.label_spec).sum(axis=(1, 2)).tolist() == [
+        0,
+        12,
+    ]
 
 
 def test_given_classes_choose_and_order_the_categories(root):
     found = read_coco(root, {"classes": ["ground", "cell"]})
-    assert found.info.task == "binary"
-    assert read_label(found.samples("train")[0], found.info).sum() == 12
+    assert found.label_spec.task == "binary"
+    assert read_label(found.samples("train")[0], found.label_spec).sum() == 12
     assert "left out: vessel" in found.notes[0]
-    with pytest.raises(InputError, match="class 'cel' is no category; did you mean 'cell'"):
+    with pytest.raises(InputError, match="'cel' .*did you mean 'cell'"):
         read_coco(root, {"classes": ["ground", "cel"]})
 
 
@@ -100,7 +106,7 @@ def test_one_file_is_split_by_the_seed_and_by_group(tmp_path):
 
 def test_it_is_found_by_itself_and_told(root):
     lines = []
-    assert open_data(DataConfig(root=str(root)), log=lines.append).info.classes[1] == "vessel"
+    assert open_data(DataConfig(root=str(root)), log=lines.append).label_spec.classes[1] == "vessel"
     assert any("form of COCO" in line for line in lines)
 
 
@@ -133,7 +139,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(root, name):
         (content(["train.png"], images=[{"id": 0, "file_name": "train.png"}] * 2), "the same id"),
         (
             content(["train.png"], annotations=[{"image_id": 0, "category_id": 9}]),
-            "category_id 9, which is no category",
+            "category_id 9",
         ),
         (
             content(
@@ -180,7 +186,7 @@ def test_annotations_of_no_image_are_told(root):
 def test_a_image_of_another_size_than_stated_is_a_fault_of_that_sample(root):
     Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(root / "images" / "train.png")
     found = read_coco(root)
-    faults = check_samples(found.samples(["train", "val"]), found.info).faults
+    faults = check_samples(found.samples(["train", "val"]), found.label_spec).faults
     assert [str(fault) for fault in faults.values()] == [
         f"{root / 'images' / 'train.png'}: the image is 6x8 pixels, and train.json says 8x6"
     ]
@@ -195,7 +201,7 @@ def test_a_name_that_two_categories_have_gets_the_id_behind(root):
                 [f"{split}.png"], categories=[{"id": 3, "name": "cell"}, {"id": 7, "name": "cell"}]
             ),
         )
-    assert read_coco(root).info.classes == ("background", "cell_3", "cell_7")
+    assert read_coco(root).label_spec.classes == ("background", "cell_3", "cell_7")
 
 
 def test_one_file_as_two_images_is_refused(root):
@@ -213,11 +219,11 @@ def test_a_category_named_background_is_the_background(root):
             f"annotations/{split}.json",
             content([f"{split}.png"], categories=[{"id": 0, "name": "background"}, *CATEGORIES]),
         )
-    assert read_coco(root).info.classes == ("background", "vessel", "cell")
+    assert read_coco(root).label_spec.classes == ("background", "vessel", "cell")
 
 
 def test_an_ignore_index_is_refused_but_for_that_of_crowds(root):
-    assert read_coco(root, {"ignore_index": 255}).info.ignore_index == 255
+    assert read_coco(root, {"ignore_index": 255}).label_spec.ignore_index == 255
     with pytest.raises(InputError, match="ignore_index has no meaning"):
         read_coco(root, {"ignore_index": 1})
 
@@ -236,7 +242,7 @@ def test_where_every_object_is_a_crowd_they_are_objects(tmp_path):
     folder = read_coco(tmp_path)
     assert any("every object is marked iscrowd: 1" in note for note in folder.notes)
     sample = folder.samples("train")[0]
-    label = read_label(sample, folder.info)
+    label = read_label(sample, folder.label_spec)
     assert (label[2:6, 2:6] == 1).all()
     assert label.sum() == 16
     crowds[0]["iscrowd"] = 0
@@ -244,7 +250,7 @@ def test_where_every_object_is_a_crowd_they_are_objects(tmp_path):
     mixed = read_coco(tmp_path)
     assert not any("iscrowd" in note for note in mixed.notes)
     by_name = {s.name: s for some in mixed.splits.values() for s in some}
-    assert (read_label(by_name["1"], mixed.info)[2:6, 2:6] == 255).all()
+    assert (read_label(by_name["1"], mixed.label_spec)[2:6, 2:6] == 255).all()
 
 
 def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
@@ -264,17 +270,17 @@ def test_roboflows_export_is_found_and_its_parent_category_left_out(tmp_path):
         "val": 2,
         "test": 1,
     }
-    assert folder.info.classes == ("background", "disc")
+    assert folder.label_spec.classes == ("background", "disc")
     assert any("left out: the category cells" in line for line in lines)
     assert folder.samples("val")[0].image == tmp_path / "valid" / "valid0.png"
-    assert read_label(folder.samples("val")[0], folder.info).sum() == 16
+    assert read_label(folder.samples("val")[0], folder.label_spec).sum() == 16
     flat = tmp_path / "flat"
     names = [f"{number}.png" for number in range(6)]
     for name in names:
         image(flat / name)
     objects = [square(number) for number in range(6)]
     write(flat, "_annotations.coco.json", content(names, annotations=objects))
-    assert open_data(DataConfig(root=str(flat)), log=lines.append).dealt
+    assert open_data(DataConfig(root=str(flat)), log=lines.append).split_by_hash
 
 
 def test_an_area_of_hundreds_of_digits_is_left_out(root):
@@ -286,7 +292,7 @@ def test_an_area_of_hundreds_of_digits_is_left_out(root):
     ]
     write(root, "annotations/train.json", data)
     found = read_coco(root)
-    label = read_label(found.samples("train")[0], found.info)
+    label = read_label(found.samples("train")[0], found.label_spec)
     assert (label[1, 2], (label == 2).sum()) == (1, 11)
 
 

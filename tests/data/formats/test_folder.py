@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from conftest import make_folder
-from kanseg.data.formats.folder import orphan_masks, read_folder
+from kanseg.data.formats.folder import read_folder
 from kanseg.utils.errors import InputError
 
 
@@ -37,7 +37,7 @@ def test_seeded_split_is_repeatable_disjoint_and_told(tmp_path):
     assert names["test"]
     sizes = ", ".join(f"{len(some)} {split}" for split, some in names.items())
     assert any(f"split by seed 1, by a hash of the name, into {sizes}" in n for n in one.notes)
-    assert one.dealt
+    assert one.split_by_hash
 
 
 def test_groups_stay_together(tmp_path):
@@ -88,15 +88,14 @@ def test_hidden_files_of_other_systems_are_left_out(folder):
     for path in ("images/._p00.png", "masks/._p00.png", "._train.txt"):
         (folder / path).write_bytes(b"\x00\x05\x16\x07")
     found = read_folder(folder)
-    assert orphan_masks(found) == []
+    assert found.problems == ()
     assert set(found.splits) == {"train", "val", "test"}
 
 
 def test_masks_without_images_are_found_whatever_their_suffix(folder):
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "masks" / "stray.TIF")
-    assert orphan_masks(read_folder(folder)) == [
-        f"{folder / 'masks' / 'stray.TIF'}: a mask without an image in images/"
-    ]
+    problems = read_folder(folder).problems
+    assert [(issue.code, issue.file) for issue in problems] == [("no_image", "masks/stray.TIF")]
 
 
 def test_two_images_of_one_stem_are_refused(folder):

@@ -42,28 +42,28 @@ def root(tmp_path):
 
 def test_classes_and_colors_are_those_of_the_file_and_the_background_first(root):
     folder = read_voc(root)
-    assert folder.info.classes == ("background", "cell", "nucleus")
-    assert folder.info.colors == [(0, 0, 0), (250, 50, 83), (36, 179, 83)]
+    assert folder.label_spec.classes == ("background", "cell", "nucleus")
+    assert folder.label_spec.colors == [(0, 0, 0), (250, 50, 83), (36, 179, 83)]
     assert any("those of labelmap.txt: background, cell, nucleus" in n for n in folder.notes)
     samples = folder.samples("train")
-    assert np.array_equal(read_label(samples[0], folder.info), LABEL)
-    assert check_samples(samples, folder.info).faults == {}
+    assert np.array_equal(read_label(samples[0], folder.label_spec), LABEL)
+    assert check_samples(samples, folder.label_spec).faults == {}
 
 
 def test_the_one_list_of_an_export_is_split(root):
     folder = read_voc(root)
-    assert folder.dealt
+    assert folder.split_by_hash
     parts = [{sample.name for sample in folder.samples(s)} for s in ("train", "val", "test")]
     assert all(parts)
     assert sorted(set.union(*parts)) == [f"f{number}" for number in range(10)]
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("f0\n")
-    assert not read_voc(root).dealt
+    assert not read_voc(root).split_by_hash
 
 
 def test_what_is_given_wins(root):
     classes = ["background", "a", "b"]
     palette = [list(COLORS[name]) for name in ("background", "nucleus", "cell")]
-    info = read_voc(root, {"classes": classes, "palette": palette}).info
+    info = read_voc(root, {"classes": classes, "palette": palette}).label_spec
     assert info.classes == ("background", "a", "b")
     assert info.palette[1] == COLORS["nucleus"]
 

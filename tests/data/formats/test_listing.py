@@ -20,17 +20,13 @@ def test_files_in_other_formats_and_folders_are_told_not_read(folder):
     (folder / "images" / ".hidden.gif").write_bytes(b"x")
     notes = [note for note in read_folder(folder).notes if "left out" in note]
     assert len(notes) == 1
-    assert notes[0].startswith(
-        f"{folder / 'images'}: left out what is no image that can be read: 1 folders, 1 .gif"
-        " (read: png, jpg"
-    )
+    assert str(folder / "images") in notes[0]
+    assert "1 folders, 1 .gif" in notes[0]
 
 
 def test_images_in_folders_of_their_own_are_named(folder):
     (folder / "images" / "patient_1").mkdir()
     for path in (folder / "images").glob("*.png"):
         path.rename(folder / "images" / "patient_1" / path.name)
-    with pytest.raises(
-        InputError, match="no images .* only patient_1; images must lie in it directly"
-    ):
+    with pytest.raises(InputError, match="images: no images .* only patient_1;"):
         read_folder(folder)

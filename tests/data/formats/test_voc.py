@@ -6,13 +6,12 @@ from kanseg.config import DataConfig
 from kanseg.data import (
     check_samples,
     open_data,
-    orphan_masks,
     read_folder,
     read_label,
     read_voc,
     write_png,
 )
-from kanseg.data.label_spec import voc_palette
+from kanseg.data.io.colors import voc_palette
 from kanseg.utils.errors import InputError
 
 INDICES = np.array([[0, 1, 20], [15, 255, 0]], np.uint8)
@@ -46,14 +45,18 @@ def test_the_palette_is_pascals():
 
 def test_indices_and_colors_mean_the_same(root):
     found = read_voc(root)
-    assert (len(found.info.classes), found.info.classes[15], found.info.classes[20]) == (
+    assert (
+        len(found.label_spec.classes),
+        found.label_spec.classes[15],
+        found.label_spec.classes[20],
+    ) == (
         21,
         "person",
         "tvmonitor",
     )
     for split in ("train", "val"):
-        assert np.array_equal(read_label(found.samples(split)[0], found.info), INDICES)
-    assert found.info.colors[1] == (128, 0, 0)
+        assert np.array_equal(read_label(found.samples(split)[0], found.label_spec), INDICES)
+    assert found.label_spec.colors[1] == (128, 0, 0)
 
 
 def test_images_without_a_mask_are_no_fault_unless_a_list_names_them(root):
@@ -63,30 +66,25 @@ def test_images_without_a_mask_are_no_fault_unless_a_list_names_them(root):
         "trainval": ["a", "b"],
         "val": ["b"],
     }
-    assert not check_samples(found.samples(["train", "val"]), found.info).faults
+    assert not check_samples(found.samples(["train", "val"]), found.label_spec).faults
     (root / "ImageSets" / "Segmentation" / "test.txt").write_text("c\n")
     again = read_voc(root)
     assert "has no mask" in next(
-        iter(check_samples(again.samples("test"), again.info).faults.values())
+        iter(check_samples(again.samples("test"), again.label_spec).faults.values())
     )
 
 
 def test_it_is_found_by_itself(root):
     lines = []
-    assert open_data(DataConfig(root=str(root)), log=lines.append).info.classes[1] == "aeroplane"
+    assert (
+        open_data(DataConfig(root=str(root)), log=lines.append).label_spec.classes[1] == "aeroplane"
+    )
     assert any("form of VOC" in line for line in lines)
 
 
 def test_other_classes_can_be_given(root):
     classes = [f"c{i}" for i in range(30)]
-    assert read_voc(root, {"classes": classes}).info.classes == tuple(classes)
-
-
-def test_a_mask_without_a_image_is_an_orphan(root):
-    write_png(root / "SegmentationClass" / "z.png", INDICES)
-    assert orphan_masks(read_voc(root)) == [
-        f"{root / 'SegmentationClass' / 'z.png'}: a mask without an image in images/"
-    ]
+    assert read_voc(root, {"classes": classes}).label_spec.classes == tuple(classes)
 
 
 def test_faults_of_a_list_are_told_when_it_is_asked_for(root):
@@ -105,7 +103,7 @@ def test_the_folder_form_takes_its_colors_by_name(root):
     )
     found = read_folder(root)
     for sample in found.samples("train"):
-        assert np.array_equal(read_label(sample, found.info), INDICES)
+        assert np.array_equal(read_label(sample, found.label_spec), INDICES)
 
 
 def test_folders_that_are_not_there_are_named(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from kanseg.data import read_image
+from kanseg.data.io.fast_decode import read_fast
 from kanseg.data.io.images import read_mask_values
-from kanseg.data.io.opencv_decode import read_plain
 
 LIMIT = 10**6
 RNG = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def written(folder, image, name="x.png", **options):
 )
 def test_the_values_are_those_of_pil(tmp_path, array, name, options):
     path = written(tmp_path, array, name, **options)
-    assert np.array_equal(read_plain(path, LIMIT).squeeze(), np.asarray(Image.open(path)))
+    assert np.array_equal(read_fast(path, LIMIT).squeeze(), np.asarray(Image.open(path)))
 
 
 def others():
@@ -62,7 +62,7 @@ def others():
 @pytest.mark.parametrize("kind", others())
 def test_every_other_kind_is_left_to_pil(tmp_path, kind):
     image, name, options = others()[kind]
-    assert read_plain(written(tmp_path, image, name, **options), LIMIT) is None
+    assert read_fast(written(tmp_path, image, name, **options), LIMIT) is None
 
 
 def test_a_palette_file_gives_its_indices_as_a_mask(tmp_path):
@@ -77,7 +77,7 @@ def test_a_file_that_is_cut_off_is_no_image(tmp_path, format):
     Image.fromarray(COLOR).save(buffer, format=format)
     for length in (0, 5, 40, 200, len(buffer.getvalue()) - 1):
         (tmp_path / "x").write_bytes(buffer.getvalue()[:length])
-        assert read_plain(tmp_path / "x", LIMIT) is None
+        assert read_fast(tmp_path / "x", LIMIT) is None
 
 
 def test_a_changed_byte_of_the_pixels_of_a_png_is_found(tmp_path):
@@ -85,12 +85,12 @@ def test_a_changed_byte_of_the_pixels_of_a_png_is_found(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert read_plain(path, LIMIT) is None
+    assert read_fast(path, LIMIT) is None
 
 
 def test_too_many_pixels_and_no_file_are_left_to_the_caller(tmp_path):
     path = written(tmp_path, COLOR)
-    assert read_plain(path, 599) is None
-    assert read_plain(path, 600) is not None
-    assert read_plain(tmp_path / "none.png", LIMIT) is None
+    assert read_fast(path, 599) is None
+    assert read_fast(path, 600) is not None
+    assert read_fast(tmp_path / "none.png", LIMIT) is None
     assert read_image(path).flags.writeable

@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanseg.data.checks.files import look_at_image, look_at_mask
+from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
 from kanseg.data.io.images import read_image, read_mask_values
-from kanseg.data.io.untrusted import decoder_errors, require_regular_file
+from kanseg.data.io.probe import probe_image, probe_mask
 from kanseg.inference.sources import open_image
 from kanseg.utils.errors import InputError
 
@@ -87,8 +87,8 @@ def test_what_is_no_regular_file_is_named_without_opening_it(tmp_path, kind, nam
             read(path)
     with pytest.raises(InputError, match=kind):
         open_image(path, max_pixels=10**6, large=10)
-    assert look_at_image(path, 10**6).fault[0] in ("unreadable", "missing")
-    assert look_at_mask(path, 10**6).fault[0] in ("unreadable", "missing")
+    assert probe_image(path, 10**6).fault[0] in ("unreadable", "missing")
+    assert probe_mask(path, 10**6).fault[0] in ("unreadable", "missing")
 
 
 def tiffs(folder):
@@ -135,16 +135,16 @@ def test_a_damaged_tiff_is_read_or_named_and_nothing_else(tmp_path, large):
         except InputError as error:
             named += 1
             assert str(path) in str(error)
-        look_at_image(path, 10**6)
-        look_at_mask(path, 10**6)
+        probe_image(path, 10**6)
+        probe_mask(path, 10**6)
     assert named > 20
 
 
 def test_nothing_is_written_on_stderr_about_damaged_files(tmp_path, capfd):
     for path in damaged_tiffs(tmp_path, 30, seed=1):
-        look_at_image(path, 10**6)
+        probe_image(path, 10**6)
     Image.fromarray(RGB).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "a.png").write_bytes(data[:60])
-    look_at_image(tmp_path / "a.png", 10**6)
+    probe_image(tmp_path / "a.png", 10**6)
     assert capfd.readouterr().err == ""

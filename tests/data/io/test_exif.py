@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kanseg.data.io.exif import apply_orientation, parse_orientation
 from kanseg.data.io.images import image_mode, read_image
-from kanseg.data.io.orientation import exif_orientation, upright
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -20,8 +20,8 @@ def exif(kind, count, value, order="<"):
 @pytest.mark.parametrize("value", range(1, 9))
 def test_the_orientation_of_either_byte_order(order, value):
     data = exif(3, 1, struct.pack(f"{order}H", value), order)
-    assert exif_orientation(data) == value
-    assert exif_orientation(b"Exif\0\0" + data) == value
+    assert parse_orientation(data) == value
+    assert parse_orientation(b"Exif\0\0" + data) == value
 
 
 ODD = {
@@ -40,7 +40,7 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_an_orientation_that_is_none_leaves_the_image_as_it_is(tmp_path, kind, suffix):
-    assert exif_orientation(ODD[kind]) is None
+    assert parse_orientation(ODD[kind]) is None
     path = tmp_path / f"a.{suffix}"
     head = b"" if suffix == "png" else b"Exif\0\0"
     Image.fromarray(RGB).save(path, exif=head + ODD[kind])
@@ -57,4 +57,6 @@ def test_the_orientation_in_xmp_is_used_as_pil_does(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_masks_are_turned_as_images_are(orientation):
-    assert np.array_equal(upright(RGB, orientation)[:, :, 1], upright(RGB[:, :, 1], orientation))
+    assert np.array_equal(
+        apply_orientation(RGB, orientation)[:, :, 1], apply_orientation(RGB[:, :, 1], orientation)
+    )

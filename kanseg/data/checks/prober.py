@@ -1,0 +1,197 @@
+"""Probe the files of a data set in threads, each once, with a cache of earlier runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from kanseg.data.checks.cache import Cache
+from kanseg.data.io.images import MAX_PIXELS
+from kanseg.data.io.probe import ImageFacts, MaskFacts, probe_image, probe_mask
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
+from kanseg.data.labels import read_label
+from kanseg.data.sample import Sample
+from kanseg.data.split_record import file_digest
+from kanseg.utils.errors import InputError
+
+Facts = TypeVar("Facts", ImageFacts, MaskFacts, "LabelFacts", "DigestFacts")
+CHUNK = 512  # files that are queued at once
+MAX_THREADS = 8
+
+
+@dataclass
+class LabelFacts:
+    """Facts about the label map of a sample.
+
+    Args:
+        fault: [code, reason] of a label that cannot be used; then the rest is empty.
+        size: [H, W].
+        counts: pixels of each class; in a multilabel task a pixel may count for several.
+        ignored: pixels that are ignored (multilabel: pixels times classes).
+    """
+
+    fault: list[str] | None = None
+    size: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    ignored: int = 0
+
+
+@dataclass
+class DigestFacts:
+    """The digest of the bytes of a file."""
+
+    digest: str = ""
+
+
+class Prober:
+    """Facts about the files of a data set, each determined once.
+
+    Args:
+        root: of the data set.
+        max_pixels: larger images are a fault.
+        cache: of earlier runs; None for none.
+        progress: whether to show a progress bar, on a terminal.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        cache: Cache | None = None,
+        progress: bool = True,
+    ):
+        self.root, self.max_pixels, self.cache = root, max_pixels, cache
+        self.decoded = self.from_cache = 0
+        self._hide_bar = None if progress else True  # None: hidden unless on a terminal
+        self._known: dict[str, object] = {}
+
+    def probe_files(self, images: Iterable[Path], masks: Iterable[Path]) -> None:
+        """Probe files in threads; afterwards `image` and `mask` return at once."""
+        jobs = [(self.image, path) for path in images] + [(self.mask, path) for path in masks]
+        self._run_in_threads(jobs, "check files")
+
+    def probe_labels(self, samples: Sequence[Sample], spec: LabelSpec) -> None:
+        """Probe labels in threads; afterwards `label` returns at once."""
+
+        def probe(sample: Sample) -> LabelFacts:
+            return self.label(sample, spec)
+
+        self._run_in_threads([(probe, sample) for sample in samples], "check labels")
+
+    def probe_masks(self, paths: Sequence[Path]) -> list[MaskFacts]:
+        """Probe mask files in threads and return the facts about them."""
+        self.probe_files([], paths)
+        return [self.mask(path) for path in paths]
+
+    def image(self, path: Path) -> ImageFacts:
+        """Return the facts about an image file."""
+
+        def probe() -> ImageFacts:
+            return probe_image(path, self.max_pixels)
+
+        return self._facts(f"image {self.name(path)}", [path], ImageFacts, probe)
+
+    def mask(self, path: Path) -> MaskFacts:
+        """Return the facts about a mask file."""
+
+        def probe() -> MaskFacts:
+            return probe_mask(path, self.max_pixels)
+
+        return self._facts(f"mask {self.name(path)}", [path], MaskFacts, probe)
+
+    def digest(self, path: Path) -> str:
+        """Return the digest of the bytes of a file; see `file_digest`."""
+
+        def probe() -> DigestFacts:
+            return DigestFacts(file_digest(path))
+
+        return self._facts(f"bytes {self.name(path)}", [path], DigestFacts, probe).digest
+
+    def label(self, sample: Sample, spec: LabelSpec) -> LabelFacts:
+        """Return the facts about the label map of a sample, as `read_label` reads it."""
+
+        def probe() -> LabelFacts:
+            return _probe_label(sample, spec)
+
+        digest = hashlib.sha256(repr(spec).encode()).hexdigest()[:16]
+        key = f"label {digest} {self.name(sample.image)}"
+        return self._facts(key, sample.files, LabelFacts, probe)
+
+    def name(self, path: Path) -> str:
+        """Return a path relative to the root, with forward slashes."""
+        if path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return str(path)
+
+    def _facts(
+        self, key: str, files: Sequence[Path], kind: type[Facts], probe: Callable[[], Facts]
+    ) -> Facts:
+        if key not in self._known:
+            self._known[key] = self._from_cache_or(key, files, kind, probe)
+        return self._known[key]
+
+    def _from_cache_or(
+        self, key: str, files: Sequence[Path], kind: type[Facts], probe: Callable[[], Facts]
+    ) -> Facts:
+        stamp = [self.max_pixels, *(_stamp(path) for path in files)]
+        stored = None if self.cache is None else self.cache.get(key, stamp)
+        if stored is not None and stored.keys() == kind.__dataclass_fields__.keys():
+            self.from_cache += 1
+            return kind(**stored)
+        facts = probe()
+        self.decoded += 1
+        if self.cache is not None:
+            self.cache.put(key, stamp, asdict(facts))
+        return facts
+
+    def _run_in_threads(self, jobs: Sequence[tuple[Callable, object]], title: str) -> None:
+        def run(job: tuple[Callable, object]) -> None:
+            function, argument = job
+            function(argument)
+
+        rest = iter(jobs)
+        bar = tqdm(total=len(jobs), desc=title, leave=False, disable=self._hide_bar, unit="file")
+        # decoding releases the GIL
+        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool, bar:
+            while chunk := list(islice(rest, CHUNK)):
+                for _ in pool.map(run, chunk):
+                    bar.update()
+
+
+def mask_files(sample: Sample) -> Iterator[Path]:
+    """Yield the mask files of a sample: none, one, or one per class."""
+    parts = sample.mask if isinstance(sample.mask, tuple) else (sample.mask,)
+    yield from (part for part in parts if isinstance(part, Path))
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return [size, time of the last change in nanoseconds] of a file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [-1, 0]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _probe_label(sample: Sample, spec: LabelSpec) -> LabelFacts:
+    try:
+        label = read_label(sample, spec)
+    except InputError as error:
+        return LabelFacts(fault=["label", str(error)])
+    size = list(label.shape[-2:])
+    if label.ndim == 3:
+        present = [int((plane == 1).sum()) for plane in label]
+        return LabelFacts(None, size, present, int((label == IGNORE_INDEX).sum()))
+    counts = np.bincount(label.ravel(), minlength=256)
+    of_classes = counts[: len(spec.classes)].tolist()
+    return LabelFacts(None, size, of_classes, int(counts[IGNORE_INDEX]))

@@ -1,0 +1,89 @@
+"""What a reader of a layout returns: the samples of a data set and the problems of its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kanseg.data.formats.issues import Issue
+from kanseg.data.label_spec import LabelSpec
+from kanseg.data.sample import Sample
+from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """The samples of a data set by split, the meaning of its masks, and its problems.
+
+    Training raises the first error among the problems (`raise_errors`, `samples`); the check of a
+    data set reports all of them.
+
+    Args:
+        root: folder of the data set.
+        label_spec: meaning of the mask values; None if a problem says why it is not known.
+        splits: name of a split -> its samples. A split file with problems has the samples that it
+            names correctly.
+        unlisted: samples that are in none of the splits.
+        problems: of the layout as a whole.
+        split_problems: name of a split -> the problems of its file, which count only when the split
+            is asked for.
+        notes: what was decided without being asked, for the log.
+        groups: name of a sample -> group, from groups.csv; None without that file.
+        split_by_hash: True if the splits were made by `seeded_split`.
+    """
+
+    root: Path
+    label_spec: LabelSpec | None = None
+    splits: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+    unlisted: tuple[Sample, ...] = ()
+    problems: tuple[Issue, ...] = ()
+    split_problems: Mapping[str, tuple[Issue, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    groups: Mapping[str, str] | None = None
+    split_by_hash: bool = False
+
+    def samples(self, names: str | Sequence[str] | None) -> list[Sample]:
+        """Return the samples of one split, or of several without duplicates; [] for None.
+
+        Raises:
+            InputError: there is no such split, or its file has a problem.
+        """
+        chosen = [names] if isinstance(names, str) else list(names or [])
+        found: dict[Sample, None] = {}
+        for name in chosen:
+            for problem in self.split_problems.get(name, ()):
+                raise InputError(self.message(problem))
+            if name not in self.splits:
+                raise InputError(
+                    f"{self.root}: there is no split {name!r}{nearest(name, self.splits)} (found:"
+                    f" {', '.join(self.splits) or 'none'})"
+                )
+            found |= dict.fromkeys(self.splits[name])
+        return list(found)
+
+    def raise_errors(self) -> DatasetIndex:
+        """Raise InputError for the first problem that stops a training; return self without one."""
+        for problem in self.problems:
+            if problem.kind.stops:
+                raise InputError(self.message(problem))
+        return self
+
+    def message(self, problem: Issue) -> str:
+        """Return `FILE: reason`, with the path of the file as it can be opened."""
+        path = self.root if problem.file == "." else self.root / problem.file
+        return f"{path}: {problem.reason}"
+
+    def with_problems(self, problems: Iterable[Issue]) -> DatasetIndex:
+        """Return a copy with more problems."""
+        return replace(self, problems=(*self.problems, *problems))
+
+
+def problem_of(error: InputError, root: Path, code: str = "layout") -> Issue:
+    """Return an error as a problem of the file that its message begins with, or of the root."""
+    text = str(error)
+    path, separator, reason = text.partition(": ")
+    if separator and Path(path).is_relative_to(root):
+        return Issue(code, Path(path).relative_to(root).as_posix(), reason)
+    return Issue(code, ".", text)

@@ -1,0 +1,132 @@
+"""The problems of a data set: each has a code that programs can rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanseg.data.sample import Sample
+
+MAX_NAMES = 1000  # in the details of an issue
+SHOWN = 5  # names in its reason
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem.
+
+    Args:
+        severity: "error" stops a training, "warning" does not.
+        title: a few words for a heading.
+        stops: True if it stops a training even with `skip_bad`, because leaving samples out does
+            not solve it.
+    """
+
+    severity: str
+    title: str
+    stops: bool = False
+
+
+def _error(title: str, *, stops: bool = False) -> Kind:
+    return Kind("error", title, stops)
+
+
+def _warning(title: str) -> Kind:
+    return Kind("warning", title)
+
+
+KINDS: dict[str, Kind] = {
+    "layout": _error("the folder cannot be read as a data set", stops=True),
+    "labels": _error("the meaning of the mask values is neither given nor evident", stops=True),
+    "odd_masks": _error("a few masks hold values that no other mask has", stops=True),
+    "settings": _error("dataset.yaml or a setting cannot be used", stops=True),
+    "same_stem": _error("two files with the same stem", stops=True),
+    "no_split": _error("a split that is asked for does not exist", stops=True),
+    "split_unknown": _error("a split file names images that do not exist", stops=True),
+    "split_path": _error("a split file holds paths, such as ../x", stops=True),
+    "split_repeated": _error("a split file lists a name twice", stops=True),
+    "split_encoding": _error("a split file is not UTF-8 text", stops=True),
+    "no_group": _error("groups.csv cannot be read or lacks images", stops=True),
+    "in_two_splits": _error("an image is listed in two splits", stops=True),
+    "missing": _error("a file that does not exist"),
+    "empty_file": _error("a file of 0 bytes"),
+    "unreadable": _error("not an image in a supported format"),
+    "truncated": _error("a damaged or truncated file"),
+    "too_large": _error("more pixels than the limit"),
+    "unsupported": _error("an image of an unsupported kind"),
+    "nan": _error("NaN or infinite values"),
+    "no_mask": _error("an image without a mask"),
+    "no_image": _error("a mask without an image"),
+    "size_mismatch": _error("mask and image of different sizes"),
+    "bad_value": _error("mask values that are not a class"),
+    "mask_0_255": _error("a mask of 0 and 255 where class indices are expected"),
+    "lossy_mask": _error("a mask whose values were blurred by lossy compression"),
+    "rgb_without_palette": _error("a color mask without a palette"),
+    "all_ignored": _error("a mask in which every pixel is ignored"),
+    "duplicate_in_two_splits": _error("the same image in two splits"),
+    "channels": _error("channels that do not fit data.channels"),
+    "colors_contradict": _error("an indexed mask whose colors contradict its indices"),
+    "label": _error("a label that cannot be read"),
+    "duplicate": _warning("the same image twice in a split"),
+    "group_in_two_splits": _warning("a group of groups.csv in two splits"),
+    "in_no_split": _warning("images in no split"),
+    "stray_split": _warning("a split file that is not asked for has problems"),
+    "lossy_format": _warning("a mask in a lossy format, with intact values"),
+    "mask_maybe_0_255": _warning("a mask of 0 and 255 among others of indices"),
+    "empty_mask": _warning("a mask without any object"),
+    "one_class_only": _warning("a mask of a single class"),
+    "class_absent": _warning("a class without a pixel"),
+    "size_outlier": _warning("an image of an unusual size"),
+    "channels_mixed": _warning("images of different kinds"),
+    "sizes_mixed": _warning("training images of several sizes, without resize or crop"),
+    "constant_image": _warning("an image of a single color"),
+    "mask_alpha": _warning("a mask whose alpha channel varies"),
+    "white_at_0": _warning("masks in which 0 is white"),
+    "palettes_differ": _warning("indexed masks with different colors at the same index"),
+    "other_palette": _warning("indexed masks with colors that dataset.yaml does not name"),
+    "class_everywhere": _warning("a class that fills every image"),
+}
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One problem of a data set.
+
+    Args:
+        code: its kind, a key of `KINDS`.
+        file: the file, relative to the root of the data set ("." for the root itself).
+        reason: one line: what was expected, what was found, and how to fix it.
+        samples: those that `skip_bad` leaves out.
+        details: numbers and names for programs, JSON-able.
+    """
+
+    code: str
+    file: str
+    reason: str
+    samples: tuple[Sample, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def kind(self) -> Kind:
+        """Severity and title."""
+        return KINDS[self.code]
+
+    @property
+    def is_error(self) -> bool:
+        """True if the severity is "error"."""
+        return self.kind.severity == "error"
+
+
+def issue_of_names(code: str, file: str, reason: str, names: Iterable[str]) -> Issue:
+    """Return an issue whose reason ends with the first of the names; its details list them."""
+    names = list(names)
+    return Issue(code, file, f"{reason}: {few(names)}", details={"names": names[:MAX_NAMES]})
+
+
+def few(names: Iterable[object]) -> str:
+    """Return `a, b, c, ... (12 in all)`."""
+    names = [str(name) for name in names]
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN])}, ... ({len(names)} in all)"

@@ -1,0 +1,249 @@
+"""The label spec of a data set: from dataset.yaml and settings, completed from the masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from kanseg.data.formats.issues import Issue
+from kanseg.data.io.colors import voc_palette
+from kanseg.data.io.probe import MaskFacts
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, is_byte, shorten
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_yaml
+from kanseg.utils.registry import nearest
+
+ProbeMasks = Callable[[Sequence[Path]], list[MaskFacts]]
+# If the values of all masks together make no sense, those in a smaller share of the masks are
+# taken for mistakes.
+RARE = 0.2
+
+
+def read_label_settings(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
+    """Return the entries of `root/dataset.yaml`, replaced by the overrides that are not None, with
+    the types of `LabelSpec`.
+
+    Raises:
+        InputError: unknown entries, or entries of the wrong kind.
+    """
+    given = _read_dataset_yaml(root)
+    given |= {key: value for key, value in overrides.items() if value is not None}
+    if given.get("classes") is not None:
+        given["classes"] = _class_names(root, given["classes"])
+    if given.get("mask_values") is not None:
+        given["mask_values"] = _integer_map(root, given["mask_values"])
+    if given.get("palette") is not None:
+        given["palette"] = _palette(root, given["palette"])
+    # ignore_index: null means none; other entries that are null are not given
+    empty = [key for key, value in given.items() if value is None and key != "ignore_index"]
+    for key in empty:
+        del given[key]
+    return given
+
+
+def complete_label_spec(
+    given: Mapping[str, Any], masks: Sequence[Path], probe_masks: ProbeMasks, notes: list[str]
+) -> tuple[LabelSpec | None, list[Issue]]:
+    """Complete the label settings from the values of the masks, where they leave something open.
+
+    Color masks, lossy files and files that cannot be read are not considered.
+
+    Args:
+        given: from `read_label_settings`.
+        masks: mask files of one value per pixel.
+        probe_masks: returns the facts about mask files; called only if they are needed.
+        notes: receives what was decided.
+
+    Returns:
+        (the label spec or None, problems). If a few masks have values that make no sense, the spec
+        follows the other masks and there is a problem too.
+    """
+    given = dict(given)
+    _add_defaults(given)
+    try:
+        if "classes" in given and ("mask_values" in given or "palette" in given):
+            return LabelSpec(**given), []
+    except InputError as error:
+        return None, [Issue("labels", ".", str(error))]
+    facts = dict(zip(masks, probe_masks(masks), strict=True))
+    usable = {
+        path: mask
+        for path, mask in facts.items()
+        if mask.fault is None and not mask.color and not mask.lossy
+    }
+    first_file, count = _count_values(usable)
+    try:
+        return _infer(given, first_file, notes, colors=any(m.color for m in facts.values())), []
+    except InputError as error:
+        reason = str(error)
+    frequent = {
+        value: path for value, path in first_file.items() if count[value] >= RARE * len(usable)
+    }
+    try:
+        spec = _infer(given, frequent, notes)
+    except InputError:
+        return None, [Issue("labels", ".", reason)]
+    return spec, [Issue("odd_masks", ".", reason)]
+
+
+def _add_defaults(given: dict[str, Any]) -> None:
+    """Add the task that follows from the classes, or the classes of a binary task."""
+    if "task" not in given and "classes" in given:
+        given["task"] = "binary" if len(given["classes"]) == 2 else "multiclass"
+    maps_classes = set(given.get("mask_values", ())) - _ignored_values(given)
+    if "classes" not in given and given.get("task") == "binary" and maps_classes:
+        given["classes"] = ("background", "foreground")
+
+
+def _ignored_values(given: Mapping[str, Any]) -> set[int]:
+    """Values that mask_values maps to ignored, if it maps to nothing else."""
+    pairs = given.get("mask_values") or {}
+    if set(pairs.values()) <= {IGNORE_INDEX, given.get("ignore_index", IGNORE_INDEX)}:
+        return set(pairs)
+    return set()
+
+
+def _count_values(masks: Mapping[Path, MaskFacts]) -> tuple[dict[int, Path], Counter]:
+    """Return (value -> first file that has it, value -> number of files that have it)."""
+    first_file: dict[int, Path] = {}
+    count: Counter = Counter()
+    for path, mask in masks.items():
+        for value, *_ in mask.values:
+            first_file.setdefault(value, path)
+            count[value] += 1
+    return first_file, count
+
+
+def _infer(
+    given: Mapping[str, Any],
+    first_file: Mapping[int, Path],
+    notes: list[str],
+    *,
+    colors: bool = False,
+) -> LabelSpec:
+    """Return the label spec of settings and values found; InputError if the values are ambiguous.
+
+    Args:
+        given: label settings.
+        first_file: value -> a file that has it.
+        notes: receives what was decided.
+        colors: whether there are color masks, for the message.
+    """
+    given = dict(given)
+    ignored = _ignored_values(given)
+    found = {value: path for value, path in first_file.items() if value not in ignored}
+    if not found and "classes" in given:
+        return LabelSpec(**given)
+    if not found and colors:
+        raise InputError(
+            "color masks need `classes` and `palette` in dataset.yaml (or data.classes and"
+            " data.palette)"
+        )
+    if not found:
+        raise InputError(
+            "no mask tells what the classes are; give task and classes in dataset.yaml"
+        )
+    if set(found) <= {0, 255} and IGNORE_INDEX in found:
+        guess = _binary_of_255(given, notes)
+        guess["mask_values"] |= given.pop("mask_values", {})
+    else:
+        guess = _classes_of_indices(given, found, notes)
+    return LabelSpec(**(guess | given))
+
+
+def _binary_of_255(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Return the label settings of masks that hold 0 and 255 only."""
+    classes = given.get("classes", ("background", "foreground"))
+    if given.get("ignore_index") == IGNORE_INDEX:
+        raise InputError(
+            "masks hold only 0 and 255, and 255 is said to be ignored; give mask_values, such as"
+            " {0: 0, 255: 1}"
+        )
+    if len(classes) != 2:
+        raise InputError(
+            f"masks hold only 0 and 255, but the classes are {', '.join(classes)}; give"
+            " mask_values, or two classes"
+        )
+    notes.append(f"masks hold 0 and 255: read as {' and '.join(classes)}")
+    return {"task": "binary", "classes": classes, "mask_values": {0: 0, 255: 1}}
+
+
+def _classes_of_indices(
+    given: Mapping[str, Any], found: Mapping[int, Path], notes: list[str]
+) -> dict[str, Any]:
+    """Return the label settings of masks that hold class indices, as far as they are open."""
+    if "classes" in given:
+        return {}
+    indices = sorted(set(found) - {given.get("ignore_index", IGNORE_INDEX)})
+    for expected, value in enumerate(indices):
+        if value != expected:
+            raise InputError(
+                f"masks hold the values {shorten(sorted(found))}, which are not classes 0, 1, 2,"
+                f" ... ({value} is in {found[value].name}); correct the masks, or give classes and"
+                " mask_values in dataset.yaml (or data.classes and data.mask_values)"
+            )
+    ignored = ", 255 ignored" if IGNORE_INDEX in found else ""
+    if len(indices) <= 2:
+        notes.append(f"masks hold 0 and 1: read as background and foreground{ignored}")
+        return {"task": "binary", "classes": ("background", "foreground")}
+    notes.append(
+        f"masks hold the values 0 to {indices[-1]}: read as multiclass with"
+        f" {len(indices)} classes{ignored}"
+    )
+    return {"task": "multiclass", "classes": tuple(f"class_{index}" for index in indices)}
+
+
+def _read_dataset_yaml(root: Path) -> dict[str, Any]:
+    """Return the entries of `root/dataset.yaml`; {} without that file."""
+    path = root / "dataset.yaml"
+    if not path.is_file():
+        return {}
+    content = read_yaml(path) or {}
+    known = [f.name for f in fields(LabelSpec)]
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
+    for key in content:
+        if key not in known:
+            raise InputError(
+                f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})"
+            )
+    return dict(content)
+
+
+def _class_names(root: Path, classes: object) -> tuple[str, ...]:
+    is_list = isinstance(classes, (list, tuple))
+    if not is_list or not all(isinstance(name, str) or _is_integer(name) for name in classes):
+        raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
+    return tuple(str(name) for name in classes)
+
+
+def _integer_map(root: Path, values: object) -> dict[int, int]:
+    is_map = isinstance(values, Mapping)
+    if not is_map or not all(_is_integer(n) for pair in values.items() for n in pair):
+        raise InputError(
+            f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got"
+            f" {values!r}"
+        )
+    return dict(values)
+
+
+def _palette(root: Path, palette: object) -> tuple[tuple[int, int, int], ...]:
+    if palette == "voc":
+        return tuple(voc_palette())
+    if not isinstance(palette, (list, tuple)) or not all(map(_is_color, palette)):
+        raise InputError(
+            f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
+            f" {palette!r}"
+        )
+    return tuple(tuple(color) for color in palette)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_color(color: object) -> bool:
+    return isinstance(color, (list, tuple)) and len(color) == 3 and all(map(is_byte, color))
