@@ -141,7 +141,7 @@ def _fused_basis(
             basis, op, dtype, tuple(tensors), x, weight, dropout_mask, *tensors.values()
         )
         if constant is not None:
-            y += constant_output(op, constant, x.shape).to(y.dtype)
+            y = y + constant_output(op, constant, x.shape).to(y.dtype)
         return y
 
 
