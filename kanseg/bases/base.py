@@ -148,11 +148,14 @@ class Basis(nn.Module, ABC):
 
     @abstractmethod
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
-        """Value and derivative of each of the K functions in turn at the mapped input u (B, C, *S),
-        float32 or float64.
+        """Yield value and derivative of each of the K functions in turn.
 
-        Both are of the shape of u or broadcast to it; the derivative is None unless `derivatives` asks
-        for it. This is all that a family states.
+        Args:
+            u: the mapped input (B, C, *S), float32 or float64.
+            derivatives: whether to compute the derivatives, which are None otherwise.
+
+        Yields:
+            (B_j(u), dB_j/du), both of the shape of u or such that they broadcast to it.
         """
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
