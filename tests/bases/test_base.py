@@ -26,7 +26,7 @@ def test_moments_of_many_channels_are_taken_a_few_points_at_a_time(monkeypatch):
     basis = create_basis("wavelet", 7)
     whole = basis.second_moments()
     torch.testing.assert_close(whole, basis.normal_values().square().mean(dim=(0, 2)))
-    monkeypatch.setattr("kanseg.bases.base.AT_ONCE", 7 * basis.num_functions * 100)
+    monkeypatch.setattr("kanseg.bases.base.MAX_VALUES", 7 * basis.num_functions * 100)
     torch.testing.assert_close(basis.second_moments(), whole)
 
 
