@@ -346,7 +346,7 @@ def test_options_reach_every_flat_layer_of_a_classifier(model, options):
     layers = list(kan_layers(net))
     assert len(layers) >= 1 + len(options.get("hidden", []))
     assert all(
-        m.basis.degree == 5 and m.disturbance.p == 0.25 and isinstance(m.base_activation, nn.Tanh)
+        m.basis.degree == 5 and m.feature_noise.p == 0.25 and isinstance(m.base_activation, nn.Tanh)
         for m in layers
     )
 

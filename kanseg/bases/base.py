@@ -1,4 +1,4 @@
-"""The skeleton that every basis fills in: a domain map, then K functions of the mapped value."""
+"""Base class of all bases: a domain map, then K functions of the mapped value."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def _layer_norm(x: Tensor) -> Tensor:
 
 
 def _check_varies(x: Tensor, normalized: torch.Size, domain: str, what: str) -> None:
-    """ValueError where there is one number only: it is its own mean, and whatever it was becomes
-    0.
-    """
+    """ValueError where a single number would be normalized: it is its own mean, and becomes 0."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return  # sizes can be symbols there
     if prod(normalized) == 1 and len(x) > 0:
@@ -48,19 +46,18 @@ def _check_varies(x: Tensor, normalized: torch.Size, domain: str, what: str) -> 
 
 
 def _tanh(x: Tensor) -> Tensor:
-    """By way of the sigmoid, which is five times faster than torch.tanh on a CPU (0.3 against 1.3
-    ns a value, measured).
-    """
+    # By way of the sigmoid: five times faster than torch.tanh on a CPU (0.3 against 1.3 ns a
+    # value, measured).
     return torch.sigmoid(2 * x) * 2 - 1
 
 
 class Pointwise(NamedTuple):
-    """A map of single values, u = value(x), and its derivative in terms of u: du/dx = slope(u);
-    None where it is 1.
+    """A map of single values, u = value(x), and its derivative as a function of u,
+    du/dx = derivative(u); None where it is 1.
     """
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor] | None
+    derivative: Callable[[Tensor], Tensor] | None
 
 
 POINTWISE_DOMAINS: dict[str, Pointwise] = {
@@ -69,20 +66,20 @@ POINTWISE_DOMAINS: dict[str, Pointwise] = {
     "half_tanh": Pointwise(lambda x: torch.sigmoid(x) * 2 - 1, lambda u: (1 - u * u) / 2),
     "sigmoid": Pointwise(torch.sigmoid, lambda u: u * (1 - u)),
 }
-NORMALISING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
+NORMALIZING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
     "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,
 }
-DOMAINS = {name: domain.value for name, domain in POINTWISE_DOMAINS.items()} | NORMALISING_DOMAINS
-NORMAL_POINTS = 4096  # of equal mass, that moments are taken over
-AT_ONCE = 1 << 25  # values of functions
+DOMAINS = {name: domain.value for name, domain in POINTWISE_DOMAINS.items()} | NORMALIZING_DOMAINS
+NORMAL_POINTS = 4096  # points of equal mass under N(0, 1), for moments
+MAX_VALUES = 1 << 25  # values of functions computed together for moments
 FAR = 1e12  # stands for everything beyond it, infinity included
-Terms = Iterator[tuple[Tensor, Tensor | None]]
+ValuesAndDerivatives = Iterator[tuple[Tensor, Tensor | None]]
 
 
 class TableRange(NamedTuple):
-    """Where functions can be tabulated: on `entries` equal intervals of [lo, hi], linear
-    interpolation is off by at most about 5e-5 of them.
+    """Range of a table of the functions: linear interpolation on `entries` equal intervals of
+    [lo, hi] has an error of at most about 5e-5 of the functions.
 
     Args:
         lo, hi: of each channel (C,), or (1,) where the functions of all channels are the same.
@@ -107,35 +104,36 @@ TABLE_DENSITY = 96
 class Basis(nn.Module, ABC):
     """K univariate functions of every channel: (B, C, *S) -> (B, C, K, *S), S of 0 to 3 axes.
 
-    `B_j(u(x))`: a domain map `u`, then the functions of the family. Half-precision input is
-    computed in float32 (a cubic B-spline in bfloat16 is off by 0.012) and returned in the precision
-    it came in.
+        y_cj = B_j(u(x_c))
+
+    with a domain map u, and the functions B_1, ..., B_K of the family. A subclass states
+    `values_and_derivatives`. Half-precision input is computed in float32 (a cubic B-spline in
+    bfloat16 is off by 0.012) and returned in the precision it came in.
 
     Args:
         channels: C, for the families whose functions have parameters per channel.
         num_functions: K.
         domain: name of the map u: identity, tanh, half_tanh (tanh(x / 2)), sigmoid, instance_norm
-            (per sample and channel) or layer_norm (per sample). None of them looks at another
-            sample of the batch.
+            (per sample and channel) or layer_norm (per sample). None of them depends on the
+            other samples of the batch.
 
     Raises:
         ValueError: on an unknown domain.
     """
 
-    # 0 where the first function is constant in x (degree 0 of a polynomial family), else None.
+    # 0 if the first function is constant in x (degree 0 of a polynomial family), else None.
     constant_function: int | None = None
-    # Whether `terms` gives derivatives when asked.
-    states_slopes = True
-    # Names of the parameters of which `parameter_gradients` states the gradient; those of others
-    # go through autograd.
-    stated_parameters: tuple[str, ...] = ()
+    # True if `values_and_derivatives` gives derivatives; without, autograd finds them.
+    has_derivatives = True
+    # Names of the parameters whose gradients `parameter_gradients` gives; autograd finds others.
+    analytic_parameters: tuple[str, ...] = ()
     # Degree of the functions where all are polynomials of the mapped input.
     polynomial_degree: int | None = None
-    # Whether the functions stand on a grid that can follow the data.
+    # True if the functions stand on a grid that can follow the data.
     has_grid = False
-    # Whether a table holds the functions to single precision, as far as `table_range` has one.
+    # True if a table holds the functions to single precision, as far as `table_range` has one.
     has_table = False
-    # Names of the parameters and buffers with a row for each channel.
+    # Names of the parameters and buffers that have a row for each channel.
     per_channel: tuple[str, ...] = ()
 
     def __init__(self, channels: int, num_functions: int, domain: str):
@@ -149,23 +147,28 @@ class Basis(nn.Module, ABC):
         self.domain = domain
 
     @abstractmethod
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
-        """Value and derivative of each of the K functions in turn at the mapped input u (B, C, *S),
-        float32 or float64.
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
+        """Yield value and derivative of each of the K functions in turn.
 
-        Both are of the shape of u or broadcast to it; the derivative is None unless `slopes` asks
-        for it. This is all that a family states.
+        Args:
+            u: the mapped input (B, C, *S), float32 or float64.
+            derivatives: whether to compute the derivatives, which are None otherwise.
+
+        Yields:
+            (B_j(u), dB_j/du), both of the shape of u or such that they broadcast to it.
         """
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
-        """Gradient of column j of each of the `stated_parameters` (C, K) by name, for weighted =
+        """Gradient of column j of each of the `analytic_parameters` (C, K) by name, for weighted =
         (gradient of value j) * (derivative of j at u).
         """
         raise ValueError(f"{type(self).__name__} states no gradients of its parameters")
 
     def functions(self, u: Tensor) -> Tensor:
         """Values of all K functions at the mapped input: (B, C, *S) -> (B, C, K, *S)."""
-        return torch.stack([value.expand_as(u) for value, _ in self.terms(u)], dim=2)
+        return torch.stack(
+            [value.expand_as(u) for value, _ in self.values_and_derivatives(u)], dim=2
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, K, *S), in the dtype of x."""
@@ -178,12 +181,12 @@ class Basis(nn.Module, ABC):
 
     @property
     def is_pointwise(self) -> bool:
-        """False where the domain map is a normalization, which needs whole samples."""
+        """False if the domain map is a normalization, which needs whole samples."""
         return self.domain in POINTWISE_DOMAINS
 
     def normalized(self, x: Tensor) -> Tensor:
-        """x (B, C, *S) after the domain map where that is a normalization, else x itself: what the
-        fused kernels see, which do the pointwise maps themselves.
+        """The input of the fused kernels, which apply pointwise maps themselves: x (B, C, *S) after
+        a domain map that is a normalization, else x itself.
         """
         if self.is_pointwise:
             return x
@@ -191,29 +194,22 @@ class Basis(nn.Module, ABC):
             return DOMAINS[self.domain](at_least_float32(x)).to(x.dtype)
 
     def reset_parameters(self) -> None:
-        """Put the functions back to where they were built: grids, places, denominators.
+        """Put grids, locations and other parameters back to where a new basis has them.
 
-        The number of functions stays that of now, after `refine` and `raise_degree` too. Families
-        whose functions have no parameters and no grid have nothing to put back.
+        The number of functions stays as it is, after `refine` and `raise_degree` too.
         """
 
     def set_channels(self, channels: int) -> None:
-        """Go over to another number of channels; channel i gets the functions of channel i mod the
-        old number.
+        """Change the number of channels; channel i gets the functions of channel i mod the old
+        number.
         """
         source = torch.arange(channels) % self.channels
         for name in self.per_channel:
             old = getattr(self, name)
             new = old.detach()[source.to(old.device)]
-            setattr(
-                self,
-                name,
-                (
-                    nn.Parameter(new, requires_grad=old.requires_grad)
-                    if isinstance(old, nn.Parameter)
-                    else new
-                ),
-            )
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=old.requires_grad)
+            setattr(self, name, new)
         self.channels = channels
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
@@ -221,19 +217,19 @@ class Basis(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no grid")
 
     def table_range(self) -> TableRange | None:
-        """Where the functions can be tabulated; None where they cannot, or where that depends on
-        numbers that cannot be read (of meta and fake tensors).
+        """Range of a table of the functions; None if they cannot be tabulated, or if that depends
+        on numbers that cannot be read (of meta and fake tensors).
         """
         return None
 
     def update_grid(self, samples: Tensor) -> Tensor:
-        """Move the grid to samples (C, n) of the mapped input; returns the change of basis (see
+        """Move the grid to samples (C, n) of the mapped input; return the change of basis (see
         `refine`), by least squares on them.
         """
         raise ValueError(f"{type(self).__name__} has no grid to update")
 
     def refine(self, grid_size: int, *, keep_tails: bool = True) -> Tensor:
-        """Go over to a finer grid; returns (C, K, K') numbers with old_i = sum_j change[c, i, j]
+        """Make the grid finer; return the change of basis (C, K, K'): old_i = sum_j change[c, i, j]
         new_j.
         """
         raise ValueError(
@@ -242,7 +238,7 @@ class Basis(nn.Module, ABC):
         )
 
     def raise_degree(self, degree: int) -> Tensor:
-        """Go over to a higher degree; returns the change of basis (see `refine`)."""
+        """Raise the degree; return the change of basis (see `refine`)."""
         raise ValueError(f"{type(self).__name__} has no degree to raise")
 
     def _append_degrees(self, degree: int) -> Tensor:
@@ -255,7 +251,7 @@ class Basis(nn.Module, ABC):
         return change
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
-        """Moves and casts as every module, but grids and other constants keep at least float32:
+        """Move and cast as every module, but keep grids and other constants at least in float32:
         `.half()` must not bend the functions.
         """
         before = dict(self._buffers)
@@ -272,12 +268,12 @@ class Basis(nn.Module, ABC):
 
         A normalizing domain map is the identity on such inputs.
         """
-        # A few points at a time where there are many channels: those of a layer that is connected
-        # locally are tens of thousands.
-        parts = self._normal_points().split(max(1, AT_ONCE // (self.channels * self.num_functions)))
-        return sum(self._values_at(points).square().sum(dim=(0, 2)) for points in parts) / (
-            self.channels * NORMAL_POINTS
-        )
+        # A few points at a time: a locally connected layer has tens of thousands of channels.
+        count = max(1, MAX_VALUES // (self.channels * self.num_functions))
+        total = 0
+        for points in self._normal_points().split(count):
+            total = total + self._values_at(points).square().sum(dim=(0, 2))
+        return total / (self.channels * NORMAL_POINTS)
 
     @torch.no_grad()
     def normal_values(self) -> Tensor:
@@ -291,15 +287,15 @@ class Basis(nn.Module, ABC):
         return torch.special.ndtri(masses)
 
     def _values_at(self, points: Tensor) -> Tensor:
-        """All functions at the points (n,), which the domain map is yet to see: (C, K, n),
-        float64.
-        """
+        """All functions at the points x (n,), before a pointwise domain map: (C, K, n), float64."""
         x = points.expand(1, self.channels, -1)
-        held = [value for value in self.state_dict().values() if value.is_floating_point()]
-        x = at_least_float32(x.to(held[0])) if held else x
-        return self.functions(
-            POINTWISE_DOMAINS[self.domain].value(x) if self.domain in POINTWISE_DOMAINS else x
-        )[0].double()
+        for tensor in self.state_dict().values():
+            if tensor.is_floating_point():
+                x = at_least_float32(x.to(tensor))
+                break
+        if self.is_pointwise:
+            x = DOMAINS[self.domain](x)
+        return self.functions(x)[0].double()
 
     def extra_repr(self) -> str:
         return (
@@ -308,9 +304,7 @@ class Basis(nn.Module, ABC):
 
 
 def check_floating(x: Tensor) -> None:
-    """ValueError for integers, booleans and complex numbers: what is computed of them would be
-    rounded.
-    """
+    """ValueError for integers, booleans and complex numbers."""
     if not x.dtype.is_floating_point:
         raise ValueError(
             f"expected a tensor of floating-point numbers, got {x.dtype}: convert it first, as by"
@@ -319,7 +313,7 @@ def check_floating(x: Tensor) -> None:
 
 
 def has_autocast(x: Tensor) -> bool:
-    """Whether autocast exists on the device of x; on the device meta it does not."""
+    """True if autocast exists on the device of x; on the device meta it does not."""
     return torch.amp.is_autocast_available(x.device.type)
 
 
@@ -335,7 +329,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def constant_dtype() -> torch.dtype:
-    """What grids are held in: torch's default, but at least float32; rounded to half precision they
+    """The dtype of grids: torch's default, but at least float32; rounded to half precision they
     would bend the functions.
     """
     default = torch.get_default_dtype()
@@ -350,9 +344,11 @@ def finite_part(u: Tensor) -> Tensor:
 
 
 def write_buffer(module: nn.Module, name: str, values: Tensor) -> None:
-    """Write values into a buffer, so that those who hold it (DistributedDataParallel, a compiled
-    graph) see them; a new tensor only where the shape is another one, or where the old one was
-    made in inference mode and cannot be written.
+    """Write values into a buffer in place, so that its other holders (DistributedDataParallel, a
+    compiled graph) see them.
+
+    It becomes a new tensor only if the shape changes, or if the old one was made in inference mode
+    and cannot be written.
     """
     old = getattr(module, name)
     values = values.to(device=old.device, dtype=old.dtype)
@@ -364,15 +360,17 @@ def write_buffer(module: nn.Module, name: str, values: Tensor) -> None:
 
 
 def aligned(values: Tensor, u: Tensor) -> Tensor:
-    """Numbers per channel (C,) lined up with u (B, C, *S) for broadcasting: (C, 1, ..., 1) in the
+    """Reshape numbers per channel (C,) for broadcasting with u (B, C, *S): (C, 1, ..., 1), in the
     dtype of u.
     """
     return values.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
 
 
 def change_of_basis(old: Tensor, new: Tensor) -> Tensor:
-    """Least squares: values (C, K, n) and (C, K', n) of old and new functions at the same points ->
-    (C, K, K') with old = change @ new.
+    """The change of basis (C, K, K') with old = change @ new, by least squares.
+
+    Args:
+        old, new: values (C, K, n) and (C, K', n) of the functions at the same points.
 
     Exact, to rounding in double precision, where the old functions are combinations of the new
     ones.
@@ -384,14 +382,11 @@ def change_of_basis(old: Tensor, new: Tensor) -> Tensor:
 
 
 def check_at_least(name: str, value: int, minimum: int, maximum: int | None = None) -> int:
-    """The value if it is an integer within the limits; else a ValueError that states them."""
+    """Return the value if it is an integer within the limits, else raise a ValueError."""
     limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or value < minimum
-        or (maximum is not None and value > maximum)
-    ):
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    is_too_large = maximum is not None and is_integer and value > maximum
+    if not is_integer or value < minimum or is_too_large:
         raise ValueError(f"{name} must be an integer {limits}, got {value!r}")
     return value
 

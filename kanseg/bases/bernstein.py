@@ -7,7 +7,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from kanseg.bases.base import BASES, Basis, Terms, change_of_basis, check_at_least
+from kanseg.bases.base import BASES, Basis, ValuesAndDerivatives, change_of_basis, check_at_least
 
 
 @BASES.register("bernstein")
@@ -42,17 +42,20 @@ class Bernstein(Basis):
         )
         return change_of_basis(old, self.functions(points)[0])
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         degree = self.degree
         powers, mirrored = _powers(u, degree), _powers(1 - u, degree)
         lower = (
             [comb(degree - 1, j) * powers[j] * mirrored[degree - 1 - j] for j in range(degree)]
-            if slopes
+            if derivatives
             else []
         )
         for j in range(degree + 1):
             value = comb(degree, j) * powers[j] * mirrored[degree - j]
-            yield value, degree * (_get(lower, j - 1, u) - _get(lower, j, u)) if slopes else None
+            yield (
+                value,
+                degree * (_get(lower, j - 1, u) - _get(lower, j, u)) if derivatives else None,
+            )
 
 
 def _powers(u: Tensor, degree: int) -> list[Tensor]:

@@ -16,7 +16,7 @@ from kanseg.bases.base import (
     TABLE_DENSITY,
     Basis,
     TableRange,
-    Terms,
+    ValuesAndDerivatives,
     aligned,
     change_of_basis,
     check_at_least,
@@ -92,10 +92,12 @@ class BSpline(Basis):
         write_buffer(self, "knots", knots.repeat(self.channels, 1))
         self._look_at_knots(uniform=True)
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         if self.spline_order == 0:
             return self._indicators(u)
-        return self._closed_form(u, slopes) if self.uniform else self._recursion(u, slopes)
+        return (
+            self._closed_form(u, derivatives) if self.uniform else self._recursion(u, derivatives)
+        )
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
@@ -282,7 +284,7 @@ class BSpline(Basis):
         super().__setstate__({**state, "_seen": (None, None, None, known is True)})
         self._look_at_knots(known)
 
-    def _closed_form(self, u: Tensor, slopes: bool) -> Terms:
+    def _closed_form(self, u: Tensor, derivatives: bool) -> ValuesAndDerivatives:
         k = self.spline_order
         if torch.compiler.is_dynamo_compiling() and not _is_exporting():
             self._assert_uniform()
@@ -293,19 +295,19 @@ class BSpline(Basis):
         position = (u - first) * rate
         for i in range(self.num_functions):
             distance = position - unit * (i + (k + 1) / 2)
-            side = distance.sign() * (-k * rate) if slopes else None
+            side = distance.sign() * (-k * rate) if derivatives else None
             reach, value, slope = (unit * (k + 1) / 2 - distance.abs_()).relu_(), 0, 0
             for j in range((k + 2) // 2):
                 weight = (-1) ** j * comb(k + 1, j)
                 reach = (reach - unit).relu_() if j else reach
-                if not slopes and k in (2, 3):  # squares and cubes are one operation
+                if not derivatives and k in (2, 3):  # squares and cubes are one operation
                     value = torch.add(value, reach.pow(k), alpha=weight) if j else reach.pow(k)
                     continue
                 lower = _power(reach, k - 1)
                 value = torch.addcmul(value, lower, reach, value=weight) if j else lower * reach
-                if slopes:
+                if derivatives:
                     slope = slope + weight * lower
-            yield value, slope * side if slopes else None
+            yield value, slope * side if derivatives else None
 
     def _assert_uniform(self) -> None:
         """Let a compiled graph fail, not compute something else, where knots were overwritten in
@@ -320,7 +322,7 @@ class BSpline(Basis):
             " torch._dynamo.reset(), or update_grids(..., copies=[...]) for its averages",
         )
 
-    def _recursion(self, u: Tensor, slopes: bool) -> Terms:
+    def _recursion(self, u: Tensor, derivatives: bool) -> ValuesAndDerivatives:
         """B_i^m = w_i^m B_i^(m-1) + (1 - w_(i+1)^m) B_(i+1)^(m-1) with w_i^m = (u - t_i) /
         (t_(i+m) - t_i) (de Boor, ch. IX).
         """
@@ -344,13 +346,13 @@ class BSpline(Basis):
             values = [rising[i] + lower[i + 1] - rising[i + 1] for i in range(len(lower) - 1)]
         rates = k * (knots[:, k:] - knots[:, :-k]).reciprocal()
         for i, value in enumerate(values):
-            if not slopes:
+            if not derivatives:
                 yield value, None
                 continue
             rise, fall = aligned(rates[:, i], u), aligned(rates[:, i + 1], u)
             yield value, rise * lower[i] - fall * lower[i + 1]
 
-    def _indicators(self, u: Tensor) -> Terms:
+    def _indicators(self, u: Tensor) -> ValuesAndDerivatives:
         """Half-open intervals; the last one is closed, so that the functions sum to 1 on all of
         [lo, hi].
         """

@@ -12,7 +12,7 @@ from kanseg.bases.base import (
     TABLE_DENSITY,
     Basis,
     TableRange,
-    Terms,
+    ValuesAndDerivatives,
     check_at_least,
 )
 
@@ -47,7 +47,7 @@ class Fourier(Basis):
         key = "fourier", self.num_frequencies
         return TableRange(lo, lo + math.tau, entries, key, periodic=True)
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         cosine, sine = first_cosine, first_sine = torch.cos(u), torch.sin(u)
         for n in range(1, self.num_frequencies + 1):
             if n > 1:
@@ -55,5 +55,5 @@ class Fourier(Basis):
                     torch.addcmul(cosine * first_cosine, sine, first_sine, value=-1),
                     torch.addcmul(sine * first_cosine, cosine, first_sine),
                 )
-            yield cosine, sine * -n if slopes else None
-            yield sine, cosine * n if slopes else None
+            yield cosine, sine * -n if derivatives else None
+            yield sine, cosine * n if derivatives else None

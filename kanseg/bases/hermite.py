@@ -12,7 +12,7 @@ from kanseg.bases.base import (
     TABLE_DENSITY,
     Basis,
     TableRange,
-    Terms,
+    ValuesAndDerivatives,
     check_at_least,
     finite_part,
 )
@@ -67,10 +67,10 @@ class Hermite(Basis):
         key = "hermite", self.degree, self.kind
         return TableRange(torch.tensor([-limit]), torch.tensor([limit]), entries, key)
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         rate, u = RATES[self.kind], finite_part(u)
         value = torch.exp(u * u * (-0.5 * rate**2)) * (sqrt(rate) * pi**-0.25)
-        if not slopes:
+        if not derivatives:
             # Autograd goes back through polynomials of u, which overflow where all functions are 0:
             # inf * 0.
             u = torch.where(value > 0, u, 0.0)
@@ -85,7 +85,7 @@ class Hermite(Basis):
                 )
                 value, before = after, value
             slope = None
-            if slopes:
+            if derivatives:
                 slope = (
                     u * value * -(rate**2)
                     if before is None

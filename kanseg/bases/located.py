@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import Basis, Terms, aligned, constant_dtype, finite_part
+from kanseg.bases.base import Basis, ValuesAndDerivatives, aligned, constant_dtype, finite_part
 
 Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the derivative
 
@@ -27,7 +27,7 @@ class Located(Basis):
         trainable: whether the t_j and s_j are parameters.
     """
 
-    stated_parameters = ("location", "log_scale")
+    analytic_parameters = ("location", "log_scale")
     per_channel = ("location", "log_scale")
 
     def __init__(self, channels: int, num_functions: int, domain: str, *, trainable: bool = True):
@@ -54,14 +54,14 @@ class Located(Basis):
     def mother(self, t: Tensor) -> Wave:
         """psi(t), and a callable for psi'(t)."""
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         u = finite_part(u)
         for location, log_scale in zip(
             self.location.unbind(1), self.log_scale.unbind(1), strict=True
         ):
             rate = torch.exp(-aligned(log_scale, u))
             value, slope = self.mother((u - aligned(location, u)) * rate)
-            yield value, slope() * rate if slopes else None
+            yield value, slope() * rate if derivatives else None
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du

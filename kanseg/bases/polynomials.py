@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, Terms, check_at_least
+from kanseg.bases.base import BASES, Basis, ValuesAndDerivatives, check_at_least
 
 Coefficient = float | Tensor
 
@@ -41,21 +41,21 @@ class Polynomials(Basis):
         used).
         """
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         value, derivative = u.new_ones(()), u.new_zeros(())
         before = derivative_before = u.new_zeros(())
-        yield value, derivative if slopes else None
+        yield value, derivative if derivatives else None
         for n in range(self.degree):
             slope, offset, back = self.recurrence(n)
             factor = u if _is(slope, 1) else slope * u
             factor = factor if _is(offset, 0) else factor + offset
             after = factor if n == 0 else _step(factor, value, back, before)
-            if slopes:
+            if derivatives:
                 # (f p_n - b p_{n-1})' = f p_n' - b p_{n-1}' + f' p_n
                 carried = _step(factor, derivative, back, derivative_before) if n else derivative
                 derivative, derivative_before = carried + slope * value, derivative
             value, before = after, value
-            yield value, derivative if slopes else None
+            yield value, derivative if derivatives else None
 
 
 def _is(coefficient: Coefficient, number: float) -> bool:

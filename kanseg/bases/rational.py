@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import BASES, Basis, Terms, aligned, check_at_least, finite_part
+from kanseg.bases.base import (
+    BASES,
+    Basis,
+    ValuesAndDerivatives,
+    aligned,
+    check_at_least,
+    finite_part,
+)
 
 
 @BASES.register("rational")
@@ -75,7 +82,7 @@ class Rational(Basis):
         )
         self.group_size, self.channels = 1, channels
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         # With w = u / s and t = 1 / s for any s, u^j / (1 + |Q(u)|) = w^j t^(n-j) / (t^n + |sum q_k
         # w^k t^(n-k)|). At s = max(1, |u|) nothing overflows, whatever u is; since s does not
         # matter, neither does its derivative.
@@ -93,7 +100,7 @@ class Rational(Basis):
         for k in range(1, n):
             polynomial = torch.addcmul(polynomial, q[k], monomials[k + 1])
         denominator = monomials[0] + polynomial.abs()
-        if not slopes:
+        if not derivatives:
             yield from ((monomials[j] / denominator, None) for j in range(self.degree + 1))
             return
         values = [each / denominator for each in monomials]

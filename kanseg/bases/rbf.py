@@ -10,7 +10,7 @@ from kanseg.bases.base import (
     TABLE_DENSITY,
     Basis,
     TableRange,
-    Terms,
+    ValuesAndDerivatives,
     aligned,
     change_of_basis,
     check_at_least,
@@ -97,11 +97,11 @@ class GaussianRBF(Basis):
         write_buffer(self, "step", (hi - lo).clamp_min(1e-2) / (self.num_functions - 1))
         return change_of_basis(old, self.functions(samples.to(self.start).unsqueeze(0))[0])
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         start, step = aligned(self.start, u), aligned(self.step, u)
         position = finite_part((u - start) / step)
         scale = -2 / step
         for j in range(self.num_functions):
             distance = position - j
             value = (distance * distance).neg_().exp_()
-            yield value, (distance * value).mul_(scale) if slopes else None
+            yield value, (distance * value).mul_(scale) if derivatives else None

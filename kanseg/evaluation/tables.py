@@ -78,7 +78,7 @@ def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
         metrics: the images.
         names: of the images, by their numbers.
     """
-    single, images = metrics.single(), metrics.images
+    single, images = metrics.image_scores(), metrics.images
     columns: dict[str, np.ndarray] = {}
     for i, label in enumerate(metrics.classes):
         foreground = metrics.multilabel or i > 0

@@ -34,7 +34,7 @@ from kanseg.layers.kernels.lookup import (
     tabulate,
 )
 from kanseg.layers.parts import activation_module, exact_constants, reset
-from kanseg.layers.regularization import Disturbance
+from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import check_drawable
 
 # What fits the output of a norm, unless the caller says otherwise: grids over three standard
@@ -60,7 +60,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         share: "channel" for a function of each channel, "layer" for one function, or an integer
             for as many functions, each of a run of about equally many channels.
         base: activation by name, callable, or None.
-        disturbance: dropout or noise at "branch" (what the functions read) or "functions".
+        feature_noise: dropout or noise at "branch" (what the functions read) or "functions".
         basis_options: as the basis has them. Defaults fit the output of a norm: grids cover
             [-3, 3], and polynomials see tanh(x / 2).
 
@@ -79,7 +79,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         basis: str = "gram",
         share: str | int = "channel",
         base: str | Callable[[], nn.Module] | None = "silu",
-        disturbance: Disturbance | None = None,
+        feature_noise: FeatureNoise | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **basis_options: object,
@@ -91,16 +91,16 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             raise ValueError("functions of each edge are a KANConv's or KANLinear's, share='edge'")
         self.channels, self.share = channels, check_share(share)
         self.base = None if base is None else activation_module(base, inplace=False)
-        self.disturbance = disturbance or Disturbance(0.0, 0.0, "branch", ndim=2)
+        self.feature_noise = feature_noise or FeatureNoise(0.0, 0.0, "branch", ndim=2)
         with exact_constants(dtype):
             self.basis = create_basis(basis, channels, **default_options(basis) | basis_options)
-        self.weight = nn.Parameter(torch.empty(self.num_curves, self.basis.num_functions))
+        self.weight = nn.Parameter(torch.empty(self.num_activations, self.basis.num_functions))
         self._draw_weights()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
     @property
-    def num_curves(self) -> int:
+    def num_activations(self) -> int:
         """Number of functions: rows of the weight."""
         if self.share == "channel":
             return self.channels
@@ -116,16 +116,16 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     def _set_functions_weight(self, weight: nn.Parameter) -> None:
         self.weight = weight
 
-    def functions_input(self, x: Tensor) -> Tensor:
+    def basis_input(self, x: Tensor) -> Tensor:
         """What the basis sees of x, before its domain map: x."""
         return x
 
     def _pooled(self, samples: Tensor, seed: int) -> Tensor:
         if self.share == "channel":
             return samples
-        curves, pooled = self._curve_of_channel(), torch.empty_like(samples)
-        for curve in range(self.num_curves):
-            mine = (curves == curve).to(samples.device)
+        activations, pooled = self._activation_of_channel(), torch.empty_like(samples)
+        for activation in range(self.num_activations):
+            mine = (activations == activation).to(samples.device)
             together = samples[mine].reshape(1, -1)
             pooled[mine] = evenly_chosen(together, samples.shape[1], seed)
         return pooled
@@ -153,13 +153,13 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _first_channels(self) -> Tensor:
         """The first channel of each function, (R,)."""
-        curves = self._curve_of_channel()
-        first = torch.arange(self.num_curves).unsqueeze(1) == curves
+        activations = self._activation_of_channel()
+        first = torch.arange(self.num_activations).unsqueeze(1) == activations
         return first.int().argmax(1)
 
-    def _curve_of_channel(self) -> Tensor:
+    def _activation_of_channel(self) -> Tensor:
         """Which function each channel has, (C,)."""
-        return torch.arange(self.channels) * self.num_curves // self.channels
+        return torch.arange(self.channels) * self.num_activations // self.channels
 
     @torch.no_grad()
     def set_channels(self, channels: int) -> None:
@@ -167,7 +167,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         number, and a run of channels that share a function that of its first one. It replaces
         parameters: make the optimizer anew.
         """
-        functions = self._curve_of_channel()
+        functions = self._activation_of_channel()
         old, self.channels = self.channels, channels
         self.basis.set_channels(channels)
         if self.share == "layer":
@@ -184,41 +184,41 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 f" {tuple(x.shape)}"
             )
         check_floating(x)
-        seen = self.disturbance.at("branch", x)
-        gate = self.disturbance.gate(x, self.basis.num_functions)
+        seen = self.feature_noise.at("branch", x)
+        dropout_mask = self.feature_noise.dropout_mask(x, self.basis.num_functions)
         silu = type(self.base) is nn.SiLU and is_plain_activation(self.base)
         fused = silu and seen is x and self.basis.is_pointwise
-        y = self._functions(seen, gate, silu=fused)
+        y = self._functions(seen, dropout_mask, silu=fused)
         if self.base is None or fused:
             return y
         return y + self.base(x)
 
-    def _functions(self, x: Tensor, gate: Tensor | None, *, silu: bool) -> Tensor:
+    def _functions(self, x: Tensor, dropout_mask: Tensor | None, *, silu: bool) -> Tensor:
         """The sum of the functions, and SiLU of x if asked for: (B, C, *S) -> (B, C, *S)."""
         with without_autocast(x):
-            return self._exact_functions(x, gate, silu)
+            return self._exact_functions(x, dropout_mask, silu)
 
-    def _exact_functions(self, x: Tensor, gate: Tensor | None, silu: bool) -> Tensor:
+    def _exact_functions(self, x: Tensor, dropout_mask: Tensor | None, silu: bool) -> Tensor:
         weight = at_least_float32(self.channel_weight())
         plain = is_plain_tensor(x) and is_plain_tensor(weight) and is_plain_basis(self.basis)
-        if plain and gate is None and collapses(self.basis):
+        if plain and dropout_mask is None and collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device).to(weight.dtype)
             coefficients = weight @ powers
             x, t = self.basis.normalized(x), variable(self.basis)
             if x.numel() == 0 or is_transformed():
                 return plain_polynomial(x, coefficients, t, silu)
             return polynomial(x, coefficients, t, silu)
-        tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
+        tabulated = plain and dropout_mask is None and x.numel() > 0 and not is_transformed()
         span = table_range(self.basis, x) if tabulated else None
         if span is not None:
             return lookup(self.basis.normalized(x), weight, self.basis, span, silu)
-        y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
+        y = basis_mixture(x, self.basis, weight, dropout_mask).to(x.dtype)
         return y + nn.functional.silu(x) if silu else y
 
     def channel_weight(self) -> Tensor:
         """Coefficients of each channel's function (C, K), or (1, K) where all have the same."""
         if 1 < len(self.weight) < self.channels:
-            return self.weight[self._curve_of_channel().to(self.weight.device)]
+            return self.weight[self._activation_of_channel().to(self.weight.device)]
         return self.weight
 
     def can_freeze(self) -> bool:

@@ -35,7 +35,7 @@ class Adaptive(ABC):
     """
 
     @abstractmethod
-    def functions_input(self, x: Tensor) -> Tensor:
+    def basis_input(self, x: Tensor) -> Tensor:
         """What the basis sees of the layer's input before its domain map: (B, C, *S)."""
 
     @abstractmethod
@@ -150,7 +150,7 @@ class Adaptive(ABC):
     def _samples(self, x: Tensor) -> Tensor:
         """(C, n) of what the functions see, mapped."""
         self._check_has_functions()
-        return self.basis.mapped(self.functions_input(x)).transpose(0, 1).flatten(1)
+        return self.basis.mapped(self.basis_input(x)).transpose(0, 1).flatten(1)
 
     def _pooled(self, samples: Tensor, seed: int) -> Tensor:
         """Samples (C, n) of what the functions see, the same for channels that share a function."""

@@ -25,7 +25,7 @@ from kanseg.layers.parts import (
     norm_module,
     reset,
 )
-from kanseg.layers.regularization import Disturbance
+from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import (
     check_changeable,
     check_drawable,
@@ -78,7 +78,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.share = check_share(share)
         self.function_init = check_function_init(function_init, base_activation is not None)
-        self.disturbance = Disturbance(dropout, noise, dropout_at, self.ndim)
+        self.feature_noise = FeatureNoise(dropout, noise, dropout_at, self.ndim)
         if share != "edge" and basis != "none":
             if inner_channels is not None:
                 raise ValueError(
@@ -131,7 +131,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             KANActivation,
             basis=basis,
             share=self.share,
-            disturbance=self.disturbance,
+            feature_noise=self.feature_noise,
             dtype=dtype,
             **options,
         )
@@ -252,7 +252,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             self.base_activation.set_channels(new)
         self.in_channels = new
 
-    def functions_input(self, x: Tensor) -> Tensor:
+    def basis_input(self, x: Tensor) -> Tensor:
         """What the basis sees of x, before its domain map."""
         return self.squeeze(x)
 
@@ -269,19 +269,19 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def convolve(self, x: Tensor) -> Tensor:
         """The sum of the two branches, before norm and activation."""
-        x = self.disturbance.at("input", x)
+        x = self.feature_noise.at("input", x)
         parts = []
         if self.basis is not None:
             parts.append(
-                self.expand(self._functions(self.squeeze(self.disturbance.at("branch", x))))
+                self.expand(self._functions(self.squeeze(self.feature_noise.at("branch", x))))
             )
         if self.base_conv is not None:
             parts.append(activation_convolution(x, self.base_activation, self.base_conv))
         return sum(parts[1:], parts[0])
 
     def _functions(self, x: Tensor) -> Tensor:
-        gate = self.disturbance.gate(x, self.basis.num_functions)
-        return basis_convolution(x, self.basis, self.basis_conv, gate)
+        mask = self.feature_noise.dropout_mask(x, self.basis.num_functions)
+        return basis_convolution(x, self.basis, self.basis_conv, mask)
 
 
 _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned

@@ -21,7 +21,7 @@ from kanseg.layers.parts import (
     init_branches,
     reset,
 )
-from kanseg.layers.regularization import Disturbance
+from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import check_drawable
 
 
@@ -76,7 +76,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             check_share(share),
         )
         self.function_init = check_function_init(function_init, base_activation is not None)
-        self.disturbance = Disturbance(dropout, noise, dropout_at, 0)
+        self.feature_noise = FeatureNoise(dropout, noise, dropout_at, 0)
         self.basis = self.basis_linear = None
         self.base_activation, self.base_linear = nn.Identity(), None
         if basis == "none":
@@ -88,7 +88,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 basis=basis,
                 share=share,
                 base=base_activation,
-                disturbance=self.disturbance,
+                feature_noise=self.feature_noise,
                 dtype=dtype,
                 **basis_options,
             )
@@ -136,7 +136,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         self.basis_linear.weight = weight
         self.basis_linear.in_features = weight.shape[1]
 
-    def functions_input(self, x: Tensor) -> Tensor:
+    def basis_input(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (B, in_features)."""
         return x.reshape(-1, self.in_features)
 
@@ -148,10 +148,10 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 f" shape {tuple(x.shape)}"
             )
         check_floating(x)
-        flat = self.disturbance.at("input", x.reshape(-1, self.in_features))
+        flat = self.feature_noise.at("input", x.reshape(-1, self.in_features))
         parts = []
         if self.basis is not None:
-            parts.append(self._functions(self.disturbance.at("branch", flat)))
+            parts.append(self._functions(self.feature_noise.at("branch", flat)))
         if self.base_linear is not None:
             parts.append(activation_convolution(flat, self.base_activation, self.base_linear))
         if self.bias is not None:
@@ -159,8 +159,8 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         return sum(parts[1:], parts[0]).reshape(*x.shape[:-1], self.out_features)
 
     def _functions(self, x: Tensor) -> Tensor:
-        gate = self.disturbance.gate(x, self.basis.num_functions)
-        return basis_convolution(x, self.basis, self.basis_linear, gate)
+        mask = self.feature_noise.dropout_mask(x, self.basis.num_functions)
+        return basis_convolution(x, self.basis, self.basis_linear, mask)
 
     def edge_norms(self, x: Tensor | None = None) -> Tensor:
         """Size of the learned function phi_oi of every edge, (out_features, in_features).

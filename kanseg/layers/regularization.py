@@ -74,7 +74,7 @@ class NoiseInjection(nn.Module):
         return f"p={self.p}, alpha={self.alpha}"
 
 
-class Disturbance(nn.Module):
+class FeatureNoise(nn.Module):
     """Dropout and noise at one of three places of a KAN layer.
 
     Args:
@@ -103,7 +103,7 @@ class Disturbance(nn.Module):
         """x, disturbed where `place` is this one's."""
         return self.noise(self.dropout(x)) if place == self.place else x
 
-    def gate(self, x: Tensor, num_functions: int) -> Tensor | None:
+    def dropout_mask(self, x: Tensor, num_functions: int) -> Tensor | None:
         """Factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None where none is
         dropped.
         """

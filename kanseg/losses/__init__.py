@@ -2,16 +2,16 @@
 pixels.
 """
 
-from kanseg.losses import boundary, lovasz, pixelwise, regions  # noqa: F401 - file in LOSSES
+from kanseg.losses import boundary, lovasz, overlap, pixelwise  # noqa: F401 - file in LOSSES
 from kanseg.losses.classification import ClassificationLoss
-from kanseg.losses.terms import LOSSES, Pixels
+from kanseg.losses.inputs import LOSSES, LossInputs
 from kanseg.losses.weighted import WeightedLoss, check_options, check_supervision, check_weights
 from kanseg.losses.weights import balanced_weights, check_class_weights, frequency_weights
 
 __all__ = [
     "LOSSES",
     "ClassificationLoss",
-    "Pixels",
+    "LossInputs",
     "WeightedLoss",
     "balanced_weights",
     "check_class_weights",

@@ -9,14 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.bases.base import without_autocast
+from kanseg.losses.weights import is_weighting
 from kanseg.utils.errors import InputError
 
 
 class ClassificationLoss(nn.Module):
     """Cross entropy of labeled images, in float32 whatever the precision of the network.
 
-    With targets t (after smoothing s) and weights w: -sum w_c s_c log p_c / sum w_c t_c over batch
-    and classes, for class indices that of `torch.nn.functional.cross_entropy`.
+    - sum_ic w_c s_ic log p_ic / sum_ic w_c t_ic
+
+    over images i and classes c: probabilities p (softmax), targets t, smoothed targets s, class
+    weights w. For class indices it is that of `torch.nn.functional.cross_entropy`.
 
     Args:
         label_smoothing: share of each target that is spread evenly over all classes.
@@ -35,23 +38,15 @@ class ClassificationLoss(nn.Module):
             raise InputError(
                 f"training.label_smoothing must be from 0 to below 1, got {label_smoothing}"
             )
-        if class_weights is not None and (
-            not all(0 <= w < float("inf") for w in class_weights) or not sum(class_weights) > 0
-        ):
-            raise InputError(
-                "class weights must be 0 or more and one of them positive, got"
-                f" {list(class_weights)}"
-            )
+        if class_weights is not None:
+            if not is_weighting(class_weights):
+                raise InputError(
+                    "class weights must be 0 or more and one of them positive, got"
+                    f" {list(class_weights)}"
+                )
+            class_weights = torch.tensor(list(class_weights), dtype=torch.float32)
         self.label_smoothing = label_smoothing
-        self.register_buffer(
-            "class_weights",
-            (
-                None
-                if class_weights is None
-                else torch.tensor(list(class_weights), dtype=torch.float32)
-            ),
-            persistent=False,
-        )
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Logits (B, N) of any float type; targets (B,) int64, or (B, N) floats whose rows sum to 1
@@ -65,13 +60,13 @@ class ClassificationLoss(nn.Module):
                     f"there are {len(self.class_weights)} class weights for {count} classes; give"
                     " one a class"
                 )
-            truth = F.one_hot(target, count).float() if target.ndim == 1 else target.float()
-            smooth = truth * (1 - self.label_smoothing) + self.label_smoothing / count
-            weights = (
-                torch.ones(count, device=logits.device)
-                if self.class_weights is None
-                else self.class_weights.to(logits.device)
-            )
-            return -(weights * smooth * F.log_softmax(logits, dim=1)).sum() / (
-                weights * truth
-            ).sum().clamp_min(1e-12)
+            if target.ndim == 1:
+                target = F.one_hot(target, count)
+            target = target.float()
+            smoothed = target * (1 - self.label_smoothing) + self.label_smoothing / count
+            weights = torch.ones(count, device=logits.device)
+            if self.class_weights is not None:
+                weights = self.class_weights.to(logits.device)
+            log_probabilities = F.log_softmax(logits, dim=1)
+            total_weight = (weights * target).sum().clamp_min(1e-12)
+            return -(weights * smoothed * log_probabilities).sum() / total_weight

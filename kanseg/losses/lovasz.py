@@ -5,40 +5,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanseg.losses.terms import LOSSES, Pixels
+from kanseg.losses.inputs import LOSSES, LossInputs
 
 
 @LOSSES.register("lovasz")
-def lovasz(pixels: Pixels) -> Tensor:
-    """Lovasz-Softmax (Berman et al. 2018), over the batch: the Jaccard loss of each class, extended
-    to errors |truth - p| between 0 and 1.
+def lovasz(inputs: LossInputs) -> Tensor:
+    """Lovasz-Softmax: mean_c sum_k e_(k) g_k, e_(k) the errors |t_ic - p_ic| in falling order, g_k
+    what the k-th adds to the Jaccard loss (Berman et al. 2018).
 
-    Binary and multilabel tasks take the sigmoid of each class in the place of the softmax. The mean
-    is over the classes that the batch has.
+    It extends the Jaccard loss of each class over the batch to errors between 0 and 1. Binary and
+    multilabel tasks take the sigmoid of each class in the place of the softmax. The mean is over
+    the classes that the batch has.
     """
-    truth, counted = (
-        _by_class(part) for part in (pixels.truth, pixels.counted.expand_as(pixels.truth))
-    )
-    # An error of 0 costs nothing and sorts last, so that ignored pixels change no other's part.
-    errors = torch.where(counted, (truth - _by_class(pixels.probabilities)).abs(), 0.0)
+    target = _by_class(inputs.one_hot)
+    valid = _by_class(inputs.valid.expand_as(inputs.one_hot))
+    errors = (target - _by_class(inputs.probabilities)).abs()
+    # An error of 0 costs nothing and sorts last, so that ignored pixels do not change the others.
+    errors = torch.where(valid, errors, 0.0)
     errors, order = errors.sort(dim=1, descending=True)
-    values = (errors * jaccard_slope(truth.gather(1, order) > 0)).sum(dim=1)
-    return pixels.mean_over_classes(values, used=truth.sum(dim=1) > 0)
+    loss = (errors * jaccard_slope(target.gather(1, order) > 0)).sum(dim=1)
+    return inputs.mean_over_classes(loss, used=target.sum(dim=1) > 0)
 
 
-def jaccard_slope(truth: Tensor) -> Tensor:
+def jaccard_slope(target: Tensor) -> Tensor:
     """What each pixel adds to the Jaccard loss when those before it are wrong already: (N, P)
     bools, worst pixel first -> (N, P).
 
     The differences of 1 - I / U in closed form: 1 / U at a pixel of the class, I / (U (U - 1)) at
     another, without cancellation.
     """
-    present = truth.sum(dim=1, keepdim=True)
-    intersection = (present - truth.cumsum(dim=1)).float()
-    union = (present + (~truth).cumsum(dim=1)).float()
-    return torch.where(
-        truth, 1 / union.clamp_min(1), intersection / (union * (union - 1)).clamp_min(1)
-    )
+    present = target.sum(dim=1, keepdim=True)
+    intersection = (present - target.cumsum(dim=1)).float()
+    union = (present + (~target).cumsum(dim=1)).float()
+    at_class = 1 / union.clamp_min(1)
+    elsewhere = intersection / (union * (union - 1)).clamp_min(1)
+    return torch.where(target, at_class, elsewhere)
 
 
 def _by_class(values: Tensor) -> Tensor:

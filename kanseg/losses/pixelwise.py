@@ -1,37 +1,36 @@
-"""Losses that are means over pixels."""
+"""Losses that are means over pixels (symbols as in `kanseg.losses.inputs`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from kanseg.losses.terms import LOSSES, Pixels
+from kanseg.losses.inputs import LOSSES, LossInputs
 
 
 @LOSSES.register("ce")
-def cross_entropy(pixels: Pixels) -> Tensor:
-    """Cross entropy over the classes; of binary and multilabel tasks the binary one. Mean over the
-    pixels that count, weighted by class.
+def cross_entropy(inputs: LossInputs) -> Tensor:
+    """-log p of the target's class, mean over valid pixels weighted by class.
+
+    Cross entropy over the classes; of binary and multilabel tasks the binary one of each class.
     """
-    return pixels.mean_over_pixels(-pixels.log_likelihood)
+    return inputs.mean_over_pixels(-inputs.log_likelihood)
 
 
 @LOSSES.register("focal")
-def focal(pixels: Pixels, *, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
-    """-(1 - p)^gamma log p of the truth's probability p (Lin et al. 2017): pixels that are right
-    already count less. Mean over pixels.
-
-    Of a multiclass task p is that of the softmax. Classes may be weighted as in `cross_entropy`.
+def focal(inputs: LossInputs, *, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
+    """-(1 - p)^gamma log p, p the probability of the target's class (Lin et al. 2017), mean over
+    valid pixels weighted by class: pixels that are right already count less.
 
     Args:
-        pixels: the batch.
+        inputs: the batch.
         gamma: 0 is cross entropy.
         alpha: binary and multilabel tasks: weight of foreground pixels, 1 - alpha that of the
-            others; null for equal ones.
+            others; None for equal ones.
     """
-    # 1 - p without cancellation; a positive limit keeps the power's slope finite where gamma < 1.
-    wrong = -torch.expm1(pixels.log_likelihood)
-    values = -(wrong.clamp_min(1e-12) ** gamma) * pixels.log_likelihood
+    # 1 - p without cancellation; the lower limit keeps the slope of the power finite for gamma < 1.
+    wrong = -torch.expm1(inputs.log_likelihood)
+    loss = -(wrong.clamp_min(1e-12) ** gamma) * inputs.log_likelihood
     if alpha is not None:
-        values = values * torch.where(pixels.truth > 0, alpha, 1 - alpha)
-    return pixels.mean_over_pixels(values)
+        loss = loss * torch.where(inputs.one_hot > 0, alpha, 1 - alpha)
+    return inputs.mean_over_pixels(loss)

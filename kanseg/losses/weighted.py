@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases.base import without_autocast
-from kanseg.losses.terms import LOSSES, Pixels
-from kanseg.losses.weights import check_class_weights
+from kanseg.losses.inputs import LOSSES, LossInputs
+from kanseg.losses.weights import check_class_weights, is_weighting
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-# option -> (least, most) of every loss that has it, where the loss itself has no entry
-# "loss.option"
+# Limits of the options: of one loss ("loss.option"), or of all others that have the option.
 RANGES = {
     "alpha": (0.0, 100.0),
     "beta": (0.0, 100.0),
@@ -29,15 +28,11 @@ RANGES = {
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """InputError unless the names are losses, the weights finite, not negative and one of them
+    """InputError unless the names are losses, and the weights finite, not negative, and one of them
     positive.
     """
     unknown = [name for name in weights if name not in LOSSES]
-    if (
-        unknown
-        or any(not 0 <= weight < float("inf") for weight in weights.values())
-        or not sum(weights.values()) > 0
-    ):
+    if unknown or not is_weighting(weights.values()):
         hint = nearest(unknown[0], LOSSES) if unknown else ""
         raise InputError(
             f"training.loss must weigh at least one of {', '.join(LOSSES)}, none of them"
@@ -51,13 +46,10 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
     """
     for name, given in options.items():
         if name not in weights:
-            known = nearest(name, weights) or f" (which has {', '.join(weights)})"
-            raise InputError(f"training.loss_options: {name!r} is not in training.loss{known}")
-        known = [
-            p.name
-            for p in inspect.signature(LOSSES[name]).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        ]
+            hint = nearest(name, weights) or f" (which has {', '.join(weights)})"
+            raise InputError(f"training.loss_options: {name!r} is not in training.loss{hint}")
+        parameters = inspect.signature(LOSSES[name]).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         for option, value in given.items():
             if option not in known:
                 raise InputError(
@@ -65,16 +57,17 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
                     f" {option!r}{nearest(option, known)} (its options:"
                     f" {', '.join(known) or 'none'})"
                 )
-            least, most = RANGES.get(f"{name}.{option}", RANGES[option])
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not least <= value <= most
-            ):
-                raise InputError(
-                    f"training.loss_options: {name}.{option} must be a number from {least:g} to"
-                    f" {most:g}, got {value!r}"
-                )
+            _check_range(name, option, value)
+
+
+def _check_range(loss: str, option: str, value: object) -> None:
+    least, most = RANGES.get(f"{loss}.{option}", RANGES[option])
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        raise InputError(
+            f"training.loss_options: {loss}.{option} must be a number from {least:g} to"
+            f" {most:g}, got {value!r}"
+        )
 
 
 class WeightedLoss(nn.Module):
@@ -116,20 +109,13 @@ class WeightedLoss(nn.Module):
                 " multiclass task set training.class_weights"
             )
         self.task, self.supervision = task, supervision
-        self.parts = [
-            (float(weight), partial(LOSSES[name], **options.get(name, {})))
-            for name, weight in weights.items()
-            if weight
-        ]
-        self.register_buffer(
-            "class_weights",
-            (
-                None
-                if class_weights is None
-                else torch.tensor(list(class_weights), dtype=torch.float32)
-            ),
-            persistent=False,
-        )
+        self.terms: list[tuple[float, Callable[[LossInputs], Tensor]]] = []
+        for name, weight in weights.items():
+            if weight:
+                self.terms.append((float(weight), partial(LOSSES[name], **options.get(name, {}))))
+        if class_weights is not None:
+            class_weights = torch.tensor(list(class_weights), dtype=torch.float32)
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
         """Logits (B, N, H, W) of any float type and targets (B, H, W), of a multilabel task (B, N,
@@ -139,32 +125,27 @@ class WeightedLoss(nn.Module):
         `supervision`.
         """
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
-        shares = [1.0] * len(outputs) if self.supervision is None else list(self.supervision)
-        if len(shares) != len(outputs):
+        weights = [1.0] * len(outputs) if self.supervision is None else list(self.supervision)
+        if len(weights) != len(outputs):
             raise InputError(
-                f"training.supervision has {len(shares)} weights, but the network gives"
+                f"training.supervision has {len(weights)} weights, but the network gives"
                 f" {len(outputs)} output(s); give one an output"
             )
-        total = torch.stack(
-            [
-                share * self._one(each, target)
-                for share, each in zip(shares, outputs, strict=True)
-                if share
-            ]
-        ).sum()
-        return total / sum(shares)
+        losses = []
+        for output, weight in zip(outputs, weights, strict=True):
+            if weight:
+                losses.append(weight * self._loss_of(output, target))
+        return torch.stack(losses).sum() / sum(weights)
 
-    def _one(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
         with without_autocast(logits):
-            pixels = Pixels(logits.float(), target, self.task, self.class_weights)
-            return torch.stack([weight * part(pixels) for weight, part in self.parts]).sum()
+            inputs = LossInputs(logits.float(), target, self.task, self.class_weights)
+            return torch.stack([weight * loss(inputs) for weight, loss in self.terms]).sum()
 
 
 def check_supervision(weights: Sequence[float] | None) -> None:
     """InputError unless the weights of the outputs are 0 or more and one of them positive."""
-    if weights is not None and (
-        not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0
-    ):
+    if weights is not None and not is_weighting(weights):
         raise InputError(
             f"training.supervision must be 0 or more and one of them positive, got {list(weights)}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -29,19 +29,27 @@ def frequency_weights(counts: np.ndarray, kind: str) -> list[float]:
             frequency of the class (Eigen & Fergus 2015, with frequencies over the whole set), the
             median over the classes that there are.
     """
-    counts = np.asarray(counts)[..., 1] if np.ndim(counts) == 2 else np.asarray(counts)
+    counts = np.asarray(counts)
+    if counts.ndim == 2:
+        counts = counts[:, 1]
+    if not counts.any():
+        return [0.0] * len(counts)
     reference = {
         "balanced": counts.sum() / len(counts),
-        "median": np.median(counts[counts > 0]) if counts.any() else 0.0,
+        "median": np.median(counts[counts > 0]),
     }[kind]
     return [float(reference / n) if n else 0.0 for n in counts.tolist()]
 
 
+def is_weighting(weights: Iterable[float]) -> bool:
+    """True if all weights are finite and 0 or more, and one of them is positive."""
+    weights = list(weights)
+    return all(0 <= weight < float("inf") for weight in weights) and sum(weights) > 0
+
+
 def check_class_weights(weights: Sequence[float], classes: Sequence[str] | None = None) -> None:
-    """InputError unless the weights are 0 or more, one of them positive and finite, and one a class
-    where `classes` are given.
-    """
-    if not weights or not all(0 <= w < float("inf") for w in weights) or not sum(weights) > 0:
+    """InputError unless `is_weighting(weights)`, and one a class where `classes` are given."""
+    if not is_weighting(weights):
         raise InputError(
             "training.class_weights must be 0 or more and one of them positive, got"
             f" {list(weights)}"

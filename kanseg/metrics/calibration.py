@@ -1,6 +1,4 @@
-"""Whether probabilities are as often right as they say: expected calibration error and Brier
-score.
-"""
+"""Calibration of probabilities: expected calibration error and Brier score."""
 
 from __future__ import annotations
 
@@ -22,11 +20,12 @@ class Calibration:
     of classes, each by itself.
 
     Args:
-        bins: (K, BINS, 3): pixels, the sum of their confidences and the number of right ones, by
-            confidence (k / BINS to (k + 1) / BINS, the upper limit included). The confidence of a
-            pixel is the largest probability of its classes (multilabel: of there and not there).
+        bins: (K, BINS, 3): number of pixels, sum of their confidences and number of correct ones,
+            by confidence (from b / BINS to (b + 1) / BINS, the upper limit included). The
+            confidence of a pixel is the largest probability of its classes (multilabel: the larger
+            one of p and 1 - p).
         brier: (K, 2): the sum over pixels of half the squared distance between probabilities and
-            truth, and the number of pixels.
+            one-hot target, and the number of pixels.
     """
 
     bins: np.ndarray
@@ -37,13 +36,11 @@ class Calibration:
 
     @property
     def errors(self) -> np.ndarray:
-        """(K,) expected calibration errors (Guo et al. 2017): the mean over pixels of |share of
-        right ones - mean confidence| of their bin.
+        """Expected calibration errors (K,): sum_b n_b / n |accuracy_b - confidence_b| over the bins
+        (Guo et al. 2017).
         """
-        return divide(
-            np.abs(self.bins[..., 1] - self.bins[..., 2]).sum(axis=-1),
-            self.bins[..., 0].sum(axis=-1),
-        )
+        pixels, confidence, correct = np.moveaxis(self.bins, -1, 0)
+        return divide(np.abs(confidence - correct).sum(axis=-1), pixels.sum(axis=-1))
 
     @property
     def ece(self) -> float:
@@ -65,38 +62,34 @@ def calibrations(probabilities: Tensor, target: Tensor) -> list[Calibration]:
             ignored.
     """
     if target.ndim == 4:
-        confidence, decided = (
-            torch.maximum(probabilities, 1 - probabilities),
-            (probabilities > 0.5).long(),
-        )
+        confidence = torch.maximum(probabilities, 1 - probabilities)
+        predicted = (probabilities > 0.5).long()
         distance = (probabilities - (target == 1).to(probabilities)) ** 2
     else:
-        confidence, decided = probabilities.max(dim=1, keepdim=True)
+        confidence, predicted = probabilities.max(dim=1, keepdim=True)
         target = target.unsqueeze(1)
-        of_truth = probabilities.gather(1, torch.where(target == IGNORE_INDEX, 0, target))
-        # |p - e_t|^2 = |p|^2 - 2 p_t + 1
-        distance = ((probabilities**2).sum(dim=1, keepdim=True) - 2 * of_truth + 1) / 2
-    place = (torch.ceil(confidence * BINS).long() - 1).clamp(0, BINS - 1)
-    columns = [
-        part.flatten(2).cpu().numpy()
-        for part in (place, confidence, decided == target, distance, target != IGNORE_INDEX)
-    ]
-    return [_count(*(column[i] for column in columns)) for i in range(len(target))]
+        p_target = probabilities.gather(1, torch.where(target == IGNORE_INDEX, 0, target))
+        # |p - one_hot|^2 = |p|^2 - 2 p_target + 1
+        distance = ((probabilities**2).sum(dim=1, keepdim=True) - 2 * p_target + 1) / 2
+    bins = (torch.ceil(confidence * BINS).long() - 1).clamp(0, BINS - 1)
+    parts = (bins, confidence, predicted == target, distance, target != IGNORE_INDEX)
+    arrays = [part.flatten(2).cpu().numpy() for part in parts]
+    return [_count(*image) for image in zip(*arrays, strict=True)]
 
 
 def _count(
-    place: np.ndarray,
+    bins: np.ndarray,
     confidence: np.ndarray,
-    right: np.ndarray,
+    correct: np.ndarray,
     distance: np.ndarray,
-    counted: np.ndarray,
+    valid: np.ndarray,
 ) -> Calibration:
-    """(K, P) each."""
-    bins = np.zeros((len(place), BINS, 3))
-    for k, used in enumerate(counted):
-        for column, weights in enumerate((None, confidence[k][used], right[k][used])):
-            bins[k, :, column] = np.bincount(place[k][used], weights, minlength=BINS)
-    return Calibration(
-        bins,
-        np.stack([(distance * counted).sum(axis=1, dtype=np.float64), counted.sum(axis=1)], axis=1),
-    )
+    """The counts of one image; the arguments are (K, P) for its P pixels."""
+    counts = np.zeros((len(bins), BINS, 3))
+    for k, used in enumerate(valid):
+        here = bins[k][used]
+        counts[k, :, 0] = np.bincount(here, minlength=BINS)
+        counts[k, :, 1] = np.bincount(here, confidence[k][used], minlength=BINS)
+        counts[k, :, 2] = np.bincount(here, correct[k][used], minlength=BINS)
+    total_distance = (distance * valid).sum(axis=1, dtype=np.float64)
+    return Calibration(counts, np.stack([total_distance, valid.sum(axis=1)], axis=1))

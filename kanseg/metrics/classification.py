@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from kanseg.metrics.confusion import scores
+from kanseg.metrics.confusion import mean, scores
 from kanseg.utils.errors import InputError
 
 TOP = 5
 
 
 class Classified(NamedTuple):
-    """What is kept of an image."""
+    """The result of one image."""
 
     label: int
     predicted: int  # the class of the largest score, the first of equal ones
-    place: int  # of the label in the order of the scores, 0 for the largest
+    rank: int  # of the label by its score, 0 for the largest
     probabilities: np.ndarray  # (N,) float32
 
 
@@ -62,17 +62,12 @@ class ClassificationMetrics:
         """
         values = logits.detach().cpu().double().numpy()
         truth = labels.detach().cpu().numpy()
-        first = len(self.per_image)
-        numbers = (
-            list(range(first, first + len(truth))) if index is None else [int(i) for i in index]
-        )
+        if index is None:
+            index = range(len(self.per_image), len(self.per_image) + len(truth))
+        numbers = [int(i) for i in index]
         count = len(self.classes)
-        if (
-            values.ndim != 2
-            or values.shape != (len(truth), count)
-            or truth.ndim != 1
-            or len(numbers) != len(truth)
-        ):
+        is_one_label_each = truth.ndim == 1 and len(numbers) == len(truth)
+        if values.shape != (len(truth), count) or not is_one_label_each:
             raise InputError(
                 f"expected scores (B, {count}), labels (B,) and B numbers, got {values.shape},"
                 f" {truth.shape} and {len(numbers)}"
@@ -84,10 +79,11 @@ class ClassificationMetrics:
                     " training.lr or without half precision"
                 )
             if not 0 <= label < count:
-                raise InputError(f"image {number}: label {label} is no class 0 to {count - 1}")
-            self.per_image[number] = _classified(
-                row, int(label), row if probabilities else _softmax(row)
-            )
+                raise InputError(
+                    f"image {number}: label {label} is not a class from 0 to {count - 1}"
+                )
+            row_probabilities = row if probabilities else _softmax(row)
+            self.per_image[number] = _classified(row, int(label), row_probabilities)
 
     def merge(self, other: Mapping[int, Classified]) -> None:
         """Add the images of another process, its `per_image`."""
@@ -103,58 +99,52 @@ class ClassificationMetrics:
         `classes`: precision, recall, f1, auc, support (images) and predicted (images) of each;
         `confusion`: (N, N) counts, truth by rows; `images`, `absent`, `never_predicted`: counts.
         """
-        kept = [self.per_image[number] for number in sorted(self.per_image)]
+        images = [self.per_image[number] for number in sorted(self.per_image)]
         count = len(self.classes)
-        labels, predicted, places = (
-            np.array([image[i] for image in kept], dtype=np.int64) for i in range(3)
-        )
-        probabilities = (
-            np.stack([image.probabilities for image in kept])
-            if kept
-            else np.zeros((0, count), np.float32)
-        )
+        labels = np.array([image.label for image in images], dtype=np.int64)
+        predicted = np.array([image.predicted for image in images], dtype=np.int64)
+        ranks = np.array([image.rank for image in images], dtype=np.int64)
+        probabilities = np.zeros((0, count), np.float32)
+        if images:
+            probabilities = np.stack([image.probabilities for image in images])
         matrix = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
-        single, areas = scores(matrix), areas_under_roc(probabilities, labels)
-        single = {
-            "precision": single["precision"],
-            "recall": single["recall"],
-            "f1": single["dice"],
-        }  # Dice is F1 under another name
-        support, guesses = matrix.sum(axis=1), matrix.sum(axis=0)
-        top1 = _mean(places == 0)
-        result: dict[str, Any] = {
-            "top1": top1,
-            "top5": _mean(places < TOP) if count > TOP else float("nan"),
+        support, num_predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+        found, areas = scores(matrix), areas_under_roc(probabilities, labels)
+        # Dice is F1 under another name.
+        per_class = {
+            "precision": found["precision"],
+            "recall": found["recall"],
+            "f1": found["dice"],
         }
-        result |= {f"mean_{name}": _mean(values) for name, values in single.items()}
-        result |= {
-            f"micro_{name}": top1 for name in single
-        }  # with one label an image each miss of one class is a false alarm of another
-        result |= {"auc_ovr": _mean(areas["ovr"]), "auc_ovo": _mean(areas["ovo"])}
-        result |= {
-            "images": len(kept),
-            "absent": int((support == 0).sum()),
-            "never_predicted": int((guesses == 0).sum()),
-        }
-        result["classes"] = {
-            name: (
-                {key: float(values[i]) for key, values in single.items()}
-                | {
-                    "auc": float(areas["ovr"][i]),
-                    "support": int(support[i]),
-                    "predicted": int(guesses[i]),
-                }
-            )
-            for i, name in enumerate(self.classes)
-        }
+        top1 = _mean(ranks == 0)
+        result: dict[str, Any] = {"top1": top1, "top5": float("nan")}
+        if count > TOP:
+            result["top5"] = _mean(ranks < TOP)
+        for name, values in per_class.items():
+            result[f"mean_{name}"] = _mean(values)
+        for name in per_class:
+            # With one label an image each miss of one class is a false alarm of another.
+            result[f"micro_{name}"] = top1
+        result["auc_ovr"] = _mean(areas["ovr"])
+        result["auc_ovo"] = _mean(areas["ovo"])
+        result["images"] = len(images)
+        result["absent"] = int((support == 0).sum())
+        result["never_predicted"] = int((num_predicted == 0).sum())
+        result["classes"] = {}
+        for i, label in enumerate(self.classes):
+            row: dict[str, Any] = {name: float(values[i]) for name, values in per_class.items()}
+            row["auc"] = float(areas["ovr"][i])
+            row["support"] = int(support[i])
+            row["predicted"] = int(num_predicted[i])
+            result["classes"][label] = row
         result["confusion"] = matrix.tolist()
         return result
 
 
 def _classified(row: np.ndarray, label: int, probabilities: np.ndarray) -> Classified:
-    """Places by the scores themselves: probabilities close to 1 would be equal."""
-    place = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
-    return Classified(label, int(row.argmax()), place, probabilities.astype(np.float32))
+    # Ranks are those of the scores themselves: probabilities close to 1 would be equal.
+    rank = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
+    return Classified(label, int(row.argmax()), rank, probabilities.astype(np.float32))
 
 
 def _softmax(row: np.ndarray) -> np.ndarray:
@@ -231,8 +221,8 @@ def classification_table(result: Mapping[str, Any]) -> str:
 
 
 def _mean(values: np.ndarray) -> float:
-    present = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    return float(present.mean()) if len(present) else float("nan")
+    """The mean of those that are not NaN; NaN where there is none."""
+    return mean(values.astype(np.float64))
 
 
 def _show(value: float) -> str:

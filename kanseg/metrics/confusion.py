@@ -1,4 +1,4 @@
-"""Pixel counts, and the scores that follow from them alone."""
+"""Confusion matrices, and the scores that follow from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCORES = ("iou", "dice", "precision", "recall", "specificity")
 
 
 def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Pixel counts per image, truth by rows; 255 in the target is left out.
+    """Confusion matrix of each image, target by rows; 255 in the target is left out.
 
     Args:
         predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0 and 1.
@@ -21,17 +21,17 @@ def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> T
     Returns:
         (B, N, N) int64, or of a multilabel task (B, N, 2, 2): each class by itself.
     """
-    multilabel, kinds = target.ndim == 4, 2 if target.ndim == 4 else num_classes
-    counted = target != IGNORE_INDEX
-    matrices = len(target) * (num_classes if multilabel else 1)
-    number = (
-        torch.arange(matrices, device=target.device)
-        .view(*target.shape[:-2], 1, 1)
-        .expand_as(target)
-    )
-    code = (number * kinds + target) * kinds + predicted
-    counts = torch.bincount(code[counted], minlength=matrices * kinds**2)
-    return counts.view(*target.shape[:-2], kinds, kinds)
+    valid = target != IGNORE_INDEX
+    if target.ndim == 4:  # multilabel: a 2x2 matrix for each class
+        shape, size = target.shape[:2], 2
+    else:
+        shape, size = target.shape[:1], num_classes
+    # Count (matrix, target, predicted) as one number.
+    num_matrices = shape.numel()
+    matrix = torch.arange(num_matrices, device=target.device).view(*shape, 1, 1).expand_as(target)
+    code = (matrix * size + target) * size + predicted
+    counts = torch.bincount(code[valid], minlength=num_matrices * size**2)
+    return counts.view(*shape, size, size)
 
 
 def outcomes(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.ndarray]:
@@ -46,13 +46,19 @@ def outcomes(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.nd
             "tn": matrix[..., 0, 0],
         }
     tp = np.diagonal(matrix, axis1=-2, axis2=-1)
-    fp, fn = matrix.sum(axis=-2) - tp, matrix.sum(axis=-1) - tp
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": matrix.sum(axis=(-2, -1))[..., None] - tp - fp - fn}
+    fp = matrix.sum(axis=-2) - tp
+    fn = matrix.sum(axis=-1) - tp
+    total = matrix.sum(axis=(-2, -1))[..., None]
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": total - tp - fp - fn}
 
 
 def scores(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.ndarray]:
-    """Confusion matrices as of `outcomes` -> each of SCORES per class, (..., N); NaN where the
-    denominator is 0.
+    """Each of SCORES per class, (..., N), from confusion matrices as of `outcomes`:
+
+        iou = TP / (TP + FP + FN)       dice = 2 TP / (2 TP + FP + FN)
+        precision = TP / (TP + FP)      recall = TP / (TP + FN)      specificity = TN / (TN + FP)
+
+    NaN where the denominator is 0.
     """
     n = outcomes(matrix, multilabel=multilabel)
     tp, fp, fn, tn = n["tp"], n["fp"], n["fn"], n["tn"]
@@ -73,5 +79,7 @@ def divide(top: np.ndarray | float, bottom: np.ndarray | float) -> np.ndarray:
 
 def mean(values: np.ndarray) -> float:
     """The mean of those that are not NaN; NaN where there is none."""
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if len(present) else float("nan")
+    defined = values[~np.isnan(values)]
+    if len(defined) == 0:
+        return float("nan")
+    return float(defined.mean())

@@ -1,4 +1,4 @@
-"""Scores of masks: over the whole set from pixel counts, and image by image."""
+"""Scores of masks, over a whole set and per image, from pixel counts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from kanseg.utils.errors import InputError
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """What is kept of one image: all that every score is computed from.
+    """Counts of one image, from which every score is computed.
 
     Args:
-        confusion: (N, N) int64, truth by rows; of a multilabel task (N, 2, 2).
+        confusion: (N, N) int64, target by rows; of a multilabel task (N, 2, 2).
         calibration: where there were probabilities.
         surfaces: (N, 4): SURFACE_SCORES by class, NaN for a background; None where they are not
             asked for.
@@ -81,46 +81,46 @@ class SegmentationMetrics:
             spacings: (row, column) distance of neighboring pixels of each image; by default
                 those of `surface`.
         """
-        first, count = len(self.per_image), len(target)
-        indices = range(first, first + count) if indices is None else indices
+        count = len(target)
+        if indices is None:
+            indices = range(len(self.per_image), len(self.per_image) + count)
         matrices = confusion_matrices(predicted, target, len(self.classes)).cpu().numpy()
-        calibration = (
-            [None] * count if probabilities is None else calibrations(probabilities, target)
-        )
-        outlines = [(None, None)] * count
+        calibration = [None] * count
+        if probabilities is not None:
+            calibration = calibrations(probabilities, target)
+        surfaces, boundaries = [None] * count, [None] * count
         if self.surface is not None:
-            spacings = (
-                [self.surface.spacing or (1.0, 1.0)] * count if spacings is None else spacings
-            )
-            outlines = [
-                self._outlines(*pair)
-                for pair in zip(
-                    predicted.cpu().numpy(), target.cpu().numpy(), spacings, strict=True
-                )
-            ]
-        for index, *parts, (surfaces, boundaries) in zip(
-            indices, matrices, calibration, outlines, strict=True
+            if spacings is None:
+                spacings = [self.surface.spacing or (1.0, 1.0)] * count
+            predicted, target = predicted.cpu().numpy(), target.cpu().numpy()
+            for i, spacing in enumerate(spacings):
+                surfaces[i], boundaries[i] = self._surfaces(predicted[i], target[i], spacing)
+        for index, *counts in zip(
+            indices, matrices, calibration, surfaces, boundaries, strict=True
         ):
-            self.per_image[int(index)] = ImageCounts(*parts, surfaces, boundaries)
+            self.per_image[int(index)] = ImageCounts(*counts)
 
-    def _outlines(
+    @property
+    def _first_foreground(self) -> int:
+        """Index of the first class that is not a background."""
+        return 0 if self.multilabel else 1
+
+    def _surfaces(
         self, predicted: np.ndarray, target: np.ndarray, spacing: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """`ImageCounts.surfaces` and `.boundaries` of one image."""
         surfaces = np.full((len(self.classes), len(SURFACE_SCORES)), np.nan)
         boundaries = np.zeros((len(self.classes), 2), np.int64)
-        for label in range(0 if self.multilabel else 1, len(self.classes)):
-            truth = target[label] if self.multilabel else target
-            masks = (
-                (predicted[label] == 1, truth == 1)
-                if self.multilabel
-                else (predicted == label, truth == label)
-            )
-            counted = truth != IGNORE_INDEX
+        for c in range(self._first_foreground, len(self.classes)):
+            if self.multilabel:
+                ours, theirs, valid = predicted[c] == 1, target[c] == 1, target[c] != IGNORE_INDEX
+            else:
+                ours, theirs, valid = predicted == c, target == c, target != IGNORE_INDEX
             found = surface_scores(
-                *masks, counted, spacing=spacing, tolerance=self.surface.tolerance
+                ours, theirs, valid, spacing=spacing, tolerance=self.surface.tolerance
             )
-            surfaces[label] = [found[name] for name in SURFACE_SCORES]
-            boundaries[label] = boundary_counts(*masks, counted)
+            surfaces[c] = [found[name] for name in SURFACE_SCORES]
+            boundaries[c] = boundary_counts(ours, theirs, valid)
         return surfaces, boundaries
 
     def merge(self, other: Mapping[int, ImageCounts]) -> None:
@@ -136,25 +136,24 @@ class SegmentationMetrics:
     def matrices(self) -> np.ndarray:
         """(images, N, N) int64, of a multilabel task (images, N, 2, 2)."""
         count = len(self.classes)
-        shape = (0, count, 2, 2) if self.multilabel else (0, count, count)
-        return (
-            np.stack([image.confusion for image in self.images])
-            if self.per_image
-            else np.zeros(shape, np.int64)
-        )
+        if self.per_image:
+            return np.stack([image.confusion for image in self.images])
+        if self.multilabel:
+            return np.zeros((0, count, 2, 2), np.int64)
+        return np.zeros((0, count, count), np.int64)
 
-    def single(self) -> dict[str, np.ndarray]:
-        """The scores of every image: iou, dice, ... -> (images, N); with surfaces also hd95,
-        hd, assd, nsd, boundary_iou.
+    def image_scores(self) -> dict[str, np.ndarray]:
+        """Scores of each image: iou, dice, ... -> (images, N); with surfaces also hd95, hd, assd,
+        nsd, boundary_iou.
         """
         found = scores(self.matrices, multilabel=self.multilabel)
         if self.surface is not None:
-            shape = (len(self.per_image), len(self.classes), -1)
-            surfaces = np.array([p.surfaces for p in self.images]).reshape(
-                *shape[:2], len(SURFACE_SCORES)
-            )
-            boundaries = np.array([p.boundaries for p in self.images]).reshape(*shape[:2], 2)
-            found |= {name: surfaces[..., i] for i, name in enumerate(SURFACE_SCORES)}
+            shape = (len(self.per_image), len(self.classes))
+            surfaces = np.array([image.surfaces for image in self.images])
+            surfaces = surfaces.reshape(*shape, len(SURFACE_SCORES))
+            boundaries = np.array([image.boundaries for image in self.images]).reshape(*shape, 2)
+            for i, name in enumerate(SURFACE_SCORES):
+                found[name] = surfaces[..., i]
             found["boundary_iou"] = divide(boundaries[..., 0], boundaries[..., 1])
         return found
 
@@ -168,55 +167,51 @@ class SegmentationMetrics:
         among `per_image`; `unmeasured` counts the images left out of them. `calibration`:
         expected calibration error (`ece`), Brier score and the bins, over the whole set.
         """
-        matrix, single = self.matrices.sum(axis=0), self.single()
+        matrix, per_image = self.matrices.sum(axis=0), self.image_scores()
         whole = scores(matrix, multilabel=self.multilabel)
         if self.surface is not None:
-            counts = sum(
-                (p.boundaries for p in self.images), np.zeros((len(self.classes), 2), np.int64)
-            )
-            whole["boundary_iou"] = divide(counts[:, 0], counts[:, 1])
-        absent = np.isnan(single["iou"]).sum(axis=0)
-        n = outcomes(matrix, multilabel=self.multilabel)
+            boundaries = np.zeros((len(self.classes), 2), np.int64)
+            for image in self.images:
+                boundaries += image.boundaries
+            whole["boundary_iou"] = divide(boundaries[:, 0], boundaries[:, 1])
         result: dict[str, Any] = {f"mean_{name}": mean(values) for name, values in whole.items()}
         result["accuracy"] = float(divide(np.trace(matrix, axis1=-2, axis2=-1).sum(), matrix.sum()))
         result["images"] = len(self.per_image)
         result["confusion"] = matrix.tolist()
-        result["classes"] = {
-            label: (
-                {name: float(values[i]) for name, values in whole.items()}
-                | {"pixels": int(n["tp"][i] + n["fn"][i]), "absent": int(absent[i])}
+        absent = np.isnan(per_image["iou"]).sum(axis=0)
+        n = outcomes(matrix, multilabel=self.multilabel)
+        result["classes"] = {}
+        for i, label in enumerate(self.classes):
+            row = {name: float(values[i]) for name, values in whole.items()}
+            row["pixels"] = int(n["tp"][i] + n["fn"][i])
+            row["absent"] = int(absent[i])
+            result["classes"][label] = row
+        result["per_image"] = self._mean_per_image(per_image)
+        calibration = [image.calibration for image in self.images]
+        if calibration and None not in calibration:
+            result["calibration"] = self._whole_calibration(calibration)
+            result["per_image"]["mean_ece"] = mean(np.array([each.ece for each in calibration]))
+            result["per_image"]["mean_brier"] = mean(
+                np.array([each.brier_score for each in calibration])
             )
-            for i, label in enumerate(self.classes)
-        }
-        result["per_image"] = self._per_image(single)
-        return result | self._calibration(result["per_image"])
-
-    def _per_image(self, single: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            f"mean_{name}": mean(np.array([mean(row) for row in values]))
-            for name, values in single.items()
-        }
-        result["classes"] = {
-            label: {name: mean(values[:, i]) for name, values in single.items()}
-            for i, label in enumerate(self.classes)
-        }
-        if self.surface is not None:
-            for i, label in list(enumerate(self.classes))[0 if self.multilabel else 1 :]:
-                result["classes"][label]["unmeasured"] = int(np.isnan(single["hd95"][:, i]).sum())
         return result
 
-    def _calibration(self, per_image: dict[str, Any]) -> dict[str, Any]:
-        """{"calibration": ...} over the set, where all images came with probabilities; their
-        means go into `per_image`.
-        """
-        each = [image.calibration for image in self.images]
-        if not each or any(one is None for one in each):
-            return {}
-        whole = reduce(add, each)
-        per_image |= {
-            "mean_ece": mean(np.array([one.ece for one in each])),
-            "mean_brier": mean(np.array([one.brier_score for one in each])),
-        }
+    def _mean_per_image(self, per_image: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Means over images of `image_scores`."""
+        result: dict[str, Any] = {}
+        for name, values in per_image.items():
+            result[f"mean_{name}"] = mean(np.array([mean(row) for row in values]))
+        result["classes"] = {}
+        for i, label in enumerate(self.classes):
+            row = {name: mean(values[:, i]) for name, values in per_image.items()}
+            if self.surface is not None and i >= self._first_foreground:
+                row["unmeasured"] = int(np.isnan(per_image["hd95"][:, i]).sum())
+            result["classes"][label] = row
+        return result
+
+    def _whole_calibration(self, calibration: Sequence[Calibration]) -> dict[str, Any]:
+        """Calibration over the whole set."""
+        whole = reduce(add, calibration)
         result: dict[str, Any] = {
             "ece": whole.ece,
             "brier": whole.brier_score,
@@ -224,7 +219,7 @@ class SegmentationMetrics:
         }
         if self.multilabel:
             result["classes"] = dict(zip(self.classes, whole.errors.tolist(), strict=True))
-        return {"calibration": result}
+        return result
 
     def u_kan(self, batch_size: int) -> dict[str, Any]:
         """Scores by the protocol of U-KAN's published tables: `kanseg.metrics.u_kan.u_kan_scores`.
@@ -238,5 +233,7 @@ class SegmentationMetrics:
                 " classes that exclude each other"
             )
         n = outcomes(self.matrices, multilabel=self.multilabel)
-        n = n if self.multilabel else {name: values[:, 1:] for name, values in n.items()}
-        return u_kan_scores(n["tp"], n["tp"] + n["fp"] + n["fn"], batch_size)
+        intersections, unions = n["tp"], n["tp"] + n["fp"] + n["fn"]
+        if not self.multilabel:  # without the background
+            intersections, unions = intersections[:, 1:], unions[:, 1:]
+        return u_kan_scores(intersections, unions, batch_size)

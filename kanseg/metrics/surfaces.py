@@ -1,4 +1,4 @@
-"""How far the outlines of two masks are from each other.
+"""Distances between the outlines of two masks: Hausdorff, average surface distance, boundary IoU.
 
 A mask's surface is its pixels that touch (by a side) a pixel outside it, or the edge of the
 image. Ignored pixels belong to no mask, and where a mask touches them it has no surface.
@@ -42,9 +42,10 @@ class SurfaceOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < float("inf"):
             raise InputError(f"the tolerance of surfaces must be 0 or more, got {self.tolerance}")
-        if self.spacing is not None and (
-            len(self.spacing) != 2 or not all(0 < value < float("inf") for value in self.spacing)
-        ):
+        if self.spacing is None:
+            return
+        is_positive = all(0 < value < float("inf") for value in self.spacing)
+        if len(self.spacing) != 2 or not is_positive:
             raise InputError(
                 f"the spacing must be two positive numbers, [row, column], got {list(self.spacing)}"
             )
@@ -53,7 +54,7 @@ class SurfaceOptions:
 def surface_scores(
     predicted: np.ndarray,
     truth: np.ndarray,
-    counted: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
     *,
     spacing: Sequence[float] = (1.0, 1.0),
     tolerance: float = 2.0,
@@ -66,19 +67,20 @@ def surface_scores(
 
     Args:
         predicted, truth: (H, W) bools.
-        counted: (H, W) bools; ignored where False.
+        valid: (H, W) bools; ignored where False.
         spacing: (row, column) distance of neighboring pixels.
         tolerance: in the same unit.
 
     Returns:
         The names of SURFACE_SCORES -> value.
     """
-    counted = np.ones(truth.shape, bool) if counted is None else counted
-    predicted, truth = predicted & counted, truth & counted
+    if valid is None:
+        valid = np.ones(truth.shape, bool)
+    predicted, truth = predicted & valid, truth & valid
     if predicted.any() != truth.any():
         diagonal = float(np.hypot(truth.shape[0] * spacing[0], truth.shape[1] * spacing[1]))
         return {"hd95": diagonal, "hd": diagonal, "assd": diagonal, "nsd": 0.0}
-    ours, theirs = surface(predicted, counted), surface(truth, counted)
+    ours, theirs = surface(predicted, valid), surface(truth, valid)
     if not ours.any() or not theirs.any():
         return dict.fromkeys(SURFACE_SCORES, float("nan"))
     forth, back = surface_distances(ours, theirs, spacing)
@@ -91,9 +93,9 @@ def surface_scores(
     }
 
 
-def surface(mask: np.ndarray, counted: np.ndarray) -> np.ndarray:
+def surface(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """(H, W) bools of a mask and of the pixels that count -> its surface, (H, W) bools."""
-    return mask & ~_erode(mask | ~counted, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    return mask & ~_erode(mask | ~valid, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
 
 
 def surface_distances(
@@ -104,10 +106,10 @@ def surface_distances(
     """
     if spacing[0] != spacing[1]:
         return _distances_of_points(ours, theirs, spacing)
-    rows, columns = (np.flatnonzero((ours | theirs).any(axis=axis)) for axis in (1, 0))
-    window = np.s_[
-        rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
-    ]  # it holds both, so that distances within it are those of the image
+    # The window around both holds all that matters: distances within it are those of the image.
+    both = ours | theirs
+    rows, columns = np.flatnonzero(both.any(axis=1)), np.flatnonzero(both.any(axis=0))
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     ours, theirs = ours[window], theirs[window]
     return distances(theirs)[ours] * spacing[0], distances(ours)[theirs] * spacing[0]
 
@@ -115,19 +117,22 @@ def surface_distances(
 def _distances_of_points(
     ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same for pixels that are not square, which OpenCV's transform does not know, by trees of
-    the surfaces' points.
+    """`surface_distances` for pixels that are not square, which OpenCV's transform does not know:
+    by k-d trees of the surfaces' points.
     """
     from scipy.spatial import cKDTree
 
-    points = [np.argwhere(side) * np.array(spacing) for side in (ours, theirs)]
-    return cKDTree(points[1]).query(points[0])[0], cKDTree(points[0]).query(points[1])[0]
+    our_points = np.argwhere(ours) * np.array(spacing)
+    their_points = np.argwhere(theirs) * np.array(spacing)
+    forth, _ = cKDTree(their_points).query(our_points)
+    back, _ = cKDTree(our_points).query(their_points)
+    return forth, back
 
 
 def boundary_counts(
     predicted: np.ndarray,
     truth: np.ndarray,
-    counted: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
     *,
     width: float = BOUNDARY_WIDTH,
 ) -> tuple[int, int]:
@@ -138,20 +143,21 @@ def boundary_counts(
     at least; chessboard distance) to the outside.
 
     Args:
-        predicted, truth, counted: as of `surface_scores`.
+        predicted, truth, valid: as of `surface_scores`.
         width: share of the diagonal.
     """
-    counted = np.ones(truth.shape, bool) if counted is None else counted
+    if valid is None:
+        valid = np.ones(truth.shape, bool)
     pixels = max(1, round(width * float(np.hypot(*truth.shape))))
     kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
-    ours, theirs = (
-        mask & ~_erode(mask | ~counted, kernel) for mask in (predicted & counted, truth & counted)
-    )
+    ours = predicted & valid
+    ours &= ~_erode(ours | ~valid, kernel)
+    theirs = truth & valid
+    theirs &= ~_erode(theirs | ~valid, kernel)
     return int((ours & theirs).sum()), int((ours | theirs).sum())
 
 
 def _erode(mask: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Erosion of (H, W) bools with nothing beyond the edges of the image."""
-    return (
-        cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
-    )
+    eroded = cv2.erode(mask.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return eroded > 0

@@ -1,5 +1,5 @@
-"""The scores that U-KAN's tables are made of, to compare with them and for nothing else: they
-depend on batch size and order.
+"""Scores by the protocol of U-KAN's published tables, to compare with these and for nothing else:
+they depend on batch size and order.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ def u_kan_scores(intersections: np.ndarray, unions: np.ndarray, batch_size: int)
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    starts = range(0, len(intersections), batch_size)
-    sizes = [len(intersections[start : start + batch_size]) for start in starts]
-    iou = np.array(
-        [
-            (intersections[s : s + batch_size].sum() + SMOOTH)
-            / (unions[s : s + batch_size].sum() + SMOOTH)
-            for s in starts
-        ]
-    )
-    means = (
-        float(np.average(values, weights=sizes)) if sizes else float("nan")
-        for values in (iou, 2 * iou / (iou + 1))
-    )
-    return {"batch_size": batch_size, **dict(zip(("iou", "dice"), means, strict=True))}
+    ious, sizes = [], []
+    for start in range(0, len(intersections), batch_size):
+        batch = slice(start, start + batch_size)
+        ious.append((intersections[batch].sum() + SMOOTH) / (unions[batch].sum() + SMOOTH))
+        sizes.append(len(intersections[batch]))
+    if not sizes:
+        return {"batch_size": batch_size, "iou": float("nan"), "dice": float("nan")}
+    iou = np.array(ious)
+    return {
+        "batch_size": batch_size,
+        "iou": float(np.average(iou, weights=sizes)),
+        "dice": float(np.average(2 * iou / (iou + 1), weights=sizes)),
+    }

@@ -96,15 +96,15 @@ class Operations(TorchDispatchMode):
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
 
     def watched(self, basis: Basis) -> Callable[..., Iterator[tuple[Tensor, Tensor | None]]]:
-        """The `terms` of a basis that tell when they are at work."""
-        terms = basis.terms
+        """The `values_and_derivatives` of a basis that tell when they are at work."""
+        terms = basis.values_and_derivatives
 
-        def told(u: Tensor, slopes: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
+        def told(u: Tensor, derivatives: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
             with (
                 self.evaluation()
             ):  # u is mapped already, wherever that was: once more, without numbers
                 DOMAINS[basis.domain](torch.empty_like(u, device="meta"))
-            each = terms(u, slopes)
+            each = terms(u, derivatives)
             while True:
                 with self.evaluation():
                     term = next(each, None)
@@ -166,7 +166,7 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
         for layer in learned:
             hooks += operations.watch(layer)
         for basis in bases:
-            basis.terms = operations.watched(basis)
+            basis.values_and_derivatives = operations.watched(basis)
         # One operation for a whole block of attention, and fused attention on some devices, would
         # be counted as nothing.
         torch.backends.mha.set_fastpath_enabled(False)
@@ -177,7 +177,7 @@ def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[No
         for hook in hooks:
             hook.remove()
         for basis in bases:
-            del basis.terms  # the method of the class is seen again
+            del basis.values_and_derivatives  # the method of the class is seen again
 
 
 TRANSIENT = ("balance", "elbo")  # what layers keep of a training forward for a penalty

@@ -26,7 +26,7 @@ def test_moments_of_many_channels_are_taken_a_few_points_at_a_time(monkeypatch):
     basis = create_basis("wavelet", 7)
     whole = basis.second_moments()
     torch.testing.assert_close(whole, basis.normal_values().square().mean(dim=(0, 2)))
-    monkeypatch.setattr("kanseg.bases.base.AT_ONCE", 7 * basis.num_functions * 100)
+    monkeypatch.setattr("kanseg.bases.base.MAX_VALUES", 7 * basis.num_functions * 100)
     torch.testing.assert_close(basis.second_moments(), whole)
 
 
@@ -89,7 +89,9 @@ def test_functions_that_vanish_are_zero_at_infinity(name, options, dtype):
     torch.testing.assert_close(y, torch.zeros_like(y), atol=1e-11, rtol=0)
     (slope,) = torch.autograd.grad(y.sum(), x)
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-11, rtol=0)
-    stated = torch.stack([s.expand_as(x) for _, s in basis.terms(x.detach(), slopes=True)])
+    stated = torch.stack(
+        [s.expand_as(x) for _, s in basis.values_and_derivatives(x.detach(), derivatives=True)]
+    )
     torch.testing.assert_close(stated, torch.zeros_like(stated), atol=1e-11, rtol=0)
     assert basis(torch.full((1, 2, 1), torch.nan, dtype=dtype)).isnan().all()
 

@@ -201,12 +201,12 @@ def test_stacked_members_of_both_kinds_are_right_under_vmap(base):
 def test_derivatives_under_vmap_are_those_of_scipy():
     basis = loaded()
     points = torch.tensor([0.3, 1.1, 2.5], dtype=torch.float64)
-    slopes = torch.func.vmap(torch.func.jacrev(lambda x: basis(x.expand(1, 2))[0, 0]))(points)
+    derivatives = torch.func.vmap(torch.func.jacrev(lambda x: basis(x.expand(1, 2))[0, 0]))(points)
     k, knots = 3, basis.knots[0].numpy()
     for j in range(basis.num_functions):
         spline = SciPyBSpline.basis_element(knots[j : j + k + 2], extrapolate=False).derivative()
         expected = torch.tensor(np.nan_to_num(spline(points.numpy())))
-        torch.testing.assert_close(slopes[:, j], expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(derivatives[:, j], expected, atol=1e-9, rtol=0)
 
 
 def test_the_knots_are_all_that_is_stored():
@@ -234,8 +234,10 @@ def test_infinity_gives_zero_and_nan_gives_nan(order, make):
     assert (y == 0).all()
     if order > 0:
         assert (torch.autograd.grad(y.sum(), x)[0] == 0).all()
-        slopes = [slope for _, slope in basis.terms(x.detach(), slopes=True)]
-        assert (torch.stack(slopes) == 0).all()
+        derivatives = [
+            slope for _, slope in basis.values_and_derivatives(x.detach(), derivatives=True)
+        ]
+        assert (torch.stack(derivatives) == 0).all()
     assert basis(torch.full((1, 2, 1), torch.nan, dtype=torch.float64)).isnan().all()
 
 

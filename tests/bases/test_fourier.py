@@ -39,11 +39,13 @@ def test_functions_are_orthogonal_over_a_period():
 
 def test_derivatives_are_those_of_the_formula():
     u = torch.linspace(-3, 3, 101, dtype=torch.float64)
-    slopes = torch.stack([slope for _, slope in Fourier(1).terms(u, slopes=True)], dim=1)
+    derivatives = torch.stack(
+        [slope for _, slope in Fourier(1).values_and_derivatives(u, derivatives=True)], dim=1
+    )
     n = np.arange(1, 5)
     angles = u.numpy()[:, None] * n
     np.testing.assert_allclose(
-        slopes.numpy(),
+        derivatives.numpy(),
         np.stack([-n * np.sin(angles), n * np.cos(angles)], axis=2).reshape(101, -1),
         atol=1e-13,
     )

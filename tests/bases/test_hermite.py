@@ -43,14 +43,16 @@ def test_derivatives_are_those_by_the_neighbors(kind):
     """psi_n' = sqrt(n / 2) psi_(n-1) - sqrt((n + 1) / 2) psi_(n+1) for the physicists', halved in
     the square for the probabilists'.
     """
-    slopes = torch.stack(
+    derivatives = torch.stack(
         [
             slope
-            for _, slope in Hermite(1, degree=6, kind=kind).terms(torch.from_numpy(U), slopes=True)
+            for _, slope in Hermite(1, degree=6, kind=kind).values_and_derivatives(
+                torch.from_numpy(U), derivatives=True
+            )
         ]
     )
     divisor = 2 if kind == "physicist" else 4
-    for n, slope in enumerate(slopes.numpy()):
+    for n, slope in enumerate(derivatives.numpy()):
         lower = sqrt(n / divisor) * reference(kind, n - 1, U) if n else 0
         np.testing.assert_allclose(
             slope, lower - sqrt((n + 1) / divisor) * reference(kind, n + 1, U), rtol=0, atol=1e-12
@@ -77,7 +79,10 @@ def test_gradients_by_autograd_are_finite_everywhere_and_zero_far_outside(kind, 
     values = basis(u)
     values.sum().backward()
     torch.testing.assert_close(
-        u.grad, sum(slope for _, slope in basis.terms(u.detach(), slopes=True)), rtol=0, atol=1e-4
+        u.grad,
+        sum(slope for _, slope in basis.values_and_derivatives(u.detach(), derivatives=True)),
+        rtol=0,
+        atol=1e-4,
     )
     assert (values[..., -4:] == 0).all()
     assert (u.grad[..., -4:] == 0).all()

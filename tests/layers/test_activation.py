@@ -27,7 +27,7 @@ from kanseg.layers import (
     update_grids,
 )
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.regularization import Disturbance, kan_layers
+from kanseg.layers.regularization import FeatureNoise, kan_layers
 from kanseg.models.operations import saved_bytes
 
 C = 5
@@ -724,8 +724,8 @@ def test_a_pruned_coefficient_is_zero(name, share):
 
 @bases
 def test_dropped_functions_leave_the_base(name):
-    gone = Disturbance(1.0, 0.0, "functions", ndim=1)
-    layer, x = make(name, disturbance=gone, base="relu"), torch.randn(2, C, 6)
+    gone = FeatureNoise(1.0, 0.0, "functions", ndim=1)
+    layer, x = make(name, feature_noise=gone, base="relu"), torch.randn(2, C, 6)
     torch.testing.assert_close(layer(x), x.relu())
     layer.eval()
     assert (layer(x) - x.relu()).abs().max() > 0.1
@@ -733,8 +733,8 @@ def test_dropped_functions_leave_the_base(name):
 
 @bases
 def test_dropout_of_what_the_functions_read_leaves_the_base_its_input(name):
-    gone = Disturbance(1.0, 0.0, "branch", ndim=1)
-    layer, x = make(name, disturbance=gone, base="relu"), torch.randn(2, C, 6)
+    gone = FeatureNoise(1.0, 0.0, "branch", ndim=1)
+    layer, x = make(name, feature_noise=gone, base="relu"), torch.randn(2, C, 6)
     y = layer(x) - x.relu()
     at_zero = layer.eval()(torch.zeros(2, C, 6))
     torch.testing.assert_close(y, at_zero, rtol=1e-4, atol=1e-4)

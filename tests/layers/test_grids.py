@@ -93,7 +93,7 @@ def test_adapted_knots_give_scipys_splines_and_derivatives():
     u = torch.rand(1, 2, 50) * 0.8 + 0.05
     for channel in range(2):
         t = basis.knots[channel].double().numpy()
-        for j, (value, slope) in enumerate(basis.terms(u, slopes=True)):
+        for j, (value, slope) in enumerate(basis.values_and_derivatives(u, derivatives=True)):
             spline = ScipySpline.basis_element(t[j : j + 5], extrapolate=False)
             expected = torch.from_numpy(spline(u[0, channel].double().numpy())).nan_to_num()
             torch.testing.assert_close(value[0, channel].double(), expected, atol=1e-5, rtol=0)

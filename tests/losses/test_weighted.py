@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kanseg.losses import LOSSES, Pixels, WeightedLoss
+from kanseg.losses import LOSSES, LossInputs, WeightedLoss
 from kanseg.losses.weighted import RANGES
 from kanseg.utils.errors import InputError
 
@@ -126,7 +126,7 @@ def test_gradients_are_those_of_finite_differences(name, task):
     logits, target = batch(task, size=(3, 4))
     weights = torch.tensor(WEIGHTS[task], dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda x: LOSSES[name](Pixels(x, target, task, weights), **OPTIONS.get(name, {})),
+        lambda x: LOSSES[name](LossInputs(x, target, task, weights), **OPTIONS.get(name, {})),
         logits.double().requires_grad_(),
     )
 

@@ -176,11 +176,11 @@ def test_half_precision_logits_and_defaults_of_the_numbers():
 
 def test_what_cannot_be_measured_is_refused_by_number():
     metrics = ClassificationMetrics(["a", "b"])
-    with pytest.raises(InputError, match="image 8: the network's scores are not finite"):
+    with pytest.raises(InputError, match="image 8: .* not finite"):
         metrics.update(
             torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), torch.tensor([0, 1]), [7, 8]
         )
-    with pytest.raises(InputError, match="image 7: label 2 is no class 0 to 1"):
+    with pytest.raises(InputError, match="image 7: label 2"):
         metrics.update(torch.zeros(1, 2), torch.tensor([2]), [7])
     with pytest.raises(InputError, match=r"expected scores \(B, 2\)"):
         metrics.update(torch.zeros(1, 3), torch.tensor([1]))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
-from kanseg.bases.base import Terms, at_least_float32, without_autocast
+from kanseg.bases.base import ValuesAndDerivatives, at_least_float32, without_autocast
 from kanseg.bases.wavelet import mexican_hat, morlet, sinc
 
 
@@ -67,7 +67,7 @@ class ActivatedGram(Basis):
     1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 is not the coefficient that makes them orthogonal.
     """
 
-    states_slopes = False  # the activation is any module
+    has_derivatives = False  # the activation is any module
 
     def __init__(self, channels: int, degree: int, activation: nn.Module, init_std: float):
         super().__init__(channels, degree + 1, "identity")
@@ -80,7 +80,7 @@ class ActivatedGram(Basis):
     def reset_parameters(self) -> None:
         self.beta_weights.copy_(torch.randn_like(self.beta_weights) * self.init_std)
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         before, current = torch.zeros_like(u), torch.ones_like(u)
         for i in range(self.num_functions):
             yield self.activation(current), None
@@ -98,7 +98,7 @@ class FreeBumps(Basis):
     have height 1, and none where high < low.
     """
 
-    states_slopes = False
+    has_derivatives = False
 
     def __init__(self, channels: int, groups: int, grid_size: int, order: int, trainable: bool):
         super().__init__(channels, grid_size + order, "identity")
@@ -116,7 +116,7 @@ class FreeBumps(Basis):
         self.phase_low.copy_(low)
         self.phase_high.copy_(low + (self.order + 1) / self.grid_size)
 
-    def terms(self, u: Tensor, slopes: bool = False) -> Terms:
+    def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         low, high = (
             ends.to(u.dtype)
             .repeat(self.groups, 1)

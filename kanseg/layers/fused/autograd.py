@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from kanseg.bases import Basis
-from kanseg.bases.base import POINTWISE_DOMAINS, at_least_float32, without_autocast
+from kanseg.bases.base import POINTWISE_DOMAINS, Pointwise, at_least_float32, without_autocast
 from kanseg.layers.fused.linear_ops import LinearOp
-from kanseg.layers.fused.plain import holding
+from kanseg.layers.fused.plain import with_tensors
 
 # Bytes of values that are computed together (one sample at least): on a CPU they stay in its cache,
 # on an accelerator there is work enough while the peak of memory stays small.
@@ -106,9 +106,9 @@ def fused_backward(
     grad_x = torch.empty_like(x) if needs_x else None
     grad_kernel: Tensor | None = None
     grad_parameters: dict[str, Tensor] = {}
-    has_formulas = basis.states_slopes and set(parameters) <= set(basis.stated_parameters)
+    has_formulas = basis.has_derivatives and set(parameters) <= set(basis.analytic_parameters)
     fill_and_differentiate = _by_formulas if has_formulas else _by_autograd
-    domain_slope = _domain(basis).slope
+    domain_derivative = _domain(basis).derivative
     chunks, buffer = _chunks_and_buffer(x, weight.shape[2], dtype)
     for chunk in chunks:
         u = _domain_map(basis, x[chunk])
@@ -126,8 +126,8 @@ def fused_backward(
             if name in grad_parameters:
                 piece = grad_parameters[name] + piece
             grad_parameters[name] = piece
-        if needs_x and domain_slope is not None:
-            grad_u.mul_(domain_slope(u))
+        if needs_x and domain_derivative is not None:
+            grad_u.mul_(domain_derivative(u))
         if needs_x:
             grad_x[chunk] = grad_u
         if needs_weight:
@@ -230,7 +230,7 @@ class FusedBasis(torch.autograd.Function):
             if needed:
                 parameters[name] = tensor
         # The basis may hold other tensors by now (functional_call, a moved grid).
-        basis = holding(ctx.basis, dict(zip(ctx.names, tensors, strict=True)))
+        basis = with_tensors(ctx.basis, dict(zip(ctx.names, tensors, strict=True)))
         arguments = x, basis, ctx.op, weight, dropout_mask, ctx.dtype
         with without_autocast(x):
             if _needs_graph(grad_output):
@@ -271,7 +271,7 @@ class FusedActivation(torch.autograd.Function):
     def backward(ctx, grad_output):  # noqa: ANN001, ANN205
         x, weight, *parameters = ctx.saved_tensors
         op, dtype = ctx.op, ctx.dtype
-        activation = holding(ctx.activation, dict(zip(ctx.names, parameters, strict=True)))
+        activation = with_tensors(ctx.activation, dict(zip(ctx.names, parameters, strict=True)))
         needs_x, needs_weight, *needs_parameters = ctx.needs_input_grad[4:]
         wanted = [p for p, needed in zip(parameters, needs_parameters, strict=True) if needed]
         with without_autocast(x):
@@ -336,10 +336,10 @@ def _functions(
     basis: Basis, u: Tensor, count: int, *, derivatives: bool = False
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Value and derivative of the last `count` functions: all, or all but the constant one."""
-    return islice(basis.terms(u, derivatives), basis.num_functions - count, None)
+    return islice(basis.values_and_derivatives(u, derivatives), basis.num_functions - count, None)
 
 
-def _domain(basis: Basis):  # noqa: ANN202
+def _domain(basis: Basis) -> Pointwise:
     """The pointwise domain map; the identity where a normalization was applied before."""
     return POINTWISE_DOMAINS.get(basis.domain, POINTWISE_DOMAINS["identity"])
 

@@ -23,12 +23,12 @@ from kanseg.layers.fused.autograd import FusedActivation, FusedBasis, memory_for
 from kanseg.layers.fused.constant import constant_output, split_constant
 from kanseg.layers.fused.linear_ops import ConvOp, GroupedMatMulOp, LinearOp, MatMulOp, MixtureOp
 from kanseg.layers.fused.plain import (
-    held,
     is_plain_activation,
     is_plain_basis,
     is_plain_map,
     is_plain_tensor,
     is_transformed,
+    named_tensors,
 )
 
 
@@ -91,7 +91,7 @@ def plain_mixture(
         u = basis.mapped(x)
         weight = weight.to(u.dtype)
         y = torch.zeros_like(u)
-        for j, (value, _) in enumerate(basis.terms(u)):
+        for j, (value, _) in enumerate(basis.values_and_derivatives(u)):
             factor = aligned(weight[:, j], u)
             if dropout_mask is not None:
                 mask = dropout_mask[:, :, j].to(u.dtype)
@@ -108,7 +108,7 @@ def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) ->
         padded, op = _linear_op(x, conv)
         if op is not None:
             _check_weight(conv.weight, x)
-            tensors = held(activation)
+            tensors = named_tensors(activation)
             return FusedActivation.apply(
                 activation,
                 op,
@@ -136,12 +136,12 @@ def _fused_basis(
             if constant is not None:
                 y = y + op.forward_ones(constant, x.shape).to(y.dtype)
             return y
-        tensors = held(basis)
+        tensors = named_tensors(basis)
         y = FusedBasis.apply(
             basis, op, dtype, tuple(tensors), x, weight, dropout_mask, *tensors.values()
         )
         if constant is not None:
-            y += constant_output(op, constant, x.shape).to(y.dtype)
+            y = y + constant_output(op, constant, x.shape).to(y.dtype)
         return y
 
 

@@ -1,7 +1,7 @@
-"""Whether a layer may compute from the tensors of its parts instead of calling them.
+"""Checks whether a layer may compute from the tensors of its parts instead of calling them.
 
 The fused step reads `conv.weight` and the tensors of the basis; it never calls either. That is the
-same function only where a part does nothing but what torch's own class does. Anything else is
+same function only where a part does nothing but what torch's own class does. Any other part is
 called as a module: a subclass or wrapper (LoRA, weight standardization, quantization, FSDP), hooks,
 a patched `forward` (accelerate's offloading), parametrized or pruned weights, tensors with a
 behavior of their own (DTensor, quantized tensors).
@@ -81,11 +81,11 @@ def is_plain_activation(module: nn.Module) -> bool:
 
 
 def is_plain_basis(basis: nn.Module) -> bool:
-    """True for a basis that is all in its `terms` and in tensors of its own."""
+    """True for a basis that computes nothing but `values_and_derivatives`, from its own tensors."""
     if not isinstance(basis, Basis) or hasattr(basis, "parametrizations"):
         return False
     code = tuple(getattr(each, "__code__", None) for each in (basis.functions, basis.mapped))
-    tensors = held(basis).values()
+    tensors = named_tensors(basis).values()
     return (
         _is_unwatched(basis, Basis)
         and code == _BASIS_CODE
@@ -95,7 +95,7 @@ def is_plain_basis(basis: nn.Module) -> bool:
     )
 
 
-def held(module: nn.Module) -> dict[str, Tensor]:
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module and of those inside it, by name.
 
     Those too that stand beside its own registers, as in a replica of `torch.nn.DataParallel` and
@@ -110,9 +110,16 @@ def held(module: nn.Module) -> dict[str, Tensor]:
     return named
 
 
-def holding(module: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> nn.Module:
-    """A copy of a module, and of those inside it, with the given tensors in the places that `held`
-    names; the module itself, which other threads may be using, stays as it is.
+def with_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> nn.Module:
+    """A shallow copy of a module, and of those inside it, that computes from the given tensors.
+
+    `torch.func.functional_call` would put them into the module itself for the time of the call,
+    where other threads that use it would see them.
+
+    Args:
+        module: left as it is.
+        tensors: names as of `named_tensors` -> tensors.
+        prefix: of the names, for modules inside others.
     """
     twin = module.__new__(type(module))
     twin.__dict__ = {
@@ -120,7 +127,7 @@ def holding(module: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> 
         "_parameters": dict(module._parameters),
         "_buffers": dict(module._buffers),
         "_modules": {
-            name: part if part is None else holding(part, tensors, f"{prefix}{name}.")
+            name: part if part is None else with_tensors(part, tensors, f"{prefix}{name}.")
             for name, part in module._modules.items()
         },
     }
@@ -157,7 +164,7 @@ def has_numba() -> bool:
 
 
 def _is_unwatched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a module runs the forward of `kind` and nothing else."""
+    """True if calling the module runs the forward of `kind` and nothing else: it has no hooks."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks

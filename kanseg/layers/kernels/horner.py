@@ -85,7 +85,7 @@ def _interpolated(basis: Basis, device: torch.device) -> Tensor:
         device, non_blocking=True
     )
     u = nodes[:1].unsqueeze(0)
-    values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.terms(u)])
+    values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.values_and_derivatives(u)])
     return values @ nodes[1:]
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from kanseg.bases import Basis
 from kanseg.bases.base import TableRange, without_autocast
 from kanseg.layers.fused.functional import plain_mixture
-from kanseg.layers.fused.plain import has_numba, held, holding
+from kanseg.layers.fused.plain import has_numba, named_tensors, with_tensors
 from kanseg.layers.kernels.horner import KERNEL_DTYPES, aligned_rows
 
 # Longer tables leave the cache, and take longer to make than they save.
@@ -57,7 +57,7 @@ def function_values(basis: Basis, span: TableRange) -> Tensor:
             _known.clear()
         rows = {name: getattr(basis, name)[:1] for name in basis.per_channel}
         with torch.inference_mode(False):
-            _known[span.key] = _evaluated(holding(basis, held(basis) | rows), span)[0]
+            _known[span.key] = _evaluated(with_tensors(basis, named_tensors(basis) | rows), span)[0]
     return _known[span.key]
 
 
@@ -70,7 +70,9 @@ def _evaluated(basis: Basis, span: TableRange) -> Tensor:
     """Values (R, K, entries + 1) of all functions at the places of the table."""
     steps = torch.arange(span.entries + 1, dtype=span.lo.dtype) / span.entries
     u = torch.lerp(span.lo.unsqueeze(1), span.hi.unsqueeze(1), steps).unsqueeze(0)
-    return torch.stack([value.expand_as(u)[0] for value, _ in basis.terms(u)], dim=1)
+    return torch.stack(
+        [value.expand_as(u)[0] for value, _ in basis.values_and_derivatives(u)], dim=1
+    )
 
 
 def tabulate(weight: Tensor, values: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ def lookup(x: Tensor, weight: Tensor, basis: Basis, span: TableRange, silu: bool
         basis, span: whose functions, and the range of the table. Beyond it the function stays what
             it is at the ends, or repeats.
     """
-    basis = holding(basis, held(basis))  # as it is now, whatever backward finds
+    basis = with_tensors(basis, named_tensors(basis))  # as it is now, whatever backward finds
     return Lookup.apply(x, weight, basis, span, silu)
 
 

@@ -108,7 +108,7 @@ def test_a_matrix_in_place_of_the_convolution(name, options, chunks):
 def test_stated_derivatives_are_those_of_autograd(name, options):
     basis = create_basis(name, 3, **options).double()
     u = (torch.rand(2, 3, 7, dtype=torch.float64) * 2 - 1 + 0.0137).requires_grad_()
-    for value, slope in basis.terms(u, slopes=True):
+    for value, slope in basis.values_and_derivatives(u, derivatives=True):
         found = (
             torch.autograd.grad(value.expand_as(u).sum(), u, allow_unused=True, retain_graph=True)[
                 0
@@ -461,11 +461,11 @@ def test_activation_and_convolution(activation):
 def test_a_gate_multiplies_the_functions(chunks):
     basis = create_basis("gram", 3).double()
     conv = nn.Conv2d(12, 5, 3, padding=1, bias=False).double()
-    gate = torch.randint(0, 3, (2, 3, 4)).double()
+    dropout_mask = torch.randint(0, 3, (2, 3, 4)).double()
     x = torch.randn(2, 3, 6, 6).double().requires_grad_()
     y, expected = (
-        basis_convolution(x, basis, conv, gate),
-        conv((basis(x) * gate[..., None, None]).flatten(1, 2)),
+        basis_convolution(x, basis, conv, dropout_mask),
+        conv((basis(x) * dropout_mask[..., None, None]).flatten(1, 2)),
     )
     torch.testing.assert_close(y, expected)
     inputs = [x, conv.weight]
@@ -482,11 +482,11 @@ def test_a_gate_multiplies_the_functions(chunks):
 def test_a_mixture_is_one_function_per_channel_or_for_all(rows, gated, chunks):
     basis = create_basis("jacobi", 4).double()
     weight = torch.randn(rows, 4, dtype=torch.float64, requires_grad=True)
-    gate = torch.randint(0, 2, (3, 4, 4)).double() if gated else None
+    dropout_mask = torch.randint(0, 2, (3, 4, 4)).double() if gated else None
     x = torch.randn(3, 4, 5, 6).double().requires_grad_()
-    values = basis(x) if gate is None else basis(x) * gate[..., None, None]
+    values = basis(x) if dropout_mask is None else basis(x) * dropout_mask[..., None, None]
     expected = torch.einsum("bckhw,ck->bchw", values, weight.expand(4, 4))
-    y = basis_mixture(x, basis, weight, gate)
+    y = basis_mixture(x, basis, weight, dropout_mask)
     torch.testing.assert_close(y, expected)
     upstream = torch.randn_like(y)
     for a, b in zip(

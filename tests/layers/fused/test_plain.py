@@ -317,10 +317,14 @@ def test_a_forward_patched_after_compiling():
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_gate_reaches_called_parts_in_any_precision(gated):
     basis, conv = create_basis("gram", 3), hooked(nn.Conv2d(12, 5, 3, bias=False)).bfloat16()
-    gate = torch.randint(0, 3, (2, 3, 4)).float() if gated else None
+    dropout_mask = torch.randint(0, 3, (2, 3, 4)).float() if gated else None
     x = torch.randn(2, 3, 6, 6).bfloat16()
-    values = basis(x) if gate is None else basis(x) * gate.bfloat16()[..., None, None]
-    torch.testing.assert_close(basis_convolution(x, basis, conv, gate), conv(values.flatten(1, 2)))
+    values = (
+        basis(x) if dropout_mask is None else basis(x) * dropout_mask.bfloat16()[..., None, None]
+    )
+    torch.testing.assert_close(
+        basis_convolution(x, basis, conv, dropout_mask), conv(values.flatten(1, 2))
+    )
 
 
 def test_a_mixture_of_a_called_basis():
