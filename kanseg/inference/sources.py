@@ -7,9 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+from kanseg.data.io.decode_errors import require_regular_file
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import decode_image
-from kanseg.data.io.decode_errors import require_regular_file
 from kanseg.utils.errors import InputError
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kanseg.data.io.images import read_mask_values, write_png
 from kanseg.data.io.decode_errors import decoder_errors
+from kanseg.data.io.images import read_mask_values, write_png
 from kanseg.data.overlay import overlay, viewable
 from kanseg.inference.files.geotiff import geo_transform
 from kanseg.inference.files.polygons import Region, geojson, regions

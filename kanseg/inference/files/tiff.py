@@ -14,9 +14,9 @@ from threading import Lock
 import numpy as np
 import tifffile
 
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.io.tiff import TiffHeader, header_of, image_of, is_tiff
-from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
 
