@@ -121,8 +121,8 @@ def test_where_it_lies(monkeypatch, tmp_path):
 
 
 def test_it_forgets_old_entries_and_old_data_sets(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MOST_OTHERS", 3)
-    monkeypatch.setattr(cache, "MOST_FILES", 2)
+    monkeypatch.setattr(cache, "MAX_UNUSED", 3)
+    monkeypatch.setattr(cache, "MAX_DATA_SETS", 2)
     check_data(DataConfig(root=str(folder)))
     for path in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
         path.rename(path.with_name(f"q{path.name}"))

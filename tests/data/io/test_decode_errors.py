@@ -9,9 +9,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanseg.data.io.probe import probe_image, probe_mask
-from kanseg.data.io.images import read_image, read_mask_values
 from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
+from kanseg.data.io.images import read_image, read_mask_values
+from kanseg.data.io.probe import probe_image, probe_mask
 from kanseg.inference.sources import open_image
 from kanseg.utils.errors import InputError
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanseg.data.io.images import image_mode, read_image
 from kanseg.data.io.exif import apply_orientation, parse_orientation
+from kanseg.data.io.images import image_mode, read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 

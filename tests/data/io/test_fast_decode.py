@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from kanseg.data import read_image
-from kanseg.data.io.images import read_mask_values
 from kanseg.data.io.fast_decode import read_fast
+from kanseg.data.io.images import read_mask_values
 
 LIMIT = 10**6
 RNG = np.random.default_rng(0)
