@@ -542,22 +542,11 @@ def leave_out_trained(
             left_out.append(sample)
         else:
             keep.append(sample)
-    lines = []
-    if not record.complete:
-        lines.append(
-            "this run was begun by an older version, which stored no split: what it was trained"
-            " on at first could not be verified"
-        )
-    if left_out:
-        shown = few(names[sample] for sample in left_out)
-        lines.append(
-            f"warning: {len(left_out)} of {len(samples)} images were trained on by this run, and"
-            f" are left out of the scores: {shown}"
-        )
-    if trained > len(left_out):
-        lines.append(f"{trained - len(left_out)} of these images were trained on by this run")
-    kept_names = [names[sample] for sample in keep]
-    alike = [name for name in kept_names if not same_set and trained_on.has_stem(name)]
+    lines = _lines_of_trained(record, names, left_out, trained)
+    if same_set:
+        alike = []
+    else:
+        alike = [names[sample] for sample in keep if trained_on.has_stem(names[sample])]
     if alike:
         lines.append(
             f"warning: {len(alike)} of {len(samples)} images have names of images that this run was"
@@ -570,6 +559,34 @@ def leave_out_trained(
         kept = {names[sample]: contents[sample] for sample in keep}
         lines += _lines_of_differences(record, kept, set(names.values()), roles)
     return UntrainedSamples(keep, left_out, lines)
+
+
+def _lines_of_trained(
+    record: SplitRecord, names: Mapping[Sample, str], left_out: Sequence[Sample], trained: int
+) -> list[str]:
+    """Return lines for samples that the run was trained on.
+
+    Args:
+        record: of the run.
+        names: of all samples.
+        left_out: those that are not measured.
+        trained: number of samples that the run was trained on.
+    """
+    lines = []
+    if not record.complete:
+        lines.append(
+            "this run was begun by an older version, which stored no split: what it was trained on"
+            " at first could not be verified"
+        )
+    if left_out:
+        shown = few(names[sample] for sample in left_out)
+        lines.append(
+            f"warning: {len(left_out)} of {len(names)} images were trained on by this run, and are"
+            f" left out of the scores: {shown}"
+        )
+    if trained > len(left_out):
+        lines.append(f"{trained - len(left_out)} of these images were trained on by this run")
+    return lines
 
 
 def _lines_of_differences(
