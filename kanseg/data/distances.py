@@ -1,4 +1,4 @@
-"""Distances of pixels."""
+"""Distances between pixels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import numpy as np
 
 
 def distances(side: np.ndarray) -> np.ndarray:
-    """(H, W) bools, not all False -> (H, W) float64: the distance of every pixel to the nearest
-    that is True, in pixels.
+    """Return the distance of every pixel to the nearest True pixel, (H, W) float64, in pixels.
 
     OpenCV's own result differs from call to call in the last bit. Squares of distances are
-    integers, so that rounding them makes it exact, up to about 1400 pixels; beyond that the square
-    may be one off.
+    integers, so rounding them makes the result exact up to about 1400 pixels; beyond that the
+    square may be off by one.
+
+    Args:
+        side: (H, W) bool, not all False.
     """
     found = cv2.distanceTransform((~side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.sqrt(np.rint(found.astype(np.float64) ** 2))

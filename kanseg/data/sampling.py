@@ -1,4 +1,4 @@
-"""Crops that are laid around a class, so that rare ones are seen."""
+"""Crops around a random class, so that rare classes are seen more often."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from kanseg.data.label_spec import IGNORE_INDEX
 def foreground_window(
     mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[slice, slice] | None:
-    """A random window that holds a random pixel of a class drawn evenly from those in the image;
-    None where there are none.
+    """Return a random window that contains a random pixel of a class; the class is drawn evenly
+    from those in the mask. None if there is none.
 
     Args:
         mask: (H, W) class indices, of which 0 is the background, or (N, H, W) of 0 and 1; 255 is
             ignored.
         size: (h, w) of the window; smaller where the image is smaller.
-        rng: random numbers.
+        rng: random number generator.
     """
-    place = _pixel_of_a_class(mask, rng)
-    if place is None:
+    pixel = _pixel_of_a_class(mask, rng)
+    if pixel is None:
         return None
     slices = []
-    for at, side, wanted in zip(place, mask.shape[-2:], size, strict=True):
+    for position, side, wanted in zip(pixel, mask.shape[-2:], size, strict=True):
         length = min(side, wanted)
-        start = int(rng.integers(max(0, at - length + 1), min(at, side - length) + 1))
+        first, last = max(0, position - length + 1), min(position, side - length)
+        start = int(rng.integers(first, last + 1))
         slices.append(slice(start, start + length))
     return slices[0], slices[1]
 
 
 def _pixel_of_a_class(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
-    """(row, column) of a pixel of a class that is there."""
+    """Return (row, column) of a random pixel of a random class; None if there is none."""
     if mask.ndim == 3:
         present = np.flatnonzero((mask == 1).any(axis=(1, 2)))
     else:

@@ -1,5 +1,7 @@
-"""What a run trained on, selected its weights by, and was tested on: by name and by content, stored
-with the run, so that nothing changes sides behind its back.
+"""The samples that a run was trained, validated and tested on, by name and by content.
+
+The record is stored with the run, so that no sample changes its split unnoticed when the data set
+changes.
 """
 
 from __future__ import annotations
@@ -14,17 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.data.io.rasterize import Annotation
 from kanseg.data.sample import Mask, Sample
 from kanseg.data.splits import SPLITS, nfc
 from kanseg.utils.errors import InputError
 
 SPLIT = "split.json"  # in a run folder, and in each of its checkpoints
-BYTES = 8  # of a digest: among 200 000 samples two are equal by chance once in 10^9 sets
+BYTES = 8  # of a digest: in one of 10^9 sets of 200,000 samples, two digests are equal by chance
 DIGITS = 2 * BYTES
-NOTHING = "0" * DIGITS  # of a sample without a mask
-ENDS = 2**16  # bytes that are read at either end of a file where not all of it is
-SHOWN = 5  # names in a line; the rest is counted
+NOTHING = "0" * DIGITS  # digest of a missing mask
+ENDS = 2**16  # bytes that are read at either end of a file if only its ends are read
+SHOWN = 5  # names in a line; the others are counted
 ACCEPT = "--accept_changes"
 
 
@@ -48,9 +49,9 @@ class SplitRecord:
             the root of the data set, or the name of the row of an array.
         earlier: (name, content) of samples that were trained on before a change of the data set
             was accepted.
-        complete: False for a run that was begun without a record: what it trained on before is
-            not known.
-        sampled: whether digests are of the size and the ends of files, not of all their bytes.
+        complete: False for a run that was started without a record: what it was trained on before
+            is unknown.
+        sampled: True if digests are of the size and the ends of files, not of all their bytes.
     """
 
     splits: Mapping[str, Members]
@@ -60,54 +61,54 @@ class SplitRecord:
 
     @property
     def trained(self) -> list[tuple[str, Content]]:
-        """All that was ever trained on."""
+        """(name, content) of everything that was ever trained on."""
         return [*self.earlier, *self.splits.get("train", {}).items()]
-
-    @property
-    def trained_images(self) -> set[str]:
-        """The digests of all images that were ever trained on."""
-        return {content.image for _, content in self.trained} - {NOTHING}
 
     @property
     def samples(self) -> dict[str, Content]:
         """All samples of train, val and test."""
-        return {name: content for some in self.splits.values() for name, content in some.items()}
+        return _all_members(self.splits)
+
+    @property
+    def images(self) -> set[str]:
+        """Digests of the images of train, val and test."""
+        return {content.image for content in self.samples.values()}
 
     def to_json(self) -> str:
-        """As `from_json` reads it; about 50 bytes a sample."""
+        """Return the record as text for `from_json`; about 50 bytes per sample."""
         content = {
             "kanseg": 1,
             "complete": self.complete,
             "sampled": self.sampled,
-            "splits": {role: _packed(members.items()) for role, members in self.splits.items()},
-            "earlier": _packed(self.earlier),
+            "splits": {role: _pack(members.items()) for role, members in self.splits.items()},
+            "earlier": _pack(self.earlier),
         }
         return json.dumps(content, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: object) -> SplitRecord:
-        """The record in a text.
+        """Return the record in a text.
 
         Raises:
-            InputError: it is none; `where` names its file.
+            InputError: the text is not a record; `where` names its file.
         """
         try:
             content = json.loads(text)
             return cls(
-                {role: dict(_unpacked(members)) for role, members in content["splits"].items()},
-                tuple(_unpacked(content["earlier"])),
+                {role: dict(_unpack(members)) for role, members in content["splits"].items()},
+                tuple(_unpack(content["earlier"])),
                 bool(content["complete"]),
                 bool(content["sampled"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
-                f"{where}: damaged, not the record of a split; take the file from the checkpoint of"
+                f"{where}: damaged, not the record of a split; take the file from a checkpoint of"
                 " the run, or remove it (then nothing can be verified)"
             ) from None
 
 
-def _packed(members: Iterable[tuple[str, Content]]) -> dict[str, Any]:
-    """One text for all digests of a kind: 200 000 samples are 10 MB."""
+def _pack(members: Iterable[tuple[str, Content]]) -> dict[str, Any]:
+    """Return members as JSON with one text for all digests: 200,000 samples take 10 MB."""
     members = list(members)
     return {
         "names": [name for name, _ in members],
@@ -116,20 +117,29 @@ def _packed(members: Iterable[tuple[str, Content]]) -> dict[str, Any]:
     }
 
 
-def _unpacked(stored: Mapping[str, Any]) -> list[tuple[str, Content]]:
+def _unpack(stored: Mapping[str, Any]) -> list[tuple[str, Content]]:
     names, images, masks = stored["names"], stored["images"], stored["masks"]
     if not all(isinstance(name, str) for name in names):
         raise TypeError("names must be texts")
     if not len(images) == len(masks) == DIGITS * len(names):
-        raise ValueError("as many digests as names are needed")
-    return [
-        (name, Content(images[start : start + DIGITS], masks[start : start + DIGITS]))
-        for name, start in zip(names, range(0, len(images), DIGITS), strict=True)
-    ]
+        raise ValueError("there must be as many digests as names")
+    members = []
+    for number, name in enumerate(names):
+        digits = slice(number * DIGITS, (number + 1) * DIGITS)
+        members.append((name, Content(images[digits], masks[digits])))
+    return members
+
+
+def _all_members(splits: Mapping[str, Members]) -> dict[str, Content]:
+    """Return the members of all splits together."""
+    found: dict[str, Content] = {}
+    for members in splits.values():
+        found |= members
+    return found
 
 
 def read_record(folder: Path) -> SplitRecord | None:
-    """The record in a checkpoint or run folder; None where there is none, as in older runs.
+    """Read the record in a checkpoint or run folder; None if there is none, as in older runs.
 
     Raises:
         InputError: it is damaged.
@@ -145,8 +155,8 @@ def read_record(folder: Path) -> SplitRecord | None:
 
 
 def name_of(path: Path | str, root: Path) -> str:
-    """The path of an image below the root, with forward slashes and composed letters: the same on
-    every system, wherever the set lies.
+    """Return the path of an image below the root, with forward slashes and composed letters: the
+    same on every system, wherever the data set is.
     """
     path = Path(path)
     inside = path.relative_to(root) if path.is_relative_to(root) else path
@@ -154,17 +164,17 @@ def name_of(path: Path | str, root: Path) -> str:
 
 
 def unit_of(sample: Sample, root: Path) -> str:
-    """What decides the fold of a sample: its name without the suffix."""
+    """Return what decides the split or fold of a sample: its name without the suffix."""
     return without_suffix(name_of(sample.image, root))
 
 
 def without_suffix(name: str) -> str:
-    """A name by which an image is known again after it was saved in another format."""
+    """Return a name that stays the same when an image is saved in another format."""
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
 
 
 def digest(*parts: bytes | np.ndarray) -> str:
-    """Hexadecimal digits of the bytes."""
+    """Return the digest of bytes as hexadecimal digits."""
     state = hashlib.blake2b(digest_size=BYTES)
     for part in parts:
         state.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
@@ -172,8 +182,9 @@ def digest(*parts: bytes | np.ndarray) -> str:
 
 
 def file_digest(path: Path | str, *, ends_only: bool = False) -> str:
-    """The digest of a file's bytes; with `ends_only` of its size and both ends. `NOTHING` for a
-    file that cannot be read, which the check of the data set names.
+    """Return the digest of a file's bytes, or with `ends_only` of its size and both ends.
+
+    It is `NOTHING` for a file that cannot be read, which the check of the data set reports.
     """
     state = hashlib.blake2b(digest_size=BYTES)
     try:
@@ -193,53 +204,51 @@ def file_digest(path: Path | str, *, ends_only: bool = False) -> str:
 
 
 def mask_digest(mask: Mask, of_file: Callable[[Path], str] = file_digest) -> str:
-    """The digest of a mask: of its files, or of the shapes that are drawn."""
+    """Return the digest of a mask: of its files, or of its annotated objects."""
     if mask is None:
         return NOTHING
-    if isinstance(mask, Annotation):
-        parts = [repr(mask.size).encode()]
-        for region in mask.regions:
-            parts.append(repr((region.label, region.area, region.crowd)).encode())
-            parts += _shape_bytes(region.shape)
-        return digest(*parts)
+    if isinstance(mask, Path):
+        return of_file(mask)
     if isinstance(mask, tuple):
-        return digest(*(b"-" if one is None else of_file(one).encode() for one in mask))
-    return of_file(mask)
-
-
-def _shape_bytes(shape: Any) -> list[bytes]:
-    if isinstance(shape, Mapping):
-        return [json.dumps(shape, sort_keys=True, default=str).encode()]
-    return [np.asarray(polygon, dtype=np.float64).tobytes() for polygon in shape]
+        parts = [b"-" if path is None else of_file(path).encode() for path in mask]
+        return digest(*parts)
+    parts = [repr(mask.size).encode()]
+    for region in mask.regions:
+        parts.append(repr((region.label, region.area, region.crowd)).encode())
+        if isinstance(region.shape, Mapping):
+            parts.append(json.dumps(region.shape, sort_keys=True, default=str).encode())
+        else:
+            parts += [np.asarray(p, dtype=np.float64).tobytes() for p in region.shape]
+    return digest(*parts)
 
 
 def sample_contents(
     samples: Iterable[Sample], root: Path, of_file: Callable[[Path], str] = file_digest
 ) -> dict[Sample, Content]:
-    """The content of each sample; files are read in threads.
+    """Return the content of each sample; files are read in threads.
 
     Args:
         samples: images with their masks.
         root: of the data set.
-        of_file: the digest of a file, such as one that keeps what it knows.
+        of_file: returns the digest of a file, for example from a cache.
     """
     samples = list(samples)
 
     def content(sample: Sample) -> Content:
         return Content(of_file(sample.image), mask_digest(sample.mask, of_file))
 
-    with ThreadPoolExecutor() as pool:  # reading and hashing release the interpreter
+    with ThreadPoolExecutor() as pool:  # reading and hashing release the GIL
         return dict(zip(samples, pool.map(content, samples), strict=True))
 
 
 @dataclass(frozen=True)
-class Held:
-    """The samples that a run goes on with.
+class KeptSplits:
+    """The samples that a resumed run goes on with.
 
     Args:
         members: train, val and test: names as they are now.
         record: of them.
-        lines: what there is to say.
+        lines: for the log.
     """
 
     members: dict[str, list[str]]
@@ -247,110 +256,107 @@ class Held:
     lines: list[str]
 
 
-def hold(
+def keep_splits(
     record: SplitRecord,
     now: Mapping[str, Members],
     *,
     where: object,
-    dealt: Collection[str] = (),
-    free: Collection[str] = (),
+    by_hash: Collection[str] = (),
+    changed: Collection[str] = (),
     accept: bool = False,
-    name_new: bool = True,
-) -> Held:
-    """The data set of now with every sample on the side where the run has it.
+    log_new: bool = True,
+) -> KeptSplits:
+    """Return the samples of a resumed run, each in the split where the run has it.
 
-    Samples that are new are named and left out, as the order of a run depends on their number.
+    New samples are logged and left out, because the order of a run depends on their number.
 
     Args:
-        record: what the run has stored.
+        record: stored by the run.
         now: train, val and test, each name -> content, as they would be for a new run.
         where: the data set, for messages.
-        dealt: roles that kanseg deals itself: another deal is no change of the user's, and the
-            side of the run stays.
-        free: roles that were chosen anew, of which only what was trained on is refused.
-        accept: take the set as it is now, and say what has changed.
-        name_new: whether new samples are named.
+        by_hash: splits that kanseg makes itself: if they come out differently now, that is not a
+            change by the user, and the samples stay where the run has them.
+        changed: splits that the settings of the resumed run replace; only samples that the run was
+            trained on are refused in them.
+        accept: take the data set as it is now, and log what has changed.
+        log_new: whether new samples are logged.
 
     Raises:
-        InputError: samples are gone, changed, or listed for another role; unless `accept`.
+        InputError: samples are gone, changed, or listed for another split; unless `accept`.
     """
-    everything = {name: content for members in now.values() for name, content in members.items()}
+    everything = _all_members(now)
     found, renamed = _current_names(record, everything)
-    changes = _changes(record, now, found, dealt=dealt, free=free)
+    changes = _find_changes(record, now, found, by_hash=by_hash, changed=changed)
     if renamed:
         changes["renamed"] = [f"{old} is {new} now" for old, new in renamed.items()]
-    fatal = [line for line in _told(changes) if line]
+    fatal = [f"{what}: {len(names)} images: {few(names)}" for what, names in changes.items()]
     if fatal and not accept:
         lines = "\n".join(f"  {line}" for line in fatal)
         raise InputError(
             f"{where}: the data set is not the one that this run was begun with:\n{lines}\nput it"
             f" back, start a new run, or go on with the set as it is now by {ACCEPT}"
         )
-    lines = [f"warning: accepted by {ACCEPT}: {line}" for line in fatal]
     if accept:
         members = {role: list(some) for role, some in now.items()}
-        lines += _accepted_lines(record, now)
+        lines = [f"warning: accepted by {ACCEPT}: {line}" for line in fatal]
+        lines += _lines_of_accepted(record, now)
     else:
-        members, lines = _kept(record, now, found, free=free), lines
-        dealt_anew = [
-            found[name]
-            for role in dealt
-            for name in record.splits.get(role, {})
-            if found.get(name) is not None and found[name] not in now.get(role, {})
-        ]
-        if dealt_anew:
-            lines.append(
-                f"{len(dealt_anew)} images would be dealt to another split now, and stay where this"
-                f" run has them: {few(dealt_anew)}"
-            )
-        known = {*found.values(), *(name for role in free for name in now.get(role, ()))}
-        new = [name for name in everything if name not in known]
-        if new and name_new:
-            lines.append(
-                f"{len(new)} images are new since this run was begun, and left out: {few(new)}; a"
-                f" new run takes them, or {ACCEPT}"
-            )
+        members = {}
+        for role, names in record.splits.items():
+            if role not in changed:
+                members[role] = [found[name] for name in names if found[name] is not None]
+        for role in changed:
+            if role in now:
+                members[role] = list(now[role])
+        lines = _lines_of_moved(record, now, found, by_hash)
+        if log_new:
+            known = {*found.values(), *(name for role in changed for name in now.get(role, ()))}
+            lines += _lines_of_new([name for name in everything if name not in known])
     splits = {role: {name: everything[name] for name in names} for role, names in members.items()}
     earlier = record.earlier
     if accept:
-        trained = splits.get("train", {})
-        earlier = tuple(
-            (name, content) for name, content in record.trained if trained.get(name) != content
-        )
-    return Held(members, SplitRecord(splits, earlier, record.complete, record.sampled), lines)
+        train = splits.get("train", {})
+        earlier = tuple(pair for pair in record.trained if train.get(pair[0]) != pair[1])
+    return KeptSplits(members, SplitRecord(splits, earlier, record.complete, record.sampled), lines)
 
 
 def _current_names(
     record: SplitRecord, everything: Members
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """(name in the record -> name now, None for what is gone; those that have another name)."""
+    """Return (name in the record -> name now, None if it is gone; those that were renamed).
+
+    A sample is renamed if its name is gone and an unknown name has its image.
+    """
     recorded = record.samples
-    strangers: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
     for name, content in everything.items():
         if name not in recorded:
-            strangers.setdefault(content.image, []).append(name)
+            unknown.setdefault(content.image, []).append(name)
     found: dict[str, str | None] = {}
     renamed = {}
     for name, content in recorded.items():
-        found[name] = name if name in everything else None
-        if found[name] is None and strangers.get(content.image):
-            found[name] = renamed[name] = strangers[content.image].pop(0)
+        if name in everything:
+            found[name] = name
+        elif unknown.get(content.image):
+            found[name] = renamed[name] = unknown[content.image].pop(0)
+        else:
+            found[name] = None
     return found, renamed
 
 
-def _changes(
+def _find_changes(
     record: SplitRecord,
     now: Mapping[str, Members],
     found: Mapping[str, str | None],
     *,
-    dealt: Collection[str],
-    free: Collection[str],
+    by_hash: Collection[str],
+    changed: Collection[str],
 ) -> dict[str, list[str]]:
-    """What is different: a heading -> names."""
-    everything = {name: content for members in now.values() for name, content in members.items()}
+    """Return heading -> names of samples with that difference."""
+    everything = _all_members(now)
     changes: dict[str, list[str]] = {}
     for role, members in record.splits.items():
-        if role in free:
+        if role in changed:
             continue
         for name, content in members.items():
             current = found[name]
@@ -361,73 +367,128 @@ def _changes(
                 changes.setdefault(f"another image under the name ({role})", []).append(name)
             elif everything[current].mask != content.mask:
                 changes.setdefault(f"another mask or label ({role})", []).append(name)
-            sides = [other for other in now if current in now[other]]
-            both_dealt = role in dealt and all(other in dealt for other in sides)
-            if role not in sides and not both_dealt:
-                changes.setdefault(f"moved from {role} to {' and '.join(sides)}", []).append(name)
-    for role in free:
-        leaks = _leaks(record, now.get(role, {}))
+            roles_now = [other for other in now if current in now[other]]
+            moved_by_hash = role in by_hash and all(other in by_hash for other in roles_now)
+            if role not in roles_now and not moved_by_hash:
+                heading = f"moved from {role} to {' and '.join(roles_now)}"
+                changes.setdefault(heading, []).append(name)
+    for role in changed:
+        leaks = _find_leaks(record, now.get(role, {}))
         if leaks:
             changes[f"trained on, and now in {role}"] = leaks
     return changes
 
 
-def _leaks(record: SplitRecord, members: Members) -> list[str]:
-    """The names that the run has trained on, by name or by content."""
-    known = _Known(record, same_set=True)
-    return [name for name, content in members.items() if known.was_trained(name, content.image)]
+def _find_leaks(record: SplitRecord, members: Members) -> list[str]:
+    """Return the names of samples that the run was trained on."""
+    trained = _TrainedOn(record, same_set=True)
+    return [name for name, content in members.items() if trained.contains(name, content.image)]
 
 
-def _told(changes: Mapping[str, list[str]]) -> list[str]:
-    return [f"{what}: {len(names)} images: {few(names)}" for what, names in changes.items()]
-
-
-def _accepted_lines(record: SplitRecord, now: Mapping[str, Members]) -> list[str]:
-    """Warnings for what was trained on and is measured from now on, and a line for what is new."""
+def _lines_of_accepted(record: SplitRecord, now: Mapping[str, Members]) -> list[str]:
+    """Return warnings for samples that were trained on and are measured from now on, and lines for
+    new samples.
+    """
     lines = []
     for role in ("val", "test"):
-        leaks = _leaks(record, now.get(role, {}))
+        leaks = _find_leaks(record, now.get(role, {}))
         if leaks:
             lines.append(
                 f"warning: {len(leaks)} of {len(now[role])} images of {role} were trained on by"
                 f" this run, so that scores on {role} are too good: {few(leaks)}"
             )
-    known, images = record.samples, {content.image for content in record.samples.values()}
+    names, images = record.samples, record.images
     for role, members in now.items():
-        new = [
-            name
-            for name, content in members.items()
-            if name not in known and content.image not in images
-        ]
+        new = []
+        for name, content in members.items():
+            if name not in names and content.image not in images:
+                new.append(name)
         if new:
             lines.append(f"{len(new)} new images in {role}: {few(new)}")
     return lines
 
 
-def _kept(
+def _lines_of_moved(
     record: SplitRecord,
     now: Mapping[str, Members],
     found: Mapping[str, str | None],
-    *,
-    free: Collection[str],
-) -> dict[str, list[str]]:
-    """The members of the record under the names of now, in its order."""
-    members = {
-        role: [found[name] for name in names if found[name] is not None]
-        for role, names in record.splits.items()
-        if role not in free
-    }
-    return members | {role: list(now[role]) for role in free if role in now}
+    by_hash: Collection[str],
+) -> list[str]:
+    """Return a line for samples that a new run would have in another split."""
+    moved = []
+    for role in by_hash:
+        for name in record.splits.get(role, {}):
+            current = found.get(name)
+            if current is not None and current not in now.get(role, {}):
+                moved.append(current)
+    if not moved:
+        return []
+    return [
+        f"{len(moved)} images would be in another split of a new run, and stay where this run has"
+        f" them: {few(moved)}"
+    ]
+
+
+def _lines_of_new(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{len(names)} images are new since this run was begun, and left out: {few(names)}; a new"
+        f" run takes them, or {ACCEPT}"
+    ]
+
+
+class _TrainedOn:
+    """What a run was trained on, by name and by content.
+
+    Args:
+        record: of the run.
+        same_set: True for the data set of the training, so that names count too; in another data
+            set only the content does.
+    """
+
+    def __init__(self, record: SplitRecord, *, same_set: bool):
+        self.images = {content.image for _, content in record.trained} - {NOTHING}
+        names = {name for name, _ in record.trained}
+        self.all_stems = {without_suffix(name) for name in names}
+        self.names = names if same_set else set()
+        self.stems = self.all_stems if same_set else set()
+        self.held_out = self._held_out(record) if same_set else {}
+
+    @staticmethod
+    def _held_out(record: SplitRecord) -> dict[str, str]:
+        """Return name -> image of val and test, without samples that were in train before a change
+        was accepted, possibly under another name.
+        """
+        earlier_stems = {without_suffix(name) for name, _ in record.earlier}
+        earlier_images = {content.image for _, content in record.earlier}
+        found = {}
+        for role in ("val", "test"):
+            for name, content in record.splits.get(role, {}).items():
+                was_trained = without_suffix(name) in earlier_stems
+                if not was_trained and content.image not in earlier_images:
+                    found[name] = content.image
+        return found
+
+    def contains(self, name: str, image: str) -> bool:
+        """Return True if a sample was trained on."""
+        if self.held_out.get(name) == image:  # a blank image may be both in train and in test
+            return name in self.names
+        return image in self.images or without_suffix(name) in self.stems
+
+    def has_stem(self, name: str) -> bool:
+        """Return True if an image of that name, but for the suffix, was trained on."""
+        return without_suffix(name) in self.all_stems
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Samples to be measured with a trained network.
+class UntrainedSamples:
+    """Samples to be measured with a trained network, without those it was trained on.
 
     Args:
-        keep: those that it was not trained on (or that were asked for as its training set).
-        left_out: those that it was trained on.
-        lines: what there is to say.
+        keep: samples that it was not trained on (or that are requested as its training split).
+        left_out: samples that it was trained on.
+        lines: for the log.
     """
 
     keep: list[Sample]
@@ -435,7 +496,7 @@ class Judged:
     lines: list[str]
 
 
-def judge(
+def leave_out_trained(
     record: SplitRecord | None,
     samples: Sequence[Sample],
     *,
@@ -443,138 +504,125 @@ def judge(
     same_set: bool,
     roles: Collection[str],
     asked_train: Collection[Sample] = (),
-) -> Judged:
-    """Samples that a run has trained on are left out of what is measured as val or test.
+) -> UntrainedSamples:
+    """Leave out samples that a run was trained on from what is measured as val or test.
 
     Args:
-        record: of the run; None where it has stored none.
+        record: of the run; None if it has stored none.
         samples: to be measured.
-        root: of the data set that they are of.
-        same_set: whether that is the set of the training, so that names tell too; of another set
-            only the content does.
-        roles: those of the splits that are asked for.
-        asked_train: samples that are asked for as the training split; they are measured, and told.
+        root: of their data set.
+        same_set: True if it is the data set of the training, so that names count too; in another
+            data set only the content does.
+        roles: train, val and test, those that the measured splits have in the run.
+        asked_train: samples that are requested as the training split; they are measured and logged.
     """
     if record is None:
         line = (
             "this checkpoint has stored no split (an older run): whether its training images are"
             " among these could not be verified"
         )
-        return Judged(list(samples), [], [line])
-    contents = sample_contents(samples, root, lambda path: _digest_of(path, record))
+        return UntrainedSamples(list(samples), [], [line])
+
+    def of_file(path: Path) -> str:
+        return file_digest(path, ends_only=record.sampled)
+
+    contents = sample_contents(samples, root, of_file)
     names = {sample: name_of(sample.image, root) for sample in samples}
     stored = record.samples
-    same_set = same_set or any(
-        names[sample] in stored and stored[names[sample]].image == content.image
-        for sample, content in contents.items()
-    )
-    known = _Known(record, same_set)
-    trained = [
-        sample for sample in samples if known.was_trained(names[sample], contents[sample].image)
-    ]
-    wanted = set(asked_train)
-    left_out = [sample for sample in trained if sample not in wanted]
-    gone = set(left_out)
-    keep = [sample for sample in samples if sample not in gone]
-    lines = []
-    if not record.complete:
-        lines.append(
-            "this run was begun by an older version, which stored no split: what it trained on at"
-            " first could not be verified"
-        )
-    if left_out:
-        shown = few(names[sample] for sample in left_out)
-        lines.append(
-            f"warning: {len(left_out)} of {len(samples)} images were trained on by this run, and"
-            f" are left out of the scores: {shown}"
-        )
-    if len(trained) > len(left_out):
-        lines.append(f"{len(trained) - len(left_out)} of these images were trained on by this run")
-    alike = [] if same_set else known.by_stem(names[sample] for sample in keep)
+    for sample, content in contents.items():
+        known = stored.get(names[sample])
+        same_set = same_set or (known is not None and known.image == content.image)
+    trained_on = _TrainedOn(record, same_set=same_set)
+    keep, left_out, asked = [], [], set(asked_train)
+    trained = 0
+    for sample in samples:
+        was_trained = trained_on.contains(names[sample], contents[sample].image)
+        trained += was_trained
+        if was_trained and sample not in asked:
+            left_out.append(sample)
+        else:
+            keep.append(sample)
+    lines = _lines_of_trained(record, names, left_out, trained)
+    if same_set:
+        alike = []
+    else:
+        alike = [names[sample] for sample in keep if trained_on.has_stem(names[sample])]
     if alike:
         lines.append(
             f"warning: {len(alike)} of {len(samples)} images have names of images that this run was"
-            " trained on, and other bytes: were they saved anew from these, the scores are too"
+            " trained on, and other bytes: if they were saved again from these, the scores are too"
             f" good: {few(alike)}"
         )
     elif record.complete and not trained and samples:
         lines.append(f"none of these {len(samples)} images was trained on by this run")
-    lines += _other_lines(record, keep, names, contents, same_set=same_set, roles=roles)
-    return Judged(keep, left_out, lines)
+    if same_set:
+        kept = {names[sample]: contents[sample] for sample in keep}
+        lines += _lines_of_differences(record, kept, set(names.values()), roles)
+    return UntrainedSamples(keep, left_out, lines)
 
 
-def _digest_of(path: Path, record: SplitRecord) -> str:
-    return file_digest(path, ends_only=record.sampled)
-
-
-class _Known:
-    """What a run was trained on, by name and by content."""
-
-    def __init__(self, record: SplitRecord, same_set: bool):
-        self.images = record.trained_images
-        names = {name for name, _ in record.trained}
-        self.all_stems = {without_suffix(name) for name in names}
-        self.names, self.stems = (names, self.all_stems) if same_set else (set(), set())
-        held_out = {**record.splits.get("val", {}), **record.splits.get("test", {})}
-        # Of an accepted change one may be held out that was in train before under another name.
-        earlier = {without_suffix(name) for name, _ in record.earlier}
-        images = {content.image for _, content in record.earlier}
-        self.held_out = {
-            name: content.image
-            for name, content in held_out.items()
-            if same_set and without_suffix(name) not in earlier and content.image not in images
-        }
-
-    def was_trained(self, name: str, image: str) -> bool:
-        if self.held_out.get(name) == image:  # a blank image may be in train and in test alike
-            return name in self.names
-        return image in self.images or without_suffix(name) in self.stems
-
-    def by_stem(self, names: Iterable[str]) -> list[str]:
-        """The names that are, but for the suffix, those of images that were trained on."""
-        return [name for name in names if without_suffix(name) in self.all_stems]
-
-
-def _other_lines(
-    record: SplitRecord,
-    keep: Sequence[Sample],
-    names: Mapping[Sample, str],
-    contents: Mapping[Sample, Content],
-    *,
-    same_set: bool,
-    roles: Collection[str],
+def _lines_of_trained(
+    record: SplitRecord, names: Mapping[Sample, str], left_out: Sequence[Sample], trained: int
 ) -> list[str]:
-    """Lines for what is new, changed, gone, or was used to select the weights."""
-    if not same_set:
-        return []
-    lines, stored = [], record.samples
-    images = {content.image for content in stored.values()}
-    new = [
-        names[sample]
-        for sample in keep
-        if names[sample] not in stored and contents[sample].image not in images
-    ]
+    """Return lines for samples that the run was trained on.
+
+    Args:
+        record: of the run.
+        names: of all samples.
+        left_out: those that are not measured.
+        trained: number of samples that the run was trained on.
+    """
+    lines = []
+    if not record.complete:
+        lines.append(
+            "this run was begun by an older version, which stored no split: what it was trained on"
+            " at first could not be verified"
+        )
+    if left_out:
+        shown = few(names[sample] for sample in left_out)
+        lines.append(
+            f"warning: {len(left_out)} of {len(names)} images were trained on by this run, and are"
+            f" left out of the scores: {shown}"
+        )
+    if trained > len(left_out):
+        lines.append(f"{trained - len(left_out)} of these images were trained on by this run")
+    return lines
+
+
+def _lines_of_differences(
+    record: SplitRecord, kept: Members, present: Collection[str], roles: Collection[str]
+) -> list[str]:
+    """Return lines for what is new, changed, gone, or was used to select the weights.
+
+    Args:
+        record: of the run.
+        kept: the samples that are measured.
+        present: names of these, and of those that are left out.
+        roles: train, val and test, those that the measured splits have in the run.
+    """
+    lines, stored, images = [], record.samples, record.images
+    new, changed = [], []
+    for name, content in kept.items():
+        if name in stored and stored[name] != content:
+            changed.append(name)
+        elif name not in stored and content.image not in images:
+            new.append(name)
     if new:
         lines.append(f"{len(new)} images are new since the training: {few(new)}")
-    changed = [
-        names[sample]
-        for sample in keep
-        if names[sample] in stored and stored[names[sample]] != contents[sample]
-    ]
     if changed:
         lines.append(
             f"{len(changed)} images or masks have changed since the training: {few(changed)}"
         )
-    if "val" not in roles:
+    if "test" in roles and "val" not in roles:
         selecting = {*record.splits.get("val", {})} - {*record.splits.get("test", {})}
-        used = [names[sample] for sample in keep if names[sample] in selecting]
-        if used and "test" in roles:
+        used = [name for name in kept if name in selecting]
+        if used:
             lines.append(
                 f"warning: {len(used)} images selected the weights of this run (its split val):"
                 f" {few(used)}"
             )
     expected = {name for role in roles for name in record.splits.get(role, {})}
-    missing = sorted(expected - set(names.values()))
+    missing = sorted(expected.difference(present))
     if missing:
         lines.append(
             f"{len(missing)} images that this run has as {' + '.join(sorted(roles))} are not among"
@@ -584,7 +632,7 @@ def _other_lines(
 
 
 def few(names: Iterable[str]) -> str:
-    """`a, b, c, ... (12 in all)`."""
+    """Return `a, b, c, ... (12 in all)`."""
     names = list(names)
     if len(names) <= SHOWN:
         return ", ".join(names)
@@ -592,6 +640,6 @@ def few(names: Iterable[str]) -> str:
 
 
 def roles_of(data: Any, splits: Iterable[str]) -> set[str]:
-    """The roles that the settings of a run give to some splits."""
+    """Return those of train, val and test for which the settings name one of the splits."""
     splits = set(splits)
     return {role for role in SPLITS if splits & set(getattr(data, role))}

@@ -1,12 +1,11 @@
-"""Which samples are trained on, and which are held out: lists of names, a seeded split, folds,
-groups.
-"""
+"""Divide samples into splits and folds by a seeded hash of their names or groups."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,13 +18,13 @@ T = TypeVar("T")
 
 
 def nfc(text: str) -> str:
-    """Composed letters, so that names from other systems compare equal."""
+    """Return the text with composed letters, so that names from other systems compare equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def share_of(unit: str, seed: int, purpose: str = "split") -> float:
-    """A number from 0 to below 1 that depends on nothing but the arguments: evenly spread over the
-    units (names, or groups), and the same on every machine.
+    """Return a hash from 0 to below 1 that depends on nothing but the arguments: evenly spread over
+    the units (names, or groups), and the same on every machine.
     """
     digest = hashlib.blake2b(f"{purpose}:{seed}:{unit}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2**56
@@ -40,22 +39,21 @@ def seeded_split(
     *,
     units: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
-    """About 70 % train, 15 % val, 15 % test, by a seeded hash of the name, or of the group where
-    there are groups; what was done goes into notes.
+    """Split names into about 70 % train, 15 % val and 15 % test by a seeded hash of the name, or of
+    the group if there are groups.
 
-    The side of a name depends on the seed and on itself (or its group) alone, so that a set that
-    grows or shrinks keeps its sides. Only where val, test or train would be empty do the units that
-    are nearest to the border fill it; as such a set grows they may go back to train, while a name
-    that was in train stays there (unless hardly any unit has a hash of train).
+    The split of a name depends only on the seed and on itself (or its group), so that names keep
+    their split when a data set grows or shrinks. Only if train, val or test would be empty, the
+    units with the nearest hashes fill it; as such a set grows they may go back to train, while a
+    name in train stays there (unless hardly any unit has a hash of train).
 
     Args:
-        root: of the set.
+        root: of the data set, for messages.
         names: of the samples.
         groups: name -> group.
         seed: of the hash.
-        notes: get what was decided.
-        units: name -> what is hashed instead of the name, where names themselves change as a set
-            grows.
+        notes: receives what was decided.
+        units: name -> text that is hashed instead of the name, if names change as a set grows.
 
     Raises:
         InputError: fewer than three groups, or a sample without one.
@@ -74,19 +72,21 @@ def seeded_split(
     # At least one unit each: val is order[:first], test order[first:second], train the rest.
     second = min(max(by_hash[1], 2), len(order) - 1)
     first = min(max(by_hash[0], 1), second - 1)
-    side = dict.fromkeys(order[:first], "val") | dict.fromkeys(order[first:second], "test")
-    result = {
-        split: [name for name in names if side.get(unit_of[name], "train") == split]
-        for split in SPLITS
-    }
-    by = "the name" if groups is None else f"the group ({len(shares)} groups of groups.csv)"
+    split_of = dict.fromkeys(order, "train")
+    split_of |= dict.fromkeys(order[:first], "val")
+    split_of |= dict.fromkeys(order[first:second], "test")
+    result: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name in names:
+        result[split_of[unit_of[name]]].append(name)
+    hashed = "the name"
+    if groups is not None:
+        hashed = f"the group ({len(shares)} groups of groups.csv)"
     filled = ""
     if [first, second] != by_hash:
         filled = " (so few that the nearest ones fill a split that had none)"
+    sizes = ", ".join(f"{len(members)} {split}" for split, members in result.items())
     notes.append(
-        f"no split files: split by seed {seed}, by a hash of {by}, into "
-        + ", ".join(f"{len(v)} {k}" for k, v in result.items())
-        + filled
+        f"no split files: split by seed {seed}, by a hash of {hashed}, into {sizes}{filled}"
     )
     return result
 
@@ -94,8 +94,10 @@ def seeded_split(
 def group_each(
     root: Path, names: Sequence[str], groups: Mapping[str, str] | None
 ) -> dict[str, str]:
-    """The group of each name, itself where there are no groups; a name without one is an
-    InputError.
+    """Return the group of each name, or the name itself if there are no groups.
+
+    Raises:
+        InputError: a name has no group.
     """
     if groups is None:
         return {name: name for name in names}
@@ -109,47 +111,52 @@ def group_each(
 
 
 def cut_folds(items: Sequence[T], groups: Sequence[str], folds: int, seed: int) -> list[list[T]]:
-    """Items -> `folds` parts, items of one group together, each group by a seeded hash of its name:
-    a set that grows keeps its folds, and the parts are of about the same size for many groups.
+    """Divide items into `folds` parts, items of one group together, each group by a seeded hash of
+    its name.
 
-    A part that would be empty gets the group with the smallest hash of the part with most groups.
+    A set that grows keeps its folds, and the parts have about the same size if there are many
+    groups. A part that would be empty gets the group with the smallest hash from the part with
+    most groups.
 
     Args:
-        items: what is cut; parts keep their order.
-        groups: of each item; at least as many as folds.
+        items: to be divided; parts keep their order.
+        groups: group of each item; at least as many groups as folds.
         folds: number of parts.
         seed: of the hash.
     """
-    part = {group: int(share_of(group, seed, "fold") * folds) for group in set(groups)}
-    members = [sorted(group for group in part if part[group] == fold) for fold in range(folds)]
+    fold_of = {group: int(share_of(group, seed, "fold") * folds) for group in set(groups)}
+    members: list[list[str]] = [[] for _ in range(folds)]
+    for group in sorted(fold_of):
+        members[fold_of[group]].append(group)
     for fold in range(folds):
         if not members[fold]:
             largest = max(members, key=len)
             moved = min(largest, key=lambda group: (share_of(group, seed, "fill"), group))
             largest.remove(moved)
             members[fold].append(moved)
-            part[moved] = fold
-    return [
-        [item for item, group in zip(items, groups, strict=True) if part[group] == fold]
-        for fold in range(folds)
-    ]
+            fold_of[moved] = fold
+    parts: list[list[T]] = [[] for _ in range(folds)]
+    for item, group in zip(items, groups, strict=True):
+        parts[fold_of[group]].append(item)
+    return parts
 
 
 def crossing_groups(groups: Mapping[str, str], names: Mapping[str, Iterable[str]]) -> list[str]:
-    """A line for each two roles (train, val, test) that share groups; names without a group count
-    for nothing.
+    """Return a warning for each pair of train, val and test with common groups.
+
+    Args:
+        groups: name -> group; names without a group do not count.
+        names: train, val and test -> names.
     """
-    found = {
-        role: {groups[name] for name in members if name in groups}
-        for role, members in names.items()
-    }
-    roles, lines = list(found), []
-    for i, one in enumerate(roles):
-        for other in roles[i + 1 :]:
-            both = sorted(found[one] & found[other])
-            if both:
-                lines.append(
-                    f"warning: {len(both)} groups of groups.csv are in {one} and in {other} (the"
-                    f" first: {both[0]}); scores on {other} may flatter"
-                )
+    found = {}
+    for role, members in names.items():
+        found[role] = {groups[name] for name in members if name in groups}
+    lines = []
+    for one, other in combinations(found, 2):
+        both = sorted(found[one] & found[other])
+        if both:
+            lines.append(
+                f"warning: {len(both)} groups of groups.csv are in {one} and in {other} (the"
+                f" first: {both[0]}); scores on {other} may be too good"
+            )
     return lines

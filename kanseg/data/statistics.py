@@ -1,6 +1,4 @@
-"""What a whole set of images is like: mean and deviation of its channels, pixels of its
-classes.
-"""
+"""Statistics of a whole data set: mean and deviation of the channels, pixels of the classes."""
 
 from __future__ import annotations
 
@@ -19,12 +17,21 @@ from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, read_sample_image
 from kanseg.utils.errors import InputError
 
+MIN_VARIANCE = 1e-6  # of images of integers
+
 
 def channel_statistics(
     source: Sequence[Sample] | ImageSource, preprocess: Preprocess, *, at_most: int = 256
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of (at most 256, evenly chosen) images, in [0, 1]
-    after the gamma.
+    """Return mean and standard deviation per channel, of values in [0, 1] after the gamma.
+
+    Args:
+        source: the images.
+        preprocess: scales and encodes them.
+        at_most: number of images that are read, evenly chosen.
+
+    Raises:
+        InputError: no image has a pixel with data.
     """
     chosen = np.linspace(0, len(source) - 1, min(at_most, len(source))).astype(int).tolist()
     count, total, square = 0, np.zeros(preprocess.channels), np.zeros(preprocess.channels)
@@ -34,8 +41,6 @@ def channel_statistics(
         else:
             image, name = read_sample_image(source[index]), str(source[index].image)
         values = _values_with_data(image, preprocess, name)
-        if not len(values):
-            continue
         count += len(values)
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
@@ -43,17 +48,25 @@ def channel_statistics(
         raise InputError("none of the images that statistics are taken of has a pixel with data")
     mean = total / count
     variance = np.maximum(square / count - mean**2, 0)
-    if preprocess.floats:  # their unit may be small: no least deviation, and six digits that count
+    if preprocess.floats:  # their unit may be small: no least deviation, and six significant digits
         std = np.where(variance > 0, np.sqrt(variance), 1.0)
-        return tuple(float(f"{v:.6g}") for v in mean), tuple(float(f"{v:.6g}") for v in std)
-    std = np.sqrt(np.maximum(variance, 1e-6))
-    return tuple(round(float(v), 6) for v in mean), tuple(round(float(v), 6) for v in std)
+        return _significant(mean), _significant(std)
+    std = np.sqrt(np.maximum(variance, MIN_VARIANCE))
+    return _rounded(mean), _rounded(std)
+
+
+def _significant(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(f"{value:.6g}") for value in values)
+
+
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values)
 
 
 def _values_with_data(image: DecodedImage, preprocess: Preprocess, name: str) -> np.ndarray:
-    """(pixels, channels) float64: the encoded pixels that have data."""
-    # Pixels without data hold the mean of the others here, which is what an edge may be blended
-    # with: the mean of the set is not known yet.
+    """Return (pixels, channels) float64: the encoded pixels that have data."""
+    # Without nodata: pixels without data hold the mean of the others, which a resized edge may be
+    # blended with; the mean of the data set is not known yet.
     scaled = preprocess.encode(preprocess.scale(replace(image, nodata=None), name=name))
     values = scaled.reshape(-1, preprocess.channels).astype(np.float64)
     if image.nodata is None:
@@ -62,23 +75,30 @@ def _values_with_data(image: DecodedImage, preprocess: Preprocess, name: str) ->
     return values[nodata.ravel() == 0]
 
 
-def class_frequencies(samples: Sequence[Sample], info: LabelSpec) -> np.ndarray:
-    """Pixels of each class in the masks of a set, ignored ones left out: (N,) int64, or of a
-    multilabel task (N, 2) [absent, present].
+def class_frequencies(samples: Sequence[Sample], spec: LabelSpec) -> np.ndarray:
+    """Count the pixels of each class in the masks of a set, without ignored ones.
+
+    Returns:
+        (N,) int64, or for a multilabel task (N, 2) [absent, present].
 
     Raises:
         InputError: a mask that cannot be read.
     """
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter
-        counts = list(pool.map(partial(_count, info=info), samples))
-    shape = (len(info.classes), 2) if info.task == "multilabel" else (len(info.classes),)
-    return np.sum(counts, axis=0, dtype=np.int64) if counts else np.zeros(shape, dtype=np.int64)
+    with ThreadPoolExecutor() as pool:  # decoding releases the GIL
+        counts = list(pool.map(partial(_count_classes, spec=spec), samples))
+    if counts:
+        return np.sum(counts, axis=0, dtype=np.int64)
+    classes = len(spec.classes)
+    shape = (classes, 2) if spec.task == "multilabel" else (classes,)
+    return np.zeros(shape, dtype=np.int64)
 
 
-def _count(sample: Sample, info: LabelSpec) -> np.ndarray:
-    label = read_label(sample, info)
-    if info.task == "multilabel":
-        return np.stack(
-            [np.bincount(layer.ravel(), minlength=IGNORE_INDEX + 1)[:2] for layer in label]
-        )
-    return np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)[: len(info.classes)]
+def _count_classes(sample: Sample, spec: LabelSpec) -> np.ndarray:
+    label = read_label(sample, spec)
+    if label.ndim == 3:
+        return np.stack([_histogram(plane)[:2] for plane in label])
+    return _histogram(label)[: len(spec.classes)]
+
+
+def _histogram(label: np.ndarray) -> np.ndarray:
+    return np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)

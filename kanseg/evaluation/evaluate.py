@@ -24,7 +24,7 @@ from kanseg.config import Config
 from kanseg.data import DatasetIndex, Sample, SegmentationDataset, check_samples, open_data
 from kanseg.data.collate import RawItems, collate
 from kanseg.data.label_spec import compare_classes
-from kanseg.data.split_record import judge, read_record, roles_of
+from kanseg.data.split_record import leave_out_trained, read_record, roles_of
 from kanseg.evaluation.samples import evaluate_samples, scaled_spacing
 from kanseg.evaluation.tables import image_table
 from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
@@ -341,7 +341,7 @@ def _not_trained_on(
     """
     asked = [split] if isinstance(split, str) else list(split)
     train_splits = [name for name in asked if name in config.data.train]
-    judged = judge(
+    judged = leave_out_trained(
         read_record(checkpoint),
         samples,
         root=opened.root,

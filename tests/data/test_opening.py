@@ -129,7 +129,7 @@ def test_groups_that_cross_given_splits_are_warned_of(twelve):
     opened(twelve, lines)
     assert [line for line in lines if "warning" in line] == [
         "data: warning: 1 groups of groups.csv are in train and in test (the first: a); scores on"
-        " test may flatter"
+        " test may be too good"
     ]
     lines.clear()
     opened(twelve, lines, test=["train"])  # named for both on purpose

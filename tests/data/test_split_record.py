@@ -12,8 +12,8 @@ from kanseg.data.split_record import (
     Content,
     SplitRecord,
     file_digest,
-    hold,
-    judge,
+    keep_splits,
+    leave_out_trained,
     mask_digest,
     name_of,
     read_record,
@@ -47,7 +47,7 @@ def test_a_record_is_read_back_equal_and_a_damaged_one_named(tmp_path):
     assert list(read_record(tmp_path).splits["train"]) == list(one.splits["train"])
     for text in ("", "[]", "{}", one.to_json()[:-30], one.to_json().replace('"masks"', '"mask"')):
         (tmp_path / "split.json").write_text(text, encoding="utf-8")
-        with pytest.raises(InputError, match="damaged, not the record of a split"):
+        with pytest.raises(InputError, match="damaged"):
             read_record(tmp_path)
     (tmp_path / "split.json").unlink()
     assert read_record(tmp_path) is None
@@ -89,7 +89,7 @@ def test_names_are_below_the_root_and_the_same_on_every_system():
 
 def test_what_is_as_it_was_keeps_its_order():
     now = {"train": members(0, 1, 2, 3), "val": members(5, 4), "test": members(6, 7)}
-    held = hold(record(), now, where="set")
+    held = keep_splits(record(), now, where="set")
     assert (names(held, "train"), names(held, "val")) == ([3, 0, 2, 1], [4, 5])
     assert held.lines == []
     assert held.record == record()
@@ -97,12 +97,12 @@ def test_what_is_as_it_was_keeps_its_order():
 
 def test_new_samples_are_named_and_left_out():
     now = {"train": members(0, 1, 2, 3, 8), "val": members(4, 5), "test": members(6, 7, 9)}
-    held = hold(record(), now, where="set")
+    held = keep_splits(record(), now, where="set")
     assert (names(held, "train"), names(held, "test")) == ([3, 0, 2, 1], [6, 7])
     assert len(held.lines) == 1
     assert "2 images are new" in held.lines[0]
     assert "images/8.png, images/9.png" in held.lines[0]
-    accepted = hold(record(), now, where="set", accept=True)
+    accepted = keep_splits(record(), now, where="set", accept=True)
     assert names(accepted, "train") == [0, 1, 2, 3, 8]
     assert names(accepted, "test") == [6, 7, 9]
 
@@ -135,37 +135,37 @@ def test_a_change_is_refused_with_what_changed_and_accepted_if_asked(message):
     now = {"train": members(0, 1, 2, 3), "val": members(4, 5), "test": members(6, 7)}
     now |= CHANGES[message]
     with pytest.raises(InputError, match=message):
-        hold(record(), now, where="set")
-    held = hold(record(), now, where="set", accept=True)
+        keep_splits(record(), now, where="set")
+    held = keep_splits(record(), now, where="set", accept=True)
     assert held.members == {role: list(some) for role, some in now.items()}
     assert held.lines
 
 
 def test_what_was_trained_on_before_an_accepted_change_stays_known():
     now = {"train": members(0, 4), "val": members(1, 5), "test": members(2, 6, 7)}
-    held = hold(record(), now, where="set", accept=True)
+    held = keep_splits(record(), now, where="set", accept=True)
     assert any("1 of 3 images of test were trained on by this run" in line for line in held.lines)
     assert any("1 of 2 images of val were trained on" in line for line in held.lines)
     assert {name for name, _ in held.record.trained} == {*members(0, 1, 2, 3, 4)}
-    again = hold(held.record, now, where="set", accept=True)
+    again = keep_splits(held.record, now, where="set", accept=True)
     assert {name for name, _ in again.record.trained} == {*members(0, 1, 2, 3, 4)}
 
 
 def test_another_deal_by_kanseg_moves_nothing():
     now = {"train": members(0, 1, 2, 4), "val": members(3, 5), "test": members(6, 7)}
     with pytest.raises(InputError, match="moved from train to val"):
-        hold(record(), now, where="set")
-    held = hold(record(), now, where="set", dealt=("train", "val"))
+        keep_splits(record(), now, where="set")
+    held = keep_splits(record(), now, where="set", by_hash=("train", "val"))
     assert (names(held, "train"), names(held, "val")) == ([3, 0, 2, 1], [4, 5])
     assert "stay where this run has them: images/3.png, images/4.png" in held.lines[0]
 
 
 def test_a_test_split_that_is_chosen_anew_must_not_have_been_trained_on():
     now = {"train": members(0, 1, 2, 3), "val": members(4, 5), "test": members(10, 11)}
-    assert names(hold(record(), now, where="set", free=["test"]), "test") == [10, 11]
+    assert names(keep_splits(record(), now, where="set", changed=["test"]), "test") == [10, 11]
     now["test"] = {"other/name.png": content(2)}
     with pytest.raises(InputError, match="trained on, and now in test: 1 images: other/name.png"):
-        hold(record(), now, where="set", free=["test"])
+        keep_splits(record(), now, where="set", changed=["test"])
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def images(tmp_path):
 def judged(images, samples, **options):
     root, _, stored = images
     options = {"root": root, "same_set": True, "roles": {"test"}} | options
-    return judge(stored, samples, **options)
+    return leave_out_trained(stored, samples, **options)
 
 
 def test_what_was_trained_on_is_left_out_and_named(images):
@@ -254,16 +254,16 @@ def test_a_blank_image_in_train_and_test_of_the_run_itself_is_measured(images):
         "train": {"images/0.png": contents[samples[0]]},
         "test": {"images/6.png": contents[samples[6]]},
     }
-    assert judge(
+    assert leave_out_trained(
         SplitRecord(splits), [samples[6]], root=root, same_set=True, roles={"test"}
     ).keep == [samples[6]]
 
 
 def test_a_run_without_a_record_is_told_and_not_refused(images):
     root, samples, stored = images
-    result = judge(None, samples, root=root, same_set=True, roles={"test"})
+    result = leave_out_trained(None, samples, root=root, same_set=True, roles={"test"})
     assert result.keep == samples
     assert "could not be verified" in result.lines[0]
     older = SplitRecord(stored.splits, complete=False)
-    result = judge(older, samples[6:], root=root, same_set=True, roles={"test"})
+    result = leave_out_trained(older, samples[6:], root=root, same_set=True, roles={"test"})
     assert "could not be verified" in result.lines[0]

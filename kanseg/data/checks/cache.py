@@ -1,4 +1,4 @@
-"""What was found in files that have not changed since, kept outside the data folder."""
+"""Cache of the facts about unchanged files, outside the data folder."""
 
 from __future__ import annotations
 
@@ -13,80 +13,74 @@ from typing import Any
 
 from kanseg.utils.io import atomic_write_text
 
-VERSION = 2  # to be raised with every change in what is looked at, or in how images are read
-MOST_OTHERS = 20_000  # entries kept that this run had no use for
-MOST_FILES = 64  # data sets kept
+VERSION = 2  # raise it with every change of the facts, or of how images are read
+MAX_UNUSED = 20_000  # entries kept that this run did not use
+MAX_DATA_SETS = 64
 
 
 def cache_folder() -> Path:
-    """Where the checks are kept: KANSEG_CACHE, or kanseg/checks in the user's folder for caches."""
+    """Return the folder of the cache: in KANSEG_CACHE, or in the user's folder for caches."""
     if os.environ.get("KANSEG_CACHE"):
         return Path(os.environ["KANSEG_CACHE"]) / "checks"
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "kanseg" / "checks"
-    places = {
-        "win32": Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local"),
-        "darwin": Path("~/Library/Caches"),
-    }
-    return Path(os.path.expanduser(places.get(sys.platform, "~/.cache"))) / "kanseg" / "checks"  # noqa: PTH111 - without a home it stays as it is
+    folder = "~/.cache"
+    if sys.platform == "win32":
+        folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        folder = "~/Library/Caches"
+    # os.path: unlike Path.expanduser, it leaves "~" as it is where there is no home
+    return Path(os.path.expanduser(folder)) / "kanseg" / "checks"  # noqa: PTH111
 
 
 class Cache:
-    """Facts by file, valid while size and time of the file are the same. One JSON file a data set.
+    """Facts by file, valid as long as size and time of the file stay the same. One JSON file per
+    data set.
+
+    A cache that cannot be read is empty, and one that cannot be written is not kept: neither is an
+    error.
 
     Args:
         root: of the data set.
-        read: whether what an earlier run found is used.
-
-    A cache that cannot be read is empty, and one that cannot be written is not kept: neither is a
-    fault.
+        read: whether to use what an earlier run found.
     """
 
     def __init__(self, root: Path, *, read: bool = True):
         self.root = root.resolve()
-        self.path = (
-            cache_folder() / f"{hashlib.sha256(str(self.root).encode()).hexdigest()[:32]}.json"
-        )
+        name = hashlib.sha256(str(self.root).encode()).hexdigest()[:32]
+        self.path = cache_folder() / f"{name}.json"
         self._old = self._read() if read else {}
         self._used: dict[str, list[Any]] = {}
         self._changed = False
 
     def get(self, key: str, stamp: Sequence[Any]) -> dict[str, Any] | None:
-        """The facts stored under the key for files of this stamp, or None."""
+        """Return the facts that are stored under a key for files with this stamp, or None."""
         entry = self._old.get(key)
-        if (
-            not isinstance(entry, list)
-            or len(entry) != 2
-            or entry[0] != list(stamp)
-            or not isinstance(entry[1], dict)
-        ):
+        if not isinstance(entry, list) or len(entry) != 2 or entry[0] != list(stamp):
+            return None
+        if not isinstance(entry[1], dict):
             return None
         self._used[key] = entry
         return entry[1]
 
     def put(self, key: str, stamp: Sequence[Any], facts: dict[str, Any]) -> None:
-        """Keep facts, until `save` in memory only."""
+        """Keep facts in memory until `save`."""
         self._used[key] = [list(stamp), facts]
         self._changed = True
 
     def save(self) -> None:
-        """Write to a temporary file and rename it, with what another process may have stored
-        meanwhile.
+        """Write the cache atomically, together with what another process may have stored
+        meanwhile. Nothing is ever written into a data folder.
         """
-        if not self._changed or self.path.resolve().is_relative_to(
-            self.root
-        ):  # nothing is ever written into a data folder
+        if not self._changed or self.path.resolve().is_relative_to(self.root):
             return
-        others = {
-            key: entry for key, entry in (self._old | self._read()).items() if key not in self._used
-        }
-        kept = dict(list(others.items())[-MOST_OTHERS:]) | self._used
-        text = json.dumps(
-            {"version": VERSION, "root": str(self.root), "files": kept}, separators=(",", ":")
-        )
+        stored = self._old | self._read()
+        unused = [(key, entry) for key, entry in stored.items() if key not in self._used]
+        files = dict(unused[-MAX_UNUSED:]) | self._used
+        content = {"version": VERSION, "root": str(self.root), "files": files}
         with contextlib.suppress(OSError):
-            atomic_write_text(self.path, text)
-            self._forget_old_sets()
+            atomic_write_text(self.path, json.dumps(content, separators=(",", ":")))
+            self._remove_old_data_sets()
         self._changed = False
 
     def _read(self) -> dict[str, list[Any]]:
@@ -94,14 +88,12 @@ class Cache:
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        fits = (
-            isinstance(content, dict)
-            and content.get("version") == VERSION
-            and isinstance(content.get("files"), dict)
-        )
-        return content["files"] if fits else {}
+        if not isinstance(content, dict) or content.get("version") != VERSION:
+            return {}
+        files = content.get("files")
+        return files if isinstance(files, dict) else {}
 
-    def _forget_old_sets(self) -> None:
+    def _remove_old_data_sets(self) -> None:
         files = sorted(self.path.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in files[:-MOST_FILES]:
+        for path in files[:-MAX_DATA_SETS]:
             path.unlink(missing_ok=True)

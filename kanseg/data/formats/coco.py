@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kanseg.data.formats.folder import read_groups_or_problem
-from kanseg.data.formats.index import DatasetIndex, problem_of
+from kanseg.data.formats.folder import read_groups_or_problem, split_or_problem
+from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
 from kanseg.data.io.images import MAX_PIXELS
@@ -20,7 +20,7 @@ from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, shorten
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
-from kanseg.data.splits import SPLITS, nfc, seeded_split
+from kanseg.data.splits import SPLITS, nfc
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import LARGEST, read_json
 from kanseg.utils.registry import nearest
@@ -110,12 +110,8 @@ def read_coco(
         by_name = {sample.name: sample for sample in splits.pop("")}
         # Hash the file: a name grows when another folder gets a file with the same stem.
         units = {name: unit_of(sample, root) for name, sample in by_name.items()}
-        try:
-            names = seeded_split(root, sorted(by_name), groups, seed, notes, units=units)
-        except InputError as error:
-            problems.append(problem_of(error, root))
-            names = {}
-        for split, members in names.items():
+        stems = split_or_problem(root, sorted(by_name), groups, seed, notes, problems, units=units)
+        for split, members in stems.items():
             splits[split] = tuple(by_name[name] for name in members)
     index = DatasetIndex(
         root,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kanseg.data.formats.class_folders import (
     MaskFiles,
@@ -71,19 +70,8 @@ def read_folder(
     notes: list[str] = []
     problems: list[Issue] = []
     images, masks = _list_files(root, notes, problems)
-    groups = read_groups_or_problem(root, problems)
-    spec, class_folders = None, None
-    try:
-        given = read_label_settings(root, overrides or {})
-    except InputError as error:
-        problems.append(problem_of(error, root, "settings"))
-        class_folders = class_folder_names(list(masks.values())) or None
-    else:
-        masks = _flatten_binary(masks, given)
-        probe = probe or partial(probe_masks, max_pixels=max_pixels)
-        spec, class_folders, found = _label_spec(masks, given, probe, notes)
-        problems += found
-
+    probe = probe or partial(probe_masks, max_pixels=max_pixels)
+    masks, class_folders, spec = _read_labels(root, masks, overrides, probe, notes, problems)
     samples: dict[Path, dict[str, Sample]] = {}
     for base, files in images.items():
         samples[base] = {}
@@ -91,6 +79,7 @@ def read_folder(
             mask = masks[base].mask_of(stem, class_folders)
             samples[base][stem] = Sample(stem, path, mask, max_pixels)
         problems += _masks_without_image(masks[base], files, root)
+    groups = read_groups_or_problem(root, problems)
     split_problems: dict[str, tuple[Issue, ...]] = {}
     split_by_hash = False
     if root in samples:
@@ -99,21 +88,15 @@ def read_folder(
         stems = {name: some for name, some in stems.items() if some or name in SPLITS}
         split_by_hash = not _has_split_file(stems, split_problems)
         if split_by_hash and images[root]:
-            try:
-                stems |= seeded_split(root, sorted(images[root]), groups, seed, notes)
-            except InputError as error:
-                problems.append(problem_of(error, root))
+            stems |= split_or_problem(root, sorted(images[root]), groups, seed, notes, problems)
         splits = {name: _pick(samples[root], some) for name, some in stems.items()}
     else:
         splits = {base.name: _pick(some, sorted(some)) for base, some in samples.items()}
-
-    listed = {sample for some in splits.values() for sample in some}
-    everything = [sample for some in samples.values() for sample in some.values()]
     index = DatasetIndex(
         root,
         spec,
         splits,
-        unlisted=tuple(sample for sample in everything if sample not in listed),
+        unlisted=_unlisted(samples, splits),
         problems=tuple(problems),
         split_problems=split_problems,
         notes=tuple(notes),
@@ -130,6 +113,24 @@ def read_groups_or_problem(root: Path, problems: list[Issue]) -> dict[str, str] 
     except InputError as error:
         problems.append(problem_of(error, root, "no_group"))
         return None
+
+
+def split_or_problem(
+    root: Path,
+    names: Sequence[str],
+    groups: Mapping[str, str] | None,
+    seed: int,
+    notes: list[str],
+    problems: list[Issue],
+    *,
+    units: Mapping[str, str] | None = None,
+) -> dict[str, list[str]]:
+    """Call `seeded_split`; {} if that is not possible, and the reason goes into `problems`."""
+    try:
+        return seeded_split(root, names, groups, seed, notes, units=units)
+    except InputError as error:
+        problems.append(problem_of(error, root))
+        return {}
 
 
 def _has_split_file(
@@ -160,39 +161,54 @@ def _list_files(
     return images, masks
 
 
-def _flatten_binary(
-    masks: dict[Path, MaskFiles], given: Mapping[str, Any]
-) -> dict[Path, MaskFiles]:
-    """Return the masks of a single class folder as plain masks if the task is binary."""
-    if given.get("task") != "binary" or any(len(each.by_class) > 1 for each in masks.values()):
-        return masks
-    flat = {}
-    for base, each in masks.items():
-        files = next(iter(each.by_class.values()), each.files)
-        flat[base] = MaskFiles(files, {})
-    return flat
-
-
-def _label_spec(
-    masks: Mapping[Path, MaskFiles], given: Mapping[str, Any], probe: ProbeMasks, notes: list[str]
-) -> tuple[LabelSpec | None, list[str] | None, list[Issue]]:
-    """Return (label spec, folder of each class or None for one mask per image, problems)."""
-    found = class_folder_names(list(masks.values()))
-    if found:
+def _read_labels(
+    root: Path,
+    masks: dict[Path, MaskFiles],
+    overrides: Mapping[str, object] | None,
+    probe: ProbeMasks,
+    notes: list[str],
+    problems: list[Issue],
+) -> tuple[dict[Path, MaskFiles], list[str] | None, LabelSpec | None]:
+    """Return (masks, folder of each class or None for one mask per image, label spec or None)."""
+    class_folders = class_folder_names(list(masks.values())) or None
+    try:
+        given = read_label_settings(root, overrides or {})
+    except InputError as error:
+        problems.append(problem_of(error, root, "settings"))
+        return masks, class_folders, None
+    if class_folders and given.get("task") == "binary" and _has_one_class(masks):
+        masks, class_folders = _without_class_folders(masks), None
+    if class_folders:
         try:
-            spec, class_folders = multilabel_spec(found, given, notes)
+            spec, class_folders = multilabel_spec(class_folders, given, notes)
         except InputError as error:
-            return None, found, [Issue("layout", ".", str(error))]
-        return spec, class_folders, []
+            problems.append(Issue("layout", ".", str(error)))
+            spec = None
+        return masks, class_folders, spec
     if given.get("task") == "multilabel":
         reason = (
             "a multilabel task needs a folder per class, masks/0/NAME.png, masks/1/NAME.png, ...,"
             " but the masks are in masks/ itself"
         )
-        return None, None, [Issue("layout", ".", reason)]
+        problems.append(Issue("layout", ".", reason))
+        return masks, None, None
     files = sorted(path for each in masks.values() for path in each.files.values())
-    spec, problems = complete_label_spec(given, files, probe, notes)
-    return spec, None, problems
+    spec, found = complete_label_spec(given, files, probe, notes)
+    problems += found
+    return masks, None, spec
+
+
+def _has_one_class(masks: Mapping[Path, MaskFiles]) -> bool:
+    return all(len(each.by_class) <= 1 for each in masks.values())
+
+
+def _without_class_folders(masks: Mapping[Path, MaskFiles]) -> dict[Path, MaskFiles]:
+    """Return the masks of a single class folder as if they were in masks/ itself."""
+    flat = {}
+    for base, each in masks.items():
+        files = next(iter(each.by_class.values()), each.files)
+        flat[base] = MaskFiles(files, {})
+    return flat
 
 
 def _masks_without_image(masks: MaskFiles, images: Mapping[str, Path], root: Path) -> list[Issue]:
@@ -204,5 +220,18 @@ def _masks_without_image(masks: MaskFiles, images: Mapping[str, Path], root: Pat
     return problems
 
 
-def _pick(samples: Mapping[str, Sample], stems: list[str]) -> tuple[Sample, ...]:
+def _pick(samples: Mapping[str, Sample], stems: Sequence[str]) -> tuple[Sample, ...]:
     return tuple(samples[stem] for stem in stems)
+
+
+def _unlisted(
+    samples: Mapping[Path, Mapping[str, Sample]], splits: Mapping[str, tuple[Sample, ...]]
+) -> tuple[Sample, ...]:
+    """Return the samples that are in none of the splits."""
+    unlisted: dict[Sample, None] = {}
+    for some in samples.values():
+        unlisted |= dict.fromkeys(some.values())
+    for some in splits.values():
+        for sample in some:
+            unlisted.pop(sample, None)
+    return tuple(unlisted)

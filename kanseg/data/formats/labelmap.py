@@ -1,10 +1,11 @@
-"""labelmap.txt: classes and colors beside masks in PASCAL VOC's form, as CVAT and Datumaro write
-it.
+"""labelmap.txt: classes and colors of masks in the PASCAL VOC form, as CVAT and Datumaro write
+them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ LABELMAP = "labelmap.txt"
 BACKGROUND, BLACK = "background", (0, 0, 0)
 VOID_NAMES = ("ignored", "void")
 VOID_COLOR = (224, 224, 192)
+LINE = re.compile(r"\s*(?P<name>.+?)\s*:\s*(?P<color>[^:]*?)\s*:[^:]*:[^:]*")  # names may hold ":"
+COLOR = re.compile(r"(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})")
 
 
 def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
-    """task, classes, palette and ignore_index of labelmap.txt, lines `NAME:R,G,B:PARTS:ACTIONS`
-    (all colors left out: those of PASCAL VOC in the order of the lines); None where there is no
-    such file.
+    """Read task, classes, palette and ignore_index from labelmap.txt; None without that file.
 
-    The background, named so or black, comes first, and is added where it is missing.
+    Lines are `NAME:R,G,B:PARTS:ACTIONS`; if no line has a color, the classes have those of PASCAL
+    VOC in the order of the lines. The background, called so or black, comes first and is added if
+    it is missing.
+
+    Args:
+        root: folder of the file.
+        notes: receives what was decided.
 
     Raises:
         InputError: lines of another form, two classes of one name or color.
@@ -32,22 +39,18 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
     path = root / LABELMAP
     if not path.is_file():
         return None
-    entries = [
-        _entry(path, number, line)
-        for number, line in enumerate(read_text(path).splitlines(), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    colors = _colored(path, entries)
-    void = next((name for name in colors if name.lower() in VOID_NAMES), None)
-    ignored = None if void is None else colors.pop(void)
-    first = next((name for name in colors if name.lower() == BACKGROUND), None)
-    first = first or next((name for name, color in colors.items() if color == BLACK), None)
-    if first is None:
-        first = BACKGROUND
+    colors = _read_colors(path)
+    ignored = None
+    for name in list(colors):
+        if name.lower() in VOID_NAMES and ignored is None:
+            ignored = colors.pop(name)
+    background = _find_background(colors)
+    if background is None:
+        background = BACKGROUND
         notes.append(f"{LABELMAP} has no background: black is taken for it")
-    colors = {first: colors.get(first, BLACK)} | colors
+    colors = {background: colors.get(background, BLACK)} | colors
     if len(colors) < 2:
-        raise InputError(f"{path}: no class but the background")
+        raise InputError(f"{path}: no class except the background")
     palette = list(colors.values())
     if ignored is None and VOID_COLOR not in palette:
         ignored = VOID_COLOR
@@ -62,34 +65,59 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
     }
 
 
-def _entry(path: Path, number: int, line: str) -> tuple[str, Color | None]:
-    """(name, color or None) of a line; names may hold colons."""
-    match = re.fullmatch(r"\s*(.+?)\s*:\s*([^:]*?)\s*:[^:]*:[^:]*", line)
-    channels = [] if match is None else re.findall(r"\d+", match[2])
-    plain = match is not None and re.fullmatch(r"(\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3})?", match[2])
-    if not plain or any(int(value) > 255 for value in channels):
-        raise InputError(
-            f"{path}, line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0"
-            f" to 255, got {line!r:.80}"
-        )
-    red_green_blue = tuple(int(value) for value in channels)
-    return match[1], red_green_blue or None
+def _find_background(colors: dict[str, Color]) -> str | None:
+    """Return the class that is called background, or else the first black one."""
+    for name in colors:
+        if name.lower() == BACKGROUND:
+            return name
+    for name, color in colors.items():
+        if color == BLACK:
+            return name
+    return None
 
 
-def _colored(path: Path, entries: list[tuple[str, Color | None]]) -> dict[str, Color]:
-    """Name -> color."""
-    without = [name for name, color in entries if color is None]
-    if without and len(without) < len(entries):
-        raise InputError(f"{path}: {without[0]!r} has no color, and others have; give it one")
-    if without:
-        palette = voc_palette(len(entries))
-        entries = [(name, palette[place]) for place, (name, _) in enumerate(entries)]
+def _read_colors(path: Path) -> dict[str, Color]:
+    """Return name -> color of all lines."""
+    entries = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            entries.append(_parse_line(path, number, line))
+    entries = _with_colors(path, entries)
     colors: dict[str, Color] = {}
     for name, color in entries:
         if name in colors:
             raise InputError(f"{path}: {name!r} is listed twice")
-        if color in colors.values():
-            other = next(known for known in colors if colors[known] == color)
-            raise InputError(f"{path}: {other!r} and {name!r} have the same color {list(color)}")
+        for other, other_color in colors.items():
+            if color == other_color:
+                raise InputError(
+                    f"{path}: {other!r} and {name!r} have the same color {list(color)}"
+                )
         colors[name] = color
     return colors
+
+
+def _parse_line(path: Path, number: int, line: str) -> tuple[str, Color | None]:
+    """Return (name, color or None) of a line."""
+    match = LINE.fullmatch(line)
+    if match is not None and not match["color"]:
+        return match["name"], None
+    color = None if match is None else COLOR.fullmatch(match["color"])
+    if color is None or any(int(value) > 255 for value in color.groups()):
+        raise InputError(
+            f"{path}, line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0"
+            f" to 255, got {line!r:.80}"
+        )
+    red, green, blue = color.groups()
+    return match["name"], (int(red), int(green), int(blue))
+
+
+def _with_colors(
+    path: Path, entries: Sequence[tuple[str, Color | None]]
+) -> list[tuple[str, Color]]:
+    """Return the entries with the colors of PASCAL VOC if none has a color."""
+    without = [name for name, color in entries if color is None]
+    if not without:
+        return list(entries)
+    if len(without) < len(entries):
+        raise InputError(f"{path}: {without[0]!r} has no color, and others have; give it one")
+    return list(zip(without, voc_palette(len(entries)), strict=True))

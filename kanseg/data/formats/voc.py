@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kanseg.data.formats.folder import read_groups_or_problem
+from kanseg.data.formats.folder import read_groups_or_problem, split_or_problem
 from kanseg.data.formats.index import DatasetIndex, problem_of
 from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
@@ -17,7 +17,6 @@ from kanseg.data.io.colors import voc_palette
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.sample import Sample
-from kanseg.data.splits import seeded_split
 from kanseg.utils.errors import InputError
 
 UNSPLIT = "default"  # the only list in an export of CVAT without splits
@@ -79,10 +78,7 @@ def read_voc(
     split_by_hash = not lists or [path.stem for path in lists] == [UNSPLIT]
     if split_by_hash and UNSPLIT not in split_problems:
         names = sorted(stems.get(UNSPLIT, images.keys() & masks.keys()))
-        try:
-            stems |= seeded_split(root, names, groups, seed, notes)
-        except InputError as error:
-            problems.append(problem_of(error, root))
+        stems |= split_or_problem(root, names, groups, seed, notes, problems)
     splits = {}
     for name, some in stems.items():
         splits[name] = tuple(

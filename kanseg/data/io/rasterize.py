@@ -1,4 +1,4 @@
-"""Objects of a COCO file, drawn as a label map when they are needed."""
+"""Draw annotated objects (polygons and run lengths, as in COCO files) as label maps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Region:
 
     Args:
         label: index of its class.
-        shape: as in the file: a list of polygons [x, y, x, y, ...], or run lengths {"size": [H, W],
+        shape: a list of polygons (n, 2) of x and y, or run lengths as in the file: {"size": [H, W],
             "counts": list or string}.
-        area: in pixels; larger ones are drawn first.
-        crowd: whether it is a crowd of uncounted objects, whose pixels are ignored.
+        area: in pixels; smaller objects are drawn over larger ones.
+        crowd: True for a crowd of uncounted objects, whose pixels are ignored.
     """
 
     label: int
@@ -36,7 +36,7 @@ class Annotation:
     """The objects of one image; equal and hashed by file and number of the image.
 
     Coordinates are those of COCO: 0 is the left edge of the first pixel, and a pixel belongs to a
-    polygon that holds its center. Several polygons of an object are united.
+    polygon that contains its center. Several polygons of an object are united.
 
     Args:
         source: the JSON file.
@@ -51,7 +51,7 @@ class Annotation:
     regions: tuple[Region, ...] = field(default=(), compare=False)
 
     def checked_size(self, image: Path, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the image, upright; InputError when the file states another one."""
+        """Return the size (H, W) of the upright image; InputError if the file states another."""
         if self.size not in (None, size):
             raise InputError(
                 f"{image}: the image is {size[1]}x{size[0]} pixels, and {self.source.name} says"
@@ -60,71 +60,79 @@ class Annotation:
         return size
 
     def draw(self, size: tuple[int, int]) -> np.ndarray:
-        """Class indices (H, W) uint8, 0 where nothing is; crowds are 255, smaller objects lie on
-        larger ones and all on crowds.
+        """Draw class indices (H, W) uint8, 0 where there is no object. Crowds are 255; smaller
+        objects cover larger ones, and all cover crowds.
         """
         label = np.zeros(size, dtype=np.uint8)
-        for region in sorted(self.regions, key=lambda r: (not r.crowd, -r.area)):
+        for region in sorted(self.regions, key=lambda region: (not region.crowd, -region.area)):
             label[self._mask(region, size)] = IGNORE_INDEX if region.crowd else region.label
         return label
 
     def draw_each(self, size: tuple[int, int], classes: int) -> np.ndarray:
-        """(classes, H, W) uint8: 1 where an object of the class is, whatever the others; 255 in a
-        crowd of the class; else 0.
+        """Draw (classes, H, W) uint8: 1 where there is an object of the class, 255 in a crowd of
+        the class, else 0.
         """
         label = np.zeros((classes, *size), dtype=np.uint8)
-        for region in sorted(self.regions, key=lambda r: not r.crowd):
-            label[region.label][self._mask(region, size)] = IGNORE_INDEX if region.crowd else 1
+        for region in sorted(self.regions, key=lambda region: not region.crowd):
+            value = IGNORE_INDEX if region.crowd else 1
+            label[region.label][self._mask(region, size)] = value
         return label
 
     def _mask(self, region: Region, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) bool."""
+        """Return the pixels of an object, (H, W) bool."""
         try:
-            return (
-                decode_runs(region.shape, size)
-                if isinstance(region.shape, Mapping)
-                else fill(region.shape, size)
-            )
+            if isinstance(region.shape, Mapping):
+                return decode_runs(region.shape, size)
+            return fill_polygons(region.shape, size)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(
                 f"{self.source}: an object of image {self.number} cannot be drawn: {error}"
             ) from None
 
 
-def fill(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Polygons of (x, y) vertices, each (n, 2) -> the pixels whose centers lie inside any of them,
-    (H, W) bool; a loop within a loop is a hole.
+def fill_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels whose centers are inside any of the polygons, (H, W) bool.
+
+    `cv2.fillPoly` is not used, because it also fills every pixel that the outline touches.
+
+    Args:
+        polygons: (n, 2) vertices of x and y each; a loop within a loop is a hole.
+        size: (H, W).
     """
     drawn = np.zeros(size, dtype=bool)
     for polygon in polygons:
         rows, columns = _crossings(np.asarray(polygon, dtype=np.float64), size)
-        turns = np.zeros((size[0], size[1] + 1), dtype=np.int64)
-        np.add.at(turns, (rows, columns), 1)
-        drawn |= turns.cumsum(axis=1)[:, :-1] % 2 == 1
+        crossings = np.zeros((size[0], size[1] + 1), dtype=np.int64)
+        np.add.at(crossings, (rows, columns), 1)
+        drawn |= crossings.cumsum(axis=1)[:, :-1] % 2 == 1  # even-odd rule
     return drawn
 
 
 def _crossings(polygon: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Where the outline crosses the lines through the centers of the rows: the rows, and the first
-    columns whose centers lie right of it.
+    """Return where the outline crosses the center lines of the rows: the rows, and the first
+    columns whose centers are to the right of the crossing.
     """
     start, end = polygon, np.roll(polygon, -1, axis=0)
-    low, high = (
-        np.clip(np.ceil(each - 0.5), 0, size[0]).astype(int)
-        for each in (np.minimum(start, end)[:, 1], np.maximum(start, end)[:, 1])
-    )
-    edges = np.repeat(np.arange(len(polygon)), high - low)
-    rows = np.arange(len(edges)) - np.repeat(np.cumsum(high - low) - high, high - low)
+    top = np.minimum(start, end)[:, 1]
+    bottom = np.maximum(start, end)[:, 1]
+    first = np.clip(np.ceil(top - 0.5), 0, size[0]).astype(int)
+    last = np.clip(np.ceil(bottom - 0.5), 0, size[0]).astype(int)
+    count = last - first  # rows that each edge crosses
+    edges = np.repeat(np.arange(len(polygon)), count)
+    rows = np.arange(len(edges)) - np.repeat(np.cumsum(count) - last, count)
     slope = (end[edges, 0] - start[edges, 0]) / (end[edges, 1] - start[edges, 1])
     x = start[edges, 0] + slope * (rows + 0.5 - start[edges, 1])
     return rows, np.clip(np.ceil(x - 0.5), 0, size[1]).astype(int)
 
 
 def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """COCO's run lengths, columns first and zeros first, -> (H, W) bool.
+    """Decode the run lengths of a COCO file, columns first and zeros first, to (H, W) bool.
+
+    pycocotools decodes large masks faster, but it is not safe for files from elsewhere: version
+    2.0.11 returned uninitialized memory for a text of runs that were too short for the image.
 
     Raises:
-        ValueError: another size than the image's, or lengths that do not add up to it.
+        ValueError: another size than that of the image, or lengths that do not add up to it.
     """
     stated = tuple(int(side) for side in shape["size"])
     if stated != tuple(size):
@@ -133,7 +141,9 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
             f" {size[1]}x{size[0]}"
         )
     counts = shape["counts"]
-    lengths = np.array(_from_text(counts) if isinstance(counts, str) else counts, dtype=np.int64)
+    if isinstance(counts, str):
+        counts = _decode_counts(counts)
+    lengths = np.array(counts, dtype=np.int64)
     pixels = stated[0] * stated[1]
     # Each by itself first: a sum of large ones can overflow to the right number.
     if lengths.min(initial=0) < 0 or lengths.max(initial=0) > pixels or lengths.sum() != pixels:
@@ -142,9 +152,11 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     return np.repeat(values, lengths).reshape(stated[::-1]).T
 
 
-def _from_text(text: str) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character from '0' on, the sixth says that more
-    follow; from the fourth on differences to the last but one.
+def _decode_counts(text: str) -> list[int]:
+    """Decode the text of COCO's compressed run lengths.
+
+    Each character from '0' on holds 5 bits, the lowest first, and a sixth that says that more
+    follow. From the fourth number on they are differences to the last but one.
     """
     lengths: list[int] = []
     value = bits = 0

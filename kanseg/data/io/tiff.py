@@ -52,21 +52,21 @@ _UNCOMPRESSED_ROWS = 64  # that are read at once from a file without compression
 
 @dataclass(frozen=True)
 class TiffHeader:
-    """What the tags of the first page say.
+    """The tags of the first page of a TIFF file.
 
     Args:
         path: the file.
         shape: (H, W) as stored.
         bands: samples of a pixel, alpha included.
         dtype: of the values as they are decoded.
-        bits: of a sample.
-        photometric: value of the tag; YCbCr that is decoded to RGB counts as RGB.
+        bits: per value.
+        photometric: value of the tag; RGB for YCbCr that is decoded to RGB.
         extra: the values of ExtraSamples.
-        planes: whether the bands are stored one after the other.
+        planes: True if the bands are stored one after the other.
         orientation: 1 to 8.
         nodata: the number of GDAL_NODATA, or None.
         palette: (n, 3) uint8 of a palette file, or None.
-        pages: images of the first one's size in the file.
+        pages: number of images in the file with the size of the first.
     """
 
     path: Path
@@ -84,13 +84,15 @@ class TiffHeader:
 
     @property
     def alpha_band(self) -> int | None:
-        """The band that ExtraSamples says is alpha, or None."""
-        first = self.bands - len(self.extra)
-        return next((first + i for i, kind in enumerate(self.extra) if kind in _ALPHA), None)
+        """The band that is alpha according to ExtraSamples, or None."""
+        for band, kind in enumerate(self.extra, self.bands - len(self.extra)):
+            if kind in _ALPHA:
+                return band
+        return None
 
     @property
     def left_to_pil(self) -> bool:
-        """Whether the colors are of a kind that PIL converts to RGB."""
+        """True if PIL must convert the colors to RGB."""
         return self.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE)
 
     @property
@@ -98,31 +100,31 @@ class TiffHeader:
         """A word for the image, such as `RGB`, `16-bit gray`, `5 bands`, `float32 gray`."""
         if self.photometric == _PALETTE:
             return "palette"
-        colors = self.bands - (self.alpha_band is not None)
-        rgb = colors == 3 and self.photometric == _RGB
-        word = "RGB" if rgb else f"{colors} bands"
-        if colors == 1:
-            word = "gray"
-        if self.alpha_band is not None:
-            word = "RGBA" if rgb else f"{word}+alpha"
-        if self.dtype.kind in "ub" and self.bits <= 16:
-            return word if self.bits <= 8 else f"16-bit {word}"
-        return f"{self.dtype} {word}"
+        has_alpha = self.alpha_band is not None
+        colors = self.bands - has_alpha
+        if colors == 3 and self.photometric == _RGB:
+            word = "RGBA" if has_alpha else "RGB"
+        else:
+            word = "gray" if colors == 1 else f"{colors} bands"
+            word += "+alpha" if has_alpha else ""
+        if self.dtype.kind not in "ub" or self.bits > 16:
+            return f"{self.dtype} {word}"
+        return word if self.bits <= 8 else f"16-bit {word}"
 
     @property
     def upright_shape(self) -> tuple[int, int]:
-        """(H, W) of the image."""
+        """(H, W) of the image turned upright."""
         return self.shape[::-1] if self.orientation >= 5 else self.shape
 
 
 def is_tiff(path: Path) -> bool:
-    """By the first bytes of a file that can be opened."""
+    """True if a file starts as TIFF files do."""
     with path.open("rb") as file:
         return file.read(4) in _MAGIC
 
 
 def read_header(path: Path, max_pixels: int) -> TiffHeader:
-    """The header of a TIFF file, its size judged before anything is decoded.
+    """Read the header of a TIFF file and check its size, without decoding pixels.
 
     Raises:
         InputError: a damaged file, more than `max_pixels` pixels, complex values, or values of a
@@ -137,7 +139,7 @@ def read_header(path: Path, max_pixels: int) -> TiffHeader:
 def header_of(
     path: Path, page: tifffile.TiffPage, max_pixels: int, *, pages: int = 1
 ) -> TiffHeader:
-    """The same of an open page."""
+    """Return the header of an open page; see `read_header`."""
     height, width, bands = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
     if height < 1 or width < 1 or bands < 1:
         raise InputError(f"{path}: the file is damaged or truncated (an image of {width}x{height})")
@@ -170,7 +172,7 @@ def header_of(
 
 
 def check_size(path: Path | str, height: int, width: int, max_pixels: int) -> None:
-    """InputError for more pixels than the limit."""
+    """Raise InputError for more pixels than the limit."""
     if width * height > max_pixels:
         raise InputError(
             f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise"
@@ -179,7 +181,7 @@ def check_size(path: Path | str, height: int, width: int, max_pixels: int) -> No
 
 
 def nodata_of(page: tifffile.TiffPage) -> float | None:
-    """The number in the tag GDAL_NODATA; None where there is none."""
+    """Return the number in the tag GDAL_NODATA; None if there is none."""
     text = page.tags.valueof(GDAL_NODATA)
     if isinstance(text, bytes):
         text = text.decode("ascii", "replace")
@@ -190,7 +192,7 @@ def nodata_of(page: tifffile.TiffPage) -> float | None:
 
 
 def read_tiff_image(header: TiffHeader) -> DecodedImage:
-    """The image of a file, upright, by the table above.
+    """Read the image of a file, upright, by the table above.
 
     Raises:
         InputError: several images in one file, damage, a compression that needs another package,
@@ -204,15 +206,15 @@ def read_tiff_image(header: TiffHeader) -> DecodedImage:
 
 
 def read_tiff_mask(header: TiffHeader) -> DecodedMask:
-    """The mask in a file, upright, by the table above; InputError as of `read_tiff_image`."""
+    """Read the mask in a file, upright, by the table above; errors as of `read_tiff_image`."""
     mask = mask_of(_stored(header), header)
     return replace(mask, values=apply_orientation(mask.values, header.orientation))
 
 
 def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
-    """Stored values (H, W, C) of an image or a window of it -> what they mean."""
+    """Interpret stored values (H, W, C) of an image or a window of it."""
     alpha_band = header.alpha_band
-    if alpha_band not in (None, header.bands - 1):  # behind the other bands, where it is looked for
+    if alpha_band not in (None, header.bands - 1):  # move it behind the other bands
         order = [band for band in range(header.bands) if band != alpha_band]
         stored = stored[:, :, [*order, alpha_band]]
     colors = header.bands - (alpha_band is not None)
@@ -233,7 +235,7 @@ def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
 
 
 def mask_of(stored: np.ndarray, header: TiffHeader) -> DecodedMask:
-    """Stored values (H, W, C) of a mask -> labels as they are, without alpha."""
+    """Interpret stored values (H, W, C) of a mask: labels as they are, without alpha."""
     alpha_varies = False
     if header.alpha_band is not None and header.bands > 1:
         alpha = stored[:, :, header.alpha_band]
@@ -249,7 +251,7 @@ def mask_of(stored: np.ndarray, header: TiffHeader) -> DecodedMask:
 
 
 def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
-    """InputError for values that no rule is for."""
+    """Raise InputError for values that the table does not cover."""
     formats = page.sampleformat if isinstance(page.sampleformat, tuple) else (page.sampleformat,)
     if any(int(kind) in (5, 6) for kind in formats):
         raise InputError(
@@ -268,7 +270,7 @@ def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
 
 
 def _palette_of(page: tifffile.TiffPage) -> np.ndarray:
-    """(n, 3) uint8; the tag holds 16 bits, of some writers 8."""
+    """Return (n, 3) uint8; the tag holds 16 bits, of some writers 8."""
     table = np.asarray(page.colormap).reshape(3, -1)
     if table.max() > 255:
         table = table >> 8
@@ -317,7 +319,7 @@ def _without_data(stored: np.ndarray, header: TiffHeader) -> np.ndarray | None:
 
 
 def _inverted(stored: np.ndarray, colors: int, header: TiffHeader) -> np.ndarray:
-    """The color bands of WhiteIsZero, as if black were zero."""
+    """Return stored values with the color bands of WhiteIsZero inverted, so that black is 0."""
     if header.dtype.kind not in "ub":
         raise InputError(
             f"{header.path}: WhiteIsZero with {header.dtype} values, of which none is white; save"
@@ -330,7 +332,7 @@ def _inverted(stored: np.ndarray, colors: int, header: TiffHeader) -> np.ndarray
 
 
 def _depth_of_images(stored: np.ndarray, bits: int) -> np.ndarray:
-    """uint8, uint16 or float32 by the number of bits."""
+    """Convert stored values to uint8, uint16 or float32, by their number of bits."""
     if stored.dtype.kind in "ub" and bits < 8:
         scale = np.round(np.arange(2**bits) * (255 / (2**bits - 1))).astype(np.uint8)
         return scale[stored.astype(np.uint8)]
@@ -341,7 +343,7 @@ def _depth_of_images(stored: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _colors_of(stored: np.ndarray, header: TiffHeader) -> np.ndarray:
-    """(H, W, 3) uint8 of indices."""
+    """Return the colors (H, W, 3) uint8 of a palette file."""
     if header.bands > 1:
         raise InputError(
             f"{header.path}: a palette file with {header.bands} bands is not supported; save it as"
@@ -351,7 +353,7 @@ def _colors_of(stored: np.ndarray, header: TiffHeader) -> np.ndarray:
 
 
 def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: TiffHeader) -> None:
-    """InputError for NaN and infinite values where there should be data."""
+    """Raise InputError for NaN and infinite values in pixels with data."""
     if values.dtype.kind != "f":
         return
     bad = ~np.isfinite(values)
@@ -370,7 +372,7 @@ def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: Ti
 
 
 def _divided_by_alpha(values: np.ndarray) -> np.ndarray:
-    """Colors that were multiplied by the last channel, as they were before."""
+    """Undo the multiplication of the colors by the last channel, alpha."""
     largest = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
     alpha = values[:, :, -1:].astype(np.float64)
     colors = values[:, :, :-1] * np.divide(
@@ -382,7 +384,7 @@ def _divided_by_alpha(values: np.ndarray) -> np.ndarray:
 
 
 def _whole(array: np.ndarray, path: Path) -> np.ndarray:
-    """Labels that were stored as floats, or as signed or wide integers: int32."""
+    """Convert labels stored as floats, or as signed or wide integers, to int32."""
     if not np.isfinite(array).all():
         raise InputError(
             f"{path}: a mask holds class indices, but {int((~np.isfinite(array)).sum())} values"

@@ -111,9 +111,6 @@ def draw_examples(
     titles = [
         f"{names[i]}: " + ", ".join(f"{name} {first[name][i]:.3f}" for name in runs) for i in chosen
     ]
-    key = legend(
-        folder.label_spec.classes,
-        folder.label_spec.colors,
-        sides=len(folder.label_spec.classes) <= 2,
-    )
+    spec = folder.label_spec
+    key = legend(spec.classes, spec.colors, sides=len(spec.classes) <= 2)
     return write_png(path, comparison_sheet(cells, ["image", "truth", *runs], titles, legend=key))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.data.label_spec import LabelSpec, compare_classes
-from kanseg.data.split_record import Members, SplitRecord, hold, read_record
+from kanseg.data.split_record import Members, SplitRecord, keep_splits, read_record
 from kanseg.inference.checkpoint import CONFIG, DESCRIPTION, mask_meaning
 from kanseg.training.task import Log
 from kanseg.utils.errors import InputError
@@ -56,14 +56,14 @@ def split_of_run(
         return fresh[0], SplitRecord(now, complete=False, sampled=sampled)
     before = type(config).from_yaml((checkpoint / CONFIG).read_text(encoding="utf-8")).data
     free = [] if before.test == config.data.test else ["test"]
-    held = hold(
+    held = keep_splits(
         record,
         now,
         where=config.data.root,
-        dealt=dealt,
-        free=free,
+        by_hash=dealt,
+        changed=free,
         accept=accept,
-        name_new=name_new,
+        log_new=name_new,
     )
     for line in held.lines:
         log(f"data: {line}")

@@ -9,24 +9,19 @@ from PIL import Image
 
 from kanseg.config import DataConfig
 from kanseg.data import check_data
-from kanseg.data.checks import cache, cache_folder, prober
+from kanseg.data.checks import cache, cache_folder
+from kanseg.data.io.probe import probe_image, probe_mask
 
 
 @pytest.fixture(autouse=True)
-def decoded(tmp_path, monkeypatch):
-    """Files decoded so far; the cache is empty at first."""
+def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KANSEG_CACHE", str(tmp_path / "cache"))
-    names = []
-    for function in ("probe_image", "probe_mask"):
-        real = getattr(prober, function)
-        monkeypatch.setattr(
-            prober,
-            function,
-            lambda path, *a, real=real: (
-                names.append(f"{path.parent.name}/{path.name}") or real(path, *a)
-            ),
-        )
-    return names
+
+
+def files(report):
+    """(files that were decoded, files whose facts came from the cache)."""
+    counts = report.to_json()["files"]
+    return counts["decoded"], counts["from_cache"]
 
 
 def plain(report):
@@ -35,14 +30,13 @@ def plain(report):
     }
 
 
-def test_unchanged_files_are_not_decoded_again_and_the_report_is_the_same(folder, decoded):
+def test_unchanged_files_are_not_decoded_again_and_the_report_is_the_same(folder):
     (folder / "images" / "p00.png").write_bytes(b"")
     first = check_data(DataConfig(root=str(folder)))
-    assert len(decoded) == len(set(decoded)) == 12
     second = check_data(DataConfig(root=str(folder)))
-    assert len(decoded) == 12
+    assert files(first) == (12, 0)
+    assert files(second) == (0, 12)
     assert plain(first) == plain(second)
-    assert (second.prober.decoded, second.prober.from_cache) == (0, 12)
 
 
 def test_nothing_else_decodes_them_either(folder, monkeypatch):
@@ -51,34 +45,29 @@ def test_nothing_else_decodes_them_either(folder, monkeypatch):
     assert check_data(DataConfig(root=str(folder))).errors == []
 
 
-def test_a_touched_file_is_decoded_again(folder, decoded):
+def test_only_a_touched_file_is_decoded_again(folder):
     check_data(DataConfig(root=str(folder)))
-    decoded.clear()
     os.utime(folder / "masks" / "p03.png", ns=(1, 1))
-    check_data(DataConfig(root=str(folder)))
-    assert decoded == ["masks/p03.png"]
+    assert files(check_data(DataConfig(root=str(folder)))) == (1, 11)
 
 
-def test_other_settings_change_the_verdict_without_decoding(folder, decoded):
+def test_other_settings_change_the_verdict_without_decoding(folder):
     assert not check_data(DataConfig(root=str(folder))).errors
-    decoded.clear()
     report = check_data(DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 1: 1}))
-    assert decoded == []
+    assert files(report) == (0, 12)
     assert {issue.code for issue in report.errors} == {"mask_0_255"}
 
 
-def test_another_limit_of_pixels_decodes_again(folder, decoded):
+def test_another_limit_of_pixels_decodes_again(folder):
     check_data(DataConfig(root=str(folder)))
-    decoded.clear()
     report = check_data(DataConfig(root=str(folder), max_pixels=100))
-    assert len(decoded) == 12
+    assert files(report) == (12, 0)
     assert {issue.code for issue in report.errors if issue.file != "."} == {"too_large"}
 
 
-def test_it_can_be_left_out(folder, decoded):
+def test_it_can_be_left_out(folder):
     check_data(DataConfig(root=str(folder)))
-    check_data(DataConfig(root=str(folder)), use_cache=False)
-    assert len(decoded) == 24
+    assert files(check_data(DataConfig(root=str(folder)), use_cache=False)) == (12, 0)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +80,13 @@ def test_it_can_be_left_out(folder, decoded):
         '{"version": 1, "files": {"image images/p00.png": 3}}',
     ],
 )
-def test_a_damaged_cache_is_an_empty_one(folder, decoded, content):
+def test_a_damaged_cache_is_an_empty_one(folder, content):
     check_data(DataConfig(root=str(folder)))
     (path,) = cache_folder().glob("*.json")
     path.write_text(content)
-    assert check_data(DataConfig(root=str(folder))).errors == []
-    assert len(decoded) == 24
+    report = check_data(DataConfig(root=str(folder)))
+    assert report.errors == []
+    assert files(report) == (12, 0)
     assert json.loads(path.read_text())["version"] == cache.VERSION
 
 
@@ -121,8 +111,8 @@ def test_where_it_lies(monkeypatch, tmp_path):
 
 
 def test_it_forgets_old_entries_and_old_data_sets(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "MOST_OTHERS", 3)
-    monkeypatch.setattr(cache, "MOST_FILES", 2)
+    monkeypatch.setattr(cache, "MAX_UNUSED", 3)
+    monkeypatch.setattr(cache, "MAX_DATA_SETS", 2)
     check_data(DataConfig(root=str(folder)))
     for path in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
         path.rename(path.with_name(f"q{path.name}"))
@@ -160,7 +150,7 @@ def test_processes_that_write_at_once_leave_a_whole_file(tmp_path):
 
 
 def test_facts_survive_json(folder):
-    for look, kind in ((prober.probe_image, "images"), (prober.probe_mask, "masks")):
+    for look, kind in ((probe_image, "images"), (probe_mask, "masks")):
         facts = look(folder / kind / "p00.png", 10**6)
         assert type(facts)(**json.loads(json.dumps(asdict(facts)))) == facts
 
@@ -174,6 +164,6 @@ def test_a_file_of_the_same_pixels_in_another_form_has_the_same_hash(tmp_path):
         tmp_path / "d.png"
     )
     Image.fromarray(gray.T.copy()).save(tmp_path / "e.png")
-    hashes = [prober.probe_image(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
+    hashes = [probe_image(path, 10**6).pixels for path in sorted(tmp_path.glob("*.*"))]
     assert len(set(hashes[:4])) == 1
     assert hashes[4] != hashes[0]

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from kanseg.data import Sample, check_samples, read_folder, read_label
-from kanseg.data.checks import prober
+from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.label_spec import LabelSpec
 from kanseg.utils.errors import InputError
 
@@ -91,27 +91,22 @@ def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
     assert "value 2 at row 0, column 2 (1197 pixels" in fault
 
 
-@pytest.fixture
-def layered(folder):
-    """A sample of two classes, of which the second has no file."""
-    return Sample("p00", folder / "images" / "p00.png", (folder / "masks" / "p00.png", None))
-
-
-def test_multilabel_counts_each_class_by_itself(layered, monkeypatch):
+def test_multilabel_counts_each_class_by_itself(folder):
     masks = np.zeros((2, 32, 40), np.uint8)
-    masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 255
-    monkeypatch.setattr(prober, "read_label", lambda sample, info: masks)
-    assert check_samples([layered], LabelSpec("multilabel", ("a", "b"))).pixels.tolist() == [
-        400,
-        120,
-        40,
-    ]
+    masks[0, :10], masks[1, 5:8], masks[1, 30] = 1, 1, 9
+    paths = (folder / "a.png", folder / "b.png")
+    for path, mask in zip(paths, masks, strict=True):
+        Image.fromarray(mask).save(path)
+    spec = LabelSpec("multilabel", ("a", "b", "c"), mask_values={9: 255})
+    sample = Sample("p00", folder / "images" / "p00.png", (*paths, None))
+    assert check_samples([sample], spec).pixels.tolist() == [400, 120, 0, 40]
 
 
-def test_a_label_that_cannot_be_read_is_named(layered, monkeypatch):
-    def fails(sample, info):
-        raise InputError(f"{sample.mask[0]}: a polygon of two points")
-
-    monkeypatch.setattr(prober, "read_label", fails)
-    faults = check_samples([layered], LabelSpec("multilabel", ("a", "b"))).faults
-    assert faults == {layered: f"{layered.mask[0]}: a polygon of two points"}
+def test_a_label_that_cannot_be_read_is_named(folder):
+    runs = Region(0, {"size": [32, 40], "counts": [7]})
+    objects = Annotation(folder / "a.json", 5, regions=(runs,))
+    sample = Sample("p00", folder / "images" / "p00.png", objects)
+    fault = check_samples([sample], LabelSpec("multilabel", ("a", "b"))).faults[sample]
+    assert "a.json" in fault
+    assert "image 5" in fault
+    assert "add up" in fault

@@ -92,8 +92,8 @@ def test_void_and_a_background_of_another_name_or_none(tmp_path):
         ("a:1,2,3::\na:4,5,6::\n", "'a' is listed twice"),
         ("a:1,2,3::\nb:1,2,3::\n", "'a' and 'b' have the same color"),
         ("a:1,2,3::\nb:::\n", "'b' has no color"),
-        ("background:0,0,0::\n", "no class but the background"),
-        ("# nothing\n", "no class but the background"),
+        ("background:0,0,0::\n", "no class except the background"),
+        ("# nothing\n", "no class except the background"),
     ],
 )
 def test_faults_are_named_by_line(tmp_path, text, message):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as MplPath
 
-from kanseg.data.io.rasterize import Annotation, Region, decode_runs, fill
+from kanseg.data.io.rasterize import Annotation, Region, decode_runs, fill_polygons
 from kanseg.inference.files.polygons import Coco, regions
 from kanseg.utils.errors import InputError
 
@@ -24,7 +24,9 @@ def annotation(*regions, size=None):
 def test_an_edge_lies_between_pixels():
     expected = np.zeros((6, 8), bool)
     expected[1:4, 2:6] = True
-    assert np.array_equal(fill([np.array([[2, 1], [6, 1], [6, 4], [2, 4]])], (6, 8)), expected)
+    assert np.array_equal(
+        fill_polygons([np.array([[2, 1], [6, 1], [6, 4], [2, 4]])], (6, 8)), expected
+    )
 
 
 def test_pixels_belong_to_the_polygon_that_holds_their_centers():
@@ -42,7 +44,8 @@ def test_pixels_belong_to_the_polygon_that_holds_their_centers():
             axis=1,
         )
         assert np.array_equal(
-            fill([polygon], (60, 80)), MplPath(polygon).contains_points(centers).reshape(60, 80)
+            fill_polygons([polygon], (60, 80)),
+            MplPath(polygon).contains_points(centers).reshape(60, 80),
         )
 
 
@@ -58,20 +61,21 @@ def test_polygons_that_were_written_are_read_as_the_same_pixels():
         read |= (
             decode_runs(shape, mask.shape)
             if isinstance(shape, dict)
-            else fill([np.reshape(p, (-1, 2)) for p in shape], mask.shape)
+            else fill_polygons([np.reshape(p, (-1, 2)) for p in shape], mask.shape)
         )
     assert np.array_equal(read, mask > 0)
 
 
 def test_polygons_of_an_object_are_united_where_they_overlap():
-    both = fill([square(0, 0, 4, 4), square(2, 2, 6, 6)], (8, 8))
+    both = fill_polygons([square(0, 0, 4, 4), square(2, 2, 6, 6)], (8, 8))
     assert np.array_equal(
-        both, fill([square(0, 0, 4, 4)], (8, 8)) | fill([square(2, 2, 6, 6)], (8, 8))
+        both,
+        fill_polygons([square(0, 0, 4, 4)], (8, 8)) | fill_polygons([square(2, 2, 6, 6)], (8, 8)),
     )
 
 
 def test_polygons_are_cut_at_the_border():
-    assert fill([square(-50, -50, 50, 50)], (5, 7)).all()
+    assert fill_polygons([square(-50, -50, 50, 50)], (5, 7)).all()
 
 
 def test_run_lengths_go_down_the_columns():
