@@ -17,7 +17,7 @@ from kanseg.data.io.images import decode_image
 from kanseg.data.preprocess import Preprocess, resize_image
 from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.files.inputs import find_images
-from kanseg.inference.predictor import class_probabilities, decide
+from kanseg.inference.predictor import decide, to_probabilities
 
 SIZES = ((63, 61), (128, 160))
 BATCHES = (1, 3)
@@ -71,7 +71,7 @@ def expected(
     )  # the images are values already, whatever the files of the training held
     batch = torch.stack([step(image) for image in images])
     with torch.no_grad():
-        values = class_probabilities(model, batch, task)
+        values = to_probabilities(model(batch), task)
     size = images[0].shape[:2]
     return (
         values
@@ -130,7 +130,7 @@ def _difference(given: Tensor, truth: Tensor, output: str, task: str) -> tuple[f
     """
     if output == "labels":
         return 0.0, given != _labels(truth, task)
-    values = class_probabilities(nn.Identity(), given, task) if output == "logits" else given
+    values = to_probabilities(given, task) if output == "logits" else given
     if values.shape != truth.shape:
         raise ValueError(
             f"the file gives {tuple(values.shape)} where the network gives {tuple(truth.shape)}"

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.exported import logits_of
-from kanseg.inference.predictor import class_probabilities, decide
+from kanseg.inference.predictor import decide, to_probabilities
 from kanseg.layers.activation import with_frozen_activations
 
 OUTPUTS = ("logits", "probabilities", "labels")
@@ -45,14 +45,14 @@ class Deployed(nn.Module):
         logits = self.model(self.prepared(images))
         logits = (logits[0] if isinstance(logits, tuple) else logits).float()
         if self.preprocess.resize is not None and self.task != "classification":
-            small = class_probabilities(nn.Identity(), logits, self.task)
+            small = to_probabilities(logits, self.task)
             logits = logits_of(
                 F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False),
                 self.task,
             )
         if self.output == "logits":
             return logits
-        probabilities = class_probabilities(nn.Identity(), logits, self.task)
+        probabilities = to_probabilities(logits, self.task)
         if self.output == "probabilities":
             return probabilities
         return (

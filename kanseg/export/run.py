@@ -24,7 +24,7 @@ from kanseg.export.quantize import KINDS, quantize
 from kanseg.export.scores import Labeled, labeled, mean_iou
 from kanseg.export.source import Source, read_source
 from kanseg.export.table import Row, milliseconds
-from kanseg.inference.exported import load_exported, open_exported, outside
+from kanseg.inference.exported import load_exported, open_exported, remaining_preprocess
 from kanseg.utils.errors import InputError
 
 INPUT = (
@@ -254,7 +254,7 @@ class _Maker:
                 self.source.model, self.source.preprocess, self.source.description, *samples
             )
         network, description = load_exported(path, trust=True)
-        return mean_iou(network, outside(description), description, *samples)
+        return mean_iou(network, remaining_preprocess(description), description, *samples)
 
     def table(self, samples: Labeled | None) -> list[Row]:
         """Size, speed and agreement of the network and of all forms that can be made of it."""

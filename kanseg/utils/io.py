@@ -67,6 +67,55 @@ def temporary_beside(path: Path, suffix: str = "") -> Path:
     return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")
 
 
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Rename a complete folder to `path`, which may exist.
+
+    The old folder is renamed first and deleted last: whenever the process is killed, one of the two
+    exists and is complete.
+    """
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    _delete(old)
+    if os.path.lexists(path):
+        path.replace(old)
+    temporary.replace(path)
+    flush_folder(path.parent)
+    _delete(old)
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Make `link` a relative symbolic link to `target`, replacing an older one in one step; a copy
+    of the folder `target` where links are not allowed.
+    """
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    _delete(temporary)
+    try:
+        temporary.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+    except OSError:  # Windows without the privilege, some network file systems
+        shutil.copytree(target, temporary)
+    if link.is_dir() and not (link.is_symlink() and temporary.is_symlink()):
+        replace_folder(temporary, link)  # a run that was copied without its links has folders here
+    else:
+        temporary.replace(link)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _flush_to_disk(path: Path) -> None:
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -186,15 +186,15 @@ def test_a_built_encoder_is_taken_as_it_is():
 
 
 def test_a_checkpoint_brings_its_own_weights(monkeypatch):
-    from kanseg.inference import checkpoint
+    from kanseg.inference import description
 
     seen = []
     monkeypatch.setattr(
-        checkpoint, "create_model", lambda **arguments: seen.append(arguments["encoder_weights"])
+        description, "create_model", lambda **arguments: seen.append(arguments["encoder_weights"])
     )
     arguments = {"name": "unet", "encoder": "smp-resnet18", "encoder_weights": "imagenet"}
-    checkpoint.build_model(arguments)
-    checkpoint.build_model(arguments, pretrained=True)
+    description.build_model(arguments)
+    description.build_model(arguments, pretrained=True)
     assert seen == [None, "imagenet"]
 
 

@@ -15,7 +15,12 @@ from kanseg.export import Report, Request, export_checkpoint
 from kanseg.export.check import Agreement
 from kanseg.export.network import Deployed
 from kanseg.inference import Predictor
-from kanseg.inference.exported import ExportedNetwork, load_exported, open_exported, outside
+from kanseg.inference.exported import (
+    ExportedNetwork,
+    load_exported,
+    open_exported,
+    remaining_preprocess,
+)
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -73,7 +78,7 @@ def by_hand(path, **options):
         "task": labels["task"],
         "tile": tile and tuple(tile),
     }
-    return Predictor(network, outside(description), **where, **options, device="cpu")
+    return Predictor(network, remaining_preprocess(description), **where, **options, device="cpu")
 
 
 @pytest.fixture(scope="module")

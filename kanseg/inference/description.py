@@ -1,0 +1,206 @@
+"""The description of a trained network that is stored beside its weights: architecture, classes,
+preprocessing and tile size, as plain JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Literal
+
+from torch import nn
+
+from kanseg.config import Config, ModelConfig
+from kanseg.data import LabelSpec, Preprocess
+from kanseg.models import create_model
+from kanseg.models.factory import with_default_share
+from kanseg.models.matching import matched
+from kanseg.utils.errors import InputError
+from kanseg.utils.hub import FORMAT
+from kanseg.utils.reading import typed
+
+MAX_SIDE = 65536  # of tiles and resized images that a description can ask for, in pixels
+# A convolutional network sees larger images than its training crops as well as the crops, and
+# faster.
+MIN_TILE = 512
+
+
+def describe(config: Config, info: LabelSpec, preprocess: Preprocess) -> dict[str, Any]:
+    """Describe a network from the settings of its training, as plain JSON.
+
+    Args:
+        config: of the run.
+        info: classes and colors of the data.
+        preprocess: of the training.
+    """
+    tile = None
+    if preprocess.resize is None:
+        crop = config.data.crop or (MIN_TILE, MIN_TILE)
+        tile = [max(side, MIN_TILE) for side in crop]
+    return {
+        "kanseg": FORMAT,
+        "model": model_arguments(
+            config.model, in_channels=preprocess.channels, classes=info.num_logits
+        ),
+        "labels": {
+            "task": info.task,
+            "classes": list(info.classes),
+            "palette": [list(color) for color in info.colors],
+        },
+        "masks": mask_meaning(info),
+        "preprocess": asdict(preprocess),
+        "tile": tile,
+    }
+
+
+def mask_meaning(info: LabelSpec) -> dict[str, Any]:
+    """Describe which class a value or color in a mask is, as plain JSON."""
+    values, palette = info.mask_values, info.palette
+    if values is not None:
+        values = sorted([value, index] for value, index in values.items())
+    if palette is not None:
+        palette = [list(color) for color in palette]
+    return {"mask_values": values, "ignore_index": info.ignore_index, "palette": palette}
+
+
+def model_arguments(model: ModelConfig, **from_data: Any) -> dict[str, Any]:
+    """Collect the arguments of `create_model`, as plain JSON.
+
+    Args:
+        model: settings of the network.
+        from_data: further arguments, such as `in_channels` and `classes`.
+
+    Raises:
+        InputError: options that `model.options` cannot hold, or a width that cannot be matched.
+    """
+    own = {"name", "basis", "stem", "match", "like", "aux_params", "in_channels", "classes"}
+    reserved = (own | from_data.keys()) & model.options.keys()
+    if reserved:
+        raise InputError(
+            f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and"
+            " like stand beside it, the others follow from the data"
+        )
+    arguments = {
+        "name": model.name,
+        "basis": model.basis,
+        "stem": model.stem,
+        **from_data,
+        **with_default_share(model.name, model.basis, model.options),
+    }
+    # The width itself is stored, not what it was solved from: the weights must fit even if the
+    # solver changes.
+    try:
+        return matched(create_model, arguments | {"match": model.match, "like": model.like})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: {error}") from None
+
+
+def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
+    """Call `create_model` with arguments from a config or a description.
+
+    Args:
+        arguments: of `create_model`.
+        pretrained: fetch pretrained weights of an encoder; a checkpoint has its own.
+
+    Raises:
+        InputError: arguments that `create_model` refuses, or too little memory.
+    """
+    if "encoder_weights" in arguments and not pretrained:
+        arguments = arguments | {"encoder_weights": None}
+    try:
+        return create_model(**arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model: {error}") from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            "model: the network needs more memory than there is; lower its width (model.options)"
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The entry `labels` of a description; a classifier has no palette."""
+
+    task: Literal["binary", "multiclass", "multilabel", "classification"]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+    @property
+    def num_logits(self) -> int:
+        return 1 if self.task == "binary" else len(self.classes)
+
+
+def check_description(description: Any, where: object) -> None:
+    """Check that a description holds what `describe` writes, with the right types and sizes;
+    further entries are ignored.
+
+    Raises:
+        InputError: it does not; the message begins with `where`.
+    """
+    if not isinstance(description, dict):
+        raise InputError(f"{where}: expected an object, got {description!r:.60}")
+    if description.get("kanseg") != FORMAT:
+        raise InputError(
+            f"{where}: has format {description.get('kanseg')!r:.60}, this kanseg reads"
+            f" {FORMAT}: use the version that wrote it"
+        )
+    for name in ("labels", "preprocess"):
+        if name not in description:
+            raise InputError(f"{where}: the entry {name!r} is missing")
+    labels = typed(description["labels"], _Labels, f"{where}: labels")
+    if labels.task != "classification":
+        _check_labels(labels, where)
+    preprocess = preprocess_from(description["preprocess"], where=f"{where}: preprocess")
+    tile = typed(description.get("tile"), tuple[int, int] | None, f"{where}: tile")
+    if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):
+        raise InputError(f"{where}: tile must be of 1 to {MAX_SIDE} pixels, got {list(tile)}")
+    model = typed(description.get("model", {}), dict[str, Any], f"{where}: model")
+    expected = {"classes": labels.num_logits, "in_channels": preprocess.channels}
+    for key, value in expected.items():
+        if model.get(key, value) != value:
+            raise InputError(f"{where}: model: {key} is {model[key]!r:.60} and should be {value}")
+
+
+def _check_labels(labels: _Labels, where: object) -> None:
+    try:
+        LabelSpec(labels.task, labels.classes)
+    except InputError as error:
+        raise InputError(f"{where}: labels: {error}") from None
+    if labels.palette is None:
+        return
+    if len(labels.palette) < len(labels.classes):
+        raise InputError(f"{where}: labels: palette has fewer colors than there are classes")
+    for color in labels.palette:
+        if not all(0 <= value <= 255 for value in color):
+            raise InputError(f"{where}: labels: colors must be of 0 to 255, got {list(color)}")
+
+
+def preprocess_from(stored: Any, where: object = "preprocess") -> Preprocess:
+    """Read the preprocessing of a description.
+
+    Raises:
+        InputError: unknown or missing entries, other types, numbers out of range.
+    """
+    found = typed(stored, Preprocess, where)
+    if not 1 <= found.channels <= 65535:
+        raise InputError(f"{where}: channels must be 1 to 65535, got {found.channels}")
+    for name, values in (("mean", found.mean), ("std", found.std)):
+        if len(values) not in (1, found.channels) or not all(isfinite(value) for value in values):
+            raise InputError(f"{where}: {name} must be a number per channel, got {values!r:.60}")
+    if min(found.std) <= 0:
+        raise InputError(f"{where}: std must be above 0, got {found.std!r:.60}")
+    if not 0 < found.gamma < float("inf"):
+        raise InputError(f"{where}: gamma must be above 0, got {found.gamma}")
+    if found.interpolation not in ("linear", "area"):
+        raise InputError(f"{where}: interpolation must be linear or area")
+    if found.resize is not None and not all(1 <= side <= MAX_SIDE for side in found.resize):
+        raise InputError(f"{where}: resize must be of 1 to {MAX_SIDE} pixels")
+    return found
+
+
+def stored_model_arguments(description: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The arguments of `create_model` in a description."""
+    return typed(description.get("model"), dict[str, Any], f"{where}: model")
