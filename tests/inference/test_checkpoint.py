@@ -21,7 +21,7 @@ from kanseg.inference.checkpoint import (
 )
 from kanseg.layers.regularization import kan_layers
 from kanseg.models.operations import num_parameters
-from kanseg.training.run_folder.resume import read_training
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 
 

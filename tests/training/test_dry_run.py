@@ -8,8 +8,9 @@ from torch import nn
 
 from kanseg.layers import Penalty
 from kanseg.training.batches import BatchPlan
-from kanseg.training.dry_run import find_batch_size, try_smallest
+from kanseg.training.dry_run import dry_run, find_batch_size
 from kanseg.training.run import train
+from kanseg.training.state import TrainState
 from kanseg.utils.errors import InputError
 
 
@@ -47,22 +48,30 @@ class Images:
         }
 
 
-def search(model, batch_size, accumulate=1, dataset=None):
-    settings = SimpleNamespace(
-        training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
-    )
-    task = SimpleNamespace(
-        config=settings, target="mask", mix=lambda images, target, seed: (images, target)
-    )
-    penalty = Penalty(model, {})
-    return find_batch_size(
-        model,
-        task,
-        dataset or Images(),
-        Accelerator(cpu=True),
-        loss=lambda out, target: out.mean(),
-        penalty=penalty,
-    )
+class MeanTask:
+    """The parts of a task that a training step needs."""
+
+    target = "mask"
+
+    def __init__(self, batch_size, accumulate=1):
+        self.config = SimpleNamespace(
+            training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
+        )
+
+    def mix(self, images, target, seed):
+        return images, target
+
+    def loss(self, output, target):
+        return output.mean()
+
+
+def state_of(model):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    return TrainState(Accelerator(cpu=True), model, optimizer, Penalty(model, {}))
+
+
+def search(model, batch_size, dataset=None):
+    return find_batch_size(state_of(model), MeanTask(batch_size), dataset or Images())
 
 
 @pytest.mark.parametrize(("limit", "found"), [(8, (8, 1)), (7, (4, 2)), (3, (2, 4)), (1, (1, 8))])
@@ -132,12 +141,12 @@ def deep(norm):
 def test_one_pixel_for_a_norm_is_told_before_training(norm, count):
     plan = BatchPlan(count, 8, seed=0)
     with pytest.raises(InputError, match="4x4 is one pixel at the bottom of the network"):
-        try_smallest(deep(norm), Images(count, (4, 4)), plan, Accelerator(cpu=True))
+        dry_run(state_of(deep(norm)), Images(count, (4, 4)), plan)
 
 
 def test_two_images_are_enough_for_a_batch_norm():
     model = deep(nn.BatchNorm2d(3))
-    try_smallest(model, Images(9, (4, 4)), BatchPlan(9, 8, seed=0), Accelerator(cpu=True))
+    dry_run(state_of(model), Images(9, (4, 4)), BatchPlan(9, 8, seed=0))
     assert model[1].num_batches_tracked == 0
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from kanseg.data.classification import archives, arrays, folders  # noqa: F401 - register
 from kanseg.data.classification.augmentation import ImageAugmentation
@@ -21,7 +20,7 @@ from kanseg.data.classification.sources import (
     cut_exactly,
     stratified_order,
 )
-from kanseg.data.collate import finish, raw_image
+from kanseg.data.dataset import ImageDataset
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.split_record import Content, digest
 from kanseg.data.transforms import sample_seed
@@ -273,12 +272,9 @@ def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> N
         )
 
 
-class ClassificationDataset(Dataset):
+class ClassificationDataset(ImageDataset):
     """Items are {"image": (C, H, W) float32, "label": int, "index": int}; a batch of them has int64
     labels.
-
-    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on
-    (seed, epoch, index) only.
 
     Args:
         source: labeled images.
@@ -297,28 +293,23 @@ class ClassificationDataset(Dataset):
         augmentation: ImageAugmentation | None = None,
         seed: int = 0,
     ):
+        super().__init__(preprocess, seed)
         self.source = source
         self.classes = tuple(classes)
-        self.preprocess = preprocess
         self.augmentation = augmentation
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     @cached_property
     def one_size(self) -> bool:
-        """Whether all images, before augmentation, have the same size (by their headers)."""
+        """True if all images, before augmentation, have the same size (by their headers)."""
         return self.preprocess.resize is not None or len(self.source.sizes()) <= 1
 
-    def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        """The item before its bytes become numbers (`raw_image`)."""
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, label, name = self.source.decoded(index)
-        image = self.preprocess.scale(image, name=name)
+        decoded, label, name = self.source.decoded(index)
+        image = self.preprocess.scale(decoded, name=name)
         if self.augmentation is not None:
             image = self.augmentation(image, sample_seed(self.seed, epoch, index), name=name)
-        return {"image": raw_image(image, self.preprocess), "label": label, "index": index}
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        return finish(self.raw(key), self.preprocess)
+        return {"image": self.to_tensor(image), "label": label, "index": index}

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 RISE = 10  # the decay of update t is (1 + t) / (RISE + t) at most
 
 
-def average_of(model: nn.Module, decay: float) -> AveragedModel:
+def create_ema(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of the network whose `update_parameters(model)` moves it towards the weights of now.
 
     The first update copies; update t then keeps the share min(decay, (1 + t) / (10 + t)) of the

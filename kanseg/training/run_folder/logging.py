@@ -101,7 +101,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def mend_log(run: Path, state: Mapping[str, Any]) -> str | None:
+def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
     """Cut the log of a run that goes on to what its checkpoint had seen, without damaged lines;
     made anew where it is gone.
 

@@ -23,7 +23,7 @@ from kanseg.inference.checkpoint import (
     read_weights,
     take_name,
 )
-from kanseg.training.state import read_training
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
 from kanseg.utils.reading import read_json, read_text, read_yaml
