@@ -17,7 +17,7 @@ from kanseg.data.loader import (
     to_device,
     unwrap_worker_errors,
 )
-from kanseg.data.preprocess import _by_index
+from kanseg.data.preprocess import _lookup
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def test_labels_become_a_tensor():
 def test_other_devices_get_the_same_values():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(2, 1, 1, 3)
     assert torch.equal(
-        _by_index(images, torch.from_numpy(PLAIN._table)), PLAIN.normalize_bytes(images)
+        _lookup(images, torch.from_numpy(PLAIN._table)), PLAIN.normalize_bytes(images)
     )
 
 
