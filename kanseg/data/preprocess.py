@@ -110,8 +110,8 @@ class Preprocess:
         """
         # A lookup table of the 256 values is several times faster than the formula.
         if images.device.type == "cpu":
-            return _lookup_by_opencv(images, self._table)
-        return _lookup(images, torch.from_numpy(self._table).to(images.device, non_blocking=True))
+            return lookup_by_opencv(images, self._table)
+        return lookup(images, torch.from_numpy(self._table).to(images.device, non_blocking=True))
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -124,7 +124,7 @@ class Preprocess:
         return self.normalize(self.scale(image, name=name))
 
 
-def _lookup_by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
+def lookup_by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
     """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W)."""
     *batch, height, width, channels = images.shape
     result = torch.empty(*batch, channels, height, width)
@@ -136,7 +136,7 @@ def _lookup_by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
     return result
 
 
-def _lookup(images: Tensor, table: Tensor) -> Tensor:
+def lookup(images: Tensor, table: Tensor) -> Tensor:
     """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W), on any device."""
     channels = torch.arange(len(table), device=images.device)[:, None, None]
     return table[channels, images.movedim(-1, -3).long()]

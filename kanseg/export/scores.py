@@ -45,17 +45,8 @@ def mean_iou(
         samples: images and masks.
         info: what the mask values mean.
     """
-    predictor = predictor_of(network, preprocess, description)
-    metrics = evaluate_samples(predictor, samples, info, full_size=True)
-    return float(metrics.compute()["mean_iou"])
-
-
-def predictor_of(
-    network: nn.Module, preprocess: Preprocess, description: dict[str, Any]
-) -> Predictor:
-    """A `Predictor` on the CPU."""
     labels, tile = description["labels"], description.get("tile")
-    return Predictor(
+    predictor = Predictor(
         network,
         preprocess,
         classes=labels["classes"],
@@ -65,3 +56,5 @@ def predictor_of(
         batch_size=1,
         device="cpu",
     )
+    metrics = evaluate_samples(predictor, samples, info, full_size=True)
+    return float(metrics.compute()["mean_iou"])

@@ -17,7 +17,7 @@ from kanseg.data.loader import (
     to_device,
     unwrap_worker_errors,
 )
-from kanseg.data.preprocess import _lookup
+from kanseg.data.preprocess import lookup, lookup_by_opencv
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -102,10 +102,9 @@ def test_labels_become_a_tensor():
 
 
 def test_other_devices_get_the_same_values():
-    images = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).repeat(2, 1, 1, 3)
-    assert torch.equal(
-        _lookup(images, torch.from_numpy(PLAIN._table)), PLAIN.normalize_bytes(images)
-    )
+    images = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8)
+    table = RNG.normal(size=(3, 256)).astype(np.float32)
+    assert torch.equal(lookup(images, torch.from_numpy(table)), lookup_by_opencv(images, table))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

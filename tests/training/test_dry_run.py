@@ -9,7 +9,7 @@ from torch import nn
 from kanseg.layers import Penalty
 from kanseg.training.batches import BatchPlan
 from kanseg.training.dry_run import dry_run, find_batch_size
-from kanseg.training.run import train
+from kanseg.training.run import train, use_fitting_batch_size
 from kanseg.training.state import TrainState
 from kanseg.utils.errors import InputError
 
@@ -107,30 +107,35 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         search(Hungry(0, "shapes do not match"), 4)
 
 
-def test_the_search_changes_nothing_of_a_run_that_fits_and_its_sizes_are_stored(
-    config, tmp_path, monkeypatch, capsys
-):
+def test_the_search_changes_nothing_of_a_run_that_fits(config, tmp_path, capsys):
     config.training.batch_size, config.training.epochs = 2, 1
-    plain = replace(config, run_dir=str(tmp_path / "plain"))
-    train(plain)
-    searched = replace(
-        config,
-        run_dir=str(tmp_path / "searched"),
-        training=replace(config.training, find_batch_size=True),
-    )
-    train(searched)
-    assert (tmp_path / "plain" / "log.jsonl").read_bytes() == (
-        tmp_path / "searched" / "log.jsonl"
-    ).read_bytes()
+    train(replace(config, run_dir=str(tmp_path / "plain")))
+    searching = replace(config.training, find_batch_size=True)
+    train(replace(config, run_dir=str(tmp_path / "searched"), training=searching))
+    logs = [(tmp_path / name / "log.jsonl").read_bytes() for name in ("plain", "searched")]
+    assert logs[0] == logs[1]
     assert "training.batch_size 2 fits into memory" in capsys.readouterr().out
-    monkeypatch.setattr("kanseg.training.run.find_batch_size", lambda *_, **__: (1, 2))
-    halved = replace(searched, run_dir=str(tmp_path / "halved"))
-    train(halved)
-    assert "batch_size: 1\n" in (tmp_path / "halved" / "config.yaml").read_text()
-    assert halved.training.batch_size == 2  # the caller's settings stay as they are
-    halved.training.epochs = 2
-    assert train(halved, resume=True)["epochs"] == 2
-    assert "accumulate: 2\n" in (tmp_path / "halved" / "config.yaml").read_text()
+
+
+def test_the_sizes_that_fit_take_the_place_of_the_settings(config):
+    task, lines = MeanTask(2), []
+    task.config = config
+    config.training.batch_size = 2
+    use_fitting_batch_size(task, state_of(Hungry(1)), Images(), lines.append)
+    assert (task.config.training.batch_size, task.config.training.accumulate) == (1, 2)
+    assert config.training.batch_size == 2  # the caller's settings stay as they are
+    assert ["2 does not fit" in line for line in lines] == [True]
+
+
+def test_a_resumed_run_keeps_the_sizes_that_were_found(config, tmp_path):
+    config.training.find_batch_size = True
+    config.training.batch_size, config.training.accumulate, config.training.epochs = 1, 2, 1
+    train(config)
+    config.training.batch_size, config.training.accumulate, config.training.epochs = 2, 1, 2
+    assert train(config, resume=True)["epochs"] == 2
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert "batch_size: 1\n" in text
+    assert "accumulate: 2\n" in text
 
 
 def deep(norm):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import make_folder
+from kanseg.cli.train import train_command
 from kanseg.inference.checkpoint import read_weights
 from kanseg.training.optim.ema import decay_at
 from kanseg.training.run import train
@@ -246,3 +248,23 @@ def test_two_processes_train_like_one(config, tmp_path):
     states = [json.loads((Path(c.run_dir) / "last" / "state.json").read_text()) for c in (one, two)]
     assert states[0]["lr_scheduler"] == states[1]["lr_scheduler"]
     assert states[0]["stale"] == states[1]["stale"]
+
+
+def test_a_training_step_is_at_most_eight_calls_deep(config, tmp_path):
+    """From the command to the forward pass of the network, torch's own two calls included."""
+    (tmp_path / "settings.yaml").write_text(with_settings(config, "run", epochs=1).to_yaml())
+    depths = []
+
+    def measure_depth(module, inputs):
+        # "inner" calls hooks; the hook itself stands where the forward pass does without them
+        names = [frame.name for frame in traceback.extract_stack() if frame.name != "inner"]
+        if module.training and torch.is_grad_enabled():
+            depths.append(len(names) - names.index("train_command"))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(measure_depth)
+    try:
+        words = ["--config", str(tmp_path / "settings.yaml")]
+        train_command(words, kind=type(config), description="")
+    finally:
+        handle.remove()
+    assert min(depths) <= 8

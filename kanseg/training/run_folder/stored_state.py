@@ -16,8 +16,8 @@ from kanseg.utils.reading import read_json, typed
 
 
 def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, tensors) of a checkpoint that can be resumed: what `Progress.from_json` and
-    `check_tensors` take.
+    """Read state.json and training.pt of a checkpoint, for `Progress.from_json` and
+    `check_tensors`.
 
     Raises:
         InputError: damaged, or of another form.
@@ -30,13 +30,13 @@ def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _load_tensors(path: Path) -> Any:
-    """What torch.save wrote, without anything that could be code.
+    """Load a file of torch.save that can run no code.
 
-    Zip files only, and none of them compressed: that is how torch writes them. The loader of the
-    older form can be made to run code before torch 2.6 (CVE-2025-32434), and compressed entries to
-    fill the memory.
+    Only uncompressed zip files, which torch writes, are read: before torch 2.6 the loader of the
+    older format can be made to run code (CVE-2025-32434), and compressed entries could fill the
+    memory.
     """
-    # Damaged pickles end in any exception that there is: UnpicklingError, EOFError, KeyError,
+    # Damaged pickles raise exceptions of any kind: UnpicklingError, EOFError, KeyError,
     # UnicodeDecodeError, IndexError, struct.error, RuntimeError of the zip reader, ...
     try:
         with zipfile.ZipFile(path) as archive:
@@ -50,7 +50,11 @@ def _load_tensors(path: Path) -> Any:
 
 
 def check_tensors(content: Any, optimizer: torch.optim.Optimizer) -> None:
-    """InputError unless it is what `save` stores for an optimizer of these parameters."""
+    """Check that training.pt holds what `save` stores for an optimizer of these parameters.
+
+    Raises:
+        InputError: it holds something else.
+    """
     found = typed(content, _Tensors, "training state")
     for group in found.optimizer.param_groups:
         typed(group.get("params"), list[int], "param_groups: params")
@@ -89,25 +93,26 @@ class _Tensors:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, stored: _Optimizer) -> None:
-    """InputError unless the stored state is one of an optimizer of these parameters: torch itself
-    looks at the number of parameters only, and fails at the first step.
+    """Check the names and shapes in the state of an optimizer. torch checks only the number of
+    parameters, and fails at the first step.
     """
-    groups, theirs = optimizer.param_groups, stored.param_groups
+    groups, stored_groups = optimizer.param_groups, stored.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
-    numbers = [number for group in theirs for number in group["params"]]
-    ours = [sorted(set(group) - {"initial_lr"}) for group in groups]
-    if len(parameters) != len(numbers) or len(groups) != len(theirs):
+    numbers = [number for group in stored_groups for number in group["params"]]
+    if len(parameters) != len(numbers) or len(groups) != len(stored_groups):
         raise InputError("the state of the optimizer is that of other parameters")
-    if ours != [sorted(set(group) - {"initial_lr"}) for group in theirs]:
-        raise InputError("the state of the optimizer is that of another optimizer")
+    for group, stored_group in zip(groups, stored_groups, strict=True):
+        # schedulers add "initial_lr"
+        if (set(group) ^ set(stored_group)) - {"initial_lr"}:
+            raise InputError("the state of the optimizer is that of another optimizer")
     total = sum(parameter.numel() for parameter in parameters)
     for number, parameter in zip(numbers, parameters, strict=True):
+        # LBFGS has one state for all parameters, flattened
+        shapes = (parameter.shape, (total,))
         for name, value in stored.state.get(number, {}).items():
             values = value if isinstance(value, list) else [value]
-            for each in values:
-                # LBFGS has one state for all parameters, flattened
-                fits = not isinstance(each, torch.Tensor) or (
-                    each.numel() == 1 or each.shape == parameter.shape or each.shape == (total,)
-                )
-                if not fits:
+            for tensor in values:
+                if not isinstance(tensor, torch.Tensor) or tensor.numel() == 1:
+                    continue
+                if tensor.shape not in shapes:
                     raise InputError(f"the state of the optimizer ({name}) has other shapes")
