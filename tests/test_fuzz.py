@@ -33,7 +33,8 @@ from kanseg.data.labels import read_label
 from kanseg.inference.checkpoint import describe, find_fault, save_checkpoint
 from kanseg.inference.loading import load_checkpoint
 from kanseg.models import create_model
-from kanseg.training.state import Progress, check_tensors, read_training
+from kanseg.training.run_folder.stored_state import check_tensors, read_training
+from kanseg.training.state import Progress
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import from_pretrained
 
@@ -378,7 +379,7 @@ def test_states(checkpoint, tmp_path):
     good = path.read_bytes()
 
     def read():
-        return Progress.of(read_training(step)[0])
+        return Progress.from_json(read_training(step)[0])
 
     fuzz("state.json", share(80), lambda rng: changed_json(good, rng), writer(path, read))
 

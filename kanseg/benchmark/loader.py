@@ -22,7 +22,7 @@ from kanseg.benchmark.measure import ratio
 from kanseg.benchmark.report import answer
 from kanseg.config import DataConfig
 from kanseg.data import Augmentation, Preprocess, Sample, SegmentationDataset, open_data, write_png
-from kanseg.data.collate import RawItems, collate
+from kanseg.data.loader import make_loader, to_device
 from kanseg.utils.errors import InputError
 from kanseg.utils.tables import markdown
 
@@ -135,11 +135,9 @@ def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
         loaders = {
             "bare, PIL": Bare(samples, case.size, opencv=False),
             "bare, OpenCV": Bare(samples, case.size, opencv=True),
-            "kanseg": RawItems(SegmentationDataset(samples, opened.label_spec, preprocess)),
-            "kanseg, augmented": RawItems(
-                SegmentationDataset(
-                    samples, opened.label_spec, preprocess, augmentation=Augmentation(AUGMENT)
-                )
+            "kanseg": SegmentationDataset(samples, opened.label_spec, preprocess),
+            "kanseg, augmented": SegmentationDataset(
+                samples, opened.label_spec, preprocess, augmentation=Augmentation(AUGMENT)
             ),
         }
         times = _times(loaders, case)
@@ -174,11 +172,13 @@ def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[flo
     """Seconds of each data set in each round; they take turns, so that a busy machine hits all
     alike.
     """
-    workers = {"num_workers": case.workers, "persistent_workers": case.workers > 0}
+    options = {"batch_size": case.batch, "persistent_workers": case.workers > 0}
     loaders = {}
     for name, dataset in datasets.items():
-        options = {"collate_fn": collate} if isinstance(dataset, RawItems) else {}
-        loaders[name] = DataLoader(dataset, batch_size=case.batch, **workers, **options)
+        if isinstance(dataset, SegmentationDataset):
+            loaders[name] = make_loader(dataset, workers=case.workers, **options)
+        else:
+            loaders[name] = DataLoader(dataset, num_workers=case.workers, **options)
     clock = time.perf_counter if case.workers else time.process_time
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(case.rounds + 1):  # the first one starts the workers and warms the file cache
@@ -192,9 +192,9 @@ def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[flo
 
 def _read_all(loader: DataLoader) -> None:
     """Every batch as the network gets it."""
-    finish = loader.dataset.finish if isinstance(loader.dataset, RawItems) else lambda batch: None
     for batch in loader:
-        finish(batch)
+        if isinstance(loader.dataset, SegmentationDataset):
+            to_device(batch, "cpu", loader.dataset.preprocess)
 
 
 def loader_table(rows: Sequence[dict[str, object]]) -> str:

@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kanseg.data.collate import finish, raw_image
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, read_sample_image, sample_image_mode
 from kanseg.data.transforms import Augmentation, sample_seed
 
+T = TypeVar("T", bound="ImageDataset")
 
-class SegmentationDataset(Dataset):
-    """Items are {"image": (C, H, W) float32, "mask": (H, W) or multilabel (N, H, W) int64 with 255
-    = ignored, "index": int}.
 
-    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on
-    (seed, epoch, index) only.
+class ImageDataset(Dataset):
+    """Base of the data sets: preprocessing, and the seed of the augmentation.
+
+    Items are asked for by (epoch, index), or by index for epoch 0; the random numbers of an item
+    depend on (seed, epoch, index) only.
 
     Args:
-        samples: what to read.
+        preprocess: scaling and normalization, shared with prediction.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, preprocess: Preprocess, seed: int):
+        self.preprocess = preprocess
+        self.seed = seed
+        self.normalizes = True
+
+    def without_normalization(self: T) -> T:
+        """A view of the data set that leaves 8-bit images as uint8 (H, W, C), and masks as uint8.
+
+        Workers hand them to the main process in a quarter of the bytes; `kanseg.data.loader`
+        normalizes them on the device.
+        """
+        view = copy.copy(self)
+        view.normalizes = False
+        return view
+
+    def to_tensor(self, image: np.ndarray) -> Tensor:
+        """A scaled image (H, W, C) -> (C, H, W) float32 normalized. Without normalization, uint8
+        stays (H, W, C).
+        """
+        if self.normalizes or image.dtype != np.uint8:
+            return self.preprocess.normalize(image)
+        return torch.from_numpy(np.require(image, requirements=["C", "W"]))
+
+
+class SegmentationDataset(ImageDataset):
+    """Items are {"image": (C, H, W) float32, "mask": int64 (H, W), or (N, H, W) of a multilabel
+    task, "index": int}; mask values of 255 are ignored.
+
+    Args:
+        samples: files to read.
         info: what the mask values mean.
         preprocess: scaling and normalization, shared with prediction.
         augmentation: None for evaluation.
@@ -42,41 +77,34 @@ class SegmentationDataset(Dataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ):
+        super().__init__(preprocess, seed)
         self.samples = list(samples)
         self.info = info
-        self.preprocess = preprocess
         self.augmentation = augmentation
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @cached_property
     def one_size(self) -> bool:
-        """Whether all images, before augmentation, have the same size (by their headers)."""
-        return (
-            self.preprocess.resize is not None
-            or len({sample_image_mode(sample)[1] for sample in self.samples}) <= 1
-        )
+        """True if all images, before augmentation, have the same size (by their headers)."""
+        if self.preprocess.resize is not None:
+            return True
+        return len({sample_image_mode(sample)[1] for sample in self.samples}) <= 1
 
-    def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        """The item before its bytes become numbers (`raw_image`): "mask" uint8."""
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.samples[index]
+        name = str(sample.image)
         decoded = read_sample_image(sample)
-        image = self.preprocess.scale(decoded, name=str(sample.image))
+        image = self.preprocess.scale(decoded, name=name)
         mask = read_label(sample, self.info, image=decoded)
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:
-            image, mask = self.augmentation(
-                image, mask, sample_seed(self.seed, epoch, index), name=str(sample.image)
-            )
-        return {
-            "image": raw_image(image, self.preprocess),
-            "mask": torch.from_numpy(np.require(mask, requirements=["C", "W"])),
-            "index": index,
-        }
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        return finish(self.raw(key), self.preprocess)
+            seed = sample_seed(self.seed, epoch, index)
+            image, mask = self.augmentation(image, mask, seed, name=name)
+        target = torch.from_numpy(np.require(mask, requirements=["C", "W"]))
+        if self.normalizes:
+            target = target.long()
+        return {"image": self.to_tensor(image), "mask": target, "index": index}

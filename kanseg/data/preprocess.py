@@ -1,4 +1,4 @@
-"""What is done to an image before a network sees it: once, here, in training as in prediction."""
+"""Preprocessing of images for a network: channels, size, gamma, normalization."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ class Preprocess:
                 floats outside [0, 1] with a gamma.
         """
         if (image.dtype == np.float32) != self.floats:
+            expected = "floats" if self.floats else "integers"
             raise InputError(
                 f"{name}: an image of {image.dtype} values, and the training images hold"
-                f" {'floats' if self.floats else 'integers'}; convert it"
+                f" {expected}; convert it"
             )
         decoded = as_decoded(image)
         image = to_channels(decoded.values, self.channels, name=name, alpha=decoded.alpha)
@@ -68,28 +69,31 @@ class Preprocess:
         return image
 
     def _mean_as_stored(self, dtype: np.dtype) -> np.ndarray:
-        """(channels,) the values that are normalized to 0, for integers as near as they can be."""
-        mean = np.broadcast_to(np.asarray(self.mean, dtype=np.float64), (self.channels,))
-        values = np.clip(mean, 0, 1) ** (1 / self.gamma) if self.gamma != 1.0 else mean
-        return np.round(values * np.iinfo(dtype).max) if dtype.kind == "u" else values
+        """(channels,) values of an image that are normalized to 0; integers are rounded."""
+        values = np.broadcast_to(np.asarray(self.mean, dtype=np.float64), (self.channels,))
+        if self.gamma != 1.0:
+            values = np.clip(values, 0, 1) ** (1 / self.gamma)
+        if dtype.kind == "u":
+            values = np.round(values * np.iinfo(dtype).max)
+        return values
 
     def scale(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> np.ndarray:
         """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of
         `resize`; InputError as of `fit`.
         """
         image = self.fit(image, name=name)
-        return (
-            image if self.resize is None else resize_image(image, self.resize, self.interpolation)
-        )
+        if self.resize is None:
+            return image
+        return resize_image(image, self.resize, self.interpolation)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         """(H, W, C) integers, or floats -> float32, integers scaled to [0, 1], gamma applied."""
-        values = (
-            image
-            if image.dtype == np.float32
-            else image.astype(np.float32) / np.iinfo(image.dtype).max
-        )
-        return values if self.gamma == 1.0 else np.clip(values, 0, 1) ** self.gamma
+        values = image
+        if image.dtype != np.float32:
+            values = image.astype(np.float32) / np.iinfo(image.dtype).max
+        if self.gamma != 1.0:
+            values = np.clip(values, 0, 1) ** self.gamma
+        return values
 
     def normalize(self, image: np.ndarray) -> Tensor:
         """(H, W, channels) integers or floats -> (channels, H, W) float32."""
@@ -101,13 +105,13 @@ class Preprocess:
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
 
     def normalize_bytes(self, images: Tensor) -> Tensor:
-        """(..., H, W, channels) uint8 -> (..., channels, H, W) float32 on the same device, with the
-        very values of `normalize`.
+        """Normalize a batch: (..., H, W, channels) uint8 -> (..., channels, H, W) float32 on the
+        same device, with the same values as `normalize`.
         """
-        # By a table of all values there can be, which is several times faster than the formula.
+        # A lookup table of the 256 values is several times faster than the formula.
         if images.device.type == "cpu":
-            return _by_opencv(images, self._table)
-        return _by_index(images, torch.from_numpy(self._table).to(images.device, non_blocking=True))
+            return lookup_by_opencv(images, self._table)
+        return lookup(images, torch.from_numpy(self._table).to(images.device, non_blocking=True))
 
     @cached_property
     def _table(self) -> np.ndarray:
@@ -120,22 +124,20 @@ class Preprocess:
         return self.normalize(self.scale(image, name=name))
 
 
-def _by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
+def lookup_by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
     """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W)."""
-    *some, height, width, channels = images.shape
-    result = torch.empty(*some, channels, height, width)
-    for image, planes in zip(
-        images.reshape(-1, height, width, channels).numpy(),
-        result.view(-1, channels, height, width).numpy(),
-        strict=True,
-    ):
+    *batch, height, width, channels = images.shape
+    result = torch.empty(*batch, channels, height, width)
+    inputs = images.reshape(-1, height, width, channels).numpy()
+    outputs = result.view(-1, channels, height, width).numpy()
+    for image, planes in zip(inputs, outputs, strict=True):
         for channel, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, table[channel][None], dst=planes[channel])
     return result
 
 
-def _by_index(images: Tensor, table: Tensor) -> Tensor:
-    """The same on any device."""
+def lookup(images: Tensor, table: Tensor) -> Tensor:
+    """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W), on any device."""
     channels = torch.arange(len(table), device=images.device)[:, None, None]
     return table[channels, images.movedim(-1, -3).long()]
 

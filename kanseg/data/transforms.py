@@ -52,24 +52,13 @@ class Augmentation:
                 " laid around a class"
             )
         self.crop, self.foreground = crop, foreground
-        first = (
-            []
-            if crop is None
-            else [
-                {
-                    "RandomCrop": {
-                        "height": int(crop[0]),
-                        "width": int(crop[1]),
-                        "pad_if_needed": True,
-                    }
-                }
-            ]
-        )
-        self.empty = not (first or transforms)
+        specs = list(transforms)
+        if crop is not None:
+            size = {"height": int(crop[0]), "width": int(crop[1])}
+            specs.insert(0, {"RandomCrop": size | {"pad_if_needed": True}})
+        self.empty = not specs
         if not self.empty:
-            self._compose = _albumentations().Compose(
-                [_build(spec) for spec in [*first, *transforms]]
-            )
+            self._compose = _albumentations().Compose([_build(spec) for spec in specs])
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "image"
@@ -86,9 +75,9 @@ class Augmentation:
         image, mask = self._around_a_class(image, mask, seed)
         if image.dtype == np.uint16:  # few transforms take 16 bits, nearly all take floats
             image = image.astype(np.float32) / 65535
-        low, high = (
-            (float(image.min()), float(image.max())) if image.dtype == np.float32 else (0.0, 1.0)
-        )
+        if image.dtype != np.float32:
+            return self._apply(image, mask, seed, name)
+        low, high = float(image.min()), float(image.max())
         if low >= 0 and high <= 1:
             return self._apply(image, mask, seed, name)
         # Transforms of brightness take floats from 0 to 1 and cut off the rest.
@@ -97,15 +86,17 @@ class Augmentation:
         return image * span + np.float32(low), mask
 
     def check(self, image: np.ndarray, *, name: str = "image") -> None:
-        """Whether all transforms take images of this type and number of channels, also those that
-        are seldom applied.
+        """Check that all transforms take images of this type and number of channels, also those
+        that are seldom applied.
 
         Raises:
-            InputError: the first that takes RGB and not this.
+            InputError: the first that takes RGB images, but not this one.
         """
         if self.empty:
             return
-        values = image.astype(np.float32) / 65535 if image.dtype == np.uint16 else image
+        values = image
+        if image.dtype == np.uint16:
+            values = image.astype(np.float32) / 65535
         for transform in self._compose.transforms:
             if _works(transform, values[:, :, [0] * 3]) and not _works(transform, values):
                 raise InputError(
@@ -117,8 +108,8 @@ class Augmentation:
     def _around_a_class(
         self, image: np.ndarray, mask: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A crop around a class, in its share of the calls; the random crop that follows leaves it
-        as it is, or pads it.
+        """Crop around a class in a share (`foreground`) of the calls; the random crop that follows
+        leaves it as it is, or pads it.
         """
         rng = np.random.default_rng([seed, 1])
         if not self.foreground or rng.random() >= self.foreground:
@@ -131,15 +122,15 @@ class Augmentation:
     def _apply(
         self, image: np.ndarray, mask: np.ndarray, seed: int, name: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The transforms; albumentations has the classes of a multilabel map last."""
+        """Apply the transforms."""
         self._compose.set_random_seed(seed)
+        given = mask
+        if mask.ndim == 3:  # albumentations has the classes of a multilabel mask last
+            given = np.ascontiguousarray(mask.transpose(1, 2, 0))
         try:
-            result = self._compose(
-                image=image,
-                mask=mask if mask.ndim == 2 else np.ascontiguousarray(mask.transpose(1, 2, 0)),
-            )
-        # albumentations and OpenCV raise whatever comes; the sample and the list are what a user
-        # can mend
+            result = self._compose(image=image, mask=given)
+        # albumentations and OpenCV raise exceptions of any kind; the user can fix the sample or
+        # the list of transforms
         except Exception as error:
             raise InputError(
                 f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} image:"
@@ -167,19 +158,58 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1)[0])
 
 
+def parse_transform(
+    spec: object, known: Mapping[str, type], library: str
+) -> tuple[type, dict[str, object]]:
+    """A transform given as data, `Name` or `{Name: {option: value}}` -> its class and its options.
+
+    Args:
+        spec: from the settings.
+        known: name -> class of the transforms that can be used.
+        library: that they are of, for the error message.
+
+    Raises:
+        InputError: another form, or a name or an option that the library does not have.
+    """
+    if isinstance(spec, str):
+        spec = {spec: {}}
+    if not isinstance(spec, Mapping) or len(spec) != 1:
+        raise InputError(f"an augmentation is `Name` or `Name: {{option: value}}`, got {spec!r}")
+    name, options = next(iter(spec.items()))
+    options = options or {}
+    if name not in known:
+        raise InputError(f"{library} has no transform {name!r}{nearest(str(name), known)}")
+    if not isinstance(options, Mapping):
+        raise InputError(f"augmentation {name}: options are `{{option: value}}`, got {options!r}")
+    allowed = option_names(known[name])
+    for option in options:
+        if option not in allowed:
+            raise InputError(
+                f"augmentation {name} has no option {option!r}{nearest(str(option), allowed)} (it"
+                f" has: {', '.join(allowed) or 'none'})"
+            )
+    return known[name], dict(options)
+
+
+def option_names(transform: type) -> list[str]:
+    """Names of the arguments of a transform's constructor."""
+    parameters = inspect.signature(transform.__init__).parameters
+    return [name for name in parameters if name not in ("self", "args", "kwargs")]
+
+
 def _works(transform: object, image: np.ndarray) -> bool:
-    """Whether a transform, applied for certain, takes the image."""
+    """True if a transform, when it is applied, takes the image."""
     always = copy.deepcopy(transform)
     always.p = 1.0
     try:
         always(image=np.ascontiguousarray(image))
-    except Exception:  # whatever it is, `check` compares with an image of colors
+    except Exception:  # of any kind: `check` compares with what an RGB image gives
         return False
     return True
 
 
 def _albumentations():
-    """The module, without its question to the network, and the MIT line only."""
+    """Import albumentations (MIT license), without its version check over the network."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         importlib.metadata.version("albumentationsx")
@@ -187,7 +217,7 @@ def _albumentations():
         pass
     else:
         raise InputError(
-            "albumentationsx (another licence, the same import name) is installed; run `pip"
+            "albumentationsx (another license, the same import name) is installed; run `pip"
             " uninstall albumentationsx` and `pip install albumentations==2.0.8`"
         )
     import albumentations
@@ -196,46 +226,29 @@ def _albumentations():
 
 
 def _build(spec: Mapping[str, Mapping[str, object]] | str):
-    """One transform from its name and options."""
+    """An albumentations transform from its name and options."""
     module = _albumentations()
-    if isinstance(spec, str):
-        spec = {spec: {}}
-    if not isinstance(spec, Mapping) or len(spec) != 1:
-        raise InputError(f"an augmentation is `Name` or `Name: {{option: value}}`, got {spec!r}")
-    name, options = next(iter(spec.items()))
-    options = dict(options or {})
     abstract = (
         module.BasicTransform,
         module.ImageOnlyTransform,
         module.DualTransform,
         module.Transform3D,
     )
-    known = [
-        n
-        for n, c in vars(module).items()
-        if inspect.isclass(c) and issubclass(c, module.BasicTransform) and c not in abstract
-    ]
-    if name not in known:
-        raise InputError(f"albumentations has no transform {name!r}{nearest(name, known)}")
-    transform = getattr(module, name)
-    allowed = [
-        p
-        for p in inspect.signature(transform.__init__).parameters
-        if p not in ("self", "args", "kwargs")
-    ]
-    for option in options:
-        if option not in allowed:
-            raise InputError(
-                f"augmentation {name} has no option {option!r}{nearest(option, allowed)} (it has:"
-                f" {', '.join(allowed)})"
-            )
-    if "fill_mask" in allowed:
+    known = {}
+    for name, kind in vars(module).items():
+        is_transform = inspect.isclass(kind) and issubclass(kind, module.BasicTransform)
+        if is_transform and kind not in abstract:
+            known[name] = kind
+    transform, options = parse_transform(spec, known, "albumentations")
+    if "fill_mask" in option_names(transform):
         options.setdefault("fill_mask", IGNORE_INDEX)
+    for option, value in options.items():
+        if isinstance(value, list):
+            options[option] = tuple(value)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         try:
-            return transform(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-            )
+            return transform(**options)
         except (ValueError, TypeError, UserWarning) as error:
-            raise InputError(f"augmentation {name}: " + " ".join(str(error).split())) from None
+            message = " ".join(str(error).split())
+            raise InputError(f"augmentation {transform.__name__}: {message}") from None

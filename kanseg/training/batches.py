@@ -1,5 +1,5 @@
-"""Which samples are in which batch: a function of (seed, epoch) alone, so that a run can go on in
-the middle of an epoch.
+"""The batches of a training: a function of (seed, epoch) alone, so that a run can be resumed in the
+middle of an epoch.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import numpy as np
 
 
 class BatchPlan:
-    """Batches of (epoch, index) keys for one process; the order of an epoch depends on (seed,
-    epoch) only.
+    """A batch sampler for one process: batches of (epoch, index) keys.
 
-    Every process gets the same number of samples: the order is continued from its start until it
-    divides evenly.
+    Every process gets the same number of samples: the order of an epoch is continued from its start
+    until it divides evenly.
 
     Args:
         num_samples: in the training set.
         batch_size: keys a batch; the last one of an epoch may be smaller, and a single key left
             over joins the batch before it (a batch norm learns nothing from one).
-        seed: of the order.
-        rank, world_size: this process and their number.
+        seed: of the order, together with the epoch.
+        rank: number of this process, from 0.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -34,19 +34,27 @@ class BatchPlan:
     @property
     def batches_per_epoch(self) -> int:
         """Batches of a whole epoch, the same on every process."""
-        mine = -(-self.num_samples // self.world_size)
-        alone = mine % self.batch_size == 1 and mine > 1 < self.batch_size
-        return mine // self.batch_size if alone else -(-mine // self.batch_size)
+        count, size = self.samples_per_process, self.batch_size
+        if size > 1 and count > 1 and count % size == 1:
+            return count // size  # the single one joins the batch before it
+        return -(-count // size)
+
+    @property
+    def samples_per_process(self) -> int:
+        """Samples of a whole epoch, the same on every process."""
+        return -(-self.num_samples // self.world_size)
 
     @property
     def sizes(self) -> tuple[int, int]:
         """Samples in the smallest and in the largest batch."""
         before = (self.batches_per_epoch - 1) * self.batch_size
-        last = -(-self.num_samples // self.world_size) - before
-        return (min(last, self.batch_size), max(last, self.batch_size)) if before else (last, last)
+        last = self.samples_per_process - before
+        if not before:
+            return last, last
+        return min(last, self.batch_size), max(last, self.batch_size)
 
     def go_to(self, epoch: int, start: int = 0) -> None:
-        """The next iteration yields the batches of `epoch` from number `start` on."""
+        """Set what the next iteration yields: the batches of `epoch` from number `start` on."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
@@ -54,14 +62,11 @@ class BatchPlan:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
-        mine = np.resize(order, -(-self.num_samples // self.world_size) * self.world_size)[
-            self.rank :: self.world_size
-        ]
+        padded = np.resize(order, self.samples_per_process * self.world_size)
+        mine = padded[self.rank :: self.world_size]
         for number in range(self.start, self.batches_per_epoch):
-            end = (
-                len(mine)
-                if number == self.batches_per_epoch - 1
-                else (number + 1) * self.batch_size
-            )
-            chosen = mine[number * self.batch_size : end]
-            yield [(self.epoch, int(index)) for index in chosen]
+            end = (number + 1) * self.batch_size
+            if number == self.batches_per_epoch - 1:
+                end = len(mine)
+            indices = mine[number * self.batch_size : end]
+            yield [(self.epoch, int(index)) for index in indices]

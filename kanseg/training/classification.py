@@ -1,9 +1,9 @@
-"""Classification: what a run for labels trains on, is measured by, and shows."""
+"""The task of classification: data, loss, scores and images of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kanseg.data import (
 from kanseg.data.classification.dataset import image_contents, limited, many_files
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.split_record import Content, read_record
-from kanseg.evaluation.evaluate import measure
+from kanseg.evaluation.loop import eval_mode, evaluate, gather_images
 from kanseg.inference.checkpoint import DESCRIPTION, model_arguments, preprocess_from
 from kanseg.losses import ClassificationLoss
 from kanseg.metrics import ClassificationMetrics, classification_table
@@ -32,7 +32,7 @@ from kanseg.metrics.classification import Classified
 from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
 from kanseg.training.run_folder.splits import compare_labels, split_of_run
-from kanseg.training.settings import pair
+from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
@@ -57,19 +57,16 @@ class ClassificationTask(Task):
 
     def __init__(self, config: Any, *, accept_changes: bool = False):
         super().__init__(config, accept_changes=accept_changes)
-        self._measured: dict[
-            str | None, dict[int, Classified]
-        ] = {}  # what was evaluated last under a title
+        # split -> images, of the last evaluation of each
+        self._evaluated: dict[str | None, dict[int, Classified]] = {}
+        self._mixer: Mixer | None = None
 
     def check(self) -> None:
-        settings, name, known = (
-            self.config.training,
-            self.config.model.name,
-            list_models("classification"),
-        )
+        settings, name = self.config.training, self.config.model.name
+        known = list_models("classification")
         if name not in known:
             raise InputError(
-                f"model.name: {name!r} is no classifier{nearest(name, known)} (known:"
+                f"model.name: {name!r} is not a classifier{nearest(name, known)} (known:"
                 f" {', '.join(known)})"
             )
         if not 0 <= settings.label_smoothing < 1 or min(settings.mixup, settings.cutmix) < 0:
@@ -83,103 +80,104 @@ class ClassificationTask(Task):
     def model_arguments(
         self, classes: int = 10, image_size: tuple[int, int] | None = None
     ) -> dict[str, Any]:
-        model, given = (
-            self.config.model,
-            {"in_channels": self.config.data.channels, "classes": classes},
-        )
+        model, data = self.config.model, self.config.data
+        given: dict[str, Any] = {"in_channels": data.channels, "classes": classes}
         if model.name in CLASSIFIERS:
-            given["image_size"] = list(
-                image_size or pair("data.resize", self.config.data.resize) or (8, 8)
-            )
+            size = image_size or pair("data.resize", data.resize) or (8, 8)
+            given["image_size"] = list(size)
         return model_arguments(model, **given)
 
     def open(self, *, checkpoint: Path | None, log: Log) -> ClassificationDataset:
-        data = self.config.data
-        splits = {role: getattr(data, role) for role in ("train", "val", "test")}
-        options = {
-            "download": data.download,
-            "val_share": data.val_share,
-            "split_seed": data.split_seed,
-            "limit": data.limit,
-        }
-
-        def choose(
-            found: dict[str, ImageSource], dealt: set[str], classes: Sequence[str]
-        ) -> dict[str, ImageSource] | None:
-            labels = {"task": "classification", "classes": classes}
-            compare_labels(checkpoint, **labels, where=data.root, log=log)
-            return self._held(found, dealt, classes, checkpoint, log)
-
-        images = open_images(
-            data.root,
-            data.format,
-            **splits,
-            **options,
-            log=log,
-            choose=None if checkpoint is None else choose,
-        )
-        if self.split is None:
+        settings = self.config.training
+        images = self._open_images(checkpoint, log)
+        if self.split_record is None:
             sampled = many_files(images.splits)
-            now = self._contents(images.splits, images.classes, sampled)
-            stored = {"accept": self.accept_changes, "log": log, "sampled": sampled}
-            _, self.split = split_of_run(self.config, now, checkpoint=checkpoint, **stored)
-        if self.config.training.monitor == "top5" and len(images.classes) < 6:
+            _, self.split_record = split_of_run(
+                self.config,
+                self._contents(images.splits, images.classes, sampled),
+                checkpoint=checkpoint,
+                accept=self.accept_changes,
+                log=log,
+                sampled=sampled,
+            )
+        if settings.monitor == "top5" and len(images.classes) < 6:
             raise InputError(
                 f"training.monitor top5 says nothing of {len(images.classes)} classes: monitor top1"
             )
-        preprocess = self._preprocess(images, checkpoint)
         self.classes = images.classes
-        self.held_out = {
-            role: ClassificationDataset(images.splits[role], images.classes, preprocess)
-            for role in ("val", "test")
-            if role in images.splits
+        self.preprocess = self._make_preprocess(images, checkpoint)
+        datasets = {
+            split: ClassificationDataset(source, images.classes, self.preprocess)
+            for split, source in images.splits.items()
         }
-        self._train = ClassificationDataset(images.splits["train"], images.classes, preprocess)
-        if not self._train.one_size and self.config.training.batch_size > 1:
+        self._train = datasets.pop("train")
+        self.eval_datasets = datasets
+        if not self._train.one_size and settings.batch_size > 1:
             raise InputError(
                 "the training images have different sizes: set data.resize to [height, width], or"
                 " training.batch_size to 1"
             )
-        augmentation = ImageAugmentation(data.augment) if data.augment else None
-        dataset = ClassificationDataset(
-            images.splits["train"],
-            images.classes,
-            preprocess,
-            augmentation=augmentation,
-            seed=self.config.seed,
-        )
-        shapes = {tuple(dataset[(epoch, 0)]["image"].shape) for epoch in range(8)}
-        if len(shapes) > 1:
-            raise InputError(
-                "the augmentation gives images of different sizes"
-                f" ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
-            )
-        _, height, width = shapes.pop()
+        dataset = self._augmented(images)
+        height, width = _image_size(dataset)
         self.description = {
             "kanseg": 1,
             "model": self.model_arguments(len(images.classes), (height, width)),
             "labels": {"task": "classification", "classes": list(images.classes)},
-            "preprocess": asdict(preprocess),
+            "preprocess": asdict(self.preprocess),
         }
-        settings = self.config.training
-        self._mixer = (
-            Mixer(settings.mixup, settings.cutmix, num_classes=len(images.classes))
-            if settings.mixup or settings.cutmix
-            else None
-        )
+        self._loss = ClassificationLoss(label_smoothing=settings.label_smoothing)
+        if settings.mixup or settings.cutmix:
+            self._mixer = Mixer(settings.mixup, settings.cutmix, num_classes=len(images.classes))
         return dataset
+
+    def _open_images(self, checkpoint: Path | None, log: Log) -> ImageSet:
+        """The images of each split, those of a resumed run in the splits of that run."""
+        data = self.config.data
+
+        def choose(
+            found: dict[str, ImageSource], dealt: set[str], classes: Sequence[str]
+        ) -> dict[str, ImageSource] | None:
+            compare_labels(
+                checkpoint, task="classification", classes=classes, where=data.root, log=log
+            )
+            return self._keep_splits(found, dealt, classes, checkpoint, log)
+
+        return open_images(
+            data.root,
+            data.format,
+            train=data.train,
+            val=data.val,
+            test=data.test,
+            download=data.download,
+            val_share=data.val_share,
+            split_seed=data.split_seed,
+            limit=data.limit,
+            log=log,
+            choose=None if checkpoint is None else choose,
+        )
+
+    def _augmented(self, images: ImageSet) -> ClassificationDataset:
+        """The training set with its augmentation."""
+        data = self.config.data
+        return ClassificationDataset(
+            images.splits["train"],
+            images.classes,
+            self.preprocess,
+            augmentation=ImageAugmentation(data.augment) if data.augment else None,
+            seed=self.config.seed,
+        )
 
     def _contents(
         self, splits: Mapping[str, ImageSource], classes: Sequence[str], sampled: bool
     ) -> dict[str, dict[str, Content]]:
-        """role -> name -> content."""
+        """split -> name of an image -> digest of its content."""
         root = Path(self.config.data.root)
-        return {
-            role: image_contents(source, classes, root, ends_only=sampled)
-            for role, source in splits.items()
-        }
+        contents = {}
+        for split, source in splits.items():
+            contents[split] = image_contents(source, classes, root, ends_only=sampled)
+        return contents
 
-    def _held(
+    def _keep_splits(
         self,
         splits: dict[str, ImageSource],
         dealt: set[str],
@@ -187,18 +185,18 @@ class ClassificationTask(Task):
         checkpoint: Path,
         log: Log,
     ) -> dict[str, ImageSource] | None:
-        """The splits of a run that goes on: its samples on their sides; None for a run that has
-        stored none.
+        """The images of a resumed run in the splits that it was begun with; None for a run that has
+        stored no splits.
         """
         record, data = read_record(checkpoint), self.config.data
         if record is None:
             return None
         if self.accept_changes and data.limit is not None and data.limit < len(splits["train"]):
             splits = splits | {"train": limited(splits["train"], data.limit, data.split_seed)}
-        now = self._contents(splits, classes, record.sampled)
-        names, self.split = split_of_run(
+        contents = self._contents(splits, classes, record.sampled)
+        names, self.split_record = split_of_run(
             self.config,
-            now,
+            contents,
             checkpoint=checkpoint,
             accept=self.accept_changes,
             log=log,
@@ -206,49 +204,42 @@ class ClassificationTask(Task):
             name_new=data.limit is None,
         )
         everything = ImageSource.joined(list(splits.values()))
-        keys = [key for members in now.values() for key in members]
-        place = {key: number for number, key in enumerate(keys)}
-        return {
-            role: everything.subset(np.array([place[key] for key in names[role]], dtype=np.int64))
-            for role in splits
-            if names.get(role)
-        }
+        position: dict[str, int] = {}
+        for members in contents.values():
+            for name in members:
+                position[name] = len(position)
+        kept = {}
+        for split in splits:
+            if names.get(split):
+                indices = [position[name] for name in names[split]]
+                kept[split] = everything.subset(np.array(indices, dtype=np.int64))
+        return kept
 
-    def _preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
+    def _make_preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
+        """The preprocessing of the checkpoint, or of the settings with the statistics of the
+        training images.
+        """
         if checkpoint is not None:
             return preprocess_from(read_json(checkpoint / DESCRIPTION)["preprocess"])
         data = self.config.data
-        for name in ("mean", "std"):
-            values = getattr(data, name)
-            if values is not None and (
-                len(values) != data.channels or (name == "std" and min(values) <= 0)
-            ):
-                raise InputError(
-                    f"data.{name} must have {data.channels}"
-                    f" {'positive ' if name == 'std' else ''}values, one a channel, got {values}"
-                )
-        resize = pair("data.resize", data.resize)
-        mean, std = channel_statistics(
-            images.splits["train"],
-            Preprocess(
-                data.channels, gamma=data.gamma, resize=resize, interpolation=data.interpolation
-            ),
-            at_most=4096,
-        )
-        return Preprocess(
+        check_statistics("data.mean", data.mean, data.channels)
+        check_statistics("data.std", data.std, data.channels, positive=True)
+        plain = Preprocess(
             data.channels,
-            tuple(data.mean or mean),
-            tuple(data.std or std),
-            data.gamma,
-            resize,
-            data.interpolation,
+            gamma=data.gamma,
+            resize=pair("data.resize", data.resize),
+            interpolation=data.interpolation,
         )
+        mean, std = channel_statistics(images.splits["train"], plain, at_most=4096)
+        return replace(plain, mean=tuple(data.mean or mean), std=tuple(data.std or std))
 
-    def loss(self) -> Callable[[Any, Tensor], Tensor]:
-        return ClassificationLoss(label_smoothing=self.config.training.label_smoothing)
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        return self._loss(output, target)
 
     def mix(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        return (images, target) if self._mixer is None else self._mixer(images, target, seed)
+        if self._mixer is None:
+            return images, target
+        return self._mixer(images, target, seed)
 
     def evaluate(
         self,
@@ -258,22 +249,26 @@ class ClassificationTask(Task):
         *,
         title: str,
     ) -> Scores:
-        size = self.config.training.batch_size if dataset.one_size else 1
-        where = {
-            "target": "label",
-            "batch_size": size,
-            "workers": self.config.data.workers,
-            "title": title,
-        }
-        metrics = measure(
-            model,
-            dataset,
-            accelerator,
-            ClassificationMetrics(dataset.classes),
-            lambda net, images: net(images),
-            **where,
-        )
-        self._measured[title] = metrics.per_image
+        network = accelerator.unwrap_model(model)
+        metrics = ClassificationMetrics(dataset.classes)
+
+        def predict(batch: dict[str, Tensor]) -> Tensor:
+            with accelerator.autocast():
+                return network(batch["image"])
+
+        with eval_mode(network):
+            evaluate(
+                predict,
+                dataset,
+                metrics.update,
+                target="label",
+                batch_size=self.config.training.batch_size if dataset.one_size else 1,
+                workers=self.config.data.workers,
+                accelerator=accelerator,
+                title=title,
+            )
+        gather_images(metrics, accelerator)
+        self._evaluated[title] = metrics.per_image
         return metrics.compute()
 
     def headline(self, scores: Scores) -> Scores:
@@ -285,41 +280,61 @@ class ClassificationTask(Task):
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
     ) -> list[Path]:
-        role = next((role for role in ("test", "val") if role in self.held_out), None)
-        dataset = self._train if role is None else self.held_out[role]
-        written = [] if role is None else [draw_confusion(results[role], run / "confusion.png")]
+        """Draw the confusion matrix of test, or val; evenly chosen images of it, or of the training
+        set; and the most confident mistakes.
+        """
+        dataset, written = self._train, []
+        evaluated: dict[int, Classified] = {}
+        split = next((name for name in ("test", "val") if name in self.eval_datasets), None)
+        if split is not None:
+            dataset, evaluated = self.eval_datasets[split], self._evaluated.get(split, {})
+            written.append(draw_confusion(results[split], run / "confusion.png"))
         count = min(self.config.training.panels, len(dataset))
         if count < 1:
             return written
-        chosen = sorted({int(i) for i in np.linspace(0, len(dataset) - 1, count)})
-        known = {
-            i: image.probabilities for i, image in self._measured.get(role, {}).items()
-        } or _probabilities(model, dataset, chosen, device)
-        sheets = {
-            "overview.png": chosen,
-            "worst.png": surest_mistakes(self._measured.get(role, {}), max(count, MISTAKES)),
-        }
-        for name, indices in sheets.items():
+        chosen = sorted({int(index) for index in np.linspace(0, len(dataset) - 1, count)})
+        if evaluated:
+            probabilities = {index: image.probabilities for index, image in evaluated.items()}
+        else:
+            probabilities = _probabilities(model, dataset, chosen, device)
+        mistakes = surest_mistakes(evaluated, max(count, MISTAKES))
+        for name, indices in (("overview.png", chosen), ("worst.png", mistakes)):
             if indices:
-                images, labels = (
-                    [dataset.source[i][0] for i in indices],
-                    [dataset.source[i][1] for i in indices],
-                )
-                guesses = np.stack([known[i] for i in indices])
-                written.append(
-                    draw_predictions(
-                        images,
-                        labels,
-                        guesses.argmax(axis=1).tolist(),
-                        guesses,
-                        dataset.classes,
-                        run / name,
-                    )
-                )
+                written.append(_draw_images(dataset, indices, probabilities, run / name))
         return written
 
     def names(self, indices: Iterable[int]) -> list[str]:
-        return [self._train.source[i][2] for i in indices]
+        return [self._train.source[index][2] for index in indices]
+
+
+def _image_size(dataset: ClassificationDataset) -> tuple[int, int]:
+    """(height, width) of augmented images.
+
+    Raises:
+        InputError: they have different sizes.
+    """
+    shapes = {tuple(dataset[(epoch, 0)]["image"].shape) for epoch in range(8)}
+    if len(shapes) > 1:
+        raise InputError(
+            "the augmentation gives images of different sizes"
+            f" ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
+        )
+    _, height, width = shapes.pop()
+    return height, width
+
+
+def _draw_images(
+    dataset: ClassificationDataset,
+    indices: Sequence[int],
+    probabilities: Mapping[int, np.ndarray],
+    path: Path,
+) -> Path:
+    """Draw images with their label and their predicted class."""
+    images = [dataset.source[index][0] for index in indices]
+    labels = [dataset.source[index][1] for index in indices]
+    shown = np.stack([probabilities[index] for index in indices])
+    predicted = shown.argmax(axis=1).tolist()
+    return draw_predictions(images, labels, predicted, shown, dataset.classes, path)
 
 
 @torch.no_grad()
@@ -328,11 +343,8 @@ def _probabilities(
 ) -> dict[int, np.ndarray]:
     """Probabilities (N,) of some images, predicted one by one."""
     model.eval()
-    return {
-        i: (
-            torch.softmax(model(dataset[i]["image"][None].to(device)).float(), dim=1)[0]
-            .cpu()
-            .numpy()
-        )
-        for i in indices
-    }
+    found = {}
+    for index in indices:
+        logits = model(dataset[index]["image"][None].to(device)).float()
+        found[index] = torch.softmax(logits, dim=1)[0].cpu().numpy()
+    return found

@@ -43,12 +43,12 @@ def compile_networks(*networks: nn.Module, device: torch.device) -> None:
             "training.compile: torch.compile does not work here"
             f" ({' '.join(str(error).split())[:300]}); leave compile out"
         ) from None
-    for network in networks:
+    for network in dict.fromkeys(networks):  # each once
         network.compile(backend=BACKEND)
 
 
-def as_written(*networks: nn.Module) -> None:
-    """Undo `compile_networks`, for what looks into a forward pass with hooks."""
+def uncompile_networks(*networks: nn.Module) -> None:
+    """Undo `compile_networks`: hooks are not called in a compiled forward pass."""
     for network in networks:
         network._compiled_call_impl = None  # torch has no method for it
 

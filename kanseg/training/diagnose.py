@@ -1,8 +1,9 @@
-"""What to tell when a loss, or what a step leaves, is not finite."""
+"""Find out where a loss, a weight or an output became infinite or NaN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.models.operations import left_as_found
-from kanseg.training.state import Training
+from kanseg.training.state import TrainState
 from kanseg.utils.hub import first_non_finite
 from kanseg.utils.io import atomic_write
 
@@ -20,15 +21,19 @@ NAMED = 6  # samples of a batch that are named
 def non_finite_loss(
     model: nn.Module, batch: dict[str, Tensor], names: Sequence[str], run: Path, step: int
 ) -> str:
-    """Save a batch whose loss is not finite, and the weights; the message that names its samples
-    and the first layer whose output is not finite.
+    """Save a batch whose loss is not finite, and the weights.
+
+    Returns:
+        An error message with the names of the samples, and the first layer whose output is not
+        finite.
     """
     layer = first_non_finite_layer(model, batch["image"])
-    found, weights = (
-        {key: value.cpu() for key, value in tensors.items()}
-        for tensors in (batch, model.state_dict())
-    )
-    content = {"batch": found, "names": list(names), "layer": layer, "weights": weights}
+    content = {
+        "batch": {key: value.cpu() for key, value in batch.items()},
+        "names": list(names),
+        "layer": layer,
+        "weights": {key: value.cpu() for key, value in model.state_dict().items()},
+    }
     path = run / "non_finite.pt"
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
@@ -40,35 +45,37 @@ def non_finite_loss(
     )
 
 
-def non_finite_state(training: Training) -> str | None:
-    """What a step has left that is not finite: a weight, a running statistic, the average, the
-    optimizer's state, or the output for the images of the last batch. None where all is well.
+def non_finite_state(state: TrainState) -> str | None:
+    """Name what a step has left that is not finite: a weight, a running statistic, the average, the
+    optimizer's state, or the output for images of the last batch. None if all is finite.
     """
-    network = training.network
-    states = {"": network.state_dict()}
-    if training.average is not None:
-        states["the average of "] = training.average.module.state_dict()
-    for word, state in states.items():
-        name = first_non_finite(state)
+    network = state.network
+    weights = {"": network.state_dict()}
+    if state.ema is not None:
+        weights["the average of "] = state.ema.module.state_dict()
+    for prefix, tensors in weights.items():
+        name = first_non_finite(tensors)
         if name is not None:
-            return f"{word}{name}"
+            return f"{prefix}{name}"
     names = {parameter: name for name, parameter in network.named_parameters()}
-    for parameter, state in training.optimizer.state.items():
-        key = first_non_finite(state)
+    for parameter, tensors in state.optimizer.state.items():
+        key = first_non_finite(tensors)
         if key is not None:
             return f"{key} of the optimizer for {names.get(parameter, 'a parameter')}"
-    if training.seen is None:
+    if state.last_images is None:
         return None
-    with left_as_found(network, training=True), training.accelerator.autocast(), torch.no_grad():
-        # forward: compiled, it would be compiled once more
-        finite = _is_finite(network.forward(training.seen))
-        layer = None if finite else first_non_finite_layer(network, training.seen)
-    training.penalty()  # forgets what the layers have told it
+    layer = None
+    with left_as_found(network, training=True), state.accelerator.autocast(), torch.no_grad():
+        # forward, not network(...): a compiled network would be compiled once more
+        finite = _is_finite(network.forward(state.last_images))
+        if not finite:
+            layer = first_non_finite_layer(network, state.last_images)
+    state.penalty()  # forgets what the layers have collected
     return None if finite else f"the output of {layer or 'the network'}"
 
 
 def _is_finite(output: Any) -> bool:
-    """Whether a network's output, of several parts too, has neither NaN nor infinity."""
+    """True if a network's output, or each of its parts, has neither NaN nor infinity."""
     if isinstance(output, Tensor):
         return bool(torch.isfinite(output).all())
     return all(_is_finite(part) for part in output)
@@ -81,22 +88,17 @@ def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
     """
     found: list[str] = []
 
-    def watch(name: str):
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(name)
+    def check_output(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+            found.append(name)
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(watch(name))
-        for name, module in model.named_modules()
-        if not list(module.children())
-    ]
+    handles = []
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            handles.append(module.register_forward_hook(partial(check_output, name)))
     try:
-        model.forward(
-            image.to(next(model.parameters()).device)
-        )  # not model(...): compiled, it would run without the hooks
+        # forward, not model(...): a compiled network would run without the hooks
+        model.forward(image.to(next(model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kanseg.data.loader import to_device
 from kanseg.layers import update_grids
 from kanseg.layers.regularization import kan_layers
-from kanseg.training.state import Training
+from kanseg.training.state import TrainState
+from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
 
 
 def check_update_grid_epochs(settings: Any, model: nn.Module) -> None:
-    """InputError for epochs that the run does not have, or a network without grids; `model` may be
-    on the meta device.
+    """Check `training.update_grid_epochs`; `model` may be on the meta device.
+
+    Raises:
+        InputError: epochs that the run does not have, or a network without grids.
     """
     epochs = settings.update_grid_epochs
     if not epochs:
@@ -32,27 +37,28 @@ def check_update_grid_epochs(settings: Any, model: nn.Module) -> None:
         )
 
 
-def update_grids_if_due(training: Training, group: list[dict[str, Tensor]]) -> None:
-    """Move the grids to the batches of the first step of an epoch that asks for it, once."""
-    progress = training.progress
-    due = progress.epoch + 1 in training.config.training.update_grid_epochs
-    if not due or progress.grids_moved_in == progress.epoch + 1:
+def update_grids_if_due(
+    state: TrainState, task: Task, group: list[dict[str, Tensor]], log: Callable[[str], None]
+) -> None:
+    """Fit the grids to the batches of the first step of an epoch in `update_grid_epochs`, once."""
+    progress, accelerator = state.progress, state.accelerator
+    epoch = progress.epoch + 1
+    if epoch not in task.config.training.update_grid_epochs or progress.grids_moved_in == epoch:
         return
-    device = training.accelerator.device
-    dataset = training.loader.dataset
-    images = [dataset.finish(batch, device)["image"].to(device) for batch in group]
-    # Images of all sizes come one by one: those of the size of the first are enough.
+    device = accelerator.device
+    images = [to_device(batch, device, task.preprocess)["image"] for batch in group]
+    # Images of different sizes come one by one: those of the size of the first are enough.
     images = [each for each in images if each.shape[1:] == images[0].shape[1:]]
     try:
-        with training.accelerator.autocast():
+        with accelerator.autocast():
             update_grids(
-                training.network,
+                state.network,
                 torch.cat(images),
-                optimizer=training.optimizer,
-                copies=[] if training.average is None else [training.average],
-                seed=training.config.seed + progress.epoch,
+                optimizer=state.optimizer,
+                copies=[] if state.ema is None else [state.ema],
+                seed=task.config.seed + progress.epoch,
             )
     except ValueError as error:
         raise InputError(f"training.update_grid_epochs: {error}") from None
-    progress.grids_moved_in = progress.epoch + 1
-    training.log(f"epoch {progress.epoch + 1}: grids moved to {sum(map(len, images))} images")
+    progress.grids_moved_in = epoch
+    log(f"epoch {epoch}: grids moved to {sum(map(len, images))} images")

@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, and what they decide together."""
+"""The processes of a run: how they are found, and what they decide together."""
 
 from __future__ import annotations
 
@@ -6,24 +6,49 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from kanseg.training.optim.optimizers import NEEDS_CLOSURE
 from kanseg.utils.environment import launched_processes
+from kanseg.utils.errors import InputError
 
 
 def make_accelerator(precision: str) -> Accelerator:
     """An Accelerator for `training.precision`, over all processes that were launched together."""
-    # else a second run in one process could not choose another precision
+    # else a second run in this process could not choose another precision
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision)
     if accelerator.num_processes == 1 and launched_processes() > 1:
-        # Without a GPU Accelerate takes them for runs of their own, unless the CPU is asked for.
+        # Without a GPU, Accelerate takes them for separate runs unless the CPU is asked for.
         AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(mixed_precision=precision, cpu=True)
     return accelerator
 
 
-def anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set in any process of the run; all of them must ask."""
+def check_precision(accelerator: Accelerator, optimizer: str) -> None:
+    """Check that the device and the optimizer can train at this precision.
+
+    Raises:
+        InputError: fp16 on the CPU, or with an optimizer that cannot scale its losses.
+    """
+    if accelerator.mixed_precision != "fp16":
+        return
+    if accelerator.device.type == "cpu":
+        raise InputError("training.precision fp16 needs a GPU; use bf16 or no on the CPU")
+    if optimizer in NEEDS_CLOSURE:
+        raise InputError(
+            f"{optimizer} cannot scale its losses for training.precision fp16; use bf16 or no"
+        )
+
+
+def any_process(flag: bool, accelerator: Accelerator) -> bool:
+    """True if the flag is set in any process of the run; all of them must ask."""
     if accelerator.num_processes == 1:
         return flag
     flags = torch.tensor(int(flag), device=accelerator.device)
     return bool(accelerator.reduce(flags, "sum") > 0)
+
+
+def mean_over_processes(value: float, accelerator: Accelerator) -> float:
+    """The mean of a number over all processes; all of them must ask."""
+    if accelerator.num_processes == 1:
+        return value
+    return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean"))

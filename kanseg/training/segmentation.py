@@ -1,4 +1,4 @@
-"""Segmentation: what a run for masks trains on, is measured by, and shows."""
+"""The task of segmentation: data, loss, scores and images of a run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from kanseg.data import (
     read_sample_image,
 )
 from kanseg.data.checks import KINDS
-from kanseg.data.split_record import SplitRecord, name_of, sample_contents
-from kanseg.evaluation.evaluate import evaluate, surface_options, write_table
+from kanseg.data.split_record import Content, SplitRecord, name_of, sample_contents
+from kanseg.evaluation.evaluate import surface_options, write_table
+from kanseg.evaluation.segmentation import evaluate_network
 from kanseg.evaluation.tables import table
 from kanseg.inference.checkpoint import DESCRIPTION, describe, preprocess_from
 from kanseg.losses import (
@@ -39,10 +40,10 @@ from kanseg.losses import (
     check_weights,
     frequency_weights,
 )
-from kanseg.metrics import SCORES, SegmentationMetrics
+from kanseg.metrics import SCORES, SegmentationMetrics, SurfaceOptions
 from kanseg.models import list_models
 from kanseg.training.run_folder.splits import compare_labels, compare_masks, split_of_run
-from kanseg.training.settings import pair
+from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
@@ -50,35 +51,29 @@ from kanseg.utils.registry import nearest
 from kanseg.visualization.panels import draw_results
 from kanseg.visualization.previews import preview
 
-ROLES = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 PER_IMAGE = ("per_image_mean_iou", "per_image_mean_dice")
 ONE_CLASS = "iou/"  # before the name of a class
 
 
 class SegmentationTask(Task):
-    """Images and masks in the folder form; a weighted loss; IoU and Dice; panels of image, truth,
-    prediction and error.
+    """Images and masks; a weighted loss; IoU and Dice; panels of image, truth, prediction and
+    error.
     """
 
     target = "mask"
 
-    @property
-    def monitors(self) -> tuple[str, ...]:
-        """Means over classes, and the IoU of one class as iou/NAME, whose name is checked when the
-        data are known.
-        """
-        chosen = self.config.training.monitor
-        return (
-            *(f"mean_{name}" for name in SCORES),
-            *PER_IMAGE,
-            chosen if chosen.startswith(ONE_CLASS) else "iou/CLASS",
-        )
-
     def __init__(self, config: Any, *, accept_changes: bool = False):
         super().__init__(config, accept_changes=accept_changes)
-        self._confusions: dict[
-            str, dict[int, np.ndarray]
-        ] = {}  # of the images of val and test, when they are measured
+        # split -> confusion matrix of each image, set by `measure`
+        self._confusions: dict[str, dict[int, np.ndarray]] = {}
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """Means over classes, and the IoU of one class as iou/NAME; `open` checks the name."""
+        chosen = self.config.training.monitor
+        one_class = chosen if chosen.startswith(ONE_CLASS) else f"{ONE_CLASS}CLASS"
+        return (*(f"mean_{name}" for name in SCORES), *PER_IMAGE, one_class)
 
     def check(self) -> None:
         settings = self.config.training
@@ -91,93 +86,93 @@ class SegmentationTask(Task):
         name, known = self.config.model.name, list_models("segmentation")
         if name not in known:
             raise InputError(
-                f"model.name: {name!r} is no segmentation network{nearest(name, known)} (known:"
+                f"model.name: {name!r} is not a segmentation network{nearest(name, known)} (known:"
                 f" {', '.join(known)})"
             )
 
     def model_arguments(self) -> dict[str, Any]:
-        return describe(
-            self.config,
-            LabelSpec("binary", ("a", "b")),
-            Preprocess(channels=self.config.data.channels),
-        )["model"]
+        info, preprocess = LabelSpec("binary", ("a", "b")), Preprocess(self.config.data.channels)
+        return describe(self.config, info, preprocess)["model"]
 
     def open(self, *, checkpoint: Path | None, log: Log) -> SegmentationDataset:
         data = self.config.data
-        augmentation = Augmentation(
-            data.augment, pair("data.crop", data.crop), data.oversample_foreground
-        )
-        report, samples = chosen_samples(data, log=log)
-        folder = report.index
+        crop = pair("data.crop", data.crop)
+        augmentation = Augmentation(data.augment, crop, data.oversample_foreground)
+        report, samples = open_samples(data, log=log)
+        root, info = report.index.root, report.index.label_spec
         if checkpoint is not None:
-            labels = {"task": folder.label_spec.task, "classes": folder.label_spec.classes}
-            compare_labels(checkpoint, **labels, where=folder.root, log=log)
-            compare_masks(checkpoint, folder.label_spec, where=folder.root)
-        samples, self.split = self._held(report, samples, checkpoint, log)
-        sizes = Counter(
-            tuple(report.prober.image(sample.image).size) for sample in samples["train"]
-        )
-        preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
+            compare_labels(checkpoint, task=info.task, classes=info.classes, where=root, log=log)
+            compare_masks(checkpoint, info, where=root)
+        samples, self.split_record = self._keep_splits(report, samples, checkpoint, log)
+        self.preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
         dataset = SegmentationDataset(
             samples["train"],
-            folder.label_spec,
-            preprocess,
+            info,
+            self.preprocess,
             augmentation=augmentation,
             seed=self.config.seed,
         )
+        sizes = Counter()
+        for sample in samples["train"]:
+            sizes[tuple(report.prober.image(sample.image).size)] += 1
         check_batches(self.config, dataset, sizes)
-        self.held_out = {
-            role: SegmentationDataset(samples[role], folder.label_spec, preprocess)
-            for role in ("val", "test")
-            if samples[role]
-        }
-        self.description = describe(self.config, folder.label_spec, preprocess)
-        self._train = SegmentationDataset(samples["train"], folder.label_spec, preprocess)
-        self._check_monitor(folder.label_spec.classes)
-        self._loss = self._weighted_loss(folder.label_spec)
+        for split in ("val", "test"):
+            if samples[split]:
+                self.eval_datasets[split] = SegmentationDataset(
+                    samples[split], info, self.preprocess
+                )
+        self.description = describe(self.config, info, self.preprocess)
+        self._train = SegmentationDataset(samples["train"], info, self.preprocess)
+        self._check_monitor(info.classes)
+        self._loss = self._weighted_loss(info)
         return dataset
 
-    def _held(
+    def _keep_splits(
         self,
         report: Report,
         samples: Mapping[str, Sequence[Sample]],
         checkpoint: Path | None,
         log: Log,
     ) -> tuple[dict[str, list[Sample]], SplitRecord]:
-        """The samples of train, val and test, those of a run that goes on on their sides."""
-        folder, folds = report.index, self.config.data.folds
-        everyone = [sample for some in samples.values() for sample in some]
+        """The samples of each split; a resumed run keeps the splits that it was begun with."""
+        folder = report.index
+        everyone = [sample for members in samples.values() for sample in members]
         contents = sample_contents(everyone, folder.root, report.prober.digest)
-        by_name = {name_of(sample.image, folder.root): sample for sample in everyone}
-        now = {
-            role: {name_of(sample.image, folder.root): contents[sample] for sample in some}
-            for role, some in samples.items()
-        }
+        by_name: dict[str, Sample] = {}
+        found: dict[str, dict[str, Content]] = {split: {} for split in samples}
+        for split, members in samples.items():
+            for sample in members:
+                name = name_of(sample.image, folder.root)
+                by_name[name] = sample
+                found[split][name] = contents[sample]
         dealt: tuple[str, ...] = ()
         if folder.split_by_hash:
-            dealt = ROLES
-        elif folds:
+            dealt = SPLITS
+        elif self.config.data.folds:
             dealt = ("train", "val")
         names, record = split_of_run(
             self.config,
-            now,
+            found,
             checkpoint=checkpoint,
             accept=self.accept_changes,
             log=log,
             dealt=dealt,
         )
-        held = {role: [by_name[name] for name in names.get(role, ())] for role in ROLES}
-        if any(held[role] != samples[role] for role in ROLES):
-            sizes = ", ".join(f"{role} {len(some)}" for role, some in held.items())
+        kept = {}
+        for split in SPLITS:
+            kept[split] = [by_name[name] for name in names.get(split, ())]
+        if any(kept[split] != samples[split] for split in SPLITS):
+            sizes = ", ".join(f"{split} {len(members)}" for split, members in kept.items())
             log(f"data: the samples of this run: {sizes}")
-        return held, record
+        return kept, record
 
     def _check_monitor(self, classes: Sequence[str]) -> None:
+        """Check the class of a monitor iou/NAME."""
         monitor = self.config.training.monitor
         name = monitor.removeprefix(ONE_CLASS)
         if monitor.startswith(ONE_CLASS) and name not in classes:
             raise InputError(
-                f"training.monitor: {name!r} is no class{nearest(name, classes)} (known:"
+                f"training.monitor: {name!r} is not a class{nearest(name, classes)} (known:"
                 f" {', '.join(classes)})"
             )
 
@@ -196,8 +191,8 @@ class SegmentationTask(Task):
             supervision=settings.supervision,
         )
 
-    def loss(self) -> Callable[[Any, Tensor], Tensor]:
-        return self._loss
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        return self._loss(output, target)
 
     def evaluate(
         self,
@@ -207,21 +202,16 @@ class SegmentationTask(Task):
         *,
         title: str,
     ) -> Scores:
-        return self._evaluate(model, dataset, accelerator, title=title).compute()
+        return self._evaluate(model, dataset, accelerator, title).compute()
 
-    def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
-        metrics = self._evaluate(
-            model,
-            self.held_out[role],
-            accelerator,
-            title=role,
-            surface=surface_options(self.config),
-        )
-        self._confusions[role] = {
+    def measure(self, model: nn.Module, split: str, accelerator: Accelerator, run: Path) -> Scores:
+        dataset, surface = self.eval_datasets[split], surface_options(self.config)
+        metrics = self._evaluate(model, dataset, accelerator, split, surface)
+        self._confusions[split] = {
             index: image.confusion for index, image in metrics.per_image.items()
         }
         if accelerator.is_main_process:
-            write_table(run / f"scores_{role}.csv", metrics, self.held_out[role].samples)
+            write_table(run / f"scores_{split}.csv", metrics, dataset.samples)
         return metrics.compute()
 
     def _evaluate(
@@ -229,29 +219,30 @@ class SegmentationTask(Task):
         model: nn.Module,
         dataset: SegmentationDataset,
         accelerator: Accelerator,
-        **options: Any,
+        title: str,
+        surface: SurfaceOptions | None = None,
     ) -> SegmentationMetrics:
-        settings = {
-            "tile": self.description["tile"],
-            "batch_size": self.config.training.batch_size,
-            "workers": self.config.data.workers,
-        }
-        return evaluate(model, dataset, accelerator, **settings, **options)
+        return evaluate_network(
+            model,
+            dataset,
+            accelerator,
+            tile=self.description["tile"],
+            batch_size=self.config.training.batch_size,
+            workers=self.config.data.workers,
+            title=title,
+            surface=surface,
+        )
 
     def headline(self, scores: Scores) -> Scores:
-        means = {key: value for key, value in scores.items() if key.startswith("mean_")}
-        means |= {name: scores["per_image"][name.removeprefix("per_image_")] for name in PER_IMAGE}
-        each = {label: row["iou"] for label, row in scores["classes"].items()}
+        result = {key: value for key, value in scores.items() if key.startswith("mean_")}
+        for name in PER_IMAGE:
+            result[name] = scores["per_image"][name.removeprefix("per_image_")]
+        iou = {label: row["iou"] for label, row in scores["classes"].items()}
+        result["iou"] = iou
         chosen = self.config.training.monitor
-        return (
-            means
-            | {"iou": each}
-            | (
-                {chosen: each[chosen.removeprefix(ONE_CLASS)]}
-                if chosen.startswith(ONE_CLASS)
-                else {}
-            )
-        )
+        if chosen.startswith(ONE_CLASS):
+            result[chosen] = iou[chosen.removeprefix(ONE_CLASS)]
+        return result
 
     def table(self, scores: Scores) -> str:
         return f"{scores['images']} images\n{table(scores)}"
@@ -259,44 +250,42 @@ class SegmentationTask(Task):
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
     ) -> list[Path]:
-        role = next((role for role in ("test", "val") if role in self.held_out), "train")
-        options = {
-            "count": self.config.training.panels,
-            "tile": self.description["tile"],
-            "device": device,
-        }
+        split = next((name for name in ("test", "val") if name in self.eval_datasets), "train")
         return draw_results(
             model,
-            self.held_out.get(role, self._train),
+            self.eval_datasets.get(split, self._train),
             run,
-            per_image=self._confusions.get(role),
-            **options,
+            per_image=self._confusions.get(split),
+            count=self.config.training.panels,
+            tile=self.description["tile"],
+            device=device,
         )
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray:
         with accelerator.autocast():
             return preview(
                 model,
-                self.held_out["val"],
+                self.eval_datasets["val"],
                 count=self.config.training.log_images,
                 tile=self.description["tile"],
                 device=accelerator.device,
             )
 
     def names(self, indices: Iterable[int]) -> list[str]:
-        return [self._train.samples[i].name for i in indices]
+        return [self._train.samples[index].name for index in indices]
 
 
-def chosen_samples(
+def open_samples(
     data: DataConfig, *, log: Callable[[str], None]
 ) -> tuple[Report, dict[str, list[Sample]]]:
-    """The report on the data set of the settings, and its samples of train, val and test, every
-    file of them checked.
+    """Check the data set of the settings.
 
-    A split val or test that the data set does not have is told and empty.
+    Returns:
+        The report of the check, and the samples of train, val and test; val and test are empty
+        where the data set does not have them.
 
     Raises:
-        InputError: faults, all of them, a line each; with `skip_bad` faulty samples are left out
+        InputError: faults, all of them, a line each; with `skip_bad`, faulty samples are left out
             instead.
     """
     report = check_data(data)
@@ -304,20 +293,18 @@ def chosen_samples(
         log(f"data: {note}")
     if report.errors and (not data.skip_bad or any(issue.kind.stops for issue in report.errors)):
         raise InputError("\n".join(dict.fromkeys(report.line(issue) for issue in report.errors)))
-    _tell_warnings(report, log)
+    _log_warnings(report, log)
     for issue in report.errors:
         log(f"data: left out: {report.line(issue)}")
-    samples = {
-        role: [sample for sample in report.splits[role] if sample not in report.bad]
-        for role in ROLES
-    }
-    for role, some in samples.items():
-        if some:
-            left_out = len(report.splits[role]) - len(some)
-            log(
-                f"data: {role} {len(some)} images{f' ({left_out} left out)' if left_out else ''},"
-                f" {report.statistics[role].summary(report.index.label_spec)}"
-            )
+    samples = {}
+    for split in SPLITS:
+        valid = [sample for sample in report.splits[split] if sample not in report.bad]
+        samples[split] = valid
+        bad = len(report.splits[split]) - len(valid)
+        if valid:
+            left_out = f" ({bad} left out)" if bad else ""
+            summary = report.statistics[split].summary(report.index.label_spec)
+            log(f"data: {split} {len(valid)} images{left_out}, {summary}")
     if not samples["train"]:
         raise InputError(
             f"{data.root}: no images to train on in split {', '.join(data.train) or '(none given)'}"
@@ -325,7 +312,8 @@ def chosen_samples(
     return report, samples
 
 
-def _tell_warnings(report: Report, log: Callable[[str], None], most: int = 3) -> None:
+def _log_warnings(report: Report, log: Callable[[str], None], most: int = 3) -> None:
+    """Log the first warnings of each kind, and how many there are."""
     for code, issues in report.by_kind(report.warnings).items():
         for issue in issues[:most]:
             log(f"data: warning: {report.line(issue)}")
@@ -339,8 +327,8 @@ def _tell_warnings(report: Report, log: Callable[[str], None], most: int = 3) ->
 def make_preprocess(
     data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None
 ) -> Preprocess:
-    """The preprocessing of the settings, with the statistics of the training images where none
-    are given.
+    """The preprocessing of the settings; mean and standard deviation are those of the training
+    images where none are given.
 
     Args:
         data: the settings.
@@ -352,32 +340,21 @@ def make_preprocess(
     """
     if checkpoint is not None:
         return preprocess_from(read_json(checkpoint / DESCRIPTION)["preprocess"])
-    for name in ("mean", "std"):
-        values = getattr(data, name)
-        if values is not None and (
-            len(values) != data.channels
-            or not np.isfinite(values).all()
-            or (name == "std" and min(values) <= 0)
-        ):
-            raise InputError(
-                f"data.{name} must have {data.channels}"
-                f" finite{', positive' if name == 'std' else ''} values, one each, got {values}"
-            )
-    resize = pair("data.resize", data.resize)
-    floats = read_sample_image(train_samples[0]).dtype == np.float32
+    check_statistics("data.mean", data.mean, data.channels)
+    check_statistics("data.std", data.std, data.channels, positive=True)
     plain = Preprocess(
         data.channels,
         gamma=data.gamma,
-        resize=resize,
+        resize=pair("data.resize", data.resize),
         interpolation=data.interpolation,
-        floats=floats,
+        floats=read_sample_image(train_samples[0]).dtype == np.float32,
     )
     mean, std = channel_statistics(train_samples, plain)
     return replace(plain, mean=tuple(data.mean or mean), std=tuple(data.std or std))
 
 
 def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> None:
-    """Try the augmentation on a sample, and whether its results fit into one batch.
+    """Try the augmentation on a sample, and check that its results have one size, as a batch needs.
 
     Raises:
         InputError: a transform that fails; images of different sizes.

@@ -1,9 +1,11 @@
-"""What can be wrong with settings before any data are read; told before anything is written."""
+"""Validate the settings of a run before any data is read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,19 +42,21 @@ POSITIVE = ("data.gamma", "training.lr", "training.clip")
 
 
 def check_settings(task: Task) -> None:
-    """Ranges of the settings that every kind of experiment has, the options of the network, and
-    what the kind itself checks.
+    """Validate the settings that every kind of experiment has, the options of the network, and
+    those of the task.
 
     Raises:
-        InputError: the first setting that is out of its range.
+        InputError: the first setting that cannot be used.
     """
     config = task.config
     for name, minimum in AT_LEAST.items():
-        if _get(config, name) < minimum:
-            raise InputError(f"{name} must be at least {minimum}, got {_get(config, name)}")
+        value = _get(config, name)
+        if value < minimum:
+            raise InputError(f"{name} must be at least {minimum}, got {value}")
     for name in POSITIVE:
-        if _get(config, name) is not None and not _get(config, name) > 0:
-            raise InputError(f"{name} must be positive, got {_get(config, name)}")
+        value = _get(config, name)
+        if value is not None and not value > 0:
+            raise InputError(f"{name} must be positive, got {value}")
     if config.training.lr > LARGEST_LR:
         raise InputError(f"training.lr must be at most {LARGEST_LR}, got {config.training.lr}")
     if not 0 <= config.training.warmup <= 1:
@@ -67,9 +71,9 @@ def check_settings(task: Task) -> None:
     if config.training.wandb != "no":
         import_wandb()
     task.check()
-    with torch.device("meta"):  # a look at the options of the model, without its memory
+    with torch.device("meta"):  # validates the options of the model without its memory
         model = build_model(task.model_arguments())
-    check_steps(config.training, model)
+    check_optimizer(config.training, model)
     check_update_grid_epochs(config.training, model)
     try:
         Penalty(model, config.training.penalty)
@@ -85,11 +89,13 @@ def check_settings(task: Task) -> None:
         )
 
 
-def check_steps(settings: Any, model: nn.Module) -> None:
-    """InputError for an optimizer, a schedule or groups of parameters that cannot be made; `model`
-    is looked at for names only.
+def check_optimizer(settings: Any, model: nn.Module) -> None:
+    """Validate optimizer, schedule and groups of parameters; of `model` only names are used.
+
+    Raises:
+        InputError: they cannot be made of these settings.
     """
-    groups, _ = parameter_groups(model, settings)
+    groups = parameter_groups(model, settings)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
         raise InputError(
             f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters;"
@@ -100,9 +106,9 @@ def check_steps(settings: Any, model: nn.Module) -> None:
             f"training.function_lr: {settings.optimizer} has one learning rate for all parameters;"
             " leave it null, or take another optimizer"
         )
-    make_optimizer(
-        settings, [group | {"params": [nn.Parameter(torch.zeros(1))]} for group in groups]
-    )
+    for group in groups:
+        group["params"] = [nn.Parameter(torch.zeros(1))]
+    make_optimizer(settings, groups)
     try:
         create_schedule(
             settings.schedule, total=1, warmup=settings.warmup, **settings.schedule_options
@@ -112,7 +118,11 @@ def check_steps(settings: Any, model: nn.Module) -> None:
 
 
 def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of the settings; InputError for options that it cannot have."""
+    """The optimizer of the settings.
+
+    Raises:
+        InputError: options that it cannot have.
+    """
     try:
         return create_optimizer(
             settings.optimizer,
@@ -125,22 +135,43 @@ def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.O
         raise InputError(f"training.optimizer: {error}") from None
 
 
-def check_held_out(task: Task) -> None:
-    """InputError where something is decided by validations, and there is no split for them."""
+def check_val_split(task: Task) -> None:
+    """Check that there is a split val if the settings need validations.
+
+    Raises:
+        InputError: there is none.
+    """
     settings = task.config.training
-    asking = [
-        name
-        for name, asked in (
-            ("patience", settings.patience),
-            ("schedule plateau", settings.schedule == "plateau"),
-        )
-        if asked
-    ]
-    if asking and "val" not in task.held_out:
+    if "val" in task.eval_datasets:
+        return
+    name = None
+    if settings.patience:
+        name = "patience"
+    elif settings.schedule == "plateau":
+        name = "schedule plateau"
+    if name is not None:
         raise InputError(
-            f"training.{asking[0]} goes by the score on val, and there is no such split: name one"
-            " in data.val, or leave it out"
+            f"training.{name} goes by the score on val, and there is no such split: name one in"
+            " data.val, or leave it out"
         )
+
+
+def check_statistics(
+    name: str, values: Sequence[float] | None, channels: int, *, positive: bool = False
+) -> None:
+    """Check a mean or standard deviation: a finite value per channel.
+
+    Raises:
+        InputError: other values.
+    """
+    if values is None:
+        return
+    usable = len(values) == channels and np.isfinite(values).all()
+    if positive:
+        usable = usable and min(values) > 0
+    if not usable:
+        kind = "finite, positive" if positive else "finite"
+        raise InputError(f"{name} must have {channels} {kind} values, one each, got {values}")
 
 
 def _get(config: Any, name: str) -> float:
@@ -150,7 +181,11 @@ def _get(config: Any, name: str) -> float:
 
 
 def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:
-    """[height, width] as a tuple, or an InputError."""
+    """Check [height, width], and return it as a tuple.
+
+    Raises:
+        InputError: other than two positive numbers.
+    """
     if value is None:
         return None
     if len(value) != 2 or min(value) < 1:

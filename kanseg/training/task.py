@@ -1,5 +1,5 @@
-"""What a run trains for: the data, the loss, the scores and the images. The loop and the run
-folder know nothing else of it.
+"""What a run trains for: data, loss, scores and images. The loop and the run folder use a task
+through this interface only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from kanseg.data.preprocess import Preprocess
 from kanseg.data.split_record import SplitRecord
 
 Log = Callable[[str], None]
@@ -22,45 +23,48 @@ Scores = dict[str, Any]
 
 
 class Task(ABC):
-    """One kind of experiment.
+    """A kind of experiment: segmentation or classification.
 
-    After `open`, `held_out` has a data set for each of "val" and "test" that there is, and
-    `description` tells a checkpoint how to use its weights (plain JSON), and `split` what is
-    trained, selected and tested on.
+    `open` sets `eval_datasets` ("val" and "test", where the data set has them), `preprocess`,
+    `description` (plain JSON that tells a checkpoint how to use its weights) and `split_record`
+    (which samples are trained, validated and tested on).
 
     Args:
-        config: the settings of a run of this kind.
-        accept_changes: whether a run goes on with a data set that was changed since it was begun.
+        config: the settings of a run.
+        accept_changes: go on with a data set that was changed since the run was begun.
     """
 
-    target: str  # the key of the truth in a batch
-    monitors: tuple[str, ...]  # the scores that can select the best weights, names of `headline`
+    target: str  # key of the target in a batch
+    monitors: tuple[str, ...]  # scores that can select the best weights, names of `headline`
 
     def __init__(self, config: Any, *, accept_changes: bool = False):
         self.config = config
         self.accept_changes = accept_changes
-        self.split: SplitRecord | None = None
-        self.held_out: dict[str, Dataset] = {}
+        self.split_record: SplitRecord | None = None
+        self.eval_datasets: dict[str, Dataset] = {}
+        self.preprocess: Preprocess | None = None
         self.description: dict[str, Any] = {}
 
     @abstractmethod
     def check(self) -> None:
-        """Whether the settings that belong to this kind can be used, before any data are read;
-        InputError for the first that cannot.
+        """Validate the settings of this kind of experiment before any data is read.
+
+        Raises:
+            InputError: the first that cannot be used.
         """
 
     @abstractmethod
     def model_arguments(self) -> dict[str, Any]:
-        """The part of a description that the network is built from, before the data are known (for
-        a look at the options).
+        """Arguments of the network as far as they are known before the data is read, to validate
+        its options.
         """
 
     @abstractmethod
     def open(self, *, checkpoint: Path | None, log: Log) -> Dataset:
-        """The training set, every file of it checked; fills `held_out` and `description`.
+        """Check the data, and return the training set.
 
         Args:
-            checkpoint: one that is resumed; its preprocessing is kept, and its split.
+            checkpoint: one that is resumed; its preprocessing and its splits are kept.
             log: for what was found and decided.
 
         Raises:
@@ -68,8 +72,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def loss(self) -> Callable[[Any, Tensor], Tensor]:
-        """(output of the network, target) -> scalar."""
+    def loss(self, output: Any, target: Tensor) -> Tensor:
+        """The loss of a batch: output of the network, target -> scalar."""
 
     @abstractmethod
     def evaluate(
@@ -77,15 +81,15 @@ class Task(ABC):
     ) -> Scores:
         """All scores of a network on a data set, the same for any number of processes."""
 
-    def measure(self, model: nn.Module, role: str, accelerator: Accelerator, run: Path) -> Scores:
-        """The scores of a finished run on "val" or "test", with what is too costly after each
-        epoch; may leave tables in the run folder.
+    def measure(self, model: nn.Module, split: str, accelerator: Accelerator, run: Path) -> Scores:
+        """The scores of a finished run on "val" or "test", with those that are too costly after
+        each epoch; may write tables into the run folder.
         """
-        return self.evaluate(model, self.held_out[role], accelerator, title=role)
+        return self.evaluate(model, self.eval_datasets[split], accelerator, title=split)
 
     @abstractmethod
     def headline(self, scores: Scores) -> Scores:
-        """Those that are logged after an epoch."""
+        """The scores that are logged after an epoch."""
 
     @abstractmethod
     def table(self, scores: Scores) -> str:
@@ -95,20 +99,16 @@ class Task(ABC):
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
     ) -> list[Path]:
-        """Images of the finished run; the first one is the one to look at first."""
+        """Draw images of the finished run; the first one is the one to look at first."""
 
     @abstractmethod
     def names(self, indices: Iterable[int]) -> list[str]:
         """Names of training samples."""
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray | None:
-        """An image (H, W, 3) uint8 of what the network does to the first images of val, for the
-        trackers; None, by default.
-        """
+        """An image (H, W, 3) uint8 of predictions on val, for the trackers; None by default."""
         return None
 
     def mix(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """What is done to a whole training batch before the network sees it: nothing, by
-        default.
-        """
+        """Mix the samples of a training batch; unchanged by default."""
         return images, target

@@ -14,7 +14,7 @@ from torch import nn
 from kanseg.data import SegmentationDataset, read_sample_image, write_png
 from kanseg.data.label_spec import Color
 from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_color, viewable
-from kanseg.evaluation.evaluate import predicted_labels
+from kanseg.evaluation.segmentation import predict_labels
 from kanseg.metrics import scores
 from kanseg.visualization.confusion import draw_pixel_confusion
 from kanseg.visualization.image_grid import LARGEST, comparison_sheet
@@ -113,7 +113,7 @@ def predicted_cells(
     for index in sorted(set(indices)):
         item, sample = dataset[index], dataset.samples[index]
         predicted = (
-            predicted_labels(
+            predict_labels(
                 model, item["image"][None].to(device), tile, task=dataset.info.task, batch_size=4
             )[0]
             .cpu()

@@ -1,11 +1,8 @@
 import csv
 import json
 import math
-import multiprocessing
 import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,33 +13,13 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.utils.data import Dataset
 
-from kanseg.data import LabelSpec, write_png
-from kanseg.evaluation.evaluate import evaluate, evaluate_checkpoint, let_the_main_process_stop
-from kanseg.metrics import SurfaceOptions, calibrations
+from kanseg.data import LabelSpec, Sample, write_png
+from kanseg.evaluation.evaluate import evaluate_checkpoint
+from kanseg.evaluation.loop import evaluate
+from kanseg.evaluation.segmentation import evaluate_network
+from kanseg.metrics import calibrations
 from kanseg.training.run import train
-from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
-
-
-def read_for_ever(ready):
-    let_the_main_process_stop(0)
-    ready.set()
-    time.sleep(120)
-
-
-@pytest.mark.skipif(not hasattr(__import__("signal"), "sigwaitinfo"), reason="not on this system")
-def test_a_reader_outlives_the_sigterm_of_others_and_ends_with_the_main_process():
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    reader = context.Process(target=read_for_ever, args=(ready,), daemon=True)
-    reader.start()
-    assert ready.wait(20)
-    subprocess.run(["kill", "-TERM", str(reader.pid)], check=True)
-    reader.join(0.5)
-    assert reader.is_alive()
-    reader.terminate()
-    reader.join(20)
-    assert reader.exitcode == 0
 
 
 class FakeSet(Dataset):
@@ -52,6 +29,7 @@ class FakeSet(Dataset):
     one_size = True
 
     def __init__(self):
+        self.samples = [Sample(str(number), Path(), Path()) for number in range(5)]
         self.images = torch.randn(5, 2, 12, 16)
         self.masks = (self.images + 0.7 * torch.randn_like(self.images) > 0).long()
         self.masks[torch.rand(self.masks.shape) < 0.1] = 255
@@ -66,7 +44,9 @@ class FakeSet(Dataset):
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_a_multilabel_set_scores_class_by_class(batch_size):
     data = FakeSet()
-    result = evaluate(nn.Identity(), data, Accelerator(cpu=True), batch_size=batch_size).compute()
+    result = evaluate_network(
+        nn.Identity(), data, Accelerator(cpu=True), batch_size=batch_size
+    ).compute()
     for i, row in enumerate(result["classes"].values()):
         used = data.masks[:, i] != 255
         assert row["iou"] == pytest.approx(
@@ -76,34 +56,39 @@ def test_a_multilabel_set_scores_class_by_class(batch_size):
     assert result["per_image"]["mean_ece"] == pytest.approx(sum(expected) / 5)
 
 
-def test_two_processes_score_like_one_on_an_odd_set(monkeypatch):
-    """Each rank reads every second of five images, and gets the other's; both know the whole."""
-    data, surface = FakeSet(), SurfaceOptions()
-    monkeypatch.setattr("kanseg.evaluation.evaluate.scaled_spacing", lambda *_: (1.0, 1.0))
-    data.samples = [None] * 5
-    expected = evaluate(nn.Identity(), data, Accelerator(cpu=True), surface=surface).compute()
-    gathered = []
-    monkeypatch.setattr(
-        "kanseg.evaluation.evaluate.gather_object",
-        lambda mine: gathered.extend(mine) or list(gathered),
-    )
+def test_every_process_takes_its_share_of_an_odd_set():
+    """Together they see each image once; real processes are in tests/training/test_processes.py."""
+    data = FakeSet()
 
     class Rank:
         num_processes, device, is_main_process = 2, torch.device("cpu"), False
-        unwrap_model, autocast = staticmethod(lambda model: model), staticmethod(nullcontext)
 
         def __init__(self, index):
             self.process_index = index
 
-    halves = [evaluate(nn.Identity(), data, Rank(index), surface=surface) for index in (0, 1)]
-    assert [len(part) for part in gathered[:2]] == [3, 5]  # the second has merged the first already
-    assert plain(halves[1].compute()) == plain(expected)
+    seen = []
+    for rank in (0, 1):
+        evaluate(
+            lambda batch: batch["image"],
+            data,
+            lambda predicted, target, indices: seen.append(indices),
+            batch_size=2,
+            accelerator=Rank(rank),
+        )
+    assert seen == [[0, 2], [4], [1, 3]]
+
+
+def test_the_network_is_left_in_its_mode():
+    for training in (True, False):
+        model = nn.Dropout().train(training)
+        evaluate_network(model, FakeSet(), Accelerator(cpu=True))
+        assert model.training is training
 
 
 def test_tiles_of_a_pointwise_network_change_nothing():
     data = FakeSet()
     whole, tiled = (
-        evaluate(nn.Identity(), data, Accelerator(cpu=True), tile=tile).compute()
+        evaluate_network(nn.Identity(), data, Accelerator(cpu=True), tile=tile).compute()
         for tile in (None, (8, 8))
     )
     assert tiled["confusion"] == whole["confusion"]

@@ -22,7 +22,7 @@ from kanseg.inference.description import (
 )
 from kanseg.layers.regularization import kan_layers
 from kanseg.models.operations import num_parameters
-from kanseg.training.run_folder.resume import read_training
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import replace_link
 

@@ -20,9 +20,9 @@ from kanseg.config import (
     ModelConfig,
 )
 from kanseg.training.run import train
-from kanseg.training.run_folder.checkpointing import save
 from kanseg.training.run_folder.logging import read_log
 from kanseg.utils.errors import InputError
+from tests.training.run_folder.stopped import copy_stopped
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_lbfgs_asks_for_the_loss_many_times_a_step(experiment):
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "lbfgs"])
-def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, monkeypatch, optimizer):
+def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, optimizer):
     decay = {"weight_decay": 0.0, "clip": None} if optimizer == "lbfgs" else {}
     config = settings(
         experiment,
@@ -135,15 +135,7 @@ def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, monkeypa
     whole, broken = (replace(config, run_dir=str(tmp_path / name)) for name in ("whole", "broken"))
     train(whole)
 
-    def save_and_stop(training):
-        save(training)
-        if training.progress.step == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("kanseg.training.loop.save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken)
-    monkeypatch.undo()
+    copy_stopped(whole.run_dir, broken.run_dir, 3)
     train(broken, resume=True)
     weights = [
         (tmp_path / name / "last" / "model.safetensors").read_bytes()

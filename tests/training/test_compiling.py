@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kanseg.training import compiling
-from kanseg.training.compiling import as_written, compile_networks
+from kanseg.training.compiling import compile_networks, uncompile_networks
 from kanseg.training.run import train
 from kanseg.training.run_folder.logging import read_log
 from kanseg.utils.errors import InputError
@@ -20,7 +20,7 @@ def test_a_compiled_network_keeps_its_names_and_its_values(monkeypatch):
     assert model._compiled_call_impl is not None
     torch.testing.assert_close(model(x), expected)
     assert list(model.state_dict()) == names
-    as_written(model)
+    uncompile_networks(model)
     assert torch.equal(model(x), expected)
 
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from kanseg.layers import Penalty
 from kanseg.training.batches import BatchPlan
-from kanseg.training.dry_run import find_batch_size, try_smallest
-from kanseg.training.run import train
+from kanseg.training.dry_run import dry_run, find_batch_size
+from kanseg.training.run import train, use_fitting_batch_size
+from kanseg.training.state import TrainState
 from kanseg.utils.errors import InputError
 
 
@@ -47,22 +48,30 @@ class Images:
         }
 
 
-def search(model, batch_size, accumulate=1, dataset=None):
-    settings = SimpleNamespace(
-        training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
-    )
-    task = SimpleNamespace(
-        config=settings, target="mask", mix=lambda images, target, seed: (images, target)
-    )
-    penalty = Penalty(model, {})
-    return find_batch_size(
-        model,
-        task,
-        dataset or Images(),
-        Accelerator(cpu=True),
-        loss=lambda out, target: out.mean(),
-        penalty=penalty,
-    )
+class MeanTask:
+    """The parts of a task that a training step needs."""
+
+    target = "mask"
+
+    def __init__(self, batch_size, accumulate=1):
+        self.config = SimpleNamespace(
+            training=SimpleNamespace(batch_size=batch_size, accumulate=accumulate)
+        )
+
+    def mix(self, images, target, seed):
+        return images, target
+
+    def loss(self, output, target):
+        return output.mean()
+
+
+def state_of(model):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    return TrainState(Accelerator(cpu=True), model, optimizer, Penalty(model, {}))
+
+
+def search(model, batch_size, dataset=None):
+    return find_batch_size(state_of(model), MeanTask(batch_size), dataset or Images())
 
 
 @pytest.mark.parametrize(("limit", "found"), [(8, (8, 1)), (7, (4, 2)), (3, (2, 4)), (1, (1, 8))])
@@ -98,30 +107,35 @@ def test_another_error_is_not_taken_for_a_lack_of_memory():
         search(Hungry(0, "shapes do not match"), 4)
 
 
-def test_the_search_changes_nothing_of_a_run_that_fits_and_its_sizes_are_stored(
-    config, tmp_path, monkeypatch, capsys
-):
+def test_the_search_changes_nothing_of_a_run_that_fits(config, tmp_path, capsys):
     config.training.batch_size, config.training.epochs = 2, 1
-    plain = replace(config, run_dir=str(tmp_path / "plain"))
-    train(plain)
-    searched = replace(
-        config,
-        run_dir=str(tmp_path / "searched"),
-        training=replace(config.training, find_batch_size=True),
-    )
-    train(searched)
-    assert (tmp_path / "plain" / "log.jsonl").read_bytes() == (
-        tmp_path / "searched" / "log.jsonl"
-    ).read_bytes()
+    train(replace(config, run_dir=str(tmp_path / "plain")))
+    searching = replace(config.training, find_batch_size=True)
+    train(replace(config, run_dir=str(tmp_path / "searched"), training=searching))
+    logs = [(tmp_path / name / "log.jsonl").read_bytes() for name in ("plain", "searched")]
+    assert logs[0] == logs[1]
     assert "training.batch_size 2 fits into memory" in capsys.readouterr().out
-    monkeypatch.setattr("kanseg.training.run.find_batch_size", lambda *_, **__: (1, 2))
-    halved = replace(searched, run_dir=str(tmp_path / "halved"))
-    train(halved)
-    assert "batch_size: 1\n" in (tmp_path / "halved" / "config.yaml").read_text()
-    assert halved.training.batch_size == 2  # the caller's settings stay as they are
-    halved.training.epochs = 2
-    assert train(halved, resume=True)["epochs"] == 2
-    assert "accumulate: 2\n" in (tmp_path / "halved" / "config.yaml").read_text()
+
+
+def test_the_sizes_that_fit_take_the_place_of_the_settings(config):
+    task, lines = MeanTask(2), []
+    task.config = config
+    config.training.batch_size = 2
+    use_fitting_batch_size(task, state_of(Hungry(1)), Images(), lines.append)
+    assert (task.config.training.batch_size, task.config.training.accumulate) == (1, 2)
+    assert config.training.batch_size == 2  # the caller's settings stay as they are
+    assert ["2 does not fit" in line for line in lines] == [True]
+
+
+def test_a_resumed_run_keeps_the_sizes_that_were_found(config, tmp_path):
+    config.training.find_batch_size = True
+    config.training.batch_size, config.training.accumulate, config.training.epochs = 1, 2, 1
+    train(config)
+    config.training.batch_size, config.training.accumulate, config.training.epochs = 2, 1, 2
+    assert train(config, resume=True)["epochs"] == 2
+    text = (tmp_path / "run" / "config.yaml").read_text()
+    assert "batch_size: 1\n" in text
+    assert "accumulate: 2\n" in text
 
 
 def deep(norm):
@@ -132,12 +146,12 @@ def deep(norm):
 def test_one_pixel_for_a_norm_is_told_before_training(norm, count):
     plan = BatchPlan(count, 8, seed=0)
     with pytest.raises(InputError, match="4x4 is one pixel at the bottom of the network"):
-        try_smallest(deep(norm), Images(count, (4, 4)), plan, Accelerator(cpu=True))
+        dry_run(state_of(deep(norm)), Images(count, (4, 4)), plan)
 
 
 def test_two_images_are_enough_for_a_batch_norm():
     model = deep(nn.BatchNorm2d(3))
-    try_smallest(model, Images(9, (4, 4)), BatchPlan(9, 8, seed=0), Accelerator(cpu=True))
+    dry_run(state_of(model), Images(9, (4, 4)), BatchPlan(9, 8, seed=0))
     assert model[1].num_batches_tracked == 0
 
 

@@ -1,14 +1,13 @@
 """`training.update_grid_epochs`."""
 
-import signal
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from kanseg.training import compiling, loop
+from kanseg.training import compiling
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
+from tests.training.run_folder.stopped import copy_stopped
 
 
 @pytest.fixture
@@ -54,24 +53,13 @@ def test_by_default_no_grid_moves(splines, tmp_path):
 @pytest.mark.parametrize(
     "stop", [1, pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(6, marks=pytest.mark.slow)]
 )
-def test_a_run_that_was_stopped_ends_bit_equal(splines, tmp_path, monkeypatch, stop):
+def test_a_run_that_was_stopped_ends_bit_equal(splines, tmp_path, stop):
     """Stopped before, in and behind the epoch in which grids move."""
+    splines.training.save_every, splines.training.keep = 1, 99
     train(splines)
     whole = weights(tmp_path / "run")
     splines.run_dir = str(tmp_path / "stopped")
-    splines.training.save_every = 1
-    steps, step = [], loop.train_step
-
-    def stopping(training, group):
-        steps.append(1)
-        if len(steps) == stop:
-            signal.raise_signal(signal.SIGTERM)
-        return step(training, group)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(loop, "train_step", stopping)
-        with pytest.raises(SystemExit):
-            train(splines)
+    copy_stopped(tmp_path / "run", splines.run_dir, stop)
     train(splines, resume=True)
     again = weights(tmp_path / "stopped")
     assert whole.keys() == again.keys()

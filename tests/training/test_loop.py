@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import make_folder
+from kanseg.cli.train import train_command
 from kanseg.inference.checkpoint import read_weights
 from kanseg.training.optim.ema import decay_at
 from kanseg.training.run import train
-from kanseg.training.run_folder.checkpointing import save
 from kanseg.training.run_folder.logging import read_log
-from kanseg.training.run_folder.resume import read_training
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
+from tests.training.run_folder.stopped import copy_stopped
 
 TOOL = Path(__file__).parents[2] / "tools" / "train_seg.py"
 ALL = {
@@ -120,21 +122,6 @@ def test_a_plateau_lowers_the_rate(config):
     )  # the first validation is an improvement on nothing
 
 
-def stopped_and_resumed(config, monkeypatch, step):
-    """Train with an interruption right after the checkpoint of a step."""
-
-    def save_and_stop(training):
-        save(training)
-        if training.progress.step == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("kanseg.training.loop.save", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        train(config)
-    monkeypatch.undo()
-    train(config, resume=True)
-
-
 def assert_same(
     one, other, names=("last/model.safetensors", "best/model.safetensors", "log.jsonl")
 ):
@@ -144,13 +131,14 @@ def assert_same(
         ).read_bytes(), name
 
 
-def test_everything_together_resumes_bit_equal(config, monkeypatch):
+def test_everything_together_resumes_bit_equal(config):
     config.model.options |= {"dropout": 0.2}
-    whole = with_settings(config, "whole", **ALL, epochs=6, save_every=1)
+    whole = with_settings(config, "whole", **ALL, epochs=6, save_every=1, keep=99)
     train(whole)
     for step in (3, 4):  # in the middle of an epoch, and at its end
         broken = with_settings(whole, f"broken{step}")
-        stopped_and_resumed(broken, monkeypatch, step)
+        copy_stopped(whole.run_dir, broken.run_dir, step)
+        train(broken, resume=True)
         assert_same(whole, broken)
         (state, tensors), (expected, originals) = (
             read_training((Path(c.run_dir) / "last").resolve()) for c in (broken, whole)
@@ -160,7 +148,7 @@ def test_everything_together_resumes_bit_equal(config, monkeypatch):
             torch.equal(value, originals["average"][key])
             for key, value in tensors["average"].items()
         )
-    assert (state["epoch"], state["stale"], state["stand"]["scale"]) == (
+    assert (state["epoch"], state["stale"], state["lr_scheduler"]["scale"]) == (
         4,
         3,
         0.125,
@@ -168,7 +156,7 @@ def test_everything_together_resumes_bit_equal(config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_accumulation_clipping_and_bf16_resume_bit_equal(config, monkeypatch):
+def test_accumulation_clipping_and_bf16_resume_bit_equal(config):
     config.data.train, config.data.test = ["train", "test"], []
     settings = {
         "schedule": "poly",
@@ -178,10 +166,12 @@ def test_accumulation_clipping_and_bf16_resume_bit_equal(config, monkeypatch):
         "precision": "bf16",
         "ema": 0.5,
         "save_every": 1,
+        "keep": 99,
     }
     whole, broken = (with_settings(config, name, **settings) for name in ("whole", "broken"))
     train(whole)
-    stopped_and_resumed(broken, monkeypatch, 3)
+    copy_stopped(whole.run_dir, broken.run_dir, 3)
+    train(broken, resume=True)
     assert_same(whole, broken)
 
 
@@ -256,5 +246,25 @@ def test_two_processes_train_like_one(config, tmp_path):
         [e["val"]["mean_iou"] for e in theirs], abs=2e-3
     )
     states = [json.loads((Path(c.run_dir) / "last" / "state.json").read_text()) for c in (one, two)]
-    assert states[0]["stand"] == states[1]["stand"]
+    assert states[0]["lr_scheduler"] == states[1]["lr_scheduler"]
     assert states[0]["stale"] == states[1]["stale"]
+
+
+def test_a_training_step_is_at_most_eight_calls_deep(config, tmp_path):
+    """From the command to the forward pass of the network, torch's own two calls included."""
+    (tmp_path / "settings.yaml").write_text(with_settings(config, "run", epochs=1).to_yaml())
+    depths = []
+
+    def measure_depth(module, inputs):
+        # "inner" calls hooks; the hook itself stands where the forward pass does without them
+        names = [frame.name for frame in traceback.extract_stack() if frame.name != "inner"]
+        if module.training and torch.is_grad_enabled():
+            depths.append(len(names) - names.index("train_command"))
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(measure_depth)
+    try:
+        words = ["--config", str(tmp_path / "settings.yaml")]
+        train_command(words, kind=type(config), description="")
+    finally:
+        handle.remove()
+    assert min(depths) <= 8

@@ -24,7 +24,7 @@ from kanseg.config import (
     ModelConfig,
 )
 from kanseg.inference.checkpoint import find_fault
-from kanseg.training.processes import anywhere, make_accelerator
+from kanseg.training.processes import any_process, make_accelerator
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import step_folders
 from kanseg.utils.environment import launched_processes, process_rank
@@ -97,8 +97,8 @@ def test_launchers_tell_how_many_processes_there_are(monkeypatch, names, expecte
 def test_one_process_decides_alone():
     accelerator = make_accelerator("no")
     assert accelerator.num_processes == 1
-    assert anywhere(True, accelerator)
-    assert not anywhere(False, accelerator)
+    assert any_process(True, accelerator)
+    assert not any_process(False, accelerator)
 
 
 @pytest.mark.slow

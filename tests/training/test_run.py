@@ -20,7 +20,8 @@ from conftest import make_folder
 from kanseg.inference.checkpoint import find_fault
 from kanseg.training.optim.optimizers import warmup_cosine
 from kanseg.training.run import train
-from kanseg.training.run_folder.resume import Resumed, lock_run, read_training, settings_changed
+from kanseg.training.run_folder.resume import Resumed, lock_run, settings_changed
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 

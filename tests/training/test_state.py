@@ -7,7 +7,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from kanseg.training.state import Progress, check_tensors, read_training
+from kanseg.training.optim.lr_scheduler import PlateauState
+from kanseg.training.run_folder.stored_state import check_tensors, read_training
+from kanseg.training.state import Progress
 from kanseg.utils.errors import InputError
 
 
@@ -38,12 +40,21 @@ def write(folder, content, state=None):
 
 def test_what_was_saved_comes_back(tmp_path, content, optimizer):
     progress = Progress(epoch=2, batch=3, step=9, best=0.5, layout=[12, 2, 1, 1])
-    progress.stand.scale = 0.5
+    progress.lr_scheduler.scale = 0.5
     state, tensors = read_training(write(tmp_path, content, progress))
-    assert Progress.of(state) == progress
+    assert Progress.from_json(state) == progress
     check_tensors(tensors, optimizer)
     stored = tensors["optimizer"]["state"][0]["exp_avg"]
     assert torch.equal(stored, content["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_the_state_of_an_older_run_is_read():
+    stored = asdict(Progress(step=3))
+    del stored["lr_scheduler"]
+    stored["stand"] = {"scale": 0.25, "stale": 2}
+    assert Progress.from_json(stored) == Progress(step=3, lr_scheduler=PlateauState(0.25, 2))
+    with pytest.raises(InputError, match="scale"):
+        Progress.from_json(stored | {"stand": {"scale": None}})
 
 
 @pytest.mark.parametrize(
@@ -54,8 +65,8 @@ def test_what_was_saved_comes_back(tmp_path, content, optimizer):
         ({"epoch": True}, "epoch: expected int"),
         ({"log_bytes": -5}, "below 0"),
         ({"best": "good"}, "best: expected"),
-        ({"stand": 5}, "stand"),
-        ({"stand": {"scale": None}}, "scale"),
+        ({"lr_scheduler": 5}, "lr_scheduler"),
+        ({"lr_scheduler": {"scale": None}}, "scale"),
         ({"layout": [1, 2]}, "layout"),
         ({"layout": [8, 2, 1, 1], "batch": 10**9}, "beyond the end"),
         ({"other": 1}, "unknown entry"),
@@ -63,7 +74,7 @@ def test_what_was_saved_comes_back(tmp_path, content, optimizer):
 )
 def test_numbers_that_no_run_comes_to_are_refused(change, message):
     with pytest.raises(InputError, match=message):
-        Progress.of(asdict(Progress()) | change)
+        Progress.from_json(asdict(Progress()) | change)
 
 
 class Evil:

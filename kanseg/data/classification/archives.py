@@ -27,44 +27,43 @@ FASHION = (
     "Ankle boot",
 )
 PREFIXES = {"train": "train", "test": "t10k"}
-IMAGES, LABELS = 3, 1  # dimensions, as the file's magic number tells them
-# torchvision's name of the set, its classes, and its first training labels, which tell the two
-# apart where the files lie alone
+IMAGES, LABELS = 3, 1  # dimensions of the array in a file, which its magic number holds
+# torchvision's name of the set, its classes, and its first training labels, which identify the set
+# where its files are not in a folder of its name
 IDX_SETS = {
     "mnist": ("MNIST", tuple(map(str, range(10))), (5, 0, 4, 1, 9, 2, 1, 3, 1, 4)),
     "fashion_mnist": ("FashionMNIST", FASHION, (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)),
 }
+# torchvision's name of the set, its folder
 CIFARS = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py"),
     "cifar100": ("CIFAR100", "cifar-100-python"),
-}  # torchvision's name, the folder
+}
 
 
 def _idx_files(root: Path, name: str) -> dict[tuple[str, int], Path] | None:
-    """(split, dimensions) -> file, in root or where torchvision puts it, packed or not; None unless
+    """(split, dimensions) -> file, packed or not, in root or where torchvision puts it; None unless
     all four are there.
     """
     for folder in (root / IDX_SETS[name][0] / "raw", root, root / "raw"):
         found = {}
-        for (split, prefix), (dimensions, kind) in product(
-            PREFIXES.items(), ((IMAGES, "images"), (LABELS, "labels"))
-        ):
-            names = (
-                f"{prefix}-{kind}{sign}idx{dimensions}-ubyte{suffix}"
-                for sign in "-."
-                for suffix in ("", ".gz")
-            )
-            path = next((folder / name for name in names if (folder / name).is_file()), None)
-            if path is not None:
-                found[split, dimensions] = path
+        for split, prefix in PREFIXES.items():
+            for dimensions, kind in ((IMAGES, "images"), (LABELS, "labels")):
+                for sign, suffix in product("-.", ("", ".gz")):
+                    path = folder / f"{prefix}-{kind}{sign}idx{dimensions}-ubyte{suffix}"
+                    if path.is_file():
+                        found.setdefault((split, dimensions), path)
         if len(found) == 4:
             return found
     return None
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The bytes of an idx file: two zeros, 8 for uint8, the number of dimensions, each of them (big
-    endian), the values.
+    """The array in an idx file: two zeros, 8 for uint8, the number of dimensions, the dimensions
+    (uint32, big endian), the values.
+
+    Raises:
+        InputError: a damaged file, or one of another kind.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
@@ -74,11 +73,13 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"{path}: the file is damaged or truncated ({error}); fetch it anew"
         ) from None
     start = 4 * (1 + dimensions)
-    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist()) if len(content) >= start else ()
+    shape: tuple[int, ...] = ()
+    if len(content) >= start:
+        shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != np.prod(shape):
         raise InputError(
-            f"{path}: expected an idx file of {dimensions}-dimensional bytes, and not"
-            f" {len(content)} bytes of this kind; fetch it anew"
+            f"{path}: not an idx file of a {dimensions}-dimensional array of bytes"
+            f" ({len(content)} bytes); fetch it anew"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -107,17 +108,14 @@ def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImage
     for split in PREFIXES:
         images = ArrayImages(_read_idx(files[split, IMAGES], IMAGES), f"{files[split, IMAGES]}")
         path = files[split, LABELS]
-        splits[split] = ImageSource.of(
-            images,
-            checked_labels(
-                _read_idx(path, LABELS), len(images), str(path), num_classes=len(classes)
-            ),
-        )
+        values = _read_idx(path, LABELS)
+        labels = checked_labels(values, len(images), str(path), num_classes=len(classes))
+        splits[split] = ImageSource.of(images, labels)
     return FoundImages(classes, splits)
 
 
 def _download(name: str, root: Path) -> None:
-    """Let torchvision fetch a set and check its sums."""
+    """Let torchvision download a set and verify its checksums."""
     from torchvision import datasets
 
     try:
@@ -130,7 +128,7 @@ def _download(name: str, root: Path) -> None:
 
 
 def _cifar_parent(root: Path, name: str) -> Path:
-    """The folder that holds the set's folder, also where root is the latter."""
+    """The folder that holds the set's folder; root may be either of them."""
     return root.parent if root.name == CIFARS[name][1] else root
 
 
@@ -139,8 +137,8 @@ def _lies_as_cifar(root: Path, *, name: str) -> bool:
 
 
 def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundImages:
-    """The files are pickles: torchvision opens those alone whose MD5 is that of the authors'
-    files.
+    """Open CIFAR by torchvision. Its files are pickles, so only those with the MD5 sums of the
+    authors' files are opened.
     """
     from torchvision import datasets
 
@@ -151,11 +149,9 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
     try:
         parts = {split: kind(parent, train=split == "train") for split in ("train", "test")}
     except RuntimeError:
-        state = (
-            "is incomplete or damaged (by its MD5 sums)"
-            if (parent / folder).is_dir()
-            else "is not there"
-        )
+        state = "is not there"
+        if (parent / folder).is_dir():
+            state = "is incomplete or damaged (by its MD5 sums)"
         raise InputError(
             f"{parent}: {folder}/ {state}; unpack {kind.url} there, or remove it and set"
             " --data.download true"
@@ -163,16 +159,10 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
     classes = tuple(parts["train"].classes)
     splits = {}
     for split, part in parts.items():
-        images = ArrayImages(part.data, f"{folder}: {split}")
-        splits[split] = ImageSource.of(
-            images,
-            checked_labels(
-                np.asarray(part.targets),
-                len(images),
-                f"{folder}: {split}",
-                num_classes=len(classes),
-            ),
-        )
+        name_of_array = f"{folder}: {split}"
+        images, targets = ArrayImages(part.data, name_of_array), np.asarray(part.targets)
+        labels = checked_labels(targets, len(images), name_of_array, num_classes=len(classes))
+        splits[split] = ImageSource.of(images, labels)
     return FoundImages(classes, splits)
 
 

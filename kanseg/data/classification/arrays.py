@@ -55,18 +55,16 @@ def _npz_files(root: Path) -> list[Path]:
 
 
 def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """The arrays of the file; nothing in it is unpickled."""
+    """The file and its arrays; pickled objects are refused."""
     files = _npz_files(root)
     if len(files) != 1:
-        named = (
-            f": {', '.join(path.name for path in files)}; give one of them as root"
-            if files
-            else "; data.root must be the file, or the folder that holds it"
-        )
-        raise InputError(f"{root}: expected one .npz file, found {len(files)}{named}")
+        hint = "; data.root must be the file, or the folder that holds it"
+        if files:
+            hint = f": {', '.join(path.name for path in files)}; give one of them as root"
+        raise InputError(f"{root}: expected one .npz file, found {len(files)}{hint}")
     path = files[0]
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
-        raise InputError(f"{path}: is no .npz file, or a truncated one; write it with numpy.savez")
+        raise InputError(f"{path}: not an .npz file, or a truncated one; write it with numpy.savez")
     try:
         with decoder_errors(path), np.load(path, allow_pickle=False) as archive:
             return path, {name: archive[name] for name in archive.files}
@@ -80,29 +78,27 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
 
 def _open_npz(root: Path, download: bool, seed: int) -> FoundImages:
     path, arrays = _read_npz(root)
-    present = [name for name in SPLITS if f"x_{name}" in arrays or f"y_{name}" in arrays]
-    missing = [
-        key
-        for name in ("train", *present)
-        for key in (f"x_{name}", f"y_{name}")
-        if key not in arrays
-    ]
-    if missing:
-        raise InputError(
-            f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'});"
-            " expected x_train, y_train, x_test, y_test"
-        )
+    splits = [name for name in SPLITS if f"x_{name}" in arrays or f"y_{name}" in arrays]
+    for name in ("train", *splits):
+        _require(path, arrays, f"x_{name}", f"y_{name}")
     classes = _class_names(path, arrays)
-    splits = {}
-    for name in present:
+    found = {}
+    for name in splits:
         images = ArrayImages(arrays[f"x_{name}"], f"{path}: x_{name}")
-        splits[name] = ImageSource.of(
-            images,
-            checked_labels(
-                arrays[f"y_{name}"], len(images), f"{path}: y_{name}", num_classes=len(classes)
-            ),
+        labels = checked_labels(
+            arrays[f"y_{name}"], len(images), f"{path}: y_{name}", num_classes=len(classes)
         )
-    return FoundImages(classes, splits)
+        found[name] = ImageSource.of(images, labels)
+    return FoundImages(classes, found)
+
+
+def _require(path: Path, arrays: Mapping[str, np.ndarray], *names: str) -> None:
+    """Raise an InputError for the first array that is missing."""
+    for name in names:
+        if name not in arrays:
+            raise InputError(
+                f"{path}: there is no array {name} (found: {', '.join(arrays) or 'none'})"
+            )
 
 
 def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -128,16 +124,10 @@ def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...
 def _open_cifar10_jpeg(root: Path, download: bool, seed: int) -> FoundImages:
     path, arrays = _read_npz(root)
     splits = {}
-    for name in (name for name in SPLITS if name == "train" or f"data_{name}" in arrays):
-        missing = [
-            key
-            for key in ("header", f"data_{name}", f"off_{name}", f"y_{name}")
-            if key not in arrays
-        ]
-        if missing:
-            raise InputError(
-                f"{path}: there is no array {missing[0]} (found: {', '.join(arrays) or 'none'})"
-            )
+    for name in SPLITS:
+        if name != "train" and f"data_{name}" not in arrays:
+            continue
+        _require(path, arrays, "header", f"data_{name}", f"off_{name}", f"y_{name}")
         images = JpegImages(
             arrays["header"], arrays[f"data_{name}"], arrays[f"off_{name}"], f"{path}: {name}"
         )
@@ -164,9 +154,8 @@ def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
         ) from None
     digits = load_digits()
     images = ArrayImages(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")
-    train, test = cut_exactly(
-        ImageSource.of(images, digits.target), TEST_SHARE, 0
-    )  # whatever the seed, so that scores compare
+    # always by seed 0, so that scores can be compared
+    train, test = cut_exactly(ImageSource.of(images, digits.target), TEST_SHARE, 0)
     return FoundImages(tuple(map(str, range(10))), {"train": train, "test": test})
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kanseg.data.transforms import parse_transform
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
@@ -58,83 +59,61 @@ class ImageAugmentation:
         if image.dtype == np.uint16:  # hardly a transform takes 16 bits
             image = image.astype(np.float32) / 65535
         changed = Image(torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")))
-        # Every random number of these transforms is from torch's generator of the CPU;
-        # torch.manual_seed would seed the GPUs' too.
+        # These transforms draw from torch's generator of the CPU; torch.manual_seed would seed
+        # those of the GPUs too.
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             try:
                 for transform in self._transforms:
                     changed = transform(changed)
-            # torchvision raises whatever comes; the sample and the list are what a user can mend
+            # torchvision raises exceptions of any kind; the user can fix the sample or the list
             except Exception as error:
                 why = " ".join(str(error).split())[:300]  # some messages show all pixels
                 raise InputError(
                     f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} image:"
                     f" {type(transform).__name__}: {why}"
                 ) from error
-        if (
-            not isinstance(changed, Tensor)
-            or changed.ndim != 3
-            or len(changed) != image.shape[2]
-            or changed.numpy().dtype != image.dtype
-        ):
-            made = (
-                f"{changed.dtype} {tuple(changed.shape)}"
-                if isinstance(changed, Tensor)
-                else type(changed).__name__
-            )
-            expected = f"{image.dtype} ({image.shape[2]}, H, W)"
+        made, channels = type(changed).__name__, image.shape[2]
+        is_image = False
+        if isinstance(changed, Tensor):
+            made = f"{changed.dtype} {tuple(changed.shape)}"
+            is_image = changed.ndim == 3 and len(changed) == channels
+            is_image = is_image and changed.numpy().dtype == image.dtype
+        if not is_image:
             raise InputError(
-                f"{name}: augmentation made {made} of an image, expected {expected}; leave out"
-                " ToDtype, ToPILImage, FiveCrop and the like"
+                f"{name}: augmentation made {made} of an image, expected {image.dtype}"
+                f" ({channels}, H, W); leave out ToDtype, ToPILImage, FiveCrop and the like"
             )
         return np.ascontiguousarray(changed.numpy().transpose(1, 2, 0))
 
 
 def _build(spec: Spec):
-    """One transform from its name and options."""
+    """A torchvision transform from its name and options."""
     from torchvision.transforms import v2
 
-    if isinstance(spec, str):
-        spec = {spec: {}}
-    if not isinstance(spec, Mapping) or len(spec) != 1:
-        raise InputError(f"an augmentation is `Name` or `Name: {{option: value}}`, got {spec!r}")
-    name, options = next(iter(spec.items()))
-    if name in REFUSED:
+    name = next(iter(spec), None) if isinstance(spec, Mapping) else spec
+    if isinstance(name, str) and name in REFUSED:
         raise InputError(f"augmentation {name}: {REFUSED[name]}")
-    known = [
-        n
-        for n, kind in vars(v2).items()
-        if inspect.isclass(kind) and issubclass(kind, v2.Transform) and n not in REFUSED
-    ]
-    if name not in known:
-        raise InputError(f"torchvision has no transform {name!r}{nearest(name, known)}")
-    if not isinstance(options or {}, Mapping):
-        raise InputError(f"augmentation {name}: options are `{{option: value}}`, got {options!r}")
-    kind = getattr(v2, name)
-    allowed = [
-        p
-        for p in inspect.signature(kind.__init__).parameters
-        if p not in ("self", "args", "kwargs")
-    ]
-    for option in options or {}:
-        if option not in allowed:
-            has = f"it has: {', '.join(allowed)}" if allowed else "it has none"
-            raise InputError(
-                f"augmentation {name} has no option {option!r}{nearest(str(option), allowed)}"
-                f" ({has})"
-            )
-    values = {option: _value(name, option, value) for option, value in (options or {}).items()}
+    known = {}
+    for name, kind in vars(v2).items():
+        if inspect.isclass(kind) and issubclass(kind, v2.Transform) and name not in REFUSED:
+            known[name] = kind
+    transform, options = parse_transform(spec, known, "torchvision")
+    name = transform.__name__
+    values = {option: _value(name, option, value) for option, value in options.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         try:
-            return kind(**values)
-        except Exception as error:  # a value of a wrong type fails in whatever way it does
-            raise InputError(f"augmentation {name}: " + " ".join(str(error).split())) from None
+            return transform(**values)
+        except Exception as error:  # values of a wrong type fail in many ways
+            message = " ".join(str(error).split())
+            raise InputError(f"augmentation {name}: {message}") from None
 
 
 def _value(name: str, option: str, value: object) -> object:
-    """Texts of enumerations as their members, inner lists of transforms as transforms."""
+    """The value of an option: a text of an enumeration as its member, an inner list of transforms
+    as transforms.
+    """
     from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
     if option == "transforms" and name in CONTAINERS:
@@ -180,19 +159,14 @@ class Mixer:
         num_classes: int,
         label_smoothing: float = 0.0,
     ):
-        if not (
-            0 <= mixup < float("inf") and 0 <= cutmix < float("inf") and 0 <= label_smoothing < 1
-        ):
+        in_range = 0 <= mixup < float("inf") and 0 <= cutmix < float("inf")
+        if not in_range or not 0 <= label_smoothing < 1:
             raise InputError(
                 "mixup and cutmix must be 0 or more and label_smoothing from 0 to below 1, got"
                 f" {mixup}, {cutmix} and {label_smoothing}"
             )
-        self.mixup, self.cutmix, self.num_classes, self.label_smoothing = (
-            mixup,
-            cutmix,
-            num_classes,
-            label_smoothing,
-        )
+        self.mixup, self.cutmix = mixup, cutmix
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) floats and (B,) int64 -> (B, C, H, W) and (B, N) float32, rows of which sum
@@ -204,19 +178,19 @@ class Mixer:
             return images, targets
         random = np.random.default_rng(seed)  # not torch's: the same on every device
         cutting = self.cutmix > 0 and (self.mixup == 0 or random.random() < 0.5)
-        share = float(random.beta(*[self.cutmix if cutting else self.mixup] * 2))
+        alpha = self.cutmix if cutting else self.mixup
+        share = float(random.beta(alpha, alpha))
         others = torch.from_numpy(random.permutation(len(images))).to(images.device)
-        if cutting:
-            (top, bottom), (left, right) = (
-                _interval(n, np.sqrt(1 - share), random.random()) for n in images.shape[2:]
-            )
-            mixed = images.clone()
-            mixed[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
-            share = 1 - (bottom - top) * (right - left) / (
-                images.shape[2] * images.shape[3]
-            )  # what is left after the border has cut it
-        else:
+        if not cutting:
             mixed = images.lerp(images[others], 1 - share)
+            return mixed, targets.lerp(targets[others], 1 - share)
+        height, width = images.shape[2:]
+        top, bottom = _interval(height, np.sqrt(1 - share), random.random())
+        left, right = _interval(width, np.sqrt(1 - share), random.random())
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
+        # the border may have cut the rectangle
+        share = 1 - (bottom - top) * (right - left) / (height * width)
         return mixed, targets.lerp(targets[others], 1 - share)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from kanseg.data.classification import archives, arrays, folders  # noqa: F401 - register
 from kanseg.data.classification.augmentation import ImageAugmentation
@@ -21,26 +20,26 @@ from kanseg.data.classification.sources import (
     cut_exactly,
     stratified_order,
 )
-from kanseg.data.collate import finish, raw_image
+from kanseg.data.dataset import ImageDataset
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.split_record import Content, digest
 from kanseg.data.transforms import sample_seed
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-ROLES = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
+# (images by split, splits that kanseg has dealt, names of the classes) -> images by split, or None
 Choose = Callable[
     [dict[str, ImageSource], set[str], Sequence[str]], "dict[str, ImageSource] | None"
 ]
-DECODED = (
-    50_000  # image files that are decoded before a training; of more, the headers alone are read
-)
+# Up to so many image files are decoded before a training; of more, only the headers are read.
+DECODED = 50_000
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Names of the classes, and labeled images by role: "train", and "val" and "test" where
-    there are such.
+    """Names of the classes, and labeled images by split: "train", and "val" and "test" where the
+    set has them.
     """
 
     classes: tuple[str, ...]
@@ -62,26 +61,24 @@ def open_images(
     log: Callable[[str], None] = print,
     choose: Choose | None = None,
 ) -> ImageSet:
-    """Find the labeled images under `root`. Nothing is written there, unless a set is downloaded
-    to it.
+    """Open a set of labeled images. Nothing is written under `root`, unless the set is downloaded.
 
     Args:
         root: folder of the set, or its .npz file.
-        format: one of FORMATS, or "auto" for what lies in root.
-        download: fetch mnist, fashion_mnist, cifar10 or cifar100 to root where it is missing.
-        train, val, test: the splits of the set that serve as such; none for no such role.
+        format: one of FORMATS, or "auto" to detect it.
+        download: download mnist, fashion_mnist, cifar10 or cifar100 to root where it is missing.
+        train, val, test: splits of the set that are used as such; empty for none.
         val_share: share of the training images that becomes val where the set has no split val; 0
-            for no val then.
-        split_seed: of all splits that have to be made.
-        limit: training images that are kept, the classes in their proportions.
-        check: read all image files once (more than 50 000: their headers).
+            for no val.
+        split_seed: of all splits that kanseg makes.
+        limit: number of training images that are kept, the classes in their proportions.
+        check: read all image files once (of more than 50 000, only the headers).
         log: gets a line for everything that was decided.
-        choose: (splits by role, roles that were dealt by kanseg, classes) -> splits by role, in the
-            place of `limit`, or None; for runs that go on with the samples that they were begun
-            with.
+        choose: for a resumed run: replaces `limit` and gives every image the split that it had;
+            None from it keeps what was found.
 
     Raises:
-        InputError: nothing that can be used; faulty files, labels or settings, by name.
+        InputError: files, labels or settings that cannot be used.
     """
     if not 0 <= val_share < 1 or (limit is not None and limit < 1):
         raise InputError(
@@ -98,46 +95,70 @@ def open_images(
     found = FORMATS[form].open(root, download, split_seed)
     for note in found.notes:
         log(f"data: {note}")
-    chosen = {"train": train, "val": val, "test": test}
+    splits = _named_splits(root, found, {"train": train, "val": val, "test": test}, log)
+    dealt = set(found.dealt)
+    if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
+        exact = FORMATS[form].fixed
+        splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
+        dealt |= {"train", "val"}
+    kept = None if choose is None else choose(splits, dealt, found.classes)
+    if kept is not None:
+        splits = kept
+    elif limit is not None and limit < len(splits["train"]):
+        log(f"data: {limit} of {len(splits['train'])} training images are kept")
+        splits["train"] = limited(splits["train"], limit, split_seed)
+    ordered = {split: splits[split] for split in SPLITS if split in splits}
+    result = ImageSet(found.classes, ordered)
+    _check_classes(root, result, log)
+    if check:
+        _check_images(root, result, log)
+    for split, source in result.splits.items():
+        log(f"data: {split} {len(source)} images of {len(np.unique(source.labels))} classes")
+    return result
+
+
+def _named_splits(
+    root: Path,
+    found: FoundImages,
+    names: Mapping[str, Sequence[str]],
+    log: Callable[[str], None],
+) -> dict[str, ImageSource]:
+    """The images of train, val and test.
+
+    Args:
+        root: of the set.
+        found: its splits.
+        names: train, val and test -> the splits of the set that are used as such.
+        log: for what was decided.
+
+    Raises:
+        InputError: splits that the set does not have, none to train on, or one to train on that is
+            used for val or test too.
+    """
+    train, val, test = (names[split] for split in SPLITS)
     trained = [name for name in train if name in (*val, *test)]
     if trained:
         raise InputError(
             f"split {', '.join(trained)} is in data.train and in data.val or data.test: a score on"
             " images that were trained on says nothing"
         )
-    for name in (name for name in val if name in test):
-        log(
-            f"data: split {name!r} selects the weights and measures them too: its score is"
-            " optimiztic"
-        )
-    dealt = set(found.dealt)
-    splits = {
-        role: source
-        for role in ROLES
-        if (source := _source(root, found, role, list(chosen[role]), log)) is not None
-    }
+    for name in val:
+        if name in test:
+            log(
+                f"data: split {name!r} selects the weights and measures them too: its score is"
+                " optimistic"
+            )
+    splits = {}
+    for split in SPLITS:
+        source = _source(root, found, split, list(names[split]), log)
+        if source is not None:
+            splits[split] = source
     if "train" not in splits:
         raise InputError(
             f"{root}: no split to train on is named in data.train (found:"
             f" {', '.join(found.splits)})"
         )
-    if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
-        exact = FORMATS[form].fixed
-        splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
-        dealt |= {"train", "val"}
-    chosen_anew = None if choose is None else choose(splits, dealt, found.classes)
-    if chosen_anew is not None:
-        splits = chosen_anew
-    elif limit is not None and limit < len(splits["train"]):
-        log(f"data: {limit} of {len(splits['train'])} training images are kept")
-        splits["train"] = limited(splits["train"], limit, split_seed)
-    result = ImageSet(found.classes, {role: splits[role] for role in ROLES if role in splits})
-    _check_classes(root, result, log)
-    if check:
-        _check_images(root, result, log)
-    for role, source in result.splits.items():
-        log(f"data: {role} {len(source)} images of {len(np.unique(source.labels))} classes")
-    return result
+    return splits
 
 
 def _with_val(
@@ -149,7 +170,7 @@ def _with_val(
     exact: bool,
     log: Callable[[str], None],
 ) -> dict[str, ImageSource]:
-    """The training images without those that are taken for val, and these."""
+    """Split training images into train and val."""
     train, val = cut_exactly(source, share, seed) if exact else cut(source, share, seed, root)
     how = "" if exact else ", by a hash of each"
     log(
@@ -165,7 +186,7 @@ def limited(source: ImageSource, limit: int, seed: int) -> ImageSource:
 
 
 def many_files(splits: Mapping[str, ImageSource]) -> bool:
-    """Whether there are so many files that not all of them are read before a training."""
+    """True if there are so many files that only their headers are read before a training."""
     return sum(len(source.in_files) for source in splits.values()) > DECODED
 
 
@@ -182,7 +203,11 @@ def image_contents(
 
 
 def _detected(root: Path, log: Callable[[str], None]) -> str:
-    """The one format that root looks like."""
+    """Detect the format of the set.
+
+    Raises:
+        InputError: none, or several.
+    """
     if not root.exists():
         raise InputError(
             f"{root}: no such file or folder (looked for {root.resolve()}); correct data.root, or"
@@ -190,47 +215,44 @@ def _detected(root: Path, log: Callable[[str], None]) -> str:
         )
     formats: dict[str, ImageFormat] = {name: FORMATS[name] for name in FORMATS}
     found = [name for name, kind in formats.items() if not kind.fallback and kind.lies_in(root)]
-    found = found or [
-        name for name, kind in formats.items() if kind.fallback and kind.lies_in(root)
-    ]
+    if not found:
+        found = [name for name, kind in formats.items() if kind.fallback and kind.lies_in(root)]
     if len(found) != 1:
-        what = (
-            f"looks like {' and '.join(found)}"
-            if found
-            else "looks like no set of labeled images (their forms: data/README.md)"
-        )
+        what = "is not a set of labeled images in a known format (data/README.md)"
+        if found:
+            what = f"looks like {' and '.join(found)}"
         raise InputError(f"{root}: {what}; set data.format to one of {', '.join(FORMATS)}")
     log(f"data: {root} is read as {found[0]}")
     return found[0]
 
 
 def _source(
-    root: Path, found: FoundImages, role: str, names: list[str], log: Callable[[str], None]
+    root: Path, found: FoundImages, split: str, names: list[str], log: Callable[[str], None]
 ) -> ImageSource | None:
-    """The images of a role; None where none are asked for, or where the set has no val or test as
-    such.
+    """The images of train, val or test: those of the splits `names` of the set. None where no names
+    are given, or where the set has no val or test.
     """
+    if not names:
+        return None
     missing = [name for name in names if name not in found.splits]
     if not missing:
-        return (
-            ImageSource.joined([found.splits[name] for name in dict.fromkeys(names)])
-            if names
-            else None
-        )
-    alike = nearest(missing[0], found.splits) or next(
-        (f"; did you mean {name!r}?" for name in found.splits if name.startswith(missing[0])), ""
-    )
-    if role == "train" or names != [role] or alike:
+        return ImageSource.joined([found.splits[name] for name in dict.fromkeys(names)])
+    hint = nearest(missing[0], found.splits)
+    for name in found.splits:
+        if not hint and name.startswith(missing[0]):
+            hint = f"; did you mean {name!r}?"
+    if split == "train" or names != [split] or hint:
         raise InputError(
-            f"{root}: there is no split {missing[0]!r}{alike} (found: {', '.join(found.splits)});"
-            f" correct data.{role}"
+            f"{root}: there is no split {missing[0]!r}{hint} (found: {', '.join(found.splits)});"
+            f" correct data.{split}"
         )
-    if role == "test":
+    if split == "test":
         log("data: there is no split 'test', so nothing is measured on one")
     return None
 
 
 def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
+    """Check that class names are unique and that there are images of two classes to train on."""
     twice = [name for name in images.classes if images.classes.count(name) > 1]
     if twice:
         raise InputError(f"{root}: two classes are called {twice[0]!r}; give each its own name")
@@ -242,30 +264,26 @@ def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> 
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
-        log(
-            "data: no image of"
-            f" {', '.join(absent[:SHOWN])}{' and others' * (len(absent) > SHOWN)} to train on"
-        )
+        names = ", ".join(absent[:SHOWN])
+        if len(absent) > SHOWN:
+            names += " and others"
+        log(f"data: no image of {names} to train on")
 
 
 def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
-    """Unreadable files, all of them counted and the first 20 listed."""
+    """Check that all image files can be read.
+
+    Raises:
+        InputError: the first 20 that cannot, and their number.
+    """
     decode = not many_files(images.splits)
-    faults = list(
-        dict.fromkeys(
-            fault for source in images.splits.values() for fault in source.faults(decode=decode)
-        )
-    )
+    faults: dict[str, None] = {}  # a file can be in two splits
+    for source in images.splits.values():
+        faults |= dict.fromkeys(source.faults(decode=decode))
     if faults:
         more = f" (the first {SHOWN} are named above)" if len(faults) > SHOWN else ""
-        raise InputError(
-            "\n".join(
-                [
-                    *faults[:SHOWN],
-                    f"{root}: {len(faults)} images cannot be read{more}; replace or remove them",
-                ]
-            )
-        )
+        count = f"{root}: {len(faults)} images cannot be read{more}; replace or remove them"
+        raise InputError("\n".join([*list(faults)[:SHOWN], count]))
     if not decode:
         log(
             f"data: more than {DECODED} files: their headers were checked; an image that is"
@@ -273,12 +291,9 @@ def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> N
         )
 
 
-class ClassificationDataset(Dataset):
+class ClassificationDataset(ImageDataset):
     """Items are {"image": (C, H, W) float32, "label": int, "index": int}; a batch of them has int64
     labels.
-
-    An item is asked for by (epoch, index), or by index for epoch 0; its random numbers depend on
-    (seed, epoch, index) only.
 
     Args:
         source: labeled images.
@@ -297,28 +312,23 @@ class ClassificationDataset(Dataset):
         augmentation: ImageAugmentation | None = None,
         seed: int = 0,
     ):
+        super().__init__(preprocess, seed)
         self.source = source
         self.classes = tuple(classes)
-        self.preprocess = preprocess
         self.augmentation = augmentation
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     @cached_property
     def one_size(self) -> bool:
-        """Whether all images, before augmentation, have the same size (by their headers)."""
+        """True if all images, before augmentation, have the same size (by their headers)."""
         return self.preprocess.resize is not None or len(self.source.sizes()) <= 1
 
-    def raw(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        """The item before its bytes become numbers (`raw_image`)."""
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image, label, name = self.source.decoded(index)
-        image = self.preprocess.scale(image, name=name)
+        decoded, label, name = self.source.decoded(index)
+        image = self.preprocess.scale(decoded, name=name)
         if self.augmentation is not None:
             image = self.augmentation(image, sample_seed(self.seed, epoch, index), name=name)
-        return {"image": raw_image(image, self.preprocess), "label": label, "index": index}
-
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        return finish(self.raw(key), self.preprocess)
+        return {"image": self.to_tensor(image), "label": label, "index": index}

@@ -1,4 +1,4 @@
-"""Labeled images in folders: a folder a class, and Tiny ImageNet."""
+"""Labeled images in folders: one folder per class, and Tiny ImageNet."""
 
 from __future__ import annotations
 
@@ -14,70 +14,65 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
 from kanseg.utils.registry import nearest
 
-SPLIT_NAMES = {
-    "train",
-    "training",
-    "val",
-    "valid",
-    "validation",
-    "test",
-    "testing",
-}  # of folders that are no classes
+# Folders of these names are splits, not classes.
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def _natural(name: str) -> tuple:
+def _natural_key(path: Path) -> list[tuple[int, int, str]]:
     """Sort key: class_2 before class_10."""
-    return tuple(
-        (1, int(part), "") if part.isdigit() else (0, 0, part)
-        for part in re.split(r"([0-9]+)", name)
-    )
+    key = []
+    for part in re.split(r"([0-9]+)", path.name):
+        key.append((1, int(part), "") if part.isdigit() else (0, 0, part))
+    return key
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(
-        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
-        key=lambda path: _natural(path.name),
-    )
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(found, key=_natural_key)
 
 
 def _images(folder: Path) -> list[str]:
-    """All image files in the folder and below it, hidden ones left out."""
+    """All image files in the folder and below it, without hidden ones."""
     found = []
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            f"{base}/{name}"
-            for name in sorted(names)
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                found.append(f"{base}/{name}")
     return found
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(
-        name.lower().endswith(IMAGE_SUFFIXES) for _, _, names in os.walk(folder) for name in names
-    )
+def _has_images(folder: Path) -> bool:
+    for _, _, names in os.walk(folder):
+        if any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            return True
+    return False
 
 
 def _looks_like_classes(root: Path) -> bool:
     if not root.is_dir():
         return False
-    return (root / "train").is_dir() or any(_holds_images(folder) for folder in _subfolders(root))
+    return (root / "train").is_dir() or any(_has_images(folder) for folder in _subfolders(root))
 
 
 def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
-    """The images of a split; a folder that is no class is an InputError."""
+    """The images of a split.
+
+    Raises:
+        InputError: a folder that is not a class, or no images.
+    """
     paths: list[str] = []
     labels: list[int] = []
-    for place in _subfolders(folder):
-        if place.name not in classes:
+    for subfolder in _subfolders(folder):
+        name = subfolder.name
+        if name not in classes:
             raise InputError(
-                f"{place}: there is no such class to train on{nearest(place.name, classes)}"
-                f" (classes: {_few(classes)})"
+                f"{subfolder}: there is no such class to train on{nearest(name, classes)}"
+                f" (classes: {_shortened(classes)})"
             )
-        mine = _images(place)
-        paths += mine
-        labels += [classes.index(place.name)] * len(mine)
+        images = _images(subfolder)
+        paths += images
+        labels += [classes.index(name)] * len(images)
     if not paths:
         raise InputError(
             f"{folder}: no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in folders CLASS/"
@@ -93,14 +88,10 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             f"{folder}: images/ and masks/ are the form for segmentation; to classify, put the"
             " images into a folder a class"
         )
-    empty = [path for path in _subfolders(folder) if not _holds_images(path)]
-    if empty:
-        raise InputError(
-            "\n".join(
-                f"{path}: a class without images; add some, or remove the folder"
-                for path in empty[:SHOWN]
-            )
-        )
+    empty = [path for path in _subfolders(folder) if not _has_images(path)]
+    lines = [f"{path}: a class without images; add some, or remove the folder" for path in empty]
+    if lines:
+        raise InputError("\n".join(lines[:SHOWN]))
     return names
 
 
@@ -108,24 +99,16 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
     _must_be_folder(root)
     if (root / "train").is_dir():
         classes = _class_names(root / "train")
-        others = [
-            path for path in _subfolders(root) if path.name != "train" and _holds_images(path)
-        ]
-        flat = [
-            path for path in others if not any(_holds_images(place) for place in _subfolders(path))
-        ]  # ImageNet's test/ is such
-        notes = tuple(
-            f"{path}: its images are in no folders of classes, so it is left out" for path in flat
-        )
-        return FoundImages(
-            classes,
-            {
-                path.name: _labeled(path, classes)
-                for path in (root / "train", *others)
-                if path not in flat
-            },
-            notes,
-        )
+        found = {"train": _labeled(root / "train", classes)}
+        notes = []
+        for path in _subfolders(root):
+            if path.name == "train" or not _has_images(path):
+                continue
+            if any(_has_images(subfolder) for subfolder in _subfolders(path)):
+                found[path.name] = _labeled(path, classes)
+            else:  # such as ImageNet's test/
+                notes.append(f"{path}: its images are in no folders of classes, so it is left out")
+        return FoundImages(classes, found, tuple(notes))
     splits = [path.name for path in _subfolders(root) if path.name.lower() in SPLIT_NAMES]
     if splits:
         raise InputError(
@@ -158,32 +141,19 @@ def _must_be_folder(root: Path) -> None:
 def _open_tiny_imagenet(root: Path, download: bool, seed: int) -> FoundImages:
     """Classes are numbered in the order of their sorted WordNet ids, as if they were folders."""
     _must_be_folder(root)
-    missing = [
-        name
-        for name in ("wnids.txt", "train", "val/images", "val/val_annotations.txt")
-        if not (root / name).exists()
-    ]
-    if missing:
-        raise InputError(
-            f"{root}: {missing[0]} is not there; expected Tiny ImageNet as unpacked: train/, val/"
-            " and wnids.txt"
-        )
-    ids = tuple(
-        sorted(
-            {line.strip() for line in read_text(root / "wnids.txt").splitlines() if line.strip()}
-        )
-    )
-    train = _labeled(root / "train", ids)
-    notes = (
-        ("the images of test/ have no labels: name val for the test too, or leave it out",)
-        if (root / "test").is_dir()
-        else ()
-    )
-    return FoundImages(
-        _words(root / "words.txt", ids),
-        {"train": train, "val": _annotated(root / "val", ids)},
-        notes,
-    )
+    for name in ("wnids.txt", "train", "val/images", "val/val_annotations.txt"):
+        if not (root / name).exists():
+            raise InputError(
+                f"{root}: {name} is not there; expected Tiny ImageNet as unpacked: train/, val/"
+                " and wnids.txt"
+            )
+    lines = [line.strip() for line in read_text(root / "wnids.txt").splitlines()]
+    ids = tuple(sorted({line for line in lines if line}))
+    splits = {"train": _labeled(root / "train", ids), "val": _annotated(root / "val", ids)}
+    notes: tuple[str, ...] = ()
+    if (root / "test").is_dir():
+        notes = ("the images of test/ have no labels: name val for the test too, or leave it out",)
+    return FoundImages(_class_words(root / "words.txt", ids), splits, notes)
 
 
 def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
@@ -205,27 +175,28 @@ def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
     return ImageSource.of(FileImages(paths), labels)
 
 
-def _words(table: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
-    """The first word for each id, with the id where two have the same one; the ids themselves
-    without words.txt.
+def _class_words(table: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The first word of each id in words.txt, followed by the id where several have the same word;
+    the ids themselves without the file.
     """
     if not table.is_file():
         return ids
-    lines = (line.split("\t", 1) for line in read_text(table).splitlines() if "\t" in line)
-    words = {key.strip(): value.split(",")[0].strip() for key, value in lines}
+    words = {}
+    for line in read_text(table).splitlines():
+        key, tab, value = line.partition("\t")
+        if tab:
+            words[key.strip()] = value.split(",")[0].strip()
     names = [words.get(key) or key for key in ids]
-    return tuple(
-        name if names.count(name) == 1 else f"{name} ({key})"
-        for name, key in zip(names, ids, strict=True)
-    )
+    unique = []
+    for name, key in zip(names, ids, strict=True):
+        unique.append(name if names.count(name) == 1 else f"{name} ({key})")
+    return tuple(unique)
 
 
-def _few(names: tuple[str, ...]) -> str:
-    return (
-        ", ".join(names)
-        if len(names) <= 12
-        else f"{', '.join(names[:10])}, ... ({len(names)} in all)"
-    )
+def _shortened(names: tuple[str, ...]) -> str:
+    if len(names) <= 12:
+        return ", ".join(names)
+    return f"{', '.join(names[:10])}, ... ({len(names)} in all)"
 
 
 FORMATS.register("tiny_imagenet")(

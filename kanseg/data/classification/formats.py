@@ -1,6 +1,4 @@
-"""The form in which the opener of a format hands over what it found, and the registry of
-formats.
-"""
+"""The registry of formats of labeled images, and what a format returns."""
 
 from __future__ import annotations
 
@@ -14,8 +12,13 @@ from kanseg.utils.registry import Registry
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Class names, the splits under their own names, what was decided on the way, and which splits
-    kanseg has dealt itself.
+    """A set of labeled images as it was found.
+
+    Args:
+        classes: their names.
+        splits: images by the name that the set has for a split.
+        notes: what was decided while reading.
+        dealt: splits that kanseg has made itself.
     """
 
     classes: tuple[str, ...]
@@ -26,14 +29,14 @@ class FoundImages:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """A form of data set.
+    """A format of data sets.
 
     Args:
-        open: (root, download, seed of a split that has to be made) -> what is there; an InputError
-            where it cannot be used.
-        lies_in: whether root looks like it.
-        fallback: tried only where no other format is found.
-        fixed: whether its sets never grow, so that shares can be cut off exactly.
+        open: (root, download, seed of splits that have to be made) -> the images; raises an
+            InputError where they cannot be used.
+        lies_in: True if a root looks like this format.
+        fallback: tried only where no other format fits.
+        fixed: its sets never grow, so that splits can have exact shares.
     """
 
     open: Callable[[Path, bool, int], FoundImages]

@@ -27,41 +27,43 @@ SHOWN = 20  # faults that are listed; the rest are counted
 
 
 class Images(ABC):
-    """A row of images without labels; it can be pickled for processes that read."""
+    """A sequence of images without labels; it can be pickled for the workers of a loader."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, row: int) -> np.ndarray:
-        """(H, W, C) uint8 or uint16; an InputError where it cannot be read."""
+        """(H, W, C) uint8 or uint16.
+
+        Raises:
+            InputError: it cannot be read.
+        """
 
     def decoded(self, row: int) -> DecodedImage:
-        """The same with what is known of alpha and of pixels without data."""
+        """The image with its alpha channel and its pixels without data, where it has such."""
         return as_decoded(self.read(row))
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """What an error message calls the image."""
+        """The name of the image in error messages."""
 
     @abstractmethod
     def size(self, row: int) -> tuple[int, int]:
         """(H, W), without decoding the image where that can be avoided."""
 
     def fault(self, row: int, *, decode: bool) -> str | None:
-        """Why the image cannot be read, or None; without `decode` its header alone is
-        looked at.
-        """
+        """Why the image cannot be read, or None; without `decode` only its header is read."""
         return None
 
     def unit(self, row: int, root: Path) -> str:
-        """What decides on which side of a seeded split the image is, and stays as others come and
-        go: of a file its path below the root, without the suffix; else its content.
+        """What a seeded split hashes, so that an image keeps its split as others come and go: the
+        path of a file below the root, without the suffix; else the content.
         """
         return self.digest(row)
 
     def key(self, row: int, root: Path) -> str:
-        """The name of the image in the data set, wherever that lies."""
+        """The name of the image below the root of the data set."""
         return self.name(row)
 
     @abstractmethod
@@ -70,7 +72,7 @@ class Images(ABC):
 
         Args:
             row: of the image.
-            ends_only: of a large set of files: of their sizes and ends alone.
+            ends_only: for large sets: hash only the size and the ends of a file.
         """
 
 
@@ -173,12 +175,8 @@ class JpegImages(Images):
 
     def __init__(self, header: np.ndarray, data: np.ndarray, offsets: np.ndarray, where: str):
         offsets = offsets.astype(np.int64)
-        if (
-            len(offsets) < 2
-            or offsets[0] != 0
-            or offsets[-1] != len(data)
-            or (np.diff(offsets) <= 0).any()
-        ):
+        covers = len(offsets) >= 2 and offsets[0] == 0 and offsets[-1] == len(data)
+        if not covers or (np.diff(offsets) <= 0).any():
             raise InputError(
                 f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the images;"
                 " the file is damaged, fetch it anew"
@@ -189,9 +187,8 @@ class JpegImages(Images):
         return len(self.offsets) - 1
 
     def _open(self, row: int) -> Image.Image:
-        return Image.open(
-            io.BytesIO(self.header + self.data[self.offsets[row] : self.offsets[row + 1]].tobytes())
-        )
+        content = self.data[self.offsets[row] : self.offsets[row + 1]].tobytes()
+        return Image.open(io.BytesIO(self.header + content))
 
     def read(self, row: int) -> np.ndarray:
         try:
@@ -240,21 +237,19 @@ class ImageSource:
         """All of the images, in their order."""
         assert len(images) == len(labels)
         rows = np.arange(len(images))
-        return ImageSource(
-            (images,),
-            np.stack([np.zeros_like(rows), rows], axis=1),
-            np.asarray(labels, dtype=np.int64),
-        )
+        places = np.stack([np.zeros_like(rows), rows], axis=1)
+        return ImageSource((images,), places, np.asarray(labels, dtype=np.int64))
 
     @staticmethod
     def joined(sources: Sequence[ImageSource]) -> ImageSource:
         """The images of several sources, one after the other."""
-        first = np.cumsum([0, *(len(source.parts) for source in sources)])
-        places = [source.places + [start, 0] for source, start in zip(sources, first, strict=False)]
-        parts = tuple(part for source in sources for part in source.parts)
-        return ImageSource(
-            parts, np.concatenate(places), np.concatenate([source.labels for source in sources])
-        )
+        parts: list[Images] = []
+        places, labels = [], []
+        for source in sources:
+            places.append(source.places + [len(parts), 0])
+            labels.append(source.labels)
+            parts += source.parts
+        return ImageSource(tuple(parts), np.concatenate(places), np.concatenate(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -264,7 +259,7 @@ class ImageSource:
         return image.values, label, name
 
     def decoded(self, index: int) -> tuple[DecodedImage, int, str]:
-        """The same with what is known of alpha and of pixels without data."""
+        """(image with its alpha channel and pixels without data, label, name)."""
         part, row = self._place(index)
         return part.decoded(row), int(self.labels[index]), part.name(row)
 
@@ -277,7 +272,7 @@ class ImageSource:
         return ImageSource(self.parts, self.places[indices], self.labels[indices])
 
     def names(self) -> list[str]:
-        """The names of all images, none of which is read."""
+        """The names of all images; no image is read."""
         return [part.name(row) for part, row in map(self._place, range(len(self)))]
 
     def units(self, root: Path) -> list[str]:
@@ -306,20 +301,15 @@ class ImageSource:
         return np.flatnonzero(np.isin(self.places[:, 0], files))
 
     def faults(self, *, decode: bool) -> list[str]:
-        """A line for each file that cannot be read; decoding releases the interpreter, hence
-        threads.
-        """
-        return [
-            fault
-            for fault in self._each(partial(_fault, decode=decode), self.in_files)
-            if fault is not None
-        ]
+        """A line for each file that cannot be read."""
+        found = self._each(partial(_fault, decode=decode), self.in_files)
+        return [fault for fault in found if fault is not None]
 
     def _each(
         self, function: Callable[[tuple[Images, int]], T], indices: np.ndarray
     ) -> Iterator[T]:
-        """The function of the place of each image, by threads, and by pieces of bounded memory:
-        sets can hold millions.
+        """Call a function with the place of each image, in threads: decoding releases the GIL.
+        Sets can hold millions of images, so they are submitted in pieces.
         """
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(indices), AT_ONCE):
@@ -348,8 +338,8 @@ def checked_labels(
     """(n,) int64 class indices for `count` images.
 
     Raises:
-        InputError: no integers, another number than there are images, or indices that are no
-            class.
+        InputError: other than integers, another number than there are images, or indices without
+            a class.
     """
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -360,7 +350,7 @@ def checked_labels(
         )
     if len(values) != count:
         raise InputError(
-            f"{where}: {len(values)} labels for {count} images; there must be one an image"
+            f"{where}: {len(values)} labels for {count} images; each image must have one"
         )
     top = np.inf if num_classes is None else num_classes - 1
     bad = np.flatnonzero((values < 0) | (values > top))
@@ -375,7 +365,7 @@ def checked_labels(
 
 
 def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> np.ndarray:
-    """An order of the samples of which every beginning has the classes in their proportions.
+    """A seeded order of the samples in which every prefix has the classes in their proportions.
 
     The r-th sample of a class of n (in a seeded order) comes at (r + offset) / n. With offset 0 the
     first samples hold one of each class; with 0.5 a class of one sample is left out of every
@@ -392,17 +382,20 @@ def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> n
 def cut(
     source: ImageSource, share: float, seed: int, root: Path = Path()
 ) -> tuple[ImageSource, ImageSource]:
-    """(what is left, a seeded `share` of about that size), both in the order of the source.
+    """Cut off a seeded `share` of the images.
 
     An image is cut off by a hash of the seed and of its name below the root, or of its pixels where
-    it has no file: a set that grows keeps its sides. One image of each class is left, and at least
-    one is cut off.
+    it has no file, so that images of a growing set keep their splits. One image of each class is
+    left, and at least one is cut off.
 
     Args:
         source: two images or more.
         share: from 0 to 1.
         seed: of the hash.
         root: of the data set.
+
+    Returns:
+        The rest and the share, both in the order of the source.
     """
     hashes = np.array([share_of(unit, seed, "cut") for unit in source.units(root)])
     off = hashes < share
@@ -418,8 +411,10 @@ def cut(
 
 
 def cut_exactly(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """(what is left, a seeded stratified `share`) of a set that never changes, both in the order of
-    the source.
+    """Cut off a seeded, stratified `share` of a set that never changes.
+
+    Returns:
+        The rest and the share, both in the order of the source.
     """
     count = min(max(1, round(share * len(source))), len(source) - 1)
     order = stratified_order(source.labels, seed, offset=0.5)

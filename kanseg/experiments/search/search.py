@@ -302,7 +302,7 @@ def _run_trial(
 
     with _noted(trial, log):
         mine = with_settings(config, values | {"run_dir": str(folder), "data.test": []})
-        results = train(mine, watch=watch if prune else None, **_beginning(folder))
+        results = train(mine, on_epoch_end=watch if prune else None, **_beginning(folder))
         score = TASKS[type(mine)](mine).headline(results["val"])[config.training.monitor]
         if score != score:
             raise InputError(f"{config.training.monitor} is undefined on val")

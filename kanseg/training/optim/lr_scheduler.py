@@ -1,79 +1,129 @@
-"""The learning rate of every group of parameters at every step, as a function of the settings and
-of where the run stands.
-"""
+"""Learning-rate schedules of a training, and the groups of parameters with their own rates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from kanseg.layers.regularization import kan_layers
 from kanseg.training.optim.optimizers import NEEDS_CLOSURE, PLATEAU, create_schedule
 from kanseg.utils.errors import InputError
 
-EXAMPLES = 6
+EXAMPLES = 6  # names of parameters in an error message
 
 
 @dataclass
-class Stand:
-    """What validations have done to the learning rate so far."""
+class PlateauState:
+    """What validations have done to the learning rate so far; stored in every checkpoint."""
 
     scale: float = 1.0  # factor on the learning rate
-    stale: int = (
-        0  # validations without an improvement since the last one, or since the last reduction
-    )
+    stale: int = 0  # validations since the last improvement or reduction
 
 
-class Rates:
-    """Sets the learning rates: peak * factor of the schedule at the step * what plateaus have left
-    of it * factor of the group.
+class PlateauLR(LambdaLR):
+    """LambdaLR whose rates fall when validations stop improving: the schedule "plateau".
+
+    It reduces as `ReduceLROnPlateau` does with threshold 0. That one multiplies the rates of the
+    optimizer, which a warm-up by another scheduler would overwrite at its next step.
 
     Args:
-        optimizer: its groups are those of `parameter_groups`.
+        optimizer, lr_lambda, last_epoch: as of `LambdaLR`.
+        plateau: reductions so far; updated in place.
+        warmup_steps: validations until then do not count: the rate rises whatever they say.
+        factor, patience, min_factor: options of the schedule.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float],
+        *,
+        plateau: PlateauState,
+        warmup_steps: float,
+        factor: float,
+        patience: int,
+        min_factor: float,
+        last_epoch: int = -1,
+    ):
+        self.plateau, self.warmup_steps = plateau, warmup_steps
+        self.factor, self.patience, self.min_factor = factor, patience, min_factor
+        super().__init__(optimizer, lr_lambda, last_epoch=last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The rate of each group at this step."""
+        factor = self.lr_lambdas[0](self.last_epoch)
+        return [base * factor * self.plateau.scale for base in self.base_lrs]
+
+    def step_validation(self, *, improved: bool) -> None:
+        """Take note of a validation, and lower the rates after too many without an improvement."""
+        state = self.plateau
+        if improved or self.last_epoch <= self.warmup_steps:
+            state.stale = 0
+        elif state.stale < self.patience:
+            state.stale += 1
+        else:
+            state.scale = max(state.scale * self.factor, self.min_factor)
+            state.stale = 0
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+def create_lr_scheduler(
+    optimizer: Optimizer,
+    settings: Any,
+    *,
+    total: int,
+    step: int = 0,
+    plateau: PlateauState | None = None,
+) -> LambdaLR:
+    """The scheduler of a training, which is stepped after each optimizer step.
+
+    Every schedule is a closed form of the step (`create_schedule`), not one of torch's chained
+    schedulers: a resumed run continues at any step, with another length or peak if the settings
+    changed, and a warm-up need not be a whole number of steps.
+
+    Args:
+        optimizer: the rate of each group is its peak (`parameter_groups`).
         settings: `training` of an experiment.
-        total: steps of the whole run.
-        factors: one a group.
+        total: optimizer steps of the whole run.
+        step: steps that are done.
+        plateau: what validations have done so far, for the schedule "plateau"; updated in place.
 
     Raises:
         ValueError: an unknown schedule or option.
     """
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    schedule = create_schedule(
+        settings.schedule, total=total, warmup=settings.warmup, **settings.schedule_options
+    )
+    if settings.schedule != "plateau":
+        return LambdaLR(optimizer, schedule, last_epoch=step - 1)
+    options = PLATEAU | settings.schedule_options
+    return PlateauLR(
+        optimizer,
+        schedule,
+        plateau=plateau or PlateauState(),
+        warmup_steps=settings.warmup * total,
+        last_epoch=step - 1,
+        **options,
+    )
 
-    def __init__(
-        self, optimizer: Optimizer, settings: Any, *, total: int, factors: Sequence[float] = (1.0,)
-    ):
-        self.optimizer, self.peak, self.factors = optimizer, settings.lr, factors
-        self.rising = settings.warmup * total
-        self._factor = create_schedule(
-            settings.schedule, total=total, warmup=settings.warmup, **settings.schedule_options
-        )
-        self._options = (
-            PLATEAU | settings.schedule_options if settings.schedule == "plateau" else None
-        )
 
-    def set(self, step: int, stand: Stand) -> float:
-        """Set the rates of this step (from 0); that of a group with factor 1."""
-        rate = self.peak * self._factor(step) * stand.scale
-        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
-            group["lr"] = rate * factor
-        return rate
-
-    def validated(self, stand: Stand, *, improved: bool, step: int) -> Stand:
-        """How things stand after a validation at this step, as of
-        `torch.optim.lr_scheduler.ReduceLROnPlateau` with threshold 0.
-
-        Validations within the warm-up do not count: the rate rises there whatever they say.
-        """
-        if self._options is None or improved or step <= self.rising:
-            return Stand(stand.scale)
-        if stand.stale < self._options["patience"]:
-            return Stand(stand.scale, stand.stale + 1)
-        return Stand(max(stand.scale * self._options["factor"], self._options["min_factor"]))
+def current_lr(scheduler: LambdaLR, peak: float) -> float:
+    """The learning rate, at this step, of a group that has no rate of its own; for the log."""
+    rate = peak * scheduler.lr_lambdas[0](scheduler.last_epoch)
+    if isinstance(scheduler, PlateauLR):
+        rate *= scheduler.plateau.scale
+    return rate
 
 
 # Learning rate of the coefficients of functions, in multiples of that of other weights, and
@@ -83,42 +133,52 @@ FUNCTION_LR = {"shared": 10.0, "edge": 1.0}
 FUNCTION_DECAY = {"shared": False, "edge": True}
 
 
-def parameter_groups(model: nn.Module, settings: Any) -> tuple[list[dict[str, Any]], list[float]]:
-    """Groups for an optimizer, and for `Rates` the factor on the learning rate of each.
+def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
+    """Groups of parameters for an optimizer; a group whose learning rate or weight decay is not
+    that of the settings has its own "lr" or "weight_decay".
 
     Args:
-        model: whose parameters' names are looked at (`named_parameters`).
-        settings: `training` of an experiment. Of its `lr_factors`, pattern (`fnmatch`, the whole
-            name, case matters) -> factor, the first that fits counts, the others have factor 1. A
-            group of factor 0 keeps its weights; running statistics of batch norms in it go on.
-            `function_lr` and `function_decay` are about the coefficients of functions.
+        model: its `named_parameters`.
+        settings: `training` of an experiment. `lr_factors` maps a pattern (`fnmatch` on the whole
+            name, case matters) to a factor; the first pattern that fits counts, other parameters
+            have factor 1. A group of factor 0 keeps its weights, but running statistics of batch
+            norms in it go on. `function_lr` and `function_decay` concern the coefficients of
+            functions.
 
     Raises:
-        InputError: a factor below 0, a pattern that fits nothing, or nothing that an earlier one
+        InputError: a factor below 0; a pattern that fits nothing, or nothing that an earlier one
             leaves.
     """
     factors = settings.lr_factors
-    fitting = {name: _pattern_of(name, factors) for name, _ in model.named_parameters()}
+    pattern_of = {name: _first_match(name, factors) for name, _ in model.named_parameters()}
     for pattern, factor in factors.items():
         if not 0 <= factor < math.inf:
             raise InputError(
                 f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}"
             )
-        if pattern not in fitting.values():
+        if pattern not in pattern_of.values():
             raise InputError(f"training.lr_factors: {pattern!r} {_why(model, pattern)}")
     if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
         raise InputError(f"training.function_lr must be 0 or more, got {settings.function_lr}")
-    kinds = function_kinds(model) if settings.optimizer not in NEEDS_CLOSURE else {}
-    groups: dict[tuple[str | None, float, bool], list[nn.Parameter]] = {}
+    kinds = {}
+    if settings.optimizer not in NEEDS_CLOSURE:
+        kinds = function_kinds(model)
+    members: dict[tuple[str | None, float, bool], list[nn.Parameter]] = {}
     for pattern in (*factors, None):
         for name, parameter in model.named_parameters():
-            if fitting[name] == pattern:
-                factor, decays = _of_functions(kinds.get(parameter), settings)
-                groups.setdefault((pattern, factor, decays), []).append(parameter)
-    made = []
-    for (_, _, decays), parameters in groups.items():
-        made.append({"params": parameters} | ({} if decays else {"weight_decay": 0.0}))
-    return made, [factors.get(pattern, 1.0) * factor for pattern, factor, _ in groups]
+            if pattern_of[name] == pattern:
+                factor, decays = _function_rates(kinds.get(parameter), settings)
+                members.setdefault((pattern, factor, decays), []).append(parameter)
+    groups = []
+    for (pattern, function_factor, decays), parameters in members.items():
+        group: dict[str, Any] = {"params": parameters}
+        factor = factors.get(pattern, 1.0) * function_factor
+        if factor != 1.0:
+            group["lr"] = settings.lr * factor
+        if not decays:
+            group["weight_decay"] = 0.0
+        groups.append(group)
+    return groups
 
 
 def function_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
@@ -138,7 +198,7 @@ def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
     lines = []
     for kind, words in (("shared", "shared functions"), ("edge", "functions of each edge")):
         count = sum(parameter.numel() for parameter, its in kinds.items() if its == kind)
-        factor, decays = _of_functions(kind, settings)
+        factor, decays = _function_rates(kind, settings)
         if not count or (factor, decays) == (1.0, True):
             continue
         decay = "weight decay" if decays else "no weight decay"
@@ -149,12 +209,12 @@ def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
     return lines
 
 
-def _pattern_of(name: str, patterns: Iterable[str]) -> str | None:
-    """The first pattern that a name fits."""
+def _first_match(name: str, patterns: Iterable[str]) -> str | None:
+    """The first pattern that fits a name; None if none does."""
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
 
 
-def _of_functions(kind: str | None, settings: Any) -> tuple[float, bool]:
+def _function_rates(kind: str | None, settings: Any) -> tuple[float, bool]:
     """Factor on the learning rate, and whether weight decay acts, for the coefficients of a kind of
     functions; None for other parameters.
     """

@@ -25,7 +25,7 @@ SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
 WARMUP_START = 0.04
 NEEDS_CLOSURE = {"lbfgs"}  # optimizers that compute the loss several times a step
 PLATEAU = {"factor": 0.5, "patience": 5, "min_factor": 0.0}  # options of the schedule "plateau"
-# What values of an option can be, by the type of its default; None stands for a text or null.
+# Type of an option's default -> what its values can be, in words and as a check.
 KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
@@ -39,26 +39,23 @@ KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
         lambda value: isinstance(value, (list, tuple)) and all(map(KINDS[float][1], value)),
     ),
 }
-# The least and the largest value of options, of each in a list; what is not here the optimizer
-# checks.
+# Smallest and largest value of an option (of each value in a list); the optimizer checks options
+# that are not here.
 SHARE, ANY, COUNT = (0.0, 1.0), (0.0, math.inf), (1, math.inf)
 RANGES = {
     "betas": SHARE,
+    "eps": ANY,
     "momentum": SHARE,
     "max_iter": COUNT,
     "history_size": COUNT,
+    "power": ANY,
     "milestones": SHARE,
+    "gamma": ANY,
     "start": SHARE,
     "end": SHARE,
-} | {
-    **{
-        "power": ANY,
-        "gamma": ANY,
-        "patience": ANY,
-        "factor": SHARE,
-        "min_factor": SHARE,
-        "eps": ANY,
-    }
+    "factor": SHARE,
+    "patience": ANY,
+    "min_factor": SHARE,
 }
 
 
@@ -129,10 +126,10 @@ def lbfgs(
     line_search: str | None = "strong_wolfe",
 ) -> Optimizer:
     """Limited-memory BFGS with a line search, as KANs are fitted in Liu et al. 2024:
-    `step(closure)` asks for loss and gradients many times.
+    `step(closure)` evaluates loss and gradients many times.
 
-    For the whole data, or large batches, of a loss without dropout. One group of parameters, no
-    weight decay.
+    Suits the whole data set or large batches, and a loss without dropout. It has one group of
+    parameters and no weight decay.
     """
     given = list(parameters)
     if given and isinstance(given[0], Mapping):
@@ -170,7 +167,9 @@ def poly(step: int, *, total: int, warmup: float, power: float = 0.9) -> float:
     arXiv:1606.00915).
     """
     rising = warmup * total
-    return _rise(step, rising) if step < rising else (1 - _progress(step, total, rising)) ** power
+    if step < rising:
+        return _rise(step, rising)
+    return (1 - _progress(step, total, rising)) ** power
 
 
 @SCHEDULES.register("step")
@@ -184,12 +183,11 @@ def stepped(
 ) -> float:
     """After the rise 1, times gamma from each milestone on; milestones are shares of all steps."""
     rising = warmup * total
-    # Rounded: 0.3 * 10 steps is a little less than 3.
-    return (
-        _rise(step, rising)
-        if step < rising
-        else gamma ** sum(step >= round(each * total, 6) for each in milestones)
-    )
+    if step < rising:
+        return _rise(step, rising)
+    # rounded, since 0.3 * 10 is a little less than 3
+    passed = sum(step >= round(milestone * total, 6) for milestone in milestones)
+    return gamma**passed
 
 
 @SCHEDULES.register("one_cycle")
@@ -270,13 +268,16 @@ def create_schedule(
 
 
 def _check_options(builder: Callable, what: str, options: Mapping[str, object]) -> None:
-    """ValueError for an option that the builder does not have, or a value that it cannot have."""
-    parameters = inspect.signature(builder).parameters.values()
-    own = {
-        p.name: p.default
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and p.name not in ("lr", "total", "warmup")
-    }
+    """Check the options of an optimizer or a schedule against the signature of its builder.
+
+    Raises:
+        ValueError: an option that it does not have, or a value of a wrong type or out of range.
+    """
+    own = {}
+    for parameter in inspect.signature(builder).parameters.values():
+        is_option = parameter.kind is parameter.KEYWORD_ONLY
+        if is_option and parameter.name not in ("lr", "total", "warmup"):
+            own[parameter.name] = parameter.default
     for key, value in options.items():
         if key not in own:
             raise ValueError(
@@ -291,8 +292,10 @@ def _check_options(builder: Callable, what: str, options: Mapping[str, object]) 
         low, high = RANGES.get(key, (-math.inf, math.inf))
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if key in RANGES and not all(low <= each <= high for each in numbers):
-            span = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
-            raise ValueError(f"{what}: {key} must be {span}, got {value!r}")
+            limits = f"from {low:g} to {high:g}"
+            if high == math.inf:
+                limits = f"at least {low:g}"
+            raise ValueError(f"{what}: {key} must be {limits}, got {value!r}")
 
 
 def _shown(default: object) -> object:
@@ -304,7 +307,7 @@ def _rise(step: int, rising: float) -> float:
 
 
 def _progress(step: int, total: int, rising: float) -> float:
-    """Share of the steps after the rise that are over, 0 to 1."""
+    """Share of the steps after the warm-up that are done, 0 to 1."""
     return min((step - rising) / max(total - rising, 1), 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the moment, to go on from, and the best weights."""
+"""Write the checkpoints of a run, and go on from one."""
 
 from __future__ import annotations
 
@@ -20,211 +20,229 @@ from kanseg.inference.checkpoint import (
     save_checkpoint,
 )
 from kanseg.training.diagnose import non_finite_state
-from kanseg.training.processes import anywhere
+from kanseg.training.processes import any_process
 from kanseg.training.run_folder.resume import (
+    Resumed,
     best_folders,
     epoch_of,
     newest_complete,
     prune,
     step_folders,
 )
-from kanseg.training.state import Progress, Training, check_tensors, read_training
+from kanseg.training.run_folder.run_folder import RunFolder
+from kanseg.training.run_folder.stored_state import check_tensors, read_training
+from kanseg.training.state import Progress, TrainState
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
 
+# Entries of a parameter group that come from the settings of now, not from the checkpoint.
+FROM_SETTINGS = ("lr", "weight_decay")
 
-def check_state(training: Training) -> None:
-    """InputError, in all processes, where a step has left something that is not finite: it must
-    not become a checkpoint.
+
+def check_state(run: RunFolder, state: TrainState) -> None:
+    """Check that the last step has left finite values, before they become a checkpoint.
+
+    Raises:
+        InputError: in all processes, where those of any process are not finite.
     """
-    fault = non_finite_state(training)
-    if anywhere(fault is not None, training.accelerator):
+    fault = non_finite_state(state)
+    if any_process(fault is not None, state.accelerator):
         raise InputError(
-            f"step {training.progress.step}: {fault or 'in another process something'} is not"
-            f" finite after it, so nothing is saved; {what_is_left(training.run)}; a lower"
+            f"step {state.progress.step}: {fault or 'in another process something'} is not"
+            f" finite after it, so nothing is saved; {resume_hint(run.path)}; a lower"
             " training.lr, training.clip or precision 'no' may help"
         )
 
 
-def what_is_left(run: Path) -> str:
-    """What a run that ends now can go on from, in words."""
+def resume_hint(path: Path) -> str:
+    """Tell the user which checkpoint of the run --resume goes on from."""
     try:
-        folder, _ = newest_complete(run)
+        folder, _ = newest_complete(path)
     except InputError:
         return "there is no checkpoint to go on from"
     return f"--resume goes on from {folder}"
 
 
-def save(training: Training) -> None:
-    """A complete checkpoint of the moment; older ones go only afterwards."""
-    accelerator, settings = training.accelerator, training.config.training
-    training.run_log.flush()
-    training.progress.log_bytes = training.run_log.size
-    training.progress.layout = [
-        training.plan.num_samples,
-        settings.batch_size,
-        settings.accumulate,
-        accelerator.num_processes,
-    ]
-    generators = [
-        random_states() | {"loss_sum": training.progress.loss_sum}
-    ]  # what differs between processes
+def save(run: RunFolder, state: TrainState) -> None:
+    """Write a checkpoint of this step; older ones are deleted when it is complete."""
+    accelerator, progress, settings = state.accelerator, state.progress, run.task.config.training
+    run.log_file.flush()
+    progress.log_bytes = run.log_file.size
+    # what differs between processes
+    generators = [random_states() | {"loss_sum": progress.loss_sum}]
     if accelerator.num_processes > 1:
         generators = gather_object(generators)
     if accelerator.is_main_process:
-        folder = training.run / "checkpoints" / f"step_{training.progress.step:08d}"
-        tensors = {
-            "optimizer": training.optimizer.state_dict(),
-            "average": training.average.state_dict() if training.average is not None else {},
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else {},
+        tensors: dict[str, Any] = {
+            "optimizer": state.optimizer.state_dict(),
+            "average": {},
+            "scaler": {},
             "generators": generators,
         }
+        if state.ema is not None:
+            tensors["average"] = state.ema.state_dict()
+        if accelerator.scaler is not None:
+            tensors["scaler"] = accelerator.scaler.state_dict()
+        folder = run.path / "checkpoints" / f"step_{progress.step:08d}"
         save_checkpoint(
             folder,
-            training.network,
-            training.task.description,
-            training.config,
-            state=asdict(training.progress),
+            state.network,
+            run.task.description,
+            run.task.config,
+            state=asdict(progress),
             tensors=tensors,
-            split=training.task.split,
+            split=run.task.split_record,
         )
-        point_to(training.run / "last", folder)
-        prune(training.run, settings.keep, newest=training.progress.step)
+        point_to(run.path / "last", folder)
+        prune(run.path, settings.keep, newest=progress.step)
     accelerator.wait_for_everyone()
 
 
 def random_states() -> dict[str, Any]:
-    """The states of torch's generators; no other generator is used in training."""
+    """The states of torch's generators; training uses no others."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
-def restore(training: Training, state: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """Put optimizer, average, scaler, generators and progress back to where a checkpoint left them;
-    lr and weight_decay are those of the settings of now.
+def restore(state: TrainState, resumed: Resumed) -> None:
+    """Load optimizer, average, loss scaler, random numbers and progress from a checkpoint. Learning
+    rate and weight decay stay those of the settings.
+
+    Raises:
+        InputError: they do not fit.
     """
-    accelerator = training.accelerator
-    check_tensors(tensors, training.optimizer)
-    decays = [group.get("weight_decay") for group in training.optimizer.param_groups]
-    training.optimizer.load_state_dict(tensors["optimizer"])
-    for group, decay in zip(training.optimizer.param_groups, decays, strict=True):
-        if "weight_decay" in group:
-            group["weight_decay"] = decay
-    if training.average is not None:
-        training.average.load_state_dict(tensors["average"])
+    try:
+        _restore(state, resumed.state, resumed.tensors)
+    # a checkpoint that is complete can still not fit, in ways that only torch finds
+    except Exception as error:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{resumed.folder}: its training state does not fit: {text}") from None
+
+
+def _restore(state: TrainState, stored: dict[str, Any], tensors: dict[str, Any]) -> None:
+    accelerator = state.accelerator
+    check_tensors(tensors, state.optimizer)
+    before = [dict(group) for group in state.optimizer.param_groups]
+    state.optimizer.load_state_dict(tensors["optimizer"])
+    for group, own in zip(state.optimizer.param_groups, before, strict=True):
+        for key in FROM_SETTINGS:
+            if key in group:
+                group[key] = own[key]
+    if state.ema is not None:
+        state.ema.load_state_dict(tensors["average"])
     if accelerator.scaler is not None and tensors["scaler"]:
         accelerator.scaler.load_state_dict(tensors["scaler"])
-    training.progress = Progress.of(state)
+    state.progress = Progress.from_json(stored)
     generators = tensors["generators"]
     if accelerator.process_index < len(generators):
         mine = generators[accelerator.process_index]
         torch.set_rng_state(mine["cpu"])
         if len(mine["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(mine["cuda"])
-        training.progress.loss_sum = mine.get("loss_sum", training.progress.loss_sum)
+        state.progress.loss_sum = mine.get("loss_sum", state.progress.loss_sum)
 
 
-def save_best(training: Training) -> None:
+def save_best(run: RunFolder, state: TrainState) -> None:
     """Store the weights of now, or their average, as the best ones (main process)."""
-    if not training.accelerator.is_main_process:
+    if not state.accelerator.is_main_process:
         return
-    folder = _save_weights(training, training.result, training.progress.epoch)
-    # older ones go with the next checkpoint (`prune`): until then the run would go on from one that
-    # names them
-    point_to(training.run / "best", folder)
+    folder = _save_weights(run, state.eval_network, state.progress.epoch)
+    # `prune` deletes older ones after the next checkpoint: until then a resumed run would go on
+    # from one that names them
+    point_to(run.path / "best", folder)
 
 
-def settle_best(training: Training) -> None:
-    """Make `best` of a resumed run what its progress says it is: verified, or else built anew from
-    the checkpoint of that epoch. Where neither is possible it is given up, which is told.
+def verify_best(run: RunFolder, state: TrainState) -> None:
+    """Make sure that `best` of a resumed run holds the weights of its best epoch; if not, build
+    them again from the checkpoint of that epoch, or give them up with a message.
     """
-    progress, accelerator = training.progress, training.accelerator
+    progress, accelerator = state.progress, state.accelerator
     if progress.best_epoch is None:
         return
-    found = [accelerator.is_main_process and _find_best(training)]
+    found = [accelerator.is_main_process and _find_best(run, state)]
     if found[0]:
         # a kill may have come between a checkpoint and this
-        prune(training.run, training.config.training.keep, newest=progress.step)
+        prune(run.path, run.task.config.training.keep, newest=progress.step)
     if accelerator.num_processes > 1:
         broadcast_object_list(found)
     if found[0]:
         return
     lost = f"best, of epoch {progress.best_epoch}, is lost: no complete copy is kept"
     progress.best = progress.best_epoch = None
-    if not training.finished:
-        training.log(f"{lost}; the best of the validations from now on takes its place")
+    if not progress.finished(run.task.config.training):
+        run.log(f"{lost}; the best of the validations from now on takes its place")
         return
-    training.log(f"{lost}; the last weights, of epoch {progress.epoch}, take its place")
+    run.log(f"{lost}; the last weights, of epoch {progress.epoch}, take its place")
     progress.best_epoch = progress.epoch
-    save_best(training)
+    save_best(run, state)
 
 
-def _find_best(training: Training) -> bool:
-    """Whether the best weights that the progress names are there, with `best` pointing at them."""
-    run, epoch, link = training.run, training.progress.best_epoch, training.run / "best"
+def _find_best(run: RunFolder, state: TrainState) -> bool:
+    """True if the best weights that the progress names are there; `best` points at them then."""
+    epoch, link = state.progress.best_epoch, run.path / "best"
     fault = find_fault(link)
-    folders = [folder for folder in best_folders(run) if epoch_of(folder) == epoch]
+    folders = [folder for folder in best_folders(run.path) if epoch_of(folder) == epoch]
     folders.sort(key=lambda folder: folder.resolve() != link.resolve())
     folder = next((folder for folder in folders if find_fault(folder) is None), None)
     if folder is None and fault is None and not link.is_symlink():
         return True  # a run that was copied without its links: best is a folder of its own
     if folder is None:
-        folder = _rebuilt(training)
+        folder = _rebuild_best(run, state)
     if folder is None:
         return False
     if fault is not None:
-        training.log(f"{link} ({fault}) is replaced by {folder}")
-    if fault is not None or not _same(link, folder):
+        run.log(f"{link} ({fault}) is replaced by {folder}")
+    if fault is not None or not _same_files(link, folder):
         point_to(link, folder)
     return True
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same_files(one: Path, other: Path) -> bool:
     return (one / MANIFEST).read_bytes() == (other / MANIFEST).read_bytes()
 
 
-def _rebuilt(training: Training) -> Path | None:
-    """The best weights once more, from the checkpoint at the end of their epoch; None where that
-    is not kept.
+def _rebuild_best(run: RunFolder, state: TrainState) -> Path | None:
+    """Store the best weights once more, from the checkpoint at the end of their epoch; None where
+    that is not kept.
     """
-    epoch = training.progress.best_epoch
-    for folder in step_folders(training.run):
+    epoch = state.progress.best_epoch
+    for folder in step_folders(run.path):
         if find_fault(folder) is not None or not (folder / STATE).is_file():
             continue
-        state = read_json(folder / STATE)
-        if state["epoch"] != epoch or state["batch"]:
+        stored = read_json(folder / STATE)
+        if stored["epoch"] != epoch or stored["batch"]:
             continue
         with torch.random.fork_rng(devices=[]):
-            model = build_model(training.task.description["model"])
-        model.load_state_dict(_result_in(folder, averaged=training.average is not None))
-        return _save_weights(training, model, epoch)
+            model = build_model(run.task.description["model"])
+        model.load_state_dict(_eval_weights(folder, averaged=state.ema is not None))
+        return _save_weights(run, model, epoch)
     return None
 
 
-def _save_weights(training: Training, model: nn.Module, epoch: int) -> Path:
-    """A checkpoint of the best weights, those of an epoch."""
-    folder = _free(training.run / "checkpoints" / f"best_{epoch:05d}")
-    return save_checkpoint(
-        folder, model, training.task.description, training.config, split=training.task.split
-    )
+def _save_weights(run: RunFolder, model: nn.Module, epoch: int) -> Path:
+    """Write the best weights, of this epoch."""
+    task = run.task
+    folder = _free_name(run.path / "checkpoints" / f"best_{epoch:05d}")
+    return save_checkpoint(folder, model, task.description, task.config, split=task.split_record)
 
 
-def _result_in(folder: Path, *, averaged: bool) -> dict[str, Tensor]:
+def _eval_weights(folder: Path, *, averaged: bool) -> dict[str, Tensor]:
     """The weights in a checkpoint that would be stored as best: the average where there is one."""
     if not averaged:
         return read_weights(folder)
     _, tensors = read_training(folder)
-    parts = tensors["average"].items()
-    return {
-        name.removeprefix("module."): value for name, value in parts if name.startswith("module.")
-    }
+    weights = {}
+    for name, value in tensors["average"].items():
+        if name.startswith("module."):
+            weights[name.removeprefix("module.")] = value
+    return weights
 
 
-def _free(folder: Path) -> Path:
-    """The folder, or with a number behind it: the best weights may be those of an epoch that a
-    resumed run trains again.
+def _free_name(folder: Path) -> Path:
+    """The folder, or with a number behind it where it exists: a resumed run may train the epoch of
+    the best weights again.
     """
     number, choice = 1, folder
     while choice.exists():

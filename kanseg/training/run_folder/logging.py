@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl, and what trackers show."""
+"""The log of a run: log.jsonl and trackers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from kanseg.utils.io import atomic_write
 
 
 class RunLog:
-    """Appends JSON lines to `log.jsonl`, and passes numbers and images to trackers; silent on all
-    processes but the first.
+    """Appends JSON lines to `log.jsonl`, and passes numbers and images to trackers, in the main
+    process only.
 
-    The lines hold no times, so that an interrupted and resumed run writes the same file as one that
-    was not.
+    The lines hold no times, so that a resumed run writes the same file as one that was not
+    interrupted.
 
     Args:
         run: folder of the run.
-        active: whether this process writes.
-        trackers: that are told too, of the active process.
-        resumed: whether the lines that are there are kept.
+        active: True in the main process.
+        trackers: of the main process.
+        resumed: keep the lines that are there.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class RunLog:
 
     @property
     def draws(self) -> bool:
-        """Whether there is a tracker, on this process, that shows images."""
+        """True if there is a tracker that shows images in this process."""
         return bool(self._trackers)
 
     def flush(self) -> None:
-        """Put the lines on the disk, before a checkpoint counts them."""
+        """Flush the lines to the disk, before a checkpoint counts them."""
         if self.active:
             with self.path.open("rb+") as stream:
                 os.fsync(stream.fileno())
 
     def write(self, entry: dict[str, Any]) -> None:
-        """One line; numbers go to the trackers under their slashed names at entry["step"]."""
+        """Write a line; the trackers get its numbers by names such as val/mean_iou."""
         if not self.active:
             return
         with self.path.open("a", encoding="utf-8") as stream:
@@ -73,14 +73,14 @@ class RunLog:
             tracker.scalars(scalars, entry["step"])
 
     def image(self, name: str, pixels: np.ndarray | None, *, step: int) -> None:
-        """An image (H, W, 3) uint8 for the trackers; None for nothing. log.jsonl holds none."""
+        """Give the trackers an image (H, W, 3) uint8; None is ignored."""
         if pixels is None:
             return
         for tracker in self._trackers:
             tracker.image(name, shrunk(pixels), step)
 
     def close(self) -> None:
-        """Let the trackers write what they hold back."""
+        """Close the trackers."""
         for tracker in self._trackers:
             tracker.close()
 
@@ -101,16 +101,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def mend_log(run: Path, state: Mapping[str, Any]) -> str | None:
-    """Cut the log of a run that goes on to what its checkpoint had seen, without damaged lines;
-    made anew where it is gone.
+def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
+    """Cut the log of a resumed run to what its checkpoint had seen, and drop damaged lines; a
+    missing log is created.
 
     Args:
         run: folder of the run.
         state: of the checkpoint: `log_bytes`, `step` and `epoch`.
 
     Returns:
-        What is missing, in words; None where the log is as long as it was.
+        A message if lines are missing; None otherwise.
     """
     path = run / "log.jsonl"
     stored = path.read_bytes() if path.exists() else b""
@@ -144,8 +144,8 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _later(entry: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether an entry was written after a checkpoint. Its number of bytes does not tell where a
-    line was lost before.
+    """True if an entry was written after a checkpoint. Byte counts do not tell, since lines before
+    it may have been lost.
     """
     ends_epoch = "train" in entry
     return entry["step"] > state["step"] or (ends_epoch and entry["epoch"] > state["epoch"])

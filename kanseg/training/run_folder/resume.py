@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which are kept."""
+"""Find the checkpoint that a run goes on from, lock the run folder, delete old checkpoints."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from kanseg.inference.checkpoint import (
     read_weights,
     take_name,
 )
-from kanseg.training.state import read_training
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
 from kanseg.utils.reading import read_json, read_text, read_yaml
 
-# What may differ when a run goes on. Anything else would make it another experiment than the one
-# that its folder tells of.
+# Settings that may differ when a run goes on. Any other would make it another experiment than the
+# one in its folder.
 CHANGEABLE = (
     "run_dir",
     "data.root",
@@ -77,27 +77,34 @@ class Resumed:
     tensors: dict[str, Any]
 
     def check(self, layout: list[int]) -> None:
-        """InputError when the checkpoint lies in the middle of an epoch that was cut into other
-        batches.
+        """Check that an epoch in whose middle the checkpoint lies has the same batches now.
+
+        Args:
+            layout: samples, batch size, accumulation and processes (`Progress.layout`).
+
+        Raises:
+            InputError: it has others.
         """
         if self.state["batch"] and self.state["layout"] != layout:
-            was, now = (
-                f"{n} samples, batch size {b}, accumulation {a}, {w} processes"
-                for n, b, a, w in (self.state["layout"], layout)
-            )
             raise InputError(
-                f"{self.folder} lies in the middle of an epoch of {was}; it cannot go on with {now}"
+                f"{self.folder} lies in the middle of an epoch of"
+                f" {_describe_layout(self.state['layout'])}; it cannot go on with"
+                f" {_describe_layout(layout)}"
             )
 
     def stored_defaults(self) -> dict[str, Any]:
-        """Arguments of the network that the settings may leave to a default: what they have always
-        been, whatever is the default by now.
+        """Arguments of the network that the settings leave to a default which has changed since:
+        the values of the checkpoint.
         """
         stored = stored_arguments(read_description(self.folder)["model"])
         return {key: stored[key] for key in ("share",) if key in stored}
 
     def load_weights(self, model: nn.Module) -> None:
-        """Load the weights; InputError when the model is another one."""
+        """Load the weights.
+
+        Raises:
+            InputError: they cannot be read, or do not fit the model.
+        """
         try:
             weights = read_weights(self.folder)
         except InputError as error:
@@ -113,9 +120,17 @@ class Resumed:
             ) from None
 
 
+def _describe_layout(layout: list[int]) -> str:
+    samples, batch_size, accumulate, processes = layout
+    return (
+        f"{samples} samples, batch size {batch_size}, accumulation {accumulate}, {processes}"
+        " processes"
+    )
+
+
 def with_found_batches(config: Any) -> Any:
-    """The settings with the batches that `training.find_batch_size` has found for the run that lies
-    in run_dir, where it is asked for.
+    """The settings with the batch size and accumulation that `training.find_batch_size` has found
+    for the run in run_dir.
     """
     stored, _ = stored_settings(Path(config.run_dir))
     if not config.training.find_batch_size or stored is None:
@@ -132,7 +147,7 @@ def find_checkpoint(
 ) -> Resumed | None:
     """The checkpoint to go on from; None for a new run, for which the folder must be free.
 
-    To be called by the process that holds the lock of the run folder, where there is one.
+    The calling process must hold the lock of the run folder, if the folder exists.
 
     Raises:
         InputError: nothing to resume, a run in the way, or settings that cannot change in the
@@ -168,11 +183,10 @@ def find_checkpoint(
 
 
 def stored_settings(run: Path) -> tuple[Path | None, str | None]:
-    """The file with the settings of a run, and a line to tell where it is not run/config.yaml.
+    """The file with the settings of a run, and a message if it is not run/config.yaml.
 
-    That one is damaged where it is not YAML, or lacks settings that the newest complete checkpoint
-    has; the settings of the checkpoint, which has check sums, take its place. (None, None) where
-    there is neither.
+    If that file is not YAML or lacks settings of the newest complete checkpoint, it is damaged: the
+    settings of the checkpoint, which has checksums, are used. (None, None) if there is neither.
     """
     path = run / "config.yaml"
     try:
@@ -190,7 +204,7 @@ def stored_settings(run: Path) -> tuple[Path | None, str | None]:
 
 
 def _yaml(path: Path) -> Any:
-    """The content of a YAML file; None for one that is damaged."""
+    """The content of a YAML file; None if it is damaged."""
     try:
         return read_yaml(path)
     except (OSError, InputError):
@@ -198,33 +212,35 @@ def _yaml(path: Path) -> Any:
 
 
 def _lacks(content: Any, whole: Any) -> bool:
-    """Whether sections or settings of `whole` are missing from the content."""
-    if not isinstance(content, dict):
+    """True if sections or settings of `whole` are missing from the content."""
+    if not isinstance(content, dict) or not whole.keys() <= content.keys():
         return True
-    sections = [key for key in ("data", "model", "training") if isinstance(whole.get(key), dict)]
-    return not whole.keys() <= content.keys() or any(
-        not isinstance(content[key], dict) or not whole[key].keys() <= content[key].keys()
-        for key in sections
-    )
+    for key in ("data", "model", "training"):
+        section = whole.get(key)
+        if not isinstance(section, dict):
+            continue
+        if not isinstance(content[key], dict) or not section.keys() <= content[key].keys():
+            return True
+    return False
 
 
-# Open lock files. A forked process, such as one that reads data, inherits them and would hold the
-# lock on after this process was killed.
+# Open lock files. A forked process, such as a worker of a loader, inherits them and would keep the
+# lock after this process was killed.
 _LOCKS: WeakSet = WeakSet()
 
 
-def _let_go() -> None:
+def _close_inherited_locks() -> None:
     for lock in list(_LOCKS):
         lock.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 def lock_run(run: Path) -> AbstractContextManager:
-    """Take the run folder for this process until what is returned is closed as a context, or the
-    process ends; nothing is locked where files cannot be.
+    """Lock the run folder for this process, until the returned context is left or the process ends.
+    Nothing is locked on systems that cannot lock files.
 
     Raises:
         RunBusy: another process writes to it.
@@ -257,28 +273,28 @@ def lock_run(run: Path) -> AbstractContextManager:
 
 def settings_changed(old: str, new: Any) -> list[str]:
     """`key: old -> new` for every setting in which a stored config differs from a new one."""
-    return [
-        f"{key}: {a!r} -> {b!r}"
-        for key, a, b in _differences(asdict(type(new).from_yaml(old)), asdict(new))
-    ]
+    before, after = _flatten(asdict(type(new).from_yaml(old))), _flatten(asdict(new))
+    changes = []
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key):
+            changes.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
+    return changes
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [
-            d
-            for key in keys
-            for d in _differences(
-                old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key)
-            )
-        ]
-    return [] if old == new else [(prefix, old, new)]
+def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `section.key` -> value."""
+    flat = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def resume_fault(folder: Path) -> str | None:
-    """Why a run cannot go on from a checkpoint, or None: its files are damaged, or whole and yet
-    none that a run has written.
+    """Why a run cannot go on from a checkpoint: its files are damaged, or not those of a run. None
+    if it can.
     """
     fault = find_fault(folder)
     if fault is not None:
@@ -302,9 +318,9 @@ def step_folders(run: Path) -> list[Path]:
 
 
 def unnamed_folders(run: Path) -> list[Path]:
-    """Checkpoints that have not got their names yet, complete or not, newest first."""
+    """Checkpoints, complete or not, that a kill has left without their names; newest first."""
     found = [path for path in (run / "checkpoints").glob(".step_*") if UNNAMED.fullmatch(path.name)]
-    # of one step, what was to be replaced comes last
+    # of one step, the one that was to be replaced comes last
     return sorted(found, key=lambda path: (-_step(path), path.name.endswith(".old.tmp")))
 
 
@@ -316,7 +332,7 @@ def _step(folder: Path) -> int:
 def newest_complete(run: Path) -> tuple[Path, list[str]]:
     """The newest complete checkpoint of a run, and a line for each newer one that was skipped.
 
-    It may be one whose writing was complete when the process was killed, but not its renaming.
+    It may be one that was complete, but not yet renamed, when the process was killed.
 
     Raises:
         InputError: there is none.
@@ -329,10 +345,10 @@ def newest_complete(run: Path) -> tuple[Path, list[str]]:
             return folder, skipped
         if folder in named:
             skipped.append(f"skipped {folder}: {fault}")
-    told = f" ({'; '.join(skipped)})" if skipped else ""
-    cure = "start anew without --resume, and with --overwrite where a run was begun"
+    reasons = f" ({'; '.join(skipped)})" if skipped else ""
     raise InputError(
-        f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{told}; {cure}"
+        f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{reasons}; start"
+        " anew without --resume, and with --overwrite where a run was begun"
     )
 
 
@@ -341,9 +357,9 @@ def prune(run: Path, keep: int, *, newest: int) -> None:
 
     Args:
         run: folder of the run.
-        keep: how many checkpoints stay, of the newest, with the best weights that they name.
-        newest: the step of one that is known to be complete; those of later steps, which are torn,
-            are neither counted nor deleted.
+        keep: number of newest checkpoints that stay, with the best weights that they name.
+        newest: step of a checkpoint that is known to be complete; those of later steps are
+            incomplete, and neither counted nor deleted.
     """
     folders = [folder for folder in step_folders(run) if _step(folder) <= newest]
     for folder in folders[max(keep, 1) :]:
@@ -356,18 +372,18 @@ def prune(run: Path, keep: int, *, newest: int) -> None:
 
 
 def best_folders(run: Path) -> list[Path]:
-    """Where best weights of a run lie, `best_EPOCH` and `best_EPOCH_NUMBER`."""
+    """The folders of best weights of a run, `best_EPOCH` and `best_EPOCH_NUMBER`."""
     return sorted((run / "checkpoints").glob("best_*"), reverse=True)
 
 
 def epoch_of(folder: Path) -> int | None:
-    """The epoch that the name of a folder of best weights tells."""
+    """The epoch in the name of a folder of best weights."""
     found = re.fullmatch(r"best_(\d+)(_\d+)?", folder.name)
     return int(found[1]) if found else None
 
 
 def _best_epoch(folder: Path) -> int | None:
-    """The epoch of the best weights, of a checkpoint's state; None where that cannot be read."""
+    """The epoch of the best weights in a checkpoint's state; None where that cannot be read."""
     try:
         return read_json(folder / STATE)["best_epoch"]
     except (OSError, InputError, KeyError, TypeError):

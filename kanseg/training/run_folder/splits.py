@@ -1,4 +1,4 @@
-"""The samples of a run: those of its settings, and when it goes on those that it was begun with."""
+"""The splits of a run: those of its settings; a resumed run keeps those that it was begun with."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ def split_of_run(
     name_new: bool = True,
     sampled: bool = False,
 ) -> tuple[dict[str, list[str]], SplitRecord]:
-    """(names of train, val and test in their order, what a checkpoint stores of them).
+    """Decide which samples are trained, validated and tested on.
 
     Args:
         config: the settings of the run.
-        now: the samples that these settings ask for: role -> name -> content.
-        checkpoint: one that is resumed; then its samples stay on their sides.
+        now: the samples of these settings: split -> name -> content.
+        checkpoint: one that is resumed; its samples stay in their splits.
         accept: go on although samples or lists were changed.
         log: for what was decided.
-        dealt: roles whose samples were dealt by kanseg.
-        name_new: whether samples that the run does not have are named.
-        sampled: whether the digests are of the ends of files.
+        dealt: splits whose samples were dealt by kanseg.
+        name_new: log the names of samples that the run does not have.
+        sampled: the digests are of the ends of files only.
+
+    Returns:
+        The names of the samples of each split, in their order, and the record that is stored in
+        checkpoints.
 
     Raises:
-        InputError: samples of the run are gone, changed or on another side.
+        InputError: samples of the run are gone, changed or in another split.
     """
-    fresh = (
-        {role: list(members) for role, members in now.items()},
-        SplitRecord(now, sampled=sampled),
-    )
+    names = {split: list(members) for split, members in now.items()}
     if checkpoint is None:
-        return fresh
+        return names, SplitRecord(now, sampled=sampled)
     record = read_record(checkpoint)
     if record is None:
         log(
@@ -53,7 +54,7 @@ def split_of_run(
             " the samples are those that it was trained on could not be verified, and a set without"
             " split files is dealt differently now"
         )
-        return fresh[0], SplitRecord(now, complete=False, sampled=sampled)
+        return names, SplitRecord(now, complete=False, sampled=sampled)
     before = type(config).from_yaml((checkpoint / CONFIG).read_text(encoding="utf-8")).data
     free = [] if before.test == config.data.test else ["test"]
     held = keep_splits(
@@ -71,7 +72,7 @@ def split_of_run(
 
 
 def compare_masks(checkpoint: Path, info: LabelSpec, *, where: object) -> None:
-    """Masks mean what they meant when a run that is resumed was begun.
+    """Check that mask values mean the same as when the resumed run was begun.
 
     Raises:
         InputError: the same values or colors would be other classes now.

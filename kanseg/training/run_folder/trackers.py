@@ -1,6 +1,4 @@
-"""Where the numbers and images of a run are shown while it lasts: TensorBoard, Weights &
-Biases.
-"""
+"""TensorBoard and Weights & Biases, which show the scores and images of a run."""
 
 from __future__ import annotations
 
@@ -22,19 +20,19 @@ WIDEST = 1280  # pixels of an image that is logged
 
 
 class Tracker(ABC):
-    """Gets the numbers and images of the main process."""
+    """Receives the numbers and images of a run, in the main process."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, of an optimizer step."""
+        """Log numbers by name at an optimizer step."""
 
     @abstractmethod
     def image(self, name: str, pixels: Image.Image, step: int) -> None:
-        """An RGB image of an optimizer step."""
+        """Log an RGB image at an optimizer step."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is held back."""
+        """Write everything that is buffered."""
 
 
 class TensorBoard(Tracker):
@@ -42,7 +40,7 @@ class TensorBoard(Tracker):
 
     Args:
         run: folder of the run.
-        step: the step that is resumed; later events of an earlier start are hidden.
+        step: the step that is resumed; later events of the interrupted run are hidden.
     """
 
     def __init__(self, run: Path, *, step: int = 0):
@@ -55,8 +53,8 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, step)
 
     def image(self, name: str, pixels: Image.Image, step: int) -> None:
-        # As JPEG, which TensorBoard shows as well: as PNG the images of a few hundred validations
-        # are larger than all else in the run folder.
+        # As JPEG: PNG images of a few hundred validations would be the largest part of the run
+        # folder.
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         stream = io.BytesIO()
@@ -90,28 +88,28 @@ class WeightsAndBiases(Tracker):
         wandb = import_wandb()
         folder, mode = run / "wandb", config.training.wandb
         folder.mkdir(parents=True, exist_ok=True)
-        held = folder / "id.txt"
-        known = held.is_file()
-        if not known:
-            held.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
-        quiet = wandb.Settings(console="off", silent=mode == "offline", disable_git=True)
-        resume = {"resume": "allow"} if known and mode == "online" else {}
-        where = {
+        id_file = folder / "id.txt"
+        options: dict[str, Any] = {
             "dir": str(run),
             "project": config.training.project,
             "name": run.name,
-            "id": held.read_text(encoding="utf-8").strip(),
+            "mode": mode,
+            "config": asdict(config),
         }
+        if not id_file.is_file():
+            id_file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+        elif mode == "online":
+            options["resume"] = "allow"
+        options["id"] = id_file.read_text(encoding="utf-8").strip()
+        quiet = wandb.Settings(console="off", silent=mode == "offline", disable_git=True)
         try:
-            self._run = wandb.init(
-                **where, **resume, mode=mode, config=asdict(config), settings=quiet
-            )
+            self._run = wandb.init(**options, settings=quiet)
         except wandb.errors.Error as error:
             raise InputError(
                 f"training.wandb {mode}: {' '.join(str(error).split())[:300]}"
             ) from None
         self._image = wandb.Image
-        # An axis of our own: a resumed run repeats steps, which W&B's own counter would drop.
+        # A resumed run repeats steps, which the step counter of W&B would drop.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -126,14 +124,18 @@ class WeightsAndBiases(Tracker):
 
 
 def import_wandb() -> Any:
-    """The package; InputError where it is not installed."""
-    os.environ.setdefault(
-        "WANDB_ERROR_REPORTING", "false"
-    )  # nothing goes out that was not asked for; it is read at the import
+    """Import wandb.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    # Nothing is sent that was not asked for; wandb reads this at its import.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
 
-        wandb.init  # noqa: B018 - a folder of this name in the working directory imports as an empty package
+        # a folder of this name in the working directory would import as an empty package
+        wandb.init  # noqa: B018
     except (ImportError, AttributeError):
         raise InputError(
             "training.wandb needs the package wandb: python -m pip install 'wandb>=0.17', or set it"
@@ -143,7 +145,7 @@ def import_wandb() -> Any:
 
 
 def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
-    """Those that the settings ask for; `step` is the one that is resumed."""
+    """Open the trackers of the settings; `step` is the one that is resumed."""
     trackers: list[Tracker] = []
     if config.training.wandb != "no":
         trackers.append(WeightsAndBiases(run, config))
@@ -153,12 +155,9 @@ def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
 
 
 def shrunk(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 3) uint8 -> an image at most WIDEST wide."""
-    small = Image.fromarray(pixels)
-    return (
-        small
-        if small.width <= WIDEST
-        else small.resize(
-            (WIDEST, round(small.height * WIDEST / small.width)), Image.Resampling.BOX
-        )
-    )
+    """(H, W, 3) uint8 -> an image at most WIDEST pixels wide."""
+    image = Image.fromarray(pixels)
+    if image.width <= WIDEST:
+        return image
+    height = round(image.height * WIDEST / image.width)
+    return image.resize((WIDEST, height), Image.Resampling.BOX)

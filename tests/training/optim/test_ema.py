@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from kanseg.training.optim.ema import average_of, decay_at
+from kanseg.training.optim.ema import create_ema, decay_at
 
 
 class Net(nn.Module):
@@ -16,7 +16,7 @@ class Net(nn.Module):
 
 def averaged(values, decay):
     model = Net()
-    average = average_of(model, decay)
+    average = create_ema(model, decay)
     for value in values:
         with torch.no_grad():
             model.weight.fill_(value)
@@ -57,7 +57,7 @@ def test_running_statistics_are_averaged_as_the_weights_and_whole_numbers_copied
 
 def test_the_model_and_its_average_share_nothing():
     model = Net()
-    average = average_of(model, 0.5)
+    average = create_ema(model, 0.5)
     assert not {p.data_ptr() for p in model.parameters()} & {
         p.data_ptr() for p in average.parameters()
     }

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from kanseg.training.run import train
-from kanseg.training.state import read_training
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 
 
@@ -23,7 +23,7 @@ def shared(config):
 def groups(run_dir):
     """(lr, weight decay) of each group of the optimizer that the newest checkpoint holds."""
     _, tensors = read_training(Path(run_dir) / "last")
-    return [(g["lr"], g["weight_decay"]) for g in tensors["optimizer"]["param_groups"]]
+    return [(g["initial_lr"], g["weight_decay"]) for g in tensors["optimizer"]["param_groups"]]
 
 
 def test_functions_learn_ten_times_as_fast_and_the_log_says_so(shared, capsys):

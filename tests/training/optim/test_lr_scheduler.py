@@ -5,12 +5,13 @@ from torch import nn
 from kanseg.config import TrainingConfig
 from kanseg.layers import KANConv2d, KANLinear
 from kanseg.training.optim.lr_scheduler import (
-    Rates,
-    Stand,
+    PlateauState,
+    create_lr_scheduler,
+    current_lr,
     describe_function_rates,
     parameter_groups,
 )
-from kanseg.training.optim.optimizers import create_optimizer
+from kanseg.training.optim.optimizers import SCHEDULES, create_optimizer
 from kanseg.utils.errors import InputError
 
 VALUES = [
@@ -41,12 +42,16 @@ def network():
     )
 
 
-def rates(model, total=10, **settings):
+def scheduler(model, total=10, step=0, plateau=None, **settings):
     settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0} | settings))
-    groups, factors = parameter_groups(model, settings)
-    return Rates(
-        create_optimizer("sgd", groups, lr=settings.lr), settings, total=total, factors=factors
-    )
+    optimizer = create_optimizer("sgd", parameter_groups(model, settings), lr=settings.lr)
+    return create_lr_scheduler(optimizer, settings, total=total, step=step, plateau=plateau)
+
+
+def advance(scheduler, steps):
+    for _ in range(steps):
+        scheduler.optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize(
@@ -54,43 +59,67 @@ def rates(model, total=10, **settings):
     [{}, {"factor": 0.1, "patience": 2}, {"patience": 0, "factor": 0.5, "min_factor": 0.2}],
 )
 def test_plateau_is_pytorchs(options):
-    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     given = {"factor": 0.5, "patience": 5} | options
-    floor = given.pop("min_factor", 0.0)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+    floor = 0.1 * given.pop("min_factor", 0.0)
+    reduce = torch.optim.lr_scheduler.ReduceLROnPlateau(
         theirs, mode="max", threshold=0.0, min_lr=floor, **given
     )
-    ours, stand, best = (
-        rates(network(), schedule="plateau", schedule_options=options),
-        Stand(),
-        None,
-    )
-    for step, value in enumerate(VALUES, 1):
-        scheduler.step(value)
+    ours = scheduler(network(), total=99, schedule="plateau", schedule_options=options)
+    best = None
+    for value in VALUES:
+        advance(ours, 1)
+        reduce.step(value)
         improved = best is None or value > best
         best = value if improved else best
-        stand = ours.validated(stand, improved=improved, step=step)
-        assert stand.scale == pytest.approx(theirs.param_groups[0]["lr"])
+        ours.step_validation(improved=improved)
+        expected = theirs.param_groups[0]["lr"]
+        assert ours.get_last_lr() == [pytest.approx(expected)]
+        assert ours.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
 def test_validations_within_the_warm_up_do_not_count():
-    ours = rates(
+    ours = scheduler(
         network(), total=10, warmup=0.5, schedule="plateau", schedule_options={"patience": 0}
     )
-    assert ours.validated(Stand(), improved=False, step=5) == Stand()
-    assert ours.validated(Stand(), improved=False, step=6) == Stand(0.5)
-    assert ours.set(1, Stand()) == pytest.approx(0.1 * (0.04 + 0.96 / 5))
-    assert ours.set(7, Stand(0.5)) == pytest.approx(0.05)
+    assert current_lr(ours, 0.1) == pytest.approx(0.1 * 0.04)
+    advance(ours, 1)
+    ours.step_validation(improved=False)
+    assert ours.get_last_lr() == [pytest.approx(0.1 * (0.04 + 0.96 / 5))]
+    advance(ours, 4)
+    ours.step_validation(improved=False)
+    assert ours.get_last_lr() == [pytest.approx(0.1)]
+    advance(ours, 1)
+    ours.step_validation(improved=False)
+    assert ours.get_last_lr() == [pytest.approx(0.05)]
+    assert current_lr(ours, 0.1) == pytest.approx(0.05)
 
 
-def test_other_schedules_do_not_listen():
-    assert rates(network()).validated(Stand(), improved=False, step=9) == Stand()
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
+def test_a_resumed_schedule_goes_on_at_its_step(schedule):
+    """Whatever rates an optimizer has stored, and to the last bit."""
+    settings = {"schedule": schedule, "warmup": 0.25, "lr_factors": {"encoder.*": 0.1}}
+    whole = scheduler(network(), total=10, **settings)
+    for step in range(11):
+        resumed = scheduler(network(), total=10, step=step, **settings)
+        assert resumed.get_last_lr() == whole.get_last_lr()
+        advance(whole, 1)
+
+
+def test_a_resumed_plateau_keeps_its_reductions():
+    settings = {"schedule": "plateau", "schedule_options": {"patience": 1}}
+    state = PlateauState(scale=0.25, stale=1)
+    ours = scheduler(network(), step=4, plateau=state, **settings)
+    assert ours.get_last_lr() == [pytest.approx(0.025)]
+    ours.step_validation(improved=False)
+    assert (state.scale, state.stale) == (0.125, 0)
+    assert ours.get_last_lr() == [pytest.approx(0.0125)]
 
 
 def test_groups_have_their_share_of_the_rate_and_the_first_pattern_counts():
     model = network()
-    ours = rates(model, lr_factors={"encoder.*": 0.1, "*.bias": 0.0})
-    assert ours.set(0, Stand()) == pytest.approx(0.1)
+    ours = scheduler(model, lr_factors={"encoder.*": 0.1, "*.bias": 0.0})
+    assert current_lr(ours, 0.1) == pytest.approx(0.1)
     found = {id(p): group["lr"] for group in ours.optimizer.param_groups for p in group["params"]}
     expected = {
         "encoder.weight": 0.01,
@@ -107,13 +136,13 @@ def test_a_factor_of_zero_keeps_the_weights():
     model = network()
     before = [p.clone() for p in model["encoder"].parameters()]
     settings = TrainingConfig(lr=0.1, warmup=0.0, lr_factors={"encoder.*": 0.0})
-    groups, factors = parameter_groups(model, settings)
+    groups = parameter_groups(model, settings)
     optimizer = create_optimizer("adamw", groups, lr=0.1, weight_decay=0.5)
-    ours = Rates(optimizer, settings, total=3, factors=factors)
-    for step in range(3):
-        ours.set(step, Stand())
+    ours = create_lr_scheduler(optimizer, settings, total=3)
+    for _ in range(3):
         model["head"](model["norm"](model["encoder"](torch.randn(8, 2)))).square().sum().backward()
         optimizer.step()
+        ours.step()
     assert all(
         torch.equal(old, new)
         for old, new in zip(before, model["encoder"].parameters(), strict=True)
@@ -122,8 +151,8 @@ def test_a_factor_of_zero_keeps_the_weights():
 
 def test_without_factors_there_is_one_group_in_the_models_order():
     model = network()
-    groups, factors = parameter_groups(model, TrainingConfig())
-    assert factors == [1.0]
+    groups = parameter_groups(model, TrainingConfig())
+    assert [group.keys() for group in groups] == [{"params"}]
     assert [id(p) for p in groups[0]["params"]] == [id(p) for p in model.parameters()]
 
 
@@ -162,9 +191,9 @@ EDGES = {"3.basis_linear.weight"}
 def stepped(model, **settings):
     """Name -> learning rate and weight decay that an optimizer has for it."""
     settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0, "weight_decay": 0.5} | settings))
-    groups, factors = parameter_groups(model, settings)
+    groups = parameter_groups(model, settings)
     optimizer = create_optimizer("adamw", groups, lr=settings.lr, weight_decay=0.5)
-    Rates(optimizer, settings, total=10, factors=factors).set(0, Stand())
+    create_lr_scheduler(optimizer, settings, total=10)
     found = {
         id(p): (pytest.approx(group["lr"]), group["weight_decay"])
         for group in optimizer.param_groups
@@ -203,19 +232,18 @@ def test_functions_have_their_own_rate_and_decay(given, shared, edges):
 
 def test_every_parameter_is_in_one_group():
     model = learned()
-    groups, factors = parameter_groups(model, TrainingConfig(lr_factors={"0.*": 0.5}))
+    groups = parameter_groups(model, TrainingConfig(lr=0.1, lr_factors={"0.*": 0.5}))
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
-    assert sorted(factors) == [0.5, 1.0, 5.0, 10.0]
+    assert sorted(group.get("lr", 0.1) for group in groups) == [0.05, 0.1, 0.5, 1.0]
 
 
 def test_without_decay_a_coefficient_without_a_gradient_stays():
     model = learned()
     weight = nn.init.ones_(model[0].activation.weight)
     settings = TrainingConfig(lr=0.1, warmup=0.0, weight_decay=0.5)
-    groups, factors = parameter_groups(model, settings)
+    groups = parameter_groups(model, settings)
     optimizer = create_optimizer("adamw", groups, lr=0.1, weight_decay=0.5)
-    Rates(optimizer, settings, total=3, factors=factors).set(0, Stand())
     kernel = model[0].base_conv.weight.detach().clone()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -225,9 +253,8 @@ def test_without_decay_a_coefficient_without_a_gradient_stays():
 
 
 def test_lbfgs_has_one_group_and_one_rate():
-    groups, factors = parameter_groups(learned(), TrainingConfig(optimizer="lbfgs"))
+    groups = parameter_groups(learned(), TrainingConfig(optimizer="lbfgs"))
     assert len(groups) == 1
-    assert factors == [1.0]
     assert groups[0].keys() == {"params"}
     assert describe_function_rates(learned(), TrainingConfig(optimizer="lbfgs")) == []
 

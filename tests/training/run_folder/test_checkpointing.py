@@ -24,8 +24,9 @@ from kanseg.config import Config
 from kanseg.evaluation.evaluate import evaluate_checkpoint
 from kanseg.inference.checkpoint import find_fault, read_weights, save_checkpoint
 from kanseg.training.run import train
-from kanseg.training.run_folder.logging import mend_log, read_log
-from kanseg.training.run_folder.resume import read_training, step_folders
+from kanseg.training.run_folder.logging import read_log, trim_log
+from kanseg.training.run_folder.resume import step_folders
+from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 
@@ -154,7 +155,7 @@ def test_a_damaged_log_is_cut_to_the_lines_that_are_whole_and_known(tmp_path, st
     path = tmp_path / "log.jsonl"
     if stored is not None:
         path.write_text(stored)
-    lost = mend_log(tmp_path, state)
+    lost = trim_log(tmp_path, state)
     assert [entry["step"] for entry in read_log(path)] == steps
     assert (lost is None) == (steps == [1, 2])
 
@@ -162,10 +163,10 @@ def test_a_damaged_log_is_cut_to_the_lines_that_are_whole_and_known(tmp_path, st
 def test_the_end_of_an_epoch_is_cut_off_for_a_checkpoint_of_its_last_step(tmp_path):
     text = as_lines([*entries(1, 2), {"step": 2, "epoch": 1, "train": {"loss": 0.5}}])
     (tmp_path / "log.jsonl").write_text(text)
-    mend_log(tmp_path, {"step": 2, "epoch": 0, "log_bytes": len(text)})
+    trim_log(tmp_path, {"step": 2, "epoch": 0, "log_bytes": len(text)})
     assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [1, 2]
     (tmp_path / "log.jsonl").write_text(text)
-    mend_log(tmp_path, {"step": 2, "epoch": 1, "log_bytes": len(text)})
+    trim_log(tmp_path, {"step": 2, "epoch": 1, "log_bytes": len(text)})
     assert (tmp_path / "log.jsonl").read_text() == text
 
 
