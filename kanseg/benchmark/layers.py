@@ -23,7 +23,7 @@ from kanseg.layers import KANConv2d
 from kanseg.layers.activation import KANActivation
 from kanseg.models.operations import saved_bytes
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 _POLYNOMIAL = {32: (1.4, 1.4), 64: (1.2, 1.15)}
 _PIECEWISE = {32: (1.5, 1.4), 64: (1.2, 1.2)}
@@ -343,4 +343,4 @@ def layer_table(rows: Sequence[Row], original: bool) -> str:
                 *(triple(row, "original_") if original else []),
             ]
         )
-    return markdown([*HEADER, *(HEADER_ORIGINAL if original else [])], lines)
+    return markdown_table([*HEADER, *(HEADER_ORIGINAL if original else [])], lines)

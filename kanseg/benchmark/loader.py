@@ -24,7 +24,7 @@ from kanseg.config import DataConfig
 from kanseg.data import Augmentation, Preprocess, Sample, SegmentationDataset, open_data, write_png
 from kanseg.data.collate import RawItems, collate
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 REACH = 0.8
 AUGMENT = [
@@ -209,7 +209,9 @@ def loader_table(rows: Sequence[dict[str, object]]) -> str:
         )
         for row in rows
     ]
-    return markdown(("loader", "images/s", "to the faster bare one", "reach", "reached"), cells)
+    return markdown_table(
+        ("loader", "images/s", "to the faster bare one", "reach", "reached"), cells
+    )
 
 
 def make_images(root: Path, count: int = 64, size: tuple[int, int] = (480, 640)) -> None:

@@ -19,7 +19,7 @@ from kanseg.benchmark.report import answer, check_names, is_met, limits
 from kanseg.models import create_model, list_bases, list_models
 from kanseg.models.operations import saved_bytes
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
 # As torch-conv-kan builds its networks: a function on every edge, the base branch with its
@@ -237,4 +237,4 @@ def model_table(rows: Sequence[Row], original: bool) -> str:
         elif original:
             line += ["-"] * len(HEADER_ORIGINAL)
         lines.append(line)
-    return markdown([*HEADER, *(HEADER_ORIGINAL if original else [])], lines, text=3)
+    return markdown_table([*HEADER, *(HEADER_ORIGINAL if original else [])], lines, text_columns=3)

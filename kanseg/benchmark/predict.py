@@ -16,7 +16,7 @@ from kanseg.inference import Predictor
 from kanseg.inference.sliding_window import tile_places
 from kanseg.models import create_model, list_bases, list_models
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
 REACH = 0.9
@@ -142,4 +142,4 @@ def predict_table(rows: Sequence[Row]) -> str:
                 answer(round(row["ratio"], 2) >= REACH),
             ]
         )
-    return markdown(HEADER, lines, text=2)
+    return markdown_table(HEADER, lines, text_columns=2)

@@ -18,7 +18,7 @@ from kanseg.models import (
 )
 from kanseg.models.profile import profile
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
 HEADER = ["network", "kind", "basis", "parameters", "Mmadds", "of functions", "saved MiB"]
@@ -89,4 +89,4 @@ def zoo_table(rows: Sequence[Row]) -> str:
                 saved,
             ]
         )
-    return markdown(HEADER, lines, text=3)
+    return markdown_table(HEADER, lines, text_columns=3)

@@ -128,7 +128,7 @@ def _text(path: Path) -> str:
 def main() -> int:
     given, data = parse(sys.argv[1:])
     from kanseg.data import check_data
-    from kanseg.data.checks.page import page
+    from kanseg.data.checks.page import render_check
     from kanseg.utils.io import atomic_write_text
 
     targets = {name: Path(given[name]) for name in MORE if given[name]}
@@ -142,7 +142,7 @@ def main() -> int:
     print(report.text(warnings=given.warnings))
     makers = {
         "json": lambda: json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n",
-        "html": lambda: page(report),
+        "html": lambda: render_check(report),
     }
     for name, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)

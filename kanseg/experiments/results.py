@@ -12,7 +12,7 @@ from typing import Any
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json, read_yaml
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 HEADERS = (
     "experiment",
@@ -89,7 +89,7 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
                 " included, on one thread of a shared machine."
             ),
             "",
-            markdown(HEADERS, cells, text=3),
+            markdown_table(HEADERS, cells, text_columns=3),
             "",
             *notes,
             "",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kanseg.export.check import Agreement
 from kanseg.inference.exported import open_exported
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 HEADER = (
     "form",
@@ -71,7 +71,7 @@ class Row:
 
 def show(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    return markdown(HEADER, [row.cells() for row in rows])
+    return markdown_table(HEADER, [row.cells() for row in rows])
 
 
 def milliseconds(

@@ -13,7 +13,7 @@ from kanseg.data.checks.statistics import Statistics
 from kanseg.data.formats.folder import Folder
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 from kanseg.utils.text import printable
 
 SCHEMA = 1
@@ -138,7 +138,7 @@ class Report:
                 )
             rows.append(["ignored pixels", *(str(stats.ignored) for stats in filled.values())])
         return (
-            markdown([str(self.root.name), *filled], rows)
+            markdown_table([str(self.root.name), *filled], rows)
             if filled
             else f"{self.root}: no image could be read"
         )

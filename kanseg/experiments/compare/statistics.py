@@ -13,7 +13,7 @@ import numpy as np
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 from kanseg.utils.text import safe_cell
 
 CONFIDENCE = 0.95
@@ -261,7 +261,9 @@ def comparison_rows(arms: Mapping[str, ArmScores], control: str) -> list[dict[st
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, score: str) -> str:
     """The rows in Markdown."""
     names = {"score": score, "control": rows[0]["arm"]}
-    return markdown([header.format(**names) for header in HEADERS], [_cells(row) for row in rows])
+    return markdown_table(
+        [header.format(**names) for header in HEADERS], [_cells(row) for row in rows]
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from kanseg.experiments.compare.statistics import (
 )
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 NO_REFERENCE = "none"  # of a variant that no baseline can be compared with
 STAGES = {"tune": "val", "final": "test"}  # stage -> the split of its scores
@@ -288,7 +288,7 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
     headers = [header.format(against="reference") for header in HEADERS]
     headers.insert(headers.index("minus reference"), "reference")
-    return markdown(headers, [_cells(row) for row in rows], text=2)
+    return markdown_table(headers, [_cells(row) for row in rows], text_columns=2)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -339,7 +339,7 @@ def wins(rows: Sequence[Mapping[str, Any]]) -> str:
         "behind",
         "interval below 0",
     )
-    return markdown(headers, table)
+    return markdown_table(headers, table)
 
 
 def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> str:
@@ -365,7 +365,9 @@ def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> s
                     "best" if won else "",
                 ]
             )
-    return markdown(("set", "variant", key, "score", "validation", "CPU s", ""), rows, text=2)
+    return markdown_table(
+        ("set", "variant", key, "score", "validation", "CPU s", ""), rows, text_columns=2
+    )
 
 
 def score_lines(sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> str:
