@@ -74,10 +74,15 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
 
 
 def solve_width(
-    size: Callable[[float], int], wanted: int, start: float = START, *, what: str = ""
+    size: Callable[[float], int],
+    wanted: int,
+    start: float = START,
+    *,
+    what: str = "",
+    tolerance: float = TOLERANCE,
 ) -> float:
-    """The width from 1 on at which size(width), which grows, comes within 2 % of what is wanted;
-    ValueError where none does.
+    """The width from 1 on at which size(width), which grows, comes nearest to what is wanted;
+    ValueError if that is not within `tolerance`, a share of it.
     """
     low, high, width = 1.0, inf, max(start, 1.0)
     tried: dict[float, int] = {}
@@ -89,13 +94,13 @@ def solve_width(
         if high - low > FINEST * low:
             width = _between(low, high, width, wanted, tried)
     best = min(tried, key=lambda width: abs(tried[width] - wanted))
-    if abs(tried[best] - wanted) <= TOLERANCE * wanted:
+    if abs(tried[best] - wanted) <= tolerance * wanted:
         return best
     sides = [[w for w in tried if tried[w] < wanted], [w for w in tried if tried[w] > wanted]]
     nearest = [min(side, key=lambda width: abs(tried[width] - wanted)) for side in sides if side]
     told = " and ".join(f"{tried[width]:,} (width {width:g})" for width in sorted(nearest))
     raise ValueError(
-        f"no width gives {wanted:,} {what} within {TOLERANCE:.0%}; the nearest that can be reached:"
+        f"no width gives {wanted:,} {what} within {tolerance:.0%}; the nearest that can be reached:"
         f" {told}"
     )
 

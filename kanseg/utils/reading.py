@@ -104,6 +104,42 @@ def parse_json(text: str, where: object) -> Any:
     return content
 
 
+def read_json_lines(path: Path, fields: Mapping[str, type], *, cure: str) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; blank lines are skipped.
+
+    Args:
+        path: the file.
+        fields: name -> type of what every object must have.
+        cure: what the user can do about a damaged line, for the message.
+
+    Raises:
+        InputError: a line that is not such an object.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        content = parse_json_line(line, fields)
+        if content is None:
+            raise InputError(f"{path}: line {number} is damaged; {cure}")
+        found.append(content)
+    return found
+
+
+def parse_json_line(line: bytes, fields: Mapping[str, type]) -> dict[str, Any] | None:
+    """The object in a line of a JSON-lines file; None if it is damaged or lacks one of `fields`."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    for name, kind in fields.items():
+        if name not in content or not isinstance(content[name], kind):
+            return None
+    return content
+
+
 def parse_csv(text: str, where: object) -> list[list[str]]:
     """The rows of a CSV text.
 

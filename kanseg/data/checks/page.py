@@ -203,7 +203,7 @@ def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
 
 
 def _spread_values(mask: np.ndarray) -> np.ndarray:
-    """Mask values (H, W) as grays (H, W, 1) uint8, the largest white; color masks stay as they are."""
+    """Mask values (H, W) as grays (H, W, 1) uint8, the largest white; color masks unchanged."""
     if mask.ndim != 2:
         return mask
     scale = 255 / max(int(mask.max()), 1)

@@ -10,8 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from kanseg.experiments.compare.study_results import (
     results_file,
     run_line,
 )
-from kanseg.experiments.search.search import MAY_DIFFER
+from kanseg.experiments.settings import MAY_DIFFER, flat_settings, with_values
 from kanseg.training.loop import LossNotFinite
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import RunBusy, lock_run
@@ -163,7 +162,7 @@ def _settings_of_set(path: Path, name: str, entry: Any, common: Settings) -> dic
         if not config.is_file():
             raise InputError(f"{path}: sets.{name}.config: there is no file {config}")
         nested = read_yaml(config)
-    return overridden(nested, {**common, **(entry.get("settings") or {})})
+    return with_values(nested, {**common, **(entry.get("settings") or {})})
 
 
 def _read_longer(
@@ -210,36 +209,11 @@ def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -
             )
 
 
-def overridden(nested: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Nested mappings with `section.key: value` settings put into them."""
-    result = deepcopy(dict(nested))
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        target = result
-        for section in sections:
-            if not isinstance(target.get(section), dict):
-                target[section] = {}
-            target = target[section]
-        target[last] = deepcopy(value)
-    return result
-
-
-def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """section.key -> value of a dataclass of settings."""
-    flat: dict[str, Any] = {}
-    for key, value in vars(settings).items():
-        if is_dataclass(value):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def recorded_settings(config: Config) -> dict[str, Any]:
     """All settings but the seed and those that leave the score as it is, such as the place of the
     data.
     """
-    flat = flattened(config)
+    flat = flat_settings(config)
     kept = {key: value for key, value in flat.items() if key not in NOT_RECORDED}
     return json.loads(json.dumps(kept))
 
@@ -366,7 +340,7 @@ def _job(
     data_root: Path,
     output: Path,
 ) -> Job:
-    nested = overridden(study.sets[set_name], {**overrides, **OF_EVERY_RUN, "seed": seed})
+    nested = with_values(study.sets[set_name], {**overrides, **OF_EVERY_RUN, "seed": seed})
     try:
         config = Config.from_yaml(yaml.safe_dump(nested))
     except InputError as error:
