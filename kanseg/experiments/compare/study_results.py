@@ -1,4 +1,4 @@
-"""The JSON lines of a study: written, read, and compared."""
+"""The JSON lines of a study: write, read and compare them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json_lines
 from kanseg.utils.tables import markdown_table
 
-NO_REFERENCE = "none"  # of a variant that no baseline can be compared with
+NO_REFERENCE = "none"  # shown for a variant without a comparable baseline
 STAGES = {"tune": "val", "final": "test"}  # stage -> the split of its scores
 FIELDS = ("set", "variant", "seed", "settings", "settings_hash", "split", "score", "mean")
 HEADERS = (
@@ -47,12 +47,12 @@ HEADERS = (
 
 
 def results_file(results: Path, stage: str, set_name: str) -> Path:
-    """Where the lines of a stage on a data set lie."""
+    """The file with the lines of a stage on a data set."""
     return results / stage / f"{set_name}.jsonl"
 
 
 def run_line(run: Path, split: str) -> dict[str, Any]:
-    """What the line of a finished run holds of its scores and its cost; no path is in it."""
+    """Scores and costs of a finished run for its line, without paths."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     score = default_score(run, split)
     images = read_images(run / f"scores_{split}.csv", score)
@@ -75,7 +75,7 @@ def run_line(run: Path, split: str) -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Version of kanseg and, in a checkout, its commit; "-dirty" where its files differ from it."""
+    """Version of kanseg and, in a checkout, its commit, with "-dirty" if files were changed."""
     package = Path(kanseg.__file__).parent
 
     def git(*words: str) -> str:
@@ -93,11 +93,11 @@ def code_version() -> dict[str, Any]:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Append a JSON line by one write, which several processes may do at once."""
+    """Append a JSON line with a single write, so that several processes can append at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = (json.dumps(line, allow_nan=False) + "\n").encode()
     if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        data = b"\n" + data  # a line that was cut off stays a line of its own, which is refused
+        data = b"\n" + data  # a line that was cut off stays separate, and is refused by readers
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if os.write(descriptor, data) != len(data):
@@ -108,10 +108,10 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file; none where there is no file.
+    """The lines of a file; an empty list without a file.
 
     Raises:
-        InputError: a line that is not one of a run.
+        InputError: a damaged line.
     """
     if not path.is_file():
         return []
@@ -122,9 +122,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def by_variant(
     lines: Sequence[Mapping[str, Any]], *, where: Path, log: Callable[[str], None] = print
 ) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """variant -> seed -> line of the final runs on a data set.
-
-    Of two lines of the same run the first counts, and that is logged.
+    """variant -> seed -> line of the final runs on a data set. Of two lines of the same run the
+    first counts, and that is logged.
 
     Raises:
         InputError: runs of a variant with different settings.
@@ -149,13 +148,13 @@ def by_variant(
 
 
 def _other(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The settings that both lines know and that differ."""
+    """Names of the settings that both lines have and that differ."""
     old, new = first["settings"], second["settings"]
     return [key for key in old if key in new and old[key] != new[key]]
 
 
 def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> VariantScores:
-    """The scores of a variant's runs, image by image; those of a run that diverged are NaN.
+    """The scores of a variant's runs, image by image; NaN for runs that diverged.
 
     Raises:
         InputError: runs on different images, or of different scores.
@@ -176,8 +175,12 @@ def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> Vari
 def equal_time_reference(
     cost: float, references: Mapping[str, Mapping[int, Mapping[str, Any]]]
 ) -> str | None:
-    """The baseline that a variant of this cost is compared with at equal CPU time: the one with the
-    fewest CPU seconds that are at least those of the variant. None where there is none.
+    """The baseline to compare with at equal CPU time: the one with the fewest CPU seconds that are
+    not fewer than those of the variant. None if there is none.
+
+    Args:
+        cost: CPU seconds of the variant.
+        references: name -> seed -> line of the baselines.
     """
     costs = {name: mean_cost(runs) for name, runs in references.items()}
     enough = {name: mine for name, mine in costs.items() if mine >= cost}
