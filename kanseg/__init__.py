@@ -78,6 +78,8 @@ _PARTS = ("bases", "encoders", "layers", "models", "utils")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "from_pretrained":
+        import_module("kanseg.models")  # registers the functions that build stored networks
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _PARTS:

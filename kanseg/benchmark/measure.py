@@ -16,9 +16,6 @@ from torch import nn
 from kanseg.utils.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Shorter steps are repeated until they take this long: clocks have a resolution, and a context
-# switch costs more than a small layer.
-SHORTEST_MS = 20.0
 WARMUP = 2
 Step = Callable[[], object]
 
@@ -32,6 +29,8 @@ class Setting:
             or "cuda" (CUDA events).
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         rounds: how often every candidate is measured.
+        shortest: milliseconds. Shorter steps are repeated until they take as long, since clocks
+            have a resolution, and a context switch costs more than a small layer.
 
     Raises:
         InputError: an unknown name, no rounds, or a device that is not available.
@@ -40,6 +39,7 @@ class Setting:
     device: str = "cpu"
     dtype: str = "float32"
     rounds: int = 10
+    shortest: float = 20.0
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -94,7 +94,7 @@ def interleaved(
         for _ in range(WARMUP):
             once = setting.milliseconds(step, 1)
             tidy()
-        counts[name] = max(1, math.ceil(SHORTEST_MS / max(once, 0.01)))
+        counts[name] = max(1, math.ceil(setting.shortest / max(once, 0.01)))
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(setting.rounds):
         for name, step in steps.items():

@@ -6,12 +6,7 @@ from kanseg.benchmark.models import FULL, nearest_width, num_parameters
 from kanseg.models import create_model
 from kanseg.utils.errors import InputError
 
-TINY, ONCE = ModelCase(size=16, batch=1), Setting(rounds=1)
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch):
-    monkeypatch.setattr("kanseg.benchmark.measure.SHORTEST_MS", 1.0)
+TINY, ONCE = ModelCase(size=16, batch=1), Setting(rounds=1, shortest=1.0)
 
 
 def test_full_and_default_networks_are_measured():

@@ -53,7 +53,7 @@ def test_aliases_may_repeat_but_not_without_end():
     merges += [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}]}}" for i in range(1, 40)]
     with pytest.raises(InputError, match="aliases"):
         parse_yaml("\n".join(merges))
-    with pytest.raises(InputError, match="inside what it is the name of"):
+    with pytest.raises(InputError, match="alias"):
         parse_yaml("a: &a [*a]")
 
 
