@@ -1,4 +1,4 @@
-"""Finished runs of a comparison -> who is better, by how much, and whether that may be luck."""
+"""Statistics of a comparison: differences of variants, their intervals and p-values."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def read_images(path: Path, score: str) -> dict[str, float]:
         )
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    columns = [key for key in (rows[0] if rows else {}) if key != "name"]
+    columns = list(rows[0])[1:] if rows else []
     column = safe_cell(score)  # as it is written
     if column not in columns:
         raise InputError(
             f"{path}: no score {score!r}{nearest(score, columns)} (there are: {', '.join(columns)})"
         )
-    return {row["name"]: float(row[column]) if row[column] else float("nan") for row in rows}
+    return {row["name"]: float(row[column] or "nan") for row in rows}
 
 
 def default_score(run: Path, split: str) -> str:
@@ -232,12 +232,17 @@ def comparison_rows(variants: Mapping[str, VariantScores], baseline: str) -> lis
             "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs.values()])),
             "by_seed": means.tolist(),
             "mean": float(means.mean()),
-            "std": float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
+            "std": sample_deviation(means),
         }
         if name in differences:
             row |= difference_row(differences[name], corrected[name])
         rows.append(row)
     return rows
+
+
+def sample_deviation(values: np.ndarray) -> float:
+    """Standard deviation of a sample; NaN for a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
 def corrected_p(differences: Mapping[str, Difference]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from kanseg.experiments.compare.statistics import (
     difference_row,
     mean_cell,
     read_images,
+    sample_deviation,
 )
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
@@ -85,11 +86,11 @@ def code_version() -> dict[str, Any]:
     try:
         tracked = git("ls-files", "__init__.py")
         commit = git("rev-parse", "HEAD") if tracked else None
-        changed = bool(tracked) and bool(git("status", "--porcelain", "--", "."))
+        if commit is not None and git("status", "--porcelain", "--", "."):
+            commit += "-dirty"
     except (OSError, subprocess.CalledProcessError):
-        commit, changed = None, False
-    dirty = "-dirty" if changed else ""
-    return {"kanseg": kanseg.__version__, "commit": f"{commit}{dirty}" if commit else None}
+        commit = None
+    return {"kanseg": kanseg.__version__, "commit": commit}
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
@@ -167,8 +168,7 @@ def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> Vari
     table = np.full((len(runs), len(names)), np.nan)
     for row, line in zip(table, runs.values(), strict=True):
         if line["mean"] is not None:
-            values = [line["images"][name] for name in names]
-            row[:] = [np.nan if value is None else value for value in values]
+            row[:] = np.array([line["images"][name] for name in names], dtype=float)  # null: NaN
     return VariantScores(runs, table, names)
 
 
@@ -241,6 +241,9 @@ def _row(
     finished = [line for line in runs.values() if line["mean"] is not None]
     means = scores.by_seed
     first = finished[0] if finished else {}
+    mean = float("nan")  # of a variant that diverged with a seed
+    if len(finished) == len(runs):
+        mean = float(means.mean())
     return {
         "set": set_name,
         "variant": name,
@@ -250,8 +253,8 @@ def _row(
         "seeds": list(runs),
         "diverged": len(runs) - len(finished),
         "score": first.get("score"),
-        "mean": float(means.mean()) if len(finished) == len(runs) else float("nan"),
-        "std": float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
+        "mean": mean,
+        "std": sample_deviation(means),
     }
 
 

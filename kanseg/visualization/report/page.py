@@ -66,12 +66,14 @@ def draw_report(
         max_size: characters of the page; images are compressed harder to stay below.
     """
     metrics, config = run / "metrics.json", run / "config.yaml"
-    if results is None:
-        results = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-    settings = config.read_text(encoding="utf-8") if config.is_file() else ""
+    if results is None and metrics.is_file():
+        results = json.loads(metrics.read_text(encoding="utf-8"))
+    settings = ""
+    if config.is_file():
+        settings = config.read_text(encoding="utf-8")
     page = ""
     for quality, shrink in COMPRESSIONS:
-        page = _render(run, results, settings, _inline_images(run, quality, shrink))
+        page = _render(run, results or {}, settings, _inline_images(run, quality, shrink))
         if len(page) < max_size:
             break
     atomic_write_text(run / "report.html", page)
@@ -92,6 +94,8 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
     sections = [image.title for image in images] + list(tables)
     if config:
         sections += ["Commands", "Settings"]
+    else:
+        settings = ""
     sections.append("Run")
     return render_page(
         TEMPLATE,
@@ -102,7 +106,7 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
         images=images,
         splits=tables,
         commands=_commands(run, config),
-        settings=settings if config else "",
+        settings=settings,
         run=others,
     )
 
