@@ -1,20 +1,24 @@
 """Segmentation networks of Kolmogorov-Arnold convolutions, and the pipeline around them."""
 
-from collections.abc import Sequence
-from typing import Any
+from __future__ import annotations
 
-from kanseg.models import (
-    create_classifier,
-    create_encoder,
-    create_model,
-    kan,
-    list_bases,
-    list_encoders,
-    list_models,
-)
-from kanseg.models.profile import profile
-from kanseg.utils.errors import InputError
-from kanseg.utils.hub import from_pretrained
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kanseg.models import (
+        create_classifier,
+        create_encoder,
+        create_model,
+        kan,
+        list_bases,
+        list_encoders,
+        list_models,
+    )
+    from kanseg.models.profile import profile
+    from kanseg.utils.errors import InputError
+    from kanseg.utils.hub import from_pretrained
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,3 +59,33 @@ def load(checkpoint: str | Sequence[str], **options: Any):
     from kanseg.inference import open_predictor
 
     return open_predictor(checkpoint, **options)
+
+
+# Imported at the first use, so that `--help` of a tool does not wait for torch.
+_HOMES = {
+    "InputError": "kanseg.utils.errors",
+    "create_classifier": "kanseg.models",
+    "create_encoder": "kanseg.models",
+    "create_model": "kanseg.models",
+    "from_pretrained": "kanseg.utils.hub",
+    "kan": "kanseg.models",
+    "list_bases": "kanseg.models",
+    "list_encoders": "kanseg.models",
+    "list_models": "kanseg.models",
+    "profile": "kanseg.models.profile",
+}
+_PARTS = ("bases", "encoders", "layers", "models", "utils")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "from_pretrained":
+        import_module("kanseg.models")  # registers the functions that build stored networks
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _PARTS:
+        return import_module(f"kanseg.{name}")
+    raise AttributeError(f"module 'kanseg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PARTS})

@@ -1,4 +1,4 @@
-"""What a network costs, layer by layer: python tools/profile_model.py --help"""
+"""Measure a network, layer by layer: python tools/profile_model.py --help"""
 
 from kanseg.cli.profile import main
 from kanseg.utils.errors import run_tool

@@ -1,4 +1,4 @@
-"""The table of finished runs: python tools/results.py --help"""
+"""Write a table of finished runs: python tools/results.py --help"""
 
 from kanseg.cli.results import main
 from kanseg.utils.errors import run_tool

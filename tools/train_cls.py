@@ -1,12 +1,7 @@
-"""Train a classifier: python tools/train_cls.py --config configs/mnist_hybrid.yaml [--section.key
-value ...]
-"""
+"""Train a classifier: python tools/train_cls.py --help"""
 
-import sys
-
-from kanseg.cli.train import train_command
-from kanseg.config import ClassificationConfig
+from kanseg.cli.train import train_classifier
 from kanseg.utils.errors import run_tool
 
 if __name__ == "__main__":
-    run_tool(lambda: train_command(sys.argv[1:], kind=ClassificationConfig, description=__doc__))
+    run_tool(train_classifier)

@@ -1,12 +1,7 @@
-"""Train a segmentation network: python tools/train_seg.py --config configs/quickstart.yaml
-[--section.key value ...]
-"""
+"""Train a segmentation network: python tools/train_seg.py --help"""
 
-import sys
-
-from kanseg.cli.train import train_command
-from kanseg.config import Config
+from kanseg.cli.train import train_segmentation
 from kanseg.utils.errors import run_tool
 
 if __name__ == "__main__":
-    run_tool(lambda: train_command(sys.argv[1:], kind=Config, description=__doc__))
+    run_tool(train_segmentation)

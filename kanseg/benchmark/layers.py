@@ -1,5 +1,5 @@
-"""A KAN convolution beside the limit of what it can reach: the plain convolution over already
-expanded channels, or for shared functions the plain convolution with norm and SiLU.
+"""A KAN convolution beside its limit: the plain convolution over channels that are expanded
+already, or for shared functions the plain convolution with norm and SiLU.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from kanseg.layers import KANConv2d
 from kanseg.layers.activation import KANActivation
 from kanseg.models.operations import saved_bytes
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 _POLYNOMIAL = {32: (1.4, 1.4), 64: (1.2, 1.15)}
 _PIECEWISE = {32: (1.5, 1.4), 64: (1.2, 1.2)}
-# What is to be reached: basis -> channels -> (forward, forward + backward), for (4, C, 64, 64), one
-# group, eager float32 on one CPU thread.
+# Targets: basis -> channels -> (forward, forward + backward), for (4, C, 64, 64), one group, eager
+# float32 on one CPU thread.
 REACH = dict.fromkeys(
     ("legendre", "chebyshev", "gram", "jacobi", "bernstein"), _POLYNOMIAL
 ) | dict.fromkeys(("bspline", "rbf", "relu"), _PIECEWISE)
 REACH["wavelet"] = {32: (1.5, 1.5), 64: (1.25, 1.25)}
 REACH_COMPILED = {32: (1.15, 1.15), 64: (1.1, 1.1)}
-REACH_GROUPED = {16: {64: (1.3, 1.3)}}  # groups -> the same
+REACH_GROUPED = {16: {64: (1.3, 1.3)}}  # groups -> channels -> targets
 REACH_SAVED = 4.0  # times the bytes of the input, in every case
-# The same for shared functions, of a channel or of more, compiled or not.
+# Targets for functions shared by a channel or more, compiled or not.
 _SHARED_SMOOTH = {32: (1.15, 1.2), 64: (1.08, 1.12)}
 _SHARED_PIECEWISE = {32: (1.3, 1.35), 64: (1.15, 1.2)}
 REACH_SHARED = dict.fromkeys(
     ("legendre", "chebyshev", "gram", "jacobi", "bernstein", "fourier"), _SHARED_SMOOTH
 ) | dict.fromkeys(("bspline", "rbf", "relu", "wavelet", "hermite", "rational"), _SHARED_PIECEWISE)
 
-PHASES = {"forward": False, "forward_backward": True}  # and whether that is in training mode
+PHASES = {"forward": False, "forward_backward": True}  # name -> in training mode
 HEADER = ["basis", "C", "n", "limit ms", "forward", "fwd+bwd", "saved", "reach", "met"]
 HEADER_ORIGINAL = ["torch-conv-kan forward", "fwd+bwd", "saved"]
 EXPLAINED = """limit ms: {limit}; forward / forward+backward.
@@ -51,7 +51,7 @@ forward: in eval mode without gradients; fwd+bwd: in training mode, gradients of
 all parameters; both as multiples of the limit measured in the same way (median of the rounds ± half
 the distance between the quartiles).
 saved: bytes kept for backward by those of the input, every storage once, parameters left out.
-reach: what is aimed at for forward / fwd+bwd / saved{saved}.
+reach: targets for forward / fwd+bwd / saved{saved}.
 fails: torch-conv-kan's layer raises an error there."""
 EXPLAINED_LIMIT = """one nn.Conv2d(n * C, C, 3, padding=1, bias=False) on already expanded
 channels, n = functions that are not constant + 1 for the base branch"""
@@ -63,8 +63,8 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class LayerCase:
-    """What goes in, (batch, C, size, size), and how the layer is built: C -> C, 3x3, padding 1,
-    with its norm and activation.
+    """The input, (batch, C, size, size), and the layer: C -> C, 3x3, padding 1, with its norm and
+    activation.
     """
 
     size: int = 64
@@ -75,12 +75,12 @@ class LayerCase:
 
     @property
     def is_shared(self) -> bool:
-        """Whether an edge has no function of its own."""
+        """True if edges share their functions."""
         return self.share != "edge"
 
     @property
     def explained(self) -> str:
-        """What the columns of the table are."""
+        """Describes the columns of the table."""
         if self.is_shared:
             limit, saved = EXPLAINED_LIMIT_SHARED, " (what the limit keeps)"
         else:
@@ -94,7 +94,7 @@ class LayerCase:
         )
 
     def layer(self, basis: str, channels: int) -> KANConv2d:
-        """As built by default; InputError for what KANConv2d refuses."""
+        """The layer with default options; InputError for arguments that KANConv2d refuses."""
         options = {"share": self.share} if self.is_shared else {}
         try:
             return KANConv2d(
@@ -104,8 +104,8 @@ class LayerCase:
             raise InputError(str(error)) from error
 
     def limit(self, channels: int, n: int) -> nn.Module:
-        """The limit of such a layer of n functions of a channel: (B, n * C, H, W) -> (B, C, H, W),
-        or (B, C, H, W) -> the same for shared functions.
+        """The limit of a layer with n functions per channel: (B, n * C, H, W) -> (B, C, H, W), or
+        for shared functions (B, C, H, W) -> (B, C, H, W).
         """
         width = channels if self.is_shared else n * channels
         conv = nn.Conv2d(width, channels, 3, padding=1, groups=self.groups, bias=False)
@@ -116,20 +116,28 @@ class LayerCase:
     def reach(
         self, basis: str, channels: int, setting: Setting, compiled: bool
     ) -> tuple[float | None, float | None]:
-        """Forward, forward + backward; None where nothing is stated."""
+        """Targets for forward and forward + backward; None if there are none."""
         measured = (self.size, self.batch, setting.device, setting.dtype)
         if measured != (64, 4, "cpu", "float32"):
             return None, None
-        if self.is_shared:
-            reach = REACH_SHARED.get(basis, {}) if self.groups == 1 else {}
-        elif self.groups != 1:
-            reach = {} if compiled else REACH_GROUPED.get(self.groups, {})
-        else:
-            reach = REACH_COMPILED if compiled else REACH.get(basis, {})
-        return reach.get(channels, (None, None))
+        targets: dict[int, tuple[float, float]] = {}
+        if self.groups == 1:
+            if self.is_shared:
+                targets = REACH_SHARED.get(basis, {})
+            elif compiled:
+                targets = REACH_COMPILED
+            else:
+                targets = REACH.get(basis, {})
+        elif not self.is_shared and not compiled:
+            targets = REACH_GROUPED.get(self.groups, {})
+        return targets.get(channels, (None, None))
 
     def reach_saved(self, limit: float) -> float:
-        """What may be kept for backward, in bytes of the input, where the limit keeps so much."""
+        """Target for the memory kept for backward, as a multiple of the bytes of the input.
+
+        Args:
+            limit: what the limit keeps.
+        """
         return round(limit, 1) if self.is_shared else REACH_SAVED
 
 
@@ -140,8 +148,8 @@ class Candidate(NamedTuple):
     x: Tensor
 
     def step(self, setting: Setting, train: bool) -> Step:
-        """The forward pass without gradients, or forward and backward down to the input and all
-        parameters.
+        """The forward pass without gradients, or with `train` forward and backward to the input and
+        all parameters.
         """
         module, x = self.module.train(train), self.x
         if not train:
@@ -158,16 +166,15 @@ class Candidate(NamedTuple):
         return both
 
     def saved(self, setting: Setting) -> float:
-        """Bytes kept for backward, in those of the input."""
+        """Bytes kept for backward, as a multiple of the bytes of the input."""
         module = self.module.train()
 
         def call() -> Tensor:
             with setting.autocast():
                 return module(self.x)
 
-        return saved_bytes(call, chain(module.parameters(), module.buffers())) / (
-            self.x.numel() * self.x.element_size()
-        )
+        kept = saved_bytes(call, chain(module.parameters(), module.buffers()))
+        return kept / (self.x.numel() * self.x.element_size())
 
 
 def layer_rows(
@@ -177,7 +184,7 @@ def layer_rows(
     setting: Setting,
     original: Original | None = None,
 ) -> Iterator[Row]:
-    """A row for each basis and width, and one more for the compiled layer where that is asked for.
+    """A row for each basis and width, and with `case.compile` one more for the compiled layer.
 
     Raises:
         InputError: an unknown basis, or widths that the layer cannot have.
@@ -203,8 +210,8 @@ def _forward(module: nn.Module, x: Tensor, setting: Setting) -> Tensor:
 
 
 def functions_per_channel(layer: KANConv2d) -> int:
-    """n: functions without a constant one, which is but a bias, and the base; where they are not
-    shared, channels of the limit per channel of the layer.
+    """n: the functions but for a constant one, which is only a bias, plus the base branch. For
+    functions of edges, the limit has n channels per channel of the layer.
     """
     if isinstance(layer.activation, KANActivation):
         basis, base = layer.activation.basis, layer.activation.base
@@ -232,7 +239,7 @@ def _candidates(
     limit = case.limit(channels, n).to(setting.device)
     found = {"limit": Candidate(limit, seen), "eager": Candidate(layer, x)}
     if case.compile:
-        torch.compiler.reset()  # else the compiler gives up after so many layers of one class
+        torch.compiler.reset()  # else the compiler gives up after some layers of one class
         found["compiled"] = Candidate(torch.compile(layer), x)
     if original is not None and basis in ORIGINAL_LAYERS:
         found["original"] = Candidate(
@@ -280,28 +287,26 @@ def _measured(
             "channels": channels,
             "functions": n,
         }
-        row |= {
-            f"limit_{phase}_ms": statistics.median(times[phase]["limit"]) for phase in PHASES
-        } | figures(name)
+        for phase in PHASES:
+            row[f"limit_{phase}_ms"] = statistics.median(times[phase]["limit"])
+        row |= figures(name)
         reach = [
             *case.reach(basis, channels, setting, compiled=name == "compiled"),
             case.reach_saved(saved["limit"]),
         ]
         found = [row["forward_ratio"], row["forward_backward_ratio"], row["saved_ratio"]]
-        row |= {
-            "reach": reach,
-            "met": is_met(list(zip(found, reach, (2, 2, 1), strict=True))),
-        }
+        row["reach"] = reach
+        row["met"] = is_met(list(zip(found, reach, (2, 2, 1), strict=True)))
         if "original" in candidates:
-            row |= figures("original", "original_") | {
-                f"original_{phase}_error": faults[phase] for phase in PHASES
-            }
+            row |= figures("original", "original_")
+            for phase in PHASES:
+                row[f"original_{phase}_error"] = faults[phase]
         yield row
 
 
 def _fault(step: Step) -> str | None:
-    """What torch says about a step that does not run: some layers there have no backward pass down
-    to their input.
+    """The error of a step that does not run, None if it runs. Some layers of torch-conv-kan have no
+    backward pass to their input.
     """
     try:
         step()
@@ -311,36 +316,31 @@ def _fault(step: Step) -> str | None:
 
 
 def layer_table(rows: Sequence[Row], original: bool) -> str:
-    """As Markdown, what the columns are is told by `LayerCase.explained`; `original`: with the
-    columns of torch-conv-kan.
+    """The rows in Markdown; `LayerCase.explained` describes the columns.
+
+    Args:
+        rows: of `layer_rows`.
+        original: add the columns of torch-conv-kan.
     """
-
-    def triple(row: Row, prefix: str = "") -> list[str]:
-        if f"{prefix}saved_ratio" not in row:
-            return ["-"] * 3
-        relative = [
-            Ratio(row[f"{prefix}{phase}_ratio"], row[f"{prefix}{phase}_spread"]) for phase in PHASES
-        ]
-        return [
-            *("fails" if math.isnan(each.median) else str(each) for each in relative),
-            f"{row[f'{prefix}saved_ratio']:.1f}",
-        ]
-
+    header = [*HEADER, *HEADER_ORIGINAL] if original else HEADER
     lines = []
     for row in rows:
-        start = [
-            f"{row['basis']}{', compiled' if row['compiled'] else ''}",
-            str(row["channels"]),
-            str(row["functions"]),
-        ]
-        start.append(" / ".join(f"{row[f'limit_{phase}_ms']:.3g}" for phase in PHASES))
-        lines.append(
-            [
-                *start,
-                *triple(row),
-                limits(row["reach"]),
-                answer(row["met"]),
-                *(triple(row, "original_") if original else []),
-            ]
-        )
-    return markdown([*HEADER, *(HEADER_ORIGINAL if original else [])], lines)
+        name = f"{row['basis']}, compiled" if row["compiled"] else str(row["basis"])
+        limit = " / ".join(f"{row[f'limit_{phase}_ms']:.3g}" for phase in PHASES)
+        cells = [name, str(row["channels"]), str(row["functions"]), limit, *_ratio_cells(row)]
+        cells += [limits(row["reach"]), answer(row["met"])]
+        if original:
+            cells += _ratio_cells(row, "original_")
+        lines.append(cells)
+    return markdown_table(header, lines)
+
+
+def _ratio_cells(row: Row, prefix: str = "") -> list[str]:
+    """Cells of the two phases and of the memory, relative to the limit."""
+    if f"{prefix}saved_ratio" not in row:
+        return ["-"] * 3
+    cells = []
+    for phase in PHASES:
+        relative = Ratio(row[f"{prefix}{phase}_ratio"], row[f"{prefix}{phase}_spread"])
+        cells.append("fails" if math.isnan(relative.median) else str(relative))
+    return [*cells, f"{row[f'{prefix}saved_ratio']:.1f}"]

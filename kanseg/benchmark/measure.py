@@ -1,4 +1,4 @@
-"""How long a step takes; what it keeps for backward is `kanseg.models.operations.saved_bytes`."""
+"""Measure the time of steps. `kanseg.models.operations.saved_bytes` measures their memory."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from torch import nn
 from kanseg.utils.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A shorter step is repeated until it lasts as long: clocks have a grain, and a context switch costs
-# more than a small layer.
-SHORTEST_MS = 20.0
 WARMUP = 2
 Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how a table is measured.
+    """Device, type and rounds of a measurement.
 
     Args:
         device: "cpu" (CPU time of the process, so that other programs on the machine do not count)
             or "cuda" (CUDA events).
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         rounds: how often every candidate is measured.
+        shortest: milliseconds. Shorter steps are repeated until they take as long, since clocks
+            have a resolution, and a context switch costs more than a small layer.
 
     Raises:
-        InputError: an unknown name, no round at all, or a device that is not there.
+        InputError: an unknown name, no rounds, or a device that is not available.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     rounds: int = 10
+    shortest: float = 20.0
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -55,17 +55,13 @@ class Setting:
             raise InputError(f"rounds must be at least 1, got {self.rounds}")
 
     def autocast(self) -> AbstractContextManager:
-        """A new context for one step: what autocast caches must not outlive the step, as it does
-        not in a training.
-        """
-        return (
-            nullcontext()
-            if self.dtype == "float32"
-            else torch.autocast(self.device, DTYPES[self.dtype])
-        )
+        """A new context for one step. As in a training, autocast's cache must not outlive it."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, DTYPES[self.dtype])
 
     def milliseconds(self, step: Step, count: int) -> float:
-        """Of one of `count` steps on end."""
+        """Milliseconds per step, over `count` steps in a row."""
         if self.device == "cpu":
             start = time.process_time()
             for _ in range(count):
@@ -83,17 +79,22 @@ class Setting:
 def interleaved(
     steps: Mapping[str, Step], setting: Setting, tidy: Step = lambda: None
 ) -> dict[str, list[float]]:
-    """Milliseconds of each step in each round; the steps take turns, so that a busy machine hits
-    all alike.
+    """Measure the steps in turns, so that other load on the machine affects all alike.
 
-    `tidy` is called after each measurement, outside the clock.
+    Args:
+        steps: name -> step.
+        setting: device and rounds.
+        tidy: called after each measurement, and not measured.
+
+    Returns:
+        name -> milliseconds in each round.
     """
     counts = {}
     for name, step in steps.items():
         for _ in range(WARMUP):
             once = setting.milliseconds(step, 1)
             tidy()
-        counts[name] = max(1, math.ceil(SHORTEST_MS / max(once, 0.01)))
+        counts[name] = max(1, math.ceil(setting.shortest / max(once, 0.01)))
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(setting.rounds):
         for name, step in steps.items():
@@ -113,8 +114,8 @@ class Ratio(NamedTuple):
 
 
 def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
-    """Of two candidates that took turns: each round gives a ratio. A round too short for the clock
-    gives NaN.
+    """Ratio of two candidates that were measured in turns, over the rounds; NaN for a round that is
+    too short for the clock.
     """
     each = [a / b if b > 0 else math.nan for a, b in zip(times, others, strict=True)]
     if len(each) == 1:
@@ -124,5 +125,5 @@ def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
-    """Its parameters that get gradients, without frozen ones."""
+    """The parameters that require gradients."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

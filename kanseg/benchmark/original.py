@@ -1,5 +1,5 @@
-"""torch-conv-kan from a checkout that the user has, for measuring beside it. Nothing of it is part
-of this project.
+"""torch-conv-kan from a checkout of the user, to measure beside it. No code of it is part of this
+project.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 from kanseg.utils.errors import InputError
 
 ADDRESS = "https://github.com/IvanDrokin/torch-conv-kan"
-# With their defaults these have as many functions as ours with our defaults, but for the wavelets:
-# one a weight there, four a channel here.
+# With the defaults of both, these have as many functions as ours, except wavelets: one per weight
+# there, four per channel here.
 LAYERS = {
     "bspline": "KANConv2DLayer",
     "rbf": "FastKANConv2DLayer",
@@ -31,7 +31,7 @@ LAYERS = {
 
 
 class Counterpart(NamedTuple):
-    """A network there, its options, and those that give ours the same topology."""
+    """A network of torch-conv-kan, its options, and the options of ours for the same topology."""
 
     name: str
     options: dict[str, object]
@@ -61,7 +61,7 @@ class Original:
     """A checkout of torch-conv-kan.
 
     Raises:
-        InputError: the folder is no such checkout, or a package that it imports is not installed.
+        InputError: the folder is not a checkout, or a package that it imports is not installed.
     """
 
     def __init__(self, path: Path | str):
@@ -74,9 +74,7 @@ class Original:
         self._import("kan_convs")
 
     def layer(self, basis: str, channels: int, groups: int = 1) -> nn.Module:
-        """Its 3x3 convolution of that family from `channels` to as many, with its own defaults: (B,
-        C, H, W) -> the same.
-        """
+        """Its 3x3 convolution of a basis with its own defaults: (B, C, H, W) -> (B, C, H, W)."""
         return self._named("kan_convs", LAYERS[basis])(
             channels, channels, kernel_size=3, padding=1, groups=groups
         )
@@ -94,7 +92,7 @@ class Original:
         return found
 
     def _import(self, name: str) -> ModuleType:
-        """Its modules stand at the top of the folder and import each other by those names."""
+        """Import a module by its name at the top of the checkout, as its modules do."""
         sys.path.insert(0, str(self.path))
         try:
             module = importlib.import_module(name)
@@ -114,11 +112,10 @@ class Original:
 
 
 def forget(module: nn.Module) -> None:
-    """Empty the caches of its methods.
+    """Empty the caches of a module's methods.
 
-    Some layers there put `lru_cache` around functions of tensors. A tensor is never met again, so
-    nothing is ever found there, but 128 graphs are kept alive; with the large tensors of a
-    benchmark that fills the memory.
+    Some layers of torch-conv-kan have methods of tensors with `lru_cache`. The same tensor never
+    comes again, so the cache only keeps 128 graphs alive, which fills the memory in a benchmark.
     """
     for kind in {type(part) for part in module.modules()}:
         for method in vars(kind).values():

@@ -1,4 +1,4 @@
-"""What `Predictor` costs beside the network alone: pixels a second of a large image in tiles."""
+"""Pixels per second of `Predictor` on a large image in tiles, beside the network alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kanseg.inference import Predictor
 from kanseg.inference.sliding_window import tile_places
 from kanseg.models import create_model, list_bases, list_models
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
 REACH = 0.9
@@ -69,7 +69,7 @@ def predict_rows(
     setting: Setting,
     options: dict[str, int] | None = None,
 ) -> Iterator[Row]:
-    """A row for each network and basis; `options` of the networks.
+    """A row for each network and basis; `options` are arguments of `create_model`.
 
     Raises:
         InputError: an unknown name or basis.
@@ -100,10 +100,9 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
     rows, columns, height, width = tile_places((case.size, case.size), predictor.tile, case.overlap)
     count = len(rows) * len(columns)
     sizes = [min(case.batch, count - start) for start in range(0, count, case.batch)]
+    # The time does not depend on the pixels, so one tile stands for all.
     tile = predictor.preprocess.normalize(image[:height, :width])
-    tiles = tile.repeat(case.batch, 1, 1, 1).to(
-        predictor.device
-    )  # what the pixels are does not matter to the time
+    tiles = tile.repeat(case.batch, 1, 1, 1).to(predictor.device)
 
     def bare() -> None:
         with torch.inference_mode(), setting.autocast():
@@ -124,22 +123,19 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
 
 
 def predict_table(rows: Sequence[Row]) -> str:
-    """As Markdown; what the columns are is told by `EXPLAINED`."""
+    """The rows in Markdown; `EXPLAINED` describes the columns."""
     lines = []
     for row in rows:
-        figures = [
-            str(row["tiles"]),
-            f"{row['network_mpx']:.2f}",
-            f"{row['predictor_mpx']:.2f}",
-            f"{row['ratio']:.2f} ± {row['spread']:.2f}",
-        ]
         lines.append(
             [
                 str(row["model"]),
                 str(row["basis"]),
-                *figures,
+                str(row["tiles"]),
+                f"{row['network_mpx']:.2f}",
+                f"{row['predictor_mpx']:.2f}",
+                f"{row['ratio']:.2f} ± {row['spread']:.2f}",
                 f"{REACH:g}",
                 answer(round(row["ratio"], 2) >= REACH),
             ]
         )
-    return markdown(HEADER, lines, text=2)
+    return markdown_table(HEADER, lines, text_columns=2)

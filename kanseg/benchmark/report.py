@@ -1,4 +1,4 @@
-"""Cells that say whether a limit is met, and names that are not known."""
+"""Cells of the tables: targets, and whether they are met."""
 
 from __future__ import annotations
 
@@ -9,27 +9,33 @@ from kanseg.utils.registry import nearest
 
 
 def limits(values: Sequence[float | None]) -> str:
-    """What is to be reached, `1.4 / 1.4 / 4`; a dash where nothing is stated."""
-    return " / ".join(
-        "-" if value is None else f"{value:.2g}" if value < 1 else f"{value:g}" for value in values
-    )
+    """The targets, `1.4 / 1.4 / 4`; a dash for None."""
+    cells = []
+    for value in values:
+        if value is None:
+            cells.append("-")
+        else:
+            cells.append(f"{value:.2g}" if value < 1 else f"{value:g}")
+    return " / ".join(cells)
 
 
 def is_met(values: Sequence[tuple[float, float | None, int]]) -> bool | None:
-    """Whether every figure, rounded to so many digits as it is printed, is within its limit; None
-    where no limit is stated.
+    """True if every number, rounded as it is printed, is within its limit; None without limits.
+
+    Args:
+        values: (number, limit or None, digits after the point).
     """
-    stated = [round(value, digits) <= limit for value, limit, digits in values if limit is not None]
-    return all(stated) if stated else None
+    met = [round(value, digits) <= limit for value, limit, digits in values if limit is not None]
+    return all(met) if met else None
 
 
 def answer(met: bool | None) -> str:
-    """The same as a cell of a table."""
+    """yes, no, or a dash without limits."""
     return {True: "yes", False: "no", None: "-"}[met]
 
 
 def check_names(kind: str, known: Sequence[str], given: Sequence[str]) -> None:
-    """InputError for the first of the given names that is not known."""
+    """InputError for the first given name that is unknown."""
     unknown = [name for name in given if name not in known]
     if unknown:
         raise InputError(

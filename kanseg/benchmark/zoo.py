@@ -1,4 +1,4 @@
-"""Every network there is, by what it costs: one row a network and basis."""
+"""The costs of every network: one row for each network and basis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kanseg.models import (
 )
 from kanseg.models.profile import profile
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
 HEADER = ["network", "kind", "basis", "parameters", "Mmadds", "of functions", "saved MiB"]
@@ -31,8 +31,12 @@ Row = dict[str, object]
 
 
 def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[Row]:
-    """Rows of the networks and encoders of these names (all of them for no names), for one image
-    of 3 x size x size.
+    """Rows of networks and encoders for one image of 3 x size x size.
+
+    Args:
+        names: of networks and encoders; all for an empty list.
+        bases: each network is built with each of them.
+        size: height and width of the image.
 
     Raises:
         InputError: an unknown name or basis, or a size below 1.
@@ -41,43 +45,44 @@ def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[
     check_names("basis", list_bases(), bases)
     if size < 1:
         raise InputError(f"size must be at least 1, got {size}")
-    for kind, known in (
-        ("model", list_models()),
-        ("encoder", [name for name in list_encoders() if name in list_models("segmentation")]),
-    ):
-        for name in known:
-            for basis in bases if not names or name in names else ():
-                fixed = {"image_size": (size, size)} if name in CLASSIFIERS else {}
-                model = (
-                    create_model(name, 3, CLASSES, basis=basis, **fixed)
-                    if kind == "model"
-                    else create_encoder(name, 3, basis=basis)
-                )
-                yield {"network": name, "kind": kind, "basis": basis} | _costs(
-                    model, (1, 3, size, size)
-                )
+    wanted = [("model", name) for name in list_models()]
+    for name in list_encoders():
+        if name in list_models("segmentation"):
+            wanted.append(("encoder", name))
+    for kind, name in wanted:
+        if names and name not in names:
+            continue
+        for basis in bases:
+            if kind == "encoder":
+                network = create_encoder(name, 3, basis=basis)
+            elif name in CLASSIFIERS:
+                network = create_model(name, 3, CLASSES, basis=basis, image_size=(size, size))
+            else:
+                network = create_model(name, 3, CLASSES, basis=basis)
+            row = {"network": name, "kind": kind, "basis": basis}
+            yield row | _costs(network, (1, 3, size, size))
 
 
 def _costs(model: nn.Module, shape: tuple[int, ...]) -> Row:
     try:
-        found = profile(model, shape, runs=0)
-        saved = found.total.saved_bytes / 2**20
+        total = profile(model, shape, runs=0).total
+        saved = total.saved_bytes / 2**20
     except ValueError:  # a norm over a single value, in training only
-        found, saved = profile(model, shape, runs=0, training=False), nan
-    total = found.total
-    work = {"multiply_adds": total.multiply_adds, "functions": total.functions}
-    return (
-        {"parameters": total.num_parameters, "parts": total.parameters}
-        | work
-        | {"saved_mib": saved}
-    )
+        total = profile(model, shape, runs=0, training=False).total
+        saved = nan
+    return {
+        "parameters": total.num_parameters,
+        "parts": total.parameters,
+        "multiply_adds": total.multiply_adds,
+        "functions": total.functions,
+        "saved_mib": saved,
+    }
 
 
 def zoo_table(rows: Sequence[Row]) -> str:
-    """As Markdown; what the columns are is told by `EXPLAINED`."""
+    """The rows in Markdown; `EXPLAINED` describes the columns."""
     lines = []
     for row in rows:
-        work = [f"{row[key] / 1e6:,.1f}" for key in ("multiply_adds", "functions")]
         saved = "-" if isnan(row["saved_mib"]) else f"{row['saved_mib']:.1f}"
         lines.append(
             [
@@ -85,8 +90,9 @@ def zoo_table(rows: Sequence[Row]) -> str:
                 str(row["kind"]),
                 str(row["basis"]),
                 f"{row['parameters']:,}",
-                *work,
+                f"{row['multiply_adds'] / 1e6:,.1f}",
+                f"{row['functions'] / 1e6:,.1f}",
                 saved,
             ]
         )
-    return markdown(HEADER, lines, text=3)
+    return markdown_table(HEADER, lines, text_columns=3)

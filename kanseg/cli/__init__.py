@@ -1,4 +1,5 @@
-"""The command lines of the tools: arguments in, one call of the library, an exit code out.
+"""The command lines of the tools: parse the arguments, call the library, return an exit code.
 
-Nothing else imports from here.
+Every module has `main(arguments)`. It imports what it needs after parsing, so that `--help` and a
+wrong option are answered without loading torch. Nothing else imports from here.
 """

@@ -1,10 +1,12 @@
-"""Check a data set: python tools/check_data.py FOLDER [--json FILE] [--html FILE] [--strict]
-[--skip_cache] [data settings, or --config FILE.yaml]
+"""Check a data set:
 
-Looks at every image and mask and reports all faults at once, each with file and reason. Exit code
-0: no errors (warnings do not count, unless --strict is given); 2: errors. Nothing is written into
-FOLDER. What was seen of a file is kept in the user's cache (KANSEG_CACHE, else
-XDG_CACHE_HOME/kanseg/checks, else ~/.cache/kanseg/checks), and files of the same size and time are
+python tools/check_data.py FOLDER [--json FILE] [--html FILE] [--strict] [--skip_cache] [data
+settings, or --config FILE.yaml]
+
+Reads every image and mask and reports all problems at once, each with file and reason. Exit code 0
+if there are no errors (warnings do not count, unless --strict is given), 2 if there are. Nothing is
+written into FOLDER. The facts about a file are kept in the user's cache (KANSEG_CACHE, else
+XDG_CACHE_HOME/kanseg/checks, else ~/.cache/kanseg/checks); a file with the same size and time is
 not decoded again.
 
 The data settings are those of an experiment (--task, --classes, --mask_values, --train, ...);
@@ -13,22 +15,23 @@ The data settings are those of an experiment (--task, --classes, --mask_values, 
 The file of --json, schema 1:
   schema       1
   root         the folder
-  ok           whether there are no errors
+  ok           true if there are no errors
   counts       {errors, warnings, codes: {code: number}}
   issues       [{code, severity: "error" or "warning", file: path relative to root ("." for the
                folder itself), reason, samples: names that data.skip_bad would leave out, details:
-               {numbers and names, by code}}]
-  task, classes, mask_values, ignore_index    how the masks are read; null where it cannot be told
-  notes        what was decided without being told
+               {numbers and names, by code}}]; --codes lists the codes
+  task, classes, mask_values, ignore_index    how the masks are read; null if it is unknown
+  notes        what was decided without being given
   splits       {train, val, test, other: {names: the splits chosen for it, images, kinds: {kind:
                images}, sizes: [{height, width, images}], mean, std: per channel, of the values
                in [0, 1]; ignored_pixels, classes: [{name, pixels, share of the pixels that are not
                ignored (multilabel: of all) or null, images: that hold it}]}}, over the samples
                without errors; other: images in none of train, val and test
   files        {decoded, from_cache}
-  seconds      that it took
-Codes (error unless said otherwise):
+  seconds      that the check took
 """
+
+from __future__ import annotations
 
 import json
 import sys
@@ -37,86 +40,65 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from kanseg.config import Config, DataConfig
+from kanseg.config.parser import command_line, with_quoted_names
 from kanseg.utils.errors import InputError
 
-MORE = {
-    "json": "file for the report, for programs",
-    "html": "file for the report as a page with images",
-}
-FLAGS = {
-    "strict": "warnings are errors",
-    "skip_cache": "decode every file, whatever is known of it",
-}
 
-
-def _documentation() -> str:
-    from kanseg.data.checks import KINDS
-
-    codes = [
-        f"  {code:24} {'warning: ' if kind.severity == 'warning' else ''}{kind.title}"
-        for code, kind in KINDS.items()
-    ]
-    return "\n".join([__doc__.rstrip(), *codes])
-
-
-def parse(arguments: Sequence[str]) -> tuple[Any, Any]:
-    """(the parsed arguments, the data settings)."""
-    from jsonargparse import DefaultHelpFormatter
-
-    from kanseg.config import Config, DataConfig
-    from kanseg.config.parser import command_line, with_quoted_names
-
-    arguments, config = _config_of(arguments)
-    parser = command_line(kind=DataConfig)
-    parser.formatter_class = type("Formatter", (_Raw, DefaultHelpFormatter), {})
-    parser.description = _documentation() if {"-h", "--help"} & set(arguments) else ""
+def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
+    """The options, and the data settings (None with --codes)."""
+    arguments, config = _without_config(arguments)
+    parser = command_line(__doc__, kind=DataConfig)
     parser.add_argument(
-        "folder", nargs="?", help="folder of the data set (default: data.root of --config)"
+        "folder", nargs="?", help="folder of the data set; by default data.root of --config"
     )
-    for name, text in MORE.items():
-        parser.add_argument(f"--{name}", type=str, help=text)
+    parser.add_argument("--json", type=str, metavar="FILE", help="file for the report, as JSON")
+    parser.add_argument(
+        "--html", type=str, metavar="FILE", help="file for the report, as a page with images"
+    )
     parser.add_argument(
         "--warnings",
         type=int,
         default=10,
         help="most warnings of a kind that are printed; 0 for all",
     )
-    for name, text in FLAGS.items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
+    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    parser.add_argument(
+        "--skip_cache", action="store_true", help="decode every file, also if it is in the cache"
+    )
+    parser.add_argument(
+        "--codes", action="store_true", help="list the codes of all problems, and stop"
+    )
     if config is not None:
-        parser.set_defaults(asdict(Config.from_yaml(_text(config)).data))
+        parser.set_defaults(asdict(Config.from_yaml(_read_text(config)).data))
     given = parser.parse_args(with_quoted_names(arguments, prefix=""))
-    settings = {f.name: given[f.name] for f in fields(DataConfig)}
+    if given.codes:
+        return given, None
     if given.folder is None and config is None:
         raise InputError("give the folder of the data set, or --config FILE.yaml")
+    settings = {field.name: given[field.name] for field in fields(DataConfig)}
     if given.folder is not None:
         settings |= {"root": given.folder, "prepare": None}
     return given, DataConfig(**settings)
 
 
-class _Raw:
-    """Help text with its lines as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
-def _config_of(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without --config, and its file."""
-    rest, config = [], None
-    following = iter(arguments)
-    for argument in following:
-        name, _, value = argument.partition("=")
+def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The arguments without --config, and its file, whose settings are those of an experiment."""
+    rest: list[str] = []
+    config = None
+    words = iter(arguments)
+    for word in words:
+        name, _, value = word.partition("=")
         if name != "--config":
-            rest.append(argument)
+            rest.append(word)
             continue
-        config = value or next(following, None)
+        config = value or next(words, None)
         if not config:
             raise InputError("--config needs a file")
     return rest, None if config is None else Path(config)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise InputError(f"{path}: no such file (--config)")
     try:
@@ -125,27 +107,42 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def main() -> int:
-    given, data = parse(sys.argv[1:])
-    from kanseg.data import check_data
-    from kanseg.data.checks.page import page
-    from kanseg.utils.io import atomic_write_text
-
-    targets = {name: Path(given[name]) for name in MORE if given[name]}
-    for target in targets.values():
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check, print the report and write the files that are asked for; 2 if there are errors."""
+    given, data = _parse(sys.argv[1:] if arguments is None else arguments)
+    if data is None:
+        _print_codes()
+        return 0
+    targets = [Path(path) for path in (given.json, given.html) if path]
+    for target in targets:
         if target.resolve().is_relative_to(Path(data.root).resolve()):
             raise InputError(
                 f"{target} lies in the data folder, into which nothing is written; choose another"
                 " place"
             )
+    from kanseg.data import check_data
+    from kanseg.data.checks.page import render_check
+
     report = check_data(data, everything=True, use_cache=not given.skip_cache)
     print(report.text(warnings=given.warnings))
-    makers = {
-        "json": lambda: json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n",
-        "html": lambda: page(report),
-    }
-    for name, target in targets.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(target, makers[name]())
-        print(f"{name}: {target}")
-    return 2 if report.errors or (given.strict and report.warnings) else 0
+    if given.json:
+        text = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
+        _write("json", Path(given.json), text)
+    if given.html:
+        _write("html", Path(given.html), render_check(report))
+    is_bad = report.errors or (given.strict and report.warnings)
+    return 2 if is_bad else 0
+
+
+def _write(name: str, path: Path, text: str) -> None:
+    from kanseg.utils.io import atomic_write_text
+
+    atomic_write_text(path, text)
+    print(f"{name}: {path}")
+
+
+def _print_codes() -> None:
+    from kanseg.data.checks import KINDS
+
+    for code, kind in KINDS.items():
+        print(f"{code:26} {kind.severity:8} {kind.title}")

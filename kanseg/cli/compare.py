@@ -1,215 +1,124 @@
-"""The command line of a comparison."""
+"""Compare variants of an experiment, of one size and each with several seeds:
+
+python tools/compare.py --config configs/glas_ukanet.yaml --bases gram,bspline,rbf,none --output
+runs/compare/glas
+
+python tools/compare.py --config configs/glas_unet.yaml configs/glas_ukanet.yaml --seeds 0,1,2,3,4
+--match macs --output runs/compare/nets
+
+Every setting of the experiment can be given as --section.key value, for all variants;
+tools/train_seg.py --help lists them. The same command continues after an interruption; started
+several times, the processes share the runs.
+
+A study on several data sets, tuned on validation and tested once, has its own options: --study FILE
+--help lists them.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from kanseg.cli.study import study_command
-from kanseg.config import Config
-from kanseg.data.split_record import read_record
-from kanseg.experiments.compare.variants import (
-    chosen,
-    is_finished,
-    match_arms,
-    read_arms,
-    run_arms,
-    run_folder,
-)
-from kanseg.utils.io import atomic_write_text
+from kanseg.cli import study
+from kanseg.config.arguments import ToolParser, comma_separated, integers, split_settings
+from kanseg.utils.errors import InputError
 
-EPILOG = (
-    "Every setting of the experiment can be given as --section.key value, for all arms;"
-    " tools/train_seg.py --help lists them."
-)
-NOTE = (
-    "Mean ± standard deviation over the seeds of the mean over the {split} images. Difference with"
-    " its 95 % interval and p (Holm's correction for the\nnumber of arms): for new seeds and new"
-    " images, both of which are samples (two-way crossed, Satterthwaite's t; it needs two seeds)."
-    " better in:\nthe number of images that are better, the seeds averaged. Images without a score"
-    " in any of the runs are left out."
-)
+RENAMED = {"--arms": "--variants", "--control": "--baseline"}  # read until version 0.2
 
 
-def comparison_command(argv: Sequence[str], *, description: str) -> int:
-    """Run the comparison, or with --study the study, that a command line describes; the exit code.
-
-    Raises:
-        InputError: settings, arms or folders that cannot be used.
-    """
-    if any(word.split("=")[0] == "--study" for word in argv):
-        return study_command(argv, description=description)
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _parser() -> ToolParser:
+    parser = ToolParser(description=__doc__)
+    parser.add_argument(
+        "--config", nargs="+", required=True, help="the experiment; several are a variant each"
     )
     parser.add_argument(
-        "--config", nargs="+", required=True, help="the experiment; several are an arm each"
+        "--bases", metavar="A,B", help="a variant for each basis, such as gram,bspline,none"
     )
     parser.add_argument(
-        "--bases",
-        type=_words,
-        default=[],
-        help="comma-separated bases, an arm each, such as gram,bspline,none",
+        "--variants",
+        metavar="FILE",
+        help="YAML of `name: {section.key: value}`, for variants that differ in something else",
     )
-    parser.add_argument(
-        "--arms", help="YAML of `arm: {section.key: value}`, for arms that differ in something else"
-    )
-    parser.add_argument(
-        "--seeds", type=_numbers, default=[0, 1, 2], help="comma-separated (default: 0,1,2)"
-    )
+    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="trained with each of them")
     parser.add_argument(
         "--match",
         choices=("params", "macs", "none"),
         default="params",
-        help="what all arms have equally much of, within 2 %% (default: params)",
+        help="what all variants have equally much of, within 2 %: parameters or multiply-adds",
     )
     parser.add_argument(
         "--reference",
-        help="the arm whose width is kept; those of the others are solved (default: the first)",
+        help="the variant whose width is kept, while those of the others are solved; by default"
+        " the first",
     )
     parser.add_argument(
-        "--control",
-        help=(
-            "the arm that the others are compared with (default: none, the plain convolutions, or"
-            " else the first)"
-        ),
+        "--baseline",
+        help="the variant that the others are compared with; by default none (the plain"
+        " convolutions), or the reference if there is no variant of this name",
     )
     parser.add_argument(
         "--score",
-        help=(
-            "a column of scores_SPLIT.csv (default: IoU of the foreground, of several classes"
-            " mean/iou)"
-        ),
+        help="a column of scores_SPLIT.csv; by default IoU of the foreground, of several classes"
+        " mean/iou",
     )
-    parser.add_argument("--split", choices=("val", "test"), default="test", help="default: test")
+    parser.add_argument("--split", choices=("val", "test"), default="test")
     parser.add_argument(
         "--output",
-        type=Path,
         required=True,
         help="folder for the runs, table.md, table.json, comparison.png and examples.png",
     )
-    arguments, rest = parser.parse_known_args(argv)
-    arms = read_arms(
-        arguments.config, bases=arguments.bases, arms_file=arguments.arms, settings=rest
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison, or with --study the study, that a command line describes.
+
+    Raises:
+        InputError: settings, variants or folders that cannot be used.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if any(word.split("=")[0] == "--study" for word in words):
+        return study.main(words)
+    own, settings = split_settings([_renamed(word) for word in words])
+    given = _parser().parse_args(own)
+    seeds = list(dict.fromkeys(integers(given.seeds, "--seeds")))
+    if min(seeds) < 0:
+        raise InputError(f"--seeds: expected integers from 0 on, got {given.seeds}")
+    from kanseg.experiments.compare.report import write_comparison
+    from kanseg.experiments.compare.variants import (
+        check_variant,
+        match_sizes,
+        read_variants,
+        run_variants,
     )
-    reference = chosen(arguments.reference, arms, "--reference") or next(iter(arms))
-    control = chosen(arguments.control, arms, "--control") or (
-        "none" if "none" in arms else reference
+
+    variants = read_variants(
+        given.config,
+        bases=comma_separated(given.bases),
+        variants_file=given.variants,
+        settings=settings,
     )
-    if arguments.match != "none":
-        arms = match_arms(arms, reference, arguments.match)
-    run_arms(arms, arguments.seeds, arguments.output)
-    finish(
-        arms,
-        arguments.seeds,
-        arguments.output,
-        control=control,
-        split=arguments.split,
-        score=arguments.score,
+    reference = next(iter(variants))
+    if given.reference is not None:
+        reference = check_variant(given.reference, variants, "--reference")
+    baseline = "none" if "none" in variants else reference
+    if given.baseline is not None:
+        baseline = check_variant(given.baseline, variants, "--baseline")
+    if given.match != "none":
+        variants = match_sizes(variants, reference, given.match)
+    output = Path(given.output)
+    run_variants(variants, seeds, output)
+    write_comparison(
+        variants, seeds, output, baseline=baseline, split=given.split, score=given.score
     )
     return 0
 
 
-def finish(
-    arms: Mapping[str, Config],
-    seeds: Sequence[int],
-    output: Path,
-    *,
-    control: str,
-    split: str,
-    score: str | None,
-    log: Callable[[str], None] = print,
-) -> list[Path]:
-    """Table and images of the runs that are finished; nothing yet where an arm has none."""
-    from kanseg.experiments.compare.figures import draw_comparison, draw_examples
-    from kanseg.experiments.compare.statistics import (
-        comparison_rows,
-        comparison_table,
-        default_score,
-        read_arm,
-    )
-
-    folders = {name: {seed: run_folder(output, name, seed) for seed in seeds} for name in arms}
-    done = {
-        name: {
-            seed: run
-            for seed, run in runs.items()
-            if is_finished(run, _of_run(arms[name], seed, run))
-        }
-        for name, runs in folders.items()
-    }
-    missing = [
-        str(run)
-        for name, runs in folders.items()
-        for seed, run in runs.items()
-        if seed not in done[name]
-    ]
-    if missing:
-        log(f"compare: not finished yet: {', '.join(missing)}")
-    if not all(done.values()):
-        return []
-    score = score or default_score(
-        next(run for runs in done.values() for run in runs.values()), split
-    )
-    scores = {name: read_arm(runs, split, score) for name, runs in done.items()}
-    rows = comparison_rows(scores, control)
-    text = f"{comparison_table(rows, score=score)}\n\n{NOTE.format(split=split)}"
-    text += "".join(f"\n\n{line}" for line in other_samples(done))
-    atomic_write_text(output / "table.md", text + "\n")
-    atomic_write_text(
-        output / "table.json",
-        json.dumps({"score": score, "split": split, "rows": rows}, indent=1) + "\n",
-    )
-    log(f"\n{text}\n")
-    written = [
-        output / "table.md",
-        output / "table.json",
-        draw_comparison(scores, control, output / "comparison.png", score=score),
-    ]
-    shown = {name: next(iter(runs.values())) for name, runs in done.items()}
-    examples = draw_examples(
-        next(iter(arms.values())), shown, scores, output / "examples.png", split=split
-    )
-    written += [examples] if examples is not None else []
-    log(f"compare: {', '.join(map(str, written))}")
-    return written
-
-
-def other_samples(done: Mapping[str, Mapping[int, Path]]) -> list[str]:
-    """A line where runs were trained on other samples than the first of them, by their stored
-    splits.
-    """
-    runs = [run for by_seed in done.values() for run in by_seed.values()]
-    records = {run: read_record(run) for run in runs}
-    known = {run: record.splits.get("train") for run, record in records.items() if record}
-    other = [run for run in known if known[run] != known[next(iter(known))]]
-    if not other:
-        return []
-    return [
-        f"Warning: {', '.join(map(str, other))} were trained on other samples than"
-        f" {next(iter(known))} (the data set was changed in between): the runs do not compare."
-    ]
-
-
-def _of_run(config: Config, seed: int, run: Path) -> Config:
-    return replace(config, seed=seed, run_dir=str(run))
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    numbers = list(dict.fromkeys(int(word) for word in _words(text)))
-    if not numbers or min(numbers) < 0:
-        raise ValueError
-    return numbers
-
-
-_numbers.__name__ = "list of integers from 0 on"  # what argparse calls it in an error
+def _renamed(word: str) -> str:
+    name, sign, value = word.partition("=")
+    if name not in RENAMED:
+        return word
+    warnings.warn(f"{name} is called {RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+    return f"{RENAMED[name]}{sign}{value}"

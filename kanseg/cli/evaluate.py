@@ -1,32 +1,31 @@
-"""Measure a checkpoint on a split: python tools/evaluate.py --checkpoint runs/quickstart/best
---split test [--root FOLDER]
+"""Measure a checkpoint on a split of its data set:
 
-Prints a table; --json writes the scores, --csv a table with a line an image. By default images
-and masks have the size that the network sees; with --full_size predictions are compared with the
-masks as they are in the files. Distances are in pixels, or in the unit of --spacing.
+python tools/evaluate.py --checkpoint runs/quickstart/best --split test [--root FOLDER]
+
+Prints a table; --json writes all scores, --csv a table with a row for each image. By default
+images and masks have the size that the network sees; with --full_size predictions are compared
+with the masks as they are in the files. Distances are in pixels, or in the unit of --spacing.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+from kanseg.config.arguments import ToolParser
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> ToolParser:
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         "--checkpoint", required=True, help="checkpoint folder, such as runs/quickstart/best"
     )
     parser.add_argument(
-        "--split",
-        nargs="+",
-        default=["test"],
-        help="split or splits of the data set (default: test)",
+        "--split", nargs="+", default=["test"], help="split or splits of the data set"
     )
-    parser.add_argument("--root", help="folder of the data set (default: that of the training)")
+    parser.add_argument("--root", help="folder of the data set; by default that of the training")
     parser.add_argument(
         "--full_size",
         action="store_true",
@@ -34,41 +33,39 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--flips",
-        type=int,
-        choices=(1, 2, 4, 8),
+        type=Literal[1, 2, 4, 8],
         default=1,
-        help="mirrored, of 8 also turned, predictions that are averaged (default 1: none)",
+        help="mirrored predictions that are averaged, of 8 also rotated; 1 for none",
     )
     parser.add_argument(
         "--batch_size",
         type=int,
         default=8,
-        help="images or tiles at once, and those of a batch of the protocol (default 8)",
+        help="images or tiles at once, and images of a batch of the protocol",
     )
     parser.add_argument(
         "--surface",
         action="store_true",
         default=None,
-        help="measure surface distances and boundary IoU (default: as in training)",
+        help="measure surface distances and boundary IoU; by default as in the training",
     )
     parser.add_argument(
-        "--no_surface", action="store_false", dest="surface", help="leave them out, which is faster"
+        "--no_surface", action="store_false", dest="surface", help="do not, which is faster"
     )
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="of the normalized surface Dice (default: training.tolerance)",
+        help="of the normalized surface Dice; by default training.tolerance",
     )
     parser.add_argument(
         "--spacing",
         type=float,
         nargs=2,
         metavar=("ROW", "COLUMN"),
-        help="distance of neighboring pixels (default: data.spacing)",
+        help="distance of neighboring pixels; by default data.spacing",
     )
     parser.add_argument(
         "--inside",
-        type=Path,
         metavar="FOLDER",
         help="masks NAME.png, such as fields of view, outside of which pixels are ignored",
     )
@@ -77,36 +74,43 @@ def parse() -> argparse.Namespace:
         choices=("u_kan",),
         help="add the scores of U-KAN's tables: means over batches of batch_size images",
     )
-    parser.add_argument("--device", help="torch device (default: a GPU where there is one)")
-    parser.add_argument("--json", type=Path, help="file for the scores")
-    parser.add_argument("--csv", type=Path, help="file for the scores of every image")
-    return parser.parse_args()
+    parser.add_argument("--device", help="torch device; by default a GPU if there is one")
+    parser.add_argument("--json", metavar="FILE", help="file for the scores")
+    parser.add_argument("--csv", metavar="FILE", help="file for the scores of every image")
+    return parser
 
 
-def main() -> None:
-    arguments = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table, and write the files that are asked for."""
+    given = _parser().parse_args(arguments)
     from kanseg.utils.environment import process_rank
-    from kanseg.utils.io import atomic_write_text
 
     if process_rank() > 0:
         return  # under torchrun the first process measures alone
     from kanseg.evaluation.evaluate import evaluate_checkpoint
     from kanseg.evaluation.tables import table
     from kanseg.training.run_folder.logging import plain
+    from kanseg.utils.io import atomic_write_text
 
-    options = {
-        name: value
-        for name, value in vars(arguments).items()
-        if name not in ("checkpoint", "split", "json")
-    }
-    scores = evaluate_checkpoint(arguments.checkpoint, arguments.split, **options)
-    print(
-        f"{' + '.join(arguments.split)}, {scores['images']}"
-        f" images{', at the size of the files' if arguments.full_size else ''}:\n{table(scores)}"
+    scores = evaluate_checkpoint(
+        given.checkpoint,
+        given.split,
+        root=given.root,
+        full_size=given.full_size,
+        flips=given.flips,
+        batch_size=given.batch_size,
+        surface=given.surface,
+        tolerance=given.tolerance,
+        spacing=given.spacing,
+        inside=given.inside,
+        protocol=given.protocol,
+        device=given.device,
+        csv=given.csv,
     )
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(arguments.json, json.dumps(plain(scores), indent=1) + "\n")
-        print(f"scores: {arguments.json}")
-    if arguments.csv is not None:
-        print(f"scores of every image: {arguments.csv}")
+    size = ", at the size of the files" if given.full_size else ""
+    print(f"{' + '.join(given.split)}, {scores['images']} images{size}:\n{table(scores)}")
+    if given.json is not None:
+        atomic_write_text(Path(given.json), json.dumps(plain(scores), indent=1) + "\n")
+        print(f"scores: {given.json}")
+    if given.csv is not None:
+        print(f"scores of every image: {given.csv}")

@@ -1,84 +1,75 @@
-"""Export a trained network: python tools/export.py --checkpoint runs/quickstart/best --output
-model.onnx [--quantize dynamic|static] [--table]
+"""Export a trained network:
+
+python tools/export.py --checkpoint runs/quickstart/best --output model.onnx [--quantize
+dynamic|static] [--table]
 
 The name decides the format: .onnx, or .pt2 for torch.export. The file takes images (B, C, H, W)
-float32 in [0, 1] (integers divided by the largest of their type, RGB), of any number and size;
-gamma, normalization and scaling are inside, and its metadata hold class names, colors and all else
-that is needed to use it. It is run beside the network on images of several sizes and kept only if
-it agrees. Exit code 1 if it does not, 2 if nothing could be started. torch.export.load can run code
-that is in a file: give an ONNX file to others, and load .pt2 files of your own only.
+float32 in [0, 1] (integers divided by the largest value of their type, RGB), of any number and
+size. Gamma, normalization and scaling are inside, and its metadata hold class names, colors and
+everything else that is needed to use it. The exported model is verified against the PyTorch model
+on images of several sizes before it is saved. Exit code 1 if they differ, 2 if the export could not
+start. torch.export.load can run code that is in a file: give ONNX files to others, and load only
+your own .pt2 files.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from kanseg.config.arguments import ToolParser
 from kanseg.utils.errors import InputError
 
 
-def batch(text: str) -> int | None:
-    return None if text == "dynamic" else int(text)
-
-
-batch.__name__ = "number or 'dynamic'"  # what argparse calls it in an error
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> ToolParser:
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         "--checkpoint", required=True, help="checkpoint folder, such as runs/quickstart/best"
     )
+    parser.add_argument("--output", required=True, help="file to write: NAME.onnx or NAME.pt2")
     parser.add_argument(
-        "--output", required=True, type=Path, help="file to write: NAME.onnx or NAME.pt2"
-    )
-    parser.add_argument(
-        "--format", choices=("onnx", "torch"), help="by default what the name of --output says"
+        "--format", choices=("onnx", "torch"), help="by default as the name of --output says"
     )
     parser.add_argument(
         "--output_kind",
         choices=("logits", "probabilities", "labels"),
         default="logits",
-        help="what the file gives: (B, N, H, W), or label maps (default logits)",
+        help="output of the file: (B, N, H, W), or label maps (B, H, W)",
     )
     parser.add_argument(
         "--quantize",
         choices=("none", "dynamic", "static"),
         default="none",
-        help="8-bit convolutions by onnxruntime (default none)",
+        help="8-bit convolutions by onnxruntime",
     )
     parser.add_argument(
         "--calibration",
-        help=(
-            "folder of images for static quantization and for the check (default: made images,"
-            " for the check)"
-        ),
+        metavar="FOLDER",
+        help="images for static quantization and the check; by default the check generates some",
     )
     parser.add_argument(
         "--calibration_count",
         type=int,
         default=32,
-        help="images to calibrate on, and as many others to check with (default 32)",
+        help="images to calibrate on, and as many others to check with",
     )
     parser.add_argument(
         "--least_agreement",
         type=float,
         default=0.95,
-        help="share of equal labels that a quantized file must reach (default 0.95)",
+        help="share of equal labels that a quantized file must reach",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1e-3,
-        help="largest difference of a probability, and share of differing labels (default 0.001)",
+        help="largest difference of a probability, and largest share of differing labels",
     )
-    parser.add_argument("--opset", type=int, help="of ONNX (default: torch's choice)")
+    parser.add_argument("--opset", type=int, help="of ONNX; by default torch's choice")
     parser.add_argument(
-        "--batch", type=batch, default=None, help="images at once: a number, or dynamic (default)"
+        "--batch", default="dynamic", help="images at once: a number, or dynamic for any"
     )
     parser.add_argument(
         "--split",
@@ -86,63 +77,64 @@ def parse() -> argparse.Namespace:
         default=[],
         help="measure mean IoU on these splits of the data set, before and after",
     )
-    parser.add_argument("--root", help="folder of the data set (default: that of the training)")
+    parser.add_argument("--root", help="folder of the data set; by default that of the training")
     parser.add_argument(
         "--table",
         action="store_true",
         help="size, speed (256x256) and agreement of every form; static int8 with --calibration",
     )
-    parser.add_argument(
-        "--runs", type=int, default=10, help="calls that are timed for the table (default 10)"
-    )
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    return parser.parse_args()
+    parser.add_argument("--runs", type=int, default=10, help="calls that are timed for the table")
+    parser.add_argument("--json", metavar="FILE", help="file for all figures")
+    return parser
 
 
-def main() -> int:
-    arguments = parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export, verify, and print what was written; 1 if the file differs from the network."""
+    given = _parser().parse_args(arguments)
+    target = None if given.json is None else Path(given.json)
+    if target is not None and not target.parent.is_dir():
+        raise InputError(f"--json: there is no folder {target.parent}")
+    options = given.as_dict()
+    del options["json"]
+    options["output"] = Path(given.output)
+    options["batch"] = _batch(given.batch)
+
     from kanseg.export import Request, export_checkpoint
     from kanseg.export.table import show
     from kanseg.utils.io import atomic_write_text
 
-    target = arguments.json
-    if target is not None and not target.parent.is_dir():
-        raise InputError(f"--json: there is no folder {target.parent}")
-    report = export_checkpoint(
-        Request(**{key: value for key, value in vars(arguments).items() if key != "json"})
-    )
-    agreement = report.agreement
+    report = export_checkpoint(Request(**options))
     if target is not None:
         atomic_write_text(target, json.dumps(report.to_dict(), indent=1) + "\n")
-    distance = (
-        ""
-        if agreement.probability is None
-        else f"probabilities differ by at most {agreement.probability:.2g}, "
-    )
-    print(
-        f"checked on {', '.join(agreement.batches)}: {distance}labels differ at"
-        f" {agreement.differing:.4%} of {agreement.pixels} places"
-    )
+    agreement = report.agreement
+    found = [f"labels differ at {agreement.differing:.4%} of {agreement.pixels} pixels"]
+    if agreement.probability is not None:
+        found.insert(0, f"probabilities differ by at most {agreement.probability:.2g}")
+    print(f"checked on {', '.join(agreement.batches)}: {', '.join(found)}")
     if not report.passed:
-        limit = (
-            f"--least_agreement {arguments.least_agreement}"
-            if arguments.quantize != "none"
-            else f"--tolerance {arguments.tolerance}"
-        )
+        limit = f"--tolerance {given.tolerance}"
+        if given.quantize != "none":
+            limit = f"--least_agreement {given.least_agreement}"
         print(
-            f"{arguments.output} was not written: it does not agree with the network ({limit})",
+            f"{given.output} was not written: it differs from the network ({limit})",
             file=sys.stderr,
         )
         return 1
-    print(
-        f"{report.output}: {report.bytes / 2**20:.2f} MiB, {report.description['input']} ->"
-        f" {report.description['output']}"
-    )
+    size = f"{report.bytes / 2**20:.2f} MiB"
+    description = report.description
+    print(f"{report.output}: {size}, {description['input']} -> {description['output']}")
     if report.mean_iou:
-        print(
-            f"mean IoU on {' + '.join(arguments.split)}: {report.mean_iou['torch']:.4f} before,"
-            f" {report.mean_iou['file']:.4f} after"
-        )
+        before, after = report.mean_iou["torch"], report.mean_iou["file"]
+        print(f"mean IoU on {' + '.join(given.split)}: {before:.4f} before, {after:.4f} after")
     if report.rows:
         print(show(report.rows))
     return 0
+
+
+def _batch(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--batch: expected a number or dynamic, got {text!r}") from None

@@ -1,6 +1,6 @@
-"""What a network costs, layer by layer: python tools/profile_model.py --name ukanet_18 --basis gram
---input 3x256x256 [--classes 2]
+"""Parameters, multiply-adds, memory and time of a network, layer by layer:
 
+python tools/profile_model.py --name ukanet_18 --basis gram --input 3x256x256 [--classes 2]
 [--options '{"width": 24, "degree": 4}'] [--match params|macs --like '{"basis": "gram"}']
 [--encoder] [--device cuda] [--runs 5] [--json FILE]
 
@@ -8,39 +8,22 @@ Prints a table of parameters, multiply-adds, memory kept for backward and time; 
 the same figures.
 """
 
-# Not called profile.py: a tool of that name would be taken for Python's own module `profile` by all
-# tools beside it.
+# The tool is not called profile.py: all tools beside it would import that instead of Python's own
+# module `profile`.
 
-import argparse
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from kanseg.config.arguments import ToolParser
 from kanseg.utils.errors import InputError
 
 
-def sizes(text: str) -> list[int]:
-    return [int(word) for word in text.split("x")]
-
-
-sizes.__name__ = "size such as 3x256x256"  # what argparse calls it in an error
-
-
-def mapping(text: str) -> dict[str, object]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(text)
-    return value
-
-
-mapping.__name__ = "JSON object"
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> ToolParser:
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         "--name",
         required=True,
@@ -49,52 +32,69 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--basis",
         default="gram",
-        help='one of kanseg.list_bases(); "none" for plain convolutions (default: gram)',
+        help='one of kanseg.list_bases(); "none" for plain convolutions',
     )
-    parser.add_argument(
-        "--input", type=sizes, default=[3, 256, 256], help="CxHxW or BxCxHxW (default: 3x256x256)"
-    )
+    parser.add_argument("--input", default="3x256x256", help="CxHxW or BxCxHxW")
     parser.add_argument("--classes", type=int, default=2)
     parser.add_argument(
-        "--options", type=mapping, default={}, help="of the network and the basis, as JSON"
+        "--options",
+        type=dict[str, Any],
+        default={},
+        help="of the network and the basis, as JSON",
     )
     parser.add_argument(
         "--match", choices=("params", "macs"), help="solve the width for the size of --like"
     )
     parser.add_argument(
-        "--like", type=mapping, help="arguments in which the network to be matched differs, as JSON"
+        "--like",
+        type=dict[str, Any],
+        help="arguments in which the network to be matched differs, as JSON",
     )
     parser.add_argument("--encoder", action="store_true", help="the encoder alone")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--runs", type=int, default=5, help="how often it is timed (default: 5)")
-    parser.add_argument("--json", type=Path, help="file for all figures")
-    return parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="torch device")
+    parser.add_argument("--runs", type=int, default=5, help="how often it is timed")
+    parser.add_argument("--json", metavar="FILE", help="file for all figures")
+    return parser
 
 
-def main() -> None:
-    arguments = parse()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the network, measure it, and print the table."""
+    given = _parser().parse_args(arguments)
+    shape = _shape(given.input)
     import kanseg
     from kanseg.utils.io import atomic_write_text
 
-    if len(arguments.input) not in (3, 4):
-        raise InputError("--input: expected CxHxW or BxCxHxW, such as 3x256x256")
     options = {
-        "basis": arguments.basis,
-        "match": arguments.match,
-        "like": arguments.like,
-        **arguments.options,
+        "basis": given.basis,
+        "match": given.match,
+        "like": _plain(given.like),
+        **_plain(given.options),
     }
+    channels = shape[-3]
     try:
-        if arguments.encoder:
-            model = kanseg.create_encoder(arguments.name, arguments.input[-3], **options)
+        if given.encoder:
+            model = kanseg.create_encoder(given.name, channels, **options)
         else:
-            model = kanseg.create_model(
-                arguments.name, arguments.input[-3], arguments.classes, **options
-            )
-        found = kanseg.profile(model.to(arguments.device), arguments.input, runs=arguments.runs)
+            model = kanseg.create_model(given.name, channels, given.classes, **options)
+        found = kanseg.profile(model.to(given.device), shape, runs=given.runs)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
     print(found)
-    if arguments.json is not None:
-        atomic_write_text(arguments.json, json.dumps(found.to_dict(), indent=1) + "\n")
-        print(f"figures: {arguments.json}")
+    if given.json is not None:
+        atomic_write_text(Path(given.json), json.dumps(found.to_dict(), indent=1) + "\n")
+        print(f"figures: {given.json}")
+
+
+def _shape(text: str) -> list[int]:
+    try:
+        shape = [int(word) for word in text.split("x")]
+    except ValueError:
+        shape = []
+    if len(shape) not in (3, 4):
+        raise InputError(f"--input: expected CxHxW or BxCxHxW, such as 3x256x256, got {text!r}")
+    return shape
+
+
+def _plain(value: Any) -> Any:
+    """jsonargparse's namespaces as dictionaries."""
+    return value.as_dict() if hasattr(value, "as_dict") else value

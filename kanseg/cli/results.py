@@ -1,36 +1,45 @@
-"""The table of finished runs: python tools/results.py runs/* --published configs/published.yaml
---output docs/results.md
+"""Write a table of finished runs:
+
+python tools/results.py runs/* --published configs/published.yaml --output docs/results.md
 """
 
-import argparse
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 
+from kanseg.config.arguments import ToolParser
 
-def main() -> None:
-    """Read the run folders, print or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+
+def _parser() -> ToolParser:
+    parser = ToolParser(description=__doc__)
     parser.add_argument(
         "runs",
         nargs="+",
         help=(
-            "Run folders, named EXPERIMENT or EXPERIMENT-whatever; those that differ in their seed"
-            " only share a row."
+            "run folders, named EXPERIMENT or EXPERIMENT-whatever; those that differ only in their"
+            " seed share a row"
         ),
     )
     parser.add_argument(
-        "--published", help="YAML list of rows to compare with: experiment, published, config, gpu."
+        "--published", help="YAML list of rows to compare with: experiment, published, config, gpu"
     )
-    parser.add_argument("--output", help="Markdown file to write; by default the table is printed.")
-    arguments = parser.parse_args()
+    parser.add_argument("--output", help="Markdown file to write; by default the table is printed")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the run folders, print or write the table."""
+    given = _parser().parse_args(arguments)
     from kanseg.experiments.results import results_page
 
-    folders = sorted({f"{Path(run).parent}/*" for run in arguments.runs})
-    rest = [
-        f"--{name} {value}" for name, value in vars(arguments).items() if name != "runs" and value
-    ]
-    command = " ".join(["python tools/results.py", *folders, *rest])
-    page = results_page(arguments.runs, published=arguments.published, command=command)
-    if arguments.output:
-        Path(arguments.output).write_text(page, encoding="utf-8")
-        return
-    print(page, end="")
+    command = ["python tools/results.py"]
+    command += sorted({f"{Path(run).parent}/*" for run in given.runs})
+    for name in ("published", "output"):
+        if given[name]:
+            command.append(f"--{name} {given[name]}")
+    page = results_page(given.runs, published=given.published, command=" ".join(command))
+    if given.output:
+        Path(given.output).write_text(page, encoding="utf-8")
+    else:
+        print(page, end="")

@@ -1,30 +1,49 @@
-"""What the training tools have in common."""
+"""The training tools: run the experiment that a command line describes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.utils.errors import InputError
 
+SEGMENTATION = """Train a segmentation network:
+
+python tools/train_seg.py --config configs/quickstart.yaml [--section.key value ...]
+"""
+CLASSIFICATION = """Train a classifier:
+
+python tools/train_cls.py --config configs/mnist_hybrid.yaml [--section.key value ...]
+"""
 FLAGS = {
     "resume": (
-        "Go on from the newest complete checkpoint in run_dir (without --config: with the settings"
-        " stored there)."
+        "Continue from the newest complete checkpoint in run_dir (without --config: with the"
+        " settings stored there)."
     ),
-    "overwrite": "Delete what an earlier run left in run_dir.",
+    "overwrite": "Delete the files of an earlier run in run_dir.",
     "accept_changes": (
-        "With --resume: go on although samples or split lists of the data set were changed since"
-        " the run was begun, and train on new samples too."
+        "With --resume: continue although samples or split lists of the data set have changed since"
+        " the run began, and train on new samples too."
     ),
 }
-
-
 TOOLS = {
     Config: ("segmentation", "tools/train_seg.py"),
     ClassificationConfig: ("classification", "tools/train_cls.py"),
 }
+
+
+def train_segmentation(arguments: Sequence[str] | None = None) -> None:
+    """Train a segmentation network; by default the arguments of the process."""
+    words = sys.argv[1:] if arguments is None else arguments
+    train_command(words, kind=Config, description=SEGMENTATION)
+
+
+def train_classifier(arguments: Sequence[str] | None = None) -> None:
+    """Train a classifier; by default the arguments of the process."""
+    words = sys.argv[1:] if arguments is None else arguments
+    train_command(words, kind=ClassificationConfig, description=CLASSIFICATION)
 
 
 def train_command(arguments: Sequence[str], *, kind: type, description: str) -> None:
@@ -38,13 +57,14 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
     try:
         config, flags = parse_config(arguments, description=description, flags=FLAGS, kind=kind)
     except InputError:
-        _other_kind(arguments, kind)
+        _check_kind(arguments, kind)
         raise
-    # after parsing, so that --help and a misspelt key answer at once
+    # Imported after parsing, so that --help and a wrong option are answered at once.
     from kanseg.training.run import train
     from kanseg.training.run_folder.resume import stored_settings
 
-    if flags["resume"] and not any(a == "--config" or a.startswith("--config=") for a in arguments):
+    has_config = any(word.split("=")[0] == "--config" for word in arguments)
+    if flags["resume"] and not has_config:
         stored, line = stored_settings(Path(config.run_dir))
         if line is not None:
             print(line, flush=True)
@@ -55,16 +75,13 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
     train(config, **flags)
 
 
-def _other_kind(arguments: Sequence[str], kind: type) -> None:
-    """InputError where the settings are those of another kind of experiment."""
-    for other, (word, tool) in TOOLS.items():
-        if other is not kind and _fit(arguments, other):
-            raise InputError(f"these are settings of a {word} experiment: use {tool}") from None
-
-
-def _fit(arguments: Sequence[str], kind: type) -> bool:
-    try:
-        parse_config(arguments, flags=FLAGS, kind=kind)
-    except InputError:
-        return False
-    return True
+def _check_kind(arguments: Sequence[str], kind: type) -> None:
+    """InputError if the settings are valid for another kind of experiment."""
+    for other, (name, tool) in TOOLS.items():
+        if other is kind:
+            continue
+        try:
+            parse_config(arguments, flags=FLAGS, kind=other)
+        except InputError:
+            continue
+        raise InputError(f"these are settings of a {name} experiment: use {tool}") from None

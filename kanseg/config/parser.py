@@ -4,8 +4,6 @@ nearest one.
 
 from __future__ import annotations
 
-import difflib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -15,27 +13,19 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from kanseg.config.schema import Config
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_yaml
-from kanseg.utils.registry import nearest
 from kanseg.utils.yaml_names import NAMES, quoted_list
 
 E = TypeVar("E")
-YAML_MODE = "kanseg_yaml"
 
 
 def command_line(description: str = "", prog: str | None = None, *, kind: type):
     """A parser for all settings: `--config FILE`, `--section.key value`, `--print_config`,
     `--help`.
     """
-    from jsonargparse import ArgumentParser, set_loader
+    # Imported here, so that `import kanseg` does not load jsonargparse.
+    from kanseg.config.arguments import ToolParser
 
-    # jsonargparse's own reader knows no bound on aliases, and raises what comes
-    set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
-
-    class Parser(ArgumentParser):
-        def error(self, message: str, ex: Exception | None = None) -> None:
-            raise InputError(_one_line(message, kind)) from None
-
-    parser = Parser(description=description, prog=prog, allow_abbrev=False, parser_mode=YAML_MODE)
+    parser = ToolParser(description=description, prog=prog)
     parser.add_argument(
         "--config",
         action="config",
@@ -43,17 +33,6 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
     )
     parser.add_class_arguments(kind, None)
     return parser
-
-
-def _load_yaml(text: str) -> Any:
-    """The value of a word of the command line, or of a file of settings."""
-    value = parse_yaml(text)
-    # Neither `key:` nor `{a, b}` is meant as a map to nothing.
-    if isinstance(value, dict) and value and all(entry is None for entry in value.values()):
-        keys = set(text.strip(" {}").replace(" ", "").split(","))
-        if text.strip() == f"{next(iter(value))}:" or keys == set(value):
-            return text
-    return value
 
 
 def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
@@ -149,25 +128,3 @@ def known_keys(kind: type, prefix: str = "") -> list[str]:
         if is_dataclass(default):
             keys += known_keys(type(default), f"{prefix}{f.name}.")
     return keys
-
-
-# How jsonargparse words an unknown key; the last group of each names the key.
-UNKNOWN_KEY = (
-    r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)",
-    r"[Uu]nrecognized arguments: --?([\w.]+)",
-    r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
-)
-
-
-def _one_line(message: str, kind: type) -> str:
-    """The parser's message on one line, with the nearest known key where a key is unknown."""
-    text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
-    unknown = re.search("|".join(UNKNOWN_KEY), text)
-    if unknown is None:
-        return text[:500]
-    key = next(group for group in reversed(unknown.groups()) if group)
-    known = known_keys(kind)
-    by_leaf = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], by_leaf, n=1)
-    hint = nearest(key, known) or (f"; did you mean {by_leaf[leaf[0]]!r}?" if leaf else "")
-    return f"unknown setting {key!r}{hint} (all settings: --help)"

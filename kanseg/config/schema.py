@@ -7,49 +7,48 @@ from typing import Literal, Union
 
 import yaml
 
-# A value in YAML. Not `Any`: there jsonargparse would import and call whatever a `class_path`
-# names.
+# A value in YAML. Not `Any`, for which jsonargparse would import and call the class that a
+# `class_path` names.
 Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluated by jsonargparse on Python 3.10 too
 
 
 @dataclass
 class DataConfig:
-    """Where the images are and how they are read.
+    """The data set of a segmentation experiment, and how its images are read.
 
     Args:
-        root: folder of the data set (its forms: data/README.md).
-        format: of the data set: auto, folder, coco, voc; auto takes the one that lies in root.
-        prepare: name of an embedded data set that is written to root first ("blue_marble").
+        root: folder of the data set (data/README.md describes the layouts).
+        format: layout of the data set: folder, coco or voc; auto detects it.
+        prepare: name of a built-in data set that is written to root first ("blue_marble").
         task: "binary", "multiclass" or "multilabel"; by default from dataset.yaml or from the
             masks.
         classes: names of the classes, the background first (multilabel: without a background).
         mask_values: value in the mask file -> class index.
-        ignore_index: index that counts for nothing in loss and metrics.
+        ignore_index: mask value of pixels that loss and metrics ignore.
         palette: an [r, g, b] per class, or voc for the colors of PASCAL VOC.
-        train: splits that are trained on.
+        train: splits to train on.
         val: splits that select the best weights; empty for none (then the last weights are the
             best).
         test: splits that are measured once, at the end; empty for none.
-        split_seed: of the 70/15/15 split where there are no split files, and of the folds.
-        folds: number of parts that train and val together are cut into for cross-validation, by
-            group where a groups.csv is; 0 for none.
-        fold: the part, from 0 to folds - 1, that is held out as val; the others are trained on.
-        channels: of the network's input (1 gray, 3 RGB, or the number of bands).
+        split_seed: seed of the 70/15/15 split if there are no split files, and of the folds.
+        folds: number of folds of a cross-validation over train and val together, by group if
+            there is a groups.csv; 0 for none.
+        fold: the fold, from 0 to folds - 1, that is val; the others are train.
+        channels: channels of the network's input (1 gray, 3 RGB, or the number of bands).
         resize: [height, width] that images are scaled to, in training and in prediction.
-        interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
-        crop: [height, width] of random crops in training; images to predict are then cut into
-            tiles of this size.
-        oversample_foreground: share of the random crops that are laid around a pixel of a class
-            drawn evenly from those in the image, the background left out; 0 for crops anywhere.
-        gamma: exponent on the values in [0, 1] before normalization; 0.5 spreads dark images.
+        interpolation: of that scaling; "area" averages, which removes aliasing, but texture too.
+        crop: [height, width] of random crops in training; prediction then uses tiles of this size.
+        oversample_foreground: share of the random crops that are centered on a pixel of a class
+            drawn uniformly from the foreground classes in the image; 0 for crops anywhere.
+        gamma: exponent on the values in [0, 1] before normalization; 0.5 brightens dark images.
         mean: per channel; by default that of the training images.
         std: per channel; by default that of the training images.
         augment: albumentations transforms, `- Name: {option: value}`.
-        skip_bad: leave faulty samples out instead of stopping.
+        skip_bad: skip faulty samples instead of stopping.
         max_pixels: larger images are refused as decompression bombs.
-        spacing: [row, column] distance of neighboring pixels, in a unit such as mm, that surface
-            distances are measured in.
-        workers: processes that read; results do not depend on their number.
+        spacing: [row, column] distance of neighboring pixels, in a unit such as mm; surface
+            distances have this unit.
+        workers: processes that read images; results do not depend on their number.
     """
 
     root: str = "data"
@@ -86,15 +85,15 @@ class ModelConfig:
     """The network: arguments of `kanseg.create_model`.
 
     Args:
-        name: one of kanseg.list_models(): a segmentation network or a classifier, whichever the
-            experiment is.
-        basis: one of kanseg.list_bases(); "none" is the same net of plain convolutions.
-        stem: the first convolution: "auto" (B-splines of the colors), null (as all others) or
-            options that differ.
-        match: "params" or "macs": solve the width for the size of `like` (so that options.width is
-            that of `like`).
-        like: arguments in which the network to be matched differs: the control arm of an experiment
-            with basis gram is basis none, match params, like {basis: gram}.
+        name: one of kanseg.list_models(), a segmentation network or a classifier as the experiment
+            needs.
+        basis: one of kanseg.list_bases(); "none" is the same network of plain convolutions.
+        stem: the first convolution: "auto" (B-splines of the colors), null (like all others) or
+            the options in which it differs.
+        match: "params" or "macs": solve the width so that the network is as large as `like` (then
+            options.width is that of `like`).
+        like: arguments in which the network to match differs: the baseline of an experiment with
+            basis gram has basis none, match params, like {basis: gram}.
         options: width, depth, inner_channels, degree, grid_size, norm, ...
     """
 
@@ -108,29 +107,29 @@ class ModelConfig:
 
 @dataclass
 class ClassificationData:
-    """Where the images to classify are and how they are read.
+    """The data set of a classification experiment, and how its images are read.
 
     Args:
-        root: folder of the data set, or an .npz file (forms: data/README.md).
-        format: of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100,
+        root: folder of the data set, or an .npz file (data/README.md describes the layouts).
+        format: layout of the data set: auto, folder, npz, mnist, fashion_mnist, cifar10, cifar100,
             cifar10_jpeg, tiny_imagenet, digits.
-        download: fetch a set that torchvision knows and that is not in root; nothing is downloaded
-            without it.
-        train: splits that are trained on.
-        val: splits that select the best weights, cut from train where the set has no val; empty for
+        download: download a set of torchvision if it is not in root; otherwise nothing is
+            downloaded.
+        train: splits to train on.
+        val: splits that select the best weights, taken from train if the set has no val; empty for
             none (then the last weights are the best).
         test: splits that are measured once, at the end; empty for none.
-        val_share: share of train that is cut off as val.
-        split_seed: of that cut.
-        limit: number of training images, evenly over the classes; null for all.
-        channels: of the network's input (1 gray, 3 RGB).
+        val_share: share of train that becomes val.
+        split_seed: seed of that split.
+        limit: number of training images, balanced over the classes; null for all.
+        channels: channels of the network's input (1 gray, 3 RGB).
         resize: [height, width] that images are scaled to.
-        interpolation: of that scaling; "area" averages, which loses texture and aliasing alike.
+        interpolation: of that scaling; "area" averages, which removes aliasing, but texture too.
         gamma: exponent on the values in [0, 1] before normalization.
         mean: per channel; by default that of the training images.
         std: per channel; by default that of the training images.
         augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`.
-        workers: processes that read; results do not depend on their number.
+        workers: processes that read images; results do not depend on their number.
     """
 
     root: str = "data"
@@ -158,47 +157,47 @@ class _Training:
 
     Args:
         epochs: passes over the training images.
-        batch_size: images a step and process.
+        batch_size: images per step and process.
         penalty: weight of each penalty added to the loss, of weights_l1, activations_l1 and
             activations_l2 (means over the weights of the functions and over the outputs of the KAN
-            layers, summed over the layers), and of balance (how unevenly the mixtures of
-            model.options.experts are used), and of elbo (minus the evidence lower bound of
-            vae_kan's autoencoder, in nats a value).
-        optimizer: adamw, sgd, lion, or lbfgs (which wants large batches, or one of all images).
-        optimizer_options: of the optimizer, such as {momentum: 0.9, nesterov: true} or {max_iter:
-            20, history_size: 10}.
+            layers, summed over the layers), balance (how unevenly the experts of
+            model.options.experts are used) and elbo (minus the evidence lower bound of vae_kan's
+            autoencoder, in nats per value).
+        optimizer: adamw, sgd, lion, or lbfgs (which needs large batches, or one of all images).
+        optimizer_options: options of the optimizer, such as {momentum: 0.9, nesterov: true} or
+            {max_iter: 20, history_size: 10}.
         lr: peak learning rate.
-        lr_factors: pattern of parameter names -> factor on lr for them, such as {"encoder.*": 0.1};
-            the first pattern that fits counts, and 0 keeps weights as they are.
-        function_lr: factor on lr for the coefficients of functions, on top of lr_factors; null for
-            10 where the functions are shared by a channel or a layer, and 1 where each edge has its
-            own. (lbfgs has one learning rate for all.)
-        function_decay: whether weight decay acts on these coefficients; null for no where the
-            functions are shared, and yes where each edge has its own.
+        lr_factors: pattern of parameter names -> factor on their lr, such as {"encoder.*": 0.1};
+            the first pattern that matches counts, and 0 freezes the weights.
+        function_lr: factor on lr for the coefficients of the functions, on top of lr_factors; null
+            for 10 if a channel or a layer shares its functions, and 1 if each edge has its own.
+            (lbfgs has one learning rate for all.)
+        function_decay: whether weight decay applies to these coefficients; null for no if functions
+            are shared, and yes if each edge has its own.
         weight_decay: of the optimizer.
-        schedule: of the learning rate after the warm-up: cosine, poly, one_cycle, step, constant or
+        schedule: learning rate after the warm-up: cosine, poly, one_cycle, step, constant or
             plateau.
-        schedule_options: of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75], gamma:
-            0.1} or, of plateau, {factor: 0.5, patience: 5, min_factor: 0.01}.
+        schedule_options: options of the schedule, such as {power: 0.9}, {milestones: [0.5, 0.75],
+            gamma: 0.1} or, of plateau, {factor: 0.5, patience: 5, min_factor: 0.01}.
         warmup: share of the steps in which the learning rate rises linearly.
-        ema: decay a step of an exponential moving average of the weights, which is then what is
-            measured and stored as best; 0 for none.
-        update_grid_epochs: epochs, counted from 1, before whose first step the grids of all
-            B-spline and rbf layers move to what these see of its images, such as [2, 4]; the
-            functions are refitted and stay about what they were on them. The optimizer's moments
-            for their weights start anew. None by default.
-        accumulate: batches whose gradients are added up for one step.
+        ema: decay per step of an exponential moving average of the weights, which is then
+            validated and stored as best; 0 for none.
+        update_grid_epochs: epochs, counted from 1, such as [2, 4]. Before their first step the
+            grids of all B-spline and rbf layers are fitted to the layers' inputs, and the functions
+            are refitted to keep their values there. The optimizer's moments of these weights are
+            reset. None by default.
+        accumulate: batches whose gradients are accumulated for one step.
         clip: largest norm of the gradient; null for no limit.
         precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in
-            float32. By default what `accelerate launch --mixed_precision` says, or float32.
+            float32. By default that of `accelerate launch --mixed_precision`, or float32.
         compile: run the network under torch.compile (needs a C++ compiler on the CPU).
-        find_batch_size: where a batch does not fit into memory, halve batch_size and double
+        find_batch_size: if a batch does not fit into memory, halve batch_size and double
             accumulate until it does.
         validate_every: epochs between validations.
-        patience: validations without an improvement of `monitor` after which the training ends; 0
+        patience: validations without an improvement of `monitor` after which the training stops; 0
             trains all epochs.
-        save_every: optimizer steps between checkpoints; 0 for one an epoch only.
-        keep: checkpoints that are kept.
+        save_every: optimizer steps between checkpoints; 0 for one per epoch only.
+        keep: number of checkpoints that are kept.
         log_every: optimizer steps between lines of log.jsonl.
         monitor: the validation metric that selects the best weights.
         panels: samples drawn as images at the end.
@@ -207,7 +206,7 @@ class _Training:
         project: of Weights & Biases.
         log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every
             validation (of segmentation); 0 for none.
-        threads: CPU threads of torch; 0 leaves torch's own choice.
+        threads: CPU threads of torch; 0 for torch's default.
     """
 
     epochs: int = 50
@@ -253,12 +252,12 @@ class TrainingConfig(_Training):
             focal, lovasz, boundary.
         loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma:
             2.0}}.
-        class_weights: one number a class (multilabel and multiclass: of each class, binary: of
-            background and foreground), "balanced" (in inverse proportion to the pixels of the
-            training set) or "median" (median frequency balancing); null for equal ones.
-        supervision: weight of each output of a network with deep supervision, the one that counts
-            first; null for equal ones.
-        surface: whether HD95 and normalized surface Dice are measured at the end of a run.
+        class_weights: a number per class (binary: of background and foreground), "balanced"
+            (inversely proportional to the pixels in the training set) or "median" (median frequency
+            balancing); null for equal weights.
+        supervision: weight of each output of a network with deep supervision, that of the final
+            output first; null for equal weights.
+        surface: measure HD95 and normalized surface Dice at the end of a run.
         tolerance: of the normalized surface Dice, in pixels, or in the unit of data.spacing.
     """
 
@@ -275,9 +274,9 @@ class ClassificationTraining(_Training):
     """How a classifier is trained.
 
     Args:
-        label_smoothing: share of the truth that is spread over all classes.
+        label_smoothing: share of the target that is spread over all classes.
         mixup: alpha of mixup (Beta distribution); 0 for none.
-        cutmix: alpha of cutmix; 0 for none. With both, one of them is drawn for each batch.
+        cutmix: alpha of cutmix; 0 for none. With both, each batch draws one of them.
     """
 
     batch_size: int = 64
@@ -292,8 +291,8 @@ class _Experiment:
     """One experiment.
 
     Args:
-        run_dir: folder for everything that the run writes.
-        seed: of weights, order and augmentation.
+        run_dir: folder for all files of the run.
+        seed: of weights, sample order and augmentation.
     """
 
     run_dir: str = "runs/run"
@@ -305,7 +304,7 @@ class _Experiment:
 
     @classmethod
     def from_yaml(cls, text: str):
-        """The settings in a YAML text; what it leaves out has its default.
+        """Read settings from YAML; keys that are missing have their default.
 
         Raises:
             InputError: unknown keys, wrong types.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 
 from kanseg.metrics.confusion import SCORES, mean
 from kanseg.metrics.segmentation import SegmentationMetrics
-from kanseg.utils.text import safe_cell
+from kanseg.utils.tables import csv_table, plain_table
 
 PER_IMAGE = ("iou", "dice", "hd95", "nsd", "boundary_iou")
 
@@ -41,15 +39,7 @@ def table(result: Mapping[str, Any]) -> str:
             "",
         )
     )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join([*lines, *_notes(result)])
+    return "\n".join([plain_table(rows[0], rows[1:]), *_notes(result)])
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:
@@ -95,20 +85,13 @@ def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
             "ece": np.array([p.calibration.ece for p in images]),
             "brier": np.array([p.calibration.brier_score for p in images]),
         }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *(safe_cell(column) for column in columns)])
+    lines = []
     for row, index in enumerate(sorted(metrics.per_image)):
-        writer.writerow(
-            [
-                safe_cell(names[index]),
-                *(
-                    "" if np.isnan(values[row]) else f"{values[row]:.6g}"
-                    for values in columns.values()
-                ),
-            ]
-        )
-    return text.getvalue()
+        line: list[str] = [names[index]]
+        for values in columns.values():
+            line.append("" if np.isnan(values[row]) else f"{values[row]:.6g}")
+        lines.append(line)
+    return csv_table(["name", *columns], lines)
 
 
 def _show(value: float) -> str:

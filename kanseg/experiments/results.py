@@ -1,19 +1,20 @@
-"""Finished runs -> a table: score, size and time of every experiment, runs that differ in their
-seed only in one row.
+"""A table of finished runs: score, size and time of every experiment. Runs that differ only in
+their seed share a row.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json, read_yaml
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
+KEYS = {"experiment", "published"}  # of a published row
 HEADERS = (
     "experiment",
     "network",
@@ -26,94 +27,81 @@ HEADERS = (
     "published %",
 )
 
+TEXT = """# Classification: results
+
+Written by `{command}` from the runs' `metrics.json`. Mean ± standard deviation over the seeds, with
+the best weights by validation, on the test split. `basis` none is the baseline of plain
+convolutions (see its parameters). Multiply-adds are those of one image, including the functions;
+CPU seconds are those of the whole run, including reading and measuring, on one thread of a shared
+machine.
+"""
+
 
 def results_page(folders: Sequence[str], *, published: str | None, command: str) -> str:
     """The page, in Markdown.
 
     Args:
-        folders: of runs; those that are no finished classification run are left out.
+        folders: of runs; those without a finished classification run are left out.
         published: a YAML file, a list of {experiment, published, config, gpu}; an experiment is the
             stem of a config.
-        command: that made the page.
+        command: the command that writes the page, for its text.
 
     Raises:
-        InputError: no finished run, or a published file that is no such list.
+        InputError: no finished run, or a published file that is not such a list.
     """
-    rows = read_published(published)
-    runs = [run for folder in folders if (run := read_run(Path(folder))) is not None]
-    if not runs:
+    references = {row["experiment"]: row for row in read_published(published)}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        run = read_run(Path(folder))
+        if run is not None:
+            groups.setdefault(run["key"], []).append(run)
+    if not groups:
         raise InputError(
             "no finished run (a folder with config.yaml and metrics.json) among"
             f" {', '.join(folders[:5])}"
         )
-    cells: list[tuple[str, ...]] = []
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        groups.setdefault(run["key"], []).append(run)
-    order = {row["experiment"]: i for i, row in enumerate(rows)}
-    for group in sorted(
-        groups.values(),
-        key=lambda g: (
-            order.get(g[0]["experiment"], len(order)),
-            g[0]["experiment"],
-            g[0]["basis"] == "none",
-        ),
-    ):
-        cells.append(
-            _row(
-                group,
-                next((row for row in rows if row["experiment"] == group[0]["experiment"]), {}),
-            )
-        )
-    seen = {run["experiment"] for run in runs}
-    for row in rows:
-        if row["experiment"] not in seen:
-            cells.append(
-                (row["experiment"], "", "", "", "", "", "", "not run here", str(row["published"]))
-            )
-    notes = [f"- `{row['experiment']}`: {row['note']}" for row in rows if row.get("note")]
-    return "\n".join(
-        [
-            "# Classification: what was measured",
-            "",
-            (
-                f"Written by `{command}` from the runs' `metrics.json`. Mean ± standard deviation"
-                " over the seeds of the best weights by validation,"
-            ),
-            (
-                "on the test split. `basis` none is the plain control (see its parameters)."
-                " Multiply-adds are of one image, those of the"
-            ),
-            (
-                "functions included; CPU seconds are of the whole run, reading and measuring"
-                " included, on one thread of a shared machine."
-            ),
-            "",
-            markdown(HEADERS, cells, text=3),
-            "",
-            *notes,
-            "",
-        ]
-    )
+    order = list(references)
+
+    def position(group: list[dict[str, Any]]) -> tuple[int, str, bool]:
+        name = group[0]["experiment"]
+        place = order.index(name) if name in references else len(order)
+        return place, name, group[0]["basis"] == "none"
+
+    rows = []
+    measured = set()
+    for group in sorted(groups.values(), key=position):
+        name = group[0]["experiment"]
+        rows.append(_row(group, references.get(name, {})))
+        measured.add(name)
+    for name, reference in references.items():
+        if name not in measured:
+            empty = [""] * (len(HEADERS) - 3)
+            rows.append((name, *empty, "not run here", str(reference["published"])))
+    notes = []
+    for name, reference in references.items():
+        if reference.get("note"):
+            notes.append(f"- `{name}`: {reference['note']}")
+    table = markdown_table(HEADERS, rows, text_columns=3)
+    return "\n".join([TEXT.format(command=command), table, "", *notes, ""])
 
 
 def read_published(path: str | None) -> list[dict[str, Any]]:
-    """The rows to compare with."""
+    """Read the published rows; an empty list without a file."""
     if path is None:
         return []
     try:
         rows = read_yaml(Path(path))
     except (OSError, InputError) as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(rows, list) or any(
-        not isinstance(row, dict) or not {"experiment", "published"} <= row.keys() for row in rows
-    ):
-        raise InputError(f"{path}: expected a list of rows with experiment and published")
-    return rows
+    if isinstance(rows, list):
+        complete = [isinstance(row, dict) and row.keys() >= KEYS for row in rows]
+        if all(complete):
+            return rows
+    raise InputError(f"{path}: expected a list of rows with experiment and published")
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """What a row needs of a finished classification run; None for a folder that holds none."""
+    """Settings and metrics of a finished classification run; None if the folder has none."""
     if not (folder / "metrics.json").is_file() or not (folder / "config.yaml").is_file():
         return None
     try:
@@ -121,36 +109,35 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         config = read_yaml(folder / "config.yaml")
         if "top1" not in metrics.get("test", {}):
             return None
-        (
-            config["model"]["name"],
-            config["model"]["basis"],
-            config["seed"],
-            metrics["parameters"],
-            metrics["multiply_adds"],
-            metrics["cpu_seconds"],
-        )
+        for key in ("parameters", "multiply_adds", "cpu_seconds"):
+            metrics[key]
+        model, seed = config["model"], config["seed"]
+        network, basis = model["name"], model["basis"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: its metrics.json or config.yaml is damaged ({type(error).__name__}:"
             f" {error}); leave the folder out"
         ) from None
-    kept = {key: value for key, value in config.items() if key not in ("run_dir", "seed")}
+    experiment = folder.name.split("-")[0]
+    shared = {key: value for key, value in config.items() if key not in ("run_dir", "seed")}
     return {
-        "experiment": folder.name.split("-")[0],
-        "key": json.dumps([folder.name.split("-")[0], kept], sort_keys=True),
-        "network": config["model"]["name"],
-        "basis": config["model"]["basis"],
-        "seed": config["seed"],
+        "experiment": experiment,
+        "key": json.dumps([experiment, shared], sort_keys=True),
+        "network": network,
+        "basis": basis,
+        "seed": seed,
         "metrics": metrics,
     }
 
 
-def _row(group: Iterable[dict[str, Any]], published: dict[str, Any]) -> tuple[str, ...]:
-    group = list(group)
-    first, metrics = group[0], [run["metrics"] for run in group]
-    scores = [100 * m["test"]["top1"] for m in metrics]
+def _row(group: Sequence[dict[str, Any]], published: dict[str, Any]) -> tuple[str, ...]:
+    first = group[0]
+    metrics = [run["metrics"] for run in group]
+    scores = [100 * each["test"]["top1"] for each in metrics]
     spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-    seconds = mean(m["cpu_seconds"] for m in metrics)
+    seconds = mean(each["cpu_seconds"] for each in metrics)
+    # The published score is that of the KAN, not of the baseline.
+    reference = "" if first["basis"] == "none" else str(published.get("published", ""))
     return (
         first["experiment"],
         first["network"],
@@ -160,5 +147,5 @@ def _row(group: Iterable[dict[str, Any]], published: dict[str, Any]) -> tuple[st
         f"{seconds:.0f}",
         str(len(group)),
         f"{mean(scores):.2f}{spread}",
-        str(published.get("published", "")) if first["basis"] != "none" else "",
+        reference,
     )

@@ -1,7 +1,8 @@
-"""Whether an exported file computes what the trained network computes."""
+"""Verify an exported file against the PyTorch network."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,19 +22,19 @@ from kanseg.inference.predictor import decide, to_probabilities
 
 SIZES = ((63, 61), (128, 160))
 BATCHES = (1, 3)
-CUT = 256
+CROP = 256
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """An exported file beside the network, over all images shown.
+    """How far an exported file agrees with the network, over all images.
 
     Args:
-        probability: largest absolute difference of a probability; None for a file that gives
+        probability: largest absolute difference of a probability; None for a file that outputs
             labels.
         differing: share of the pixels (of a classifier, images) whose label differs.
-        pixels: how many there were.
-        batches: "BxHxW" of what was shown.
+        pixels: number of them.
+        batches: "BxHxW" of every batch.
     """
 
     probability: float | None
@@ -47,14 +48,13 @@ class Agreement:
 
 
 def read_images(folder: str | None, preprocess: Preprocess, count: int) -> list[np.ndarray]:
-    """(H, W, channels) float32 in [0, 1]: at most `count` images of a folder, evenly chosen, or
-    made ones of soft spots where there is none.
+    """Images for the check: (H, W, channels) float32 in [0, 1].
 
-    They have the size of `preprocess.resize`; without one their middle is taken, at most CUT on a
-    side.
+    At most `count` images of a folder, evenly chosen, at the size of `preprocess.resize`, or
+    cropped at the center to at most CROP pixels per side. Without a folder they are generated.
     """
     if folder is None:
-        return [_made(seed, preprocess.channels) for seed in range(count)]
+        return [_generated(seed, preprocess.channels) for seed in range(count)]
     found = find_images(folder)
     chosen = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(count, len(found)))]
     return [_read(path, preprocess) for path in chosen]
@@ -63,21 +63,17 @@ def read_images(folder: str | None, preprocess: Preprocess, count: int) -> list[
 def expected(
     model: nn.Module, preprocess: Preprocess, task: str, images: Sequence[np.ndarray]
 ) -> Tensor:
-    """Probabilities (B, classes, H, W) of images of one size: the trained network, its own
-    preprocessing (OpenCV), nothing of the export.
+    """Probabilities (B, classes, H, W) of the trained network for images of one size, with the
+    preprocessing of the training (OpenCV) and without any code of the export.
     """
-    step = replace(
-        preprocess, floats=True
-    )  # the images are values already, whatever the files of the training held
-    batch = torch.stack([step(image) for image in images])
+    preprocess_floats = replace(preprocess, floats=True)
+    batch = torch.stack([preprocess_floats(image) for image in images])
     with torch.no_grad():
         values = to_probabilities(model(batch), task)
     size = images[0].shape[:2]
-    return (
-        values
-        if values.dim() == 2 or values.shape[-2:] == size
-        else F.interpolate(values, size=size, mode="bilinear", align_corners=False)
-    )
+    if values.dim() == 2 or values.shape[-2:] == size:
+        return values
+    return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
 
 def compare(
@@ -89,44 +85,35 @@ def compare(
     batch: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Agreement:
-    """Show images, scaled to several sizes and in several batches, to the file and to the
-    network.
+    """Run the file and the network on images in several sizes and batches.
 
     Args:
         network: from `open_exported`.
         model: the trained network, in evaluation mode, on the CPU.
         preprocess: of its training.
         images: (H, W, C) float32 in [0, 1].
-        batch: the only batch that the file takes.
+        batch: the only batch size that the file takes.
         image_size: the only size that it takes.
     """
-    task = network.description["labels"]["task"]
-    largest, differing, pixels, shown = 0.0, 0, 0, []
-    for shape, group in _batches(
-        images,
-        [image_size] if image_size else [*SIZES, preprocess.resize or (96, 96)],
-        [batch] if batch else BATCHES,
-    ):
-        shown.append("x".join(map(str, (len(group), *shape))))
+    task, output = network.description["labels"]["task"], network.description["output"]
+    sizes = [image_size] if image_size else [*SIZES, preprocess.resize or (96, 96)]
+    counts = [batch] if batch else BATCHES
+    largest, differing, pixels, batches = 0.0, 0, 0, []
+    for size, group in _batches(images, sizes, counts):
+        batches.append("x".join(map(str, (len(group), *size))))
         truth = expected(model, preprocess, task, group)
         given = network(torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).contiguous())
-        distance, different = _difference(given, truth, network.description["output"], task)
-        largest, differing, pixels = (
-            max(largest, distance),
-            differing + int(different.sum()),
-            pixels + different.numel(),
-        )
-    return Agreement(
-        None if network.description["output"] == "labels" else largest,
-        differing / pixels,
-        pixels,
-        tuple(shown),
-    )
+        distance, differs = _difference(given, truth, output, task)
+        largest = max(largest, distance)
+        differing += int(differs.sum())
+        pixels += differs.numel()
+    probability = None if output == "labels" else largest
+    return Agreement(probability, differing / pixels, pixels, tuple(batches))
 
 
 def _difference(given: Tensor, truth: Tensor, output: str, task: str) -> tuple[float, Tensor]:
-    """The largest difference of a probability, and where labels differ; whatever is not finite
-    differs by infinity.
+    """The largest difference of a probability (infinity for NaN), and a mask of the labels that
+    differ.
     """
     if output == "labels":
         return 0.0, given != _labels(truth, task)
@@ -140,24 +127,22 @@ def _difference(given: Tensor, truth: Tensor, output: str, task: str) -> tuple[f
 
 
 def _labels(probabilities: Tensor, task: str) -> Tensor:
-    return probabilities.argmax(dim=1) if task == "classification" else decide(probabilities, task)
+    if task == "classification":
+        return probabilities.argmax(dim=1)
+    return decide(probabilities, task)
 
 
 def _batches(
     images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
 ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
-    """Every size with every count; the images take turns."""
-    place = 0
+    """A batch of every size and count; the images are used in turns."""
+    turns = itertools.cycle(images)
     for size in sizes:
         for count in counts:
-            yield (
-                size,
-                [resize_image(images[(place + i) % len(images)], size) for i in range(count)],
-            )
-            place += count
+            yield size, [resize_image(next(turns), size) for _ in range(count)]
 
 
-def _made(seed: int, channels: int) -> np.ndarray:
+def _generated(seed: int, channels: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     spots = rng.random((9, 9, channels), dtype=np.float32)
     image = cv2.resize(spots, (160, 128), interpolation=cv2.INTER_CUBIC).reshape(128, 160, channels)
@@ -169,5 +154,5 @@ def _read(path: Path, preprocess: Preprocess) -> np.ndarray:
     encoded = replace(preprocess, gamma=1.0).encode(image)
     if preprocess.resize is not None:
         return encoded
-    top, left = (max(0, (side - CUT) // 2) for side in encoded.shape[:2])
-    return np.ascontiguousarray(encoded[top : top + CUT, left : left + CUT])
+    top, left = (max(0, (side - CROP) // 2) for side in encoded.shape[:2])
+    return np.ascontiguousarray(encoded[top : top + CROP, left : left + CROP])

@@ -1,4 +1,4 @@
-"""Graphs -> files, the description in them."""
+"""Trace a network, and write the graph and its description to a file."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from kanseg.export.network import Deployed
 from kanseg.inference.exported import INSTALL, METADATA
 from kanseg.utils.errors import InputError
 
-EXAMPLE = (
-    64,
-    96,
-)  # height and width of the images that the graph is traced with; any others will do
+EXAMPLE = (64, 96)  # height and width of the images for tracing; the file takes others too
+SOURCE_LOCATIONS = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn")
 
 
 def trace(
     network: Deployed, *, batch: int | None = None, image_size: tuple[int, int] | None = None
 ) -> ExportedProgram:
-    """The graph of a network in evaluation mode.
+    """Trace a network in evaluation mode.
 
     Args:
-        network: what is exported.
+        network: the network with its preprocessing.
         batch: the only number of images that it takes; None for any.
         image_size: the only (height, width) that it takes; None for any.
 
     Raises:
-        InputError: torch.export cannot see into the network.
+        InputError: torch.export cannot trace the network.
     """
     if not hasattr(Dim, "DYNAMIC"):
         raise InputError(f"exporting needs torch 2.6 or newer; this is {torch.__version__}")
     images = torch.rand(batch or 2, network.preprocess.channels, *(image_size or EXAMPLE))
-    free = dict.fromkeys([*([] if batch else [0]), *([] if image_size else [2, 3])], Dim.DYNAMIC)
+    dynamic = {}
+    if batch is None:
+        dynamic[0] = Dim.DYNAMIC
+    if image_size is None:
+        dynamic |= {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, (images,), dynamic_shapes=(free or None,))
+            program = torch.export.export(network, (images,), dynamic_shapes=(dynamic or None,))
     except RuntimeError as error:
         raise InputError(
             f"torch.export cannot export this network: {' '.join(str(error).split())[:300]}"
         ) from None
-    _forget_the_code(program)
+    _remove_source_locations(program)
     return program
 
 
-def _forget_the_code(program: ExportedProgram) -> None:
-    """Where the code lay on this machine is nobody's business, and makes the file twice as
-    large.
+def _remove_source_locations(program: ExportedProgram) -> None:
+    """Remove paths of the source code on this machine: they are private, and double the size of the
+    file.
     """
-    graphs = [
-        module
-        for module in program.graph_module.modules()
-        if isinstance(module, torch.fx.GraphModule)
-    ]
-    for node in (node for graph in graphs for node in graph.graph.nodes):
-        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn"):
-            node.meta.pop(key, None)
+    for module in program.graph_module.modules():
+        if not isinstance(module, torch.fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            for key in SOURCE_LOCATIONS:
+                node.meta.pop(key, None)
 
 
 def write_torch(
     program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None
 ) -> None:
-    """A .pt2 file; `opset` means nothing here."""
+    """Write a .pt2 file; `opset` must be None."""
     if opset is not None:
         raise InputError("--opset is for ONNX files")
     torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(description)})
@@ -77,10 +77,10 @@ def write_torch(
 def write_onnx(
     program: ExportedProgram, path: Path, description: Mapping[str, Any], opset: int | None = None
 ) -> None:
-    """An ONNX file that holds its weights itself.
+    """Write an ONNX file that contains its weights.
 
     Raises:
-        InputError: no onnx or onnxscript here, or a graph that ONNX of this opset cannot express.
+        InputError: onnx or onnxscript is missing, or ONNX of this opset cannot express the graph.
     """
     onnx_package()
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -102,8 +102,9 @@ def write_onnx(
         )
         made.save(str(path), external_data=False)
     except (RuntimeError, ValueError) as error:
+        version = "torch's default opset" if opset is None else f"opset {opset}"
         raise InputError(
-            f"no ONNX file{'' if opset is None else f' of opset {opset}'} can be made:"
+            f"the network cannot be written as ONNX ({version}):"
             f" {' '.join(str(error).split())[:300]}"
         ) from None
 
@@ -113,10 +114,10 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def onnx_package() -> Any:
-    """The package onnx; an InputError where it or onnxscript is missing."""
+    """The package onnx; InputError if it or onnxscript is missing."""
     try:
         import onnx
-        import onnxscript  # noqa: F401 - torch.onnx.export asks for it late, with a traceback
+        import onnxscript  # noqa: F401 - torch.onnx.export would fail late, with a traceback
     except ImportError as error:
         raise InputError(f"ONNX files need {error.name}: {INSTALL}") from None
     return onnx

@@ -1,4 +1,4 @@
-"""The network that is exported: preprocessing, trained network and output in one graph."""
+"""The exported network: preprocessing, trained network and output in one graph."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ OUTPUTS = ("logits", "probabilities", "labels")
 
 
 class Deployed(nn.Module):
-    """Images (B, C, H, W) float32 in [0, 1] -> output of the images' own size.
+    """Images (B, C, H, W) float32 in [0, 1] -> output of the same height and width.
 
-    A network that was trained on resized images sees them at that size, and its probabilities are
-    scaled back, as `Predictor` does; its logits are then those of the probabilities that were
-    scaled back.
+    If the network was trained on resized images, they are resized, and its probabilities are
+    resized back, as `Predictor` does; logits are then computed from these probabilities.
 
     Args:
         model: normalized images -> logits (B, N, H, W), or (B, N) of a classifier.
@@ -36,33 +35,29 @@ class Deployed(nn.Module):
         self.model = with_frozen_activations(model)
         self.preprocess, self.task, self.output = preprocess, task, output
         for name in ("mean", "std"):
-            self.register_buffer(
-                name,
-                torch.tensor(getattr(preprocess, name), dtype=torch.float32).reshape(1, -1, 1, 1),
-            )
+            values = torch.tensor(getattr(preprocess, name), dtype=torch.float32)
+            self.register_buffer(name, values.reshape(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.model(self.prepared(images))
-        logits = (logits[0] if isinstance(logits, tuple) else logits).float()
+        outputs = self.model(self.prepared(images))
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        logits = logits.float()
         if self.preprocess.resize is not None and self.task != "classification":
             small = to_probabilities(logits, self.task)
-            logits = logits_of(
-                F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False),
-                self.task,
-            )
+            size = images.shape[-2:]
+            probabilities = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+            logits = logits_of(probabilities, self.task)
         if self.output == "logits":
             return logits
         probabilities = to_probabilities(logits, self.task)
         if self.output == "probabilities":
             return probabilities
-        return (
-            probabilities.argmax(dim=1)
-            if self.task == "classification"
-            else decide(probabilities, self.task)
-        )
+        if self.task == "classification":
+            return probabilities.argmax(dim=1)
+        return decide(probabilities, self.task)
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] -> (B, C, H', W') resized, with the gamma, normalized."""
+        """Resize images (B, C, H, W) in [0, 1], apply gamma and normalize -> (B, C, H', W')."""
         step = self.preprocess
         if step.resize is not None:
             images = resized(images, step.resize, step.interpolation)
@@ -72,29 +67,29 @@ class Deployed(nn.Module):
 
 
 def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, H, W) -> (B, C, *size) as `kanseg.data.preprocess.resize_image` does it with floats:
-    bilinear, or by area where that shrinks.
+    """(B, C, H, W) -> (B, C, *size), as `kanseg.data.preprocess.resize_image` resizes floats:
+    bilinear, or by area if the image shrinks.
     """
     if interpolation == "linear":
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
     sources = images.shape[-2:]
-    # The sizes are unknown while the graph is made, so that the choice is one between matrices of
-    # the same shape.
+    # Sizes are unknown during tracing, so the graph selects between matrices of the same shape.
     height, width = (torch.scalar_tensor(source) for source in sources)
-    shrinks, both = height * width > size[0] * size[1], (height >= size[0]) & (width >= size[1])
-    rows, columns = (
-        torch.where(
-            both,
-            area_weights(*pair),
-            torch.where(shrinks, mixed_weights(*pair), linear_weights(*pair)),
-        ).to(images.dtype)
-        for pair in zip(sources, size, strict=True)
-    )
+    area_shrinks = height * width > size[0] * size[1]
+    both_shrink = (height >= size[0]) & (width >= size[1])
+    matrices = []
+    for source, target in zip(sources, size, strict=True):
+        weights = torch.where(
+            area_shrinks, mixed_weights(source, target), linear_weights(source, target)
+        )
+        weights = torch.where(both_shrink, area_weights(source, target), weights)
+        matrices.append(weights.to(images.dtype))
+    rows, columns = matrices
     return rows @ images @ columns.T
 
 
 def area_weights(source: int, target: int) -> Tensor:
-    """(target, source) float64: the share of each old pixel in each new one; rows sum to 1."""
+    """(target, source) float64: share of each old pixel in each new one; rows sum to 1."""
     edges = torch.arange(target + 1, dtype=torch.float64) * source / target
     pixels = torch.arange(source, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
@@ -104,21 +99,17 @@ def area_weights(source: int, target: int) -> Tensor:
 def linear_weights(source: int, target: int) -> Tensor:
     """(target, source) float64: the two neighbors of each new pixel's center; rows sum to 1."""
     pixels = torch.arange(source, dtype=torch.float64)
-    centers = ((torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5).clamp_min(
-        0
-    )
-    centers = torch.minimum(centers, pixels[-1])
+    centers = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
+    centers = torch.minimum(centers.clamp_min(0), pixels[-1])
     return (1 - (centers[:, None] - pixels).abs()).clamp_min(0)
 
 
 def mixed_weights(source: int, target: int) -> Tensor:
-    """(target, source) float64: what OpenCV takes for area on both sides when one of them grows
-    (`resize` in its imgproc/src/resize.cpp).
+    """(target, source) float64: the weights of OpenCV's INTER_AREA if one side shrinks and the
+    other grows (`resize` in its imgproc/src/resize.cpp).
     """
-    pixels, place = (
-        torch.arange(source, dtype=torch.float64),
-        torch.arange(target, dtype=torch.float64),
-    )
+    pixels = torch.arange(source, dtype=torch.float64)
+    place = torch.arange(target, dtype=torch.float64)
     first = torch.floor(place * source / target)
     share = place + 1 - (first + 1) * target / source
     share = torch.where(share <= 0, 0.0, share - torch.floor(share))[:, None]

@@ -1,5 +1,5 @@
-"""ONNX files -> ONNX files of 8-bit convolutions and matrix products, by onnxruntime; the functions
-of the KAN layers stay in float32.
+"""Quantize the convolutions and matrix products of an ONNX file to 8 bits, with onnxruntime. The
+functions of the KAN layers stay in float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kanseg.export.files import onnx_package
 from kanseg.inference.exported import METADATA, onnxruntime
 from kanseg.utils.errors import InputError
 
-QUANTISED = ["Conv", "MatMul", "Gemm"]
+QUANTIZED = ["Conv", "MatMul", "Gemm"]
 
 
 def quantize(
@@ -30,16 +30,16 @@ def quantize(
     """Write `target`, the quantized `source`.
 
     Args:
-        kind: "dynamic" (8-bit weights; the range of activations is measured in each run) or
-            "static" (the range is that of the images).
+        kind: "dynamic" (8-bit weights; the range of the activations is measured in every run) or
+            "static" (the range is measured once, on `images`).
         source: a file of `write_onnx`.
         target: file to write.
         description: for the new file.
         images: (H, W, C) float32 in [0, 1], for "static".
 
     Raises:
-        InputError: no onnx or onnxruntime, no images where they are needed, or a graph that
-            cannot be quantized.
+        InputError: onnx or onnxruntime is missing, static quantization without images, or a graph
+            that cannot be quantized.
     """
     onnx, runtime = onnx_package(), onnxruntime()
     if kind == "static" and not images:
@@ -64,12 +64,12 @@ def quantize(
 
 
 def _prepare(runtime: Any, source: Path, target: Path) -> None:
-    """Normalization goes into the convolutions before they are quantized."""
+    """Fuse normalization into the convolutions before they are quantized."""
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
-    # Folded constants of a network with a fixed inner size hold whole feature maps: a constant
-    # function's convolution, many times its weights.
+    # Without constant folding: the convolution of a constant function would become a feature map,
+    # many times as large as the weights.
     runtime.InferenceSession(
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantFolding"]
     )
@@ -78,7 +78,7 @@ def _prepare(runtime: Any, source: Path, target: Path) -> None:
 def _dynamic(source: Path, target: Path, images: Sequence[np.ndarray], batch: int) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(source, target, op_types_to_quantize=QUANTISED, per_channel=True)
+    quantize_dynamic(source, target, op_types_to_quantize=QUANTIZED, per_channel=True)
 
 
 def _static(source: Path, target: Path, images: Sequence[np.ndarray], batch: int) -> None:
@@ -93,7 +93,7 @@ def _static(source: Path, target: Path, images: Sequence[np.ndarray], batch: int
 
     batches = ({"images": np.stack([image.transpose(2, 0, 1)] * batch)} for image in images)
     quantize_static(
-        source, target, Reader(batches), op_types_to_quantize=QUANTISED, per_channel=True
+        source, target, Reader(batches), op_types_to_quantize=QUANTIZED, per_channel=True
     )
 
 
@@ -105,9 +105,7 @@ KINDS: dict[str, Callable[[Path, Path, Sequence[np.ndarray], int], None]] = {
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime.quantization warns through the root logger that what is done here should be
-    done.
-    """
+    """Silence warnings of onnxruntime.quantization, which asks for the preparation above."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

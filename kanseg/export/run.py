@@ -1,5 +1,5 @@
-"""Checkpoint -> file: traced, written aside, quantized where asked, checked, and only then given
-its name.
+"""Export a checkpoint: trace it, write a temporary file, quantize it if asked for, verify it, and
+only then rename it.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ INPUT = (
     "images (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type,"
     " channels in the order of the training (RGB)"
 )
-# of a probability; and the share of labels that may differ, which are pixels where two classes are
-# equally likely
+# Largest difference of a probability, and largest share of labels that differ: those of pixels at
+# which two classes are equally likely.
 TOLERANCE = 1e-3
 TABLE_SIZE = (256, 256)
 FORMS = {
@@ -45,21 +45,21 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be exported, and how.
+    """Options of an export.
 
     Args:
         checkpoint: folder of a trained network.
         output: file to write, .onnx or .pt2.
-        format: "onnx" or "torch"; None for what the name of the file says.
+        format: "onnx" or "torch"; None for the format that the name of the file implies.
         output_kind: "logits", "probabilities" or "labels".
         quantize: "none", "dynamic" or "static" (ONNX only).
-        calibration: folder of images that static quantization looks at, and that the check is
-            made with; made images without one.
-        calibration_count: how many for calibration, and as many others for the check.
+        calibration: folder of images for static quantization and for the check; None to generate
+            images for the check.
+        calibration_count: number of images for calibration, and as many others for the check.
         opset: of ONNX; None for torch's choice.
         batch: the only number of images that the file takes; None for any.
         tolerance: largest difference of a probability, and share of differing labels.
-        least_agreement: share of labels that a quantized file must have in common with the network.
+        least_agreement: share of equal labels that a quantized file must reach.
         split: splits of the data set on which mean IoU is measured, before and after; classes and
             folder are those of the training.
         root: another folder of the data set.
@@ -84,17 +84,17 @@ class Request:
     runs: int = 10
 
     def form(self) -> str:
-        """The format, checked with everything else that needs no file.
+        """The format; checks all options that can be checked without reading a file.
 
         Raises:
             InputError: settings that contradict each other or are out of range.
         """
-        named = {suffix: name for name, suffix in SUFFIXES.items()}.get(self.output.suffix)
-        form = self.format or named
-        if form is None or form not in SUFFIXES or named != form:
+        implied = {suffix: name for name, suffix in SUFFIXES.items()}.get(self.output.suffix)
+        form = self.format or implied
+        if form is None or form != implied:
+            endings = [f"{suffix} (--format {name})" for name, suffix in SUFFIXES.items()]
             raise InputError(
-                "--output: expected a name that ends with"
-                f" {' or '.join(f'{s} (--format {f})' for f, s in SUFFIXES.items())}, got"
+                f"--output: expected a name that ends with {' or '.join(endings)}, got"
                 f" {self.output}"
             )
         if self.output.is_dir():
@@ -132,16 +132,16 @@ class Request:
 
 @dataclass
 class Report:
-    """What became of a request.
+    """The result of an export.
 
     Args:
-        output: the file; there only if `passed`.
+        output: the file; written only if `passed`.
         bytes: its size.
-        agreement: with the network.
-        passed: whether it is near enough.
-        description: that it holds.
-        mean_iou: on the split, of "torch" and of the file.
-        rows: the table.
+        agreement: of the file with the network.
+        passed: True if the agreement is within the tolerance.
+        description: the metadata in the file.
+        mean_iou: on the requested splits, of "torch" and of the "file".
+        rows: of the table.
     """
 
     output: Path
@@ -162,44 +162,44 @@ class Report:
 
 
 def export_checkpoint(request: Request) -> Report:
-    """Write `request.output`, unless the file does not compute what the network computes.
+    """Write `request.output`, unless the file differs from the network.
 
     Raises:
-        InputError: impossible requests, a checkpoint or images that cannot be read, a network
-            that cannot be exported, a missing package.
+        InputError: options that contradict each other, a checkpoint or images that cannot be read,
+            a network that cannot be exported, a missing package.
     """
     form, source = request.form(), read_source(request.checkpoint)
     samples = labeled(source.data(request.root), request.split) if request.split else None
-    request.output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{request.output.name}.", dir=request.output.parent
-    ) as folder:
-        maker = _Maker(request, source, Path(folder))
-        path = maker.make(form, request.quantize)
-        agreement = maker.agreement(path)
-        description = open_exported(path, trust=True)[1]
-        report = Report(
-            request.output,
-            path.stat().st_size,
-            agreement,
-            maker.passes(agreement, request.quantize),
-            description,
-        )
-        if not report.passed:
+    folder = request.output.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", dir=folder) as temporary:
+        exporter = _Exporter(request, source, Path(temporary))
+        path = exporter.write(form, request.quantize)
+        agreement = exporter.agreement(path)
+        _, description = open_exported(path, trust=True)
+        passed = _is_close(agreement, request)
+        report = Report(request.output, path.stat().st_size, agreement, passed, description)
+        if not passed:
             return report
         if samples is not None:
-            report.mean_iou = {
-                "torch": maker.score(samples, None),
-                "file": maker.score(samples, path),
-            }
+            report.mean_iou["torch"] = exporter.score(samples, None)
+            report.mean_iou["file"] = exporter.score(samples, path)
         if request.table:
-            report.rows = maker.table(samples)
+            report.rows = exporter.table(samples)
         path.replace(request.output)
     return report
 
 
-class _Maker:
-    """Files of one network in a folder, each made once."""
+def _is_close(agreement: Agreement, request: Request) -> bool:
+    """True if a file agrees with the network as well as was asked for."""
+    if request.quantize != "none":
+        return agreement.differing <= 1 - request.least_agreement
+    difference = max(agreement.probability or 0.0, agreement.differing)
+    return difference <= request.tolerance
+
+
+class _Exporter:
+    """Writes the files of a network into a folder, each once, and measures them."""
 
     def __init__(self, request: Request, source: Source, folder: Path):
         self.request, self.source, self.folder = request, source, folder
@@ -207,102 +207,76 @@ class _Maker:
             source.model, source.preprocess, source.task, request.output_kind
         ).eval()
         images = read_images(request.calibration, source.preprocess, 2 * request.calibration_count)
-        self.calibrating, self.shown = (
-            images[::2],
-            images[1::2] or images,
-        )  # the check is made with others where there are two
+        self.calibration_images = images[::2]
+        self.check_images = images[1::2] or images  # not those of the calibration, if there are two
         self.program = trace(self.network, batch=request.batch, image_size=source.image_size)
 
-    def make(self, form: str, kind: str) -> Path:
+    def write(self, form: str, kind: str) -> Path:
         """The path of a file of this format and quantization."""
         path = self.folder / f"{kind}{SUFFIXES[form]}"
         if path.exists():
             return path
-        description = self._description(form)
-        if kind == "none":
-            WRITERS[form](
-                self.program, path, description, self.request.opset if form == "onnx" else None
-            )
-        else:
-            quantize(kind, self.make("onnx", "none"), path, description, self.calibrating)
-        return path
-
-    def agreement(self, path: Path) -> Agreement:
-        """Of a file with the network."""
-        network = open_exported(path, trust=True)[0]
-        return compare(
-            network,
-            self.source.model,
-            self.source.preprocess,
-            self.shown,
-            batch=self.request.batch,
-            image_size=self.source.image_size,
-        )
-
-    def passes(self, agreement: Agreement, kind: str) -> bool:
-        """Whether a file of this quantization is near enough to the network."""
-        if kind != "none":
-            return agreement.differing <= 1 - self.request.least_agreement
-        return (
-            agreement.probability or 0.0
-        ) <= self.request.tolerance and agreement.differing <= self.request.tolerance
-
-    def score(self, samples: Labeled, path: Path | None) -> float:
-        """Mean IoU of a file, or of the network itself."""
-        if path is None:
-            return mean_iou(
-                self.source.model, self.source.preprocess, self.source.description, *samples
-            )
-        network, description = load_exported(path, trust=True)
-        return mean_iou(network, remaining_preprocess(description), description, *samples)
-
-    def table(self, samples: Labeled | None) -> list[Row]:
-        """Size, speed and agreement of the network and of all forms that can be made of it."""
-        forms = {
-            name: pair
-            for name, pair in FORMS.items()
-            if pair[1] != "static" or self.request.calibration is not None
-        }
-        files = {name: self.make(*pair) for name, pair in forms.items()}
-        image = resize_image(self.shown[0], self.source.image_size or TABLE_SIZE)
-        images = torch.from_numpy(np.stack([image.transpose(2, 0, 1)] * (self.request.batch or 1)))
-        one, both = (
-            milliseconds(self.network, files, images, runs=self.request.runs, threads=count)
-            for count in (1, os.cpu_count() or 1)
-        )
-        rows = []
-        for name, path in {"torch": None, **files}.items():
-            size = _weights(self.source.model) if path is None else path.stat().st_size
-            near = None if path is None else self.agreement(path)
-            rows.append(
-                Row(
-                    name,
-                    size,
-                    one[name],
-                    both[name],
-                    near,
-                    None if samples is None else self.score(samples, path),
-                )
-            )
-        return rows
-
-    def _description(self, form: str) -> dict[str, Any]:
-        made = {
+        description = {
+            **self.source.description,
+            "preprocessing": "inside",
+            "input": INPUT,
+            "output": self.request.output_kind,
             "format": form,
             "quantized": "none",
             "batch": self.request.batch,
             "version": kanseg.__version__,
             "torch": torch.__version__,
         }
-        return {
-            **self.source.description,
-            "preprocessing": "inside",
-            "input": INPUT,
-            "output": self.request.output_kind,
-            **made,
-        }
+        if kind == "none":
+            opset = self.request.opset if form == "onnx" else None
+            WRITERS[form](self.program, path, description, opset)
+        else:
+            plain = self.write("onnx", "none")
+            quantize(kind, plain, path, description, self.calibration_images)
+        return path
+
+    def agreement(self, path: Path) -> Agreement:
+        """The agreement of a file with the network."""
+        network, _ = open_exported(path, trust=True)
+        return compare(
+            network,
+            self.source.model,
+            self.source.preprocess,
+            self.check_images,
+            batch=self.request.batch,
+            image_size=self.source.image_size,
+        )
+
+    def score(self, samples: Labeled, path: Path | None) -> float:
+        """Mean IoU of a file, or of the network itself for None."""
+        source = self.source
+        if path is None:
+            return mean_iou(source.model, source.preprocess, source.description, *samples)
+        network, description = load_exported(path, trust=True)
+        return mean_iou(network, remaining_preprocess(description), description, *samples)
+
+    def table(self, samples: Labeled | None) -> list[Row]:
+        """Size, speed and agreement of the network and of all its forms."""
+        files = {}
+        for name, (form, kind) in FORMS.items():
+            if kind != "static" or self.request.calibration is not None:
+                files[name] = self.write(form, kind)
+        image = resize_image(self.check_images[0], self.source.image_size or TABLE_SIZE)
+        images = torch.from_numpy(np.stack([image.transpose(2, 0, 1)] * (self.request.batch or 1)))
+        runs, threads = self.request.runs, os.cpu_count() or 1
+        one = milliseconds(self.network, files, images, runs=runs, threads=1)
+        all_ = milliseconds(self.network, files, images, runs=runs, threads=threads)
+        rows = [Row("torch", _num_bytes(self.source.model), one["torch"], all_["torch"])]
+        for name, path in files.items():
+            size, agreement = path.stat().st_size, self.agreement(path)
+            rows.append(Row(name, size, one[name], all_[name], agreement))
+        if samples is None:
+            return rows
+        paths = [None, *files.values()]
+        scores = [self.score(samples, path) for path in paths]
+        return [replace(row, mean_iou=score) for row, score in zip(rows, scores, strict=True)]
 
 
-def _weights(model: nn.Module) -> int:
+def _num_bytes(model: nn.Module) -> int:
     """Bytes of the state dict."""
     return sum(value.numel() * value.element_size() for value in model.state_dict().values())

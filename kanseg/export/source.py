@@ -1,4 +1,4 @@
-"""What is exported: a trained network and what its checkpoint tells."""
+"""A trained network and the description in its checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Source:
 
     @property
     def preprocess(self) -> Preprocess:
-        """Of its training."""
+        """The preprocessing of its training."""
         return preprocess_from(self.description["preprocess"])
 
     @property
@@ -42,16 +42,14 @@ class Source:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """The only size of images that can be shown to it; None for any."""
+        """The only (height, width) of images that it takes; None for any."""
         size = (self.description.get("model") or self.description["classifier"]).get("image_size")
-        return (
-            None
-            if size is None or self.preprocess.resize is not None
-            else (int(size[0]), int(size[1]))
-        )
+        if size is None or self.preprocess.resize is not None:
+            return None
+        return int(size[0]), int(size[1])
 
     def data(self, root: str | None) -> DataConfig:
-        """The settings of its data set, in another folder where one is given.
+        """The settings of its data set, with another folder if one is given.
 
         Raises:
             InputError: a classifier, or a folder without config.yaml.
@@ -61,7 +59,7 @@ class Source:
         path = self.folder / CONFIG
         if not path.is_file():
             raise InputError(
-                f"{self.folder} has no {CONFIG}, which tells how the data set is read: give a"
+                f"{self.folder} has no {CONFIG}, the settings of the data set: give a"
                 " checkpoint of a training run, or no --split"
             )
         data = Config.from_yaml(read_text(path)).data
@@ -69,8 +67,8 @@ class Source:
 
 
 def read_source(checkpoint: str) -> Source:
-    """A checkpoint folder, a run (its best weights), or what `save_pretrained` wrote of a trained
-    network.
+    """Read a checkpoint folder, a run (its best weights), or a trained network in a folder of
+    `save_pretrained`.
 
     Raises:
         InputError: no such folder, a damaged one, or a network without class names and

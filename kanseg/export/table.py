@@ -1,4 +1,4 @@
-"""Size and speed of a network in every form."""
+"""Size and speed of a network in every exported form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kanseg.export.check import Agreement
 from kanseg.inference.exported import open_exported
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 HEADER = (
     "form",
@@ -35,8 +35,8 @@ class Row:
         form: its name.
         bytes: of the file.
         one_thread, all_threads: milliseconds an image, median.
-        agreement: with the network; None for the network itself.
-        mean_iou: on the split that was asked for; None where none was.
+        agreement: of the file with the network; None for the network itself.
+        mean_iou: on the requested splits; None without any.
     """
 
     form: str
@@ -48,20 +48,17 @@ class Row:
 
     def cells(self) -> list[str]:
         """As text, in the order of HEADER."""
-        near = ["", ""]
+        probability, differing = None, None
         if self.agreement is not None:
-            near = [
-                "" if self.agreement.probability is None else f"{self.agreement.probability:.1e}",
-                f"{self.agreement.differing:.3%}",
-            ]
-        score = "" if self.mean_iou is None else f"{self.mean_iou:.4f}"
+            probability, differing = self.agreement.probability, self.agreement.differing
         return [
             self.form,
             f"{self.bytes / 2**20:.2f}",
             f"{self.one_thread:.1f}",
             f"{self.all_threads:.1f}",
-            *near,
-            score,
+            "" if probability is None else f"{probability:.1e}",
+            "" if differing is None else f"{differing:.3%}",
+            "" if self.mean_iou is None else f"{self.mean_iou:.4f}",
         ]
 
     def to_dict(self) -> dict[str, object]:
@@ -71,7 +68,7 @@ class Row:
 
 def show(rows: list[Row]) -> str:
     """The rows as Markdown."""
-    return markdown(HEADER, [row.cells() for row in rows])
+    return markdown_table(HEADER, [row.cells() for row in rows])
 
 
 def milliseconds(
@@ -82,16 +79,15 @@ def milliseconds(
     runs: int,
     threads: int,
 ) -> dict[str, float]:
-    """Of a call of the network, under the name "torch", and of each file: median of `runs`; they
-    take turns, so that a busy machine hits all.
+    """Milliseconds of a call of the network (under the name "torch") and of each file, median of
+    `runs`. They are measured in turns, so that other load on the machine affects all.
 
-    One thread is measured in CPU time, in which other programs do not count, more by the wall
-    clock.
+    One thread is measured in CPU time, without other programs; more threads by the wall clock.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
-    steps = {"torch": eager} | {
-        form: open_exported(path, trust=True, threads=threads)[0] for form, path in files.items()
-    }
+    steps: dict[str, Callable[[Tensor], Tensor]] = {"torch": eager}
+    for form, path in files.items():
+        steps[form], _ = open_exported(path, trust=True, threads=threads)
     times: dict[str, list[float]] = {form: [] for form in steps}
     with _threads(threads), torch.no_grad():
         for step in steps.values():

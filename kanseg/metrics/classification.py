@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kanseg.metrics.confusion import mean, scores
 from kanseg.utils.errors import InputError
+from kanseg.utils.tables import plain_table
 
 TOP = 5
 
@@ -202,21 +203,16 @@ def classification_table(result: Mapping[str, Any]) -> str:
         )
     )
     rows.append(("micro", *(_show(result[f"micro_{name}"]) for name in names[:3]), "", ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
     few = " (fewer than 6 classes)" if len(result["classes"]) <= TOP else ""
     areas = (
         f"auc: one against the rest {_show(result['auc_ovr'])}, one against one"
         f" {_show(result['auc_ovo'])}"
     )
     return "\n".join(
-        [*lines, f"top1 {_show(result['top1'])}  top5 {_show(result['top5'])}{few}  {areas}"]
+        [
+            plain_table(rows[0], rows[1:]),
+            f"top1 {_show(result['top1'])}  top5 {_show(result['top5'])}{few}  {areas}",
+        ]
     )
 
 

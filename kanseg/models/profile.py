@@ -16,7 +16,7 @@ from kanseg.bases import Basis
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.grids import Adaptive
 from kanseg.models.operations import counted, left_as_found, place, saved_bytes
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 
 PARTS = ("base", "basis", "norm", "other")
 HEADER = [
@@ -127,10 +127,10 @@ class Profile:
         for row in self.rows:
             costly[bool(row.num_parameters or row.multiply_adds or row.saved_bytes)].append(row)
         total = self.total
-        table = markdown(
+        table = markdown_table(
             HEADER,
             [row._cells() for row in (*costly[True], _sum("(all else)", costly[False]), total)],
-            text=3,
+            text_columns=3,
         )
         totals = (
             f"{total.num_parameters:,} parameters, {total.multiply_adds / 1e6:,.1f} million"

@@ -1,4 +1,4 @@
-"""On which machine, and in which of several processes, something runs."""
+"""Hardware, versions, and the process of a distributed run."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from pathlib import Path
 
 import torch
 
-# Names under which launchers (torchrun, several kinds of MPI) tell how many processes they started
-# for a command, and which one this is.
+# Environment variables of launchers (torchrun and several kinds of MPI).
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def launched_processes() -> int:
-    """How many processes a launcher has started for this command; 1 without one."""
+    """Number of processes that a launcher has started for this command; 1 without a launcher."""
     return _largest(WORLD_SIZES, 1)
 
 
 def process_rank() -> int:
-    """Which of the launched processes this one is; 0 without a launcher."""
+    """Rank of this process among the launched ones; 0 without a launcher."""
     return _largest(RANKS, 0)
 
 
@@ -31,7 +30,7 @@ def _largest(names: Sequence[str], default: int) -> int:
 
 
 def environment_line(device: str = "cpu") -> str:
-    """Processor, versions and threads."""
+    """Processor, versions of torch and Python, and number of threads, on one line."""
     threads = torch.get_num_threads()
     parts = [
         _processor(),
@@ -45,7 +44,7 @@ def environment_line(device: str = "cpu") -> str:
 
 
 def _processor() -> str:
-    """Its name where the system tells, else the architecture."""
+    """Name of the processor, or the architecture if the name is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from kanseg.utils.text import PrintableStream, printable
 
 
 class InputError(ValueError):
-    """Something given to kanseg is wrong: a file, a folder, a config, a checkpoint.
+    """A file, folder, config, checkpoint or option of the user is wrong.
 
-    The message says what was expected, what came and the cure, in one line. The command-line tools
-    print it without a traceback and exit with code 2.
+    The message says on one line what was expected, what was found, and how to fix it. The
+    command-line tools print it without a traceback and exit with code 2.
     """
 
 
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command-line tool: an InputError, or a file system that refuses, becomes one line a
-    fault on stderr and exit code 2.
+    """Run the `main` of a command-line tool and exit with the code that it returns.
 
-    Names of files can hold codes that a terminal obeys; what a tool prints shows them as text.
+    An `InputError` or `OSError` is printed on stderr without a traceback; the exit code is 2.
+    Control characters in the names of files are printed as escapes.
     """
     sys.stdout = PrintableStream(sys.stdout)
     try:

@@ -1,5 +1,5 @@
-"""Networks as folders and on the Hugging Face hub: weights, the arguments they are built with,
-class names. No code, no pickle.
+"""Store networks in folders and on the Hugging Face hub: weights, constructor arguments and class
+names, without code or pickle.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from kanseg.utils.reading import LARGEST, read_json
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of a training run's checkpoint
+DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of the checkpoint of a run
 FORMAT = 1
 FILES = [*DESCRIPTIONS, WEIGHTS]
-# Arguments of the builders that only their caller may give, never a file: they read other files,
-# download, or build other networks.
+# Arguments of the builders that a file must not contain: they read other files, download, or build
+# other networks.
 NOT_STORED = ("match", "like", "match_size", "features_only")
-# What the network began with is in the stored weights, and may be gone, or a download.
+# Initial weights are part of the stored weights; their source may be gone, or a download.
 DROPPED = ("encoder_weights", "weights")
-# What a description calls a network -> the function that builds it from the arguments beside;
-# filled where those functions are.
+# Key in a description -> the function that builds the network from the arguments under that key.
+# The modules of these functions register them.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 
@@ -44,29 +44,28 @@ class _Pretrained(
     license="mit",
     tags=["kanseg", "kolmogorov-arnold-networks"],
 ):
-    """`save_pretrained`, `push_to_hub` and `from_pretrained` for networks that `kanseg.create_...`
-    made.
+    """`save_pretrained`, `push_to_hub` and `from_pretrained` for the networks of
+    `kanseg.create_...`.
     """
 
     description: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
-    changed: str | None = None  # what was done to the network that a description cannot log
+    changed: str | None = None  # a change to the network that a description cannot express
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write config.json (the arguments, class names, preprocessing) and model.safetensors;
-        nothing is touched where that is refused.
+        """Write config.json (arguments, class names, preprocessing) and model.safetensors. If that
+        is refused, no file is touched.
 
         Args:
             save_directory: the folder.
             options: of `huggingface_hub.ModelHubMixin.save_pretrained` (repo_id, push_to_hub, ...).
 
         Raises:
-            InputError: a network that its description does not build: one that was put together by
-                hand, or changed since (layers, activations, dilation, eps, ...; hooks are not
-                looked at, and not stored); one whose weights are offloaded; weights that are NaN
-                or infinite.
+            InputError: the description does not build this network, because it was assembled by
+                hand or changed since (layers, activations, dilation, eps, ...; hooks are ignored,
+                and not stored); its weights are offloaded, NaN or infinite.
         """
-        self._stored()
+        self._config_text()
         name = first_non_finite(self.state_dict())
         if name is not None:
             raise InputError(f"{name} holds values that are NaN or infinite: nothing is stored")
@@ -74,23 +73,22 @@ class _Pretrained(
             raise InputError(f"{save_directory} is a file: name a folder")
         return super().save_pretrained(save_directory, **options)
 
-    def _stored(self) -> str:
+    def _config_text(self) -> str:
         """The text of config.json."""
         if self.description is None:
             raise InputError(
-                "only a network as kanseg.create_model, create_classifier or create_encoder made it"
-                " knows the arguments to store; use torch.save"
+                "only networks of kanseg.create_model, create_classifier or create_encoder know"
+                " their arguments; use torch.save"
             )
-        changes = [
-            module.changed
-            for module in self.modules()
-            if isinstance(module, _Pretrained) and module.changed is not None
-        ]
-        misfit = changes[0] if changes else _misfit(self)
-        if misfit is not None:
+        change = None
+        for module in self.modules():
+            if isinstance(module, _Pretrained) and change is None:
+                change = module.changed
+        change = change or _misfit(self)
+        if change is not None:
             raise InputError(
-                f"the network is not the one that was built ({misfit}): fuse what is being"
-                " fine-tuned; else store its weights by torch.save"
+                f"the network was changed after it was built ({change}): fuse fine-tuned layers, or"
+                " store its weights by torch.save"
             )
         absent = [name for name, value in self.state_dict().items() if value.is_meta]
         if absent:
@@ -107,22 +105,22 @@ class _Pretrained(
         except TypeError as error:
             cure = "give norms and activations by name, other encoders too, numbers as Python's own"
             raise InputError(
-                f"the network was built with an argument that is no plain value ({error}): {cure}"
+                f"the network has an argument that is not a plain value ({error}): {cure}"
             ) from None
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """config.json and model.safetensors, each written completely or not at all."""
-        text = self._stored()
-        weights = {
-            name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
-        }
+        """Write config.json and model.safetensors, each atomically."""
+        text = self._config_text()
+        weights = {}
+        for name, value in self.state_dict().items():
+            weights[name] = value.detach().cpu().contiguous()
         with atomic_write(save_directory / WEIGHTS) as temporary:
             save_file(weights, temporary, metadata={"format": "pt"})
         atomic_write_text(save_directory / CONFIG, text)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any):
-        """`kanseg.from_pretrained`, and a TypeError where that is another kind of network."""
+        """`kanseg.from_pretrained`; TypeError if the folder holds another kind of network."""
         model = from_pretrained(source, **options)
         if not isinstance(model, cls):
             raise TypeError(f"{source} holds a {type(model).__name__}, not a {cls.__name__}")
@@ -130,15 +128,14 @@ class _Pretrained(
 
 
 def described(model: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The model, knowing what it was built with."""
+    """Record in a model the arguments of its builder, and return it."""
     try:
         kept = deepcopy(dict(arguments))
     except (TypeError, RuntimeError):  # parts that cannot be copied cannot be stored either
         kept = dict(arguments)
     model.description = {"kanseg": FORMAT, kind: kept}
-    model._hub_mixin_config = (
-        None  # the mixin's own idea of a config, the constructor's parts, cannot be stored
-    )
+    # The mixin's own config has the parts that the constructor was given, which cannot be stored.
+    model._hub_mixin_config = None
     return model
 
 
@@ -147,15 +144,15 @@ def _kind(description: Mapping[str, Any]) -> str:
 
 
 def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the builder, without what the encoder began with."""
+    """Arguments of the builder in a description, without those of initial weights."""
     return stored_arguments(description[_kind(description)])
 
 
 def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a builder as they may come from a file: without `encoder_weights`.
+    """Check arguments of a builder from a file, and remove `encoder_weights`.
 
     Raises:
-        ValueError: an argument that no file may give, or a number that no network has.
+        ValueError: an argument that a file must not contain, or a number that no network has.
     """
     for key in NOT_STORED:
         if key in arguments:
@@ -163,7 +160,7 @@ def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     _check_numbers(arguments)
     kept = {key: value for key, value in arguments.items() if key not in DROPPED}
     if kept.get("basis") != "none":
-        kept.setdefault("share", "edge")  # what networks had before they stored it
+        kept.setdefault("share", "edge")  # of networks from before the option existed
     return kept
 
 
@@ -176,7 +173,7 @@ def _check_numbers(value: Any) -> None:
         for each in value:
             _check_numbers(each)
     elif isinstance(value, (int, float)) and not -LARGEST < value < LARGEST:
-        raise ValueError("a stored network cannot have an option that is no finite number")
+        raise ValueError("a stored network cannot have an option that is not a finite number")
 
 
 def _built(description: Mapping[str, Any]) -> nn.Module:
@@ -184,28 +181,27 @@ def _built(description: Mapping[str, Any]) -> nn.Module:
 
 
 def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
-    """The network that `build` makes from arguments that came with the weights, in which they are
-    loaded.
+    """Build a network from arguments that came with the weights, and load them.
 
-    It is built without memory first, and for real only if the weights fit: arguments that somebody
-    else wrote may ask for terabytes, or for layers without end.
+    It is built on the meta device first, and with memory only if the weights fit: arguments from
+    elsewhere may ask for terabytes, or for millions of layers.
 
     Raises:
         InputError: arguments that build no network, or weights of other names, shapes or types.
     """
-    # Options go through all layers and other libraries, and each of these raises what comes for
-    # one that makes no sense (AttributeError, KeyError, ZeroDivisionError, AssertionError).
+    # Options reach all layers and other libraries, which raise many kinds of errors for invalid
+    # ones (AttributeError, KeyError, ZeroDivisionError, AssertionError).
     try:
         with torch.device("meta"), _at_most(1000 + 4 * len(weights)):
             twin = build()
     except (NotImplementedError, RuntimeError) as error:
         if "meta" not in str(error):
             raise InputError(f"the network cannot be built: {_line(error)}") from None
-        twin = None  # a few encoders of other libraries need their weights to be built
+        twin = None  # a few external encoders need values to be built
     except Exception as error:
         raise InputError(f"the network cannot be built: {_line(error)}") from None
     if twin is not None:
-        _load(twin, weights, assign=True)  # copies into tensors without memory warn
+        _load(twin, weights, assign=True)  # copies to the meta device would warn
     try:
         model = build()
     except Exception as error:
@@ -216,9 +212,7 @@ def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> 
 
 @contextmanager
 def _at_most(count: int) -> Iterator[None]:
-    """InputError when modules register more parameters than that: the end of a network of a
-    million layers.
-    """
+    """InputError if modules register more than `count` parameters, as millions of layers would."""
     seen = 0
 
     def register(module: nn.Module, name: str, parameter: object) -> None:
@@ -235,8 +229,8 @@ def _at_most(count: int) -> Iterator[None]:
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
-    """load_state_dict; InputError for other names, shapes or kinds of numbers (integers for
-    floats, which torch would convert).
+    """Load a state dict; InputError for other names, shapes or kinds of numbers (torch would
+    convert integers to floats).
     """
     for name, value in model.state_dict().items():
         stored = weights.get(name)
@@ -245,7 +239,7 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = Fal
                 f"{WEIGHTS} does not fit the network: {name} holds {stored.dtype}, not"
                 f" {value.dtype}"
             )
-    # modules may read what they are given, and fail in their own ways
+    # Modules may have their own code for loading, which raises many kinds of errors.
     try:
         model.load_state_dict(dict(weights), assign=assign)
     except Exception as error:
@@ -264,8 +258,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"{path} cannot be read: no such file")
-    # The format is read by a library that knows torch's types by name, and raises SafetensorError,
-    # KeyError, ValueError, RuntimeError or OverflowError for a header that lies.
+    # safetensors raises SafetensorError, KeyError, ValueError, RuntimeError or OverflowError for an
+    # invalid header.
     try:
         return load_file(path)
     except Exception as error:
@@ -276,23 +270,20 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-# The same in evaluation: SyncBatchNorm is what networks are turned into for several processes.
+# The same in evaluation; training with several processes converts the others to SyncBatchNorm.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# What a module does in training only, and so is no part of the function that is stored.
+# Attributes that matter in training only, and so are not part of the stored function.
 _TRAINING_ONLY = ("training", "momentum", "p", "inplace", "drop_prob", "grad_checkpointing")
 
 
 def _misfit(model: nn.Module) -> str | None:
-    """The first thing in which a network differs from the one that its description builds: a
-    tensor, the class of a part, one of its settings; None where there is none, or building fails.
+    """The first difference of a network from the one that its description builds: a tensor, the
+    class of a module, or one of its settings. None if there is none, or building fails.
     """
     twin = _twin(model)
     if twin is None:
         return None
-    ours, theirs = (
-        {name: tuple(value.shape) for name, value in each.state_dict().items()}
-        for each in (model, twin)
-    )
+    ours, theirs = _shapes(model), _shapes(twin)
     for name in {**ours, **theirs}:
         if ours.get(name) != theirs.get(name):
             return f"{name}: {ours.get(name)}, built as {theirs.get(name)}"
@@ -304,9 +295,13 @@ def _misfit(model: nn.Module) -> str | None:
     return None
 
 
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
 def _twin(model: nn.Module) -> nn.Module | None:
-    """A network built from the description of another, without weights where it can be."""
-    for device in ("meta", "cpu"):  # some encoders of other libraries need values to be built
+    """A network built from the description of another, on the meta device if possible."""
+    for device in ("meta", "cpu"):  # some external encoders need values to be built
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
                 return _built(model.description)
@@ -316,8 +311,8 @@ def _twin(model: nn.Module) -> nn.Module | None:
 
 
 def _difference(part: nn.Module | None, built: nn.Module | None) -> str | None:
-    """In what a part of a network differs from the same part as built; None where in nothing that
-    can be seen: classes, numbers and names, replaced methods.
+    """The difference of a module from the same module as built: its class, numbers and names, or
+    a replaced method. None if there is none.
     """
     ours, theirs = _class_name(part), _class_name(built)
     if ours != theirs:
@@ -351,13 +346,14 @@ def _is_plain(value: object) -> bool:
 
 
 def _check_names(description: Mapping[str, Any], where: object) -> None:
-    """InputError unless the class names are as many strings as the network has classes; of one
-    logit, two.
+    """InputError unless there is a class name for each class of the network; two for a single
+    logit.
     """
     names, count = description["class_names"], description[_kind(description)].get("classes")
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where}: class_names must be a list of names, got {names!r:.80}")
-    if count is not None and len(names) not in ({1, 2} if count == 1 else {count}):
+    allowed = {1, 2} if count == 1 else {count}
+    if count is not None and len(names) not in allowed:
         raise InputError(
             f"{where}: the network has {count} classes, and there are {len(names)} names"
         )
@@ -371,16 +367,16 @@ def from_pretrained(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> nn.Module:
-    """A network with its weights, in evaluation mode.
+    """Load a network with its weights, in evaluation mode.
 
     Args:
         source: a folder written by `save_pretrained`, a checkpoint of a training run
             ("runs/x/best"), or a name on the hub ("user/name").
-        download: whether to ask the hub; without it a name must be in the local cache already.
+        download: download from the hub; without it a name must be in the local cache.
         revision, token, cache_dir: of the hub.
 
     Raises:
-        InputError: nothing there, not a network of ours, or weights that do not fit it.
+        InputError: no such folder or name, not a network of kanseg, or weights that do not fit.
     """
     folder = find_folder(
         source, download=download, revision=revision, token=token, cache_dir=cache_dir
@@ -389,7 +385,7 @@ def from_pretrained(
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What a folder says of its network."""
+    """The description of the network in a folder."""
     path = next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
     if path is None:
         raise InputError(f"{folder} has no {' or '.join(DESCRIPTIONS)}")
@@ -397,9 +393,10 @@ def read_description(folder: Path) -> dict[str, Any]:
         description = read_json(path)
     except InputError as error:
         raise InputError(f"damaged: {error}") from None
-    if not isinstance(description, dict) or not any(
+    is_known = isinstance(description, dict) and any(
         isinstance(description.get(kind), dict) for kind in BUILDERS
-    ):
+    )
+    if not is_known:
         raise InputError(
             f"{path} describes no network of kanseg (none of {', '.join(BUILDERS)} in it)"
         )
@@ -414,7 +411,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
-    """The network that a folder holds."""
+    """Build the network in a folder and load its weights."""
     weights = read_tensors(folder / WEIGHTS)
     check_finite(weights, folder / WEIGHTS)
     try:
@@ -428,26 +425,23 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
 
 
 def _share_of(network: nn.Module) -> str:
-    """A hint on what a network was built with, whose default was another one once."""
-    description = getattr(network, "description", {})
-    share = next(
-        (each.get("share") for each in description.values() if isinstance(each, dict)), None
-    )
-    return "" if share is None else f" (that one has share={share!r})"
+    """A hint with the option `share` of a network, whose default has changed."""
+    for arguments in getattr(network, "description", {}).values():
+        if isinstance(arguments, dict) and arguments.get("share") is not None:
+            return f" (that one has share={arguments['share']!r})"
+    return ""
 
 
 def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
-    """Give an encoder the weights of the encoder in another network of ours; None leaves it as it
-    is.
+    """Load the weights of the encoder in another network of kanseg; None does nothing.
 
     Args:
-        encoder: with `in_channels`; images of another number of channels are a matter of the
-            other's `set_in_channels`.
+        encoder: with `in_channels`, to which the weights are adapted by `set_in_channels`.
         source: as of `from_pretrained`.
 
     Raises:
-        InputError: nothing there, a network without an encoder of ours, or one of other shapes (the
-            first that differs is named).
+        InputError: no network there, one without an encoder of kanseg, or one of other shapes (the
+            message names the first that differs).
     """
     if source is None:
         return
@@ -470,21 +464,19 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
             " weights for one"
         )
     body.set_in_channels(encoder.in_channels)
-    theirs, ours = body.state_dict(), encoder.state_dict()
-    for name in dict.fromkeys([*ours, *theirs]):
-        stored, wanted = (
-            tuple(each[name].shape) if name in each else "nothing" for each in (theirs, ours)
-        )
-        if stored != wanted:
+    stored, wanted = _shapes(body), _shapes(encoder)
+    for name in {**wanted, **stored}:
+        if stored.get(name) != wanted.get(name):
             raise InputError(
-                f"the encoder in {folder} does not fit: {name} has {stored} there and {wanted}"
-                f" here; build both with the same name and options{_share_of(other)}"
+                f"the encoder in {folder} does not fit: {name} has"
+                f" {stored.get(name, 'nothing')} there and {wanted.get(name, 'nothing')} here;"
+                f" build both with the same name and options{_share_of(other)}"
             )
-    encoder.load_state_dict(theirs)
+    encoder.load_state_dict(body.state_dict())
 
 
 def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
-    """Name of the first tensor that holds a NaN or an infinity; None where there is none."""
+    """Name of the first tensor with NaN or infinite values; None if there is none."""
     for name, value in tensors.items():
         floats = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
         if floats and not torch.isfinite(value).all():
@@ -493,7 +485,7 @@ def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """InputError for weights that hold NaN or infinite values: every prediction would be
+    """InputError for weights with NaN or infinite values, which make every prediction
     meaningless.
     """
     name = first_non_finite(weights)
@@ -505,8 +497,8 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:
-    """The folder itself, a run's best checkpoint, or where the hub's files lie on this machine;
-    InputError where there is none.
+    """The folder itself, the best checkpoint of a run, or the local folder of files from the hub;
+    InputError if there is none.
     """
     if not isinstance(source, (str, Path)):
         raise InputError(f"expected a folder or a name on the hub, got {source!r}")
@@ -516,19 +508,18 @@ def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Pa
     if folder.is_dir():
         return folder / "best" if (folder / "best").is_dir() else folder
     try:
-        return Path(
-            snapshot_download(
-                str(source), allow_patterns=FILES, local_files_only=not download, **hub
-            )
+        path = snapshot_download(
+            str(source), allow_patterns=FILES, local_files_only=not download, **hub
         )
+        return Path(path)
     except HFValidationError:
         raise InputError(
-            f"{source} is no folder, and no name on the hub such as 'user/name'"
+            f"{source} is not a folder, and not a name on the hub such as 'user/name'"
         ) from None
     except LocalEntryNotFoundError:
         cure = "the hub could not be reached" if download else "download=True asks the hub for it"
         raise InputError(
-            f"{source} is no folder, and not in the local cache of the hub; {cure}"
+            f"{source} is not a folder, and not in the local cache of the hub; {cure}"
         ) from None
     except HfHubHTTPError as error:
         raise InputError(

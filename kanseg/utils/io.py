@@ -60,8 +60,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_beside(path: Path, suffix: str = "") -> Path:
-    """The name under which a file is written before it is renamed to `path`: hidden, of this
-    process, ending in `.tmp` and the suffix, and short however long the name of `path` is.
+    """The name under which this process writes a file before it is renamed to `path`: hidden,
+    ending in `.tmp` and the suffix, and short even if the name of `path` is long.
     """
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")

@@ -1,8 +1,7 @@
-"""Read text that somebody else wrote: YAML, JSON and CSV, and the types of what they hold.
+"""Read YAML, JSON and CSV from untrusted files, and check the types of their values.
 
-Files of a data set, a config or a checkpoint can come from anywhere, damaged or made to do harm.
-Whatever is wrong with one is an `InputError` that names it; nothing in one runs code, and none
-takes long or much memory.
+Files of a data set, a config or a checkpoint may be damaged or malicious. Every fault is an
+`InputError` that names the file; no content runs code, or takes much time or memory.
 """
 
 from __future__ import annotations
@@ -23,18 +22,16 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.yaml_names import keep_names
 
 MAX_YAML = 2_000_000  # characters; PyYAML reads some 100,000 a second
-MAX_DEPTH = 50  # lists and mappings within each other in YAML
-MAX_NODES = (
-    300_000  # values and keys of a YAML text, those behind aliases counted wherever they are
-)
-LARGEST = 2**63  # integers beyond are nobody's settings; C code fails on them
-# Halves of a character that are valid in JSON and in no file name, terminal or other file.
+MAX_DEPTH = 50  # nested lists and mappings in YAML
+MAX_NODES = 300_000  # values and keys of a YAML text, with aliases expanded
+LARGEST = 2**63  # larger integers are refused; C code fails on them
+# Surrogates are valid in JSON, but not in file names, terminals or other files.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark; another encoding is an
-    InputError.
+    """The content of a UTF-8 file, with or without a byte order mark; InputError for another
+    encoding.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -45,37 +42,36 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, as of `parse_yaml`."""
+    """The content of a YAML file, as of `parse_yaml`."""
     if path.stat().st_size > 4 * MAX_YAML:
         raise InputError(f"{path}: too large for a file of settings ({path.stat().st_size} bytes)")
     return parse_yaml(read_text(path), path)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds, as of `parse_json`."""
+    """The content of a JSON file, as of `parse_json`."""
     return parse_json(read_text(path), path)
 
 
 def parse_yaml(text: str, where: object = None) -> Any:
-    """What a YAML text holds: mappings, lists, strings, numbers, true, false and null, as of
-    YAML 1.2.
+    """Parse YAML 1.2: mappings, lists, strings, numbers, true, false and null.
 
     `no`, `yes`, `on`, `off` and dates are strings, `1e-3` is a number; lists of names (`classes`,
-    `data.train`, ...) keep every word as it was written. A key that stands twice,
-    tags of other types, and aliases that repeat themselves into the hundred thousands are refused.
+    `data.train`, ...) keep every word as written. Repeated keys, tags of other types, and aliases
+    that expand to hundreds of thousands of values are refused.
 
     Args:
-        text: the text.
-        where: what messages begin with, such as the file; nothing by default.
+        text: YAML.
+        where: prefix of error messages, such as the file; none by default.
 
     Raises:
-        InputError: anything is wrong with the text.
+        InputError: invalid or refused YAML.
     """
     begin = "" if where is None else f"{where}: "
     if len(text) > MAX_YAML:
         raise InputError(f"{begin}too long for settings ({len(text)} characters)")
-    # PyYAML's constructors raise what comes: ValueError for `!!int x`, KeyError for `!!bool x`,
-    # AttributeError for `!!timestamp x`, IndexError for `!!float ''`, RecursionError.
+    # PyYAML's constructors raise many kinds of errors: ValueError for `!!int x`, KeyError for
+    # `!!bool x`, AttributeError for `!!timestamp x`, IndexError for `!!float ''`, RecursionError.
     try:
         content = yaml.load(text.removeprefix("\ufeff"), Loader=_Loader)  # noqa: S506 - a SafeLoader
         _check_plain(content)
@@ -85,11 +81,11 @@ def parse_yaml(text: str, where: object = None) -> Any:
 
 
 def parse_json(text: str, where: object) -> Any:
-    """What a JSON text holds. NaN and Infinity are taken, as Python writes them.
+    """Parse JSON. NaN and Infinity are allowed, since Python writes them.
 
     Raises:
-        InputError: not JSON, too deep, a key that stands twice in an object, integers of thousands
-            of digits, half characters (surrogates).
+        InputError: invalid JSON, too deep, a repeated key in an object, integers of thousands of
+            digits, surrogates.
     """
     try:
         content = json.loads(text, object_pairs_hook=_without_doubles)
@@ -104,11 +100,47 @@ def parse_json(text: str, where: object) -> Any:
     return content
 
 
-def parse_csv(text: str, where: object) -> list[list[str]]:
-    """The rows of a CSV text.
+def read_json_lines(path: Path, fields: Mapping[str, type], *, cure: str) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; blank lines are skipped.
+
+    Args:
+        path: the file.
+        fields: name -> type of what every object must have.
+        cure: what the user can do about a damaged line, for the message.
 
     Raises:
-        InputError: a quote that never ends, a field of more than 131,072 characters.
+        InputError: a line that is not such an object.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        content = parse_json_line(line, fields)
+        if content is None:
+            raise InputError(f"{path}: line {number} is damaged; {cure}")
+        found.append(content)
+    return found
+
+
+def parse_json_line(line: bytes, fields: Mapping[str, type]) -> dict[str, Any] | None:
+    """The object in a line of a JSON-lines file; None if it is damaged or lacks one of `fields`."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    for name, kind in fields.items():
+        if name not in content or not isinstance(content[name], kind):
+            return None
+    return content
+
+
+def parse_csv(text: str, where: object) -> list[list[str]]:
+    """Parse CSV into rows.
+
+    Raises:
+        InputError: a quote that is not closed, a field of more than 131,072 characters.
     """
     try:
         return list(csv.reader(io.StringIO(text)))
@@ -117,13 +149,14 @@ def parse_csv(text: str, where: object) -> list[list[str]]:
 
 
 def typed(value: Any, kind: Any, where: object) -> Any:
-    """The value as an annotation wants it: `int`, `float | None`, `list[str]`, `tuple[int, int]`,
-    `dict[str, int]`, `Literal[...]`, `Any` or a dataclass of these (from a mapping).
+    """Check and convert a value to the type of an annotation: `int`, `float | None`, `list[str]`,
+    `tuple[int, int]`, `dict[str, int]`, `Literal[...]`, `Any` or a dataclass of these (from a
+    mapping).
 
-    An integer is a float too, and a list a tuple. Integers beyond 64 bits are refused.
+    An integer is accepted as a float, and a list as a tuple. Integers beyond 64 bits are refused.
 
     Raises:
-        InputError: another type; the message says where in the value.
+        InputError: another type; the message names the place in the value.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -140,10 +173,11 @@ def typed(value: Any, kind: Any, where: object) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return _typed_tuple(value, kind, where)
     if origin is dict and isinstance(value, Mapping):
-        return {
-            typed(key, arguments[0], where): typed(each, arguments[1], f"{where}: {key!r:.60}")
-            for key, each in value.items()
-        }
+        result = {}
+        for key, each in value.items():
+            name = typed(key, arguments[0], where)
+            result[name] = typed(each, arguments[1], f"{where}: {key!r:.60}")
+        return result
     if kind in (None, NoneType) and value is None:
         return None
     if kind is float and type(value) is int and abs(value) < LARGEST:
@@ -156,9 +190,9 @@ def typed(value: Any, kind: Any, where: object) -> Any:
 
 
 def _typed_choice(value: Any, kind: Any, where: object) -> Any:
-    """The value as the first member of a union that takes it."""
+    """The value as the first member of a union that accepts it."""
     others = [each for each in get_args(kind) if each is not NoneType]
-    if len(others) == 1 and value is not None:  # of `X | None`: the message is that of X
+    if len(others) == 1 and value is not None:  # `X | None`: report the error of X
         return typed(value, others[0], where)
     for each in get_args(kind):
         try:
@@ -169,7 +203,7 @@ def _typed_choice(value: Any, kind: Any, where: object) -> Any:
 
 
 def _typed_tuple(value: Any, kind: Any, where: object) -> tuple:
-    """(a, b, c) of `tuple[A, B, C]`, or any number of `tuple[A, ...]`."""
+    """The value as `tuple[A, B, C]`, or `tuple[A, ...]` of any length."""
     kinds = get_args(kind)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
@@ -180,7 +214,7 @@ def _typed_tuple(value: Any, kind: Any, where: object) -> tuple:
 
 
 def _typed_fields(value: Any, kind: Any, where: object) -> Any:
-    """A dataclass from a mapping with its fields, and no others."""
+    """A dataclass from a mapping of its fields, without others."""
     if not isinstance(value, Mapping):
         return _refuse(value, kind, where)
     hints, given = get_type_hints(kind), {}
@@ -196,10 +230,12 @@ def _typed_fields(value: Any, kind: Any, where: object) -> Any:
 
 
 def _refuse(value: Any, kind: Any, where: object) -> Any:
-    wanted = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-    shown = type(value).__name__ if isinstance(value, int) else f"{value!r:.60}"
-    if isinstance(value, (bool, NoneType)) or (isinstance(value, int) and abs(value) < LARGEST):
-        shown = repr(value)
+    wanted = str(kind)
+    if isinstance(kind, type) and not get_args(kind):
+        wanted = kind.__name__
+    shown = f"{value!r:.60}"
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        shown = type(value).__name__  # its digits could fill pages
     raise InputError(f"{where}: expected {wanted.replace('typing.', '')}, got {shown}")
 
 
@@ -208,12 +244,12 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
+        raise ValueError(f"the key {twice!r:.60} is repeated in an object")
     return found
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, with the plain values of YAML 1.2 and bounds on depth and size."""
+    """PyYAML's safe loader, with the plain values of YAML 1.2 and limits on depth and size."""
 
     depth = 0
 
@@ -227,35 +263,42 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.YAMLError(f"more than {MAX_DEPTH} lists or mappings within each other")
+            raise yaml.YAMLError(f"more than {MAX_DEPTH} nested lists or mappings")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
-        # before aliases are merged in (`<<: *name`), whose keys may be replaced
+        # Checked before `<<: *name` is merged, because keys may replace merged ones.
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if (key.tag, key.value) in seen:
                     line = key.start_mark.line + 1
-                    raise yaml.YAMLError(f"the key {key.value!r:.60} stands twice (line {line})")
+                    raise yaml.YAMLError(f"the key {key.value!r:.60} is repeated (line {line})")
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep=deep)
 
 
 def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Values in a node, with those behind its aliases counted each time: a few lines of aliases of
-    aliases stand for billions.
+    """Number of values in a node with aliases expanded, which a few lines of aliases can make
+    billions.
+
+    Args:
+        node: the node.
+        known: id of a node -> its number; None while it is being counted.
     """
     if id(node) in known:
         if known[id(node)] is None:
-            raise yaml.YAMLError("an alias stands inside what it is the name of")
+            raise yaml.YAMLError("an alias is used inside the value that it names")
         return known[id(node)]
     known[id(node)] = None
-    parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+    parts: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
-        parts = [part for pair in node.value for part in pair]
+        for pair in node.value:
+            parts += pair
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
     total = 1 + sum(_count(part, known) for part in parts)
     if total > MAX_NODES:
         raise yaml.YAMLError(f"more than {MAX_NODES} values, aliases included")
@@ -264,8 +307,8 @@ def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
 
 
 def _check_plain(value: Any) -> None:
-    """ValueError for what is no plain value: bytes, sets, dates, integers beyond 64 bits, texts
-    with a NUL, which no path can have.
+    """ValueError for values that are not plain: bytes, sets, dates, integers beyond 64 bits, and
+    text with a NUL, which no path can contain.
     """
     if isinstance(value, dict):
         for key, each in value.items():
@@ -278,7 +321,7 @@ def _check_plain(value: Any) -> None:
         if abs(value) >= LARGEST:
             raise ValueError("an integer of more than 64 bits")
     elif isinstance(value, str) and "\0" in value:
-        raise ValueError("a text that holds a NUL character")
+        raise ValueError("a text that contains a NUL character")
     elif not isinstance(value, (str, float, NoneType)):
         raise ValueError(f"a value of type {type(value).__name__}; put it in quotes")
 
@@ -287,8 +330,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-# Plain values as of YAML 1.2, where YAML 1.1 reads `no` as False and `2001-01-01` as a date, and
-# numbers without a point, such as 1e-3, as strings.
+# Plain values of YAML 1.2. YAML 1.1 reads `no` as False, `2001-01-01` as a date, and numbers
+# without a point, such as 1e-3, as strings.
 _REPLACED = ("bool", "timestamp", "float")
 _Loader.yaml_implicit_resolvers = {
     letter: [(tag, form) for tag, form in forms if tag.rsplit(":", 1)[-1] not in _REPLACED]

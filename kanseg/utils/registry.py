@@ -1,4 +1,4 @@
-"""Names become objects here, once, at the edge of the library."""
+"""Registries map names to objects, such as "gram" to a basis."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """A dictionary of named objects whose look-up error lists what it knows.
+    """A dictionary of named objects; an unknown name raises an error that lists the known ones.
 
     Args:
-        kind: what the objects are, for error messages ("basis", "model", ...).
+        kind: "basis", "model", ..., for error messages.
     """
 
     def __init__(self, kind: str):
@@ -27,9 +27,9 @@ class Registry(Generic[T]):
         self._objects: dict[str, T] = {}
 
     def register(self, name: str):
-        """Decorator: file the object under `name`; a name can be taken once (ValueError)."""
+        """Decorator that adds an object under `name`; ValueError if the name is taken."""
 
-        def file(thing: T) -> T:
+        def add(thing: T) -> T:
             if name in self._objects:
                 raise ValueError(
                     f"{self.kind} {name!r} is registered already, by {self._objects[name]!r}"
@@ -37,7 +37,7 @@ class Registry(Generic[T]):
             self._objects[name] = thing
             return thing
 
-        return file
+        return add
 
     def __getitem__(self, name: str) -> T:
         if name not in self._objects:

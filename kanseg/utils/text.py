@@ -1,24 +1,24 @@
-"""Names of files that come from elsewhere, made safe for a terminal and for tables."""
+"""Make names of files safe to print on a terminal and to write into tables."""
 
 from __future__ import annotations
 
 import unicodedata
 from typing import TextIO
 
-_KEPT = "\n\t\r"  # what a text of several lines is made of
+_KEPT = "\n\t\r"  # allowed in a text of several lines
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
-# Characters of control (Cc), of direction and the like (Cf), line ends of Unicode (Zl, Zp), and
-# halves of pairs (Cs), which stand for bytes of a name that is not UTF-8.
+# Unicode categories: control (Cc), format and direction (Cf), line ends (Zl, Zp), and surrogates
+# (Cs), which Python uses for bytes of a name that is not UTF-8.
 _HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
-_JOINERS = "\u200c\u200d"  # without which some scripts and emoji cannot be written
+_JOINERS = "\u200c\u200d"  # needed by some scripts and emoji
 
 
 def printable(text: object, *, line: bool = False) -> str:
-    r"""The text without what a terminal would obey: an escape character becomes `\x1b`.
+    r"""Replace control characters by escapes, so that a terminal does not obey them: `\x1b`.
 
     Args:
-        text: a message with names of files in it.
-        line: whether it is one line, so that line ends in names are shown as `\n` too.
+        text: a message that contains names of files.
+        line: True for a single line; then line ends in names become `\n` too.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
@@ -36,14 +36,14 @@ def _shown(character: str) -> str:
 
 
 class PrintableStream:
-    """A text stream that writes `printable` texts; in everything else the stream that it wraps."""
+    """A text stream that writes `printable` text; all else is that of the stream it wraps."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write the text without what a terminal would obey, and without what the stream's encoding
-        lacks.
+        """Write the text with escapes for control characters, and for characters that the stream's
+        encoding lacks.
         """
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
@@ -51,7 +51,7 @@ class PrintableStream:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Write each of them."""
+        """Write all lines."""
         for line in lines:
             self.write(line)
 
@@ -60,12 +60,12 @@ class PrintableStream:
 
 
 def safe_cell(value: object) -> object:
-    """A value for a CSV table: of a text that a spreadsheet would take for a formula the apostrophe
-    before it says that it is none (OWASP, CSV injection). Numbers stay as they are.
+    """A value for a CSV table. Text that a spreadsheet would take for a formula gets an apostrophe
+    in front (OWASP, CSV injection); numbers stay as they are.
     """
-    if not isinstance(value, str) or not value.startswith(_FORMULAS):
+    if not isinstance(value, str) or not value.startswith(_FORMULAS) or _is_number(value):
         return value
-    return f"'{value}" if not _is_number(value) else value
+    return f"'{value}"
 
 
 def _is_number(text: str) -> bool:

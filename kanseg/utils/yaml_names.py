@@ -1,4 +1,4 @@
-"""Names in YAML as they were written: `classes: [background, no, 010]` are three words of text."""
+"""Keep names in YAML as written: `classes: [background, no, 010]` are three strings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import yaml
 
-# Settings that are lists of names: of a data set, of a config, of an arm of a comparison.
+# Settings that are lists of names: in a dataset.yaml, a config, or a variant of a comparison.
 NAMES = ("classes", "train", "val", "test")
 INNER = {f"data.{name}" for name in NAMES}
 PLACES = {*NAMES, *INNER}
@@ -14,8 +14,8 @@ TEXT = "tag:yaml.org,2002:str"
 
 
 def keep_names(root: yaml.Node) -> None:
-    """Make text of the plain words in lists of names, so that `no`, `~`, `null`, `1e3`, `010` and
-    `2001-01-01` stay what the user wrote.
+    """Read the plain words in lists of names as strings, so that `no`, `~`, `null`, `1e3`, `010`
+    and `2001-01-01` stay as written.
     """
     for words in _lists(root):
         for word in _plain_words(words):
@@ -23,13 +23,13 @@ def keep_names(root: yaml.Node) -> None:
 
 
 def quoted_list(text: str) -> str:
-    """A list of names on the command line, `[no, yes]`, with its plain words in quotes; what is no
-    such list is returned as it is.
+    """Put the plain words of a list on the command line into quotes: `[no, yes]` -> `['no',
+    'yes']`. Other text is returned unchanged.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError):
-        return text  # whoever loads it says what is wrong
+        return text  # the loader reports what is wrong
     for word in reversed(_plain_words(root)):
         start, end = word.start_mark.index, word.end_mark.index
         if text[start] not in "&!*":  # anchors and tags are left to YAML
@@ -47,17 +47,19 @@ def _plain_words(node: yaml.Node | None) -> list[yaml.ScalarNode]:
 
 
 def _lists(root: yaml.Node) -> Iterator[yaml.Node]:
-    """The values of the settings that are lists of names: `classes`, `data.classes`, and the same
-    of an arm, `wide.data.classes`.
+    """The values of the settings that are lists of names: `classes`, `data.classes`, and those of
+    a variant, `wide.data.classes`.
     """
     level = [("", root)]
     for _ in range(3):
         below = []
-        for place, node in level:
-            for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-                here = f"{place}.{key.value}" if place else str(key.value)
-                below.append((here, value))
-        for place, node in below:
-            if place in PLACES or place.partition(".")[2] in INNER:
+        for path, node in level:
+            if not isinstance(node, yaml.MappingNode):
+                continue
+            for key, value in node.value:
+                name = f"{path}.{key.value}" if path else str(key.value)
+                below.append((name, value))
+        for path, node in below:
+            if path in PLACES or path.partition(".")[2] in INNER:
                 yield node
         level = below

@@ -10,7 +10,7 @@ import numpy as np
 
 from kanseg.visualization.figures import save_figure
 
-LINES = 10  # lines of classes that get a color and a name each; more are gray
+MAX_COLORED = 10  # classes that get a color and a name each; more are gray
 COLORS = (
     "#0072b2",
     "#e69f00",
@@ -23,18 +23,19 @@ COLORS = (
     "#b8b000",
     "#7f7f7f",
 )  # after Okabe and Ito
-DECADES = 20  # losses whose largest is so many times the smallest are drawn on a logarithmic scale
+LOG_SCALE = 20  # ratio of the largest to the smallest loss from which the scale is logarithmic
+Entry = Mapping[str, Any]  # a line of log.jsonl
 
 
 def draw_curves(
-    entries: Sequence[Mapping[str, Any]],
+    entries: Sequence[Entry],
     path: Path,
     *,
     monitor: str = "mean_iou",
     best_epoch: int | None = None,
 ) -> Path:
-    """Write losses, validation scores and learning rate by epoch, as far as log.jsonl has them,
-    with the best epoch marked.
+    """Draw losses, validation scores and learning rate by epoch, as far as log.jsonl has them, with
+    the best epoch marked.
 
     Args:
         entries: lines of a run's log.jsonl; scores that are null or NaN leave gaps.
@@ -45,154 +46,133 @@ def draw_curves(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    epochs, steps = [e for e in entries if "train" in e], [e for e in entries if "lr" in e]
-    last = max([e["epoch"] for e in epochs], default=1)
-    figure = Figure(figsize=(15 if steps else 10, 4), layout="constrained")
-    axes = figure.subplots(1, 3 if steps else 2)
+    epochs = [entry for entry in entries if "train" in entry]
+    steps = [entry for entry in entries if "lr" in entry]
+    last = max([entry["epoch"] for entry in epochs], default=1)
+    count = 3 if steps else 2
+    figure = Figure(figsize=(5 * count, 4), layout="constrained")
+    axes = figure.subplots(1, count)
     _draw_losses(axes[0], epochs, steps)
-    _draw_scores(axes[1], [e for e in epochs if e.get("val")], monitor)
+    _draw_scores(axes[1], [entry for entry in epochs if entry.get("val")], monitor)
     if steps:
-        _draw_rates(axes[2], epochs, steps)
+        _draw_learning_rates(axes[2], epochs, steps)
+    is_validated = any("val" in entry for entry in epochs)
     for axis in axes:
-        if best_epoch is not None and any("val" in e for e in epochs):
-            axis.axvline(
-                best_epoch,
-                color="0.3",
-                linestyle="--",
-                linewidth=1,
-                label=f"best: epoch {best_epoch}",
-            )
+        if best_epoch is not None and is_validated:
+            label = f"best: epoch {best_epoch}"
+            axis.axvline(best_epoch, color="0.3", linestyle="--", linewidth=1, label=label)
         axis.set(xlabel="epoch", xlim=(-0.02 * last, 1.02 * last))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=7, ncols=2 if len(axis.get_legend_handles_labels()[0]) > 7 else 1)
+        lines, _ = axis.get_legend_handles_labels()
+        if lines:
+            axis.legend(fontsize=7, ncols=2 if len(lines) > 7 else 1)
     return save_figure(figure, path)
 
 
-def _draw_losses(
-    axis: Any, epochs: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]
-) -> None:
-    """The training loss, that of single steps behind it, and each loss that validation logged."""
-    x = [e["epoch"] for e in epochs]
+def _draw_losses(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> None:
+    """The training loss, behind it that of single steps, and each loss of the validation."""
     if steps:
-        axis.plot(
-            _in_epochs(steps, epochs),
-            [number(e.get("loss")) for e in steps],
-            color="0.8",
-            linewidth=0.8,
-            label="of a step",
-        )
-    series = {"training": [number(e["train"].get("loss")) for e in epochs]}
-    names = dict.fromkeys(key for e in epochs for key in e.get("val", {}) if "loss" in key)
-    for name in names:
-        series["validation" if name == "loss" else name] = [
-            number(e.get("val", {}).get(name)) for e in epochs
-        ]
+        losses = [number(entry.get("loss")) for entry in steps]
+        axis.plot(_in_epochs(steps, epochs), losses, color="0.8", linewidth=0.8, label="of a step")
+    series = {"training": [number(entry["train"].get("loss")) for entry in epochs]}
+    for name in _names(entry.get("val", {}) for entry in epochs):
+        if "loss" in name:
+            label = "validation" if name == "loss" else name
+            series[label] = [number(entry.get("val", {}).get(name)) for entry in epochs]
+    x = np.array([entry["epoch"] for entry in epochs])
     for (label, values), color in zip(series.items(), COLORS, strict=False):
-        seen = np.isfinite(values)
-        axis.plot(np.array(x)[seen], np.array(values)[seen], marker=".", color=color, label=label)
+        known = np.isfinite(values)
+        axis.plot(x[known], np.array(values)[known], marker=".", color=color, label=label)
     axis.set_title("loss")
-    if _spans_decades(value for line in axis.lines for value in line.get_ydata()):
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.lines])
+    finite = drawn[np.isfinite(drawn)]
+    if finite.size and finite.min() > 0 and finite.max() > LOG_SCALE * finite.min():
         axis.set_yscale("log")
 
 
-def _draw_scores(axis: Any, measured: Sequence[Mapping[str, Any]], monitor: str) -> None:
-    """The monitored score in black; per-class IoU, or the other scores of the validation, beside
-    it.
-    """
-    axis.set_title("validation scores" if measured else "no validation split")
+def _draw_scores(axis: Any, measured: Sequence[Entry], monitor: str) -> None:
+    """The monitored score in black, and beside it the IoU of each class, or the other scores."""
     if not measured:
+        axis.set_title("no validation split")
         axis.set_ylim(0, 1)
         return
-    x = [e["epoch"] for e in measured]
-    lines = _other_scores(measured, monitor)
-    for place, (label, values) in enumerate(lines.items()):
-        many = len(lines) > LINES
-        name = label if not many else None if place else f"each of {len(lines)} classes"
-        axis.plot(
-            x,
-            values,
-            linewidth=1,
-            marker=".",
-            markersize=3,
-            color="0.7" if many else COLORS[place],
-            label=name,
-        )
-    monitored = [number(e["val"].get(monitor)) for e in measured]
+    axis.set_title("validation scores")
+    x = [entry["epoch"] for entry in measured]
+    lines = _class_scores(measured) or _other_scores(measured, monitor)
+    style = {"linewidth": 1, "marker": ".", "markersize": 3}
+    if len(lines) <= MAX_COLORED:
+        for (label, values), color in zip(lines.items(), COLORS, strict=False):
+            axis.plot(x, values, color=color, label=label, **style)
+    else:
+        label: str | None = f"each of {len(lines)} classes"
+        for values in lines.values():
+            axis.plot(x, values, color="0.7", label=label, **style)
+            label = None  # one entry in the legend for all
+    monitored = [number(entry["val"].get(monitor)) for entry in measured]
     axis.plot(x, monitored, color="black", marker=".", label=monitor)
-    shown = [
-        value for values in (*lines.values(), monitored) for value in values if np.isfinite(value)
-    ]
-    if not shown or (min(shown) >= 0 and max(shown) <= 1):
+    drawn = np.array([*lines.values(), monitored])
+    finite = drawn[np.isfinite(drawn)]
+    if not finite.size or (finite.min() >= 0 and finite.max() <= 1):
         axis.set_ylim(-0.02, 1.02)
 
 
-def _other_scores(measured: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, list[float]]:
-    """IoU of each class; without it the plain scores that lie in [0, 1], as the monitored one
-    does.
-    """
-    classes = dict.fromkeys(label for e in measured for label in e["val"].get("iou") or ())
-    if classes:
-        return {
-            f"IoU {label}".replace("$", r"\$"): [
-                number((e["val"].get("iou") or {}).get(label)) for e in measured
-            ]
-            for label in classes
-        }
-    names = dict.fromkeys(
-        key for e in measured for key in e["val"] if key != monitor and "loss" not in key
-    )
-    lines = {name: [number(e["val"].get(name)) for e in measured] for name in names}
-    return {
-        name: values
-        for name, values in lines.items()
-        if all(0 <= value <= 1 for value in values if value == value)
-        and any(v == v for v in values)
-    }
+def _class_scores(measured: Sequence[Entry]) -> dict[str, list[float]]:
+    """Label of a line -> the IoU of a class at each validation."""
+    lines = {}
+    for name in _names(entry["val"].get("iou") or {} for entry in measured):
+        values = [number((entry["val"].get("iou") or {}).get(name)) for entry in measured]
+        lines[f"IoU {name}".replace("$", r"\$")] = values
+    return lines
 
 
-def _draw_rates(
-    axis: Any, epochs: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]
-) -> None:
-    """The learning rate at every logged step, of every group where there are several."""
+def _other_scores(measured: Sequence[Entry], monitor: str) -> dict[str, list[float]]:
+    """Name -> values of the scores that lie in [0, 1], but for the monitored one."""
+    lines = {}
+    for name in _names(entry["val"] for entry in measured):
+        values = np.array([number(entry["val"].get(name)) for entry in measured])
+        known = values[~np.isnan(values)]
+        is_share = known.size and known.min() >= 0 and known.max() <= 1
+        if is_share and name != monitor and "loss" not in name:
+            lines[name] = values.tolist()
+    return lines
+
+
+def _draw_learning_rates(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> None:
+    """The learning rate at every logged step, of every parameter group if there are several."""
     x = _in_epochs(steps, epochs)
-    groups = dict.fromkeys(name for e in steps for name in _rates(e["lr"]))
-    for place, name in enumerate(groups):
-        axis.plot(
-            x,
-            [number(_rates(e["lr"]).get(name)) for e in steps],
-            color=COLORS[place % len(COLORS)],
-            label=name or None,
-        )
+    rates = [_by_group(entry["lr"]) for entry in steps]
+    for place, name in enumerate(_names(rates)):
+        values = [number(each.get(name)) for each in rates]
+        axis.plot(x, values, color=COLORS[place % len(COLORS)], label=name or None)
     axis.set_title("learning rate")
     axis.ticklabel_format(axis="y", scilimits=(-2, 3))
 
 
-def _in_epochs(
-    steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]
-) -> np.ndarray:
-    """Where the steps lie on an axis of epochs; those of an epoch that has no end yet at its
-    beginning.
-    """
-    known = [(0, 0), *((e["step"], e["epoch"]) for e in epochs)]
-    return np.interp([e["step"] for e in steps], *zip(*known, strict=True))
-
-
-def _rates(value: Any) -> Mapping[str, float]:
+def _by_group(value: Any) -> Mapping[str, float]:
     """Learning rates by the name of their group; the name of a single one is empty."""
     if isinstance(value, Mapping):
         return value
-    return (
-        {str(i): rate for i, rate in enumerate(value)} if isinstance(value, list) else {"": value}
-    )
+    if isinstance(value, list):
+        return {str(number): rate for number, rate in enumerate(value)}
+    return {"": value}
 
 
-def _spans_decades(values: Iterable[float]) -> bool:
-    finite = [value for value in values if np.isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) > DECADES * min(finite)
+def _in_epochs(steps: Sequence[Entry], epochs: Sequence[Entry]) -> np.ndarray:
+    """The epoch of each step, with fractions; the steps of an unfinished epoch are at its start."""
+    ends = [0, *(entry["step"] for entry in epochs)]
+    numbers = [0, *(entry["epoch"] for entry in epochs)]
+    return np.interp([entry["step"] for entry in steps], ends, numbers)
+
+
+def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All keys, in the order in which they first occur."""
+    names: dict[str, None] = {}
+    for mapping in mappings:
+        names |= dict.fromkeys(mapping)
+    return list(names)
 
 
 def number(value: Any) -> float:
-    """A number of a log; NaN for null, for text, and for what is missing."""
+    """A number of a log; NaN for null, text, and missing values."""
     return float(value) if isinstance(value, (int, float)) else float("nan")

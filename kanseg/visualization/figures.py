@@ -1,6 +1,4 @@
-"""Figures of matplotlib as files: no window system is needed, and matplotlib's own state is left as
-it is.
-"""
+"""Write matplotlib figures to files, without a window system and without matplotlib's state."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from kanseg.visualization.fonts import families
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write a `matplotlib.figure.Figure` as a PNG, whole or not at all; it grows to what is drawn,
-    however long the names are.
+    """Write a `matplotlib.figure.Figure` as a PNG, atomically. Its canvas grows with its content,
+    so that long names are not cut off.
     """
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
         text.set_fontfamily(families())

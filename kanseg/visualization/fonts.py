@@ -1,5 +1,5 @@
-"""Fonts that have the letters of what is written: DejaVu Sans, which comes with matplotlib, or an
-installed one with Chinese, Japanese and Korean.
+"""Fonts for text on images: DejaVu Sans, which comes with matplotlib, or an installed font with
+Chinese, Japanese and Korean letters.
 """
 
 from __future__ import annotations
@@ -9,41 +9,43 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-WIDE = (  # families with Chinese letters, as systems have them
-    *(
-        "Noto Sans CJK SC",
-        "Noto Sans CJK JP",
-        "Noto Sans SC",
-        "Source Han Sans SC",
-        "WenQuanYi Micro Hei",
-        "WenQuanYi Zen Hei",
-    ),
-    *("Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS"),
+DEFAULT = "DejaVu Sans"
+# Families with Chinese letters, by the names that systems give them.
+CHINESE = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Arial Unicode MS",
 )
 
 
 @cache
 def families() -> list[str]:
-    """Names of families for matplotlib, which takes each letter from the first one that has it."""
+    """Font families for matplotlib, which takes each letter from the first one that has it."""
     from matplotlib.font_manager import fontManager
 
     installed = set(fontManager.get_font_names())
-    return ["DejaVu Sans", *(name for name in WIDE if name in installed)]
+    return [DEFAULT, *(name for name in CHINESE if name in installed)]
 
 
 def font_for(text: str, size: int = 14) -> ImageFont.FreeTypeFont:
-    """The first font that has all letters of the text; DejaVu Sans, which draws boxes for the
-    missing ones, where none has.
+    """The first font that has all letters of the text. If none has, DejaVu Sans, which draws boxes
+    for the missing ones.
     """
     if text.isascii():
-        return _font("DejaVu Sans", size)
-    return _font(
-        next(
-            (name for name in families() if {ord(letter) for letter in text} <= _letters(name)),
-            "DejaVu Sans",
-        ),
-        size,
-    )
+        return _font(DEFAULT, size)
+    needed = {ord(letter) for letter in text}
+    for name in families():
+        if needed <= _letters(name):
+            return _font(name, size)
+    return _font(DEFAULT, size)
 
 
 @cache
@@ -62,6 +64,6 @@ def _path(family: str) -> Path:
     import matplotlib
     from matplotlib.font_manager import findfont
 
-    if family == "DejaVu Sans":
+    if family == DEFAULT:
         return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return Path(findfont(family))

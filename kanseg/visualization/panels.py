@@ -1,5 +1,5 @@
-"""Images that a person can look at, of a segmentation network: sample panels, galleries of its
-best and worst, the confusion of its classes.
+"""Images of a segmentation network: samples with their predictions, the best and worst of a set,
+and the confusion of its classes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_colo
 from kanseg.evaluation.segmentation import predict_labels
 from kanseg.metrics import scores
 from kanseg.visualization.confusion import draw_pixel_confusion
-from kanseg.visualization.image_grid import LARGEST, comparison_sheet
+from kanseg.visualization.image_grid import MAX_CELL, image_grid
 
 COLUMNS = ("image", "truth", "prediction", "error")
-SINGLE = 3  # classes of a multilabel task up to which each has an error column of its own
-OVERVIEW, GALLERY, GALLERY_CELL = 4, 6, 320
+MAX_ERROR_COLUMNS = 3  # multilabel classes up to which each has an error column of its own
+OVERVIEW_ROWS, GALLERY_ROWS, GALLERY_CELL = 4, 6, 320
 
 
 def draw_results(
@@ -34,8 +34,8 @@ def draw_results(
     tile: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Path]:
-    """Everything that a data set shows of a network; each image is predicted at most once, and
-    only those that are shown.
+    """Draw samples with their predictions, galleries and the confusion matrix. Only the samples
+    that are shown are predicted, each once.
 
     run/overview.png and run/samples/NAME.png: evenly chosen samples (image | truth | prediction |
     error) at the size that the network sees. With `per_image` also run/worst.png and run/best.png,
@@ -45,57 +45,47 @@ def draw_results(
         model: images (B, C, H, W) -> logits.
         dataset: without augmentation.
         run: folder.
-        per_image: confusion matrices by index, as of `SegmentationMetrics`; None where nothing was
+        per_image: confusion matrices by index, as of `SegmentationMetrics`; None if nothing was
             measured.
-        count: samples, and at most so many rows in a gallery; 0 draws the confusion alone.
-        tile: (h, w) beyond which images are predicted in tiles.
+        count: number of samples, and most rows of a gallery; 0 draws the confusion alone.
+        tile: (h, w) above which images are predicted in tiles.
         device: of the model.
 
     Returns:
-        The files, the ones to look at first in front; the last is the folder of samples.
+        The files, those to look at first in front; the last is the folder of samples.
     """
-    written = (
-        [draw_pixel_confusion(per_image, dataset.info.classes, run / "confusion.png")]
-        if per_image
-        else []
-    )
+    confusion = []
+    if per_image:
+        path = run / "confusion.png"
+        confusion.append(draw_pixel_confusion(per_image, dataset.info.classes, path))
     if count < 1 or not len(dataset):
-        return written
+        return confusion
     chosen = evenly(range(len(dataset)), count)
     measured = image_scores(per_image or {})
-    worst, best = extremes(measured, min(count, GALLERY))
+    worst, best = extremes(measured, min(count, GALLERY_ROWS))
     cells = predicted_cells(model, dataset, {*chosen, *worst, *best}, tile=tile, device=device)
 
-    def caption(index: int) -> str:
-        score = measured.get(index)
-        text = (
-            ""
-            if score is None
-            else "   no class to score"
-            if np.isnan(score)
-            else f"   mean IoU {score:.3f}"
-        )
-        return dataset.samples[index].name + text
+    def draw(path: Path, indices: Sequence[int], max_cell: int) -> Path:
+        names = [_caption(dataset.samples[i].name, measured.get(i)) for i in indices]
+        rows = [cells[i] for i in indices]
+        classes, colors = dataset.info.classes, dataset.info.colors
+        return write_png(path, sample_grid(rows, names, classes, colors, max_cell=max_cell))
 
-    def draw(path: Path, indices: Sequence[int], largest: int) -> Path:
-        rows, names = [cells[i] for i in indices], [caption(i) for i in indices]
-        return write_png(
-            path, sheet(rows, names, dataset.info.classes, dataset.info.colors, largest=largest)
-        )
-
+    written = [draw(run / "overview.png", evenly(chosen, OVERVIEW_ROWS), MAX_CELL)]
+    for name, indices in (("worst", worst), ("best", best)):
+        if indices:
+            written.append(draw(run / f"{name}.png", indices, GALLERY_CELL))
     for index in chosen:
-        draw(run / "samples" / f"{dataset.samples[index].name}.png", [index], LARGEST)
-    galleries = [
-        draw(run / f"{name}.png", indices, GALLERY_CELL)
-        for name, indices in (("worst", worst), ("best", best))
-        if indices
-    ]
-    return [
-        draw(run / "overview.png", evenly(chosen, OVERVIEW), LARGEST),
-        *galleries,
-        *written,
-        run / "samples",
-    ]
+        draw(run / "samples" / f"{dataset.samples[index].name}.png", [index], MAX_CELL)
+    return [*written, *confusion, run / "samples"]
+
+
+def _caption(name: str, score: float | None) -> str:
+    if score is None:
+        return name
+    if np.isnan(score):
+        return f"{name}   no class to score"
+    return f"{name}   mean IoU {score:.3f}"
 
 
 @torch.no_grad()
@@ -107,21 +97,20 @@ def predicted_cells(
     tile: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[int, list[np.ndarray]]:
-    """The `sample_cells` of some samples by their index, predicted one by one."""
-    was_training, cells = model.training, {}
+    """index -> `sample_cells` of some samples, predicted one by one."""
+    was_training = model.training
     model.eval()
+    cells = {}
     for index in sorted(set(indices)):
         item, sample = dataset[index], dataset.samples[index]
-        predicted = (
-            predict_labels(
-                model, item["image"][None].to(device), tile, task=dataset.info.task, batch_size=4
-            )[0]
-            .cpu()
-            .numpy()
-        )
+        images = item["image"][None].to(device)
+        labels = predict_labels(model, images, tile, task=dataset.info.task, batch_size=4)
         image = dataset.preprocess.scale(read_sample_image(sample), name=str(sample.image))
         cells[index] = sample_cells(
-            viewable(image), item["mask"].numpy(), predicted, dataset.info.colors
+            viewable(image),
+            item["mask"].numpy(),
+            labels[0].cpu().numpy(),
+            dataset.info.colors,
         )
     model.train(was_training)
     return cells
@@ -129,28 +118,26 @@ def predicted_cells(
 
 def image_scores(per_image: Mapping[int, np.ndarray]) -> dict[int, float]:
     """Confusion matrices of images, (N, N) or multilabel (N, 2, 2) -> their mean IoU over the
-    classes that occur; NaN where none does.
+    classes that occur; NaN if none does.
     """
     result = {}
     for index, matrix in per_image.items():
         iou = scores(np.asarray(matrix))["iou"]
-        iou = iou[:, 1] if iou.ndim == 2 else iou
-        result[int(index)] = (
-            float(np.mean(iou[~np.isnan(iou)])) if not np.isnan(iou).all() else float("nan")
-        )
+        if iou.ndim == 2:  # multilabel: that of absence and of presence
+            iou = iou[:, 1]
+        known = iou[~np.isnan(iou)]
+        result[int(index)] = float(known.mean()) if known.size else float("nan")
     return result
 
 
 def extremes(measured: Mapping[int, float], count: int) -> tuple[list[int], list[int]]:
-    """The indices of the worst (the worst first) and of the best (the best first), NaN left out;
-    none is both unless it is the only one.
+    """The indices of the worst (the worst first) and of the best (the best first). NaN is left
+    out; an index is in both only if it is the only one.
     """
-    order = sorted(
-        (index for index, score in measured.items() if not np.isnan(score)),
-        key=lambda index: (measured[index], index),
-    )
-    shown = min(count, max(1, len(order) // 2))
-    return order[:shown], order[::-1][:shown]
+    known = [(score, index) for index, score in measured.items() if not np.isnan(score)]
+    order = [index for _, index in sorted(known)]
+    count = min(count, max(1, len(order) // 2))
+    return order[:count], order[::-1][:count]
 
 
 def sample_cells(
@@ -162,56 +149,54 @@ def sample_cells(
     Args:
         image: (H, W, 3) uint8.
         truth, predicted: (H, W) class indices, or (N, H, W) of 0 and 1 (multilabel); 255 in the
-        truth is ignored.
+            truth is ignored.
         colors: an RGB color per class.
     """
-    several = truth.ndim == 3 and len(truth) > 1
-    void = ignored_color(colors)
-    error = error_map(
-        image, truth, predicted, sides=not several and len(colors) <= 2, ignored_in=void
-    )
-    single = zip(truth, predicted, strict=True) if several and len(truth) <= SINGLE else ()
-    errors = [error, *(error_map(image, t, p, sides=True, ignored_in=void) for t, p in single)]
+    is_multilabel = truth.ndim == 3 and len(truth) > 1
+    ignored = ignored_color(colors)
+    has_sides = not is_multilabel and len(colors) <= 2
+    errors = [error_map(image, truth, predicted, sides=has_sides, ignored_in=ignored)]
+    if is_multilabel and len(truth) <= MAX_ERROR_COLUMNS:
+        for mask, found in zip(truth, predicted, strict=True):
+            errors.append(error_map(image, mask, found, sides=True, ignored_in=ignored))
     return [image, colorize(truth, colors), colorize(predicted, colors), *errors]
 
 
-def sheet(
+def sample_grid(
     rows: Sequence[Sequence[np.ndarray]],
     names: Sequence[str],
     classes: Sequence[str],
     colors: Sequence[Color],
     *,
-    largest: int = LARGEST,
+    max_cell: int = MAX_CELL,
 ) -> np.ndarray:
-    """Rows of `sample_cells` with a legend of the classes and of what the errors mean: (H, W, 3)
-    uint8, as of `comparison_sheet`.
+    """Rows of `sample_cells` with a legend of the classes and errors, as of `image_grid`:
+    (H, W, 3) uint8.
     """
-    single = len(rows[0]) > len(COLUMNS)
-    titles = [*COLUMNS, *(f"error: {name}" for name in classes)] if single else COLUMNS
-    return comparison_sheet(
-        rows,
-        titles,
-        names,
-        legend=legend(classes, colors, sides=len(classes) <= 2 or single),
-        largest=largest,
-    )
+    columns = list(COLUMNS)
+    has_sides = len(classes) <= 2
+    if len(rows[0]) > len(COLUMNS):
+        columns += [f"error: {name}" for name in classes]
+        has_sides = True
+    key = legend(classes, colors, sides=has_sides)
+    return image_grid(rows, columns, names, legend=key, max_cell=max_cell)
 
 
 def legend(
     classes: Sequence[str], colors: Sequence[Color], *, sides: bool
 ) -> list[tuple[str, Color]]:
-    """What the colors mean, of classes and of errors, which tell what was made up from what was
-    missed where they have `sides`.
+    """(name, color) of the classes and errors. With `sides`, pixels that were made up (false
+    positives) and missed (false negatives) have different colors.
     """
-    wrong = [("made up", WRONG), ("missed", MISSED)] if sides else [("wrong", WRONG)]
-    return [*zip(classes, colors, strict=False), *wrong, ("ignored", ignored_color(colors))]
+    entries = list(zip(classes, colors, strict=False))
+    if sides:
+        entries += [("made up", WRONG), ("missed", MISSED)]
+    else:
+        entries.append(("wrong", WRONG))
+    return [*entries, ("ignored", ignored_color(colors))]
 
 
 def evenly(indices: Sequence[int], count: int) -> list[int]:
-    """At most so many of the indices, evenly chosen, the first and the last among them."""
-    return [
-        indices[i]
-        for i in sorted(
-            {int(i) for i in np.linspace(0, len(indices) - 1, min(count, len(indices)))}
-        )
-    ]
+    """At most `count` of the indices, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+    return [indices[place] for place in dict.fromkeys(places.tolist())]

@@ -1,4 +1,4 @@
-"""What a network does to a few images, as one image."""
+"""Predictions of a few samples as one image, for trackers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kanseg.data import SegmentationDataset
-from kanseg.visualization.panels import evenly, predicted_cells, sheet
+from kanseg.visualization.panels import evenly, predicted_cells, sample_grid
 
 
 def preview(
@@ -25,7 +25,7 @@ def preview(
     """
     chosen = evenly(range(len(dataset)), count)
     cells = predicted_cells(model, dataset, chosen, tile=tile, device=device)
-    return sheet(
+    return sample_grid(
         [cells[i] for i in chosen],
         [dataset.samples[i].name for i in chosen],
         dataset.info.classes,

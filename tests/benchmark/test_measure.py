@@ -11,20 +11,21 @@ def test_a_ratio_is_the_median_of_the_rounds_not_that_of_the_medians():
     assert str(ratio([3.0, 1.0], [2.0, 0.0])) == "nan ± nan"
 
 
-def test_steps_take_turns(monkeypatch):
+def test_steps_are_warmed_up_and_measured_in_turns():
     calls = []
-    monkeypatch.setattr(Setting, "milliseconds", lambda self, step, count: step() or float(count))
-    monkeypatch.setattr("kanseg.benchmark.measure.SHORTEST_MS", 3.0)
     times = interleaved(
         {name: lambda name=name: calls.append(name) for name in "ab"},
-        Setting(rounds=3),
+        Setting(rounds=3, shortest=0.0),
         lambda: calls.append("-"),
     )
     assert "".join(calls) == "a-a-b-b-" + "a-b-" * 3
-    assert times == {
-        "a": [3.0] * 3,
-        "b": [3.0] * 3,
-    }  # warmed up at 1 ms, so three steps last long enough
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 3, "b": 3}
+
+
+def test_a_step_that_is_too_short_for_the_clock_is_repeated():
+    calls = []
+    interleaved({"short": lambda: calls.append(None)}, Setting(rounds=1, shortest=5.0))
+    assert len(calls) > 2 + 10  # two to warm up
 
 
 def test_a_step_in_half_precision():

@@ -6,13 +6,7 @@ from kanseg.benchmark.models import FULL, nearest_width, num_parameters
 from kanseg.models import create_model
 from kanseg.utils.errors import InputError
 
-TINY, ONCE = ModelCase(size=16, batch=1), Setting(rounds=1)
-
-
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch):
-    monkeypatch.setattr("kanseg.benchmark.measure.SHORTEST_MS", 1.0)
-    monkeypatch.setattr("kanseg.benchmark.models.WIDEST", 16)
+TINY, ONCE = ModelCase(size=16, batch=1), Setting(rounds=1, shortest=1.0)
 
 
 def test_full_and_default_networks_are_measured():
@@ -56,9 +50,13 @@ def test_beside_the_original(original):
 
 def test_the_width_for_a_number_of_parameters():
     wanted = num_parameters(create_model("unet", basis="gram", width=7, depth=1))
-    assert nearest_width("unet", "gram", wanted + 5, depth=1) == 7
-    assert nearest_width("unet", "gram", wanted - 5, depth=1) == 7
-    assert nearest_width("unet", "gram", 0, depth=1) == 1
+    width = nearest_width("unet", "gram", wanted, depth=1)
+    found = num_parameters(create_model("unet", basis="gram", width=width, depth=1))
+    assert found == pytest.approx(wanted, rel=0.005)
+
+
+def test_the_narrowest_network_is_the_nearest_to_too_few_parameters():
+    assert nearest_width("unet", "gram", 10, depth=1) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kanseg.cli.check import main
 from kanseg.config import Config, DataConfig
 from kanseg.data.checks import KINDS
 from kanseg.utils.errors import InputError
@@ -76,14 +76,6 @@ def test_the_data_settings_of_an_experiment_are_read(folder, tmp_path):
     assert run.stderr == ""
 
 
-@pytest.fixture
-def tool():
-    spec = importlib.util.spec_from_file_location("check_data_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -94,33 +86,32 @@ def tool():
         (["x", "--config"], "--config needs a file"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(tool, monkeypatch, arguments, line):
-    monkeypatch.setattr(sys, "argv", ["check_data.py", *arguments])
+def test_a_wrong_command_line_is_one_line(arguments, line):
     with pytest.raises(InputError) as caught:
-        tool.main()
+        main(arguments)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
 
-def test_a_report_is_not_written_into_the_data_folder(tool, monkeypatch, folder):
-    monkeypatch.setattr(
-        sys, "argv", ["check_data.py", str(folder), "--json", str(folder / "report.json")]
-    )
-    with pytest.raises(InputError, match="nothing is written"):
-        tool.main()
+def test_a_report_is_not_written_into_the_data_folder(folder):
+    with pytest.raises(InputError, match="report.json"):
+        main([str(folder), "--json", str(folder / "report.json")])
     assert not (folder / "report.json").exists()
 
 
-def test_warnings_are_errors_where_that_is_asked_for(tool, monkeypatch, folder):
+def test_with_strict_warnings_are_errors(folder):
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
-    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder)])
-    assert tool.main() == 0
-    monkeypatch.setattr(sys, "argv", ["check_data.py", str(folder), "--strict"])
-    assert tool.main() == 2
+    assert main([str(folder)]) == 0
+    assert main([str(folder), "--strict"]) == 2
 
 
-def test_the_help_names_every_code(tool, monkeypatch, capsys):
-    with pytest.raises(SystemExit):
-        tool.parse(["--help"])
-    out = capsys.readouterr().out
-    assert all(f"  {code} " in out for code in KINDS)
+def test_every_code_is_listed(capsys):
+    assert main(["--codes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [code, kind.severity] for code, kind in KINDS.items()
+    ]
+
+
+def test_hyphens_stand_for_underscores(folder):
+    assert main([str(folder), "--skip-cache", "--mask-values", "{0: 0, 255: 1}"]) == 0

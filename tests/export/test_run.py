@@ -1,6 +1,5 @@
 """Trained networks become files that give what the networks give."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,9 +10,8 @@ import torch
 from PIL import Image
 
 import kanseg
-from kanseg.export import Report, Request, export_checkpoint
-from kanseg.export.check import Agreement
-from kanseg.export.network import Deployed
+from kanseg.cli.export import main
+from kanseg.export import Request, export_checkpoint
 from kanseg.inference import Predictor
 from kanseg.inference.exported import (
     ExportedNetwork,
@@ -24,7 +22,6 @@ from kanseg.inference.exported import (
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
-TOOL = Path(__file__).parents[2] / "tools" / "export.py"
 
 
 def store(
@@ -196,53 +193,39 @@ def test_a_torch_file_of_others_is_told(tmp_path):
         load_exported(tmp_path / "x.pt2", trust=True)
 
 
-def test_a_file_that_does_not_agree_is_not_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(Deployed, "prepared", lambda self, images: images)
+def test_a_file_that_differs_from_the_network_is_not_written(trained, tmp_path):
     path = tmp_path / "net.pt2"
     path.write_text("an older one")
-    report = export_checkpoint(Request(str(trained), path))
+    report = export_checkpoint(Request(str(trained), path, tolerance=0.0))
     assert not report.passed
     assert path.read_text() == "an older one"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def tool():
-    spec = importlib.util.spec_from_file_location("export_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_the_tool_writes_the_file_and_its_figures(trained, tmp_path, capsys):
+    path, figures = tmp_path / "x.pt2", tmp_path / "x.json"
+    words = ["--checkpoint", str(trained), "--output", str(path), "--json", str(figures)]
+    assert main(words) == 0
+    agreement = json.loads(figures.read_text())["agreement"]
+    printed = capsys.readouterr()
+    assert f"probabilities differ by at most {agreement['probability']:.2g}" in printed.out
+    assert f"of {agreement['pixels']} pixels" in printed.out
+    assert printed.err == ""
+    assert path.is_file()
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_the_tool_tells_and_its_exit_code_says_whether_the_file_agrees(
-    passed, tmp_path, monkeypatch, capsys
-):
-    report = Report(
-        tmp_path / "x.pt2",
-        2**20,
-        Agreement(0.5, 0.25, 8, ("1x2x4",)),
-        passed,
-        {"input": "images", "output": "logits"},
-    )
-    monkeypatch.setattr("kanseg.export.export_checkpoint", lambda request: report)
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        [
-            "export.py",
-            "--checkpoint",
-            "c",
-            "--output",
-            str(tmp_path / "x.pt2"),
-            "--json",
-            str(tmp_path / "x.json"),
-        ],
-    )
-    assert tool().main() == (0 if passed else 1)
-    told = capsys.readouterr()
-    assert "probabilities differ by at most 0.5, labels differ at 25.0000% of 8 places" in told.out
-    assert ("was not written" in told.err) is not passed
-    assert json.loads((tmp_path / "x.json").read_text())["agreement"]["differing"] == 0.25
+def test_the_tool_fails_with_code_1_if_the_file_differs(trained, tmp_path, capsys):
+    path = tmp_path / "x.pt2"
+    words = ["--checkpoint", str(trained), "--output", str(path), "--tolerance", "0"]
+    assert main(words) == 1
+    assert "was not written" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("words", [["--batch", "many"], ["--json", "no/such/folder/x.json"]])
+def test_a_wrong_option_of_the_tool_is_named(words, tmp_path):
+    with pytest.raises(InputError, match=words[0]):
+        main(["--checkpoint", "c", "--output", str(tmp_path / "x.onnx"), *words])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ from typing import Literal
 import pytest
 
 from kanseg.utils.errors import InputError
-from kanseg.utils.reading import parse_csv, parse_json, parse_yaml, read_text, read_yaml, typed
+from kanseg.utils.reading import (
+    parse_csv,
+    parse_json,
+    parse_yaml,
+    read_json_lines,
+    read_text,
+    read_yaml,
+    typed,
+)
 
 
 def aliases(levels, width=9):
@@ -45,7 +53,7 @@ def test_aliases_may_repeat_but_not_without_end():
     merges += [f"m{i}: &m{i} {{<<: [{', '.join([f'*m{i - 1}'] * 9)}]}}" for i in range(1, 40)]
     with pytest.raises(InputError, match="aliases"):
         parse_yaml("\n".join(merges))
-    with pytest.raises(InputError, match="inside what it is the name of"):
+    with pytest.raises(InputError, match="alias"):
         parse_yaml("a: &a [*a]")
 
 
@@ -152,3 +160,20 @@ def test_other_types_are_named_with_their_place(change, message):
 def test_texts_with_nul_are_refused(text):
     with pytest.raises(InputError, match="NUL character"):
         parse_yaml(text)
+
+
+def test_json_lines_are_read_and_blank_ones_skipped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n\n{"step": 2, "x": null}')
+    lines = read_json_lines(path, {"step": int}, cure="delete it")
+    assert lines == [{"step": 1}, {"step": 2, "x": None}]
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 2', '{"step": "2"}', '{"other": 2}', "[1]", "[" * 9999]
+)
+def test_a_damaged_json_line_is_named_with_its_cure(tmp_path, damaged):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 1}}\n{damaged}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl: line 2 .*delete it"):
+        read_json_lines(path, {"step": int}, cure="delete it")

@@ -1,11 +1,40 @@
-from kanseg.utils.tables import markdown
+import csv
+import io
+
+from kanseg.utils.tables import csv_table, markdown_table, plain_table
 
 
-def test_a_table_is_markdown_and_aligned():
-    lines = markdown(["a", "number"], [["long name", "1"], ["b", "22"]]).splitlines()
+def test_a_markdown_table_is_aligned():
+    lines = markdown_table(["a", "number"], [["long name", "1"], ["b", "22"]]).splitlines()
     assert lines == [
         "| a         | number |",
         "|-----------|-------:|",
         "| long name |      1 |",
         "| b         |     22 |",
+    ]
+
+
+def test_columns_of_text_are_aligned_left_and_numbers_right():
+    lines = markdown_table(["a", "b", "c"], [["x", "long", "1"]], text_columns=2).splitlines()
+    assert lines[1:] == ["|-----|------|----:|", "| x   | long |   1 |"]
+
+
+def test_a_table_without_rows_has_its_header():
+    assert markdown_table(["a"], []).splitlines() == ["| a   |", "|-----|"]
+
+
+def test_a_plain_table_has_no_rules_and_no_trailing_spaces():
+    assert plain_table(["", "n"], [["long name", "1"], ["b", ""]]).splitlines() == [
+        "           n",
+        "long name  1",
+        "b",
+    ]
+
+
+def test_csv_cells_are_quoted_and_formulas_are_escaped():
+    text = csv_table(["name", "=x"], [["a,b", -0.5], ["=1+1", "-0.5"]])
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["name", "'=x"],
+        ["a,b", "-0.5"],
+        ["'=1+1", "-0.5"],
     ]

@@ -7,7 +7,7 @@ import pytest
 from conftest import make_folder
 from kanseg.config import Config, parse_config
 from kanseg.data.formats.folder import read_folder
-from kanseg.experiments.compare.variants import read_arms
+from kanseg.experiments.compare.variants import read_variants
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_yaml
 from kanseg.utils.yaml_names import quoted_list
@@ -104,12 +104,14 @@ def test_the_check_takes_names_as_words(tmp_path):
     assert "off" in done.stdout
 
 
-def test_arms_and_their_settings_keep_names(tmp_path):
+def test_variants_and_their_settings_keep_names(tmp_path):
     (tmp_path / "a.yaml").write_text("data: {classes: [no, yes]}\n")
-    (tmp_path / "arms.yaml").write_text(
+    (tmp_path / "variants.yaml").write_text(
         "no: {data.train: [off]}\nyes: {training.lr: 1e-2, data.train: [off]}\n"
     )
-    arms = read_arms([str(tmp_path / "a.yaml")], arms_file=str(tmp_path / "arms.yaml"))
-    assert set(arms) == {"no", "yes"}
-    assert [arm.data.train for arm in arms.values()] == [["off"], ["off"]]
-    assert [arm.data.classes for arm in arms.values()] == [["no", "yes"]] * 2
+    variants = read_variants(
+        [str(tmp_path / "a.yaml")], variants_file=str(tmp_path / "variants.yaml")
+    )
+    assert set(variants) == {"no", "yes"}
+    assert [config.data.train for config in variants.values()] == [["off"], ["off"]]
+    assert [config.data.classes for config in variants.values()] == [["no", "yes"]] * 2

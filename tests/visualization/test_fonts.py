@@ -8,7 +8,7 @@ from kanseg.visualization.fonts import families, font_for
 def stix(monkeypatch):
     """As if a family that comes with matplotlib were the one with the missing letters."""
     families.cache_clear()
-    monkeypatch.setattr(fonts, "WIDE", ("no such family", "STIXGeneral"))
+    monkeypatch.setattr(fonts, "CHINESE", ("no such family", "STIXGeneral"))
     yield
     families.cache_clear()
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import ImageDraw
 
 from kanseg.visualization.fonts import font_for
-from kanseg.visualization.image_grid import CAPTION, comparison_sheet, fitted
+from kanseg.visualization.image_grid import CAPTION, fitted, image_grid
 
 LONG = (
     "a very long name of an image that goes on and on until nothing of it fits any more, and then"
@@ -38,7 +38,7 @@ def cells(height, width, count=4):
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 20), (20, 2000), (64, 64), (600, 500), (300, 3)])
 def test_no_caption_is_clipped_or_runs_into_the_next(drawn, size):
-    comparison_sheet(
+    image_grid(
         [cells(*size)] * 2,
         ["image", "prediction", LONG, "error"],
         [LONG, "short"],
@@ -64,28 +64,28 @@ def test_long_captions_keep_their_ends():
 
 
 def test_cells_lie_under_the_name_and_over_their_caption():
-    sheet = comparison_sheet([cells(128, 128)], ["a", "b", "c", "d"], ["name"])
-    assert sheet.shape == (128 * 2 + 2 * CAPTION + 4 + 1, 4 * 260 + 4, 3)
+    grid = image_grid([cells(128, 128)], ["a", "b", "c", "d"], ["name"])
+    assert grid.shape == (128 * 2 + 2 * CAPTION + 4 + 1, 4 * 260 + 4, 3)
     for column in range(4):
         assert (
-            sheet[CAPTION : CAPTION + 256, 4 + 260 * column : 260 + 260 * column] == 40 * column
+            grid[CAPTION : CAPTION + 256, 4 + 260 * column : 260 + 260 * column] == 40 * column
         ).all()
 
 
 def test_large_images_shrink_without_losing_single_pixels():
     image = np.zeros((1024, 1024, 3), np.uint8)
     image[500, 500] = 255
-    sheet = comparison_sheet([[image]], ["image"], ["x"], largest=256)
-    assert sheet[CAPTION : CAPTION + 256, 4:260].max() == round(255 / 16)
+    grid = image_grid([[image]], ["image"], ["x"], max_cell=256)
+    assert grid[CAPTION : CAPTION + 256, 4:260].max() == round(255 / 16)
 
 
 def test_cells_of_another_size_are_shown_at_the_size_of_the_first():
-    sheet = comparison_sheet(
+    grid = image_grid(
         [[np.zeros((128, 128, 3), np.uint8), np.full((17, 33, 3), 7, np.uint8)]], ["a", "b"], ["x"]
     )
-    assert (sheet[CAPTION : CAPTION + 256, 264:520] == 7).all()
+    assert (grid[CAPTION : CAPTION + 256, 264:520] == 7).all()
 
 
-def test_a_sheet_of_nothing_is_refused():
+def test_a_grid_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one row"):
-        comparison_sheet([], ["a"], [])
+        image_grid([], ["a"], [])

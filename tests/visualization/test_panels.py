@@ -5,7 +5,13 @@ from PIL import Image
 
 from kanseg.data import LabelSpec, Preprocess, Sample, SegmentationDataset, read_folder
 from kanseg.data.overlay import MISSED, WRONG
-from kanseg.visualization.panels import draw_results, extremes, image_scores, sample_cells, sheet
+from kanseg.visualization.panels import (
+    draw_results,
+    extremes,
+    image_scores,
+    sample_cells,
+    sample_grid,
+)
 
 CELLS = [np.zeros((32, 32, 3), np.uint8)] * 4
 
@@ -50,11 +56,13 @@ def test_few_multilabel_classes_have_an_error_image_each():
         MISSED
     )
     assert len(sample_cells(image, truth[[0] * 4], predicted[[0] * 4], colors * 2)) == 4
-    assert sheet([cells], ["x"], ["a", "b"], colors).shape[1] > 6 * 256
+    assert sample_grid([cells], ["x"], ["a", "b"], colors).shape[1] > 6 * 256
 
 
-def test_sheets_have_a_row_a_sample_and_a_legend():
-    one, two = (sheet([CELLS] * n, ["a"] * n, ["x", "y"], [(1, 2, 3), (9, 200, 9)]) for n in (1, 2))
+def test_grids_have_a_row_for_each_sample_and_a_legend():
+    one, two = (
+        sample_grid([CELLS] * n, ["a"] * n, ["x", "y"], [(1, 2, 3), (9, 200, 9)]) for n in (1, 2)
+    )
     assert two.shape[0] - one.shape[0] == 256 + 2 * 22 + 4
     assert (two.reshape(-1, 3) == (9, 200, 9)).all(axis=1).sum() > 100  # the legend shows the color
 
@@ -62,12 +70,12 @@ def test_sheets_have_a_row_a_sample_and_a_legend():
 def test_many_classes_wrap_in_the_legend():
     names = [f"a_long_class_name_{i}" for i in range(30)]
     assert (
-        sheet([CELLS], ["a"], names, [(i, i, i) for i in range(30)]).shape[1]
-        == sheet([CELLS], ["a"], ["x"], [(0, 0, 0)]).shape[1]
+        sample_grid([CELLS], ["a"], names, [(i, i, i) for i in range(30)]).shape[1]
+        == sample_grid([CELLS], ["a"], ["x"], [(0, 0, 0)]).shape[1]
     )
 
 
-def test_a_image_scores_the_mean_iou_of_the_classes_in_it():
+def test_the_score_of_an_image_is_the_mean_iou_of_the_classes_in_it():
     per_image = {3: np.array([[2, 1, 0], [1, 0, 0], [0, 0, 0]]), 5: np.zeros((3, 3), int)}
     scores = image_scores(per_image)
     assert scores[3] == pytest.approx((2 / 4 + 0 / 2) / 2)

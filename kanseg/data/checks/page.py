@@ -1,14 +1,11 @@
-"""The report as one HTML file that needs nothing else: figures, faults with their images, a sheet
-of samples.
-"""
+"""The report of a check as one HTML page: problems with their images, statistics, and samples."""
 
 from __future__ import annotations
 
-import base64
+from collections import Counter
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,262 +15,238 @@ from kanseg.data.checks.report import Report
 from kanseg.data.checks.statistics import Statistics
 from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.io.images import read_image, read_mask_values
+from kanseg.data.label_spec import Color
 from kanseg.data.labels import read_label
 from kanseg.data.overlay import overlay, viewable
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.html import image_url, render_page
 
-SIDE = 168  # of a thumbnail
-SHEET = 12  # samples drawn for each split
-DRAWN = 24  # faults of a kind that are shown with images; all are listed
-STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 24px auto; max-width: 1180px;
-  padding: 0 16px; color: #222; background: #fff }
-h1 { font-size: 22px } h2 { font-size: 17px; margin-top: 32px; border-bottom: 1px solid #ddd }
-h3 { font-size: 14px; margin: 18px 0 6px }
-table { border-collapse: collapse }
-td, th { padding: 3px 12px 3px 0; text-align: left; vertical-align: top } .n { text-align: right }
-.error { color: #b00020 } .warning { color: #8a5a00 } .good { color: #1b6e2e }
-.muted { color: #666 } code { font-size: 13px }
-.sheet { display: flex; flex-wrap: wrap; gap: 10px } figure { margin: 0; width: 170px }
-figcaption { font-size: 11px; overflow-wrap: anywhere }
-.sheet.pairs figure { width: 350px }
-img { display: inline-block; image-rendering: auto; margin-right: 3px; background: #eee }
-.bar { display: inline-block; height: 11px; vertical-align: middle; margin-right: 6px }
-.track { width: 190px; white-space: nowrap }
-li { margin: 1px 0; overflow-wrap: anywhere }
-"""
+TEMPLATE = Path(__file__).parent / "templates" / "check.html"
+THUMBNAIL = 168  # pixels of the longer side
+MAX_SAMPLES = 12  # shown for each split
+MAX_FIGURES = 24  # problems of a kind that are shown with images; all are listed
+MAX_SIZES = 20
+BAR = 100  # pixels of a full bar
+SIZE_COLOR = (90, 120, 170)
 
 
-def page(report: Report, *, seed: int = 0) -> str:
-    """The HTML text; the samples of the sheets are drawn with the seed."""
-    verdict = "good" if not report.errors else "error"
-    parts = [
-        f"<h1>{escape(report.root.name or str(report.root))}</h1>",
-        f"<p class='{verdict}'>{escape(report.verdict())}</p>",
-        "".join(f"<p class='muted'>{escape(note)}</p>" for note in report.notes),
-        *(
-            _faults(report, severity, title)
-            for severity, title in (("error", "Errors"), ("warning", "Warnings"))
-        ),
-        _overview(report),
-        _classes(report),
-        _sizes(report),
-        *(_sheet(report, split, seed) for split in report.splits),
+class Thumbnail(NamedTuple):
+    """A small image inside the page; width and height in pixels."""
+
+    url: str
+    width: int
+    height: int
+
+
+class Figure(NamedTuple):
+    """Thumbnails side by side, and the text below them."""
+
+    images: list[Thumbnail]
+    caption: str
+
+
+class Bar(NamedTuple):
+    """A colored bar of `width` pixels and the text beside it."""
+
+    text: str
+    width: float
+    color: Color
+
+    @property
+    def is_pale(self) -> bool:
+        """True if the color needs an outline on white."""
+        return sum(self.color) > 600
+
+
+class Problems(NamedTuple):
+    """All problems of one kind, and figures of some."""
+
+    code: str
+    title: str
+    issues: list[Issue]
+    figures: list[Figure]
+
+
+class ClassRow(NamedTuple):
+    """A class and the share of its pixels in each split."""
+
+    name: str
+    color: Color
+    bars: list[Bar]
+
+    @property
+    def is_pale(self) -> bool:
+        """True if the color needs an outline on white."""
+        return sum(self.color) > 600
+
+
+def render_check(report: Report, *, seed: int = 0) -> str:
+    """The HTML text of a report.
+
+    Args:
+        report: of `check_data`.
+        seed: of the choice of samples that are shown.
+    """
+    filled = {split: each for split, each in report.statistics.items() if each.images}
+    sizes: Counter[tuple[int, int]] = Counter()
+    for statistics in report.statistics.values():
+        sizes.update(statistics.sizes)
+    return render_page(
+        TEMPLATE,
+        title=report.root.name or str(report.root),
+        verdict=report.verdict(),
+        has_errors=bool(report.errors),
+        notes=report.notes,
+        faults=_faults(report),
+        splits=[_split_row(split, each) for split, each in filled.items()],
+        classes=_class_rows(report, filled.values()),
+        sizes=_size_rows(sizes),
+        more_sizes=max(0, len(sizes) - MAX_SIZES),
+        grids=_sample_grids(report, seed),
+    )
+
+
+def _faults(report: Report) -> list[tuple[str, str, list[Problems]]]:
+    """(title, severity, kinds of problems), errors first."""
+    found = []
+    for severity, name, issues in (
+        ("error", "Errors", report.errors),
+        ("warning", "Warnings", report.warnings),
+    ):
+        kinds = []
+        for code, some in report.by_kind(issues).items():
+            figures = []
+            for issue in some[:MAX_FIGURES]:
+                images = _problem_images(report, issue)
+                if images:
+                    figures.append(Figure(images, issue.file))
+            kinds.append(Problems(code, KINDS[code].title, some, figures))
+        if kinds:
+            found.append((f"{name} ({len(issues)})", severity, kinds))
+    return found
+
+
+def _split_row(split: str, statistics: Statistics) -> list[object]:
+    kinds = [f"{kind}: {count}" for kind, count in statistics.kinds.most_common()]
+    return [
+        split,
+        statistics.images,
+        ", ".join(kinds),
+        _rounded(statistics.mean),
+        _rounded(statistics.std),
+        statistics.ignored,
     ]
-    head = (
-        "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Check of"
-        f" {escape(report.root.name)}</title>"
-    )
-    return (
-        f"<!DOCTYPE html><html lang='en'><head>{head}<style>{STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
 
 
-def _filled(report: Report) -> dict[str, Statistics]:
-    return {split: stats for split, stats in report.statistics.items() if stats.images}
-
-
-def _overview(report: Report) -> str:
-    rows = [
-        [
-            split,
-            stats.images,
-            ", ".join(f"{kind}: {count}" for kind, count in stats.kinds.most_common()),
-            _moments(stats.mean),
-            _moments(stats.std),
-            stats.ignored,
-        ]
-        for split, stats in _filled(report).items()
-    ]
-    return "<h2>Splits</h2>" + _table(
-        ["split", "images", "kinds", "mean", "std", "ignored pixels"], rows
-    )
-
-
-def _moments(values: Iterable[float]) -> str:
+def _rounded(values: Iterable[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
-def _classes(report: Report) -> str:
-    """A bar for the share of each class in each split."""
+def _class_rows(report: Report, splits: Iterable[Statistics]) -> list[ClassRow]:
     if report.label_spec is None:
-        return ""
-    splits = _filled(report)
+        return []
     rows = []
-    for index, (name, color) in enumerate(
-        zip(report.label_spec.classes, report.label_spec.colors, strict=True)
-    ):
-        cells = [
-            _bar(
-                float(stats.shares[index]),
-                f"{100 * stats.shares[index]:.2f} %, in {stats.with_class[index]}",
-                color,
-            )
-            for stats in splits.values()
-        ]
-        rows.append([_Html(f"{_square(color)}{escape(name)}"), *cells])
-    return "<h2>Share of the pixels, and images that hold the class</h2>" + _table(
-        ["class", *splits], rows
-    )
+    for index, name in enumerate(report.label_spec.classes):
+        color = report.label_spec.colors[index]
+        bars = []
+        for statistics in splits:
+            share = float(statistics.shares[index])
+            text = f"{100 * share:.2f} %, in {statistics.with_class[index]}"
+            bars.append(_bar(text, share, color))
+        rows.append(ClassRow(name, color, bars))
+    return rows
 
 
-def _square(color: tuple[int, int, int]) -> str:
-    return f"<span class='bar' style='width:11px;background:rgb{tuple(color)}'></span>"
-
-
-def _sizes(report: Report) -> str:
-    """The most frequent sizes of all images as bars."""
-    sizes = sum(
-        (stats.sizes for stats in report.statistics.values()), start=type(Statistics().sizes)()
-    )
+def _size_rows(sizes: Counter[tuple[int, int]]) -> list[tuple[str, Bar]]:
+    """The most frequent sizes first."""
     most = max(sizes.values(), default=1)
-    rows = [
-        [f"{width}x{height}", _bar(count / most, str(count), (90, 120, 170))]
-        for (height, width), count in sizes.most_common(20)
-    ]
-    more = f"<p class='muted'>and {len(sizes) - 20} more sizes</p>" if len(sizes) > 20 else ""
-    return (
-        "<h2>Sizes (width x height) and their images</h2>" + _table(["size", "images"], rows) + more
-    )
+    rows = []
+    for (height, width), count in sizes.most_common(MAX_SIZES):
+        rows.append((f"{width}x{height}", _bar(str(count), count / most, SIZE_COLOR)))
+    return rows
 
 
-class _Html(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-def _bar(share: float, text: str, color: tuple[int, int, int]) -> _Html:
-    width = 0 if np.isnan(share) else round(100 * share, 1)
-    border = "outline:1px solid #999;" if sum(color) > 600 else ""
-    return _Html(
-        f"<div class='track'><span class='bar' style='{border}width:{width}px;"
-        f"background:rgb{tuple(color)}'></span>{escape(text)}</div>"
-    )
+def _bar(text: str, share: float, color: Color) -> Bar:
+    width = 0 if np.isnan(share) else round(BAR * share, 1)
+    return Bar(text, width, color)
 
 
-def _table(header: list[str], rows: list[list[Any]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td>{cell if isinstance(cell, _Html) else escape(str(cell))}</td>" for cell in row
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _faults(report: Report, severity: str, title: str) -> str:
-    issues = [issue for issue in report.issues if issue.kind.severity == severity]
-    if not issues:
-        return ""
-    parts = [f"<h2 class='{severity}'>{title} ({len(issues)})</h2>"]
-    for code, some in report.by_kind(issues).items():
-        figures = [figure for issue in some[:DRAWN] if (figure := _figure_of_fault(report, issue))]
-        listed = "".join(
-            f"<li><code>{escape(issue.file)}</code>: {escape(issue.reason)}</li>" for issue in some
-        )
-        parts.append(
-            f"<h3><code>{code}</code> {escape(KINDS[code].title)}"
-            f" ({len(some)})</h3><ul>{listed}</ul>"
-        )
-        parts.append(f"<div class='sheet pairs'>{''.join(figures)}</div>" if figures else "")
-    return "".join(parts)
-
-
-def _figure_of_fault(report: Report, issue: Issue) -> str:
-    """Image and mask of a sample beside each other, as far as they can be read; nothing for a
-    fault that no image shows.
+def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
+    """Image and mask of the sample, or the two files of a duplicate; files that cannot be read are
+    left out.
     """
     sample = issue.samples[0] if issue.samples else None
-    paths = (
-        [sample.image, *list(mask_files(sample))[:1]]
-        if sample
-        else [report.root / issue.file] * (Path(issue.file).suffix != "")
-    )
     other = issue.details.get("other")
-    paths = [report.root / issue.file, report.root / other] if other else paths
-    images = [
-        _thumbnail(array)
-        for path in dict.fromkeys(paths)
-        if (
-            array := _seen(
-                path, report, is_mask=sample is not None and path != sample.image and not other
-            )
-        )
-        is not None
-    ]
-    return (
-        f"<figure>{''.join(images)}<figcaption>{escape(issue.file)}</figcaption></figure>"
-        if images
-        else ""
-    )
+    masks: list[Path] = []
+    if other:
+        images = [report.root / issue.file, report.root / other]
+    elif sample is not None:
+        images = [sample.image]
+        masks = list(mask_files(sample))[:1]
+    elif Path(issue.file).suffix:
+        images = [report.root / issue.file]
+    else:
+        images = []
+    max_pixels = report.prober.max_pixels
+    thumbnails = []
+    for path in dict.fromkeys([*images, *masks]):
+        try:
+            if path in masks:
+                array = _spread_values(read_mask_values(path, max_pixels=max_pixels))
+            else:
+                array = read_image(path, max_pixels=max_pixels)
+        except InputError:
+            continue
+        thumbnails.append(_thumbnail(viewable(array)))
+    return thumbnails
 
 
-def _seen(path: Path, report: Report, *, is_mask: bool) -> np.ndarray | None:
-    """(H, W, 3) of a file for the eye; of a mask its values spread over the grays."""
-    try:
-        array = (
-            read_mask_values(path, max_pixels=report.prober.max_pixels)
-            if is_mask
-            else read_image(path, max_pixels=report.prober.max_pixels)
-        )
-    except InputError:
-        return None
-    if is_mask and array.ndim == 2:
-        array = (array.astype(np.float32) * (255 / max(int(array.max()), 1))).astype(np.uint8)[
-            :, :, None
-        ]
-    return viewable(array)
+def _spread_values(mask: np.ndarray) -> np.ndarray:
+    """Mask values (H, W) as grays (H, W, 1) uint8, the largest white; color masks unchanged."""
+    if mask.ndim != 2:
+        return mask
+    scale = 255 / max(int(mask.max()), 1)
+    return (mask.astype(np.float32) * scale).astype(np.uint8)[:, :, None]
 
 
-def _sheet(report: Report, split: str, seed: int) -> str:
-    """Random samples of a split with their labels laid over them."""
-    good = [
-        sample
-        for sample in report.splits[split]
-        if sample in report.labels and sample not in report.bad
-    ]
-    if not good or report.label_spec is None:
-        return ""
-    chosen = np.random.default_rng(seed).permutation(len(good))[:SHEET]
-    figures = [_figure(report, good[index]) for index in sorted(chosen)]
-    return (
-        f"<h2>{escape(split)}: {len(figures)} of {len(good)} samples</h2><div"
-        f" class='sheet'>{''.join(figures)}</div>"
-    )
+def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Figure]]]:
+    """(title, figures) of random samples of each split, with their labels overlaid."""
+    if report.label_spec is None:
+        return []
+    grids = []
+    bad = report.bad
+    for split, samples in report.splits.items():
+        good = [sample for sample in samples if sample in report.labels and sample not in bad]
+        if not good:
+            continue
+        chosen = np.random.default_rng(seed).permutation(len(good))[:MAX_SAMPLES]
+        figures = []
+        for index in sorted(chosen):
+            sample = good[index]
+            figures.append(Figure([_overlaid(report, sample)], sample.name))
+        grids.append((f"{split}: {len(figures)} of {len(good)} samples", figures))
+    return grids
 
 
-def _figure(report: Report, sample: Sample) -> str:
+def _overlaid(report: Report, sample: Sample) -> Thumbnail:
     label = read_label(sample, report.label_spec)
     colors = report.label_spec.colors
-    if label.ndim == 3:  # the last class that is there is seen; 0 is nothing
-        label, colors = (
-            np.where(
-                label == 1, np.arange(1, len(label) + 1, dtype=np.uint8)[:, None, None], 0
-            ).max(axis=0),
-            [(0, 0, 0), *colors],
-        )
+    if label.ndim == 3:
+        # Multilabel (N, H, W) -> (H, W): the last class of a pixel is shown, 0 is none.
+        numbers = np.arange(1, len(label) + 1, dtype=np.uint8)[:, None, None]
+        label = np.where(label == 1, numbers, 0).max(axis=0)
+        colors = [(0, 0, 0), *colors]
     image = read_image(sample.image, max_pixels=report.prober.max_pixels)
-    return (
-        f"<figure>{_thumbnail(overlay(image, label, colors))}"
-        f"<figcaption>{escape(sample.name)}</figcaption></figure>"
-    )
+    return _thumbnail(overlay(image, label, colors))
 
 
-def _thumbnail(array: np.ndarray) -> str:
-    """(H, W, 3) uint8 -> an image tag that holds the image as PNG."""
-    scale = SIDE / max(array.shape[:2])
-    size = (max(1, round(array.shape[1] * scale)), max(1, round(array.shape[0] * scale)))
-    small = cv2.resize(
-        array, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    )
+def _thumbnail(image: np.ndarray) -> Thumbnail:
+    """(H, W, 3) uint8 -> a PNG that fits into a square of THUMBNAIL pixels."""
+    scale = THUMBNAIL / max(image.shape[:2])
+    width = max(1, round(image.shape[1] * scale))
+    height = max(1, round(image.shape[0] * scale))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    small = cv2.resize(image, (width, height), interpolation=interpolation)
     _, data = cv2.imencode(".png", np.ascontiguousarray(small[:, :, ::-1]))
-    return (
-        f"<img width={size[0]} height={size[1]} alt=''"
-        f" src='data:image/png;base64,{base64.b64encode(data).decode()}'>"
-    )
+    return Thumbnail(image_url(data.tobytes(), "png"), width, height)

@@ -14,7 +14,7 @@ from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 from kanseg.utils.text import printable
 
 SCHEMA = 1
@@ -138,7 +138,7 @@ class Report:
             for index, name in enumerate(self.label_spec.classes):
                 rows.append([name, *(stats.class_text(index) for stats in filled.values())])
             rows.append(["ignored pixels", *(str(stats.ignored) for stats in filled.values())])
-        return markdown([self.root.name, *filled], rows)
+        return markdown_table([self.root.name, *filled], rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for programs; `tools/check_data.py --help` describes the schema."""

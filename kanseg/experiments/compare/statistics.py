@@ -1,4 +1,4 @@
-"""Finished runs of a comparison -> who is better, by how much, and whether that may be luck."""
+"""Statistics of a comparison: differences of variants, their intervals and p-values."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
-from kanseg.utils.tables import markdown
+from kanseg.utils.tables import markdown_table
 from kanseg.utils.text import safe_cell
 
 CONFIDENCE = 0.95
 HEADERS = (
-    "arm",
+    "variant",
     "parameters",
     "multiply-adds",
     "CPU s",
     "seeds",
     "{score}",
-    "minus {control}",
+    "minus {baseline}",
     "95 % interval",
     "p",
     "better in",
@@ -32,8 +32,8 @@ HEADERS = (
 
 
 @dataclass(frozen=True)
-class ArmScores:
-    """What the runs of an arm measured.
+class VariantScores:
+    """The scores of a variant's runs.
 
     Args:
         runs: seed -> what its metrics.json holds.
@@ -55,7 +55,7 @@ class ArmScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus the control, image by image.
+    """A variant minus the baseline, image by image.
 
     Args:
         values: (images,) differences of the means over the common seeds, without images whose score
@@ -74,8 +74,8 @@ class Difference:
     left_out: int
 
 
-def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
-    """The scores of an arm's runs.
+def read_scores(runs: Mapping[int, Path], split: str, score: str) -> VariantScores:
+    """Read the scores of a variant's runs.
 
     Args:
         runs: seed -> run folder.
@@ -93,15 +93,11 @@ def read_arm(runs: Mapping[int, Path], split: str, score: str) -> ArmScores:
                 f"{runs[seed]}: its scores_{split}.csv is of other images than those of the other"
                 " seeds"
             )
-    metrics = {
-        seed: json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-        for seed, run in runs.items()
-    }
-    return ArmScores(
-        metrics,
-        np.array([[table[name] for name in names] for table in tables.values()]),
-        tuple(names),
-    )
+    metrics, scores = {}, []
+    for seed, run in runs.items():
+        metrics[seed] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        scores.append([tables[seed][name] for name in names])
+    return VariantScores(metrics, np.array(scores), tuple(names))
 
 
 def read_images(path: Path, score: str) -> dict[str, float]:
@@ -113,17 +109,19 @@ def read_images(path: Path, score: str) -> dict[str, float]:
         )
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    columns = [key for key in (rows[0] if rows else {}) if key != "name"]
+    columns = list(rows[0])[1:] if rows else []
     column = safe_cell(score)  # as it is written
     if column not in columns:
         raise InputError(
             f"{path}: no score {score!r}{nearest(score, columns)} (there are: {', '.join(columns)})"
         )
-    return {row["name"]: float(row[column]) if row[column] else float("nan") for row in rows}
+    return {row["name"]: float(row[column] or "nan") for row in rows}
 
 
 def default_score(run: Path, split: str) -> str:
-    """IoU of the foreground where there are two classes, else the mean over the classes."""
+    """The score that variants are compared by: IoU of the foreground of two classes, or of more
+    the mean over the classes.
+    """
     scores = json.loads((run / "metrics.json").read_text(encoding="utf-8")).get(split)
     if scores is None:
         raise InputError(
@@ -134,29 +132,26 @@ def default_score(run: Path, split: str) -> str:
     return f"{labels[1]}/iou" if len(labels) == 2 else "mean/iou"
 
 
-def difference(arm: ArmScores, control: ArmScores) -> Difference:
-    """An arm minus the control on the same images with the same seeds; NaN where no image or no
-    common seed is left.
-
-    Args:
-        arm, control: of the same images.
+def difference(variant: VariantScores, baseline: VariantScores) -> Difference:
+    """A variant minus the baseline on the same images with the same seeds; NaN where no image or
+    no common seed is left.
 
     Raises:
-        InputError: other images.
+        InputError: the two were tested on different images.
     """
-    if arm.images.size and control.images.size and set(arm.names) != set(control.names):
+    both = variant.images.size and baseline.images.size
+    if both and set(variant.names) != set(baseline.names):
         raise InputError(
-            "the arms were tested on different images, so that nothing can be compared image by"
+            "the variants were tested on different images, so that they cannot be compared image by"
             " image"
         )
-    order = {name: column for column, name in enumerate(control.names)}
-    columns = [order[name] for name in arm.names if name in order]
-    places = {seed: row for row, seed in enumerate(control.runs)}
-    pairs = [(row, places[seed]) for row, seed in enumerate(arm.runs) if seed in places]
-    if not pairs or not columns or not arm.images.size:
-        return Difference(np.empty(0), *[float("nan")] * 4, left_out=len(arm.names))
-    mine, theirs = (list(rows) for rows in zip(*pairs, strict=True))
-    values = arm.images[mine] - control.images[theirs][:, columns]
+    seeds = [seed for seed in variant.runs if seed in baseline.runs]
+    if not seeds or not both:
+        return Difference(np.empty(0), *[float("nan")] * 4, left_out=len(variant.names))
+    columns = [baseline.names.index(name) for name in variant.names]
+    mine = [list(variant.runs).index(seed) for seed in seeds]
+    theirs = [list(baseline.runs).index(seed) for seed in seeds]
+    values = variant.images[mine] - baseline.images[theirs][:, columns]
     defined = ~np.isnan(values).any(axis=0)
     values = values[:, defined]
     return Difference(values.mean(axis=0), *crossed_mean(values), left_out=int((~defined).sum()))
@@ -208,8 +203,8 @@ def crossed_mean(values: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values corrected for their number (Holm 1979): as many tests as there are arms make a small
-    p more likely by chance. NaN is no test and stays NaN.
+    """p-values corrected for the number of tests (Holm 1979), since a small p by chance is more
+    likely among many. NaN is not a test and stays NaN.
     """
     p = np.asarray(p, dtype=float)
     corrected = np.full_like(p, np.nan)
@@ -218,69 +213,88 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def comparison_rows(arms: Mapping[str, ArmScores], control: str) -> list[dict[str, Any]]:
-    """A row for each arm, the control first: size, cost, mean and standard deviation over seeds,
-    and the difference to the control.
+def comparison_rows(variants: Mapping[str, VariantScores], baseline: str) -> list[dict[str, Any]]:
+    """A row for each variant, the baseline first: size, cost, mean and standard deviation over the
+    seeds, and the difference to the baseline.
     """
-    others = [name for name in arms if name != control]
-    differences = {name: difference(arms[name], arms[control]) for name in others}
-    corrected = dict(zip(others, holm([differences[name].p for name in others]), strict=True))
+    others = [name for name in variants if name != baseline]
+    differences = {name: difference(variants[name], variants[baseline]) for name in others}
+    corrected = corrected_p(differences)
     rows = []
-    for name in [control, *others]:
-        arm = arms[name]
-        first = next(iter(arm.runs.values()))
-        row: dict[str, Any] = {
-            "arm": name,
+    for name in [baseline, *others]:
+        runs, means = variants[name].runs, variants[name].by_seed
+        first = next(iter(runs.values()))
+        row = {
+            "variant": name,
             "parameters": first["parameters"],
             "multiply_adds": first["multiply_adds"],
-            "seeds": list(arm.runs),
-        }
-        row |= {
-            "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in arm.runs.values()])),
-            "by_seed": arm.by_seed.tolist(),
-        }
-        row |= {
-            "mean": float(arm.by_seed.mean()),
-            "std": float(arm.by_seed.std(ddof=1)) if len(arm.runs) > 1 else float("nan"),
+            "seeds": list(runs),
+            "cpu_seconds": float(np.mean([run["cpu_seconds"] for run in runs.values()])),
+            "by_seed": means.tolist(),
+            "mean": float(means.mean()),
+            "std": sample_deviation(means),
         }
         if name in differences:
-            found = differences[name]
-            row |= {
-                "difference": found.mean,
-                "low": found.low,
-                "high": found.high,
-                "p": float(corrected[name]),
-                "images": len(found.values),
-                "left_out": found.left_out,
-                "better_in": int((found.values > 0).sum()),
-            }
+            row |= difference_row(differences[name], corrected[name])
         rows.append(row)
     return rows
 
 
+def sample_deviation(values: np.ndarray) -> float:
+    """Standard deviation of a sample; NaN for a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def corrected_p(differences: Mapping[str, Difference]) -> dict[str, float]:
+    """Name -> p of its difference, corrected for the number of differences (`holm`)."""
+    corrected = holm([found.p for found in differences.values()])
+    return {name: float(p) for name, p in zip(differences, corrected, strict=True)}
+
+
+def difference_row(found: Difference, p: float) -> dict[str, Any]:
+    """The difference to the baseline as entries of a row; `p` is corrected."""
+    return {
+        "difference": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "p": p,
+        "images": len(found.values),
+        "left_out": found.left_out,
+        "better_in": int((found.values > 0).sum()),
+    }
+
+
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, score: str) -> str:
     """The rows in Markdown."""
-    names = {"score": score, "control": rows[0]["arm"]}
-    return markdown([header.format(**names) for header in HEADERS], [_cells(row) for row in rows])
+    names = {"score": score, "baseline": rows[0]["variant"]}
+    lines = []
+    for row in rows:
+        cells = [
+            row["variant"],
+            f"{row['parameters']:,}",
+            f"{row['multiply_adds']:,}",
+            f"{row['cpu_seconds']:.0f}",
+            str(len(row["seeds"])),
+            mean_cell(row),
+        ]
+        lines.append(cells + difference_cells(row))
+    return markdown_table([header.format(**names) for header in HEADERS], lines)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    spread = "" if np.isnan(row["std"]) else f" ± {row['std']:.4f}"
-    cells = [
-        row["arm"],
-        f"{row['parameters']:,}",
-        f"{row['multiply_adds']:,}",
-        f"{row['cpu_seconds']:.0f}",
-        str(len(row["seeds"])),
-        f"{row['mean']:.4f}{spread}",
-    ]
+def mean_cell(row: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation of a row as text."""
+    if np.isnan(row["std"]):
+        return f"{row['mean']:.4f}"
+    return f"{row['mean']:.4f} ± {row['std']:.4f}"
+
+
+def difference_cells(row: Mapping[str, Any]) -> list[str]:
+    """Difference, interval, p and number of better images as text; empty for a baseline."""
     if "difference" not in row:
-        return [*cells, "", "", "", ""]
-    interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
+        return ["", "", "", ""]
     return [
-        *cells,
         f"{row['difference']:+.4f}",
-        interval,
+        f"{row['low']:+.4f} to {row['high']:+.4f}",
         p_text(row["p"]),
         f"{row['better_in']} of {row['images']}",
     ]

@@ -1,7 +1,7 @@
 """A study: variants on several data sets, tuned on validation splits and tested once, as a YAML
-file describes it.
+file describes them.
 
-Every finished run leaves one line in a JSON-lines file. A run whose line is there is not run again.
+Every finished run writes one line to a JSON-lines file; a run that has a line is not repeated.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from kanseg.config import Config
+from kanseg.config.arguments import comma_separated
 from kanseg.data import open_data
 from kanseg.experiments.compare.study_results import (
     STAGES,
@@ -27,7 +27,7 @@ from kanseg.experiments.compare.study_results import (
     results_file,
     run_line,
 )
-from kanseg.experiments.search.search import MAY_DIFFER
+from kanseg.experiments.settings import MAY_DIFFER, flat_settings, with_values
 from kanseg.training.loop import LossNotFinite
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import RunBusy, lock_run
@@ -40,8 +40,8 @@ from kanseg.utils.registry import nearest
 Settings = Mapping[str, Any]  # section.key -> value
 Log = Callable[[str], None]
 
-# Of every run of a study: one process and one thread do all the work, so that CPU seconds count it
-# all; nothing is drawn, and no distances of surfaces are measured.
+# Settings of every run: a single process and thread, so that CPU seconds include all work; no
+# images, and no surface distances.
 OF_EVERY_RUN = {
     "training.surface": False,
     "data.workers": 0,
@@ -50,7 +50,7 @@ OF_EVERY_RUN = {
     "training.panels": 0,
     "training.log_images": 0,
 }
-# Not recorded: settings that leave the score as it is, and the seed, which a line holds by itself.
+# Settings that are not recorded: they do not change the score, or have their own entry (the seed).
 NOT_RECORDED = (*MAY_DIFFER, "training.surface", "training.tolerance", "seed")
 KEYS = {"baseline", "settings", "sets", "variants", "tune", "final"}
 SET_KEYS = {"config", "settings"}
@@ -58,18 +58,17 @@ SET_KEYS = {"config", "settings"}
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file holds.
+    """The content of a study file.
 
     Args:
         path: of the file.
         baseline: the variant that the others are compared with.
-        sets: name of a data set -> settings as nested mappings, of its config, the common settings
-            and its own.
+        sets: name of a data set -> nested settings: its config, the common settings and its own.
         variants: name -> the settings in which it differs.
-        longer: name -> (variant, factor on its epochs), for the question of equal CPU time.
-        tuned: the setting that is tuned, and the values that are tried.
-        tune_seed: of the tuning runs.
-        seeds: of the final runs.
+        longer: name -> (variant, factor on its epochs), to compare at equal CPU time.
+        tuned: the setting that is tuned, and its values.
+        tune_seed: seed of the tuning runs.
+        seeds: seeds of the final runs.
     """
 
     path: Path
@@ -94,7 +93,7 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings that can change the score, by section.key, as JSON holds them."""
+        """All settings that can change the score, section.key -> value, as in JSON."""
         return recorded_settings(self.config)
 
     def __str__(self) -> str:
@@ -106,7 +105,7 @@ class Job:
 
 
 def read_study(path: Path) -> Study:
-    """The study that a YAML file describes.
+    """Read a study file.
 
     Raises:
         InputError: a key, a name or a value that cannot be used.
@@ -155,7 +154,7 @@ def read_study(path: Path) -> Study:
 
 
 def _settings_of_set(path: Path, name: str, entry: Any, common: Settings) -> dict[str, Any]:
-    """The settings of a data set as nested mappings."""
+    """The nested settings of a data set."""
     entry = _mapping(path, f"sets.{name}", entry, SET_KEYS)
     nested: dict[str, Any] = {}
     if entry.get("config") is not None:
@@ -163,7 +162,7 @@ def _settings_of_set(path: Path, name: str, entry: Any, common: Settings) -> dic
         if not config.is_file():
             raise InputError(f"{path}: sets.{name}.config: there is no file {config}")
         nested = read_yaml(config)
-    return overridden(nested, {**common, **(entry.get("settings") or {})})
+    return with_values(nested, {**common, **(entry.get("settings") or {})})
 
 
 def _read_longer(
@@ -188,7 +187,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _name(path: Path, name: Any) -> str:
-    """A name that is one of a folder too."""
+    """Check that a name can be the name of a folder."""
     if not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\"):
         raise InputError(f"{path}: {name!r} must be a name of a folder, without / or \\")
     return name
@@ -210,43 +209,16 @@ def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -
             )
 
 
-def overridden(nested: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Nested mappings with `section.key: value` settings put into them."""
-    result = deepcopy(dict(nested))
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        target = result
-        for section in sections:
-            if not isinstance(target.get(section), dict):
-                target[section] = {}
-            target = target[section]
-        target[last] = deepcopy(value)
-    return result
-
-
-def flattened(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """section.key -> value of a dataclass of settings."""
-    flat: dict[str, Any] = {}
-    for key, value in vars(settings).items():
-        if is_dataclass(value):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def recorded_settings(config: Config) -> dict[str, Any]:
-    """All settings but the seed and those that leave the score as it is, such as the place of the
-    data.
-    """
-    flat = flattened(config)
+    """section.key -> value of the settings that can change the score, without the seed."""
+    flat = flat_settings(config)
     kept = {key: value for key, value in flat.items() if key not in NOT_RECORDED}
     return json.loads(json.dumps(kept))
 
 
 def settings_hash(settings: Settings) -> str:
-    """12 hex digits of the settings that are not the defaults, so that a setting that kanseg gets
-    later leaves the hash of older runs as it was.
+    """12 hex digits of the settings that differ from the defaults, so that a setting that is added
+    to kanseg later does not change the hash of older runs.
     """
     defaults = recorded_settings(Config())
     own = {key: value for key, value in settings.items() if value != defaults.get(key)}
@@ -254,7 +226,7 @@ def settings_hash(settings: Settings) -> str:
 
 
 def same_settings(stored: Settings, now: Settings) -> bool:
-    """Whether a stored run had these settings; one that it does not know had its default."""
+    """True if a stored run had these settings; settings it does not know had their default."""
     defaults = recorded_settings(Config())
     return stored.keys() <= now.keys() and all(
         stored.get(key, defaults.get(key)) == value for key, value in now.items()
@@ -264,24 +236,21 @@ def same_settings(stored: Settings, now: Settings) -> bool:
 def tuning_jobs(
     study: Study, sets: Sequence[str], variants: Sequence[str], *, data_root: Path, output: Path
 ) -> list[Job]:
-    """The runs of the tuning: every value for every variant. They have no test split."""
+    """The tuning runs: every value for every variant, without a test split."""
     key, values = study.tuned
-    return [
-        _job(
-            study,
-            "tune",
-            set_name,
-            variant,
-            {**study.variants[variant], key: value},
-            seed=study.tune_seed,
-            data_root=data_root,
-            output=output,
-        )
-        for set_name in sets
-        for variant in variants
-        if variant in study.variants
-        for value in values
-    ]
+    folders = {"data_root": data_root, "output": output}
+    jobs = []
+    for set_name in sets:
+        for variant in variants:
+            if variant not in study.variants:
+                continue
+            for value in values:
+                changes = {**study.variants[variant], key: value}
+                job = _job(
+                    study, "tune", set_name, variant, changes, seed=study.tune_seed, **folders
+                )
+                jobs.append(job)
+    return jobs
 
 
 def final_jobs(
@@ -293,8 +262,8 @@ def final_jobs(
     data_root: Path,
     output: Path,
 ) -> tuple[list[Job], list[str]]:
-    """The runs on the test split, every variant with the value that won on validation; and a line
-    for each set and variant whose tuning is not complete.
+    """The final runs, with a test split, of every variant with its best value on validation; and
+    the sets and variants whose tuning is not complete.
     """
     chosen: dict[tuple[str, str], Any] = {}
     untuned = []
@@ -333,9 +302,8 @@ def _final_job(
 def tuning_winner(
     study: Study, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]]
 ) -> Any | None:
-    """The value with the highest validation score; None while a run is missing.
-
-    Of equal scores the value that is listed first wins. A run that diverged cannot win.
+    """The value with the highest validation score, the first of equal ones; None while a run is
+    missing. Runs that diverged do not count.
 
     Raises:
         InputError: all of the runs diverged.
@@ -366,7 +334,7 @@ def _job(
     data_root: Path,
     output: Path,
 ) -> Job:
-    nested = overridden(study.sets[set_name], {**overrides, **OF_EVERY_RUN, "seed": seed})
+    nested = with_values(study.sets[set_name], {**overrides, **OF_EVERY_RUN, "seed": seed})
     try:
         config = Config.from_yaml(yaml.safe_dump(nested))
     except InputError as error:
@@ -381,7 +349,7 @@ def _job(
 
 
 def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The line that the job has left, or None."""
+    """The line of the job, or None."""
     settings = job.settings
     for line in lines:
         name = (line["set"], line["variant"], line["seed"])
@@ -394,9 +362,9 @@ def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
 def run_jobs(
     jobs: Sequence[Job], *, output: Path, results: Path, discard: bool = False, log: Log = print
 ) -> None:
-    """Run the jobs that have no line yet; those that another process runs are left to it.
+    """Run the jobs that have no line yet and are not run by another process.
 
-    A run that was interrupted starts anew, since its CPU seconds would not be known.
+    An interrupted run starts again, because its CPU seconds are unknown.
 
     Args:
         jobs: of one stage.
@@ -409,7 +377,7 @@ def run_jobs(
         InputError: settings or data that cannot be used.
     """
     for job in {(each.set_name, each.variant): each for each in jobs}.values():
-        try:  # all of them before the first one trains
+        try:  # check all of them before the first one trains
             check_settings(SegmentationTask(job.config))
         except InputError as error:
             raise InputError(f"{job.set_name}, {job.variant}: {error}") from None
@@ -419,7 +387,7 @@ def run_jobs(
         folder = folder / f"{settings_hash(job.settings)}_{job.config.seed}"
         try:
             with lock_run(folder):
-                # Read under the lock: another process may have finished the job a moment ago.
+                # Read under the lock, since another process may have finished the job just now.
                 done = find_line(job, read_lines(results_file(results, job.stage, job.set_name)))
                 if done is not None:
                     continue
@@ -434,12 +402,12 @@ def run_jobs(
 
 
 def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
-    """Train and measure; the line of the run."""
+    """Train and measure; returns the line of the run."""
     config = replace(job.config, run_dir=str(run))
     if config.data.prepare is not None:
         try:
             open_data(config.data, log=lambda _: None)
-        except OSError:  # another process has written the data set in the same moment
+        except OSError:  # another process wrote the data set at the same time
             open_data(config.data, log=lambda _: None)
     identity = {
         "stage": job.stage,
@@ -460,14 +428,14 @@ def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chosen_names(text: str | None, known: Sequence[str], option: str) -> list[str]:
-    """The names in a comma-separated list, in the order of the study file; all without a list.
+    """The names in a comma-separated list, in the order of the study file; all of them for None.
 
     Raises:
-        InputError: a name that there is not.
+        InputError: an unknown name.
     """
     if text is None:
         return list(known)
-    asked = [word.strip() for word in text.split(",") if word.strip()]
+    asked = comma_separated(text)
     for name in asked:
         if name not in known:
             raise InputError(

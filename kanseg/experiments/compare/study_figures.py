@@ -27,14 +27,14 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
     figure = Figure(figsize=(8, height), layout="constrained")
     axis = figure.subplots()
     for number, variant in enumerate(variants):
-        mine = [row for row in rows if row["variant"] == variant]
-        places = [sets.index(row["set"]) - 0.35 + step * (number + 0.5) for row in mine]
-        means = [row["difference"] for row in mine]
         color = f"C{number}"
-        axis.hlines(
-            places, [row["low"] for row in mine], [row["high"] for row in mine], color=color
-        )
-        axis.plot(means, places, "o", color=color, markersize=5, label=variant)
+        label: str | None = variant
+        for row in rows:
+            if row["variant"] == variant:
+                place = sets.index(row["set"]) - 0.35 + step * (number + 0.5)
+                axis.hlines(place, row["low"], row["high"], color=color)
+                axis.plot(row["difference"], place, "o", color=color, markersize=5, label=label)
+                label = None  # one entry in the legend for each variant
     for place in range(1, len(sets)):
         axis.axhline(place - 0.5, color="tab:gray", linewidth=0.5, alpha=0.5)
     axis.axvline(0, color="black", linewidth=1)

@@ -1,4 +1,4 @@
-"""The JSON lines of a study: written, read, and compared."""
+"""The JSON lines of a study: write, read and compare them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ import numpy as np
 
 import kanseg
 from kanseg.experiments.compare.statistics import (
-    ArmScores,
-    Difference,
+    VariantScores,
+    corrected_p,
     default_score,
     difference,
-    holm,
-    p_text,
+    difference_cells,
+    difference_row,
+    mean_cell,
     read_images,
+    sample_deviation,
 )
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
-from kanseg.utils.tables import markdown
+from kanseg.utils.reading import read_json_lines
+from kanseg.utils.tables import markdown_table
 
-NO_REFERENCE = "none"  # of a variant that no baseline can be compared with
+NO_REFERENCE = "none"  # shown for a variant without a comparable baseline
 STAGES = {"tune": "val", "final": "test"}  # stage -> the split of its scores
 FIELDS = ("set", "variant", "seed", "settings", "settings_hash", "split", "score", "mean")
 HEADERS = (
@@ -36,7 +39,8 @@ HEADERS = (
     "CPU s",
     "seeds",
     "score",
-    "minus {against}",
+    "reference",
+    "minus reference",
     "95 % interval",
     "p",
     "better in",
@@ -44,12 +48,12 @@ HEADERS = (
 
 
 def results_file(results: Path, stage: str, set_name: str) -> Path:
-    """Where the lines of a stage on a data set lie."""
+    """The file with the lines of a stage on a data set."""
     return results / stage / f"{set_name}.jsonl"
 
 
 def run_line(run: Path, split: str) -> dict[str, Any]:
-    """What the line of a finished run holds of its scores and its cost; no path is in it."""
+    """Scores and costs of a finished run for its line, without paths."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     score = default_score(run, split)
     images = read_images(run / f"scores_{split}.csv", score)
@@ -72,7 +76,7 @@ def run_line(run: Path, split: str) -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Version of kanseg and, in a checkout, its commit; "-dirty" where its files differ from it."""
+    """Version of kanseg and, in a checkout, its commit, with "-dirty" if files were changed."""
     package = Path(kanseg.__file__).parent
 
     def git(*words: str) -> str:
@@ -82,19 +86,19 @@ def code_version() -> dict[str, Any]:
     try:
         tracked = git("ls-files", "__init__.py")
         commit = git("rev-parse", "HEAD") if tracked else None
-        changed = bool(tracked) and bool(git("status", "--porcelain", "--", "."))
+        if commit is not None and git("status", "--porcelain", "--", "."):
+            commit += "-dirty"
     except (OSError, subprocess.CalledProcessError):
-        commit, changed = None, False
-    dirty = "-dirty" if changed else ""
-    return {"kanseg": kanseg.__version__, "commit": f"{commit}{dirty}" if commit else None}
+        commit = None
+    return {"kanseg": kanseg.__version__, "commit": commit}
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Append a JSON line by one write, which several processes may do at once."""
+    """Append a JSON line with a single write, so that several processes can append at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = (json.dumps(line, allow_nan=False) + "\n").encode()
     if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        data = b"\n" + data  # a line that was cut off stays a line of its own, which is refused
+        data = b"\n" + data  # a line that was cut off stays separate, and is refused by readers
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if os.write(descriptor, data) != len(data):
@@ -105,35 +109,22 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file; none where there is no file.
+    """The lines of a file; an empty list without a file.
 
     Raises:
-        InputError: a line that is not one of a run.
+        InputError: a damaged line.
     """
     if not path.is_file():
         return []
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict) or any(field not in line for field in FIELDS):
-            raise InputError(
-                f"{path}: line {number} is damaged; delete it, and the run is made again"
-            )
-        lines.append(line)
-    return lines
+    fields = dict.fromkeys(FIELDS, object)
+    return read_json_lines(path, fields, cure="delete it, and the run is made again")
 
 
 def by_variant(
     lines: Sequence[Mapping[str, Any]], *, where: Path, log: Callable[[str], None] = print
 ) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """variant -> seed -> line of the final runs on a data set.
-
-    Of two lines of the same run the first counts, and that is logged.
+    """variant -> seed -> line of the final runs on a data set. Of two lines of the same run the
+    first counts, and that is logged.
 
     Raises:
         InputError: runs of a variant with different settings.
@@ -158,13 +149,13 @@ def by_variant(
 
 
 def _other(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The settings that both lines know and that differ."""
+    """Names of the settings that both lines have and that differ."""
     old, new = first["settings"], second["settings"]
     return [key for key in old if key in new and old[key] != new[key]]
 
 
-def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> ArmScores:
-    """The scores of a variant's runs, image by image; those of a run that diverged are NaN.
+def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> VariantScores:
+    """The scores of a variant's runs, image by image; NaN for runs that diverged.
 
     Raises:
         InputError: runs on different images, or of different scores.
@@ -177,16 +168,19 @@ def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> ArmS
     table = np.full((len(runs), len(names)), np.nan)
     for row, line in zip(table, runs.values(), strict=True):
         if line["mean"] is not None:
-            values = [line["images"][name] for name in names]
-            row[:] = [np.nan if value is None else value for value in values]
-    return ArmScores(runs, table, names)
+            row[:] = np.array([line["images"][name] for name in names], dtype=float)  # null: NaN
+    return VariantScores(runs, table, names)
 
 
 def equal_time_reference(
     cost: float, references: Mapping[str, Mapping[int, Mapping[str, Any]]]
 ) -> str | None:
-    """The baseline that a variant of this cost is compared with at equal CPU time: the one with the
-    fewest CPU seconds that are at least those of the variant. None where there is none.
+    """The baseline to compare with at equal CPU time: the one with the fewest CPU seconds that are
+    not fewer than those of the variant. None if there is none.
+
+    Args:
+        cost: CPU seconds of the variant.
+        references: name -> seed -> line of the baselines.
     """
     costs = {name: mean_cost(runs) for name, runs in references.items()}
     enough = {name: mine for name, mine in costs.items() if mine >= cost}
@@ -217,45 +211,39 @@ def study_rows(
     """
     rows = []
     for set_name, variants in sets.items():
-        scores = {
-            name: variant_scores(runs, where=f"{set_name}, {name}")
-            for name, runs in variants.items()
-        }
+        scores = {}
+        for name, runs in variants.items():
+            scores[name] = variant_scores(runs, where=f"{set_name}, {name}")
         references = {name: variants[name] for name in (baseline, *longer) if name in variants}
         others = [name for name in variants if name not in references]
-        against = dict.fromkeys(others, baseline if baseline in variants else None)
-        if equal_time:
-            against = {
-                name: equal_time_reference(mean_cost(variants[name]), references) for name in others
-            }
-        found = {
-            name: difference(scores[name], scores[against[name]])
-            for name in others
-            if against[name] is not None
-        }
-        corrected = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+        against = {}
+        differences = {}
+        for name in others:
+            reference = baseline if baseline in variants else None
+            if equal_time:
+                reference = equal_time_reference(mean_cost(variants[name]), references)
+            against[name] = reference or NO_REFERENCE
+            if reference is not None:
+                differences[name] = difference(scores[name], scores[reference])
+        corrected = corrected_p(differences)
         for name in [*references, *others]:
-            rows.append(
-                _row(set_name, name, variants[name], scores[name])
-                | {"against": _reference_name(against, name)}
-                | _difference_cells(found.get(name), corrected.get(name))
-            )
+            row = _row(set_name, name, variants[name], scores[name])
+            row["against"] = against.get(name, "")  # empty for a reference itself
+            if name in differences:
+                row |= difference_row(differences[name], corrected[name])
+            rows.append(row)
     return rows
 
 
-def _reference_name(against: Mapping[str, str | None], name: str) -> str:
-    """What a variant is compared with, NO_REFERENCE for nothing; empty for a reference itself."""
-    if name not in against:
-        return ""
-    return against[name] or NO_REFERENCE
-
-
 def _row(
-    set_name: str, name: str, runs: Mapping[int, Mapping[str, Any]], scores: ArmScores
+    set_name: str, name: str, runs: Mapping[int, Mapping[str, Any]], scores: VariantScores
 ) -> dict[str, Any]:
     finished = [line for line in runs.values() if line["mean"] is not None]
     means = scores.by_seed
     first = finished[0] if finished else {}
+    mean = float("nan")  # of a variant that diverged with a seed
+    if len(finished) == len(runs):
+        mean = float(means.mean())
     return {
         "set": set_name,
         "variant": name,
@@ -265,85 +253,61 @@ def _row(
         "seeds": list(runs),
         "diverged": len(runs) - len(finished),
         "score": first.get("score"),
-        "mean": float(means.mean()) if len(finished) == len(runs) else float("nan"),
-        "std": float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
-    }
-
-
-def _difference_cells(found: Difference | None, corrected: float | None) -> dict[str, Any]:
-    if found is None or corrected is None:
-        return {}
-    return {
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "p": float(corrected),
-        "better_in": int((found.values > 0).sum()),
-        "images": len(found.values),
-        "left_out": found.left_out,
+        "mean": mean,
+        "std": sample_deviation(means),
     }
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows in Markdown."""
-    headers = [header.format(against="reference") for header in HEADERS]
-    headers.insert(headers.index("minus reference"), "reference")
-    return markdown(headers, [_cells(row) for row in rows], text=2)
+    lines = []
+    for row in rows:
+        diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+        cells = [
+            row["set"],
+            row["variant"],
+            _thousands(row["parameters"]),
+            _thousands(row["multiply_adds"]),
+            f"{row['cpu_seconds']:.0f}",
+            f"{len(row['seeds'])}{diverged}",
+            mean_cell(row),
+            row["against"],
+        ]
+        lines.append(cells + difference_cells(row))
+    return markdown_table(HEADERS, lines, text_columns=2)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    spread = "" if np.isnan(row["std"]) else f" ± {row['std']:.4f}"
-    diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-    cells = [
-        row["set"],
-        row["variant"],
-        "" if row["parameters"] is None else f"{row['parameters']:,}",
-        "" if row["multiply_adds"] is None else f"{row['multiply_adds']:,}",
-        f"{row['cpu_seconds']:.0f}",
-        f"{len(row['seeds'])}{diverged}",
-        f"{row['mean']:.4f}{spread}",
-        row["against"],
-    ]
-    if "difference" not in row:
-        return [*cells, "", "", "", ""]
-    return [
-        *cells,
-        f"{row['difference']:+.4f}",
-        f"{row['low']:+.4f} to {row['high']:+.4f}",
-        p_text(row["p"]),
-        f"{row['better_in']} of {row['images']}",
-    ]
+def _thousands(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def wins(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Of each variant: on how many sets it is ahead of its reference or behind it."""
-    names = dict.fromkeys(row["variant"] for row in rows if "difference" in row)
+    """For each variant: the number of sets on which it is ahead of its reference or behind it."""
+    headers = ("variant", "sets", "ahead", "interval above 0", "behind", "interval below 0")
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if "difference" in row:
+            by_name.setdefault(row["variant"], []).append(row)
     table = []
-    for name in names:
-        mine = [row for row in rows if row["variant"] == name and "difference" in row]
-        table.append(
-            [
-                name,
-                str(len(mine)),
-                str(sum(row["difference"] > 0 for row in mine)),
-                str(sum(row["low"] > 0 for row in mine)),
-                str(sum(row["difference"] < 0 for row in mine)),
-                str(sum(row["high"] < 0 for row in mine)),
-            ]
+    for name, mine in by_name.items():
+        counts = (
+            len(mine),
+            sum(row["difference"] > 0 for row in mine),
+            sum(row["low"] > 0 for row in mine),
+            sum(row["difference"] < 0 for row in mine),
+            sum(row["high"] < 0 for row in mine),
         )
-    headers = (
-        "variant",
-        "sets",
-        "ahead",
-        "interval above 0",
-        "behind",
-        "interval below 0",
-    )
-    return markdown(headers, table)
+        table.append([name, *map(str, counts)])
+    return markdown_table(headers, table)
 
 
 def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> str:
-    """The validation scores of the tuning, a row for each run, the best of a variant marked."""
+    """The validation scores of the tuning: a row for each run, the best of a variant marked.
+
+    Args:
+        sets: set -> lines of the stage "tune".
+        key: the setting that was tuned.
+    """
     rows = []
     for set_name, lines in sets.items():
         best: dict[str, float] = {}
@@ -351,35 +315,27 @@ def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> s
             if line["mean"] is not None:
                 best[line["variant"]] = max(best.get(line["variant"], -np.inf), line["mean"])
         for line in lines:
-            won = line["mean"] is not None and line["mean"] == best[line["variant"]]
-            score = "diverged" if line["mean"] is None else f"{line['mean']:.4f}"
-            cost = "" if line["mean"] is None else f"{line['cpu_seconds']:.0f}"
-            rows.append(
-                [
-                    set_name,
-                    line["variant"],
-                    str(line["overrides"].get(key, "")),
-                    str(line["score"]),
-                    score,
-                    cost,
-                    "best" if won else "",
-                ]
-            )
-    return markdown(("set", "variant", key, "score", "validation", "CPU s", ""), rows, text=2)
+            cells = [
+                set_name,
+                line["variant"],
+                str(line["overrides"].get(key, "")),
+                str(line["score"]),
+            ]
+            if line["mean"] is None:
+                cells += ["diverged", "", ""]
+            else:
+                mark = "best" if line["mean"] == best[line["variant"]] else ""
+                cells += [f"{line['mean']:.4f}", f"{line['cpu_seconds']:.0f}", mark]
+            rows.append(cells)
+    header = ("set", "variant", key, "score", "validation", "CPU s", "")
+    return markdown_table(header, rows, text_columns=2)
 
 
-def score_lines(sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> str:
-    """What the scores of the sets are called."""
-    scores = {
-        name: next(
-            (
-                line["score"]
-                for runs in variants.values()
-                for line in runs.values()
-                if line["score"]
-            ),
-            None,
-        )
-        for name, variants in sets.items()
-    }
-    return "Scores: " + ", ".join(f"{name} {score}" for name, score in scores.items()) + "."
+def score_names(sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]]) -> str:
+    """The name of each set's score, as a sentence."""
+    names = []
+    for set_name, variants in sets.items():
+        lines = [line for runs in variants.values() for line in runs.values()]
+        score = next((line["score"] for line in lines if line["score"]), None)
+        names.append(f"{set_name} {score}")
+    return f"Scores: {', '.join(names)}."

@@ -1,12 +1,11 @@
-"""Arms of a comparison: settings of one experiment that differ in what is compared, of one size,
-each trained with several seeds.
+"""Variants of one experiment: they differ in what is compared, have the same size, and are each
+trained with several seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,16 @@ import yaml
 
 from kanseg.bases import BASES, list_basis_options
 from kanseg.config import Config, ModelConfig, parse_config
-from kanseg.experiments.search.search import MAY_DIFFER
+from kanseg.experiments.settings import MAY_DIFFER, start_options
 from kanseg.training.run import train
-from kanseg.training.run_folder.resume import (
-    RunBusy,
-    newest_complete,
-    settings_changed,
-    step_folders,
-    stored_settings,
-)
+from kanseg.training.run_folder.resume import RunBusy, settings_changed, stored_settings
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
 Log = Callable[[str], None]
-TRUTH = (
+# Settings of the data that all variants must share, so that they are tested on the same images.
+SAME_DATA = (
     "root",
     "format",
     "train",
@@ -44,108 +38,108 @@ TRUTH = (
     "ignore_index",
     "palette",
 )
-OWN = ("seed", "run_dir")  # of a run, which the comparison gives itself
+OF_EACH_RUN = ("seed", "run_dir")  # set by the comparison
 
 
-def read_arms(
+def read_variants(
     configs: Sequence[str],
     *,
     bases: Sequence[str] = (),
-    arms_file: str | None = None,
+    variants_file: str | None = None,
     settings: Sequence[str] = (),
 ) -> dict[str, Config]:
-    """Name of an arm -> its settings.
+    """Name of a variant -> its settings.
 
     Args:
-        configs: YAML files of segmentation experiments; several are an arm each.
-        bases: of which each config is tried with each.
-        arms_file: YAML of `arm: {section.key: value}`, each tried with each config.
-        settings: words of a command line that all arms share.
+        configs: YAML files of segmentation experiments; several are a variant each.
+        bases: each config is tried with each of them.
+        variants_file: YAML of `name: {section.key: value}`; each config is tried with each entry.
+        settings: words of a command line that all variants share.
 
     Raises:
-        InputError: files or settings that cannot be used, fewer than two arms, or arms on different
-            data.
+        InputError: files or settings that cannot be used, fewer than two variants, or variants on
+            different data.
     """
-    given = [key for key in OWN if any(word.split("=")[0] == f"--{key}" for word in settings)]
-    if given:
-        raise InputError(
-            f"--{given[0]} is set for each run by the comparison; give --seeds and --output"
-        )
-    for basis in bases:
-        _known_basis(basis)
-    variants = {basis: [f"--model.basis={basis}"] for basis in bases} | (
-        _variants(arms_file) if arms_file else {}
-    )
-    arms: dict[str, Config] = {}
-    for path in configs:
-        for name, words in (variants or {"": []}).items():
-            label = "-".join(
-                part for part in (Path(path).stem if len(configs) > 1 else "", name) if part
+    for key in OF_EACH_RUN:
+        if any(word.split("=")[0] == f"--{key}" for word in settings):
+            raise InputError(
+                f"--{key} is set for each run by the comparison; give --seeds and --output"
             )
-            if label in arms:
+    changes: dict[str, list[str]] = {}
+    for basis in bases:
+        _check_basis(basis)
+        changes[basis] = [f"--model.basis={basis}"]
+    if variants_file is not None:
+        changes |= _read_variants_file(variants_file)
+    variants: dict[str, Config] = {}
+    for path in configs:
+        prefix = Path(path).stem if len(configs) > 1 else ""
+        for change, words in (changes or {"": []}).items():
+            name = "-".join(part for part in (prefix, change) if part)
+            if name in variants:
                 raise InputError(
-                    f"two arms are called {label!r}; give the configs different file names"
+                    f"two variants are called {name!r}; give the configs different file names"
                 )
-            arms[label], _ = parse_config(["--config", path, *settings, *words])
-    if len(arms) < 2:
+            variants[name], _ = parse_config(["--config", path, *settings, *words])
+    if len(variants) < 2:
         raise InputError(
-            f"a comparison needs two arms or more, got {', '.join(arms) or 'one config'}; give"
-            " several --config, --bases or --arms"
+            f"a comparison needs two variants or more, got {', '.join(variants) or 'one config'};"
+            " give several --config, --bases or --variants"
         )
-    data = [asdict(config.data) for config in arms.values()]
-    differing = sorted(
-        {key for each in data for key in each if each[key] != data[0][key] and key in TRUTH}
-    )
+    _check_same_data(variants)
+    return variants
+
+
+def _check_same_data(variants: Mapping[str, Config]) -> None:
+    first, *others = (config.data for config in variants.values())
+    differing = []
+    for key in sorted(SAME_DATA):
+        if any(getattr(data, key) != getattr(first, key) for data in others):
+            differing.append(f"data.{key}")
     if differing:
         raise InputError(
-            "the arms must be trained and tested on the same images; they differ in"
-            f" {', '.join('data.' + key for key in differing)}"
+            "the variants must be trained and tested on the same images; they differ in"
+            f" {', '.join(differing)}"
         )
-    return arms
 
 
-def _variants(path: str) -> dict[str, list[str]]:
-    """The arms in a YAML file, as words of a command line."""
+def _read_variants_file(path: str) -> dict[str, list[str]]:
+    """Name of a variant -> its settings as words of a command line."""
     try:
         content = read_yaml(Path(path))
     except (OSError, InputError) as error:
-        raise InputError(f"--arms {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not all(
-        isinstance(settings, dict) for settings in content.values()
-    ):
+        raise InputError(f"--variants {path}: {' '.join(str(error).split())}") from None
+    entries = content.values() if isinstance(content, dict) else [None]
+    if not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
-            f"--arms {path}: expected lines such as `wide: {{model.basis: gram, model.options:"
+            f"--variants {path}: expected lines such as `wide: {{model.basis: gram, model.options:"
             " {width: 16}}`"
         )
+    variants = {}
     for name, settings in content.items():
-        if not isinstance(name, str):
-            raise InputError(f"--arms {path}: {name!r} is no name; put it in quotes")
-        _check_arm(path, name, settings)
-    return {
-        name: [f"--{key}={_word(value)}" for key, value in settings.items()]
-        for name, settings in content.items()
-    }
+        _check_name(path, name)
+        for key in OF_EACH_RUN:
+            if key in settings:
+                raise InputError(
+                    f"--variants {path}: {name} sets {key}, which the comparison sets for each"
+                    " run; give --seeds and --output"
+                )
+        variants[name] = [f"--{key}={_as_word(value)}" for key, value in settings.items()]
+    return variants
 
 
-def _check_arm(path: str, name: str, settings: Mapping[str, object]) -> None:
-    """InputError for a name that is no name of a folder below the output, or settings that every
-    run has of its own.
-    """
-    if name in ("", ".", "..") or any(sign in name for sign in "/\\"):
+def _check_name(path: str, name: object) -> None:
+    """InputError for a name that cannot be the name of a folder."""
+    if not isinstance(name, str):
+        raise InputError(f"--variants {path}: {name!r} is not a name; put it in quotes")
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
         raise InputError(
-            f"--arms {path}: {name!r} names a folder below --output, so that it must not hold / or"
-            " \\; rename the arm"
-        )
-    given = [key for key in OWN if key in settings]
-    if given:
-        raise InputError(
-            f"--arms {path}: arm {name} sets {given[0]}, which the comparison sets for each run;"
-            " give --seeds and --output"
+            f"--variants {path}: {name!r} names a folder below --output, so that it must not hold /"
+            " or \\; rename the variant"
         )
 
 
-def _known_basis(name: str) -> None:
-    """InputError for a basis that there is not."""
+def _check_basis(name: str) -> None:
     if name not in ("none", *BASES):
         raise InputError(
             f"--bases: unknown basis {name!r}{nearest(name, BASES)} (known: none,"
@@ -153,131 +147,116 @@ def _known_basis(name: str) -> None:
         )
 
 
-def _word(value: object) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10**6)
-        .removesuffix("\n")
-        .removesuffix("\n...")
-    )
+def _as_word(value: object) -> str:
+    """A value as YAML on one line, for the command line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
-def chosen(name: str | None, arms: Mapping[str, Config], what: str) -> str | None:
-    """The name, if it is one of an arm (or None)."""
-    if name is not None and name not in arms:
+def check_variant(name: str, variants: Mapping[str, Config], option: str) -> str:
+    """The name, if it is that of a variant; else InputError that names the option."""
+    if name not in variants:
         raise InputError(
-            f"{what} {name!r} is no arm{nearest(name, arms)} (they are: {', '.join(arms)})"
+            f"{option} {name!r} is not a variant{nearest(name, variants)} (they are:"
+            f" {', '.join(variants)})"
         )
     return name
 
 
-def match_arms(arms: Mapping[str, Config], reference: str, measure: str) -> dict[str, Config]:
-    """The arms with widths to be solved for the size of the reference.
+def match_sizes(variants: Mapping[str, Config], reference: str, measure: str) -> dict[str, Config]:
+    """The variants with `model.match` and `model.like` set: their widths are solved for the size of
+    the reference.
 
     Args:
-        arms: name -> settings.
-        reference: the arm whose own width is kept.
+        variants: name -> settings.
+        reference: the variant whose own width is kept.
         measure: "params" or "macs".
 
     Raises:
-        InputError: an arm has a setting of the network that the reference leaves open.
+        InputError: a variant sets an option of the network that the reference leaves open.
     """
-    matched = dict(arms)
-    size_of = arms[reference].model
-    for name, config in arms.items():
+    matched = dict(variants)
+    reference_model = variants[reference].model
+    for name, config in variants.items():
         if name == reference:
             continue
-        config = deepcopy(config)
-        config.model.match, config.model.like = (
-            measure,
-            _difference(size_of, config.model, name, reference),
-        )
-        matched[name] = config
+        _check_options(reference_model, config.model, name, reference)
+        matched[name] = deepcopy(config)
+        matched[name].model.match = measure
+        matched[name].model.like = _like(reference_model, config.model)
     return matched
 
 
-def _difference(
-    reference: ModelConfig, arm: ModelConfig, name: str, reference_name: str
-) -> dict[str, Any]:
-    """The arguments of the reference that an arm's network is to be like."""
-    own = [] if arm.basis == "none" else list_basis_options(arm.basis)
-    for key in arm.options:
-        if key != "width" and key not in reference.options and key not in own:
-            raise InputError(
-                f"arm {name} sets model.options.{key} and the reference {reference_name} does not;"
-                " give it there too, so that it is clear what is compared"
-            )
-    plain = {
-        key: getattr(reference, key)
-        for key in ("name", "stem")
-        if getattr(reference, key) != getattr(arm, key)
-    }
-    return {
-        **plain,
-        "basis": reference.basis,
-        **{
-            key: value
-            for key, value in reference.options.items()
-            if key != "width" or value != arm.options.get(key)
-        },
-    }
-
-
-def run_arms(
-    arms: Mapping[str, Config], seeds: Sequence[int], output: Path, *, log: Log = print
+def _check_options(
+    reference: ModelConfig, model: ModelConfig, name: str, reference_name: str
 ) -> None:
-    """Train every arm with every seed into `output/ARM/seed_N`; finished runs are left alone, begun
-    ones go on, those of another process are left to it.
+    of_basis = [] if model.basis == "none" else list_basis_options(model.basis)
+    for key in model.options:
+        if key != "width" and key not in reference.options and key not in of_basis:
+            raise InputError(
+                f"{name} sets model.options.{key} and the reference {reference_name} does not; give"
+                " it there too, so that it is clear what is compared"
+            )
+
+
+def _like(reference: ModelConfig, model: ModelConfig) -> dict[str, Any]:
+    """The arguments in which the reference differs from a variant's network."""
+    like: dict[str, Any] = {}
+    for key in ("name", "stem"):
+        if getattr(reference, key) != getattr(model, key):
+            like[key] = getattr(reference, key)
+    like["basis"] = reference.basis
+    for key, value in reference.options.items():
+        if key != "width" or value != model.options.get(key):
+            like[key] = value
+    return like
+
+
+def run_variants(
+    variants: Mapping[str, Config], seeds: Sequence[int], output: Path, *, log: Log = print
+) -> None:
+    """Train every variant with every seed into `output/VARIANT/seed_N`. Finished runs are skipped,
+    unfinished ones are resumed, those of another process are left to it.
 
     Raises:
         InputError: settings that cannot be used, or a folder that holds a run with others.
     """
     for seed in seeds:
-        for name, config in arms.items():
-            config = deepcopy(config)
-            config.seed, config.run_dir = seed, str(run_folder(output, name, seed))
-            run = Path(config.run_dir)
+        for name, variant in variants.items():
+            run = run_folder(output, name, seed)
+            config = deepcopy(variant)
+            config.seed = seed
+            config.run_dir = str(run)
             if is_finished(run, config):
                 log(f"compare: {run} is finished")
                 continue
             log(f"compare: {name}, seed {seed} -> {run}")
             try:
-                train(config, **_mode(run))
+                train(config, **start_options(run, discard_damaged=False))
             except RunBusy:
-                log(f"compare: {run} is in other hands")
+                log(f"compare: {run} is being trained by another process")
 
 
 def run_folder(output: Path, name: str, seed: int) -> Path:
-    """Where a run of an arm lies."""
+    """The folder of a variant's run with a seed."""
     return output / name / f"seed_{seed}"
 
 
 def is_finished(run: Path, config: Config) -> bool:
-    """Whether the folder holds the finished run of these settings; InputError where it holds one of
-    others.
+    """True if the folder holds the finished run of these settings.
+
+    Raises:
+        InputError: it holds a run of other settings.
     """
     if not (run / "config.yaml").is_file():
         return False
     stored, _ = stored_settings(run)
-    changes = [
-        change
-        for change in settings_changed(stored.read_text(encoding="utf-8"), config)
-        if change.split(": ")[0] not in MAY_DIFFER
-    ]
+    changes = []
+    for change in settings_changed(stored.read_text(encoding="utf-8"), config):
+        if change.split(": ")[0] not in MAY_DIFFER:
+            changes.append(change)
     if changes:
         raise InputError(
             f"{run} holds a run with other settings ({'; '.join(changes)}); choose another --output"
         )
     return (run / "metrics.json").is_file()
-
-
-def _mode(run: Path) -> dict[str, bool]:
-    """How a run that is not finished is taken up."""
-    if not (run / "config.yaml").is_file():
-        return {}
-    try:
-        newest_complete(run)
-    except InputError:
-        if step_folders(run):  # all of them torn: that is for the user to look at
-            raise
-        return {"overwrite": True}
-    return {"resume": True}

@@ -1,6 +1,4 @@
-"""The settings that a search varies, and how: a YAML of setting -> {low, high, log, step} or
-{choices: [...]}.
-"""
+"""The space of a search: a YAML of setting -> {low, high, log, step} or {choices: [...]}."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from typing import Any
 import yaml
 
 from kanseg.config.parser import known_keys
+from kanseg.experiments.settings import with_values
 from kanseg.training.run import TASKS
 from kanseg.training.settings import check_settings
 from kanseg.utils.errors import InputError
@@ -22,16 +21,22 @@ from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
 KEYS = ("low", "high", "log", "step", "choices")
-FIXED = (
-    "run_dir",
-    "training.monitor",
-    "data.test",
-)  # what the trials are called by, measured by, and must not see
+# Settings of the search itself: where trials are, what their score is, and the split they must not
+# see.
+FIXED = ("run_dir", "training.monitor", "data.test")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of the space: a range of numbers, or choices."""
+    """One setting of the space: a range of numbers, or choices.
+
+    Args:
+        name: of the setting, such as training.lr.
+        low, high: ends of the range.
+        log: sample on a logarithmic scale.
+        step: distance of the values of the range; None for all numbers.
+        choices: the values; empty for a range.
+    """
 
     name: str
     low: float | int = 0
@@ -41,11 +46,10 @@ class Parameter:
     choices: tuple[Any, ...] = ()
 
     def sample(self, trial: Any) -> Any:
-        """A value that the study proposes."""
+        """The value that the study proposes for a trial."""
         if self.choices:
-            return self.value(
-                trial.suggest_categorical(self.name, [_label(choice) for choice in self.choices])
-            )
+            labels = [_label(choice) for choice in self.choices]
+            return self.value(trial.suggest_categorical(self.name, labels))
         if isinstance(self.low, int):
             return trial.suggest_int(
                 self.name, self.low, self.high, log=self.log, step=self.step or 1
@@ -53,22 +57,25 @@ class Parameter:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
     def value(self, stored: Any) -> Any:
-        """The value of the setting from what the study holds: plain values only, so lists and
-        mappings are chosen by their text.
+        """The value of the setting for a value in the study, which stores lists and mappings as
+        JSON.
         """
-        return next((choice for choice in self.choices if _label(choice) == stored), stored)
+        for choice in self.choices:
+            if _label(choice) == stored:
+                return choice
+        return stored
 
     def corners(self) -> tuple[Any, ...]:
-        """Values that must all be usable for the search to begin."""
+        """Values that must all be valid before the search starts: the choices, or both ends."""
         return self.choices or (self.low, self.high)
 
 
 def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
-    """The space of a file, each end and choice of it tried against the settings of the experiment.
+    """Read a space, and check its ends and choices with the settings of the experiment.
 
     Raises:
-        InputError: no such file, an unknown setting (with the nearest known one), a range that is
-            none, a value that the setting refuses.
+        InputError: no such file, an unknown setting (with the nearest known one), an empty range,
+            a value that the setting refuses.
     """
     try:
         content = read_yaml(Path(path))
@@ -80,12 +87,13 @@ def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
             f" [...]}}`, got {content!r:.80}"
         )
     space = {}
-    for name, spec in content.items():
+    for key, spec in content.items():
+        name = str(key)
         try:
-            _check_name(str(name), config)
-            space[str(name)] = _parameter(str(name), spec, _current(config, str(name)))
-            for value in space[str(name)].corners():
-                _check_value(str(name), value, config)
+            _check_name(name, config)
+            space[name] = _parameter(name, spec, _current(config, name))
+            for value in space[name].corners():
+                _check_value(name, value, config)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     return space
@@ -97,37 +105,30 @@ def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
     Raises:
         InputError: a value of a wrong type.
     """
-    content = asdict(config)
-    for name, value in values.items():
-        *sections, leaf = name.split(".")
-        place = content
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[leaf] = value
+    content = with_values(asdict(config), values)
     return type(config).from_yaml(yaml.safe_dump(content, sort_keys=False))
 
 
 def _check_name(name: str, config: Any) -> None:
-    """InputError unless the experiment has such a setting; what stands in a mapping
-    (model.options.width) is checked by its value.
+    """InputError unless the experiment has such a setting. Keys of a mapping, such as
+    model.options.width, are checked by their values.
     """
-    sections = {"data", "model", "training"}
-    known = [key for key in known_keys(type(config)) if key not in sections]
+    known = [key for key in known_keys(type(config)) if key not in ("data", "model", "training")]
     if name in FIXED:
         raise InputError(f"{name} cannot be searched over")
-    if name in known:
+    if name in known or _is_in_mapping(name, config):
         return
-    content: Any = asdict(config)
-    for i, part in enumerate(name.split(".")[:-1]):
-        content = content.get(part)
-        if not isinstance(content, dict):
-            break
-        if i >= 1:
-            return
     raise InputError(
         f"unknown setting {name!r}{nearest(name, known)} (all settings: --help of the training"
         " tool)"
     )
+
+
+def _is_in_mapping(name: str, config: Any) -> bool:
+    """True for the name of a key, now or in future, of a setting that is a mapping."""
+    section, _, rest = name.partition(".")
+    setting, _, key = rest.partition(".")
+    return bool(key) and isinstance(_current(config, f"{section}.{setting}"), dict)
 
 
 def _check_value(name: str, value: Any, config: Any) -> None:
@@ -138,6 +139,7 @@ def _check_value(name: str, value: Any, config: Any) -> None:
 
 
 def _current(config: Any, name: str) -> Any:
+    """The value of a setting now; None for one that does not exist."""
     content: Any = asdict(config)
     for part in name.split("."):
         content = content.get(part) if isinstance(content, dict) else None
@@ -145,6 +147,7 @@ def _current(config: Any, name: str) -> Any:
 
 
 def _parameter(name: str, spec: Any, current: Any) -> Parameter:
+    """A parameter from its entry in the space file; `current` is the value in the experiment."""
     if not isinstance(spec, dict):
         raise InputError(
             f"{name}: expected {{low, high, log, step}} or {{choices: [...]}}, got {spec!r:.80}"
@@ -154,56 +157,44 @@ def _parameter(name: str, spec: Any, current: Any) -> Parameter:
             raise InputError(
                 f"{name}: unknown key {key!r}{nearest(str(key), KEYS)} (known: {', '.join(KEYS)})"
             )
-    spec = {
-        key: [_number(item) for item in value] if isinstance(value, list) else _number(value)
-        for key, value in spec.items()
-    }
     if "choices" in spec:
-        if len(spec) > 1 or not isinstance(spec["choices"], list) or not spec["choices"]:
+        choices = spec["choices"]
+        if len(spec) > 1 or not isinstance(choices, list) or not choices:
             raise InputError(f"{name}: choices are a list, and stand alone, got {spec!r:.120}")
-        return Parameter(name, choices=tuple(spec["choices"]))
-    low, high, log, step = (
-        spec.get("low"),
-        spec.get("high"),
-        spec.get("log", False),
-        spec.get("step"),
-    )
-    if (
-        not all(
-            isinstance(end, (int, float)) and not isinstance(end, bool) and isfinite(end)
-            for end in (low, high)
-        )
-        or not low < high
-    ):
+        return Parameter(name, choices=tuple(_number(choice) for choice in choices))
+    low, high = _number(spec.get("low")), _number(spec.get("high"))
+    log, step = spec.get("log", False), _number(spec.get("step"))
+    if not _is_finite(low) or not _is_finite(high) or not low < high:
         raise InputError(f"{name}: expected numbers low < high, got low={low!r}, high={high!r}")
     if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
         raise InputError(
             f"{name}: log is true or false, needs a positive low, and takes no step, got low={low},"
             f" log={log!r}, step={step!r}"
         )
-    if step is not None and (
-        isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step <= high - low
-    ):
+    if step is not None and not (_is_finite(step) and 0 < step <= high - low):
         raise InputError(f"{name}: step must be a number up to high - low, got {step!r}")
-    if isinstance(current, float) or not all(
-        isinstance(n, int) for n in (low, high, step or 1)
-    ):  # 0 to 1 of a real setting is no coin
-        return Parameter(name, float(low), float(high), log, None if step is None else float(step))
-    return Parameter(name, low, high, log, step)
+    are_integers = all(isinstance(number, int) for number in (low, high, step or 1))
+    if are_integers and not isinstance(current, float):
+        return Parameter(name, low, high, log, step)
+    # A range from 0 to 1 of a real setting is not a choice of two.
+    return Parameter(name, float(low), float(high), log, None if step is None else float(step))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 1e-6 for a text; nobody means one."""
-    return (
-        float(value)
-        if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
-        else value
-    )
+    """The number in a text such as `1e-6`, which YAML 1.1 does not read as one; other values
+    unchanged.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
 
 
 def _label(choice: Any) -> Any:
-    return (
-        choice
-        if choice is None or isinstance(choice, (bool, int, float, str))
-        else json.dumps(choice)
-    )
+    """A choice as the study stores it: lists and mappings as JSON."""
+    if choice is None or isinstance(choice, (bool, int, float, str)):
+        return choice
+    return json.dumps(choice)

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from kanseg.training.run_folder.trackers import Tracker, shrunk
-from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write
+from kanseg.utils.reading import parse_json_line, read_json_lines
+
+ENTRY = {"step": int, "epoch": int}  # what every line of log.jsonl has
 
 
 class RunLog:
@@ -91,14 +93,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: a line that is not an entry.
     """
-    entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        entry = _entry(line)
-        if entry is None and line.strip():
-            raise InputError(f"{path}: line {number} is damaged; delete the line to go on")
-        if entry is not None:
-            entries.append(entry)
-    return entries
+    return read_json_lines(path, ENTRY, cure="delete the line to go on")
 
 
 def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
@@ -116,7 +111,7 @@ def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
     stored = path.read_bytes() if path.exists() else b""
     kept, damaged = [], 0
     for line in stored.splitlines(keepends=True):
-        entry = _entry(line)
+        entry = parse_json_line(line, ENTRY)
         if entry is None or not line.endswith(b"\n"):
             damaged += 1
         elif not _later(entry, state):
@@ -131,16 +126,6 @@ def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
         f"{path} was damaged: {len(text)} bytes are left of the {state['log_bytes']} that the"
         f" checkpoint has seen ({damaged} lines cannot be read); curves and report lack the others"
     )
-
-
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line of the log holds; None for a damaged one."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    known = isinstance(entry, dict) and isinstance(entry.get("step"), int)
-    return entry if known and isinstance(entry.get("epoch"), int) else None
 
 
 def _later(entry: Mapping[str, Any], state: Mapping[str, Any]) -> bool:

@@ -7,13 +7,13 @@ from PIL import Image
 
 from kanseg.config import DataConfig
 from kanseg.data import check_data
-from kanseg.data.checks.page import page
+from kanseg.data.checks.page import render_check
 
 
 def images(html):
     return [
         Image.open(io.BytesIO(base64.b64decode(data)))
-        for data in re.findall(r"data:image/png;base64,([^']+)'", html)
+        for data in re.findall(r'data:image/png;base64,([^"]+)"', html)
     ]
 
 
@@ -23,12 +23,12 @@ def test_every_fault_is_listed_and_names_are_escaped(folder):
     (folder / "train.txt").write_text("a<b>\np01\n")
     (folder / "images" / "a<b>.png").write_bytes(b"")
     report = check_data(DataConfig(root=str(folder)))
-    html = page(report)
+    html = render_check(report)
     assert "images/a&lt;b&gt;.png</code>: the file is empty" in html
     assert "<b>" not in html
 
 
-def test_the_sheets_show_samples_with_their_labels(folder):
+def test_samples_are_shown_with_their_labels(folder):
     report = check_data(
         DataConfig(
             root=str(folder),
@@ -37,7 +37,7 @@ def test_the_sheets_show_samples_with_their_labels(folder):
             mask_values={0: 0, 255: 1},
         )
     )
-    shown = images(page(report))
+    shown = images(render_check(report))
     assert len(shown) == 6
     assert all(image.size == (168, 134) for image in shown)
     tinted = [np.asarray(image.convert("RGB")).astype(int) for image in shown]
@@ -49,18 +49,35 @@ def test_a_bad_mask_is_drawn_beside_its_image(folder):
     report = check_data(
         DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 255: 1})
     )
-    assert len(images(page(report))) == 5 + 2
+    assert len(images(render_check(report))) == 5 + 2
 
 
-def test_multilabel_sheets(folder):
-    for path in list((folder / "masks").iterdir()):
-        for layer in ("a", "b"):
-            (folder / "masks" / layer).mkdir(exist_ok=True)
-            Image.open(path).save(folder / "masks" / layer / path.name)
+def test_multilabel_samples_are_drawn_in_the_color_of_their_class(folder):
+    for path in sorted((folder / "masks").glob("*.png")):
         path.unlink()
-    assert len(images(page(check_data(DataConfig(root=str(folder)))))) == 6
+        for number in (0, 1):
+            mask = np.zeros((32, 40), np.uint8)
+            mask[5:8] = 255 * number
+            (folder / "masks" / str(number)).mkdir(exist_ok=True)
+            Image.fromarray(mask).save(folder / "masks" / str(number) / path.name)
+    report = check_data(
+        DataConfig(
+            root=str(folder),
+            task="multilabel",
+            classes=["a", "b"],
+            mask_values={0: 0, 255: 1},
+            palette=[[0, 255, 0], [255, 0, 255]],
+        )
+    )
+    shown = images(render_check(report))
+    samples = [np.asarray(image.convert("RGB")).astype(int) for image in shown[-6:]]
+    tinted = [((p[..., 0] > p[..., 1] + 50) & (p[..., 2] > p[..., 1] + 50)) for p in samples]
+    assert len(samples) == 6
+    for mask in tinted:
+        assert mask[22:32].mean() > 0.9
+        assert mask[60:].mean() < 0.1
 
 
 def test_a_set_that_cannot_be_opened_has_a_page_too(folder):
     (folder / "dataset.yaml").write_text("- nonsense\n")
-    assert "dataset.yaml" in page(check_data(DataConfig(root=str(folder))))
+    assert "dataset.yaml" in render_check(check_data(DataConfig(root=str(folder))))

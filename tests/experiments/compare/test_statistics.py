@@ -6,22 +6,22 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from kanseg.experiments.compare.statistics import (
-    ArmScores,
+    VariantScores,
     comparison_rows,
     comparison_table,
     crossed_mean,
     difference,
     holm,
-    read_arm,
+    read_scores,
 )
 from kanseg.utils.errors import InputError
 
 RUN = {"parameters": 1000, "multiply_adds": 2000, "cpu_seconds": 3.0}
 
 
-def arm(images, names=None):
+def variant(images, names=None):
     images = np.asarray(images, dtype=float)
-    return ArmScores(
+    return VariantScores(
         dict.fromkeys(range(len(images)), RUN),
         images,
         tuple(names or map(str, range(images.shape[1]))),
@@ -42,54 +42,54 @@ def test_scores_are_read_by_seed_and_image(tmp_path):
         0: write_run(tmp_path / "a", {"x": 0.5, "y": 0.25}),
         1: write_run(tmp_path / "b", {"y": 0.75, "x": ""}),
     }
-    found = read_arm(runs, "test", "disc/iou")
+    found = read_scores(runs, "test", "disc/iou")
     assert found.names == ("x", "y")
     np.testing.assert_equal(found.images, [[0.5, 0.25], [np.nan, 0.75]])
 
 
 def test_the_mean_of_a_seed_leaves_undefined_images_out():
-    assert arm([[0.5, np.nan, 1.0]]).by_seed.tolist() == [0.75]
+    assert variant([[0.5, np.nan, 1.0]]).by_seed.tolist() == [0.75]
 
 
 def test_a_missing_table_tells_what_writes_it(tmp_path):
     with pytest.raises(
         InputError, match="scores_test.csv is missing; `python tools/evaluate.py --checkpoint"
     ):
-        read_arm({0: tmp_path}, "test", "disc/iou")
+        read_scores({0: tmp_path}, "test", "disc/iou")
 
 
 def test_an_unknown_score_names_the_nearest(tmp_path):
     with pytest.raises(InputError, match="no score 'disc/iuo'; did you mean 'disc/iou'"):
-        read_arm({0: write_run(tmp_path / "a", {"x": 0.5})}, "test", "disc/iuo")
+        read_scores({0: write_run(tmp_path / "a", {"x": 0.5})}, "test", "disc/iuo")
 
 
 def test_seeds_on_other_images_are_refused(tmp_path):
     runs = {0: write_run(tmp_path / "a", {"x": 0.5}), 1: write_run(tmp_path / "b", {"y": 0.5})}
     with pytest.raises(InputError, match="other images than those of the other seeds"):
-        read_arm(runs, "test", "disc/iou")
+        read_scores(runs, "test", "disc/iou")
 
 
 def test_the_values_of_a_difference_are_means_over_seeds():
-    found = difference(arm([[0.2, 0.4], [0.4, 0.8]]), arm([[0.1, 0.1], [0.1, 0.3]]))
+    found = difference(variant([[0.2, 0.4], [0.4, 0.8]]), variant([[0.1, 0.1], [0.1, 0.3]]))
     np.testing.assert_allclose(found.values, [0.2, 0.4])
     assert found.mean == pytest.approx(0.3)
 
 
 def test_images_without_a_score_in_one_run_are_left_out_and_counted():
     found = difference(
-        arm([[0.2, np.nan, 0.4], [0.2, 0.3, 0.4]]), arm([[0.1, 0.5, 0.1], [0.1, 0.5, 0.1]])
+        variant([[0.2, np.nan, 0.4], [0.2, 0.3, 0.4]]), variant([[0.1, 0.5, 0.1], [0.1, 0.5, 0.1]])
     )
     assert found.values.tolist() == pytest.approx([0.1, 0.3])
     assert found.left_out == 1
 
 
 def test_only_common_seeds_are_compared():
-    found = difference(arm([[0.5, 0.7], [0.9, 0.9]]), arm([[0.4, 0.6]]))
+    found = difference(variant([[0.5, 0.7], [0.9, 0.9]]), variant([[0.4, 0.6]]))
     assert found.mean == pytest.approx(0.1)
 
 
 def test_images_are_matched_by_name():
-    found = difference(arm([[0.1, 0.9]], ["a", "b"]), arm([[0.8, 0.1]], ["b", "a"]))
+    found = difference(variant([[0.1, 0.9]], ["a", "b"]), variant([[0.8, 0.1]], ["b", "a"]))
     np.testing.assert_allclose(found.values, [0.0, 0.1])
 
 
@@ -126,8 +126,8 @@ def test_one_seed_or_one_image_has_no_interval(shape):
     assert np.isnan(others).all()
 
 
-def test_equal_arms_differ_by_nothing():
-    same = arm([[0.2, 0.4], [0.3, 0.5]])
+def test_equal_variants_differ_by_nothing():
+    same = variant([[0.2, 0.4], [0.3, 0.5]])
     found = difference(same, same)
     assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
 
@@ -149,9 +149,9 @@ def test_the_interval_covers_the_true_difference_in_95_of_100_studies(seed_effec
     assert 0.93 <= inside / studies <= 0.99
 
 
-def test_arms_on_other_images_are_refused():
+def test_variants_on_other_images_are_refused():
     with pytest.raises(InputError, match="different images"):
-        difference(arm([[0.1]], ["a"]), arm([[0.1]], ["b"]))
+        difference(variant([[0.1]], ["a"]), variant([[0.1]], ["b"]))
 
 
 def test_holm_by_hand():
@@ -162,17 +162,17 @@ def test_holm_by_hand():
 
 def test_rows_give_the_spread_over_seeds():
     rows = comparison_rows(
-        {"gram": arm([[0.5, 0.7], [0.7, 0.9]]), "none": arm([[0.4, 0.6]])}, "none"
+        {"gram": variant([[0.5, 0.7], [0.7, 0.9]]), "none": variant([[0.4, 0.6]])}, "none"
     )
-    assert [row["arm"] for row in rows] == ["none", "gram"]
+    assert [row["variant"] for row in rows] == ["none", "gram"]
     assert rows[1]["mean"] == pytest.approx(0.7)
     assert rows[1]["std"] == pytest.approx(np.std([0.6, 0.8], ddof=1))
     assert np.isnan(rows[0]["std"])
     assert rows[1]["better_in"] == 2
 
 
-def test_the_table_names_score_and_control():
-    rows = comparison_rows({"gram": arm([[0.5, 0.7]]), "none": arm([[0.4, 0.6]])}, "none")
+def test_the_table_names_score_and_baseline():
+    rows = comparison_rows({"gram": variant([[0.5, 0.7]]), "none": variant([[0.4, 0.6]])}, "none")
     text = comparison_table(rows, score="disc/iou")
     assert "disc/iou" in text
     assert "minus none" in text

@@ -7,11 +7,10 @@ import pytest
 import torch
 import yaml
 
-from kanseg.cli.compare import comparison_command
+from kanseg.cli.compare import main
 from kanseg.config import Config
 from kanseg.experiments.compare.study import (
     final_jobs,
-    overridden,
     read_study,
     recorded_settings,
     run_jobs,
@@ -20,6 +19,7 @@ from kanseg.experiments.compare.study import (
     tuning_jobs,
 )
 from kanseg.experiments.compare.study_results import read_lines
+from kanseg.experiments.settings import with_values
 from kanseg.inference.checkpoint import build_model
 from kanseg.training.run_folder.resume import lock_run
 from kanseg.training.segmentation import SegmentationTask
@@ -56,7 +56,7 @@ def write(tmp_path, config):
 
 def command(path, *words):
     folder = path.parent
-    return comparison_command(
+    return main(
         [
             "--study",
             str(path),
@@ -67,8 +67,7 @@ def command(path, *words):
             "--results",
             str(folder / "results"),
             *words,
-        ],
-        description="",
+        ]
     )
 
 
@@ -79,7 +78,7 @@ def lines_of(folder, stage):
 def test_settings_are_put_into_nested_ones():
     nested = {"model": {"name": "unet", "options": {"width": 4}, "stem": None}}
     changes = {"model.options.activation": "relu", "model.stem.basis": "rbf", "seed": 3}
-    assert overridden(nested, changes) == {
+    assert with_values(nested, changes) == {
         "model": {
             "name": "unet",
             "options": {"width": 4, "activation": "relu"},

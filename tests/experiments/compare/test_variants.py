@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from kanseg.cli.compare import comparison_command, finish
+from kanseg.cli.compare import main
+from kanseg.experiments.compare.report import write_comparison
 from kanseg.experiments.compare.variants import (
-    chosen,
+    check_variant,
     is_finished,
-    match_arms,
-    read_arms,
-    run_arms,
+    match_sizes,
+    read_variants,
     run_folder,
+    run_variants,
 )
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
@@ -26,47 +27,49 @@ def experiment(tmp_path, config):
     return str(path)
 
 
-def test_bases_are_arms(experiment):
-    arms = read_arms([experiment], bases=["gram", "none"])
-    assert {name: config.model.basis for name, config in arms.items()} == {
+def test_bases_are_variants(experiment):
+    variants = read_variants([experiment], bases=["gram", "none"])
+    assert {name: config.model.basis for name, config in variants.items()} == {
         "gram": "gram",
         "none": "none",
     }
 
 
-def test_settings_go_to_all_arms(experiment):
-    arms = read_arms([experiment], bases=["gram", "none"], settings=["--training.epochs", "7"])
-    assert [config.training.epochs for config in arms.values()] == [7, 7]
+def test_settings_go_to_all_variants(experiment):
+    variants = read_variants(
+        [experiment], bases=["gram", "none"], settings=["--training.epochs", "7"]
+    )
+    assert [config.training.epochs for config in variants.values()] == [7, 7]
 
 
-def test_arms_of_a_file_are_tried_with_every_config(experiment, tmp_path):
+def test_variants_of_a_file_are_tried_with_every_config(experiment, tmp_path):
     (tmp_path / "other.yaml").write_text((tmp_path / "tiny.yaml").read_text())
-    (tmp_path / "arms.yaml").write_text(
+    (tmp_path / "variants.yaml").write_text(
         "wide: {model.options: {width: 9}}\nslow: {training.lr: 1.0e-5}\n"
     )
-    arms = read_arms(
-        [experiment, str(tmp_path / "other.yaml")], arms_file=str(tmp_path / "arms.yaml")
+    variants = read_variants(
+        [experiment, str(tmp_path / "other.yaml")], variants_file=str(tmp_path / "variants.yaml")
     )
-    assert list(arms) == ["tiny-wide", "tiny-slow", "other-wide", "other-slow"]
-    assert arms["other-wide"].model.options == {"width": 9}
-    assert arms["tiny-slow"].training.lr == 1e-5
+    assert list(variants) == ["tiny-wide", "tiny-slow", "other-wide", "other-slow"]
+    assert variants["other-wide"].model.options == {"width": 9}
+    assert variants["tiny-slow"].training.lr == 1e-5
 
 
-def test_one_arm_is_no_comparison(experiment):
-    with pytest.raises(InputError, match="two arms or more"):
-        read_arms([experiment])
+def test_one_variant_is_no_comparison(experiment):
+    with pytest.raises(InputError, match="two variants or more"):
+        read_variants([experiment])
 
 
-def test_arms_on_other_images_are_refused(experiment, tmp_path):
-    (tmp_path / "arms.yaml").write_text("here: {}\nthere: {data.root: elsewhere}\n")
+def test_variants_on_other_images_are_refused(experiment, tmp_path):
+    (tmp_path / "variants.yaml").write_text("here: {}\nthere: {data.root: elsewhere}\n")
     with pytest.raises(InputError, match="the same images; they differ in data.root"):
-        read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+        read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
 
 
-def test_arms_of_another_split_are_refused_before_anything_is_trained(experiment, tmp_path):
-    (tmp_path / "arms.yaml").write_text("here: {}\nthere: {data.split_seed: 7}\n")
+def test_variants_of_another_split_are_refused_before_anything_is_trained(experiment, tmp_path):
+    (tmp_path / "variants.yaml").write_text("here: {}\nthere: {data.split_seed: 7}\n")
     with pytest.raises(InputError, match="differ in data.split_seed"):
-        read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+        read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -77,29 +80,29 @@ def test_arms_of_another_split_are_refused_before_anything_is_trained(experiment
         ("a: {run_dir: x}", "sets run_dir"),
     ],
 )
-def test_an_arm_stays_below_the_output_and_leaves_seeds_to_the_comparison(
+def test_a_variant_stays_below_the_output_and_leaves_seeds_to_the_comparison(
     line, message, experiment, tmp_path
 ):
-    (tmp_path / "arms.yaml").write_text(f"{line}\nb: {{}}\n")
+    (tmp_path / "variants.yaml").write_text(f"{line}\nb: {{}}\n")
     with pytest.raises(InputError, match=message):
-        read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+        read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
 
 
 @pytest.mark.parametrize("settings", [["--seed", "3"], ["--run_dir=x"]])
 def test_what_the_comparison_sets_itself_is_refused(settings, experiment):
     with pytest.raises(InputError, match="give --seeds and --output"):
-        read_arms([experiment], bases=["gram", "none"], settings=settings)
+        read_variants([experiment], bases=["gram", "none"], settings=settings)
 
 
-def test_an_unknown_basis_is_told(experiment):
+def test_an_unknown_basis_is_named(experiment):
     with pytest.raises(InputError, match="unknown basis 'grem'; did you mean 'gram'"):
-        read_arms([experiment], bases=["gram", "grem"])
+        read_variants([experiment], bases=["gram", "grem"])
 
 
 @pytest.mark.parametrize("seeds", ["", "-1,0", "x"])
-def test_seeds_that_are_none_are_refused(seeds, experiment, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        comparison_command(
+def test_seeds_that_are_none_are_refused(seeds, experiment, tmp_path):
+    with pytest.raises(InputError, match="--seeds: expected"):
+        main(
             [
                 "--config",
                 experiment,
@@ -108,94 +111,94 @@ def test_seeds_that_are_none_are_refused(seeds, experiment, tmp_path, capsys):
                 f"--seeds={seeds}",
                 "--output",
                 str(tmp_path / "c"),
-            ],
-            description="",
+            ]
         )
-    assert "list of integers from 0 on" in capsys.readouterr().err
 
 
-def test_a_file_of_arms_that_is_none_is_refused(experiment, tmp_path):
-    (tmp_path / "arms.yaml").write_text("- a\n- b\n")
+def test_a_file_of_variants_that_is_none_is_refused(experiment, tmp_path):
+    (tmp_path / "variants.yaml").write_text("- a\n- b\n")
     with pytest.raises(InputError, match="expected lines such as"):
-        read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+        read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
 
 
-def test_the_name_of_an_arm_is_checked(experiment):
-    arms = read_arms([experiment], bases=["gram", "none"])
-    with pytest.raises(InputError, match="--control 'gran' is no arm; did you mean 'gram'"):
-        chosen("gran", arms, "--control")
+def test_the_name_of_a_variant_is_checked(experiment):
+    variants = read_variants([experiment], bases=["gram", "none"])
+    with pytest.raises(InputError, match="--baseline 'gran' .*did you mean 'gram'"):
+        check_variant("gran", variants, "--baseline")
 
 
-def test_arms_have_the_size_of_the_reference(experiment):
-    arms = match_arms(read_arms([experiment], bases=["gram", "bspline", "none"]), "gram", "params")
-    assert arms["gram"].model.match is None
+def test_variants_have_the_size_of_the_reference(experiment):
+    variants = match_sizes(
+        read_variants([experiment], bases=["gram", "bspline", "none"]), "gram", "params"
+    )
+    assert variants["gram"].model.match is None
     sizes = {}
-    for name, config in arms.items():
+    for name, config in variants.items():
         config.run_dir = f"{config.run_dir}_{name}"
         sizes[name] = train(config)["parameters"]
     assert all(abs(size / sizes["gram"] - 1) <= 0.02 for size in sizes.values())
 
 
-def test_an_option_that_only_one_arm_has_is_refused(experiment, tmp_path):
-    (tmp_path / "arms.yaml").write_text(
+def test_an_option_that_only_one_variant_has_is_refused(experiment, tmp_path):
+    (tmp_path / "variants.yaml").write_text(
         "plain: {model.options: {width: 4, depth: 2}}\nnormed: {model.options: {width: 4, depth: 2,"
         " norm: layer}}\n"
     )
-    arms = read_arms([experiment], arms_file=str(tmp_path / "arms.yaml"))
+    variants = read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
     with pytest.raises(
         InputError, match=r"normed sets model.options.norm and the reference plain does not"
     ):
-        match_arms(arms, "plain", "params")
+        match_sizes(variants, "plain", "params")
 
 
-def test_every_arm_is_trained_with_every_seed_once(experiment, tmp_path):
-    arms, told = read_arms([experiment], bases=["gram", "none"]), []
-    run_arms(arms, [3, 4], tmp_path / "out", log=told.append)
-    for name in arms:
+def test_every_variant_is_trained_with_every_seed_once(experiment, tmp_path):
+    variants, log = read_variants([experiment], bases=["gram", "none"]), []
+    run_variants(variants, [3, 4], tmp_path / "out", log=log.append)
+    for name in variants:
         for seed in (3, 4):
             stored = yaml.safe_load(
                 (run_folder(tmp_path / "out", name, seed) / "config.yaml").read_text()
             )
             assert (stored["model"]["basis"], stored["seed"]) == (name, seed)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
-    run_arms(arms, [3, 4], tmp_path / "out", log=told.append)
+    run_variants(variants, [3, 4], tmp_path / "out", log=log.append)
     assert before == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")
     }
-    assert sum("is finished" in line for line in told) == 4
+    assert sum("is finished" in line for line in log) == 4
 
 
 def test_a_run_that_was_stopped_goes_on(experiment, tmp_path):
-    arms = read_arms([experiment], bases=["gram", "none"])
-    run_arms(arms, [0], tmp_path / "out")
+    variants = read_variants([experiment], bases=["gram", "none"])
+    run_variants(variants, [0], tmp_path / "out")
     run = run_folder(tmp_path / "out", "gram", 0)
     scores = json.loads((run / "metrics.json").read_text())["test"]["mean_iou"]
     (run / "metrics.json").unlink()
-    run_arms(arms, [0], tmp_path / "out")
+    run_variants(variants, [0], tmp_path / "out")
     assert json.loads((run / "metrics.json").read_text())["test"]["mean_iou"] == scores
 
 
 def test_a_run_of_another_process_is_left_to_it(experiment, tmp_path):
     from kanseg.training.run_folder.resume import lock_run
 
-    arms, told = read_arms([experiment], bases=["gram", "none"]), []
+    variants, log = read_variants([experiment], bases=["gram", "none"]), []
     with lock_run(run_folder(tmp_path / "out", "gram", 0)):
-        run_arms(arms, [0], tmp_path / "out", log=told.append)
-    assert any("is in other hands" in line for line in told)
+        run_variants(variants, [0], tmp_path / "out", log=log.append)
+    assert any("is being trained by another process" in line for line in log)
     assert not (run_folder(tmp_path / "out", "gram", 0) / "metrics.json").exists()
     assert (run_folder(tmp_path / "out", "none", 0) / "metrics.json").exists()
 
 
 def test_a_folder_with_other_settings_is_not_taken_for_the_run(experiment, tmp_path):
-    arms = read_arms([experiment], bases=["gram", "none"])
-    run_arms(arms, [0], tmp_path / "out")
-    changed = read_arms([experiment], bases=["gram", "none"], settings=["--training.lr", "0.5"])
+    variants = read_variants([experiment], bases=["gram", "none"])
+    run_variants(variants, [0], tmp_path / "out")
+    changed = read_variants([experiment], bases=["gram", "none"], settings=["--training.lr", "0.5"])
     with pytest.raises(InputError, match="training.lr: 0.001 -> 0.5"):
         is_finished(run_folder(tmp_path / "out", "gram", 0), changed["gram"])
 
 
 def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
-    comparison_command(
+    main(
         [
             "--config",
             experiment,
@@ -205,11 +208,10 @@ def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
             "0,1",
             "--output",
             str(tmp_path / "out"),
-        ],
-        description="",
+        ]
     )
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
-    assert [row["arm"] for row in rows] == ["none", "gram"]
+    assert [row["variant"] for row in rows] == ["none", "gram"]
     metrics = json.loads((tmp_path / "out" / "gram" / "seed_1" / "metrics.json").read_text())
     assert rows[1]["by_seed"][1] == pytest.approx(
         metrics["test"]["per_image"]["classes"]["foreground"]["iou"], abs=1e-5
@@ -219,13 +221,30 @@ def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
     assert all((tmp_path / "out" / name).is_file() for name in ("comparison.png", "examples.png"))
 
 
-def test_a_comparison_of_which_an_arm_is_missing_says_so(experiment, tmp_path):
-    arms, told = read_arms([experiment], bases=["gram", "none"]), []
-    run_arms({"gram": arms["gram"]}, [0], tmp_path / "out", log=told.append)
+def test_the_old_names_of_options_are_read(experiment, tmp_path):
+    path = tmp_path / "variants.yaml"
+    path.write_text("gram: {}\nnone: {model.basis: none}\n")
+    words = ["--config", experiment, f"--arms={path}", "--output", str(tmp_path / "out")]
+    with (
+        pytest.warns(DeprecationWarning, match="--variants"),
+        pytest.raises(InputError, match="--baseline 'gran'"),
+    ):
+        main([*words, "--control", "gran"])
+
+
+def test_a_comparison_of_which_a_variant_is_missing_says_so(experiment, tmp_path):
+    variants, log = read_variants([experiment], bases=["gram", "none"]), []
+    run_variants({"gram": variants["gram"]}, [0], tmp_path / "out", log=log.append)
     assert (
-        finish(
-            arms, [0], tmp_path / "out", control="none", split="test", score=None, log=told.append
+        write_comparison(
+            variants,
+            [0],
+            tmp_path / "out",
+            baseline="none",
+            split="test",
+            score=None,
+            log=log.append,
         )
         == []
     )
-    assert told[-1] == f"compare: not finished yet: {tmp_path / 'out' / 'none' / 'seed_0'}"
+    assert log[-1] == f"compare: not finished yet: {tmp_path / 'out' / 'none' / 'seed_0'}"

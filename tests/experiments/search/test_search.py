@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from kanseg.cli.search import kind_of_experiment, search_command
+from kanseg.cli.search import kind_of_experiment, main
 from kanseg.config import (
     ClassificationConfig,
     ClassificationData,
@@ -379,7 +379,7 @@ def test_a_missing_package_is_named_with_its_command(experiment, tmp_path, monke
         "2",
     ]
     with pytest.raises(InputError, match=f"python -m pip install '{name}"):
-        search_command(arguments if name == "ray" else arguments[:-2], description="")
+        main(arguments if name == "ray" else arguments[:-2])
 
 
 def test_workers_of_ray_get_the_search(experiment, tmp_path, monkeypatch):
@@ -411,6 +411,6 @@ def test_workers_of_ray_get_the_search(experiment, tmp_path, monkeypatch):
         "--run_dir",
         experiment.run_dir,
     ]
-    search_command(arguments, description="")
+    main(arguments)
     assert asked == [{"num_cpus": 1, "num_gpus": 0.5}]
     assert len(rows(experiment.run_dir)) == 2

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from conftest import make_folder
-from kanseg.cli.compare import other_samples
 from kanseg.config import (
     ClassificationConfig,
     ClassificationData,
@@ -20,6 +19,7 @@ from kanseg.config import (
 )
 from kanseg.data.split_record import Content, SplitRecord, read_record
 from kanseg.evaluation.evaluate import evaluate_checkpoint
+from kanseg.experiments.compare.report import data_warnings
 from kanseg.inference.checkpoint import read_weights
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
@@ -237,10 +237,10 @@ def test_runs_on_other_samples_are_not_compared_without_a_word(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "split.json").write_text(SplitRecord({"train": members}).to_json())
     runs = {name: {0: tmp_path / name} for name in ("a", "b", "c")}
-    (line,) = other_samples(runs)
+    (line,) = data_warnings(runs)
     assert f"{tmp_path / 'c'} were trained on other samples than {tmp_path / 'a'}" in line
     del runs["c"]
-    assert other_samples(runs | {"older": {0: tmp_path}}) == []
+    assert data_warnings(runs | {"older": {0: tmp_path}}) == []
 
 
 def test_a_copy_whose_images_were_saved_anew_is_told_by_its_names(copied, tmp_path, capsys):

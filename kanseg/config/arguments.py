@@ -1,0 +1,135 @@
+"""The command-line parser of all tools."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
+
+from kanseg.utils.errors import InputError
+from kanseg.utils.reading import parse_yaml
+from kanseg.utils.registry import nearest
+
+# How jsonargparse words an unknown option or key; the group is its name.
+UNKNOWN_NAME = (
+    r"(?:Key|Option|option) [\"']?(?:--)?([\w.]+)[\"']? is not (?:expected|accepted)",
+    r"[Uu]nrecognized arguments: --?([\w.]+)",
+    r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
+)
+YAML_MODE = "kanseg_yaml"
+MAX_MESSAGE = 500  # characters
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Types and defaults of all options; the lines of the description stay as they are."""
+
+
+class ToolParser(ArgumentParser):
+    """A jsonargparse parser whose errors are `InputError`, and whose options can be written with
+    hyphens for underscores.
+
+    Args:
+        description: for `--help`.
+        options: of `jsonargparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, description: str = "", **options: Any):
+        # jsonargparse's own YAML loader has no bound on aliases and raises many kinds of errors.
+        set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=HelpFormatter,
+            parser_mode=YAML_MODE,
+            **options,
+        )
+
+    def parse_args(
+        self, args: Sequence[str] | None = None, *rest: Any, **options: Any
+    ) -> Namespace:
+        """Parse a command line, by default that of the process."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args([_with_underscores(word) for word in words], *rest, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Raise `InputError`; an unknown option is answered with the nearest known one."""
+        raise InputError(_one_line(message, self.get_defaults().keys(branches=True))) from None
+
+
+def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line that takes the settings of an experiment too -> the words of the tool, and
+    those of settings, such as `--training.lr 0.1`, `--seed 1` or `--run_dir=runs/x`.
+    """
+    own: list[str] = []
+    settings: list[str] = []
+    target = own
+    for word in arguments:
+        if word.startswith("--"):
+            name = word.partition("=")[0].removeprefix("--")
+            is_setting = "." in name or name in ("run_dir", "seed", "data", "model", "training")
+            target = settings if is_setting else own
+        target.append(word)
+    return own, settings
+
+
+def comma_separated(text: str | None) -> list[str]:
+    """`a, b` -> ["a", "b"]; an empty list for None."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def integers(text: str, option: str) -> list[int]:
+    """`32,64` -> [32, 64].
+
+    Raises:
+        InputError: no integers; the message names the option.
+    """
+    words = comma_separated(text)
+    try:
+        values = [int(word) for word in words]
+    except ValueError:
+        values = []
+    if not values:
+        raise InputError(f"{option}: expected comma-separated integers, got {text!r}")
+    return values
+
+
+def _with_underscores(word: str) -> str:
+    """`--batch-size=8` -> `--batch_size=8`; names with dots stay, since keys can have hyphens."""
+    name, sign, value = word.partition("=")
+    if not name.startswith("--") or "." in name:
+        return word
+    return "--" + name[2:].replace("-", "_") + sign + value
+
+
+def _load_yaml(text: str) -> Any:
+    """The value of a word of the command line, or of a file of settings."""
+    value = parse_yaml(text)
+    # `key:` and `{a, b}` are text, not mappings to null.
+    if isinstance(value, dict) and value and all(entry is None for entry in value.values()):
+        keys = set(text.strip(" {}").replace(" ", "").split(","))
+        if text.strip() == f"{next(iter(value))}:" or keys == set(value):
+            return text
+    return value
+
+
+def _one_line(message: str, known: Iterable[str]) -> str:
+    """The parser's message on one line, with the nearest known name where one is unknown."""
+    text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
+    unknown = re.search("|".join(UNKNOWN_NAME), text)
+    if unknown is None:
+        return text[:MAX_MESSAGE]
+    name = next(group for group in reversed(unknown.groups()) if group)
+    known = list(known)
+    hint = nearest(name, known)
+    if not hint:
+        # A name whose section was forgotten or mistaken: `lr` for `training.lr`.
+        by_leaf = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+        leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, n=1)
+        if leaf:
+            hint = f"; did you mean {by_leaf[leaf[0]]!r}?"
+    return f"unknown setting {name!r}{hint} (all settings: --help)"

@@ -1,0 +1,84 @@
+"""What a study writes: table.md and a figure for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kanseg.experiments.compare.study import Study
+from kanseg.experiments.compare.study_figures import draw_study
+from kanseg.experiments.compare.study_results import (
+    by_variant,
+    read_lines,
+    results_file,
+    score_names,
+    study_rows,
+    study_table,
+    tuning_table,
+    wins,
+)
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_write_text
+
+NOTE = (
+    "Mean ± standard deviation over the seeds of the mean over the test images; CPU seconds of"
+    " training alone. Difference to the reference with its 95 %\ninterval and p (Holm's correction"
+    " for the number of variants of a set): for new seeds and new images, both of which are samples"
+    " (two-way crossed,\nSatterthwaite's t). better in: the number of images that are better, the"
+    " seeds averaged. Images without a score in any of the runs are left out."
+)
+
+
+def write_study(
+    study: Study,
+    sets: Sequence[str],
+    variants: Sequence[str],
+    results: Path,
+    *,
+    log: Callable[[str], None] = print,
+) -> list[Path]:
+    """Write table.md and the figures of the lines that are there; returns the files.
+
+    Args:
+        study: the study.
+        sets, variants: the names that are reported.
+        results: folder of the JSON lines, and of the files that are written.
+        log: gets the tables and the files.
+
+    Raises:
+        InputError: no lines yet, or lines that are damaged or contradict each other.
+    """
+    tuned, final = {}, {}
+    for name in sets:
+        path = results_file(results, "tune", name)
+        tuned[name] = [line for line in read_lines(path) if line["variant"] in variants]
+        path = results_file(results, "final", name)
+        lines = [line for line in read_lines(path) if line["variant"] in variants]
+        if lines:
+            found = by_variant(lines, where=path, log=log)
+            final[name] = {variant: found[variant] for variant in variants if variant in found}
+    parts = []
+    written = [results / "table.md"]
+    for title, equal_time in (("Equal parameters", False), ("Equal CPU time", True)):
+        rows = study_rows(
+            final, baseline=study.baseline, longer=list(study.longer), equal_time=equal_time
+        )
+        if equal_time:
+            rows = [row for row in rows if row["against"]]
+        if rows:
+            parts += [f"## {title}", study_table(rows)]
+        if any("difference" in row for row in rows):
+            parts.append(wins(rows))
+            path = results / f"{title.lower().replace(' ', '_')}.png"
+            written.append(draw_study(rows, path, title=title))
+    if final:
+        parts += [NOTE, score_names(final)]
+    if any(tuned.values()):
+        parts += ["## Tuning", tuning_table(tuned, study.tuned[0])]
+    if not parts:
+        raise InputError(f"{results}: no lines of these sets and variants yet")
+    text = "\n\n".join(parts)
+    atomic_write_text(results / "table.md", text + "\n")
+    log(text)
+    log(f"study: {', '.join(map(str, written))}")
+    return written
