@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from math import comb, factorial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,15 @@ UNIFORM_SHARE = 0.02
 _INNER_POINTS = (torch.arange(6, dtype=torch.float64) + 0.5) / 6
 
 
+class CheckedKnots(NamedTuple):
+    """The knots that were last checked, and the answer."""
+
+    tensor: Tensor | None
+    version: int | None  # of the tensor, None if it counts no versions
+    values: Tensor | None  # a copy, on a CPU, where comparing it costs nothing
+    uniform: bool
+
+
 @BASES.register("bspline")
 class BSpline(Basis):
     """B-splines of order k on G intervals of [lo, hi]: K = G + k functions, zero far outside the
@@ -42,12 +51,12 @@ class BSpline(Basis):
     which needs no recursion and no division. Knots that were adapted to data (see
     `kanseg.layers.grids`) go through the recursion, which is right for uniform ones too.
 
-    The knots alone decide which formula is taken; nothing beside them is stored. They are looked at
-    when they are made, loaded or moved, and again whenever they turn out to be other ones. Where
-    their values cannot be read (`torch.func.vmap`, an exporter) the closed form is taken only if
-    they are the very tensor that was looked at, and `torch.compile` compiles anew when that
-    changes. Overwriting the knots of a compiled module in place, past `load_state_dict`, is the one
-    thing that a compiled graph cannot see: run the module once without the compiler then.
+    The knots alone decide which formula is used; nothing else is stored. They are checked when they
+    are made, loaded or moved, and again whenever they have changed. Where their values cannot be
+    read (`torch.func.vmap`, an exporter) the closed form is used only if they are the very tensor
+    that was checked, and `torch.compile` compiles anew when that changes. A compiled graph cannot
+    see one thing: knots overwritten in place, past `load_state_dict`. Run the module once without
+    the compiler then.
 
     Values and gradients are 0 at infinity and NaN at NaN.
 
@@ -90,14 +99,14 @@ class BSpline(Basis):
         steps = torch.arange(-k, self.grid_size + k + 1, dtype=torch.float64, device="cpu")
         knots = lo + steps * (hi - lo) / self.grid_size
         write_buffer(self, "knots", knots.repeat(self.channels, 1))
-        self._look_at_knots(uniform=True)
+        self._check_knots(uniform=True)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         if self.spline_order == 0:
             return self._indicators(u)
-        return (
-            self._closed_form(u, derivatives) if self.uniform else self._recursion(u, derivatives)
-        )
+        if self.uniform:
+            return self._closed_form(u, derivatives)
+        return self._recursion(u, derivatives)
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
@@ -146,11 +155,8 @@ class BSpline(Basis):
         """ValueError unless `grid_size` is a multiple of the present number of intervals (on the
         range before any widening).
         """
-        if (
-            not isinstance(grid_size, int)
-            or grid_size < self.nominal_size
-            or grid_size % self.nominal_size
-        ):
+        is_integer = isinstance(grid_size, int)
+        if not is_integer or grid_size < self.nominal_size or grid_size % self.nominal_size:
             raise ValueError(
                 f"the new grid_size must be a multiple of the present {self.nominal_size}, got"
                 f" {grid_size!r}"
@@ -161,29 +167,22 @@ class BSpline(Basis):
         self.check_finer(grid_size)
         k, times = self.spline_order, grid_size // self.nominal_size
         knots = self.knots.double()
-        inside = knots if keep_tails else knots[:, k : knots.shape[1] - k]
+        inside = knots
+        if not keep_tails:
+            inside = knots[:, k : knots.shape[1] - k]
         steps = torch.arange(times, dtype=torch.float64, device=knots.device) / times
-        finer = (
-            inside[:, :-1, None] + (inside[:, 1:] - inside[:, :-1])[..., None] * steps
-        ).flatten(1)
-        finer = torch.cat([finer, inside[:, -1:]], dim=1)
-        # All splines between the ends of the widened grid; those that would cross them are not
-        # needed.
-        grid = finer[:, k : finer.shape[1] - k] if keep_tails else finer
-        points = (
-            finer[:, :-1, None]
-            + (finer[:, 1:] - finer[:, :-1])[..., None] * _INNER_POINTS.to(finer)
-        ).flatten(1)
+        finer = torch.cat([_within_intervals(inside, steps), inside[:, -1:]], dim=1)
+        points = _within_intervals(finer, _INNER_POINTS.to(finer))
         old = self._values(points)
+        step = (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times
         if keep_tails:
+            # All splines between the ends of the widened grid; none needs to cross them.
             lo, hi = self.grid_range
             tail = (hi - lo) / self.grid_size * k * (1 - 1 / times)
             self.grid_range = (lo - tail, hi + tail)
-        self._set_grid(
-            grid,
-            (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times,
-            knots=finer if keep_tails else None,
-        )
+            self._set_grid(finer[:, k : finer.shape[1] - k], step, knots=finer)
+        else:
+            self._set_grid(finer, step)
         self.nominal_size = grid_size
         return change_of_basis(old, self._values(points))
 
@@ -193,8 +192,8 @@ class BSpline(Basis):
         return exact.functions(samples.double().unsqueeze(0))[0]
 
     def _set_grid(self, grid: Tensor, step: Tensor, knots: Tensor | None = None) -> None:
-        """Take over ends of intervals (C, G + 1), with k knots more on either side, `step` (C,)
-        apart or as given.
+        """Set the ends of the intervals (C, G + 1), with k more knots on either side: `step` (C,)
+        apart, or as in `knots`.
         """
         k = self.spline_order
         if knots is None:
@@ -205,84 +204,92 @@ class BSpline(Basis):
         self.grid_size = self.nominal_size = grid.shape[1] - 1
         self.num_functions = self.grid_size + k
         write_buffer(self, "knots", knots)
-        self._look_at_knots()
+        self._check_knots()
 
     @property
     def uniform(self) -> bool:
-        """Whether the knots of every channel are known to be equally spaced; False also where
-        nobody can log, and for knots that are trained.
+        """True if the knots of every channel are known to be equally spaced; False also where their
+        values cannot be read, and for knots that are trained.
         """
         if self.knots.requires_grad:  # the closed form has a gradient for the outermost two only
             return False
+        knots, checked = self.knots, self._checked
         if torch.compiler.is_dynamo_compiling():
             # The comparison and the answer become guards of the compiled graph.
-            return self.knots is self._seen[0] and self._seen[3] and self._uniform_when_traced()
-        knots = self.knots
-        seen, uniform = self._seen[0], self._seen[3]
-        if knots is seen and self._unchanged():
-            return uniform
+            return knots is checked.tensor and checked.uniform and self._uniform_when_traced()
+        if knots is checked.tensor and self._unchanged():
+            return checked.uniform
         fake_mode = getattr(knots, "fake_mode", None)
-        if fake_mode is not None and type(seen) is Tensor:
+        if fake_mode is not None and type(checked.tensor) is Tensor:
             # An exporter puts a fake in the place of each tensor, always the same one.
-            return uniform and self._unchanged() and _fake_of(seen, fake_mode) is knots
-        batched = torch._C._are_functorch_transforms_active()
-        if batched or _is_recorded() or not _is_readable(knots):
+            is_same = self._unchanged() and _fake_of(checked.tensor, fake_mode) is knots
+            return checked.uniform and is_same
+        is_batched = torch._C._are_functorch_transforms_active()
+        if is_batched or _is_recorded() or not _is_readable(knots):
             return False
-        self._look_at_knots()
-        return self._seen[3]
+        self._check_knots()
+        return self._checked.uniform
 
-    def _look_at_knots(self, uniform: bool | None = None) -> None:
-        """Remember the knots of now, and whether they are uniform: found out from their values
-        unless it is known, or they have none.
+    def _check_knots(self, uniform: bool | None = None) -> None:
+        """Remember the present knots, and whether they are uniform: `uniform` if it is known, else
+        as their values say; as before if they have none.
         """
         knots = self.knots
-        readable = _is_readable(knots)
+        is_readable = _is_readable(knots)
         if uniform is None:
-            uniform = equally_spaced(knots) if readable else self._seen[3]
-        # Tensors made in inference mode count no versions, and `knots.data.copy_` leaves the count
-        # alone: on a CPU, where it costs nothing, the values are compared.
-        version = None if knots.is_inference() else knots._version
-        values = knots.detach().clone() if readable and knots.device.type == "cpu" else None
-        self._seen = (knots, version, values, uniform)
+            uniform = equally_spaced(knots) if is_readable else self._checked.uniform
+        version = values = None
+        if not knots.is_inference():  # inference tensors count no versions
+            version = knots._version
+        if is_readable and knots.device.type == "cpu":  # `knots.data.copy_` changes no version
+            values = knots.detach().clone()
+        self._checked = CheckedKnots(knots, version, values, uniform)
 
     def _unchanged(self) -> bool:
-        """Whether the tensor that was looked at holds the same values still, as far as can be told
+        """True if the tensor that was checked has the same values still, as far as can be told
         without waiting for an accelerator.
         """
-        knots, version, values, _ = self._seen
-        if values is not None and not _is_recorded():
-            return torch.equal(knots, values)
-        return version is not None and knots._version == version
+        checked = self._checked
+        if checked.values is not None and not _is_recorded():
+            return torch.equal(self.knots, checked.values)
+        return checked.version is not None and self.knots._version == checked.version
 
     @torch.compiler.assume_constant_result
     def _uniform_when_traced(self) -> bool:
         if _is_readable(self.knots) and not _is_recorded():
             return equally_spaced(self.knots)
-        return self._seen[3] and self._unchanged()
+        return self._checked.uniform and self._unchanged()
 
     def _load_from_state_dict(self, *arguments: object, **named: object) -> None:
         super()._load_from_state_dict(*arguments, **named)
-        self._look_at_knots()
+        self._check_knots()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BSpline:
         uniform = self.uniform
         super()._apply(fn, recurse)
-        self._look_at_knots(uniform)
+        self._check_knots(uniform)
         return self
 
     def set_channels(self, channels: int) -> None:
         super().set_channels(channels)
-        self._look_at_knots()
+        self._check_knots()
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles have tensors of their own, and look at them."""
-        known = self._seen[3] if self.knots is self._seen[0] and self._unchanged() else None
-        return {**self.__dict__, "_seen": known}
+        """Copies and pickles have tensors of their own, which are checked when they are made."""
+        known = None
+        if self.knots is self._checked.tensor and self._unchanged():
+            known = self._checked.uniform
+        return {**self.__dict__, "_checked": known}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        known = state["_seen"] if isinstance(state["_seen"], bool) else None
-        super().__setstate__({**state, "_seen": (None, None, None, known is True)})
-        self._look_at_knots(known)
+        # Pickles of earlier versions have "_seen".
+        state = dict(state)
+        known = state.pop("_seen", None)
+        known = state.get("_checked", known)
+        if not isinstance(known, bool):
+            known = None
+        super().__setstate__({**state, "_checked": CheckedKnots(None, None, None, known is True)})
+        self._check_knots(known)
 
     def _closed_form(self, u: Tensor, derivatives: bool) -> ValuesAndDerivatives:
         k = self.spline_order
@@ -295,23 +302,41 @@ class BSpline(Basis):
         position = (u - first) * rate
         for i in range(self.num_functions):
             distance = position - unit * (i + (k + 1) / 2)
-            side = distance.sign() * (-k * rate) if derivatives else None
-            reach, value, slope = (unit * (k + 1) / 2 - distance.abs_()).relu_(), 0, 0
-            for j in range((k + 2) // 2):
-                weight = (-1) ** j * comb(k + 1, j)
-                reach = (reach - unit).relu_() if j else reach
-                if not derivatives and k in (2, 3):  # squares and cubes are one operation
-                    value = torch.add(value, reach.pow(k), alpha=weight) if j else reach.pow(k)
-                    continue
-                lower = _power(reach, k - 1)
-                value = torch.addcmul(value, lower, reach, value=weight) if j else lower * reach
-                if derivatives:
-                    slope = slope + weight * lower
-            yield value, slope * side if derivatives else None
+            side = None
+            if derivatives:
+                side = distance.sign() * (-k * rate)
+            b = (unit * (k + 1) / 2 - distance.abs_()).relu_()
+            value, derivative = self._truncated_powers(b, unit, derivatives)
+            if derivatives:
+                yield value, derivative * side
+            else:
+                yield value, None
+
+    def _truncated_powers(
+        self, b: Tensor, unit: float, derivatives: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """sum_j (-1)^j C(k + 1, j) relu(b - j unit)^k for b >= 0, and its derivative in b / k."""
+        k = self.spline_order
+        weights = [(-1) ** j * comb(k + 1, j) for j in range((k + 2) // 2)]
+        if not derivatives and k in (2, 3):  # squares and cubes are one operation
+            value = b.pow(k)
+            for weight in weights[1:]:
+                b = (b - unit).relu_()
+                value = torch.add(value, b.pow(k), alpha=weight)
+            return value, None
+        lower = _power(b, k - 1)
+        value, derivative = lower * b, lower
+        for weight in weights[1:]:
+            b = (b - unit).relu_()
+            lower = _power(b, k - 1)
+            value = torch.addcmul(value, lower, b, value=weight)
+            if derivatives:
+                derivative = derivative + weight * lower
+        return value, derivative
 
     def _assert_uniform(self) -> None:
-        """Let a compiled graph fail, not compute something else, where knots were overwritten in
-        place past `load_state_dict` (an average that copies buffers).
+        """Make a compiled graph fail, not compute something else, if knots were overwritten in
+        place past `load_state_dict` (by an average that copies buffers).
         """
         steps = self.knots.diff(dim=1)
         mean = (self.knots[:, -1:] - self.knots[:, :1]) / steps.shape[1]
@@ -332,17 +357,16 @@ class BSpline(Basis):
         span = last - first
         near = u.clamp(first - span, last + span)
         distances = [near - aligned(knot, u) for knot in knots.unbind(1)]
-        values = [
-            ((here >= 0) & (there < 0)).to(u.dtype)
-            for here, there in zip(distances, distances[1:], strict=False)
-        ]
+        values = []
+        for here, there in zip(distances, distances[1:], strict=False):
+            values.append(((here >= 0) & (there < 0)).to(u.dtype))
         lower = values
         for order in range(1, k + 1):
             lower = values
             rates = (knots[:, order:] - knots[:, :-order]).reciprocal()
-            rising = [
-                distances[i] * aligned(rates[:, i], u) * value for i, value in enumerate(lower)
-            ]
+            rising = []
+            for i, value in enumerate(lower):
+                rising.append(distances[i] * aligned(rates[:, i], u) * value)
             values = [rising[i] + lower[i + 1] - rising[i + 1] for i in range(len(lower) - 1)]
         rates = k * (knots[:, k:] - knots[:, :-k]).reciprocal()
         for i, value in enumerate(values):
@@ -359,12 +383,19 @@ class BSpline(Basis):
         knots = [aligned(knot, u) for knot in self.knots.unbind(1)]
         nan = torch.where(u.isnan(), u, 0.0)
         for i, (a, b) in enumerate(zip(knots, knots[1:], strict=False)):
-            below = u <= b if i + 1 == self.num_functions else u < b
+            is_last = i + 1 == self.num_functions
+            below = u <= b if is_last else u < b
             yield ((u >= a) & below).to(u.dtype) + nan, u.new_zeros(())
 
 
+def _within_intervals(knots: Tensor, shares: Tensor) -> Tensor:
+    """Points at shares (n,) of each interval between knots (C, m): (C, (m - 1) * n)."""
+    lengths = knots.diff(dim=1)
+    return (knots[:, :-1, None] + lengths[..., None] * shares).flatten(1)
+
+
 def equally_spaced(knots: Tensor) -> bool:
-    """Whether knots (C, n) lie where a uniform grid has them, but for rounding in float32."""
+    """True if knots (C, n) are those of a uniform grid, up to rounding in float32."""
     exact = knots.detach().cpu().double()
     first, last = exact[:, :1], exact[:, -1:]
     count = exact.shape[1] - 1
@@ -375,22 +406,22 @@ def equally_spaced(knots: Tensor) -> bool:
 
 
 def _is_exporting() -> bool:
-    """Whether torch.export traces, whose graphs hold the knots that they were traced with."""
+    """True while torch.export traces; its graphs hold the knots that they were traced with."""
     return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
 def _is_recorded() -> bool:
-    """Whether someone records or replaces the operations, so that their results are no values."""
+    """True while operations are recorded or replaced, so that their results have no values."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _fake_of(tensor: Tensor, fake_mode: Any) -> Tensor:
-    """What stands for a tensor under an exporter; one that it has not met gets a new one."""
+    """The fake tensor of an exporter for a tensor; a new one if it has not met it."""
     return fake_mode.from_tensor(tensor, static_shapes=True)
 
 
 def _is_readable(knots: Tensor) -> bool:
-    """Whether the values can be looked at: no meta tensor, no fake, no shard."""
+    """True if the values can be read: not a meta tensor, a fake or a shard."""
     return type(knots) in (Tensor, nn.Parameter) and not knots.is_meta
 
 

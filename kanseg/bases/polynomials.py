@@ -43,18 +43,23 @@ class Polynomials(Basis):
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         value, derivative = u.new_ones(()), u.new_zeros(())
-        before = derivative_before = u.new_zeros(())
+        value_before = derivative_before = u.new_zeros(())
         yield value, derivative if derivatives else None
         for n in range(self.degree):
             slope, offset, back = self.recurrence(n)
             factor = u if _is(slope, 1) else slope * u
-            factor = factor if _is(offset, 0) else factor + offset
-            after = factor if n == 0 else _step(factor, value, back, before)
+            if not _is(offset, 0):
+                factor = factor + offset
             if derivatives:
                 # (f p_n - b p_{n-1})' = f p_n' - b p_{n-1}' + f' p_n
-                carried = _step(factor, derivative, back, derivative_before) if n else derivative
+                carried = derivative
+                if n > 0:
+                    carried = _step(factor, derivative, back, derivative_before)
                 derivative, derivative_before = carried + slope * value, derivative
-            value, before = after, value
+            if n == 0:
+                value, value_before = factor, value
+            else:
+                value, value_before = _step(factor, value, back, value_before), value
             yield value, derivative if derivatives else None
 
 
@@ -63,6 +68,7 @@ def _is(coefficient: Coefficient, number: float) -> bool:
 
 
 def _step(factor: Tensor, current: Tensor, back: Coefficient, previous: Tensor) -> Tensor:
+    """factor * current - back * previous."""
     if isinstance(back, Tensor):
         return factor * current - back.to(current.dtype) * previous
     return (factor * current).sub_(previous, alpha=back)
@@ -138,16 +144,18 @@ class Gram(Polynomials):
         return change
 
     def _beta(self, n: int) -> float:
-        return (
-            (1.0 if self.num_points is None else 1 - (n / self.num_points) ** 2)
-            * n**2
-            / (4 * n**2 - 1)
-        )
+        """b_n from its definition."""
+        finite = 1.0
+        if self.num_points is not None:
+            finite = 1 - (n / self.num_points) ** 2
+        return finite * n**2 / (4 * n**2 - 1)
 
     def recurrence(self, n: int) -> tuple[Coefficient, Coefficient, Coefficient]:
         if n == 0:
             return 1, 0, 0
-        return 1, 0, self.beta[n - 1] if self.learnable else self._beta(n)
+        if self.learnable:
+            return 1, 0, self.beta[n - 1]
+        return 1, 0, self._beta(n)
 
 
 @BASES.register("jacobi")

@@ -1,4 +1,4 @@
-"""Encoders of segmentation_models.pytorch and timm, under the contract of ours."""
+"""External encoders: those of segmentation_models.pytorch and timm, with the interface of ours."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ TIMM_OPTIONS = {
 
 
 class ExternalEncoder(nn.Module):
-    """Someone else's encoder: (B, C, H, W) -> depth + 1 features, the image itself first; any H
-    and W from 1 on.
+    """An encoder of another library: (B, C, H, W) -> depth + 1 features, the image itself first;
+    any H and W from 1 on.
 
     Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); 0 channels
     where the encoder has no feature of that size (vision transformers start at i = 2). The right
@@ -88,19 +88,21 @@ class ExternalEncoder(nn.Module):
         height, width = x.shape[-2:]
         # of 32 at any depth: some take larger kernels to small features
         right, below = -width % 32, -height % 32
-        found = self.body(F.pad(x, [0, right, 0, below], mode="replicate") if right or below else x)
+        padded = x
+        if right or below:
+            padded = F.pad(x, [0, right, 0, below], mode="replicate")
+        found = self.body(padded)
         features = [x]
         for i, place in enumerate(self.places, start=1):
-            size = -(-height // 2**i), -(-width // 2**i)
-            features.append(
-                x.new_zeros(len(x), 0, *size)
-                if place is None
-                else self._feature(found[place])[..., : size[0], : size[1]]
-            )
+            rows, columns = -(-height // 2**i), -(-width // 2**i)
+            if place is None:
+                features.append(x.new_zeros(len(x), 0, rows, columns))
+                continue
+            feature = found[place]
+            if self.channels_last:
+                feature = feature.movedim(-1, 1)
+            features.append(feature[..., :rows, :columns])
         return features
-
-    def _feature(self, feature: Tensor) -> Tensor:
-        return feature.movedim(-1, 1) if self.channels_last else feature
 
 
 def external_encoder(
@@ -125,17 +127,14 @@ def external_encoder(
     """
     origin, _, rest = name.partition("-")
     if origin not in ORIGINS or not rest:
-        raise ValueError(
-            f"a foreign encoder is called {' or '.join(f'{each}-NAME' for each in ORIGINS)}, got"
-            f" {name!r}"
-        )
+        raise ValueError(f"the name of an external encoder is smp-NAME or timm-NAME, got {name!r}")
     if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 5:
         raise ValueError(f"depth (halvings of the image) must be 1 to 5, got {depth!r}")
     return ORIGINS[origin](rest, in_channels, depth, weights, options)
 
 
 def is_external(name: str) -> bool:
-    """Whether a name is one for `external_encoder`."""
+    """True for a name of `external_encoder`."""
     return name.partition("-")[0] in ORIGINS and "-" in name
 
 
@@ -176,7 +175,7 @@ def _smp_encoder(
 
 
 def _is_renamed(name: str) -> bool:
-    """Whether SMP makes a model of timm of an old name such as "timm-resnest14d"."""
+    """True for an old name of SMP, such as "timm-resnest14d", that it turns into a timm model."""
     if not name.startswith("timm-"):
         return False
     from timm import is_model
@@ -197,12 +196,10 @@ def _check_timm_options(name: str, options: Mapping[str, object]) -> None:
     """ValueError for an option outside of `TIMM_OPTIONS`, or one that is no plain value."""
     for key, value in options.items():
         if key not in TIMM_OPTIONS:
-            cure = "; pretrained weights are asked for by encoder_weights"
-            raise ValueError(
-                f"{key!r} is no option that {name!r} can be given here"
-                f"{nearest(key, TIMM_OPTIONS)}"
-                f"{cure if 'pretrained' in key or 'checkpoint' in key else ''}"
-            )
+            hint = nearest(key, TIMM_OPTIONS)
+            if "pretrained" in key or "checkpoint" in key:
+                hint += "; encoder_weights asks for pretrained weights"
+            raise ValueError(f"{key!r} is not an option that {name!r} can be given here{hint}")
         values = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(each, (str, int, float, type(None))) for each in values):
             raise ValueError(f"option {key!r} of {name!r} must be a number, a name or a list")

@@ -113,7 +113,7 @@ def test_a_missing_library_is_named(name, monkeypatch):
         external_encoder(name)
 
 
-def test_kan_decoders_stand_on_foreign_encoders():
+def test_kan_decoders_stand_on_external_encoders():
     model = kanseg.create_model(
         "unet",
         4,
