@@ -20,7 +20,6 @@ from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.horner import collapses, variable
-from kanseg.layers.lookup import may_tabulate
 
 Note = Callable[[int], None]
 
@@ -120,7 +119,7 @@ def has_formula(layer: KANActivation) -> bool:
     the numbers that may be against it.
     """
     is_fake = isinstance(layer.weight, FakeTensor)
-    return layer.can_freeze() or (is_fake and may_tabulate(layer.basis))
+    return layer.can_freeze() or (is_fake and layer.basis.has_table)
 
 
 def operations_of_a_value(layer: KANActivation) -> int:

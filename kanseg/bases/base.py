@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from math import prod
+from math import inf, prod
 from typing import NamedTuple
 
 import torch
@@ -55,19 +55,22 @@ def _tanh(x: Tensor) -> Tensor:
 
 
 class Pointwise(NamedTuple):
-    """A map of single values, u = value(x), and its derivative in terms of u: du/dx = slope(u);
-    None where it is 1.
+    """A map of single values, u = value(x), its derivative in terms of u: du/dx = slope(u), None
+    where it is 1, and between what limits all u are.
     """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor] | None
+    limits: tuple[float, float]
 
 
 POINTWISE_DOMAINS: dict[str, Pointwise] = {
-    "identity": Pointwise(lambda x: x, None),
-    "tanh": Pointwise(_tanh, lambda u: 1 - u * u),
-    "half_tanh": Pointwise(lambda x: torch.sigmoid(x) * 2 - 1, lambda u: (1 - u * u) / 2),
-    "sigmoid": Pointwise(torch.sigmoid, lambda u: u * (1 - u)),
+    "identity": Pointwise(lambda x: x, None, (-inf, inf)),
+    "tanh": Pointwise(_tanh, lambda u: 1 - u * u, (-1.0, 1.0)),
+    "half_tanh": Pointwise(
+        lambda x: torch.sigmoid(x) * 2 - 1, lambda u: (1 - u * u) / 2, (-1.0, 1.0)
+    ),
+    "sigmoid": Pointwise(torch.sigmoid, lambda u: u * (1 - u), (0.0, 1.0)),
 }
 NORMALISING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
     "instance_norm": _instance_norm,
@@ -81,27 +84,21 @@ Terms = Iterator[tuple[Tensor, Tensor | None]]
 
 
 class TableRange(NamedTuple):
-    """Where functions can be tabulated: on `entries` equal intervals of [lo, hi], linear
-    interpolation is off by at most about 5e-5 of them.
+    """Where functions can be tabulated: on `pieces` equal intervals of [lo, hi], cubic
+    interpolation at four places of each is off by at most about 5e-5 of them. Its error is
+    h^4 / 1536 of the fourth derivative, for intervals of length h.
 
     Args:
-        lo, hi: of each channel (C,), or (1,) where the functions of all channels are the same.
-            Beyond the range all functions are 0, or repeat.
-        entries: number of intervals.
-        key: tells apart functions that are the same for all channels, and have no parameters.
+        lo, hi: of the mapped input, for each channel (C,), or (1,) where the functions of all
+            channels are the same. Beyond the range all functions are 0, or repeat.
+        pieces: number of intervals.
         periodic: whether they repeat.
     """
 
     lo: Tensor
     hi: Tensor
-    entries: int
-    key: tuple[object, ...] | None = None
+    pieces: int
     periodic: bool = False
-
-
-# Intervals of a table for each unit of a bump of curvature 2, such as a cubic B-spline of knots 1
-# apart: the error is 2 / (8 * 96^2).
-TABLE_DENSITY = 96
 
 
 class Basis(nn.Module, ABC):
@@ -325,7 +322,13 @@ def has_autocast(x: Tensor) -> bool:
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """A context in which operations on the device of x compute in the precision of their inputs."""
-    return torch.autocast(x.device.type, enabled=False) if has_autocast(x) else nullcontext()
+    kind = x.device.type
+    if not has_autocast(x):
+        return nullcontext()
+    # What is traced may run under autocast later.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

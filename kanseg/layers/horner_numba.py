@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import torch
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 from kanseg.layers.numba_tools import (
@@ -22,6 +18,7 @@ from kanseg.layers.numba_tools import (
     lies_by_sample,
     rows,
     run,
+    sigmoid,
 )
 
 if TYPE_CHECKING:
@@ -29,10 +26,6 @@ if TYPE_CHECKING:
 
 MOST = 7  # coefficients of a polynomial
 BLOCK = 4096  # values of a row whose sums are added up in single precision
-LOG2_E = FLOAT(1 / math.log(2))
-EXP2 = [FLOAT(math.log(2) ** n / math.factorial(n)) for n in range(7)]  # Taylor: error 1e-7
-_, E1, E2, E3, E4, E5, E6 = EXP2
-HALF, LOWEST, HIGHEST = FLOAT(0.5), FLOAT(-126), FLOAT(126)
 
 
 def forward(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
@@ -80,28 +73,6 @@ def _padded(coefficients: Tensor) -> np.ndarray:
     return padded
 
 
-@intrinsic
-def _float_of_bits(typing, bits):  # noqa: ANN001, ANN202 - Numba's own protocol
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@numba.njit(inline="always")
-def _sigmoid(x):  # noqa: ANN001, ANN202
-    """1 / (1 + 2^z) with z = -x / ln 2; written out, since a library's exp is not vectorized."""
-    z = -x * LOG2_E
-    # Not min and max, which lose NaN.
-    z = LOWEST if z < LOWEST else z
-    z = HIGHEST if z > HIGHEST else z
-    whole = np.floor(z + HALF)
-    f = z - whole
-    power = ONE + f * (E1 + f * (E2 + f * (E3 + f * (E4 + f * (E5 + f * E6)))))
-    bits = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23))
-    return ONE / (ONE + power * _float_of_bits(bits))
-
-
 # Written out for up to 7 coefficients: what an option does not ask for is left out of the compiled
 # code, and the loops over values become vector instructions.
 @cache
@@ -129,7 +100,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                 if scale == 1:
                     t = s - center
                 elif scale != 0:
-                    t = _sigmoid(scale * v) - center
+                    t = sigmoid(scale * v) - center
                 p = FLOAT(0)
                 if count > 6:
                     p = a6
@@ -171,7 +142,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                         t = s - center
                         slope = s * (ONE - s)
                     elif scale != 0:
-                        u = _sigmoid(scale * v)
+                        u = sigmoid(scale * v)
                         t = u - center
                         slope = scale * u * (ONE - u)
                     d = FLOAT(0)  # dp/dt
