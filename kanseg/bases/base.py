@@ -164,6 +164,10 @@ class Basis(nn.Module, ABC):
         """Values of all K functions at the mapped input: (B, C, *S) -> (B, C, K, *S)."""
         return torch.stack([value.expand_as(u) for value, _ in self.terms(u)], dim=2)
 
+    def values_at(self, u: Tensor) -> Tensor:
+        """Values of all functions at places of each channel's own: (C, n) -> (C, K, n)."""
+        return self.functions(u.unsqueeze(0))[0]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, K, *S), in the dtype of x."""
         with without_autocast(x):

@@ -97,6 +97,11 @@ class Located(Basis):
             value, slope = self.mother((u - aligned(location, u)) * rate)
             yield value, slope() * rate if slopes else None
 
+    def values_at(self, u: Tensor) -> Tensor:
+        # All in one, since places are few.
+        location, rate = self.location.unsqueeze(2), torch.exp(-self.log_scale).unsqueeze(2)
+        return self.mother((u.unsqueeze(1) - location.to(u.dtype)) * rate.to(u.dtype))[0]
+
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du
         axes = [0, *range(2, u.dim())]

@@ -66,16 +66,15 @@ def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
     key = basis.polynomial_degree, basis.domain
     known = _known.get(basis)
     if known is not None and known[0] == key:
-        # As numbers, not as a tensor: they outlive the device and the mode of the call.
-        numbers = torch.from_numpy(known[1])
-        return numbers.to(device, non_blocking=True)  # else it waits for the GPU in every step
+        return known[1].to(device, non_blocking=True)  # else it waits for the GPU in every step
     found = _interpolated(basis, device)
     if type(found) is Tensor and not found.is_meta:
-        _known[basis] = key, found.cpu().numpy().copy()
+        with torch.inference_mode(False):  # on the CPU, whatever the device and mode of the call
+            _known[basis] = key, torch.tensor(found.tolist(), dtype=torch.float64, device="cpu")
     return found
 
 
-_known: weakref.WeakKeyDictionary[Basis, tuple[object, np.ndarray]]
+_known: weakref.WeakKeyDictionary[Basis, tuple[object, Tensor]]
 _known = weakref.WeakKeyDictionary()
 
 

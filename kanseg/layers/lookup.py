@@ -85,8 +85,7 @@ def evaluated(basis: Basis, span: TableRange) -> Tensor:
         rows = {name: getattr(basis, name)[:1] for name in basis.per_channel}
         basis = holding(basis, held(basis) | rows)
     shares = torch.from_numpy(_shares(span.pieces)).to(lo.dtype)
-    u = torch.lerp(lo.unsqueeze(1), hi.unsqueeze(1), shares).unsqueeze(0)
-    return torch.stack([value.expand_as(u)[0] for value, _ in basis.terms(u)], dim=1)
+    return basis.values_at(torch.lerp(lo.unsqueeze(1), hi.unsqueeze(1), shares))
 
 
 @cache
@@ -107,7 +106,8 @@ def tabulate(weight: Tensor, basis: Basis, samples: Samples) -> Table:
     else:
         y = weight @ values.to(weight.dtype)
     # Each piece has four of the places, the last of which is the first one of the next piece.
-    pieces = y.unfold(1, 4, 3) @ torch.from_numpy(COEFFICIENTS.T).to(y.dtype)
+    first_three, ends = y[:, :-1].unflatten(1, (-1, 3)), y[:, 3::3].unsqueeze(2)
+    pieces = torch.cat([first_three, ends], 2) @ torch.from_numpy(COEFFICIENTS.T).to(y.dtype)
     # The functions see u = factor * t + offset.
     scale, factor, offset = DOMAINS.get(basis.domain, (0.0, 1.0, 0.0))
     rate = span.pieces / (span.hi - span.lo)

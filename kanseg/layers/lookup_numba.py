@@ -14,7 +14,6 @@ from kanseg.layers.numba_tools import (
     FLOAT,
     ONE,
     ZERO,
-    empty_rows,
     from_rows,
     jit,
     lies_by_sample,
@@ -37,24 +36,23 @@ def forward(x: Tensor, table: Table, silu: bool) -> Tensor:
         x: not empty; float32, float16 or bfloat16, computed in float32.
     """
     by_sample = lies_by_sample(x)
-    seen, (y, out) = rows(x, by_sample), empty_rows(x, by_sample)
     kernel, _ = _kernels(table.scale, table.periodic, silu)
-    arguments = seen.numpy(), *_arrays(table), out.numpy()
-    run(kernel, seen, lambda part: arguments, sigmoid=silu or table.scale == 1)
-    return from_rows(y, out, by_sample)
+    arguments = _arrays(table)
+    y = run(kernel, rows(x, by_sample), lambda part: arguments, sigmoid=silu or table.scale == 1)
+    return from_rows(y, x, by_sample)
 
 
 def backward(grad: Tensor, x: Tensor, table: Table, silu: bool) -> tuple[Tensor, Tensor]:
     """Gradients of x and of the pieces of the table for that of y."""
     by_sample = lies_by_sample(x)
     seen, upstream = rows(x, by_sample), rows(grad, by_sample)
-    grad_x, out = empty_rows(x, by_sample)
     _, kernel = _kernels(table.scale, table.periodic, silu)
     # No two threads add to the same sums.
     sums = np.zeros((torch.get_num_threads(), *table.pieces.shape))
-    fixed = seen.numpy(), upstream.numpy(), *_arrays(table), out.numpy()
-    run(kernel, seen, lambda part: (*fixed, sums[part]), sigmoid=silu or table.scale == 1)
-    return from_rows(grad_x, out, by_sample), torch.from_numpy(sums).sum(0)
+    fixed = upstream.numpy(), *_arrays(table)
+    needs_sigmoid = silu or table.scale == 1
+    grad_x = run(kernel, seen, lambda part: (*fixed, sums[part]), sigmoid=needs_sigmoid)
+    return from_rows(grad_x, x, by_sample), torch.from_numpy(sums).sum(0)
 
 
 def _arrays(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,26 +96,24 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
             shares[i] = place - FLOAT(k)
 
     @jit
-    def forward(x, table, starts, rates, y, sigmoids, first, start, stop):  # noqa: ANN001, ANN202
+    def forward(x, y, table, starts, rates, start, stop):  # noqa: ANN001, ANN202
         pieces, shares = np.empty(BLOCK, np.int32), np.empty(BLOCK, FLOAT)
         for r in range(start, stop):
             line, at = table[r % table.shape[0]], r % starts.shape[0]
             for begin in range(0, x.shape[1], BLOCK):
                 row, out = x[r, begin : begin + BLOCK], y[r, begin : begin + BLOCK]
-                s = sigmoids[0, :]
-                if silu or scale == 1:
-                    s = sigmoids[r - first, begin : begin + BLOCK]
-                find(row, s, starts[at], rates[at], len(line), pieces, shares)
+                find(row, out, starts[at], rates[at], len(line), pieces, shares)
                 for i in range(len(row)):
                     a, t = line[np.uint32(pieces[i])], shares[i]
                     shares[i] = a[0] + t * (a[1] + t * (a[2] + t * a[3]))
                 for i in range(len(row)):
-                    out[i] = shares[i]
+                    p = shares[i]
                     if silu:
-                        out[i] += row[i] * s[i]
+                        p += row[i] * out[i]
+                    out[i] = p
 
     @jit
-    def backward(x, grad, table, starts, rates, grad_x, sums, sigmoids, first, start, stop):  # noqa: ANN001, ANN202
+    def backward(x, grad_x, grad, table, starts, rates, sums, start, stop):  # noqa: ANN001, ANN202
         pieces, shares = np.empty(BLOCK, np.int32), np.empty(BLOCK, FLOAT)
         slopes = np.empty(BLOCK, FLOAT)
         for r in range(start, stop):
@@ -126,10 +122,7 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
             for begin in range(0, x.shape[1], BLOCK):
                 row, g = x[r, begin : begin + BLOCK], grad[r, begin : begin + BLOCK]
                 out = grad_x[r, begin : begin + BLOCK]
-                s = sigmoids[0, :]
-                if silu or scale == 1:
-                    s = sigmoids[r - first, begin : begin + BLOCK]
-                find(row, s, starts[at], rates[at], len(line), pieces, shares)
+                find(row, out, starts[at], rates[at], len(line), pieces, shares)
                 for i in range(len(row)):
                     a, t = line[np.uint32(pieces[i])], shares[i]
                     slopes[i] = a[1] + t * (TWO * a[2] + t * (THREE * a[3]))
@@ -145,7 +138,7 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
                 for i in range(len(row)):
                     t, slope = row[i], FLOAT(rates[at])
                     if scale == 1:
-                        t = s[i]
+                        t = out[i]
                         slope *= t * (ONE - t)
                     elif scale != 0:
                         t = sigmoid(scale * t)
@@ -154,7 +147,8 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
                     inside = periodic or ((place >= ZERO) & (place <= end))
                     d = slopes[i] * slope if inside else ZERO
                     if silu:
-                        d += s[i] + row[i] * s[i] * (ONE - s[i])
+                        s = out[i]
+                        d += s + row[i] * s * (ONE - s)
                     out[i] = g[i] * d
 
     return forward, backward
