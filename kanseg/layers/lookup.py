@@ -211,19 +211,18 @@ def plain_lookup(x: Tensor, table: Table, silu: bool) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     count = table.pieces.shape[1]
     t = torch.sigmoid(table.scale * wide) if table.scale else wide
-    rate = table.rate.to(wide.dtype)
-    shift = -table.start.to(wide.dtype) * rate
-    place = t * aligned_rows(rate, x.dim()) + aligned_rows(shift, x.dim())
+    start, rate = (aligned_rows(each.to(wide.dtype), x.dim()) for each in (table.start, table.rate))
+    place = (t - start) * rate
     if table.periodic:
         place = place - count * torch.floor(place / count)
     place = place.clamp(0.0, count)
     index = place.detach().to(torch.int64).clamp(0, count - 1)  # NaN is any integer
     share = place - index
     if len(table.pieces) > 1:
-        rows = torch.arange(len(table.pieces), device=x.device) * count
+        rows = torch.arange(0, len(table.pieces) * count, count, device=x.device)
         index = index + aligned_rows(rows, x.dim())
-    columns = table.pieces.flatten(0, 1).unbind(1)
-    a, b, c, d = (column.index_select(0, index.flatten()).view_as(x) for column in columns)
+    index, columns = index.flatten(), table.pieces.flatten(0, 1).unbind(1)
+    a, b, c, d = (column.index_select(0, index).view_as(x) for column in columns)
     y = a + share * (b + share * (c + share * d))
     if silu:
         y = y + functional.silu(wide)
