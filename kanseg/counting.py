@@ -126,13 +126,14 @@ def operations_of_a_value(layer: KANActivation) -> int:
     """Of shared functions that are a polynomial or a table.
 
     A polynomial costs a multiply-add a degree, and its variable one operation each for the scale,
-    the sigmoid and the center that it has. A table costs three: the place in it, the share of the
-    way to the next entry, the interpolation. A normalization and a base cost one more each.
+    the sigmoid and the center that it has. A table costs five: the place in it, the share of the
+    way through the piece there, a cubic polynomial of that. A domain map and a base cost one more
+    each.
     """
     basis = layer.basis
     common = int(not basis.is_pointwise) + int(layer.base is not None)
     if not collapses(basis):
-        return common + 3
+        return common + (basis.is_pointwise and basis.domain != "identity") + 5
     scale, center = variable(basis)
     if scale == 0:
         return common + basis.polynomial_degree

@@ -99,8 +99,10 @@ class Located(Basis):
 
     def values_at(self, u: Tensor) -> Tensor:
         # All in one, since places are few.
-        location, rate = self.location.unsqueeze(2), torch.exp(-self.log_scale).unsqueeze(2)
-        return self.mother((u.unsqueeze(1) - location.to(u.dtype)) * rate.to(u.dtype))[0]
+        location, log_scale = (
+            each.to(u.dtype).unsqueeze(2) for each in (self.location, self.log_scale)
+        )
+        return self.mother((u.unsqueeze(1) - location) * torch.exp(-log_scale))[0]
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du

@@ -33,6 +33,7 @@ from kanseg.layers.plain import (
     is_plain_tensor,
     is_transformed,
 )
+from kanseg.layers.rational import quotient
 from kanseg.layers.regularisation import Disturbance
 from kanseg.layers.surgery import check_drawable
 
@@ -207,10 +208,12 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             if x.numel() == 0 or is_transformed():
                 return plain_polynomial(x, coefficients, t, silu)
             return polynomial(x, coefficients, t, silu)
-        tabulated = plain and gate is None and x.numel() > 0 and not is_transformed()
-        y = lookup(x, weight, self.basis, silu) if tabulated else None
-        if y is not None:
-            return y
+        eager = plain and gate is None and x.numel() > 0 and not is_transformed()
+        if eager:
+            for compute in (lookup, quotient):
+                y = compute(x, weight, self.basis, silu)
+                if y is not None:
+                    return y
         y = basis_mixture(x, self.basis, weight, gate).to(x.dtype)
         return y + nn.functional.silu(x) if silu else y
 

@@ -128,10 +128,7 @@ def lookup(x: Tensor, weight: Tensor, basis: Basis, silu: bool) -> Tensor | None
         weight: (C, K), or (1, K) for all channels.
         basis: whose functions.
     """
-    real = type(x) in (Tensor, nn.Parameter) and x.dtype in KERNEL_DTYPES
-    if not real or x.device.type != "cpu" or weight.device != x.device:
-        return None
-    if not (basis.has_table and has_numba()) or len(weight) not in (1, x.shape[1]):
+    if not basis.has_table or not has_kernel(x, weight):
         return None
     tensors = held(basis)
     samples = _samples.find(basis, list(tensors.values()), lambda: samples_of(basis))
@@ -151,6 +148,14 @@ def lookup(x: Tensor, weight: Tensor, basis: Basis, silu: bool) -> Tensor | None
         return lookup_numba.forward(x, table, silu)
     basis = holding(basis, tensors)  # as it is now, whatever backward finds
     return Lookup.apply(basis, tuple(tensors), samples, table, silu, x, weight, *tensors.values())
+
+
+def has_kernel(x: Tensor, weight: Tensor) -> bool:
+    """True if kernels for a CPU can read x (B, C, *S) and the weight of each channel."""
+    real = type(x) in (Tensor, nn.Parameter) and x.dtype in KERNEL_DTYPES
+    if not real or x.device.type != "cpu" or weight.device != x.device:
+        return False
+    return len(weight) in (1, x.shape[1]) and has_numba()
 
 
 class Lookup(torch.autograd.Function):
@@ -183,20 +188,21 @@ class Lookup(torch.autograd.Function):
                 with torch.enable_grad():
                     y = plain_mixture(x, basis, weight, None)
                     y = y + functional.silu(x) if silu else y
-                found = _gradients(y, inputs, grad, create_graph=twice)
+                found = gradients(y, inputs, grad, create_graph=twice)
             else:
                 with torch.enable_grad():
                     table = tabulate(weight, basis, samples)
                 grad_x, grad_pieces = lookup_numba.backward(grad, x, table, silu)
                 found = [grad_x] if needed[0] else []
-                found += _gradients(table.pieces, inputs[len(found) :], grad_pieces)
+                found += gradients(table.pieces, inputs[len(found) :], grad_pieces)
         found = iter(found)
         return *[None] * 5, *(next(found) if wanted else None for wanted in needed)
 
 
-def _gradients(
+def gradients(
     y: Tensor, inputs: list[Tensor], grad: Tensor, create_graph: bool = False
 ) -> list[Tensor]:
+    """Of y for those inputs, in a list, also of none."""
     if not inputs:
         return []
     return list(
