@@ -117,6 +117,7 @@ def test_shared_functions_are_one_convolution_and_a_few_operations_an_entry(shar
         ({"basis": "bspline"}, 5 + 1),
         ({"basis": "rbf", "base": None}, 5),
         ({"basis": "relu"}, 1 + 5 + 1),
+        ({"basis": "rational", "degree": 3, "denominator_degree": 4}, 3 + 4 + 3 + 1),
         ({"basis": "rbf", "grid_size": 30}, 5 + 1),  # a table costs the same with more functions
     ],
 )

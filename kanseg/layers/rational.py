@@ -17,6 +17,11 @@ from kanseg.layers.horner import aligned_rows
 from kanseg.layers.lookup import gradients, has_kernel
 
 
+def is_rational(basis: Basis) -> bool:
+    """True if the functions are rational in x itself, or in x after a normalization."""
+    return isinstance(basis, Rational) and (basis.domain == "identity" or not basis.is_pointwise)
+
+
 def quotient(x: Tensor, weight: Tensor, basis: Basis, silu: bool) -> Tensor | None:
     """sum_k weight[c, k] B_k(x), plus SiLU if asked for; keeps x and the coefficients for backward.
     None where the functions are not rational in x, or there is no kernel.
@@ -26,10 +31,9 @@ def quotient(x: Tensor, weight: Tensor, basis: Basis, silu: bool) -> Tensor | No
         weight: (C, K), or (1, K) for all channels.
         basis: whose functions.
     """
-    rational = isinstance(basis, Rational)
-    if not rational or not (basis.domain == "identity" or not basis.is_pointwise):
+    if not is_rational(basis) or not has_kernel(x, weight):
         return None
-    if not has_kernel(x, weight) or basis.denominator.device != x.device:
+    if basis.denominator.device != x.device:
         return None
     x, denominator = basis.normalized(x), at_least_float32(basis.channel_denominator())
     return Quotient.apply(x, weight.float(), denominator, silu)
