@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from kanseg.bases.base import (
     BASES,
-    TABLE_DENSITY,
     Basis,
     TableRange,
     ValuesAndDerivatives,
@@ -28,6 +27,8 @@ from kanseg.bases.base import (
 # Share of a uniform grid in one that follows the data, as in efficient-kan and pykan: it keeps
 # intervals from vanishing.
 UNIFORM_SHARE = 0.02
+# Intervals of a table for each interval of the knots, by the degree, wherever the knots are.
+PIECES = {2: 32, 3: 8, 4: 4, 5: 4}
 _INNER_POINTS = (torch.arange(6, dtype=torch.float64) + 0.5) / 6
 
 
@@ -126,12 +127,11 @@ class BSpline(Basis):
             smallest = knots.diff(dim=1).amin(1)
             if not (smallest > 0).all():
                 return None
-            return TableRange(lo, hi, math.ceil(((hi - lo) / smallest).max() * TABLE_DENSITY))
-        entries = (self.grid_size + 2 * k) * TABLE_DENSITY
-        if len(lo) > 1 and not ((lo == lo[0]) & (hi == hi[0])).all():
-            return TableRange(lo, hi, entries)
-        key = "bspline", k, self.grid_size, lo[0].item(), hi[0].item(), lo.dtype
-        return TableRange(lo[:1], hi[:1], entries, key)
+            return TableRange(lo, hi, math.ceil(((hi - lo) / smallest).max() * PIECES[k]))
+        if ((lo == lo[0]) & (hi == hi[0])).all():
+            lo, hi = lo[:1], hi[:1]
+        each = 1 if k <= 3 else PIECES[k]  # up to degree 3 they are cubic between the knots
+        return TableRange(lo, hi, (self.grid_size + 2 * k) * each)
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:

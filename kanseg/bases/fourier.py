@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kanseg.bases.base import (
     BASES,
-    TABLE_DENSITY,
     Basis,
     TableRange,
     ValuesAndDerivatives,
@@ -41,11 +40,10 @@ class Fourier(Basis):
         self.num_frequencies = num_frequencies
 
     def table_range(self) -> TableRange:
-        # The curvature of cos nu is n^2.
-        entries = math.ceil(math.tau * self.num_frequencies * TABLE_DENSITY / math.sqrt(2))
+        # The fourth derivative of cos nu is at most n^4.
+        pieces = math.ceil(math.tau * self.num_frequencies / 0.4)
         lo = torch.zeros(1, dtype=torch.float64)  # many periods away each digit counts
-        key = "fourier", self.num_frequencies
-        return TableRange(lo, lo + math.tau, entries, key, periodic=True)
+        return TableRange(lo, lo + math.tau, pieces, periodic=True)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         cosine, sine = first_cosine, first_sine = torch.cos(u), torch.sin(u)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kanseg.bases.base import (
     BASES,
-    TABLE_DENSITY,
     Basis,
     TableRange,
     ValuesAndDerivatives,
@@ -59,13 +58,13 @@ class Hermite(Basis):
         return self._append_degrees(degree)
 
     def table_range(self) -> TableRange:
-        # The functions oscillate up to the turning point sqrt(2n + 1), with a curvature of 2n + 1
-        # at most, and are below 1e-9 six units beyond it.
-        limit = (sqrt(2 * self.degree + 1) + 6) / RATES[self.kind]
-        curvature = (2 * self.degree + 1) * RATES[self.kind] ** 2
-        entries = ceil(2 * limit * TABLE_DENSITY * sqrt(curvature / 2))
-        key = "hermite", self.degree, self.kind
-        return TableRange(torch.tensor([-limit]), torch.tensor([limit]), entries, key)
+        # The functions oscillate up to the turning point sqrt(2n + 1), with a fourth derivative of
+        # (2n + 1)^2 + 2 at most, and are below 1e-6 four units beyond it.
+        square = 2 * self.degree + 1
+        limit = sqrt(square) + 4
+        pieces = ceil(2 * limit * 2.5 * (square**2 + 2) ** 0.25)
+        hi = torch.tensor([limit / RATES[self.kind]])
+        return TableRange(-hi, hi, pieces)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         rate, u = RATES[self.kind], finite_part(u)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from math import ceil, isfinite
 
 import torch
 from torch import Tensor, nn
 
-from kanseg.bases.base import Basis, ValuesAndDerivatives, aligned, constant_dtype, finite_part
+from kanseg.bases.base import (
+    POINTWISE_DOMAINS,
+    Basis,
+    TableRange,
+    ValuesAndDerivatives,
+    aligned,
+    at_least_float32,
+    constant_dtype,
+    finite_part,
+)
 
 Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the derivative
 
@@ -27,6 +37,10 @@ class Located(Basis):
         trainable: whether the t_j and s_j are parameters.
     """
 
+    # Between which t psi(t) is not 0, and intervals of a table for each unit of t (see
+    # `TableRange`); None where psi falls too slowly for that.
+    support: tuple[float, float] | None = None
+    table_density = 0.0
     analytic_parameters = ("location", "log_scale")
     per_channel = ("location", "log_scale")
 
@@ -39,6 +53,26 @@ class Located(Basis):
             else:
                 values = torch.empty(channels, num_functions, dtype=constant_dtype())
                 self.register_buffer(name, values)
+
+    @property
+    def has_table(self) -> bool:
+        return self.support is not None
+
+    @torch.no_grad()
+    def table_range(self) -> TableRange | None:
+        location = self.location
+        if self.support is None or location.is_meta or type(location) not in (Tensor, nn.Parameter):
+            return None
+        location, scale = at_least_float32(location), at_least_float32(self.log_scale).exp()
+        smallest = scale.amin(1)
+        lo = (location + self.support[0] * scale).amin(1)
+        hi = (location + self.support[1] * scale).amax(1)
+        if self.is_pointwise:
+            lowest, highest = POINTWISE_DOMAINS[self.domain].limits
+            lo, hi = lo.clamp(lowest, highest), hi.clamp(lowest, highest)
+        hi = torch.maximum(hi, lo + smallest)  # where all are outside the domain
+        length = ((hi - lo) / smallest).max().item() * self.table_density
+        return TableRange(lo, hi, ceil(length)) if isfinite(length) else None
 
     @abstractmethod
     def start(self) -> tuple[Tensor, Tensor]:
@@ -62,6 +96,13 @@ class Located(Basis):
             rate = torch.exp(-aligned(log_scale, u))
             value, slope = self.mother((u - aligned(location, u)) * rate)
             yield value, slope() * rate if derivatives else None
+
+    def values_at(self, u: Tensor) -> Tensor:
+        # All in one, since places are few.
+        location, log_scale = (
+            each.to(u.dtype).unsqueeze(2) for each in (self.location, self.log_scale)
+        )
+        return self.mother((u.unsqueeze(1) - location) * torch.exp(-log_scale))[0]
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du

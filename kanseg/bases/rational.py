@@ -71,6 +71,10 @@ class Rational(Basis):
         self.denominator.zero_()
         self.denominator[:, -1] = 1
 
+    def channel_denominator(self) -> Tensor:
+        """Coefficients q_1..q_n of each channel, (C, n)."""
+        return self.denominator.repeat_interleave(self.group_size, dim=0)[: self.channels]
+
     def set_channels(self, channels: int) -> None:
         # Channels that shared a denominator need not stand side by side any more: each gets its own
         # copy.
@@ -90,12 +94,7 @@ class Rational(Basis):
         t = u.detach().abs().clamp_min(1).reciprocal()
         falling, rising = _powers(t, n), _powers(u * t, n)
         monomials = [falling[n], *(rising[k] * falling[n - k] for k in range(1, n)), rising[n]]
-        q = [
-            aligned(each, u)
-            for each in self.denominator.repeat_interleave(self.group_size, dim=0)[
-                : self.channels
-            ].unbind(1)
-        ]
+        q = [aligned(each, u) for each in self.channel_denominator().unbind(1)]
         polynomial = q[0] * monomials[1]
         for k in range(1, n):
             polynomial = torch.addcmul(polynomial, q[k], monomials[k + 1])

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from kanseg.bases.base import (
     BASES,
-    TABLE_DENSITY,
     Basis,
     TableRange,
     ValuesAndDerivatives,
@@ -72,15 +71,15 @@ class GaussianRBF(Basis):
 
     @torch.no_grad()
     def table_range(self) -> TableRange | None:
-        start, step, key = self.start, self.step, None
+        start, step = self.start, self.step
         if start.is_meta or type(start) not in (Tensor, nn.Parameter):
             return None
         if ((start == start[0]) & (step == step[0])).all():
             start, step = start[:1], step[:1]
-            key = "rbf", self.num_functions, start.item(), step.item(), start.dtype
-        # exp(-25) = 1e-11 is left of a function five steps from its center.
-        lo, hi = start - 5 * step, start + step * (self.num_functions + 4)
-        return TableRange(lo, hi, (self.num_functions + 9) * TABLE_DENSITY, key)
+        # exp(-16) = 1e-7 is left of a function four steps from its center; the fourth derivative
+        # of exp(-t^2) is at most 12.
+        lo, hi = start - 4 * step, start + step * (self.num_functions + 3)
+        return TableRange(lo, hi, 4 * (self.num_functions + 7))
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:

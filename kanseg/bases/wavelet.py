@@ -93,6 +93,8 @@ def meyer(t: Tensor) -> Wave:
     return value, slope
 
 
+# Of those that fall fast: where they are below 1e-6, and intervals of a table for each unit.
+TABLES = {"mexican_hat": (6.0, 4.5), "morlet": (5.5, 12.0), "dog": (4.5, 7.0)}
 WAVELETS: dict[str, Callable[[Tensor], Wave]] = {
     "mexican_hat": mexican_hat,
     "morlet": morlet,
@@ -127,6 +129,9 @@ class Wavelet(Located):
             raise ValueError(f"unknown wavelet {wavelet!r} (known: {', '.join(WAVELETS)})")
         super().__init__(channels, num_wavelets, domain)
         self.wavelet = wavelet
+        if wavelet in TABLES:
+            reach, self.table_density = TABLES[wavelet]
+            self.support = -reach, reach
         self.reset_parameters()
 
     def start(self) -> tuple[Tensor, Tensor]:

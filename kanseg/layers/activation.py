@@ -27,12 +27,12 @@ from kanseg.layers.kernels.horner import (
 )
 from kanseg.layers.kernels.lookup import (
     can_tabulate,
-    function_values,
     lookup,
     plain_lookup,
-    table_range,
+    samples_of,
     tabulate,
 )
+from kanseg.layers.kernels.rational import quotient
 from kanseg.layers.parts import activation_module, exact_constants, reset
 from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import check_drawable
@@ -208,10 +208,12 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             if x.numel() == 0 or is_transformed():
                 return plain_polynomial(x, coefficients, t, silu)
             return polynomial(x, coefficients, t, silu)
-        tabulated = plain and dropout_mask is None and x.numel() > 0 and not is_transformed()
-        span = table_range(self.basis, x) if tabulated else None
-        if span is not None:
-            return lookup(self.basis.normalized(x), weight, self.basis, span, silu)
+        eager = plain and dropout_mask is None and x.numel() > 0 and not is_transformed()
+        if eager:
+            for compute in (lookup, quotient):
+                y = compute(x, weight, self.basis, silu)
+                if y is not None:
+                    return y
         y = basis_mixture(x, self.basis, weight, dropout_mask).to(x.dtype)
         return y + nn.functional.silu(x) if silu else y
 
@@ -222,7 +224,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         return self.weight
 
     def can_freeze(self) -> bool:
-        """Whether the function can be held as a polynomial or a table."""
+        """Whether the function can be named_tensors as a polynomial or a table."""
         if not is_plain_basis(self.basis) or not is_plain_tensor(self.weight):
             return False
         return collapses(self.basis) or can_tabulate(self.basis)
@@ -240,23 +242,24 @@ class FrozenActivation(nn.Module):
         super().__init__()
         self.base, self.basis = learned.base, learned.basis
         weight = at_least_float32(learned.channel_weight().detach())
-        self.span, self.variable = None, None
+        self.table, self.variable = None, None
         if collapses(self.basis):
             powers = power_coefficients(self.basis, weight.device)
             self.variable, constants = variable(self.basis), weight @ powers.to(weight.dtype)
         else:
-            self.span = self.basis.table_range()
-            constants = tabulate(weight, function_values(self.basis, self.span))
+            with torch.no_grad():
+                self.table = tabulate(weight, self.basis, samples_of(self.basis))
+            constants = self.table.pieces
         self.register_buffer("constants", constants)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
         seen = self.basis.normalized(x)
         silu = type(self.base) is nn.SiLU and self.basis.is_pointwise
-        if self.span is None:
+        if self.table is None:
             y = plain_polynomial(seen, self.constants, self.variable, silu)
         else:
-            y = plain_lookup(seen, self.constants, self.span, silu)
+            y = plain_lookup(seen, self.table._replace(pieces=self.constants), silu)
         return y if self.base is None or silu else y + self.base(x)
 
 

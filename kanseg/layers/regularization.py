@@ -101,7 +101,12 @@ class FeatureNoise(nn.Module):
 
     def at(self, place: str, x: Tensor) -> Tensor:
         """x, disturbed where `place` is this one's."""
-        return self.noise(self.dropout(x)) if place == self.place else x
+        if place != self.place:
+            return x
+        for part in (self.dropout, self.noise):
+            if type(part) is not nn.Identity:
+                x = part(x)
+        return x
 
     def dropout_mask(self, x: Tensor, num_functions: int) -> Tensor | None:
         """Factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None where none is

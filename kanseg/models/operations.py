@@ -20,7 +20,7 @@ from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.kernels.horner import collapses, variable
-from kanseg.layers.kernels.lookup import may_tabulate
+from kanseg.layers.kernels.rational import is_rational
 
 Note = Callable[[int], None]
 
@@ -116,24 +116,30 @@ class Operations(TorchDispatchMode):
 
 
 def has_formula(layer: KANActivation) -> bool:
-    """Whether shared functions are computed as polynomials or tables. A fake tensor does not log
-    the numbers that may be against it.
+    """Whether shared functions are computed as polynomials, their quotients or tables. A fake
+    tensor does not show the numbers that may be against it.
     """
+    if is_rational(layer.basis):
+        return True
     is_fake = isinstance(layer.weight, FakeTensor)
-    return layer.can_freeze() or (is_fake and may_tabulate(layer.basis))
+    return layer.can_freeze() or (is_fake and layer.basis.has_table)
 
 
 def operations_of_a_value(layer: KANActivation) -> int:
-    """Of shared functions that are a polynomial or a table.
+    """Of shared functions that are a polynomial, a quotient of two or a table.
 
     A polynomial costs a multiply-add a degree, and its variable one operation each for the scale,
-    the sigmoid and the center that it has. A table costs three: the place in it, the share of the
-    way to the next entry, the interpolation. A normalization and a base cost one more each.
+    the sigmoid and the center that it has. A table costs five: the place in it, the share of the
+    way through the piece there, a cubic polynomial of that. A quotient costs three beside its
+    polynomials: the absolute value, the one, the division. A domain map and a base cost one more
+    each.
     """
     basis = layer.basis
     common = int(not basis.is_pointwise) + int(layer.base is not None)
+    if is_rational(basis):
+        return common + basis.degree + basis.denominator_degree + 3
     if not collapses(basis):
-        return common + 3
+        return common + (basis.is_pointwise and basis.domain != "identity") + 5
     scale, center = variable(basis)
     if scale == 0:
         return common + basis.polynomial_degree

@@ -120,9 +120,11 @@ def test_shared_functions_are_one_convolution_and_a_few_operations_an_entry(shar
         ({"basis": "gram", "degree": 3}, 1 + 3 + 1),  # the sigmoid, of which SiLU is made too
         ({"basis": "gram", "degree": 3, "domain": "tanh", "base": None}, 2 + 3),
         ({"basis": "gram", "degree": 2, "domain": "layer_norm"}, 1 + 2 + 1),
-        ({"basis": "bspline"}, 3 + 1),
-        ({"basis": "rbf", "base": None}, 3),
-        ({"basis": "rbf", "grid_size": 30}, 3 + 1),  # a table costs the same with more functions
+        ({"basis": "bspline"}, 5 + 1),
+        ({"basis": "rbf", "base": None}, 5),
+        ({"basis": "relu"}, 1 + 5 + 1),
+        ({"basis": "rational", "degree": 3, "denominator_degree": 4}, 3 + 4 + 3 + 1),
+        ({"basis": "rbf", "grid_size": 30}, 5 + 1),  # a table costs the same with more functions
     ],
 )
 def test_activations_by_hand(options, operations):

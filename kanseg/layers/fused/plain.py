@@ -102,11 +102,13 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     under FSDP.
     """
     named: dict[str, Tensor] = {}
-    for prefix, owner in module.named_modules():
-        stores = (owner._parameters, owner._buffers, vars(owner))
-        for name, value in (item for store in stores for item in store.items()):
+    for store in (module._parameters, module._buffers, vars(module)):
+        for name, value in store.items():
             if isinstance(value, Tensor):
-                named[f"{prefix}.{name}" if prefix else name] = value
+                named[name] = value
+    for prefix, part in module._modules.items():
+        if part is not None:
+            named |= {f"{prefix}.{name}": value for name, value in named_tensors(part).items()}
     return named
 
 

@@ -66,16 +66,15 @@ def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
     key = basis.polynomial_degree, basis.domain
     known = _known.get(basis)
     if known is not None and known[0] == key:
-        # As numbers, not as a tensor: they outlive the device and the mode of the call.
-        numbers = torch.tensor(known[1], dtype=torch.float64, device="cpu")
-        return numbers.to(device, non_blocking=True)  # else it waits for the GPU in every step
+        return known[1].to(device, non_blocking=True)  # else it waits for the GPU in every step
     found = _interpolated(basis, device)
     if type(found) is Tensor and not found.is_meta:
-        _known[basis] = key, found.tolist()
+        with torch.inference_mode(False):  # on the CPU, whatever the device and mode of the call
+            _known[basis] = key, torch.tensor(found.tolist(), dtype=torch.float64, device="cpu")
     return found
 
 
-_known: weakref.WeakKeyDictionary[Basis, tuple[object, list[list[float]]]]
+_known: weakref.WeakKeyDictionary[Basis, tuple[object, Tensor]]
 _known = weakref.WeakKeyDictionary()
 
 
@@ -136,7 +135,16 @@ def polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tens
         x: (B, C, *S); half precision is computed in float32.
         coefficients: (C, N), or (1, N) for all channels.
     """
-    return Polynomial.apply(x, coefficients, t, silu)
+    if torch.is_grad_enabled():
+        return Polynomial.apply(x, coefficients, t, silu)
+    return _computed(x, coefficients, t, silu)
+
+
+def _computed(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
+    chosen = kernels(x, coefficients)
+    if chosen is None:
+        return plain_polynomial(x, coefficients, t, silu)
+    return chosen.forward(x, coefficients, t, silu)
 
 
 def kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
@@ -185,10 +193,7 @@ class Polynomial(torch.autograd.Function):
     def forward(ctx, x, coefficients, t, silu):  # noqa: ANN001, ANN205
         ctx.save_for_backward(x, coefficients)
         ctx.options = t, silu
-        chosen = kernels(x, coefficients)
-        if chosen is None:
-            return plain_polynomial(x, coefficients, t, silu)
-        return chosen.forward(x, coefficients, t, silu)
+        return _computed(x, coefficients, t, silu)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205

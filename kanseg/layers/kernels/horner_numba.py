@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import torch
-from numba import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 from kanseg.layers.kernels.numba_tools import (
     FLOAT,
     ONE,
-    empty_rows,
     from_rows,
     jit,
     lies_by_sample,
     rows,
     run,
+    sigmoid,
 )
 
 if TYPE_CHECKING:
@@ -29,10 +25,6 @@ if TYPE_CHECKING:
 
 MOST = 7  # coefficients of a polynomial
 BLOCK = 4096  # values of a row whose sums are added up in single precision
-LOG2_E = FLOAT(1 / math.log(2))
-EXP2 = [FLOAT(math.log(2) ** n / math.factorial(n)) for n in range(7)]  # Taylor: error 1e-7
-_, E1, E2, E3, E4, E5, E6 = EXP2
-HALF, LOWEST, HIGHEST = FLOAT(0.5), FLOAT(-126), FLOAT(126)
 
 
 def forward(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
@@ -43,11 +35,10 @@ def forward(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
         coefficients: (C, N), or (1, N) for all channels, N from 1 to 7.
     """
     by_sample = lies_by_sample(x)
-    seen, (y, out) = rows(x, by_sample), empty_rows(x, by_sample)
     kernel, _ = _kernels(coefficients.shape[1], *t, silu)
-    arguments = seen.numpy(), _padded(coefficients), out.numpy()
-    run(kernel, seen, lambda part: arguments, sigmoid=silu or t.scale == 1)
-    return from_rows(y, out, by_sample)
+    arguments = (_padded(coefficients),)
+    y = run(kernel, rows(x, by_sample), lambda part: arguments, sigmoid=silu or t.scale == 1)
+    return from_rows(y, x, by_sample)
 
 
 def backward(
@@ -62,14 +53,13 @@ def backward(
     """Gradients of x and of the coefficients for that of y; None for those that are not needed."""
     count, by_sample = coefficients.shape[1], lies_by_sample(x)
     seen, upstream = rows(x, by_sample), rows(grad, by_sample)
-    grad_x, out = empty_rows(x, by_sample)
     sums = np.zeros((len(seen), MOST))
     _, kernel = _kernels(count, *t, silu)
-    arguments = seen.numpy(), upstream.numpy(), _padded(coefficients), out.numpy(), sums
-    run(kernel, seen, lambda part: arguments, sigmoid=silu or t.scale == 1)
+    arguments = upstream.numpy(), _padded(coefficients), sums
+    grad_x = run(kernel, seen, lambda part: arguments, sigmoid=silu or t.scale == 1)
     found = torch.from_numpy(sums).view(-1, len(coefficients), MOST).sum(0)[:, :count]
     return (
-        from_rows(grad_x, out, by_sample) if needs_x else None,
+        from_rows(grad_x, x, by_sample) if needs_x else None,
         found.to(coefficients.dtype) if needs_coefficients else None,
     )
 
@@ -80,42 +70,20 @@ def _padded(coefficients: Tensor) -> np.ndarray:
     return padded
 
 
-@intrinsic
-def _float_of_bits(typing, bits):  # noqa: ANN001, ANN202 - Numba's own protocol
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        return builder.bitcast(arguments[0], context.get_value_type(types.float32))
-
-    return types.float32(types.int32), generate
-
-
-@numba.njit(inline="always")
-def _sigmoid(x):  # noqa: ANN001, ANN202
-    """1 / (1 + 2^z) with z = -x / ln 2; written out, since a library's exp is not vectorized."""
-    z = -x * LOG2_E
-    # Not min and max, which lose NaN.
-    z = LOWEST if z < LOWEST else z
-    z = HIGHEST if z > HIGHEST else z
-    whole = np.floor(z + HALF)
-    f = z - whole
-    power = ONE + f * (E1 + f * (E2 + f * (E3 + f * (E4 + f * (E5 + f * E6)))))
-    bits = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23))
-    return ONE / (ONE + power * _float_of_bits(bits))
-
-
 # Written out for up to 7 coefficients: what an option does not ask for is left out of the compiled
 # code, and the loops over values become vector instructions.
 @cache
 def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # noqa: PLR0915
     """Forward and backward of `count` coefficients, 1 to 7, in t = sigmoid(scale x) - center.
 
-    Arrays: x, grad, y and grad_x (R, n), a (A, 7), sums (R, 7), `sigmoids` those of x from row
-    `first` on. Row r has the polynomial r mod A.
+    Arrays: x, grad, y and grad_x (R, n), the last two with the sigmoids of x in them where these
+    are needed; a (A, 7), sums (R, 7). Row r has the polynomial r mod A.
     """
     scale, center = FLOAT(scale), FLOAT(center)
     joined = silu and scale == 1 and center == 0
 
     @jit
-    def forward(x, a, y, sigmoids, first, start, stop):  # noqa: ANN001, ANN202
+    def forward(x, y, a, start, stop):  # noqa: ANN001, ANN202
         for r in range(start, stop):
             c = r % a.shape[0]
             a0, a1, a2, a3 = a[c, 0], a[c, 1], a[c, 2], a[c, 3]
@@ -125,11 +93,11 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                 v = row[i]
                 s = t = v
                 if silu or scale == 1:
-                    s = sigmoids[r - first, i]
+                    s = out[i]
                 if scale == 1:
                     t = s - center
                 elif scale != 0:
-                    t = _sigmoid(scale * v) - center
+                    t = sigmoid(scale * v) - center
                 p = FLOAT(0)
                 if count > 6:
                     p = a6
@@ -149,7 +117,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                 out[i] = p
 
     @jit
-    def backward(x, grad, a, grad_x, sums, sigmoids, first, start, stop):  # noqa: ANN001, ANN202, PLR0912, PLR0915
+    def backward(x, grad_x, grad, a, sums, start, stop):  # noqa: ANN001, ANN202, PLR0912, PLR0915
         for r in range(start, stop):
             c = r % a.shape[0]
             a1, a2, a3 = a[c, 1], 2 * a[c, 2], 3 * a[c, 3]
@@ -157,21 +125,18 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
             for begin in range(0, x.shape[1], BLOCK):
                 row, g_row = x[r, begin : begin + BLOCK], grad[r, begin : begin + BLOCK]
                 out = grad_x[r, begin : begin + BLOCK]
-                s_row = sigmoids[0, :]
-                if silu or scale == 1:
-                    s_row = sigmoids[r - first, begin : begin + BLOCK]
                 m0 = m1 = m2 = m3 = m4 = m5 = m6 = FLOAT(0)
                 for i in range(len(row)):
                     v, g = row[i], g_row[i]
                     s = t = v
                     slope = ONE
                     if silu or scale == 1:
-                        s = s_row[i]
+                        s = out[i]
                     if scale == 1:
                         t = s - center
                         slope = s * (ONE - s)
                     elif scale != 0:
-                        u = _sigmoid(scale * v)
+                        u = sigmoid(scale * v)
                         t = u - center
                         slope = scale * u * (ONE - u)
                     d = FLOAT(0)  # dp/dt

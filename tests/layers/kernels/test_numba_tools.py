@@ -1,5 +1,6 @@
 """Learned activations on a CPU: the compiled kernels against PyTorch's operations in float64."""
 
+import copy
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +16,22 @@ pytest.importorskip("numba")
 
 SHAPES = [(5, 3), (2, 3, 70), (2, 3, 9, 8), (2, 3, 1, 1), (1, 3, 4, 5, 6), (3, 3, 150, 120)]
 VARIABLES = [Variable(*each) for each in ((0, 0), (1, 0), (1, 0.5), (2, 0), (2, 0.5))]
-BASES = ["gram", "bspline", "rbf", "fourier", "hermite"]
+BASES = ["gram", "bspline", "rbf", "fourier", "hermite", "wavelet", "relu", "rational"]
+TABLES = [
+    *(("bspline", {"spline_order": order}) for order in (2, 3, 4, 5)),
+    ("bspline", {"domain": "tanh", "grid_range": (-1.0, 1.0)}),
+    ("rbf", {}),
+    ("rbf", {"domain": "half_tanh", "grid_range": (-1.0, 1.0)}),
+    ("fourier", {}),
+    ("fourier", {"num_frequencies": 7}),
+    ("hermite", {"degree": 0}),
+    ("hermite", {"degree": 8, "kind": "probabilist"}),
+    ("wavelet", {}),
+    ("wavelet", {"wavelet": "morlet"}),
+    ("wavelet", {"wavelet": "dog", "domain": "sigmoid"}),
+    ("relu", {}),
+    ("relu", {"grid_size": 3, "order": 0, "domain": "identity"}),
+]
 EXTREMES = [0.0, -0.0, 1e-30, -1e-30, 87.0, -87.0, 1e4, -1e4, 3e38, -3e38]
 
 
@@ -93,7 +109,9 @@ def test_as_many_threads_as_torch_has_give_the_same(basis):
     torch.testing.assert_close(again, weight, rtol=1e-4, atol=1e-4 * float(weight.abs().max()))
 
 
-@pytest.mark.parametrize("basis", ["gram", "bspline", "rbf", "hermite"])
+@pytest.mark.parametrize(
+    "basis", ["gram", "bspline", "rbf", "hermite", "wavelet", "relu", "rational"]
+)
 def test_extreme_numbers_are_finite_and_not_a_number_stays_so(basis):
     function = layer(basis, 1)
     x = torch.tensor(EXTREMES).reshape(1, 1, -1).repeat(1, 1, 8).requires_grad_()
@@ -183,3 +201,63 @@ def test_sums_of_sines_repeat_far_away():
     found = function(x.expand(1, 3, -1)).double()
     expected = layer("fourier", base=None).double()(x.double().expand(1, 3, -1))
     assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("basis", "options"), TABLES, ids=str)
+@pytest.mark.parametrize("moved", [False, True])
+def test_tables_hold_each_function_to_five_digits(basis, options, moved):
+    count = layer(basis, 1, **options).basis.num_functions
+    function = layer(basis, count, base=None, **options)
+    if moved and function.basis.has_grid:
+        function.update_grid(torch.linspace(-3, 5, 4000).expand(count, -1).T)
+    with torch.no_grad():
+        for parameter in function.basis.parameters() if moved else ():
+            parameter += 0.2 * torch.randn(count)  # of each function, in all channels alike
+        function.weight.copy_(torch.eye(count))
+        x = torch.linspace(-7, 7, 20_001).expand(1, count, -1)
+        found = function(x).double()
+        expected = function.double()(x.double())
+    size = expected.abs().amax(2, keepdim=True)
+    assert ((found - expected).abs() <= 5e-5 * size + 1e-6).all()
+
+
+@pytest.mark.parametrize("basis", ["wavelet", "relu", "rational"])
+@pytest.mark.parametrize("share", ["channel", "layer", 2])
+@pytest.mark.parametrize("base", ["silu", None])
+def test_parameters_of_the_functions_get_their_gradients(basis, share, base):
+    function = layer(basis, share=share, base=base)
+    with torch.no_grad():
+        for parameter in function.basis.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    x, upstream = torch.randn(4, 3, 30, 20), torch.randn(4, 3, 30, 20)
+    found = torch.autograd.grad(function(x), tuple(function.parameters()), upstream)
+    exact = copy.deepcopy(function).double()
+    y = exact(x.double())
+    expected = torch.autograd.grad(y, tuple(exact.parameters()), upstream.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        # Bumps of squares have corners in their slope, which cubic pieces round off.
+        assert (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max()
+
+
+CHANGES = {
+    "a step": lambda f, other: torch._foreach_add_(list(f.parameters()), 0.3),
+    "data": lambda f, other: [p.data.mul_(1.5) for p in f.parameters()],
+    "a loaded state": lambda f, other: f.load_state_dict(other.state_dict()),
+    "another type": lambda f, other: f.to(torch.bfloat16),
+    "a moved grid": lambda f, other: f.basis.has_grid and f.update_grid(torch.randn(2, 3, 999)),
+    "other channels": lambda f, other: [f.set_channels(1), f.set_channels(3)],
+}
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+@torch.no_grad()
+def test_what_is_remembered_is_never_stale(basis, change):
+    function, other = layer(basis).eval(), layer(basis)
+    for parameter in other.parameters():
+        parameter += 0.2 * torch.randn(parameter.shape)
+    x = torch.randn(2, 3, 40)
+    function(x)
+    change(function, other)
+    expected = copy.deepcopy(function).double()(x.double())
+    torch.testing.assert_close(function(x).double(), expected, rtol=1e-4, atol=5e-4)
