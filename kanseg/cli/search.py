@@ -93,10 +93,11 @@ def kind_of_experiment(config: str, settings: Sequence[str]) -> type:
     name = None
     with contextlib.suppress(OSError, InputError, TypeError, KeyError):
         name = read_yaml(Path(config))["model"]["name"]
-    for word, following in zip(settings, [*settings[1:], None], strict=True):
+    words = iter(settings)
+    for word in words:
         option, _, value = word.partition("=")
         if option == "--model.name":
-            name = value or following
+            name = value or next(words, None)
     return ClassificationConfig if name in list_models("classification") else Config
 
 

@@ -171,7 +171,7 @@ def change(folder, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nobody/nothing", "download=True"), ("a/b/c/d", "no name on the hub")]
+    ("name", "message"), [("nobody/nothing", "download=True"), ("a/b/c/d", "not a name on the hub")]
 )
 def test_a_name_that_is_nowhere_is_an_error(tmp_path, name, message):
     with pytest.raises(InputError, match=message):
