@@ -145,7 +145,7 @@ def as_lines(some):
         (as_lines(entries(1, 2, 3)), [1, 2]),  # what came after the checkpoint
         (as_lines(entries(1, 2))[:-9], [1]),  # cut off in a line
         (as_lines(entries(1)) + "\0" * 20 + "\n" + as_lines(entries(2)), [1, 2]),
-        (as_lines(entries(2, 3)), [2]),  # the first line is gone: bytes do not log
+        (as_lines(entries(2, 3)), [2]),  # the first line is gone: bytes do not tell
         ("", []),
         (None, []),
     ],

@@ -1,4 +1,4 @@
-"""Runs that began when functions of each edge were the default, and their checkpoints did not log
+"""Runs that began when functions of each edge were the default, and their checkpoints did not tell
 it.
 """
 
