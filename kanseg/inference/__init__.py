@@ -1,4 +1,4 @@
-"""Any image -> a mask of its own size: from arrays (Predictor, Ensemble) or files."""
+"""Predict masks: of arrays (`Predictor`, `Ensemble`) and of files (`predict_files`)."""
 
 from kanseg.inference.ensemble import Ensemble, open_predictor
 from kanseg.inference.files.inputs import find_images, find_jobs
@@ -10,8 +10,8 @@ __all__ = [
     "Ensemble",
     "Outputs",
     "Predictor",
-    "find_jobs",
     "find_images",
+    "find_jobs",
     "open_predictor",
     "predict_files",
 ]

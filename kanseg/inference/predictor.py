@@ -1,4 +1,4 @@
-"""A trained network: any image -> a mask of its own size."""
+"""Predict masks of images of any size with one trained network."""
 
 from __future__ import annotations
 
@@ -27,37 +27,40 @@ from kanseg.utils.errors import InputError
 
 __all__ = ["Predictor", "class_probabilities", "crop", "decide", "to_probabilities"]
 MODES = ("auto", "whole", "tiles")
-TILE = (512, 512)
+DEFAULT_TILE = (512, 512)
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor(Segmenter):
-    """A trained network with what it needs to read images: (H, W, C) integers -> (H, W) class
-    indices.
+    """Predict label maps of images of any size with a trained network.
 
-    A network that was trained on resized images sees the whole image at that size; its
-    probabilities are scaled back. One that was trained at the images' own scale sees them as they
-    are, in overlapping tiles where they are larger than a tile.
+    A network that was trained on resized images gets the whole image at that size, and its
+    probabilities are scaled back. One that was trained on images at their own scale gets them as
+    they are, in overlapping tiles where they are larger than a tile.
+
+    Example:
+        >>> predictor = Predictor.from_checkpoint("runs/quickstart/best")
+        >>> label = predictor(image)  # (H, W, 3) uint8 -> (H, W) class indices
+        >>> probabilities = predictor.probabilities(image)  # (N, H, W)
 
     Args:
-        model: (B, C, h, w) -> logits (B, N, h, w); a module, or any function (which then runs where
-            it likes, on CPU tensors).
+        model: (B, C, h, w) -> logits (B, N, h, w); a module, or any function of CPU tensors.
         preprocess: of the training.
         classes: names of the classes.
         colors: an RGB color per class.
         task: "binary", "multiclass" or "multilabel".
         tile: (h, w) of tiles; None for whole images.
         overlap: share of a tile in common with the next one.
-        flips: 1, 2 or 4 mirrored predictions that are averaged, or 8: these also turned by 90
-            degrees.
-        scales: factors on height and width of the images, or tiles, that are averaged too, each
+        flips: average predictions of mirrored images: 1 (none), 2, 4, or 8 (also turned by 90
+            degrees).
+        scales: average predictions of scaled images, or tiles: factors on height and width, each
             with every flip.
         batch_size: tiles, or images of one size, at once.
         precision: "no" (float32), "bf16" or "fp16" for convolutions.
-        device: torch device.
+        device: torch device; by default a GPU if there is one.
 
     Raises:
-        InputError: options out of range, or a device that is not there.
+        InputError: options out of range, or a device that is not available.
     """
 
     def __init__(
@@ -84,15 +87,18 @@ class Predictor(Segmenter):
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         if precision not in DTYPES:
             raise InputError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+        if isinstance(model, nn.Module):
+            device = _usable_device(device)
+            model = model.to(device).eval()
+        else:
+            device = torch.device("cpu")
         self.views = views(flips, scales)
-        is_module = isinstance(model, nn.Module)
-        place = _usable_device(device if is_module else "cpu")
         super().__init__(
-            classes, colors, task, device=place, batch_size=batch_size, num_views=len(self.views)
+            classes, colors, task, device=device, batch_size=batch_size, num_views=len(self.views)
         )
-        self.model = model.to(place).eval() if is_module else model
-        self.preprocess, self.precision = preprocess, precision
-        self.tile, self.overlap = None if tile is None else tuple(tile), overlap
+        self.model, self.preprocess, self.precision = model, preprocess, precision
+        self.tile = None if tile is None else tuple(tile)
+        self.overlap = overlap
 
     @classmethod
     def from_checkpoint(
@@ -103,38 +109,37 @@ class Predictor(Segmenter):
         tile: Sequence[int] | None = None,
         **options: Any,
     ) -> Predictor:
-        """A predictor from a checkpoint folder, a run folder (its best weights), or an exported
-        file (.onnx, .pt2).
+        """Load a predictor from a checkpoint folder, a run folder (its best weights), a folder of
+        `save_pretrained`, or an exported file (.onnx, .pt2).
 
         Args:
             checkpoint: folder or file.
-            mode: "whole" or "tiles"; "auto" does as the network was trained, or tiles where `tile`
-                is given.
-            tile: (h, w) of tiles; by default the one of the training or 512x512.
-            options: of the constructor; None stands for the default.
+            mode: "whole" or "tiles"; "auto" does as the network was trained, or tiles if `tile` is
+                given.
+            tile: (h, w) of tiles; by default that of the training, or 512x512.
+            options: of the constructor; None means the default.
 
         Raises:
-            InputError: the folder is no complete checkpoint, and none that `save_pretrained` wrote
-                of a trained network.
+            InputError: the folder is not complete, or not of a trained segmentation network.
         """
         if mode not in MODES:
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if mode == "whole" and tile is not None:
             raise InputError(
-                f"mode whole knows no tiles, got tile {tuple(tile)}: leave one of the two out"
+                f"mode whole cannot have a tile, got {tuple(tile)}: leave one of the two out"
             )
-        stored = load_checkpoint(Path(checkpoint))
+        network = load_checkpoint(Path(checkpoint))
         options = {key: value for key, value in options.items() if value is not None}
         if mode == "whole":
             tile = None
-        elif tile is None and (mode == "tiles" or stored.preprocess.resize is None):
-            tile = stored.tile or TILE
+        elif tile is None and (mode == "tiles" or network.preprocess.resize is None):
+            tile = network.tile or DEFAULT_TILE
         return cls(
-            stored.model,
-            stored.preprocess,
-            classes=stored.classes,
-            colors=stored.colors,
-            task=stored.task,
+            network.model,
+            network.preprocess,
+            classes=network.classes,
+            colors=network.colors,
+            task=network.task,
             tile=tile,
             **options,
         )
@@ -249,11 +254,11 @@ class Predictor(Segmenter):
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
-    """The device, a GPU by default where there is one; InputError for a name that is none, or a GPU
-    that is not there.
-    """
+    """Return the device, by default a GPU if there is one; InputError if it is not available."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise InputError(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import kanseg
 from kanseg.inference.exported import load_exported
 from kanseg.utils.errors import InputError
 
@@ -54,6 +55,14 @@ def test_a_description_of_the_right_form_is_taken(tmp_path):
     assert torch.equal(network(images), images)
 
 
+def test_a_predictor_gives_values_from_0_to_1_to_a_file_that_normalizes(tmp_path):
+    description = DESCRIPTION | {"preprocess": DESCRIPTION["preprocess"] | {"gamma": 0.5}}
+    predictor = kanseg.load(write(tmp_path / "n.onnx", json.dumps(description)))
+    image = np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+    values = torch.from_numpy(image).permute(2, 0, 1) / 255  # the network outputs its input
+    torch.testing.assert_close(predictor.probabilities(image), values.softmax(dim=0))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -77,7 +86,7 @@ def test_what_is_no_description_is_refused(tmp_path, text):
 @pytest.mark.parametrize("data", [b"", b"hello" * 99, bytes(999), b"\x80\x04."])
 def test_what_is_no_onnx_file_is_refused(tmp_path, data):
     (tmp_path / "n.onnx").write_bytes(data)
-    with pytest.raises(InputError, match="not an ONNX file|empty"):
+    with pytest.raises(InputError, match="n.onnx"):
         load_exported(tmp_path / "n.onnx")
 
 

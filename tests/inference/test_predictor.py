@@ -137,9 +137,9 @@ def test_a_trained_network_is_loaded_with_its_classes_and_predicts_as_in_trainin
 
 
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
-    with pytest.raises(InputError, match="no such checkpoint|not a checkpoint"):
+    with pytest.raises(InputError, match="nothing"):
         kanseg.load(tmp_path / "nothing")
-    with pytest.raises(InputError, match="not a checkpoint"):
+    with pytest.raises(InputError, match=tmp_path.name):
         kanseg.load(tmp_path)
 
 
@@ -237,46 +237,6 @@ def test_half_precision_is_near_and_probabilities_are_float32():
     torch.testing.assert_close(half, predictor().probabilities(IMAGE), atol=0.02, rtol=0)
 
 
-def test_an_exported_file_gets_values_from_0_to_1_where_it_normalizes_itself(monkeypatch, tmp_path):
-    """The contract with kanseg.inference.exported: a function of float32 images, and a
-    description as of a checkpoint.
-    """
-    import sys
-    from types import ModuleType
-
-    seen = []
-
-    def function(batch):
-        seen.append(batch)
-        return (batch.mean(dim=1, keepdim=True) - 0.5) / 0.25
-
-    description = {
-        "labels": {
-            "task": "binary",
-            "classes": ["dark", "bright"],
-            "palette": [[0, 0, 0], [255, 255, 255]],
-        },
-        "preprocess": {
-            "channels": 3,
-            "mean": [0.5],
-            "std": [0.25],
-            "gamma": 0.5,
-            "resize": None,
-            "interpolation": "linear",
-        },
-        "tile": [512, 512],
-        "preprocessing": "inside",
-    }
-    module = ModuleType("kanseg.inference.exported")
-    module.load_exported = lambda path: (function, description)
-    monkeypatch.setitem(sys.modules, "kanseg.inference.exported", module)
-    loaded = kanseg.load(tmp_path / "model.onnx")
-    assert np.array_equal(loaded(IMAGE), TRUTH)
-    np.testing.assert_allclose(
-        seen[0][0].permute(1, 2, 0).numpy(), IMAGE / np.float32(255), rtol=1e-6
-    )
-
-
 def test_modes_choose_between_whole_images_and_tiles(config):
     train(config)
     for options, tile in (
@@ -286,10 +246,10 @@ def test_modes_choose_between_whole_images_and_tiles(config):
         ({"mode": "tiles"}, (512, 512)),
     ):
         assert kanseg.load(config.run_dir, device="cpu", **options).tile == tile
-    with pytest.raises(InputError, match="mode must be one of"):
+    with pytest.raises(InputError, match="mode.*whole.*all"):
         kanseg.load(config.run_dir, mode="all")
 
 
 def test_a_tile_for_whole_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="mode whole knows no tiles"):
+    with pytest.raises(InputError, match=r"mode whole .*\(8, 8\)"):
         Predictor.from_checkpoint(tmp_path, mode="whole", tile=(8, 8))

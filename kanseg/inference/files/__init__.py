@@ -1,4 +1,4 @@
-"""Files of images and videos -> files of masks.
+"""Predict files of images and videos, and write files of masks.
 
 Import from `kanseg.inference`.
 """

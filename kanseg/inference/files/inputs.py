@@ -1,4 +1,4 @@
-"""What a user names as input -> images and videos, and the names of what is written for them."""
+"""Find the images and videos that a user names as input, and name what is written for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Job:
 
     Args:
         path: of the file.
-        name: of what is written for it: its path below the input folder, without the suffix.
+        name: of the files that are written for it: its path below the input folder, without the
+            suffix.
     """
 
     path: Path
@@ -31,165 +32,159 @@ class Job:
 
     @property
     def is_video(self) -> bool:
-        """Whether it is a video, by its suffix."""
+        """True for a video, by its suffix."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
     @property
     def file_name(self) -> str:
-        """The file's own name, below the folder of `name`."""
+        """The path below the input folder."""
         return (Path(self.name).parent / self.path.name).as_posix()
 
 
 def find_jobs(
     source: str, *, recursive: bool = False, output: Path | None = None
 ) -> tuple[list[Job], list[str]]:
-    """The images and videos that a file, a folder or a glob pattern means, sorted, and a line for
-    each kind of thing that was left out.
+    """Find images and videos.
 
     Args:
-        source: file, folder or pattern.
-        recursive: whether to go into the folders of a folder.
-        output: where masks will be written; what lies there is no input of a folder.
+        source: a file, a folder or a glob pattern.
+        recursive: go into the folders of a folder.
+        output: folder of the masks; files in it are not taken as input of a folder.
+
+    Returns:
+        (jobs, sorted by path; a message for each kind of file that was skipped).
 
     Raises:
-        InputError: nothing is there, a file of an unknown kind, or two files whose masks would have
+        InputError: nothing is found, a file of an unknown kind, or two files whose masks would have
             one name.
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() not in KNOWN:
         raise InputError(f"{source}: not a kind of file that can be read ({_KINDS}); convert it")
     if path.is_dir():
-        listed = path.rglob("*") if recursive else path.iterdir()
-        found = [
-            p
-            for p in listed
-            if not _is_hidden(p.relative_to(path))
-            and not (output is not None and _real(p).is_relative_to(_real(output)))
-        ]
+        found = _list_folder(path, recursive, output)
+    elif path.is_file():
+        found = [path]
     else:
-        found = [path] if path.is_file() else _matching(source)
-    # What is no regular file (a pipe, a device, a link to nowhere) is named when it is read.
+        found = _match_pattern(source)
+    # Pipes, devices and dangling links are kept: opening them reports what they are.
     files = sorted(p for p in found if not p.is_dir())
-    jobs = [p for p in files if p.suffix.lower() in KNOWN]
-    notes = _left_out(
-        [p for p in files if p.suffix.lower() not in KNOWN],
-        [] if recursive else [p for p in found if p.is_dir()],
-    )
-    if not jobs and output is not None and _real(path).is_relative_to(_real(output)):
+    known = [p for p in files if p.suffix.lower() in KNOWN]
+    unknown = [p for p in files if p.suffix.lower() not in KNOWN]
+    notes = []
+    if unknown:
+        notes.append(f"skipped, not images or videos ({_KINDS}): {_some_names(unknown)}")
+    folders = [p for p in found if p.is_dir()]
+    if folders and not recursive:
+        notes.append(f"skipped: the folders {_some_names(folders)} (--recursive goes into them)")
+    if known:
+        return name_jobs(known, path if path.is_dir() else None), notes
+    if output is not None and _real_path(path).is_relative_to(_real_path(output)):
         raise InputError(
-            f"{source} lies in the output {output}, and what lies there is no input; choose another"
-            " --output"
+            f"{source} lies in the output {output}, whose files are not taken as input; choose"
+            " another --output"
         )
-    if not jobs:
-        raise InputError(
-            "; ".join(
-                [
-                    (
-                        f"{source}: no file, no folder with images or videos ({_KINDS}) and no"
-                        " pattern that matches one"
-                    ),
-                    *notes,
-                ]
-            )
-        )
-    return name_jobs(jobs, path if path.is_dir() else None), notes
+    nothing = f"{source}: no file, no folder with images or videos ({_KINDS}) and no pattern"
+    raise InputError("; ".join([f"{nothing} that matches one", *notes]))
 
 
 def find_images(source: str) -> list[Path]:
-    """The files of `find_jobs`."""
+    """Find images and videos as `find_jobs` does, and return their paths."""
     return [job.path for job in find_jobs(source)[0]]
 
 
 def name_jobs(paths: Sequence[Path], root: Path | None = None) -> list[Job]:
-    """A name for what is written for each file: its path below `root` (without a root its bare
+    """Name the files that are written for each path: its path below `root` (without a root its own
     name) without the suffix.
 
-    Where two have the same stem the suffix becomes a part of both names: a_png, a_jpg.
+    Where two would have the same name, the suffix becomes a part of both: a_png, a_jpg.
 
     Raises:
         InputError: two files would still have the same name.
     """
-    jobs = [
-        Job(path, (path.relative_to(root) if root else Path(path.name)).with_suffix("").as_posix())
-        for path in paths
-    ]
-    stems = Counter(job.name for job in jobs)
-    jobs = [
-        replace(job, name=f"{job.name}_{job.path.suffix[1:]}") if stems[job.name] > 1 else job
-        for job in jobs
-    ]
-    twice = [name for name, count in Counter(job.name for job in jobs).items() if count > 1]
-    if twice:
-        same = [str(job.path) for job in jobs if job.name == twice[0]]
-        raise InputError(
-            f"{' and '.join(same[:2])} would be written to the same file; predict their folders one"
-            " by one, or with --recursive"
-        )
+    jobs = []
+    for path in paths:
+        below = path.relative_to(root) if root else Path(path.name)
+        jobs.append(Job(path, below.with_suffix("").as_posix()))
+    counts = Counter(job.name for job in jobs)
+    for index, job in enumerate(jobs):
+        if counts[job.name] > 1:
+            jobs[index] = replace(job, name=f"{job.name}_{job.path.suffix[1:]}")
+    named: dict[str, Job] = {}
+    for job in jobs:
+        other = named.setdefault(job.name, job)
+        if other is not job:
+            raise InputError(
+                f"{other.path} and {job.path} would be written to the same file; predict their"
+                " folders one by one, or with --recursive"
+            )
     return jobs
 
 
-def _matching(pattern: str) -> list[Path]:
-    """What a pattern matches; of what links lead to several times, the shortest name."""
-    paths = sorted((Path(p) for p in glob.glob(pattern, recursive=True)), key=lambda p: len(str(p)))
-    first: dict[Path, Path] = {}
-    for path in paths:
-        first.setdefault(_real(path.parent) / path.name, path)
-    return list(first.values())
-
-
-def _real(path: Path) -> Path:
-    """The path without links; `Path.resolve` raises where a link leads to itself."""
-    return Path(os.path.realpath(path))
-
-
-def _left_out(files: Sequence[Path], folders: Sequence[Path]) -> list[str]:
-    lines = []
-    if files:
-        lines.append(f"left out, since they are no images or videos ({_KINDS}): {_some(files)}")
-    if folders:
-        lines.append(f"left out: the folders {_some(folders)} (--recursive goes into them)")
-    return lines
-
-
-def _some(paths: Sequence[Path]) -> str:
-    names = sorted(path.name for path in paths)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
-    """InputError when something that will be written would replace one of the files that
-    are read.
-    """
-    read = {_real(job.path) for job in jobs}
+    """Raise InputError if a file that will be written would replace an input."""
+    inputs = {_real_path(job.path) for job in jobs}
     for target in targets:
-        if _real(target) in read:
+        if _real_path(target) in inputs:
             raise InputError(
                 f"{target} is one of the images and would be overwritten; choose another --output"
             )
 
 
 def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
-    """InputError when two files would be written to one place: the mask of overlays/a.png and the
-    overlay of a.png, a frame and an image of its name.
+    """Raise InputError if two jobs would write to one place: the mask of overlays/a.png and the
+    overlay of a.png, a frame of a video and an image of its name.
+
+    Args:
+        targets: the files that are written for each job; of a video without its frames.
     """
     videos = {job.name: job for job in targets if job.is_video}
     owners: dict[Path, Job] = {}
     for job, paths in targets.items():
-        place = Path(job.name)
-        video = (
-            videos.get(place.parent.as_posix())
-            if place.name.startswith("frame_") and not job.is_video
-            else None
+        for path in paths:
+            _refuse_clash(owners.setdefault(path, job), job)
+        folder, name = os.path.split(job.name)
+        if name.startswith("frame_") and folder in videos and not job.is_video:
+            _refuse_clash(videos[folder], job)
+
+
+def _refuse_clash(other: Job, job: Job) -> None:
+    if other != job:
+        raise InputError(
+            f"{other.path} and {job.path} would be written to the same file below the output;"
+            " rename one, or predict them one by one"
         )
-        other = next(
-            (owner for path in paths if (owner := owners.setdefault(path, job)) != job), video
-        )
-        if other is not None:
-            raise InputError(
-                f"{other.path} and {job.path} would be written to the same file below the output;"
-                " rename one, or predict them one by one"
-            )
+
+
+def _list_folder(folder: Path, recursive: bool, output: Path | None) -> list[Path]:
+    """List a folder without hidden files and without what lies in the output."""
+    found = []
+    for path in folder.rglob("*") if recursive else folder.iterdir():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        written = output is not None and _real_path(path).is_relative_to(_real_path(output))
+        if not hidden and not written:
+            found.append(path)
+    return found
+
+
+def _match_pattern(pattern: str) -> list[Path]:
+    """List what a pattern matches; of a file that links lead to several times, the shortest
+    path.
+    """
+    paths = [Path(path) for path in glob.glob(pattern, recursive=True)]
+    first: dict[Path, Path] = {}
+    for path in sorted(paths, key=lambda path: len(str(path))):
+        first.setdefault(_real_path(path.parent) / path.name, path)
+    return list(first.values())
+
+
+def _real_path(path: Path) -> Path:
+    """Resolve links; `Path.resolve` raises for a link that leads to itself."""
+    return Path(os.path.realpath(path))
+
+
+def _some_names(paths: Sequence[Path]) -> str:
+    names = sorted(path.name for path in paths)
+    if len(names) > 5:
+        return f"{', '.join(names[:5])} and {len(names) - 5} more"
+    return ", ".join(names)

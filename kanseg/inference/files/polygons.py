@@ -1,5 +1,5 @@
-"""Label maps -> outlines along the edges of the pixels, exact, with holes; as COCO annotations and
-GeoJSON.
+"""Outline the regions of label maps along the edges of pixels, exactly and with holes, as COCO
+annotations and GeoJSON.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 
 from kanseg.inference.files.geotiff import GeoTransform
 
-# Directions of edges, the region on their right: east (along its top), south, west, north; (row,
-# column) steps.
+# (row, column) steps of edges that have the region on their right: east (along its top), south,
+# west, north.
 _STEPS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
 
 
 @dataclass(frozen=True)
 class Region:
-    """Pixels of one class that touch along edges.
+    """A connected component of one class (pixels that touch along edges).
 
     Args:
         label: class index.
         area: pixels.
         box: (first column, first row, columns, rows).
-        rings: closed lines (n, 2) of columns and rows, pixel (0, 0) reaching from (0, 0) to (1, 1),
-            the first point not repeated; the outer one first, clockwise as seen on the screen, then
-            the holes, the other way round.
+        rings: closed lines (n, 2) of columns and rows, where pixel (0, 0) reaches from (0, 0) to
+            (1, 1); the first point is not repeated. The outer ring comes first, clockwise on the
+            screen, then the holes, anticlockwise.
     """
 
     label: int
@@ -53,54 +53,52 @@ class ImageRegions:
 
 
 def regions(label: np.ndarray, task: str, *, smallest: int = 1) -> Iterator[Region]:
-    """The regions of all classes of a label map (H, W), or of a multilabel task (N, H, W); the
-    background (index 0) is none where there is one.
+    """Yield the regions of all classes of a label map; the background (index 0), if there is one,
+    is left out.
 
     Args:
-        label: as `Predictor` gives it.
+        label: (H, W) class indices, or of a multilabel task (N, H, W) of 0 and 1.
         task: of the predictor.
         smallest: regions of fewer pixels are left out.
     """
-    maps = (
-        enumerate(label)
-        if task == "multilabel"
-        else ((index, label == index) for index in np.unique(label).tolist() if index > 0)
-    )
-    for index, inside in maps:
-        yield from _regions_of(index, np.ascontiguousarray(inside, np.uint8), smallest)
+    if task == "multilabel":
+        for index, mask in enumerate(label):
+            yield from _regions_of(index, np.ascontiguousarray(mask, np.uint8), smallest)
+        return
+    for index in np.unique(label).tolist():
+        if index > 0:
+            yield from _regions_of(index, (label == index).astype(np.uint8), smallest)
 
 
-def _regions_of(index: int, inside: np.ndarray, smallest: int) -> Iterator[Region]:
-    count, components, statistics, _ = cv2.connectedComponentsWithStats(inside, connectivity=4)
+def _regions_of(index: int, mask: np.ndarray, smallest: int) -> Iterator[Region]:
+    """Yield the connected components of a mask (H, W) uint8 of 0 and 1."""
+    count, components, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     rings: dict[int, list[np.ndarray]] = {}
     for component, ring in _rings(components):
         rings.setdefault(component, []).append(ring)
     for component in range(1, count):
         left, top, width, height, area = statistics[component].tolist()
         if area >= smallest:
-            lines = sorted(
-                rings[component], key=_turn, reverse=True
-            )  # one turns clockwise, the holes do not
-            yield Region(index, area, (left, top, width, height), lines)
+            # The outer ring, the only clockwise one, has the largest signed area.
+            outer_first = sorted(rings[component], key=_signed_area, reverse=True)
+            yield Region(index, area, (left, top, width, height), outer_first)
 
 
 def _rings(components: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(component, ring) of every closed line around the components (H, W; 0 is outside) of touching
-    pixels.
-    """
+    """Yield (component, ring) of every closed line around components (H, W), where 0 is outside."""
     starts, ends, directions, owners = _edges(components)
     if len(starts) == 0:
         return
-    following = _following(starts, ends, directions, owners).tolist()
+    following = _next_edges(starts, ends, directions, owners).tolist()
     width = components.shape[1] + 1
-    seen = bytearray(len(following))
-    turns = directions.tolist()
+    visited = bytearray(len(following))
+    directions = directions.tolist()
     for first in range(len(following)):
         corners, edge = [], first
-        while not seen[edge]:
-            seen[edge] = 1
+        while not visited[edge]:
+            visited[edge] = 1
             after = following[edge]
-            if turns[after] != turns[edge]:
+            if directions[after] != directions[edge]:
                 corners.append(after)
             edge = after
         if corners:
@@ -109,114 +107,118 @@ def _rings(components: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _edges(components: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """First and last corner (row * (W + 1) + column), direction and component of every pixel edge
-    on a border, the component on the right.
+    """Find the pixel edges on a border of components, which lie on their right.
+
+    Returns:
+        (first corner, last corner, direction, component) of each edge; a corner is
+        row * (W + 1) + column.
     """
     padded = np.pad(components, 1)
     inner = padded[1:-1, 1:-1]
     width = components.shape[1] + 1
-    neighbors = (
-        padded[:-2, 1:-1],
-        padded[1:-1, 2:],
-        padded[2:, 1:-1],
-        padded[1:-1, :-2],
-    )  # above, right, below, left
-    origins = (
-        (0, 0),
-        (0, 1),
-        (1, 1),
-        (1, 0),
-    )  # corner of the pixel at which the edge begins, clockwise
+    # Above, right, below, left; and the corner of the pixel at which the edge there begins.
+    neighbors = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
+    corners = ((0, 0), (0, 1), (1, 1), (1, 0))
     parts = []
-    for direction, (beside, (down, right)) in enumerate(zip(neighbors, origins, strict=True)):
-        rows, columns = np.nonzero((inner > 0) & (inner != beside))
+    for direction, (neighbor, (down, right)) in enumerate(zip(neighbors, corners, strict=True)):
+        rows, columns = np.nonzero((inner > 0) & (inner != neighbor))
         start = (rows + down).astype(np.int64) * width + columns + right
         step = int(_STEPS[direction] @ (width, 1))
         parts.append((start, start + step, np.full(len(rows), direction), inner[rows, columns]))
-    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+    starts, ends, directions, owners = zip(*parts, strict=True)
+    return (
+        np.concatenate(starts),
+        np.concatenate(ends),
+        np.concatenate(directions),
+        np.concatenate(owners),
+    )
 
 
-def _following(
+def _next_edges(
     starts: np.ndarray, ends: np.ndarray, directions: np.ndarray, owners: np.ndarray
 ) -> np.ndarray:
-    """For every edge the next one of the same component.
+    """Find for every edge the next one of the same component.
 
-    Where a component touches itself at a corner two go on: the line turns left there, to the other
-    pixel, so that an outer line and a hole do not run into each other.
+    Where a component touches itself at a corner, two edges begin: the line turns left, to the other
+    pixel, so that an outer ring and a hole do not run into each other.
     """
-    turn = {1: 2, 0: 1, 3: 0}  # right, straight on, left: what is preferred, left first
-    keys = _key(starts, owners, directions)
+    keys = _edge_keys(starts, owners, directions)
     order = np.argsort(keys)
     ordered = keys[order]
     result = np.full(len(starts), -1)
-    for change in turn:
-        wanted = _key(ends, owners, (directions + change) % 4)
+    for turn in (1, 0, 3):  # right, straight on, left: a later one replaces an earlier one
+        wanted = _edge_keys(ends, owners, (directions + turn) % 4)
         place = np.searchsorted(ordered, wanted).clip(max=len(ordered) - 1)
         found = ordered[place] == wanted
-        result[found] = order[place[found]]  # a later, preferred change replaces an earlier one
+        result[found] = order[place[found]]
     return result
 
 
-def _key(corners: np.ndarray, owners: np.ndarray, directions: np.ndarray) -> np.ndarray:
+def _edge_keys(corners: np.ndarray, owners: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return (corners * (int(owners.max()) + 1) + owners) * 4 + directions
 
 
-def _turn(ring: np.ndarray) -> float:
-    """Twice the area that a ring encloses, positive where it runs clockwise on the screen."""
+def _signed_area(ring: np.ndarray) -> float:
+    """Twice the area that a ring encloses, positive if it runs clockwise on the screen."""
     x, y = ring[:, 0].astype(float), ring[:, 1].astype(float)
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
 
 
 def geojson(
-    found: Sequence[Region], classes: Sequence[str], place: GeoTransform | None
+    found: Sequence[Region], classes: Sequence[str], transform: GeoTransform | None
 ) -> dict[str, Any]:
-    """A FeatureCollection of the regions: in map coordinates where a place is given, else in pixels
-    (columns, rows down from the top left corner).
+    """Make a FeatureCollection of regions.
+
+    Args:
+        found: the regions.
+        classes: names.
+        transform: to map coordinates; None for pixels (columns, rows down from the top left
+            corner).
     """
     features = []
     for region in found:
-        rings = [ring if place is None else place(ring) for ring in region.rings]
-        if (
-            place is not None and place.mirrors
-        ):  # GeoJSON wants outer lines anticlockwise as y grows upwards
-            rings = [ring[::-1] for ring in rings]
-        lines = [[*ring.tolist(), ring[0].tolist()] for ring in rings]
-        properties = {"class": classes[region.label], "index": region.label, "pixels": region.area}
+        lines = []
+        for ring in region.rings:
+            if transform is not None:
+                ring = transform(ring)
+                if transform.flips_orientation:
+                    ring = ring[::-1]  # GeoJSON wants outer rings anticlockwise as y grows upwards
+            points = ring.tolist()
+            lines.append([*points, points[0]])
         features.append(
             {
                 "type": "Feature",
-                "properties": properties,
+                "properties": {
+                    "class": classes[region.label],
+                    "index": region.label,
+                    "pixels": region.area,
+                },
                 "geometry": {"type": "Polygon", "coordinates": lines},
             }
         )
     collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
-    if (
-        place is not None and place.epsg is not None
-    ):  # the member of GeoJSON 2008, which GIS programs still read
-        collection["crs"] = {
-            "type": "name",
-            "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"},
-        }
+    if transform is not None and transform.epsg is not None:
+        # "crs" is of GeoJSON 2008; GIS programs still read it.
+        name = f"urn:ogc:def:crs:EPSG::{transform.epsg}"
+        collection["crs"] = {"type": "name", "properties": {"name": name}}
     return collection
 
 
 class Coco:
-    """COCO annotations of all images: a polygon for a region without holes, else run lengths
-    (COCO's polygons know no holes).
+    """Collects COCO annotations of all images: a polygon for a region without holes, else run
+    lengths, since COCO's polygons know no holes.
 
     Args:
         classes: names of the classes.
-        task: of the predictor; the background (index 0) is no category where there is one.
+        task: of the predictor; the background (index 0), if there is one, is not a category.
     """
 
     def __init__(self, classes: Sequence[str], task: str):
         first = 0 if task == "multilabel" else 1
         self._shift = 1 - first  # COCO's categories begin at 1
-        self.categories = [
-            {"id": index + self._shift, "name": name}
-            for index, name in enumerate(classes)
-            if index >= first
-        ]
+        self.categories = []
+        for index, name in enumerate(classes[first:], first):
+            self.categories.append({"id": index + self._shift, "name": name})
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
@@ -239,7 +241,7 @@ class Coco:
             )
 
     def content(self) -> dict[str, Any]:
-        """The whole file."""
+        """Return the content of the file."""
         return {
             "info": {"description": "written by kanseg"},
             "images": self.images,
@@ -255,27 +257,32 @@ def _coco_outline(region: Region, shape: tuple[int, int]) -> list[list[int]] | d
 
 
 def filled(region: Region) -> np.ndarray:
-    """The pixels of a region in its box, (rows, columns) bool: between the edges of every row,
-    since outlines follow the pixels.
+    """Fill the rings of a region: its pixels in its box, (rows, columns) bool.
+
+    Rings follow the edges of pixels, so in every row a pixel is inside if an odd number of vertical
+    edges lies to its left.
     """
     left, top, width, height = region.box
-    crossings = np.zeros((height, width + 1), np.uint8)
+    edges = np.zeros((height, width + 1), np.uint8)
     for ring in region.rings:
-        for (x, y), (other_x, other_y) in zip(
-            ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True
-        ):
-            if x == other_x:
-                crossings[min(y, other_y) - top : max(y, other_y) - top, x - left] ^= 1
-    return np.bitwise_xor.accumulate(crossings, axis=1)[:, :width].astype(bool)
+        points = ring.tolist()
+        for (x, y), (next_x, next_y) in zip(points, [*points[1:], points[0]], strict=True):
+            if x == next_x:
+                edges[min(y, next_y) - top : max(y, next_y) - top, x - left] ^= 1
+    return np.bitwise_xor.accumulate(edges, axis=1)[:, :width].astype(bool)
 
 
-def run_lengths(inside: np.ndarray, box: Sequence[int], shape: tuple[int, int]) -> list[int]:
-    """COCO's run lengths, column by column, outside first, of pixels in a box (first column, first
-    row, columns, rows) of an image (H, W).
+def run_lengths(mask: np.ndarray, box: Sequence[int], shape: tuple[int, int]) -> list[int]:
+    """Encode a mask as COCO's run lengths: column by column, zeros first.
+
+    Args:
+        mask: (rows, columns) bool of a box.
+        box: (first column, first row, columns, rows).
+        shape: (H, W) of the image.
     """
     left, top, width, height = box
     columns = np.zeros((width, shape[0]), np.uint8)
-    columns[:, top : top + height] = inside.T
+    columns[:, top : top + height] = mask.T
     flat = columns.ravel()
     changes = np.flatnonzero(np.diff(flat, prepend=0, append=0)) + left * shape[0]
     return np.diff(changes, prepend=0, append=shape[0] * shape[1]).tolist()

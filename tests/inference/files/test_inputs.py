@@ -17,11 +17,11 @@ def test_a_folder_a_file_and_a_pattern_are_found(tmp_path):
     assert [p.name for p in find_images(str(tmp_path))] == ["a.jpg", "b.png"]
     assert [p.name for p in find_images(str(tmp_path / "*.jpg"))] == ["a.jpg"]
     assert [p.name for p in find_images(str(tmp_path / "b.png"))] == ["b.png"]
-    with pytest.raises(InputError, match="no file, no folder"):
+    with pytest.raises(InputError, match=r"\*\.gif"):
         find_images(str(tmp_path / "*.gif"))
 
 
-def test_what_is_left_out_is_told(tmp_path):
+def test_skipped_files_and_folders_are_listed(tmp_path):
     touch(tmp_path, "a.jpg", "x.gif", "notes.txt", "sub/c.png")
     jobs, notes = find_jobs(str(tmp_path))
     assert [job.name for job in jobs] == ["a"]
@@ -34,7 +34,7 @@ def test_what_is_left_out_is_told(tmp_path):
 
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path):
     touch(tmp_path, "a.gif")
-    with pytest.raises(InputError, match="not a kind of file that can be read"):
+    with pytest.raises(InputError, match=r"a\.gif.*png"):
         find_jobs(str(tmp_path / "a.gif"))
 
 
@@ -56,33 +56,31 @@ def test_files_of_one_stem_get_different_names():
         "a_jpg",
         "b.v1",
     ]
-    with pytest.raises(InputError, match="same file"):
+    with pytest.raises(InputError, match=r"x/a\.png .*y/a\.png"):
         name_jobs([Path("x/a.png"), Path("y/a.png")])
 
 
-def test_an_output_that_is_the_input_is_told(tmp_path):
+def test_an_output_that_is_the_input_is_refused(tmp_path):
     touch(tmp_path, "a.png")
-    with pytest.raises(InputError, match="choose another --output"):
+    with pytest.raises(InputError, match="--output"):
         find_jobs(str(tmp_path), output=tmp_path)
 
 
 def test_a_mask_that_would_be_an_overlay_of_another_is_refused():
     first, second = Job(Path("a.png"), "a"), Job(Path("overlays/a.png"), "overlays/a")
     refuse_clashes({first: [Path("o/a.png")], second: [Path("o/overlays/a.png")]})
-    with pytest.raises(
-        InputError, match="a.png and overlays/a.png would be written to the same file"
-    ):
+    with pytest.raises(InputError, match=r"a\.png .*overlays/a\.png"):
         refuse_clashes(
             {first: [Path("o/a.png"), Path("o/overlays/a.png")], second: [Path("o/overlays/a.png")]}
         )
 
 
-def test_a_image_that_would_be_a_frame_of_a_video_is_refused():
+def test_an_image_that_would_be_a_frame_of_a_video_is_refused():
     film, frame, other = (
         Job(Path("f.mp4"), "f"),
         Job(Path("f/frame_000000.png"), "f/frame_000000"),
         Job(Path("f/x.png"), "f/x"),
     )
     refuse_clashes({film: [], other: [Path("o/f/x.png")]})
-    with pytest.raises(InputError, match="same file"):
+    with pytest.raises(InputError, match=r"f\.mp4 .*frame_000000\.png"):
         refuse_clashes({film: [], frame: [Path("o/f/frame_000000.png")]})

@@ -98,7 +98,7 @@ def test_probabilities_are_those_of_the_predictor(source, tmp_path, kind):
         )
 
 
-def test_uncertainty_is_stored_as_numbers_and_as_a_image(source, tmp_path):
+def test_uncertainty_is_stored_as_numbers_and_as_an_image(source, tmp_path):
     for flips in (1, 2):
         model = predictor("multiclass", flips=flips)
         predict(
@@ -122,7 +122,7 @@ def test_images_of_uncertainty_by_hand():
     ]  # deviations of 0, 0.1, 0.5
 
 
-def test_annotations_tell_of_all_images_also_of_those_that_were_there(source, tmp_path):
+def test_annotations_hold_all_images_also_skipped_ones(source, tmp_path):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(source / "q.png")
     once, twice = (predict_coco(source, tmp_path / "out", skip) for skip in (False, True))
     assert once == twice
@@ -209,27 +209,34 @@ def test_images_predicted_together_have_the_masks_of_each(tmp_path):
         )
 
 
-def test_a_failure_leaves_nothing_half_written(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "kanseg.inference.files.outputs.regions",
-        lambda *_: (_ for _ in ()).throw(ValueError("odd")),
-    )
+def test_a_failure_leaves_nothing_half_written(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "polygons").write_text("a file where a folder should be")
     outcome = predict_files(
         predictor(),
         find_images(str(source)),
         tmp_path / "out",
-        outputs=Outputs(polygons="coco"),
+        outputs=Outputs(polygons="geojson"),
         log=lambda _: None,
     )
-    assert outcome.failed == [f"{source / 'p.png'}: ValueError: odd"]
+    assert outcome.failed[0].startswith(f"{source / 'p.png'}: ")
+    assert (outcome.written, outcome.skipped) == ([], [])
     assert not list((tmp_path / "out").glob("red*/*"))
     assert not list((tmp_path / "out").rglob("*.tmp*"))
 
 
+def test_large_images_of_one_size_are_all_written(source, tmp_path):
+    Image.fromarray(IMAGE[::-1].copy()).save(source / "q.png")
+    predict(source, tmp_path / "out", predictor("multiclass"), large=100)
+    masks = [tifffile.imread(tmp_path / "out" / name) for name in ("p.tif", "q.tif")]
+    assert np.array_equal(masks[0], predictor("multiclass")(IMAGE))
+    assert np.array_equal(masks[1], masks[0][::-1])
+
+
 def test_other_kinds_of_output_are_refused():
-    with pytest.raises(InputError, match="probabilities must be one of npz, png"):
+    with pytest.raises(InputError, match="probabilities.*npz, png.*jpg"):
         Outputs(probabilities="jpg")
-    with pytest.raises(InputError, match="polygons must be one of coco, geojson"):
+    with pytest.raises(InputError, match="polygons.*coco, geojson.*shp"):
         Outputs(polygons="shp")
 
 

