@@ -223,15 +223,13 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
             " indices as 8-bit gray PNG"
         )
     packed = pack_rgb(values)
-    label = np.zeros(packed.shape, dtype=np.uint8)
-    bad = np.ones(packed.shape, dtype=bool)
+    label = np.full(packed.shape, -1, dtype=np.int16)
     for color, index in index_of_stored_value(spec, color=True).items():
-        here = packed == color
-        label[here] = index
-        bad[here] = False
+        label[packed == color] = index
+    bad = label < 0
     if bad.any():
         raise InputError(f"{path}: color {_first(values, bad)} is not in the palette")
-    return label
+    return label.astype(np.uint8)
 
 
 def _first(values: np.ndarray, bad: np.ndarray) -> str:

@@ -116,7 +116,7 @@ def test_settings_that_cannot_be_used_are_named(twelve, options, message):
 
 def test_too_few_groups_and_images_without_one_are_named(twelve):
     (twelve / "groups.csv").write_text("".join(f"p{i:02d},g{i // 6}\n" for i in range(12)))
-    with pytest.raises(InputError, match="3 folds need as many groups, and train [+] val have 2"):
+    with pytest.raises(InputError, match="3 folds .*groups, .*train [+] val have 2"):
         opened(twelve, folds=3)
     (twelve / "groups.csv").write_text("p00,a\n")
     with pytest.raises(InputError, match=r"groups\.csv: 7 images have no group"):
@@ -141,9 +141,9 @@ def test_the_limit_of_pixels_reaches_images_and_masks(twelve):
 
     folder = opened(twelve, max_pixels=1279, task="binary", classes=["a", "b"])
     sample = folder.samples("train")[0]
-    with pytest.raises(InputError, match="40x32 pixels are more than the limit of 1279"):
+    with pytest.raises(InputError, match="40x32 .*1279"):
         read_sample_image(sample)
-    with pytest.raises(InputError, match="more than the limit of 1279"):
+    with pytest.raises(InputError, match="limit of 1279"):
         read_label(sample, folder.label_spec)
     assert read_sample_image(opened(twelve, max_pixels=1280).samples("train")[0]).shape == (
         32,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from kanseg.data.formats.split_files import read_groups
 from kanseg.data.splits import crossing_groups, cut_folds, seeded_split, share_of
 from kanseg.utils.errors import InputError
 
@@ -99,18 +98,3 @@ def test_groups_in_two_roles_are_named():
     )
     assert len(lines) == 1
     assert "1 groups of groups.csv are in train and in val (the first: g)" in lines[0]
-
-
-def test_a_name_in_two_groups_and_a_table_without_commas_are_refused(tmp_path):
-    (tmp_path / "groups.csv").write_text("name,group\na,g\nb,h\na,h\n")
-    with pytest.raises(InputError, match="'a' is in two groups, 'g' and 'h'"):
-        read_groups(tmp_path)
-    (tmp_path / "groups.csv").write_text("name;group\na;g\n")
-    with pytest.raises(InputError, match="no line NAME,GROUP"):
-        read_groups(tmp_path)
-
-
-def test_fields_without_end_are_an_input_error(tmp_path):
-    (tmp_path / "groups.csv").write_text("a," + "x" * 131_073)
-    with pytest.raises(InputError, match="groups.csv: not valid CSV"):
-        read_groups(tmp_path)

@@ -278,7 +278,7 @@ def faulty(config, folder, kind):
             ["a", "b"],
             {0: 0, 255: 1},
         )
-        return "p01.png: value 7 at row 0, column 0 (1280 pixels in all) is no class"
+        return "p01.png: value 7 at row 0, column 0 (1280 pixels in all)"
     if kind == "image without mask":
         (folder / "masks" / "p00.png").unlink()
         return "p00.png: the image has no mask"

@@ -81,7 +81,7 @@ def read_folder(
         problems += _masks_without_image(masks[base], files, root)
     groups = read_groups_or_problem(root, problems)
     split_problems: dict[str, tuple[Issue, ...]] = {}
-    split_by_hash = False
+    split_by_hash, unlisted = False, ()
     if root in samples:
         stems, split_problems = read_split_files(list_split_files(root), images[root], root)
         # Other texts that name no image are lists only if they are asked for.
@@ -90,13 +90,15 @@ def read_folder(
         if split_by_hash and images[root]:
             stems |= split_or_problem(root, sorted(images[root]), groups, seed, notes, problems)
         splits = {name: _pick(samples[root], some) for name, some in stems.items()}
+        listed = {stem for some in stems.values() for stem in some}
+        unlisted = _pick(samples[root], [stem for stem in images[root] if stem not in listed])
     else:
         splits = {base.name: _pick(some, sorted(some)) for base, some in samples.items()}
     index = DatasetIndex(
         root,
         spec,
         splits,
-        unlisted=_unlisted(samples, splits),
+        unlisted=unlisted,
         problems=tuple(problems),
         split_problems=split_problems,
         notes=tuple(notes),
@@ -222,16 +224,3 @@ def _masks_without_image(masks: MaskFiles, images: Mapping[str, Path], root: Pat
 
 def _pick(samples: Mapping[str, Sample], stems: Sequence[str]) -> tuple[Sample, ...]:
     return tuple(samples[stem] for stem in stems)
-
-
-def _unlisted(
-    samples: Mapping[Path, Mapping[str, Sample]], splits: Mapping[str, tuple[Sample, ...]]
-) -> tuple[Sample, ...]:
-    """Return the samples that are in none of the splits."""
-    unlisted: dict[Sample, None] = {}
-    for some in samples.values():
-        unlisted |= dict.fromkeys(some.values())
-    for some in splits.values():
-        for sample in some:
-            unlisted.pop(sample, None)
-    return tuple(unlisted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 from kanseg.data.formats.issues import Issue
@@ -26,30 +26,33 @@ def list_images(
         notes: receives a line about files in other formats.
         problems: receives stems that several files have.
     """
-    files: dict[str, list[Path]] = defaultdict(list)
+    files: dict[str, Path] = {}
+    same_stem: dict[str, list[Path]] = {}
     others: Counter = Counter()
     for path in sorted(folder.iterdir()):
         suffix = path.suffix.lower()
         if path.name.startswith("."):
             continue
         if suffix in IMAGE_SUFFIXES:
-            files[nfc(path.stem)].append(path)
+            stem = nfc(path.stem)
+            first = files.setdefault(stem, path)
+            if first is not path:
+                same_stem.setdefault(stem, [first]).append(path)
         elif path.is_dir():
             others["folders"] += 1
         elif suffix not in _NO_NOTE:
             others[suffix or path.name] += 1
-    for paths in files.values():
-        if len(paths) > 1:
-            names = " and ".join(path.name for path in paths)
-            reason = f"{names} have the same stem; rename or remove all but one"
-            problems.append(Issue("same_stem", paths[0].relative_to(root).as_posix(), reason))
+    for paths in same_stem.values():
+        names = " and ".join(path.name for path in paths)
+        reason = f"{names} have the same stem; rename or remove all but one"
+        problems.append(Issue("same_stem", paths[0].relative_to(root).as_posix(), reason))
     if files and others:
         left_out = ", ".join(f"{count} {kind}" for kind, count in others.items())
         notes.append(
             f"{folder}: left out files that are not images: {left_out} (supported:"
             f" {supported_formats()})"
         )
-    return {stem: paths[0] for stem, paths in files.items()}
+    return files
 
 
 def index_images(folder: Path) -> dict[str, Path]:

@@ -155,7 +155,7 @@ def test_a_stack_of_pages_is_refused_and_an_overview_read_over(tmp_path):
 
 def test_more_pixels_than_the_limit_are_refused(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="7x5 pixels are more than the limit of 34"):
+    with pytest.raises(InputError, match="7x5 .*34"):
         read_image(tmp_path / "a.png", max_pixels=34)
 
 
@@ -298,7 +298,7 @@ def test_floats_and_bands_of_arrays_have_no_alpha():
     with pytest.raises(InputError, match="has 2 channels"):
         to_channels(np.zeros((3, 4, 2), np.float32), 1)
     assert to_channels(np.zeros((3, 4, 2), np.uint8), 1).shape == (3, 4, 1)
-    with pytest.raises(InputError, match="has 4 channels, none of which the file calls alpha"):
+    with pytest.raises(InputError, match="4 channels, .*alpha"):
         to_channels(np.zeros((3, 4, 4), np.uint8), 3, alpha=False)
 
 
@@ -345,7 +345,7 @@ def jpeg_bomb(path):
 def test_bombs_are_refused_without_memory(tmp_path, read, name, write):
     write(tmp_path / name)
     tracemalloc.start()
-    with pytest.raises(InputError, match=f"{name}: 30000x30000 pixels are more than the limit"):
+    with pytest.raises(InputError, match=f"{name}: 30000x30000"):
         read(tmp_path / name)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
