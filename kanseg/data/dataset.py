@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeVar
@@ -21,7 +22,7 @@ from kanseg.data.transforms import Augmentation, sample_seed
 T = TypeVar("T", bound="ImageDataset")
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset, ABC):
     """Base of the data sets: preprocessing, and the seed of the augmentation.
 
     Items are asked for by (epoch, index), or by index for epoch 0; the random numbers of an item
@@ -36,6 +37,12 @@ class ImageDataset(Dataset):
         self.preprocess = preprocess
         self.seed = seed
         self.normalizes = True
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]: ...
 
     def without_normalization(self: T) -> T:
         """A view of the data set that leaves 8-bit images as uint8 (H, W, C), and masks as uint8.

@@ -34,7 +34,13 @@ from kanseg.training.optim.lr_scheduler import (
     parameter_groups,
 )
 from kanseg.training.processes import check_precision, make_accelerator
-from kanseg.training.run_folder.checkpointing import restore, resume_hint, save_best, verify_best
+from kanseg.training.run_folder.checkpointing import (
+    restore,
+    resume_hint,
+    save_best,
+    verify_best,
+    verify_last,
+)
 from kanseg.training.run_folder.logging import plain, read_log
 from kanseg.training.run_folder.resume import (
     Resumed,
@@ -121,6 +127,7 @@ def train(
         )
         log_start(state, task, plan, resumed, log)
         if resumed is not None:
+            verify_last(run, state, resumed)
             verify_best(run, state)
 
         fit_started = time.process_time()

@@ -159,7 +159,7 @@ def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: replace(c, model=ModelConfig("unet")), "no classifier"),
+        (lambda c: replace(c, model=ModelConfig("unet")), "unet.*simple_kan_4"),
         (lambda c: replace(c, model=ModelConfig("simple_kan_5")), "did you mean 'simple_kan_"),
         (
             lambda c: replace(c, data=replace(c.data, augment=["RandomCrob"])),

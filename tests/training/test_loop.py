@@ -155,6 +155,17 @@ def test_everything_together_resumes_bit_equal(config):
     )  # stopped early, halved after each of three validations
 
 
+def test_a_kill_before_the_last_link_is_made_good(config):
+    """Also in a run that has nothing left to train."""
+    whole = with_settings(config, "whole", epochs=1, save_every=1, keep=99)
+    broken = with_settings(whole, "broken")
+    train(whole)
+    copy_stopped(whole.run_dir, broken.run_dir, 2)
+    assert not (Path(broken.run_dir) / "last").exists()
+    train(broken, resume=True)
+    assert_same(whole, broken)
+
+
 @pytest.mark.slow
 def test_accumulation_clipping_and_bf16_resume_bit_equal(config):
     config.data.train, config.data.test = ["train", "test"], []

@@ -154,6 +154,15 @@ def save_best(run: RunFolder, state: TrainState) -> None:
     point_to(run.path / "best", folder)
 
 
+def verify_last(run: RunFolder, state: TrainState, resumed: Resumed) -> None:
+    """Let `last` of a resumed run point at its checkpoint: a kill may have come between the two."""
+    link = run.path / "last"
+    if not state.accelerator.is_main_process:
+        return
+    if find_fault(link) is not None or not _same_files(link, resumed.folder):
+        point_to(link, resumed.folder)
+
+
 def verify_best(run: RunFolder, state: TrainState) -> None:
     """Make sure that `best` of a resumed run holds the weights of its best epoch; if not, build
     them again from the checkpoint of that epoch, or give them up with a message.

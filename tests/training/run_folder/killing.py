@@ -41,7 +41,7 @@ OPERATIONS = (
     "os.truncate",
 )
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-TIMES = ("seconds", "cpu_seconds")
+TIMES = ("seconds", "cpu_seconds", "training_cpu_seconds")
 MOST_KILLS = 5  # of one run
 
 
