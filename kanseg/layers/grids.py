@@ -23,8 +23,8 @@ SAMPLES = 4096  # a channel, that a grid is fitted to
 
 
 class Adaptive(ABC):
-    """What KANConv and KANLinear do with their functions after they were built: change the
-    functions and refit the weights.
+    """Methods of KANConv, KANLinear and KANActivation that change their functions after they were
+    built, and refit the weights.
 
     The weights stay the same `nn.Parameter`, so that an optimizer, an average of the weights or
     DistributedDataParallel goes on with them, and lose their gradient. What an optimizer has
@@ -36,7 +36,7 @@ class Adaptive(ABC):
 
     @abstractmethod
     def basis_input(self, x: Tensor) -> Tensor:
-        """What the basis sees of the layer's input before its domain map: (B, C, *S)."""
+        """The input of the basis, before its domain map, for the layer's input x: (B, C, *S)."""
 
     @abstractmethod
     def _set_functions_weight(self, weight: nn.Parameter) -> None:
@@ -50,8 +50,8 @@ class Adaptive(ABC):
         seed: int = 0,
         distributed: bool | None = None,
     ) -> None:
-        """Move the grid to the quantiles of what the functions see of x, and refit the weights by
-        least squares on it.
+        """Move the grid to the quantiles of the basis's inputs, and refit the weights by least
+        squares on them.
 
         Args:
             x: a batch of inputs of the layer; the more pixels, the better the quantiles (4096 a
@@ -71,14 +71,13 @@ class Adaptive(ABC):
 
     @torch.no_grad()
     def _update_grid(self, x: Tensor, seed: int) -> Tensor:
-        """`update_grid` in this process; the samples that it went by."""
+        """`update_grid` in this process; return the samples that the grid was fitted to."""
         self.check_has_grid()
         samples = self._samples(x)
         if samples.numel() == 0 or not torch.isfinite(samples).all():
+            found = "none" if samples.numel() == 0 else "NaN or infinity"
             raise ValueError(
-                "a grid can follow finite inputs only, got"
-                f" {'none' if samples.numel() == 0 else 'NaN or infinity'} in a tensor of"
-                f" {tuple(x.shape)}"
+                f"a grid can follow finite inputs only, got {found} in a tensor of {tuple(x.shape)}"
             )
         samples = self._pooled(evenly_chosen(samples, SAMPLES, seed), seed)
         self.fit_grid(samples)
@@ -86,7 +85,7 @@ class Adaptive(ABC):
 
     @torch.no_grad()
     def fit_grid(self, samples: Tensor) -> None:
-        """Move the grid to samples (C, n) of what the functions see, mapped, and refit the weights
+        """Move the grid to samples (C, n) of the mapped input of the basis, and refit the weights
         on them.
         """
         self._refit(self._adaptive_basis().update_grid(samples))
@@ -138,7 +137,7 @@ class Adaptive(ABC):
 
     @torch.no_grad()
     def off_grid_share(self, x: Tensor) -> float:
-        """Share of what the functions see of x that lies outside the grid.
+        """Share of the basis's inputs, for the layer's input x, that lies outside the grid.
 
         Raises:
             ValueError: the basis has no grid.
@@ -148,12 +147,12 @@ class Adaptive(ABC):
         return float(((samples < lo) | (samples > hi)).double().mean())
 
     def _samples(self, x: Tensor) -> Tensor:
-        """(C, n) of what the functions see, mapped."""
+        """The mapped input of the basis, (C, n)."""
         self._check_has_functions()
         return self.basis.mapped(self.basis_input(x)).transpose(0, 1).flatten(1)
 
     def _pooled(self, samples: Tensor, seed: int) -> Tensor:
-        """Samples (C, n) of what the functions see, the same for channels that share a function."""
+        """Samples (C, n) as they are, or pooled over the channels that share a function."""
         return samples
 
     def check_has_grid(self) -> None:
@@ -275,22 +274,22 @@ def update_grids(
         names = {layer: name for name, layer in layers.items()}
         done: set[nn.Module] = set()
 
-        def update(layer: Adaptive, seen: Tensor) -> None:
+        def update(layer: Adaptive, layer_input: Tensor) -> None:
             if layer in done:
                 return
             done.add(layer)
-            samples = layer._update_grid(seen, seed)
+            samples = layer._update_grid(layer_input, seed)
             for twin in twins:
                 twin[names[layer]].fit_grid(samples)
 
-        _visit(model, x, update)
+        _for_each_grid(model, x, update)
 
     _by_first_process(find, all_layers, distributed)
     forget_moments(optimizer, layers.values())
 
 
 def forget_moments(optimizer: Any | None, layers: Iterable[Adaptive]) -> None:
-    """Let an optimizer start anew for the weights of the functions of these layers."""
+    """Drop an optimizer's state for the weights of the functions of these layers."""
     if optimizer is None:
         return
     weights = {layer.functions_weight for layer in layers}
@@ -402,17 +401,24 @@ def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
     shares: dict[str, float] = {}
     model = unwrapped(model)
     names = {layer: name for name, layer in model.named_modules()}
-    _visit(
-        model, x, lambda layer, seen: shares.__setitem__(names[layer], layer.off_grid_share(seen))
-    )
+
+    def measure(layer: Adaptive, layer_input: Tensor) -> None:
+        shares[names[layer]] = layer.off_grid_share(layer_input)
+
+    _for_each_grid(model, x, measure)
     return shares
 
 
-def _visit(model: nn.Module, x: Tensor, look: Callable[[Adaptive, Tensor], None]) -> None:
-    """Run the model on x and show every layer with a grid its input before it computes."""
+def _for_each_grid(
+    model: nn.Module, x: Tensor, function: Callable[[Adaptive, Tensor], None]
+) -> None:
+    """Run the model on x; call function(layer, its input) for every layer with a grid, before the
+    layer computes.
+    """
 
     def before(layer: Adaptive, arguments: tuple, named: dict[str, object]) -> None:
-        look(layer, arguments[0] if arguments else named["x"])
+        layer_input = arguments[0] if arguments else named["x"]
+        function(layer, layer_input)
 
     training = {module: module.training for module in model.modules()}
     hooks = [
@@ -436,7 +442,7 @@ def _layers_with_grids(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def _without_compiler(model: nn.Module) -> Iterator[None]:
-    """Within it a model runs as written: hooks that change its layers are no part of a graph."""
+    """Run the model uncompiled within the context: hooks that change layers cannot be compiled."""
     compiled = {
         module: module._compiled_call_impl
         for module in model.modules()

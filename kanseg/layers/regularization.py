@@ -1,5 +1,5 @@
-"""What keeps KAN layers from overfitting: dropped channels and functions, injected noise, penalties
-that are added to the loss.
+"""Regularization of KAN layers: dropout of channels and functions, noise, penalties added to the
+loss.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Value = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Term(NamedTuple):
-    """A penalty: its value(layer, the layer's output) for one layer, the layers of a model that it
-    is about, and what these are called.
+    """A penalty: its value(layer, output) for one layer, the layers of a model that it applies to,
+    and what these are called in messages.
     """
 
     value: Value
@@ -35,7 +35,7 @@ PENALTIES: Registry[Term] = Registry("penalty")
 def penalty(
     name: str, *, layers: Callable[[nn.Module], Iterator[nn.Module]], of: str
 ) -> Callable[[Value], Value]:
-    """Decorator: file the value of one layer as a penalty."""
+    """Decorator: register a function (layer, output) -> value as a penalty."""
 
     def file(value: Value) -> Value:
         PENALTIES.register(name)(Term(value, layers, of))
@@ -45,7 +45,7 @@ def penalty(
 
 
 def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The layers of univariate functions inside a model, those with replaced parts included."""
+    """The KAN layers inside a model, those with replaced parts included."""
     return (
         module
         for module in model.modules()
@@ -57,7 +57,7 @@ class NoiseInjection(nn.Module):
     """In training, adds noise to a share p of the entries: alpha times the standard deviation of
     their channel, axis 1, over the batch.
 
-    Of torch-conv-kan's "noise injection". The same shape as x; x itself in evaluation.
+    torch-conv-kan's "noise injection". Returns x itself in evaluation.
     """
 
     def __init__(self, p: float = 0.0, alpha: float = 0.05):
@@ -75,7 +75,7 @@ class NoiseInjection(nn.Module):
 
 
 class FeatureNoise(nn.Module):
-    """Dropout and noise at one of three places of a KAN layer.
+    """Dropout and noise on the features of a KAN layer, at one of three places.
 
     Args:
         dropout: probability that a channel (of a vector: an entry) is zeroed in training; at
@@ -100,17 +100,18 @@ class FeatureNoise(nn.Module):
         self.noise = NoiseInjection(noise) if noise else nn.Identity()
 
     def at(self, place: str, x: Tensor) -> Tensor:
-        """x, disturbed where `place` is this one's."""
+        """Apply dropout and noise to x if they belong to this place, else return x."""
         if place != self.place:
             return x
         for part in (self.dropout, self.noise):
+            # Calling a module that does nothing still takes microseconds.
             if type(part) is not nn.Identity:
                 x = part(x)
         return x
 
     def dropout_mask(self, x: Tensor, num_functions: int) -> Tensor | None:
-        """Factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None where none is
-        dropped.
+        """Draw the factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None if no
+        functions are dropped.
         """
         if self.place != "functions" or not self.training or self.p == 0:
             return None
@@ -133,7 +134,7 @@ def weights_l1(layer: nn.Module, output: Tensor) -> Tensor:
     if not isinstance(getattr(layer, "functions_weight", None), Tensor):
         raise ValueError(
             f"a part of a {type(layer).__name__} was replaced by one without a weight of its own"
-            " (LoRA, quantization): penalise activations instead of weights_l1"
+            " (LoRA, quantization): penalize activations instead of weights_l1"
         )
     return layer.functions_weight.float().abs().mean()
 
@@ -158,7 +159,7 @@ class Penalty:
     inside `torch.utils.checkpoint` count with use_reentrant=False only.
 
     Args:
-        model: whose layers are watched, by forward hooks: KANConv and KANLinear, for "balance" the
+        model: forward hooks are registered on its layers: KANConv and KANLinear, for "balance" the
             mixtures of experts.
         weights: name in `PENALTIES` -> its weight.
 
@@ -170,14 +171,17 @@ class Penalty:
         if any(not weight >= 0 for weight in weights.values()):
             raise ValueError(f"weights of penalties must not be negative, got {dict(weights)}")
         self._collected: list[Tensor] = []
-        watched = []
+        hooked: list[tuple[nn.Module, Callable]] = []
         for name, weight in weights.items():
             term = PENALTIES[name]
-            layers = list(term.layers(model)) if weight else []
-            if weight and not layers:
+            if weight == 0:
+                continue
+            layers = list(term.layers(model))
+            if not layers:
                 raise ValueError(f"penalty {name!r} needs a model with {term.of}, got one without")
-            watched += [(layer, partial(self._collect, term.value, weight)) for layer in layers]
-        self._hooks = [layer.register_forward_hook(collect) for layer, collect in watched]
+            for layer in layers:
+                hooked.append((layer, partial(self._collect, term.value, weight)))
+        self._hooks = [layer.register_forward_hook(hook) for layer, hook in hooked]
 
     def _collect(
         self, term: Value, weight: float, layer: nn.Module, _: tuple, output: Tensor
@@ -185,8 +189,8 @@ class Penalty:
         if not layer.training or not torch.is_grad_enabled():
             return
         value = weight * term(layer, output)
-        # Inside a backward pass it is checkpointing that runs the layer once more, and must see the
-        # same operations: it was counted in forward.
+        # Inside a backward pass checkpointing runs the layer once more, and must see the same
+        # operations; the value was collected in forward.
         if torch._C._current_graph_task_id() == -1:
             self._collected.append(value)
 
