@@ -17,7 +17,6 @@ A study on several data sets, tuned on validation and tested once, has its own o
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ RENAMED = {"--arms": "--variants", "--control": "--baseline"}  # read until vers
 
 
 def _parser() -> ToolParser:
-    parser = ToolParser(description=__doc__)
+    parser = ToolParser(description=__doc__, renamed=RENAMED)
     parser.add_argument(
         "--config", nargs="+", required=True, help="the experiment; several are a variant each"
     )
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     if any(word.split("=")[0] == "--study" for word in words):
         return study.main(words)
-    own, settings = split_settings([_renamed(word) for word in words])
+    own, settings = split_settings(words)
     given = _parser().parse_args(own)
     seeds = list(dict.fromkeys(integers(given.seeds, "--seeds")))
     if min(seeds) < 0:
@@ -114,11 +113,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         variants, seeds, output, baseline=baseline, split=given.split, score=given.score
     )
     return 0
-
-
-def _renamed(word: str) -> str:
-    name, sign, value = word.partition("=")
-    if name not in RENAMED:
-        return word
-    warnings.warn(f"{name} is called {RENAMED[name]} now", DeprecationWarning, stacklevel=2)
-    return f"{RENAMED[name]}{sign}{value}"

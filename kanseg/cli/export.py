@@ -23,8 +23,11 @@ from kanseg.config.arguments import ToolParser
 from kanseg.utils.errors import InputError
 
 
+RENAMED = {"--quantise": "--quantize"}  # read until version 0.2
+
+
 def _parser() -> ToolParser:
-    parser = ToolParser(description=__doc__)
+    parser = ToolParser(description=__doc__, renamed=RENAMED)
     parser.add_argument(
         "--checkpoint", required=True, help="checkpoint folder, such as runs/quickstart/best"
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import warnings
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
@@ -35,10 +36,14 @@ class ToolParser(ArgumentParser):
 
     Args:
         description: for `--help`.
+        renamed: old option -> present option; the old one still works, with a
+            DeprecationWarning.
         options: of `jsonargparse.ArgumentParser`.
     """
 
-    def __init__(self, *, description: str = "", **options: Any):
+    def __init__(
+        self, *, description: str = "", renamed: Mapping[str, str] | None = None, **options: Any
+    ):
         # jsonargparse's own YAML loader has no bound on aliases and raises many kinds of errors.
         set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
         super().__init__(
@@ -48,13 +53,23 @@ class ToolParser(ArgumentParser):
             parser_mode=YAML_MODE,
             **options,
         )
+        self.renamed = dict(renamed or {})
 
     def parse_args(
         self, args: Sequence[str] | None = None, *rest: Any, **options: Any
     ) -> Namespace:
         """Parse a command line, by default that of the process."""
         words = sys.argv[1:] if args is None else args
-        return super().parse_args([_with_underscores(word) for word in words], *rest, **options)
+        words = [self._present_option(_with_underscores(word)) for word in words]
+        return super().parse_args(words, *rest, **options)
+
+    def _present_option(self, word: str) -> str:
+        name, sign, value = word.partition("=")
+        if name not in self.renamed:
+            return word
+        present = self.renamed[name]
+        warnings.warn(f"{name} is called {present} now", DeprecationWarning, stacklevel=3)
+        return present + sign + value
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Raise `InputError`; an unknown option is answered with the nearest known one."""
