@@ -231,9 +231,9 @@ def checkpoint(tmp_path_factory):
         data=DataConfig(resize=[32, 32]),
         model=ModelConfig("unet", "bspline", options={"width": 2, "depth": 1}),
     )
-    info = LabelSpec("binary", ("background", "gland"), palette=((0, 0, 0), (255, 0, 0)))
+    label_spec = LabelSpec("binary", ("background", "gland"), palette=((0, 0, 0), (255, 0, 0)))
     preprocess = Preprocess(3, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5), resize=(32, 32))
-    description = describe(config, info, preprocess)
+    description = describe(config, label_spec, preprocess)
     model = create_model(**description["model"])
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.rand(2, 3, 32, 32)).sum().backward()
@@ -291,8 +291,8 @@ def test_dataset_yaml(folder, tmp_path):
     )
 
     def read():
-        info = opened(root=str(root)).label_spec
-        return info.tables, info.colors, info.num_logits
+        label_spec = opened(root=str(root)).label_spec
+        return label_spec.tables, label_spec.colors, label_spec.num_logits
 
     fuzz(
         "dataset.yaml",

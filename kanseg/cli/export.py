@@ -22,7 +22,6 @@ from pathlib import Path
 from kanseg.config.arguments import ToolParser
 from kanseg.utils.errors import InputError
 
-
 RENAMED = {"--quantise": "--quantize"}  # read until version 0.2
 
 

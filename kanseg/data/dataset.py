@@ -69,7 +69,7 @@ class SegmentationDataset(ImageDataset):
 
     Args:
         samples: files to read.
-        info: what the mask values mean.
+        label_spec: what the mask values mean.
         preprocess: scaling and normalization, shared with prediction.
         augmentation: None for evaluation.
         seed: of the augmentation.
@@ -78,7 +78,7 @@ class SegmentationDataset(ImageDataset):
     def __init__(
         self,
         samples: Sequence[Sample],
-        info: LabelSpec,
+        label_spec: LabelSpec,
         preprocess: Preprocess,
         *,
         augmentation: Augmentation | None = None,
@@ -86,7 +86,7 @@ class SegmentationDataset(ImageDataset):
     ):
         super().__init__(preprocess, seed)
         self.samples = list(samples)
-        self.info = info
+        self.label_spec = label_spec
         self.augmentation = augmentation
 
     def __len__(self) -> int:
@@ -105,7 +105,7 @@ class SegmentationDataset(ImageDataset):
         name = str(sample.image)
         decoded = read_sample_image(sample)
         image = self.preprocess.scale(decoded, name=name)
-        mask = read_label(sample, self.info, image=decoded)
+        mask = read_label(sample, self.label_spec, image=decoded)
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:

@@ -104,23 +104,23 @@ def _valid_samples(
         InputError: faulty samples (unless `skip_bad`), none at all, or other classes or another
             task than the predictor's.
     """
-    info = opened.label_spec
-    if len(info.classes) != len(predictor.classes):
-        theirs, ours = ", ".join(info.classes), ", ".join(predictor.classes)
+    label_spec = opened.label_spec
+    if len(label_spec.classes) != len(predictor.classes):
+        theirs, ours = ", ".join(label_spec.classes), ", ".join(predictor.classes)
         raise InputError(
-            f"{opened.root}: {len(info.classes)} classes ({theirs}); the checkpoint has"
+            f"{opened.root}: {len(label_spec.classes)} classes ({theirs}); the checkpoint has"
             f" {len(predictor.classes)} ({ours})"
         )
-    line = compare_classes(predictor.classes, info.classes, where=opened.root)
+    line = compare_classes(predictor.classes, label_spec.classes, where=opened.root)
     if line is not None:
         print(f"data: {line}")
-    if (info.task == "multilabel") != (predictor.task == "multilabel"):
+    if (label_spec.task == "multilabel") != (predictor.task == "multilabel"):
         raise InputError(
-            f"{opened.root}: the task is {info.task}, and that of the checkpoint {predictor.task};"
-            " set data.task when training"
+            f"{opened.root}: the task is {label_spec.task}, and that of the checkpoint"
+            f" {predictor.task}; set data.task when training"
         )
     samples = opened.samples(split)
-    faults = check_samples(samples, info).faults
+    faults = check_samples(samples, label_spec).faults
     if skip_bad:
         samples = [sample for sample in samples if sample not in faults]
     elif faults:

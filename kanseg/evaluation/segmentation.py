@@ -59,9 +59,9 @@ def evaluate_network(
         title: of the progress bar.
         surface: measure surface distances and boundary IoU too; its spacing is that of the files.
     """
-    task = dataset.info.task
+    task = dataset.label_spec.task
     network = accelerator.unwrap_model(model)
-    metrics = SegmentationMetrics(dataset.info.classes, task, surface=surface)
+    metrics = SegmentationMetrics(dataset.label_spec.classes, task, surface=surface)
 
     def predict(batch: dict[str, Tensor]) -> Tensor:
         with accelerator.autocast():
@@ -87,7 +87,7 @@ def evaluate_network(
 def evaluate_samples(
     predictor: Predictor,
     samples: Sequence[Sample],
-    info: LabelSpec,
+    label_spec: LabelSpec,
     *,
     full_size: bool = False,
     surface: SurfaceOptions | None = None,
@@ -98,7 +98,7 @@ def evaluate_samples(
     Args:
         predictor: the network.
         samples: images with masks.
-        info: what the mask values mean.
+        label_spec: what the mask values mean.
         full_size: compare at the size of the files instead of the size that the network sees.
         surface: measure surface distances and boundary IoU too; its spacing is that of the files.
         inside: folder of masks NAME.png, such as the field of view of a fundus camera; pixels
@@ -108,7 +108,7 @@ def evaluate_samples(
         InputError: a sample without such a mask, or one of another size than its image.
     """
     fields = None if inside is None else fields_of_view(inside, samples)
-    metrics = SegmentationMetrics(info.classes, info.task, surface=surface)
+    metrics = SegmentationMetrics(label_spec.classes, label_spec.task, surface=surface)
 
     def predict_file(batch: dict[str, Tensor]) -> Tensor:
         sample = samples[int(batch["index"])]
@@ -120,23 +120,25 @@ def evaluate_samples(
 
     update = partial(update_metrics, metrics, samples, task=predictor.task, fields=fields)
     if full_size:
-        evaluate(predict_file, MaskDataset(samples, info), update)
+        evaluate(predict_file, MaskDataset(samples, label_spec), update)
     else:
-        evaluate(predict_resized, SegmentationDataset(samples, info, predictor.preprocess), update)
+        evaluate(
+            predict_resized, SegmentationDataset(samples, label_spec, predictor.preprocess), update
+        )
     return metrics
 
 
 class MaskDataset(Dataset):
     """Masks at the size of their files: {"mask": (H, W) or multilabel (N, H, W), "index": int}."""
 
-    def __init__(self, samples: Sequence[Sample], info: LabelSpec):
-        self.samples, self.info = samples, info
+    def __init__(self, samples: Sequence[Sample], label_spec: LabelSpec):
+        self.samples, self.label_spec = samples, label_spec
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        mask = read_label(self.samples[index], self.info)
+        mask = read_label(self.samples[index], self.label_spec)
         return {"mask": torch.from_numpy(mask.astype(np.int64)), "index": index}
 
 

@@ -34,7 +34,7 @@ def mean_iou(
     preprocess: Preprocess,
     description: dict[str, Any],
     samples: Sequence[Sample],
-    info: LabelSpec,
+    label_spec: LabelSpec,
 ) -> float:
     """Mean IoU over the classes, of all pixels together, at the size of the files.
 
@@ -43,7 +43,7 @@ def mean_iou(
         preprocess: of the training; `outside(description)` for an exported file.
         description: of the checkpoint or the file.
         samples: images and masks.
-        info: what the mask values mean.
+        label_spec: what the mask values mean.
     """
     labels, tile = description["labels"], description.get("tile")
     predictor = Predictor(
@@ -56,5 +56,5 @@ def mean_iou(
         batch_size=1,
         device="cpu",
     )
-    metrics = evaluate_samples(predictor, samples, info, full_size=True)
+    metrics = evaluate_samples(predictor, samples, label_spec, full_size=True)
     return float(metrics.compute()["mean_iou"])

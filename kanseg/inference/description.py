@@ -26,12 +26,12 @@ MAX_SIDE = 65536  # of tiles and resized images that a description can ask for, 
 MIN_TILE = 512
 
 
-def describe(config: Config, info: LabelSpec, preprocess: Preprocess) -> dict[str, Any]:
+def describe(config: Config, label_spec: LabelSpec, preprocess: Preprocess) -> dict[str, Any]:
     """Describe a network from the settings of its training, as plain JSON.
 
     Args:
         config: of the run.
-        info: classes and colors of the data.
+        label_spec: classes and colors of the data.
         preprocess: of the training.
     """
     tile = None
@@ -41,27 +41,27 @@ def describe(config: Config, info: LabelSpec, preprocess: Preprocess) -> dict[st
     return {
         "kanseg": FORMAT,
         "model": model_arguments(
-            config.model, in_channels=preprocess.channels, classes=info.num_logits
+            config.model, in_channels=preprocess.channels, classes=label_spec.num_logits
         ),
         "labels": {
-            "task": info.task,
-            "classes": list(info.classes),
-            "palette": [list(color) for color in info.colors],
+            "task": label_spec.task,
+            "classes": list(label_spec.classes),
+            "palette": [list(color) for color in label_spec.colors],
         },
-        "masks": mask_meaning(info),
+        "masks": mask_meaning(label_spec),
         "preprocess": asdict(preprocess),
         "tile": tile,
     }
 
 
-def mask_meaning(info: LabelSpec) -> dict[str, Any]:
+def mask_meaning(label_spec: LabelSpec) -> dict[str, Any]:
     """Describe which class a value or color in a mask is, as plain JSON."""
-    values, palette = info.mask_values, info.palette
+    values, palette = label_spec.mask_values, label_spec.palette
     if values is not None:
         values = sorted([value, index] for value, index in values.items())
     if palette is not None:
         palette = [list(color) for color in palette]
-    return {"mask_values": values, "ignore_index": info.ignore_index, "palette": palette}
+    return {"mask_values": values, "ignore_index": label_spec.ignore_index, "palette": palette}
 
 
 def model_arguments(model: ModelConfig, **from_data: Any) -> dict[str, Any]:

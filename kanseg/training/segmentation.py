@@ -91,23 +91,28 @@ class SegmentationTask(Task):
             )
 
     def model_arguments(self) -> dict[str, Any]:
-        info, preprocess = LabelSpec("binary", ("a", "b")), Preprocess(self.config.data.channels)
-        return describe(self.config, info, preprocess)["model"]
+        label_spec, preprocess = (
+            LabelSpec("binary", ("a", "b")),
+            Preprocess(self.config.data.channels),
+        )
+        return describe(self.config, label_spec, preprocess)["model"]
 
     def open(self, *, checkpoint: Path | None, log: Log) -> SegmentationDataset:
         data = self.config.data
         crop = pair("data.crop", data.crop)
         augmentation = Augmentation(data.augment, crop, data.oversample_foreground)
         report, samples = open_samples(data, log=log)
-        root, info = report.index.root, report.index.label_spec
+        root, label_spec = report.index.root, report.index.label_spec
         if checkpoint is not None:
-            compare_labels(checkpoint, task=info.task, classes=info.classes, where=root, log=log)
-            compare_masks(checkpoint, info, where=root)
+            compare_labels(
+                checkpoint, task=label_spec.task, classes=label_spec.classes, where=root, log=log
+            )
+            compare_masks(checkpoint, label_spec, where=root)
         samples, self.split_record = self._keep_splits(report, samples, checkpoint, log)
         self.preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
         dataset = SegmentationDataset(
             samples["train"],
-            info,
+            label_spec,
             self.preprocess,
             augmentation=augmentation,
             seed=self.config.seed,
@@ -119,12 +124,12 @@ class SegmentationTask(Task):
         for split in ("val", "test"):
             if samples[split]:
                 self.eval_datasets[split] = SegmentationDataset(
-                    samples[split], info, self.preprocess
+                    samples[split], label_spec, self.preprocess
                 )
-        self.description = describe(self.config, info, self.preprocess)
-        self._train = SegmentationDataset(samples["train"], info, self.preprocess)
-        self._check_monitor(info.classes)
-        self._loss = self._weighted_loss(info)
+        self.description = describe(self.config, label_spec, self.preprocess)
+        self._train = SegmentationDataset(samples["train"], label_spec, self.preprocess)
+        self._check_monitor(label_spec.classes)
+        self._loss = self._weighted_loss(label_spec)
         return dataset
 
     def _keep_splits(
@@ -176,16 +181,16 @@ class SegmentationTask(Task):
                 f" {', '.join(classes)})"
             )
 
-    def _weighted_loss(self, info: LabelSpec) -> WeightedLoss:
+    def _weighted_loss(self, label_spec: LabelSpec) -> WeightedLoss:
         settings = self.config.training
         weights = settings.class_weights
         if isinstance(weights, str):
-            weights = frequency_weights(class_frequencies(self._train.samples, info), weights)
+            weights = frequency_weights(class_frequencies(self._train.samples, label_spec), weights)
         if weights is not None:
-            check_class_weights(weights, info.classes)
+            check_class_weights(weights, label_spec.classes)
         return WeightedLoss(
             settings.loss,
-            info.task,
+            label_spec.task,
             options=settings.loss_options,
             class_weights=weights,
             supervision=settings.supervision,

@@ -57,7 +57,7 @@ def draw_results(
     confusion = []
     if per_image:
         path = run / "confusion.png"
-        confusion.append(draw_pixel_confusion(per_image, dataset.info.classes, path))
+        confusion.append(draw_pixel_confusion(per_image, dataset.label_spec.classes, path))
     if count < 1 or not len(dataset):
         return confusion
     chosen = evenly(range(len(dataset)), count)
@@ -68,7 +68,7 @@ def draw_results(
     def draw(path: Path, indices: Sequence[int], max_cell: int) -> Path:
         names = [_caption(dataset.samples[i].name, measured.get(i)) for i in indices]
         rows = [cells[i] for i in indices]
-        classes, colors = dataset.info.classes, dataset.info.colors
+        classes, colors = dataset.label_spec.classes, dataset.label_spec.colors
         return write_png(path, sample_grid(rows, names, classes, colors, max_cell=max_cell))
 
     written = [draw(run / "overview.png", evenly(chosen, OVERVIEW_ROWS), MAX_CELL)]
@@ -104,13 +104,13 @@ def predicted_cells(
     for index in sorted(set(indices)):
         item, sample = dataset[index], dataset.samples[index]
         images = item["image"][None].to(device)
-        labels = predict_labels(model, images, tile, task=dataset.info.task, batch_size=4)
+        labels = predict_labels(model, images, tile, task=dataset.label_spec.task, batch_size=4)
         image = dataset.preprocess.scale(read_sample_image(sample), name=str(sample.image))
         cells[index] = sample_cells(
             viewable(image),
             item["mask"].numpy(),
             labels[0].cpu().numpy(),
-            dataset.info.colors,
+            dataset.label_spec.colors,
         )
     model.train(was_training)
     return cells

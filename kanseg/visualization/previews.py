@@ -28,6 +28,6 @@ def preview(
     return sample_grid(
         [cells[i] for i in chosen],
         [dataset.samples[i].name for i in chosen],
-        dataset.info.classes,
-        dataset.info.colors,
+        dataset.label_spec.classes,
+        dataset.label_spec.colors,
     )

@@ -34,9 +34,9 @@ def dataset(folder, *, deep=False, layers=False, preprocess=PLAIN):
             Image.fromarray(RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(image)
         Image.fromarray(RNG.integers(0, 2, (12, 10), dtype=np.uint8)).save(mask)
         samples.append(Sample(str(number), image, (mask, None) if layers else mask))
-    info = LabelSpec("multilabel" if layers else "binary", ("a", "b"))
+    label_spec = LabelSpec("multilabel" if layers else "binary", ("a", "b"))
     return SegmentationDataset(
-        samples, info, preprocess, augmentation=Augmentation(["HorizontalFlip"]), seed=2
+        samples, label_spec, preprocess, augmentation=Augmentation(["HorizontalFlip"]), seed=2
     )
 
 
@@ -63,9 +63,9 @@ def test_a_batch_of_8_bit_and_16_bit_images_is_that_of_the_items(tmp_path, worke
     for folder in folders:
         folder.mkdir()
     samples = [*dataset(folders[0]).samples, *dataset(folders[1], deep=True).samples]
-    info = LabelSpec("binary", ("a", "b"))
+    label_spec = LabelSpec("binary", ("a", "b"))
     for augmentation in (None, Augmentation(["HorizontalFlip"])):
-        data = SegmentationDataset(samples, info, PLAIN, augmentation=augmentation)
+        data = SegmentationDataset(samples, label_spec, PLAIN, augmentation=augmentation)
         for indices in (None, range(6)):
             loader = make_loader(data, batch_size=4, workers=workers, indices=indices)
             batches = [to_device(batch, "cpu", PLAIN)["image"] for batch in loader]

@@ -34,8 +34,8 @@ def test_ignored_pixels_are_left_out(tmp_path):
 def test_multilabel_counts_absent_and_present(tmp_path):
     Image.fromarray(np.array([[0, 1, 7], [1, 1, 0]], np.uint8)).save(tmp_path / "m.png")
     sample = Sample("m", tmp_path / "i.png", (tmp_path / "m.png", None))
-    info = LabelSpec("multilabel", ("a", "b"), ignore_index=7)
-    assert class_frequencies([sample, sample], info).tolist() == [[4, 6], [12, 0]]
+    label_spec = LabelSpec("multilabel", ("a", "b"), ignore_index=7)
+    assert class_frequencies([sample, sample], label_spec).tolist() == [[4, 6], [12, 0]]
 
 
 def test_no_samples_have_no_pixels():
@@ -83,8 +83,8 @@ def test_pixels_without_data_are_in_no_statistics(tmp_path, resize):
         assert np.allclose(std, pixels.std(axis=0), rtol=1e-5)
     else:
         assert np.allclose(mean, pixels.mean(axis=0), atol=0.2)
-    info = LabelSpec("binary", ("a", "b"))
-    assert class_frequencies(samples, info).tolist() == [0, len(pixels)]
+    label_spec = LabelSpec("binary", ("a", "b"))
+    assert class_frequencies(samples, label_spec).tolist() == [0, len(pixels)]
 
 
 def test_a_set_without_any_data_is_named(tmp_path):

@@ -25,7 +25,7 @@ from kanseg.utils.errors import InputError
 class FakeSet(Dataset):
     """Five multilabel images in memory, of one size, each class with its own ignored pixels."""
 
-    info = LabelSpec("multilabel", ("a", "b"))
+    label_spec = LabelSpec("multilabel", ("a", "b"))
     one_size = True
 
     def __init__(self):

@@ -17,11 +17,11 @@ def test_a_network_that_is_right_everywhere_scores_one(task, tmp_path):
         write_png(tmp_path / f"mask_{index}.png", mask)
     paths = tuple(tmp_path / f"mask_{index}.png" for index in range(len(masks)))
     sample = Sample("a", tmp_path / "a.png", paths if task == "multilabel" else paths[0])
-    info = LabelSpec(task, ("a", "b"), {0: 0, 1: 1})
+    label_spec = LabelSpec(task, ("a", "b"), {0: 0, 1: 1})
     description = {
         "labels": {"task": task, "classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}
     }
     network = torch.nn.Conv2d(3, 2, 1)
     torch.nn.init.zeros_(network.bias)
     network.weight.data = torch.eye(3)[:2, :, None, None]
-    assert mean_iou(network.eval(), Preprocess(3), description, [sample], info) == 1
+    assert mean_iou(network.eval(), Preprocess(3), description, [sample], label_spec) == 1

@@ -131,8 +131,8 @@ def test_a_match_that_cannot_be_is_an_input_error(model, message):
 def stored(folder, **changes):
     """A checkpoint of a small network, with other arguments in its description."""
     config = Config.from_yaml("model: {options: {width: 2, depth: 1}}")
-    info = LabelSpec("binary", ("a", "b"))
-    description = describe(config, info, Preprocess(mean=(0.1,), std=(1.0,)))
+    label_spec = LabelSpec("binary", ("a", "b"))
+    description = describe(config, label_spec, Preprocess(mean=(0.1,), std=(1.0,)))
     model = build_model(description["model"])
     if "encoder" in changes:
         description["model"].pop("width")

@@ -24,7 +24,7 @@ def test_balanced_weights_are_from_the_training_set(config):
     task, dataset = opened(config)
     counts = np.zeros(2)
     for sample in dataset.samples:
-        counts += np.bincount(read_label(sample, dataset.info).ravel(), minlength=256)[:2]
+        counts += np.bincount(read_label(sample, dataset.label_spec).ravel(), minlength=256)[:2]
     expected = WeightedLoss(
         config.training.loss, "binary", class_weights=(counts.sum() / 2 / counts).tolist()
     )

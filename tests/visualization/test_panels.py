@@ -146,7 +146,7 @@ def test_the_model_is_left_in_its_mode(dataset, tmp_path):
 class Overlapping:
     """A data set of one multilabel image."""
 
-    info, preprocess = LabelSpec("multilabel", ("a", "b")), Preprocess()
+    label_spec, preprocess = LabelSpec("multilabel", ("a", "b")), Preprocess()
 
     def __init__(self, folder):
         self.samples = [Sample("x", next((folder / "images").iterdir()), None)]

@@ -71,13 +71,13 @@ def split_of_run(
     return held.members, held.record
 
 
-def compare_masks(checkpoint: Path, info: LabelSpec, *, where: object) -> None:
+def compare_masks(checkpoint: Path, label_spec: LabelSpec, *, where: object) -> None:
     """Check that mask values mean the same as when the resumed run was begun.
 
     Raises:
         InputError: the same values or colors would be other classes now.
     """
-    before, now = read_json(checkpoint / DESCRIPTION).get("masks"), mask_meaning(info)
+    before, now = read_json(checkpoint / DESCRIPTION).get("masks"), mask_meaning(label_spec)
     if before is None:  # a run of an older version
         return
     for key, value in now.items():

@@ -53,9 +53,11 @@ INFOS = [
 ]
 
 
-@pytest.mark.parametrize("info", INFOS, ids=range(len(INFOS)))
+@pytest.mark.parametrize("label_spec", INFOS, ids=range(len(INFOS)))
 @pytest.mark.parametrize("color", [False, True])
-def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_path, info, color):
+def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(
+    tmp_path, label_spec, color
+):
     """Over masks of all subsets of the values 0, 1, 2, 255: a fault where the reader refuses them,
     else the same pixels of each class.
     """
@@ -65,9 +67,9 @@ def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_pat
         mask = np.resize(np.array(values, np.uint8), (4, 6))
         Image.fromarray(np.stack([mask] * 3, axis=-1) if color else mask).save(tmp_path / "m.png")
         sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
-        report = check_samples([sample], info)
+        report = check_samples([sample], label_spec)
         try:
-            label = read_label(sample, info)
+            label = read_label(sample, label_spec)
         except InputError:
             assert report.faults
             continue
@@ -75,7 +77,7 @@ def test_values_mean_to_the_check_what_they_mean_to_the_reader_of_labels(tmp_pat
         if counts[255] == label.size:
             assert "every pixel is ignored" in report.faults[sample]
         else:
-            assert report.pixels.tolist() == [*counts[: len(info.classes)], counts[255]]
+            assert report.pixels.tolist() == [*counts[: len(label_spec.classes)], counts[255]]
 
 
 def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
@@ -83,10 +85,10 @@ def test_masks_of_very_many_values_are_read_by_the_reader_of_labels(tmp_path):
     Image.fromarray(mask).save(tmp_path / "m.png")
     Image.fromarray(mask.astype(np.uint8)).save(tmp_path / "x.png")
     sample = Sample("x", tmp_path / "x.png", tmp_path / "m.png")
-    info = LabelSpec(
+    label_spec = LabelSpec(
         "binary", ("a", "b"), mask_values={value: int(value > 0) for value in range(1200)}
     )
-    assert check_samples([sample], info).pixels.tolist() == [1, 1199, 0]
+    assert check_samples([sample], label_spec).pixels.tolist() == [1, 1199, 0]
     fault = check_samples([sample], LabelSpec("binary", ("a", "b"))).faults[sample]
     assert "value 2 at row 0, column 2 (1197 pixels" in fault
 

@@ -63,9 +63,9 @@ def test_the_one_list_of_an_export_is_split(root):
 def test_what_is_given_wins(root):
     classes = ["background", "a", "b"]
     palette = [list(COLORS[name]) for name in ("background", "nucleus", "cell")]
-    info = read_voc(root, {"classes": classes, "palette": palette}).label_spec
-    assert info.classes == ("background", "a", "b")
-    assert info.palette[1] == COLORS["nucleus"]
+    label_spec = read_voc(root, {"classes": classes, "palette": palette}).label_spec
+    assert label_spec.classes == ("background", "a", "b")
+    assert label_spec.palette[1] == COLORS["nucleus"]
 
 
 def test_void_and_a_background_of_another_name_or_none(tmp_path):
