@@ -1,6 +1,4 @@
-"""Univariate bases: (B, C, *S) -> (B, C, K, *S). They know nothing of convolutions; one file a
-family.
-"""
+"""Univariate bases, (B, C, *S) -> (B, C, K, *S), with one file per family."""
 
 import inspect
 
@@ -36,7 +34,7 @@ __all__ = [
 
 
 def create_basis(name: str, channels: int, **options: object) -> Basis:
-    """The basis called `name` for `channels` channels.
+    """Create a basis by name.
 
     Raises:
         ValueError: unknown name, an option that the basis does not have, or a value out of its
@@ -54,8 +52,5 @@ def create_basis(name: str, channels: int, **options: object) -> Basis:
 
 def list_basis_options(name: str) -> list[str]:
     """Names of the options of a basis."""
-    return [
-        p.name
-        for p in inspect.signature(BASES[name].__init__).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    ]
+    parameters = inspect.signature(BASES[name].__init__).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -35,25 +35,28 @@ def _layer_norm(x: Tensor) -> Tensor:
 
 
 def _check_varies(x: Tensor, normalized: torch.Size, domain: str, what: str) -> None:
-    """ValueError where a single number would be normalized: it is its own mean, and becomes 0."""
+    """Raise ValueError if a single value would be normalized, which always gives 0."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return  # sizes can be symbols there
+        return  # sizes can be symbolic
     if prod(normalized) == 1 and len(x) > 0:
         raise ValueError(
-            f"domain={domain!r} makes 0 of every input with one {what}, got a tensor of shape"
+            f"domain={domain!r} maps every input with one {what} to 0, got a tensor of shape"
             f" {tuple(x.shape)}; use domain='identity' or 'tanh', or larger inputs"
         )
 
 
 def _tanh(x: Tensor) -> Tensor:
-    # By way of the sigmoid: five times faster than torch.tanh on a CPU (0.3 against 1.3 ns a
-    # value, measured).
+    # The sigmoid is faster than torch.tanh on a CPU (0.3 against 1.3 ns per value, measured).
     return torch.sigmoid(2 * x) * 2 - 1
 
 
 class Pointwise(NamedTuple):
-    """A map of single values, u = value(x), and its derivative as a function of u,
-    du/dx = derivative(u), None where it is 1; all u are between the limits.
+    """A pointwise domain map.
+
+    Args:
+        value: x -> u.
+        derivative: u -> du/dx; None if it is 1.
+        limits: lower and upper bound of u.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -75,21 +78,22 @@ NORMALIZING_DOMAINS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 DOMAINS = {name: domain.value for name, domain in POINTWISE_DOMAINS.items()} | NORMALIZING_DOMAINS
 NORMAL_POINTS = 4096  # points of equal mass under N(0, 1), for moments
-MAX_VALUES = 1 << 25  # values of functions computed together for moments
-FAR = 1e12  # stands for everything beyond it, infinity included
+MAX_VALUES = 1 << 25  # function values that are computed together for moments
+FAR = 1e12  # inputs are clipped to this magnitude where infinity would give NaN
 ValuesAndDerivatives = Iterator[tuple[Tensor, Tensor | None]]
 
 
 class TableRange(NamedTuple):
-    """Where functions can be tabulated: on `pieces` equal intervals of [lo, hi], cubic
-    interpolation at four places of each is off by at most about 5e-5 of them. Its error is
-    h^4 / 1536 of the fourth derivative, for intervals of length h.
+    """Range in which functions can be tabulated by cubic interpolation on `pieces` equal intervals.
+
+    Interpolation at four nodes per interval has a relative error of at most about 5e-5 (h^4 / 1536
+    times the fourth derivative, for intervals of length h).
 
     Args:
-        lo, hi: of the mapped input, for each channel (C,), or (1,) where the functions of all
-            channels are the same. Beyond the range all functions are 0, or repeat.
+        lo, hi: ends of the range of the mapped input, per channel (C,), or (1,) if the functions of
+            all channels are the same. Outside the range all functions are 0 or repeat.
         pieces: number of intervals.
-        periodic: whether they repeat.
+        periodic: whether the functions repeat.
     """
 
     lo: Tensor
@@ -103,32 +107,32 @@ class Basis(nn.Module, ABC):
 
         y_cj = B_j(u(x_c))
 
-    with a domain map u, and the functions B_1, ..., B_K of the family. A subclass states
+    with a domain map u and the functions B_1, ..., B_K of the family. Subclasses implement
     `values_and_derivatives`. Half-precision input is computed in float32 (a cubic B-spline in
-    bfloat16 is off by 0.012) and returned in the precision it came in.
+    bfloat16 has an error of 0.012) and returned in its own precision.
 
     Args:
         channels: C, for the families whose functions have parameters per channel.
         num_functions: K.
         domain: name of the map u: identity, tanh, half_tanh (tanh(x / 2)), sigmoid, instance_norm
-            (per sample and channel) or layer_norm (per sample). None of them depends on the
-            other samples of the batch.
+            (per sample and channel) or layer_norm (per sample). None of them depends on other
+            samples of the batch.
 
     Raises:
-        ValueError: on an unknown domain.
+        ValueError: an unknown domain.
     """
 
     # 0 if the first function is constant in x (degree 0 of a polynomial family), else None.
     constant_function: int | None = None
-    # True if `values_and_derivatives` gives derivatives; without, autograd finds them.
+    # True if `values_and_derivatives` returns derivatives; otherwise autograd computes them.
     has_derivatives = True
-    # Names of the parameters whose gradients `parameter_gradients` gives; autograd finds others.
+    # Names of the parameters with gradients by `parameter_gradients`; others are left to autograd.
     analytic_parameters: tuple[str, ...] = ()
-    # Degree of the functions where all are polynomials of the mapped input.
+    # Largest degree if all functions are polynomials of the mapped input.
     polynomial_degree: int | None = None
-    # True if the functions stand on a grid that can follow the data.
+    # True if the functions have a grid that can be adapted to the data.
     has_grid = False
-    # True if a table holds the functions to single precision, as far as `table_range` has one.
+    # True if a table represents the functions to single precision, where `table_range` is not None.
     has_table = False
     # Names of the parameters and buffers that have a row for each channel.
     per_channel: tuple[str, ...] = ()
@@ -159,16 +163,15 @@ class Basis(nn.Module, ABC):
         """Gradient of column j of each of the `analytic_parameters` (C, K) by name, for weighted =
         (gradient of value j) * (derivative of j at u).
         """
-        raise ValueError(f"{type(self).__name__} states no gradients of its parameters")
+        raise ValueError(f"{type(self).__name__} has no formulas for gradients of its parameters")
 
     def functions(self, u: Tensor) -> Tensor:
         """Values of all K functions at the mapped input: (B, C, *S) -> (B, C, K, *S)."""
-        return torch.stack(
-            [value.expand_as(u) for value, _ in self.values_and_derivatives(u)], dim=2
-        )
+        values = [value.expand_as(u) for value, _ in self.values_and_derivatives(u)]
+        return torch.stack(values, dim=2)
 
     def values_at(self, u: Tensor) -> Tensor:
-        """Values of all functions at places of each channel's own: (C, n) -> (C, K, n)."""
+        """Values of all functions at separate points of each channel: (C, n) -> (C, K, n)."""
         return self.functions(u.unsqueeze(0))[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,12 +185,13 @@ class Basis(nn.Module, ABC):
 
     @property
     def is_pointwise(self) -> bool:
-        """False if the domain map is a normalization, which needs whole samples."""
+        """True if the domain map acts on single values; False if it normalizes samples."""
         return self.domain in POINTWISE_DOMAINS
 
     def normalized(self, x: Tensor) -> Tensor:
-        """The input of the fused kernels, which apply pointwise maps themselves: x (B, C, *S) after
-        a domain map that is a normalization, else x itself.
+        """The input of the fused kernels: x (B, C, *S) after a normalizing domain map.
+
+        Pointwise maps are applied by the kernels themselves; for these it is x itself.
         """
         if self.is_pointwise:
             return x
@@ -195,9 +199,9 @@ class Basis(nn.Module, ABC):
             return DOMAINS[self.domain](at_least_float32(x)).to(x.dtype)
 
     def reset_parameters(self) -> None:
-        """Put grids, locations and other parameters back to where a new basis has them.
+        """Reset grids, locations and other parameters to their initial values.
 
-        The number of functions stays as it is, after `refine` and `raise_degree` too.
+        A number of functions changed by `refine` or `raise_degree` is kept.
         """
 
     def set_channels(self, channels: int) -> None:
@@ -218,14 +222,15 @@ class Basis(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no grid")
 
     def table_range(self) -> TableRange | None:
-        """Range of a table of the functions; None if they cannot be tabulated, or if that depends
-        on numbers that cannot be read (of meta and fake tensors).
+        """Range of a table of the functions.
+
+        None if they cannot be tabulated, or if this depends on values of meta or fake tensors.
         """
         return None
 
     def update_grid(self, samples: Tensor) -> Tensor:
         """Move the grid to samples (C, n) of the mapped input; return the change of basis (see
-        `refine`), by least squares on them.
+        `refine`), a least-squares fit on the samples.
         """
         raise ValueError(f"{type(self).__name__} has no grid to update")
 
@@ -243,17 +248,15 @@ class Basis(nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no degree to raise")
 
     def _append_degrees(self, degree: int) -> Tensor:
-        """`raise_degree` for families whose functions of a lower degree are the first ones of a
-        higher degree.
-        """
+        """`raise_degree` for families in which a higher degree only appends functions."""
         check_at_least("the new degree", degree, self.degree)
         change = torch.eye(self.num_functions, degree + 1, dtype=torch.float64).unsqueeze(0)
         self.degree, self.num_functions = degree, degree + 1
         return change
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Basis:
-        """Move and cast as every module, but keep grids and other constants at least in float32:
-        `.half()` must not bend the functions.
+        """Move and cast the module, but keep grids and other constants in float32 or better:
+        rounding them in `.half()` would distort the functions.
         """
         before = dict(self._buffers)
         super()._apply(fn, recurse)
@@ -269,7 +272,7 @@ class Basis(nn.Module, ABC):
 
         A normalizing domain map is the identity on such inputs.
         """
-        # A few points at a time: a locally connected layer has tens of thousands of channels.
+        # In chunks of points: a locally connected layer has tens of thousands of channels.
         count = max(1, MAX_VALUES // (self.channels * self.num_functions))
         total = 0
         for points in self._normal_points().split(count):
@@ -305,70 +308,72 @@ class Basis(nn.Module, ABC):
 
 
 def check_floating(x: Tensor) -> None:
-    """ValueError for integers, booleans and complex numbers."""
+    """Raise ValueError for integer, boolean and complex tensors."""
     if not x.dtype.is_floating_point:
         raise ValueError(
-            f"expected a tensor of floating-point numbers, got {x.dtype}: convert it first, as by"
+            f"expected a floating-point tensor, got {x.dtype}: convert it first, for example with"
             " x.float()"
         )
 
 
 def has_autocast(x: Tensor) -> bool:
-    """True if autocast exists on the device of x; on the device meta it does not."""
+    """True if autocast exists on the device of x; there is none on the meta device."""
     return torch.amp.is_autocast_available(x.device.type)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A context in which operations on the device of x compute in the precision of their inputs."""
+    """Context in which operations on the device of x compute in the precision of their inputs."""
     kind = x.device.type
     if not has_autocast(x):
         return nullcontext()
-    # What is traced may run under autocast later.
+    # A traced graph may run under autocast later.
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x itself, or in float32 when it is of half precision; ValueError for integers."""
+    """x in float32 if it has half precision, else x itself; ValueError for integers."""
     check_floating(x)
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return x.float()
+    return x
 
 
 def constant_dtype() -> torch.dtype:
-    """The dtype of grids: torch's default, but at least float32; rounded to half precision they
-    would bend the functions.
-    """
+    """The dtype of grids: torch's default dtype, but at least float32."""
     default = torch.get_default_dtype()
-    return torch.float32 if default in (torch.float16, torch.bfloat16) else default
+    if default in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return default
 
 
 def finite_part(u: Tensor) -> Tensor:
-    """u with infinity replaced by a number beyond which functions that vanish are 0, so that none
-    of their factors is inf * 0; NaN stays NaN.
+    """u clipped to +-`FAR`, so that functions that vanish at infinity do not compute inf * 0; NaN
+    stays NaN.
     """
     return u.clamp(-FAR, FAR)
 
 
 def write_buffer(module: nn.Module, name: str, values: Tensor) -> None:
-    """Write values into a buffer in place, so that its other holders (DistributedDataParallel, a
-    compiled graph) see them.
+    """Write values into a buffer in place, so that DistributedDataParallel and compiled graphs,
+    which hold the same tensor, see them.
 
-    It becomes a new tensor only if the shape changes, or if the old one was made in inference mode
-    and cannot be written.
+    The buffer is replaced only if the shape changes, or if it is an inference tensor that cannot be
+    written to.
     """
     old = getattr(module, name)
     values = values.to(device=old.device, dtype=old.dtype)
-    frozen = old.is_inference() and not torch.is_inference_mode_enabled()
-    if old.shape == values.shape and not frozen:
+    is_read_only = old.is_inference() and not torch.is_inference_mode_enabled()
+    if old.shape == values.shape and not is_read_only:
         old.copy_(values)
     else:
         setattr(module, name, values)
 
 
 def aligned(values: Tensor, u: Tensor) -> Tensor:
-    """Reshape numbers per channel (C,) for broadcasting with u (B, C, *S): (C, 1, ..., 1), in the
-    dtype of u.
+    """Reshape values per channel (C,) to (C, 1, ..., 1), to broadcast with u (B, C, *S), in its
+    dtype.
     """
     return values.to(u.dtype).reshape(-1, *[1] * (u.dim() - 2))
 
@@ -376,21 +381,20 @@ def aligned(values: Tensor, u: Tensor) -> Tensor:
 def change_of_basis(old: Tensor, new: Tensor) -> Tensor:
     """The change of basis (C, K, K') with old = change @ new, by least squares.
 
+    Exact up to rounding in double precision if the old functions are combinations of the new ones.
+
     Args:
         old, new: values (C, K, n) and (C, K', n) of the functions at the same points.
-
-    Exact, to rounding in double precision, where the old functions are combinations of the new
-    ones.
     """
-    solution = torch.linalg.lstsq(
-        new.double().cpu().transpose(1, 2), old.double().cpu().transpose(1, 2), driver="gelsd"
-    ).solution
-    return solution.transpose(1, 2)
+    old, new = old.double().cpu().mT, new.double().cpu().mT
+    return torch.linalg.lstsq(new, old, driver="gelsd").solution.mT
 
 
 def check_at_least(name: str, value: int, minimum: int, maximum: int | None = None) -> int:
     """Return the value if it is an integer within the limits, else raise a ValueError."""
-    limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+    limits = f"at least {minimum}"
+    if maximum is not None:
+        limits = f"from {minimum} to {maximum}"
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     is_too_large = maximum is not None and is_integer and value > maximum
     if not is_integer or value < minimum or is_too_large:
@@ -399,7 +403,7 @@ def check_at_least(name: str, value: int, minimum: int, maximum: int | None = No
 
 
 def check_range(limits: tuple[float, float]) -> tuple[float, float]:
-    """(lo, hi) as floats; ValueError unless lo < hi."""
+    """Return (lo, hi) as floats; ValueError unless lo < hi."""
     lo, hi = (float(v) for v in limits)
     if not lo < hi:
         raise ValueError(f"a range must be (lo, hi) with lo < hi, got ({lo}, {hi})")

@@ -24,20 +24,20 @@ from kanseg.bases.base import (
     write_buffer,
 )
 
-# Share of a uniform grid in one that follows the data, as in efficient-kan and pykan: it keeps
-# intervals from vanishing.
-UNIFORM_SHARE = 0.02
-# Intervals of a table for each interval of the knots, by the degree, wherever the knots are.
+# Weight of a uniform grid in an adapted one, whose other part are the quantiles of the data. As in
+# efficient-kan and pykan it prevents empty intervals.
+UNIFORM_WEIGHT = 0.02
+# Intervals of a table per interval between knots, by spline order.
 PIECES = {2: 32, 3: 8, 4: 4, 5: 4}
 _INNER_POINTS = (torch.arange(6, dtype=torch.float64) + 0.5) / 6
 
 
 class CheckedKnots(NamedTuple):
-    """The knots that were last checked, and the answer."""
+    """The knots that were checked last, and the result."""
 
     tensor: Tensor | None
-    version: int | None  # of the tensor, None if it counts no versions
-    values: Tensor | None  # a copy, on a CPU, where comparing it costs nothing
+    version: int | None  # version counter of the tensor, None for inference tensors
+    values: Tensor | None  # a copy; on a CPU only, where comparing it is cheap
     uniform: bool
 
 
@@ -46,18 +46,17 @@ class BSpline(Basis):
     """B-splines of order k on G intervals of [lo, hi]: K = G + k functions, zero far outside the
     grid, of sum 1 on [lo, hi].
 
-    Knots lo + (i - k) h for i = 0..G + 2k, h = (hi - lo) / G. On such a uniform grid each function
-    is the cardinal B-spline around its center, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j)
+    The knots are lo + (i - k) h for i = 0..G + 2k, h = (hi - lo) / G. On such a uniform grid each
+    function is the cardinal B-spline around its center, `beta_k(a) = 1/k! sum_j (-1)^j C(k+1, j)
     relu((k+1)/2 - j - |a|)^k` (Schoenberg 1946; de Boor, A Practical Guide to Splines, ch. IX),
     which needs no recursion and no division. Knots that were adapted to data (see
-    `kanseg.layers.grids`) go through the recursion, which is right for uniform ones too.
+    `kanseg.layers.grids`) use the recursion, which is also correct for uniform knots.
 
-    The knots alone decide which formula is used; nothing else is stored. They are checked when they
-    are made, loaded or moved, and again whenever they have changed. Where their values cannot be
-    read (`torch.func.vmap`, an exporter) the closed form is used only if they are the very tensor
-    that was checked, and `torch.compile` compiles anew when that changes. A compiled graph cannot
-    see one thing: knots overwritten in place, past `load_state_dict`. Run the module once without
-    the compiler then.
+    The values of the knots decide which formula is used. They are checked when they are created,
+    loaded or moved, and after every change. Where their values cannot be read (`torch.func.vmap`,
+    an exporter), the closed form is used only if the tensor is the one that was checked;
+    `torch.compile` recompiles when it is replaced. A compiled graph cannot detect knots that are
+    overwritten in place without `load_state_dict`: run the module once uncompiled after that.
 
     Values and gradients are 0 at infinity and NaN at NaN.
 
@@ -85,7 +84,7 @@ class BSpline(Basis):
         check_at_least("spline_order", spline_order, 0, 5)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size + spline_order, domain)
-        # They differ where a refined grid was widened by its tails.
+        # They differ after a refinement that extends the grid by its tails.
         self.grid_size = self.nominal_size = grid_size
         self.spline_order = spline_order
         self.grid_range = (lo, hi)
@@ -114,7 +113,7 @@ class BSpline(Basis):
 
     @property
     def has_table(self) -> bool:
-        """Not of linear pieces, which have corners at the knots, nor of steps, which have jumps."""
+        """False for orders 0 and 1, whose jumps and corners a table cannot represent."""
         return self.spline_order >= 2 and not self.knots.requires_grad
 
     @torch.no_grad()
@@ -130,35 +129,37 @@ class BSpline(Basis):
             return TableRange(lo, hi, math.ceil(((hi - lo) / smallest).max() * PIECES[k]))
         if ((lo == lo[0]) & (hi == hi[0])).all():
             lo, hi = lo[:1], hi[:1]
-        each = 1 if k <= 3 else PIECES[k]  # up to degree 3 they are cubic between the knots
-        return TableRange(lo, hi, (self.grid_size + 2 * k) * each)
+        pieces = self.grid_size + 2 * k
+        if k > 3:  # up to order 3 the functions are cubic between the knots
+            pieces *= PIECES[k]
+        return TableRange(lo, hi, pieces)
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:
         old = self._values(samples)
         samples = samples.double()
         lo, hi = samples.amin(1), samples.amax(1)
-        # Wide enough that float32 can tell the knots apart, also for a channel of one value far
-        # from 0.
+        # Wide enough to keep the knots distinct in float32, even if all values of a channel are
+        # equal and far from 0.
         margin = 0.01 * torch.maximum((hi - lo).clamp_min(0.1), torch.maximum(lo.abs(), hi.abs()))
         lo, hi = lo - margin, hi + margin
-        shares = torch.linspace(
+        fractions = torch.linspace(
             0, 1, self.grid_size + 1, dtype=torch.float64, device=samples.device
         )
-        even = lo.unsqueeze(1) + (hi - lo).unsqueeze(1) * shares
-        grid = torch.quantile(samples, shares, dim=1).T
+        uniform = lo.unsqueeze(1) + (hi - lo).unsqueeze(1) * fractions
+        grid = torch.quantile(samples, fractions, dim=1).T
         grid[:, 0], grid[:, -1] = lo, hi
-        self._set_grid(torch.lerp(grid, even, UNIFORM_SHARE), (hi - lo) / self.grid_size)
+        self._set_grid(torch.lerp(grid, uniform, UNIFORM_WEIGHT), (hi - lo) / self.grid_size)
         return change_of_basis(old, self._values(samples))
 
     def check_finer(self, grid_size: int) -> None:
-        """ValueError unless `grid_size` is a multiple of the present number of intervals (on the
-        range before any widening).
+        """Raise ValueError unless `grid_size` is a multiple of the current number of intervals (of
+        the range before any extension).
         """
         is_integer = isinstance(grid_size, int)
         if not is_integer or grid_size < self.nominal_size or grid_size % self.nominal_size:
             raise ValueError(
-                f"the new grid_size must be a multiple of the present {self.nominal_size}, got"
+                f"the new grid_size must be a multiple of the current {self.nominal_size}, got"
                 f" {grid_size!r}"
             )
 
@@ -176,7 +177,7 @@ class BSpline(Basis):
         old = self._values(points)
         step = (inside[:, -1] - inside[:, 0]) / (inside.shape[1] - 1) / times
         if keep_tails:
-            # All splines between the ends of the widened grid; none needs to cross them.
+            # The extended grid contains all refined splines completely.
             lo, hi = self.grid_range
             tail = (hi - lo) / self.grid_size * k * (1 - 1 / times)
             self.grid_range = (lo - tail, hi + tail)
@@ -187,20 +188,19 @@ class BSpline(Basis):
         return change_of_basis(old, self._values(points))
 
     def _values(self, samples: Tensor) -> Tensor:
-        """(C, n) -> (C, K, n), in double precision."""
+        """Values of the functions at samples (C, n): (C, K, n), in double precision."""
         exact = copy.deepcopy(self).double()
         return exact.functions(samples.double().unsqueeze(0))[0]
 
     def _set_grid(self, grid: Tensor, step: Tensor, knots: Tensor | None = None) -> None:
-        """Set the ends of the intervals (C, G + 1), with k more knots on either side: `step` (C,)
-        apart, or as in `knots`.
+        """Set the grid (C, G + 1), with k further knots on either side: at distances `step` (C,),
+        or those of `knots`.
         """
         k = self.spline_order
         if knots is None:
-            beyond = step.unsqueeze(1) * torch.arange(
-                1, k + 1, dtype=grid.dtype, device=grid.device
-            )
-            knots = torch.cat([grid[:, :1] - beyond.flip(1), grid, grid[:, -1:] + beyond], dim=1)
+            counts = torch.arange(1, k + 1, dtype=grid.dtype, device=grid.device)
+            offsets = step.unsqueeze(1) * counts
+            knots = torch.cat([grid[:, :1] - offsets.flip(1), grid, grid[:, -1:] + offsets], dim=1)
         self.grid_size = self.nominal_size = grid.shape[1] - 1
         self.num_functions = self.grid_size + k
         write_buffer(self, "knots", knots)
@@ -208,20 +208,21 @@ class BSpline(Basis):
 
     @property
     def uniform(self) -> bool:
-        """True if the knots of every channel are known to be equally spaced; False also where their
-        values cannot be read, and for knots that are trained.
+        """True if the knots of every channel are known to be equally spaced.
+
+        False for trained knots, and if their values are unknown and cannot be read.
         """
-        if self.knots.requires_grad:  # the closed form has a gradient for the outermost two only
+        if self.knots.requires_grad:  # the closed form only has a gradient for the outermost knots
             return False
         knots, checked = self.knots, self._checked
         if torch.compiler.is_dynamo_compiling():
-            # The comparison and the answer become guards of the compiled graph.
+            # The comparison and the result become guards of the compiled graph.
             return knots is checked.tensor and checked.uniform and self._uniform_when_traced()
         if knots is checked.tensor and self._unchanged():
             return checked.uniform
         fake_mode = getattr(knots, "fake_mode", None)
         if fake_mode is not None and type(checked.tensor) is Tensor:
-            # An exporter puts a fake in the place of each tensor, always the same one.
+            # An exporter replaces each tensor by a fake tensor, always by the same one.
             is_same = self._unchanged() and _fake_of(checked.tensor, fake_mode) is knots
             return checked.uniform and is_same
         is_batched = torch._C._are_functorch_transforms_active()
@@ -231,13 +232,15 @@ class BSpline(Basis):
         return self._checked.uniform
 
     def _check_knots(self, uniform: bool | None = None) -> None:
-        """Remember the present knots, and whether they are uniform: `uniform` if it is known, else
-        as their values say; as before if they have none.
+        """Store the current knots and whether they are uniform: the argument if it is given, else
+        by their values; unchanged if the values cannot be read.
         """
         knots = self.knots
         is_readable = _is_readable(knots)
-        if uniform is None:
-            uniform = equally_spaced(knots) if is_readable else self._checked.uniform
+        if uniform is None and is_readable:
+            uniform = equally_spaced(knots)
+        elif uniform is None:
+            uniform = self._checked.uniform
         version = values = None
         if not knots.is_inference():  # inference tensors count no versions
             version = knots._version
@@ -246,8 +249,8 @@ class BSpline(Basis):
         self._checked = CheckedKnots(knots, version, values, uniform)
 
     def _unchanged(self) -> bool:
-        """True if the tensor that was checked has the same values still, as far as can be told
-        without waiting for an accelerator.
+        """True if the checked tensor still has the same values, as far as this is known without
+        waiting for an accelerator.
         """
         checked = self._checked
         if checked.values is not None and not _is_recorded():
@@ -275,7 +278,7 @@ class BSpline(Basis):
         self._check_knots()
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles have tensors of their own, which are checked when they are made."""
+        """Store the result only: copies and pickles have other tensors, which are checked again."""
         known = None
         if self.knots is self._checked.tensor and self._unchanged():
             known = self._checked.uniform
@@ -335,8 +338,8 @@ class BSpline(Basis):
         return value, derivative
 
     def _assert_uniform(self) -> None:
-        """Make a compiled graph fail, not compute something else, if knots were overwritten in
-        place past `load_state_dict` (by an average that copies buffers).
+        """Make a compiled graph fail if knots were overwritten in place without `load_state_dict`
+        (by an average that copies buffers), instead of computing another function.
         """
         steps = self.knots.diff(dim=1)
         mean = (self.knots[:, -1:] - self.knots[:, :1]) / steps.shape[1]
@@ -352,7 +355,7 @@ class BSpline(Basis):
         (t_(i+m) - t_i) (de Boor, ch. IX).
         """
         k, knots = self.spline_order, self.knots.to(u.dtype)
-        # All functions are 0 beyond the grid; infinity itself would be multiplied by 0.
+        # All functions are 0 outside the grid; clamp so that infinity is not multiplied by 0.
         first, last = aligned(knots[:, 0], u), aligned(knots[:, -1], u)
         span = last - first
         near = u.clamp(first - span, last + span)
@@ -377,8 +380,8 @@ class BSpline(Basis):
             yield value, rise * lower[i] - fall * lower[i + 1]
 
     def _indicators(self, u: Tensor) -> ValuesAndDerivatives:
-        """Half-open intervals; the last one is closed, so that the functions sum to 1 on all of
-        [lo, hi].
+        """Indicators of half-open intervals. The last one is closed, so that the functions have sum
+        1 on [lo, hi].
         """
         knots = [aligned(knot, u) for knot in self.knots.unbind(1)]
         nan = torch.where(u.isnan(), u, 0.0)
@@ -388,14 +391,14 @@ class BSpline(Basis):
             yield ((u >= a) & below).to(u.dtype) + nan, u.new_zeros(())
 
 
-def _within_intervals(knots: Tensor, shares: Tensor) -> Tensor:
-    """Points at shares (n,) of each interval between knots (C, m): (C, (m - 1) * n)."""
+def _within_intervals(knots: Tensor, fractions: Tensor) -> Tensor:
+    """Points at fractions (n,) of each interval between knots (C, m): (C, (m - 1) * n)."""
     lengths = knots.diff(dim=1)
-    return (knots[:, :-1, None] + lengths[..., None] * shares).flatten(1)
+    return (knots[:, :-1, None] + lengths[..., None] * fractions).flatten(1)
 
 
 def equally_spaced(knots: Tensor) -> bool:
-    """True if knots (C, n) are those of a uniform grid, up to rounding in float32."""
+    """True if knots (C, n) are a uniform grid, up to rounding in float32."""
     exact = knots.detach().cpu().double()
     first, last = exact[:, :1], exact[:, -1:]
     count = exact.shape[1] - 1
@@ -406,27 +409,27 @@ def equally_spaced(knots: Tensor) -> bool:
 
 
 def _is_exporting() -> bool:
-    """True while torch.export traces; its graphs hold the knots that they were traced with."""
+    """True while torch.export traces; its graphs keep the knots they were traced with."""
     return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
 def _is_recorded() -> bool:
-    """True while operations are recorded or replaced, so that their results have no values."""
+    """True while operations are recorded or replaced, so that results may have no values."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _fake_of(tensor: Tensor, fake_mode: Any) -> Tensor:
-    """The fake tensor of an exporter for a tensor; a new one if it has not met it."""
+    """The fake tensor of an exporter for a tensor; a new one for an unknown tensor."""
     return fake_mode.from_tensor(tensor, static_shapes=True)
 
 
 def _is_readable(knots: Tensor) -> bool:
-    """True if the values can be read: not a meta tensor, a fake or a shard."""
+    """True if the values can be read: not for meta tensors, fake tensors and shards."""
     return type(knots) in (Tensor, nn.Parameter) and not knots.is_meta
 
 
 def _power(x: Tensor, n: int) -> Tensor:
-    """x^n for x >= 0 and small n, with 0^0 = 0: the derivative of relu."""
+    """x^n for x >= 0 and small n, with 0^0 = 0 as in the derivative of relu."""
     if n == 0:
         return (x > 0).to(x.dtype)
     result = x

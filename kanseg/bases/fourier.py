@@ -21,9 +21,8 @@ class Fourier(Basis):
     """cos u, sin u, cos 2u, sin 2u, ..., cos Nu, sin Nu: K = 2N functions in [-1, 1] of period 2 pi
     (Xu et al. 2024, arXiv:2406.01034).
 
-    One cosine and one sine; the multiples follow by the addition theorems (DLMF 4.21.2), which
-    multiply exp(iu) with itself. In float32 that is more exact than cos(n u) with its rounded
-    argument, and faster.
+    Computes one cosine and one sine, and the multiples by the addition theorems (DLMF 4.21.2). In
+    float32 this is more accurate than cos(n u), whose argument is rounded, and faster.
 
     Args:
         channels: C.
@@ -42,7 +41,7 @@ class Fourier(Basis):
     def table_range(self) -> TableRange:
         # The fourth derivative of cos nu is at most n^4.
         pieces = math.ceil(math.tau * self.num_frequencies / 0.4)
-        lo = torch.zeros(1, dtype=torch.float64)  # many periods away each digit counts
+        lo = torch.zeros(1, dtype=torch.float64)  # large inputs are many periods away
         return TableRange(lo, lo + math.tau, pieces, periodic=True)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
@@ -53,5 +52,9 @@ class Fourier(Basis):
                     torch.addcmul(cosine * first_cosine, sine, first_sine, value=-1),
                     torch.addcmul(sine * first_cosine, cosine, first_sine),
                 )
-            yield cosine, sine * -n if derivatives else None
-            yield sine, cosine * n if derivatives else None
+            if derivatives:
+                yield cosine, sine * -n
+                yield sine, cosine * n
+            else:
+                yield cosine, None
+                yield sine, None

@@ -1,4 +1,4 @@
-"""Hermite functions: Hermite polynomials under the root of their weight."""
+"""Hermite functions: Hermite polynomials times the square root of their weight."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kanseg.bases.base import (
     finite_part,
 )
 
-# kind -> r, for which the functions are sqrt(r) psi_n(r u) with the physicists' psi_n: He_n(u) =
-# 2^(-n/2) H_n(u / sqrt(2)), DLMF 18.7.11.
+# kind -> r: the functions are sqrt(r) psi_n(r u) with the physicists' psi_n, since He_n(u) =
+# 2^(-n/2) H_n(u / sqrt(2)) (DLMF 18.7.11).
 RATES = {"physicist": 1.0, "probabilist": sqrt(0.5)}
 
 
@@ -28,18 +28,18 @@ class Hermite(Basis):
 
     Physicists': psi_n(u) = (2^n n! sqrt(pi))^(-1/2) H_n(u) exp(-u^2 / 2). Probabilists', wider by
     sqrt(2): psi_n(u) = (n! sqrt(2 pi))^(-1/2) He_n(u) exp(-u^2 / 4). Norms: DLMF table 18.3.1. The
-    recurrence (DLMF 18.9.1 with table 18.9.1) and the derivative (DLMF 18.9.25) run on the
-    functions themselves, never on the polynomials, which overflow.
+    recurrence (DLMF 18.9.1 with table 18.9.1) and the derivative (DLMF 18.9.25) are applied to the
+    functions, since the polynomials would overflow.
 
     Args:
         channels: C.
-        degree: D >= 0. In float32 good up to degree 60; beyond, psi_0 underflows to 0 where the
-            highest functions are not small yet.
+        degree: D >= 0. Accurate up to degree 60 in float32; above, psi_0 underflows where the
+            highest functions are still large.
         kind: "physicist" or "probabilist".
         domain: identity by default.
 
     Raises:
-        ValueError: on a degree below 0 or an unknown kind.
+        ValueError: a degree below 0 or an unknown kind.
     """
 
     has_table = True
@@ -70,24 +70,20 @@ class Hermite(Basis):
         rate, u = RATES[self.kind], finite_part(u)
         value = torch.exp(u * u * (-0.5 * rate**2)) * (sqrt(rate) * pi**-0.25)
         if not derivatives:
-            # Autograd goes back through polynomials of u, which overflow where all functions are 0:
-            # inf * 0.
+            # The gradient by autograd has polynomials of u, which overflow where all functions are
+            # 0 (inf * 0).
             u = torch.where(value > 0, u, 0.0)
         before = None
         for n in range(self.degree + 1):
             if n > 0:
                 step = rate * sqrt(2 / n)
-                after = (
-                    u * value * step
-                    if before is None
-                    else torch.addcmul(before * -sqrt((n - 1) / n), u, value, value=step)
-                )
+                after = u * value * step
+                if n > 1:
+                    after = torch.addcmul(before * -sqrt((n - 1) / n), u, value, value=step)
                 value, before = after, value
             slope = None
-            if derivatives:
-                slope = (
-                    u * value * -(rate**2)
-                    if before is None
-                    else torch.addcmul(before * (rate * sqrt(2 * n)), u, value, value=-(rate**2))
-                )
+            if derivatives and n == 0:
+                slope = u * value * -(rate**2)
+            elif derivatives:
+                slope = torch.addcmul(before * (rate * sqrt(2 * n)), u, value, value=-(rate**2))
             yield value, slope

@@ -1,4 +1,4 @@
-"""The skeleton of families that are one function at learned places and scales."""
+"""Base class of families with one function at learned locations and scales."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from kanseg.bases.base import (
     finite_part,
 )
 
-Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and how to get the derivative
+Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and a function that computes the derivative
 
 
 class Located(Basis):
-    """psi((u - t_j) / s_j) with K pairs (t_j, s_j) per channel; scales are held as logarithms, so
-    that s_j > 0.
+    """psi((u - t_j) / s_j) with K locations t_j and scales s_j per channel.
 
-    A family calls `reset_parameters` at the end of its `__init__`. Values and gradients are 0 at
-    infinity and NaN at NaN.
+    Scales are stored as logarithms, so that s_j > 0. Subclasses call `reset_parameters` at the end
+    of their `__init__`. Values and gradients are 0 at infinity and NaN at NaN.
 
     Args:
         channels: C.
         num_functions: K.
-        domain: of the map u.
+        domain: name of the domain map u.
         trainable: whether the t_j and s_j are parameters.
     """
 
-    # Between which t psi(t) is not 0, and intervals of a table for each unit of t (see
-    # `TableRange`); None where psi falls too slowly for that.
+    # Interval of t outside of which psi(t) is 0, and table intervals per unit of t (see
+    # `TableRange`); None if psi decays too slowly for a table.
     support: tuple[float, float] | None = None
     table_density = 0.0
     analytic_parameters = ("location", "log_scale")
@@ -70,13 +69,15 @@ class Located(Basis):
         if self.is_pointwise:
             lowest, highest = POINTWISE_DOMAINS[self.domain].limits
             lo, hi = lo.clamp(lowest, highest), hi.clamp(lowest, highest)
-        hi = torch.maximum(hi, lo + smallest)  # where all are outside the domain
+        hi = torch.maximum(hi, lo + smallest)  # if all functions are outside the domain
         length = ((hi - lo) / smallest).max().item() * self.table_density
-        return TableRange(lo, hi, ceil(length)) if isfinite(length) else None
+        if not isfinite(length):
+            return None
+        return TableRange(lo, hi, ceil(length))
 
     @abstractmethod
     def start(self) -> tuple[Tensor, Tensor]:
-        """Where the t_j and s_j start: (K,) each, float64 on the CPU."""
+        """Initial locations t_j and scales s_j: (K,) each, float64 on the CPU."""
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -86,23 +87,25 @@ class Located(Basis):
 
     @abstractmethod
     def mother(self, t: Tensor) -> Wave:
-        """psi(t), and a callable for psi'(t)."""
+        """psi(t), and a function that computes psi'(t)."""
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         u = finite_part(u)
-        for location, log_scale in zip(
-            self.location.unbind(1), self.log_scale.unbind(1), strict=True
-        ):
-            rate = torch.exp(-aligned(log_scale, u))
-            value, slope = self.mother((u - aligned(location, u)) * rate)
-            yield value, slope() * rate if derivatives else None
+        for j in range(self.num_functions):
+            location, log_scale = aligned(self.location[:, j], u), aligned(self.log_scale[:, j], u)
+            rate = torch.exp(-log_scale)
+            value, derivative = self.mother((u - location) * rate)
+            if derivatives:
+                yield value, derivative() * rate
+            else:
+                yield value, None
 
     def values_at(self, u: Tensor) -> Tensor:
-        # All in one, since places are few.
-        location, log_scale = (
-            each.to(u.dtype).unsqueeze(2) for each in (self.location, self.log_scale)
-        )
-        return self.mother((u.unsqueeze(1) - location) * torch.exp(-log_scale))[0]
+        # All functions at once: there are few points.
+        location = self.location.to(u.dtype).unsqueeze(2)
+        log_scale = self.log_scale.to(u.dtype).unsqueeze(2)
+        values, _ = self.mother((u.unsqueeze(1) - location) * torch.exp(-log_scale))
+        return values
 
     def parameter_gradients(self, j: int, weighted: Tensor, u: Tensor) -> dict[str, Tensor]:
         # d/dt = -d/du and d/d(log s) = -(u - t) d/du

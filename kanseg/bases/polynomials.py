@@ -13,13 +13,13 @@ Coefficient = float | Tensor
 
 
 class Polynomials(Basis):
-    """p_0 = 1, p_{n+1} = (slope_n u + offset_n) p_n - back_n p_{n-1}: K = degree + 1 functions, the
-    first of them constant.
+    """Polynomials by the recurrence p_0 = 1, p_{n+1} = (slope_n u + offset_n) p_n - back_n p_{n-1}:
+    K = degree + 1 functions, the first of them constant.
 
     Args:
         channels: C.
         degree: D >= 0.
-        domain: tanh by default, since the families are orthogonal on [-1, 1].
+        domain: tanh by default; the families are orthogonal on [-1, 1].
     """
 
     constant_function = 0
@@ -84,8 +84,9 @@ class Legendre(Polynomials):
 
 @BASES.register("chebyshev")
 class Chebyshev(Polynomials):
-    """T_{n+1} = 2 u T_n - T_{n-1} (DLMF 18.9.2); never acos and cos, whose gradient is infinite at
-    the ends.
+    """T_{n+1} = 2 u T_n - T_{n-1} (DLMF 18.9.2).
+
+    cos(n acos(u)) is not used: its gradient is infinite at both ends.
     """
 
     def recurrence(self, n: int) -> tuple[float, float, float]:
@@ -104,7 +105,7 @@ class Gram(Polynomials):
         channels: C.
         degree: D >= 0.
         num_points: N > degree, or None.
-        learnable: make the b_n parameters, one a degree, that start from their true values.
+        learnable: train the b_n, starting from their exact values.
         domain: tanh by default.
     """
 
@@ -162,8 +163,7 @@ class Gram(Polynomials):
 class Jacobi(Polynomials):
     """Jacobi polynomials P_n^{(alpha, beta)} (DLMF 18.9.2), alpha, beta > -1.
 
-    P_1 is taken from its own formula, so that alpha + beta in {0, -1}, where the recurrence starts
-    with 0/0, is right.
+    P_1 has its own formula: for alpha + beta in {0, -1} the recurrence would start with 0/0.
 
     Args:
         channels: C.

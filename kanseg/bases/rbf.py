@@ -22,17 +22,16 @@ from kanseg.bases.base import (
 
 @BASES.register("rbf")
 class GaussianRBF(Basis):
-    """exp(-((u - g_j) / h)^2), g_j equally spaced on [lo, hi], h their spacing (Li 2024,
+    """exp(-((u - g_j) / h)^2) with centers g_j at equal distances h on [lo, hi] (Li 2024,
     arXiv:2405.06721).
+
+    Values and gradients are 0 at infinity and NaN at NaN.
 
     Args:
         channels: C.
         grid_size: K >= 2 centers.
         grid_range: (lo, hi), lo < hi.
-        domain: identity by default; FastKAN's own form is instance_norm (images) or layer_norm
-            (vectors).
-
-    Values and gradients are 0 at infinity and NaN at NaN.
+        domain: identity by default; FastKAN uses instance_norm (images) or layer_norm (vectors).
     """
 
     has_grid = True
@@ -58,13 +57,10 @@ class GaussianRBF(Basis):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         lo, hi = self.grid_range
-        write_buffer(
-            self, "start", torch.full((self.channels,), lo, dtype=torch.float64, device="cpu")
-        )
         step = (hi - lo) / (self.num_functions - 1)
-        write_buffer(
-            self, "step", torch.full((self.channels,), step, dtype=torch.float64, device="cpu")
-        )
+        ones = torch.ones(self.channels, dtype=torch.float64, device="cpu")
+        write_buffer(self, "start", lo * ones)
+        write_buffer(self, "step", step * ones)
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.start, self.start + self.step * (self.num_functions - 1)
@@ -76,22 +72,17 @@ class GaussianRBF(Basis):
             return None
         if ((start == start[0]) & (step == step[0])).all():
             start, step = start[:1], step[:1]
-        # exp(-16) = 1e-7 is left of a function four steps from its center; the fourth derivative
-        # of exp(-t^2) is at most 12.
+        # Four steps from its center a function is exp(-16) = 1e-7; the fourth derivative of
+        # exp(-t^2) is at most 12.
         lo, hi = start - 4 * step, start + step * (self.num_functions + 3)
         return TableRange(lo, hi, 4 * (self.num_functions + 7))
 
     @torch.no_grad()
     def update_grid(self, samples: Tensor) -> Tensor:
-        """Centers stay equally spaced: from the lowest to the highest of the samples but 1 % at
-        either end.
-        """
+        """Place the centers at equal distances from the 1 % to the 99 % quantile of the samples."""
         old = self.functions(samples.to(self.start).unsqueeze(0))[0]
-        lo, hi = torch.quantile(
-            samples.double(),
-            torch.tensor([0.01, 0.99], dtype=torch.float64, device=samples.device),
-            dim=1,
-        )
+        ends = torch.tensor([0.01, 0.99], dtype=torch.float64, device=samples.device)
+        lo, hi = torch.quantile(samples.double(), ends, dim=1)
         write_buffer(self, "start", lo)
         write_buffer(self, "step", (hi - lo).clamp_min(1e-2) / (self.num_functions - 1))
         return change_of_basis(old, self.functions(samples.to(self.start).unsqueeze(0))[0])
@@ -103,4 +94,7 @@ class GaussianRBF(Basis):
         for j in range(self.num_functions):
             distance = position - j
             value = (distance * distance).neg_().exp_()
-            yield value, (distance * value).mul_(scale) if derivatives else None
+            if derivatives:
+                yield value, (distance * value).mul_(scale)
+            else:
+                yield value, None

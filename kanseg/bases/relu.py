@@ -14,21 +14,20 @@ class ReLUBumps(Located):
     """[relu(e_i - u) relu(u - s_i)]^2 * 16 / (e_i - s_i)^4: bumps of height 1 between s_i and e_i
     (Qiu 2024, arXiv:2406.02075).
 
-    s_i = (i - k) / g and e_i = s_i + (k + 1) / g, i = 0..g + k - 1; K = g + k. They are trained per
-    channel as the start s_i (`location`) and the logarithm of the width (`log_scale`), so that e_i
-    > s_i always.
+    Initially s_i = (i - k) / g and e_i = s_i + (k + 1) / g, i = 0..g + k - 1; K = g + k. The start
+    s_i (`location`) and the logarithm of the width (`log_scale`) are trained per channel, so that
+    e_i > s_i always holds.
 
     Args:
         channels: C.
         grid_size: g >= 1.
         order: k >= 0.
         trainable: whether starts and widths are parameters.
-        domain: sigmoid by default; it spreads N(0, 1) inputs over [0, 1] and leaves none outside
-            the bumps.
+        domain: sigmoid by default, which maps all inputs to [0, 1], the range of the bumps.
     """
 
     support = 0.0, 1.0
-    # The second derivative jumps by 32 at the ends, wherever in an interval they are.
+    # The second derivative jumps by 32 at both ends, which may be inside an interval of the table.
     table_density = 100.0
 
     def __init__(
@@ -47,11 +46,11 @@ class ReLUBumps(Located):
         self.reset_parameters()
 
     def start(self) -> tuple[Tensor, Tensor]:
-        places = torch.arange(self.num_functions, dtype=torch.float64, device="cpu")
-        start = (places - self.order) / self.grid_size
+        indices = torch.arange(self.num_functions, dtype=torch.float64, device="cpu")
+        start = (indices - self.order) / self.grid_size
         return start, torch.full_like(start, (self.order + 1) / self.grid_size)
 
     def mother(self, t: Tensor) -> Wave:
-        # t = (u - s) / (e - s) runs from 0 to 1 on the bump: no fourth power of a small width.
+        # t = (u - s) / (e - s) is in [0, 1] on the bump, so no small width is raised to a power.
         root = torch.relu(t) * torch.relu(1 - t)
         return 16 * root.square(), lambda: 32 * root * (1 - 2 * t)

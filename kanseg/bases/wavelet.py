@@ -13,8 +13,8 @@ from kanseg.bases.located import Located, Wave
 
 
 def sinc(x: Tensor) -> Wave:
-    """sin(pi x) / (pi x) with derivatives that are right at and near 0 (where those of torch.sinc
-    cancel).
+    """sin(pi x) / (pi x), with accurate derivatives at and near 0 (those of torch.sinc suffer from
+    cancellation).
     """
     small = x.abs() < 1e-2
     safe = torch.where(small, torch.ones_like(x), x)
@@ -63,8 +63,8 @@ def shannon(t: Tensor) -> Wave:
 def meyer(t: Tensor) -> Wave:
     """The Meyer wavelet in the time domain (Valenzuela and de Oliveira 2015, arXiv:1502.00161).
 
-    Their two quotients have removable 0/0 at v = t - 1/2 in {0, +-3/8, +-3/4}; by partial fractions
-    both are sums of shifted sinc functions, which have none.
+    Their two quotients have removable singularities at v = t - 1/2 in {0, +-3/8, +-3/4}; by partial
+    fractions both are sums of shifted sinc functions, which have none.
     """
     v = t - 0.5
     # (weight, rate, shift) of weight * sinc(rate * v + shift)
@@ -93,7 +93,7 @@ def meyer(t: Tensor) -> Wave:
     return value, slope
 
 
-# Of those that fall fast: where they are below 1e-6, and intervals of a table for each unit.
+# For wavelets that decay fast: |t| beyond which they are below 1e-6, and table intervals per unit.
 TABLES = {"mexican_hat": (6.0, 4.5), "morlet": (5.5, 12.0), "dog": (4.5, 7.0)}
 WAVELETS: dict[str, Callable[[Tensor], Wave]] = {
     "mexican_hat": mexican_hat,
@@ -130,8 +130,8 @@ class Wavelet(Located):
         super().__init__(channels, num_wavelets, domain)
         self.wavelet = wavelet
         if wavelet in TABLES:
-            reach, self.table_density = TABLES[wavelet]
-            self.support = -reach, reach
+            limit, self.table_density = TABLES[wavelet]
+            self.support = -limit, limit
         self.reset_parameters()
 
     def start(self) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
-"""DenseKANet: DenseNet of any convolution, as torch-conv-kan has it: KAN convolutions in the
-blocks, plain ones between them.
+"""DenseKANet: torch-conv-kan's DenseNet, with any convolution in the dense blocks and plain
+convolutions between them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from kanseg.layers.dense import DenseBlock
 
 
 class Plan(NamedTuple):
-    """Layers of each block, channels that each layer adds, channels of the stem, and how much that
-    shrinks the image.
+    """Sizes of a DenseKANet.
+
+    Args:
+        layers: number of layers of each dense block.
+        growth: channels that each layer adds.
+        width: channels of the stem.
+        stem_stride: stride of the stem.
     """
 
     layers: tuple[int, ...]
@@ -48,29 +53,38 @@ def densekanet_encoder(
     depth: int | None = None,
     transition: Callable[[int, int], nn.Sequential] | None = None,
 ) -> Encoder:
-    """Stem and dense blocks; between blocks `transition` halves the channels, a mean of 2x2 pixels
-    the image.
+    """A stem and dense blocks; transitions between them halve the channels and the image.
 
-    `width` (channels of the stem, 64 or 96), `growth` (channels that a layer adds) and
-    `stem_stride` are those of the name by default; growth follows the width. `stem_stride=1` suits
-    images of 32 pixels.
+    Args:
+        plan: sizes of the network.
+        width: channels of the stem; those of the plan by default.
+        growth: channels that each layer adds; by default in proportion to the width.
+        stem_stride: stride of the stem; 1 suits images of 32 pixels.
+        depth: number of halvings; all by default.
+        transition: (in_channels, out_channels) -> modules between two blocks; by default a 1x1
+            convolution and an average pool.
     """
-    width = plan.width if width is None else width
+    if width is None:
+        width = plan.width
     check_width(width)
-    if growth is not None and growth < 1:
+    if growth is None:
+        growth = scaled(width, plan.growth / plan.width)
+    if growth < 1:
         raise ValueError(f"growth must be at least 1, got {growth}")
-    growth = scaled(width, plan.growth / plan.width) if growth is None else growth
-    shrink = transition or (
-        lambda a, b: nn.Sequential(plain(a, b, 1), nn.AvgPool2d(2, ceil_mode=True))
-    )
+    if stem_stride is None:
+        stem_stride = plan.stem_stride
+
+    def pooled_conv(before: int, after: int) -> nn.Sequential:
+        return nn.Sequential(plain(before, after, 1), nn.AvgPool2d(2, ceil_mode=True))
+
+    transition = transition or pooled_conv
     channels = scaled(width, 1)
-    stages, head = shrinking_stem(
-        stem, in_channels, channels, plan.stem_stride if stem_stride is None else stem_stride
-    )
+    stages, head = shrinking_stem(stem, in_channels, channels, stem_stride)
     out_channels = [in_channels, channels][: len(stages)]
     for i, num_layers in enumerate(plan.layers):
         if i > 0:
-            head, channels = [*shrink(channels, channels // 2)], channels // 2
+            head = transition(channels, channels // 2)
+            channels = channels // 2
         block = DenseBlock(channels, num_layers, growth, conv=conv)
         channels = block.out_channels
         stages.append(nn.Sequential(*head, block))

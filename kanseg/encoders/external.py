@@ -1,4 +1,4 @@
-"""External encoders: those of segmentation_models.pytorch and timm, with the interface of ours."""
+"""Encoders of segmentation_models.pytorch and timm, with the interface of our encoders."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from torch.nn import functional as F
 from kanseg.utils.registry import nearest
 
 Weights = str | bool | None
-# A model of timm, with or without the tag of its weights. No colon and no slash: with these timm
-# looks up the hub, or reads a folder.
+# A model of timm, optionally with the tag of its weights. Colons and slashes are not allowed: with
+# these timm would load from the hub or from a folder.
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
-# What may be asked of a model of timm: its sizes, its regularization, its layers by name. timm has
-# more arguments, some of which read files, unpickle them or download (checkpoint_path, pretrained,
-# pretrained_cfg, ...), and gets new ones; names of encoders and their options also come from
-# checkpoints and configs that somebody else wrote.
+# Allowed options of a timm model. timm has more arguments, and gets new ones; some of them read
+# files, unpickle or download (checkpoint_path, pretrained, pretrained_cfg, ...). Options may come
+# from checkpoints and configs of other people, so only known ones are accepted.
 TIMM_OPTIONS = {
     # sizes
     *("img_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad", "always_partition"),
@@ -37,19 +36,20 @@ TIMM_OPTIONS = {
 
 
 class ExternalEncoder(nn.Module):
-    """An encoder of another library: (B, C, H, W) -> depth + 1 features, the image itself first;
-    any H and W from 1 on.
+    """An encoder of another library: (B, C, H, W) -> depth + 1 features, the image first; any H and
+    W from 1 on.
 
-    Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); 0 channels
-    where the encoder has no feature of that size (vision transformers start at i = 2). The right
-    and lower border of an image are repeated up to a multiple of 32.
+    Feature i has `out_channels[i]` channels and size ceil(H / 2^i) x ceil(W / 2^i); it has 0
+    channels if the encoder has no feature of that size (vision transformers start at i = 2). Images
+    are padded to multiples of 32 by repeating the right and lower border.
 
     Args:
         body: image -> features from large to small.
-        places: for each i from 1 to depth which of these it is, or None for none.
-        channels: of the features 1 to depth.
+        indices: for each i from 1 to depth the index of its feature in the output of `body`, or
+            None.
+        channels: channels of the features 1 to depth.
         in_channels: C.
-        channels_last: whether the features are (B, H, W, C).
+        channels_last: True if the features of `body` are (B, H, W, C).
     """
 
     begins_with_image = True
@@ -58,14 +58,14 @@ class ExternalEncoder(nn.Module):
         self,
         body: nn.Module,
         *,
-        places: list[int | None],
+        indices: list[int | None],
         channels: list[int],
         in_channels: int,
         channels_last: bool = False,
     ):
         super().__init__()
         self.body = body
-        self.places = places
+        self.indices = indices
         self.in_channels = in_channels
         self.out_channels = [in_channels, *channels]
         self.channels_last = channels_last
@@ -73,7 +73,7 @@ class ExternalEncoder(nn.Module):
     @property
     def depth(self) -> int:
         """Number of halvings."""
-        return len(self.places)
+        return len(self.indices)
 
     @property
     def output_stride(self) -> int:
@@ -86,19 +86,19 @@ class ExternalEncoder(nn.Module):
                 f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
             )
         height, width = x.shape[-2:]
-        # of 32 at any depth: some take larger kernels to small features
-        right, below = -width % 32, -height % 32
+        # 32 at any depth: some encoders apply large kernels to small features.
+        right, bottom = -width % 32, -height % 32
         padded = x
-        if right or below:
-            padded = F.pad(x, [0, right, 0, below], mode="replicate")
-        found = self.body(padded)
+        if right or bottom:
+            padded = F.pad(x, [0, right, 0, bottom], mode="replicate")
+        outputs = self.body(padded)
         features = [x]
-        for i, place in enumerate(self.places, start=1):
+        for i, index in enumerate(self.indices, start=1):
             rows, columns = -(-height // 2**i), -(-width // 2**i)
-            if place is None:
+            if index is None:
                 features.append(x.new_zeros(len(x), 0, rows, columns))
                 continue
-            feature = found[place]
+            feature = outputs[index]
             if self.channels_last:
                 feature = feature.movedim(-1, 1)
             features.append(feature[..., :rows, :columns])
@@ -114,15 +114,15 @@ def external_encoder(
         name: "smp-NAME" for an encoder of segmentation_models.pytorch ("smp-resnet34"), "timm-NAME"
             for a model of timm ("timm-convnext_tiny").
         in_channels: channels of the image.
-        depth: halvings, 1 to 5.
-        weights: pretrained weights, which are downloaded: of SMP a name such as "imagenet"; of timm
-            True or a tag; None for none.
-        options: of the model, for "timm-" and "smp-tu-" ({"img_size": 256, "strict_img_size":
-            False} for Swin transformers).
+        depth: number of halvings, 1 to 5.
+        weights: pretrained weights to download: a name such as "imagenet" for SMP, True or a tag
+            for timm; None for random weights.
+        options: options of the model, for "timm-" and "smp-tu-" (for Swin transformers
+            {"img_size": 256, "strict_img_size": False}).
 
     Raises:
-        ValueError: an unknown name, a depth out of range, or a model that is no pyramid of halved
-            features.
+        ValueError: an unknown name or option, a depth out of range, or a model without a feature of
+            that depth.
         ImportError: the library is not installed.
     """
     origin, _, rest = name.partition("-")
@@ -157,8 +157,7 @@ def _smp_encoder(
         )
     if options and not name.startswith("tu-"):
         raise ValueError(
-            f"segmentation_models.pytorch has no options for {name!r} (it would drop them), got"
-            f" {', '.join(options)}"
+            f"segmentation_models.pytorch ignores options of {name!r}, got {', '.join(options)}"
         )
     known = encoders.encoders.get(name, {}).get("pretrained_settings")
     if weights is not None and known is not None and weights not in known:
@@ -170,12 +169,14 @@ def _smp_encoder(
         name, in_channels=in_channels, depth=depth, weights=weights, **options
     )
     channels = list(body.out_channels[1 : depth + 1])
-    places = [i if c > 0 else None for i, c in enumerate(channels, start=1)]
-    return ExternalEncoder(body, places=places, channels=channels, in_channels=in_channels)
+    indices: list[int | None] = []
+    for i, num_channels in enumerate(channels, start=1):
+        indices.append(i if num_channels > 0 else None)
+    return ExternalEncoder(body, indices=indices, channels=channels, in_channels=in_channels)
 
 
 def _is_renamed(name: str) -> bool:
-    """True for an old name of SMP, such as "timm-resnest14d", that it turns into a timm model."""
+    """True for an old name in SMP that now stands for a timm model, such as "timm-resnest14d"."""
     if not name.startswith("timm-"):
         return False
     from timm import is_model
@@ -185,7 +186,7 @@ def _is_renamed(name: str) -> bool:
 
 
 def _check_timm_name(name: str) -> None:
-    """ValueError for what is not the name of a model in timm's own list."""
+    """Raise ValueError unless timm lists a model of this name."""
     import timm
 
     if not TIMM_NAME.fullmatch(name) or not timm.is_model(name.partition(".")[0]):
@@ -193,13 +194,13 @@ def _check_timm_name(name: str) -> None:
 
 
 def _check_timm_options(name: str, options: Mapping[str, object]) -> None:
-    """ValueError for an option outside of `TIMM_OPTIONS`, or one that is no plain value."""
+    """Raise ValueError for options outside of `TIMM_OPTIONS`, or that are not plain values."""
     for key, value in options.items():
         if key not in TIMM_OPTIONS:
             hint = nearest(key, TIMM_OPTIONS)
             if "pretrained" in key or "checkpoint" in key:
-                hint += "; encoder_weights asks for pretrained weights"
-            raise ValueError(f"{key!r} is not an option that {name!r} can be given here{hint}")
+                hint += "; use encoder_weights for pretrained weights"
+            raise ValueError(f"{key!r} is not an allowed option of {name!r}{hint}")
         values = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(each, (str, int, float, type(None))) for each in values):
             raise ValueError(f"option {key!r} of {name!r} must be a number, a name or a list")
@@ -235,21 +236,32 @@ def _timm_encoder(
     )
     body = build()
     strides = body.feature_info.reduction()
-    places = [strides.index(2**i) if 2**i in strides else None for i in range(1, depth + 1)]
-    if places[-1] is None:
+    used = [strides.index(2**i) for i in range(1, depth + 1) if 2**i in strides]
+    if 2**depth not in strides:
         raise ValueError(
-            f"timm's {name} has features of strides {strides}, none of {2**depth}: choose another"
-            " depth"
+            f"timm's {name} has features of strides {strides}, but none of {2**depth}: choose"
+            " another depth"
         )
-    kept = [place for place in places if place is not None]
-    if kept != list(range(len(strides))):  # leave out what nobody reads
-        body = build(out_indices=tuple(kept))
-        places = [None if place is None else kept.index(place) for place in places]
-    found = body.feature_info.channels()
-    channels = [0 if place is None else found[place] for place in places]
-    last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
+    if used != list(range(len(strides))):
+        body = build(out_indices=tuple(used))  # without features that are not used
+    body_channels = body.feature_info.channels()
+    indices: list[int | None] = []
+    channels = []
+    for i in range(1, depth + 1):
+        if 2**i in strides:
+            index = used.index(strides.index(2**i))
+            indices.append(index)
+            channels.append(body_channels[index])
+        else:
+            indices.append(None)
+            channels.append(0)
+    channels_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
     return ExternalEncoder(
-        body, places=places, channels=channels, in_channels=in_channels, channels_last=last
+        body,
+        indices=indices,
+        channels=channels,
+        in_channels=in_channels,
+        channels_last=channels_last,
     )
 
 

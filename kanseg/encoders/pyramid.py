@@ -1,6 +1,4 @@
-"""Encoders: image -> feature pyramid. One body; the kinds differ in the stages that they are
-given.
-"""
+"""The encoder class, image -> feature pyramid, and builders of its stages."""
 
 from __future__ import annotations
 
@@ -19,11 +17,12 @@ ENCODERS: Registry[Callable[..., Encoder]] = Registry("encoder")
 
 
 class Encoder(nn.Module, _Pretrained):
-    """A list of stages, each halving the image but the first: (B, C, H, W) -> depth + 1 features.
+    """A sequence of stages, of which all but the first halve the image: (B, C, H, W) -> depth + 1
+    features.
 
-    Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r), r = 2^i, but no
-    more than `output_stride` after `make_dilated`; any H and W from 1 on. Where stage 0 is an
-    Identity, feature 0 is the image itself.
+    Feature i has `out_channels[i]` channels and size ceil(H / r) x ceil(W / r) with r = 2^i, or at
+    most `output_stride` after `make_dilated`; any H and W from 1 on. If stage 0 is an Identity,
+    feature 0 is the image itself.
 
     Args:
         stages: depth + 1 modules; stage 0 keeps the size, the others halve it (rounding up).
@@ -38,7 +37,7 @@ class Encoder(nn.Module, _Pretrained):
         self.stages = nn.ModuleList(stages)
         self.in_channels = in_channels
         self.out_channels = list(out_channels)
-        self._least_stride: int | None = None  # what `make_dilated` was asked for
+        self._dilated_stride: int | None = None  # the output stride of `make_dilated`
 
     @property
     def depth(self) -> int:
@@ -48,27 +47,27 @@ class Encoder(nn.Module, _Pretrained):
     @property
     def output_stride(self) -> int:
         """Pixels of the image per pixel of the deepest feature."""
-        return min(2**self.depth, self._least_stride or 2**self.depth)
+        return min(2**self.depth, self._dilated_stride or 2**self.depth)
 
     @property
     def begins_with_image(self) -> bool:
-        """Whether feature 0 is the image itself."""
+        """True if feature 0 is the image itself."""
         return isinstance(self.stages[0], nn.Identity)
 
     def set_in_channels(self, in_channels: int, *, pretrained: bool = True) -> None:
-        """Read images of another number of channels, keeping what was learned, as of
-        `KANConv2d.set_in_channels`.
+        """Change the number of image channels and adapt the learned weights, as
+        `KANConv2d.set_in_channels` does.
 
-        The layers that are handed the image are found by showing the encoder a small one. With
-        pretrained=False their weights are drawn anew.
+        The layers that read the image are found by a forward pass. With pretrained=False their
+        weights are initialized again.
         """
         if in_channels == self.in_channels:
             return
         readers = layers_that_read(self.stages, self.in_channels)
         if not readers:
             raise ValueError(
-                "no convolution of this encoder reads the image itself: it cannot be set to"
-                " another number of channels"
+                "no convolution of this encoder reads the image: its number of channels cannot be"
+                " changed"
             )
         for layer in readers:
             if isinstance(layer, nn.Conv2d):
@@ -84,29 +83,28 @@ class Encoder(nn.Module, _Pretrained):
             self.description["encoder"] |= {"in_channels": in_channels}
 
     def make_dilated(self, output_stride: int) -> None:
-        """Keep features from shrinking beyond a stride of 8 or 16: the stages that would halve them
-        further dilate instead.
+        """Limit the output stride to 8 or 16 by dilation instead of further halving.
 
-        A strided convolution gets stride 1, and all behind it taps twice as far apart (Chen et al.
-        2017, arXiv:1706.05587): every second pixel of the new feature is the old one. A pool at the
-        head of a stage goes, with which the values change.
+        A strided convolution gets stride 1, and all convolutions after it twice the dilation (Chen
+        et al. 2017, arXiv:1706.05587): every second pixel of the new feature is the old feature. A
+        pool at the start of a stage is removed, which changes the values.
 
         Raises:
-            ValueError: another stride, an encoder that was dilated before, or a stage that halves
-                neither way.
+            ValueError: another stride, an encoder that is dilated already, or a stage without a
+                pool or a strided convolution.
         """
         if output_stride not in (8, 16):
             raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
-        if self._least_stride not in (None, output_stride):
+        if self._dilated_stride not in (None, output_stride):
             raise ValueError(
-                f"the encoder was dilated to output stride {self._least_stride} already: build a"
-                f" new one for {output_stride}"
+                f"the encoder already has output stride {self._dilated_stride}: create a new one"
+                f" for {output_stride}"
             )
-        if self._least_stride is None:
+        if self._dilated_stride is None:
             for i in range(output_stride.bit_length(), self.depth + 1):
                 dilate_stage(self.stages[i], rate=2 ** (i - 1) // output_stride)
         self.changed = f"make_dilated({output_stride})"
-        self._least_stride = output_stride
+        self._dilated_stride = output_stride
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> [(B, out_channels[i], ceil(H / 2^i), ceil(W / 2^i)) for i in
@@ -124,7 +122,7 @@ class Encoder(nn.Module, _Pretrained):
 
 
 def check_size(width: float, depth: int, *, deepest: int = 6) -> None:
-    """ValueError unless width >= 1 and 1 <= depth <= deepest."""
+    """Raise ValueError unless width >= 1 and 1 <= depth <= deepest."""
     if not 1 <= width < inf or not 1 <= depth <= deepest:
         raise ValueError(
             f"width must be at least 1 and depth (halvings of the image) 1 to {deepest}, got"
@@ -133,7 +131,7 @@ def check_size(width: float, depth: int, *, deepest: int = 6) -> None:
 
 
 def scaled(width: float, multiple: float) -> int:
-    """Channels: a multiple of the width, which need not be whole, rounded; at least 1."""
+    """Number of channels, round(width * multiple), at least 1."""
     return max(1, round(width * multiple))
 
 
@@ -150,7 +148,7 @@ def residual_encoder(
     """A 3x3 stem, then depth + 1 stages of residual blocks with round(width * 2^i * expansion)
     channels (torch-conv-kan's UKANet).
 
-    `num_blocks` gives the blocks per stage; its last entry repeats for stages beyond it.
+    `num_blocks` is the number of blocks per stage; its last entry is used for further stages.
     """
     check_size(width, depth)
     counts = [num_blocks[min(i, len(num_blocks) - 1)] for i in range(depth + 1)]
@@ -159,10 +157,10 @@ def residual_encoder(
         stem(in_channels, scaled(width, 1), 3, padding=1),
         *stage(block, scaled(width, 1), channels[0], counts[0]),
     )
-    deeper = [
-        stage(block, channels[i - 1], channels[i], counts[i], stride=2) for i in range(1, depth + 1)
-    ]
-    return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)
+    stages = [first]
+    for i in range(1, depth + 1):
+        stages.append(stage(block, channels[i - 1], channels[i], counts[i], stride=2))
+    return Encoder(stages, in_channels=in_channels, out_channels=channels)
 
 
 def stacked_encoder(
@@ -178,8 +176,8 @@ def stacked_encoder(
     """Stages of `num_convs` 3x3 convolutions with round(width * 2^i) channels (U-Net; UKAGNet with
     downsample="stride").
 
-    `downsample`: "pool" puts a 2x2 maximum before a stage, "stride" gives its first convolution
-    stride 2.
+    `downsample`: "pool" for a 2x2 max pool before each stage, "stride" for stride 2 in its first
+    convolution.
     """
     check_size(width, depth)
     if num_convs < 1:
@@ -190,17 +188,13 @@ def stacked_encoder(
     first = nn.Sequential(
         stem(in_channels, channels[0], 3, padding=1), *conv_stack(conv, channels[:1] * num_convs)
     )
-    deeper = []
+    stages = [first]
     for i in range(1, depth + 1):
-        convs = conv_stack(
-            conv,
-            [channels[i - 1], *[channels[i]] * num_convs],
-            stride=2 if downsample == "stride" else 1,
-        )
-        # ceil_mode keeps odd sizes, and images of one pixel, alive
-        deeper.append(
-            nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), *convs)
-            if downsample == "pool"
-            else convs
-        )
-    return Encoder([first, *deeper], in_channels=in_channels, out_channels=channels)
+        widths = [channels[i - 1], *[channels[i]] * num_convs]
+        if downsample == "stride":
+            stages.append(conv_stack(conv, widths, stride=2))
+        else:
+            # ceil_mode allows odd sizes and images of one pixel.
+            pool = nn.MaxPool2d(2, ceil_mode=True)
+            stages.append(nn.Sequential(pool, *conv_stack(conv, widths)))
+    return Encoder(stages, in_channels=in_channels, out_channels=channels)

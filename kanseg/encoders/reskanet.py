@@ -1,4 +1,4 @@
-"""ResKANet: ResNet of any convolution (He et al. 2016, arXiv:1512.03385), with torch-conv-kan's
+"""ResKANet: ResNet (He et al. 2016, arXiv:1512.03385) with any convolution, in torch-conv-kan's
 blocks.
 """
 
@@ -32,11 +32,11 @@ def reskanet_encoder(
     stem_stride: int = 4,
     depth: int | None = None,
 ) -> Encoder:
-    """Stem and four residual stages of width, 2, 4 and 8 width channels (4 times as many from 50
-    layers on).
+    """A stem and four residual stages of 1, 2, 4 and 8 times `width` channels (4 times as many from
+    50 layers on).
 
-    `stem_stride=1` suits images of 32 pixels; feature 0 is then the first stage, and not the
-    image itself.
+    `stem_stride=1` suits images of 32 pixels; feature 0 is then the output of the first stage
+    instead of the image.
     """
     check_width(width)
     stages, head = shrinking_stem(stem, in_channels, scaled(width, 1), stem_stride)

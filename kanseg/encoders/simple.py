@@ -1,4 +1,4 @@
-"""SimpleKAN: four or eight convolutions in a row, torch-conv-kan's networks for MNIST and CIFAR."""
+"""SimpleKAN: torch-conv-kan's networks of four or eight convolutions for MNIST and CIFAR."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 from kanseg.encoders import ENCODERS, Encoder, check_width, first_stages, scaled
 from kanseg.layers.blocks import Conv, conv_stack
 
-# channels of the convolutions of each level, in multiples of the width; the first convolution of a
-# level but the first has stride 2
+# Channels of the convolutions of each level, as multiples of the width. Each level but the first
+# starts with stride 2.
 VARIANTS = {
     "simple_kan_4": ((1,), (2,), (4, 8)),
     "simple_kan_8": ((1,), (2,), (4, 8, 8), (16, 16, 16)),
@@ -27,19 +27,19 @@ def simple_encoder(
     width: float = 32,
     depth: int | None = None,
 ) -> Encoder:
-    """Levels of 3x3 convolutions, the first of each with stride 2."""
+    """Levels of 3x3 convolutions; each level but the first halves the image."""
     check_width(width)
-    channels = [[scaled(width, m) for m in level] for level in levels]
-    stages: list[nn.Module] = [
-        nn.Sequential(
-            stem(in_channels, channels[0][0], 3, padding=1), *conv_stack(conv, channels[0])
-        )
-    ]
-    for before, level in zip(channels[:-1], channels[1:], strict=True):
-        stages.append(conv_stack(conv, [before[-1], *level], stride=2))
-    stages, out_channels = first_stages(
-        stages, [level[-1] for level in channels], depth, "simple_kan"
-    )
+    stages: list[nn.Module] = []
+    out_channels: list[int] = []
+    for level in levels:
+        channels = [scaled(width, multiple) for multiple in level]
+        if not stages:
+            first = stem(in_channels, channels[0], 3, padding=1)
+            stages.append(nn.Sequential(first, *conv_stack(conv, channels)))
+        else:
+            stages.append(conv_stack(conv, [out_channels[-1], *channels], stride=2))
+        out_channels.append(channels[-1])
+    stages, out_channels = first_stages(stages, out_channels, depth, "simple_kan")
     return Encoder(stages, in_channels=in_channels, out_channels=out_channels)
 
 

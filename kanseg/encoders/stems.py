@@ -1,6 +1,4 @@
-"""What stands before the first block of a classifier: how much the image shrinks before anything
-else is done with it.
-"""
+"""Stems of classification encoders, and checks of their width and depth."""
 
 from __future__ import annotations
 
@@ -14,11 +12,10 @@ from kanseg.layers.blocks import Conv
 def shrinking_stem(
     stem: Conv, in_channels: int, channels: int, stride: int
 ) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Whole stages, and the modules at the head of the stage that follows them; together they
-    shrink the image `stride` times.
+    """A stem of the given stride: complete stages, and the first modules of the next stage.
 
-    Stride 4 is ResNet's (7x7 convolution, 3x3 maximum: two whole stages, the image itself and
-    half its size), 2 the convolution without the maximum, 1 a 3x3 convolution for small images.
+    Stride 4 is ResNet's stem, a 7x7 convolution and a 3x3 max pool (two complete stages: the image,
+    and half its size), 2 is the convolution without the pool, 1 a 3x3 convolution for small images.
 
     Raises:
         ValueError: another stride.
@@ -34,7 +31,7 @@ def shrinking_stem(
 
 
 def check_width(width: float) -> None:
-    """ValueError unless the width is a number from 1 on."""
+    """Raise ValueError unless the width is finite and at least 1."""
     if not 1 <= width < inf:
         raise ValueError(f"width must be at least 1, got {width}")
 
@@ -42,11 +39,14 @@ def check_width(width: float) -> None:
 def first_stages(
     stages: list[nn.Module], channels: list[int], depth: int | None, name: str
 ) -> tuple[list[nn.Module], list[int]]:
-    """The stages down to `depth` halvings (all for None) with their channels; ValueError where
-    there are fewer.
+    """The stages with up to `depth` halvings (None for all) and their channels.
+
+    Raises:
+        ValueError: fewer than one halving, or more than there are.
     """
     deepest = len(stages) - 1
-    if depth is not None and not 1 <= depth <= deepest:
+    if depth is None:
+        depth = deepest
+    if not 1 <= depth <= deepest:
         raise ValueError(f"{name} with these options has depths 1 to {deepest}, got depth={depth}")
-    count = deepest + 1 if depth is None else depth + 1
-    return stages[:count], channels[:count]
+    return stages[: depth + 1], channels[: depth + 1]

@@ -1,8 +1,8 @@
-"""Our encoders in segmentation_models.pytorch: importing this file registers them all.
+"""Our encoders in segmentation_models.pytorch, registered by importing this module.
 
-`kanseg-NAME-BASIS` for each encoder and basis ("kanseg-ukanet_18-gram"), `kanseg-NAME` for the
-default basis. SMP passes no options on to an encoder: `register` gives those with other options a
-name.
+The names are `kanseg-NAME-BASIS` for each encoder and basis ("kanseg-ukanet_18-gram"), and
+`kanseg-NAME` for the default basis. SMP does not pass options to encoders: use `register` to name
+an encoder with other options.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ DEFAULT_BASIS = "gram"
 
 
 class SMPEncoder(nn.Module):
-    """One of our encoders under SMP's contract: (B, C, H, W) -> depth + 1 features, the image
-    itself first, strides 1 to 2^depth.
+    """One of our encoders with SMP's interface: (B, C, H, W) -> depth + 1 features of strides 1 to
+    2^depth, the image itself first.
 
-    SMP's decoders read no other feature of the image's size.
+    The encoder's own feature of the image's size is left out, since SMP's decoders do not read it.
 
     Args:
         name: one of `kanseg.list_encoders()`.
-        depth: halvings, 1 to 5.
+        depth: number of halvings, 1 to 5.
         output_stride: 32, or 16 or 8 for a dilated encoder.
-        options: as of `kanseg.create_encoder`.
+        options: options of `kanseg.create_encoder`.
 
     Raises:
         ValueError: a depth out of range, an unknown name or option.
@@ -73,15 +73,11 @@ class SMPEncoder(nn.Module):
         return self.encoder.output_stride
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Read images of another number of channels; pretrained=False draws the weights of the
-        first layer anew.
-        """
+        """Change the number of image channels; pretrained=False resets the first layer."""
         self.encoder.set_in_channels(in_channels, pretrained=pretrained)
 
     def make_dilated(self, output_stride: int) -> None:
-        """Keep features from shrinking beyond a stride of 8 or 16
-        (`kanseg.encoders.Encoder.make_dilated`).
-        """
+        """Limit the output stride to 8 or 16 (`kanseg.encoders.Encoder.make_dilated`)."""
         self.encoder.make_dilated(output_stride)
         self._output_stride = output_stride
 
@@ -95,35 +91,33 @@ class SMPEncoder(nn.Module):
 
 
 def register(name: str, encoder: str, *, basis: str = DEFAULT_BASIS, **options: object) -> str:
-    """File one of our encoders with options under a name for `encoder_name`, which is returned.
+    """Register one of our encoders with options under a name for SMP's `encoder_name`; returns the
+    name.
 
     Args:
         name: such as "kanseg-small".
         encoder: one of `kanseg.list_encoders()`.
-        basis, options: as of `kanseg.create_encoder`, but for `depth`, which SMP gives.
+        basis, options: as in `kanseg.create_encoder`, except `depth`, which SMP sets.
 
     Raises:
-        ValueError: an unknown encoder or option, or a name that SMP would not look up or has for an
-            encoder of its own.
+        ValueError: an unknown encoder or option, or a name that belongs to SMP.
     """
-    if (
-        name.startswith(("tu-", "timm-"))
-        or ENTRIES.get(name, {"encoder": SMPEncoder})["encoder"] is not SMPEncoder
-    ):
+    is_taken = name in ENTRIES and ENTRIES[name]["encoder"] is not SMPEncoder
+    if is_taken or name.startswith(("tu-", "timm-")):
         raise ValueError(
             f"{name!r} is a name of segmentation_models.pytorch: choose another, such as"
             f" 'kanseg-{encoder}-mine'"
         )
     if "depth" in options:
         raise ValueError(
-            "segmentation_models.pytorch gives the depth itself: smp.Unet(..., encoder_depth=...)"
+            "segmentation_models.pytorch sets the depth: smp.Unet(..., encoder_depth=...)"
         )
-    create_encoder(encoder, depth=1, basis=basis, **options)  # raises for what it does not take
-    _file(name, encoder, basis, options)
+    create_encoder(encoder, depth=1, basis=basis, **options)  # checks the options
+    _add_entry(name, encoder, basis, options)
     return name
 
 
-def _file(name: str, encoder: str, basis: str, options: dict[str, object]) -> None:
+def _add_entry(name: str, encoder: str, basis: str, options: dict[str, object]) -> None:
     ENTRIES[name] = {
         "encoder": SMPEncoder,
         "pretrained_settings": {},
@@ -132,6 +126,6 @@ def _file(name: str, encoder: str, basis: str, options: dict[str, object]) -> No
 
 
 for _encoder in list_encoders():
-    _file(f"kanseg-{_encoder}", _encoder, DEFAULT_BASIS, {})
+    _add_entry(f"kanseg-{_encoder}", _encoder, DEFAULT_BASIS, {})
     for _basis in list_bases():
-        _file(f"kanseg-{_encoder}-{_basis}", _encoder, _basis, {})
+        _add_entry(f"kanseg-{_encoder}-{_basis}", _encoder, _basis, {})

@@ -1,9 +1,9 @@
-"""Our encoders in timm: importing this file registers them all.
+"""Our encoders in timm, registered by importing this module.
 
-`kanseg_NAME_BASIS` for each encoder and basis ("kanseg_ukanet_18_gram"), `kanseg_NAME` for the
-default basis, as classifiers and with `features_only=True`; options pass:
-`timm.create_model("kanseg_ukanet_18_gram", features_only=True, width=8, degree=4)`. Through
-segmentation_models.pytorch they are called `tu-kanseg_NAME_BASIS`.
+The names are `kanseg_NAME_BASIS` for each encoder and basis ("kanseg_ukanet_18_gram"), and
+`kanseg_NAME` for the default basis. They are classifiers, or encoders with `features_only=True`,
+and accept options: `timm.create_model("kanseg_ukanet_18_gram", features_only=True, width=8,
+degree=4)`. In segmentation_models.pytorch they are called `tu-kanseg_NAME_BASIS`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TimmModel(nn.Module):
         global_pool: timm's name of a pooling ("avg", "max", ...), "" for none.
         drop_rate: dropout before the last layer.
         output_stride: 32, or 16 or 8 for a dilated encoder.
-        options: as of `kanseg.create_encoder`; depth is 5 by default where the encoder lets one
-            choose freely.
+        options: options of `kanseg.create_encoder`; the default depth is 5 for encoders of any
+            depth.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class TimmModel(nn.Module):
         )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the input of each stage in training, and compute the stage anew in backward.
+        """Enable gradient checkpointing: keep only the inputs of the stages for backward.
 
-        Less memory for a third more time. Batch norms see each batch twice, as everywhere where
-        timm checkpoints.
+        It saves memory for a third more time. Batch norms update their statistics twice per batch,
+        as for all checkpointed timm models.
         """
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Patterns that sort the parameters by depth (learning rates that decay by layer): stage 0,
-        then each block of the other stages, with `coarse` each stage; last the head.
+        """Patterns that group the parameters by depth, for layer-wise learning rate decay: stage 0,
+        each block of the other stages (each stage with `coarse`), and the head.
         """
         blocks = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"
         return {"stem": r"^stages\.0", "blocks": blocks}
@@ -99,7 +99,7 @@ class TimmModel(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, for another number of classes."""
+        """Replace the last layer, for another number of classes."""
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool)
 
@@ -115,7 +115,7 @@ class TimmModel(nn.Module):
         return stage(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The deepest feature -> logits, or with `pre_logits` what the last layer reads."""
+        """The deepest feature -> logits, or with `pre_logits` the input of the last layer."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,11 +130,11 @@ class TimmModel(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The features with the given numbers (the last `indices` of them, or all), with the
+        """The features with the given indices (an integer for the last ones, None for all), and the
         deepest one unless `intermediates_only`.
 
-        `norm` says nothing here (every layer ends in its own); `stop_early` leaves out what lies
-        behind the last feature asked for.
+        `norm` has no effect, since every layer has its own norm; `stop_early` skips the stages
+        after the last requested feature.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
@@ -145,7 +145,9 @@ class TimmModel(nn.Module):
                 x = self._staged(stage, x)
             if i in taken:
                 found.append(x)
-        return found if intermediates_only else (x, found)
+        if intermediates_only:
+            return found
+        return x, found
 
 
 def _register(name: str, encoder: str, basis: str) -> None:
@@ -158,21 +160,16 @@ def _register(name: str, encoder: str, basis: str) -> None:
             partial(TimmModel, encoder), name, pretrained, feature_cfg=features, **given
         )
 
-    build.__name__ = build.__qualname__ = name  # timm's registry goes by it
+    build.__name__ = build.__qualname__ = name  # the name in timm's registry
     build.__doc__ = f"The encoder {encoder!r} of kanseg with basis {basis!r}."
     globals()[name] = register_model(build)
 
 
 def _all_features(model: TimmModel, **config: object) -> FeatureListNet:
-    """timm itself would take the first five, and of encoders with fewer fail."""
-    return FeatureListNet(
-        model,
-        **{
-            **config,
-            "out_indices": tuple(range(len(model.feature_info))),
-            "flatten_sequential": True,
-        },
-    )
+    """All features of a model; timm's default of five fails for encoders with fewer."""
+    config["out_indices"] = tuple(range(len(model.feature_info)))
+    config["flatten_sequential"] = True
+    return FeatureListNet(model, **config)
 
 
 NAMES = {

@@ -24,16 +24,14 @@ except ModuleNotFoundError as error:
 
 class DetectionBackbone(nn.Module):
     """Encoder and feature pyramid network (Lin et al. 2017, arXiv:1612.03144): (B, C, H, W) ->
-    {"0": ..., "1": ..., "pool": ...}.
-
-    Every feature has `out_channels` channels; "0" is that of the first of `levels`.
+    {"0": ..., "1": ..., "pool": ...}, each with `out_channels` channels.
 
     Args:
         encoder: image -> pyramid.
-        levels: which features of the encoder: i has stride 2^i.
-        out_channels: of the features.
-        extra_blocks: what makes still smaller features; None for every second pixel of the deepest
-            one ("pool").
+        levels: indices of the encoder's features, in rising order; feature i has stride 2^i.
+        out_channels: channels of the outputs.
+        extra_blocks: module for further, smaller outputs; None for "pool", every second pixel of
+            the deepest one.
     """
 
     def __init__(
@@ -50,9 +48,9 @@ class DetectionBackbone(nn.Module):
         self.levels = list(levels)
         self.out_channels = out_channels
         channels = [encoder.out_channels[i] for i in levels]
-        self.fpn = FeaturePyramidNetwork(
-            channels, out_channels, LastLevelMaxPool() if extra_blocks is None else extra_blocks
-        )
+        if extra_blocks is None:
+            extra_blocks = LastLevelMaxPool()
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra_blocks)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         features = self.encoder(x)
@@ -60,8 +58,8 @@ class DetectionBackbone(nn.Module):
 
 
 class SegmentationBackbone(nn.Module):
-    """Encoder: (B, C, H, W) -> {"out": the deepest feature, "aux": the one before}; `out_channels`
-    and `aux_channels` are theirs.
+    """Encoder with torchvision's interface: (B, C, H, W) -> {"out": the deepest feature, "aux": the
+    one before}, with `out_channels` and `aux_channels` channels.
     """
 
     def __init__(self, encoder: Encoder):
@@ -89,19 +87,20 @@ def detection_backbone(
 
     Args:
         name: one of `kanseg.list_encoders()`.
-        in_channels: channels of the image; with others than 3 the detector needs image_mean and
-            image_std of as many numbers.
-        depth: halvings.
-        levels: features that the pyramid network reads; by default the last four (strides 4 to 32
-            at depth 5), which with the pool are as many as the detectors have sizes of anchors.
-        out_channels, extra_blocks: as of `DetectionBackbone`.
-        options: as of `kanseg.create_encoder`.
+        in_channels: channels of the image; if not 3, the detector needs image_mean and image_std
+            of that length.
+        depth: number of halvings.
+        levels: features for the pyramid network; by default the last four (strides 4 to 32 at depth
+            5), which together with the pool match the anchor sizes of the detectors.
+        out_channels, extra_blocks: as in `DetectionBackbone`.
+        options: options of `kanseg.create_encoder`.
 
     Raises:
         ValueError: an unknown name or option, or levels that the encoder does not have.
     """
     encoder = create_encoder(name, in_channels, depth=depth, **options)
-    levels = range(max(1, depth - 3), depth + 1) if levels is None else levels
+    if levels is None:
+        levels = range(max(1, depth - 3), depth + 1)
     return DetectionBackbone(
         encoder, levels=levels, out_channels=out_channels, extra_blocks=extra_blocks
     )
@@ -112,8 +111,8 @@ def segmentation_backbone(
 ) -> SegmentationBackbone:
     """A backbone for `torchvision.models.segmentation`'s FCN and DeepLabV3, by the encoder's name.
 
-    `output_stride` 8 or 16 dilates the encoder (`Encoder.make_dilated`), 32 leaves it as it is; all
-    else as of `kanseg.create_encoder`.
+    `output_stride` 8 or 16 dilates the encoder (`Encoder.make_dilated`), 32 does not. The other
+    arguments are those of `kanseg.create_encoder`.
     """
     encoder = create_encoder(name, in_channels, depth=depth, **options)
     if output_stride != 32:

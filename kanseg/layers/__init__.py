@@ -1,7 +1,7 @@
 """Kolmogorov-Arnold layers: KANConv1d/2d/3d (with bottleneck and sharing), KANLinear, KANLocal2d,
-KANActivation, the family names of the literature, grids, regularizers.
+KANActivation, the family names of the literature, grid updates and regularizers.
 
-Built of them: attention, focal modulation, mixtures of experts, and fine-tuning.
+Also attention, focal modulation, mixtures of experts and fine-tuning built from these layers.
 """
 
 from kanseg.layers.activation import KANActivation

@@ -1,6 +1,8 @@
-"""Blocks of convolutions. `conv` is any callable (in_channels, out_channels, kernel_size, stride=,
-padding=) -> module that ends in its own norm and activation; it carries the basis and all its
-options. Where depthwise convolutions are needed it takes groups= too.
+"""Blocks of convolutions, for any kind of convolution.
+
+`conv` is any callable (in_channels, out_channels, kernel_size, stride=, padding=) -> module with
+its own norm and activation; the basis and its options are part of it. Blocks with depthwise
+convolutions also pass groups=.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ Block = Callable[..., nn.Module]
 
 
 def kan_conv(**options: object) -> Conv:
-    """A KANConv2d with all options filled in, as models take it."""
+    """KANConv2d with the given options, as the `conv` of a block or a model."""
     return partial(KANConv2d, **options)
 
 
 class BasicBlock(nn.Module):
-    """conv 3x3 -> conv 1x1, plus the input (a 1x1 convolution of it where channels or stride
-    change).
+    """Residual block: conv 3x3 -> conv 1x1, plus the input (through a 1x1 convolution if channels
+    or stride change).
 
-    The residual block of torch-conv-kan's ResKANet and UKANet 18/34: a KAN convolution has its
-    non-linearity inside, so nothing follows the sum. (B, in_channels, H, W) -> (B, out_channels,
+    The block of torch-conv-kan's ResKANet and UKANet 18/34. KAN convolutions contain their
+    non-linearity, so no activation follows the sum. (B, in_channels, H, W) -> (B, out_channels,
     ceil(H / stride), ceil(W / stride)).
     """
 
@@ -45,8 +47,8 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """conv 1x1 to a quarter of the channels -> conv 3x3 -> conv 1x1 back, plus the input
-    (ResNet-50's block).
+    """Residual bottleneck block of ResNet-50: conv 1x1 to a quarter of the channels -> conv 3x3 ->
+    conv 1x1 back, plus the input.
 
     (B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)).
     """
@@ -76,19 +78,17 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, conv: Conv) -> n
 def stage(
     block: Block, in_channels: int, out_channels: int, num_blocks: int, *, stride: int = 1
 ) -> nn.Sequential:
-    """`num_blocks` blocks in a row; the first one changes channels and stride."""
-    first = block(in_channels, out_channels, stride=stride)
-    return nn.Sequential(first, *(block(out_channels, out_channels) for _ in range(num_blocks - 1)))
+    """A sequence of `num_blocks` blocks; the first one changes channels and stride."""
+    blocks = [block(in_channels, out_channels, stride=stride)]
+    for _ in range(num_blocks - 1):
+        blocks.append(block(out_channels, out_channels))
+    return nn.Sequential(*blocks)
 
 
 def conv_stack(conv: Conv, channels: Sequence[int], *, stride: int = 1) -> nn.Sequential:
-    """3x3 convolutions through the given channels: [in, c1, c2, ...]; the first one has the
-    stride.
-    """
-    pairs = zip(channels[:-1], channels[1:], strict=True)
-    return nn.Sequential(
-        *(
-            conv(a, b, 3, stride=stride if i == 0 else 1, padding=1)
-            for i, (a, b) in enumerate(pairs)
-        )
-    )
+    """A sequence of 3x3 convolutions with channels [in, c1, c2, ...]; the first one is strided."""
+    convs = []
+    for before, after in zip(channels[:-1], channels[1:], strict=True):
+        convs.append(conv(before, after, 3, stride=stride, padding=1))
+        stride = 1
+    return nn.Sequential(*convs)

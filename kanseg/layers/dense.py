@@ -1,4 +1,4 @@
-"""Blocks that read everything before them (DenseNet, Huang et al. 2017, arXiv:1608.06993)."""
+"""Dense blocks: each layer reads all features before it (Huang et al. 2017, arXiv:1608.06993)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from kanseg.layers.blocks import Conv
 
 
 class DenseBlock(nn.Module):
-    """Layers of conv 1x1 -> conv 3x3, each reading the input and all layers before it: (B, C, H, W)
-    -> (B, C + num_layers * growth, H, W).
+    """Layers of conv 1x1 -> conv 3x3, each on the input and the outputs of all layers before it:
+    (B, C, H, W) -> (B, C + num_layers * growth, H, W).
 
     Args:
         in_channels: C.
         num_layers: number of layers.
         growth: channels that each layer adds.
-        squeeze: channels between the two convolutions of a layer, in multiples of `growth`.
-        conv: every convolution.
+        squeeze: channels between the two convolutions of a layer, as a multiple of `growth`.
+        conv: makes every convolution.
     """
 
     def __init__(
@@ -26,10 +26,10 @@ class DenseBlock(nn.Module):
         super().__init__()
         self.out_channels = in_channels + num_layers * growth
         inner = squeeze * growth
-        inputs = range(in_channels, self.out_channels, growth)
-        self.layers = nn.ModuleList(
-            nn.Sequential(conv(c, inner, 1), conv(inner, growth, 3, padding=1)) for c in inputs
-        )
+        self.layers = nn.ModuleList()
+        for channels in range(in_channels, self.out_channels, growth):
+            layer = nn.Sequential(conv(channels, inner, 1), conv(inner, growth, 3, padding=1))
+            self.layers.append(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         features = [x]

@@ -1,6 +1,4 @@
-"""Mixtures of experts: several convolutions in the place of one, of which each image is sent
-through a few.
-"""
+"""Mixtures of experts: several convolutions in place of one, a few of which process each image."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from kanseg.layers.fused.plain import is_transformed
 from kanseg.layers.parts import reset
 from kanseg.layers.regularization import penalty
 
-LEAST_NOISE = 1e-2
+MIN_NOISE = 1e-2
 
 
 class ConvExperts(nn.Module):
@@ -25,28 +23,28 @@ class ConvExperts(nn.Module):
 
     Noisy top-k gating on the mean over all pixels (Shazeer et al. 2017, arXiv:1701.06538, eqs. 3 to
     5): in training logits = W_g m + N(0, 1) * softplus(W_n m), in evaluation W_g m; the gates are
-    the softmax of the top_k largest, 0 elsewhere. A sample looks at no other one. Gates and noise
-    start at zero, experts each with weights of their own.
+    the softmax of the top_k largest logits, 0 elsewhere. Samples do not influence each other. Gates
+    and noise start at zero; each expert has its own initial weights.
 
-    A training forward leaves the load-balancing loss in `balance`; `balance_loss(model)`, or
-    `Penalty(model, {"balance": 0.01})` and `training.penalty`, add it to the loss of the network.
-    Without it a few experts tend to take all samples. With top_k=1 the gate is 1 whatever the
-    logits are, and learns from the balance alone.
+    A training forward stores the load-balancing loss in `balance`. Add it to the loss with
+    `balance_loss(model)`, `Penalty(model, {"balance": 0.01})` or `training.penalty`; without it
+    most samples tend to go to a few experts. With top_k=1 the gate is always 1 and learns from the
+    balance alone.
 
-    An expert runs on its own samples only, and its batch norm sees only these: in training one
-    sample of one pixel is too little for it. Under `torch.compile`, `torch.export`, tracing,
-    `torch.func` and on the device meta, where no operation may depend on the samples, all experts
-    run on all of them: the same function in evaluation, num_experts / top_k times the work, and in
-    training batch norms that see the whole batch.
+    An expert and its batch norm process only the samples that chose it; in training a single sample
+    of one pixel is too little for a batch norm. Under `torch.compile`, `torch.export`, tracing,
+    `torch.func` and on the meta device, where no operation may depend on the data, all experts
+    process all samples: the same function in evaluation at num_experts / top_k times the work, and
+    batch norms over the whole batch in training.
 
     Args:
-        in_channels, out_channels, kernel_size, where: what an expert is built with (stride=,
-        padding=, ...).
+        in_channels, out_channels, kernel_size, conv_options: arguments of each expert (stride=,
+            padding=, ...).
         conv: (in_channels, out_channels, kernel_size, ...) -> module.
         num_experts: number of convolutions.
-        top_k: how many of them a sample goes through.
-        noise: draw the choice in training; without it the load has no gradient, and `balance` holds
-            the importance only.
+        top_k: number of experts that process a sample.
+        noise: choose experts with noise in training. Without it the load has no gradient, and
+            `balance` is the importance loss only.
 
     Raises:
         ValueError: top_k outside 1 to num_experts.
@@ -62,7 +60,7 @@ class ConvExperts(nn.Module):
         num_experts: int = 4,
         top_k: int = 2,
         noise: bool = True,
-        **where: object,
+        **conv_options: object,
     ):
         super().__init__()
         if not 1 <= top_k <= num_experts:
@@ -71,20 +69,18 @@ class ConvExperts(nn.Module):
             )
         self.top_k = top_k
         self.experts = nn.ModuleList(
-            conv(in_channels, out_channels, kernel_size, **where) for _ in range(num_experts)
+            conv(in_channels, out_channels, kernel_size, **conv_options) for _ in range(num_experts)
         )
         self.gate = nn.Parameter(torch.zeros(num_experts, in_channels))
-        # Without a choice to draw, noise would only blur the gates.
-        self.spread = (
-            nn.Parameter(torch.zeros(num_experts, in_channels))
-            if noise and top_k < num_experts
-            else None
-        )
+        self.spread = None
+        # If all experts are chosen anyway, noise would only blur the gates.
+        if noise and top_k < num_experts:
+            self.spread = nn.Parameter(torch.zeros(num_experts, in_channels))
         self.balance: Tensor | None = None
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Put the mixture back to what it was when it was built, its experts included."""
+        """Reset the gates and the experts to their initial state."""
         for expert in self.experts:
             reset(expert)
         self.gate.zero_()
@@ -96,56 +92,61 @@ class ConvExperts(nn.Module):
         with without_autocast(x):
             gates, chosen, load = self.gates(at_least_float32(x).flatten(2).mean(dim=2))
         if self.training and torch.is_grad_enabled():
-            self.balance = variation(gates.sum(dim=0)) + (0.0 if load is None else variation(load))
+            self.balance = squared_variation(gates.sum(dim=0))
+            if load is not None:
+                self.balance = self.balance + squared_variation(load)
         if is_transformed() or len(x) == 0 or x.is_meta:
             return sum(_scaled(expert(x), gates[:, e]) for e, expert in enumerate(self.experts))
-        return self._by_expert(x, gates, chosen)
+        return self._run_chosen(x, gates, chosen)
 
     def gates(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gates (B, E), the chosen experts (B, E) as booleans, and the expected load (E,), from
-        channel means (B, in_channels).
+        """Gates (B, E), chosen experts (B, E) as booleans, and expected load (E,), for channel
+        means (B, in_channels).
 
-        The load, the sum over the samples of the chance to be among the top_k if one's own noise
-        were drawn anew, is None where nothing is drawn.
+        The load of an expert is the sum over the samples of the probability that it is among the
+        top_k if its noise is drawn again; None without noise.
         """
         clean = logits = F.linear(means, self.gate.to(means.dtype))
-        drawn = self.training and self.spread is not None
-        if drawn:
-            deviation = F.softplus(F.linear(means, self.spread.to(means.dtype))) + LEAST_NOISE
+        has_noise = self.training and self.spread is not None
+        if has_noise:
+            deviation = F.softplus(F.linear(means, self.spread.to(means.dtype))) + MIN_NOISE
             logits = clean + torch.randn_like(clean) * deviation
-        values, order = logits.sort(
-            dim=1, descending=True, stable=True
-        )  # equals go to the first expert, whatever else is in the batch
+        # A stable sort gives ties to the first expert, whatever else is in the batch.
+        values, order = logits.sort(dim=1, descending=True, stable=True)
         best = order[:, : self.top_k]
         gates = torch.zeros_like(logits).scatter(1, best, values[:, : self.top_k].softmax(dim=1))
         # A tensor of ones: torch.jit.trace cannot record a scatter of the number True.
         ones = torch.ones_like(best, dtype=torch.bool)
         chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, best, ones)
-        if not drawn:
+        if not has_noise:
             return gates, chosen, None
-        to_beat = torch.where(chosen, values[:, self.top_k, None], values[:, self.top_k - 1, None])
-        return gates, chosen, torch.special.ndtr((clean - to_beat) / deviation).sum(dim=0)
+        # The logit to exceed: the largest one outside the top_k, or the smallest one inside.
+        threshold = torch.where(
+            chosen, values[:, self.top_k, None], values[:, self.top_k - 1, None]
+        )
+        load = torch.special.ndtr((clean - threshold) / deviation).sum(dim=0)
+        return gates, chosen, load
 
-    def _by_expert(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
-        """Each expert on the samples that chose it."""
+    def _run_chosen(self, x: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
+        """Run each expert on the samples that chose it."""
         counts = chosen.sum(dim=0).tolist()
-        rows = chosen.T.nonzero()[:, 1].split(counts)
-        total, idle = None, []
-        for e, (expert, mine) in enumerate(zip(self.experts, rows, strict=True)):
-            if len(mine) == 0:
-                idle += expert.parameters()
+        indices = chosen.T.nonzero()[:, 1].split(counts)
+        total, unused = None, []
+        for e, (expert, samples) in enumerate(zip(self.experts, indices, strict=True)):
+            if len(samples) == 0:
+                unused += expert.parameters()
                 continue
-            y = _scaled(expert(x[mine]), gates[mine, e])
-            total = y.new_zeros(len(x), *y.shape[1:]) if total is None else total
-            total.index_add_(0, mine, y)
-        if idle and self.training and torch.is_grad_enabled():
-            # Many processes add up gradients parameter by parameter, and each must have one: zero
-            # for experts without a sample.
-            total = total + 0.0 * sum(p.sum() for p in idle).to(total.dtype)
+            y = _scaled(expert(x[samples]), gates[samples, e])
+            if total is None:
+                total = y.new_zeros(len(x), *y.shape[1:])
+            total.index_add_(0, samples, y)
+        if unused and self.training and torch.is_grad_enabled():
+            # DistributedDataParallel needs a gradient for every parameter: zero for unused experts.
+            total = total + 0.0 * sum(p.sum() for p in unused).to(total.dtype)
         return total
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles are made without `balance`, which hangs on a graph."""
+        """Leave `balance` out of copies and pickles: it is part of an autograd graph."""
         return {**self.__dict__, "balance": None}
 
     def extra_repr(self) -> str:
@@ -156,22 +157,24 @@ def _scaled(y: Tensor, gate: Tensor) -> Tensor:
     return y * gate.to(y.dtype).reshape(-1, *[1] * (y.dim() - 1))
 
 
-def variation(amounts: Tensor) -> Tensor:
-    """The squared coefficient of variation, variance / mean^2, of (E,) amounts; 0 when all are
-    alike.
-    """
+def squared_variation(amounts: Tensor) -> Tensor:
+    """Squared coefficient of variation of (E,) amounts, variance / mean^2; 0 if all are equal."""
     return amounts.var(correction=0) / amounts.mean().square().clamp_min(1e-10)
 
 
 def balance_loss(model: nn.Module) -> Tensor | float:
-    """The sum over all `ConvExperts` of CV(importance)^2 + CV(load)^2 of the latest training
-    forward (Shazeer et al. 2017, eqs. 6 to 11).
+    """CV(importance)^2 + CV(load)^2 of the latest training forward, summed over all `ConvExperts`
+    (Shazeer et al. 2017, eqs. 6 to 11).
 
-    Importance is the sum of an expert's gates over the batch, load the expected number of its
-    samples. 0.0 without experts or training forward; calling it forgets what was collected. Not
-    together with a `Penalty` of "balance", which takes the same away.
+    Importance is the sum of an expert's gates over the batch, load its expected number of samples.
+    0.0 without experts or training forward. Each loss is returned once: do not combine this with a
+    `Penalty` of "balance".
     """
-    return sum((_taken(layer) for layer in expert_layers(model) if layer.balance is not None), 0.0)
+    total = 0.0
+    for layer in expert_layers(model):
+        if layer.balance is not None:
+            total = total + _pop_balance(layer)
+    return total
 
 
 def expert_layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -181,9 +184,9 @@ def expert_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 @penalty("balance", layers=expert_layers, of="mixtures of experts (model.options.experts)")
 def _balance(layer: nn.Module, output: Tensor) -> Tensor:
-    return _taken(layer)
+    return _pop_balance(layer)
 
 
-def _taken(layer: nn.Module) -> Tensor:
-    taken, layer.balance = layer.balance, None
-    return taken
+def _pop_balance(layer: nn.Module) -> Tensor:
+    balance, layer.balance = layer.balance, None
+    return balance

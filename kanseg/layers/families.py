@@ -1,4 +1,4 @@
-"""The layer names of the literature: KANConv with its basis filled in, for 1d, 2d and 3d."""
+"""Layer names from the literature: KANConv1d, 2d and 3d with a given basis."""
 
 from functools import partial
 
@@ -28,9 +28,6 @@ BottleneckReLUKANConv1d, BottleneckReLUKANConv2d, BottleneckReLUKANConv3d = _fam
     basis="relu", inner_channels=0.25
 )
 
-FAMILIES = tuple(
-    sorted(
-        name for name in dir() if name[-2:] in ("1d", "2d", "3d") and not name.startswith("KANConv")
-    )
-)
+_CONVS = [name for name in dir() if name.endswith(("1d", "2d", "3d"))]
+FAMILIES = tuple(sorted(name for name in _CONVS if not name.startswith("KANConv")))
 __all__ = [*FAMILIES, "FAMILIES"]

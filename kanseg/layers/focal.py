@@ -1,6 +1,4 @@
-"""Focal modulation: every pixel is multiplied by a summary of its surroundings at several
-distances.
-"""
+"""Focal modulation: each pixel is modulated by its context at several scales."""
 
 from __future__ import annotations
 
@@ -25,14 +23,14 @@ class FocalModulation(nn.Module):
         conv: (in_channels, out_channels, kernel_size, padding=, groups=) -> module.
         levels: number of depthwise convolutions.
         window: kernel size of the first of them, odd.
-        factor: what the kernel grows by from level to level, even.
-        full_kan: True makes the 1x1 maps (q and context and gates, h, proj) by `conv` too; False
-            leaves them linear, as in the paper.
+        factor: growth of the kernel size from level to level, even.
+        full_kan: use `conv` for the 1x1 convolutions (f, h, proj) too; False keeps them linear, as
+            in the paper.
         normalize: divide the sum by the number of contexts.
-        gamma: start of the learned factor on the modulated part.
+        gamma: initial value of the learned factor on the modulated part.
 
     Raises:
-        ValueError: no level, an even window or an odd factor.
+        ValueError: fewer than one level, an even window or an odd factor.
     """
 
     def __init__(
@@ -54,14 +52,16 @@ class FocalModulation(nn.Module):
                 f" window={window}, factor={factor}"
             )
         self.parts = [channels, channels, levels + 1]
-        self.scale = 1 / (levels + 1) if normalize else 1.0
+        self.scale = 1.0
+        if normalize:
+            self.scale = 1 / (levels + 1)
         project = conv if full_kan else nn.Conv2d
-        kernels = [window + factor * level for level in range(levels)]
         self.f = project(channels, sum(self.parts), 1)
-        self.levels = nn.ModuleList(
-            conv(channels, channels, kernel, padding=kernel // 2, groups=channels)
-            for kernel in kernels
-        )
+        self.levels = nn.ModuleList()
+        for level in range(levels):
+            kernel = window + factor * level
+            depthwise = conv(channels, channels, kernel, padding=kernel // 2, groups=channels)
+            self.levels.append(depthwise)
         self.h = project(channels, channels, 1)
         self.proj = project(channels, channels, 1)
         self.gamma_start = gamma
@@ -69,7 +69,7 @@ class FocalModulation(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Put the block back to what it was when it was built, its convolutions included."""
+        """Reset the block and its convolutions to their initial state."""
         for part in self.children():
             reset(part)
         self.gamma.fill_(self.gamma_start)

@@ -1,4 +1,4 @@
-"""Grids that adapt: to the data, to a finer one, to a higher degree."""
+"""Grid updates and refinement, and raising the degree, of the functions of KAN layers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ from kanseg.bases.bspline import BSpline
 from kanseg.layers.regularization import kan_layers
 from kanseg.layers.surgery import check_changeable
 
-SAMPLES = 4096  # a channel, that a grid is fitted to
+SAMPLES = 4096  # values per channel that a grid is fitted to
 
 
 class Adaptive(ABC):
-    """Methods of KANConv, KANLinear and KANActivation that change their functions after they were
-    built, and refit the weights.
+    """Mixin of KANConv, KANLinear and KANActivation: change the functions and refit the weights.
 
-    The weights stay the same `nn.Parameter`, so that an optimizer, an average of the weights or
-    DistributedDataParallel goes on with them, and lose their gradient. What an optimizer has
-    gathered about them (Adam's moments, a momentum) belongs to the old functions: name it
-    (`optimizer=`) and it starts anew for these weights, the others keep theirs. Without it the old
-    moments of `update_grid` fade as they do, and an optimizer with moments stops at its next step
-    with an error of sizes where the number of functions has changed.
+    The weights stay the same `nn.Parameter` and lose their gradient, so that optimizers, averaged
+    models and DistributedDataParallel keep working. The state of an optimizer (moments, momentum)
+    refers to the old functions: pass the optimizer to reset its state for these weights only. If it
+    is not passed, the old moments fade out after `update_grid`; after a change of the number of
+    functions the next step of an optimizer with moments fails with a size mismatch.
     """
 
     @abstractmethod
@@ -40,7 +38,7 @@ class Adaptive(ABC):
 
     @abstractmethod
     def _set_functions_weight(self, weight: nn.Parameter) -> None:
-        """Put new coefficients of the functions in the place of the old ones."""
+        """Replace the coefficients of the functions."""
 
     def update_grid(
         self,
@@ -54,19 +52,19 @@ class Adaptive(ABC):
         squares on them.
 
         Args:
-            x: a batch of inputs of the layer; the more pixels, the better the quantiles (4096 a
-                channel are used, drawn evenly over all of them).
-            optimizer: one in use, see above.
-            seed: of the draw, which has a generator of its own.
-            distributed: all processes of `torch.distributed` take over what the first one finds for
-                its x; all of them must call this then. By default where there is more than one
-                process; False for a call of one process alone.
+            x: a batch of inputs of the layer; 4096 values per channel are used, drawn evenly over
+                all pixels.
+            optimizer: the optimizer in use, see the class.
+            seed: seed of this draw, which does not use the global generator.
+            distributed: broadcast the result of the first process of `torch.distributed`, in which
+                case all processes must call this. Default: if there are several processes; False
+                for a call in one process only.
 
         Raises:
-            ValueError: the basis has no grid, or x is empty or not finite; weights that are
+            ValueError: the basis has no grid, x is empty or not finite, or the weights are
                 parametrized, pruned or sharded.
         """
-        _by_first_process(lambda: self._update_grid(x, seed), [self], distributed)
+        _run_on_first_process(lambda: self._update_grid(x, seed), [self], distributed)
         forget_moments(optimizer, [self])
 
     @torch.no_grad()
@@ -74,10 +72,12 @@ class Adaptive(ABC):
         """`update_grid` in this process; return the samples that the grid was fitted to."""
         self.check_has_grid()
         samples = self._samples(x)
-        if samples.numel() == 0 or not torch.isfinite(samples).all():
-            found = "none" if samples.numel() == 0 else "NaN or infinity"
+        if samples.numel() == 0:
+            raise ValueError(f"update_grid needs inputs, got none in shape {tuple(x.shape)}")
+        if not torch.isfinite(samples).all():
             raise ValueError(
-                f"a grid can follow finite inputs only, got {found} in a tensor of {tuple(x.shape)}"
+                "update_grid needs finite inputs, got NaN or infinity in a tensor of shape"
+                f" {tuple(x.shape)}"
             )
         samples = self._pooled(evenly_chosen(samples, SAMPLES, seed), seed)
         self.fit_grid(samples)
@@ -98,20 +98,20 @@ class Adaptive(ABC):
         keep_tails: bool = True,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        """Cut the intervals of a B-spline grid; the layer computes the same function as before.
+        """Split the intervals of a B-spline grid; the layer computes the same function as before.
 
         Args:
-            grid_size: intervals on the range of the present grid, a multiple of the present number.
-            keep_tails: widen the grid by the tails of the outermost splines, so that the function
-                stays the same everywhere; `basis.grid_size` then counts the intervals of the
-                widened range (`basis.grid_limits()`), and a layer that is to load the weights is
-                built with these two. Without tails it stays the same on the grid only, with fewer
-                functions.
-            optimizer: one in use, see above.
+            grid_size: intervals on the range of the current grid, a multiple of the current number.
+            keep_tails: extend the grid by the tails of the outermost splines, so that the function
+                stays the same everywhere. `basis.grid_size` then counts the intervals of the
+                extended range `basis.grid_limits()`; build a layer with these two values to load
+                the weights. Without tails the function stays the same on the grid only, and needs
+                fewer basis functions.
+            optimizer: the optimizer in use, see the class.
 
         Raises:
-            ValueError: the basis has no nested grids, or a number that is no multiple; a network
-                inside DistributedDataParallel, which holds the old weights.
+            ValueError: the basis has no nested grids, `grid_size` is not a multiple, or the network
+                is inside DistributedDataParallel, which holds the old weights.
         """
         basis = self._adaptive_basis()
         check_not_distributed(self)
@@ -120,14 +120,14 @@ class Adaptive(ABC):
 
     @torch.no_grad()
     def raise_degree(self, degree: int, *, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Allow a higher degree; the layer computes the same function as before.
+        """Raise the degree of the functions; the layer computes the same function as before.
 
         Args:
-            degree: the new one.
-            optimizer: one in use, see above.
+            degree: the new degree.
+            optimizer: the optimizer in use, see the class.
 
         Raises:
-            ValueError: the basis has no degree, or a lower one was asked for; a network inside
+            ValueError: the basis has no degree, the new degree is lower, or the network is inside
                 DistributedDataParallel, which holds the old weights.
         """
         basis = self._adaptive_basis()
@@ -137,7 +137,7 @@ class Adaptive(ABC):
 
     @torch.no_grad()
     def off_grid_share(self, x: Tensor) -> float:
-        """Share of the basis's inputs, for the layer's input x, that lies outside the grid.
+        """Fraction of the basis's inputs, for the layer's input x, that lies outside the grid.
 
         Raises:
             ValueError: the basis has no grid.
@@ -152,11 +152,11 @@ class Adaptive(ABC):
         return self.basis.mapped(self.basis_input(x)).transpose(0, 1).flatten(1)
 
     def _pooled(self, samples: Tensor, seed: int) -> Tensor:
-        """Samples (C, n) as they are, or pooled over the channels that share a function."""
+        """Samples (C, n), pooled over the channels if these share a function."""
         return samples
 
     def check_has_grid(self) -> None:
-        """ValueError unless the layer has a grid that can be moved."""
+        """Raise ValueError unless the layer has a grid that can be moved."""
         self._adaptive_basis().grid_limits()
 
     def _check_has_functions(self) -> None:
@@ -165,7 +165,7 @@ class Adaptive(ABC):
         if getattr(self, "share", "edge") != "edge":
             raise ValueError(
                 "the shared functions are in the layer's KANActivation (`layer.activation`, or"
-                " `layer.base_activation` where they stand before the convolution): change that"
+                " `layer.base_activation` with position='before_conv'): call this method on it"
             )
         raise ValueError("a layer with basis 'none' has no functions and no grid")
 
@@ -174,30 +174,34 @@ class Adaptive(ABC):
         check_changeable(self)
         if type(self.functions_weight) is not nn.Parameter:
             raise ValueError(
-                f"the weights are a {type(self.functions_weight).__name__}, spread over processes"
-                " or held elsewhere: gather them first, then change the functions"
+                f"the weights are a {type(self.functions_weight).__name__} (sharded or offloaded):"
+                " gather them first, then change the functions"
             )
         return self.basis
 
     def _refit(self, change: Tensor) -> None:
-        """New weights for functions of which the old ones are combinations: old_i = sum_j change[c,
-        i, j] new_j; change (C, K, K').
+        """Compute the weights of the new functions from those of the old ones.
+
+        Args:
+            change: (C or 1, K, K'), old_i = sum_j change[c, i, j] new_j.
         """
-        change = change.to(device=self.functions_weight.device)
-        old = self.functions_weight.double()
+        weight = self.functions_weight
+        change = change.to(device=weight.device)
+        old = weight.double()
         old_functions = change.shape[1]
         if self.share != "edge":
-            rows = self._first_channels() if len(change) > 1 else torch.zeros(len(old)).long()
+            rows = torch.zeros(len(old), dtype=torch.int64)
+            if len(change) > 1:
+                rows = self._first_channels()
             new = torch.einsum("cK,cKL->cL", old, change[rows.to(change.device)])
         else:
             groups = getattr(self, "groups", 1)
             change = change.expand(self.basis.channels, -1, -1).unflatten(0, (groups, -1))
             taps = old[0, 0].numel()
-            split = old.reshape(groups, len(old) // groups, -1, old_functions, taps)
-            new = torch.einsum("gocKt,gcKL->gocLt", split, change).reshape(
-                len(old), -1, *old.shape[2:]
-            )
-        weight, new = self.functions_weight, new.to(self.functions_weight.dtype)
+            grouped = old.reshape(groups, len(old) // groups, -1, old_functions, taps)
+            new = torch.einsum("gocKt,gcKL->gocLt", grouped, change)
+            new = new.reshape(len(old), -1, *old.shape[2:])
+        new = new.to(weight.dtype)
         if weight.is_inference() and not torch.is_inference_mode_enabled():
             weight = nn.Parameter(new, requires_grad=weight.requires_grad)
         elif weight.shape == new.shape:
@@ -209,16 +213,17 @@ class Adaptive(ABC):
 
 
 def evenly_chosen(samples: Tensor, count: int, seed: int = 0) -> Tensor:
-    """At most `count` columns of (C, n): one at random out of each of `count` stretches of equal
-    length. A fixed step would meet the same column of every image.
+    """Choose at most `count` columns of (C, n): a random one from each of `count` equal intervals.
+
+    A fixed step could hit the same image column in every row.
     """
     n = samples.shape[1]
     if n <= count:
         return samples
     generator = torch.Generator().manual_seed(seed)
     within = torch.rand(count, dtype=torch.float64, generator=generator)
-    places = ((torch.arange(count, dtype=torch.float64) + within) * (n / count)).long()
-    return samples[:, places.clamp_max(n - 1).to(samples.device)]
+    indices = ((torch.arange(count, dtype=torch.float64) + within) * (n / count)).long()
+    return samples[:, indices.clamp_max(n - 1).to(samples.device)]
 
 
 def update_grids(
@@ -230,27 +235,26 @@ def update_grids(
     seed: int = 0,
     distributed: bool | None = None,
 ) -> None:
-    """Move the grids of all layers with grids to their inputs for x, one layer after the other,
-    each seeing the layers before it updated. Right in the middle of a training, too.
+    """Move the grids of all layers to their inputs for x; also possible during training.
 
-    A layer that is used more than once follows the inputs of its first use. The model runs in
-    evaluation mode, without a compiler; a compiled one compiles anew at its next call. Weights stay
-    the same parameters. Random numbers are not used up.
+    Layers are updated in the order of the forward pass, each on the outputs of updated layers. A
+    layer that is used more than once follows the inputs of its first use. The model runs in
+    evaluation mode and uncompiled; a compiled model is compiled again at its next call. Weights
+    stay the same parameters. The global random generator is not used.
 
     Args:
-        model: any module; also one inside torch.compile, DataParallel or DistributedDataParallel.
-        x: a batch, or several of them, of images of one size, which are joined (B in all).
-        optimizer: one in use: its moments for the refitted weights, which refer to the old
-            functions, are forgotten; everything else in it stays.
-        copies: networks of the same layers that are kept beside it (an average of its weights):
-            they get the same grids, each refitted to its own functions.
-        seed: of the draw of 4096 samples a channel.
-        distributed: as of `Adaptive.update_grid`: the grids and weights that the first process
-            finds for its x are those of all.
+        model: any module; also inside torch.compile, DataParallel or DistributedDataParallel.
+        x: a batch of images, or several batches of images of one size, which are concatenated.
+        optimizer: the optimizer in use; its state for the refitted weights is dropped.
+        copies: networks with the same layers (an average of the weights): they get the same grids,
+            and their own weights are refitted.
+        seed: seed of the draw of 4096 samples per channel.
+        distributed: as in `Adaptive.update_grid`; all processes get the grids and weights of the
+            first one.
 
     Raises:
-        ValueError: whatever `Adaptive.update_grid` raises; copies with other layers; layers that
-            share a basis or weights.
+        ValueError: as `Adaptive.update_grid`; copies with other layers; layers that share a basis
+            or weights.
     """
     if not isinstance(x, Tensor):
         sizes = {tuple(batch.shape[1:]) for batch in x}
@@ -260,65 +264,66 @@ def update_grids(
     model = unwrapped(model)
     with_grids = set(_layers_with_grids(model))
     layers = {name: layer for name, layer in model.named_modules() if layer in with_grids}
-    twins = [dict(unwrapped(copy).named_modules()) for copy in copies]
-    for twin in twins:
-        missing = [name for name in layers if not isinstance(twin.get(name), Adaptive)]
+    all_layers = list(layers.values())
+    copied_modules = [dict(unwrapped(copy).named_modules()) for copy in copies]
+    for modules in copied_modules:
+        missing = [name for name in layers if not isinstance(modules.get(name), Adaptive)]
         if missing:
             raise ValueError(f"a copy of the network has no such layer: {', '.join(missing)}")
-    all_layers = [*layers.values(), *(twin[name] for twin in twins for name in layers)]
+        all_layers += [modules[name] for name in layers]
     for layer in all_layers:
-        layer.check_has_grid()  # refused before any is changed
+        layer.check_has_grid()  # before any layer is changed
     check_not_shared(layers.values())
 
-    def find() -> None:
+    def update_all() -> None:
         names = {layer: name for name, layer in layers.items()}
-        done: set[nn.Module] = set()
+        updated: set[nn.Module] = set()
 
         def update(layer: Adaptive, layer_input: Tensor) -> None:
-            if layer in done:
+            if layer in updated:
                 return
-            done.add(layer)
+            updated.add(layer)
             samples = layer._update_grid(layer_input, seed)
-            for twin in twins:
-                twin[names[layer]].fit_grid(samples)
+            for modules in copied_modules:
+                modules[names[layer]].fit_grid(samples)
 
         _for_each_grid(model, x, update)
 
-    _by_first_process(find, all_layers, distributed)
+    _run_on_first_process(update_all, all_layers, distributed)
     forget_moments(optimizer, layers.values())
 
 
 def forget_moments(optimizer: Any | None, layers: Iterable[Adaptive]) -> None:
-    """Drop an optimizer's state for the weights of the functions of these layers."""
+    """Drop the state of an optimizer for the weights of these layers' functions."""
     if optimizer is None:
         return
-    weights = {layer.functions_weight for layer in layers}
     inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper holds another
     if isinstance(inner, torch.optim.LBFGS):
-        inner.state.clear()  # one history for all parameters together
+        inner.state.clear()  # LBFGS has one history for all parameters together
         inner._numel_cache = None
         return
-    for weight in weights:
-        optimizer.state.pop(weight, None)
+    for layer in layers:
+        optimizer.state.pop(layer.functions_weight, None)
 
 
-def _by_first_process(
-    find: Callable[[], object], layers: Sequence[Adaptive], distributed: bool | None
+def _run_on_first_process(
+    update: Callable[[], object], layers: Sequence[Adaptive], distributed: bool | None
 ) -> None:
-    """Call `find`, which changes the functions of the layers; where there are several processes
-    the first one alone does, and all take over what it has found.
+    """Call `update`, which changes the functions of the layers.
+
+    With several processes only the first one calls it, and broadcasts the result or the error.
     """
-    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if not together or distributed is False:
-        find()
+    is_distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not is_distributed or distributed is False:
+        update()
         return
     error: ValueError | None = None
+    message: list[str | None] = [None]
     if dist.get_rank() == 0:
         try:
-            find()
+            update()
         except ValueError as raised:
-            error = raised
-    message = [None if error is None else str(error)]
+            error, message = raised, [str(raised)]
     dist.broadcast_object_list(message, src=0)
     if message[0] is not None:
         raise error or ValueError(f"the first process: {message[0]}")
@@ -334,32 +339,32 @@ def _by_first_process(
 
 
 def check_not_distributed(layer: nn.Module) -> None:
-    """ValueError where a DistributedDataParallel holds the layer: it adds up gradients in buffers
-    of the sizes that the weights had when it was made.
+    """Raise ValueError if the layer is inside DistributedDataParallel, whose gradient buffers have
+    the sizes of the old weights.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    gc.collect()  # one that was taken off is gone
+    gc.collect()  # deleted wrappers must not count
     for wrapper in gc.get_objects():
         if issubclass(type(wrapper), DistributedDataParallel) and layer in set(wrapper.modules()):
             raise ValueError(
-                "the network is inside DistributedDataParallel, which holds weights of the old"
-                " size: take `module` out of it, delete the wrapper, change the functions, and"
-                " wrap it anew"
+                "the network is inside DistributedDataParallel, which needs the old size of the"
+                " weights: take `module` out of it, delete the wrapper, change the functions, and"
+                " wrap the network again"
             )
 
 
 def check_not_shared(layers: Iterable[Adaptive]) -> None:
-    """ValueError where two layers have one basis or one weight of the functions: what is refitted
-    for the one would be another function in the other.
+    """Raise ValueError if two layers share a basis or the weight of their functions: refitting one
+    layer would change the function of the other.
     """
     layers = list(layers)
-    for what, name in (("basis", "basis"), ("functions_weight", "weight of the functions")):
-        parts = [getattr(layer, what) for layer in layers]
+    for attribute in ("basis", "functions_weight"):
+        parts = [getattr(layer, attribute) for layer in layers]
         if len({id(part) for part in parts}) < len(parts):
             raise ValueError(
-                f"several layers share one {name}, which cannot be right for all of them after a"
-                " change: give each its own first (copy.deepcopy)"
+                f"several layers share one {attribute}, and refitting one of them would change the"
+                " others: give each layer its own first (copy.deepcopy)"
             )
 
 
@@ -382,12 +387,14 @@ def refine_grids(
     keep_tails: bool = True,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Refine all B-spline layers of a model; those whose number of intervals does not divide
-    `grid_size` are an error before any is changed. `optimizer` is as of `update_grids`.
+    """Refine the grids of all B-spline layers of a model (see `Adaptive.refine`).
+
+    Raises:
+        ValueError: before any layer is changed, if `grid_size` is not a multiple of the number of
+            intervals of every layer.
     """
-    layers = [
-        layer for layer in _layers_with_grids(unwrapped(model)) if isinstance(layer.basis, BSpline)
-    ]
+    layers = _layers_with_grids(unwrapped(model))
+    layers = [layer for layer in layers if isinstance(layer.basis, BSpline)]
     for layer in layers:
         layer._adaptive_basis().check_finer(grid_size)
     check_not_shared(layers)
@@ -397,7 +404,7 @@ def refine_grids(
 
 @torch.no_grad()
 def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
-    """Name of each layer with a grid -> share of its inputs, for x, outside the grid."""
+    """Name of each layer with a grid -> fraction of its inputs outside the grid, for x."""
     shares: dict[str, float] = {}
     model = unwrapped(model)
     names = {layer: name for name, layer in model.named_modules()}
@@ -412,17 +419,15 @@ def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
 def _for_each_grid(
     model: nn.Module, x: Tensor, function: Callable[[Adaptive, Tensor], None]
 ) -> None:
-    """Run the model on x; call function(layer, its input) for every layer with a grid, before the
-    layer computes.
-    """
+    """Run the model on x and call function(layer, input) before each layer with a grid runs."""
 
-    def before(layer: Adaptive, arguments: tuple, named: dict[str, object]) -> None:
+    def before_forward(layer: Adaptive, arguments: tuple, named: dict[str, object]) -> None:
         layer_input = arguments[0] if arguments else named["x"]
         function(layer, layer_input)
 
     training = {module: module.training for module in model.modules()}
     hooks = [
-        layer.register_forward_pre_hook(before, with_kwargs=True)
+        layer.register_forward_pre_hook(before_forward, with_kwargs=True)
         for layer in _layers_with_grids(model)
     ]
     try:
@@ -442,17 +447,18 @@ def _layers_with_grids(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def _without_compiler(model: nn.Module) -> Iterator[None]:
-    """Run the model uncompiled within the context: hooks that change layers cannot be compiled."""
-    compiled = {
-        module: module._compiled_call_impl
-        for module in model.modules()
-        if getattr(module, "_compiled_call_impl", None) is not None
-    }
-    eager = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    """Context in which the model runs uncompiled: hooks that change layers cannot be compiled."""
+    compiled: dict[nn.Module, object] = {}
+    for module in model.modules():
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            compiled[module] = module._compiled_call_impl
+    stance = nullcontext()
+    if hasattr(torch.compiler, "set_stance"):  # since torch 2.6
+        stance = torch.compiler.set_stance("force_eager")
     try:
         for module in compiled:
             module._compiled_call_impl = None
-        with nullcontext() if eager is None else eager("force_eager"):
+        with stance:
             yield
     finally:
         for module, call in compiled.items():

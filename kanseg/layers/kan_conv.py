@@ -1,5 +1,5 @@
-"""KAN convolutions in 1, 2 and 3 dimensions: one body, any basis, optional bottleneck, functions
-shared or not.
+"""KAN convolutions in 1, 2 and 3 dimensions, with any basis, an optional bottleneck, and functions
+per edge or shared.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from kanseg.layers.parts import (
 )
 from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import (
+    check_can_reset,
     check_changeable,
-    check_drawable,
     set_conv_channels,
 )
 
@@ -38,7 +38,7 @@ Size = int | tuple[int, ...]
 
 
 class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
-    """The body of KANConv1d, KANConv2d and KANConv3d."""
+    """Base class of KANConv1d, KANConv2d and KANConv3d, which are documented below."""
 
     ndim: int
 
@@ -82,11 +82,22 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         if share != "edge" and basis != "none":
             if inner_channels is not None:
                 raise ValueError(
-                    "a bottleneck (inner_channels) is of share='edge': shared functions cost no"
+                    "a bottleneck (inner_channels) needs share='edge': shared functions have no"
                     " convolution that it could make smaller"
                 )
             position = position or "after_norm"
-            learned = self._learned_activation(position, basis, basis_options, dtype)
+            if position not in POSITIONS:
+                raise ValueError(
+                    f"position must be one of {', '.join(POSITIONS)}, got {position!r}"
+                )
+            learned = partial(
+                KANActivation,
+                basis=basis,
+                share=share,
+                feature_noise=self.feature_noise,
+                dtype=dtype,
+                **basis_options,
+            )
             if position == "after_norm":
                 activation = partial(learned, out_channels, base=activation)
                 base_activation = None
@@ -97,11 +108,11 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             base_activation = None
         elif position is not None:
             raise ValueError(
-                f"position={position!r} is of shared functions: share='channel', 'layer' or a"
-                " number; functions of each edge are in the convolution"
+                f"position={position!r} needs shared functions: share='channel', 'layer' or a"
+                " number; with share='edge' the functions are in the convolution"
             )
         conv_class = CONVS[self.ndim]
-        where = {
+        conv_options = {
             "kernel_size": kernel_size,
             "stride": stride,
             "padding": padding,
@@ -112,55 +123,34 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         if basis == "none" or base_activation is not None:
             self.base_activation = activation_module(base_activation, inplace=False)
             self.base_conv = conv_class(
-                in_channels, out_channels, groups=groups, bias=False, **where
+                in_channels, out_channels, groups=groups, bias=False, **conv_options
             )
-        self._build_functions(basis, inner_channels, basis_options, where, dtype)
+        self._build_functions(basis, inner_channels, basis_options, conv_options, dtype)
         self.norm = norm_module(norm, out_channels, self.ndim)
         self.activation = activation_module(activation)
         self._draw_weights()
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
-    def _learned_activation(
-        self, position: str, basis: str, options: dict[str, object], dtype: object
-    ) -> Callable[..., nn.Module]:
-        """What makes the activation that holds the shared functions."""
-        if position not in POSITIONS:
-            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {position!r}")
-        return partial(
-            KANActivation,
-            basis=basis,
-            share=self.share,
-            feature_noise=self.feature_noise,
-            dtype=dtype,
-            **options,
-        )
-
     def _build_functions(
         self,
         basis: str,
         inner_channels: int | float | None,
-        options: dict[str, object],
-        where: dict[str, object],
+        basis_options: dict[str, object],
+        conv_options: dict[str, object],
         dtype: object,
     ) -> None:
-        """squeeze, basis, basis_conv, expand; those that the layer does not have are Identity or
-        None.
-        """
-        conv_class, groups, inner_in, inner_out = (
-            CONVS[self.ndim],
-            self.groups,
-            self.in_channels,
-            self.out_channels,
-        )
+        """Set squeeze, basis, basis_conv and expand; missing parts are Identity or None."""
+        conv_class, groups = CONVS[self.ndim], self.groups
+        inner_in, inner_out = self.in_channels, self.out_channels
         self.squeeze: nn.Module = nn.Identity()
         self.expand: nn.Module = nn.Identity()
         self.basis = self.basis_conv = None
         if basis == "none":
-            if options:
+            if basis_options:
                 raise ValueError(
                     "basis 'none' is the plain convolution and has no options, got"
-                    f" {', '.join(options)}"
+                    f" {', '.join(basis_options)}"
                 )
             return
         if inner_channels is not None:
@@ -170,32 +160,30 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             self.squeeze = conv_class(self.in_channels, inner_in, 1, groups=groups, bias=False)
             self.expand = conv_class(inner_out, self.out_channels, 1, groups=groups, bias=False)
         with exact_constants(dtype):
-            self.basis = create_basis(basis, inner_in, **options)
+            self.basis = create_basis(basis, inner_in, **basis_options)
         expanded = inner_in * self.basis.num_functions
-        self.basis_conv = conv_class(expanded, inner_out, groups=groups, bias=False, **where)
+        self.basis_conv = conv_class(expanded, inner_out, groups=groups, bias=False, **conv_options)
 
     def reset_parameters(self) -> None:
-        """Put the layer back to what it was when it was built: new weights, and everything else
-        (grids, places, denominators, norm, slopes of activations) where it started.
+        """Reset the layer to its initial state: new weights, initial grids, wavelet locations,
+        denominators, norms and slopes of activations.
 
-        With the same seed the weights are those that a new layer would get. A number of functions
-        that was changed stays (`refine`, `raise_degree`). A whole network is reset from the inside
-        out, `network.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else
-        None)`; a loop over `modules()` reaches the inner convolutions last, and leaves them with
-        torch's own weights.
+        With the same seed the weights are those of a new layer. A changed number of functions
+        (`refine`, `raise_degree`) is kept. Reset a whole network from the inside out, with
+        `network.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else
+        None)`; a loop over `modules()` resets the inner convolutions last, with torch's own
+        initialization.
 
         Raises:
             ValueError: weights that are parametrized, pruned, wrapped or sharded.
         """
-        check_drawable(self)
+        check_can_reset(self)
         for part in self.children():
             reset(part)
         self._draw_weights()
 
     def _draw_weights(self) -> None:
-        """Draw the convolutions so that the output, before the norm, has variance 1 for N(0, 1)
-        input.
-        """
+        """Draw the weights so that the output before the norm has variance 1 for N(0, 1) input."""
         init_branches(
             self.basis,
             self.basis_conv,
@@ -209,8 +197,9 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     @property
     def functions_weight(self) -> nn.Parameter | None:
-        """Coefficients of the functions of each edge (O, C / groups * K, *kernel); None with basis
-        "none", and where the functions are shared: those are in a `KANActivation`.
+        """Coefficients of the functions per edge (O, C / groups * K, *kernel).
+
+        None with basis "none" and with shared functions, which are in a `KANActivation`.
         """
         return None if self.basis is None else self.basis_conv.weight
 
@@ -220,13 +209,13 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     @torch.no_grad()
     def set_in_channels(self, in_channels: int) -> None:
-        """Read images of another number of channels, keeping what was learned; it replaces
-        parameters: make the optimizer anew.
+        """Change the number of input channels and adapt the learned weights.
 
-        One channel gets the sum of the old weights, so that a gray image gives what it gave when
-        it was repeated for each channel (exact where the functions have no state per channel, or a
-        bottleneck). More get those of the old channels in turn, times old / new. What a basis holds
-        per channel (adapted knots, learned places) comes from channel i mod old too.
+        A single channel gets the sum of the old weights, so that a gray image has the same output
+        as when it was repeated for each channel (exact if the functions have no state per channel,
+        or with a bottleneck). More channels get the weights of channel i mod old, times old / new.
+        The state of a basis per channel (adapted knots, learned locations) is copied in the same
+        way. This replaces parameters: create the optimizer afterwards.
 
         Raises:
             ValueError: fewer than one channel, a layer of several groups, or weights that are
@@ -253,11 +242,11 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         self.in_channels = new
 
     def basis_input(self, x: Tensor) -> Tensor:
-        """What the basis sees of x, before its domain map."""
+        """The input of the basis for the layer's input x, before the domain map."""
         return self.squeeze(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, *S) -> (B, out_channels, *S'), S' as of a plain convolution."""
+        """(B, in_channels, *S) -> (B, out_channels, *S'), S' as for a plain convolution."""
         if x.dim() != self.ndim + 2 or x.shape[1] != self.in_channels:
             axes = ", ".join("DHW"[-self.ndim :])
             raise ValueError(
@@ -270,18 +259,15 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     def convolve(self, x: Tensor) -> Tensor:
         """The sum of the two branches, before norm and activation."""
         x = self.feature_noise.at("input", x)
-        parts = []
+        branches = []
         if self.basis is not None:
-            parts.append(
-                self.expand(self._functions(self.squeeze(self.feature_noise.at("branch", x))))
-            )
+            inner = self.squeeze(self.feature_noise.at("branch", x))
+            dropout_mask = self.feature_noise.dropout_mask(inner, self.basis.num_functions)
+            y = basis_convolution(inner, self.basis, self.basis_conv, dropout_mask)
+            branches.append(self.expand(y))
         if self.base_conv is not None:
-            parts.append(activation_convolution(x, self.base_activation, self.base_conv))
-        return sum(parts[1:], parts[0])
-
-    def _functions(self, x: Tensor) -> Tensor:
-        mask = self.feature_noise.dropout_mask(x, self.basis.num_functions)
-        return basis_convolution(x, self.basis, self.basis_conv, mask)
+            branches.append(activation_convolution(x, self.base_activation, self.base_conv))
+        return sum(branches[1:], branches[0])
 
 
 _DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned
@@ -295,29 +281,29 @@ univariate function.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode:
-            as of `torch.nn.Conv{n}d`. Zero padding pads the functions' values, not their arguments.
+            as in `torch.nn.Conv{n}d`. Zero padding pads the functions' values, not their arguments.
         basis: a name of `kanseg.list_bases()`; "none" is the plain convolution (base branch only,
             without its activation).
         inner_channels: width of the bottleneck around the basis (1x1 convolutions `squeeze` and
-            `expand`): a number, or a float for a share of the wider side (at least 16 where the
-            layer has 16); None for no bottleneck.
-        share: "edge" for a function of its own on every weight; "channel" for one function of each
-            channel, "layer" for one function, or an integer for as many functions. The shared forms
-            are a plain convolution with a learned activation (`KANActivation`), and cost about as
-            much.
-        position: of shared functions: "after_norm" (None), where they are added to `activation`, or
-            "before_conv", where they are added to `base_activation`.
-        function_init: of functions of each edge: "normal" draws their coefficients, "zero" starts
-            with the base branch alone. Shared functions start at zero in any case.
-        base_activation: name, callable, or None for no base branch; of shared functions only at
-            "before_conv", where None lets them start as a fit of SiLU.
+            `expand`): an integer, or a float for a fraction of the wider side (at least 16 channels
+            if the layer has 16); None for no bottleneck.
+        share: "edge" for a separate function on every weight, "channel" for one function per
+            channel, "layer" for a single function, or the number of functions. With shared
+            functions the layer is a plain convolution with a learned activation
+            (`KANActivation`), at about the same cost.
+        position: location of shared functions: "after_norm" (default) adds them to `activation`,
+            "before_conv" to `base_activation`.
+        function_init: initialization of functions per edge: "normal" draws their coefficients,
+            "zero" starts with the base branch alone. Shared functions always start at zero.
+        base_activation: name, callable, or None for no base branch. With shared functions it is
+            used at "before_conv" only, where None lets them start as a fit of SiLU.
         norm: "batch", "instance", "group", "layer", a callable of the channel count, or None.
         activation: name, callable or None, after the norm.
         dropout: probability that a channel is zeroed in training.
-        noise: share of the entries to which noise is added in training (`NoiseInjection`).
-        dropout_at: where both happen: "input" of both branches, "branch" for the functions' input
-            only, "functions" for dropping single functions of a channel.
-        basis_options: as the basis has them (degree, grid_size, spline_order, grid_range, domain,
+        noise: fraction of the entries to which noise is added in training (`NoiseInjection`).
+        dropout_at: where dropout and noise are applied: "input" of both branches, "branch" for the
+            input of the functions only, "functions" to drop single functions of a channel.
+        basis_options: options of the basis (degree, grid_size, spline_order, grid_range, domain,
             ...).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The flat KAN layer."""
+"""KANLinear, the KAN counterpart of `torch.nn.Linear`."""
 
 from __future__ import annotations
 
@@ -22,29 +22,28 @@ from kanseg.layers.parts import (
     reset,
 )
 from kanseg.layers.regularization import FeatureNoise
-from kanseg.layers.surgery import check_drawable
+from kanseg.layers.surgery import check_can_reset
 
 
 class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
-    """A matrix of learned univariate functions: y_o = sum_i phi_oi(x_i), (..., in_features) ->
-    (..., out_features).
+    """A linear layer whose weights are learned univariate functions, y_o = sum_i phi_oi(x_i):
+    (..., in_features) -> (..., out_features).
 
     `y = basis_linear(basis(x)) + base_linear(base_activation(x))`, or with shared functions
-    `y = base_linear(phi(x))`, phi a `KANActivation` (Liu et al. 2024,
-    arXiv:2404.19756, in the form of one matrix product over the expanded features, as in
-    efficient-kan).
+    `y = base_linear(phi(x))` with a `KANActivation` phi (Liu et al. 2024, arXiv:2404.19756;
+    computed as one matrix product over the expanded features, as in efficient-kan).
 
     Args:
-        in_features, out_features: as of `torch.nn.Linear`.
+        in_features, out_features: as in `torch.nn.Linear`.
         basis: a name of `kanseg.list_bases()`; "none" is a plain `Linear`.
-        share, function_init, base_activation, dropout, noise, dropout_at: as of `KANConv2d`.
-        bias: add a vector, zero at first. Plain linear maps need one in a network; functions can be
-            constants themselves.
-        basis_options: as the basis has them.
+        share, function_init, base_activation, dropout, noise, dropout_at: as in `KANConv2d`.
+        bias: add a learned vector, initially zero. Functions can represent constants themselves;
+            plain linear layers (basis "none") need a bias.
+        basis_options: options of the basis.
 
     Raises:
-        ValueError: unknown names, options that the basis does not have, input with another last
-            axis, or of integers.
+        ValueError: unknown names, options that the basis does not have, an input with another last
+            axis, or an integer input.
     """
 
     def __init__(
@@ -70,11 +69,8 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
                 "basis 'none' is the plain linear map and has no options, got"
                 f" {', '.join(basis_options)}"
             )
-        self.in_features, self.out_features, self.share = (
-            in_features,
-            out_features,
-            check_share(share),
-        )
+        self.in_features, self.out_features = in_features, out_features
+        self.share = check_share(share)
         self.function_init = check_function_init(function_init, base_activation is not None)
         self.feature_noise = FeatureNoise(dropout, noise, dropout_at, 0)
         self.basis = self.basis_linear = None
@@ -107,14 +103,14 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             self.to(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Put the layer back to what it was when it was built, as of `KANConv2d`."""
-        check_drawable(self)
+        """Reset the layer to its initial state, as `KANConv2d.reset_parameters` does."""
+        check_can_reset(self)
         for part in self.children():
             reset(part)
         self._draw_weights()
 
     def _draw_weights(self) -> None:
-        """Draw the matrices so that the output has variance 1 for N(0, 1) input."""
+        """Draw the weights so that the output has variance 1 for N(0, 1) input."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
         init_branches(
@@ -127,8 +123,9 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     @property
     def functions_weight(self) -> nn.Parameter | None:
-        """Coefficients of the functions of each edge (O, I * K); None with basis "none", and where
-        the functions are shared: those are in a `KANActivation`.
+        """Coefficients of the functions per edge (O, I * K).
+
+        None with basis "none" and with shared functions, which are in a `KANActivation`.
         """
         return None if self.basis is None else self.basis_linear.weight
 
@@ -137,7 +134,7 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         self.basis_linear.in_features = weight.shape[1]
 
     def basis_input(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (B, in_features)."""
+        """The input of the basis: (..., in_features) -> (B, in_features)."""
         return x.reshape(-1, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,37 +146,35 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             )
         check_floating(x)
         flat = self.feature_noise.at("input", x.reshape(-1, self.in_features))
-        parts = []
+        terms = []
         if self.basis is not None:
-            parts.append(self._functions(self.feature_noise.at("branch", flat)))
+            inner = self.feature_noise.at("branch", flat)
+            dropout_mask = self.feature_noise.dropout_mask(inner, self.basis.num_functions)
+            terms.append(basis_convolution(inner, self.basis, self.basis_linear, dropout_mask))
         if self.base_linear is not None:
-            parts.append(activation_convolution(flat, self.base_activation, self.base_linear))
+            terms.append(activation_convolution(flat, self.base_activation, self.base_linear))
         if self.bias is not None:
-            parts.append(self.bias.to(parts[0].dtype))
-        return sum(parts[1:], parts[0]).reshape(*x.shape[:-1], self.out_features)
-
-    def _functions(self, x: Tensor) -> Tensor:
-        mask = self.feature_noise.dropout_mask(x, self.basis.num_functions)
-        return basis_convolution(x, self.basis, self.basis_linear, mask)
+            terms.append(self.bias.to(terms[0].dtype))
+        return sum(terms[1:], terms[0]).reshape(*x.shape[:-1], self.out_features)
 
     def edge_norms(self, x: Tensor | None = None) -> Tensor:
-        """Size of the learned function phi_oi of every edge, (out_features, in_features).
+        """Magnitude of the learned function phi_oi of every edge, (out_features, in_features).
 
         Args:
-            x: (..., in_features) inputs: the mean of |phi_oi(x_i)| over them, base branch included
-                (the L1 norm of the paper and pykan, at a cost of B * O * I). None for the mean
-                absolute coefficient of the functions, which needs no data (efficient-kan).
+            x: inputs (..., in_features), over which |phi_oi(x_i)| is averaged, including the base
+                branch (the L1 norm of the paper and pykan, at a cost of B * O * I). None for the
+                mean absolute coefficient of the functions, which needs no data (efficient-kan).
         """
         if self.basis is None or self.share != "edge":
             raise ValueError(
-                "edge norms need functions of their own on every edge: a basis and share='edge'"
+                "edge norms need a separate function on every edge: a basis and share='edge'"
             )
         for name in ("basis_linear", "base_linear"):
             part = getattr(self, name)
             if part is not None and not reads_its_weight(part):
                 raise ValueError(
-                    f"edge norms read the weights, and {name} is a {type(part).__name__} that does"
-                    " more than multiply by its weight"
+                    f"edge norms are computed from the weights, but {name} is a"
+                    f" {type(part).__name__} that does more than multiply by its weight"
                 )
         weight = self.basis_linear.weight.unflatten(1, (self.in_features, -1))
         if x is None:
@@ -193,11 +188,11 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     def regularization(
         self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0
     ) -> Tensor:
-        """l1 * sum of the edges' norms + entropy * entropy of their shares (Liu et al. 2024, eqs.
-        2.17 to 2.20), to be added to the loss.
+        """l1 * (sum of the edge norms) + entropy * (entropy of the normalized edge norms), to be
+        added to the loss (Liu et al. 2024, eqs. 2.17 to 2.20).
 
         Args:
-            x: inputs to take the norms over, or None (see `edge_norms`).
+            x: inputs for the norms, or None (see `edge_norms`).
         """
         norms = self.edge_norms(x)
         shares = norms / norms.sum().clamp_min(1e-12)

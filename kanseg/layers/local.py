@@ -1,4 +1,4 @@
-"""The locally connected KAN layer: a convolution whose functions differ from place to place."""
+"""Locally connected KAN layer: a convolution with separate functions at every position."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from kanseg.layers.kan_conv import KANConv1d
 
 
 class KANLocal2d(nn.Module):
-    """Patches that share nothing: y_o(p) = sum_i phi_oip(x_i(p)), one `KANLinear` of its own at
-    each place p, all in one grouped operation.
+    """A separate `KANLinear` for each image patch, y_o(p) = sum_i phi_oip(x_i(p)) at position p,
+    computed in one grouped operation.
 
     (B, in_channels, H, W) -> (B, out_channels, H', W') with H' = (H - kernel_size) // stride + 1,
-    as of a convolution without padding: rows and columns beyond the last whole patch are not seen.
+    as for a convolution without padding: pixels beyond the last complete patch are not used.
 
-    Memory: P = H' * W' places with F = in_channels * kernel_size^2 values each hold P *
-    out_channels * F * (K + 1) weights (K without a base branch), P times those of a convolution; a
-    forward pass keeps the P * F values of each image's patches, not their K functions.
+    Memory: P = H' * W' positions with F = in_channels * kernel_size^2 values each have
+    P * out_channels * F * (K + 1) weights (K without a base branch), P times those of a
+    convolution. A forward pass keeps the P * F values of the patches, not their K functions.
 
     Args:
-        in_channels, out_channels, kernel_size, stride: as of `torch.nn.Conv2d`, of square patches;
-        `stride` is the kernel size by default.
-        image_size: (H, W) of the images, which the number of places follows from.
-        bias: add a number per output and place.
-        basis, share, base_activation, dropout, noise, dropout_at, basis_options: as of `KANLinear`.
+        in_channels, out_channels, kernel_size, stride: as in `torch.nn.Conv2d`, for square patches;
+            `stride` is the kernel size by default.
+        image_size: (H, W) of the images.
+        bias: add a learned value per output and position.
+        basis, share, base_activation, dropout, noise, dropout_at, basis_options: as in `KANLinear`.
 
     Raises:
-        ValueError: a kernel that does not fit into the image, an image of another shape, the
-            domain "instance_norm", which needs more
-            than one value of a channel; whatever `KANConv1d` raises.
+        ValueError: a kernel that does not fit into the image, an image of another shape, the domain
+            "instance_norm" (a position has one value per channel), or an error of `KANConv1d`.
     """
 
     def __init__(
@@ -62,25 +61,20 @@ class KANLocal2d(nn.Module):
             )
         if basis_options.get("domain") == "instance_norm":
             raise ValueError(
-                "domain='instance_norm' needs more than one value of a channel, and a place has"
-                " one; use 'layer_norm'"
+                "domain='instance_norm' needs more than one value per channel, and a position has"
+                " only one; use 'layer_norm'"
             )
-        self.in_channels, self.out_channels, self.kernel_size, self.stride = (
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-        )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = kernel_size, stride
         self.image_size = tuple(image_size)
         self.output_size = tuple((side - kernel_size) // stride + 1 for side in image_size)
-        places = self.output_size[0] * self.output_size[1]
-        # Places are groups of a convolution over one pixel: a matrix, or rather functions, of its
-        # own for each.
+        positions = self.output_size[0] * self.output_size[1]
+        # Positions are the groups of a convolution over a single pixel: each has its own functions.
         self.functions = KANConv1d(
-            places * in_channels * kernel_size**2,
-            places * out_channels,
+            positions * in_channels * kernel_size**2,
+            positions * out_channels,
             1,
-            groups=places,
+            groups=positions,
             basis=basis,
             share=share,
             position=None if share == "edge" else "before_conv",
@@ -94,15 +88,14 @@ class KANLocal2d(nn.Module):
             dtype=dtype,
             **basis_options,
         )
-        self.bias = (
-            nn.Parameter(torch.zeros(out_channels, *self.output_size, device=device, dtype=dtype))
-            if bias
-            else None
-        )
+        self.bias = None
+        if bias:
+            zeros = torch.zeros(out_channels, *self.output_size, device=device, dtype=dtype)
+            self.bias = nn.Parameter(zeros)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Put the layer back to what it was when it was built, as of `KANConv2d`."""
+        """Reset the layer to its initial state, as `KANConv2d.reset_parameters` does."""
         self.functions.reset_parameters()
         if self.bias is not None:
             self.bias.zero_()
@@ -110,26 +103,24 @@ class KANLocal2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
         if x.shape[1:] != (self.in_channels, *self.image_size):
+            height, width = self.image_size
             raise ValueError(
-                f"KANLocal2d expects images (B, {self.in_channels},"
-                f" {', '.join(map(str, self.image_size))}), got shape {tuple(x.shape)}"
+                f"KANLocal2d expects images (B, {self.in_channels}, {height}, {width}), got shape"
+                f" {tuple(x.shape)}"
             )
         y = self.functions(self.patches(x).flatten(1).unsqueeze(2))
         y = y.reshape(len(x), *self.output_size, self.out_channels).permute(0, 3, 1, 2)
-        return y if self.bias is None else y + self.bias
+        if self.bias is None:
+            return y
+        return y + self.bias
 
     def patches(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, H' * W', C * kernel_size^2), a patch's entries in the order (C, row,
+        """(B, C, H, W) -> (B, H' * W', C * kernel_size^2), each patch in the order (C, row,
         column).
         """
         size, stride = self.kernel_size, self.stride
-        return (
-            x.unfold(2, size, stride)
-            .unfold(3, size, stride)
-            .permute(0, 2, 3, 1, 4, 5)
-            .flatten(3)
-            .flatten(1, 2)
-        )
+        patches = x.unfold(2, size, stride).unfold(3, size, stride)  # (B, C, H', W', row, column)
+        return patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
     def extra_repr(self) -> str:
         return (

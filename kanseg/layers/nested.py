@@ -12,23 +12,23 @@ from kanseg.layers.blocks import Conv
 
 
 def resize_like(x: Tensor, like: Tensor, *, align_corners: bool = False) -> Tensor:
-    """(B, C, h, w) -> (B, C, H, W) of `like`, bilinearly."""
+    """Resize x bilinearly to the height and width of `like`: (B, C, h, w) -> (B, C, H, W)."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
 class ResidualU(nn.Module):
-    """A convolution, and a U-Net of `height` levels on top of it whose output is added: (B,
-    in_channels, H, W) -> (B, out_channels, H, W).
+    """Residual U-block: a convolution plus a small U-Net on its output, (B, in_channels, H, W) ->
+    (B, out_channels, H, W).
 
     Args:
-        in_channels, mid_channels, out_channels: before, inside and behind the U-Net.
+        in_channels, mid_channels, out_channels: channels before, inside and after the U-Net.
         height: number of levels; all but the last two halve the image (rounding up), so any H and
-            W from 1 on will do.
+            W from 1 on are possible.
         conv: every convolution, (in_channels, out_channels, 3, padding=, dilation=) -> module.
-        stem: the first convolution, if another than `conv`.
-        dilated: level i has dilation 2^i and nothing is halved (U2-Net's RSU-4F, for small
+        stem: the first convolution; `conv` by default.
+        dilated: use dilation 2^i at level i instead of halving (U2-Net's RSU-4F, for small
             features).
-        align_corners: of the upsampling.
+        align_corners: option of the bilinear upsampling.
     """
 
     def __init__(
@@ -46,7 +46,9 @@ class ResidualU(nn.Module):
         super().__init__()
         if height < 3:
             raise ValueError(f"height must be at least 3, got {height}")
-        down = [2**i for i in range(height)] if dilated else [1] * (height - 1) + [2]
+        down = [1] * (height - 1) + [2]
+        if dilated:
+            down = [2**i for i in range(height)]
         up = down[-2::-1]
         self.enter = (stem or conv)(in_channels, out_channels, 3, padding=1)
         before = [out_channels] + [mid_channels] * (height - 1)
@@ -65,8 +67,9 @@ class ResidualU(nn.Module):
         x = self.enter(x)
         entered, features = x, []
         for i, conv in enumerate(self.down):
-            halves = 0 < i < len(self.down) - 1 and not self.dilated
-            x = conv(F.max_pool2d(x, 2, ceil_mode=True) if halves else x)
+            if 0 < i < len(self.down) - 1 and not self.dilated:
+                x = F.max_pool2d(x, 2, ceil_mode=True)
+            x = conv(x)
             features.append(x)
         features.pop()
         for conv in self.up:

@@ -1,7 +1,8 @@
-"""Norms, activations and initial weights that layers are put together from."""
+"""Norms, activations and weight initialization shared by the layers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,16 +20,20 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "identity": nn.Identity,
 }
+BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+INSTANCE_NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def _group_norm(channels: int, ndim: int) -> nn.GroupNorm:
+    """GroupNorm with the largest power of 2 up to 32 that divides the channels."""
+    return nn.GroupNorm(math.gcd(channels, 32), channels)
+
+
+# name -> (channels, number of spatial axes) -> module
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
-    "batch": lambda channels, ndim: (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[ndim - 1](
-        channels
-    ),
-    "instance": lambda channels, ndim: (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)[
-        ndim - 1
-    ](channels, affine=True),
-    "group": lambda channels, ndim: nn.GroupNorm(
-        next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0), channels
-    ),
+    "batch": lambda channels, ndim: BATCH_NORMS[ndim](channels),
+    "instance": lambda channels, ndim: INSTANCE_NORMS[ndim](channels, affine=True),
+    "group": _group_norm,
     "layer": lambda channels, ndim: nn.GroupNorm(1, channels),
 }
 
@@ -36,16 +41,17 @@ NORMS: dict[str, Callable[[int, int], nn.Module]] = {
 def activation_module(
     activation: str | Callable[[], nn.Module] | None, *, inplace: bool = True
 ) -> nn.Module:
-    """An activation by name, by a callable that makes one, or Identity for None; inplace=False
-    where its input is needed afterwards.
+    """Create an activation from a name or a callable; Identity for None.
+
+    With inplace=False the activation keeps its input unchanged.
     """
     if activation is None:
         return nn.Identity()
     if callable(activation):
-        made = activation()
-        if getattr(made, "inplace", False) and not inplace:
-            made.inplace = False
-        return made
+        module = activation()
+        if getattr(module, "inplace", False) and not inplace:
+            module.inplace = False
+        return module
     if activation not in ACTIVATIONS:
         raise ValueError(
             f"unknown activation {activation!r}{nearest(activation, ACTIVATIONS)} (known:"
@@ -57,9 +63,7 @@ def activation_module(
 def norm_module(
     norm: str | Callable[[int], nn.Module] | None, channels: int, ndim: int
 ) -> nn.Module:
-    """A normalization layer by name, by a callable that makes one from the channel count, or
-    Identity for None.
-    """
+    """Create a norm from a name or a callable of the channel count; Identity for None."""
     if norm is None:
         return nn.Identity()
     if callable(norm):
@@ -98,8 +102,8 @@ class DropPath(nn.Module):
 
 
 def reset(module: nn.Module) -> None:
-    """Put a module back to where it was built: by its own `reset_parameters`, or else by those of
-    its parts, in the order in which they are held.
+    """Reset a module to its initial state by its `reset_parameters`, or else by those of its
+    children, in order.
     """
     if hasattr(module, "reset_parameters"):
         module.reset_parameters()
@@ -110,11 +114,12 @@ def reset(module: nn.Module) -> None:
 
 @contextmanager
 def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
-    """Within it a basis makes its grid in double precision when the layer is to be float64, not
-    rounded to float32 first.
+    """Context in which the grid of a float64 layer is created in double precision, instead of
+    being rounded to float32 first.
     """
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64 if dtype == torch.float64 else default)
+    if dtype == torch.float64:
+        torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
@@ -122,21 +127,20 @@ def exact_constants(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def inner_width(inner_channels: int | float, in_channels: int, out_channels: int) -> int:
-    """Channels inside a bottleneck: a number as it is; a share of the wider side, but at least 16
-    where the layer has 16.
+    """Number of channels inside a bottleneck.
+
+    An integer is used as it is. A float is a fraction of the wider side, with at least 16 channels
+    if the layer has 16.
     """
-    if (
-        isinstance(inner_channels, int)
-        and not isinstance(inner_channels, bool)
-        and inner_channels >= 1
-    ):
+    is_count = isinstance(inner_channels, int) and not isinstance(inner_channels, bool)
+    if is_count and inner_channels >= 1:
         return inner_channels
     if isinstance(inner_channels, float) and 0 < inner_channels <= 1:
-        return max(
-            int(max(in_channels, out_channels) * inner_channels), min(16, in_channels, out_channels)
-        )
+        fraction = int(max(in_channels, out_channels) * inner_channels)
+        return max(fraction, min(16, in_channels, out_channels))
     raise ValueError(
-        f"inner_channels must be an integer >= 1 or a share between 0 and 1, got {inner_channels!r}"
+        "inner_channels must be an integer >= 1 or a fraction between 0 and 1, got"
+        f" {inner_channels!r}"
     )
 
 
@@ -148,40 +152,38 @@ def init_to_variance(weight: Tensor, variance: float, moments: Tensor | None = N
         weight: the weights of a convolution or matrix over I * K inputs, channel-major.
         variance: of the output, for independent inputs with the given second moments.
         moments: second moment of each of the K functions (K,); 1 for all by default. Every function
-            gets the same share of the variance, so that none starts dead.
+            contributes the same part of the variance, so that none starts dead.
     """
-    # Only tensor operations: layers are built on the meta device and under fake tensors too, where
-    # nothing has a value.
-    moments = torch.ones(1, device=weight.device) if moments is None else moments.to(weight.device)
+    # Tensor operations only: layers are also built on the meta device and with fake tensors, which
+    # have no values.
+    if moments is None:
+        moments = torch.ones(1, device=weight.device)
+    moments = moments.to(weight.device)
     fan_in = weight[0].numel() // len(moments)
     alive = moments > 1e-12
     share = variance / (fan_in * alive.sum().clamp_min(1))
     std = torch.where(alive, (share / moments.clamp_min(1e-12)).sqrt(), 0.0).to(weight.dtype)
-    weight.normal_().mul_(
-        std.repeat(weight.shape[1] // len(moments)).reshape(1, -1, *[1] * (weight.dim() - 2))
-    )
+    std = std.repeat(weight.shape[1] // len(moments))
+    weight.normal_().mul_(std.reshape(1, -1, *[1] * (weight.dim() - 2)))
 
 
 def activation_second_moment(activation: nn.Module) -> Tensor:
     """E[a(x)^2] for x ~ N(0, 1), (1,)."""
-    x = torch.special.ndtri((torch.arange(4096, dtype=torch.float64) + 0.5) / 4096).to(
-        torch.get_default_dtype()
-    )
+    masses = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    x = torch.special.ndtri(masses).to(torch.get_default_dtype())
     with torch.no_grad():
         return activation(x).square().mean().reshape(1)
 
 
-# Share of a fresh layer's variance that comes from the univariate functions when there is a base
-# branch. On GlaS (20 epochs, U-Net of bottleneck Gram layers) a share of 0.5 reached .66 to .69
-# IoU, 0.05 reached .72 to .73: the functions should correct, not dominate.
-BASIS_SHARE = 0.05
-
-
+# Fraction of a new layer's output variance that comes from the univariate functions if there is a
+# base branch. On GlaS (20 epochs, U-Net of bottleneck Gram layers) 0.5 reached .66 to .69 IoU, 0.05
+# reached .72 to .73: the functions should correct the base branch, not dominate it.
+BASIS_VARIANCE = 0.05
 FUNCTION_INITS = ("normal", "zero")
 
 
 def check_function_init(function_init: str, has_base: bool) -> str:
-    """ "normal" or "zero", which needs a base branch; ValueError otherwise."""
+    """Return `function_init` if it is valid: "normal", or "zero" with a base branch."""
     if function_init not in FUNCTION_INITS:
         raise ValueError(
             f"function_init must be one of {', '.join(FUNCTION_INITS)}, got {function_init!r}"
@@ -199,17 +201,20 @@ def init_branches(
     *,
     function_init: str = "normal",
 ) -> None:
-    """Initial weights of the two branches of a KAN layer, convolutions or matrices: together an
-    output variance of 1; all of it from the base branch where the functions start at zero.
+    """Draw the weights of the two branches of a KAN layer, for a total output variance of 1.
+
+    The base branch has all of the variance if the functions start at zero.
     """
-    if next(each.weight for each in (basis_map, base_map) if each is not None).is_meta:
-        # nothing has a value there, and finding the moments of the functions takes most of the time
-        return
-    share = 1.0 if basis_map is not None and base_map is None else BASIS_SHARE
+    first_map = base_map if basis_map is None else basis_map
+    if first_map.weight.is_meta:
+        return  # there are no values to draw, and computing the second moments is slow
+    basis_variance = BASIS_VARIANCE
     if basis_map is None or function_init == "zero":
-        share = 0.0
+        basis_variance = 0.0
+    elif base_map is None:
+        basis_variance = 1.0
     if basis is not None and basis_map is not None:
-        init_to_variance(basis_map.weight, share, basis.second_moments())
+        init_to_variance(basis_map.weight, basis_variance, basis.second_moments())
     if base_map is not None:
         moment = activation_second_moment(base_activation)
-        init_to_variance(base_map.weight, 1.0 - share, moment)
+        init_to_variance(base_map.weight, 1.0 - basis_variance, moment)

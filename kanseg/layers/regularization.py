@@ -1,5 +1,5 @@
-"""Regularization of KAN layers: dropout of channels and functions, noise, penalties added to the
-loss.
+"""Regularization of KAN layers: dropout of channels and functions, noise, and penalties that are
+added to the loss.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 from kanseg.utils.registry import Registry
 
-PLACES = ("input", "branch", "functions")
+LOCATIONS = ("input", "branch", "functions")
 CHANNEL_DROPOUT = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
 Value = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Term(NamedTuple):
-    """A penalty: its value(layer, output) for one layer, the layers of a model that it applies to,
-    and what these are called in messages.
+    """A registered penalty.
+
+    Args:
+        value: (layer, output) -> penalty of one layer.
+        layers: model -> the layers that the penalty applies to.
+        of: name of these layers in messages.
     """
 
     value: Value
@@ -28,7 +32,6 @@ class Term(NamedTuple):
     of: str
 
 
-# The sum over layers times a weight is added to the loss.
 PENALTIES: Registry[Term] = Registry("penalty")
 
 
@@ -37,37 +40,36 @@ def penalty(
 ) -> Callable[[Value], Value]:
     """Decorator: register a function (layer, output) -> value as a penalty."""
 
-    def file(value: Value) -> Value:
+    def register(value: Value) -> Value:
         PENALTIES.register(name)(Term(value, layers, of))
         return value
 
-    return file
+    return register
 
 
 def kan_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The KAN layers inside a model, those with replaced parts included."""
-    return (
-        module
-        for module in model.modules()
-        if hasattr(type(module), "functions_weight") and module.basis is not None
-    )
+    """The KAN layers with functions inside a model, including layers with replaced parts."""
+    for module in model.modules():
+        if hasattr(type(module), "functions_weight") and module.basis is not None:
+            yield module
 
 
 class NoiseInjection(nn.Module):
-    """In training, adds noise to a share p of the entries: alpha times the standard deviation of
-    their channel, axis 1, over the batch.
+    """In training, add normal noise to a fraction p of the entries.
 
-    torch-conv-kan's "noise injection". Returns x itself in evaluation.
+    The noise has alpha times the standard deviation of the entry's channel (axis 1) over the batch.
+    This is torch-conv-kan's "noise injection". Returns x itself in evaluation.
     """
 
     def __init__(self, p: float = 0.0, alpha: float = 0.05):
         super().__init__()
-        self.p, self.alpha = _share("p", p), alpha
+        self.p, self.alpha = _check_fraction("p", p), alpha
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        std = torch.std(x, dim=[d for d in range(x.dim()) if d != 1], keepdim=True, correction=0)
+        other_axes = [axis for axis in range(x.dim()) if axis != 1]
+        std = torch.std(x, dim=other_axes, keepdim=True, correction=0)
         return x + self.alpha * std * torch.randn_like(x) * (torch.rand_like(x) < self.p)
 
     def extra_repr(self) -> str:
@@ -75,33 +77,36 @@ class NoiseInjection(nn.Module):
 
 
 class FeatureNoise(nn.Module):
-    """Dropout and noise on the features of a KAN layer, at one of three places.
+    """Dropout and noise on the features of a KAN layer, at one of three locations.
 
     Args:
-        dropout: probability that a channel (of a vector: an entry) is zeroed in training; at
-            "functions", that a function of a channel is.
-        noise: share of the entries that noise is added to in training.
-        place: "input" for what both branches read, "branch" for what the functions read,
-            "functions" for the functions' values.
+        dropout: probability that a channel (an entry of a vector) is zeroed in training; at
+            "functions", that a single function of a channel is zeroed.
+        noise: fraction of the entries to which noise is added in training.
+        location: "input" of both branches, "branch" for the input of the functions only, or
+            "functions" for the values of the functions.
         ndim: number of spatial axes.
 
     Raises:
-        ValueError: a share outside [0, 1], an unknown place, or noise at "functions".
+        ValueError: a fraction outside [0, 1], an unknown location, or noise at "functions".
     """
 
-    def __init__(self, dropout: float, noise: float, place: str, ndim: int):
+    def __init__(self, dropout: float, noise: float, location: str, ndim: int):
         super().__init__()
-        if place not in PLACES:
-            raise ValueError(f"dropout_at must be one of {', '.join(PLACES)}, got {place!r}")
-        if place == "functions" and noise:
+        if location not in LOCATIONS:
+            raise ValueError(f"dropout_at must be one of {', '.join(LOCATIONS)}, got {location!r}")
+        if location == "functions" and noise:
             raise ValueError("noise can be injected at 'input' or 'branch', not at 'functions'")
-        self.place, self.p = place, _share("dropout", dropout)
-        self.dropout = CHANNEL_DROPOUT[ndim](dropout) if dropout else nn.Identity()
-        self.noise = NoiseInjection(noise) if noise else nn.Identity()
+        self.location, self.p = location, _check_fraction("dropout", dropout)
+        self.dropout, self.noise = nn.Identity(), nn.Identity()
+        if dropout:
+            self.dropout = CHANNEL_DROPOUT[ndim](dropout)
+        if noise:
+            self.noise = NoiseInjection(noise)
 
-    def at(self, place: str, x: Tensor) -> Tensor:
-        """Apply dropout and noise to x if they belong to this place, else return x."""
-        if place != self.place:
+    def at(self, location: str, x: Tensor) -> Tensor:
+        """Apply dropout and noise to x if this is their location, else return x."""
+        if location != self.location:
             return x
         for part in (self.dropout, self.noise):
             # Calling a module that does nothing still takes microseconds.
@@ -110,21 +115,21 @@ class FeatureNoise(nn.Module):
         return x
 
     def dropout_mask(self, x: Tensor, num_functions: int) -> Tensor | None:
-        """Draw the factors (B, C, K) of the functions of x (B, C, *S), 0 or 1 / (1 - p); None if no
+        """Draw factors (B, C, K) for the functions of x (B, C, *S), 0 or 1 / (1 - p); None if no
         functions are dropped.
         """
-        if self.place != "functions" or not self.training or self.p == 0:
+        if self.location != "functions" or not self.training or self.p == 0:
             return None
         keep = torch.rand(*x.shape[:2], num_functions, device=x.device) >= self.p
         return keep / max(1 - self.p, 1e-12)
 
     def extra_repr(self) -> str:
-        return f"place={self.place!r}, p={self.p}"
+        return f"location={self.location!r}, p={self.p}"
 
 
-def _share(name: str, value: float) -> float:
+def _check_fraction(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a share from 0 to 1, got {value}")
+        raise ValueError(f"{name} must be from 0 to 1, got {value}")
     return float(value)
 
 
@@ -133,8 +138,8 @@ def weights_l1(layer: nn.Module, output: Tensor) -> Tensor:
     """Mean absolute weight of the layer's functions."""
     if not isinstance(getattr(layer, "functions_weight", None), Tensor):
         raise ValueError(
-            f"a part of a {type(layer).__name__} was replaced by one without a weight of its own"
-            " (LoRA, quantization): penalize activations instead of weights_l1"
+            f"weights_l1 needs the weights of a {type(layer).__name__}, but a part of it was"
+            " replaced by a module without weight (LoRA, quantization): penalize the activations"
         )
     return layer.functions_weight.float().abs().mean()
 
@@ -152,19 +157,19 @@ def activations_l2(layer: nn.Module, output: Tensor) -> Tensor:
 
 
 class Penalty:
-    """The sum of weighted penalties over the layers of a model, of its latest forward passes in
-    training mode.
+    """Weighted sum of penalties over the layers of a model.
 
-    `loss = criterion(model(x), y) + penalty()`; calling it forgets what was collected. Layers
-    inside `torch.utils.checkpoint` count with use_reentrant=False only.
+    Usage: `loss = criterion(model(x), y) + penalty()`. Forward hooks collect the penalties of
+    forward passes in training mode; each call returns and clears them. Layers inside
+    `torch.utils.checkpoint` count only with use_reentrant=False.
 
     Args:
-        model: forward hooks are registered on its layers: KANConv and KANLinear, for "balance" the
+        model: the hooks are registered on its KANConv and KANLinear layers; for "balance" on its
             mixtures of experts.
         weights: name in `PENALTIES` -> its weight.
 
     Raises:
-        ValueError: an unknown name, or a model without the layers that a penalty is about.
+        ValueError: an unknown name, a negative weight, or a model without layers for a penalty.
     """
 
     def __init__(self, model: nn.Module, weights: dict[str, float]):
@@ -189,8 +194,8 @@ class Penalty:
         if not layer.training or not torch.is_grad_enabled():
             return
         value = weight * term(layer, output)
-        # Inside a backward pass checkpointing runs the layer once more, and must see the same
-        # operations; the value was collected in forward.
+        # Checkpointing runs the layer again in backward, where the value must not be added twice.
+        # It is computed all the same, since both runs must have the same operations.
         if torch._C._current_graph_task_id() == -1:
             self._collected.append(value)
 
@@ -199,6 +204,6 @@ class Penalty:
         return sum(collected, 0.0)
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()

@@ -1,6 +1,4 @@
-"""Convolutions changed after they were built: for images of other channels, or dilated instead of
-strided.
-"""
+"""Changes to existing convolutions: the number of input channels, dilation instead of stride."""
 
 from __future__ import annotations
 
@@ -10,38 +8,41 @@ from torch.nn.utils import parametrize
 
 from kanseg.layers.fused.plain import CONVOLUTIONS, is_plain_tensor
 
-# The linear parts of KANConv and KANLinear.
-_MAPS = ("squeeze", "basis_conv", "basis_linear", "base_conv", "base_linear", "expand")
+# Names of the convolutions and linear layers inside KANConv and KANLinear.
+_LINEAR_PARTS = ("squeeze", "basis_conv", "basis_linear", "base_conv", "base_linear", "expand")
 
 
 def source_channels(old: int, new: int) -> Tensor:
-    """Which of the old channels each of the new ones takes its state from: i mod old, (new,)."""
+    """Index of the old channel that each new channel is copied from: i mod old, (new,)."""
     return torch.arange(new) % old
 
 
 @torch.no_grad()
-def for_channels(weight: nn.Parameter, old: int, new: int) -> nn.Parameter:
-    """Weights (O, old * K, *kernel) for `new` channels, K each: (O, new * K, *kernel).
+def adapt_weight(weight: nn.Parameter, old: int, new: int) -> nn.Parameter:
+    """Adapt weights for `old` input channels to `new` ones: (O, old * K, *kernel) -> (O, new * K,
+    *kernel).
 
-    One channel gets the sum over the old ones: a gray image then gives what it gave when it was
-    repeated for each of them. More get the old ones in turn, times old / new, so that the output
-    keeps its size. As timm and segmentation_models.pytorch do.
+    A single channel gets the sum of the old weights, so that a gray image has the same output as
+    when it was repeated. More channels repeat the old weights, times old / new, which keeps the
+    scale of the output. timm and segmentation_models.pytorch do the same.
     """
-    each = weight.detach().unflatten(1, (old, -1))
-    taken = (
-        each.sum(1, keepdim=True)
-        if new == 1
-        else each[:, source_channels(old, new).to(each.device)] * (old / new)
-    )
-    return nn.Parameter(taken.flatten(1, 2), requires_grad=weight.requires_grad)
+    old_weights = weight.detach().unflatten(1, (old, -1))
+    if new == 1:
+        new_weights = old_weights.sum(1, keepdim=True)
+    else:
+        source = source_channels(old, new).to(old_weights.device)
+        new_weights = old_weights[:, source] * (old / new)
+    return nn.Parameter(new_weights.flatten(1, 2), requires_grad=weight.requires_grad)
 
 
 def check_changeable(layer: nn.Module) -> None:
-    """ValueError where the weights are made from others (pruned, parametrized), or a part of a KAN
-    layer is no plain convolution or matrix any more (LoRA, quantization, FSDP).
+    """Raise ValueError if the weights of a layer cannot be replaced.
+
+    This is so for pruned and parametrized weights, and for parts that were replaced by other
+    modules (LoRA, quantization, FSDP).
     """
-    _check_not_made(layer)
-    for name in _MAPS:
+    _check_not_parametrized(layer)
+    for name in _LINEAR_PARTS:
         part = getattr(layer, name, None)
         if part is not None and type(part) not in (*CONVOLUTIONS, nn.Linear, nn.Identity):
             raise ValueError(
@@ -51,27 +52,27 @@ def check_changeable(layer: nn.Module) -> None:
         weight = getattr(part, "weight", None)
         if weight is not None and (weight.is_meta or not is_plain_tensor(weight)):
             raise ValueError(
-                f"the weights of {name} are not here (offloaded or sharded): gather them first,"
-                " then change the layer"
+                f"the weights of {name} are offloaded or sharded: gather them first, then change"
+                " the layer"
             )
 
 
-def check_drawable(layer: nn.Module) -> None:
-    """ValueError where new weights of a KAN layer would go nowhere: made from others (pruned,
-    parametrized), inside a wrapper, or spread over processes.
+def check_can_reset(layer: nn.Module) -> None:
+    """Raise ValueError if the weights of a KAN layer cannot be reset: pruned, parametrized,
+    wrapped, sharded or quantized weights.
     """
-    _check_not_made(layer)
+    _check_not_parametrized(layer)
     check_has_weights(layer)
     if not all(is_plain_tensor(parameter) for parameter in layer.parameters()):
         raise ValueError(
-            "the weights are sharded or quantized: draw them before that, or load them from a"
-            " state dict"
+            "the weights are sharded or quantized: reset them before sharding or quantization, or"
+            " load them from a state dict"
         )
 
 
 def check_has_weights(layer: nn.Module) -> None:
-    """ValueError where a map of a KAN layer has no weight of its own (LoRA, quantization)."""
-    for name in _MAPS:
+    """Raise ValueError if a part of a KAN layer has no weight of its own (LoRA, quantization)."""
+    for name in _LINEAR_PARTS:
         part = getattr(layer, name, None)
         if name in ("squeeze", "expand") or part is None:
             continue
@@ -82,48 +83,52 @@ def check_has_weights(layer: nn.Module) -> None:
             )
 
 
-def _check_not_made(layer: nn.Module) -> None:
+def _check_not_parametrized(layer: nn.Module) -> None:
     for module in layer.modules():
-        made = any(name.endswith(("_orig", "_g")) for name in module._parameters)
-        if made or parametrize.is_parametrized(module):
+        # torch's pruning and its old weight norm store the original weights under these names.
+        has_originals = any(name.endswith(("_orig", "_g")) for name in module._parameters)
+        if has_originals or parametrize.is_parametrized(module):
             raise ValueError(
                 "the weights are parametrized or pruned: remove that first, then change the layer"
             )
 
 
 def set_conv_channels(conv: nn.Module, old: int, new: int) -> None:
-    """Give a convolution over old * K channels the weights for new * K."""
+    """Change a convolution over old * K input channels to new * K, with adapted weights."""
     if conv.groups != 1:
         raise ValueError(
-            "only a layer of one group can read another number of channels, got one of"
-            f" {conv.groups} groups"
+            "the number of input channels can be changed with groups=1 only, got"
+            f" groups={conv.groups}"
         )
     check_changeable(conv)
     conv.in_channels = conv.in_channels // old * new
-    conv.weight = for_channels(conv.weight, old, new)
+    conv.weight = adapt_weight(conv.weight, old, new)
 
 
 def dilate(conv: nn.Module, rate: int) -> None:
-    """Move the taps of a convolution `rate` times as far apart; its output keeps its size.
+    """Multiply the dilation of a convolution by `rate`; its output keeps its size.
 
     Raises:
-        ValueError: a kernel of even size, or a padding other than half of it: then no dilation
-            keeps the size.
+        ValueError: an even kernel size, or a padding other than half of the kernel: then the size
+            would change.
     """
     if rate == 1:
         return
-    reach = tuple(d * rate * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    dilation = tuple(d * rate for d in conv.dilation)
+    # Number of pixels that the padding of both sides must add on each axis.
+    total_padding = [d * (k - 1) for d, k in zip(dilation, conv.kernel_size, strict=True)]
     if conv.padding != "same":
-        padding = (
-            (0,) * len(reach) if conv.padding == "valid" else tuple(p * rate for p in conv.padding)
-        )
-        if any(2 * p != r for p, r in zip(padding, reach, strict=True)):
+        padding = (0,) * len(dilation)
+        if conv.padding != "valid":
+            padding = tuple(p * rate for p in conv.padding)
+        if [2 * p for p in padding] != total_padding:
             raise ValueError(
-                f"{conv} cannot be dilated: it needs a kernel of odd size and a padding of half"
-                " of it"
+                f"{conv} cannot be dilated: it needs an odd kernel size and a padding of half the"
+                " kernel"
             )
         conv.padding = padding
-    conv.dilation = tuple(d * rate for d in conv.dilation)
-    conv._reversed_padding_repeated_twice = [
-        p for r in reversed(reach) for p in (r // 2, r - r // 2)
-    ]  # what other padding modes pad by
+    conv.dilation = dilation
+    # torch's list for padding modes other than zeros: (before, after) of each axis, last axis first
+    conv._reversed_padding_repeated_twice = []
+    for total in reversed(total_padding):
+        conv._reversed_padding_repeated_twice += [total // 2, total - total // 2]

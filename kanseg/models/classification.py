@@ -1,5 +1,5 @@
-"""Classification networks: an encoder and a head, or for images of one size something that makes
-vectors of them and a head.
+"""Classification networks: an encoder and a head, or for images of one size any map to vectors and
+a head.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from kanseg.utils.hub import _Pretrained
 from kanseg.utils.registry import Registry
 
 Linear = Callable[[int, int], nn.Module]
-# Networks that are no encoder with a head: (in_channels, classes, *, image_size, ...) ->
-# FlatClassifier
+# Networks without an encoder: (in_channels, classes, *, image_size, ...) -> FlatClassifier
 CLASSIFIERS: Registry[Callable[..., FlatClassifier]] = Registry("classifier")
 
 
@@ -47,8 +46,8 @@ def _perceptron(
     return [*hidden, nn.Linear(width, classes)]
 
 
-# name -> (in_features, classes, linear, dropout) -> modules on vectors; `linear` makes a KAN layer
-# of the network's basis
+# name -> (in_features, classes, linear, dropout) -> modules for vectors; `linear` makes a KAN layer
+# with the basis of the network
 HEADS: dict[str, Callable[..., list[nn.Module]]] = {
     "linear": _linear,
     "kan": _kan,
@@ -64,10 +63,10 @@ class ClassificationModel(nn.Module, _Pretrained):
     Args:
         encoder: image -> list of features, with `out_channels`.
         classes: number of logits.
-        linear: (in_features, out_features) -> KAN layer, for those heads that have one.
-        head: "linear", "kan" (one KAN layer), "hidden_kan" (one of 512, then linear) or "mlp"
-            (VGG's, two layers of 1024).
-        head_dropout: probability, before the last layer.
+        linear: (in_features, out_features) -> KAN layer, for heads with KAN layers.
+        head: "linear", "kan" (one KAN layer), "hidden_kan" (a KAN layer with 512 outputs, then a
+            linear one) or "mlp" (VGG's head with two hidden layers of 1024).
+        head_dropout: dropout probability before the last layer.
         pool_size: the deepest feature is averaged to pool_size x pool_size pixels.
 
     Raises:
@@ -122,40 +121,44 @@ class FlatClassifier(nn.Module, _Pretrained):
         return self.head(self.vectors(x))
 
     def vectors(self, x: Tensor) -> Tensor:
-        """What the head reads, (B, F); ValueError for images of another shape."""
+        """The input of the head, (B, F); ValueError for images of another shape."""
         if x.shape[1:] != (self.in_channels, *self.image_size):
-            wanted = ", ".join(map(str, (self.in_channels, *self.image_size)))
+            expected = ", ".join(map(str, (self.in_channels, *self.image_size)))
             raise ValueError(
-                f"the network was built for images (B, {wanted}) (in_channels, image_size), got"
+                f"the network was built for images (B, {expected}) (in_channels, image_size), got"
                 f" shape {tuple(x.shape)}"
             )
         return self.front(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """What the head reads and the outputs of the head's layers, the logits last: [(B, F), (B,
+        """The input of the head and the outputs of its layers, ending with the logits: [(B, F), (B,
         ...), ..., (B, classes)].
         """
         vectors = self.vectors(x)
-        inside = getattr(self.head, "features", None)
-        return [vectors, *([self.head(vectors)] if inside is None else inside(vectors))]
+        if hasattr(self.head, "features"):
+            return [vectors, *self.head.features(vectors)]
+        return [vectors, self.head(vectors)]
 
 
 def checked_image_size(image_size: Sequence[int] | None, classes: int) -> tuple[int, int]:
-    """(H, W) as given; ValueError for none, for anything but two positive numbers, or fewer than
-    one class.
+    """Return image_size as (H, W).
+
+    Raises:
+        ValueError: image_size is not two positive integers, or fewer than one class.
     """
     if classes < 1:
         raise ValueError(f"classes must be at least 1, got {classes}")
-    given = (
-        tuple(image_size)
-        if isinstance(image_size, Sequence) and not isinstance(image_size, str)
-        else ()
-    )
-    if len(given) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in given
-    ):
+    sides: tuple = ()
+    if isinstance(image_size, Sequence) and not isinstance(image_size, str):
+        sides = tuple(image_size)
+    if len(sides) != 2 or not all(is_positive_integer(side) for side in sides):
         raise ValueError(
             "this network is built for images of one size: give image_size, height and width"
             f" such as [28, 28], got {image_size!r}"
         )
-    return given
+    return sides
+
+
+def is_positive_integer(value: object) -> bool:
+    """True for an integer of at least 1; booleans do not count."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

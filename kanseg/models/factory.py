@@ -1,4 +1,4 @@
-"""Names and options become networks here, and nowhere else."""
+"""Create networks from names and options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kanseg.models.segmentation import MODELS
 from kanseg.utils.hub import BUILDERS, described, load_encoder
 from kanseg.utils.registry import Registry, nearest
 
-# Options of a model that mean nothing once another encoder stands in it.
+# Options of a model's own encoder, which do not apply to another encoder.
 ENCODER_OPTIONS = ("width", "depth", "downsample")
 MATCH_SIZE = (256, 256)
 
@@ -53,55 +53,56 @@ def create_model(
     match_size: Sequence[int] = MATCH_SIZE,
     **options: object,
 ) -> nn.Module:
-    """A network by name: (B, in_channels, H, W) -> raw logits, any H and W.
+    """Create a network by name: (B, in_channels, H, W) -> raw logits, any H and W.
 
     Args:
         name: one of `kanseg.list_models()`. A segmentation network returns (B, classes, H, W), a
             classifier (B, classes).
         in_channels: channels of the image.
-        classes: logits a pixel (1 for a binary task with a sigmoid), or an image.
-        basis: one of `kanseg.list_bases()`, for every convolution; "none" gives the same net of
-            plain convolutions.
-        stem: the first convolution, the one that reads the image: "auto" for B-splines of the
-            colors where each edge has a function of its own, else as None; None for the same as
-            all others; or options that differ, such as {"basis": "rbf", "grid_range": [-3, 3]}.
-        encoder: another encoder under the network's decoder (of `unet` and `ukanet_*`): one of
-            `kanseg.list_encoders()`, "smp-NAME" or "timm-NAME" for one of
-            segmentation_models.pytorch or timm, or an encoder itself.
-        encoder_depth: its halvings (of "smp-" and "timm-" 5 by default).
-        encoder_weights: for our encoders the folder of any network of ours, as of `create_encoder`;
-            for "smp-" and "timm-" the name of pretrained weights, which are downloaded ("imagenet",
-            or a tag of timm); None for none.
-        encoder_options: of one of ours, where it is to differ (basis, stem) or has its own (width,
-            ...); of a model of timm.
-        image_size: height and width of the images, for those classifiers that are built for one
-            size (the names in `CLASSIFIERS`); an option.
+        classes: number of logits per pixel (1 for a binary task with a sigmoid), or per image.
+        basis: one of `kanseg.list_bases()`, for every convolution; "none" creates the same network
+            with plain convolutions.
+        stem: the first convolution, which reads the image. "auto" uses B-splines of the colors with
+            share="edge", and otherwise the same convolution as everywhere; None always uses the
+            same convolution; a mapping overrides options, such as
+            {"basis": "rbf", "grid_range": [-3, 3]}.
+        encoder: another encoder for the decoder of `unet` and `ukanet_*`: one of
+            `kanseg.list_encoders()`, "smp-NAME" (segmentation_models.pytorch), "timm-NAME" (timm),
+            or an encoder module.
+        encoder_depth: number of halvings of that encoder (5 by default for "smp-" and "timm-").
+        encoder_weights: for our encoders the folder of any trained network of ours, see
+            `create_encoder`; for "smp-" and "timm-" the name of pretrained weights to download
+            ("imagenet", or a tag of timm); None for random weights.
+        encoder_options: options of that encoder: for ours those that differ from the network
+            (basis, stem, width, ...), for timm those of the model.
+        image_size: an option: height and width of the images, for the classifiers that are built
+            for one size (the names in `CLASSIFIERS`).
         aux_params: {"classes": n, "pooling": "avg", "dropout": 0.2} adds a classification head to a
             segmentation network, which then returns (masks, labels), as in
             segmentation_models.pytorch.
-        features_only: the encoder alone, as of `create_encoder`.
-        match: "params" or "macs": solve `width` so that the network has as many parameters, or
-            multiply-adds for an image of `match_size`, as `like`, within 2 %.
+        features_only: return the encoder only, as `create_encoder`.
+        match: "params" or "macs": choose `width` so that the network has the same number of
+            parameters, or multiply-adds for an image of `match_size`, as `like`, within 2 %.
         like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see
             `kanseg.models.matching`).
-        match_size: height and width of the image.
-        options: of the network (width, depth, ...; of a classifier also head, head_dropout,
-            pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...) and of the basis
-            (degree, grid_size, ...). `share` is "channel" by default: one function a channel, added
-            to the activation. With share="edge" inner_channels is 0.25 by default, a bottleneck of
-            a quarter of the channels (None for full functions on every edge), and base_activation
-            "identity": activations stand between the layers already. `experts=4` makes every
-            convolution but the stem a mixture of 4 (`ConvExperts`), of which an image goes through
-            `top_k=2`.
+        match_size: height and width of the image for "macs".
+        options: options of the network (width, depth, ...; for a classifier also head,
+            head_dropout, pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...)
+            and of the basis (degree, grid_size, ...). `share` is "channel" by default: one function
+            per channel, added to the activation. With share="edge" the defaults are
+            inner_channels=0.25, a bottleneck of a quarter of the channels (None for full functions
+            on every edge), and base_activation="identity", since the layers have activations
+            between them. `experts=4` replaces every convolution but the stem by a mixture of 4
+            (`ConvExperts`), of which `top_k=2` process an image.
 
     Raises:
-        ValueError: an unknown name or option; the message names the nearest known one. A size that
-            no width gives.
+        ValueError: an unknown name or option (the message names the nearest known one), or a size
+            that no width reaches.
     """
     if features_only:
         if encoder is not None or aux_params is not None:
             raise ValueError(
-                "features_only gives the network's own encoder: leave encoder and aux_params out"
+                "features_only returns the network's own encoder: leave out encoder and aux_params"
             )
         return create_encoder(
             name,
@@ -117,7 +118,7 @@ def create_model(
     check_counts(in_channels=in_channels, classes=classes)
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
-            "encoder_depth and encoder_options are those of another encoder: name it by encoder=..."
+            "encoder_depth and encoder_options belong to another encoder: name it by encoder=..."
         )
     options = with_default_share(name, basis, options)
     arguments = {
@@ -131,8 +132,8 @@ def create_model(
     if match is not None or like is not None:
         if encoder is not None:
             raise ValueError(
-                "match solves the width of a network and its own encoder, and cannot change"
-                " encoder=...: leave one of them out"
+                "match changes the width of a network and its own encoder, but not of encoder=...:"
+                " leave out one of them"
             )
         arguments |= {"aux_params": aux_params, "encoder_weights": encoder_weights}
         arguments |= {"match": match, "like": like, "match_size": match_size}
@@ -140,8 +141,8 @@ def create_model(
     if name not in MODELS and (name in ENCODERS or name in CLASSIFIERS):
         if aux_params is not None or encoder is not None:
             raise ValueError(
-                f"{name!r} is a classifier, its encoder and a head: encoder=... and aux_params"
-                " belong to segmentation networks"
+                f"{name!r} is a classifier: encoder=... and aux_params belong to segmentation"
+                " networks"
             )
         return create_classifier(**arguments, encoder_weights=encoder_weights)
     build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
@@ -159,7 +160,7 @@ def create_model(
             options=encoder_options,
             shared={"basis": basis, "stem": stem, **shared},
         )
-        # The weights that it began with are not stored: a stored network has its own.
+        # encoder_weights is not stored: a stored network has weights of its own.
         arguments |= {
             "encoder": encoder,
             "encoder_depth": encoder_depth,
@@ -183,12 +184,12 @@ def create_encoder(
     weights: Weights = None,
     **options: object,
 ) -> Encoder:
-    """An encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`,
+    """Create an encoder by name: (B, in_channels, H, W) -> depth + 1 features; `.out_channels`,
     `.output_stride`.
 
-    Arguments as of `create_model`; `depth` is the number of halvings. `weights` names any network
-    of ours whose encoder has the same shape, be it a classifier or a segmentation network: a folder
-    of `save_pretrained`, or of a training run. Another number of channels of its images is
+    Arguments as in `create_model`; `depth` is the number of halvings. `weights` is the folder of
+    `save_pretrained` or of a training run, of any of our networks whose encoder has the same
+    architecture (classifier or segmentation network). A different number of image channels is
     adapted by `set_in_channels`.
     """
     options = with_default_share(name, basis, options)
@@ -198,13 +199,13 @@ def create_encoder(
         return create_encoder(**matched(create_encoder, arguments))
     if name in CLASSIFIERS:
         raise ValueError(
-            f"{name!r} is a classifier without a feature pyramid; its method `features` gives the"
-            " outputs of its layers"
+            f"{name!r} is a classifier without a feature pyramid; its method `features` returns"
+            " the outputs of its layers"
         )
     if is_external(name):
         raise ValueError(
-            f"{name!r} is not one of ours: it goes under one of our decoders, create_model('unet',"
-            f" encoder={name!r})"
+            f"{name!r} is not an encoder of kanseg: use it with one of our decoders,"
+            f" create_model('unet', encoder={name!r})"
         )
     check_counts(in_channels=in_channels)
     build = ENCODERS[name]
@@ -214,12 +215,10 @@ def create_encoder(
 
 
 def _check_replaceable(name: str, build: Callable, options: Mapping[str, object]) -> None:
-    """ValueError where a model has an encoder that is part of it, or options that only its own
-    encoder has.
-    """
+    """Raise ValueError if a model cannot have another encoder, or has options for its own one."""
     if "encoder" not in keyword_names(build):
         raise ValueError(
-            f"{name!r} has no decoder for other encoders, got encoder=...; choose 'unet' or"
+            f"{name!r} cannot be combined with another encoder, got encoder=...; choose 'unet' or"
             " 'ukanet_18'"
         )
     for key in ENCODER_OPTIONS:
@@ -241,15 +240,15 @@ def _other_encoder(
     options: Mapping[str, object] | None,
     shared: Options,
 ) -> Encoder | ExternalEncoder:
-    """The encoder that `create_model(..., encoder=...)` names; one of ours has the `shared` options
-    of the network too.
+    """The encoder for `create_model(..., encoder=...)`; ours also get the `shared` options of the
+    network.
     """
     if not isinstance(encoder, str):
         is_set_again = depth is not None or weights is not None or options is not None
         if is_set_again or encoder.in_channels != in_channels:
             raise ValueError(
-                "an encoder that is built has its own depth, weights, options and"
-                f" in_channels={encoder.in_channels}: give none of them again"
+                "an encoder module has its own depth, weights, options and"
+                f" in_channels={encoder.in_channels}: they cannot be set again"
             )
         return encoder
     own = dict(options or {})
@@ -276,11 +275,11 @@ def create_classifier(
     encoder_weights: Weights = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
-    """Any encoder of `kanseg.list_encoders()` with a classification head: (B, in_channels, H, W) ->
-    raw logits (B, classes), any H and W.
+    """Create a classifier from any encoder of `kanseg.list_encoders()` and a head: (B, in_channels,
+    H, W) -> raw logits (B, classes), any H and W.
 
-    Or one of `CLASSIFIERS`, for images of the option `image_size`. `head`, `head_dropout` and
-    `pool_size` as of `ClassificationModel`, all else as of `create_model`.
+    Or one of `CLASSIFIERS`, for images of the size `image_size`. `head`, `head_dropout` and
+    `pool_size` as in `ClassificationModel`, the other arguments as in `create_model`.
     """
     options = with_default_share(name, basis, options)
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
@@ -301,10 +300,9 @@ def create_classifier(
     if name in CLASSIFIERS:
         if encoder_weights is not None:
             raise ValueError(
-                f"{name!r} has no encoder that encoder_weights={str(encoder_weights)!r} could go"
-                " into"
+                f"{name!r} has no encoder for encoder_weights={str(encoder_weights)!r}"
             )
-        # These networks end in their own head; an option of another head is an unknown one.
+        # These networks have their own head: options of other heads are reported as unknown.
         defaults = {"head": "linear", "head_dropout": 0.0, "pool_size": 1}
         options |= {key: value for key, value in top.items() if value != defaults[key]}
         build = CLASSIFIERS[name]
@@ -330,7 +328,7 @@ def create_classifier(
 
 
 def list_models(task: str | None = None) -> list[str]:
-    """Names for `create_model`: all, or those of the task "segmentation" or "classification"."""
+    """Names for `create_model`, for all tasks or for "segmentation" or "classification"."""
     segmentation = list(MODELS)
     encoders = [name for name in ENCODERS if name not in MODELS]
     classification = [*encoders, *CLASSIFIERS]
@@ -354,7 +352,7 @@ def list_bases() -> list[str]:
 
 
 def _look_up(registry: Registry[Callable], name: str, *, others: Iterable[str]) -> Callable:
-    """The entry of a registry; the error for an unknown name knows the other names too."""
+    """The entry of a registry; the error for an unknown name also suggests `others`."""
     if name in registry:
         return registry[name]
     known = list(dict.fromkeys([*registry, *others]))

@@ -1,4 +1,4 @@
-"""Flat Kolmogorov-Arnold networks: KANLinear after KANLinear."""
+"""Flat Kolmogorov-Arnold networks: sequences of KANLinear layers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,21 @@ from kanseg.layers.grids import update_grids
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.parts import activation_module
 from kanseg.layers.regularization import kan_layers
-from kanseg.models.classification import Linear
+from kanseg.models.classification import Linear, is_positive_integer
 
 
 class KAN(nn.Module):
-    """Layers of learned univariate functions and sums, nothing between them (Liu et al. 2024,
-    arXiv:2404.19756).
+    """A sequence of KANLinear layers (Liu et al. 2024, arXiv:2404.19756): (B, width[0]), or (B,
+    ...) with as many entries, -> (B, width[-1]).
 
-    (B, width[0]), or (B, ...) with as many entries, -> (B, width[-1]).
-
-    With basis "none" it is the multi-layer perceptron of the same widths, the control arm: linear
-    layers with bias, and since a stack of them alone would be one linear map, `activation` after
-    each but the last.
+    With basis "none" it is the multi-layer perceptron of the same widths, as a baseline: linear
+    layers with bias, and `activation` after each but the last.
 
     Args:
         width: number of nodes of each layer, from the input to the output.
-        basis, options: as of `KANLinear`.
-        activation: name, callable or None; stands between layers without functions only.
-        linear: (in_features, out_features) -> layer, in the place of KANLinear with basis and
-            options.
+        basis, options: as in `KANLinear`.
+        activation: name, callable or None; used after layers without functions only.
+        linear: (in_features, out_features) -> layer, instead of KANLinear with basis and options.
 
     Raises:
         ValueError: fewer than two widths; whatever `KANLinear` raises.
@@ -48,14 +44,13 @@ class KAN(nn.Module):
         **options: object,
     ):
         super().__init__()
-        if len(width) < 2 or any(
-            isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in width
-        ):
+        if len(width) < 2 or not all(is_positive_integer(n) for n in width):
             raise ValueError(
                 "width must hold two or more positive numbers of nodes, such as [784, 5, 5, 10],"
                 f" got {list(width)}"
             )
-        linear = linear_layers(basis, **options) if linear is None else linear
+        if linear is None:
+            linear = linear_layers(basis, **options)
         self.width = tuple(width)
         self.layers = nn.Sequential(
             *(linear(a, b) for a, b in zip(width[:-1], width[1:], strict=True))
@@ -68,16 +63,20 @@ class KAN(nn.Module):
         return self.features(x)[-1]
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """The output of each layer (after the activation, where there is one), the logits last:
-        [(B, width[1]), ..., (B, width[-1])].
+        """The output of each layer, after its activation, ending with the logits: [(B, width[1]),
+        ..., (B, width[-1])].
         """
-        outputs = [self._vectors(x)]
-        for layer, between in zip(self.layers, [*self.between, nn.Identity()], strict=True):
-            outputs.append(between(layer(outputs[-1])))
-        return outputs[1:]
+        x = self._flatten(x)
+        outputs = []
+        for layer, activation in zip(self.layers, [*self.between, nn.Identity()], strict=True):
+            x = activation(layer(x))
+            outputs.append(x)
+        return outputs
 
-    def _vectors(self, x: Tensor) -> Tensor:
-        return x.flatten(1) if x.dim() > 2 else x
+    def _flatten(self, x: Tensor) -> Tensor:
+        if x.dim() > 2:
+            return x.flatten(1)
+        return x
 
     def _layers_of_functions(self) -> list[nn.Module]:
         layers = list(kan_layers(self))
@@ -88,18 +87,20 @@ class KAN(nn.Module):
     def regularization(
         self, x: Tensor | None = None, *, l1: float = 1.0, entropy: float = 1.0
     ) -> Tensor:
-        """Sum of the layers' `KANLinear.regularization`; with x over each layer's own inputs."""
+        """Sum of `KANLinear.regularization` over the layers, for the inputs x of the network."""
         total = next(self.parameters()).new_zeros(())
-        x = None if x is None else self._vectors(x)
+        if x is not None:
+            x = self._flatten(x)
         for layer in self.layers:
             total = total + layer.regularization(x, l1=l1, entropy=entropy)
-            x = None if x is None else layer(x)
+            if x is not None:
+                x = layer(x)
         return total
 
     def update_grid(
         self, x: Tensor, *, optimizer: torch.optim.Optimizer | None = None, **options: Any
     ) -> None:
-        """Move the grid of each layer to its inputs for x, the first layer first; arguments as of
+        """Move the grid of each layer to its inputs for x; arguments as in
         `kanseg.layers.update_grids`.
         """
         for layer in self._layers_of_functions():
@@ -113,8 +114,9 @@ class KAN(nn.Module):
         keep_tails: bool = True,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        """Refine the grid of each layer (B-splines); the network computes the same function as
-        before. `optimizer` is as of `kanseg.layers.update_grids`.
+        """Refine the B-spline grid of each layer; the network computes the same function as before.
+
+        `optimizer` as in `kanseg.layers.update_grids`.
         """
         layers = self._layers_of_functions()
         for layer in layers:
@@ -125,21 +127,17 @@ class KAN(nn.Module):
 
 
 def kan(width: Sequence[int], *, basis: str = "bspline", **options: object) -> KAN:
-    """A flat KAN: `kan([784, 5, 5, 10], basis="bspline", grid_size=5)`; see `KAN`."""
+    """Create a `KAN`: `kan([784, 5, 5, 10], basis="bspline", grid_size=5)`."""
     return KAN(width, basis=basis, **options)
 
 
 def linear_layers(basis: str, **options: object) -> Linear:
-    """KANLinear with its basis and options filled in; without functions it has a bias, as the
-    layers of a perceptron have.
-    """
+    """KANLinear with the given basis and options; with a bias by default for basis "none"."""
     return partial(KANLinear, basis=basis, **({"bias": basis == "none"} | options))
 
 
 def activation_where_plain(layer: nn.Module, activation: str | None) -> nn.Module:
-    """What stands behind a layer: nothing where it has functions, else the activation."""
-    return (
-        nn.Identity()
-        if layer.functions_weight is not None
-        else activation_module(activation, inplace=False)
-    )
+    """The activation after a layer without functions; Identity after a layer with functions."""
+    if layer.functions_weight is not None:
+        return nn.Identity()
+    return activation_module(activation, inplace=False)

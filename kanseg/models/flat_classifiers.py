@@ -1,5 +1,5 @@
-"""Classifiers with flat KANs, for small images of one size: the pixels alone, or something plain
-or local before the KAN.
+"""Classifiers with flat KANs for small images of one size, on the pixels or after plain or local
+layers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,13 @@ from torch import nn
 from kanseg.encoders import scaled
 from kanseg.layers.blocks import Conv
 from kanseg.layers.parts import activation_module
-from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, checked_image_size
+from kanseg.models.classification import (
+    CLASSIFIERS,
+    FlatClassifier,
+    Linear,
+    checked_image_size,
+    is_positive_integer,
+)
 from kanseg.models.flat import KAN, activation_where_plain
 
 Size = Sequence[int] | None
@@ -28,11 +34,11 @@ def kan_classifier(
     width: float = 1.0,
     activation: str | None = "silu",
 ) -> FlatClassifier:
-    """A flat KAN of the pixels (Liu et al. 2024, arXiv:2404.19756); with basis "none" the
+    """A flat KAN on the pixels (Liu et al. 2024, arXiv:2404.19756); with basis "none" the
     perceptron of the same widths (see `KAN`).
 
-    `hidden` lists the nodes of the hidden layers, `width` is a factor on all of them (what `match`
-    solves).
+    `hidden` lists the nodes of the hidden layers; `width` is a factor on all of them, which `match`
+    solves for.
     """
     height, wide = checked_image_size(image_size, classes)
     nodes = [in_channels * height * wide, *_nodes(hidden, width), classes]
@@ -56,8 +62,8 @@ def hybrid(
     width: float = 1.0,
     activation: str | None = "silu",
 ) -> FlatClassifier:
-    """Plain linear layers of `linear_widths` nodes, an activation after each, then a flat KAN with
-    `hidden` nodes; `width` scales both lists.
+    """Plain linear layers with `linear_widths` nodes and activations, then a flat KAN with `hidden`
+    nodes; `width` scales both lists.
     """
     height, wide = checked_image_size(image_size, classes)
     nodes = [in_channels * height * wide, *_nodes(linear_widths, width, "linear_widths")]
@@ -81,10 +87,10 @@ def conv_kan(
     hidden: Sequence[int] = (10,),
     width: float = 16,
 ) -> FlatClassifier:
-    """Two stages of a plain 3x3 convolution and a maximum of 2x2 pixels (`width` and twice as many
-    channels), then a flat KAN.
+    """Two stages of a plain 3x3 convolution and a 2x2 max pool (`width` and 2 * `width` channels),
+    then a flat KAN.
 
-    `activation` is that of the convolutions; between layers without functions stands SiLU.
+    The option `activation` applies to the convolutions; flat layers without functions use SiLU.
     """
     height, wide = checked_image_size(image_size, classes)
     channels = [in_channels, scaled(width, 1), scaled(width, 2)]
@@ -116,39 +122,38 @@ def local_kan(
     hidden: Sequence[int] = (),
     activation: str | None = "silu",
 ) -> FlatClassifier:
-    """A locally connected KAN layer of `width` outputs per patch (`KANLocal2d`), then a linear
-    head, or with head="kan" a flat KAN.
+    """A locally connected KAN layer with `width` outputs per patch (`KANLocal2d`), then a linear
+    head, or a flat KAN for head="kan".
 
-    `stride` is the kernel size by default: patches side by side. Without functions an activation
+    `stride` is the kernel size by default (adjacent patches). With basis "none" an activation
     follows the local layer.
     """
     size = checked_image_size(image_size, classes)
     if head not in ("linear", "kan"):
         raise ValueError(f"head must be 'linear' or 'kan', got {head!r}")
     if head == "linear" and len(hidden):
-        raise ValueError(f"hidden={list(hidden)} is of the KAN head: give head='kan' too")
+        raise ValueError(f"hidden={list(hidden)} needs head='kan'")
     first = local(in_channels, scaled(width, 1), kernel_size, stride, image_size=size)
     entries = first.out_channels * first.output_size[0] * first.output_size[1]
-    top = (
-        nn.Linear(entries, classes)
-        if head == "linear"
-        else KAN([entries, *_nodes(hidden, 1.0), classes], linear=linear, activation=activation)
-    )
+    if head == "linear":
+        head_module = nn.Linear(entries, classes)
+    else:
+        nodes = [entries, *_nodes(hidden, 1.0), classes]
+        head_module = KAN(nodes, linear=linear, activation=activation)
     front = nn.Sequential(first, activation_where_plain(first.functions, activation), nn.Flatten())
-    return FlatClassifier(front, top, in_channels=in_channels, image_size=size)
+    return FlatClassifier(front, head_module, in_channels=in_channels, image_size=size)
 
 
 def _nodes(widths: Sequence[int], factor: float, name: str = "hidden") -> list[int]:
-    """Numbers of nodes times the factor; ValueError for anything but a list of positive numbers,
-    and a positive factor.
+    """Numbers of nodes times the factor.
+
+    Raises:
+        ValueError: not a list of positive integers, or a factor that is not positive.
     """
-    if (
-        not isinstance(widths, Sequence)
-        or isinstance(widths, str)
-        or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in widths)
-    ):
+    is_list = isinstance(widths, Sequence) and not isinstance(widths, str)
+    if not is_list or not all(is_positive_integer(n) for n in widths):
         raise ValueError(
-            f"{name} must list positive numbers of nodes, such as [5, 5], or nothing, got"
+            f"{name} must be a list of positive numbers of nodes, such as [5, 5] or [], got"
             f" {widths!r}"
         )
     if not 0 < factor < float("inf"):

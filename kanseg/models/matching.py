@@ -1,4 +1,4 @@
-"""Fair comparison: the width at which one network is as large as another."""
+"""Find the width at which a network has the same size as another, for fair comparisons."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from kanseg.bases import list_basis_options
-from kanseg.models.operations import multiply_adds, num_parameters, place
+from kanseg.models.operations import device_and_dtype, multiply_adds, num_parameters
 
 TOLERANCE = 0.02
-GOOD_ENOUGH = 0.005  # of the wanted size: the search stops there
+GOOD_ENOUGH = 0.005  # relative error of the size at which the search stops
 START_WIDTH = 16.0
-# Widths closer together than this share of them make the same network, or nearly.
+# Widths with a smaller relative difference give nearly the same network.
 FINEST_STEP = 1 / 512
 WEIGHTS = ("encoder_weights", "weights")
 Arguments = dict[str, Any]
@@ -24,21 +24,20 @@ Create = Callable[..., nn.Module]
 
 
 def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
-    """Arguments of `create` with `match`, `like` and `match_size` turned into the `width` that they
-    ask for.
+    """Replace `match`, `like` and `match_size` in arguments of `create` by the matching `width`.
 
     Args:
         create: `create_model`, `create_classifier` or `create_encoder`.
-        arguments: of it. `match`: "params" or "macs" (multiply-adds of a forward pass for an image
-            of `match_size`, evaluating the functions included). `like`: a network, or a mapping of
-            the arguments in which the network to be matched differs: it has all others too, and its
-            own width is the one given. An option that only one of their two bases knows goes to
-            that one.
+        arguments: arguments of `create`. `match` is "params" or "macs" (multiply-adds of a forward
+            pass for an image of `match_size`, including the evaluation of the functions). `like` is
+            a network, or a mapping of the arguments in which the reference network differs; the
+            width given is that of the reference. An option that only one of the two bases has is
+            used for that network only.
 
     Raises:
-        ValueError: `match` without `like` or the other way round, an unknown measure, a width
-            beside a network, or a size that cannot be reached within 2 %; the message says which
-            sizes are nearest.
+        ValueError: `match` without `like` or vice versa, an unknown measure, a width together with
+            a network, or a size that cannot be reached within 2 %; the message names the nearest
+            sizes.
     """
     plain = dict(arguments)
     match = plain.pop("match", None)
@@ -51,14 +50,12 @@ def matched(create: Create, arguments: Mapping[str, Any]) -> Arguments:
             "match must be 'params' or 'macs', and like a network or a mapping of the arguments"
             f" that differ, such as {{'basis': 'gram'}}; got match={match!r}, like={str(like)[:80]}"
         )
-    # Stored weights fit one width only, and are not needed to count.
+    # Stored weights have one width only, and are not needed to count.
     weights = {name: plain.pop(name) for name in WEIGHTS if name in plain}
     measure, unit = MEASURES[match]
     if isinstance(like, nn.Module):
         if "width" in plain:
-            raise ValueError(
-                "match solves the width: leave `width` out beside a network to be like"
-            )
+            raise ValueError("match determines the width: leave out `width` if `like` is a network")
         wanted = measure(like, _input_shape(plain, match_size))
     else:
         plain, other = _split_options(plain, like)
@@ -83,14 +80,13 @@ def solve_width(
     tolerance: float = TOLERANCE,
     what: str = "",
 ) -> float:
-    """Find the width, 1 or more, at which a network has the wanted size.
+    """Find the width of at least 1 at which a network has the wanted size.
 
     Args:
         size: width -> size, which grows with the width.
-        wanted: the size.
+        wanted: the wanted size.
         start: the first width to try.
-        tolerance: how far from the wanted size the result may be, as a share of it; inf for the
-            nearest that there is.
+        tolerance: largest relative error of the size; inf for the nearest possible size.
         what: unit of the size, for the error message.
 
     Raises:
@@ -116,7 +112,7 @@ def solve_width(
     above = [width for width in by_distance if sizes[width] > wanted]
     nearest = [f"{sizes[width]:,} (width {width:g})" for width in sorted(below[:1] + above[:1])]
     raise ValueError(
-        f"no width gives {wanted:,} {what} within {tolerance:.0%}; the nearest that can be reached:"
+        f"no width gives {wanted:,} {what} within {tolerance:.0%}; the nearest possible sizes are:"
         f" {' and '.join(nearest)}"
     )
 
@@ -124,10 +120,10 @@ def solve_width(
 def _next_width(
     low: float, high: float, last: float, wanted: int, sizes: Mapping[float, int]
 ) -> float:
-    """The next width to try, between two that are too small and too large.
+    """The next width to try, between one that is too small and one that is too large.
 
-    Sizes grow as a power of the width: its square at first, then the power that the sizes of the
-    two ends show.
+    Assumes that the size is a power of the width: the square at first, then the power between the
+    sizes of the two ends.
     """
     power = 2.0
     if low in sizes and high in sizes:
@@ -144,13 +140,13 @@ def _next_width(
 
 
 def _input_shape(arguments: Arguments, match_size: Sequence[int]) -> tuple[int, ...]:
-    """(1, C, H, W), with the size of the images that the network is built for if it has one."""
+    """(1, C, H, W), with the network's own image size if it has one."""
     image_size = arguments.get("image_size") or match_size
     return (1, arguments["in_channels"], *image_size)
 
 
 def _on_meta(create: Create, arguments: Arguments) -> nn.Module:
-    """The network on the device meta, where it takes no memory."""
+    """Create a network on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return create(**arguments)
 
@@ -160,10 +156,11 @@ def _count_parameters(model: nn.Module, shape: Sequence[int]) -> int:
 
 
 def _count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Multiply-adds of a forward pass; a network on the device meta is run on fake tensors, which
-    say that they are on a CPU, where autocast can be asked for.
+    """Multiply-adds of a forward pass.
+
+    A network on the meta device is run with fake CPU tensors, since there is no autocast for meta.
     """
-    if place(model)[0].type != "meta":
+    if device_and_dtype(model)[0].type != "meta":
         return multiply_adds(model, shape)
     from torch._subclasses import FakeTensorMode
     from torch._subclasses.fake_tensor import DataDependentOutputException
@@ -172,7 +169,7 @@ def _count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     try:
         with torch.device("cpu"), FakeTensorMode(allow_non_fake_inputs=True):
             return multiply_adds(fake.to_empty(device="cpu"), shape)
-    except DataDependentOutputException:  # mixtures of experts ask which ones are chosen
+    except DataDependentOutputException:  # mixtures of experts need to know the chosen experts
         real = model.to_empty(device="cpu")
         with torch.no_grad():
             for tensor in (*real.parameters(), *real.buffers()):
@@ -180,7 +177,7 @@ def _count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
         return multiply_adds(real, shape)
 
 
-# Name -> (function of the network and the shape of its input, unit).
+# name -> ((network, input shape) -> size, unit)
 MEASURES: dict[str, tuple[Callable[[nn.Module, Sequence[int]], int], str]] = {
     "params": (_count_parameters, "parameters"),
     "macs": (_count_multiply_adds, "multiply-adds"),
@@ -188,8 +185,8 @@ MEASURES: dict[str, tuple[Callable[[nn.Module, Sequence[int]], int], str]] = {
 
 
 def _split_options(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments, Arguments]:
-    """The arguments of the network to be built, and of the one it is to be like; an option that
-    only one of their two bases knows goes to that one.
+    """Split arguments into those of the new network and of the reference network; an option that
+    only one of their bases has goes to that network.
     """
     other = given | dict(like)
     known, known_to_other = _options_of(given["basis"]), _options_of(other["basis"])
@@ -204,4 +201,6 @@ def _split_options(given: Arguments, like: Mapping[str, Any]) -> tuple[Arguments
 
 
 def _options_of(basis: str) -> set[str]:
-    return set() if basis == "none" else set(list_basis_options(basis))
+    if basis == "none":
+        return set()
+    return set(list_basis_options(basis))

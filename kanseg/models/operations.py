@@ -1,5 +1,5 @@
-"""What a forward pass costs, in numbers that do not depend on the machine: multiply-adds,
-operations of the functions, bytes kept for backward.
+"""The cost of a forward pass in hardware-independent numbers: multiply-adds, operations of the
+functions, bytes kept for backward.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from torch.utils.hooks import RemovableHandle
 from kanseg.bases import Basis
 from kanseg.bases.base import DOMAINS
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.kernels.horner import collapses, variable
+from kanseg.layers.kernels.horner import is_low_degree_polynomial, polynomial_variable
 from kanseg.layers.kernels.rational import is_rational
 
-Note = Callable[[int], None]
+Counter = Callable[[int], None]
 
 
-class Operations(TorchDispatchMode):
-    """Counts, while it is on, the operations of PyTorch as they are executed - those inside our own
-    autograd functions too.
+class OperationCounter(TorchDispatchMode):
+    """Counts PyTorch operations as they are executed, including those inside autograd functions.
 
-    `contraction` is told the multiply-adds of every convolution and matrix product (those of
-    attention too), by PyTorch's own formulas of `torch.utils.flop_counter`, without biases.
-    `functions` is told the work of evaluating bases: one operation per entry that an elementwise
-    operation writes while a basis is evaluated, its domain map included, and all of a
-    `KANActivation`, whose functions and base are computed together (`operations_of_a_value`); exp
-    is one operation, and so is a normalization. What norms, other activations, additions and
-    resizing do is counted nowhere, as is usual.
+    Norms, other activations, additions and resizing are not counted, as is usual.
+
+    Args:
+        contraction: called with the multiply-adds of every convolution and matrix product
+            (attention included), by the formulas of `torch.utils.flop_counter`, without biases.
+        functions: called with the operations of evaluating bases: one per entry that an elementwise
+            operation writes while a basis is evaluated, including its domain map; exp and a
+            normalization count as one. For a `KANActivation`, whose functions and base are
+            computed together, see `operations_per_value`.
     """
 
-    def __init__(self, contraction: Note, functions: Note):
+    def __init__(self, contraction: Counter, functions: Counter):
         super().__init__()
         self.contraction, self.functions = contraction, functions
-        self.evaluates = False
+        self.in_basis = False
         self.paused = False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
@@ -52,224 +53,234 @@ class Operations(TorchDispatchMode):
         flops = flop_registry.get(func.overloadpacket)
         if flops is not None:
             self.contraction(int(flops(*args, **kwargs, out_val=result)) // 2)
-        elif self.evaluates and _elementwise(func.overloadpacket):
-            self.functions((result if isinstance(result, Tensor) else result[0]).numel())
+        elif self.in_basis and _is_elementwise(func.overloadpacket):
+            output = result if isinstance(result, Tensor) else result[0]
+            self.functions(output.numel())
         return result
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Within it a basis is evaluated."""
-        before, self.evaluates = self.evaluates, True
+    def basis_evaluation(self) -> Iterator[None]:
+        """Count elementwise operations inside this context."""
+        before, self.in_basis = self.in_basis, True
         try:
             yield
         finally:
-            self.evaluates = before
+            self.in_basis = before
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Within it nothing is counted."""
+        """Count nothing inside this context."""
         before, self.paused = self.paused, True
         try:
             yield
         finally:
             self.paused = before
 
-    def watch(self, layer: KANActivation) -> list[RemovableHandle]:
-        """Hooks within which a learned activation is evaluated.
+    def hook_activation(self, layer: KANActivation) -> list[RemovableHandle]:
+        """Register hooks that count a learned activation.
 
-        A polynomial or a table is counted by its formula: its operations differ from device to
-        device, and what the first ones find later ones look up.
+        A polynomial, rational function or table is counted by formula: its operations differ
+        between devices, and cached tables and coefficients are computed in the first pass only.
         """
         entered: list[AbstractContextManager] = []
 
-        def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def before_forward(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if has_formula(layer):
-                self.functions(inputs[0].numel() * operations_of_a_value(layer))
+                self.functions(inputs[0].numel() * operations_per_value(layer))
                 entered.append(self.pause())
             else:
-                entered.append(self.evaluation())
+                entered.append(self.basis_evaluation())
             entered[-1].__enter__()
 
-        def after(*_: object) -> None:
+        def after_forward(*_: object) -> None:
             entered.pop().__exit__(None, None, None)
 
-        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+        return [
+            layer.register_forward_pre_hook(before_forward),
+            layer.register_forward_hook(after_forward),
+        ]
 
-    def watched(self, basis: Basis) -> Callable[..., Iterator[tuple[Tensor, Tensor | None]]]:
-        """The `values_and_derivatives` of a basis that tell when they are at work."""
-        terms = basis.values_and_derivatives
+    def wrap_basis(self, basis: Basis) -> Callable[..., Iterator[tuple[Tensor, Tensor | None]]]:
+        """`values_and_derivatives` of a basis, with its operations counted."""
+        original = basis.values_and_derivatives
 
-        def told(u: Tensor, derivatives: bool = False) -> Iterator[tuple[Tensor, Tensor | None]]:
-            with (
-                self.evaluation()
-            ):  # u is mapped already, wherever that was: once more, without numbers
+        def values_and_derivatives(
+            u: Tensor, derivatives: bool = False
+        ) -> Iterator[tuple[Tensor, Tensor | None]]:
+            with self.basis_evaluation():
+                # The domain map was applied outside: count it by running it again without data.
                 DOMAINS[basis.domain](torch.empty_like(u, device="meta"))
-            each = terms(u, derivatives)
+            functions = original(u, derivatives)
             while True:
-                with self.evaluation():
-                    term = next(each, None)
-                if term is None:
+                with self.basis_evaluation():
+                    value_and_derivative = next(functions, None)
+                if value_and_derivative is None:
                     return
-                yield term
+                yield value_and_derivative
 
-        return told
+        return values_and_derivatives
 
 
 def has_formula(layer: KANActivation) -> bool:
-    """Whether shared functions are computed as polynomials, their quotients or tables. A fake
-    tensor does not show the numbers that may be against it.
-    """
+    """True if a learned activation is computed as a polynomial, a rational function or a table."""
     if is_rational(layer.basis):
         return True
+    # Fake tensors do not show the values that could prevent a table.
     is_fake = isinstance(layer.weight, FakeTensor)
     return layer.can_freeze() or (is_fake and layer.basis.has_table)
 
 
-def operations_of_a_value(layer: KANActivation) -> int:
-    """Of shared functions that are a polynomial, a quotient of two or a table.
+def operations_per_value(layer: KANActivation) -> int:
+    """Operations per value of a learned activation that has a formula (`has_formula`).
 
-    A polynomial costs a multiply-add a degree, and its variable one operation each for the scale,
-    the sigmoid and the center that it has. A table costs five: the place in it, the share of the
-    way through the piece there, a cubic polynomial of that. A quotient costs three beside its
-    polynomials: the absolute value, the one, the division. A domain map and a base cost one more
-    each.
+    A polynomial costs one multiply-add per degree, and one operation each for the scale, sigmoid
+    and center of its variable. A table costs five: the index of the piece, the position inside the
+    piece, and a cubic polynomial. A rational function costs its two polynomials plus three: the
+    absolute value, adding one, and the division. A domain map and a base cost one more each.
     """
     basis = layer.basis
     common = int(not basis.is_pointwise) + int(layer.base is not None)
     if is_rational(basis):
         return common + basis.degree + basis.denominator_degree + 3
-    if not collapses(basis):
+    if not is_low_degree_polynomial(basis):
         return common + (basis.is_pointwise and basis.domain != "identity") + 5
-    scale, center = variable(basis)
+    scale, center = polynomial_variable(basis)
     if scale == 0:
         return common + basis.polynomial_degree
     return common + 1 + (scale != 1) + (center != 0) + basis.polynomial_degree
 
 
 @cache
-def _elementwise(operation) -> bool:  # noqa: ANN001 - an OpOverloadPacket
-    """PyTorch tags them, but not every in-place form; copies compute nothing."""
+def _is_elementwise(operation) -> bool:  # noqa: ANN001 - an OpOverloadPacket
+    """True for operations with PyTorch's tag "pointwise" (which some in-place forms lack) and for
+    layer norm; copies do not count.
+    """
     name = operation.__name__.rstrip("_")
     if name == "native_layer_norm":
         return True
-    same = getattr(torch.ops.aten, name, operation)
-    return name != "clone" and any(
-        torch.Tag.pointwise in getattr(same, overload).tags for overload in same.overloads()
-    )
+    if name == "clone":
+        return False
+    out_of_place = getattr(torch.ops.aten, name, operation)
+    for overload in out_of_place.overloads():
+        if torch.Tag.pointwise in getattr(out_of_place, overload).tags:
+            return True
+    return False
 
 
 @contextmanager
-def counted(model: nn.Module, contraction: Note, functions: Note) -> Iterator[None]:
-    """Within it what the model computes is told to both (see `Operations`)."""
-    operations = Operations(contraction, functions)
+def count_operations(model: nn.Module, contraction: Counter, functions: Counter) -> Iterator[None]:
+    """Context in which the operations of a model are counted (see `OperationCounter`)."""
+    counter = OperationCounter(contraction, functions)
     learned = [module for module in model.modules() if isinstance(module, KANActivation)]
     by_formula = {layer.basis for layer in learned if has_formula(layer)}
     bases = [module for module in model.modules() if isinstance(module, Basis)]
     bases = [basis for basis in bases if basis not in by_formula]
     hooks: list[RemovableHandle] = []
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         for layer in learned:
-            hooks += operations.watch(layer)
+            hooks += counter.hook_activation(layer)
         for basis in bases:
-            basis.values_and_derivatives = operations.watched(basis)
-        # One operation for a whole block of attention, and fused attention on some devices, would
-        # be counted as nothing.
+            basis.values_and_derivatives = counter.wrap_basis(basis)
+        # Fused attention has no formula in torch's flop counter on every device.
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH), operations:
+        with sdpa_kernel(SDPBackend.MATH), counter:
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
         for hook in hooks:
             hook.remove()
         for basis in bases:
-            del basis.values_and_derivatives  # the method of the class is seen again
+            del basis.values_and_derivatives  # back to the method of the class
 
 
-TRANSIENT = ("balance", "elbo")  # what layers keep of a training forward for a penalty
+# Attributes in which layers store a penalty of the latest training forward.
+TRANSIENT = ("balance", "elbo")
 
 
 @contextmanager
-def left_as_found(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Within it the model is in training mode or not; afterwards modes, running statistics and the
-    random numbers are as before.
+def preserve_state(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put the model into training or evaluation mode, and restore it afterwards.
+
+    Modes, running statistics, stored penalties and the random generators are as before.
     """
     modes = {module: module.training for module in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers() if training]
-    kept = [
-        (module, name, value)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if name in TRANSIENT
-    ]
-    device, _ = place(model)
+    penalties = []
+    for module in model.modules():
+        for name in TRANSIENT:
+            if name in vars(module):
+                penalties.append((module, name, vars(module)[name]))
+    device, _ = device_and_dtype(model)
+    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=devices):
             model.train(training)
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for module, name, value in kept:
+        for module, name, value in penalties:
             setattr(module, name, value)
         for buffer, before in buffers:
             if not torch.equal(buffer, before):
                 buffer.detach().copy_(before)
 
 
-def place(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where the model is, and what it computes in: of its first floating-point parameter or
-    buffer.
-    """
-    held = [*model.parameters(), *model.buffers()]
-    first = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0))
-    return first.device, first.dtype
+def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of the first floating-point parameter or buffer of a model."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    default = torch.empty(0)
+    return default.device, default.dtype
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Numbers in its parameters, frozen ones too, each parameter once."""
+    """Number of values in all parameters of a model, including frozen ones."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
-    """Of a forward pass in evaluation mode for an input of that shape, evaluating the functions
-    included (see `Operations`).
+    """Multiply-adds of a forward pass in evaluation mode for an input of the given shape, including
+    the evaluation of the functions (see `OperationCounter`).
 
-    Works for fake tensors too (`torch._subclasses.FakeTensorMode`), that is without computing
-    anything.
+    With fake tensors (`torch._subclasses.FakeTensorMode`) nothing is computed.
     """
     counts: list[int] = []
-    device, dtype = place(model)
+    device, dtype = device_and_dtype(model)
     with (
-        left_as_found(model, training=False),
+        preserve_state(model, training=False),
         torch.no_grad(),
-        counted(model, counts.append, counts.append),
+        count_operations(model, counts.append, counts.append),
     ):
         model(torch.zeros(*shape, device=device, dtype=dtype))
     return sum(counts)
 
 
 def saved_bytes(
-    function: Callable[[], object], own: Iterable[Tensor] = (), note: Note | None = None
+    function: Callable[[], object], own: Iterable[Tensor] = (), on_save: Counter | None = None
 ) -> int:
-    """Bytes that a call keeps for backward: every storage once and whole; those of `own`
-    (parameters, buffers) exist anyway and are left out.
+    """Bytes that a call keeps for backward; each storage counts once, in full.
 
-    `note` is told the bytes of each storage when it is kept for the first time.
+    Args:
+        function: called once, with gradients enabled by the caller.
+        own: tensors that exist anyway (parameters, buffers) and are not counted.
+        on_save: called with the bytes of each storage when it is saved for the first time.
     """
-    seen = {tensor.untyped_storage().data_ptr() for tensor in own}
-    kept: list[int] = []
+    counted = {tensor.untyped_storage().data_ptr() for tensor in own}
+    sizes: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept.append(storage.nbytes())
-            if note is not None:
-                note(storage.nbytes())
+        if storage.data_ptr() not in counted:
+            counted.add(storage.data_ptr())
+            sizes.append(storage.nbytes())
+            if on_save is not None:
+                on_save(storage.nbytes())
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = function()  # while it is held its graph is, and no address is given out twice
-    del held
-    return sum(kept)
+        result = function()  # keeps the graph alive, so that no address is reused
+    del result
+    return sum(sizes)

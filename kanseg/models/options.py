@@ -1,4 +1,4 @@
-"""Options become the parts that a builder is handed: `conv`, `plain`, `stem`, `linear`, `local`."""
+"""Turn options into the parts of a network: `conv`, `plain`, `stem`, `linear` and `local`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from kanseg.layers.experts import ConvExperts
 from kanseg.layers.kan_conv import KANConv2d
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.local import KANLocal2d
-from kanseg.models.classification import CLASSIFIERS
+from kanseg.models.classification import CLASSIFIERS, is_positive_integer
 from kanseg.models.flat import linear_layers
 from kanseg.utils.registry import nearest
 
 Options = dict[str, object]
 Stem = Mapping[str, object] | str | None
 
-# Keyword arguments of a builder that are parts, not options: `plain` is `conv` without functions.
+# Keyword arguments of a builder that are parts instead of options; `plain` is `conv` without
+# functions.
 PARTS = ("conv", "plain", "stem", "linear", "local", "encoder", "aux_params")
-# What functions of a network's convolutions are shared by, unless the caller says otherwise
-# (docs/study.md).
+# Default of `share` for the convolutions of a network (docs/study.md).
 DEFAULT_SHARE = "channel"
-PER_EDGE_OPTIONS = ("inner_channels", "function_init")  # only functions of each edge have them
-PLAIN_OPTIONS = ("norm", "activation", "padding_mode")  # of plain convolutions before flat layers
-# Functions of the colors: B-splines over three standard deviations of a normalized image, without a
-# bottleneck.
+PER_EDGE_OPTIONS = ("inner_channels", "function_init")  # options for share="edge" only
+PLAIN_OPTIONS = ("norm", "activation", "padding_mode")  # for plain convolutions before flat layers
+# Stem for colors: B-splines over three standard deviations of a normalized image, no bottleneck.
 COLOR_STEM = {
     "basis": "bspline",
     "grid_size": 8,
@@ -43,7 +42,7 @@ def keyword_names(function: Callable) -> list[str]:
 
 
 def _layer_options(layer: type) -> list[str]:
-    """Keyword arguments of a layer that are options of a whole network."""
+    """Keyword arguments of a layer that can be options of a network."""
     per_layer = ("groups", "device", "dtype")
     return [name for name in keyword_names(layer.__init__) if name not in per_layer]
 
@@ -53,32 +52,33 @@ LINEAR_OPTIONS = _layer_options(KANLinear)
 
 
 def with_default_share(name: str, basis: str, options: Mapping[str, object]) -> Options:
-    """The options of a network with `share` among them, so that a stored network states it.
+    """Add `share` to the options of a network, so that it is stored with the network.
 
-    Functions are shared by default, but not where an option is given that only functions of each
-    edge have, nor in flat networks and in U-KAN, whose token blocks are KAN layers.
+    Functions are shared by default, except with options for share="edge" only, in flat networks,
+    and in U-KAN, whose token blocks are KAN layers.
     """
     if basis == "none" or "share" in options:
         return dict(options)
-    per_edge = name in CLASSIFIERS or name == "ukan"
-    for key in PER_EDGE_OPTIONS:
-        per_edge = per_edge or key in options
-    return {**options, "share": "edge" if per_edge else DEFAULT_SHARE}
+    share = DEFAULT_SHARE
+    if name in CLASSIFIERS or name == "ukan" or set(PER_EDGE_OPTIONS) & set(options):
+        share = "edge"
+    return {**options, "share": share}
 
 
 def check_counts(**numbers: object) -> None:
-    """ValueError for the first number that is not an integer of at least 1."""
+    """Raise ValueError for a number that is not an integer of at least 1."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_positive_integer(value):
             raise ValueError(f"{name} must be at least 1 and an integer, got {value!r}")
 
 
 def conv_parts(build: Callable, basis: str, stem: Stem, options: Options) -> Options:
-    """The keyword arguments of a builder of convolutional networks: its parts, and those options
-    that are its own. All other options go into the convolutions.
+    """Keyword arguments for a builder of convolutional networks: its parts and its own options.
+
+    All other options go into the convolutions.
 
     Raises:
-        ValueError: an option that neither the builder, KANConv2d nor the basis has.
+        ValueError: an option unknown to the builder, KANConv2d and the basis.
     """
     names = keyword_names(build)
     own = [name for name in names if name not in PARTS]
@@ -96,13 +96,9 @@ def conv_parts(build: Callable, basis: str, stem: Stem, options: Options) -> Opt
 
 
 def flat_parts(build: Callable, basis: str, stem: Stem, options: Options) -> Options:
-    """`conv_parts` for networks whose functions are in flat layers: their convolutions, if any, are
-    plain.
-    """
+    """`conv_parts` for networks with functions in flat layers only and plain convolutions."""
     if stem not in ("auto", None):
-        raise ValueError(
-            f"this network has no stem of functions: leave stem at 'auto', got {stem!r}"
-        )
+        raise ValueError(f"this network has no KAN stem: leave stem at 'auto', got {stem!r}")
     names = keyword_names(build)
     own = [name for name in names if name not in PARTS]
     linear_options = {key: value for key, value in options.items() if key not in own}
@@ -132,9 +128,9 @@ def _select(options: Options, names: Sequence[str]) -> Options:
 
 
 def _layer_defaults(given: Mapping[str, object]) -> Options:
-    """What a network sets for its layers, where the caller gives nothing else."""
+    """Defaults of a network for the options of its layers."""
     if given.get("share", "edge") == "edge":
-        # Activations stand between the layers already.
+        # The layers have activations between them, so the base branch needs none.
         return {"inner_channels": 0.25, "base_activation": "identity"}
     if given.get("position") == "before_conv":
         return {"activation": None}
@@ -142,12 +138,11 @@ def _layer_defaults(given: Mapping[str, object]) -> Options:
 
 
 def _with_experts(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
-    """The convolution, or a mixture of `experts` of them."""
+    """The convolution, or with `experts` a mixture of that many."""
     if experts is None:
         if top_k is not None:
             raise ValueError(
-                f"top_k={top_k} is an option of mixtures of experts: give experts, the number of"
-                " convolutions, too"
+                f"top_k={top_k} is an option of mixtures of experts: set experts, their number, too"
             )
         return conv
     check_counts(experts=experts)
@@ -158,9 +153,7 @@ def _with_experts(conv: Conv, experts: int | None, top_k: int | None) -> Conv:
 
 
 def _stem(stem: Stem, basis: str, conv_options: Options, conv: Conv) -> Conv:
-    """The first convolution: as all others, or with a basis of its own and the others' norm,
-    activation and the like.
-    """
+    """The first convolution: `conv`, or one with another basis and otherwise the same options."""
     if stem == "auto":
         per_edge = basis != "none" and conv_options.get("share", "edge") == "edge"
         stem = COLOR_STEM if per_edge else None
@@ -174,7 +167,7 @@ def _stem(stem: Stem, basis: str, conv_options: Options, conv: Conv) -> Conv:
 
 
 def _conv(basis: str, options: Options, *, network_options: Sequence[str] = ()) -> Conv:
-    """KANConv2d with its basis and options."""
+    """KANConv2d with the given basis and options, which are checked."""
     _check_options(
         basis,
         options,
@@ -188,10 +181,13 @@ def _conv(basis: str, options: Options, *, network_options: Sequence[str] = ()) 
 def _check_options(
     basis: str, options: Iterable[str], *, known: Sequence[str], others: Sequence[str], without: str
 ) -> None:
-    """ValueError for an option that neither the layer (`known`) nor the basis has; `others` are
-    names that may have been meant.
+    """Raise ValueError for an option that neither the layer (`known`) nor the basis has.
+
+    `others` are further names to suggest, `without` describes basis "none" in the message.
     """
-    basis_options = [] if basis == "none" else list_basis_options(basis)
+    basis_options = []
+    if basis != "none":
+        basis_options = list_basis_options(basis)
     for key in options:
         if key in known or key in basis_options:
             continue

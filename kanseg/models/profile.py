@@ -1,4 +1,4 @@
-"""What a network costs, layer by layer: parameters, multiply-adds, memory for training, time."""
+"""Cost of a network by layer: parameters, multiply-adds, memory for training, time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kanseg.bases import Basis
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.grids import Adaptive
-from kanseg.models.operations import counted, left_as_found, place, saved_bytes
+from kanseg.models.operations import count_operations, device_and_dtype, preserve_state, saved_bytes
 from kanseg.utils.tables import markdown_table
 
 PARTS = ("base", "basis", "norm", "other")
@@ -29,28 +29,26 @@ HEADER = [
     "saved MiB",
     "ms",
 ]
-EXPLAINED = """Parameters: base and basis are the two branches of KAN layers (bottleneck and
-shared functions with the basis), norm all normalizations. Mmadds: millions of multiply-adds of a
-forward pass, convolutions and matrix products as they are executed, and one per operation and entry
-for evaluating the functions (shared ones as the polynomials or tables that they become); the next
-column is these alone. saved MiB: kept for backward by a forward pass in training mode, every
-storage once, parameters left out, the loss too. ms: forward in evaluation mode, a layer's own time
-without the layers inside it."""
+EXPLANATION = """Parameters: base and basis are the two branches of KAN layers (basis includes
+bottlenecks and shared functions), norm is all normalizations. Mmadds: millions of multiply-adds of
+a forward pass, for convolutions and matrix products as executed, plus one per operation and entry
+to evaluate the functions (shared functions as polynomials or tables); the next column is the
+functions only. saved MiB: memory kept for backward by a forward pass in training mode, without
+parameters and loss. ms: forward time in evaluation mode, without the layers inside a layer."""
 
 
 @dataclass
 class Row:
-    """What one layer costs by itself, without the layers inside it that have rows of their own.
+    """Cost of one layer, without the layers inside it that have rows of their own.
 
     Args:
-        name: as of `named_modules`, "" for the network itself.
-        kind: its class.
-        output: shape of what it returned, None where that is no tensor or it did not run.
-        parameters: their number in each of `PARTS`; one that is shared counts where it is met
-            first.
+        name: as in `named_modules`, "" for the network itself.
+        kind: name of the class.
+        output: shape of the output; None if it is not a tensor, or the layer did not run.
+        parameters: number of parameters in each of `PARTS`; a shared one counts in the first layer.
         contraction: multiply-adds of convolutions and matrix products.
         functions: operations of evaluating bases, one per entry.
-        saved_bytes: kept for backward.
+        saved_bytes: bytes kept for backward.
         milliseconds: median of the runs.
     """
 
@@ -65,24 +63,25 @@ class Row:
 
     @property
     def multiply_adds(self) -> int:
-        """Of the contraction and of the functions."""
+        """Multiply-adds of convolutions and matrix products plus operations of the functions."""
         return self.contraction + self.functions
 
     @property
     def num_parameters(self) -> int:
-        """In all parts."""
+        """Number of parameters in all parts."""
         return sum(self.parameters.values())
 
     def _cells(self) -> list[str]:
-        size = "" if self.output is None else "x".join(map(str, self.output))
-        numbers = [f"{self.parameters[part]:,}" for part in PARTS]
-        work = [f"{count / 1e6:,.3f}" for count in (self.multiply_adds, self.functions)]
+        size = ""
+        if self.output is not None:
+            size = "x".join(map(str, self.output))
         return [
             self.name,
             self.kind,
             size,
-            *numbers,
-            *work,
+            *(f"{self.parameters[part]:,}" for part in PARTS),
+            f"{self.multiply_adds / 1e6:,.3f}",
+            f"{self.functions / 1e6:,.3f}",
             f"{self.saved_bytes / 2**20:.3f}",
             f"{self.milliseconds:.3f}",
         ]
@@ -90,13 +89,12 @@ class Row:
 
 @dataclass
 class Profile:
-    """Rows for all layers in the order of `named_modules`; `print` shows them as a table, totals
-    below.
+    """Cost of all layers, in the order of `named_modules`; `print` shows a table with totals.
 
     Args:
-        input_size: what went in, the batch first.
-        device: where.
-        rows: every parameter, operation, kept byte and moment is in exactly one of them.
+        input_size: shape of the input, with the batch.
+        device: device of the network.
+        rows: one per layer; every parameter, operation, byte and millisecond is in exactly one row.
     """
 
     input_size: tuple[int, ...]
@@ -122,16 +120,14 @@ class Profile:
         }
 
     def __str__(self) -> str:
-        # What merely passes tensors on has nothing but a little time; one line for all of it.
-        costly: dict[bool, list[Row]] = {True: [], False: []}
+        # Layers that only pass tensors on take nothing but a little time: one line for all of them.
+        costly, others = [], []
         for row in self.rows:
-            costly[bool(row.num_parameters or row.multiply_adds or row.saved_bytes)].append(row)
+            is_costly = row.num_parameters or row.multiply_adds or row.saved_bytes
+            (costly if is_costly else others).append(row)
         total = self.total
-        table = markdown_table(
-            HEADER,
-            [row._cells() for row in (*costly[True], _sum("(all else)", costly[False]), total)],
-            text_columns=3,
-        )
+        shown = [*costly, _sum("(all else)", others), total]
+        table = markdown_table(HEADER, [row._cells() for row in shown], text_columns=3)
         totals = (
             f"{total.num_parameters:,} parameters, {total.multiply_adds / 1e6:,.1f} million"
             f" multiply-adds ({total.functions / 1e6:,.1f} in functions)"
@@ -140,39 +136,38 @@ class Profile:
         memory = (
             f"{total.saved_bytes / 2**20:.1f} MiB kept for backward, {total.milliseconds:.1f} ms"
         )
-        return f"{table}\n\nInput {size} on {self.device}: {totals}, {memory}.\n{EXPLAINED}"
+        return f"{table}\n\nInput {size} on {self.device}: {totals}, {memory}.\n{EXPLANATION}"
 
 
 def profile(
     model: nn.Module, input_size: int | Sequence[int], *, runs: int = 5, training: bool = True
 ) -> Profile:
-    """Measure a network, ours or any other, where it is; afterwards it is as it was.
+    """Measure the cost of any network by layer; the network is left unchanged.
 
-    Layers are the modules that run: KAN layers as one each (a hook inside would change what they
-    do), others down to those without parts. What a module does in its own `forward` is a row of
-    that module. Time and multiply-adds are of a forward pass in evaluation mode, memory of one in
-    training mode.
+    Each module has a row for the work of its own `forward`. A KAN layer is one row, since hooks on
+    its parts would disable the fused computation. Time and multiply-adds are those of a forward
+    pass in evaluation mode, memory that of a forward pass in training mode.
 
     Args:
-        model: takes one tensor; what it returns does not matter.
-        input_size: (C, H, W), (B, C, H, W), or the number of features of a flat net; without B the
-            batch is 1.
-        runs: how often it is timed; 0 for no times.
-        training: whether to find what training keeps in memory.
+        model: network with one input tensor.
+        input_size: (C, H, W), (B, C, H, W), or the number of features of a flat network; the batch
+            size is 1 by default.
+        runs: number of timed runs; 0 for no times.
+        training: measure the memory of training.
 
     Raises:
-        ValueError: not a size; in training mode a norm over a single value.
+        ValueError: an invalid size; in training mode a norm over a single value.
     """
     shape = _shape(input_size)
-    device, dtype = place(model)
+    device, dtype = device_and_dtype(model)
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     layers = dict(_layers(model))
     rows = {name: Row(name, type(layer).__name__) for name, layer in layers.items()}
     _count_parameters(model, layers, rows)
-    with torch.no_grad(), left_as_found(model, training=False):
+    with torch.no_grad(), preserve_state(model, training=False):
         with (
-            _running(layers, rows) as running,
-            counted(model, running.adder("contraction"), running.adder("functions")),
+            _track_layers(layers, rows) as tracker,
+            count_operations(model, tracker.adder("contraction"), tracker.adder("functions")),
         ):
             model(x)
         _time(model, x, layers, rows, runs)
@@ -181,8 +176,8 @@ def profile(
     return Profile(shape, str(device), list(rows.values()))
 
 
-class _Running:
-    """Which layer is at work: hooks keep a stack of those that were entered."""
+class _LayerTracker:
+    """Assigns counts and time to the running layer, by a stack of the layers that were entered."""
 
     def __init__(self, rows: dict[str, Row], clock: Callable[[], float] | None):
         self.rows, self.clock = rows, clock
@@ -191,10 +186,11 @@ class _Running:
         self.since = 0.0
 
     def adder(self, attribute: str) -> Callable[[int], None]:
-        """What adds a count to the layer at work (the whole network where that is none of them)."""
+        """A function that adds a count to the running layer (outside all layers, the network)."""
 
         def add(count: int) -> None:
-            row = self.rows[self.stack[-1] if self.stack else ""]
+            name = self.stack[-1] if self.stack else ""
+            row = self.rows[name]
             setattr(row, attribute, getattr(row, attribute) + count)
 
         return add
@@ -210,7 +206,7 @@ class _Running:
             self.rows[name].output = tuple(output.shape)
 
     def _tick(self) -> None:
-        """The time since the last change is that of the layer on top."""
+        """Add the time since the last change to the layer on top of the stack."""
         if self.clock is None:
             return
         now = self.clock()
@@ -220,20 +216,20 @@ class _Running:
 
 
 @contextmanager
-def _running(
+def _track_layers(
     layers: dict[str, nn.Module], rows: dict[str, Row], clock: Callable[[], float] | None = None
-) -> Iterator[_Running]:
-    running = _Running(rows, clock)
+) -> Iterator[_LayerTracker]:
+    tracker = _LayerTracker(rows, clock)
     hooks = []
     for name, layer in layers.items():
-        hooks.append(layer.register_forward_pre_hook(lambda _, __, name=name: running.enter(name)))
+        hooks.append(layer.register_forward_pre_hook(lambda _, __, name=name: tracker.enter(name)))
         hooks.append(
             layer.register_forward_hook(
-                lambda _, __, output, name=name: running.leave(name, output)
+                lambda _, __, output, name=name: tracker.leave(name, output)
             )
         )
     try:
-        yield running
+        yield tracker
     finally:
         for hook in hooks:
             hook.remove()
@@ -243,64 +239,62 @@ def _count_memory(
     model: nn.Module, x: Tensor, layers: dict[str, nn.Module], rows: dict[str, Row]
 ) -> None:
     with (
-        left_as_found(model, training=True),
+        preserve_state(model, training=True),
         torch.enable_grad(),
-        _running(layers, rows) as running,
+        _track_layers(layers, rows) as tracker,
     ):
         try:
             saved_bytes(
                 lambda: model(x),
                 chain(model.parameters(), model.buffers()),
-                running.adder("saved_bytes"),
+                tracker.adder("saved_bytes"),
             )
         except ValueError as error:
-            cure = (
-                f"; profile a larger batch or image than {tuple(x.shape)}"
-                if "more than 1 value per channel" in str(error)
-                else ""
-            )
-            raise ValueError(f"{error}{cure}") from error
+            hint = ""
+            if "more than 1 value per channel" in str(error):
+                hint = f"; profile a larger batch or image than {tuple(x.shape)}"
+            raise ValueError(f"{error}{hint}") from error
 
 
 def _time(
     model: nn.Module, x: Tensor, layers: dict[str, nn.Module], rows: dict[str, Row], runs: int
 ) -> None:
-    """Median milliseconds of every layer."""
+    """Measure the median milliseconds of every layer."""
 
     def clock() -> float:
         if x.device.type != "cpu":
             getattr(torch, x.device.type).synchronize()
         return time.perf_counter()
 
+    if runs == 0:
+        return
     times = []
-    for _ in range(runs + 1 if runs else 0):
-        with _running(layers, rows, clock) as running:
+    for _ in range(runs + 1):
+        with _track_layers(layers, rows, clock) as tracker:
             model(x)
-        times.append(running.spent)
-    for name, row in rows.items() if times else ():
-        row.milliseconds = (
-            statistics.median(spent[name] for spent in times[1:]) * 1e3
-        )  # without the first, which warms up
+        times.append(tracker.spent)
+    for name, row in rows.items():
+        # Without the first run, which warms up.
+        row.milliseconds = statistics.median(spent[name] for spent in times[1:]) * 1e3
 
 
 def _layers(
     model: nn.Module, name: str = "", seen: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, down to layers that are watched as a whole."""
-    seen = set() if seen is None else seen
+    """Names and modules, each module once, without the parts of KAN layers."""
+    if seen is None:
+        seen = set()
     if model in seen:
         return
     seen.add(model)
     yield name, model
-    if not _whole(model):
+    if not _is_kan_layer(model):
         for key, child in model.named_children():
-            yield from _layers(child, f"{name}.{key}" if name else key, seen)
+            yield from _layers(child, f"{name}.{key}".removeprefix("."), seen)
 
 
-def _whole(layer: nn.Module) -> bool:
-    """Whether it is a layer of functions, which leaves its fused path when a part of it is
-    hooked.
-    """
+def _is_kan_layer(layer: nn.Module) -> bool:
+    """True for layers with functions, which do not compute in fused form if a part has hooks."""
     return (
         isinstance(layer, Adaptive)
         or isinstance(getattr(layer, "basis", None), nn.Module)
@@ -314,42 +308,48 @@ def _count_parameters(model: nn.Module, layers: dict[str, nn.Module], rows: dict
         name = owner
         while name not in layers:
             name = name.rpartition(".")[0]
-        inside = path[len(name) + 1 :] if name else path
-        rows[name].parameters[_part(layers[name], model.get_submodule(owner), inside)] += (
-            parameter.numel()
-        )
+        inside = path.removeprefix(f"{name}.")
+        part = _part(layers[name], model.get_submodule(owner), inside)
+        rows[name].parameters[part] += parameter.numel()
 
 
 def _part(layer: nn.Module, owner: nn.Module, inside: str) -> str:
-    """Which of `PARTS` a parameter belongs to: `owner` has it, `inside` is its path within the
-    layer.
+    """The one of `PARTS` that a parameter of the module `owner` belongs to; `inside` is its path
+    within the layer.
     """
     if "norm" in type(owner).__name__.lower():
         return "norm"
-    if not _whole(layer):
+    if not _is_kan_layer(layer):
         return "other"
     if isinstance(owner, (KANActivation, Basis)):
         return "basis"
     if inside.startswith("base_"):
         return "base"
-    return "other" if inside.startswith(("activation.", "base.")) else "basis"
+    if inside.startswith(("activation.", "base.")):
+        return "other"
+    return "basis"
 
 
 def _sum(name: str, rows: Sequence[Row]) -> Row:
-    total = Row(
-        name, "", parameters={part: sum(row.parameters[part] for row in rows) for part in PARTS}
-    )
+    total = Row(name, "")
+    for row in rows:
+        for part in PARTS:
+            total.parameters[part] += row.parameters[part]
     for attribute in ("contraction", "functions", "saved_bytes", "milliseconds"):
         setattr(total, attribute, sum(getattr(row, attribute) for row in rows))
     return total
 
 
 def _shape(input_size: int | Sequence[int]) -> tuple[int, ...]:
-    """The batch first."""
-    size = (input_size,) if isinstance(input_size, int) else tuple(input_size)
+    """The shape of the input, with the batch."""
+    if isinstance(input_size, int):
+        input_size = (input_size,)
+    size = tuple(input_size)
     if not size or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in size):
         raise ValueError(
             "input_size must be (C, H, W), (B, C, H, W), or the features of a flat net, such as"
             f" (3, 256, 256) or 784, got {input_size!r}"
         )
-    return (1, *size) if len(size) in (1, 3) else size
+    if len(size) in (1, 3):
+        return (1, *size)
+    return size

@@ -1,4 +1,4 @@
-"""The segmentation network: encoder, decoder and heads, each passed in."""
+"""The segmentation model: encoder, decoder and heads."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ MODELS: Registry[Callable[..., SegmentationModel]] = Registry("model")
 
 
 class UNetDecoder(nn.Module):
-    """Feature pyramid -> one feature map of the image's size, by bilinear upsampling,
-    concatenation and a block a level.
+    """U-Net decoder: feature pyramid -> one feature map of the image's size.
+
+    Each level upsamples bilinearly, concatenates the skip connection and applies a block.
 
     Args:
         encoder_channels: channels of the pyramid, the full-size feature first.
-        block: (in_channels, out_channels) -> module; called once a level.
+        block: (in_channels, out_channels) -> module; called once per level.
         bottom: module on the deepest feature, or None.
-        widths: channels of the decoder's own levels, the full-size one first, and of the deepest
+        widths: channels of the decoder's levels, the full-size one first, and of the deepest
             feature; `encoder_channels` by default.
-        align_corners: of the upsampling.
+        align_corners: option of the bilinear upsampling.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class UNetDecoder(nn.Module):
     ):
         super().__init__()
         self.align_corners = align_corners
-        self.bottom = nn.Identity() if bottom is None else bottom
-        widths = encoder_channels if widths is None else widths
+        if bottom is None:
+            bottom = nn.Identity()
+        self.bottom = bottom
+        widths = widths or encoder_channels
         levels = zip(widths[-1:0:-1], encoder_channels[-2::-1], widths[-2::-1], strict=True)
         self.blocks = nn.ModuleList(block(below + skip, width) for below, skip, width in levels)
         self.out_channels = widths[0]
@@ -52,17 +55,16 @@ class UNetDecoder(nn.Module):
         """[(B, C_i, H_i, W_i)] from large to small -> (B, out_channels, H_0, W_0)."""
         x = self.bottom(features[-1])
         for block, skip in zip(self.blocks, features[-2::-1], strict=True):
-            x = block(
-                torch.cat([resize_like(x, skip, align_corners=self.align_corners), skip], dim=1)
-            )
+            x = resize_like(x, skip, align_corners=self.align_corners)
+            x = block(torch.cat([x, skip], dim=1))
         return x
 
 
 def decoder_widths(encoder: Encoder | ExternalEncoder) -> list[int]:
-    """Channels of a decoder's levels: those of the encoder's features, but half of the level below
-    where that has none of its own.
+    """Channels of a decoder's levels: those of the encoder's features.
 
-    That is where feature 0 is the image itself, or where an encoder skips a size.
+    If feature 0 is the image itself, or an encoder has no feature of a size, the level gets half of
+    the channels of the next deeper one (at least 8).
     """
     widths = list(encoder.out_channels)
     for i in reversed(range(len(widths) - 1)):
@@ -126,9 +128,8 @@ class SegmentationModel(nn.Module, _Pretrained):
     Args:
         encoder: image -> list of features, with `out_channels`.
         decoder: list of features -> one feature map of the image's size, with `out_channels`.
-        classes: number of logits a pixel.
-        head: what the decoder returns -> raw logits of the image's size; a 1x1 convolution by
-            default.
+        classes: number of logits per pixel.
+        head: output of the decoder -> raw logits of the image's size; a 1x1 convolution by default.
         aux_params: keyword arguments of ClassificationHead (at least `classes`), as in
             segmentation_models.pytorch; with them forward returns (masks, labels).
     """
@@ -148,21 +149,19 @@ class SegmentationModel(nn.Module, _Pretrained):
         _check_aux_params(aux_params)
         self.encoder = encoder
         self.decoder = decoder
-        self.segmentation_head = (
-            nn.Conv2d(decoder.out_channels, classes, 1) if head is None else head
-        )
-        self.classification_head = (
-            None
-            if aux_params is None
-            else ClassificationHead(encoder.out_channels[-1], **aux_params)
-        )
+        if head is None:
+            head = nn.Conv2d(decoder.out_channels, classes, 1)
+        self.segmentation_head = head
+        self.classification_head = None
+        if aux_params is not None:
+            self.classification_head = ClassificationHead(encoder.out_channels[-1], **aux_params)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor] | tuple[Tensor | list[Tensor], Tensor]:
         """(B, C, H, W) -> masks (B, classes, H, W), or (masks, labels (B, aux classes)) with a
         classification head.
 
-        A network with deep supervision returns a list of masks in training, the one that counts
-        first.
+        A network with deep supervision returns a list of masks in training, starting with the
+        prediction itself.
         """
         features = self.encoder(x)
         masks = self.segmentation_head(self.decoder(features))
@@ -172,16 +171,16 @@ class SegmentationModel(nn.Module, _Pretrained):
 
 
 def _check_aux_params(aux_params: dict[str, object] | None) -> None:
-    """ValueError for a name that ClassificationHead does not take, or without `classes`."""
-    known = [
-        name
-        for name in inspect.signature(ClassificationHead.__init__).parameters
-        if name not in ("self", "in_channels")
-    ]
-    for name in aux_params or {}:
+    """Raise ValueError for unknown arguments of ClassificationHead, or without `classes`."""
+    if aux_params is None:
+        return
+    _, _, *known = inspect.signature(
+        ClassificationHead.__init__
+    ).parameters  # not self, in_channels
+    for name in aux_params:
         if name not in known:
             raise ValueError(
                 f"aux_params has no {name!r}{nearest(name, known)} (it has: {', '.join(known)})"
             )
-    if aux_params is not None and "classes" not in aux_params:
+    if "classes" not in aux_params:
         raise ValueError("aux_params needs `classes`, the number of labels")

@@ -1,5 +1,5 @@
-"""U2KANet: U-Nets inside a U-Net, with an output at every level (U2-Net, Qin et al. 2020,
-arXiv:2005.09007), for any convolution.
+"""U2KANet: U2-Net (Qin et al. 2020, arXiv:2005.09007) with any convolution, nested U-Nets with an
+output at every level.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kanseg.models.segmentation import MODELS, SegmentationModel
 
 
 class Plan(NamedTuple):
-    """Channels inside and behind the U-Nets of the two sides, level by level from the image down,
-    in multiples of the width.
+    """Inner and output channels of the nested U-Nets of encoder (down) and decoder (up), as
+    multiples of the width, from the image's level to the deepest one.
     """
 
     down: tuple[tuple[float, float], ...]
@@ -33,12 +33,12 @@ VARIANTS = {
     ),
     "u2kanet_small": Plan(down=((0.25, 1),) * 6, up=((0.25, 1),) * 5),
 }
-DILATED_FROM = 4  # the level from which on features are too small to be halved further
+DILATED_FROM = 4  # first level that uses dilation, since its features are too small to be halved
 Level = Callable[..., nn.Module]
 
 
 def _level(conv: Conv, width: float, align_corners: bool) -> Level:
-    """(level, in_channels, (inside, behind) in multiples of the width) -> the level's U-Net."""
+    """A builder: (level, in_channels, (inner, output) multiples of the width) -> nested U-Net."""
 
     def build(
         level: int, in_channels: int, multiples: tuple[float, float], stem: Conv | None = None
@@ -69,29 +69,25 @@ def u2kanet_encoder(
     depth: int = 5,
     align_corners: bool = False,
 ) -> Encoder:
-    """depth + 1 levels of small U-Nets, a maximum of 2x2 pixels before each but the first; `width`
-    channels come out of the first.
+    """depth + 1 levels of nested U-Nets, with a 2x2 max pool before each but the first.
+
+    The first level has `width` output channels.
     """
     check_size(width, depth, deepest=5)
     build = _level(conv, width, align_corners)
-    out_channels = [scaled(width, behind) for _, behind in plan.down[: depth + 1]]
-    deeper = [
-        nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), build(i, out_channels[i - 1], plan.down[i]))
-        for i in range(1, depth + 1)
-    ]
-    return Encoder(
-        [build(0, in_channels, plan.down[0], stem), *deeper],
-        in_channels=in_channels,
-        out_channels=out_channels,
-    )
+    out_channels = [scaled(width, multiple) for _, multiple in plan.down[: depth + 1]]
+    stages = [build(0, in_channels, plan.down[0], stem)]
+    for i in range(1, depth + 1):
+        pool = nn.MaxPool2d(2, ceil_mode=True)
+        stages.append(nn.Sequential(pool, build(i, out_channels[i - 1], plan.down[i])))
+    return Encoder(stages, in_channels=in_channels, out_channels=out_channels)
 
 
 class NestedDecoder(nn.Module):
-    """Feature pyramid -> one feature map a level, from the image's size down; the deepest is the
-    encoder's own.
+    """Feature pyramid -> one feature map per level; the deepest one is the encoder's feature.
 
     Args:
-        blocks: one a level but the deepest, from the image down; block i reads the concatenation
+        blocks: one per level but the deepest, from large to small; block i reads the concatenation
             of map i + 1 and feature i.
         out_channels: channels of the maps.
     """
@@ -112,11 +108,11 @@ class NestedDecoder(nn.Module):
 class SideOutputs(nn.Module):
     """Logits of every map at the size of the first, and a 1x1 convolution that fuses them.
 
-    In training [fused, side 1, side 2, ...], for deep supervision; in evaluation fused alone. Each
-    (B, classes, H, W), raw logits.
+    Returns raw logits (B, classes, H, W): in training [fused, side 1, side 2, ...] for deep
+    supervision, in evaluation the fused ones only.
 
     Attributes:
-        always_sides: all of them in evaluation too.
+        always_sides: return the list in evaluation too.
     """
 
     always_sides = False
@@ -129,7 +125,9 @@ class SideOutputs(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
         sides = [resize_like(side(x), maps[0]) for side, x in zip(self.sides, maps, strict=True)]
         fused = self.fuse(torch.cat(sides, dim=1))
-        return [fused, *sides] if self.training or self.always_sides else fused
+        if self.training or self.always_sides:
+            return [fused, *sides]
+        return fused
 
 
 def u2kanet(
@@ -144,10 +142,10 @@ def u2kanet(
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """Small U-Nets on both sides; in training the fused logits and those of each level, in
-    evaluation the fused ones.
+    """Nested U-Nets in encoder and decoder; returns the fused logits, in training also those of
+    each level.
 
-    `align_corners` is that of the upsampling inside the blocks (torch-conv-kan: True).
+    `align_corners` applies to the upsampling inside the blocks (torch-conv-kan: True).
     """
     encoder = u2kanet_encoder(
         plan,
@@ -159,7 +157,8 @@ def u2kanet(
         align_corners=align_corners,
     )
     build = _level(conv, width, align_corners)
-    channels = [*(scaled(width, behind) for _, behind in plan.up[:depth]), encoder.out_channels[-1]]
+    channels = [scaled(width, multiple) for _, multiple in plan.up[:depth]]
+    channels.append(encoder.out_channels[-1])
     blocks = [build(i, channels[i + 1] + encoder.out_channels[i], plan.up[i]) for i in range(depth)]
     decoder = NestedDecoder(blocks, out_channels=channels)
     return SegmentationModel(

@@ -1,10 +1,11 @@
-"""UKAN: convolutions where the image is large, token KAN blocks at the two deepest levels (U-KAN,
-Li et al. 2024, arXiv:2406.02918).
+"""U-KAN (Li et al. 2024, arXiv:2406.02918): plain convolutions, and token KAN blocks at the two
+deepest levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -14,32 +15,28 @@ from kanseg.layers.nested import resize_like
 from kanseg.layers.parts import ChannelNorm, DropPath
 from kanseg.models.segmentation import MODELS, SegmentationModel
 
-CONV_MULTIPLES = (
-    1 / 8,
-    1 / 4,
-    1.0,
-)  # channels of the levels of convolutions, in multiples of the width
-TOKEN_MULTIPLES = (1.25, 2.0)  # and of the levels of tokens
+# Channels of the levels with convolutions and with token blocks, as multiples of the width.
+CONV_MULTIPLES = (1 / 8, 1 / 4, 1.0)
+TOKEN_MULTIPLES = (1.25, 2.0)
 Token = Callable[[int, int], nn.Module]
 
 
 class TokenKAN(nn.Module):
-    """Three maps of the tokens' channels, each followed by a depthwise convolution, added to the
-    input: (B, C, H, W) -> the same shape.
+    """Residual block of three token layers, each followed by a depthwise convolution: (B, C, H, W)
+    -> the same shape.
 
     Args:
         channels: C.
-        token: (channels, channels) -> module, the same function of every pixel: a KAN convolution
-            of 1x1, or a matrix.
+        token: (channels, channels) -> module, a 1x1 KAN convolution.
         drop_path: probability that a sample skips the block in training.
     """
 
     def __init__(self, channels: int, *, token: Token, drop_path: float = 0.0):
         super().__init__()
         self.norm = ChannelNorm(channels)
-        self.maps = nn.Sequential(
-            *(nn.Sequential(token(channels, channels), _depthwise(channels)) for _ in range(3))
-        )
+        self.maps = nn.Sequential()
+        for _ in range(3):
+            self.maps.append(nn.Sequential(token(channels, channels), _depthwise(channels)))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,17 +49,16 @@ def _depthwise(channels: int) -> nn.Sequential:
 
 
 def _tokens(channels: int, num_blocks: int, token: Token, drop_path: float) -> list[nn.Module]:
-    return [
-        *(TokenKAN(channels, token=token, drop_path=drop_path) for _ in range(num_blocks)),
-        ChannelNorm(channels),
-    ]
+    """Token blocks of one level, and the norm after them."""
+    blocks = [TokenKAN(channels, token=token, drop_path=drop_path) for _ in range(num_blocks)]
+    return [*blocks, ChannelNorm(channels)]
 
 
 def _token(conv: Conv, inner_channels: int | float | None, base_activation: str | None) -> Token:
-    return lambda a, b: conv(
-        a,
-        b,
-        1,
+    """(in_channels, out_channels) -> 1x1 KAN convolution without norm and activation."""
+    return partial(
+        conv,
+        kernel_size=1,
         norm=None,
         activation=None,
         inner_channels=inner_channels,
@@ -84,42 +80,37 @@ def ukan_encoder(
     inner_channels: int | float | None = None,
     base_activation: str | None = "silu",
 ) -> Encoder:
-    """The image itself, then levels of two plain convolutions and a maximum of 2x2 pixels, then
-    levels of tokens.
+    """The image, levels of two plain convolutions and a 2x2 max pool, then levels of token blocks.
 
     The levels have width / 8, width / 4, width, 1.25 width and 2 width channels.
     """
     check_size(width, depth, deepest=5)
-    channels = [
-        in_channels,
-        *(scaled(width, m) for m in (*CONV_MULTIPLES, *TOKEN_MULTIPLES)[:depth]),
-    ]
+    multiples = (*CONV_MULTIPLES, *TOKEN_MULTIPLES)[:depth]
+    channels = [in_channels, *(scaled(width, multiple) for multiple in multiples)]
     token = _token(conv, inner_channels, base_activation)
     stages: list[nn.Module] = [nn.Identity()]
     for i, (a, b) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
         if i < len(CONV_MULTIPLES):
-            convs = [(stem if i == 0 else plain)(a, b, 3, padding=1), *conv_stack(plain, [b, b])]
+            first_conv = stem if i == 0 else plain
+            convs = [first_conv(a, b, 3, padding=1), *conv_stack(plain, [b, b])]
             stages.append(nn.Sequential(*convs, nn.MaxPool2d(2, ceil_mode=True)))
         else:
-            stages.append(
-                nn.Sequential(
-                    nn.Conv2d(a, b, 3, stride=2, padding=1),
-                    ChannelNorm(b),
-                    *_tokens(b, num_blocks, token, drop_path),
-                )
-            )
+            embedding = [nn.Conv2d(a, b, 3, stride=2, padding=1), ChannelNorm(b)]
+            stages.append(nn.Sequential(*embedding, *_tokens(b, num_blocks, token, drop_path)))
     return Encoder(stages, in_channels=in_channels, out_channels=channels)
 
 
 class AddingDecoder(nn.Module):
-    """Feature pyramid -> one feature map of the image's size: a level's two convolutions,
-    bilinear upsampling, the skip added, its refiner.
+    """Feature pyramid -> one feature map of the image's size.
+
+    Each level applies its convolutions, upsamples bilinearly, adds the skip connection and applies
+    its refiner.
 
     Args:
-        convs: one a level from the deepest up; the last one's output has the image's size and no
-            skip.
-        refiners: module after each sum, as many as there are skips.
-        out_channels: of the last level.
+        convs: one module per level, the deepest first; the output of the last one is resized to the
+            image and has no skip connection.
+        refiners: module after each skip connection.
+        out_channels: channels of the last level.
     """
 
     def __init__(
@@ -153,10 +144,11 @@ def ukan(
     base_activation: str | None = "silu",
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """Plain convolutions around four levels of token blocks, two on each side; the skips are added.
+    """Plain convolutions, and token blocks at two levels of the encoder and of the decoder; skip
+    connections are added.
 
-    The functions stand in the token blocks alone: with basis "none" these are perceptrons, U-KAN's
-    own control arm.
+    Only the token blocks have learned functions. With basis "none" they are perceptrons, the
+    baseline of the U-KAN paper.
     """
     options = {
         "num_blocks": num_blocks,
@@ -169,16 +161,13 @@ def ukan(
     )
     token = _token(conv, inner_channels, base_activation)
     levels = encoder.out_channels[:0:-1]  # from the deepest up, without the image
-    convs = [
-        conv_stack(plain, [a, a, b]) for a, b in zip(levels, [*levels[1:], levels[-1]], strict=True)
-    ]
-    refiners = [
-        (
-            nn.Sequential(*_tokens(c, num_blocks, token, drop_path))
-            if level >= len(CONV_MULTIPLES)
-            else nn.Identity()
-        )
-        for level, c in zip(range(depth - 1, 0, -1), levels[1:], strict=True)
-    ]
+    next_levels = [*levels[1:], levels[-1]]
+    convs = [conv_stack(plain, [a, a, b]) for a, b in zip(levels, next_levels, strict=True)]
+    refiners: list[nn.Module] = []
+    for level, channels in zip(range(depth - 1, 0, -1), levels[1:], strict=True):
+        if level >= len(CONV_MULTIPLES):
+            refiners.append(nn.Sequential(*_tokens(channels, num_blocks, token, drop_path)))
+        else:
+            refiners.append(nn.Identity())
     decoder = AddingDecoder(convs, refiners, out_channels=levels[-1])
     return SegmentationModel(encoder, decoder, classes=classes, aux_params=aux_params)

@@ -1,4 +1,4 @@
-"""UKANet: the residual encoder-decoder of torch-conv-kan, for any convolution."""
+"""UKANet: torch-conv-kan's residual encoder-decoder, with any convolution."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ukanet_encoder(
     width: float = 16,
     depth: int = 3,
 ) -> Encoder:
-    """UKANet's encoder: stem and depth + 1 residual stages."""
+    """UKANet's encoder: a stem and depth + 1 residual stages."""
     return residual_encoder(
         in_channels,
         stem=stem,
@@ -54,10 +54,10 @@ def ukanet(
     align_corners: bool = False,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """A residual stage at the bottom; each level up merges by a 3x3 convolution and a residual
-    stage.
+    """UKANet: a residual stage on the deepest feature, and in each decoder level a 3x3 convolution
+    and a residual stage.
 
-    Another `encoder` takes the place of UKANet's own and of all options for it.
+    Another `encoder` replaces UKANet's own encoder and its options.
     """
     if encoder is None:
         encoder = ukanet_encoder(

@@ -1,6 +1,4 @@
-"""U-Net of stacked 3x3 convolutions; torch-conv-kan's UKAGNet when the convolution is a Gram KAN
-convolution.
-"""
+"""U-Net with any convolution; with Gram KAN convolutions it is torch-conv-kan's UKAGNet."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from kanseg.layers.focal import FocalModulation
 from kanseg.models.segmentation import MODELS, SegmentationModel, UNetDecoder, decoder_widths
 from kanseg.utils.registry import Registry, nearest
 
-# What stands before the convolutions of a decoder's level: (channels, conv=, its options) ->
-# module; None for nothing.
+# Modules before the convolutions of a decoder level: (channels, conv=, options) -> module, or None.
 MIXERS: Registry[Callable[..., nn.Module] | None] = Registry("mixer")
 MIXERS.register("conv")(None)
 MIXERS.register("attention")(ConvAttention)
@@ -65,15 +62,15 @@ def unet(
     mixer_options: Mapping[str, object] | None = None,
     aux_params: dict[str, object] | None = None,
 ) -> SegmentationModel:
-    """`num_convs` convolutions a level on both sides (Ronneberger et al. 2015, with padding and
-    bilinear upsampling).
+    """U-Net (Ronneberger et al. 2015) with padding and bilinear upsampling, and `num_convs`
+    convolutions per level of encoder and decoder.
 
-    `mixer` "attention" (`ConvAttention`) or "focal" (`FocalModulation`) puts one of these before
-    the decoder's convolutions of a level; `mixer_options` are theirs. The attention of a level sees
-    keys and values averaged to the size of the decoder's lowest level (a 1 / 2^(depth - 1) of the
-    image), unless `mixer_options` has another "reduction".
+    `mixer` "attention" (`ConvAttention`) or "focal" (`FocalModulation`) adds such a module, with
+    `mixer_options`, before the convolutions of each decoder level. Keys and values of the attention
+    are averaged to the size of the lowest decoder level (1 / 2^(depth - 1) of the image), unless
+    `mixer_options` has another "reduction".
 
-    Another `encoder` takes the place of the contracting path and of all options for it.
+    Another `encoder` replaces the contracting path and its options.
     """
     if encoder is None:
         encoder = unet_encoder(
@@ -87,13 +84,15 @@ def unet(
         )
 
     widths = decoder_widths(encoder)
-    finer = count()  # levels above the decoder's lowest, which is built first
+    level = count()  # 0 for the lowest level of the decoder, which is built first
 
     def block(in_channels: int, out_channels: int) -> nn.Sequential:
-        before = _mixer(
-            mixer, in_channels, conv=conv, reduction=2 ** next(finer), options=mixer_options or {}
+        reduction = 2 ** next(level)
+        mixers = _mixer(
+            mixer, in_channels, conv=conv, reduction=reduction, options=mixer_options or {}
         )
-        return nn.Sequential(*before, *conv_stack(conv, [in_channels, *[out_channels] * num_convs]))
+        convs = conv_stack(conv, [in_channels, *[out_channels] * num_convs])
+        return nn.Sequential(*mixers, *convs)
 
     decoder = UNetDecoder(
         encoder.out_channels, block=block, widths=widths, align_corners=align_corners
@@ -104,12 +103,16 @@ def unet(
 def _mixer(
     name: str, channels: int, *, conv: Conv, reduction: int, options: Mapping[str, object]
 ) -> list[nn.Module]:
-    """The mixer of a level as a list of none or one; an option that it does not have is a
-    ValueError.
+    """A list with the mixer of a level, or an empty list.
+
+    Raises:
+        ValueError: an option that the mixer does not have.
     """
     mixer = MIXERS[name]
-    parameters = () if mixer is None else inspect.signature(mixer).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "conv"]
+    known = []
+    if mixer is not None:
+        parameters = inspect.signature(mixer).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "conv"]
     for key in options:
         if key not in known:
             raise ValueError(
@@ -118,5 +121,7 @@ def _mixer(
             )
     if mixer is None:
         return []
-    defaults = {"reduction": reduction} if "reduction" in known else {}
+    defaults: dict[str, object] = {}
+    if "reduction" in known:
+        defaults["reduction"] = reduction
     return [mixer(channels, conv=conv, **defaults | dict(options))]

@@ -1,5 +1,5 @@
-"""A small variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114), and the classifier
-that reads its latent mean.
+"""A small variational autoencoder (Kingma and Welling 2014, arXiv:1312.6114), and a classifier on
+its latent mean.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from kanseg.layers.regularization import penalty
 from kanseg.models.classification import CLASSIFIERS, FlatClassifier, Linear, checked_image_size
 from kanseg.models.flat import KAN
 
-# Of the Gaussian around a reconstruction. With 1 few latent values are worth their divergence: a
-# KAN on detached features of the 8x8 digits of scikit-learn, pixels from -1 to 1, reached an
-# accuracy of .85 with 1, .94 with 0.3 and .92 with 0.1 (one run each).
+# Standard deviation of the Gaussian around a reconstruction. With 1 few latent values are worth
+# their divergence: a KAN on detached features of scikit-learn's 8x8 digits, with pixels from -1 to
+# 1, reached an accuracy of .85 with 1, .94 with 0.3 and .92 with 0.1 (one run each).
 DEVIATION = 0.3
 
 
@@ -41,7 +41,7 @@ def _bernoulli(reconstruction: Tensor, x: Tensor, deviation: float) -> Tensor:
     return F.binary_cross_entropy_with_logits(reconstruction, x, reduction="none")
 
 
-# name -> (reconstruction, images, deviation) -> minus the log likelihood of each value
+# name -> (reconstruction, images, deviation) -> negative log likelihood of each value
 LIKELIHOODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gaussian": _gaussian,
     "bernoulli": _bernoulli,
@@ -57,48 +57,45 @@ def vae_loss(
     likelihood: str = "gaussian",
     deviation: float = DEVIATION,
 ) -> Tensor:
-    """Minus the evidence lower bound of each image, in nats: (B,), in float32 at least (Kingma
-    and Welling 2014, eq. 10).
+    """Negative evidence lower bound of each image, in nats: (B,), at least float32 (Kingma and
+    Welling 2014, eq. 10).
 
     Args:
         reconstruction: (B, C, H, W); the mean of a Gaussian for "gaussian", logits for "bernoulli".
-        x: (B, C, H, W) images, for "bernoulli" from 0 to 1.
-        mean, log_variance: (B, L) of the latent Gaussian.
+        x: (B, C, H, W) images; for "bernoulli" from 0 to 1.
+        mean, log_variance: (B, L), parameters of the latent Gaussian.
         likelihood: "gaussian" or "bernoulli".
-        deviation: of the Gaussian.
+        deviation: standard deviation for "gaussian".
 
     Raises:
         ValueError: pixels outside 0 to 1 for "bernoulli".
     """
     with without_autocast(x):
-        reconstruction, x, mean, log_variance = (
-            at_least_float32(each) for each in (reconstruction, x, mean, log_variance)
-        )
+        reconstruction, x = at_least_float32(reconstruction), at_least_float32(x)
+        mean, log_variance = at_least_float32(mean), at_least_float32(log_variance)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
-        return (
-            LIKELIHOODS[likelihood](reconstruction, x, deviation).flatten(1).sum(dim=1) + divergence
-        )
+        losses = LIKELIHOODS[likelihood](reconstruction, x, deviation)
+        return losses.flatten(1).sum(dim=1) + divergence
 
 
 class VAE(nn.Module):
-    """Two convolutions of stride 2 and a linear layer to the latent space, and the way back: (B, C,
+    """Variational autoencoder of two strided convolutions and a linear layer on each side: (B, C,
     H, W) -> reconstruction, mean, log variance.
 
-    The latent vector is drawn in training and is the mean in evaluation. A training forward leaves
-    minus the evidence lower bound of the batch, averaged over images and values (nats a value),
-    in `elbo`; `Penalty(model, {"elbo": 1.0})` and `training.penalty` add it to the loss. Averaged
-    so, it has the size of a cross entropy for images of any size.
+    The latent vector is sampled in training and is the mean in evaluation. A training forward
+    stores the negative evidence lower bound, averaged over images and values (nats per value), in
+    `elbo`; `Penalty(model, {"elbo": 1.0})` or `training.penalty` add it to the loss. This average
+    has the scale of a cross entropy for images of any size.
 
     Args:
-        in_channels, image_size: of the images, (H, W).
+        in_channels, image_size: channels and (H, W) of the images.
         latent_dim: number of latent values L.
-        width: channels of the first convolution, half those of the second.
-        likelihood: of the pixels, "gaussian" (for normalized images) or "bernoulli" (for pixels
-            from 0 to 1).
-        deviation: of the Gaussian; the smaller, the more a good reconstruction counts against the
-            divergence of the latent vector.
-        conv: the convolutions, (in_channels, out_channels, kernel_size, stride=, padding=) ->
-            module; plain ones by default.
+        width: channels of the first convolution; the second has twice as many.
+        likelihood: "gaussian" (for normalized images) or "bernoulli" (for pixels from 0 to 1).
+        deviation: standard deviation for "gaussian"; a smaller one gives the reconstruction more
+            weight against the divergence of the latent vector.
+        conv: (in_channels, out_channels, kernel_size, stride=, padding=) -> module; plain
+            convolutions by default.
 
     Raises:
         ValueError: an unknown likelihood, a latent_dim or width below 1, a deviation that is not
@@ -125,9 +122,10 @@ class VAE(nn.Module):
             )
         if not deviation > 0:
             raise ValueError(f"deviation must be positive, got {deviation}")
-        conv = kan_conv(basis="none") if conv is None else conv
+        conv = conv or kan_conv(basis="none")
         self.latent_dim, self.likelihood, self.deviation = latent_dim, likelihood, deviation
-        half, quarter = (tuple(-(-side // n) for side in image_size) for n in (2, 4))
+        half = tuple(-(-side // 2) for side in image_size)
+        quarter = tuple(-(-side // 4) for side in image_size)
         few, many = scaled(width, 1), scaled(width, 2)
         deep = (many, *quarter)
         self.encoder = nn.Sequential(
@@ -153,42 +151,41 @@ class VAE(nn.Module):
         return mean, log_variance
 
     def decode(self, z: Tensor) -> Tensor:
-        """(B, L) -> (B, C, H, W): images, or their logits where the likelihood is "bernoulli"."""
+        """(B, L) -> (B, C, H, W): images, or their logits for likelihood "bernoulli"."""
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_variance = self.encode(x)
-        z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp() if self.training else mean
+        z = mean
+        if self.training:
+            z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
         reconstruction = self.decode(z)
         if self.training and torch.is_grad_enabled():
-            self.elbo = (
-                vae_loss(
-                    reconstruction,
-                    x,
-                    mean,
-                    log_variance,
-                    likelihood=self.likelihood,
-                    deviation=self.deviation,
-                ).mean()
-                / x[0].numel()
+            losses = vae_loss(
+                reconstruction,
+                x,
+                mean,
+                log_variance,
+                likelihood=self.likelihood,
+                deviation=self.deviation,
             )
+            self.elbo = losses.mean() / x[0].numel()
         return reconstruction, mean, log_variance
 
     def __getstate__(self) -> dict[str, object]:
-        """Copies and pickles are made without `elbo`, which hangs on a graph."""
+        """Leave `elbo` out of copies and pickles: it is part of an autograd graph."""
         return {**self.__dict__, "elbo": None}
 
 
 class LatentMean(nn.Module):
     """The latent mean of a VAE as features: (B, C, H, W) -> (B, L).
 
-    In training the whole autoencoder runs, so that its `elbo` is there to be learned; in evaluation
-    the encoder alone.
+    In training the whole autoencoder runs, which stores its `elbo`; in evaluation only the encoder.
 
     Args:
         vae: the autoencoder.
-        detach: whether what reads the features leaves the autoencoder alone, which then learns from
-            its `elbo` only.
+        detach: stop the gradient of the features, so that the autoencoder learns from its `elbo`
+            only.
     """
 
     def __init__(self, vae: VAE, *, detach: bool = True):
@@ -196,8 +193,13 @@ class LatentMean(nn.Module):
         self.vae, self.detach = vae, detach
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = self.vae(x)[1] if self.training else self.vae.encode(x)[0]
-        return mean.detach() if self.detach else mean
+        if self.training:
+            _, mean, _ = self.vae(x)
+        else:
+            mean, _ = self.vae.encode(x)
+        if self.detach:
+            return mean.detach()
+        return mean
 
 
 @CLASSIFIERS.register("vae_kan")
@@ -215,11 +217,11 @@ def vae_kan(
     deviation: float = DEVIATION,
     detach: bool = True,
 ) -> FlatClassifier:
-    """A flat KAN on the latent mean of a small VAE (`net.front.vae`), which learns beside it: train
-    with the penalty {"elbo": 1.0}.
+    """A flat KAN on the latent mean of a small VAE (`net.front.vae`); train both with the penalty
+    {"elbo": 1.0}.
 
-    With `detach` the labels do not reach the VAE: its features are those of the images alone, and
-    without the penalty it would not learn at all. Without, the cross entropy shapes them too.
+    With `detach` the VAE learns from the images alone, and without the penalty not at all. With
+    detach=False it also learns from the cross entropy.
     """
     size = checked_image_size(image_size, classes)
     vae = VAE(
@@ -233,11 +235,13 @@ def vae_kan(
 
 def autoencoders(model: nn.Module) -> Iterator[nn.Module]:
     """The variational autoencoders inside a model."""
-    return (module for module in model.modules() if isinstance(module, VAE))
+    for module in model.modules():
+        if isinstance(module, VAE):
+            yield module
 
 
 @penalty("elbo", layers=autoencoders, of="a variational autoencoder (vae_kan)")
 def _elbo(layer: nn.Module, output: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Minus the evidence lower bound, in nats a value; taken away, so that it counts once."""
-    taken, layer.elbo = layer.elbo, None
-    return taken
+    """Negative evidence lower bound, in nats per value; cleared, so that it counts once."""
+    elbo, layer.elbo = layer.elbo, None
+    return elbo

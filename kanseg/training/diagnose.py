@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanseg.models.operations import left_as_found
+from kanseg.models.operations import preserve_state
 from kanseg.training.state import TrainState
 from kanseg.utils.hub import first_non_finite
 from kanseg.utils.io import atomic_write
@@ -65,7 +65,7 @@ def non_finite_state(state: TrainState) -> str | None:
     if state.last_images is None:
         return None
     layer = None
-    with left_as_found(network, training=True), state.accelerator.autocast(), torch.no_grad():
+    with preserve_state(network, training=True), state.accelerator.autocast(), torch.no_grad():
         # forward, not network(...): a compiled network would be compiled once more
         finite = _is_finite(network.forward(state.last_images))
         if not finite:

@@ -13,7 +13,7 @@ from accelerate.utils import memory
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from kanseg.models.operations import left_as_found
+from kanseg.models.operations import preserve_state
 from kanseg.training.batches import BatchPlan
 from kanseg.training.processes import any_process
 from kanseg.training.state import TrainState
@@ -58,7 +58,7 @@ def dry_run(state: TrainState, dataset: Dataset, plan: BatchPlan) -> None:
     # a norm that cannot train on two images cannot train on more of them
     images = _repeat(image, min(plan.sizes[0], 2))
     with (
-        left_as_found(state.network, training=True),
+        preserve_state(state.network, training=True),
         torch.no_grad(),
         accelerator.autocast(),
         explain_norm_errors(images),
@@ -126,7 +126,7 @@ def _fits(state: TrainState, task: Task, images: Tensor, target: Tensor) -> bool
             torch.empty_like(parameter) for parameter in network.parameters() for _ in range(2)
         ]
         images, target = task.mix(images.to(device), target.to(device), 0)
-        with left_as_found(network, training=True):
+        with preserve_state(network, training=True):
             with state.accelerator.autocast(), explain_norm_errors(images):
                 output = network(images)
             (task.loss(output, target) + state.penalty()).backward()

@@ -95,7 +95,7 @@ def test_features_with_channels_last_are_turned():
         ("smp-resnet81", {}, "did you mean 'resnet"),
         ("timm-resnet19", {}, "did you mean 'resnet"),
         ("smp-resnet18", {"depth": 6}, "1 to 5, got 6"),
-        ("smp-resnet18", {"width": 3}, "no options for 'resnet18'.*width"),
+        ("smp-resnet18", {"width": 3}, "options of 'resnet18'.*width"),
         ("timm-vit_tiny_patch16_224", {}, "none of 32"),
     ],
 )

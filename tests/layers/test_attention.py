@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kanseg.layers import ConvAttention, kan_conv
-from kanseg.layers.attention import rotated
+from kanseg.layers.attention import rotate
 
 bases = pytest.mark.parametrize("basis", ["bspline", "gram", "none"])
 
@@ -64,7 +65,19 @@ def test_reduced_keys_are_means_over_squares_and_what_there_is_at_the_border():
     )
     expected = x + layer.gamma * torch.from_numpy(by_hand(q, k, v, 1)).float().view(1, 4, 5, 3)
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
-    assert layer._middles(torch.arange(5.0)).tolist() == [0.5, 2.5, 4.0]
+
+
+def test_rope_rotates_reduced_keys_by_the_mean_coordinates_of_their_squares():
+    layer = ConvAttention(8, conv=plain, reduction=2, kernel_size=1, rope=True, gamma=1.0)
+    x = torch.randn(1, 8, 5, 3)
+    reduced = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+    query, key, value = layer.query(x), layer.key(reduced), layer.value(reduced)
+    q, k, v = (y.flatten(2).transpose(1, 2).unsqueeze(1) for y in (query, key, value))
+    q = rotate(q, torch.arange(5.0), torch.arange(3.0), layer.rope_base)
+    k = rotate(k, torch.tensor([0.5, 2.5, 4.0]), torch.tensor([0.5, 2.0]), layer.rope_base)
+    attended = (q @ k.mT / 8**0.5).softmax(dim=-1) @ v
+    expected = x + attended.squeeze(1).transpose(1, 2).view_as(x)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gamma_is_on_the_attention_and_the_image_goes_through():
@@ -75,7 +88,7 @@ def test_gamma_is_on_the_attention_and_the_image_goes_through():
 def test_rotation_is_a_complex_factor_for_each_pair_of_channels():
     x = torch.randn(2, 1, 12, 8)
     rows, columns = np.arange(3.0), np.arange(4.0)
-    y = rotated(x, torch.from_numpy(rows), torch.from_numpy(columns), base=50.0).numpy()
+    y = rotate(x, torch.from_numpy(rows), torch.from_numpy(columns), base=50.0).numpy()
     numbers = x.numpy()[..., :4] + 1j * x.numpy()[..., 4:]
     for n in range(12):
         angles = np.array(
@@ -91,7 +104,7 @@ def test_rotated_scores_depend_on_how_far_pixels_are_apart_only():
     q, k = torch.randn(2, 1, 1, 1, 8)
     places = torch.arange(6.0)
     turned_q, turned_k = (
-        rotated(each.expand(1, 1, 36, 8), places, places, 100.0).view(6, 6, 8) for each in (q, k)
+        rotate(each.expand(1, 1, 36, 8), places, places, 100.0).view(6, 6, 8) for each in (q, k)
     )
     scores = torch.einsum("hwd,uvd->hwuv", turned_q, turned_k)
     torch.testing.assert_close(

@@ -227,7 +227,7 @@ def test_a_channel_of_one_large_value_keeps_its_knots_apart(value):
 def test_inputs_that_no_grid_can_follow_change_nothing(basis, bad):
     layer = KANLinear(2, 2, basis=basis)
     before = {k: v.clone() for k, v in layer.state_dict().items()}
-    with pytest.raises(ValueError, match="finite inputs only"):
+    with pytest.raises(ValueError, match="update_grid needs (finite )?inputs"):
         layer.update_grid(bad)
     assert all(torch.equal(v, before[k]) for k, v in layer.state_dict().items())
 

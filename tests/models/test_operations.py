@@ -8,10 +8,10 @@ from kanseg.bases import BASES, create_basis
 from kanseg.layers import KANConv2d, KANLinear
 from kanseg.layers.activation import KANActivation
 from kanseg.models.operations import (
-    counted,
-    left_as_found,
+    count_operations,
     multiply_adds,
     num_parameters,
+    preserve_state,
     saved_bytes,
 )
 
@@ -23,7 +23,7 @@ def work(module, *shape):
     """(contraction, functions)"""
     counts = [0], [0]
     adders = [lambda n, c=c: c.append(c.pop() + n) for c in counts]
-    with torch.no_grad(), left_as_found(module, training=False), counted(module, *adders):
+    with torch.no_grad(), preserve_state(module, training=False), count_operations(module, *adders):
         module(torch.randn(*shape))
     return counts[0][0], counts[1][0]
 
@@ -184,7 +184,7 @@ def test_a_network_is_left_as_it_was():
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    with left_as_found(model, training=True):
+    with preserve_state(model, training=True):
         assert model[1].training
         model(torch.randn(2, 3, 4, 4))
         assert model[0].num_batches_tracked == 1

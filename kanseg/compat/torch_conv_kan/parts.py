@@ -1,8 +1,6 @@
-"""Small modules of the legacy layers: grouped matrices, noise, the L1 regularizer."""
+"""Small modules of the legacy layers: grouped linear layers, the L1 regularizer."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +8,7 @@ from torch.autograd.function import FunctionCtx
 
 
 class GroupedLinear(nn.Module):
-    """A matrix for each group of features: (B, I) -> (B, O), weight (O, I / groups), as a
-    convolution with groups on one pixel.
-    """
+    """A linear layer with groups: (B, I) -> (B, O), with weight (O, I / groups)."""
 
     def __init__(self, in_features: int, out_features: int, groups: int):
         super().__init__()
@@ -26,9 +22,7 @@ class GroupedLinear(nn.Module):
 
 
 class _AddSign(torch.autograd.Function):
-    """The identity on its first argument, that adds decay * sign(p) to the gradient of every
-    parameter p behind it.
-    """
+    """Identity of y that adds decay * sign(p) to the gradient of every further argument p."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, y: Tensor, decay: float, *parameters: Tensor) -> Tensor:
@@ -42,11 +36,11 @@ class _AddSign(torch.autograd.Function):
 
 
 class L1(nn.Module):
-    """A module whose parameters p get the gradient weight_decay * sign(p) on top of their own, in
-    training, once a backward pass.
+    """L1 regularization of a module: adds weight_decay * sign(p) to the gradient of its parameters
+    p, once per backward pass in training.
 
-    torch-conv-kan's wrapper of this name sets the gradient from a hook where it is still missing
-    and so does not add reliably.
+    torch-conv-kan's wrapper of this name sets missing gradients in a hook, and does not add them
+    reliably.
     """
 
     def __init__(self, module: nn.Module, weight_decay: float):
@@ -56,34 +50,24 @@ class L1(nn.Module):
         self.module, self.weight_decay = module, weight_decay
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the module computes."""
+        """The output of the module."""
         y = self.module(x)
-        return (
-            _AddSign.apply(y, self.weight_decay, *self._trained())
-            if self.training and self.weight_decay > 0
-            else y
-        )
-
-    def _trained(self) -> Iterable[Tensor]:
-        return (p for p in self.module.parameters() if p.requires_grad)
+        if not self.training or self.weight_decay == 0:
+            return y
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+        return _AddSign.apply(y, self.weight_decay, *trained)
 
 
 def apply_by_group(modules: nn.ModuleList, x: Tensor) -> Tensor:
-    """(B, C, *S) -> the same: each module on its equal share of the channels; one module has all of
-    them, none leaves x alone.
-    """
+    """Apply each module to an equal part of the channels of x (B, C, *S); no modules return x."""
     if len(modules) == 0:
         return x
-    return torch.cat(
-        [
-            _apply(module, part)
-            for module, part in zip(modules, x.chunk(len(modules), dim=1), strict=True)
-        ],
-        dim=1,
-    )
+    parts = x.chunk(len(modules), dim=1)
+    outputs = [_apply(module, part) for module, part in zip(modules, parts, strict=True)]
+    return torch.cat(outputs, dim=1)
 
 
 def _apply(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.LayerNorm):  # over all entries of a sample, as there
+    if isinstance(module, nn.LayerNorm):  # over all values of a sample, as in torch-conv-kan
         return module(x.flatten(1)).view_as(x)
     return module(x)

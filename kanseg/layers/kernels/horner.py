@@ -1,8 +1,8 @@
 """y = silu(x) + sum_n a_cn t(x)^n: a polynomial of each channel, by Horner's rule.
 
-Every polynomial family (Legendre, Chebyshev, Gram, Jacobi, Bernstein) of K = D + 1 functions
-collapses to one polynomial of degree D a channel. Its coefficients are found once a step; a value
-then costs D multiply-adds, and SiLU shares the sigmoid of the domain map.
+The K = D + 1 functions of a polynomial family (Legendre, Chebyshev, Gram, Jacobi, Bernstein) add up
+to one polynomial of degree D per channel. Its coefficients are computed once per step; a value then
+costs D multiply-adds, and SiLU shares the sigmoid of the domain map.
 """
 
 from __future__ import annotations
@@ -21,68 +21,71 @@ from torch import Tensor, nn
 from kanseg.bases import Basis
 from kanseg.bases.base import at_least_float32, without_autocast
 from kanseg.layers.fused.plain import has_numba, is_transformed
+from kanseg.layers.kernels.gradients import gradients
 
-# u = factor * sigmoid(scale x) + offset is what the functions see of x; a scale of 0 stands for
+# Domain map -> (scale, factor, offset) of u = factor * sigmoid(scale x) + offset. Scale 0 means
 # u = x.
 DOMAINS: dict[str, tuple[float, float, float]] = {
     "tanh": (2.0, 2.0, -1.0),
     "half_tanh": (1.0, 2.0, -1.0),
     "sigmoid": (1.0, 1.0, 0.0),
 }
-# Up to this degree powers of the sigmoid are exact enough in float32; above, they are taken about
-# its center 1/2, which keeps their coefficients small (measured: error 1e-5 of the functions).
+# Up to this degree powers of the sigmoid are accurate enough in float32. Above it, powers of
+# sigmoid - 1/2 are used: their coefficients stay small (measured error: 1e-5 of the functions).
 UNCENTERED_DEGREE = 3
 MAX_DEGREE = 6
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Variable(NamedTuple):
-    """t(x) = sigmoid(scale x) - center, what the polynomials are written in; x for scale 0."""
+class PolynomialVariable(NamedTuple):
+    """The variable t of the polynomials: t(x) = sigmoid(scale x) - center, or x for scale 0."""
 
     scale: float
     center: float
 
 
-def collapses(basis: Basis) -> bool:
-    """True if the functions are polynomials that `power_coefficients` can state."""
+def is_low_degree_polynomial(basis: Basis) -> bool:
+    """True if all functions are polynomials of a degree up to `MAX_DEGREE`."""
     degree = basis.polynomial_degree
     return degree is not None and degree <= MAX_DEGREE
 
 
-def variable(basis: Basis) -> Variable:
-    """The variable of the collapsed polynomials of a basis."""
+def polynomial_variable(basis: Basis) -> PolynomialVariable:
+    """The variable in which the functions of a basis are written as polynomials."""
     scale = DOMAINS.get(basis.domain, (0.0,))[0]
     if scale == 0 or basis.polynomial_degree <= UNCENTERED_DEGREE:
-        return Variable(scale, 0.0)
-    return Variable(scale, 0.5)
+        return PolynomialVariable(scale, 0.0)
+    return PolynomialVariable(scale, 0.5)
 
 
 def power_coefficients(basis: Basis, device: torch.device) -> Tensor:
     """Coefficients (K, D + 1), float64, of the functions in powers of t; differentiable in the
     parameters of the basis.
     """
-    if is_transformed() or any(True for _ in basis.parameters()):
-        return _interpolated(basis, device)
+    has_parameters = next(basis.parameters(), None) is not None
+    if is_transformed() or has_parameters:
+        return _interpolate(basis, device)
     key = basis.polynomial_degree, basis.domain
-    known = _known.get(basis)
-    if known is not None and known[0] == key:
-        return known[1].to(device, non_blocking=True)  # else it waits for the GPU in every step
-    found = _interpolated(basis, device)
-    if type(found) is Tensor and not found.is_meta:
-        with torch.inference_mode(False):  # on the CPU, whatever the device and mode of the call
-            _known[basis] = key, torch.tensor(found.tolist(), dtype=torch.float64, device="cpu")
-    return found
+    cached = _coefficient_cache.get(basis)
+    if cached is not None and cached[0] == key:
+        # A blocking copy would wait for the GPU in every step.
+        return cached[1].to(device, non_blocking=True)
+    coefficients = _interpolate(basis, device)
+    if type(coefficients) is Tensor and not coefficients.is_meta:
+        with torch.inference_mode(False):  # the copy must be usable in training, and on any device
+            copy = torch.tensor(coefficients.tolist(), dtype=torch.float64, device="cpu")
+        _coefficient_cache[basis] = key, copy
+    return coefficients
 
 
-_known: weakref.WeakKeyDictionary[Basis, tuple[object, Tensor]]
-_known = weakref.WeakKeyDictionary()
+_coefficient_cache: weakref.WeakKeyDictionary[Basis, tuple[object, Tensor]]
+_coefficient_cache = weakref.WeakKeyDictionary()
 
 
-def _interpolated(basis: Basis, device: torch.device) -> Tensor:
-    """Interpolation at the D + 1 Chebyshev points of the range of t."""
-    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu").to(
-        device, non_blocking=True
-    )
+def _interpolate(basis: Basis, device: torch.device) -> Tensor:
+    """Power coefficients by interpolation at the D + 1 Chebyshev points of the range of t."""
+    nodes = torch.tensor(_nodes(basis), dtype=torch.float64, device="cpu")
+    nodes = nodes.to(device, non_blocking=True)
     u = nodes[:1].unsqueeze(0)
     values = torch.stack([value.expand_as(u)[0, 0] for value, _ in basis.values_and_derivatives(u)])
     return values @ nodes[1:]
@@ -90,10 +93,12 @@ def _interpolated(basis: Basis, device: torch.device) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _nodes(basis: Basis) -> list[list[float]]:
-    """The D + 1 arguments u at which the functions are interpolated, and below them the matrix that
-    turns values there into coefficients. They are numbers because exporters know no inverse.
+    """First row: the D + 1 interpolation points u. Further rows: the matrix that turns values at
+    these points into coefficients.
+
+    Returned as numbers because exporters do not support matrix inversion.
     """
-    count, (scale, center) = basis.polynomial_degree + 1, variable(basis)
+    count, (scale, center) = basis.polynomial_degree + 1, polynomial_variable(basis)
     u = points = np.cos((np.arange(count) + 0.5) * (np.pi / count))
     if scale != 0:
         _, factor, offset = DOMAINS[basis.domain]
@@ -104,68 +109,74 @@ def _nodes(basis: Basis) -> list[list[float]]:
 
 
 def aligned_rows(values: Tensor, ndim: int) -> Tensor:
-    """Numbers (C or 1,) lined up with x (B, C, *S) of `ndim` axes."""
+    """Reshape values (C or 1,) so that they broadcast over x (B, C, *S) of `ndim` axes."""
     return values.reshape(-1, *[1] * (ndim - 2))
 
 
-def plain_polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
-    """The same as `polynomial` by operations that autograd and compilers see into."""
+def plain_polynomial(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) -> Tensor:
+    """`polynomial` by PyTorch operations, which autograd and compilers can trace."""
     wide = at_least_float32(x)
     sigmoid = variable = torch.sigmoid(wide)
     if t.scale == 0:
         variable = wide
     elif t != (1, 0):
         variable = torch.sigmoid(t.scale * wide) - t.center
-    each = [aligned_rows(column, x.dim()) for column in coefficients.to(wide.dtype).unbind(1)]
-    joined = silu and t == (1, 0) and len(each) > 1
-    if joined:
-        each[1] = each[1] + wide  # x sigmoid(x) is a term of degree 1
-    y = each.pop()
-    for column in reversed(each):
+    columns = [aligned_rows(column, x.dim()) for column in coefficients.to(wide.dtype).unbind(1)]
+    silu_is_term = silu and t == (1, 0) and len(columns) > 1
+    if silu_is_term:
+        columns[1] = columns[1] + wide  # x sigmoid(x) is a term of degree 1
+    y = columns.pop()
+    for column in reversed(columns):
         y = y * variable + column
-    if silu and not joined:
+    if silu and not silu_is_term:
         y = y + wide * sigmoid
     return y.expand_as(x).to(x.dtype)
 
 
-def polynomial(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
-    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x if asked for; keeps x alone for backward.
+def polynomial(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) -> Tensor:
+    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x on request; keeps only x for backward.
 
     Args:
         x: (B, C, *S); half precision is computed in float32.
         coefficients: (C, N), or (1, N) for all channels.
+        t: the variable of the polynomials.
+        silu: add silu(x).
     """
     if torch.is_grad_enabled():
-        return Polynomial.apply(x, coefficients, t, silu)
-    return _computed(x, coefficients, t, silu)
+        return PolynomialFunction.apply(x, coefficients, t, silu)
+    return _forward(x, coefficients, t, silu)
 
 
-def _computed(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
-    chosen = kernels(x, coefficients)
-    if chosen is None:
+def _forward(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) -> Tensor:
+    kernels = select_kernels(x, coefficients)
+    if kernels is None:
         return plain_polynomial(x, coefficients, t, silu)
-    return chosen.forward(x, coefficients, t, silu)
+    return kernels.forward(x, coefficients, t, silu)
 
 
-def kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
-    """What computes the polynomial of x in one pass over memory, `horner_triton` or
-    `horner_numba`; None where PyTorch's operations do.
+def select_kernels(x: Tensor, coefficients: Tensor) -> ModuleType | None:
+    """`horner_triton` or `horner_numba`, which make one pass over memory, or None for PyTorch
+    operations.
     """
     if type(x) not in (Tensor, nn.Parameter) or x.dtype not in KERNEL_DTYPES or x.numel() == 0:
-        return None  # a fake tensor has no memory that a kernel could read
+        return None  # a kernel cannot read the memory of a fake tensor
     if coefficients.device != x.device or len(coefficients) not in (1, x.shape[1]):
-        return None  # a kernel would read whatever is there; the operations raise an error
+        return None  # a kernel would read out of bounds; PyTorch operations raise an error
     if x.device.type == "cpu" and has_numba():
         from kanseg.layers.kernels import horner_numba
 
         return horner_numba
-    return _running_kernels(x.device, x.dtype) if x.is_cuda else None
+    if x.is_cuda:
+        return _triton_kernels(x.device, x.dtype)
+    return None
 
 
 @cache
-def _running_kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
-    """The kernels, if they run on the device. Triton may be missing (Windows), may find no C
-    compiler or no Python.h when it first launches a kernel, or not know the GPU any more.
+def _triton_kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """`horner_triton` if its kernels run on the device, else None.
+
+    Triton may be missing (Windows), may not find a C compiler or Python.h when it first launches a
+    kernel, or may no longer support the GPU.
     """
     try:
         from triton.errors import TritonError
@@ -175,50 +186,39 @@ def _running_kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | N
         return None
     x = torch.zeros(1, 1, device=device, dtype=dtype)
     try:
-        horner_triton.forward(x, x, Variable(1.0, 0.0), silu=True)
+        horner_triton.forward(x, x, PolynomialVariable(1.0, 0.0), silu=True)
     except (TritonError, RuntimeError, OSError, SubprocessError) as error:
         warnings.warn(
-            f"Triton is installed, but runs no kernel for {dtype} on {device} ({error}); polynomial"
-            " functions are computed by PyTorch's operations instead, which takes longer",
+            f"Triton is installed but cannot run kernels for {dtype} on {device} ({error});"
+            " polynomial functions use slower PyTorch operations instead",
             stacklevel=2,
         )
         return None
     return horner_triton
 
 
-class Polynomial(torch.autograd.Function):
-    """See `polynomial`."""
+class PolynomialFunction(torch.autograd.Function):
+    """The differentiable part of `polynomial`; saves x and the coefficients."""
 
     @staticmethod
     def forward(ctx, x, coefficients, t, silu):  # noqa: ANN001, ANN205
         ctx.save_for_backward(x, coefficients)
         ctx.options = t, silu
-        return _computed(x, coefficients, t, silu)
+        return _forward(x, coefficients, t, silu)
 
     @staticmethod
     def backward(ctx, grad):  # noqa: ANN001, ANN205
         x, coefficients = ctx.saved_tensors
-        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
-        chosen = None
-        if not (torch.is_grad_enabled() or batched):
-            chosen = kernels(x, coefficients)
-        if chosen is None:
-            return _gradients_by_autograd(ctx, grad)
         needed = ctx.needs_input_grad[:2]
-        return *chosen.backward(grad, x, coefficients, *ctx.options, *needed), None, None
-
-
-def _gradients_by_autograd(ctx, grad):  # noqa: ANN001, ANN202
-    """Gradients by operations that autograd knows, of values that are made anew: for second
-    derivatives, batched gradients, and where there is no kernel.
-    """
-    x, coefficients = ctx.saved_tensors
-    needed = ctx.needs_input_grad[:2]
-    inputs = [each for each, wanted in zip((x, coefficients), needed, strict=True) if wanted]
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad(), without_autocast(x):
-        y = plain_polynomial(x, coefficients, *ctx.options)
-    found = iter(
-        torch.autograd.grad(y, inputs, grad, create_graph=create_graph, materialize_grads=True)
-    )
-    return *(next(found) if wanted else None for wanted in needed), None, None
+        create_graph = torch.is_grad_enabled()
+        kernels = None
+        if not create_graph and not torch._C._functorch.is_legacy_batchedtensor(grad):
+            kernels = select_kernels(x, coefficients)
+        if kernels is not None:
+            grads = kernels.backward(grad, x, coefficients, *ctx.options, *needed)
+        else:
+            # Second derivatives and batched gradients need operations that autograd can trace.
+            with torch.enable_grad(), without_autocast(x):
+                y = plain_polynomial(x, coefficients, *ctx.options)
+            grads = gradients(y, (x, coefficients), needed, grad, create_graph)
+        return *grads, None, None

@@ -1,4 +1,4 @@
-"""The polynomials of `kanseg.layers.kernels.horner` on a CPU, compiled by Numba."""
+"""Numba kernels for the polynomials of `kanseg.layers.kernels.horner` on a CPU."""
 
 from __future__ import annotations
 
@@ -13,74 +13,80 @@ from kanseg.layers.kernels.numba_tools import (
     FLOAT,
     ONE,
     from_rows,
+    has_rows_per_sample,
     jit,
-    lies_by_sample,
-    rows,
-    run,
+    run_kernel,
     sigmoid,
+    to_rows,
 )
 
 if TYPE_CHECKING:
-    from kanseg.layers.kernels.horner import Variable
+    from kanseg.layers.kernels.horner import PolynomialVariable
 
-MOST = 7  # coefficients of a polynomial
-BLOCK = 4096  # values of a row whose sums are added up in single precision
+MAX_COEFFICIENTS = 7
+BLOCK = 4096  # values of a row that are summed in single precision
 
 
-def forward(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
-    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x if asked for: (B, C, *S) -> the same shape.
+def forward(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) -> Tensor:
+    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x on request: (B, C, *S) -> the same shape.
 
     Args:
         x: not empty; float32, float16 or bfloat16, computed in float32.
         coefficients: (C, N), or (1, N) for all channels, N from 1 to 7.
     """
-    by_sample = lies_by_sample(x)
+    per_sample = has_rows_per_sample(x)
     kernel, _ = _kernels(coefficients.shape[1], *t, silu)
     arguments = (_padded(coefficients),)
-    y = run(kernel, rows(x, by_sample), lambda part: arguments, sigmoid=silu or t.scale == 1)
-    return from_rows(y, x, by_sample)
+    needs_sigmoid = silu or t.scale == 1
+    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments, sigmoid=needs_sigmoid)
+    return from_rows(y, x, per_sample)
 
 
 def backward(
     grad: Tensor,
     x: Tensor,
     coefficients: Tensor,
-    t: Variable,
+    t: PolynomialVariable,
     silu: bool,
     needs_x: bool,
     needs_coefficients: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of x and of the coefficients for that of y; None for those that are not needed."""
-    count, by_sample = coefficients.shape[1], lies_by_sample(x)
-    seen, upstream = rows(x, by_sample), rows(grad, by_sample)
-    sums = np.zeros((len(seen), MOST))
+    """Gradients of x and of the coefficients, given that of y; None where not needed."""
+    count, per_sample = coefficients.shape[1], has_rows_per_sample(x)
+    x_rows, grad_rows = to_rows(x, per_sample), to_rows(grad, per_sample)
+    sums = np.zeros((len(x_rows), MAX_COEFFICIENTS))
     _, kernel = _kernels(count, *t, silu)
-    arguments = upstream.numpy(), _padded(coefficients), sums
-    grad_x = run(kernel, seen, lambda part: arguments, sigmoid=silu or t.scale == 1)
-    found = torch.from_numpy(sums).view(-1, len(coefficients), MOST).sum(0)[:, :count]
-    return (
-        from_rows(grad_x, x, by_sample) if needs_x else None,
-        found.to(coefficients.dtype) if needs_coefficients else None,
-    )
+    arguments = grad_rows.numpy(), _padded(coefficients), sums
+    needs_sigmoid = silu or t.scale == 1
+    y = run_kernel(kernel, x_rows, lambda part: arguments, sigmoid=needs_sigmoid)
+    grad_x = grad_coefficients = None
+    if needs_x:
+        grad_x = from_rows(y, x, per_sample)
+    if needs_coefficients:
+        totals = torch.from_numpy(sums).view(-1, len(coefficients), MAX_COEFFICIENTS).sum(0)
+        grad_coefficients = totals[:, :count].to(coefficients.dtype)
+    return grad_x, grad_coefficients
 
 
 def _padded(coefficients: Tensor) -> np.ndarray:
-    padded = np.zeros((len(coefficients), MOST), dtype=FLOAT)
+    """Coefficients (C or 1, N) as an array (C or 1, 7), with zeros for the missing ones."""
+    padded = np.zeros((len(coefficients), MAX_COEFFICIENTS), dtype=FLOAT)
     padded[:, : coefficients.shape[1]] = coefficients.detach().numpy()
     return padded
 
 
-# Written out for up to 7 coefficients: what an option does not ask for is left out of the compiled
-# code, and the loops over values become vector instructions.
+# Written out for up to 7 coefficients: unused branches are dropped when a kernel is compiled, and
+# the loops over values are vectorized.
 @cache
 def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # noqa: PLR0915
-    """Forward and backward of `count` coefficients, 1 to 7, in t = sigmoid(scale x) - center.
+    """Compile the forward and backward kernels for polynomials of `count` coefficients, 1 to 7, in
+    t = sigmoid(scale x) - center.
 
-    Arrays: x, grad, y and grad_x (R, n), the last two with the sigmoids of x in them where these
-    are needed; a (A, 7), sums (R, 7). Row r has the polynomial r mod A.
+    Arrays: x, grad, y and grad_x (R, n); y and grad_x hold the sigmoids of x at the start where
+    they are needed. a (A, 7), sums (R, 7). Row r has the polynomial r mod A.
     """
     scale, center = FLOAT(scale), FLOAT(center)
-    joined = silu and scale == 1 and center == 0
+    silu_is_term = silu and scale == 1 and center == 0
 
     @jit
     def forward(x, y, a, start, stop):  # noqa: ANN001, ANN202
@@ -152,7 +158,7 @@ def _kernels(count: int, scale: float, center: float, silu: bool) -> tuple:  # n
                         d = d * t + a2
                     if count > 1:
                         d = d * t + a1
-                    if joined:
+                    if silu_is_term:
                         out[i] = g * (s + slope * (v + d))
                     elif silu:
                         out[i] = g * (slope * d + s + v * s * (ONE - s))

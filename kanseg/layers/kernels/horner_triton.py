@@ -1,10 +1,11 @@
-"""The polynomials of `horner` on a GPU, in Triton: a kernel forward and one backward.
+"""Triton kernels for the polynomials of `kanseg.layers.kernels.horner` on a GPU.
 
-Forward reads x once and writes y once. Backward reads x and its gradient once, writes the gradient
-of x once, and sums g t^n over each tile into a buffer, which torch adds up: without atomics, so
-that results are the same each time.
+The forward kernel reads x once and writes y once. The backward kernel reads x and the gradient of y
+once, writes the gradient of x once, and sums g t^n over each tile into a buffer, which torch adds
+up. No atomics are used, so that results are deterministic.
 
-Importing this needs Triton; `kanseg.layers.kernels.horner.triton_kernels` decides when it is used.
+Importing this module needs Triton; `kanseg.layers.kernels.horner.select_kernels` decides when it is
+used.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from kanseg.layers.kernels.horner import Variable
+    from kanseg.layers.kernels.horner import PolynomialVariable
 
-# Entries of x that one program computes, and its warps: for each thread 8 entries, that is one load
-# of 16 bytes in half precision, and 16 backward, where larger tiles leave fewer sums to add up.
+# Entries of x per program, and its warps. Forward: 8 entries per thread, one load of 16 bytes in
+# half precision. Backward: 16 per thread, since larger tiles leave fewer sums to add up.
 FORWARD = {"tile": 1024, "num_warps": 4}
 BACKWARD = {"tile": 4096, "num_warps": 8}
-# Channels of a tile where they are neighbors in memory: a cache line or half of one. More would
-# leave fewer positions to sum over.
-NEIGHBORS = 32
+# Channels per tile in channels_last: half a cache line or a whole one. More would leave fewer
+# positions to sum over.
+CHANNELS_LAST_WIDTH = 32
 
 
-def forward(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
-    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x if asked for: (B, C, *S) -> the same shape.
+def forward(x: Tensor, coefficients: Tensor, t: PolynomialVariable, silu: bool) -> Tensor:
+    """sum_n coefficients[c, n] t(x)^n, plus SiLU of x on request: (B, C, *S) -> the same shape.
 
     Args:
         x: not empty; float32, float16 or bfloat16, computed in float32.
@@ -43,7 +44,7 @@ def forward(x: Tensor, coefficients: Tensor, t: Variable, silu: bool) -> Tensor:
         _forward_kernel[tiles.grid](
             x,
             y,
-            *_rows(coefficients),
+            *_rows_and_stride(coefficients),
             *tiles.sizes,
             *tiles.strides,
             N=coefficients.shape[1],
@@ -61,16 +62,19 @@ def backward(
     grad: Tensor,
     x: Tensor,
     coefficients: Tensor,
-    t: Variable,
+    t: PolynomialVariable,
     silu: bool,
     needs_x: bool,
     needs_coefficients: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of x and of the coefficients for that of y; None for those that are not needed."""
+    """Gradients of x and of the coefficients, given that of y; None where not needed."""
     if not (needs_x or needs_coefficients):
         return None, None
     x = _dense(x)
-    grad = _channels_last(grad) if _is_channels_last(x) else grad.contiguous()
+    if _is_channels_last(x):
+        grad = grad.movedim(1, -1).contiguous().movedim(-1, 1)
+    else:
+        grad = grad.contiguous()
     grad_x = torch.empty_like(x) if needs_x else None
     tiles = _Tiles(x, BACKWARD["tile"])
     sums = None
@@ -83,7 +87,7 @@ def backward(
             grad,
             grad_x,
             sums,
-            *_rows(coefficients),
+            *_rows_and_stride(coefficients),
             *tiles.sizes,
             *tiles.strides,
             N=coefficients.shape[1],
@@ -96,15 +100,17 @@ def backward(
         )
     if sums is None:
         return grad_x, None
-    shared = len(coefficients) == 1
-    found = sums.sum((0, 2)).unsqueeze(0) if shared else sums.sum(0).T
-    return grad_x, found.to(coefficients.dtype)
+    if len(coefficients) == 1:
+        grad_coefficients = sums.sum((0, 2)).unsqueeze(0)
+    else:
+        grad_coefficients = sums.sum(0).T
+    return grad_x, grad_coefficients.to(coefficients.dtype)
 
 
 class _Tiles:
-    """How x (B, C, *S), contiguous or channels_last, is cut into tiles of channels by positions.
+    """Cuts x (B, C, *S), contiguous or channels_last, into tiles of channels by positions.
 
-    Channels last there is one sample of B * S positions.
+    A channels_last tensor is treated as one sample of B * S positions.
     """
 
     def __init__(self, x: Tensor, entries: int):
@@ -112,7 +118,7 @@ class _Tiles:
         if _is_channels_last(x):
             size *= len(x)
             samples, self.strides = 1, (size * channels, 1, channels)
-            width = min(triton.next_power_of_2(channels), NEIGHBORS)
+            width = min(triton.next_power_of_2(channels), CHANNELS_LAST_WIDTH)
         else:
             samples, self.strides = len(x), (size * channels, size, 1)
             width = 1
@@ -126,29 +132,32 @@ class _Tiles:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    """True also where both are the same: for (B, C), one channel, or one position."""
+    """True for channels_last, and where both layouts are the same: (B, C), one channel, or one
+    position.
+    """
     return x.movedim(1, -1).is_contiguous()
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
 def _dense(x: Tensor) -> Tensor:
-    return x if _is_channels_last(x) else x.contiguous()
+    """x itself if it is channels_last, else contiguous."""
+    if _is_channels_last(x):
+        return x
+    return x.contiguous()
 
 
-def _rows(coefficients: Tensor) -> tuple[Tensor, int]:
-    """In float32, and the distance between the rows of two channels."""
-    count = coefficients.shape[1]
-    return coefficients.float().contiguous(), 0 if len(coefficients) == 1 else count
+def _rows_and_stride(coefficients: Tensor) -> tuple[Tensor, int]:
+    """Coefficients in float32, and the distance between the rows of two channels."""
+    stride = coefficients.shape[1]
+    if len(coefficients) == 1:
+        stride = 0
+    return coefficients.float().contiguous(), stride
 
 
 @triton.jit
-def _place(runs, columns, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
-    """The tile of this program: sample, index among all runs of positions, channels, positions.
+def _tile(runs, columns, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """The tile of this program: sample, row of the sums, channels, positions.
 
-    All in 64 bits: a tensor may have more than 2^31 entries.
+    All are 64-bit integers: a tensor may have more than 2^31 entries.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program // columns
@@ -159,7 +168,7 @@ def _place(runs, columns, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
 
 @triton.jit
 def _variable(x, sigmoid, SCALE: tl.constexpr, CENTER: tl.constexpr):
-    """t of x, given sigmoid(x)."""
+    """The variable t(x) of the polynomials, given sigmoid(x)."""
     t = x
     if SCALE == 1:
         t = sigmoid - CENTER
@@ -188,7 +197,7 @@ def _forward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    sample, row, c, p = _place(runs, columns, BLOCK_C, BLOCK_P)
+    sample, row, c, p = _tile(runs, columns, BLOCK_C, BLOCK_P)
     within = c[:, None] * channel_stride + p[None, :] * position_stride
     offsets = sample * sample_stride + within
     mask = (c < channels)[:, None] & (p < size)[None, :]
@@ -227,7 +236,7 @@ def _backward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    sample, row, c, p = _place(runs, columns, BLOCK_C, BLOCK_P)
+    sample, row, c, p = _tile(runs, columns, BLOCK_C, BLOCK_P)
     within = c[:, None] * channel_stride + p[None, :] * position_stride
     offsets = sample * sample_stride + within
     mask = (c < channels)[:, None] & (p < size)[None, :]
@@ -238,7 +247,7 @@ def _backward_kernel(
     sigmoid = tl.sigmoid(x)
     t = _variable(x, sigmoid, SCALE, CENTER)
     if grad_x_pointer is not None:
-        slope = tl.zeros_like(x)  # of y by t, by Horner's rule, then of y by x
+        slope = tl.zeros_like(x)  # first dy/dt by Horner's rule, then dy/dx
         for n in tl.static_range(1, N):
             column = tl.load(a + (N - n), mask=c < channels, other=0)[:, None]
             slope = slope * t + (N - n) * column
@@ -252,6 +261,6 @@ def _backward_kernel(
         )
     if sums is not None:
         for n in tl.static_range(N):
-            # Beyond the mask g is 0.
+            # Outside the mask g is 0.
             tl.store(sums + (row * N + n) * channels + c, tl.sum(g, axis=1), mask=c < channels)
             g *= t

@@ -1,4 +1,4 @@
-"""The tables of `kanseg.layers.kernels.lookup` on a CPU, compiled by Numba."""
+"""Numba kernels that evaluate the tables of `kanseg.layers.kernels.lookup` on a CPU."""
 
 from __future__ import annotations
 
@@ -15,49 +15,52 @@ from kanseg.layers.kernels.numba_tools import (
     ONE,
     ZERO,
     from_rows,
+    has_rows_per_sample,
     jit,
-    lies_by_sample,
-    rows,
-    run,
+    run_kernel,
     sigmoid,
+    to_rows,
 )
 
 if TYPE_CHECKING:
-    from kanseg.layers.kernels.lookup import Table
+    from kanseg.layers.kernels.lookup import CubicTable
 
-BLOCK = 1024  # values of a row that go through all loops while they are in the cache
+BLOCK = 1024  # values of a row that pass through all loops while they are in the cache
 TWO, THREE = FLOAT(2), FLOAT(3)
 
 
-def forward(x: Tensor, table: Table, silu: bool) -> Tensor:
-    """The tabulated function of each channel, plus SiLU if asked for: (B, C, *S) -> the same shape.
+def forward(x: Tensor, table: CubicTable, silu: bool) -> Tensor:
+    """The tabulated function of each channel, plus SiLU of x on request: (B, C, *S) -> the same.
 
     Args:
         x: not empty; float32, float16 or bfloat16, computed in float32.
     """
-    by_sample = lies_by_sample(x)
+    per_sample = has_rows_per_sample(x)
     kernel, _ = _kernels(table.scale, table.periodic, silu)
     arguments = _arrays(table)
-    y = run(kernel, rows(x, by_sample), lambda part: arguments, sigmoid=silu or table.scale == 1)
-    return from_rows(y, x, by_sample)
-
-
-def backward(grad: Tensor, x: Tensor, table: Table, silu: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the pieces of the table for that of y."""
-    by_sample = lies_by_sample(x)
-    seen, upstream = rows(x, by_sample), rows(grad, by_sample)
-    _, kernel = _kernels(table.scale, table.periodic, silu)
-    # No two threads add to the same sums.
-    sums = np.zeros((torch.get_num_threads(), *table.pieces.shape))
-    fixed = upstream.numpy(), *_arrays(table)
     needs_sigmoid = silu or table.scale == 1
-    grad_x = run(kernel, seen, lambda part: (*fixed, sums[part]), sigmoid=needs_sigmoid)
-    return from_rows(grad_x, x, by_sample), torch.from_numpy(sums).sum(0)
+    y = run_kernel(kernel, to_rows(x, per_sample), lambda part: arguments, sigmoid=needs_sigmoid)
+    return from_rows(y, x, per_sample)
 
 
-def _arrays(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pieces, start and rate; the last two in double precision where the functions repeat, and a
-    large input is many periods away.
+def backward(grad: Tensor, x: Tensor, table: CubicTable, silu: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the table's pieces, given the gradient of y."""
+    per_sample = has_rows_per_sample(x)
+    x_rows, grad_rows = to_rows(x, per_sample), to_rows(grad, per_sample)
+    _, kernel = _kernels(table.scale, table.periodic, silu)
+    # Each thread has sums of its own.
+    sums = np.zeros((torch.get_num_threads(), *table.pieces.shape))
+    fixed = grad_rows.numpy(), *_arrays(table)
+    needs_sigmoid = silu or table.scale == 1
+    grad_x = run_kernel(kernel, x_rows, lambda part: (*fixed, sums[part]), sigmoid=needs_sigmoid)
+    return from_rows(grad_x, x, per_sample), torch.from_numpy(sums).sum(0)
+
+
+def _arrays(table: CubicTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pieces, start and rate as arrays.
+
+    Start and rate are in double precision for periodic functions, where a large input is many
+    periods away.
     """
     dtype = torch.float64 if table.periodic else torch.float32
     pieces = table.pieces.detach().float().contiguous()
@@ -66,18 +69,18 @@ def _arrays(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR0915
-    """Forward and backward of functions that are read from pieces (A, P, 4), A of 1 or C: cubic
-    polynomials of the place (t - start) * rate, with t = x or sigmoid(scale x).
+    """Compile the forward and backward kernels for tables of pieces (R, P, 4), R = 1 or C, at the
+    table position (t - start) * rate with t = x or sigmoid(scale x).
 
-    A compiler makes vector instructions of the loops that only compute. What reads or adds where a
-    value points to is in a loop of its own, since it would make all of a common loop slow: vector
-    instructions for that take longer than single ones (measured with AVX-512 on Zen 4).
+    The loops that only compute are vectorized by the compiler. Gathers and scatters have loops of
+    their own: their vector instructions are slower than scalar ones and would slow down a shared
+    loop (measured with AVX-512 on Zen 4).
     """
     scale = FLOAT(scale)
 
     @numba.njit(inline="always")
-    def find(row, s, start, rate, count, pieces, shares):  # noqa: ANN001, ANN202
-        """Piece of each value, and the share of the way through it."""
+    def find_pieces(row, s, start, rate, count, pieces, fractions):  # noqa: ANN001, ANN202
+        """Index of the piece of each value, and the position inside the piece from 0 to 1."""
         end, last = FLOAT(count), FLOAT(count - 1)
         for i in range(len(row)):
             t = row[i]
@@ -85,36 +88,36 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
                 t = s[i]
             elif scale != 0:
                 t = sigmoid(scale * t)
-            place = (t - start) * rate
+            position = (t - start) * rate
             if periodic:
-                place -= end * np.floor(place / end)
+                position -= end * np.floor(position / end)
             # Not min and max, which lose NaN.
-            place = ZERO if place < ZERO else FLOAT(place)
-            place = end if place > end else place
-            k = np.int32(place if place < last else last)  # the last one for NaN
+            position = ZERO if position < ZERO else FLOAT(position)
+            position = end if position > end else position
+            k = np.int32(position if position < last else last)  # the last one for NaN
             pieces[i] = k
-            shares[i] = place - FLOAT(k)
+            fractions[i] = position - FLOAT(k)
 
     @jit
     def forward(x, y, table, starts, rates, start, stop):  # noqa: ANN001, ANN202
-        pieces, shares = np.empty(BLOCK, np.int32), np.empty(BLOCK, FLOAT)
+        pieces, fractions = np.empty(BLOCK, np.int32), np.empty(BLOCK, FLOAT)
         for r in range(start, stop):
             line, at = table[r % table.shape[0]], r % starts.shape[0]
             for begin in range(0, x.shape[1], BLOCK):
                 row, out = x[r, begin : begin + BLOCK], y[r, begin : begin + BLOCK]
-                find(row, out, starts[at], rates[at], len(line), pieces, shares)
+                find_pieces(row, out, starts[at], rates[at], len(line), pieces, fractions)
                 for i in range(len(row)):
-                    a, t = line[np.uint32(pieces[i])], shares[i]
-                    shares[i] = a[0] + t * (a[1] + t * (a[2] + t * a[3]))
+                    a, t = line[np.uint32(pieces[i])], fractions[i]
+                    fractions[i] = a[0] + t * (a[1] + t * (a[2] + t * a[3]))
                 for i in range(len(row)):
-                    p = shares[i]
+                    p = fractions[i]
                     if silu:
                         p += row[i] * out[i]
                     out[i] = p
 
     @jit
     def backward(x, grad_x, grad, table, starts, rates, sums, start, stop):  # noqa: ANN001, ANN202
-        pieces, shares = np.empty(BLOCK, np.int32), np.empty(BLOCK, FLOAT)
+        pieces, fractions = np.empty(BLOCK, np.int32), np.empty(BLOCK, FLOAT)
         slopes = np.empty(BLOCK, FLOAT)
         for r in range(start, stop):
             line, total = table[r % table.shape[0]], sums[r % table.shape[0]]
@@ -122,12 +125,12 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
             for begin in range(0, x.shape[1], BLOCK):
                 row, g = x[r, begin : begin + BLOCK], grad[r, begin : begin + BLOCK]
                 out = grad_x[r, begin : begin + BLOCK]
-                find(row, out, starts[at], rates[at], len(line), pieces, shares)
+                find_pieces(row, out, starts[at], rates[at], len(line), pieces, fractions)
                 for i in range(len(row)):
-                    a, t = line[np.uint32(pieces[i])], shares[i]
+                    a, t = line[np.uint32(pieces[i])], fractions[i]
                     slopes[i] = a[1] + t * (TWO * a[2] + t * (THREE * a[3]))
                 for i in range(len(row)):
-                    moments, t = total[np.uint32(pieces[i])], shares[i]
+                    moments, t = total[np.uint32(pieces[i])], fractions[i]
                     square = t * t
                     # Read all, then write all: one vector instruction each.
                     m0 = moments[0] + g[i]
@@ -143,8 +146,8 @@ def _kernels(scale: float, periodic: bool, silu: bool) -> tuple:  # noqa: PLR091
                     elif scale != 0:
                         t = sigmoid(scale * t)
                         slope *= scale * t * (ONE - t)
-                    place = (t - starts[at]) * rates[at]
-                    inside = periodic or ((place >= ZERO) & (place <= end))
+                    position = (t - starts[at]) * rates[at]
+                    inside = periodic or ((position >= ZERO) & (position <= end))
                     d = slopes[i] * slope if inside else ZERO
                     if silu:
                         s = out[i]

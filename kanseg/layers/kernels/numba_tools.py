@@ -1,13 +1,13 @@
-"""What the kernels of learned activations on a CPU share. They are compiled by Numba: one pass over
-memory forward and one backward.
+"""Shared code of the Numba kernels for learned activations on a CPU.
 
-Polynomials and tables are a handful of operations a value. As operations of PyTorch each of them is
-a pass over memory of its own, which took three to five times as long as SiLU (measured); here they
-take little more than SiLU. Numba needs no compiler on the user's machine. Where it is missing,
-`horner` and `lookup` compute the same by PyTorch's operations.
+Each kernel makes one pass over memory forward and one backward. A polynomial or a table takes a
+handful of operations per value; as PyTorch operations each of them would be a pass over memory, and
+they took three to five times as long as SiLU (measured). The kernels take little more than SiLU.
+Numba needs no compiler on the user's computer. Without Numba, `horner` and `lookup` compute the
+same with PyTorch operations.
 
-Arrays: x, grad and y, which may hold sigmoids first, are (R, n), rows of one channel each; row r
-has the function of channel r mod C.
+Arrays: x, grad and y are (R, n), with one channel per row; row r has the function of channel
+r mod C. A kernel may find the sigmoids of x in y and overwrites them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-# NaN and infinity must stay what they are, so that not all of "fast" is allowed.
+# Not all of "fast": NaN and infinity must be kept.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
-CACHED = 1 << 18  # entries that are computed together, for each thread
-PARALLEL_FROM = 1 << 16  # entries for each thread, below which a thread costs more than it does
-SHORTEST_ROW = 32  # of values of one channel that lie together; shorter rows are gathered first
+CHUNK_ENTRIES = 1 << 18  # entries per thread that are computed together and fit into the cache
+MIN_ENTRIES_PER_THREAD = 1 << 16  # with fewer, starting a thread costs more than it saves
+MIN_ROW_LENGTH = 32  # shorter rows of one channel and sample are joined over the samples first
 FLOAT = np.float32
 ZERO, ONE = FLOAT(0), FLOAT(1)
 LOG2_E = FLOAT(1 / math.log(2))
@@ -38,8 +38,8 @@ _, E1, E2, E3, E4, E5, E6 = EXP2
 HALF, LOWEST, HIGHEST = FLOAT(0.5), FLOAT(-126), FLOAT(126)
 
 
-# Compiled at the first call of a process, in about a second; Numba's cache on disk would have to be
-# trusted, and looked after when it is damaged or cannot be written.
+# Compiled at the first call of a process, in about a second. Numba's cache on disk is not used: it
+# would have to be trusted, and repaired when it is damaged or cannot be written.
 jit = numba.njit(nogil=True, fastmath=FAST, error_model="numpy")
 
 
@@ -53,7 +53,7 @@ def _float_of_bits(typing, bits):  # noqa: ANN001, ANN202 - Numba's own protocol
 
 @numba.njit(inline="always")
 def sigmoid(x):  # noqa: ANN001, ANN202
-    """1 / (1 + 2^z) with z = -x / ln 2; written out, since a library's exp is not vectorized."""
+    """1 / (1 + 2^z) with z = -x / ln 2, written out because math.exp is not vectorized."""
     z = -x * LOG2_E
     # Not min and max, which lose NaN.
     z = LOWEST if z < LOWEST else z
@@ -65,40 +65,51 @@ def sigmoid(x):  # noqa: ANN001, ANN202
     return ONE / (ONE + power * _float_of_bits(bits))
 
 
-def lies_by_sample(x: Tensor) -> bool:
-    """True if the values of one channel of a sample lie together, enough of them to be a row."""
-    return x.dim() > 2 and x.is_contiguous() and x.numel() >= SHORTEST_ROW * x.shape[0] * x.shape[1]
+def has_rows_per_sample(x: Tensor) -> bool:
+    """True if each channel of each sample of x (B, C, *S) is contiguous and long enough for a row
+    of its own.
+    """
+    if x.dim() <= 2 or not x.is_contiguous():
+        return False
+    return x.numel() >= MIN_ROW_LENGTH * x.shape[0] * x.shape[1]
 
 
-def rows(x: Tensor, by_sample: bool) -> Tensor:
-    """x (B, C, *S) as float32 rows of one channel each: (B * C, S), or (C, B * S)."""
+def to_rows(x: Tensor, per_sample: bool) -> Tensor:
+    """x (B, C, *S) as float32 rows of one channel: (B * C, S) if `per_sample`, else (C, B * S)."""
     x = x.detach().float()
-    if by_sample:
+    if per_sample:
         return x.contiguous().view(x.shape[0] * x.shape[1], -1)
     return x.movedim(1, 0).reshape(x.shape[1], -1).contiguous()
 
 
-def from_rows(values: Tensor, x: Tensor, by_sample: bool) -> Tensor:
-    """Values in rows as a tensor like x (B, C, *S)."""
-    if by_sample and x.dtype == torch.float32:
+def from_rows(values: Tensor, x: Tensor, per_sample: bool) -> Tensor:
+    """Inverse of `to_rows`: rows of values as a tensor of the shape and dtype of x (B, C, *S)."""
+    if per_sample and x.dtype == torch.float32:
         return values.view(x.shape)
     y = torch.empty_like(x)
-    moved = y if by_sample else y.movedim(1, 0)
-    moved.copy_(values.view(moved.shape))
+    target = y
+    if not per_sample:
+        target = y.movedim(1, 0)
+    target.copy_(values.view(target.shape))
     return y
 
 
-def run(kernel: Callable, x: Tensor, arguments: Callable[[int], tuple], sigmoid: bool) -> Tensor:
-    """Call kernel(x, y, *arguments(part), start, stop) for all rows of x (R, n), several at a time;
-    returns y (R, n), which the kernel writes. It finds there the sigmoids of x where they are asked
-    for.
+def run_kernel(
+    kernel: Callable, x: Tensor, arguments: Callable[[int], tuple], sigmoid: bool
+) -> Tensor:
+    """Run kernel(x, y, *arguments(part), start, stop) over all rows of x (R, n), in parallel.
 
-    PyTorch's sigmoid is faster than one in a kernel (0.5 against 1 ns a value); the rows are few
-    enough for these values to stay in the cache.
+    The kernel writes y (R, n), which is returned. With `sigmoid` y holds the sigmoids of x when the
+    kernel starts: PyTorch's sigmoid is faster than one in a kernel (0.5 against 1 ns per value),
+    and a chunk of rows is small enough to stay in the cache.
+
+    Args:
+        arguments: further arguments of the kernel for part 0, 1, ... of a chunk; parts run at the
+            same time.
     """
     num_rows, length = x.shape
     threads = torch.get_num_threads()
-    step = max(1, CACHED * threads // length)
+    step = max(1, CHUNK_ENTRIES * threads // length)
     y = torch.empty_like(x)
     arrays = x.numpy(), y.numpy()
     for first in range(0, num_rows, step):
@@ -107,22 +118,23 @@ def run(kernel: Callable, x: Tensor, arguments: Callable[[int], tuple], sigmoid:
             torch.sigmoid(x, out=y)
         elif sigmoid:
             torch.sigmoid(x[first:stop], out=y[first:stop])
-        parts = max(1, min(threads, stop - first, (stop - first) * length // PARALLEL_FROM))
+        entries = (stop - first) * length
+        parts = max(1, min(threads, stop - first, entries // MIN_ENTRIES_PER_THREAD))
         if parts == 1:
             kernel(*arrays, *arguments(0), first, stop)
             continue
         borders = np.linspace(first, stop, parts + 1).astype(int).tolist()
         pool = _pool(os.getpid())
-        jobs = [
-            pool.submit(kernel, *arrays, *arguments(i), borders[i], borders[i + 1])
-            for i in range(parts)
-        ]
-        for job in jobs:
-            job.result()
+        futures = []
+        for part in range(parts):
+            rows = borders[part], borders[part + 1]
+            futures.append(pool.submit(kernel, *arrays, *arguments(part), *rows))
+        for future in futures:
+            future.result()
     return y
 
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process; those of a parent do not live in its forked children."""
+    """The thread pool of a process: threads do not survive a fork, so a child needs its own."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="kanseg")

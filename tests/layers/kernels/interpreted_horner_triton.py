@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from kanseg.layers.kernels import horner_triton
-from kanseg.layers.kernels.horner import Variable, plain_polynomial
+from kanseg.layers.kernels.horner import PolynomialVariable, plain_polynomial
 
-VARIABLES = [Variable(0.0, 0.0), Variable(1.0, 0.0), Variable(1.0, 0.5), Variable(2.0, 0.5)]
+VARIABLES = [
+    PolynomialVariable(0.0, 0.0),
+    PolynomialVariable(1.0, 0.0),
+    PolynomialVariable(1.0, 0.5),
+    PolynomialVariable(2.0, 0.5),
+]
 # Channels and positions that are no powers of 2, several tiles in each direction, none or one.
 SHAPES = [(2, 3, 5, 7), (2, 40, 33), (5, 70), (3, 1, 4), (4, 6, 1, 1), (1, 2, 65, 71), (1, 1, 9000)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}

@@ -11,11 +11,11 @@ from scipy.special import jacobi
 from kanseg.bases import create_basis
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.kernels.horner import (
-    collapses,
+    is_low_degree_polynomial,
     plain_polynomial,
     polynomial,
+    polynomial_variable,
     power_coefficients,
-    variable,
 )
 
 FAMILIES = ["legendre", "chebyshev", "gram", "jacobi", "bernstein"]
@@ -63,7 +63,7 @@ def mapped(domain, center):
 @domains
 def test_coefficients_are_those_of_numpys_polynomials(family, degree, domain):
     basis = create_basis(family, 3, degree=degree, domain=domain)
-    u = mapped(domain, variable(basis).center)
+    u = mapped(domain, polynomial_variable(basis).center)
     expected = np.zeros((degree + 1, degree + 1))
     for row, function in zip(expected, numpys(family, degree), strict=True):
         coefficients = function(u).coef
@@ -101,8 +101,8 @@ def test_values_and_gradients_are_those_of_the_plain_operations(family, domain, 
     for rows in (1, 3):
         weight = torch.randn(rows, degree + 1, dtype=torch.float64)
         coefficients = (weight @ power_coefficients(basis, CPU)).requires_grad_()
-        y = polynomial(x, coefficients, variable(basis), silu)
-        expected = plain_polynomial(x, coefficients, variable(basis), silu)
+        y = polynomial(x, coefficients, polynomial_variable(basis), silu)
+        expected = plain_polynomial(x, coefficients, polynomial_variable(basis), silu)
         torch.testing.assert_close(y, expected)
         upstream = torch.randn_like(y)
         for ours, theirs in zip(
@@ -122,7 +122,7 @@ def test_the_functions_are_summed_as_numpy_does(family):
     values = np.stack([function(u) for function in numpys(family, 4)], axis=2)
     expected = np.einsum("bckn,ck->bcn", values, weight) + x / (1 + np.exp(-x))
     coefficients = torch.from_numpy(weight) @ power_coefficients(basis, CPU)
-    found = polynomial(torch.from_numpy(x), coefficients, variable(basis), True)
+    found = polynomial(torch.from_numpy(x), coefficients, polynomial_variable(basis), True)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
 
 
@@ -133,7 +133,9 @@ def test_a_gradient_that_nobody_asks_for_is_left_out(needs):
     coefficients = torch.randn(3, 4, dtype=torch.float64, requires_grad=needs != "x")
     asked = x if needs == "x" else coefficients
     found, expected = (
-        torch.autograd.grad(f(x, coefficients, variable(basis), True).square().sum(), asked)[0]
+        torch.autograd.grad(
+            f(x, coefficients, polynomial_variable(basis), True).square().sum(), asked
+        )[0]
         for f in (polynomial, plain_polynomial)
     )
     torch.testing.assert_close(found, expected)
@@ -147,7 +149,7 @@ def test_a_gradient_that_nobody_asks_for_is_left_out(needs):
 def test_tensors_of_many_pieces_are_one_function(shape):
     x = torch.randn(shape, requires_grad=True)
     coefficients = torch.randn(shape[1], 4, dtype=torch.float64, requires_grad=True)
-    t = variable(create_basis("gram", shape[1], domain="half_tanh"))
+    t = polynomial_variable(create_basis("gram", shape[1], domain="half_tanh"))
     y = polynomial(x, coefficients, t, True)
     wide = x.detach().double().requires_grad_()
     expected = plain_polynomial(wide, coefficients, t, True)
@@ -160,9 +162,11 @@ def test_tensors_of_many_pieces_are_one_function(shape):
 
 
 def test_other_functions_and_high_degrees_do_not_collapse():
-    assert not any(collapses(create_basis(name, 2)) for name in ("bspline", "rbf", "wavelet"))
-    assert collapses(create_basis("gram", 2, degree=6))
-    assert not collapses(create_basis("gram", 2, degree=7))
+    assert not any(
+        is_low_degree_polynomial(create_basis(name, 2)) for name in ("bspline", "rbf", "wavelet")
+    )
+    assert is_low_degree_polynomial(create_basis("gram", 2, degree=6))
+    assert not is_low_degree_polynomial(create_basis("gram", 2, degree=7))
 
 
 @families

@@ -13,7 +13,12 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.kernels.horner import Variable, kernels, plain_polynomial, polynomial
+from kanseg.layers.kernels.horner import (
+    PolynomialVariable,
+    plain_polynomial,
+    polynomial,
+    select_kernels,
+)
 from kanseg.models.operations import saved_bytes
 
 HERE = Path(__file__).parent
@@ -74,12 +79,12 @@ def test_the_kernels_compile_without_a_gpu(tmp_path):
 
 def test_pytorch_computes_what_no_kernel_can():
     coefficients = torch.zeros(3, 4)
-    assert kernels(torch.zeros(2, 3, dtype=torch.float64), coefficients) is None
-    assert kernels(torch.zeros(0, 3), coefficients) is None
-    assert kernels(torch.zeros(2, 3, device="meta"), coefficients) is None
+    assert select_kernels(torch.zeros(2, 3, dtype=torch.float64), coefficients) is None
+    assert select_kernels(torch.zeros(0, 3), coefficients) is None
+    assert select_kernels(torch.zeros(2, 3, device="meta"), coefficients) is None
     with FakeTensorMode():
         x = torch.zeros(2, 3, device="cuda")
-        assert kernels(x, coefficients) is None
+        assert select_kernels(x, coefficients) is None
 
 
 def test_the_kernels_are_imported_where_a_gpu_asks_for_them():
@@ -94,25 +99,29 @@ def test_the_kernels_are_imported_where_a_gpu_asks_for_them():
 @gpu
 def test_pytorch_computes_what_the_kernels_do_not():
     x, coefficients = torch.zeros(2, 3, device="cuda"), torch.zeros(3, 4, device="cuda")
-    assert kernels(x, coefficients) is not None
-    assert kernels(x[:0], coefficients) is None
-    assert kernels(x.double(), coefficients) is None
-    assert kernels(x, coefficients.cpu()) is None
-    assert kernels(x, coefficients[:2]) is None
+    assert select_kernels(x, coefficients) is not None
+    assert select_kernels(x[:0], coefficients) is None
+    assert select_kernels(x.double(), coefficients) is None
+    assert select_kernels(x, coefficients.cpu()) is None
+    assert select_kernels(x, coefficients[:2]) is None
 
 
 @gpu
 @kinds
 @pytest.mark.parametrize("shape", [(4, 64, 33, 31), (2, 3, 128, 128), (300, 100), (2, 7, 5, 6, 7)])
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("t", [Variable(1.0, 0.0), Variable(2.0, 0.5), Variable(0.0, 0.0)], ids=str)
+@pytest.mark.parametrize(
+    "t",
+    [PolynomialVariable(1.0, 0.0), PolynomialVariable(2.0, 0.5), PolynomialVariable(0.0, 0.0)],
+    ids=str,
+)
 def test_values_and_gradients(shape, last, t, dtype, tolerance):
     x = torch.randn(shape, device="cuda").to(dtype)
     if last:
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     x.requires_grad_()
     coefficients = torch.randn(shape[1], 5, device="cuda", dtype=torch.float64, requires_grad=True)
-    assert kernels(x, coefficients) is not None
+    assert select_kernels(x, coefficients) is not None
     grad, inputs = torch.randn_like(x), (x, coefficients)
     y = polynomial(x, coefficients, t, True)
     found = y, *torch.autograd.grad(y, inputs, grad)
@@ -141,10 +150,10 @@ def test_the_activation_keeps_what_silu_keeps(dtype, tolerance):
 def test_forward_needs_no_memory_but_its_output(dtype, tolerance):
     x = torch.randn(4, 32, 256, 256, device="cuda", dtype=dtype)
     coefficients = torch.randn(32, 5, device="cuda")
-    polynomial(x, coefficients, Variable(1.0, 0.0), True)
+    polynomial(x, coefficients, PolynomialVariable(1.0, 0.0), True)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    polynomial(x, coefficients, Variable(1.0, 0.0), True)
+    polynomial(x, coefficients, PolynomialVariable(1.0, 0.0), True)
     assert torch.cuda.max_memory_allocated() - before < 1.01 * x.nbytes
 
 
@@ -155,7 +164,7 @@ def test_gradients_are_the_same_each_time():
     grad = torch.randn_like(x)
     runs = []
     for _ in range(3):
-        y = polynomial(x, coefficients, Variable(1.0, 0.0), True)
+        y = polynomial(x, coefficients, PolynomialVariable(1.0, 0.0), True)
         runs.append(torch.autograd.grad(y, (x, coefficients), grad))
     for again in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], again, strict=True))
@@ -166,7 +175,7 @@ def test_more_than_2_to_31_entries():
     shape = (1, 2, (1 << 30) + 5)
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("needs 24 GiB")
-    t = Variable(1.0, 0.0)
+    t = PolynomialVariable(1.0, 0.0)
     for last in (False, True):
         x = torch.zeros(shape, device="cuda", dtype=torch.float16)
         if last:
@@ -189,6 +198,8 @@ def test_more_than_2_to_31_entries():
 def test_on_a_device_that_is_not_the_current_one():
     x = torch.randn(2, 3, 9, device="cuda:1", requires_grad=True)
     coefficients = torch.randn(3, 4, device="cuda:1")
-    y = polynomial(x, coefficients, Variable(1.0, 0.0), True)
+    y = polynomial(x, coefficients, PolynomialVariable(1.0, 0.0), True)
     y.sum().backward()
-    torch.testing.assert_close(y, plain_polynomial(x, coefficients, Variable(1.0, 0.0), True))
+    torch.testing.assert_close(
+        y, plain_polynomial(x, coefficients, PolynomialVariable(1.0, 0.0), True)
+    )

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from kanseg.layers import KANActivation
-from kanseg.layers.kernels.horner import Variable, plain_polynomial, polynomial
+from kanseg.layers.kernels.horner import PolynomialVariable, plain_polynomial, polynomial
 
 pytest.importorskip("numba")
 
 SHAPES = [(5, 3), (2, 3, 70), (2, 3, 9, 8), (2, 3, 1, 1), (1, 3, 4, 5, 6), (3, 3, 150, 120)]
-VARIABLES = [Variable(*each) for each in ((0, 0), (1, 0), (1, 0.5), (2, 0), (2, 0.5))]
+VARIABLES = [PolynomialVariable(*each) for each in ((0, 0), (1, 0), (1, 0.5), (2, 0), (2, 0.5))]
 BASES = ["gram", "bspline", "rbf", "fourier", "hermite", "wavelet", "relu", "rational"]
 TABLES = [
     *(("bspline", {"spline_order": order}) for order in (2, 3, 4, 5)),
