@@ -117,7 +117,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     fields = dict.fromkeys(FIELDS, object)
-    return read_json_lines(path, fields, cure="delete it, and the run is made again")
+    return read_json_lines(path, fields, hint="delete it, and the run is made again")
 
 
 def by_variant(
