@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options["batch"] = _batch(given.batch)
 
     from kanseg.export import Request, export_checkpoint
-    from kanseg.export.table import show
+    from kanseg.export.table import export_table
     from kanseg.utils.io import atomic_write_text
 
     report = export_checkpoint(Request(**options))
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before, after = report.mean_iou["torch"], report.mean_iou["file"]
         print(f"mean IoU on {' + '.join(given.split)}: {before:.4f} before, {after:.4f} after")
     if report.rows:
-        print(show(report.rows))
+        print(export_table(report.rows))
     return 0
 
 
