@@ -32,7 +32,7 @@ def _parser() -> ToolParser:
     )
     parser.add_argument("--output", required=True, help="file to write: NAME.onnx or NAME.pt2")
     parser.add_argument(
-        "--format", choices=("onnx", "torch"), help="by default as the name of --output says"
+        "--format", choices=("onnx", "torch"), help="by default that of the suffix of --output"
     )
     parser.add_argument(
         "--output_kind",
@@ -49,7 +49,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="images for static quantization and the check; by default the check generates some",
+        help="images for static quantization and the check; by default generated for the check",
     )
     parser.add_argument(
         "--calibration_count",
@@ -91,7 +91,7 @@ def _parser() -> ToolParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export, verify, and print what was written; 1 if the file differs from the network."""
+    """Export, verify, and print a summary; 1 if the file differs from the network."""
     given = _parser().parse_args(arguments)
     target = None if given.json is None else Path(given.json)
     if target is not None and not target.parent.is_dir():
