@@ -1,4 +1,4 @@
-"""Time and memory of layers and networks, beside their limits and beside torch-conv-kan."""
+"""Measure time and memory of layers and networks, and compare them with torch-conv-kan."""
 
 from kanseg.benchmark.layers import LayerCase, layer_rows, layer_table
 from kanseg.benchmark.loader import LoaderCase, loader_rows, loader_table

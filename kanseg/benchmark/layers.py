@@ -1,5 +1,5 @@
-"""A KAN convolution beside its limit: the plain convolution over channels that are expanded
-already, or for shared functions the plain convolution with norm and SiLU.
+"""Time and memory of a KAN convolution, relative to its limit: a plain convolution over channels
+that are expanded already, or for shared functions a plain convolution with norm and SiLU.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from kanseg.bases import BASES
 from kanseg.benchmark.measure import DTYPES, Ratio, Setting, Step, interleaved, ratio, trained
 from kanseg.benchmark.original import LAYERS as ORIGINAL_LAYERS
-from kanseg.benchmark.original import Original, forget
-from kanseg.benchmark.report import answer, is_met, limits
+from kanseg.benchmark.original import Original, clear_method_caches
+from kanseg.benchmark.report import check_names, format_targets, is_met, yes_or_no
 from kanseg.layers import KANConv2d
 from kanseg.layers.activation import KANActivation
 from kanseg.models.operations import saved_bytes
@@ -29,42 +29,42 @@ _POLYNOMIAL = {32: (1.4, 1.4), 64: (1.2, 1.15)}
 _PIECEWISE = {32: (1.5, 1.4), 64: (1.2, 1.2)}
 # Targets: basis -> channels -> (forward, forward + backward), for (4, C, 64, 64), one group, eager
 # float32 on one CPU thread.
-REACH = dict.fromkeys(
+TARGETS = dict.fromkeys(
     ("legendre", "chebyshev", "gram", "jacobi", "bernstein"), _POLYNOMIAL
 ) | dict.fromkeys(("bspline", "rbf", "relu"), _PIECEWISE)
-REACH["wavelet"] = {32: (1.5, 1.5), 64: (1.25, 1.25)}
-REACH_COMPILED = {32: (1.15, 1.15), 64: (1.1, 1.1)}
-REACH_GROUPED = {16: {64: (1.3, 1.3)}}  # groups -> channels -> targets
-REACH_SAVED = 4.0  # times the bytes of the input, in every case
+TARGETS["wavelet"] = {32: (1.5, 1.5), 64: (1.25, 1.25)}
+COMPILED_TARGETS = {32: (1.15, 1.15), 64: (1.1, 1.1)}
+GROUPED_TARGETS = {16: {64: (1.3, 1.3)}}  # groups -> channels -> targets
+SAVED_TARGET = 4.0  # times the bytes of the input, in every case
 # Targets for functions shared by a channel or more, compiled or not.
 _SHARED_SMOOTH = {32: (1.15, 1.2), 64: (1.08, 1.12)}
 _SHARED_PIECEWISE = {32: (1.3, 1.35), 64: (1.15, 1.2)}
-REACH_SHARED = dict.fromkeys(
+SHARED_TARGETS = dict.fromkeys(
     ("legendre", "chebyshev", "gram", "jacobi", "bernstein", "fourier"), _SHARED_SMOOTH
 ) | dict.fromkeys(("bspline", "rbf", "relu", "wavelet", "hermite", "rational"), _SHARED_PIECEWISE)
 
 PHASES = {"forward": False, "forward_backward": True}  # name -> in training mode
-HEADER = ["basis", "C", "n", "limit ms", "forward", "fwd+bwd", "saved", "reach", "met"]
+HEADER = ["basis", "C", "n", "limit ms", "forward", "fwd+bwd", "saved", "target", "met"]
 HEADER_ORIGINAL = ["torch-conv-kan forward", "fwd+bwd", "saved"]
 EXPLAINED = """limit ms: {limit}; forward / forward+backward.
 forward: in eval mode without gradients; fwd+bwd: in training mode, gradients of the input and of
 all parameters; both as multiples of the limit measured in the same way (median of the rounds ± half
-the distance between the quartiles).
-saved: bytes kept for backward by those of the input, every storage once, parameters left out.
-reach: targets for forward / fwd+bwd / saved{saved}.
-fails: torch-conv-kan's layer raises an error there."""
-EXPLAINED_LIMIT = """one nn.Conv2d(n * C, C, 3, padding=1, bias=False) on already expanded
-channels, n = functions that are not constant + 1 for the base branch"""
+the interquartile range).
+saved: bytes saved for backward divided by the bytes of the input; every storage counts once,
+parameters do not count.
+target: for forward / fwd+bwd / saved{saved}.
+fails: torch-conv-kan's layer raises an error."""
+EXPLAINED_LIMIT = """one nn.Conv2d(n * C, C, 3, padding=1, bias=False) on expanded channels, with
+n = functions that are not constant + 1 for the base branch"""
 EXPLAINED_LIMIT_SHARED = """one nn.Conv2d(C, C, 3, padding=1, bias=False) with nn.BatchNorm2d and
-nn.SiLU on the same input (n = functions that are not constant + 1 for the base does not change
-it)"""
+nn.SiLU on the same input, whatever n (functions that are not constant + 1 for the base branch)"""
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class LayerCase:
-    """The input, (batch, C, size, size), and the layer: C -> C, 3x3, padding 1, with its norm and
-    activation.
+    """Sizes and options of the layers: input (batch, C, size, size), C -> C, 3x3, padding 1, with
+    norm and activation.
     """
 
     size: int = 64
@@ -82,7 +82,7 @@ class LayerCase:
     def explained(self) -> str:
         """Describes the columns of the table."""
         if self.is_shared:
-            limit, saved = EXPLAINED_LIMIT_SHARED, " (what the limit keeps)"
+            limit, saved = EXPLAINED_LIMIT_SHARED, " (of the limit)"
         else:
             limit, saved = EXPLAINED_LIMIT, ""
         return EXPLAINED.format(limit=limit, saved=saved)
@@ -95,11 +95,11 @@ class LayerCase:
 
     def layer(self, basis: str, channels: int) -> KANConv2d:
         """The layer with default options; InputError for arguments that KANConv2d refuses."""
-        options = {"share": self.share} if self.is_shared else {}
+        options: dict[str, object] = {"padding": 1, "groups": self.groups, "basis": basis}
+        if self.is_shared:
+            options["share"] = self.share
         try:
-            return KANConv2d(
-                channels, channels, 3, padding=1, groups=self.groups, basis=basis, **options
-            )
+            return KANConv2d(channels, channels, 3, **options)
         except ValueError as error:
             raise InputError(str(error)) from error
 
@@ -107,13 +107,13 @@ class LayerCase:
         """The limit of a layer with n functions per channel: (B, n * C, H, W) -> (B, C, H, W), or
         for shared functions (B, C, H, W) -> (B, C, H, W).
         """
-        width = channels if self.is_shared else n * channels
-        conv = nn.Conv2d(width, channels, 3, padding=1, groups=self.groups, bias=False)
+        options = {"padding": 1, "groups": self.groups, "bias": False}
         if not self.is_shared:
-            return conv
+            return nn.Conv2d(n * channels, channels, 3, **options)
+        conv = nn.Conv2d(channels, channels, 3, **options)
         return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.SiLU())
 
-    def reach(
+    def targets(
         self, basis: str, channels: int, setting: Setting, compiled: bool
     ) -> tuple[float | None, float | None]:
         """Targets for forward and forward + backward; None if there are none."""
@@ -123,32 +123,34 @@ class LayerCase:
         targets: dict[int, tuple[float, float]] = {}
         if self.groups == 1:
             if self.is_shared:
-                targets = REACH_SHARED.get(basis, {})
+                targets = SHARED_TARGETS.get(basis, {})
             elif compiled:
-                targets = REACH_COMPILED
+                targets = COMPILED_TARGETS
             else:
-                targets = REACH.get(basis, {})
+                targets = TARGETS.get(basis, {})
         elif not self.is_shared and not compiled:
-            targets = REACH_GROUPED.get(self.groups, {})
+            targets = GROUPED_TARGETS.get(self.groups, {})
         return targets.get(channels, (None, None))
 
-    def reach_saved(self, limit: float) -> float:
-        """Target for the memory kept for backward, as a multiple of the bytes of the input.
+    def saved_target(self, limit: float) -> float:
+        """Target for the bytes saved for backward, as a multiple of the bytes of the input.
 
         Args:
-            limit: what the limit keeps.
+            limit: the multiple of the limit.
         """
-        return round(limit, 1) if self.is_shared else REACH_SAVED
+        if self.is_shared:
+            return round(limit, 1)
+        return SAVED_TARGET
 
 
 class Candidate(NamedTuple):
-    """A module in the comparison, and its own input."""
+    """A module to measure, and its input."""
 
     module: nn.Module
     x: Tensor
 
     def step(self, setting: Setting, train: bool) -> Step:
-        """The forward pass without gradients, or with `train` forward and backward to the input and
+        """A forward pass without gradients, or with `train` forward and backward to the input and
         all parameters.
         """
         module, x = self.module.train(train), self.x
@@ -156,17 +158,17 @@ class Candidate(NamedTuple):
             return lambda: _forward(module, x, setting)
         with setting.autocast():
             upstream = torch.randn_like(module(x))
-        wanted = [x, *trained(module)]
+        inputs = [x, *trained(module)]
 
-        def both() -> None:
+        def forward_backward() -> None:
             with setting.autocast():
                 y = module(x)
-            torch.autograd.grad(y, wanted, upstream, allow_unused=True)
+            torch.autograd.grad(y, inputs, upstream, allow_unused=True)
 
-        return both
+        return forward_backward
 
     def saved(self, setting: Setting) -> float:
-        """Bytes kept for backward, as a multiple of the bytes of the input."""
+        """Bytes saved for backward, as a multiple of the bytes of the input."""
         module = self.module.train()
 
         def call() -> Tensor:
@@ -184,14 +186,13 @@ def layer_rows(
     setting: Setting,
     original: Original | None = None,
 ) -> Iterator[Row]:
-    """A row for each basis and width, and with `case.compile` one more for the compiled layer.
+    """Measure each basis and width: a row for the layer, and with `case.compile` one for the
+    compiled layer.
 
     Raises:
         InputError: an unknown basis, or widths that the layer cannot have.
     """
-    unknown = [basis for basis in bases if basis not in BASES]
-    if unknown:
-        raise InputError(f"unknown basis {unknown[0]!r} (known: {', '.join(BASES)})")
+    check_names("basis", list(BASES), bases)
     if min(case.size, case.batch, case.groups, *widths) < 1:
         raise InputError(
             "channels, size, batch and groups must be at least 1, got channels"
@@ -210,8 +211,8 @@ def _forward(module: nn.Module, x: Tensor, setting: Setting) -> Tensor:
 
 
 def functions_per_channel(layer: KANConv2d) -> int:
-    """n: the functions but for a constant one, which is only a bias, plus the base branch. For
-    functions of edges, the limit has n channels per channel of the layer.
+    """Count the functions of a channel, without a constant one, which is only a bias, plus 1 for
+    the base branch.
     """
     if isinstance(layer.activation, KANActivation):
         basis, base = layer.activation.basis, layer.activation.base
@@ -230,22 +231,21 @@ def _candidates(
     n = functions_per_channel(layer)
     shape = (case.batch, channels, case.size, case.size)
     x = torch.randn(shape, device=setting.device, requires_grad=True)
-    seen = x
+    limit_input = x
     if not case.is_shared:
         expanded = (case.batch, n * channels, case.size, case.size)
-        seen = torch.randn(
+        limit_input = torch.randn(
             expanded, device=setting.device, dtype=DTYPES[setting.dtype], requires_grad=True
         )
     limit = case.limit(channels, n).to(setting.device)
-    found = {"limit": Candidate(limit, seen), "eager": Candidate(layer, x)}
+    candidates = {"limit": Candidate(limit, limit_input), "eager": Candidate(layer, x)}
     if case.compile:
-        torch.compiler.reset()  # else the compiler gives up after some layers of one class
-        found["compiled"] = Candidate(torch.compile(layer), x)
+        torch.compiler.reset()  # otherwise the compiler gives up after some layers of one class
+        candidates["compiled"] = Candidate(torch.compile(layer), x)
     if original is not None and basis in ORIGINAL_LAYERS:
-        found["original"] = Candidate(
-            original.layer(basis, channels, case.groups).to(setting.device), x
-        )
-    return n, found
+        theirs = original.layer(basis, channels, case.groups).to(setting.device)
+        candidates["original"] = Candidate(theirs, x)
+    return n, candidates
 
 
 def _measured(
@@ -253,20 +253,23 @@ def _measured(
 ) -> Iterator[Row]:
     n, candidates = _candidates(basis, channels, case, setting, original)
 
-    def tidy() -> None:
+    def clean_up() -> None:
         if "original" in candidates:
-            forget(candidates["original"].module)
+            clear_method_caches(candidates["original"].module)
 
     saved = {name: candidate.saved(setting) for name, candidate in candidates.items()}
-    tidy()
-    times, faults = {}, {}
+    clean_up()
+    times: dict[str, dict[str, list[float]]] = {}
+    faults: dict[str, str | None] = {}
     for phase, train in PHASES.items():
         steps = {name: candidate.step(setting, train) for name, candidate in candidates.items()}
-        tidy()
-        faults[phase] = _fault(steps["original"]) if "original" in steps else None
-        if faults[phase]:
+        clean_up()
+        faults[phase] = None
+        if "original" in steps:
+            faults[phase] = _fault(steps["original"])
+        if faults[phase] is not None:
             del steps["original"]
-        times[phase] = interleaved(steps, setting, tidy)
+        times[phase] = interleaved(steps, setting, clean_up)
 
     def figures(name: str, prefix: str = "") -> Row:
         row: Row = {f"{prefix}saved_ratio": saved[name]}
@@ -290,13 +293,13 @@ def _measured(
         for phase in PHASES:
             row[f"limit_{phase}_ms"] = statistics.median(times[phase]["limit"])
         row |= figures(name)
-        reach = [
-            *case.reach(basis, channels, setting, compiled=name == "compiled"),
-            case.reach_saved(saved["limit"]),
+        targets = [
+            *case.targets(basis, channels, setting, compiled=name == "compiled"),
+            case.saved_target(saved["limit"]),
         ]
-        found = [row["forward_ratio"], row["forward_backward_ratio"], row["saved_ratio"]]
-        row["reach"] = reach
-        row["met"] = is_met(list(zip(found, reach, (2, 2, 1), strict=True)))
+        ratios = [row["forward_ratio"], row["forward_backward_ratio"], row["saved_ratio"]]
+        row["reach"] = targets
+        row["met"] = is_met(list(zip(ratios, targets, (2, 2, 1), strict=True)))
         if "original" in candidates:
             row |= figures("original", "original_")
             for phase in PHASES:
@@ -305,8 +308,8 @@ def _measured(
 
 
 def _fault(step: Step) -> str | None:
-    """The error of a step that does not run, None if it runs. Some layers of torch-conv-kan have no
-    backward pass to their input.
+    """The error of a step, None if it runs. Some layers of torch-conv-kan have no backward pass to
+    their input.
     """
     try:
         step()
@@ -316,7 +319,7 @@ def _fault(step: Step) -> str | None:
 
 
 def layer_table(rows: Sequence[Row], original: bool) -> str:
-    """The rows in Markdown; `LayerCase.explained` describes the columns.
+    """Format the rows as a Markdown table; `LayerCase.explained` describes the columns.
 
     Args:
         rows: of `layer_rows`.
@@ -325,10 +328,12 @@ def layer_table(rows: Sequence[Row], original: bool) -> str:
     header = [*HEADER, *HEADER_ORIGINAL] if original else HEADER
     lines = []
     for row in rows:
-        name = f"{row['basis']}, compiled" if row["compiled"] else str(row["basis"])
-        limit = " / ".join(f"{row[f'limit_{phase}_ms']:.3g}" for phase in PHASES)
+        name = str(row["basis"])
+        if row["compiled"]:
+            name += ", compiled"
+        limit = f"{row['limit_forward_ms']:.3g} / {row['limit_forward_backward_ms']:.3g}"
         cells = [name, str(row["channels"]), str(row["functions"]), limit, *_ratio_cells(row)]
-        cells += [limits(row["reach"]), answer(row["met"])]
+        cells += [format_targets(row["reach"]), yes_or_no(row["met"])]
         if original:
             cells += _ratio_cells(row, "original_")
         lines.append(cells)
@@ -343,4 +348,5 @@ def _ratio_cells(row: Row, prefix: str = "") -> list[str]:
     for phase in PHASES:
         relative = Ratio(row[f"{prefix}{phase}_ratio"], row[f"{prefix}{phase}_spread"])
         cells.append("fails" if math.isnan(relative.median) else str(relative))
-    return [*cells, f"{row[f'{prefix}saved_ratio']:.1f}"]
+    cells.append(f"{row[f'{prefix}saved_ratio']:.1f}")
+    return cells

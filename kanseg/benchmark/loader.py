@@ -1,4 +1,4 @@
-"""Images per second of the data set beside bare decoding and resizing of the same files."""
+"""Images per second of the data loader, relative to bare decoding and resizing of the files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from kanseg.benchmark.measure import ratio
-from kanseg.benchmark.report import answer
+from kanseg.benchmark.report import yes_or_no
 from kanseg.config import DataConfig
 from kanseg.data import Augmentation, Preprocess, Sample, SegmentationDataset, open_data, write_png
 from kanseg.data.loader import make_loader, to_device
 from kanseg.utils.errors import InputError
 from kanseg.utils.tables import markdown_table
 
-REACH = 0.8
+TARGET = 0.8
 AUGMENT = [
     "HorizontalFlip",
     "VerticalFlip",
@@ -33,22 +33,22 @@ AUGMENT = [
 ]
 EXPLAINED = (
     "Images per second, median over the rounds. bare: image and mask are decoded and resized, in"
-    " batches of bytes; kanseg: as in training,\nup to normalized float32 images and checked int64"
-    " classes on the CPU. The ratio is to the faster of the bare loaders. Without\nworkers CPU time"
-    " is measured, with workers wall-clock time."
+    " uint8 batches; kanseg: as in training,\nwith normalized float32 images and checked int64"
+    " targets on the CPU. The ratio is to the faster bare loader. Without workers\nCPU time is"
+    " measured, with workers wall-clock time."
 )
 
 
 @dataclass(frozen=True)
 class LoaderCase:
-    """The images and the loaders.
+    """Options of the images and the loaders.
 
     Args:
-        size: height and width that images are resized to.
-        batch: images at once.
-        workers: processes that read; 0 for the main one, whose CPU time is then measured.
+        size: images are resized to this height and width.
+        batch: batch size.
+        workers: number of worker processes; 0 reads in the main process and measures its CPU time.
         rounds: how often every loader reads all images.
-        limit: images of the data set that are read.
+        limit: largest number of images.
 
     Raises:
         InputError: a number below its minimum.
@@ -67,22 +67,22 @@ class LoaderCase:
 
 
 class Bare(Dataset):
-    """Decode and resize an image and its mask, without checks, rotation or normalization.
-
-    It is as fast as possible: the items are (H, W, C), with the decoder's order of colors.
+    """Decode and resize images and masks as fast as possible: no checks, EXIF rotation or
+    normalization, (H, W, C), channels in the decoder's order.
 
     Args:
         samples: with one mask file each.
         size: height and width of the items.
-        opencv: decode by OpenCV instead of PIL; masks too, unless OpenCV decodes them as colors (as
-            those with a palette).
+        opencv: decode with OpenCV instead of PIL. Masks that OpenCV decodes to colors, such as
+            palette images, are decoded with PIL.
     """
 
     def __init__(self, samples: Sequence[Sample], size: int, *, opencv: bool):
         self.samples, self.size, self.opencv = samples, size, opencv
-        self.opencv_masks = opencv and all(
-            cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED).ndim == 2 for sample in samples
-        )
+        self.opencv_masks = opencv
+        for sample in samples:
+            if opencv and cv2.imread(str(sample.mask), cv2.IMREAD_UNCHANGED).ndim != 2:
+                self.opencv_masks = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -104,14 +104,15 @@ class Bare(Dataset):
 
 
 def loader_rows(root: str | None, case: LoaderCase) -> list[dict[str, object]]:
-    """A row for each loader: `loader`, `images_per_second`, `ratio`, `spread`, `reach` and `met`.
+    """Measure each loader: rows of `loader`, `images_per_second`, `ratio`, `spread`, `reach` and
+    `met`.
 
     Args:
         root: folder of the data set; None to generate images.
-        case: what is measured.
+        case: options of the images and the loaders.
 
     Raises:
-        InputError: no data set, or none with a mask file for each image.
+        InputError: no data set, or none with mask files.
     """
     with nullcontext(root) if root is not None else TemporaryDirectory() as folder:
         if root is None:
@@ -153,14 +154,15 @@ def _rows(times: dict[str, list[float]], count: int) -> list[dict[str, object]]:
             "met": None,
         }
         if name == "kanseg":
-            row |= {"reach": REACH, "met": round(share.median, 2) >= REACH}
+            row["reach"] = TARGET
+            row["met"] = round(share.median, 2) >= TARGET
         rows.append(row)
     return rows
 
 
 def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[float]]:
-    """Seconds of each data set in each round, measured in turns, so that other load on the machine
-    affects all alike.
+    """Seconds of each data set in each round. The data sets take turns, so that other load on the
+    machine affects all alike.
     """
     options = {"batch_size": case.batch, "persistent_workers": case.workers > 0}
     loaders = {}
@@ -173,19 +175,14 @@ def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[flo
     times: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(case.rounds + 1):
         for name, loader in loaders.items():
+            dataset = loader.dataset
             start = clock()
-            _read_all(loader)
+            for batch in loader:
+                if isinstance(dataset, SegmentationDataset):
+                    to_device(batch, "cpu", dataset.preprocess)
             if turn > 0:  # the first turn starts the workers and fills the file cache
                 times[name].append(clock() - start)
     return times
-
-
-def _read_all(loader: DataLoader) -> None:
-    """Read every batch as the network gets it."""
-    dataset = loader.dataset
-    for batch in loader:
-        if isinstance(dataset, SegmentationDataset):
-            to_device(batch, "cpu", dataset.preprocess)
 
 
 def loader_table(rows: Sequence[dict[str, object]]) -> str:
@@ -198,16 +195,14 @@ def loader_table(rows: Sequence[dict[str, object]]) -> str:
                 f"{row['images_per_second']:.0f}",
                 f"{row['ratio']:.2f} ± {row['spread']:.2f}",
                 str(row["reach"] or "-"),
-                answer(row["met"]),
+                yes_or_no(row["met"]),
             )
         )
-    return markdown_table(
-        ("loader", "images/s", "to the faster bare one", "reach", "reached"), cells
-    )
+    return markdown_table(("loader", "images/s", "to the faster bare one", "target", "met"), cells)
 
 
 def make_images(root: Path, count: int = 64, size: tuple[int, int] = (480, 640)) -> None:
-    """A data set of smooth colors as JPEG files and discs as masks, in the folder form."""
+    """Write a data set in the folder layout: JPEG images of smooth colors, and discs as masks."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[: size[0], : size[1]]
     (root / "images").mkdir(parents=True)

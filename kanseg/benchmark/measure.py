@@ -1,4 +1,4 @@
-"""Measure the time of steps. `kanseg.models.operations.saved_bytes` measures their memory."""
+"""Measure the time of functions. `kanseg.models.operations.saved_bytes` measures their memory."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Setting:
-    """Device, type and rounds of a measurement.
+    """Options of a measurement.
 
     Args:
-        device: "cpu" (CPU time of the process, so that other programs on the machine do not count)
-            or "cuda" (CUDA events).
+        device: "cpu" (CPU time of the process, so that other programs do not count) or "cuda"
+            (CUDA events).
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         rounds: how often every candidate is measured.
-        shortest: milliseconds. Shorter steps are repeated until they take as long, since clocks
-            have a resolution, and a context switch costs more than a small layer.
+        shortest: milliseconds. Shorter steps are repeated for at least this long, because of the
+            resolution of the clock and the cost of context switches.
 
     Raises:
         InputError: an unknown name, no rounds, or a device that is not available.
@@ -55,7 +55,7 @@ class Setting:
             raise InputError(f"rounds must be at least 1, got {self.rounds}")
 
     def autocast(self) -> AbstractContextManager:
-        """A new context for one step. As in a training, autocast's cache must not outlive it."""
+        """A new context for one step; as in training, the autocast cache lives no longer."""
         if self.dtype == "float32":
             return nullcontext()
         return torch.autocast(self.device, DTYPES[self.dtype])
@@ -77,14 +77,14 @@ class Setting:
 
 
 def interleaved(
-    steps: Mapping[str, Step], setting: Setting, tidy: Step = lambda: None
+    steps: Mapping[str, Step], setting: Setting, clean_up: Step = lambda: None
 ) -> dict[str, list[float]]:
-    """Measure the steps in turns, so that other load on the machine affects all alike.
+    """Measure steps in turns, so that other load on the machine affects all alike.
 
     Args:
         steps: name -> step.
         setting: device and rounds.
-        tidy: called after each measurement, and not measured.
+        clean_up: called after each measurement, not timed.
 
     Returns:
         name -> milliseconds in each round.
@@ -93,18 +93,18 @@ def interleaved(
     for name, step in steps.items():
         for _ in range(WARMUP):
             once = setting.milliseconds(step, 1)
-            tidy()
+            clean_up()
         counts[name] = max(1, math.ceil(setting.shortest / max(once, 0.01)))
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(setting.rounds):
         for name, step in steps.items():
             times[name].append(setting.milliseconds(step, counts[name]))
-            tidy()
+            clean_up()
     return times
 
 
 class Ratio(NamedTuple):
-    """Median over the rounds, and half the distance between the quartiles."""
+    """Median over the rounds, and half the interquartile range."""
 
     median: float
     spread: float
@@ -114,10 +114,12 @@ class Ratio(NamedTuple):
 
 
 def ratio(times: Sequence[float], others: Sequence[float]) -> Ratio:
-    """Ratio of two candidates that were measured in turns, over the rounds; NaN for a round that is
-    too short for the clock.
+    """Ratio of the times of two candidates that were measured in turns. A round that is too short
+    for the clock counts as NaN.
     """
-    each = [a / b if b > 0 else math.nan for a, b in zip(times, others, strict=True)]
+    each = []
+    for time_, other in zip(times, others, strict=True):
+        each.append(time_ / other if other > 0 else math.nan)
     if len(each) == 1:
         return Ratio(each[0], 0.0)
     low, middle, high = statistics.quantiles(each, n=4, method="inclusive")

@@ -1,4 +1,4 @@
-"""Whole networks: time of a training step, memory kept for backward, and parameters."""
+"""Time of a training step, bytes saved for backward, and parameters of whole networks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from kanseg.benchmark.measure import Ratio, Setting, Step, interleaved, ratio, trained
 from kanseg.benchmark.original import MODELS as COUNTERPARTS
-from kanseg.benchmark.original import Counterpart, Original, forget
-from kanseg.benchmark.report import answer, check_names, is_met, limits
+from kanseg.benchmark.original import Counterpart, Original, clear_method_caches
+from kanseg.benchmark.report import check_names, format_targets, is_met, yes_or_no
 from kanseg.models import create_model, list_bases, list_models
 from kanseg.models.matching import solve_width
 from kanseg.models.operations import saved_bytes
@@ -24,26 +24,26 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
-# As torch-conv-kan builds its networks: a function on every edge, the base branch with its
-# activation, the first layer as all others.
+# As torch-conv-kan builds its networks: a function on every edge, a base branch with an activation,
+# no special first layer.
 FULL = {"inner_channels": None, "base_activation": "silu", "stem": None}
-# Of torch-conv-kan's time, and of the memory that it keeps.
-REACH_TIME, REACH_SAVED, REACH_SAVED_BSPLINE = 0.5, 1 / 3, 1 / 10
+# Shares of torch-conv-kan's time, and of the bytes that it saves for backward.
+TIME_TARGET, SAVED_TARGET, SAVED_TARGET_BSPLINE = 0.5, 1 / 3, 1 / 10
 HEADER = ["model", "basis", "options", "width", "parameters", "step ms", "saved MiB"]
-HEADER_ORIGINAL = ["time", "saved", "reach", "met"]
+HEADER_ORIGINAL = ["time", "saved", "target", "met"]
 EXPLAINED = """step ms: forward in training mode, cross-entropy, backward to all parameters. saved
-MiB: kept for backward, every storage once, parameters left out. options: full -
+MiB: saved for backward; every storage counts once, parameters do not count. options: full -
 inner_channels=None, base_activation="silu", stem=None; default - as create_model builds it."""
 EXPLAINED_ORIGINAL = """
 With a counterpart in torch-conv-kan: full has its topology and width, default the width for as many
-parameters; time and saved are shares of torch-conv-kan's (median of the rounds ± half the distance
-between the quartiles), reach is the target for both."""
+parameters; time and saved are shares of torch-conv-kan's (median of the rounds ± half the
+interquartile range), target holds for both."""
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class ModelCase:
-    """The input, (batch, 3, size, size)."""
+    """Options of the measurement: input (batch, 3, size, size)."""
 
     size: int = 128
     batch: int = 2
@@ -54,7 +54,7 @@ class ModelCase:
 
 
 class Candidate(NamedTuple):
-    """A network in the comparison."""
+    """A network to measure."""
 
     module: nn.Module
     options: str
@@ -71,7 +71,7 @@ class Candidate(NamedTuple):
         return step
 
     def saved(self, setting: Setting, x: Tensor, labels: Tensor) -> int:
-        """Bytes kept for backward."""
+        """Bytes saved for backward."""
         module = self.module.train()
         return saved_bytes(
             lambda: _loss(module, setting, x, labels), chain(module.parameters(), module.buffers())
@@ -79,10 +79,11 @@ class Candidate(NamedTuple):
 
 
 def _loss(module: nn.Module, setting: Setting, x: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, summed over the outputs of a network that has several in training."""
+    """Cross-entropy, summed over the outputs of a network with deep supervision."""
     with setting.autocast():
         outputs = module(x)
-    outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+    if isinstance(outputs, Tensor):
+        outputs = [outputs]
     return sum(functional.cross_entropy(logits.float(), labels) for logits in outputs)
 
 
@@ -93,8 +94,8 @@ def model_rows(
     setting: Setting,
     original: Original | None = None,
 ) -> Iterator[Row]:
-    """Rows for every network and basis: with full functions, with the defaults, and the network of
-    torch-conv-kan if it has the same.
+    """Measure every network and basis: rows for the full functions, for the defaults, and for the
+    counterpart in torch-conv-kan, if there is one.
 
     Raises:
         InputError: an unknown name or basis, or a size that the network cannot have.
@@ -113,12 +114,12 @@ def model_rows(
 
 
 def num_parameters(module: nn.Module) -> int:
-    """Number of trained parameters."""
+    """Number of parameters that require gradients."""
     return sum(parameter.numel() for parameter in trained(module))
 
 
 def nearest_width(name: str, basis: str, wanted: int, **options: object) -> float:
-    """The width at which the network has about `wanted` parameters, or as near as it can get."""
+    """The width at which the number of parameters is closest to `wanted`."""
 
     def size(width: float) -> int:
         with torch.device("meta"):
@@ -168,9 +169,9 @@ def _measured(
         if candidate.options == "torch-conv-kan":
             theirs = number
 
-    def tidy() -> None:
+    def clean_up() -> None:
         if theirs is not None:
-            forget(candidates[theirs].module)
+            clear_method_caches(candidates[theirs].module)
 
     saved = []
     for candidate in candidates:
@@ -178,10 +179,12 @@ def _measured(
             saved.append(candidate.saved(setting, x, labels))
         except ValueError as error:  # a norm over a single value
             raise InputError(f"{name}, {case}: {error}") from error
-        tidy()
+        clean_up()
     steps = {str(i): each.step(setting, x, labels) for i, each in enumerate(candidates)}
-    times = list(interleaved(steps, setting, tidy).values())
-    reach = [REACH_TIME, REACH_SAVED_BSPLINE if basis == "bspline" else REACH_SAVED]
+    times = list(interleaved(steps, setting, clean_up).values())
+    targets = [TIME_TARGET, SAVED_TARGET]
+    if basis == "bspline":
+        targets = [TIME_TARGET, SAVED_TARGET_BSPLINE]
     for i, candidate in enumerate(candidates):
         row: Row = {
             "model": name,
@@ -200,14 +203,14 @@ def _measured(
                 "time_ratio": relative.median,
                 "time_spread": relative.spread,
                 "saved_ratio": share,
-                "reach": reach,
-                "met": is_met([(relative.median, reach[0], 2), (share, reach[1], 2)]),
+                "reach": targets,
+                "met": is_met([(relative.median, targets[0], 2), (share, targets[1], 2)]),
             }
         yield row
 
 
 def model_table(rows: Sequence[Row], original: bool) -> str:
-    """The rows in Markdown; `EXPLAINED` describes the columns.
+    """Format the rows as a Markdown table; `EXPLAINED` describes the columns.
 
     Args:
         rows: of `model_rows`.
@@ -216,7 +219,9 @@ def model_table(rows: Sequence[Row], original: bool) -> str:
     header = [*HEADER, *HEADER_ORIGINAL] if original else HEADER
     lines = []
     for row in rows:
-        label = f"{row['options']}, compiled" if row["compiled"] else str(row["options"])
+        label = str(row["options"])
+        if row["compiled"]:
+            label += ", compiled"
         cells = [
             str(row["model"]),
             str(row["basis"]),
@@ -230,8 +235,8 @@ def model_table(rows: Sequence[Row], original: bool) -> str:
             cells += [
                 str(Ratio(row["time_ratio"], row["time_spread"])),
                 f"{row['saved_ratio']:.2f}",
-                limits(row["reach"]),
-                answer(row["met"]),
+                format_targets(row["reach"]),
+                yes_or_no(row["met"]),
             ]
         elif original:
             cells += ["-"] * len(HEADER_ORIGINAL)

@@ -1,5 +1,5 @@
-"""torch-conv-kan from a checkout of the user, to measure beside it. No code of it is part of this
-project.
+"""Import layers and networks from the user's checkout of torch-conv-kan, to compare with them. None
+of its code is part of this project.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import nn
 from kanseg.utils.errors import InputError
 
 ADDRESS = "https://github.com/IvanDrokin/torch-conv-kan"
-# With the defaults of both, these have as many functions as ours, except wavelets: one per weight
-# there, four per channel here.
+# With default options these have as many functions as ours, except wavelets: one per weight there,
+# four per channel here.
 LAYERS = {
     "bspline": "KANConv2DLayer",
     "rbf": "FastKANConv2DLayer",
@@ -31,30 +31,28 @@ LAYERS = {
 
 
 class Counterpart(NamedTuple):
-    """A network of torch-conv-kan, its options, and the options of ours for the same topology."""
+    """A network of torch-conv-kan, its options, and our options for the same topology."""
 
     name: str
     options: dict[str, object]
     ours: dict[str, object]
 
 
+# (network, basis) -> the same network in torch-conv-kan
 MODELS = {
-    ("ukanet_18", basis): Counterpart(name, {}, {"width": 8})
-    for basis, name in [("bspline", "ukanet_18"), ("rbf", "fast_ukanet_18")]
+    ("ukanet_18", "bspline"): Counterpart("ukanet_18", {}, {"width": 8}),
+    ("ukanet_18", "rbf"): Counterpart("fast_ukanet_18", {}, {"width": 8}),
+    ("ukanet_18", "legendre"): Counterpart("ukalnet_18", {}, {"width": 8}),
+    ("ukanet_18", "chebyshev"): Counterpart("ukacnet_18", {}, {"width": 8}),
+    ("ukanet_18", "gram"): Counterpart("ukagnet_18", {}, {"width": 8}),
+    ("u2kanet_small", "bspline"): Counterpart("u2kanet_small", {}, {}),
+    ("u2kanet_small", "gram"): Counterpart("u2kagnet_small", {}, {}),
+    ("unet", "gram"): Counterpart(
+        "UKAGNet",
+        {"unet_depth": 5, "use_bottleneck": False},
+        {"width": 16, "depth": 4, "downsample": "stride"},
+    ),
 }
-MODELS |= {
-    ("ukanet_18", basis): Counterpart(f"uk{letters}net_18", {}, {"width": 8})
-    for basis, letters in [("legendre", "al"), ("chebyshev", "ac"), ("gram", "ag")]
-}
-MODELS |= {
-    ("u2kanet_small", basis): Counterpart(name, {}, {})
-    for basis, name in [("bspline", "u2kanet_small"), ("gram", "u2kagnet_small")]
-}
-MODELS["unet", "gram"] = Counterpart(
-    "UKAGNet",
-    {"unet_depth": 5, "use_bottleneck": False},
-    {"width": 16, "depth": 4, "downsample": "stride"},
-)
 
 
 class Original:
@@ -74,13 +72,13 @@ class Original:
         self._import("kan_convs")
 
     def layer(self, basis: str, channels: int, groups: int = 1) -> nn.Module:
-        """Its 3x3 convolution of a basis with its own defaults: (B, C, H, W) -> (B, C, H, W)."""
+        """The 3x3 convolution of a basis with its defaults: (B, C, H, W) -> (B, C, H, W)."""
         return self._named("kan_convs", LAYERS[basis])(
             channels, channels, kernel_size=3, padding=1, groups=groups
         )
 
     def model(self, counterpart: Counterpart, classes: int) -> nn.Module:
-        """(B, 3, H, W) -> logits (B, classes, H, W), or a tuple of several."""
+        """The network: (B, 3, H, W) -> logits (B, classes, H, W), or a tuple of several."""
         return self._named("models", counterpart.name)(3, classes, **counterpart.options)
 
     def _named(self, module: str, name: str) -> type[nn.Module]:
@@ -92,7 +90,7 @@ class Original:
         return found
 
     def _import(self, name: str) -> ModuleType:
-        """Import a module by its name at the top of the checkout, as its modules do."""
+        """Import a top-level module of the checkout."""
         sys.path.insert(0, str(self.path))
         try:
             module = importlib.import_module(name)
@@ -111,11 +109,11 @@ class Original:
         return module
 
 
-def forget(module: nn.Module) -> None:
+def clear_method_caches(module: nn.Module) -> None:
     """Empty the caches of a module's methods.
 
-    Some layers of torch-conv-kan have methods of tensors with `lru_cache`. The same tensor never
-    comes again, so the cache only keeps 128 graphs alive, which fills the memory in a benchmark.
+    Some layers of torch-conv-kan use `lru_cache` on methods that take tensors. No tensor occurs
+    twice, so the cache only keeps 128 graphs alive and fills the memory.
     """
     for kind in {type(part) for part in module.modules()}:
         for method in vars(kind).values():

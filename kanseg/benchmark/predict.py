@@ -1,4 +1,4 @@
-"""Pixels per second of `Predictor` on a large image in tiles, beside the network alone."""
+"""Pixels per second of `Predictor` on a large image in tiles, relative to the network alone."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import torch
 from torch import nn
 
 from kanseg.benchmark.measure import Setting, interleaved, ratio
-from kanseg.benchmark.report import answer, check_names
+from kanseg.benchmark.report import check_names, yes_or_no
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference import Predictor
-from kanseg.inference.sliding_window import tile_places
+from kanseg.inference.sliding_window import tile_positions
 from kanseg.models import create_model, list_bases, list_models
 from kanseg.utils.errors import InputError
 from kanseg.utils.tables import markdown_table
 
 CLASSES = 2
-REACH = 0.9
+TARGET = 0.9
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "reach", "met"]
-EXPLAINED = """An image of uint8 RGB -> label map by `Predictor` (cutting, normalizing, blending,
-deciding), beside the bare network on the same tiles, in the same batches, already normalized and on
-the device. Pixels are those of the tiles, overlap counted, on both sides. ratio: of the two, median
-of the rounds ± half the distance of the quartiles."""
+HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "target", "met"]
+EXPLAINED = """predictor: `Predictor` from a uint8 RGB image to a label map (tiling, normalization,
+blending, argmax). network: the network alone on the same tiles in the same batches, already
+normalized and on the device. Pixels are those of all tiles, overlap included. ratio: predictor /
+network, median of the rounds ± half the interquartile range."""
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class PredictCase:
-    """The image and its tiles.
+    """Options of the image and its tiles.
 
     Args:
         size: height and width of the image.
         tile: height and width of the tiles.
-        overlap: share of a tile in common with the next one.
-        batch: tiles at once.
+        overlap: share of a tile that the next one overlaps.
+        batch: tiles per batch.
 
     Raises:
         InputError: options out of range.
@@ -69,7 +69,7 @@ def predict_rows(
     setting: Setting,
     options: dict[str, int] | None = None,
 ) -> Iterator[Row]:
-    """A row for each network and basis; `options` are arguments of `create_model`.
+    """Measure each network and basis; `options` are arguments of `create_model`.
 
     Raises:
         InputError: an unknown name or basis.
@@ -97,10 +97,12 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
         device=setting.device,
     )
     image = np.random.default_rng(0).integers(0, 256, (case.size, case.size, 3), dtype=np.uint8)
-    rows, columns, height, width = tile_places((case.size, case.size), predictor.tile, case.overlap)
+    rows, columns, height, width = tile_positions(
+        (case.size, case.size), predictor.tile, case.overlap
+    )
     count = len(rows) * len(columns)
     sizes = [min(case.batch, count - start) for start in range(0, count, case.batch)]
-    # The time does not depend on the pixels, so one tile stands for all.
+    # The time does not depend on the pixels, so all tiles of the bare network are the same.
     tile = predictor.preprocess.normalize(image[:height, :width])
     tiles = tile.repeat(case.batch, 1, 1, 1).to(predictor.device)
 
@@ -123,7 +125,7 @@ def _measured(model: nn.Module, case: PredictCase, setting: Setting) -> Row:
 
 
 def predict_table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown; `EXPLAINED` describes the columns."""
+    """Format the rows as a Markdown table; `EXPLAINED` describes the columns."""
     lines = []
     for row in rows:
         lines.append(
@@ -134,8 +136,8 @@ def predict_table(rows: Sequence[Row]) -> str:
                 f"{row['network_mpx']:.2f}",
                 f"{row['predictor_mpx']:.2f}",
                 f"{row['ratio']:.2f} ± {row['spread']:.2f}",
-                f"{REACH:g}",
-                answer(round(row["ratio"], 2) >= REACH),
+                f"{TARGET:g}",
+                yes_or_no(round(row["ratio"], 2) >= TARGET),
             ]
         )
     return markdown_table(HEADER, lines, text_columns=2)

@@ -1,4 +1,4 @@
-"""Cells of the tables: targets, and whether they are met."""
+"""Table cells for targets and whether they are met."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
 
-def limits(values: Sequence[float | None]) -> str:
-    """The targets, `1.4 / 1.4 / 4`; a dash for None."""
+def format_targets(values: Sequence[float | None]) -> str:
+    """Format targets as `1.4 / 1.4 / 4`; a dash for None."""
     cells = []
     for value in values:
         if value is None:
@@ -20,25 +20,31 @@ def limits(values: Sequence[float | None]) -> str:
 
 
 def is_met(values: Sequence[tuple[float, float | None, int]]) -> bool | None:
-    """True if every number, rounded as it is printed, is within its limit; None without limits.
+    """True if every number, rounded as it is printed, is at most its target; None without targets.
 
     Args:
-        values: (number, limit or None, digits after the point).
+        values: (number, target or None, digits after the point).
     """
-    met = [round(value, digits) <= limit for value, limit, digits in values if limit is not None]
-    return all(met) if met else None
+    met = None
+    for value, target, digits in values:
+        if target is None:
+            continue
+        if not round(value, digits) <= target:  # also for NaN
+            return False
+        met = True
+    return met
 
 
-def answer(met: bool | None) -> str:
-    """yes, no, or a dash without limits."""
+def yes_or_no(met: bool | None) -> str:
+    """yes, no, or a dash without targets."""
     return {True: "yes", False: "no", None: "-"}[met]
 
 
 def check_names(kind: str, known: Sequence[str], given: Sequence[str]) -> None:
     """InputError for the first given name that is unknown."""
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise InputError(
-            f"unknown {kind} {unknown[0]!r}{nearest(unknown[0], known)} (known:"
-            f" {', '.join(dict.fromkeys(known))})"
-        )
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"unknown {kind} {name!r}{nearest(name, known)} (known:"
+                f" {', '.join(dict.fromkeys(known))})"
+            )

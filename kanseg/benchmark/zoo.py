@@ -1,4 +1,4 @@
-"""The costs of every network: one row for each network and basis."""
+"""Parameters, multiply-adds and memory of every network and basis."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CLASSES = 2
 HEADER = ["network", "kind", "basis", "parameters", "Mmadds", "of functions", "saved MiB"]
 EXPLAINED = """As create_model and create_encoder build them by default: functions are shared by
 channel, but each edge has its own in ukan and the flat networks. Mmadds: millions of multiply-adds
-of a forward pass, evaluating the functions included (one per operation and entry), and these alone.
-saved MiB: what a forward pass in training mode keeps for backward, every storage once, parameters
-and the loss left out; a dash where a norm would see a single value."""
+of a forward pass, including the functions (one per operation and entry); of functions: the
+functions alone. saved MiB: saved for backward by a forward pass in training mode; every storage
+counts once, parameters and the loss do not count; a dash where a norm gets a single value."""
 Row = dict[str, object]
 
 
 def zoo_rows(names: Sequence[str], bases: Sequence[str], size: int) -> Iterator[Row]:
-    """Rows of networks and encoders for one image of 3 x size x size.
+    """Compute the costs of networks and encoders for one image of 3 x size x size.
 
     Args:
         names: of networks and encoders; all for an empty list.
@@ -80,7 +80,7 @@ def _costs(model: nn.Module, shape: tuple[int, ...]) -> Row:
 
 
 def zoo_table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown; `EXPLAINED` describes the columns."""
+    """Format the rows as a Markdown table; `EXPLAINED` describes the columns."""
     lines = []
     for row in rows:
         saved = "-" if isnan(row["saved_mib"]) else f"{row['saved_mib']:.1f}"

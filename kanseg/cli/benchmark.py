@@ -47,7 +47,7 @@ def _add_layers(parser: ToolParser) -> None:
     parser.add_argument(
         "--share",
         default="edge",
-        help="what shares a function: edge (nothing), channel, layer, or the number of functions",
+        help="sharing of functions: edge (none), channel, layer, or the number of functions",
     )
     _add_timing(parser, rounds=10)
     _add_comparison(parser)
@@ -74,7 +74,7 @@ def _add_loader(parser: ToolParser) -> None:
         "--workers",
         type=int,
         default=2,
-        help="processes that read; 0 measures the CPU time of the main one",
+        help="worker processes; 0 reads in the main process and measures its CPU time",
     )
     parser.add_argument(
         "--size", type=int, default=256, help="height and width that images are resized to"
@@ -94,7 +94,7 @@ def _add_predict(parser: ToolParser) -> None:
         "--overlap",
         type=float,
         default=0.5,
-        help="share of a tile that it has in common with the next one",
+        help="share of a tile that the next one overlaps",
     )
     parser.add_argument("--batch", type=int, default=8, help="tiles at once")
     _add_timing(parser, rounds=3)
@@ -208,7 +208,7 @@ TABLES = {
 
 
 def _parse_lists(given: Any) -> None:
-    """Replace comma-separated text by lists, and a number of shared functions by an integer."""
+    """Split comma-separated options, and convert a number of shared functions."""
     for name in ("names", "bases"):
         if name in given:
             given[name] = comma_separated(given[name])
@@ -225,16 +225,17 @@ def _original(given: Any) -> Any | None:
 
 
 def _collect(rows: Iterator[dict[str, Any]], shown: Sequence[str]) -> Rows:
-    """All rows; each is announced on stderr as it comes, since a table takes minutes."""
+    """Collect the rows, and log each to stderr, since a table takes minutes."""
     found = []
     for row in rows:
-        sys.stderr.write(f"{' '.join(str(row[key]) for key in shown)}: measured\n")
+        name = " ".join([str(row[key]) for key in shown])
+        sys.stderr.write(f"{name}: measured\n")
         found.append(row)
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a table, print it, and write its figures if asked for."""
+    """Measure a table, print it, and write its figures on request."""
     parsed = _parser().parse_args(arguments)
     name = parsed.table
     given = parsed[name]
@@ -251,13 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     _, _, run = TABLES[name]
     rows = run(given)
-    machine = environment_line(given.get("device", "cpu"))
-    print(f"\n{machine}")
+    environment = environment_line(given.get("device", "cpu"))
+    print(f"\n{environment}")
     if target is not None:
         options = {"table": name}
         for key, value in given.as_dict().items():
             if key not in ("json", "against"):
                 options[key] = value
-        figures = plain({"machine": machine, "arguments": options, "rows": rows})
+        figures = plain({"machine": environment, "arguments": options, "rows": rows})
         atomic_write_text(target, json.dumps(figures, indent=1) + "\n")
         print(f"figures: {target}")

@@ -83,7 +83,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
 
 
 def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The arguments without --config, and its file, whose settings are those of an experiment."""
+    """Split --config FILE from the other arguments: (others, FILE or None)."""
     rest: list[str] = []
     config = None
     words = iter(arguments)
@@ -108,7 +108,7 @@ def _read_text(path: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, print the report and write the files that are asked for; 2 if there are errors."""
+    """Check, print the report and write the requested files; 2 if there are errors."""
     given, data = _parse(sys.argv[1:] if arguments is None else arguments)
     if data is None:
         _print_codes()
@@ -117,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for target in targets:
         if target.resolve().is_relative_to(Path(data.root).resolve()):
             raise InputError(
-                f"{target} lies in the data folder, into which nothing is written; choose another"
-                " place"
+                f"{target} is in the data folder, which is read-only here; choose another folder"
             )
     from kanseg.data import check_data
     from kanseg.data.checks.page import render_check

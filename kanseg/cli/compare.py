@@ -45,11 +45,11 @@ def _parser() -> ToolParser:
         "--match",
         choices=("params", "macs", "none"),
         default="params",
-        help="what all variants have equally much of, within 2 %: parameters or multiply-adds",
+        help="equalize parameters or multiply-adds of all variants, within 2 %",
     )
     parser.add_argument(
         "--reference",
-        help="the variant whose width is kept, while those of the others are solved; by default"
+        help="the variant whose width is kept; the widths of the others are solved; by default"
         " the first",
     )
     parser.add_argument(

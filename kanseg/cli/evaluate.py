@@ -3,8 +3,8 @@
 python tools/evaluate.py --checkpoint runs/quickstart/best --split test [--root FOLDER]
 
 Prints a table; --json writes all scores, --csv a table with a row for each image. By default
-images and masks have the size that the network sees; with --full_size predictions are compared
-with the masks as they are in the files. Distances are in pixels, or in the unit of --spacing.
+images and masks have the input size of the network; with --full_size predictions are compared
+with the masks at the size of the files. Distances are in pixels, or in the unit of --spacing.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def _parser() -> ToolParser:
         "--flips",
         type=Literal[1, 2, 4, 8],
         default=1,
-        help="mirrored predictions that are averaged, of 8 also rotated; 1 for none",
+        help="number of mirrored predictions to average, with 8 also rotated; 1 for none",
     )
     parser.add_argument(
         "--batch_size",
         type=int,
         default=8,
-        help="images or tiles at once, and images of a batch of the protocol",
+        help="images or tiles per batch; also the batch size of --protocol",
     )
     parser.add_argument(
         "--surface",
@@ -50,7 +50,7 @@ def _parser() -> ToolParser:
         help="measure surface distances and boundary IoU; by default as in the training",
     )
     parser.add_argument(
-        "--no_surface", action="store_false", dest="surface", help="do not, which is faster"
+        "--no_surface", action="store_false", dest="surface", help="leave them out, which is faster"
     )
     parser.add_argument(
         "--tolerance",
@@ -81,12 +81,12 @@ def _parser() -> ToolParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table, and write the files that are asked for."""
+    """Measure, print a table, and write the requested files."""
     given = _parser().parse_args(arguments)
     from kanseg.utils.environment import process_rank
 
     if process_rank() > 0:
-        return  # under torchrun the first process measures alone
+        return  # under torchrun only the first process evaluates
     from kanseg.evaluation.evaluate import evaluate_checkpoint
     from kanseg.evaluation.tables import table
     from kanseg.training.run_folder.logging import plain

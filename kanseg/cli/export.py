@@ -32,7 +32,7 @@ def _parser() -> ToolParser:
     )
     parser.add_argument("--output", required=True, help="file to write: NAME.onnx or NAME.pt2")
     parser.add_argument(
-        "--format", choices=("onnx", "torch"), help="by default as the name of --output says"
+        "--format", choices=("onnx", "torch"), help="by default that of the suffix of --output"
     )
     parser.add_argument(
         "--output_kind",
@@ -49,7 +49,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--calibration",
         metavar="FOLDER",
-        help="images for static quantization and the check; by default the check generates some",
+        help="images for static quantization and the check; by default generated for the check",
     )
     parser.add_argument(
         "--calibration_count",
@@ -91,7 +91,7 @@ def _parser() -> ToolParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export, verify, and print what was written; 1 if the file differs from the network."""
+    """Export, verify, and print a summary; 1 if the file differs from the network."""
     given = _parser().parse_args(arguments)
     target = None if given.json is None else Path(given.json)
     if target is not None and not target.parent.is_dir():
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options["batch"] = _batch(given.batch)
 
     from kanseg.export import Request, export_checkpoint
-    from kanseg.export.table import show
+    from kanseg.export.table import export_table
     from kanseg.utils.io import atomic_write_text
 
     report = export_checkpoint(Request(**options))
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         before, after = report.mean_iou["torch"], report.mean_iou["file"]
         print(f"mean IoU on {' + '.join(given.split)}: {before:.4f} before, {after:.4f} after")
     if report.rows:
-        print(show(report.rows))
+        print(export_table(report.rows))
     return 0
 
 

@@ -54,7 +54,7 @@ def _add_inference(parser: ToolParser) -> None:
         "--mode",
         choices=("auto", "whole", "tiles"),
         default="auto",
-        help="whole image or tiles; auto does as the network was trained",
+        help="whole image or tiles; auto depends on the training",
     )
     group.add_argument(
         "--tile",
@@ -67,23 +67,23 @@ def _add_inference(parser: ToolParser) -> None:
         "--overlap",
         type=float,
         default=0.5,
-        help="share of a tile that it has in common with the next one",
+        help="share of a tile that the next one overlaps",
     )
     group.add_argument(
         "--flips",
         type=Literal[1, 2, 4, 8],
         default=1,
-        help="mirrored predictions that are averaged, of 8 also rotated by 90 degrees; 1 for none",
+        help="number of mirrored predictions to average, with 8 also rotated by 90 degrees",
     )
     group.add_argument(
         "--scales",
         type=float,
         nargs="+",
         default=[1.0],
-        help="scales of the image that are averaged, each with all flips",
+        help="scales of the image to average, each with all flips",
     )
     group.add_argument(
-        "--batch_size", type=int, default=8, help="tiles, or small images of one size, at once"
+        "--batch_size", type=int, default=8, help="tiles, or small images of one size, per batch"
     )
     group.add_argument(
         "--precision",
@@ -126,7 +126,7 @@ def _add_outputs(parser: ToolParser) -> None:
         ),
     )
     group.add_argument(
-        "--skip_existing", action="store_true", help="skip files whose outputs are all there"
+        "--skip_existing", action="store_true", help="skip files whose outputs all exist"
     )
 
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kanseg.utils.environment import process_rank
 
     if process_rank() > 0:
-        return 0  # under torchrun the first process predicts alone
+        return 0  # under torchrun only the first process predicts
     from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files
 
     output = Path(given.output)

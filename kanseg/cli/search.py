@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def kind_of_experiment(config: str, settings: Sequence[str]) -> type:
-    """`ClassificationConfig` if the network is a classifier, else `Config`. A config that cannot be
-    read is left to the parser.
+    """`ClassificationConfig` if the network is a classifier, else `Config`. The parser reports a
+    config that cannot be read.
     """
     from kanseg.models import list_models
 
@@ -102,9 +102,7 @@ def kind_of_experiment(config: str, settings: Sequence[str]) -> type:
 
 
 def _on_ray(workers: int, search: Any, config: Any, space: Path, **options: Any) -> None:
-    """Run the search in every worker. They share the study, so all of them must reach the storage
-    and the run folder.
-    """
+    """Run the search in every worker. All of them need access to the storage and the run folder."""
     try:
         import ray
     except ModuleNotFoundError:

@@ -25,7 +25,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--report",
         action="store_true",
-        help="write RESULTS/table.md and the figures of the lines that are there",
+        help="write RESULTS/table.md and the figures of the finished runs",
     )
     parser.add_argument("--sets", help="comma-separated; by default all")
     parser.add_argument("--variants", help="comma-separated; by default all")
@@ -47,8 +47,8 @@ def _parser() -> ToolParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a stage, write the report, or both; 1 if runs of the final stage had to be skipped,
-    because their tuning is not complete.
+    """Run a stage, write the report, or both; 1 if final runs were skipped because their tuning is
+    not complete.
 
     Raises:
         InputError: a study, names or data that cannot be used.

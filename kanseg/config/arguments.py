@@ -27,12 +27,12 @@ MAX_MESSAGE = 500  # characters
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Types and defaults of all options; the lines of the description stay as they are."""
+    """Shows types and defaults of all options, and keeps the line breaks of the description."""
 
 
 class ToolParser(ArgumentParser):
-    """A jsonargparse parser whose errors are `InputError`, and whose options can be written with
-    hyphens for underscores.
+    """A jsonargparse parser that raises `InputError`, and accepts hyphens for underscores in
+    options.
 
     Args:
         description: for `--help`.
@@ -44,7 +44,7 @@ class ToolParser(ArgumentParser):
     def __init__(
         self, *, description: str = "", renamed: Mapping[str, str] | None = None, **options: Any
     ):
-        # jsonargparse's own YAML loader has no bound on aliases and raises many kinds of errors.
+        # jsonargparse's own YAML loader does not limit aliases and raises many kinds of errors.
         set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
         super().__init__(
             description=description,
@@ -73,12 +73,13 @@ class ToolParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Raise `InputError`; an unknown option is answered with the nearest known one."""
-        raise InputError(_one_line(message, self.get_defaults().keys(branches=True))) from None
+        known = self.get_defaults().keys(branches=True)
+        raise InputError(_error_message(message, known)) from None
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line that takes the settings of an experiment too -> the words of the tool, and
-    those of settings, such as `--training.lr 0.1`, `--seed 1` or `--run_dir=runs/x`.
+    """Split a command line into the options of the tool and the settings of the experiment, such as
+    `--training.lr 0.1`, `--seed 1` or `--run_dir=runs/x`.
     """
     own: list[str] = []
     settings: list[str] = []
@@ -132,8 +133,8 @@ def _load_yaml(text: str) -> Any:
     return value
 
 
-def _one_line(message: str, known: Iterable[str]) -> str:
-    """The parser's message on one line, with the nearest known name where one is unknown."""
+def _error_message(message: str, known: Iterable[str]) -> str:
+    """The parser's message on one line; for an unknown option with the nearest known one."""
     text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
     unknown = re.search("|".join(UNKNOWN_NAME), text)
     if unknown is None:
@@ -142,7 +143,7 @@ def _one_line(message: str, known: Iterable[str]) -> str:
     known = list(known)
     hint = nearest(name, known)
     if not hint:
-        # A name whose section was forgotten or mistaken: `lr` for `training.lr`.
+        # The section is missing or wrong: `lr` for `training.lr`.
         by_leaf = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
         leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, n=1)
         if leaf:

@@ -1,5 +1,5 @@
-"""Dataclasses of settings <- YAML and command line. An unknown key is an error that names the
-nearest one.
+"""Parse YAML files and command lines into dataclasses of settings. The error for an unknown key
+names the nearest known one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
 
 
 def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
-    """The words of a command line, lists of names in quotes: `--data.classes [no, yes]`."""
+    """Quote the lists of names on a command line, such as `--data.classes [no, yes]`."""
     options = {f"--{prefix}{name}" for name in NAMES}
     result: list[str] = []
     before = ""
@@ -52,7 +52,7 @@ def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[s
 
 
 def from_yaml(kind: type[E], text: str) -> E:
-    """The settings in a YAML text; what it leaves out has its default.
+    """Read settings from a YAML text; missing keys have their default.
 
     Raises:
         InputError: unknown keys, wrong types.
@@ -73,8 +73,8 @@ def parse_config(
     flags: dict[str, str] | None = None,
     kind: type[E] = Config,
 ) -> tuple[E, dict[str, bool]]:
-    """The settings of a command line, of the given kind of experiment, and the given on/off flags
-    (name -> help text) beside them.
+    """Parse a command line into the settings of the given kind of experiment, and the values of the
+    on/off flags (name -> help text).
 
     Raises:
         InputError: unknown keys (with the nearest known one), wrong types, a missing file.
@@ -107,8 +107,8 @@ def _instantiate(parser: Any, namespace: Any, kind: type[E]) -> E:
 
 
 def _check_given(settings: Any, prefix: str = "") -> None:
-    """InputError for a setting that is null and must not be, such as the last line of a file that
-    was cut off: jsonargparse takes null for everything.
+    """Raise InputError for a setting that must not be null, such as the last line of a truncated
+    file: jsonargparse accepts null for every type.
     """
     hints = get_type_hints(type(settings))
     for f in fields(settings):
@@ -120,7 +120,7 @@ def _check_given(settings: Any, prefix: str = "") -> None:
 
 
 def known_keys(kind: type, prefix: str = "") -> list[str]:
-    """All settings of a kind of experiment, sections included: data, data.root, ..."""
+    """List all settings of a kind of experiment, including sections: data, data.root, ..."""
     keys = []
     for f in fields(kind):
         keys.append(prefix + f.name)

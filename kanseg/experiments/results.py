@@ -1,5 +1,5 @@
-"""A table of finished runs: score, size and time of every experiment. Runs that differ only in
-their seed share a row.
+"""Write a table of finished runs: score, size and time of every experiment. Runs that differ only
+in their seed share a row.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json, read_yaml
 from kanseg.utils.tables import markdown_table
+from kanseg.utils.text import one_line
 
 KEYS = {"experiment", "published"}  # of a published row
 HEADERS = (
@@ -38,13 +39,13 @@ machine.
 
 
 def results_page(folders: Sequence[str], *, published: str | None, command: str) -> str:
-    """The page, in Markdown.
+    """Write the page in Markdown.
 
     Args:
-        folders: of runs; those without a finished classification run are left out.
+        folders: run folders; those without a finished classification run are left out.
         published: a YAML file, a list of {experiment, published, config, gpu}; an experiment is the
             stem of a config.
-        command: the command that writes the page, for its text.
+        command: the command that writes the page, quoted in its text.
 
     Raises:
         InputError: no finished run, or a published file that is not such a list.
@@ -64,8 +65,8 @@ def results_page(folders: Sequence[str], *, published: str | None, command: str)
 
     def position(group: list[dict[str, Any]]) -> tuple[int, str, bool]:
         name = group[0]["experiment"]
-        place = order.index(name) if name in references else len(order)
-        return place, name, group[0]["basis"] == "none"
+        index = order.index(name) if name in references else len(order)
+        return index, name, group[0]["basis"] == "none"
 
     rows = []
     measured = set()
@@ -92,11 +93,9 @@ def read_published(path: str | None) -> list[dict[str, Any]]:
     try:
         rows = read_yaml(Path(path))
     except (OSError, InputError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
-    if isinstance(rows, list):
-        complete = [isinstance(row, dict) and row.keys() >= KEYS for row in rows]
-        if all(complete):
-            return rows
+        raise InputError(f"{path}: {one_line(error, None)}") from None
+    if isinstance(rows, list) and all(isinstance(row, dict) and row.keys() >= KEYS for row in rows):
+        return rows
     raise InputError(f"{path}: expected a list of rows with experiment and published")
 
 
@@ -119,7 +118,9 @@ def read_run(folder: Path) -> dict[str, Any] | None:
             f" {error}); leave the folder out"
         ) from None
     experiment = folder.name.split("-")[0]
-    shared = {key: value for key, value in config.items() if key not in ("run_dir", "seed")}
+    shared = dict(config)
+    shared.pop("run_dir", None)
+    shared.pop("seed", None)
     return {
         "experiment": experiment,
         "key": json.dumps([experiment, shared], sort_keys=True),
@@ -132,20 +133,24 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def _row(group: Sequence[dict[str, Any]], published: dict[str, Any]) -> tuple[str, ...]:
     first = group[0]
-    metrics = [run["metrics"] for run in group]
-    scores = [100 * each["test"]["top1"] for each in metrics]
-    spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-    seconds = mean(each["cpu_seconds"] for each in metrics)
-    # The published score is that of the KAN, not of the baseline.
-    reference = "" if first["basis"] == "none" else str(published.get("published", ""))
+    scores, seconds = [], []
+    for run in group:
+        scores.append(100 * run["metrics"]["test"]["top1"])
+        seconds.append(run["metrics"]["cpu_seconds"])
+    score = f"{mean(scores):.2f}"
+    if len(scores) > 1:
+        score += f" ± {stdev(scores):.2f}"
+    reference = ""
+    if first["basis"] != "none":  # the published score is that of the KAN, not of the baseline
+        reference = str(published.get("published", ""))
     return (
         first["experiment"],
         first["network"],
         first["basis"],
-        f"{metrics[0]['parameters']:,}",
-        f"{metrics[0]['multiply_adds']:,}",
-        f"{seconds:.0f}",
+        f"{first['metrics']['parameters']:,}",
+        f"{first['metrics']['multiply_adds']:,}",
+        f"{mean(seconds):.0f}",
         str(len(group)),
-        f"{mean(scores):.2f}{spread}",
+        score,
         reference,
     )

@@ -1,4 +1,4 @@
-"""Settings and run folders, as comparisons, studies and searches handle them."""
+"""Helpers of comparisons, studies and searches for settings and run folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from kanseg.training.run_folder.resume import newest_complete, step_folders
 from kanseg.utils.errors import InputError
 
-# Settings that do not change the score: where files are, and what is logged or drawn.
+# Settings that do not change the score: paths, logging and figures.
 MAY_DIFFER = (
     "run_dir",
     "data.root",
@@ -29,7 +29,7 @@ MAY_DIFFER = (
 
 
 def with_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested mappings with `section.key: value` settings put into it."""
+    """Copy nested settings and set some values, given as `section.key: value`."""
     result = deepcopy(dict(nested))
     for key, value in values.items():
         *sections, last = key.split(".")
@@ -43,7 +43,7 @@ def with_values(nested: Mapping[str, Any], values: Mapping[str, Any]) -> dict[st
 
 
 def flat_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """section.key -> value of a dataclass of settings."""
+    """Flatten a dataclass of settings: section.key -> value."""
     flat: dict[str, Any] = {}
     for key, value in vars(settings).items():
         if is_dataclass(value):
@@ -54,12 +54,12 @@ def flat_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def start_options(run: Path, *, discard_damaged: bool) -> dict[str, bool]:
-    """Options of `train` for a folder that may hold an unfinished run: it is resumed where it has a
-    complete checkpoint, else it starts again.
+    """Options of `train` for a folder that may hold an unfinished run: resume from a complete
+    checkpoint, or start again if there is none.
 
     Args:
         run: the folder.
-        discard_damaged: also start again if there are checkpoints, but none is complete.
+        discard_damaged: start again if all checkpoints are damaged.
 
     Raises:
         InputError: all checkpoints are damaged.

@@ -1,5 +1,5 @@
-"""A trained network -> a file that runs without kanseg: ONNX or torch.export, checked before it is
-called good.
+"""Export a trained network to a file that runs without kanseg: ONNX or torch.export. The file is
+verified against the PyTorch model before it is saved.
 """
 
 from kanseg.export.run import Report, Request, export_checkpoint

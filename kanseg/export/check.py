@@ -1,4 +1,4 @@
-"""Verify an exported file against the PyTorch network."""
+"""Verify an exported file against the PyTorch model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CROP = 256
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far an exported file agrees with the network, over all images.
+    """How well an exported file agrees with the network, over all images.
 
     Args:
         probability: largest absolute difference of a probability; None for a file that outputs
             labels.
         differing: share of the pixels (of a classifier, images) whose label differs.
-        pixels: number of them.
+        pixels: number of pixels (of a classifier, images).
         batches: "BxHxW" of every batch.
     """
 
@@ -43,28 +43,36 @@ class Agreement:
     batches: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Values for JSON."""
         return asdict(self) | {"batches": list(self.batches)}
 
 
 def read_images(folder: str | None, preprocess: Preprocess, count: int) -> list[np.ndarray]:
-    """Images for the check: (H, W, channels) float32 in [0, 1].
+    """Read images for the check: (H, W, channels) float32 in [0, 1].
 
-    At most `count` images of a folder, evenly chosen, at the size of `preprocess.resize`, or
-    cropped at the center to at most CROP pixels per side. Without a folder they are generated.
+    Args:
+        folder: images, or None to generate some. Images are resized to `preprocess.resize`, or
+            center-cropped to at most CROP pixels per side.
+        preprocess: of the training.
+        count: at most so many images, evenly spaced over the folder.
     """
+    images = []
     if folder is None:
-        return [_generated(seed, preprocess.channels) for seed in range(count)]
-    found = find_images(folder)
-    chosen = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(count, len(found)))]
-    return [_read(path, preprocess) for path in chosen]
+        for seed in range(count):
+            images.append(_generate_image(seed, preprocess.channels))
+        return images
+    paths = find_images(folder)
+    for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
+        images.append(_read_image(paths[index], preprocess))
+    return images
 
 
 def expected(
     model: nn.Module, preprocess: Preprocess, task: str, images: Sequence[np.ndarray]
 ) -> Tensor:
-    """Probabilities (B, classes, H, W) of the trained network for images of one size, with the
-    preprocessing of the training (OpenCV) and without any code of the export.
+    """Probabilities (B, classes, H, W) of the trained network for images of one size.
+
+    Uses the preprocessing of the training (OpenCV), and none of the exported code.
     """
     preprocess_floats = replace(preprocess, floats=True)
     batch = torch.stack([preprocess_floats(image) for image in images])
@@ -85,25 +93,27 @@ def compare(
     batch: int | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Agreement:
-    """Run the file and the network on images in several sizes and batches.
+    """Run the file and the network on images in several sizes and batch sizes.
 
     Args:
         network: from `open_exported`.
         model: the trained network, in evaluation mode, on the CPU.
-        preprocess: of its training.
+        preprocess: of the training.
         images: (H, W, C) float32 in [0, 1].
-        batch: the only batch size that the file takes.
-        image_size: the only size that it takes.
+        batch: the fixed batch size of the file; None if it takes any.
+        image_size: the fixed (H, W) of the file; None if it takes any.
     """
     task, output = network.description["labels"]["task"], network.description["output"]
-    sizes = [image_size] if image_size else [*SIZES, preprocess.resize or (96, 96)]
-    counts = [batch] if batch else BATCHES
+    sizes = [*SIZES, preprocess.resize or (96, 96)]
+    if image_size is not None:
+        sizes = [image_size]
+    batch_sizes = BATCHES if batch is None else (batch,)
     largest, differing, pixels, batches = 0.0, 0, 0, []
-    for size, group in _batches(images, sizes, counts):
+    for size, group in _batches(images, sizes, batch_sizes):
         batches.append("x".join(map(str, (len(group), *size))))
-        truth = expected(model, preprocess, task, group)
-        given = network(torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).contiguous())
-        distance, differs = _difference(given, truth, output, task)
+        probabilities = expected(model, preprocess, task, group)
+        result = network(torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).contiguous())
+        distance, differs = _difference(result, probabilities, output, task)
         largest = max(largest, distance)
         differing += int(differs.sum())
         pixels += differs.numel()
@@ -111,19 +121,26 @@ def compare(
     return Agreement(probability, differing / pixels, pixels, tuple(batches))
 
 
-def _difference(given: Tensor, truth: Tensor, output: str, task: str) -> tuple[float, Tensor]:
-    """The largest difference of a probability (infinity for NaN), and a mask of the labels that
-    differ.
+def _difference(
+    result: Tensor, probabilities: Tensor, output: str, task: str
+) -> tuple[float, Tensor]:
+    """Compare the result of a file with the probabilities of the network.
+
+    Returns:
+        (largest difference of a probability, infinity for NaN; bools of the labels that differ).
     """
+    labels = _labels(probabilities, task)
     if output == "labels":
-        return 0.0, given != _labels(truth, task)
-    values = to_probabilities(given, task) if output == "logits" else given
-    if values.shape != truth.shape:
+        return 0.0, result != labels
+    if output == "logits":
+        result = to_probabilities(result, task)
+    if result.shape != probabilities.shape:
         raise ValueError(
-            f"the file gives {tuple(values.shape)} where the network gives {tuple(truth.shape)}"
+            f"the file gives {tuple(result.shape)} where the network gives"
+            f" {tuple(probabilities.shape)}"
         )
-    distance = torch.nan_to_num((values - truth).abs(), nan=torch.inf).max().item()
-    return distance, _labels(values, task) != _labels(truth, task)
+    distance = torch.nan_to_num((result - probabilities).abs(), nan=torch.inf).max().item()
+    return distance, _labels(result, task) != labels
 
 
 def _labels(probabilities: Tensor, task: str) -> Tensor:
@@ -133,26 +150,27 @@ def _labels(probabilities: Tensor, task: str) -> Tensor:
 
 
 def _batches(
-    images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+    images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], batch_sizes: Sequence[int]
 ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
-    """A batch of every size and count; the images are used in turns."""
-    turns = itertools.cycle(images)
+    """Yield (size, batch) for every size and batch size, cycling through the images."""
+    source = itertools.cycle(images)
     for size in sizes:
-        for count in counts:
-            yield size, [resize_image(next(turns), size) for _ in range(count)]
+        for count in batch_sizes:
+            yield size, [resize_image(image, size) for image in itertools.islice(source, count)]
 
 
-def _generated(seed: int, channels: int) -> np.ndarray:
+def _generate_image(seed: int, channels: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     spots = rng.random((9, 9, channels), dtype=np.float32)
     image = cv2.resize(spots, (160, 128), interpolation=cv2.INTER_CUBIC).reshape(128, 160, channels)
     return np.clip(image + rng.normal(0, 0.02, image.shape), 0, 1).astype(np.float32)
 
 
-def _read(path: Path, preprocess: Preprocess) -> np.ndarray:
+def _read_image(path: Path, preprocess: Preprocess) -> np.ndarray:
     image = preprocess.scale(decode_image(path), name=str(path))
     encoded = replace(preprocess, gamma=1.0).encode(image)
     if preprocess.resize is not None:
         return encoded
-    top, left = (max(0, (side - CROP) // 2) for side in encoded.shape[:2])
+    height, width = encoded.shape[:2]
+    top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
     return np.ascontiguousarray(encoded[top : top + CROP, left : left + CROP])

@@ -15,20 +15,21 @@ from torch.export import Dim, ExportedProgram
 from kanseg.export.network import Deployed
 from kanseg.inference.exported import INSTALL, METADATA
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
-EXAMPLE = (64, 96)  # height and width of the images for tracing; the file takes others too
+EXAMPLE = (64, 96)  # height and width of the images for tracing
 SOURCE_LOCATIONS = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn")
 
 
 def trace(
     network: Deployed, *, batch: int | None = None, image_size: tuple[int, int] | None = None
 ) -> ExportedProgram:
-    """Trace a network in evaluation mode.
+    """Trace a network with torch.export.
 
     Args:
-        network: the network with its preprocessing.
-        batch: the only number of images that it takes; None for any.
-        image_size: the only (height, width) that it takes; None for any.
+        network: in evaluation mode.
+        batch: fixed batch size; None for a dynamic one.
+        image_size: fixed (height, width); None for dynamic ones.
 
     Raises:
         InputError: torch.export cannot trace the network.
@@ -46,17 +47,13 @@ def trace(
             warnings.simplefilter("ignore")
             program = torch.export.export(network, (images,), dynamic_shapes=(dynamic or None,))
     except RuntimeError as error:
-        raise InputError(
-            f"torch.export cannot export this network: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise InputError(f"torch.export cannot export this network: {one_line(error)}") from None
     _remove_source_locations(program)
     return program
 
 
 def _remove_source_locations(program: ExportedProgram) -> None:
-    """Remove paths of the source code on this machine: they are private, and double the size of the
-    file.
-    """
+    """Remove the paths of the source code: they are private, and double the size of the file."""
     for module in program.graph_module.modules():
         if not isinstance(module, torch.fx.GraphModule):
             continue
@@ -87,7 +84,7 @@ def write_onnx(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = torch.onnx.export(
+            onnx_program = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
@@ -95,17 +92,17 @@ def write_onnx(
                 input_names=["images"],
                 output_names=[description["output"]],
             )
-        for node in made.model.graph.all_nodes():
+        model = onnx_program.model
+        for node in model.graph.all_nodes():
             node.metadata_props.clear()
-        made.model.metadata_props[METADATA] = json.dumps(
-            {**description, "opset": made.model.opset_imports[""]}
+        model.metadata_props[METADATA] = json.dumps(
+            {**description, "opset": model.opset_imports[""]}
         )
-        made.save(str(path), external_data=False)
+        onnx_program.save(str(path), external_data=False)
     except (RuntimeError, ValueError) as error:
         version = "torch's default opset" if opset is None else f"opset {opset}"
         raise InputError(
-            f"the network cannot be written as ONNX ({version}):"
-            f" {' '.join(str(error).split())[:300]}"
+            f"the network cannot be written as ONNX ({version}): {one_line(error)}"
         ) from None
 
 
@@ -114,7 +111,7 @@ SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def onnx_package() -> Any:
-    """The package onnx; InputError if it or onnxscript is missing."""
+    """Import onnx; InputError if it or onnxscript is missing."""
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch.onnx.export would fail late, with a traceback

@@ -1,4 +1,4 @@
-"""The exported network: preprocessing, trained network and output in one graph."""
+"""The network that is exported: preprocessing, trained network and output in one graph."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ OUTPUTS = ("logits", "probabilities", "labels")
 
 
 class Deployed(nn.Module):
-    """Images (B, C, H, W) float32 in [0, 1] -> output of the same height and width.
+    """A network with its preprocessing: images (B, C, H, W) float32 in [0, 1] -> output of the same
+    height and width.
 
-    If the network was trained on resized images, they are resized, and its probabilities are
+    If the network was trained on resized images, the images are resized, and the probabilities are
     resized back, as `Predictor` does; logits are then computed from these probabilities.
 
     Args:
@@ -67,14 +68,14 @@ class Deployed(nn.Module):
 
 
 def resized(images: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """(B, C, H, W) -> (B, C, *size), as `kanseg.data.preprocess.resize_image` resizes floats:
+    """Resize images (B, C, H, W) to (B, C, *size) as `kanseg.data.preprocess.resize_image` does:
     bilinear, or by area if the image shrinks.
     """
     if interpolation == "linear":
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
     sources = images.shape[-2:]
     # Sizes are unknown during tracing, so the graph selects between matrices of the same shape.
-    height, width = (torch.scalar_tensor(source) for source in sources)
+    height, width = torch.scalar_tensor(sources[0]), torch.scalar_tensor(sources[1])
     area_shrinks = height * width > size[0] * size[1]
     both_shrink = (height >= size[0]) & (width >= size[1])
     matrices = []
@@ -109,9 +110,9 @@ def mixed_weights(source: int, target: int) -> Tensor:
     other grows (`resize` in its imgproc/src/resize.cpp).
     """
     pixels = torch.arange(source, dtype=torch.float64)
-    place = torch.arange(target, dtype=torch.float64)
-    first = torch.floor(place * source / target)
-    share = place + 1 - (first + 1) * target / source
+    new_pixels = torch.arange(target, dtype=torch.float64)
+    first = torch.floor(new_pixels * source / target)
+    share = new_pixels + 1 - (first + 1) * target / source
     share = torch.where(share <= 0, 0.0, share - torch.floor(share))[:, None]
     second = torch.minimum(first + 1, pixels[-1])
     return (1 - share) * (pixels == first[:, None]) + share * (pixels == second[:, None])

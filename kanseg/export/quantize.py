@@ -1,4 +1,4 @@
-"""Quantize the convolutions and matrix products of an ONNX file to 8 bits, with onnxruntime. The
+"""Quantize the convolutions and matrix products of an ONNX file to 8 bits with onnxruntime. The
 functions of the KAN layers stay in float32.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from kanseg.export.files import onnx_package
 from kanseg.inference.exported import METADATA, onnxruntime
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 QUANTIZED = ["Conv", "MatMul", "Gemm"]
 
@@ -27,14 +28,14 @@ def quantize(
     description: Mapping[str, Any],
     images: Sequence[np.ndarray] = (),
 ) -> None:
-    """Write `target`, the quantized `source`.
+    """Quantize the ONNX file `source` and write it to `target`.
 
     Args:
-        kind: "dynamic" (8-bit weights; the range of the activations is measured in every run) or
-            "static" (the range is measured once, on `images`).
+        kind: "dynamic" (the range of the activations is measured in every run) or "static" (it is
+            calibrated once, on `images`).
         source: a file of `write_onnx`.
         target: file to write.
-        description: for the new file.
+        description: metadata of the new file.
         images: (H, W, C) float32 in [0, 1], for "static".
 
     Raises:
@@ -44,7 +45,7 @@ def quantize(
     onnx, runtime = onnx_package(), onnxruntime()
     if kind == "static" and not images:
         raise InputError(
-            "static quantization needs images that show the range of the activations:"
+            "static quantization needs images to calibrate the range of the activations:"
             " --calibration FOLDER"
         )
     prepared = target.with_name(f"{target.stem}.prepared.onnx")
@@ -53,9 +54,7 @@ def quantize(
             _prepare(runtime, source, prepared)
             KINDS[kind](prepared, target, images, description["batch"] or 1)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(
-            f"onnxruntime cannot quantize this network: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise InputError(f"onnxruntime cannot quantize this network: {one_line(error)}") from None
     finally:
         prepared.unlink(missing_ok=True)
     model = onnx.load(target)
@@ -64,7 +63,7 @@ def quantize(
 
 
 def _prepare(runtime: Any, source: Path, target: Path) -> None:
-    """Fuse normalization into the convolutions before they are quantized."""
+    """Fuse normalization into the convolutions, which must be done before they are quantized."""
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
@@ -105,7 +104,7 @@ KINDS: dict[str, Callable[[Path, Path, Sequence[np.ndarray], int], None]] = {
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings of onnxruntime.quantization, which asks for the preparation above."""
+    """Silence onnxruntime.quantization, which warns about missing preparation (see `_prepare`)."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,5 +1,5 @@
-"""Export a checkpoint: trace it, write a temporary file, quantize it if asked for, verify it, and
-only then rename it.
+"""Export a checkpoint: trace the network, write a temporary file, quantize it if requested, verify
+it, and only then rename it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import kanseg
 from kanseg.data.preprocess import resize_image
@@ -31,8 +30,8 @@ INPUT = (
     "images (B, C, H, W) float32 in [0, 1]: integers divided by the largest of their type,"
     " channels in the order of the training (RGB)"
 )
-# Largest difference of a probability, and largest share of labels that differ: those of pixels at
-# which two classes are equally likely.
+# Largest difference of a probability, and largest share of labels that differ: where two classes
+# are equally likely, rounding decides.
 TOLERANCE = 1e-3
 TABLE_SIZE = (256, 256)
 FORMS = {
@@ -50,21 +49,20 @@ class Request:
     Args:
         checkpoint: folder of a trained network.
         output: file to write, .onnx or .pt2.
-        format: "onnx" or "torch"; None for the format that the name of the file implies.
+        format: "onnx" or "torch"; None for that of the suffix of `output`.
         output_kind: "logits", "probabilities" or "labels".
         quantize: "none", "dynamic" or "static" (ONNX only).
-        calibration: folder of images for static quantization and for the check; None to generate
+        calibration: folder of images for static quantization and for the check; None generates
             images for the check.
-        calibration_count: number of images for calibration, and as many others for the check.
-        opset: of ONNX; None for torch's choice.
-        batch: the only number of images that the file takes; None for any.
+        calibration_count: number of images for calibration, and of further images for the check.
+        opset: of ONNX; None for torch's default.
+        batch: fixed batch size of the file; None for a dynamic one.
         tolerance: largest difference of a probability, and share of differing labels.
         least_agreement: share of equal labels that a quantized file must reach.
-        split: splits of the data set on which mean IoU is measured, before and after; classes and
-            folder are those of the training.
-        root: another folder of the data set.
+        split: splits of the data set on which mean IoU is measured before and after the export.
+        root: folder of the data set; None for that of the training.
         table: measure size and speed of all forms.
-        runs: calls that are timed.
+        runs: number of timed calls.
     """
 
     checkpoint: str
@@ -84,21 +82,23 @@ class Request:
     runs: int = 10
 
     def form(self) -> str:
-        """The format; checks all options that can be checked without reading a file.
+        """Check the options, without reading a file, and return the format.
 
         Raises:
-            InputError: settings that contradict each other or are out of range.
+            InputError: options that contradict each other or are out of range.
         """
-        implied = {suffix: name for name, suffix in SUFFIXES.items()}.get(self.output.suffix)
-        form = self.format or implied
-        if form is None or form != implied:
+        form = self.format
+        for name, suffix in SUFFIXES.items():
+            if form is None and suffix == self.output.suffix:
+                form = name
+        if form is None or SUFFIXES[form] != self.output.suffix:
             endings = [f"{suffix} (--format {name})" for name, suffix in SUFFIXES.items()]
             raise InputError(
                 f"--output: expected a name that ends with {' or '.join(endings)}, got"
                 f" {self.output}"
             )
         if self.output.is_dir():
-            raise InputError(f"--output: {self.output} is a folder, name a file")
+            raise InputError(f"--output: {self.output} is a folder; give a file")
         if self.output_kind not in OUTPUTS or self.quantize not in ("none", *KINDS):
             raise InputError(
                 f"--output_kind is one of {', '.join(OUTPUTS)} and --quantize one of none,"
@@ -106,12 +106,12 @@ class Request:
             )
         if form == "torch" and (self.quantize != "none" or self.opset is not None):
             raise InputError(
-                "--quantize and --opset are for ONNX files: name an --output that ends with .onnx"
+                "--quantize and --opset are for ONNX files; give an --output that ends with .onnx"
             )
         if self.quantize == "static" and self.calibration is None:
             raise InputError(
-                "--quantize static needs --calibration FOLDER: images that show the range of the"
-                " activations"
+                "--quantize static needs images to calibrate the range of the activations:"
+                " --calibration FOLDER"
             )
         if (
             min(self.calibration_count, self.runs, self.batch or 1) < 1
@@ -124,7 +124,7 @@ class Request:
             )
         if self.split and self.output_kind == "labels":
             raise InputError(
-                "--split measures through tiles, which need logits or probabilities: not with"
+                "--split blends tiles, which needs logits or probabilities; it cannot be used with"
                 " --output_kind labels"
             )
         return form
@@ -136,11 +136,11 @@ class Report:
 
     Args:
         output: the file; written only if `passed`.
-        bytes: its size.
+        bytes: size of the file.
         agreement: of the file with the network.
         passed: True if the agreement is within the tolerance.
         description: the metadata in the file.
-        mean_iou: on the requested splits, of "torch" and of the "file".
+        mean_iou: mean IoU on the requested splits of the network ("torch") and of the "file".
         rows: of the table.
     """
 
@@ -153,7 +153,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Values for JSON."""
         return asdict(self) | {
             "output": str(self.output),
             "agreement": self.agreement.to_dict(),
@@ -162,14 +162,17 @@ class Report:
 
 
 def export_checkpoint(request: Request) -> Report:
-    """Write `request.output`, unless the file differs from the network.
+    """Export a checkpoint to `request.output`; the file is written only if it agrees with the
+    network.
 
     Raises:
         InputError: options that contradict each other, a checkpoint or images that cannot be read,
             a network that cannot be exported, a missing package.
     """
     form, source = request.form(), read_source(request.checkpoint)
-    samples = labeled(source.data(request.root), request.split) if request.split else None
+    samples = None
+    if request.split:
+        samples = labeled(source.data(request.root), request.split)
     folder = request.output.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", dir=folder) as temporary:
@@ -191,7 +194,7 @@ def export_checkpoint(request: Request) -> Report:
 
 
 def _is_close(agreement: Agreement, request: Request) -> bool:
-    """True if a file agrees with the network as well as was asked for."""
+    """True if the agreement of a file is within the requested limits."""
     if request.quantize != "none":
         return agreement.differing <= 1 - request.least_agreement
     difference = max(agreement.probability or 0.0, agreement.differing)
@@ -199,7 +202,7 @@ def _is_close(agreement: Agreement, request: Request) -> bool:
 
 
 class _Exporter:
-    """Writes the files of a network into a folder, each once, and measures them."""
+    """Writes the exported files of a network to a temporary folder and measures them."""
 
     def __init__(self, request: Request, source: Source, folder: Path):
         self.request, self.source, self.folder = request, source, folder
@@ -208,11 +211,11 @@ class _Exporter:
         ).eval()
         images = read_images(request.calibration, source.preprocess, 2 * request.calibration_count)
         self.calibration_images = images[::2]
-        self.check_images = images[1::2] or images  # not those of the calibration, if there are two
+        self.check_images = images[1::2] or images  # others than for calibration, if possible
         self.program = trace(self.network, batch=request.batch, image_size=source.image_size)
 
     def write(self, form: str, kind: str) -> Path:
-        """The path of a file of this format and quantization."""
+        """Write a file of this format and quantization, unless it exists, and return its path."""
         path = self.folder / f"{kind}{SUFFIXES[form]}"
         if path.exists():
             return path
@@ -236,7 +239,7 @@ class _Exporter:
         return path
 
     def agreement(self, path: Path) -> Agreement:
-        """The agreement of a file with the network."""
+        """Compare a file with the network."""
         network, _ = open_exported(path, trust=True)
         return compare(
             network,
@@ -256,7 +259,7 @@ class _Exporter:
         return mean_iou(network, remaining_preprocess(description), description, *samples)
 
     def table(self, samples: Labeled | None) -> list[Row]:
-        """Size, speed and agreement of the network and of all its forms."""
+        """Measure size, speed and agreement of the network and of all exported forms."""
         files = {}
         for name, (form, kind) in FORMS.items():
             if kind != "static" or self.request.calibration is not None:
@@ -264,19 +267,15 @@ class _Exporter:
         image = resize_image(self.check_images[0], self.source.image_size or TABLE_SIZE)
         images = torch.from_numpy(np.stack([image.transpose(2, 0, 1)] * (self.request.batch or 1)))
         runs, threads = self.request.runs, os.cpu_count() or 1
-        one = milliseconds(self.network, files, images, runs=runs, threads=1)
-        all_ = milliseconds(self.network, files, images, runs=runs, threads=threads)
-        rows = [Row("torch", _num_bytes(self.source.model), one["torch"], all_["torch"])]
+        one_thread = milliseconds(self.network, files, images, runs=runs, threads=1)
+        all_threads = milliseconds(self.network, files, images, runs=runs, threads=threads)
+        weights = self.source.model.state_dict().values()
+        num_bytes = sum(value.numel() * value.element_size() for value in weights)
+        rows = [Row("torch", num_bytes, one_thread["torch"], all_threads["torch"])]
         for name, path in files.items():
             size, agreement = path.stat().st_size, self.agreement(path)
-            rows.append(Row(name, size, one[name], all_[name], agreement))
-        if samples is None:
-            return rows
-        paths = [None, *files.values()]
-        scores = [self.score(samples, path) for path in paths]
-        return [replace(row, mean_iou=score) for row, score in zip(rows, scores, strict=True)]
-
-
-def _num_bytes(model: nn.Module) -> int:
-    """Bytes of the state dict."""
-    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+            rows.append(Row(name, size, one_thread[name], all_threads[name], agreement))
+        if samples is not None:
+            for index, path in enumerate([None, *files.values()]):
+                rows[index] = replace(rows[index], mean_iou=self.score(samples, path))
+        return rows

@@ -17,7 +17,7 @@ Labeled = tuple[list[Sample], LabelSpec]
 
 
 def labeled(data: DataConfig, split: Sequence[str]) -> Labeled:
-    """The samples of some splits, and what their mask values mean.
+    """Open some splits of a data set: their samples, and the meaning of the mask values.
 
     Raises:
         InputError: the splits have no images.
@@ -36,14 +36,14 @@ def mean_iou(
     samples: Sequence[Sample],
     label_spec: LabelSpec,
 ) -> float:
-    """Mean IoU over the classes, of all pixels together, at the size of the files.
+    """Mean IoU over the classes, over all pixels, at the size of the files.
 
     Args:
         network: takes preprocessed images.
-        preprocess: of the training; `outside(description)` for an exported file.
+        preprocess: of the training, or `remaining_preprocess(description)` for an exported file.
         description: of the checkpoint or the file.
         samples: images and masks.
-        label_spec: what the mask values mean.
+        label_spec: meaning of the mask values.
     """
     labels, tile = description["labels"], description.get("tile")
     predictor = Predictor(

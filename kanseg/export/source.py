@@ -1,4 +1,4 @@
-"""A trained network and the description in its checkpoint."""
+"""Read a trained network and the description in its checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Source:
 
     @property
     def preprocess(self) -> Preprocess:
-        """The preprocessing of its training."""
+        """The preprocessing of the training."""
         return preprocess_from(self.description["preprocess"])
 
     @property
@@ -42,28 +42,30 @@ class Source:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """The only (height, width) of images that it takes; None for any."""
+        """The fixed (height, width) of its images; None if it takes any."""
         size = (self.description.get("model") or self.description["classifier"]).get("image_size")
         if size is None or self.preprocess.resize is not None:
             return None
         return int(size[0]), int(size[1])
 
     def data(self, root: str | None) -> DataConfig:
-        """The settings of its data set, with another folder if one is given.
+        """The settings of its data set, in the folder `root` if one is given.
 
         Raises:
-            InputError: a classifier, or a folder without config.yaml.
+            InputError: a classifier, or a checkpoint without config.yaml.
         """
         if self.task == "classification":
             raise InputError("--split measures masks; a classifier has none")
         path = self.folder / CONFIG
         if not path.is_file():
             raise InputError(
-                f"{self.folder} has no {CONFIG}, the settings of the data set: give a"
+                f"{self.folder} has no {CONFIG} with the settings of the data set; give a"
                 " checkpoint of a training run, or no --split"
             )
         data = Config.from_yaml(read_text(path)).data
-        return data if root is None else replace(data, root=root, prepare=None, folds=0, fold=0)
+        if root is None:
+            return data
+        return replace(data, root=root, prepare=None, folds=0, fold=0)
 
 
 def read_source(checkpoint: str) -> Source:
@@ -71,17 +73,18 @@ def read_source(checkpoint: str) -> Source:
     `save_pretrained`.
 
     Raises:
-        InputError: no such folder, a damaged one, or a network without class names and
+        InputError: no such folder, damaged files, or a network without class names and
             preprocessing.
     """
     folder = find_folder(checkpoint)
-    fault = find_fault(folder) if (folder / MANIFEST).exists() else None
-    if fault is not None:
-        raise InputError(f"{folder}: {fault}")
+    if (folder / MANIFEST).exists():
+        fault = find_fault(folder)
+        if fault is not None:
+            raise InputError(f"{folder}: {fault}")
     model = from_pretrained(folder)
     if not {"labels", "preprocess"} <= set(model.description) or "encoder" in model.description:
         raise InputError(
-            f"{folder} holds a network without class names and preprocessing: export a checkpoint"
+            f"{folder} holds a network without class names and preprocessing; export a checkpoint"
             " of a training run (runs/x/best)"
         )
     return Source(folder, model, model.description)

@@ -1,4 +1,4 @@
-"""Size and speed of a network in every exported form."""
+"""Measure size and speed of a network in every exported form."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """A form of the network.
+    """A row of the table: the network itself, or an exported file.
 
     Args:
         form: its name.
-        bytes: of the file.
-        one_thread, all_threads: milliseconds an image, median.
+        bytes: size of the file, or of the weights of the network.
+        one_thread, all_threads: median milliseconds per call.
         agreement: of the file with the network; None for the network itself.
-        mean_iou: on the requested splits; None without any.
+        mean_iou: on the requested splits; None without splits.
     """
 
     form: str
@@ -47,27 +47,31 @@ class Row:
     mean_iou: float | None = None
 
     def cells(self) -> list[str]:
-        """As text, in the order of HEADER."""
-        probability, differing = None, None
+        """The cells in the order of HEADER."""
+        probability, differing, mean_iou = "", "", ""
         if self.agreement is not None:
-            probability, differing = self.agreement.probability, self.agreement.differing
+            differing = f"{self.agreement.differing:.3%}"
+            if self.agreement.probability is not None:
+                probability = f"{self.agreement.probability:.1e}"
+        if self.mean_iou is not None:
+            mean_iou = f"{self.mean_iou:.4f}"
         return [
             self.form,
             f"{self.bytes / 2**20:.2f}",
             f"{self.one_thread:.1f}",
             f"{self.all_threads:.1f}",
-            "" if probability is None else f"{probability:.1e}",
-            "" if differing is None else f"{differing:.3%}",
-            "" if self.mean_iou is None else f"{self.mean_iou:.4f}",
+            probability,
+            differing,
+            mean_iou,
         ]
 
     def to_dict(self) -> dict[str, object]:
-        """Plain JSON."""
+        """Values for JSON."""
         return asdict(self)
 
 
-def show(rows: list[Row]) -> str:
-    """The rows as Markdown."""
+def export_table(rows: list[Row]) -> str:
+    """Format the rows as a Markdown table."""
     return markdown_table(HEADER, [row.cells() for row in rows])
 
 
@@ -79,10 +83,10 @@ def milliseconds(
     runs: int,
     threads: int,
 ) -> dict[str, float]:
-    """Milliseconds of a call of the network (under the name "torch") and of each file, median of
-    `runs`. They are measured in turns, so that other load on the machine affects all.
+    """Median milliseconds of a call, over `runs` calls, of the network ("torch") and of each file.
 
-    One thread is measured in CPU time, without other programs; more threads by the wall clock.
+    They are measured in turns, so that other load on the machine affects all alike. One thread is
+    measured in CPU time, several in wall-clock time.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
     steps: dict[str, Callable[[Tensor], Tensor]] = {"torch": eager}

@@ -1,6 +1,6 @@
 """Checkpoints: folders with the weights, description and settings of a trained network.
 
-They are written completely or not at all, verified by SHA-256, and hold no code.
+They are written atomically, verified by SHA-256, and hold no code.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.hub import build_for, check_finite, read_tensors, stored_arguments
 from kanseg.utils.io import flush_folder, replace_folder, replace_link
 from kanseg.utils.reading import read_json, typed
+from kanseg.utils.text import one_line
 
 # Names that other packages still import from here.
 __all__ = ["build_model", "describe", "mask_meaning", "model_arguments", "preprocess_from"]
@@ -63,16 +64,16 @@ def save_checkpoint(
     SHA-256, and rename it.
 
     Args:
-        folder: the checkpoint; an old one is deleted when the new one has its name.
-        model: whose state dict is stored (safetensors).
+        folder: the checkpoint; an old one is replaced.
+        model: its state dict is stored (safetensors).
         description: architecture, classes and preprocessing, see `describe`.
-        config: the run's complete settings.
-        state: numbers of the training (step, epoch, ...) as JSON, for `--resume`.
+        config: the complete settings of the run.
+        state: training state (step, epoch, ...) as JSON, for `--resume`.
         tensors: state dicts of optimizer, schedule, scaler and generators, for `--resume`.
-        split: the samples that the weights were trained, selected and tested on.
+        split: the samples of train, val and test.
 
     Raises:
-        InputError: the disk is full, or cannot be written.
+        InputError: the disk is full or cannot be written.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -98,17 +99,17 @@ def save_checkpoint(
         free = shutil.disk_usage(existing).free
         raise InputError(
             f"{folder}: the checkpoint could not be written ({free / 2**20:.0f} MiB free):"
-            f" {' '.join(str(error).split())[:200]}"
+            f" {one_line(error, 200)}"
         ) from None
     replace_folder(temporary, folder)
     return folder
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read the description of a checkpoint, whose files are verified first.
+    """Verify the files of a checkpoint and read its description.
 
     Raises:
-        InputError: it is not a complete checkpoint, or its description is damaged.
+        InputError: the checkpoint is not complete, or its description is damaged.
     """
     fault = find_fault(folder)
     if fault is not None:
@@ -133,7 +134,7 @@ def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     """Build the network of a checkpoint with its weights.
 
     Raises:
-        InputError: the weights and the description do not fit together.
+        InputError: the weights do not match the description.
     """
     arguments = stored_model_arguments(description, folder)
     try:
@@ -163,9 +164,9 @@ def find_fault(folder: Path) -> str | None:
             if path.stat().st_size != entry.size:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry.size}"
             if _sha256(path) != entry.sha256:
-                return f"{name} is damaged (another SHA-256 than in the manifest)"
-    except (InputError, OSError) as error:  # a disk that fails is damage too
-        return f"damaged: {' '.join(str(error).split())[:200]}"
+                return f"{name} is damaged (its SHA-256 differs from the manifest)"
+    except (InputError, OSError) as error:  # a failing disk counts as damage too
+        return f"damaged: {one_line(error, 200)}"
     for name in (WEIGHTS, DESCRIPTION, CONFIG):
         if name not in entries:
             return f"{name} is missing from the manifest"

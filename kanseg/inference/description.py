@@ -20,9 +20,8 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.hub import FORMAT
 from kanseg.utils.reading import typed
 
-MAX_SIDE = 65536  # of tiles and resized images that a description can ask for, in pixels
-# A convolutional network sees larger images than its training crops as well as the crops, and
-# faster.
+MAX_SIDE = 65536  # pixels, largest side of tiles and resized images in a description
+# Larger tiles than the training crops are as accurate for a convolutional network, and faster.
 MIN_TILE = 512
 
 
@@ -79,7 +78,7 @@ def model_arguments(model: ModelConfig, **from_data: Any) -> dict[str, Any]:
     if reserved:
         raise InputError(
             f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and"
-            " like stand beside it, the others follow from the data"
+            " like are settings of model, the others follow from the data"
         )
     arguments = {
         "name": model.name,
@@ -88,8 +87,8 @@ def model_arguments(model: ModelConfig, **from_data: Any) -> dict[str, Any]:
         **from_data,
         **with_default_share(model.name, model.basis, model.options),
     }
-    # The width itself is stored, not what it was solved from: the weights must fit even if the
-    # solver changes.
+    # The solved width is stored instead of match and like: the weights must fit even if the solver
+    # changes.
     try:
         return matched(create_model, arguments | {"match": model.match, "like": model.like})
     except (TypeError, ValueError) as error:
@@ -101,7 +100,7 @@ def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Mo
 
     Args:
         arguments: of `create_model`.
-        pretrained: fetch pretrained weights of an encoder; a checkpoint has its own.
+        pretrained: load pretrained weights of the encoder; a checkpoint does not need them.
 
     Raises:
         InputError: arguments that `create_model` refuses, or too little memory.
@@ -116,7 +115,7 @@ def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Mo
         if "allocate memory" not in str(error):
             raise
         raise InputError(
-            "model: the network needs more memory than there is; lower its width (model.options)"
+            "model: not enough memory for the network; lower its width (model.options)"
         ) from None
 
 
@@ -134,18 +133,18 @@ class _Labels:
 
 
 def check_description(description: Any, where: object) -> None:
-    """Check that a description holds what `describe` writes, with the right types and sizes;
-    further entries are ignored.
+    """Check that a description has the entries that `describe` writes, with valid types and sizes;
+    other entries are ignored.
 
     Raises:
-        InputError: it does not; the message begins with `where`.
+        InputError: an invalid entry; the message begins with `where`.
     """
     if not isinstance(description, dict):
         raise InputError(f"{where}: expected an object, got {description!r:.60}")
     if description.get("kanseg") != FORMAT:
         raise InputError(
-            f"{where}: has format {description.get('kanseg')!r:.60}, this kanseg reads"
-            f" {FORMAT}: use the version that wrote it"
+            f"{where}: has format {description.get('kanseg')!r:.60}, but this version of kanseg"
+            f" reads {FORMAT}; use the version that wrote it"
         )
     for name in ("labels", "preprocess"):
         if name not in description:
@@ -156,7 +155,7 @@ def check_description(description: Any, where: object) -> None:
     preprocess = preprocess_from(description["preprocess"], where=f"{where}: preprocess")
     tile = typed(description.get("tile"), tuple[int, int] | None, f"{where}: tile")
     if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):
-        raise InputError(f"{where}: tile must be of 1 to {MAX_SIDE} pixels, got {list(tile)}")
+        raise InputError(f"{where}: tile must have 1 to {MAX_SIDE} pixels, got {list(tile)}")
     model = typed(description.get("model", {}), dict[str, Any], f"{where}: model")
     expected = {"classes": labels.num_logits, "in_channels": preprocess.channels}
     for key, value in expected.items():
@@ -175,7 +174,7 @@ def _check_labels(labels: _Labels, where: object) -> None:
         raise InputError(f"{where}: labels: palette has fewer colors than there are classes")
     for color in labels.palette:
         if not all(0 <= value <= 255 for value in color):
-            raise InputError(f"{where}: labels: colors must be of 0 to 255, got {list(color)}")
+            raise InputError(f"{where}: labels: colors must be 0 to 255, got {list(color)}")
 
 
 def preprocess_from(stored: Any, where: object = "preprocess") -> Preprocess:
@@ -197,7 +196,7 @@ def preprocess_from(stored: Any, where: object = "preprocess") -> Preprocess:
     if found.interpolation not in ("linear", "area"):
         raise InputError(f"{where}: interpolation must be linear or area")
     if found.resize is not None and not all(1 <= side <= MAX_SIDE for side in found.resize):
-        raise InputError(f"{where}: resize must be of 1 to {MAX_SIDE} pixels")
+        raise InputError(f"{where}: resize must have 1 to {MAX_SIDE} pixels")
     return found
 
 

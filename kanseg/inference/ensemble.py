@@ -1,4 +1,4 @@
-"""Average the probabilities of several trained networks with the same classes."""
+"""Average the probabilities of several networks with the same classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kanseg.utils.errors import InputError
 
 
 class Ensemble(Segmenter):
-    """Predictors of the same classes used as one, such as the folds of a cross-validation.
+    """An ensemble of predictors with the same classes, such as the folds of a cross-validation.
 
     Each member keeps its own preprocessing and tiles.
 
@@ -26,7 +26,7 @@ class Ensemble(Segmenter):
         members: one predictor or more.
 
     Raises:
-        InputError: members of other classes, or of another task.
+        InputError: no members, or members with different classes or tasks.
     """
 
     def __init__(self, members: Sequence[Predictor]):
@@ -68,7 +68,7 @@ class Ensemble(Segmenter):
         members = []
         for member in self.members:
             members.append(member.row_chunks(images, variance=variance, chunk_rows=chunk_rows))
-        # All members give the same rows at once: only a chunk of each is in memory.
+        # The members advance together, so only one chunk of each is in memory.
         return map(partial(_average_chunks, variance), *members)
 
     def describe(self) -> str:
@@ -91,7 +91,7 @@ def open_predictor(checkpoints: str | Path | Sequence[str | Path], **options: An
 def _average_chunks(variance: bool, *chunks: tuple[int, Tensor]) -> tuple[int, Tensor]:
     """Average the same row chunk (first row, (P, N, rows, W)) of all members.
 
-    Where the last channel is a variance, the result's is that of all predictions: the mean variance
+    If the last channel is a variance, that of the result is over all predictions: the mean variance
     within the members plus the variance between them.
     """
     values = torch.stack([rows for _, rows in chunks])

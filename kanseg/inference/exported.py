@@ -1,6 +1,5 @@
-"""Load exported files (ONNX, torch.export) as networks that a `Predictor` can use.
-
-Everything that is needed to use them is in the file.
+"""Load exported files (ONNX, torch.export) as networks that a `Predictor` can use. The files are
+self-contained.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from kanseg.utils.reading import parse_json, typed
 __all__ = ["INSTALL", "METADATA", "TRUST", "onnxruntime"]  # used by kanseg.export
 SUFFIXES = (".onnx", ".pt2")
 OUTPUTS = ("logits", "probabilities", "labels")
-# Probabilities are raised to this value, so that their logits are finite.
+# Probabilities are clamped to this minimum, so that their logits are finite.
 SMALLEST_PROBABILITY = 1e-7
 
 
@@ -51,7 +50,7 @@ class ExportedNetwork(nn.Module):
         batch = self.description.get("batch")
         if batch is None:
             return self.run(values).to(images.device)
-        # The file takes a fixed number of images: fill the last batch up with copies.
+        # The batch size of the file is fixed: pad the last batch with copies.
         outputs = []
         for part in values.split(batch):
             missing = batch - len(part)
@@ -69,17 +68,17 @@ def load_exported(
     Args:
         path: a .onnx or .pt2 file.
         trust: load a .pt2 file, which can run code; the environment variable KANSEG_TRUST_PT2=1
-            says the same. An ONNX file holds no code.
-        threads: of onnxruntime; 0 leaves its own choice.
+            does the same. ONNX files hold no code.
+        threads: of onnxruntime; 0 for its default.
 
     Returns:
         (network, description). The description is that of the checkpoint (labels, preprocess, tile,
-        ...). Its entry "preprocessing" is "inside": the graph itself scales and normalizes, and
-        `remaining_preprocess(description)` is left to the caller.
+        ...). Its entry "preprocessing" is "inside": the graph scales and normalizes the images, and
+        the caller applies `remaining_preprocess(description)`.
 
     Raises:
-        InputError: no such file, another kind of file, a .pt2 file that is not trusted, or one
-            that outputs only labels.
+        InputError: no such file, another kind of file, a .pt2 file that is not trusted, or a file
+            that outputs labels.
     """
     network, description = open_exported(path, trust=trust, threads=threads)
     if description["output"] == "labels":
@@ -100,8 +99,8 @@ def load_exported(
 def open_exported(
     path: str | Path, *, trust: bool = False, threads: int = 0
 ) -> tuple[ExportedNetwork, dict[str, Any]]:
-    """Load a file as `load_exported` does, but with the output that it has: logits, probabilities
-    or labels, as description["output"] says.
+    """Load a file as `load_exported` does, but keep its output: logits, probabilities or labels, as
+    given by description["output"].
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -117,16 +116,16 @@ def open_exported(
 
 
 def remaining_preprocess(description: dict[str, Any]) -> Preprocess:
-    """The preprocessing that is left before an exported network, which normalizes itself: integers
-    are scaled to [0, 1] (floats stay as they are) and converted to its number of channels.
+    """The preprocessing that an exported network does not include: integers are scaled to [0, 1]
+    (floats stay as they are), and the channels converted to its number.
     """
     step = description["preprocess"]
     return Preprocess(step["channels"], mean=(0.0,), std=(1.0,), floats=step.get("floats", False))
 
 
 def logits_of(probabilities: Tensor, task: str) -> Tensor:
-    """Invert `to_probabilities`: probabilities (B, N, ...) -> logits that give the same, within
-    1e-7; (B, 1, ...) of a binary task, else (B, N, ...).
+    """Invert `to_probabilities` within 1e-7: probabilities (B, N, ...) -> logits (B, N, ...), of a
+    binary task (B, 1, ...).
     """
     if task == "binary":
         return _log(probabilities[:, 1:]) - _log(probabilities[:, :1])
@@ -143,7 +142,7 @@ def _parse_description(path: Path, text: str | None) -> dict[str, Any]:
     description = parse_json(text or "null", path)
     if not isinstance(description, dict) or description.get("preprocessing") != "inside":
         raise InputError(
-            f"{path}: holds no description of a kanseg network; write it by tools/export.py"
+            f"{path}: holds no description of a kanseg network; write it with tools/export.py"
         )
     check_description(description, path)
     if description.get("output") not in OUTPUTS:

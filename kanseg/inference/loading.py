@@ -56,7 +56,8 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
     labels = description["labels"]
     if "palette" not in labels:
         raise InputError(
-            f"{path} holds a classifier, which gives no masks: kanseg.from_pretrained loads it"
+            f"{path} holds a classifier, which predicts no masks; load it with"
+            " kanseg.from_pretrained"
         )
     preprocess = preprocess_from(description["preprocess"])
     if description.get("preprocessing") == "inside":  # the exported graph normalizes itself
@@ -75,7 +76,8 @@ def _load_folder(folder: Path) -> tuple[dict[str, Any], nn.Module]:
         description = hub.read_description(folder)
         if "preprocess" not in description:
             raise InputError(
-                f"{folder} holds a network without preprocessing: kanseg.from_pretrained loads it"
+                f"{folder} holds a network without preprocessing; load it with"
+                " kanseg.from_pretrained"
             )
         check_description(description, folder / hub.CONFIG)
         return description, hub.read_network(folder, description)

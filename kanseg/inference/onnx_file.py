@@ -1,4 +1,4 @@
-"""Read an ONNX file: its graph runs in onnxruntime, its description is in the metadata."""
+"""Read an ONNX file: a graph for onnxruntime, with its description in the metadata."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 METADATA = "kanseg"  # key of the description in the metadata
 INSTALL = 'python -m pip install -e ".[export]"'
 
-# Which fields of ONNX's messages (onnx.proto) lead to tensors: message -> number of the field ->
+# The fields of ONNX's messages (onnx.proto) that lead to tensors: message -> field number ->
 # message.
 _FIELDS = {
     "Model": {7: "Graph", 25: "Function"},
@@ -54,7 +55,7 @@ def read_onnx(path: Path, *, threads: int = 0) -> tuple[Callable[[Tensor], Tenso
 
     Args:
         path: of the file.
-        threads: of onnxruntime; 0 leaves its own choice.
+        threads: of onnxruntime; 0 for its default.
 
     Returns:
         (function from images to outputs, on the CPU; description as JSON, None if there is none).
@@ -66,18 +67,18 @@ def read_onnx(path: Path, *, threads: int = 0) -> tuple[Callable[[Tensor], Tenso
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # The errors of onnxruntime for a damaged graph have no common base; nor have those that such a
-    # graph causes in the lines below (no input, a result that is not an array).
+    # onnxruntime's errors for a damaged graph have no common base class, and the lines below may
+    # fail too (no input, a result that is not an array).
     try:
         data = path.read_bytes()
         if has_external_data(data):
-            raise InputError("its weights lie in other files, which are not read")
+            raise InputError("its weights are in other files, which are not read")
         session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         input_name = session.get_inputs()[0].name
         description = session.get_modelmeta().custom_metadata_map.get(METADATA)
     except Exception as error:
         raise InputError(
-            f"{path}: not an ONNX file that onnxruntime can read: {_one_line(error)}"
+            f"{path}: not an ONNX file that onnxruntime can read: {one_line(error)}"
         ) from None
 
     def run(images: Tensor) -> Tensor:
@@ -85,47 +86,43 @@ def read_onnx(path: Path, *, threads: int = 0) -> tuple[Callable[[Tensor], Tenso
             return torch.from_numpy(session.run(None, {input_name: images.numpy()})[0])
         except Exception as error:
             raise InputError(
-                f"{path} fails on images {tuple(images.shape)}: {_one_line(error)}"
+                f"{path} fails on images {tuple(images.shape)}: {one_line(error)}"
             ) from None
 
     return run, description
 
 
 def has_external_data(data: bytes | memoryview, message: str = "Model") -> bool:
-    """True if a tensor in a message of an ONNX file lies in another file.
+    """True if a tensor in a message of an ONNX file is stored in another file.
 
-    onnxruntime would read such a file from the working folder, even for a model in memory. The
-    package onnx, which could tell, need not be installed, so the bytes are walked through here.
+    onnxruntime would read that file from the working folder, even for a model in memory. The
+    package onnx, which can check this, may not be installed, so the bytes are parsed here.
     """
-    data, place = memoryview(data), 0
-    while place < len(data):
-        key, place = _read_varint(data, place)
+    data, position = memoryview(data), 0
+    while position < len(data):
+        key, position = _read_varint(data, position)
         field, wire_type = key >> 3, key & 7
         if wire_type == _LENGTH_AND_BYTES:
-            length, place = _read_varint(data, place)
+            length, position = _read_varint(data, position)
             inner = _FIELDS[message].get(field)
             if inner == "external_data":
                 return True
-            if inner is not None and has_external_data(data[place : place + length], inner):
+            if inner is not None and has_external_data(data[position : position + length], inner):
                 return True
-            place += length
+            position += length
         elif wire_type == _INTEGER:
-            _, place = _read_varint(data, place)
+            _, position = _read_varint(data, position)
         else:
-            place += {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}[wire_type]
+            position += {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}[wire_type]
     return False
 
 
-def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Read an integer of protobuf (7 bits a byte, the lowest first): (value, place behind it)."""
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    """Read an integer of protobuf (7 bits per byte, the lowest first): (value, next position)."""
     value = shift = 0
     while True:
-        byte = data[place]
+        byte = data[position]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 128:
-            return value, place
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+            return value, position

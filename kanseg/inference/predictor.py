@@ -1,4 +1,4 @@
-"""Predict masks of images of any size with one trained network."""
+"""Predict the masks of images of any size with one trained network."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Predictor(Segmenter):
     """Predict label maps of images of any size with a trained network.
 
-    A network that was trained on resized images gets the whole image at that size, and its
-    probabilities are scaled back. One that was trained on images at their own scale gets them as
-    they are, in overlapping tiles where they are larger than a tile.
+    A network that was trained on resized images gets the whole image resized, and its probabilities
+    are resized back. A network that was trained on images at their own scale gets them as they are,
+    in overlapping tiles if they are larger than a tile.
 
     Example:
         >>> predictor = Predictor.from_checkpoint("runs/quickstart/best")
@@ -50,12 +50,12 @@ class Predictor(Segmenter):
         colors: an RGB color per class.
         task: "binary", "multiclass" or "multilabel".
         tile: (h, w) of tiles; None for whole images.
-        overlap: share of a tile in common with the next one.
-        flips: average predictions of mirrored images: 1 (none), 2, 4, or 8 (also turned by 90
+        overlap: share of a tile that the next one overlaps.
+        flips: number of mirrored predictions to average: 1 (none), 2, 4, or 8 (also rotated by 90
             degrees).
-        scales: average predictions of scaled images, or tiles: factors on height and width, each
-            with every flip.
-        batch_size: tiles, or images of one size, at once.
+        scales: factors on height and width; predictions of all scaled images (or tiles) and flips
+            are averaged.
+        batch_size: tiles, or images of one size, per batch.
         precision: "no" (float32), "bf16" or "fp16" for convolutions.
         device: torch device; by default a GPU if there is one.
 
@@ -109,12 +109,12 @@ class Predictor(Segmenter):
         tile: Sequence[int] | None = None,
         **options: Any,
     ) -> Predictor:
-        """Load a predictor from a checkpoint folder, a run folder (its best weights), a folder of
-        `save_pretrained`, or an exported file (.onnx, .pt2).
+        """Load a predictor from a checkpoint folder, a run folder (its best weights), a folder
+        written by `save_pretrained`, or an exported file (.onnx, .pt2).
 
         Args:
             checkpoint: folder or file.
-            mode: "whole" or "tiles"; "auto" does as the network was trained, or tiles if `tile` is
+            mode: "whole" or "tiles"; "auto" depends on the training, or is "tiles" if `tile` is
                 given.
             tile: (h, w) of tiles; by default that of the training, or 512x512.
             options: of the constructor; None means the default.
@@ -126,7 +126,7 @@ class Predictor(Segmenter):
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if mode == "whole" and tile is not None:
             raise InputError(
-                f"mode whole cannot have a tile, got {tuple(tile)}: leave one of the two out"
+                f"mode whole cannot be combined with a tile, got {tuple(tile)}; give only one"
             )
         network = load_checkpoint(Path(checkpoint))
         options = {key: value for key, value in options.items() if value is not None}
@@ -158,7 +158,7 @@ class Predictor(Segmenter):
                 raise ValueError(
                     f"images predicted together must have one size, got {image.shape} and {shape}"
                 )
-            self.preprocess.fit(image.window(0, 0, 1, 1), name=image.name)  # refuses its channels
+            self.preprocess.fit(image.window(0, 0, 1, 1), name=image.name)  # checks the channels
         chunk_rows = chunk_rows or rows_per_chunk(shape[1])
         size = self.preprocess.resize
         if size is None or tuple(size) == shape:
@@ -205,7 +205,7 @@ class Predictor(Segmenter):
     def _predict_whole(
         self, readers: Sequence[ReadWindow], shape: Sequence[int], variance: bool
     ) -> Tensor:
-        """Predict whole images, `batch_size` at once: (P, N, H, W) on the CPU."""
+        """Predict whole images in batches: (P, N, H, W) on the CPU."""
         maps = []
         for start in range(0, len(readers), self.batch_size):
             batch = [read(0, 0, *shape) for read in readers[start : start + self.batch_size]]
@@ -306,9 +306,9 @@ def resized_chunks(
 
 
 def resized_rows(maps: Tensor, shape: Sequence[int], top: int, bottom: int) -> Tensor:
-    """Scale maps (P, N, h, w) bilinearly to `shape` (H, W), but only rows `top` to before `bottom`.
+    """Rows `top` to `bottom` (exclusive) of maps (P, N, h, w) scaled bilinearly to `shape` (H, W).
 
-    The values are those of `F.interpolate` on the whole, without its memory.
+    The values are those of `F.interpolate`, without allocating all rows.
     """
     height, width = maps.shape[-2:]
     if (height, width) == tuple(shape):

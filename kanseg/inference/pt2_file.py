@@ -1,4 +1,4 @@
-"""Read a .pt2 file of torch.export: its graph runs in PyTorch, its description is an extra file."""
+"""Read a .pt2 file of torch.export: a graph for PyTorch, with its description as an extra file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kanseg.inference.onnx_file import METADATA
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 TRUST = "KANSEG_TRUST_PT2"
 
@@ -21,8 +22,8 @@ def read_pt2(path: Path, *, trust: bool = False) -> tuple[Callable[[Tensor], Ten
 
     Args:
         path: of the file.
-        trust: load it although it can run code: pickled payloads, expressions of sizes and guards
-            are all evaluated as Python. The environment variable KANSEG_TRUST_PT2=1 says the same.
+        trust: load it although it can run code: pickled payloads, size expressions and guards are
+            evaluated as Python. The environment variable KANSEG_TRUST_PT2=1 does the same.
 
     Returns:
         (function from images to outputs, on the CPU; description as JSON, None if there is none).
@@ -36,20 +37,20 @@ def read_pt2(path: Path, *, trust: bool = False) -> tuple[Callable[[Tensor], Ten
             f" {TRUST}=1 (or trust=True), else use an ONNX file"
         )
     description = _read_description(path)
-    try:  # whatever torch raises for a file of another version, or a damaged one
+    try:  # torch raises many kinds of errors for damaged files and other versions
         graph = torch.export.load(path).module()
     except Exception as error:
         raise InputError(
-            f"{path}: this torch ({torch.__version__}) cannot load it: {_one_line(error)}"
+            f"{path}: this torch ({torch.__version__}) cannot load it: {one_line(error)}"
         ) from None
 
     def run(images: Tensor) -> Tensor:
         try:
             with torch.no_grad():
                 return graph(images)
-        except AssertionError as error:  # a guard: sizes for which the graph was not made
+        except AssertionError as error:  # a guard of the graph refuses the shape
             raise InputError(
-                f"{path} takes no images {tuple(images.shape)}: {_one_line(error)}"
+                f"{path} does not take images {tuple(images.shape)}: {one_line(error)}"
             ) from None
 
     return run, description
@@ -62,10 +63,6 @@ def _read_description(path: Path) -> str | None:
             for name in archive.namelist():
                 if name.endswith(f"/extra/{METADATA}.json"):
                     return archive.read(name).decode("utf-8")
-    except Exception:  # a zip file can be damaged in more ways than zipfile has names for
+    except Exception:  # zipfile raises many kinds of errors for damaged files
         raise InputError(f"{path}: damaged, or not a .pt2 file") from None
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

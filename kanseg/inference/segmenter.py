@@ -1,5 +1,5 @@
-"""The interface that one network (`Predictor`) and several (`Ensemble`) share: images -> label
-maps, probabilities and uncertainty.
+"""The common interface of `Predictor` (one network) and `Ensemble` (several): images -> label maps,
+probabilities and uncertainty.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kanseg.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Prediction:
-    """Result for P images of one size; indexing gives that of one image, without the first axis.
+    """Result for P images of one size; `prediction[i]` is that of image i, without the first axis.
 
     Args:
         label: (P, H, W) uint8 class indices; of a multilabel task (P, N, H, W) of 0 and 1.
-        probabilities: (P, N, H, W) float32; None if not asked for.
-        uncertainty: (P, H, W) float32; None if not asked for. Where several views or networks are
-            averaged it is the variance over them (mean over the classes, at most 0.25), else the
-            entropy of the probabilities (0 to 1).
+        probabilities: (P, N, H, W) float32; None if not requested.
+        uncertainty: (P, H, W) float32; None if not requested. The variance over views and networks
+            if there are several (mean over the classes, at most 0.25), otherwise the entropy of the
+            probabilities (0 to 1).
     """
 
     label: Tensor
@@ -49,8 +49,8 @@ class Segmenter(ABC):
         colors: an RGB color per class.
         task: "binary", "multiclass" or "multilabel".
         device: torch device of the networks.
-        batch_size: images or tiles at once.
-        num_views: predictions that are averaged: views of each network, summed over the networks.
+        batch_size: images or tiles per batch.
+        num_views: number of predictions that are averaged, over all networks and their views.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Segmenter(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Say in a few words at which size, and whether in tiles, the network sees images."""
+        """Describe the input of the network in a few words: resizing and tiles."""
 
     def __call__(self, image: np.ndarray, *, name: str = "image") -> np.ndarray:
         """Predict the label map of an image.
@@ -133,8 +133,8 @@ class Segmenter(ABC):
         probabilities: bool = False,
         uncertainty: bool = False,
     ) -> Prediction:
-        """Predict images of one size; probabilities and uncertainty, which are large, only where
-        asked for.
+        """Predict images of one size. Probabilities and uncertainty are large, so they are returned
+        only on request.
         """
         height = images[0].shape[0]
         label, all_probabilities, all_uncertainty = None, None, None
@@ -148,21 +148,21 @@ class Segmenter(ABC):
         return Prediction(label, all_probabilities, all_uncertainty)
 
     def has_variance(self, uncertainty: bool) -> bool:
-        """True if the uncertainty, where asked for, is a variance and not an entropy."""
+        """True if uncertainty is requested and is a variance rather than an entropy."""
         return uncertainty and self.num_views > 1
 
     def interpret(
         self, values: Tensor, images: Sequence[WindowedImage], *, uncertainty: bool = False
     ) -> Prediction:
-        """Turn the values of a row chunk into labels, probabilities and, if asked, uncertainty.
+        """Turn the values of a row chunk into labels, probabilities and, on request, uncertainty.
 
         Args:
             values: (P, N, rows, W) of `row_chunks`, with the variance if `has_variance`.
             images: the P images, for messages.
-            uncertainty: whether to give it.
+            uncertainty: whether to compute it.
 
         Raises:
-            InputError: a network gave NaN.
+            InputError: the network output is NaN or infinite.
         """
         check_finite_output(values, lambda number: images[number].name)
         if self.has_variance(uncertainty):
@@ -175,7 +175,7 @@ class Segmenter(ABC):
 
 
 def check_finite_output(probabilities: Tensor, name_of: Callable[[int], str]) -> None:
-    """Raise InputError where a network gives NaN for an image, whose mask would mean nothing.
+    """Raise InputError if the output of a network is NaN or infinite for an image.
 
     Args:
         probabilities: (B, ...).
@@ -196,14 +196,13 @@ def decide(probabilities: Tensor, task: str) -> Tensor:
     """
     if task == "multilabel":
         return (probabilities > 0.5).to(torch.uint8)
-    # max, which also gives the index, is several times as fast as argmax over an axis that is not
-    # the last.
+    # Over an axis that is not the last, max (with its indices) is several times faster than argmax.
     return probabilities.max(dim=-3).indices.to(torch.uint8)
 
 
 def entropy(probabilities: Tensor, task: str) -> Tensor:
     """Entropy of probabilities (..., N, H, W): (..., H, W) from 0 (certain) to 1 (all classes are
-    equally likely); of a multilabel task the mean over the classes' yes or no.
+    equally likely); of a multilabel task the mean of the binary entropies of the classes.
     """
     terms = torch.special.entr(probabilities)
     if task == "multilabel":

@@ -1,7 +1,7 @@
-"""Predict large images in overlapping tiles that are blended by a Gaussian.
+"""Predict large images in overlapping tiles, blended with Gaussian weights.
 
-Only the rows that tiles still reach are held in memory, so an image may be larger than the memory:
-finished rows come as row chunks.
+Finished rows are yielded as row chunks. Only rows that further tiles overlap are held, so an image
+may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ ReadWindow = Callable[[int, int, int, int], Tensor]  # top, left, height, width 
 
 
 def tile_starts(length: int, tile: int, stride: int) -> list[int]:
-    """First pixels of tiles that cover `length`: at most `stride` apart, evenly spread, the last
-    one ending at the border.
+    """First pixels of the tiles along a side: evenly spaced, at most `stride` apart, with the last
+    tile ending at the border.
     """
     if length <= tile:
         return [0]
@@ -28,7 +28,7 @@ def tile_starts(length: int, tile: int, stride: int) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def tile_places(
+def tile_positions(
     shape: Sequence[int], tile: Sequence[int], overlap: float
 ) -> tuple[list[int], list[int], int, int]:
     """(first rows, first columns, height, width) of the tiles of an image of size `shape`."""
@@ -39,8 +39,8 @@ def tile_places(
 
 
 def gaussian_window(height: int, width: int) -> Tensor:
-    """(height, width) weights: 1 in the center, falling as a Gaussian whose standard deviation is
-    an eighth of the side, and at least 0.001.
+    """Gaussian weights (height, width): 1 in the center, with a standard deviation of an eighth of
+    the side, and at least 0.001.
     """
 
     def profile(size: int) -> Tensor:
@@ -72,17 +72,19 @@ def sliding_window(
         readers: one function per image: (top, left, height, width) -> (C, height, width).
         shape: (H, W) of the images.
         tile: (h, w); an image that is smaller on a side gets tiles of its own length there.
-        overlap: share of a tile that it has in common with the next one, 0 to below 1.
-        batch_size: tiles that are predicted at once.
+        overlap: share of a tile that the next one overlaps, 0 to below 1.
+        batch_size: tiles per batch.
         chunk_rows: rows of a chunk (the last may have fewer); by default `rows_per_chunk`.
 
     Yields:
         (first row, probabilities (P, N, rows, W) on the CPU) of each row chunk, top to bottom.
     """
     chunk_rows = chunk_rows or rows_per_chunk(shape[1])
-    rows, columns, height, width = tile_places(shape, tile, overlap)
-    places = list(product(rows, columns, range(len(readers))))
-    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    rows, columns, height, width = tile_positions(shape, tile, overlap)
+    tiles_of_images = list(product(rows, columns, range(len(readers))))
+    batches = []
+    for start in range(0, len(tiles_of_images), batch_size):
+        batches.append(tiles_of_images[start : start + batch_size])
 
     def read_tiles(batch: list[tuple[int, int, int]]) -> Tensor:
         tiles = [readers[image](row, column, height, width) for row, column, image in batch]
@@ -103,7 +105,7 @@ def sliding_window(
 
 
 class _RowBuffer:
-    """Blends tiles over some rows of P images, which move down as rows are finished.
+    """Blends tiles into a window of rows of P images, which moves down as rows are finished.
 
     Args:
         sums: (P, N, rows, W) zeros.
@@ -111,13 +113,13 @@ class _RowBuffer:
     """
 
     def __init__(self, sums: Tensor, tile: tuple[int, int]):
-        self.top = 0  # row of the images that the first row of the buffer is
+        self.top = 0  # row in the images of the first row of the buffer
         self._sums = sums
         self._window = gaussian_window(*tile).to(sums.device)
         self._weights = torch.zeros_like(sums[:, :1])
 
     def add(self, values: Tensor, row: int, column: int, image: int) -> None:
-        """Blend in a tile (N, h, w) whose first pixel lies at (row, column) of an image."""
+        """Blend in a tile (N, h, w) whose first pixel is at (row, column) of an image."""
         height, width = self._window.shape
         below = slice(row - self.top, row - self.top + height)
         right = slice(column, column + width)
@@ -134,10 +136,10 @@ class _RowBuffer:
 
 
 def _move_up(values: Tensor, count: int) -> None:
-    """Drop the first `count` rows of (..., rows, W) and add as many of zeros.
+    """Shift the rows of (..., rows, W) up by `count`, in place, and fill with zeros.
 
-    The rows move in place and piece by piece, none of which overlaps its destination: a copy would
-    be the largest tensor in memory.
+    The rows are moved in pieces that do not overlap their destination, since a full copy would be
+    the largest tensor in memory.
     """
     rest = values.shape[-2] - count
     for top in range(0, rest, count):
@@ -147,9 +149,8 @@ def _move_up(values: Tensor, count: int) -> None:
 
 
 def put_rows(whole: Tensor | None, top: int, rows: Tensor, height: int) -> Tensor:
-    """Copy a row chunk (..., rows, W) into (..., height, W), which is allocated for the first one.
-
-    A chunk that has all the rows is returned as it is.
+    """Copy a row chunk (..., rows, W) into (..., height, W), which is allocated if it is None. A
+    chunk with all rows is returned as it is.
     """
     if rows.shape[-2] == height:
         return rows
@@ -160,7 +161,7 @@ def put_rows(whole: Tensor | None, top: int, rows: Tensor, height: int) -> Tenso
 
 
 def merge_rows(chunks: Iterable[tuple[int, Tensor]], height: int) -> Tensor:
-    """Put the row chunks (first row, (..., rows, W)) of an image together to (..., height, W)."""
+    """Concatenate the row chunks (first row, (..., rows, W)) of an image to (..., height, W)."""
     whole = None
     for top, rows in chunks:
         whole = put_rows(whole, top, rows, height)

@@ -1,4 +1,4 @@
-"""Images that are read by windows: arrays, and TIFF files that are larger than the memory."""
+"""Images that are read in windows: arrays, and TIFF files that may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kanseg.utils.errors import InputError
 
 
 class WindowedImage(Protocol):
-    """An image that is read by windows.
+    """An image that is read in windows.
 
     Args:
         name: for messages.
@@ -31,7 +31,7 @@ class WindowedImage(Protocol):
         """Read the window (height, width, C) uint8, uint16 or float32."""
 
     def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
-        """Read a window with what the file says about alpha and pixels without data."""
+        """Read a window with its alpha channel and its mask of pixels without data."""
 
     def close(self) -> None:
         """Close the file."""
@@ -72,7 +72,7 @@ class ArrayImage:
         return self.image[top : top + height, left : left + width]
 
     def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
-        """Return a window with its alpha and pixels without data."""
+        """Return a window with its alpha channel and its mask of pixels without data."""
         nodata = self._decoded.nodata
         if nodata is not None:
             nodata = nodata[top : top + height, left : left + width]
@@ -83,8 +83,8 @@ class ArrayImage:
 
 
 def open_image(path: Path, *, max_pixels: int, large: int) -> WindowedImage:
-    """Open an image file: a TIFF file of more than `large` pixels by windows where it can be,
-    every other file is read as a whole.
+    """Open an image file. A TIFF file of more than `large` pixels is read in windows if possible,
+    other files are read as a whole.
 
     Raises:
         InputError: as of `read_image`.

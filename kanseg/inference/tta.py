@@ -1,4 +1,4 @@
-"""Test-time augmentation: predict mirrored, turned and scaled views of an image and average."""
+"""Test-time augmentation: average predictions of mirrored, rotated and scaled views of an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class View:
 
     Args:
         axes: axes to flip.
-        swapped: swap rows and columns after the flips; together they give the turns by 90 degrees.
+        swapped: swap rows and columns after the flips, which gives the rotations by 90 degrees.
         scale: factor on height and width.
     """
 
@@ -43,7 +43,7 @@ class View:
         return images
 
     def undo(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Turn maps (B, N, h, w) of the transformed images back to (B, N, H, W), `size` (H, W)."""
+        """Transform maps (B, N, h, w) back to (B, N, H, W), with `size` (H, W)."""
         if self.swapped:
             maps = maps.transpose(-1, -2)
         if self.axes:
@@ -54,11 +54,11 @@ class View:
 
 
 def views(flips: int = 1, scales: Sequence[float] = (1.0,)) -> tuple[View, ...]:
-    """List all views; the image as it is comes first if it is among them.
+    """List all views, the unchanged image first if it is included.
 
     Args:
-        flips: 1 = as it is, 2 = also left-right, 4 = also top-bottom and both, 8 = these four also
-            turned by 90 degrees.
+        flips: 1 = none, 2 = also left-right, 4 = also top-bottom and both, 8 = these four also
+            rotated by 90 degrees.
         scales: factors on height and width, each combined with every flip.
 
     Raises:

@@ -1,5 +1,5 @@
-"""Losses on raw logits, in float32 whatever the precision of the network, honoring ignored
-pixels.
+"""Losses on logits, computed in float32 whatever the precision of the network. Ignored pixels do
+not count.
 """
 
 from kanseg.losses import boundary, lovasz, overlap, pixelwise  # noqa: F401 - file in LOSSES

@@ -12,14 +12,14 @@ from kanseg.losses.inputs import LOSSES, LossInputs
 
 @LOSSES.register("boundary")
 def boundary(inputs: LossInputs) -> Tensor:
-    """mean_c mean_i D_ic |p_ic - t_ic|, D the distance in pixels to the nearest valid pixel of the
-    other side of the boundary.
+    """Boundary loss, mean_c mean_i D_ic |p_ic - t_ic|, where D is the distance in pixels to the
+    nearest valid pixel on the other side of the boundary.
 
-    The boundary loss of Kervadec et al. 2019 plus a constant (theirs is the mean of D p outside and
-    -D p inside, with the same gradient), which makes a perfect prediction cost 0. Classes that an
-    image lacks, or that fill it, have no boundary and cost nothing: add it to an overlap loss.
-    Distances are computed for each batch by OpenCV on the CPU; as they are tens of pixels, the
-    usual weight of this loss is about 0.01.
+    It equals the loss of Kervadec et al. 2019 plus a constant (theirs is the mean of D p outside
+    and -D p inside, with the same gradient), so that a perfect prediction costs 0. Classes that an
+    image lacks, or that fill it, have no boundary and cost nothing: combine it with an overlap
+    loss. Distances are computed for each batch by OpenCV on the CPU. They are tens of pixels, so a
+    weight of about 0.01 is common.
     """
     over_pixels = (0, 2, 3)
     valid = inputs.valid.expand_as(inputs.one_hot)
@@ -30,8 +30,8 @@ def boundary(inputs: LossInputs) -> Tensor:
 
 
 def distance_maps(target: Tensor, valid: Tensor) -> Tensor:
-    """Distance of every valid pixel to the nearest valid one of the other side, in pixels; 0 at
-    ignored ones and where there is no other side.
+    """Distance in pixels of every valid pixel to the nearest valid pixel on the other side of the
+    boundary; 0 at ignored pixels, and without another side.
 
     Args:
         target, valid: (B, N, H, W) bools.
@@ -41,12 +41,12 @@ def distance_maps(target: Tensor, valid: Tensor) -> Tensor:
     """
     inside = (target & valid).flatten(0, 1).cpu().numpy()
     outside = (~target & valid).flatten(0, 1).cpu().numpy()
-    maps = np.stack([_distances(i, o) for i, o in zip(inside, outside, strict=True)])
+    maps = np.stack(list(map(_distances, inside, outside)))
     return torch.from_numpy(maps).view(target.shape)
 
 
 def _distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """(H, W) bools of the two sides -> (H, W) float32."""
+    """Distances (H, W) float32 from the two sides of a boundary, (H, W) bools."""
     result = np.zeros(inside.shape, np.float32)
     if inside.any() and outside.any():
         result[inside] = distances(outside)[inside]

@@ -1,4 +1,4 @@
-"""The loss of labeled images."""
+"""The loss of image classification."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kanseg.utils.errors import InputError
 
 
 class ClassificationLoss(nn.Module):
-    """Cross entropy of labeled images, in float32 whatever the precision of the network.
+    """Cross entropy of image classification, in float32 whatever the precision of the network.
 
     - sum_ic w_c s_ic log p_ic / sum_ic w_c t_ic
 
-    over images i and classes c: probabilities p (softmax), targets t, smoothed targets s, class
-    weights w. For class indices it is that of `torch.nn.functional.cross_entropy`.
+    over images i and classes c, with probabilities p (softmax), targets t, smoothed targets s and
+    class weights w. For class indices it equals `torch.nn.functional.cross_entropy`.
 
     Args:
         label_smoothing: share of each target that is spread evenly over all classes.
-        class_weights: one positive number a class, such as those of `balanced_weights`; None for
-            equal ones.
+        class_weights: a number per class, such as those of `balanced_weights`; None for equal
+            weights.
 
     Raises:
         InputError: values out of range.
@@ -49,16 +49,19 @@ class ClassificationLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, N) of any float type; targets (B,) int64, or (B, N) floats whose rows sum to 1
-        -> float32 scalar.
+        """Compute the loss, a float32 scalar.
+
+        Args:
+            logits: (B, N) of any float type.
+            target: (B,) int64, or (B, N) floats whose rows sum to 1.
         """
         with without_autocast(logits):
             logits = logits.float()
             count = logits.shape[1]
             if self.class_weights is not None and len(self.class_weights) != count:
                 raise InputError(
-                    f"there are {len(self.class_weights)} class weights for {count} classes; give"
-                    " one a class"
+                    f"got {len(self.class_weights)} class weights for {count} classes; give one per"
+                    " class"
                 )
             if target.ndim == 1:
                 target = F.one_hot(target, count)

@@ -1,6 +1,7 @@
-"""What every loss of masks reads, each computed once: one-hot target, probabilities, valid pixels.
+"""The inputs of segmentation losses, each computed once: one-hot target, probabilities, valid
+pixels.
 
-Symbols of the losses, for pixel i and class c (N logits: 1 of a binary task, else one a class):
+Symbols for pixel i and class c (a binary task has a single c, the foreground):
 
     x_ic   logit
     p_ic   probability: softmax over the classes, or the sigmoid of each
@@ -33,8 +34,8 @@ class LossInputs:
         target: (B, H, W) int64 class indices, or of a multilabel task (B, N, H, W) of 0 and 1; 255
             = ignored.
         task: "binary", "multiclass" or "multilabel".
-        class_weights: one number a class (binary: of background and foreground), or None for equal
-            ones.
+        class_weights: a number per class (binary: of background and foreground); None for equal
+            weights.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class LossInputs:
     ):
         self.logits, self.task = logits, task
         self.target = target if task == "multilabel" else target.unsqueeze(1)
-        self.class_weights = None if class_weights is None else class_weights.to(logits)
+        self.class_weights = class_weights
+        if class_weights is not None:
+            self.class_weights = class_weights.to(logits)
 
     @cached_property
     def valid(self) -> Tensor:
@@ -88,14 +91,16 @@ class LossInputs:
         return valid * self.class_weights[torch.where(self.valid, self.target, 0)]
 
     def mean_over_pixels(self, values: Tensor) -> Tensor:
-        """sum_i w_i values_i / sum_i w_i, values of the shape of `valid`; 0 without valid ones."""
+        """sum_i w_i values_i / sum_i w_i for values of the shape of `valid`; 0 without valid
+        pixels.
+        """
         return (values * self.pixel_weights).sum() / self.pixel_weights.sum().clamp_min(1e-12)
 
     def mean_over_classes(self, values: Tensor, used: Tensor | None = None) -> Tensor:
-        """sum_c w_c values_c / sum_c w_c of values (N,), over the classes of the mask `used` (N,)
-        if given; 0 where there is none.
+        """sum_c w_c values_c / sum_c w_c for values (N,), over the classes where `used` (N,) is
+        True; 0 if there is none.
 
-        A binary task has one such value, that of the foreground, and no weights.
+        A binary task has a single value, that of the foreground, and no weights.
         """
         weights = torch.ones_like(values)
         if self.class_weights is not None and self.task != "binary":

@@ -10,17 +10,17 @@ from kanseg.losses.inputs import LOSSES, LossInputs
 
 @LOSSES.register("lovasz")
 def lovasz(inputs: LossInputs) -> Tensor:
-    """Lovasz-Softmax: mean_c sum_k e_(k) g_k, e_(k) the errors |t_ic - p_ic| in falling order, g_k
-    what the k-th adds to the Jaccard loss (Berman et al. 2018).
+    """Lovasz-Softmax loss, mean_c sum_k e_(k) g_k, where e_(k) are the errors |t_ic - p_ic| in
+    descending order and g_k is what the k-th adds to the Jaccard loss (Berman et al. 2018).
 
     It extends the Jaccard loss of each class over the batch to errors between 0 and 1. Binary and
-    multilabel tasks take the sigmoid of each class in the place of the softmax. The mean is over
-    the classes that the batch has.
+    multilabel tasks use the sigmoid of each class instead of the softmax. The mean is over the
+    classes that occur in the batch.
     """
     target = _by_class(inputs.one_hot)
     valid = _by_class(inputs.valid.expand_as(inputs.one_hot))
     errors = (target - _by_class(inputs.probabilities)).abs()
-    # An error of 0 costs nothing and sorts last, so that ignored pixels do not change the others.
+    # Ignored pixels get an error of 0, which costs nothing and sorts last.
     errors = torch.where(valid, errors, 0.0)
     errors, order = errors.sort(dim=1, descending=True)
     loss = (errors * jaccard_slope(target.gather(1, order) > 0)).sum(dim=1)
@@ -28,11 +28,13 @@ def lovasz(inputs: LossInputs) -> Tensor:
 
 
 def jaccard_slope(target: Tensor) -> Tensor:
-    """What each pixel adds to the Jaccard loss when those before it are wrong already: (N, P)
-    bools, worst pixel first -> (N, P).
+    """The increase of the Jaccard loss with each wrong pixel, (N, P) floats.
 
-    The differences of 1 - I / U in closed form: 1 / U at a pixel of the class, I / (U (U - 1)) at
-    another, without cancellation.
+    These are the differences of 1 - I / U in closed form, without cancellation: 1 / U at a pixel of
+    the class, I / (U (U - 1)) at others.
+
+    Args:
+        target: (N, P) bools, the pixels with the largest errors first.
     """
     present = target.sum(dim=1, keepdim=True)
     intersection = (present - target.cumsum(dim=1)).float()

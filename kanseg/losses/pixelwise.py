@@ -1,4 +1,4 @@
-"""Losses that are means over pixels (symbols as in `kanseg.losses.inputs`)."""
+"""Pixel-wise losses (symbols as in `kanseg.losses.inputs`)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from kanseg.losses.inputs import LOSSES, LossInputs
 
 @LOSSES.register("ce")
 def cross_entropy(inputs: LossInputs) -> Tensor:
-    """-log p of the target's class, mean over valid pixels weighted by class.
-
-    Cross entropy over the classes; of binary and multilabel tasks the binary one of each class.
+    """Cross entropy, -log p of the target's class, mean over valid pixels weighted by class. For
+    binary and multilabel tasks it is the binary cross entropy of each class.
     """
     return inputs.mean_over_pixels(-inputs.log_likelihood)
 
 
 @LOSSES.register("focal")
 def focal(inputs: LossInputs, *, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
-    """-(1 - p)^gamma log p, p the probability of the target's class (Lin et al. 2017), mean over
-    valid pixels weighted by class: pixels that are right already count less.
+    """Focal loss, -(1 - p)^gamma log p, where p is the probability of the target's class (Lin et
+    al. 2017), mean over valid pixels weighted by class. Easy pixels count less.
 
     Args:
         inputs: the batch.
-        gamma: 0 is cross entropy.
-        alpha: binary and multilabel tasks: weight of foreground pixels, 1 - alpha that of the
-            others; None for equal ones.
+        gamma: focusing parameter; 0 is cross entropy.
+        alpha: weight of the foreground in binary and multilabel tasks, 1 - alpha is that of the
+            background; None for equal weights.
     """
     # 1 - p without cancellation; the lower limit keeps the slope of the power finite for gamma < 1.
     wrong = -torch.expm1(inputs.log_likelihood)

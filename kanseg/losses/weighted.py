@@ -16,7 +16,7 @@ from kanseg.losses.weights import check_class_weights, is_weighting
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-# Limits of the options: of one loss ("loss.option"), or of all others that have the option.
+# Ranges of the options: of one loss ("loss.option"), or of all other losses with the option.
 RANGES = {
     "alpha": (0.0, 100.0),
     "beta": (0.0, 100.0),
@@ -28,25 +28,23 @@ RANGES = {
 
 
 def check_weights(weights: Mapping[str, float]) -> None:
-    """InputError unless the names are losses, and the weights finite, not negative, and one of them
-    positive.
+    """Raise InputError unless the names are losses, and the weights are finite and 0 or more, one
+    of them positive.
     """
     unknown = [name for name in weights if name not in LOSSES]
     if unknown or not is_weighting(weights.values()):
         hint = nearest(unknown[0], LOSSES) if unknown else ""
         raise InputError(
-            f"training.loss must weigh at least one of {', '.join(LOSSES)}, none of them"
-            f" negatively, got {dict(weights)}{hint}"
+            f"training.loss must map one or more of {', '.join(LOSSES)} to weights of 0 or more,"
+            f" one of them positive, got {dict(weights)}{hint}"
         )
 
 
 def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]) -> None:
-    """InputError unless the options are those of losses in `weights`, and numbers in their
-    range.
-    """
+    """Raise InputError unless the options belong to losses in `weights` and are in range."""
     for name, given in options.items():
         if name not in weights:
-            hint = nearest(name, weights) or f" (which has {', '.join(weights)})"
+            hint = nearest(name, weights) or f" ({', '.join(weights)})"
             raise InputError(f"training.loss_options: {name!r} is not in training.loss{hint}")
         parameters = inspect.signature(LOSSES[name]).parameters.values()
         known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -77,14 +75,14 @@ class WeightedLoss(nn.Module):
         weights: name of a loss -> its weight.
         task: "binary" (one logit), "multiclass" or "multilabel".
         options: name of a loss -> its options.
-        class_weights: one number a class, of the binary task of background and foreground; None for
-            equal ones. Means over pixels (ce, focal) weigh each pixel by its class, means over
-            classes (the others) each class; those of a binary task have the foreground only.
-        supervision: weights of a network's several outputs (deep supervision), which need not sum
-            to 1; None for equal ones.
+        class_weights: a number per class (binary: of background and foreground); None for equal
+            weights. Pixel-wise losses (ce, focal) weight each pixel by its class, the others are
+            weighted means over classes (binary: the foreground only).
+        supervision: weights of the outputs of a network with deep supervision, which need not sum
+            to 1; None for equal weights.
 
     Raises:
-        InputError: no losses, or an unknown one; options or weights out of range.
+        InputError: no losses, an unknown loss, or options or weights out of range.
     """
 
     def __init__(
@@ -105,8 +103,8 @@ class WeightedLoss(nn.Module):
         check_supervision(supervision)
         if task == "multiclass" and options.get("focal", {}).get("alpha") is not None:
             raise InputError(
-                "training.loss_options: focal.alpha weighs foreground against background; for a"
-                " multiclass task set training.class_weights"
+                "training.loss_options: focal.alpha is the weight of a foreground; for a multiclass"
+                " task set training.class_weights"
             )
         self.task, self.supervision = task, supervision
         self.terms: list[tuple[float, Callable[[LossInputs], Tensor]]] = []
@@ -118,18 +116,21 @@ class WeightedLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, logits: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        """Logits (B, N, H, W) of any float type and targets (B, H, W), of a multilabel task (B, N,
-        H, W), int64, 255 = ignored -> float32 scalar.
+        """Compute the loss, a float32 scalar.
 
-        Of several logits (deep supervision) it is the mean of their losses, weighted by
-        `supervision`.
+        Args:
+            logits: (B, N, H, W) of any float type; or several (deep supervision), whose losses are
+                averaged with the weights `supervision`.
+            target: (B, H, W) int64, of a multilabel task (B, N, H, W); 255 = ignored.
         """
         outputs = [logits] if isinstance(logits, Tensor) else list(logits)
-        weights = [1.0] * len(outputs) if self.supervision is None else list(self.supervision)
+        weights = self.supervision
+        if weights is None:
+            weights = [1.0] * len(outputs)
         if len(weights) != len(outputs):
             raise InputError(
-                f"training.supervision has {len(weights)} weights, but the network gives"
-                f" {len(outputs)} output(s); give one an output"
+                f"training.supervision has {len(weights)} weights, but the network has"
+                f" {len(outputs)} output(s); give one per output"
             )
         losses = []
         for output, weight in zip(outputs, weights, strict=True):
@@ -144,7 +145,7 @@ class WeightedLoss(nn.Module):
 
 
 def check_supervision(weights: Sequence[float] | None) -> None:
-    """InputError unless the weights of the outputs are 0 or more and one of them positive."""
+    """Raise InputError unless the weights of the outputs are 0 or more, one of them positive."""
     if weights is not None and not is_weighting(weights):
         raise InputError(
             f"training.supervision must be 0 or more and one of them positive, got {list(weights)}"

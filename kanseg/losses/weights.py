@@ -1,4 +1,4 @@
-"""Weights of classes, given or from how often they occur."""
+"""Class weights, given or computed from class frequencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kanseg.utils.errors import InputError
 
 
 def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
-    """Weights in inverse proportion to the frequency of the classes, n / (N * n_c); 0 for a class
+    """Class weights inversely proportional to the numbers of images, n / (N * n_c); 0 for a class
     without images.
     """
     counts = torch.bincount(torch.as_tensor(labels, dtype=torch.int64), minlength=num_classes)
@@ -19,15 +19,14 @@ def balanced_weights(labels: Sequence[int], num_classes: int) -> list[float]:
 
 
 def frequency_weights(counts: np.ndarray, kind: str) -> list[float]:
-    """Weights of classes from their numbers of pixels: the rarer, the heavier; 0 for a class
-    without any.
+    """Class weights that are larger for rare classes; 0 for a class without pixels.
 
     Args:
         counts: (N,) pixels of each class, or of a multilabel task (N, 2) pixels [without, with]
-            each class, whose second column counts.
-        kind: "balanced": n / (N * n_c), with n pixels in all; "median": median of the frequencies /
+            each class.
+        kind: "balanced": n / (N * n_c) for n pixels in total; "median": median of the frequencies /
             frequency of the class (Eigen & Fergus 2015, with frequencies over the whole set), the
-            median over the classes that there are.
+            median over the classes that occur.
     """
     counts = np.asarray(counts)
     if counts.ndim == 2:
@@ -38,7 +37,8 @@ def frequency_weights(counts: np.ndarray, kind: str) -> list[float]:
         "balanced": counts.sum() / len(counts),
         "median": np.median(counts[counts > 0]),
     }[kind]
-    return [float(reference / n) if n else 0.0 for n in counts.tolist()]
+    weights = np.divide(reference, counts, out=np.zeros(len(counts)), where=counts > 0)
+    return weights.tolist()
 
 
 def is_weighting(weights: Iterable[float]) -> bool:
@@ -48,7 +48,9 @@ def is_weighting(weights: Iterable[float]) -> bool:
 
 
 def check_class_weights(weights: Sequence[float], classes: Sequence[str] | None = None) -> None:
-    """InputError unless `is_weighting(weights)`, and one a class where `classes` are given."""
+    """Raise InputError unless `is_weighting(weights)`, and there is one per class if `classes` are
+    given.
+    """
     if not is_weighting(weights):
         raise InputError(
             "training.class_weights must be 0 or more and one of them positive, got"
@@ -57,5 +59,5 @@ def check_class_weights(weights: Sequence[float], classes: Sequence[str] | None 
     if classes is not None and len(weights) != len(classes):
         raise InputError(
             f"training.class_weights has {len(weights)} numbers for {len(classes)} classes"
-            f" ({', '.join(classes)}); give one a class"
+            f" ({', '.join(classes)}); give one per class"
         )

@@ -16,14 +16,13 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """Counts of one image, or their sum over several. K is 1, or of a multilabel task the number
-    of classes, each by itself.
+    """Counts of one image, or their sum over several images. K is 1, or the number of classes of a
+    multilabel task.
 
     Args:
         bins: (K, BINS, 3): number of pixels, sum of their confidences and number of correct ones,
-            by confidence (from b / BINS to (b + 1) / BINS, the upper limit included). The
-            confidence of a pixel is the largest probability of its classes (multilabel: the larger
-            one of p and 1 - p).
+            by confidence (above b / BINS, up to (b + 1) / BINS). The confidence of a pixel is its
+            largest class probability (multilabel: the larger of p and 1 - p).
         brier: (K, 2): the sum over pixels of half the squared distance between probabilities and
             one-hot target, and the number of pixels.
     """
@@ -49,12 +48,12 @@ class Calibration:
 
     @property
     def brier_score(self) -> float:
-        """The Brier score, 0 to 1 (of two classes that of scikit-learn), mean over K."""
+        """Brier score from 0 to 1, mean over K; for two classes equal to scikit-learn's."""
         return mean(divide(self.brier[..., 0], self.brier[..., 1]))
 
 
 def calibrations(probabilities: Tensor, target: Tensor) -> list[Calibration]:
-    """The counts of each image.
+    """Count the confidences and errors of each image.
 
     Args:
         probabilities: (B, N, H, W) floats of all classes (a binary task has two).
@@ -87,9 +86,9 @@ def _count(
     """The counts of one image; the arguments are (K, P) for its P pixels."""
     counts = np.zeros((len(bins), BINS, 3))
     for k, used in enumerate(valid):
-        here = bins[k][used]
-        counts[k, :, 0] = np.bincount(here, minlength=BINS)
-        counts[k, :, 1] = np.bincount(here, confidence[k][used], minlength=BINS)
-        counts[k, :, 2] = np.bincount(here, correct[k][used], minlength=BINS)
+        used_bins = bins[k][used]
+        counts[k, :, 0] = np.bincount(used_bins, minlength=BINS)
+        counts[k, :, 1] = np.bincount(used_bins, confidence[k][used], minlength=BINS)
+        counts[k, :, 2] = np.bincount(used_bins, correct[k][used], minlength=BINS)
     total_distance = (distance * valid).sum(axis=1, dtype=np.float64)
     return Calibration(counts, np.stack([total_distance, valid.sum(axis=1)], axis=1))

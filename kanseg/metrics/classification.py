@@ -25,13 +25,11 @@ class Classified(NamedTuple):
 
 
 class ClassificationMetrics:
-    """Scores of a set of images; they do not depend on batches or order, since images are known
-    by their numbers.
+    """Scores of a set of images, independent of batch size and order.
 
-    A score that is not defined is NaN and left out of means: precision of a class that is never
-    predicted, recall and area of a class without images; `absent` counts classes without
-    images, `never_predicted` the former. top5 is NaN for fewer than 6 classes, where it would be
-    1 or close to it whatever the network does.
+    Undefined scores are NaN and left out of means: the precision of a class that is never predicted
+    (`never_predicted` counts these), recall and area of a class without images (`absent`). top5 is
+    NaN for fewer than 6 classes, where any network has about 1.
 
     Args:
         classes: names, index 0 first.
@@ -54,26 +52,26 @@ class ClassificationMetrics:
         Args:
             logits: (B, N) raw logits, or probabilities.
             labels: (B,) class indices.
-            index: numbers of the images; by default in the order they come.
+            index: number of each image; by default counted on.
             probabilities: whether `logits` are probabilities.
 
         Raises:
-            InputError: scores that are not finite, labels that are no class, or shapes that do not
-                fit.
+            InputError: scores that are not finite, labels out of range, or shapes that do not
+                match.
         """
         values = logits.detach().cpu().double().numpy()
-        truth = labels.detach().cpu().numpy()
+        target = labels.detach().cpu().numpy()
         if index is None:
-            index = range(len(self.per_image), len(self.per_image) + len(truth))
+            index = range(len(self.per_image), len(self.per_image) + len(target))
         numbers = [int(i) for i in index]
         count = len(self.classes)
-        is_one_label_each = truth.ndim == 1 and len(numbers) == len(truth)
-        if values.shape != (len(truth), count) or not is_one_label_each:
+        is_one_label_each = target.ndim == 1 and len(numbers) == len(target)
+        if values.shape != (len(target), count) or not is_one_label_each:
             raise InputError(
                 f"expected scores (B, {count}), labels (B,) and B numbers, got {values.shape},"
-                f" {truth.shape} and {len(numbers)}"
+                f" {target.shape} and {len(numbers)}"
             )
-        for number, row, label in zip(numbers, values, truth, strict=True):
+        for number, row, label in zip(numbers, values, target, strict=True):
             if not np.isfinite(row).all():
                 raise InputError(
                     f"image {number}: the network's scores are not finite; train with a lower"
@@ -87,7 +85,7 @@ class ClassificationMetrics:
             self.per_image[number] = _classified(row, int(label), row_probabilities)
 
     def merge(self, other: Mapping[int, Classified]) -> None:
-        """Add the images of another process, its `per_image`."""
+        """Add the images of another process, given by its `per_image`."""
         self.per_image.update(other)
 
     def compute(self) -> dict[str, Any]:
@@ -98,16 +96,16 @@ class ClassificationMetrics:
         `micro_...`: over images; `auc_ovr`, `auc_ovo`: areas under the ROC curve, one class
         against the rest and against each other class, means over classes and over pairs of them;
         `classes`: precision, recall, f1, auc, support (images) and predicted (images) of each;
-        `confusion`: (N, N) counts, truth by rows; `images`, `absent`, `never_predicted`: counts.
+        `confusion`: (N, N) counts, target by rows; `images`, `absent`, `never_predicted`: counts.
         """
         images = [self.per_image[number] for number in sorted(self.per_image)]
         count = len(self.classes)
-        labels = np.array([image.label for image in images], dtype=np.int64)
-        predicted = np.array([image.predicted for image in images], dtype=np.int64)
-        ranks = np.array([image.rank for image in images], dtype=np.int64)
-        probabilities = np.zeros((0, count), np.float32)
-        if images:
-            probabilities = np.stack([image.probabilities for image in images])
+        table = np.zeros((len(images), 3), np.int64)
+        probabilities = np.zeros((len(images), count), np.float32)
+        for i, image in enumerate(images):
+            table[i] = image.label, image.predicted, image.rank
+            probabilities[i] = image.probabilities
+        labels, predicted, ranks = table.T
         matrix = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
         support, num_predicted = matrix.sum(axis=1), matrix.sum(axis=0)
         found, areas = scores(matrix), areas_under_roc(probabilities, labels)
@@ -124,7 +122,7 @@ class ClassificationMetrics:
         for name, values in per_class.items():
             result[f"mean_{name}"] = _mean(values)
         for name in per_class:
-            # With one label an image each miss of one class is a false alarm of another.
+            # With one label per image, a false negative of a class is a false positive of another.
             result[f"micro_{name}"] = top1
         result["auc_ovr"] = _mean(areas["ovr"])
         result["auc_ovo"] = _mean(areas["ovo"])
@@ -143,7 +141,7 @@ class ClassificationMetrics:
 
 
 def _classified(row: np.ndarray, label: int, probabilities: np.ndarray) -> Classified:
-    # Ranks are those of the scores themselves: probabilities close to 1 would be equal.
+    # Rank by the scores, because several probabilities may round to 1.
     rank = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
     return Classified(label, int(row.argmax()), rank, probabilities.astype(np.float32))
 
@@ -154,16 +152,15 @@ def _softmax(row: np.ndarray) -> np.ndarray:
 
 
 def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Areas under the ROC curve from (n, N) scores and (n,) labels, NaN where a class has no
-    images.
+    """Areas under the ROC curve from (n, N) scores and (n,) labels; NaN for classes without images.
 
-    The area of a class against others is the probability that an image of it has a higher score of
-    the class than one of the others, equal scores counting half (Hand and Till, Machine Learning
-    45, 2001).
+    The area of a class against others is the probability that an image of the class has a higher
+    score for it than an image of the others; equal scores count half (Hand and Till, Machine
+    Learning 45, 2001).
 
     Returns:
-        "ovr": (N,) one class against the rest; "ovo": (N * (N - 1) / 2,) pairs, the mean of the
-        areas by either one's score.
+        "ovr": (N,) each class against the rest; "ovo": (N * (N - 1) / 2,) each pair of classes, the
+        mean of the areas by the scores of both.
     """
     count = probabilities.shape[1]
     support = np.bincount(labels, minlength=count)
@@ -171,12 +168,13 @@ def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
     rest = np.full(count, np.nan)
     for a in range(count):
         column = probabilities[:, a]
-        mine = np.sort(column[labels == a])
-        if not len(mine):
+        sorted_a = np.sort(column[labels == a])
+        if not len(sorted_a):
             continue
-        # for every image the share of images of a with a higher score
-        below = (np.searchsorted(mine, column, "left") + np.searchsorted(mine, column, "right")) / 2
-        above = 1 - below / len(mine)
+        # For every image: the share of images of a with a higher score, equal ones count half.
+        at_least = len(sorted_a) - np.searchsorted(sorted_a, column, "left")
+        higher = len(sorted_a) - np.searchsorted(sorted_a, column, "right")
+        above = (at_least + higher) / 2 / len(sorted_a)
         totals = np.bincount(labels, weights=above, minlength=count)
         others = np.arange(count) != a
         with np.errstate(invalid="ignore"):
@@ -187,39 +185,33 @@ def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def classification_table(result: Mapping[str, Any]) -> str:
-    """The scores of `ClassificationMetrics.compute` as a text table."""
-    names = ("precision", "recall", "f1", "auc")
-    rows = [("", *names, "images")]
-    rows += [
-        (label, *(_show(values[name]) for name in names), str(values["support"]))
-        for label, values in result["classes"].items()
-    ]
-    rows.append(
-        (
-            "mean",
-            *(_show(result[f"mean_{name}"]) for name in names[:3]),
-            _show(result["auc_ovr"]),
-            str(result["images"]),
-        )
-    )
-    rows.append(("micro", *(_show(result[f"micro_{name}"]) for name in names[:3]), "", ""))
-    few = " (fewer than 6 classes)" if len(result["classes"]) <= TOP else ""
-    areas = (
-        f"auc: one against the rest {_show(result['auc_ovr'])}, one against one"
-        f" {_show(result['auc_ovo'])}"
-    )
-    return "\n".join(
-        [
-            plain_table(rows[0], rows[1:]),
-            f"top1 {_show(result['top1'])}  top5 {_show(result['top5'])}{few}  {areas}",
-        ]
+    """Format the scores of `ClassificationMetrics.compute` as a text table."""
+    rows = []
+    for label, values in result["classes"].items():
+        rows.append([label, *_cells(values, "precision", "recall", "f1", "auc"), values["support"]])
+    macro = _cells(result, "mean_precision", "mean_recall", "mean_f1", "auc_ovr")
+    micro = _cells(result, "micro_precision", "micro_recall", "micro_f1")
+    rows.append(["mean", *macro, result["images"]])
+    rows.append(["micro", *micro, "", ""])
+    header = ("", "precision", "recall", "f1", "auc", "images")
+    table = plain_table(header, [list(map(str, row)) for row in rows])
+
+    top1, top5, ovr, ovo = _cells(result, "top1", "top5", "auc_ovr", "auc_ovo")
+    if len(result["classes"]) <= TOP:
+        top5 += " (fewer than 6 classes)"
+    return (
+        f"{table}\ntop1 {top1}  top5 {top5}  auc: one against the rest {ovr}, one against one {ovo}"
     )
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of those that are not NaN; NaN where there is none."""
+    """The mean of the values that are not NaN; NaN if there is none."""
     return mean(values.astype(np.float64))
 
 
-def _show(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
+def _cells(scores: Mapping[str, Any], *names: str) -> list[str]:
+    """Format scores, with a dash for undefined ones."""
+    cells = []
+    for name in names:
+        cells.append("-" if np.isnan(scores[name]) else f"{scores[name]:.4f}")
+    return cells

@@ -1,4 +1,4 @@
-"""Confusion matrices, and the scores that follow from them."""
+"""Confusion matrices, and the scores computed from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> T
         num_classes: N.
 
     Returns:
-        (B, N, N) int64, or of a multilabel task (B, N, 2, 2): each class by itself.
+        (B, N, N) int64, or of a multilabel task (B, N, 2, 2), a matrix per class.
     """
     valid = target != IGNORE_INDEX
     if target.ndim == 4:  # multilabel: a 2x2 matrix for each class
@@ -35,8 +35,11 @@ def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> T
 
 
 def outcomes(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.ndarray]:
-    """Confusion matrices (..., N, N), or of a multilabel task (..., N, 2, 2) -> tp, fp, fn, tn
-    (..., N) int64.
+    """Count true and false positives and negatives: tp, fp, fn, tn (..., N) int64.
+
+    Args:
+        matrix: (..., N, N), or of a multilabel task (..., N, 2, 2).
+        multilabel: True for the latter.
     """
     if multilabel:
         return {
@@ -53,7 +56,7 @@ def outcomes(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.nd
 
 
 def scores(matrix: np.ndarray, *, multilabel: bool = False) -> dict[str, np.ndarray]:
-    """Each of SCORES per class, (..., N), from confusion matrices as of `outcomes`:
+    """Compute each of SCORES per class, (..., N), from confusion matrices as of `outcomes`:
 
         iou = TP / (TP + FP + FN)       dice = 2 TP / (2 TP + FP + FN)
         precision = TP / (TP + FP)      recall = TP / (TP + FN)      specificity = TN / (TN + FP)
@@ -78,7 +81,7 @@ def divide(top: np.ndarray | float, bottom: np.ndarray | float) -> np.ndarray:
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of those that are not NaN; NaN where there is none."""
+    """The mean of the values that are not NaN; NaN if there is none."""
     defined = values[~np.isnan(values)]
     if len(defined) == 0:
         return float("nan")

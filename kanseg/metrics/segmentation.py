@@ -1,4 +1,4 @@
-"""Scores of masks, over a whole set and per image, from pixel counts."""
+"""Scores of masks, over the whole set and per image, from pixel counts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ImageCounts:
 
     Args:
         confusion: (N, N) int64, target by rows; of a multilabel task (N, 2, 2).
-        calibration: where there were probabilities.
-        surfaces: (N, 4): SURFACE_SCORES by class, NaN for a background; None where they are not
-            asked for.
-        boundaries: (N, 2) int64: pixels of the intersection and union of the boundaries.
+        calibration: None without probabilities.
+        surfaces: (N, 4): SURFACE_SCORES by class, NaN for a background; None if not requested.
+        boundaries: (N, 2) int64: pixels in the intersection and union of the boundaries; None if
+            not requested.
     """
 
     confusion: np.ndarray
@@ -38,18 +38,17 @@ class ImageCounts:
 
 
 class SegmentationMetrics:
-    """Scores of a set of images, from counts by image; they do not depend on batches, order or
-    number of processes.
+    """Scores of a set of images, independent of batch size, order and number of processes.
 
-    A score whose class occurs neither in truth nor in prediction (iou, dice, surfaces), or whose
-    denominator is empty (precision, recall, specificity), is NaN and left out of means; `absent`
-    counts the images in which a class occurs in neither.
+    Scores of a class that occurs neither in the target nor in the prediction (iou, dice, surfaces),
+    and quotients with a denominator of 0 (precision, recall, specificity), are NaN and left out of
+    means. `absent` counts the images in which a class occurs in neither.
 
     Args:
         classes: names, index 0 first.
         task: "binary", "multiclass" or "multilabel".
-        surface: measure surface distances and boundary IoU too, of all classes but a background;
-            None for not.
+        surface: options of surface distances and boundary IoU, measured for all classes but a
+            background; None to leave them out.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class SegmentationMetrics:
         Args:
             predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0
             and 1; 255 in the target is ignored.
-            indices: numbers of the images; by default in the order they come.
+            indices: number of each image; by default counted on.
             probabilities: (B, N, H, W) of all classes, for the calibration error.
             spacings: (row, column) distance of neighboring pixels of each image; by default
                 those of `surface`.
@@ -129,12 +128,12 @@ class SegmentationMetrics:
 
     @property
     def images(self) -> list[ImageCounts]:
-        """In the order of their numbers."""
+        """Counts of the images, sorted by number."""
         return [self.per_image[index] for index in sorted(self.per_image)]
 
     @property
     def matrices(self) -> np.ndarray:
-        """(images, N, N) int64, of a multilabel task (images, N, 2, 2)."""
+        """Confusion matrices (images, N, N) int64, of a multilabel task (images, N, 2, 2)."""
         count = len(self.classes)
         if self.per_image:
             return np.stack([image.confusion for image in self.images])
@@ -161,11 +160,11 @@ class SegmentationMetrics:
         """All scores as plain numbers.
 
         `mean_iou`, ...: mean over classes of the score over the whole set; `classes`: the scores of
-        each class, its pixels and the images without it; `confusion`: the pixel counts, truth by
-        rows; `per_image`: for each class the mean over images of the image's score, and
-        `mean_iou`, ...: the mean over images of the mean over its classes. Surface distances are
-        among `per_image`; `unmeasured` counts the images left out of them. `calibration`:
-        expected calibration error (`ece`), Brier score and the bins, over the whole set.
+        each class, its pixels and the images without it; `confusion`: the pixel counts, target by
+        rows; `per_image`: for each class the mean of the images' scores, and as `mean_iou`, ... the
+        mean over images of their means over classes. `per_image` includes the surface distances,
+        and `unmeasured`, the number of images without them. `calibration`: expected calibration
+        error (`ece`), Brier score and the bins, over the whole set.
         """
         matrix, per_image = self.matrices.sum(axis=0), self.image_scores()
         whole = scores(matrix, multilabel=self.multilabel)
@@ -190,10 +189,9 @@ class SegmentationMetrics:
         calibration = [image.calibration for image in self.images]
         if calibration and None not in calibration:
             result["calibration"] = self._whole_calibration(calibration)
-            result["per_image"]["mean_ece"] = mean(np.array([each.ece for each in calibration]))
-            result["per_image"]["mean_brier"] = mean(
-                np.array([each.brier_score for each in calibration])
-            )
+            image_means = np.array([(each.ece, each.brier_score) for each in calibration])
+            result["per_image"]["mean_ece"] = mean(image_means[:, 0])
+            result["per_image"]["mean_brier"] = mean(image_means[:, 1])
         return result
 
     def _mean_per_image(self, per_image: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -229,8 +227,8 @@ class SegmentationMetrics:
         """
         if not self.multilabel and len(self.classes) != 2:
             raise InputError(
-                f"U-KAN's protocol is for binary and multilabel tasks; here are {len(self.classes)}"
-                " classes that exclude each other"
+                "U-KAN's protocol is for binary and multilabel tasks, got a multiclass task with"
+                f" {len(self.classes)} classes"
             )
         n = outcomes(self.matrices, multilabel=self.multilabel)
         intersections, unions = n["tp"], n["tp"] + n["fp"] + n["fn"]

@@ -1,10 +1,12 @@
-"""Distances between the outlines of two masks: Hausdorff, average surface distance, boundary IoU.
+"""Distances between the surfaces of two masks: Hausdorff, average surface distance, boundary IoU.
 
-A mask's surface is its pixels that touch (by a side) a pixel outside it, or the edge of the
-image. Ignored pixels belong to no mask, and where a mask touches them it has no surface.
-Policies, for each class of an image: in neither mask, undefined (NaN, left out of means and
-counted); in one only, the worst: the distances are the image's diagonal, the surface Dice 0; in
-both, but one of them without a surface because of ignored pixels, undefined.
+The surface of a mask consists of its pixels that share a side with a pixel outside it or with the
+edge of the image. Ignored pixels belong to no mask, and a mask has no surface along them.
+
+For each class of an image, if both masks are empty, the scores are undefined (NaN, left out of
+means and counted). If one mask is empty, the scores are the worst: distances are the diagonal of
+the image, the surface Dice is 0. If one mask has no surface because of ignored pixels, the scores
+are undefined.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class SurfaceOptions:
     """How surfaces are compared.
 
     Args:
-        tolerance: distance up to which a place of a surface is right for the normalized surface
+        tolerance: distance up to which a surface pixel counts as correct for the normalized surface
             Dice, in pixels or in the unit of `spacing`.
         spacing: (row, column) distance of neighboring pixels in some unit; None for distances in
             pixels.
@@ -53,20 +55,20 @@ class SurfaceOptions:
 
 def surface_scores(
     predicted: np.ndarray,
-    truth: np.ndarray,
+    target: np.ndarray,
     valid: np.ndarray | None = None,
     *,
     spacing: Sequence[float] = (1.0, 1.0),
     tolerance: float = 2.0,
 ) -> dict[str, float]:
-    """Distances of two masks by the policies of this module.
+    """Distances between the surfaces of two masks, with the conventions of this module.
 
-    `hd95` and `hd`: the larger one of the two directions' 95th percentile (linearly interpolated)
-    and maximum; `assd`: the mean over both surfaces; `nsd`: the share of both surfaces within the
-    tolerance (Nikolov et al. 2021, by pixels).
+    `hd95` and `hd`: 95th percentile (linearly interpolated) and maximum, the larger of both
+    directions; `assd`: mean over both surfaces; `nsd`: share of both surfaces within the tolerance
+    (Nikolov et al. 2021, by pixels).
 
     Args:
-        predicted, truth: (H, W) bools.
+        predicted, target: (H, W) bools.
         valid: (H, W) bools; ignored where False.
         spacing: (row, column) distance of neighboring pixels.
         tolerance: in the same unit.
@@ -75,12 +77,12 @@ def surface_scores(
         The names of SURFACE_SCORES -> value.
     """
     if valid is None:
-        valid = np.ones(truth.shape, bool)
-    predicted, truth = predicted & valid, truth & valid
-    if predicted.any() != truth.any():
-        diagonal = float(np.hypot(truth.shape[0] * spacing[0], truth.shape[1] * spacing[1]))
+        valid = np.ones(target.shape, bool)
+    predicted, target = predicted & valid, target & valid
+    if predicted.any() != target.any():
+        diagonal = float(np.hypot(target.shape[0] * spacing[0], target.shape[1] * spacing[1]))
         return {"hd95": diagonal, "hd": diagonal, "assd": diagonal, "nsd": 0.0}
-    ours, theirs = surface(predicted, valid), surface(truth, valid)
+    ours, theirs = surface(predicted, valid), surface(target, valid)
     if not ours.any() or not theirs.any():
         return dict.fromkeys(SURFACE_SCORES, float("nan"))
     forth, back = surface_distances(ours, theirs, spacing)
@@ -94,19 +96,22 @@ def surface_scores(
 
 
 def surface(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """(H, W) bools of a mask and of the pixels that count -> its surface, (H, W) bools."""
+    """The surface of a mask, (H, W) bools; pixels where `valid` is False are ignored."""
     return mask & ~_erode(mask | ~valid, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
 
 
 def surface_distances(
     ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float] = (1.0, 1.0)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) bools of two surfaces, neither empty -> the distances of each pixel of ours to theirs,
-    and of theirs to ours, float64.
+    """Distances of each pixel of our surface to theirs, and of theirs to ours, float64.
+
+    Args:
+        ours, theirs: (H, W) bools, neither empty.
+        spacing: (row, column) distance of neighboring pixels.
     """
     if spacing[0] != spacing[1]:
         return _distances_of_points(ours, theirs, spacing)
-    # The window around both holds all that matters: distances within it are those of the image.
+    # Cropping to the window around both surfaces does not change the distances.
     both = ours | theirs
     rows, columns = np.flatnonzero(both.any(axis=1)), np.flatnonzero(both.any(axis=0))
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -117,8 +122,8 @@ def surface_distances(
 def _distances_of_points(
     ours: np.ndarray, theirs: np.ndarray, spacing: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`surface_distances` for pixels that are not square, which OpenCV's transform does not know:
-    by k-d trees of the surfaces' points.
+    """`surface_distances` for pixels that are not square, which OpenCV's distance transform does
+    not support, with k-d trees of the points.
     """
     from scipy.spatial import cKDTree
 
@@ -131,28 +136,28 @@ def _distances_of_points(
 
 def boundary_counts(
     predicted: np.ndarray,
-    truth: np.ndarray,
+    target: np.ndarray,
     valid: np.ndarray | None = None,
     *,
     width: float = BOUNDARY_WIDTH,
 ) -> tuple[int, int]:
-    """Pixels of the intersection and of the union of two masks' boundaries: Boundary IoU (Cheng et
-    al. 2021) is their quotient.
+    """Count the pixels in the intersection and the union of two masks' boundaries, whose quotient
+    is the Boundary IoU (Cheng et al. 2021).
 
-    A mask's boundary is its pixels nearer than `width` of the image's diagonal (whole pixels, 1
-    at least; chessboard distance) to the outside.
+    The boundary of a mask consists of its pixels within a distance of `width` times the diagonal of
+    the image from the outside (chessboard distance in whole pixels, at least 1).
 
     Args:
-        predicted, truth, valid: as of `surface_scores`.
+        predicted, target, valid: as of `surface_scores`.
         width: share of the diagonal.
     """
     if valid is None:
-        valid = np.ones(truth.shape, bool)
-    pixels = max(1, round(width * float(np.hypot(*truth.shape))))
+        valid = np.ones(target.shape, bool)
+    pixels = max(1, round(width * float(np.hypot(*target.shape))))
     kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
     ours = predicted & valid
     ours &= ~_erode(ours | ~valid, kernel)
-    theirs = truth & valid
+    theirs = target & valid
     theirs &= ~_erode(theirs | ~valid, kernel)
     return int((ours & theirs).sum()), int((ours | theirs).sum())
 

@@ -1,5 +1,5 @@
-"""Scores by the protocol of U-KAN's published tables, to compare with these and for nothing else:
-they depend on batch size and order.
+"""Scores by the protocol of U-KAN's published tables. They depend on batch size and order, so use
+them only to compare with these tables.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ SMOOTH = 1e-5
 
 
 def u_kan_scores(intersections: np.ndarray, unions: np.ndarray, batch_size: int) -> dict[str, Any]:
-    """Mean over batches, weighted by their sizes, of (intersection + 1e-5) / (union + 1e-5) of all
-    pixels and classes of a batch.
+    """IoU and Dice as means over batches, weighted by their sizes: IoU is
+    (intersection + 1e-5) / (union + 1e-5) over all pixels and classes of a batch, Dice is
+    2 IoU / (IoU + 1).
 
-    As `iou_score` and `AverageMeter` in utils and metrics of github.com/CUHK-AIM-Group/U-KAN, where
-    Dice is 2 IoU / (IoU + 1) of a batch. An empty batch that is predicted empty scores 1. Ignored
-    pixels, which U-KAN does not know, are left out.
+    As `iou_score` and `AverageMeter` in metrics.py and utils.py of
+    github.com/CUHK-AIM-Group/U-KAN. An empty batch that is predicted empty scores 1. Ignored
+    pixels, which U-KAN does not have, are left out.
 
     Args:
-        intersections, unions: (images, N) pixels of the classes, the background left out, in the
-        order of the images.
-        batch_size: images a batch; the last one may be smaller.
+        intersections, unions: (images, N) pixels of the classes without the background, in the
+            order of the images.
+        batch_size: images per batch; the last batch may be smaller.
 
     Returns:
         batch_size, iou, dice; NaN without images.

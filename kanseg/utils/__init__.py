@@ -1,4 +1,4 @@
-"""What every other part uses, and what knows none of them: errors, registries, files, text.
+"""Shared helpers that import nothing else of kanseg: errors, registries, files, text.
 
 Import from the modules.
 """

@@ -1,4 +1,4 @@
-"""Hardware, versions, and the process of a distributed run."""
+"""Hardware, versions, and the rank of this process in a distributed run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 
 def launched_processes() -> int:
-    """Number of processes that a launcher has started for this command; 1 without a launcher."""
+    """Number of processes that a launcher such as torchrun has started; 1 without a launcher."""
     return _largest(WORLD_SIZES, 1)
 
 
 def process_rank() -> int:
-    """Rank of this process among the launched ones; 0 without a launcher."""
+    """Rank of this process; 0 without a launcher."""
     return _largest(RANKS, 0)
 
 
@@ -30,7 +30,7 @@ def _largest(names: Sequence[str], default: int) -> int:
 
 
 def environment_line(device: str = "cpu") -> str:
-    """Processor, versions of torch and Python, and number of threads, on one line."""
+    """Describe the processor, the versions of torch and Python and the threads on one line."""
     threads = torch.get_num_threads()
     parts = [
         _processor(),
@@ -49,5 +49,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return next(iter(names), None) or platform.processor() or platform.machine()
+    for line in lines:
+        name = line.partition(":")[2].strip()
+        if line.startswith("model name") and name:
+            return name
+    return platform.processor() or platform.machine()

@@ -10,7 +10,7 @@ from kanseg.utils.text import PrintableStream, printable
 
 
 class InputError(ValueError):
-    """A file, folder, config, checkpoint or option of the user is wrong.
+    """A file, folder, config, checkpoint or option is invalid.
 
     The message says on one line what was expected, what was found, and how to fix it. The
     command-line tools print it without a traceback and exit with code 2.
@@ -20,8 +20,8 @@ class InputError(ValueError):
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a command-line tool and exit with the code that it returns.
 
-    An `InputError` or `OSError` is printed on stderr without a traceback; the exit code is 2.
-    Control characters in the names of files are printed as escapes.
+    An `InputError` or `OSError` is printed on stderr without a traceback, and the exit code is 2.
+    Control characters in file names are printed as escapes.
     """
     sys.stdout = PrintableStream(sys.stdout)
     try:
@@ -33,7 +33,8 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         sys.stderr.write(f"error: {printable(error, line=True)}\n")
         status = 2
-    except KeyboardInterrupt as stop:
-        sys.stderr.write(f"interrupted: {stop}\n" if str(stop) else "interrupted\n")
+    except KeyboardInterrupt as interrupt:
+        reason = f": {interrupt}" if str(interrupt) else ""
+        sys.stderr.write(f"interrupted{reason}\n")
         status = 130
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""HTML pages from Jinja2 templates. A page is one file: images and styles are inside it."""
+"""Render HTML pages from Jinja2 templates. A page is a single file with its images and styles."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ def render_page(template: Path, **values: Any) -> str:
     """Render a template that extends `base.html`. All values are escaped.
 
     Args:
-        template: the file; further templates are looked up beside it and in `TEMPLATES`.
-        values: what the template shows; a name that is missing raises `UndefinedError`.
+        template: path of the template. Templates that it extends or imports are looked up in its
+            folder and in `TEMPLATES`.
+        values: the variables of the template; a missing one raises `UndefinedError`.
     """
     environment = Environment(
         loader=FileSystemLoader([template.parent, TEMPLATES]),

@@ -1,5 +1,5 @@
-"""Store networks in folders and on the Hugging Face hub: weights, constructor arguments and class
-names, without code or pickle.
+"""Save and load networks in folders and on the Hugging Face hub: weights, constructor arguments and
+class names, without code or pickle.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
 from kanseg.utils.reading import LARGEST, read_json
+from kanseg.utils.text import one_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-DESCRIPTIONS = (CONFIG, "model.json")  # of `save_pretrained`, and of the checkpoint of a run
+DESCRIPTIONS = (CONFIG, "model.json")  # written by `save_pretrained`, and by a training run
 FORMAT = 1
 FILES = [*DESCRIPTIONS, WEIGHTS]
-# Arguments of the builders that a file must not contain: they read other files, download, or build
-# other networks.
+# Arguments that a file must not contain: they read other files, download, or build other networks.
 NOT_STORED = ("match", "like", "match_size", "features_only")
-# Initial weights are part of the stored weights; their source may be gone, or a download.
+# Sources of initial weights. The stored weights replace them, and the source may not exist.
 DROPPED = ("encoder_weights", "weights")
-# Key in a description -> the function that builds the network from the arguments under that key.
-# The modules of these functions register them.
+# Key in a description -> function that builds the network from the arguments under that key. The
+# modules of these functions register them.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 
@@ -44,57 +44,56 @@ class _Pretrained(
     license="mit",
     tags=["kanseg", "kolmogorov-arnold-networks"],
 ):
-    """`save_pretrained`, `push_to_hub` and `from_pretrained` for the networks of
-    `kanseg.create_...`.
+    """Adds `save_pretrained`, `push_to_hub` and `from_pretrained` to the networks that
+    `kanseg.create_...` builds.
     """
 
     description: dict[str, Any] | None = None
     class_names: tuple[str, ...] | None = None
-    changed: str | None = None  # a change to the network that a description cannot express
+    changed: str | None = None  # a change of the network that the description cannot express
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write config.json (arguments, class names, preprocessing) and model.safetensors. If that
-        is refused, no file is touched.
+        """Write config.json (arguments, class names, preprocessing) and model.safetensors.
 
         Args:
             save_directory: the folder.
             options: of `huggingface_hub.ModelHubMixin.save_pretrained` (repo_id, push_to_hub, ...).
 
         Raises:
-            InputError: the description does not build this network, because it was assembled by
-                hand or changed since (layers, activations, dilation, eps, ...; hooks are ignored,
-                and not stored); its weights are offloaded, NaN or infinite.
+            InputError: the stored arguments do not build this network, because it was assembled by
+                hand or changed since (layers, activations, dilation, eps, ...; hooks are neither
+                checked nor stored); or its weights are offloaded, NaN or infinite. No file is
+                written.
         """
         self._config_text()
         name = first_non_finite(self.state_dict())
         if name is not None:
-            raise InputError(f"{name} holds values that are NaN or infinite: nothing is stored")
+            raise InputError(f"{name} has NaN or infinite values; nothing was saved")
         if Path(save_directory).is_file():
-            raise InputError(f"{save_directory} is a file: name a folder")
+            raise InputError(f"{save_directory} is a file; give a folder")
         return super().save_pretrained(save_directory, **options)
 
     def _config_text(self) -> str:
         """The text of config.json."""
         if self.description is None:
             raise InputError(
-                "only networks of kanseg.create_model, create_classifier or create_encoder know"
+                "only networks from kanseg.create_model, create_classifier or create_encoder know"
                 " their arguments; use torch.save"
             )
         change = None
         for module in self.modules():
             if isinstance(module, _Pretrained) and change is None:
                 change = module.changed
-        change = change or _misfit(self)
+        change = change or _first_change(self)
         if change is not None:
             raise InputError(
-                f"the network was changed after it was built ({change}): fuse fine-tuned layers, or"
-                " store its weights by torch.save"
+                f"the network was changed after it was built ({change}); fuse fine-tuned layers, or"
+                " save its weights with torch.save"
             )
         absent = [name for name, value in self.state_dict().items() if value.is_meta]
         if absent:
             raise InputError(
-                f"{absent[0]} is on the device meta and has no values to store: bring offloaded"
-                " weights back first"
+                f"{absent[0]} is on the device meta and has no values; load offloaded weights first"
             )
         description = dict(self.description)
         if self.class_names is not None:
@@ -103,9 +102,9 @@ class _Pretrained(
         try:
             return json.dumps(description, indent=1)
         except TypeError as error:
-            cure = "give norms and activations by name, other encoders too, numbers as Python's own"
             raise InputError(
-                f"the network has an argument that is not a plain value ({error}): {cure}"
+                f"the network has an argument that is not a plain value ({error}); give norms,"
+                " activations and external encoders by name, and numbers as Python numbers"
             ) from None
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -128,13 +127,13 @@ class _Pretrained(
 
 
 def described(model: nn.Module, kind: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Record in a model the arguments of its builder, and return it."""
+    """Record the arguments of its builder in a model, and return the model."""
     try:
         kept = deepcopy(dict(arguments))
     except (TypeError, RuntimeError):  # parts that cannot be copied cannot be stored either
         kept = dict(arguments)
     model.description = {"kanseg": FORMAT, kind: kept}
-    # The mixin's own config has the parts that the constructor was given, which cannot be stored.
+    # The mixin's own config holds the parts given to the constructor, which cannot be stored.
     model._hub_mixin_config = None
     return model
 
@@ -149,7 +148,7 @@ def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Check arguments of a builder from a file, and remove `encoder_weights`.
+    """Check the arguments of a builder from a file, and remove those of initial weights.
 
     Raises:
         ValueError: an argument that a file must not contain, or a number that no network has.
@@ -160,7 +159,7 @@ def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     _check_numbers(arguments)
     kept = {key: value for key, value in arguments.items() if key not in DROPPED}
     if kept.get("basis") != "none":
-        kept.setdefault("share", "edge")  # of networks from before the option existed
+        kept.setdefault("share", "edge")  # networks stored before the option existed
     return kept
 
 
@@ -176,15 +175,15 @@ def _check_numbers(value: Any) -> None:
         raise ValueError("a stored network cannot have an option that is not a finite number")
 
 
-def _built(description: Mapping[str, Any]) -> nn.Module:
+def _build(description: Mapping[str, Any]) -> nn.Module:
     return BUILDERS[_kind(description)](**_arguments(description))
 
 
 def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
     """Build a network from arguments that came with the weights, and load them.
 
-    It is built on the meta device first, and with memory only if the weights fit: arguments from
-    elsewhere may ask for terabytes, or for millions of layers.
+    The network is first built on the meta device, and allocated only if the weights fit: untrusted
+    arguments may ask for terabytes, or for millions of layers.
 
     Raises:
         InputError: arguments that build no network, or weights of other names, shapes or types.
@@ -192,33 +191,33 @@ def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> 
     # Options reach all layers and other libraries, which raise many kinds of errors for invalid
     # ones (AttributeError, KeyError, ZeroDivisionError, AssertionError).
     try:
-        with torch.device("meta"), _at_most(1000 + 4 * len(weights)):
-            twin = build()
+        with torch.device("meta"), _limit_parameters(1000 + 4 * len(weights)):
+            on_meta = build()
     except (NotImplementedError, RuntimeError) as error:
         if "meta" not in str(error):
-            raise InputError(f"the network cannot be built: {_line(error)}") from None
-        twin = None  # a few external encoders need values to be built
+            raise InputError(f"the network cannot be built: {one_line(error)}") from None
+        on_meta = None  # a few external encoders cannot be built on the meta device
     except Exception as error:
-        raise InputError(f"the network cannot be built: {_line(error)}") from None
-    if twin is not None:
-        _load(twin, weights, assign=True)  # copies to the meta device would warn
+        raise InputError(f"the network cannot be built: {one_line(error)}") from None
+    if on_meta is not None:
+        _load(on_meta, weights, assign=True)  # copies to the meta device would warn
     try:
         model = build()
     except Exception as error:
-        raise InputError(f"the network cannot be built: {_line(error)}") from None
+        raise InputError(f"the network cannot be built: {one_line(error)}") from None
     _load(model, weights)
     return model
 
 
 @contextmanager
-def _at_most(count: int) -> Iterator[None]:
-    """InputError if modules register more than `count` parameters, as millions of layers would."""
-    seen = 0
+def _limit_parameters(limit: int) -> Iterator[None]:
+    """Raise InputError if modules register more than `limit` parameters."""
+    count = 0
 
     def register(module: nn.Module, name: str, parameter: object) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > count:
+        nonlocal count
+        count += 1
+        if count > limit:
             raise InputError("it has many more parameters than the file has tensors")
 
     handle = register_module_parameter_registration_hook(register)
@@ -229,12 +228,13 @@ def _at_most(count: int) -> Iterator[None]:
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
-    """Load a state dict; InputError for other names, shapes or kinds of numbers (torch would
-    convert integers to floats).
+    """Load a state dict; InputError for other names, shapes or types. Any float type is accepted
+    for another, but not integers for floats, which torch would convert.
     """
     for name, value in model.state_dict().items():
-        stored = weights.get(name)
-        if stored is not None and _number_kind(stored) != _number_kind(value):
+        stored = weights.get(name, value)
+        are_floats = stored.is_floating_point() and value.is_floating_point()
+        if stored.dtype != value.dtype and not are_floats:
             raise InputError(
                 f"{WEIGHTS} does not fit the network: {name} holds {stored.dtype}, not"
                 f" {value.dtype}"
@@ -243,18 +243,14 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = Fal
     try:
         model.load_state_dict(dict(weights), assign=assign)
     except Exception as error:
-        raise InputError(f"{WEIGHTS} does not fit the network: {_line(error)}") from None
-
-
-def _number_kind(value: Tensor) -> object:
-    return "floats" if value.is_floating_point() else value.dtype
+        raise InputError(f"{WEIGHTS} does not fit the network: {one_line(error)}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
+    """Read the tensors of a safetensors file to the CPU.
 
     Raises:
-        InputError: no such file, or not of that format.
+        InputError: no such file, or another format.
     """
     if not path.is_file():
         raise InputError(f"{path} cannot be read: no such file")
@@ -263,33 +259,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        raise InputError(f"{path} cannot be read: {_line(error)}") from None
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-# The same in evaluation; training with several processes converts the others to SyncBatchNorm.
+# These compute the same in evaluation mode; distributed training converts to SyncBatchNorm.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# Attributes that matter in training only, and so are not part of the stored function.
+# Attributes that have no effect in evaluation mode.
 _TRAINING_ONLY = ("training", "momentum", "p", "inplace", "drop_prob", "grad_checkpointing")
 
 
-def _misfit(model: nn.Module) -> str | None:
-    """The first difference of a network from the one that its description builds: a tensor, the
-    class of a module, or one of its settings. None if there is none, or building fails.
+def _first_change(model: nn.Module) -> str | None:
+    """Describe the first difference between a network and the one that its description builds: a
+    tensor, the class of a module, or one of its settings. None without a difference, or if the
+    network cannot be built.
     """
-    twin = _twin(model)
-    if twin is None:
+    rebuilt = _rebuild(model)
+    if rebuilt is None:
         return None
-    ours, theirs = _shapes(model), _shapes(twin)
-    for name in {**ours, **theirs}:
-        if ours.get(name) != theirs.get(name):
-            return f"{name}: {ours.get(name)}, built as {theirs.get(name)}"
-    parts, built = dict(model.named_modules()), dict(twin.named_modules())
-    for name in {**parts, **built}:
-        difference = _difference(parts.get(name), built.get(name))
+    shapes, built_shapes = _shapes(model), _shapes(rebuilt)
+    for name in {**shapes, **built_shapes}:
+        if shapes.get(name) != built_shapes.get(name):
+            return f"{name}: {shapes.get(name)}, built as {built_shapes.get(name)}"
+    modules, built_modules = dict(model.named_modules()), dict(rebuilt.named_modules())
+    for name in {**modules, **built_modules}:
+        difference = _difference(modules.get(name), built_modules.get(name))
         if difference is not None:
             return f"{name or 'the network'}: {difference}"
     return None
@@ -299,64 +292,64 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def _twin(model: nn.Module) -> nn.Module | None:
-    """A network built from the description of another, on the meta device if possible."""
-    for device in ("meta", "cpu"):  # some external encoders need values to be built
+def _rebuild(model: nn.Module) -> nn.Module | None:
+    """Build a network from the description of another, on the meta device if possible."""
+    for device in ("meta", "cpu"):  # some external encoders cannot be built on the meta device
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
-                return _built(model.description)
+                return _build(model.description)
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
             continue
     return None
 
 
-def _difference(part: nn.Module | None, built: nn.Module | None) -> str | None:
-    """The difference of a module from the same module as built: its class, numbers and names, or
-    a replaced method. None if there is none.
+def _difference(module: nn.Module | None, built: nn.Module | None) -> str | None:
+    """Describe how a module differs from the same module as built: in its class, in a plain
+    attribute, or by a replaced method. None without a difference.
     """
-    ours, theirs = _class_name(part), _class_name(built)
-    if ours != theirs:
-        return f"{ours}, built as {theirs}"
-    own, other = vars(part), vars(built)
-    for name, value in own.items():
-        if name == "forward" and "_original_forward" in own:  # Accelerate's mixed precision
+    class_name, built_name = _class_name(module), _class_name(built)
+    if class_name != built_name:
+        return f"{class_name}, built as {built_name}"
+    attributes, built_attributes = vars(module), vars(built)
+    for name, value in attributes.items():
+        if name == "forward" and "_original_forward" in attributes:  # Accelerate's mixed precision
             continue
-        if callable(value) and callable(getattr(type(part), name, None)):
+        if callable(value) and callable(getattr(type(module), name, None)):
             return f"its method {name} was replaced"
-        comparable = name in other and not name.startswith("_") and name not in _TRAINING_ONLY
-        if comparable and _is_plain(value) and _is_plain(other[name]) and value != other[name]:
-            return f"{name}={value!r}, built with {other[name]!r}"
+        if name not in built_attributes or name.startswith("_") or name in _TRAINING_ONLY:
+            continue
+        expected = built_attributes[name]
+        if _is_plain(value) and _is_plain(expected) and value != expected:
+            return f"{name}={value!r}, built with {expected!r}"
     return None
 
 
-def _class_name(part: nn.Module | None) -> str:
-    if part is None:
+def _class_name(module: nn.Module | None) -> str:
+    if module is None:
         return "nothing"
-    kind = type(part)
+    kind = type(module)
     if kind in _BATCH_NORMS:
         return "BatchNorm"
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_plain(value: object) -> bool:
-    """True for a number, a string, None, and lists of these."""
+    """True for a number, a string, None, or a list of these."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(each) for each in value)
     return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _check_names(description: Mapping[str, Any], where: object) -> None:
-    """InputError unless there is a class name for each class of the network; two for a single
-    logit.
+    """InputError unless there is a name for each class of the network. A network with one logit may
+    have two names.
     """
     names, count = description["class_names"], description[_kind(description)].get("classes")
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where}: class_names must be a list of names, got {names!r:.80}")
-    allowed = {1, 2} if count == 1 else {count}
-    if count is not None and len(names) not in allowed:
-        raise InputError(
-            f"{where}: the network has {count} classes, and there are {len(names)} names"
-        )
+    is_binary = count == 1 and len(names) == 2
+    if count is not None and len(names) != count and not is_binary:
+        raise InputError(f"{where}: the network has {count} classes, but {len(names)} names")
 
 
 def from_pretrained(
@@ -372,8 +365,8 @@ def from_pretrained(
     Args:
         source: a folder written by `save_pretrained`, a checkpoint of a training run
             ("runs/x/best"), or a name on the hub ("user/name").
-        download: download from the hub; without it a name must be in the local cache.
-        revision, token, cache_dir: of the hub.
+        download: download from the hub; without it, the name must be in the local cache.
+        revision, token, cache_dir: as of `huggingface_hub.snapshot_download`.
 
     Raises:
         InputError: no such folder or name, not a network of kanseg, or weights that do not fit.
@@ -385,7 +378,7 @@ def from_pretrained(
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The description of the network in a folder."""
+    """Read and check the description of the network in a folder."""
     path = next((folder / name for name in DESCRIPTIONS if (folder / name).is_file()), None)
     if path is None:
         raise InputError(f"{folder} has no {' or '.join(DESCRIPTIONS)}")
@@ -398,12 +391,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     )
     if not is_known:
         raise InputError(
-            f"{path} describes no network of kanseg (none of {', '.join(BUILDERS)} in it)"
+            f"{path} does not describe a kanseg network (it has none of {', '.join(BUILDERS)})"
         )
     if description.get("kanseg") != FORMAT:
         raise InputError(
-            f"{path} has format {description.get('kanseg')!r}, this kanseg reads {FORMAT}: use the"
-            " version that wrote it"
+            f"{path} has format {description.get('kanseg')!r}, but this version of kanseg reads"
+            f" {FORMAT}; use the version that wrote it"
         )
     if "class_names" in description:
         _check_names(description, path)
@@ -415,7 +408,7 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     weights = read_tensors(folder / WEIGHTS)
     check_finite(weights, folder / WEIGHTS)
     try:
-        model = build_for(partial(_built, description), weights)
+        model = build_for(partial(_build, description), weights)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     model.description = {**description, _kind(description): _arguments(description)}
@@ -424,8 +417,8 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def _share_of(network: nn.Module) -> str:
-    """A hint with the option `share` of a network, whose default has changed."""
+def _share_hint(network: nn.Module) -> str:
+    """A hint at the option `share` of a network, whose default has changed."""
     for arguments in getattr(network, "description", {}).values():
         if isinstance(arguments, dict) and arguments.get("share") is not None:
             return f" (that one has share={arguments['share']!r})"
@@ -433,35 +426,34 @@ def _share_of(network: nn.Module) -> str:
 
 
 def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
-    """Load the weights of the encoder in another network of kanseg; None does nothing.
+    """Load the weights of the encoder of another kanseg network.
 
     Args:
-        encoder: with `in_channels`, to which the weights are adapted by `set_in_channels`.
-        source: as of `from_pretrained`.
+        encoder: receives the weights, adapted to its `in_channels`.
+        source: as of `from_pretrained`; None does nothing.
 
     Raises:
-        InputError: no network there, one without an encoder of kanseg, or one of other shapes (the
-            message names the first that differs).
+        InputError: there is no network, it has no kanseg encoder, or a tensor has another shape
+            (the message names the first).
     """
     if source is None:
         return
     if isinstance(source, bool):
         raise InputError(
-            "there are no pretrained weights for this encoder by name: give the folder of a"
-            f" network of ours, got {source!r}"
+            "this encoder has no pretrained weights to download; give the folder of a kanseg"
+            f" network, got {source!r}"
         )
     try:
         folder = find_folder(source)
         other = read_network(folder, read_description(folder))
     except InputError as error:
         raise InputError(
-            f"no pretrained weights of an encoder of ours at {str(source)!r}: {error}"
+            f"no pretrained weights of a kanseg encoder in {str(source)!r}: {error}"
         ) from None
     body = getattr(other, "encoder", other)
     if not hasattr(body, "set_in_channels"):
         raise InputError(
-            f"{folder} holds a {type(other).__name__} without an encoder of ours, so it has no"
-            " weights for one"
+            f"{folder} holds a {type(other).__name__}, which has no kanseg encoder to load"
         )
     body.set_in_channels(encoder.in_channels)
     stored, wanted = _shapes(body), _shapes(encoder)
@@ -470,7 +462,7 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
             raise InputError(
                 f"the encoder in {folder} does not fit: {name} has"
                 f" {stored.get(name, 'nothing')} there and {wanted.get(name, 'nothing')} here;"
-                f" build both with the same name and options{_share_of(other)}"
+                f" build both with the same name and options{_share_hint(other)}"
             )
     encoder.load_state_dict(body.state_dict())
 
@@ -485,28 +477,28 @@ def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """InputError for weights with NaN or infinite values, which make every prediction
-    meaningless.
-    """
+    """Raise InputError for weights with NaN or infinite values."""
     name = first_non_finite(weights)
     if name is not None:
         raise InputError(
-            f"{path}: {name} holds values that are NaN or infinite, so the network cannot be used;"
-            " take another checkpoint"
+            f"{path}: {name} has NaN or infinite values, so the network cannot be used; take"
+            " another checkpoint"
         )
 
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:
-    """The folder itself, the best checkpoint of a run, or the local folder of files from the hub;
-    InputError if there is none.
+    """Find the folder of a network: the folder itself, the best checkpoint of a run, or the local
+    copy of files from the hub; InputError if there is none.
     """
     if not isinstance(source, (str, Path)):
         raise InputError(f"expected a folder or a name on the hub, got {source!r}")
     folder = Path(source)
     if folder.is_file():
-        raise InputError(f"{source} is a file: name the folder that holds it")
+        raise InputError(f"{source} is a file; give the folder that holds it")
+    if (folder / "best").is_dir():
+        return folder / "best"
     if folder.is_dir():
-        return folder / "best" if (folder / "best").is_dir() else folder
+        return folder
     try:
         path = snapshot_download(
             str(source), allow_patterns=FILES, local_files_only=not download, **hub
@@ -517,11 +509,11 @@ def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Pa
             f"{source} is not a folder, and not a name on the hub such as 'user/name'"
         ) from None
     except LocalEntryNotFoundError:
-        cure = "the hub could not be reached" if download else "download=True asks the hub for it"
+        reason = "download=True asks the hub for it"
+        if download:
+            reason = "the hub could not be reached"
         raise InputError(
-            f"{source} is not a folder, and not in the local cache of the hub; {cure}"
+            f"{source} is not a folder, and not in the local cache of the hub; {reason}"
         ) from None
     except HfHubHTTPError as error:
-        raise InputError(
-            f"{source}: the hub refuses it: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise InputError(f"{source}: the hub refuses it: {one_line(error, 200)}") from None

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all."""
+"""Write files and folders atomically."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` when the block has succeeded.
 
-    Readers see the old file or the new one, never a part. Nothing is left after an error.
+    Readers see the old file or the new one, never a partial one. After an error the temporary file
+    is deleted.
 
     Args:
-        path: the file; missing folders above it are made.
-        durable: wait until the content is on the disk, so that it outlives a loss of power.
+        path: the file; missing parent folders are created.
+        durable: flush the content to disk first, so that it survives a power loss.
 
     Example:
         >>> with atomic_write(Path("scores.csv")) as temporary:
@@ -36,7 +37,7 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file completely or not at all, also if the power fails."""
+    """Write a UTF-8 text file atomically, also if the power fails."""
     with atomic_write(path, durable=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -44,7 +45,7 @@ def atomic_write_text(path: Path, text: str) -> None:
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, and rename it to `path` when the block has
-    succeeded. `path` must not exist, or be an empty folder.
+    succeeded. `path` must not exist or be empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
@@ -60,18 +61,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def temporary_beside(path: Path, suffix: str = "") -> Path:
-    """The name under which this process writes a file before it is renamed to `path`: hidden,
-    ending in `.tmp` and the suffix, and short even if the name of `path` is long.
+    """The temporary path of this process for a file that will be renamed to `path`. Its name is
+    hidden, ends in `.tmp` and the suffix, and is short even if that of `path` is long.
     """
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")
 
 
 def replace_folder(temporary: Path, path: Path) -> None:
-    """Rename a complete folder to `path`, which may exist.
+    """Rename a complete folder to `path`, replacing a folder of that name.
 
-    The old folder is renamed first and deleted last: whenever the process is killed, one of the two
-    exists and is complete.
+    The old folder is renamed first and deleted last: if the process is killed, one of the two
+    folders is still complete.
     """
     old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
     _delete(old)
@@ -83,8 +84,8 @@ def replace_folder(temporary: Path, path: Path) -> None:
 
 
 def replace_link(link: Path, target: Path) -> None:
-    """Make `link` a relative symbolic link to `target`, replacing an older one in one step; a copy
-    of the folder `target` where links are not allowed.
+    """Make `link` a relative symbolic link to `target`, replacing an older one atomically. Where
+    links are not allowed, copy the folder `target`.
     """
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     _delete(temporary)

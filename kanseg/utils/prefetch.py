@@ -1,4 +1,4 @@
-"""Iterate in a background thread, ahead of the consumer."""
+"""Iterate in a background thread."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], *, count: int = 1) -> Iterator[T]:
-    """Yield the same items in the same order, drawn by a thread up to `count` items ahead.
+    """Yield the items in order while a thread prepares up to `count` more.
 
-    An exception of `items` is raised where its item would have come.
+    An exception of `items` is raised in place of its item.
 
     Example:
-        >>> for image in prefetch(map(read_image, paths)):  # reads the next while this one is used
+        >>> for image in prefetch(map(read_image, paths)):  # reads the next image meanwhile
         ...     predict(image)
     """
     iterator, end = iter(items), object()

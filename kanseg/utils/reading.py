@@ -1,7 +1,7 @@
 """Read YAML, JSON and CSV from untrusted files, and check the types of their values.
 
-Files of a data set, a config or a checkpoint may be damaged or malicious. Every fault is an
-`InputError` that names the file; no content runs code, or takes much time or memory.
+Data sets, configs and checkpoints may be damaged or malicious. Every fault is an `InputError` that
+names the file. No content can run code, or take much time or memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 from kanseg.utils.yaml_names import keep_names
 
 MAX_YAML = 2_000_000  # characters; PyYAML reads some 100,000 a second
@@ -30,9 +31,7 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 file, with or without a byte order mark; InputError for another
-    encoding.
-    """
+    """Read a UTF-8 file, with or without a byte order mark; InputError for another encoding."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -42,41 +41,41 @@ def read_text(path: Path) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, as of `parse_yaml`."""
+    """Read a YAML file; arguments and errors as of `parse_yaml`."""
     if path.stat().st_size > 4 * MAX_YAML:
         raise InputError(f"{path}: too large for a file of settings ({path.stat().st_size} bytes)")
     return parse_yaml(read_text(path), path)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, as of `parse_json`."""
+    """Read a JSON file; errors as of `parse_json`."""
     return parse_json(read_text(path), path)
 
 
 def parse_yaml(text: str, where: object = None) -> Any:
     """Parse YAML 1.2: mappings, lists, strings, numbers, true, false and null.
 
-    `no`, `yes`, `on`, `off` and dates are strings, `1e-3` is a number; lists of names (`classes`,
-    `data.train`, ...) keep every word as written. Repeated keys, tags of other types, and aliases
-    that expand to hundreds of thousands of values are refused.
+    `no`, `yes`, `on`, `off` and dates are strings, `1e-3` is a number, and lists of names
+    (`classes`, `data.train`, ...) keep every word as written. Repeated keys, tags of other types,
+    and aliases that expand to hundreds of thousands of values are refused.
 
     Args:
         text: YAML.
-        where: prefix of error messages, such as the file; none by default.
+        where: prefix of error messages, such as the file; None for no prefix.
 
     Raises:
         InputError: invalid or refused YAML.
     """
-    begin = "" if where is None else f"{where}: "
+    prefix = "" if where is None else f"{where}: "
     if len(text) > MAX_YAML:
-        raise InputError(f"{begin}too long for settings ({len(text)} characters)")
+        raise InputError(f"{prefix}too long for settings ({len(text)} characters)")
     # PyYAML's constructors raise many kinds of errors: ValueError for `!!int x`, KeyError for
     # `!!bool x`, AttributeError for `!!timestamp x`, IndexError for `!!float ''`, RecursionError.
     try:
         content = yaml.load(text.removeprefix("\ufeff"), Loader=_Loader)  # noqa: S506 - a SafeLoader
         _check_plain(content)
     except Exception as error:
-        raise InputError(f"{begin}not valid YAML: {_one_line(error)}") from None
+        raise InputError(f"{prefix}not valid YAML: {one_line(error)}") from None
     return content
 
 
@@ -84,11 +83,11 @@ def parse_json(text: str, where: object) -> Any:
     """Parse JSON. NaN and Infinity are allowed, since Python writes them.
 
     Raises:
-        InputError: invalid JSON, too deep, a repeated key in an object, integers of thousands of
-            digits, surrogates.
+        InputError: invalid JSON, deep nesting, a repeated key in an object, integers of thousands
+            of digits, surrogates.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_without_doubles)
+        content = json.loads(text, object_pairs_hook=_unique_keys)
         if SURROGATE.search(text):
             json.dumps(content, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -96,17 +95,17 @@ def parse_json(text: str, where: object) -> Any:
             f"{where}: not valid JSON (half of a character, \\uD800 to \\uDFFF)"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({_one_line(error)})") from None
+        raise InputError(f"{where}: not valid JSON ({one_line(error)})") from None
     return content
 
 
-def read_json_lines(path: Path, fields: Mapping[str, type], *, cure: str) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; blank lines are skipped.
+def read_json_lines(path: Path, fields: Mapping[str, type], *, hint: str) -> list[dict[str, Any]]:
+    """Read the objects of a JSON-lines file; blank lines are skipped.
 
     Args:
         path: the file.
-        fields: name -> type of what every object must have.
-        cure: what the user can do about a damaged line, for the message.
+        fields: name -> type of the entries that every object must have.
+        hint: how to fix a damaged line, for the message.
 
     Raises:
         InputError: a line that is not such an object.
@@ -117,13 +116,13 @@ def read_json_lines(path: Path, fields: Mapping[str, type], *, cure: str) -> lis
             continue
         content = parse_json_line(line, fields)
         if content is None:
-            raise InputError(f"{path}: line {number} is damaged; {cure}")
+            raise InputError(f"{path}: line {number} is damaged; {hint}")
         found.append(content)
     return found
 
 
 def parse_json_line(line: bytes, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    """The object in a line of a JSON-lines file; None if it is damaged or lacks one of `fields`."""
+    """Parse a line of a JSON-lines file; None if it is damaged or lacks one of `fields`."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):
@@ -156,16 +155,15 @@ def typed(value: Any, kind: Any, where: object) -> Any:
     An integer is accepted as a float, and a list as a tuple. Integers beyond 64 bits are refused.
 
     Raises:
-        InputError: another type; the message names the place in the value.
+        InputError: another type; the message names the key or index.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
     if origin in (Union, UnionType):
         return _typed_choice(value, kind, where)
-    if origin is Literal:
-        fits = any(type(value) is type(each) and value == each for each in arguments)
-        return value if fits else _refuse(value, kind, where)
+    if origin is Literal and any(type(value) is type(each) and value == each for each in arguments):
+        return value
     if is_dataclass(kind):
         return _typed_fields(value, kind, where)
     if origin is list and isinstance(value, (list, tuple)):
@@ -209,12 +207,14 @@ def _typed_tuple(value: Any, kind: Any, where: object) -> tuple:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
         return _refuse(value, kind, where)
-    pairs = zip(value, kinds, strict=True)
-    return tuple(typed(each, part, f"{where}[{i}]") for i, (each, part) in enumerate(pairs))
+    result = []
+    for i, (each, part) in enumerate(zip(value, kinds, strict=True)):
+        result.append(typed(each, part, f"{where}[{i}]"))
+    return tuple(result)
 
 
 def _typed_fields(value: Any, kind: Any, where: object) -> Any:
-    """A dataclass from a mapping of its fields, without others."""
+    """A dataclass from a mapping; unknown and missing fields are errors."""
     if not isinstance(value, Mapping):
         return _refuse(value, kind, where)
     hints, given = get_type_hints(kind), {}
@@ -233,19 +233,21 @@ def _refuse(value: Any, kind: Any, where: object) -> Any:
     wanted = str(kind)
     if isinstance(kind, type) and not get_args(kind):
         wanted = kind.__name__
-    shown = f"{value!r:.60}"
     if isinstance(value, int) and abs(value) >= LARGEST:
-        shown = type(value).__name__  # its digits could fill pages
+        shown = type(value).__name__  # it may have more digits than Python converts
+    else:
+        shown = f"{value!r:.60}"
     raise InputError(f"{where}: expected {wanted.replace('typing.', '')}, got {shown}")
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.60} is repeated in an object")
-    return found
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dictionary; ValueError for a repeated key."""
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r:.60} is repeated in an object")
+        result[key] = value
+    return result
 
 
 class _Loader(yaml.SafeLoader):
@@ -269,24 +271,24 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
+        keys = set()
         # Checked before `<<: *name` is merged, because keys may replace merged ones.
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if (key.tag, key.value) in seen:
+                if (key.tag, key.value) in keys:
                     line = key.start_mark.line + 1
                     raise yaml.YAMLError(f"the key {key.value!r:.60} is repeated (line {line})")
-                seen.add((key.tag, key.value))
+                keys.add((key.tag, key.value))
         return super().construct_mapping(node, deep=deep)
 
 
 def _count(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Number of values in a node with aliases expanded, which a few lines of aliases can make
-    billions.
+    """Count the values in a node with aliases expanded. A few lines of aliases can expand to
+    billions of values.
 
     Args:
         node: the node.
-        known: id of a node -> its number; None while it is being counted.
+        known: id of a node -> its count; None while it is being counted.
     """
     if id(node) in known:
         if known[id(node)] is None:
@@ -326,17 +328,13 @@ def _check_plain(value: Any) -> None:
         raise ValueError(f"a value of type {type(value).__name__}; put it in quotes")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 # Plain values of YAML 1.2. YAML 1.1 reads `no` as False, `2001-01-01` as a date, and numbers
 # without a point, such as 1e-3, as strings.
-_REPLACED = ("bool", "timestamp", "float")
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, form) for tag, form in forms if tag.rsplit(":", 1)[-1] not in _REPLACED]
-    for letter, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+_REPLACED = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {}
+for _letter, _resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+    _kept = [resolver for resolver in _resolvers if resolver[0] not in _REPLACED]
+    _Loader.yaml_implicit_resolvers[_letter] = _kept
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )

@@ -10,13 +10,15 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'gram'?"` for the closest of the known names, or an empty string."""
-    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    """A hint at the known name that is closest, `"; did you mean 'gram'?"`; empty if none is."""
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    if not matches:
+        return ""
+    return f"; did you mean {matches[0]!r}?"
 
 
 class Registry(Generic[T]):
-    """A dictionary of named objects; an unknown name raises an error that lists the known ones.
+    """A dictionary of named objects. An unknown name raises ValueError with the known names.
 
     Args:
         kind: "basis", "model", ..., for error messages.

@@ -1,4 +1,4 @@
-"""Text tables: Markdown that is aligned on the screen too, plain columns, and CSV."""
+"""Format text tables: Markdown, plain columns for the terminal, and CSV."""
 
 from __future__ import annotations
 
@@ -12,26 +12,33 @@ from kanseg.utils.text import safe_cell
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
 ) -> str:
-    """A Markdown table. The first `text_columns` columns are aligned left, the others right."""
-    widths = [max(3, width) for width in _column_widths([header, *rows])]
-    lines = [f"| {' | '.join(_aligned(row, widths, text_columns))} |" for row in (header, *rows)]
+    """Format a Markdown table. The first `text_columns` columns are aligned left, the others right.
+
+    The cells are padded, so that the table can be read on a terminal too.
+    """
+    first, *others = _padded([header, *rows], text_columns, min_width=3)
     rules = []
-    for column, width in enumerate(widths):
+    for column, cell in enumerate(first):
         end = "-" if column < text_columns else ":"
-        rules.append("-" * (width + 1) + end)
-    lines.insert(1, f"|{'|'.join(rules)}|")
+        rules.append("-" * (len(cell) + 1) + end)
+    lines = [f"| {' | '.join(first)} |", f"|{'|'.join(rules)}|"]
+    for cells in others:
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A table for the terminal, its columns two spaces apart; aligned as in `markdown_table`."""
-    widths = _column_widths([header, *rows])
-    lines = ["  ".join(_aligned(row, widths, text_columns)).rstrip() for row in (header, *rows)]
+    """Format a table for the terminal, with two spaces between columns, aligned as in
+    `markdown_table`.
+    """
+    lines = []
+    for cells in _padded([header, *rows], text_columns):
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A CSV table. Text that a spreadsheet would take for a formula is escaped (`safe_cell`)."""
+    """Format a CSV table. Text that a spreadsheet would run as a formula is escaped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in (header, *rows):
@@ -39,13 +46,13 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _column_widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    return [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int], text_columns: int) -> list[str]:
-    cells = []
-    for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        is_text = column < text_columns
-        cells.append(cell.ljust(width) if is_text else cell.rjust(width))
-    return cells
+def _padded(
+    rows: Sequence[Sequence[str]], text_columns: int, min_width: int = 0
+) -> list[tuple[str, ...]]:
+    """Pad the cells of each column to one width."""
+    columns = []
+    for number, cells in enumerate(zip(*rows, strict=True)):
+        width = max(min_width, *map(len, cells))
+        pad = str.ljust if number < text_columns else str.rjust
+        columns.append([pad(cell, width) for cell in cells])
+    return list(zip(*columns, strict=True))

@@ -1,4 +1,4 @@
-"""Make names of files safe to print on a terminal and to write into tables."""
+"""Make error messages and file names safe to print on a terminal and to write into tables."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ _HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
 _JOINERS = "\u200c\u200d"  # needed by some scripts and emoji
 
 
+def one_line(error: object, limit: int | None = 300) -> str:
+    """The message of an error on one line, at most `limit` characters; its class name if the
+    message is empty.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
 def printable(text: object, *, line: bool = False) -> str:
-    r"""Replace control characters by escapes, so that a terminal does not obey them: `\x1b`.
+    r"""Replace control characters by escapes such as `\x1b`, so that a terminal does not obey them.
 
     Args:
-        text: a message that contains names of files.
-        line: True for a single line; then line ends in names become `\n` too.
+        text: a message that contains file names.
+        line: escape line ends too, so that the text stays on one line.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
         return text
     kept = _JOINERS if line else _JOINERS + _KEPT
-    return "".join(_shown(c) if _is_hidden(c) and c not in kept else c for c in text)
-
-
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN
-
-
-def _shown(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    result = []
+    for character in text:
+        if unicodedata.category(character) in _HIDDEN and character not in kept:
+            character = character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        result.append(character)
+    return "".join(result)
 
 
 class PrintableStream:
-    """A text stream that writes `printable` text; all else is that of the stream it wraps."""
+    """Wrap a text stream and write only `printable` text to it."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -60,8 +64,8 @@ class PrintableStream:
 
 
 def safe_cell(value: object) -> object:
-    """A value for a CSV table. Text that a spreadsheet would take for a formula gets an apostrophe
-    in front (OWASP, CSV injection); numbers stay as they are.
+    """Escape a value for a CSV table: text that a spreadsheet would run as a formula gets a leading
+    apostrophe (OWASP, CSV injection). Numbers stay as they are.
     """
     if not isinstance(value, str) or not value.startswith(_FORMULAS) or _is_number(value):
         return value

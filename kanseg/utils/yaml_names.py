@@ -14,8 +14,8 @@ TEXT = "tag:yaml.org,2002:str"
 
 
 def keep_names(root: yaml.Node) -> None:
-    """Read the plain words in lists of names as strings, so that `no`, `~`, `null`, `1e3`, `010`
-    and `2001-01-01` stay as written.
+    """Make the plain words in lists of names strings, so that `no`, `~`, `null`, `1e3`, `010` and
+    `2001-01-01` stay as written.
     """
     for words in _lists(root):
         for word in _plain_words(words):
@@ -23,8 +23,8 @@ def keep_names(root: yaml.Node) -> None:
 
 
 def quoted_list(text: str) -> str:
-    """Put the plain words of a list on the command line into quotes: `[no, yes]` -> `['no',
-    'yes']`. Other text is returned unchanged.
+    """Quote the plain words of a list on the command line: `[no, yes]` -> `['no', 'yes']`. Other
+    text is returned unchanged.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -42,8 +42,11 @@ def _plain_words(node: yaml.Node | None) -> list[yaml.ScalarNode]:
     """The entries of a list that are neither quoted, empty, nor lists themselves."""
     if not isinstance(node, yaml.SequenceNode):
         return []
-    words = [entry for entry in node.value if isinstance(entry, yaml.ScalarNode)]
-    return [word for word in words if word.style is None and word.value]
+    words = []
+    for entry in node.value:
+        if isinstance(entry, yaml.ScalarNode) and entry.style is None and entry.value:
+            words.append(entry)
+    return words
 
 
 def _lists(root: yaml.Node) -> Iterator[yaml.Node]:

@@ -1,4 +1,4 @@
-"""Draw confusion matrices of images or pixels; colors are shares of the true class."""
+"""Draw confusion matrices of images or pixels, colored by the share of the true class."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from kanseg.visualization.figures import save_figure
 
-MAX_NUMBERED = 21  # classes up to which numbers are written into the matrix
-MAX_NAMED = 220  # classes up to which all have names on the axes, and the image grows
+MAX_NUMBERED = 21  # with more classes the cells have no numbers
+MAX_NAMED = 220  # with more classes some have no name on the axes
 MAX_NAME = 24  # characters
-OUTCOMES = ("absent, left out", "absent, made up", "present, missed", "present, found")
+OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 
 
 def row_shares(matrix: np.ndarray) -> np.ndarray:
@@ -24,11 +24,11 @@ def row_shares(matrix: np.ndarray) -> np.ndarray:
 def pixel_confusion(per_image: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Sum the confusion matrices of images -> counts, and shares of the true class.
 
-    Both are (N, N), or for multilabel (N, 4) with the columns OUTCOMES; there the first two are
-    shares of the pixels without the class, the others of those with it.
+    Both are (N, N), or for multilabel (N, 4) with the columns OUTCOMES. The first two of these are
+    shares of the pixels without the class, the last two of the pixels with it.
 
     Args:
-        per_image: matrices (N, N), rows are the truth; or multilabel (N, 2, 2).
+        per_image: matrices (N, N), target by rows; or multilabel (N, 2, 2).
     """
     total = np.sum([np.asarray(matrix) for matrix in per_image.values()], axis=0)
     if total.ndim == 2:
@@ -47,19 +47,20 @@ def draw_pixel_confusion(
         path: PNG file.
     """
     counts, shares = pixel_confusion(per_image)
+    title = f"pixels of {len(per_image)} image{'s' * (len(per_image) != 1)}"
+    columns: Sequence[str] = OUTCOMES
     is_multilabel = next(iter(per_image.values())).ndim == 3
-    title = "pixels of 1 image" if len(per_image) == 1 else f"pixels of {len(per_image)} images"
     if not is_multilabel:
-        title = "\n".join([f"{title}, {_accuracy(counts)}", *confused(counts, classes)])
+        title = "\n".join([f"{title}, {_accuracy(counts)}", *most_confused(counts, classes)])
+        columns = classes
     texts = []
     for row_of_shares, row in zip(shares, counts, strict=True):
-        cells = zip(row_of_shares, row, strict=True)
-        texts.append([_share_and_count(share, int(count)) for share, count in cells])
+        texts.append(list(map(_share_and_count, row_of_shares, row.tolist())))
     return draw_matrix(
         shares,
         classes,
         path,
-        columns=OUTCOMES if is_multilabel else None,
+        columns=columns,
         texts=texts,
         title=title,
         cell=float(np.interp(len(classes), (2, 8, 21), (1.1, 0.75, 0.58))),
@@ -76,8 +77,8 @@ def draw_matrix(
     title: str,
     cell: float | None = None,
 ) -> Path:
-    """Write a matrix as a PNG. Every name and number can be read up to MAX_NUMBERED classes; above,
-    first the numbers and then names are left out.
+    """Write a matrix as a PNG. Beyond MAX_NUMBERED classes the numbers are left out, beyond
+    MAX_NAMED some of the names too.
 
     Args:
         shares: (N, M) in [0, 1], the colors; NaN is gray.
@@ -120,11 +121,11 @@ def draw_matrix(
 
 
 def _write_texts(axis, shares: np.ndarray, texts: Sequence[Sequence[str]], cell: float) -> None:
-    """Write the texts into the cells, in a size at which the widest line and two lines fit."""
+    """Write the texts into the cells, in a size at which two lines and the widest line fit."""
     widest = 1
     for row in texts:
-        for text in row:
-            widest = max(widest, *map(len, text.split("\n")))
+        lines = "\n".join(row).split("\n")
+        widest = max(widest, *map(len, lines))
     fits = min(cell * 72 * 0.4, 0.9 * cell * 72 / (0.62 * widest))
     size = float(np.clip(fits, 4, 10))
     for (row, column), share in np.ndenumerate(shares):
@@ -134,33 +135,37 @@ def _write_texts(axis, shares: np.ndarray, texts: Sequence[Sequence[str]], cell:
         )
 
 
-def confused(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """The three pairs of classes that are confused most often, under a heading; an empty list if
-    nothing is wrong.
+def most_confused(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """List the three most frequent confusions, `horse as cow: 12`, under a heading; an empty list
+    if there are none.
     """
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
-    pairs = []
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:3]:
-        true, predicted = divmod(int(place), len(matrix))
+    lines = ["most frequent confusions:"]
+    for flat_index in np.argsort(-wrong, axis=None, kind="stable")[:3].tolist():
+        true, predicted = divmod(flat_index, len(matrix))
         if wrong[true, predicted]:
-            names = f"{_short(classes[true])} for {_short(classes[predicted])}"
-            pairs.append(f"{names}: {wrong[true, predicted]:,}")
-    return ["truth taken for prediction most often:", *pairs] if pairs else []
+            names = f"{_short(classes[true])} as {_short(classes[predicted])}"
+            lines.append(f"{names}: {wrong[true, predicted]:,}")
+    return lines if len(lines) > 1 else []
 
 
 def _accuracy(matrix: np.ndarray) -> str:
     total = matrix.sum()
-    return f"{np.trace(matrix) / total:.1%} right" if total else "all of them ignored"
+    if total == 0:
+        return "all of them ignored"
+    return f"{np.trace(matrix) / total:.1%} correct"
 
 
 def _share_and_count(share: float, count: int) -> str:
-    """`12%` and `345` on two lines; shares near 0 and 1 keep a decimal, and are never rounded to
-    them.
+    """`12%` and `345` on two lines. Shares close to 0 or 1 have a decimal and are not rounded to 0
+    or 1.
     """
     if not count:
         return ""
-    needs_decimal = share < 0.0995 or 0.995 <= share < 1
-    percent = f"{100 * share:.1f}%" if needs_decimal else f"{100 * share:.0f}%"
+    if share < 0.0995 or 0.995 <= share < 1:
+        percent = f"{100 * share:.1f}%"
+    else:
+        percent = f"{100 * share:.0f}%"
     percent = {"0.0%": "<0.1%", "100.0%": ">99.9%"}.get(percent, percent)
     return f"{percent}\n{_compact(count)}"
 
@@ -170,10 +175,13 @@ def _compact(count: int) -> str:
     for limit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= limit:
             number = count / limit
-            # 999.5 and more would become 1e+03.
-            return f"{number:.3g}{letter}" if number < 999.5 else f"{number:.0f}{letter}"
+            if number >= 999.5:  # .3g would print 1e+03
+                return f"{number:.0f}{letter}"
+            return f"{number:.3g}{letter}"
     return str(count)
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 3]}..."

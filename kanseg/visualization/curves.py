@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def draw_curves(
     monitor: str = "mean_iou",
     best_epoch: int | None = None,
 ) -> Path:
-    """Draw losses, validation scores and learning rate by epoch, as far as log.jsonl has them, with
-    the best epoch marked.
+    """Draw losses, validation scores and learning rates by epoch, and mark the best epoch. Values
+    that log.jsonl does not have are left out.
 
     Args:
         entries: lines of a run's log.jsonl; scores that are null or NaN leave gaps.
@@ -48,7 +49,7 @@ def draw_curves(
 
     epochs = [entry for entry in entries if "train" in entry]
     steps = [entry for entry in entries if "lr" in entry]
-    last = max([entry["epoch"] for entry in epochs], default=1)
+    last_epoch = max(_column(epochs, "epoch"), default=1)
     count = 3 if steps else 2
     figure = Figure(figsize=(5 * count, 4), layout="constrained")
     axes = figure.subplots(1, count)
@@ -61,7 +62,7 @@ def draw_curves(
         if best_epoch is not None and is_validated:
             label = f"best: epoch {best_epoch}"
             axis.axvline(best_epoch, color="0.3", linestyle="--", linewidth=1, label=label)
-        axis.set(xlabel="epoch", xlim=(-0.02 * last, 1.02 * last))
+        axis.set(xlabel="epoch", xlim=(-0.02 * last_epoch, 1.02 * last_epoch))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         lines, _ = axis.get_legend_handles_labels()
@@ -71,16 +72,18 @@ def draw_curves(
 
 
 def _draw_losses(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> None:
-    """The training loss, behind it that of single steps, and each loss of the validation."""
+    """Plot the training loss by epoch and by step, and each validation loss."""
     if steps:
-        losses = [number(entry.get("loss")) for entry in steps]
-        axis.plot(_in_epochs(steps, epochs), losses, color="0.8", linewidth=0.8, label="of a step")
-    series = {"training": [number(entry["train"].get("loss")) for entry in epochs]}
-    for name in _names(entry.get("val", {}) for entry in epochs):
+        x = _in_epochs(steps, epochs)
+        losses = _column(steps, "loss")
+        axis.plot(x, losses, color="0.8", linewidth=0.8, label="of a step")
+    series = {"training": _column([entry["train"] for entry in epochs], "loss")}
+    validations = [entry.get("val", {}) for entry in epochs]
+    for name in _names(validations):
         if "loss" in name:
             label = "validation" if name == "loss" else name
-            series[label] = [number(entry.get("val", {}).get(name)) for entry in epochs]
-    x = np.array([entry["epoch"] for entry in epochs])
+            series[label] = _column(validations, name)
+    x = np.array(_column(epochs, "epoch"))
     for (label, values), color in zip(series.items(), COLORS, strict=False):
         known = np.isfinite(values)
         axis.plot(x[known], np.array(values)[known], marker=".", color=color, label=label)
@@ -92,14 +95,15 @@ def _draw_losses(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> 
 
 
 def _draw_scores(axis: Any, measured: Sequence[Entry], monitor: str) -> None:
-    """The monitored score in black, and beside it the IoU of each class, or the other scores."""
+    """Plot the monitored score in black, and in color the IoU of each class or the other scores."""
     if not measured:
         axis.set_title("no validation split")
         axis.set_ylim(0, 1)
         return
     axis.set_title("validation scores")
-    x = [entry["epoch"] for entry in measured]
-    lines = _class_scores(measured) or _other_scores(measured, monitor)
+    x = _column(measured, "epoch")
+    validations = [entry["val"] for entry in measured]
+    lines = _class_scores(validations) or _other_scores(validations, monitor)
     style = {"linewidth": 1, "marker": ".", "markersize": 3}
     if len(lines) <= MAX_COLORED:
         for (label, values), color in zip(lines.items(), COLORS, strict=False):
@@ -109,7 +113,7 @@ def _draw_scores(axis: Any, measured: Sequence[Entry], monitor: str) -> None:
         for values in lines.values():
             axis.plot(x, values, color="0.7", label=label, **style)
             label = None  # one entry in the legend for all
-    monitored = [number(entry["val"].get(monitor)) for entry in measured]
+    monitored = _column(validations, monitor)
     axis.plot(x, monitored, color="black", marker=".", label=monitor)
     drawn = np.array([*lines.values(), monitored])
     finite = drawn[np.isfinite(drawn)]
@@ -117,20 +121,21 @@ def _draw_scores(axis: Any, measured: Sequence[Entry], monitor: str) -> None:
         axis.set_ylim(-0.02, 1.02)
 
 
-def _class_scores(measured: Sequence[Entry]) -> dict[str, list[float]]:
+def _class_scores(validations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Label of a line -> the IoU of a class at each validation."""
+    by_class = [scores.get("iou") or {} for scores in validations]
     lines = {}
-    for name in _names(entry["val"].get("iou") or {} for entry in measured):
-        values = [number((entry["val"].get("iou") or {}).get(name)) for entry in measured]
-        lines[f"IoU {name}".replace("$", r"\$")] = values
+    for name in _names(by_class):
+        label = f"IoU {name}".replace("$", r"\$")
+        lines[label] = _column(by_class, name)
     return lines
 
 
-def _other_scores(measured: Sequence[Entry], monitor: str) -> dict[str, list[float]]:
-    """Name -> values of the scores that lie in [0, 1], but for the monitored one."""
+def _other_scores(validations: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, list[float]]:
+    """Name -> values of all scores in [0, 1], except the monitored one."""
     lines = {}
-    for name in _names(entry["val"] for entry in measured):
-        values = np.array([number(entry["val"].get(name)) for entry in measured])
+    for name in _names(validations):
+        values = np.array(_column(validations, name))
         known = values[~np.isnan(values)]
         is_share = known.size and known.min() >= 0 and known.max() <= 1
         if is_share and name != monitor and "loss" not in name:
@@ -139,12 +144,11 @@ def _other_scores(measured: Sequence[Entry], monitor: str) -> dict[str, list[flo
 
 
 def _draw_learning_rates(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> None:
-    """The learning rate at every logged step, of every parameter group if there are several."""
+    """Plot the learning rate of each parameter group at every logged step."""
     x = _in_epochs(steps, epochs)
     rates = [_by_group(entry["lr"]) for entry in steps]
-    for place, name in enumerate(_names(rates)):
-        values = [number(each.get(name)) for each in rates]
-        axis.plot(x, values, color=COLORS[place % len(COLORS)], label=name or None)
+    for name, color in zip(_names(rates), cycle(COLORS), strict=False):
+        axis.plot(x, _column(rates, name), color=color, label=name or None)
     axis.set_title("learning rate")
     axis.ticklabel_format(axis="y", scilimits=(-2, 3))
 
@@ -160,9 +164,14 @@ def _by_group(value: Any) -> Mapping[str, float]:
 
 def _in_epochs(steps: Sequence[Entry], epochs: Sequence[Entry]) -> np.ndarray:
     """The epoch of each step, with fractions; the steps of an unfinished epoch are at its start."""
-    ends = [0, *(entry["step"] for entry in epochs)]
-    numbers = [0, *(entry["epoch"] for entry in epochs)]
-    return np.interp([entry["step"] for entry in steps], ends, numbers)
+    last_steps = [0.0, *_column(epochs, "step")]
+    numbers = [0.0, *_column(epochs, "epoch")]
+    return np.interp(_column(steps, "step"), last_steps, numbers)
+
+
+def _column(rows: Iterable[Mapping[str, Any]], name: str) -> list[float]:
+    """The number under `name` in each row; NaN where there is none."""
+    return [number(row.get(name)) for row in rows]
 
 
 def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -174,5 +183,7 @@ def _names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def number(value: Any) -> float:
-    """A number of a log; NaN for null, text, and missing values."""
-    return float(value) if isinstance(value, (int, float)) else float("nan")
+    """A value of the log as a float; NaN for null, text and missing values."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    return float("nan")

@@ -1,4 +1,4 @@
-"""Fonts for text on images: DejaVu Sans, which comes with matplotlib, or an installed font with
+"""Fonts for text on images: DejaVu Sans, which comes with matplotlib, or an installed font that has
 Chinese, Japanese and Korean letters.
 """
 
@@ -36,12 +36,12 @@ def families() -> list[str]:
 
 
 def font_for(text: str, size: int = 14) -> ImageFont.FreeTypeFont:
-    """The first font that has all letters of the text. If none has, DejaVu Sans, which draws boxes
-    for the missing ones.
+    """The first font that has all letters of the text. If none has, DejaVu Sans, which draws a box
+    for each missing letter.
     """
     if text.isascii():
         return _font(DEFAULT, size)
-    needed = {ord(letter) for letter in text}
+    needed = set(map(ord, text))
     for name in families():
         if needed <= _letters(name):
             return _font(name, size)

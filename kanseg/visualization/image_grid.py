@@ -1,4 +1,4 @@
-"""Grids of images with captions that always fit, as one image."""
+"""Draw a grid of images with captions as one image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kanseg.visualization.fonts import font_for
 
 MARGIN, CAPTION = 4, 22  # pixels between cells, and of a line of text
 MAX_CELL = 512  # longer side of a cell; larger images are shrunk
-MIN_CELL = 256  # small images are enlarged by whole factors, up to this
-# Pixels that captions of columns and of rows get even if the cells are narrower.
+MIN_CELL = 256  # small images are enlarged by integer factors, up to this
+# Captions may be this wide even if the cells are narrower.
 COLUMN_CAPTION, ROW_CAPTION = 200, 480
 SQUARE = 14  # side of the colored squares of a legend
 GRAY = (90, 90, 90)
 
 
 def fitted(text: str, width: float, size: int = 14) -> str:
-    """The text, its middle replaced by dots if it is wider than `width` pixels."""
+    """Replace the middle of a text by dots if it is wider than `width` pixels."""
     font = font_for(text, size)
     shortened = text
     kept = len(text)
@@ -42,27 +42,30 @@ def image_grid(
     """Draw a row of images for each sample: (H, W, 3) uint8.
 
     Args:
-        rows: the images of each sample, (h, w, 3) uint8. All images of a row get the size of its
-            first one (small images enlarged by a whole factor, large ones shrunk).
+        rows: the images of each sample, (h, w, 3) uint8. All images of a row are resized like its
+            first one: small images are enlarged by an integer factor, large ones shrunk.
         columns: captions below the images of each column.
-        names: captions above each row; texts that are too long lose their middle.
-        legend: (name, color) of squares at the bottom, in as many lines as they need.
-        max_cell: pixels of the longer side of an image above which it is shrunk.
+        names: captions above the rows. Captions that are too wide are shortened in the middle.
+        legend: (name, color) of the squares at the bottom, wrapped to the width.
+        max_cell: images with a longer side of more pixels are shrunk.
 
     Raises:
-        ValueError: no rows, or images and names that are not as many as columns and rows.
+        ValueError: no rows, or numbers of images and names that differ from those of columns and
+            rows.
     """
     if not rows:
         raise ValueError("expected at least one row of images, got none")
     sizes = [_cell_size(cells[0], max_cell) for cells in rows]
-    longest_column = max(font_for(text).getlength(text) for text in columns)
-    longest_name = max(font_for(text).getlength(text) for text in names)
-    cell_width = max(width for width, _ in sizes)
-    column_width = max(cell_width, int(min(COLUMN_CAPTION, longest_column)) + 1) + MARGIN
-    row_width = int(min(ROW_CAPTION, longest_name)) + 1 + MARGIN
+    cell_width = 0
+    height = 0
+    for size in sizes:
+        cell_width = max(cell_width, size[0])
+        height += size[1] + 2 * CAPTION + MARGIN
+    column_width = max(cell_width, int(min(COLUMN_CAPTION, _text_width(columns))) + 1) + MARGIN
+    row_width = int(min(ROW_CAPTION, _text_width(names))) + 1 + MARGIN
     width = max(len(columns) * column_width, row_width) + MARGIN
     key = _draw_legend(legend, width)
-    height = key.height + sum(cell_height + 2 * CAPTION + MARGIN for _, cell_height in sizes)
+    height += key.height
 
     grid = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(grid)
@@ -82,14 +85,19 @@ def image_grid(
     return np.asarray(grid)
 
 
+def _text_width(texts: Sequence[str]) -> float:
+    """Width of the widest text in pixels."""
+    return max(font_for(text).getlength(text) for text in texts)
+
+
 def resized(image: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """The image at (width, height). Enlarged pixels stay squares; shrinking averages, so that
+    """Resize an image to (width, height). Enlarged pixels stay square; shrinking averages, so that
     small objects stay visible.
     """
     original = Image.fromarray(np.ascontiguousarray(image))
-    enlarges = size[0] >= original.width
-    method = Image.Resampling.NEAREST if enlarges else Image.Resampling.BOX
-    return original.resize(size, method)
+    if size[0] >= original.width:
+        return original.resize(size, Image.Resampling.NEAREST)
+    return original.resize(size, Image.Resampling.BOX)
 
 
 def _cell_size(image: np.ndarray, max_cell: int) -> tuple[int, int]:
@@ -104,21 +112,21 @@ def _cell_size(image: np.ndarray, max_cell: int) -> tuple[int, int]:
 
 
 def _draw_legend(entries: Sequence[tuple[str, Color]], width: int) -> Image.Image:
-    """Colored squares with names, in as many lines as they need."""
+    """Draw colored squares with names, wrapped to `width` pixels."""
     if not entries:
         return Image.new("RGB", (width, 1), "white")
-    places = []
+    positions = []
     x, y = MARGIN, 2
     for name, color in entries:
         text = fitted(name, width - 2 * MARGIN - SQUARE - 8)
         needed = SQUARE + 8 + int(font_for(text).getlength(text))
         if x + needed > width - MARGIN and x > MARGIN:
             x, y = MARGIN, y + CAPTION
-        places.append((x, y, text, tuple(color)))
+        positions.append((x, y, text, tuple(color)))
         x += needed + 14
     legend = Image.new("RGB", (width, y + CAPTION), "white")
     draw = ImageDraw.Draw(legend)
-    for x, y, text, color in places:
+    for x, y, text, color in positions:
         square = (x, y + 2, x + SQUARE, y + 2 + SQUARE)
         draw.rectangle(square, fill=color, outline="black")
         draw.text((x + SQUARE + 6, y), text, fill="black", font=font_for(text))

@@ -1,5 +1,5 @@
-"""Images of a segmentation network: samples with their predictions, the best and worst of a set,
-and the confusion of its classes.
+"""Figures of a segmentation network: samples with their predictions, the best and worst images of
+a set, and the confusion matrix.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kanseg.data import SegmentationDataset, read_sample_image, write_png
 from kanseg.data.label_spec import Color
 from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_color, viewable
 from kanseg.evaluation.segmentation import predict_labels
-from kanseg.metrics import scores
+from kanseg.metrics.confusion import mean, scores
 from kanseg.visualization.confusion import draw_pixel_confusion
 from kanseg.visualization.image_grid import MAX_CELL, image_grid
 
 COLUMNS = ("image", "truth", "prediction", "error")
-MAX_ERROR_COLUMNS = 3  # multilabel classes up to which each has an error column of its own
+MAX_ERROR_COLUMNS = 3  # with more multilabel classes there is one error column for all
 OVERVIEW_ROWS, GALLERY_ROWS, GALLERY_CELL = 4, 6, 320
 
 
@@ -34,12 +34,12 @@ def draw_results(
     tile: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> list[Path]:
-    """Draw samples with their predictions, galleries and the confusion matrix. Only the samples
-    that are shown are predicted, each once.
+    """Draw samples with their predictions, the worst and best images, and the confusion matrix.
 
-    run/overview.png and run/samples/NAME.png: evenly chosen samples (image | truth | prediction |
-    error) at the size that the network sees. With `per_image` also run/worst.png and run/best.png,
-    by the mean IoU of the image, and run/confusion.png, of all pixels.
+    Writes run/overview.png and run/samples/NAME.png: evenly spaced samples (image | truth |
+    prediction | error) at the network's input size. With `per_image` also run/worst.png and
+    run/best.png, by the mean IoU of the image, and run/confusion.png, over all pixels. Each sample
+    that is shown is predicted once.
 
     Args:
         model: images (B, C, H, W) -> logits.
@@ -47,29 +47,32 @@ def draw_results(
         run: folder.
         per_image: confusion matrices by index, as of `SegmentationMetrics`; None if nothing was
             measured.
-        count: number of samples, and most rows of a gallery; 0 draws the confusion alone.
+        count: number of samples, and at most so many of the worst and best images; 0 draws the
+            confusion matrix only.
         tile: (h, w) above which images are predicted in tiles.
         device: of the model.
 
     Returns:
-        The files, those to look at first in front; the last is the folder of samples.
+        The files, the most informative first; the last is the folder of samples.
     """
+    spec = dataset.label_spec
     confusion = []
     if per_image:
-        path = run / "confusion.png"
-        confusion.append(draw_pixel_confusion(per_image, dataset.label_spec.classes, path))
+        confusion.append(draw_pixel_confusion(per_image, spec.classes, run / "confusion.png"))
     if count < 1 or not len(dataset):
         return confusion
     chosen = evenly(range(len(dataset)), count)
-    measured = image_scores(per_image or {})
-    worst, best = extremes(measured, min(count, GALLERY_ROWS))
+    ious = image_scores(per_image or {})
+    worst, best = extremes(ious, min(count, GALLERY_ROWS))
     cells = predicted_cells(model, dataset, {*chosen, *worst, *best}, tile=tile, device=device)
 
     def draw(path: Path, indices: Sequence[int], max_cell: int) -> Path:
-        names = [_caption(dataset.samples[i].name, measured.get(i)) for i in indices]
-        rows = [cells[i] for i in indices]
-        classes, colors = dataset.label_spec.classes, dataset.label_spec.colors
-        return write_png(path, sample_grid(rows, names, classes, colors, max_cell=max_cell))
+        rows, captions = [], []
+        for index in indices:
+            rows.append(cells[index])
+            captions.append(_caption(dataset.samples[index].name, ious.get(index)))
+        grid = sample_grid(rows, captions, spec.classes, spec.colors, max_cell=max_cell)
+        return write_png(path, grid)
 
     written = [draw(run / "overview.png", evenly(chosen, OVERVIEW_ROWS), MAX_CELL)]
     for name, indices in (("worst", worst), ("best", best)):
@@ -97,7 +100,7 @@ def predicted_cells(
     tile: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[int, list[np.ndarray]]:
-    """index -> `sample_cells` of some samples, predicted one by one."""
+    """Predict some samples one by one: index -> `sample_cells`."""
     was_training = model.training
     model.eval()
     cells = {}
@@ -117,49 +120,51 @@ def predicted_cells(
 
 
 def image_scores(per_image: Mapping[int, np.ndarray]) -> dict[int, float]:
-    """Confusion matrices of images, (N, N) or multilabel (N, 2, 2) -> their mean IoU over the
-    classes that occur; NaN if none does.
+    """Mean IoU of each image over the classes that occur in it; NaN if none does.
+
+    Args:
+        per_image: confusion matrices by index, (N, N) or multilabel (N, 2, 2).
     """
     result = {}
     for index, matrix in per_image.items():
         iou = scores(np.asarray(matrix))["iou"]
-        if iou.ndim == 2:  # multilabel: that of absence and of presence
+        if iou.ndim == 2:  # multilabel: columns are the absence and presence of a class
             iou = iou[:, 1]
-        known = iou[~np.isnan(iou)]
-        result[int(index)] = float(known.mean()) if known.size else float("nan")
+        result[int(index)] = mean(iou)
     return result
 
 
 def extremes(measured: Mapping[int, float], count: int) -> tuple[list[int], list[int]]:
-    """The indices of the worst (the worst first) and of the best (the best first). NaN is left
-    out; an index is in both only if it is the only one.
+    """Indices of the worst images, the worst first, and of the best, the best first. NaN is left
+    out; an image is in both lists only if it is the only one.
     """
-    known = [(score, index) for index, score in measured.items() if not np.isnan(score)]
-    order = [index for _, index in sorted(known)]
+    known = [index for index, score in measured.items() if not np.isnan(score)]
+    order = sorted(known, key=lambda index: (measured[index], index))
     count = min(count, max(1, len(order) // 2))
     return order[:count], order[::-1][:count]
 
 
 def sample_cells(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, colors: Sequence[Color]
+    image: np.ndarray, target: np.ndarray, predicted: np.ndarray, colors: Sequence[Color]
 ) -> list[np.ndarray]:
-    """The images of a sample, (H, W, 3) uint8 each: those of COLUMNS, and for multilabel with two
-    or three classes the error of each.
+    """Draw the images of COLUMNS for a sample, (H, W, 3) uint8 each; for multilabel with two or
+    three classes also the error of each class.
 
     Args:
         image: (H, W, 3) uint8.
-        truth, predicted: (H, W) class indices, or (N, H, W) of 0 and 1 (multilabel); 255 in the
-            truth is ignored.
+        target, predicted: (H, W) class indices, or (N, H, W) of 0 and 1 (multilabel); 255 in the
+            target is ignored.
         colors: an RGB color per class.
     """
-    is_multilabel = truth.ndim == 3 and len(truth) > 1
+    is_multilabel = target.ndim == 3 and len(target) > 1
     ignored = ignored_color(colors)
     has_sides = not is_multilabel and len(colors) <= 2
-    errors = [error_map(image, truth, predicted, sides=has_sides, ignored_in=ignored)]
-    if is_multilabel and len(truth) <= MAX_ERROR_COLUMNS:
-        for mask, found in zip(truth, predicted, strict=True):
-            errors.append(error_map(image, mask, found, sides=True, ignored_in=ignored))
-    return [image, colorize(truth, colors), colorize(predicted, colors), *errors]
+    errors = [error_map(image, target, predicted, sides=has_sides, ignored_in=ignored)]
+    if is_multilabel and len(target) <= MAX_ERROR_COLUMNS:
+        for class_target, class_predicted in zip(target, predicted, strict=True):
+            error = error_map(image, class_target, class_predicted, sides=True, ignored_in=ignored)
+            errors.append(error)
+    return [image, colorize(target, colors), colorize(predicted, colors), *errors]
 
 
 def sample_grid(
@@ -170,9 +175,7 @@ def sample_grid(
     *,
     max_cell: int = MAX_CELL,
 ) -> np.ndarray:
-    """Rows of `sample_cells` with a legend of the classes and errors, as of `image_grid`:
-    (H, W, 3) uint8.
-    """
+    """Draw rows of `sample_cells` with a legend of the classes and errors: (H, W, 3) uint8."""
     columns = list(COLUMNS)
     has_sides = len(classes) <= 2
     if len(rows[0]) > len(COLUMNS):
@@ -185,18 +188,18 @@ def sample_grid(
 def legend(
     classes: Sequence[str], colors: Sequence[Color], *, sides: bool
 ) -> list[tuple[str, Color]]:
-    """(name, color) of the classes and errors. With `sides`, pixels that were made up (false
-    positives) and missed (false negatives) have different colors.
+    """(name, color) of the classes and errors. With `sides`, false positives and false negatives
+    have different colors.
     """
     entries = list(zip(classes, colors, strict=False))
     if sides:
-        entries += [("made up", WRONG), ("missed", MISSED)]
+        entries += [("false positive", WRONG), ("false negative", MISSED)]
     else:
         entries.append(("wrong", WRONG))
     return [*entries, ("ignored", ignored_color(colors))]
 
 
 def evenly(indices: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the indices, evenly spaced, the first and the last among them."""
-    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
-    return [indices[place] for place in dict.fromkeys(places.tolist())]
+    """At most `count` of the indices, evenly spaced, the first and the last included."""
+    positions = np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(int)
+    return [indices[position] for position in dict.fromkeys(positions.tolist())]

@@ -1,4 +1,4 @@
-"""Predictions of a few samples as one image, for trackers."""
+"""Predictions of a few samples as one image, for TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def preview(
     tile: Sequence[int] | None,
     device: torch.device,
 ) -> np.ndarray:
-    """`count` samples, always the same, as rows of image | truth | prediction | error: (H, W, 3)
-    uint8.
+    """Draw `count` samples, always the same, as rows of image | truth | prediction | error:
+    (H, W, 3) uint8.
     """
     chosen = evenly(range(len(dataset)), count)
     cells = predicted_cells(model, dataset, chosen, tile=tile, device=device)
-    return sample_grid(
-        [cells[i] for i in chosen],
-        [dataset.samples[i].name for i in chosen],
-        dataset.label_spec.classes,
-        dataset.label_spec.colors,
-    )
+    rows, names = [], []
+    for index in chosen:
+        rows.append(cells[index])
+        names.append(dataset.samples[index].name)
+    spec = dataset.label_spec
+    return sample_grid(rows, names, spec.classes, spec.colors)

@@ -10,7 +10,7 @@ from kanseg.benchmark import LayerCase, Setting, layer_rows, layer_table
 from kanseg.benchmark.layers import (
     HEADER,
     HEADER_ORIGINAL,
-    REACH_SHARED,
+    SHARED_TARGETS,
     Candidate,
     functions_per_channel,
 )
@@ -135,27 +135,27 @@ def test_half_precision_and_groups():
 
 
 def test_what_is_to_be_reached_holds_for_the_stated_case_only():
-    def reach(basis, channels, case=LayerCase(), setting=ONCE, compiled=False):  # noqa: B008
-        return case.reach(basis, channels, setting, compiled)
+    def targets(basis, channels, case=LayerCase(), setting=ONCE, compiled=False):  # noqa: B008
+        return case.targets(basis, channels, setting, compiled)
 
     nothing = (None, None)
-    assert reach("bspline", 32) == (1.5, 1.4)
-    assert reach("bspline", 64, compiled=True) == (1.1, 1.1)
-    assert reach("gram", 64, LayerCase(groups=16)) == (1.3, 1.3)
-    assert reach("gram", 32, LayerCase(groups=16)) == nothing
-    assert reach("bspline", 64, LayerCase(size=32)) == nothing
-    assert reach("bspline", 64, setting=Setting(dtype="bfloat16")) == nothing
+    assert targets("bspline", 32) == (1.5, 1.4)
+    assert targets("bspline", 64, compiled=True) == (1.1, 1.1)
+    assert targets("gram", 64, LayerCase(groups=16)) == (1.3, 1.3)
+    assert targets("gram", 32, LayerCase(groups=16)) == nothing
+    assert targets("bspline", 64, LayerCase(size=32)) == nothing
+    assert targets("bspline", 64, setting=Setting(dtype="bfloat16")) == nothing
     shared = LayerCase(share="channel")
-    assert reach("fourier", 32, shared) == (1.15, 1.2)
-    assert reach("wavelet", 64, shared) == (1.15, 1.2)
-    assert reach("gram", 64, LayerCase(share=4), compiled=True) == (1.08, 1.12)
-    assert reach("gram", 64, LayerCase(share="layer", groups=16)) == nothing
-    assert reach("gram", 16, shared) == nothing
-    assert (LayerCase().reach_saved(1.0), shared.reach_saved(2.96)) == (4.0, 3.0)
+    assert targets("fourier", 32, shared) == (1.15, 1.2)
+    assert targets("wavelet", 64, shared) == (1.15, 1.2)
+    assert targets("gram", 64, LayerCase(share=4), compiled=True) == (1.08, 1.12)
+    assert targets("gram", 64, LayerCase(share="layer", groups=16)) == nothing
+    assert targets("gram", 16, shared) == nothing
+    assert (LayerCase().saved_target(1.0), shared.saved_target(2.96)) == (4.0, 3.0)
 
 
 def test_every_basis_of_shared_functions_has_something_to_reach():
-    assert set(REACH_SHARED) == set(BASES)
+    assert set(SHARED_TARGETS) == set(BASES)
 
 
 @pytest.mark.parametrize(

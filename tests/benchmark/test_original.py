@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kanseg.bases import BASES
-from kanseg.benchmark.original import LAYERS, MODELS, Original, forget
+from kanseg.benchmark.original import LAYERS, MODELS, Original, clear_method_caches
 from kanseg.models import list_bases
 from kanseg.utils.errors import InputError
 
@@ -45,7 +45,7 @@ def test_caches_are_emptied(original):
     layer = original.layer("gram", 4)
     layer(torch.randn(1, 4, 5, 5))
     assert type(layer).cached.cache_info().currsize == 1
-    forget(layer)
+    clear_method_caches(layer)
     assert type(layer).cached.cache_info().currsize == 0
 
 

@@ -1,4 +1,4 @@
-from kanseg.benchmark.report import answer, is_met, limits
+from kanseg.benchmark.report import format_targets, is_met, yes_or_no
 
 
 def test_figures_are_judged_as_they_are_printed():
@@ -7,9 +7,9 @@ def test_figures_are_judged_as_they_are_printed():
     assert is_met([(9.0, None, 2), (3.0, 4.0, 1)])
     assert is_met([(9.0, None, 2)]) is None
     assert not is_met([(float("nan"), 1.4, 2)])
-    assert [answer(met) for met in (True, False, None)] == ["yes", "no", "-"]
+    assert [yes_or_no(met) for met in (True, False, None)] == ["yes", "no", "-"]
 
 
 def test_limits():
-    assert limits([1.4, None, 4.0]) == "1.4 / - / 4"
-    assert limits([0.5, 1 / 3]) == "0.5 / 0.33"
+    assert format_targets([1.4, None, 4.0]) == "1.4 / - / 4"
+    assert format_targets([0.5, 1 / 3]) == "0.5 / 0.33"

@@ -239,7 +239,7 @@ def test_a_wrong_option_of_the_tool_is_named(words, tmp_path):
         ({"output": Path("x.onnx"), "calibration_count": 0}, "at least 1"),
         ({"output": Path("x.onnx"), "batch": -1}, "at least 1"),
         ({"output": Path("x.onnx"), "split": ["test"], "output_kind": "labels"}, "--split"),
-        ({"output": Path("x.onnx")}, "no folder"),
+        ({"output": Path("x.onnx")}, "nowhere/at/all"),
     ],
 )
 def test_impossible_requests_are_told(options, message):

@@ -7,7 +7,7 @@ import kanseg
 from kanseg.data import Preprocess
 from kanseg.inference import Predictor
 from kanseg.inference.predictor import resized_rows
-from kanseg.inference.sliding_window import gaussian_window, tile_places
+from kanseg.inference.sliding_window import gaussian_window, tile_positions
 from kanseg.inference.sources import ArrayImage
 from kanseg.training.run import train
 from kanseg.training.run_folder.logging import plain
@@ -169,7 +169,7 @@ def test_tiles_are_those_that_are_cut_by_hand():
         batch_size=3,
         device="cpu",
     )
-    rows, columns, height, width = tile_places((61, 83), (16, 24), 0.3)
+    rows, columns, height, width = tile_positions((61, 83), (16, 24), 0.3)
     total, weight = np.zeros((61, 83)), np.zeros((61, 83))
     for row in rows:
         for column in columns:

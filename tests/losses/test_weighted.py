@@ -172,7 +172,7 @@ def test_outputs_of_deep_supervision_count_by_their_weights():
     each = [WeightedLoss({"ce": 1}, "multiclass")(output, target) for output in outputs]
     loss = WeightedLoss({"ce": 1}, "multiclass", supervision=[2.0, 1.0, 0.0])
     torch.testing.assert_close(loss(outputs, target), (2 * each[0] + each[1]) / 3)
-    with pytest.raises(InputError, match="3 weights, but the network gives 1 output"):
+    with pytest.raises(InputError, match="3 weights, .* 1 output"):
         loss(logits, target)
 
 
@@ -200,7 +200,7 @@ def test_every_option_has_a_range():
     ],
 )
 def test_unknown_losses_are_named(weights):
-    with pytest.raises(InputError, match="at least one of .*dice"):
+    with pytest.raises(InputError, match="training.loss .*dice"):
         WeightedLoss(weights, "binary")
 
 

@@ -165,7 +165,7 @@ def test_texts_with_nul_are_refused(text):
 def test_json_lines_are_read_and_blank_ones_skipped(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n\n{"step": 2, "x": null}')
-    lines = read_json_lines(path, {"step": int}, cure="delete it")
+    lines = read_json_lines(path, {"step": int}, hint="delete it")
     assert lines == [{"step": 1}, {"step": 2, "x": None}]
 
 
@@ -176,4 +176,4 @@ def test_a_damaged_json_line_is_named_with_its_cure(tmp_path, damaged):
     path = tmp_path / "log.jsonl"
     path.write_text(f'{{"step": 1}}\n{damaged}\n')
     with pytest.raises(InputError, match=r"log\.jsonl: line 2 .*delete it"):
-        read_json_lines(path, {"step": int}, cure="delete it")
+        read_json_lines(path, {"step": int}, hint="delete it")

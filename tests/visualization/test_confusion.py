@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from kanseg.visualization.confusion import (
-    confused,
     draw_pixel_confusion,
+    most_confused,
     pixel_confusion,
     row_shares,
 )
@@ -31,12 +31,12 @@ def test_multilabel_classes_have_shares_of_the_pixels_without_and_with_them():
 
 
 def test_the_worst_mixed_up_pairs_are_named():
-    assert confused(np.array([[9, 1, 0], [2000, 9, 0], [0, 3, 9]]), ["a", "b", "c"])[1:] == [
-        "b for a: 2,000",
-        "c for b: 3",
-        "a for b: 1",
+    assert most_confused(np.array([[9, 1, 0], [2000, 9, 0], [0, 3, 9]]), ["a", "b", "c"])[1:] == [
+        "b as a: 2,000",
+        "c as b: 3",
+        "a as b: 1",
     ]
-    assert confused(np.eye(3, dtype=int), ["a", "b", "c"]) == []
+    assert most_confused(np.eye(3, dtype=int), ["a", "b", "c"]) == []
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ EXAMPLES = 6
 def draw_comparison(
     variants: Mapping[str, VariantScores], baseline: str, path: Path, *, score: str
 ) -> Path:
-    """Draw the mean over images of every seed (left), and the difference of each test image to the
-    baseline with the interval of its mean (right).
+    """Draw the mean over images of every seed (left), and the differences of the test images to the
+    baseline with the interval of their mean (right).
     """
     from matplotlib.figure import Figure
 
@@ -31,29 +31,24 @@ def draw_comparison(
     names = [baseline, *others]
     figure = Figure(figsize=(11, 1.6 + 0.55 * len(variants)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    for place, name in enumerate(names):
+    for y, name in enumerate(names):
         seeds = variants[name].by_seed
-        color = "tab:gray" if name == baseline else f"C{place - 1}"
-        left.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.6)
-        left.plot([seeds.mean()], [place], "|", color="black", markersize=18, markeredgewidth=2)
+        color = "tab:gray" if name == baseline else f"C{y - 1}"
+        left.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6)
+        left.plot([seeds.mean()], [y], "|", color="black", markersize=18, markeredgewidth=2)
     left.set(
         yticks=range(len(names)),
         yticklabels=names,
         xlabel=f"{score}, mean over images",
         title="every seed (dot) and their mean (bar)",
     )
-    spread = np.random.default_rng(0)
-    for place, name in enumerate(others):
+    rng = np.random.default_rng(0)
+    for y, name in enumerate(others):
         found = difference(variants[name], variants[baseline])
-        right.plot(
-            found.values,
-            place + spread.uniform(-0.18, 0.18, len(found.values)),
-            ".",
-            color=f"C{place}",
-            alpha=0.4,
-        )
-        right.plot([found.low, found.high], [place, place], color="black", linewidth=3)
-        right.plot([found.mean], [place], "o", color="black", markersize=6)
+        jittered = y + rng.uniform(-0.18, 0.18, len(found.values))
+        right.plot(found.values, jittered, ".", color=f"C{y}", alpha=0.4)
+        right.plot([found.low, found.high], [y, y], color="black", linewidth=3)
+        right.plot([found.mean], [y], "o", color="black", markersize=6)
     right.axvline(0, color="tab:gray", linewidth=1)
     right.set(
         yticks=range(len(others)),
@@ -88,14 +83,14 @@ def draw_examples(
     """
     first = {name: variant.images[0] for name, variant in variants.items()}
     spread = np.ptp(np.stack(list(first.values())), axis=0)
-    chosen = [int(i) for i in np.argsort(-spread) if not np.isnan(spread[i])][:EXAMPLES]
+    num_defined = int((~np.isnan(spread)).sum())
+    chosen = np.argsort(-spread)[: min(EXAMPLES, num_defined)].tolist()  # NaN comes last
     if not chosen:
         return None
     folder = open_data(config.data, log=lambda _: None)
-    # Names in the tables are escaped.
-    by_name = {
-        safe_cell(sample.name): sample for sample in folder.samples(getattr(config.data, split))
-    }
+    by_name = {}
+    for sample in folder.samples(getattr(config.data, split)):
+        by_name[safe_cell(sample.name)] = sample  # as the name is escaped in the tables
     names = next(iter(variants.values())).names
     samples = [by_name[names[i]] for i in chosen]
     cells: list[list[np.ndarray]] = [[] for _ in samples]
@@ -109,12 +104,14 @@ def draw_examples(
             tile=predictor.tile,
             device=predictor.device,
         )
-        for row, (image, truth, _, error, *_) in shown.items():
-            cells[row] += [error] if cells[row] else [image, truth, error]
+        for row, (image, target, _, error, *_) in shown.items():
+            if not cells[row]:
+                cells[row] += [image, target]
+            cells[row].append(error)
     titles = []
     for i in chosen:
-        scores = ", ".join(f"{name} {first[name][i]:.3f}" for name in runs)
-        titles.append(f"{names[i]}: {scores}")
+        scores = [f"{name} {first[name][i]:.3f}" for name in runs]
+        titles.append(f"{names[i]}: {', '.join(scores)}")
     spec = folder.label_spec
     key = legend(spec.classes, spec.colors, sides=len(spec.classes) <= 2)
     return write_png(path, image_grid(cells, ["image", "truth", *runs], titles, legend=key))

@@ -1,4 +1,4 @@
-"""What a comparison writes: table.md, table.json, comparison.png and examples.png."""
+"""Write the files of a comparison: table.md, table.json, comparison.png and examples.png."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_comparison(
     score: str | None,
     log: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Write tables and figures of the finished runs; nothing while a variant has none.
+    """Write tables and figures of the finished runs; nothing if a variant has no finished run.
 
     Args:
         variants: name -> settings.
@@ -48,10 +48,10 @@ def write_comparison(
         baseline: the variant that the others are compared with.
         split: "val" or "test".
         score: a column of scores_SPLIT.csv; None for the `default_score`.
-        log: gets a line for everything that happens.
+        log: called with each line of progress.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     finished, missing = _finished_runs(variants, seeds, output)
     if missing:
@@ -98,9 +98,7 @@ def _finished_runs(
 
 
 def data_warnings(finished: Mapping[str, Mapping[int, Path]]) -> list[str]:
-    """A warning where runs were trained on other samples than the first of them, as their stored
-    splits say.
-    """
+    """A warning if the stored splits of the runs have different training samples."""
     trained_on = {}
     for runs in finished.values():
         for run in runs.values():
@@ -112,6 +110,6 @@ def data_warnings(finished: Mapping[str, Mapping[int, Path]]) -> list[str]:
     if not other:
         return []
     return [
-        f"Warning: {', '.join(other)} were trained on other samples than {first} (the data set was"
-        " changed in between): the runs cannot be compared."
+        f"Warning: {', '.join(other)} were trained on other samples than {first}, because the data"
+        " set was changed in between; the runs cannot be compared."
     ]

@@ -1,4 +1,4 @@
-"""Statistics of a comparison: differences of variants, their intervals and p-values."""
+"""Statistics of a comparison: differences between variants, their intervals and p-values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VariantScores:
     """The scores of a variant's runs.
 
     Args:
-        runs: seed -> what its metrics.json holds.
+        runs: seed -> content of its metrics.json.
         images: (seeds, images) score of each test image, NaN where it is undefined.
         names: of the images.
     """
@@ -60,10 +60,10 @@ class Difference:
     Args:
         values: (images,) differences of the means over the common seeds, without images whose score
             is undefined in any of the runs.
-        mean: of them.
+        mean: mean of the values.
         low, high: 95 % interval of the mean for new seeds and new images.
-        p: two-sided, of the same t distribution.
-        left_out: number of images that are left out.
+        p: two-sided p-value of the same t distribution.
+        left_out: number of images with an undefined score.
     """
 
     values: np.ndarray
@@ -90,8 +90,7 @@ def read_scores(runs: Mapping[int, Path], split: str, score: str) -> VariantScor
     for seed, table in tables.items():
         if table.keys() != names:
             raise InputError(
-                f"{runs[seed]}: its scores_{split}.csv is of other images than those of the other"
-                " seeds"
+                f"{runs[seed]}: scores_{split}.csv has other images than those of the other seeds"
             )
     metrics, scores = {}, []
     for seed, run in runs.items():
@@ -101,7 +100,7 @@ def read_scores(runs: Mapping[int, Path], split: str, score: str) -> VariantScor
 
 
 def read_images(path: Path, score: str) -> dict[str, float]:
-    """Name of an image -> its score, of a table that a run wrote."""
+    """Read a column of a run's scores_SPLIT.csv: name of an image -> its score."""
     if not path.is_file():
         raise InputError(
             f"{path} is missing; `python tools/evaluate.py --checkpoint {path.parent} --csv {path}`"
@@ -119,22 +118,23 @@ def read_images(path: Path, score: str) -> dict[str, float]:
 
 
 def default_score(run: Path, split: str) -> str:
-    """The score that variants are compared by: IoU of the foreground of two classes, or of more
-    the mean over the classes.
+    """The score that variants are compared by: the IoU of the foreground for two classes, the mean
+    IoU for more.
     """
     scores = json.loads((run / "metrics.json").read_text(encoding="utf-8")).get(split)
     if scores is None:
         raise InputError(
-            f"{run} has no scores on {split}; name a split that the experiment measures with"
-            " --split"
+            f"{run} has no scores on {split}; give --split a split that the experiment measures"
         )
-    labels = list(scores["classes"])
-    return f"{labels[1]}/iou" if len(labels) == 2 else "mean/iou"
+    classes = list(scores["classes"])
+    if len(classes) == 2:
+        return f"{classes[1]}/iou"
+    return "mean/iou"
 
 
 def difference(variant: VariantScores, baseline: VariantScores) -> Difference:
-    """A variant minus the baseline on the same images with the same seeds; NaN where no image or
-    no common seed is left.
+    """Subtract the scores of the baseline from those of a variant, for the same images and seeds;
+    NaN without a common image or seed.
 
     Raises:
         InputError: the two were tested on different images.
@@ -142,7 +142,7 @@ def difference(variant: VariantScores, baseline: VariantScores) -> Difference:
     both = variant.images.size and baseline.images.size
     if both and set(variant.names) != set(baseline.names):
         raise InputError(
-            "the variants were tested on different images, so that they cannot be compared image by"
+            "the variants were tested on different images, so they cannot be compared image by"
             " image"
         )
     seeds = [seed for seed in variant.runs if seed in baseline.runs]
@@ -203,8 +203,8 @@ def crossed_mean(values: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values corrected for the number of tests (Holm 1979), since a small p by chance is more
-    likely among many. NaN is not a test and stays NaN.
+    """Correct p-values for the number of tests (Holm 1979). NaN does not count as a test and stays
+    NaN.
     """
     p = np.asarray(p, dtype=float)
     corrected = np.full_like(p, np.nan)
@@ -214,8 +214,8 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def comparison_rows(variants: Mapping[str, VariantScores], baseline: str) -> list[dict[str, Any]]:
-    """A row for each variant, the baseline first: size, cost, mean and standard deviation over the
-    seeds, and the difference to the baseline.
+    """Make a row for each variant, the baseline first: size, cost, mean and standard deviation over
+    the seeds, and the difference to the baseline.
     """
     others = [name for name in variants if name != baseline]
     differences = {name: difference(variants[name], variants[baseline]) for name in others}
@@ -242,7 +242,9 @@ def comparison_rows(variants: Mapping[str, VariantScores], baseline: str) -> lis
 
 def sample_deviation(values: np.ndarray) -> float:
     """Standard deviation of a sample; NaN for a single value."""
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    if len(values) < 2:
+        return float("nan")
+    return float(values.std(ddof=1))
 
 
 def corrected_p(differences: Mapping[str, Difference]) -> dict[str, float]:
@@ -265,7 +267,7 @@ def difference_row(found: Difference, p: float) -> dict[str, Any]:
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, score: str) -> str:
-    """The rows in Markdown."""
+    """Format the rows as a Markdown table."""
     names = {"score": score, "baseline": rows[0]["variant"]}
     lines = []
     for row in rows:
@@ -301,5 +303,7 @@ def difference_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def p_text(value: float) -> str:
-    """A p-value for a table."""
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    """Format a p-value."""
+    if value < 1e-4:
+        return "< 0.0001"
+    return f"{value:.4f}"

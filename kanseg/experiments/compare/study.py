@@ -1,7 +1,7 @@
-"""A study: variants on several data sets, tuned on validation splits and tested once, as a YAML
-file describes them.
+"""Run a study: variants on several data sets, tuned on validation splits and tested once, described
+by a YAML file.
 
-Every finished run writes one line to a JSON-lines file; a run that has a line is not repeated.
+Every finished run appends a line to a JSON-lines file; a run that has a line is not repeated.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ class Study:
     Args:
         path: of the file.
         baseline: the variant that the others are compared with.
-        sets: name of a data set -> nested settings: its config, the common settings and its own.
+        sets: name of a data set -> nested settings: its config, updated by the common settings and
+            its own ones.
         variants: name -> the settings in which it differs.
-        longer: name -> (variant, factor on its epochs), to compare at equal CPU time.
+        longer: name -> (variant, factor on its epochs), for comparisons at equal CPU time.
         tuned: the setting that is tuned, and its values.
         tune_seed: seed of the tuning runs.
         seeds: seeds of the final runs.
@@ -118,25 +119,24 @@ def read_study(path: Path) -> Study:
     missing = sorted(KEYS - {"settings"} - content.keys())
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)}; docs/study.md shows a study file")
-    variants = {
-        _name(path, name): dict(overrides or {})
-        for name, overrides in _mapping(path, "variants", content["variants"]).items()
-    }
+    variants = {}
+    for name, overrides in _mapping(path, "variants", content["variants"]).items():
+        variants[_name(path, name)] = dict(overrides or {})
     baseline = content["baseline"]
     if baseline not in variants:
         raise InputError(f"{path}: baseline {baseline!r} is not one of the variants")
-    sets = {
-        _name(path, name): _settings_of_set(path, name, entry, content.get("settings") or {})
-        for name, entry in _mapping(path, "sets", content["sets"]).items()
-    }
+    common = content.get("settings") or {}
+    sets = {}
+    for name, entry in _mapping(path, "sets", content["sets"]).items():
+        sets[_name(path, name)] = _settings_of_set(path, name, entry, common)
     tune = _mapping(path, "tune", content["tune"], {"values", "seed"})
     values = _mapping(path, "tune.values", tune.get("values"))
-    if len(values) != 1 or not all(isinstance(tried, list) and tried for tried in values.values()):
+    tuned, choices = next(iter(values.items()), ("", None))
+    if len(values) != 1 or not isinstance(choices, list) or not choices:
         raise InputError(
             f"{path}: tune.values must be one setting and its values, such as"
             " {training.lr: [1.0e-3, 3.0e-3]}"
         )
-    [(tuned, tried)] = values.items()
     final = _mapping(path, "final", content["final"], {"seeds", "longer"})
     seeds = final.get("seeds")
     if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
@@ -147,7 +147,7 @@ def read_study(path: Path) -> Study:
         sets=sets,
         variants=variants,
         longer=_read_longer(path, final.get("longer") or {}, variants),
-        tuned=(tuned, tuple(tried)),
+        tuned=(tuned, tuple(choices)),
         tune_seed=tune.get("seed", 0),
         seeds=tuple(seeds),
     )
@@ -160,7 +160,7 @@ def _settings_of_set(path: Path, name: str, entry: Any, common: Settings) -> dic
     if entry.get("config") is not None:
         config = path.parent / entry["config"]
         if not config.is_file():
-            raise InputError(f"{path}: sets.{name}.config: there is no file {config}")
+            raise InputError(f"{path}: sets.{name}.config: no such file: {config}")
         nested = read_yaml(config)
     return with_values(nested, {**common, **(entry.get("settings") or {})})
 
@@ -187,9 +187,9 @@ def _is_positive(value: Any) -> bool:
 
 
 def _name(path: Path, name: Any) -> str:
-    """Check that a name can be the name of a folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or any(sign in name for sign in "/\\"):
-        raise InputError(f"{path}: {name!r} must be a name of a folder, without / or \\")
+    """Check that a name can be used for a folder."""
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise InputError(f"{path}: {name!r} must be usable as a folder name, without / or \\")
     return name
 
 
@@ -211,26 +211,25 @@ def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -
 
 def recorded_settings(config: Config) -> dict[str, Any]:
     """section.key -> value of the settings that can change the score, without the seed."""
-    flat = flat_settings(config)
-    kept = {key: value for key, value in flat.items() if key not in NOT_RECORDED}
-    return json.loads(json.dumps(kept))
+    settings = flat_settings(config)
+    for key in NOT_RECORDED:
+        settings.pop(key, None)
+    return json.loads(json.dumps(settings))
 
 
 def settings_hash(settings: Settings) -> str:
-    """12 hex digits of the settings that differ from the defaults, so that a setting that is added
-    to kanseg later does not change the hash of older runs.
+    """Hash of the settings, 12 hex digits. Only settings that differ from the defaults count, so
+    that new settings in later versions of kanseg do not change the hash.
     """
     defaults = recorded_settings(Config())
-    own = {key: value for key, value in settings.items() if value != defaults.get(key)}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
+    changed = {key: value for key, value in settings.items() if value != defaults.get(key)}
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def same_settings(stored: Settings, now: Settings) -> bool:
-    """True if a stored run had these settings; settings it does not know had their default."""
+    """True if a stored run had these settings; settings that it lacks had their default."""
     defaults = recorded_settings(Config())
-    return stored.keys() <= now.keys() and all(
-        stored.get(key, defaults.get(key)) == value for key, value in now.items()
-    )
+    return stored.keys() <= now.keys() and {**defaults, **stored} == {**defaults, **now}
 
 
 def tuning_jobs(
@@ -238,18 +237,15 @@ def tuning_jobs(
 ) -> list[Job]:
     """The tuning runs: every value for every variant, without a test split."""
     key, values = study.tuned
-    folders = {"data_root": data_root, "output": output}
+    options = {"seed": study.tune_seed, "data_root": data_root, "output": output}
     jobs = []
     for set_name in sets:
         for variant in variants:
             if variant not in study.variants:
                 continue
             for value in values:
-                changes = {**study.variants[variant], key: value}
-                job = _job(
-                    study, "tune", set_name, variant, changes, seed=study.tune_seed, **folders
-                )
-                jobs.append(job)
+                overrides = {**study.variants[variant], key: value}
+                jobs.append(_job(study, "tune", set_name, variant, overrides, **options))
     return jobs
 
 
@@ -262,26 +258,28 @@ def final_jobs(
     data_root: Path,
     output: Path,
 ) -> tuple[list[Job], list[str]]:
-    """The final runs, with a test split, of every variant with its best value on validation; and
-    the sets and variants whose tuning is not complete.
+    """The final runs: every variant with its best value on validation, with a test split.
+
+    Returns:
+        (jobs, "set, variant" of those whose tuning is not complete).
     """
+    folders = {"data_root": data_root, "output": output}
     chosen: dict[tuple[str, str], Any] = {}
     untuned = []
     for set_name in sets:
         lines = read_lines(results_file(results, "tune", set_name))
         for variant in variants:
             tuned, _ = study.longer.get(variant, (variant, 1.0))
-            jobs = tuning_jobs(study, [set_name], [tuned], data_root=data_root, output=output)
-            value = tuning_winner(study, jobs, lines)
+            tuning = tuning_jobs(study, [set_name], [tuned], **folders)
+            value = tuning_winner(study, tuning, lines)
             if value is None:
                 untuned.append(f"{set_name}, {tuned}")
             else:
                 chosen[set_name, variant] = value
-    jobs = [
-        _final_job(study, set_name, variant, value, seed, data_root=data_root, output=output)
-        for seed in study.seeds
-        for (set_name, variant), value in chosen.items()
-    ]
+    jobs = []
+    for seed in study.seeds:
+        for (set_name, variant), value in chosen.items():
+            jobs.append(_final_job(study, set_name, variant, value, seed, **folders))
     return jobs, list(dict.fromkeys(untuned))
 
 
@@ -302,25 +300,25 @@ def _final_job(
 def tuning_winner(
     study: Study, jobs: Sequence[Job], lines: Sequence[Mapping[str, Any]]
 ) -> Any | None:
-    """The value with the highest validation score, the first of equal ones; None while a run is
+    """The value with the highest validation score, the first of equal ones; None if a run is
     missing. Runs that diverged do not count.
 
     Raises:
-        InputError: all of the runs diverged.
+        InputError: all runs diverged.
     """
     scores = {}
     for job in jobs:
         line = find_line(job, lines)
         if line is None:
             return None
-        scores[job.overrides[study.tuned[0]]] = line["mean"]
-    valid = {value: score for value, score in scores.items() if score is not None}
-    if not valid:
+        if line["mean"] is not None:
+            scores[job.overrides[study.tuned[0]]] = line["mean"]
+    if not scores:
         raise InputError(
             f"{jobs[0].set_name}, {jobs[0].variant}: no value of {study.tuned[0]} gave a score;"
             " give other values, or leave the variant out with --variants"
         )
-    return max(valid, key=valid.__getitem__)
+    return max(scores, key=scores.__getitem__)
 
 
 def _job(
@@ -339,17 +337,18 @@ def _job(
         config = Config.from_yaml(yaml.safe_dump(nested))
     except InputError as error:
         raise InputError(f"{study.path}: {set_name}, {variant}: {error}") from None
-    own_data = config.data.prepare is not None
-    root = output / "data" / set_name if own_data else data_root / config.data.root
+    root = data_root / config.data.root
+    if config.data.prepare is not None:
+        root = output / "data" / set_name
     data = replace(config.data, root=str(root))
     if stage == "tune":
-        data.test = []  # so that no score on it is computed
+        data.test = []  # so that the test split is not measured
     config = replace(config, data=data)
     return Job(stage, set_name, variant, dict(overrides), config)
 
 
 def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The line of the job, or None."""
+    """The line of a job; None if it has none."""
     settings = job.settings
     for line in lines:
         name = (line["set"], line["variant"], line["seed"])
@@ -362,7 +361,7 @@ def find_line(job: Job, lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]
 def run_jobs(
     jobs: Sequence[Job], *, output: Path, results: Path, discard: bool = False, log: Log = print
 ) -> None:
-    """Run the jobs that have no line yet and are not run by another process.
+    """Run the jobs that have no line yet, except those that another process is running.
 
     An interrupted run starts again, because its CPU seconds are unknown.
 
@@ -371,13 +370,14 @@ def run_jobs(
         output: folder for the runs, OUTPUT/STAGE/SET/VARIANT/HASH_SEED.
         results: folder of the JSON lines, RESULTS/STAGE/SET.jsonl.
         discard: delete the folder of a run once its line is written.
-        log: gets a line of progress at a time.
+        log: called with each line of progress.
 
     Raises:
         InputError: settings or data that cannot be used.
     """
-    for job in {(each.set_name, each.variant): each for each in jobs}.values():
-        try:  # check all of them before the first one trains
+    one_per_variant = {(job.set_name, job.variant): job for job in jobs}
+    for job in one_per_variant.values():
+        try:  # check all variants before the first run
             check_settings(SegmentationTask(job.config))
         except InputError as error:
             raise InputError(f"{job.set_name}, {job.variant}: {error}") from None
@@ -402,7 +402,7 @@ def run_jobs(
 
 
 def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
-    """Train and measure; returns the line of the run."""
+    """Train and measure, and return the line of the run."""
     config = replace(job.config, run_dir=str(run))
     if config.data.prepare is not None:
         try:
@@ -435,11 +435,11 @@ def chosen_names(text: str | None, known: Sequence[str], option: str) -> list[st
     """
     if text is None:
         return list(known)
-    asked = comma_separated(text)
-    for name in asked:
+    chosen = comma_separated(text)
+    for name in chosen:
         if name not in known:
             raise InputError(
                 f"{option}: {name!r} is not in the study{nearest(name, known)} (known:"
                 f" {', '.join(known)})"
             )
-    return [name for name in known if name in asked]
+    return [name for name in known if name in chosen]

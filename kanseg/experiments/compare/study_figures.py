@@ -1,4 +1,4 @@
-"""The figure of a study."""
+"""Draw the figure of a study."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kanseg.visualization.figures import save_figure
 
 
 def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> Path:
-    """A dot and a 95 % interval for the difference of each set and variant to its reference.
+    """Draw the difference of each set and variant to its reference, with its 95 % interval.
 
     Args:
         rows: of `study_rows`; those without a difference are left out.
@@ -31,12 +31,12 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
         label: str | None = variant
         for row in rows:
             if row["variant"] == variant:
-                place = sets.index(row["set"]) - 0.35 + step * (number + 0.5)
-                axis.hlines(place, row["low"], row["high"], color=color)
-                axis.plot(row["difference"], place, "o", color=color, markersize=5, label=label)
+                y = sets.index(row["set"]) - 0.35 + step * (number + 0.5)
+                axis.hlines(y, row["low"], row["high"], color=color)
+                axis.plot(row["difference"], y, "o", color=color, markersize=5, label=label)
                 label = None  # one entry in the legend for each variant
-    for place in range(1, len(sets)):
-        axis.axhline(place - 0.5, color="tab:gray", linewidth=0.5, alpha=0.5)
+    for y in range(1, len(sets)):
+        axis.axhline(y - 0.5, color="tab:gray", linewidth=0.5, alpha=0.5)
     axis.axvline(0, color="black", linewidth=1)
     references = ", ".join(dict.fromkeys(str(row["against"]) for row in rows))
     axis.set(

@@ -1,4 +1,4 @@
-"""What a study writes: table.md and a figure for each question."""
+"""Write the report of a study: table.md and two figures."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def write_study(
     *,
     log: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Write table.md and the figures of the lines that are there; returns the files.
+    """Write table.md and the figures from the lines of the finished runs, and return their paths.
 
     Args:
         study: the study.
-        sets, variants: the names that are reported.
-        results: folder of the JSON lines, and of the files that are written.
-        log: gets the tables and the files.
+        sets, variants: names to report.
+        results: folder of the JSON lines, to which the report is written.
+        log: called with the tables and the paths.
 
     Raises:
         InputError: no lines yet, or lines that are damaged or contradict each other.
@@ -56,7 +56,7 @@ def write_study(
         lines = [line for line in read_lines(path) if line["variant"] in variants]
         if lines:
             found = by_variant(lines, where=path, log=log)
-            final[name] = {variant: found[variant] for variant in variants if variant in found}
+            final[name] = dict(sorted(found.items(), key=lambda pair: variants.index(pair[0])))
     parts = []
     written = [results / "table.md"]
     for title, equal_time in (("Equal parameters", False), ("Equal CPU time", True)):

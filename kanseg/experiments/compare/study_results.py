@@ -1,4 +1,4 @@
-"""The JSON lines of a study: write, read and compare them."""
+"""Write, read and compare the JSON lines of a study."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json_lines
 from kanseg.utils.tables import markdown_table
 
-NO_REFERENCE = "none"  # shown for a variant without a comparable baseline
+NO_REFERENCE = "none"  # shown if no baseline is comparable
 STAGES = {"tune": "val", "final": "test"}  # stage -> the split of its scores
 FIELDS = ("set", "variant", "seed", "settings", "settings_hash", "split", "score", "mean")
 HEADERS = (
@@ -53,7 +54,7 @@ def results_file(results: Path, stage: str, set_name: str) -> Path:
 
 
 def run_line(run: Path, split: str) -> dict[str, Any]:
-    """Scores and costs of a finished run for its line, without paths."""
+    """Scores and costs of a finished run, for its line."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     score = default_score(run, split)
     images = read_images(run / f"scores_{split}.csv", score)
@@ -76,7 +77,7 @@ def run_line(run: Path, split: str) -> dict[str, Any]:
 
 
 def code_version() -> dict[str, Any]:
-    """Version of kanseg and, in a checkout, its commit, with "-dirty" if files were changed."""
+    """Version of kanseg, and its commit if it runs from a checkout ("-dirty" if files changed)."""
     package = Path(kanseg.__file__).parent
 
     def git(*words: str) -> str:
@@ -98,7 +99,7 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     data = (json.dumps(line, allow_nan=False) + "\n").encode()
     if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        data = b"\n" + data  # a line that was cut off stays separate, and is refused by readers
+        data = b"\n" + data  # keeps a truncated line separate, which readers report
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if os.write(descriptor, data) != len(data):
@@ -117,14 +118,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     fields = dict.fromkeys(FIELDS, object)
-    return read_json_lines(path, fields, cure="delete it, and the run is made again")
+    return read_json_lines(path, fields, hint="delete it, and the run is repeated")
 
 
 def by_variant(
     lines: Sequence[Mapping[str, Any]], *, where: Path, log: Callable[[str], None] = print
 ) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """variant -> seed -> line of the final runs on a data set. Of two lines of the same run the
-    first counts, and that is logged.
+    """Group the final runs on a data set: variant -> seed -> line. Of several lines of a run the
+    first counts; the others are logged.
 
     Raises:
         InputError: runs of a variant with different settings.
@@ -132,26 +133,22 @@ def by_variant(
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
     for line in lines:
         runs = found.setdefault(line["variant"], {})
-        first = next(iter(runs.values()), line)
-        if _other(first, line):
+        settings = line["settings"]
+        first = next(iter(runs.values()), line)["settings"]
+        changed = [key for key in first if key in settings and first[key] != settings[key]]
+        if changed:
             raise InputError(
                 f"{where}: {line['variant']} was run with different settings"
-                f" ({', '.join(_other(first, line))}); move the lines of one of them elsewhere"
+                f" ({', '.join(changed)}); move the lines of one of them to another file"
             )
         if line["seed"] in runs:
             log(
-                f"study: {where}: {line['variant']}, seed {line['seed']} is there more than once;"
+                f"study: {where}: {line['variant']}, seed {line['seed']} occurs more than once;"
                 " the first line counts"
             )
             continue
         runs[line["seed"]] = line
     return found
-
-
-def _other(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that both lines have and that differ."""
-    old, new = first["settings"], second["settings"]
-    return [key for key in old if key in new and old[key] != new[key]]
 
 
 def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> VariantScores:
@@ -175,22 +172,27 @@ def variant_scores(runs: Mapping[int, Mapping[str, Any]], *, where: str) -> Vari
 def equal_time_reference(
     cost: float, references: Mapping[str, Mapping[int, Mapping[str, Any]]]
 ) -> str | None:
-    """The baseline to compare with at equal CPU time: the one with the fewest CPU seconds that are
-    not fewer than those of the variant. None if there is none.
+    """The baseline to compare with at equal CPU time: the fastest one that took at least as long as
+    the variant. None if there is none.
 
     Args:
         cost: CPU seconds of the variant.
         references: name -> seed -> line of the baselines.
     """
-    costs = {name: mean_cost(runs) for name, runs in references.items()}
-    enough = {name: mine for name, mine in costs.items() if mine >= cost}
-    return min(enough, key=enough.__getitem__) if enough else None
+    slower = {}
+    for name, runs in references.items():
+        reference_cost = mean_cost(runs)
+        if reference_cost >= cost:
+            slower[name] = reference_cost
+    return min(slower, key=slower.__getitem__, default=None)
 
 
 def mean_cost(runs: Mapping[int, Mapping[str, Any]]) -> float:
     """CPU seconds of training, mean over the runs that did not diverge."""
     seconds = [line["cpu_seconds"] for line in runs.values() if line["mean"] is not None]
-    return float(np.mean(seconds)) if seconds else float("nan")
+    if not seconds:
+        return float("nan")
+    return float(np.mean(seconds))
 
 
 def study_rows(
@@ -200,14 +202,13 @@ def study_rows(
     longer: Sequence[str],
     equal_time: bool,
 ) -> list[dict[str, Any]]:
-    """A row for each set and variant, with the difference to the baseline.
+    """Make a row for each set and variant, with the difference to the baseline.
 
     Args:
         sets: set -> variant -> seed -> line.
         baseline: the variant that the others are compared with.
-        longer: the names of baselines with more epochs.
-        equal_time: compare with the baseline, or the longer one, that got at least as many CPU
-            seconds as the variant.
+        longer: names of baselines with more epochs.
+        equal_time: compare with the `equal_time_reference` instead of the baseline.
     """
     rows = []
     for set_name, variants in sets.items():
@@ -239,9 +240,9 @@ def _row(
     set_name: str, name: str, runs: Mapping[int, Mapping[str, Any]], scores: VariantScores
 ) -> dict[str, Any]:
     finished = [line for line in runs.values() if line["mean"] is not None]
+    first = next(iter(finished), {})
     means = scores.by_seed
-    first = finished[0] if finished else {}
-    mean = float("nan")  # of a variant that diverged with a seed
+    mean = float("nan")  # if a seed diverged
     if len(finished) == len(runs):
         mean = float(means.mean())
     return {
@@ -259,17 +260,19 @@ def _row(
 
 
 def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Format the rows as a Markdown table."""
     lines = []
     for row in rows:
-        diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+        seeds = str(len(row["seeds"]))
+        if row["diverged"]:
+            seeds += f" ({row['diverged']} diverged)"
         cells = [
             row["set"],
             row["variant"],
             _thousands(row["parameters"]),
             _thousands(row["multiply_adds"]),
             f"{row['cpu_seconds']:.0f}",
-            f"{len(row['seeds'])}{diverged}",
+            seeds,
             mean_cell(row),
             row["against"],
         ]
@@ -282,27 +285,21 @@ def _thousands(value: int | None) -> str:
 
 
 def wins(rows: Sequence[Mapping[str, Any]]) -> str:
-    """For each variant: the number of sets on which it is ahead of its reference or behind it."""
+    """Count for each variant on how many sets it is ahead of its reference or behind it."""
     headers = ("variant", "sets", "ahead", "interval above 0", "behind", "interval below 0")
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    counts: dict[str, np.ndarray] = {}
     for row in rows:
         if "difference" in row:
-            by_name.setdefault(row["variant"], []).append(row)
-    table = []
-    for name, mine in by_name.items():
-        counts = (
-            len(mine),
-            sum(row["difference"] > 0 for row in mine),
-            sum(row["low"] > 0 for row in mine),
-            sum(row["difference"] < 0 for row in mine),
-            sum(row["high"] < 0 for row in mine),
-        )
-        table.append([name, *map(str, counts)])
+            mean, low, high = row["difference"], row["low"], row["high"]
+            outcome = np.array([1, mean > 0, low > 0, mean < 0, high < 0], dtype=int)
+            counts[row["variant"]] = counts.get(row["variant"], 0) + outcome
+    table = [[name, *map(str, numbers.tolist())] for name, numbers in counts.items()]
     return markdown_table(headers, table)
 
 
 def tuning_table(sets: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> str:
-    """The validation scores of the tuning: a row for each run, the best of a variant marked.
+    """Format the validation scores of the tuning: a row for each run; the best run of each variant
+    is marked.
 
     Args:
         sets: set -> lines of the stage "tune".
@@ -335,7 +332,7 @@ def score_names(sets: Mapping[str, Mapping[str, Mapping[int, Mapping[str, Any]]]
     """The name of each set's score, as a sentence."""
     names = []
     for set_name, variants in sets.items():
-        lines = [line for runs in variants.values() for line in runs.values()]
+        lines = chain.from_iterable(runs.values() for runs in variants.values())
         score = next((line["score"] for line in lines if line["score"]), None)
         names.append(f"{set_name} {score}")
     return f"Scores: {', '.join(names)}."

@@ -1,6 +1,4 @@
-"""Variants of one experiment: they differ in what is compared, have the same size, and are each
-trained with several seeds.
-"""
+"""Read, size and train the variants of an experiment, each with several seeds."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ from kanseg.training.run_folder.resume import RunBusy, settings_changed, stored_
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
+from kanseg.utils.text import one_line
 
 Log = Callable[[str], None]
 # Settings of the data that all variants must share, so that they are tested on the same images.
@@ -48,13 +47,14 @@ def read_variants(
     variants_file: str | None = None,
     settings: Sequence[str] = (),
 ) -> dict[str, Config]:
-    """Name of a variant -> its settings.
+    """Read the variants of an experiment: name -> settings.
 
     Args:
-        configs: YAML files of segmentation experiments; several are a variant each.
-        bases: each config is tried with each of them.
-        variants_file: YAML of `name: {section.key: value}`; each config is tried with each entry.
-        settings: words of a command line that all variants share.
+        configs: YAML files of segmentation experiments; each is a variant.
+        bases: makes a variant of each config with each basis.
+        variants_file: YAML of `name: {section.key: value}`; makes a variant of each config with
+            each entry.
+        settings: command-line arguments for all variants.
 
     Raises:
         InputError: files or settings that cannot be used, fewer than two variants, or variants on
@@ -63,7 +63,7 @@ def read_variants(
     for key in OF_EACH_RUN:
         if any(word.split("=")[0] == f"--{key}" for word in settings):
             raise InputError(
-                f"--{key} is set for each run by the comparison; give --seeds and --output"
+                f"--{key} is set by the comparison for each run; give --seeds and --output instead"
             )
     changes: dict[str, list[str]] = {}
     for basis in bases:
@@ -73,9 +73,10 @@ def read_variants(
         changes |= _read_variants_file(variants_file)
     variants: dict[str, Config] = {}
     for path in configs:
-        prefix = Path(path).stem if len(configs) > 1 else ""
         for change, words in (changes or {"": []}).items():
-            name = "-".join(part for part in (prefix, change) if part)
+            name = change
+            if len(configs) > 1:
+                name = "-".join(filter(None, (Path(path).stem, change)))
             if name in variants:
                 raise InputError(
                     f"two variants are called {name!r}; give the configs different file names"
@@ -84,7 +85,7 @@ def read_variants(
     if len(variants) < 2:
         raise InputError(
             f"a comparison needs two variants or more, got {', '.join(variants) or 'one config'};"
-            " give several --config, --bases or --variants"
+            " give several --config, or --bases or --variants"
         )
     _check_same_data(variants)
     return variants
@@ -104,11 +105,11 @@ def _check_same_data(variants: Mapping[str, Config]) -> None:
 
 
 def _read_variants_file(path: str) -> dict[str, list[str]]:
-    """Name of a variant -> its settings as words of a command line."""
+    """Read a file of variants: name -> settings as command-line arguments."""
     try:
         content = read_yaml(Path(path))
     except (OSError, InputError) as error:
-        raise InputError(f"--variants {path}: {' '.join(str(error).split())}") from None
+        raise InputError(f"--variants {path}: {one_line(error, None)}") from None
     entries = content.values() if isinstance(content, dict) else [None]
     if not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
@@ -122,9 +123,9 @@ def _read_variants_file(path: str) -> dict[str, list[str]]:
             if key in settings:
                 raise InputError(
                     f"--variants {path}: {name} sets {key}, which the comparison sets for each"
-                    " run; give --seeds and --output"
+                    " run; give --seeds and --output instead"
                 )
-        variants[name] = [f"--{key}={_as_word(value)}" for key, value in settings.items()]
+        variants[name] = [f"--{key}={_yaml_line(value)}" for key, value in settings.items()]
     return variants
 
 
@@ -134,8 +135,8 @@ def _check_name(path: str, name: object) -> None:
         raise InputError(f"--variants {path}: {name!r} is not a name; put it in quotes")
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         raise InputError(
-            f"--variants {path}: {name!r} names a folder below --output, so that it must not hold /"
-            " or \\; rename the variant"
+            f"--variants {path}: {name!r} becomes a folder in --output and must not contain / or"
+            " \\; rename the variant"
         )
 
 
@@ -147,33 +148,33 @@ def _check_basis(name: str) -> None:
         )
 
 
-def _as_word(value: object) -> str:
-    """A value as YAML on one line, for the command line."""
+def _yaml_line(value: object) -> str:
+    """A value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def check_variant(name: str, variants: Mapping[str, Config], option: str) -> str:
-    """The name, if it is that of a variant; else InputError that names the option."""
+    """Return the name; InputError if there is no such variant."""
     if name not in variants:
         raise InputError(
-            f"{option} {name!r} is not a variant{nearest(name, variants)} (they are:"
+            f"{option} {name!r} is not a variant{nearest(name, variants)} (known:"
             f" {', '.join(variants)})"
         )
     return name
 
 
 def match_sizes(variants: Mapping[str, Config], reference: str, measure: str) -> dict[str, Config]:
-    """The variants with `model.match` and `model.like` set: their widths are solved for the size of
-    the reference.
+    """Set `model.match` and `model.like` of the variants, so that their widths are solved for the
+    size of the reference.
 
     Args:
         variants: name -> settings.
-        reference: the variant whose own width is kept.
+        reference: the variant whose width is kept.
         measure: "params" or "macs".
 
     Raises:
-        InputError: a variant sets an option of the network that the reference leaves open.
+        InputError: a variant sets a network option that the reference does not set.
     """
     matched = dict(variants)
     reference_model = variants[reference].model
@@ -190,12 +191,14 @@ def match_sizes(variants: Mapping[str, Config], reference: str, measure: str) ->
 def _check_options(
     reference: ModelConfig, model: ModelConfig, name: str, reference_name: str
 ) -> None:
-    of_basis = [] if model.basis == "none" else list_basis_options(model.basis)
+    known = ["width", *reference.options]
+    if model.basis != "none":
+        known += list_basis_options(model.basis)
     for key in model.options:
-        if key != "width" and key not in reference.options and key not in of_basis:
+        if key not in known:
             raise InputError(
-                f"{name} sets model.options.{key} and the reference {reference_name} does not; give"
-                " it there too, so that it is clear what is compared"
+                f"{name} sets model.options.{key} and the reference {reference_name} does not; set"
+                " it there too, so that the comparison is clear"
             )
 
 
@@ -215,8 +218,8 @@ def _like(reference: ModelConfig, model: ModelConfig) -> dict[str, Any]:
 def run_variants(
     variants: Mapping[str, Config], seeds: Sequence[int], output: Path, *, log: Log = print
 ) -> None:
-    """Train every variant with every seed into `output/VARIANT/seed_N`. Finished runs are skipped,
-    unfinished ones are resumed, those of another process are left to it.
+    """Train every variant with every seed into `output/VARIANT/seed_N`. Finished runs and runs of
+    other processes are skipped, unfinished runs are resumed.
 
     Raises:
         InputError: settings that cannot be used, or a folder that holds a run with others.
@@ -243,10 +246,10 @@ def run_folder(output: Path, name: str, seed: int) -> Path:
 
 
 def is_finished(run: Path, config: Config) -> bool:
-    """True if the folder holds the finished run of these settings.
+    """True if the folder holds a finished run with these settings.
 
     Raises:
-        InputError: it holds a run of other settings.
+        InputError: it holds a run with other settings.
     """
     if not (run / "config.yaml").is_file():
         return False

@@ -1,4 +1,4 @@
-"""Files of a search: a table of its trials, the best settings, and a figure of the scores."""
+"""Write the files of a search: a table of its trials, the best settings, and a figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_results(study: Any, config: Any, space: Mapping[str, Parameter]) -> Pa
     """Write trials.csv, best.yaml and scores.png into the run folder.
 
     Returns:
-        The path of best.yaml; None while no trial is complete.
+        The path of best.yaml; None if no trial is complete.
     """
     run, monitor = Path(config.run_dir), config.training.monitor
     trials = counted_trials(study)
@@ -27,8 +27,10 @@ def write_results(study: Any, config: Any, space: Mapping[str, Parameter]) -> Pa
     if not complete:
         return None
     best = max(complete, key=lambda trial: trial.value)
-    values = {name: parameter.value(best.params[name]) for name, parameter in space.items()}
-    settings = with_settings(config, values | {"run_dir": str(run / "best_run")})
+    values: dict[str, Any] = {"run_dir": str(run / "best_run")}
+    for name, parameter in space.items():
+        values[name] = parameter.value(best.params[name])
+    settings = with_settings(config, values)
     comment = (
         f"# {monitor} {best.value:.6g} on val in trial {origin(best)} of the search in {run}.\n"
     )
@@ -38,13 +40,13 @@ def write_results(study: Any, config: Any, space: Mapping[str, Parameter]) -> Pa
 
 
 def counted_trials(study: Any) -> list[Any]:
-    """The trials of a study, without those that were one too many."""
+    """The trials of a study, without surplus ones that two processes started at the same time."""
     trials = study.get_trials(deepcopy=False)
     return [trial for trial in trials if not trial.user_attrs.get("surplus")]
 
 
 def origin(trial: Any) -> int:
-    """Number of the first attempt with the settings of this trial; its own if it is the first."""
+    """Number of the first attempt with the settings of this trial."""
     return trial.user_attrs.get("retry_of", trial.number)
 
 
@@ -52,15 +54,15 @@ def _trials_table(trials: Sequence[Any], names: Sequence[str], monitor: str) -> 
     """A CSV table with a row for each trial."""
     rows = []
     for trial in trials:
-        score = trial.value if trial.state.name == "COMPLETE" else ""
         row = [
             trial.number,
             trial.user_attrs.get("retry_of", ""),
             trial.state.name.lower(),
-            score,
+            trial.value if trial.state.name == "COMPLETE" else "",
             trial.user_attrs.get("seconds", ""),
         ]
-        row += [trial.params.get(name, "") for name in names]
+        for name in names:
+            row.append(trial.params.get(name, ""))
         row.append(trial.user_attrs.get("error", ""))
         rows.append(row)
     return csv_table(["trial", "attempt_of", "state", monitor, "seconds", *names, "error"], rows)
@@ -79,9 +81,9 @@ def _draw(trials: Sequence[Any], best: Any, names: Sequence[str], monitor: str, 
         marked = best.params[name]
         distribution = best.distributions[name]
         if not hasattr(distribution, "low"):
-            values, marked = [str(value) for value in values], str(marked)
-            # Invisible points keep all choices on the axis, in the order in which they were given.
-            choices = [str(choice) for choice in distribution.choices]
+            values, marked = list(map(str, values)), str(marked)
+            # Invisible points keep all choices on the axis, in their given order.
+            choices = list(map(str, distribution.choices))
             axis.scatter(choices, [best.value] * len(choices), alpha=0)
         axis.scatter(values, scores, s=18, color="tab:blue", alpha=0.7)
         axis.scatter([marked], [best.value], s=60, marker="*", color="tab:red")

@@ -1,12 +1,13 @@
-"""Search for the settings with the best validation score, with optuna. Each trial is a training run
-of its own.
+"""Search for the settings with the best validation score, with optuna. Each trial is a training
+run.
 
-Everyone who opens the storage of the study joins the search: the same command after an
-interruption, or several processes at once.
+Every process that opens the storage of the study joins the search, so the same command can be
+started again after an interruption, or several times at once.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -24,15 +25,16 @@ from kanseg.training.run_folder.resume import settings_changed
 from kanseg.training.settings import check_settings
 from kanseg.utils.environment import launched_processes
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 STUDY = "kanseg"
 # Errors that end a trial but not the search; running out of memory is a RuntimeError.
 TRIAL_ERRORS = (RuntimeError, ValueError, ArithmeticError, OSError)
 MAX_ATTEMPTS = 2  # of a trial that dies
-MAX_FAILED = 3  # trials that fail before any has succeeded, after which the search stops
+MAX_FAILED = 3  # the search stops if so many trials have failed and none has succeeded
 OPEN_ATTEMPTS = 4  # to open a storage that another process is creating
-# Seconds between signs of life, and without one until a trial on another machine counts as dead.
-HEARTBEAT, GRACE_PERIOD = 60, 300
+HEARTBEAT = 60  # seconds between heartbeats of a running trial
+GRACE_PERIOD = 300  # seconds without a heartbeat after which a trial on another host counts as dead
 Log = Callable[[str], None]
 
 
@@ -45,22 +47,21 @@ def search(
     prune: bool = False,
     log: Log = print,
 ) -> Path | None:
-    """Run trials until the study has as many as asked for, and return the path of the best settings
-    (None while other processes run the first trials).
+    """Run trials until the study has `trials`, and return the path of the best settings (None if
+    other processes are still running the first trials).
 
     Each trial trains into `run_dir/trial_NNNN` with sampled settings. Its score is
     `training.monitor` of its best weights on val; the test split is not used. A trial that dies is
-    marked as failed, and its settings are tried once more, from its last checkpoint if there is
-    one. After every trial `run_dir` gets best.yaml (all settings of the best trial), trials.csv and
-    scores.png.
+    marked as failed and repeated once, from its last checkpoint if there is one. After every trial
+    best.yaml (all settings of the best trial), trials.csv and scores.png are written to `run_dir`.
 
     Args:
-        config: the experiment, of either kind.
+        config: the experiment, segmentation or classification.
         space_file: YAML as of `read_space`.
-        trials: total number in the study, failed ones included.
+        trials: total number in the study, including failed trials.
         storage: URL of the study, by default an SQLite file in run_dir.
-        prune: stop trials that are worse at an epoch than the median of the others.
-        log: gets a line for everything that happens.
+        prune: stop trials that are worse than the median of the others at the same epoch.
+        log: called with each line of progress.
 
     Raises:
         InputError: settings, space or storage that cannot be used; optuna is missing; another
@@ -68,17 +69,17 @@ def search(
     """
     if launched_processes() > 1:
         raise InputError(
-            "a search trains every trial in one process: start the command several times instead of"
-            " by torchrun"
+            "a search trains every trial in one process; start the command several times instead of"
+            " with torchrun"
         )
     optuna = _import_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not config.data.val:
-        raise InputError("a search needs scores on val: name a split in data.val")
+        raise InputError("a search needs scores on val; give a split in data.val")
     task = TASKS[type(config)](config)
     check_settings(task)
     space = read_space(space_file, config)
-    # Open the data now: with bad data one trial after the other would fail.
+    # Open the data now: with bad data every trial would fail.
     task.open(checkpoint=None, log=lambda _: None)
     run = Path(config.run_dir)
     run.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ def search(
         if study.get_trials(deepcopy=False, states=(running,)):
             log("search: the remaining trials are run by other processes")
             return None
-        raise InputError(f"no trial has succeeded: {run / 'trials.csv'} has the reasons")
+        raise InputError(f"no trial has succeeded; {run / 'trials.csv'} has the reasons")
     log(
         f"search: best {config.training.monitor} {study.best_value:.4f} of trial"
         f" {origin(study.best_trial)}; settings: {best}"
@@ -133,24 +134,23 @@ def _open_study(storage: str, config: Any, space: dict[str, Parameter], *, prune
             n_startup_trials=5, n_warmup_steps=config.training.epochs // 5
         )
     study = _open_storage(storage, pruner)
-    mine = {
-        "config": config.to_yaml(),
-        "space": {name: repr(parameter) for name, parameter in space.items()},
-    }
+    own_config = config.to_yaml()
+    own_space = {name: repr(parameter) for name, parameter in space.items()}
     stored = study.user_attrs
-    for key, value in mine.items():
-        if key not in stored:
-            study.set_user_attr(key, value)
+    if "config" not in stored:
+        study.set_user_attr("config", own_config)
+    if "space" not in stored:
+        study.set_user_attr("space", own_space)
     changes = []
-    for change in settings_changed(stored.get("config", mine["config"]), config):
+    for change in settings_changed(stored.get("config", own_config), config):
         if change.split(": ")[0] not in MAY_DIFFER:
             changes.append(change)
-    if stored.get("space", mine["space"]) != mine["space"]:
+    if stored.get("space", own_space) != own_space:
         changes.append("another space")
     if changes:
         raise InputError(
-            f"{storage} holds a search with other settings ({'; '.join(changes)}); give a new one"
-            " another --run_dir or --storage"
+            f"{storage} holds a search with other settings ({'; '.join(changes)}); give another"
+            " --run_dir or --storage"
         )
     return study
 
@@ -180,15 +180,13 @@ def _open_storage(storage: str, pruner: Any) -> Any:
             except (SQLAlchemyError, ImportError, ValueError) as error:
                 # Two processes that start together create the same tables, and one of them fails.
                 if attempt == OPEN_ATTEMPTS or not isinstance(error, DBAPIError):
-                    raise InputError(
-                        f"--storage {storage}: {' '.join(str(error).split())[:300]}"
-                    ) from None
+                    raise InputError(f"--storage {storage}: {one_line(error)}") from None
         time.sleep(attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _fail_dead_trials(study: Any) -> None:
-    """Mark running trials as failed if their process is gone: at once on this machine, and after
+    """Mark running trials as failed if their process is gone: at once on this host, and after
     GRACE_PERIOD on others.
     """
     import optuna
@@ -205,13 +203,13 @@ def _fail_dead_trials(study: Any) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    """True if another process of this machine has this number. This process itself is not running
-    a trial now.
+    """True if another process on this host has this number. This process does not count, because
+    it is not running a trial now.
     """
     if pid == os.getpid():
         return False
     if os.name != "posix":
-        return True  # os.kill would end the process there; the heartbeat decides
+        return True  # os.kill would end the process on Windows; the heartbeat decides
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -222,39 +220,40 @@ def _is_alive(pid: int) -> bool:
 
 
 def _next_trial(study: Any, trials: int, log: Log) -> str | None:
-    """Name the trial that is run next; None if all are done or run by others. Settings of failed
-    trials are enqueued again.
+    """Describe the next trial; None if all are finished or run by other processes. Settings of
+    failed trials are enqueued again.
 
-    optuna's own retry callback is for stale heartbeats only: it would neither retry trials that
-    raise, nor distinguish those from trials that the user interrupted.
+    optuna's own retry callback handles stale heartbeats only: it does not retry trials that raise,
+    or distinguish them from trials that the user interrupted.
     """
     import optuna
 
-    attempts: dict[int, list[Any]] = {}
+    attempts_of: dict[int, list[Any]] = {}
     for trial in counted_trials(study):
-        attempts.setdefault(origin(trial), []).append(trial)
-    for number, tried in attempts.items():
-        if _deserves_retry(tried):
-            log(f"search: trial {number} died; its settings are tried again")
-            study.enqueue_trial(tried[-1].params, user_attrs={"retry_of": number})
+        attempts_of.setdefault(origin(trial), []).append(trial)
+    for number, attempts in attempts_of.items():
+        if _should_retry(attempts):
+            log(f"search: trial {number} died and is repeated")
+            study.enqueue_trial(attempts[-1].params, user_attrs={"retry_of": number})
     waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
     if waiting:
         return f"trial {origin(waiting[0])} of {trials}, again"
-    if len(attempts) < trials:
-        return f"trial {len(attempts)} of {trials}, counted from 0"
+    if len(attempts_of) < trials:
+        return f"trial {len(attempts_of)} of {trials}, counted from 0"
     return None
 
 
-def _deserves_retry(tried: list[Any]) -> bool:
-    """True if all attempts of a trial failed, and another one may succeed. Attempts that the user
+def _should_retry(attempts: list[Any]) -> bool:
+    """True if all attempts of a trial failed and another one may succeed. Attempts that the user
     interrupted do not count.
     """
-    if any(trial.state.name != "FAIL" for trial in tried):
-        return False
-    if tried[-1].user_attrs.get("final"):
-        return False
-    died = [trial for trial in tried if not trial.user_attrs.get("interrupted")]
-    return len(died) < MAX_ATTEMPTS
+    num_died = 0
+    for trial in attempts:
+        if trial.state.name != "FAIL":
+            return False
+        if not trial.user_attrs.get("interrupted"):
+            num_died += 1
+    return num_died < MAX_ATTEMPTS and not attempts[-1].user_attrs.get("final")
 
 
 def _run_trial(
@@ -271,46 +270,48 @@ def _run_trial(
 
     if _is_surplus(trial, trials):
         trial.set_user_attr("surplus", True)
-        raise InputError("another process was faster")
+        raise InputError("another process runs the last trial")
     trial.set_user_attr("host", socket.gethostname())
     trial.set_user_attr("pid", os.getpid())
-    # A sampler for each trial: a resumed study proposes the same as an uninterrupted one, and two
-    # processes never propose the same.
+    # Each trial seeds its own sampler: a resumed study proposes the same settings as an
+    # uninterrupted one, and no two processes propose the same.
     trial.study.sampler = optuna.samplers.TPESampler(
         seed=config.seed * 100_003 + trial.number, multivariate=False, constant_liar=True
     )
     values = {name: parameter.sample(trial) for name, parameter in space.items()}
     folder = Path(config.run_dir) / f"trial_{origin(trial):04d}"
-    log(f"search: {folder}: {', '.join(f'{name} {value}' for name, value in values.items())}")
+    sampled = [f"{name} {value}" for name, value in values.items()]
+    log(f"search: {folder}: {', '.join(sampled)}")
     monitor = config.training.monitor
 
     def report(entry: dict[str, Any]) -> None:
         score = entry.get("val", {}).get(monitor)
-        if score is not None and score == score:
+        if score is not None and not math.isnan(score):
             trial.report(score, entry["epoch"])
             if trial.should_prune():
                 raise optuna.TrialPruned
 
     with _recorded(trial, log):
-        mine = with_settings(config, values | {"run_dir": str(folder), "data.test": []})
+        trial_config = with_settings(config, values | {"run_dir": str(folder), "data.test": []})
         options = start_options(folder, discard_damaged=True)
-        results = train(mine, on_epoch_end=report if prune else None, **options)
-        score = TASKS[type(mine)](mine).headline(results["val"])[monitor]
-        if score != score:
+        results = train(trial_config, on_epoch_end=report if prune else None, **options)
+        score = TASKS[type(trial_config)](trial_config).headline(results["val"])[monitor]
+        if math.isnan(score):
             raise InputError(f"{monitor} is undefined on val")
         return score
 
 
 @contextmanager
 def _recorded(trial: Any, log: Log) -> Iterator[None]:
-    """Store in the study how a trial ended, and how long it took."""
+    """Store the outcome and duration of a trial in the study."""
     started = time.perf_counter()
     try:
         yield
     except TRIAL_ERRORS as error:
         is_final = isinstance(error, InputError)  # another attempt would raise it too
-        text = " ".join(str(error).split())
-        reason = str(error) if is_final else f"{type(error).__name__}: {text}"
+        reason = str(error)
+        if not is_final:
+            reason = f"{type(error).__name__}: {one_line(error, None)}"
         trial.set_user_attr("error", reason[:500])
         trial.set_user_attr("final", is_final)
         log(f"search: trial {trial.number} failed: {reason}")
@@ -323,8 +324,8 @@ def _recorded(trial: Any, log: Log) -> Iterator[None]:
 
 
 def _is_surplus(trial: Any, trials: int) -> bool:
-    """True if another process took the last place, or this attempt, earlier; the lower number
-    counts.
+    """True if another process started the last trial, or this attempt, earlier. Of two trials the
+    lower number counts.
     """
     earlier = [each for each in counted_trials(trial.study) if each.number < trial.number]
     if "retry_of" in trial.user_attrs:
@@ -334,11 +335,12 @@ def _is_surplus(trial: Any, trials: int) -> bool:
 
 
 def _stop_if_hopeless(study: Any) -> None:
-    """InputError if the first trials have all failed."""
-    finished = [trial for trial in counted_trials(study) if trial.state.is_finished()]
+    """Raise InputError if the first MAX_FAILED trials have all failed."""
     errors = []
-    for trial in finished:
+    for trial in counted_trials(study):
         if trial.state.name == "FAIL" and "error" in trial.user_attrs:
             errors.append(trial.user_attrs["error"])
-    if len(errors) == len(finished) and len(errors) >= MAX_FAILED:
+        elif trial.state.is_finished():
+            return
+    if len(errors) >= MAX_FAILED:
         raise InputError(f"{len(errors)} trials failed and none succeeded; the last: {errors[-1]}")

@@ -1,4 +1,4 @@
-"""The space of a search: a YAML of setting -> {low, high, log, step} or {choices: [...]}."""
+"""Read the space of a search, a YAML of setting -> {low, high, log, step} or {choices: [...]}."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from kanseg.training.settings import check_settings
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
+from kanseg.utils.text import one_line
 
 KEYS = ("low", "high", "log", "step", "choices")
-# Settings of the search itself: where trials are, what their score is, and the split they must not
-# see.
+# Settings of the search itself: the folder of the trials, their score, and the test split.
 FIXED = ("run_dir", "training.monitor", "data.test")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of the space: a range of numbers, or choices.
+    """A setting of the space: a range of numbers, or choices.
 
     Args:
-        name: of the setting, such as training.lr.
-        low, high: ends of the range.
+        name: name of the setting, such as training.lr.
+        low, high: bounds of the range.
         log: sample on a logarithmic scale.
-        step: distance of the values of the range; None for all numbers.
+        step: distance between the values of the range; None for all numbers.
         choices: the values; empty for a range.
     """
 
@@ -46,7 +46,7 @@ class Parameter:
     choices: tuple[Any, ...] = ()
 
     def sample(self, trial: Any) -> Any:
-        """The value that the study proposes for a trial."""
+        """Sample a value for a trial."""
         if self.choices:
             labels = [_label(choice) for choice in self.choices]
             return self.value(trial.suggest_categorical(self.name, labels))
@@ -57,21 +57,19 @@ class Parameter:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
     def value(self, stored: Any) -> Any:
-        """The value of the setting for a value in the study, which stores lists and mappings as
-        JSON.
-        """
+        """Convert a value of the study, which stores lists and mappings as JSON, to the setting."""
         for choice in self.choices:
             if _label(choice) == stored:
                 return choice
         return stored
 
     def corners(self) -> tuple[Any, ...]:
-        """Values that must all be valid before the search starts: the choices, or both ends."""
+        """Values to validate before the search starts: the choices, or both bounds."""
         return self.choices or (self.low, self.high)
 
 
 def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
-    """Read a space, and check its ends and choices with the settings of the experiment.
+    """Read a space, and validate its bounds and choices with the settings of the experiment.
 
     Raises:
         InputError: no such file, an unknown setting (with the nearest known one), an empty range,
@@ -80,7 +78,7 @@ def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
     try:
         content = read_yaml(Path(path))
     except (OSError, InputError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: {one_line(error, None)}") from None
     if not isinstance(content, dict) or not content:
         raise InputError(
             f"{path}: expected lines `setting: {{low, high, log, step}}` or `setting: {{choices:"
@@ -100,7 +98,7 @@ def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
 
 
 def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """The same experiment with other values of some settings (dotted names).
+    """Copy an experiment with other values of some settings (dotted names).
 
     Raises:
         InputError: a value of a wrong type.
@@ -110,25 +108,21 @@ def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _check_name(name: str, config: Any) -> None:
-    """InputError unless the experiment has such a setting. Keys of a mapping, such as
-    model.options.width, are checked by their values.
+    """Raise InputError unless the experiment has such a setting. Keys of a mapping, such as
+    model.options.width, are checked with their values.
     """
     known = [key for key in known_keys(type(config)) if key not in ("data", "model", "training")]
     if name in FIXED:
         raise InputError(f"{name} cannot be searched over")
-    if name in known or _is_in_mapping(name, config):
+    section, _, rest = name.partition(".")
+    setting, _, key = rest.partition(".")
+    is_key_of_mapping = key and isinstance(_current(config, f"{section}.{setting}"), dict)
+    if name in known or is_key_of_mapping:
         return
     raise InputError(
         f"unknown setting {name!r}{nearest(name, known)} (all settings: --help of the training"
         " tool)"
     )
-
-
-def _is_in_mapping(name: str, config: Any) -> bool:
-    """True for the name of a key, now or in future, of a setting that is a mapping."""
-    section, _, rest = name.partition(".")
-    setting, _, key = rest.partition(".")
-    return bool(key) and isinstance(_current(config, f"{section}.{setting}"), dict)
 
 
 def _check_value(name: str, value: Any, config: Any) -> None:
@@ -139,7 +133,7 @@ def _check_value(name: str, value: Any, config: Any) -> None:
 
 
 def _current(config: Any, name: str) -> Any:
-    """The value of a setting now; None for one that does not exist."""
+    """The present value of a setting; None if it does not exist."""
     content: Any = asdict(config)
     for part in name.split("."):
         content = content.get(part) if isinstance(content, dict) else None
@@ -160,7 +154,9 @@ def _parameter(name: str, spec: Any, current: Any) -> Parameter:
     if "choices" in spec:
         choices = spec["choices"]
         if len(spec) > 1 or not isinstance(choices, list) or not choices:
-            raise InputError(f"{name}: choices are a list, and stand alone, got {spec!r:.120}")
+            raise InputError(
+                f"{name}: choices must be a list, without other keys, got {spec!r:.120}"
+            )
         return Parameter(name, choices=tuple(_number(choice) for choice in choices))
     low, high = _number(spec.get("low")), _number(spec.get("high"))
     log, step = spec.get("log", False), _number(spec.get("step"))
@@ -176,8 +172,10 @@ def _parameter(name: str, spec: Any, current: Any) -> Parameter:
     are_integers = all(isinstance(number, int) for number in (low, high, step or 1))
     if are_integers and not isinstance(current, float):
         return Parameter(name, low, high, log, step)
-    # A range from 0 to 1 of a real setting is not a choice of two.
-    return Parameter(name, float(low), float(high), log, None if step is None else float(step))
+    if step is not None:
+        step = float(step)
+    # For a float setting, a range from 0 to 1 means all numbers between.
+    return Parameter(name, float(low), float(high), log, step)
 
 
 def _is_finite(value: Any) -> bool:
@@ -185,9 +183,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """The number in a text such as `1e-6`, which YAML 1.1 does not read as one; other values
-    unchanged.
-    """
+    """Convert text such as `1e-6` to a number; other values are returned unchanged."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value

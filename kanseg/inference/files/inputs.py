@@ -81,7 +81,7 @@ def find_jobs(
         return name_jobs(known, path if path.is_dir() else None), notes
     if output is not None and _real_path(path).is_relative_to(_real_path(output)):
         raise InputError(
-            f"{source} lies in the output {output}, whose files are not taken as input; choose"
+            f"{source} is in the output {output}, whose files are not used as input; choose"
             " another --output"
         )
     nothing = f"{source}: no file, no folder with images or videos ({_KINDS}) and no pattern"
@@ -132,8 +132,8 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
 
 
 def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
-    """Raise InputError if two jobs would write to one place: the mask of overlays/a.png and the
-    overlay of a.png, a frame of a video and an image of its name.
+    """Raise InputError if two jobs would write the same file, such as the mask of overlays/a.png
+    and the overlay of a.png, or a frame of a video and an image of its name.
 
     Args:
         targets: the files that are written for each job; of a video without its frames.

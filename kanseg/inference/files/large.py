@@ -1,6 +1,4 @@
-"""Predict an image that is larger than the memory, and write tiled TIFF files as its rows are
-finished.
-"""
+"""Predict an image that is larger than the memory, and write its rows to tiled TIFF files."""
 
 from __future__ import annotations
 
@@ -33,15 +31,15 @@ RowFiles = dict[str, list[TiffRowWriter]]
 def predict_large(
     predictor: Segmenter, image: WindowedImage, job: Job, writer: OutputWriter
 ) -> ImageRegions:
-    """Write the mask `NAME.tif` (palette; of a multilabel task a file per class) of one image, and
-    what else is asked for; the image is closed.
+    """Write the mask `NAME.tif` (palette; of a multilabel task a file per class) of an image and
+    the other requested files, and close the image.
 
-    Probabilities become a TIFF file per class (float16 for "npz", uint8 for "png"), the uncertainty
-    one of uint8, the overlay a small image. Only outlines need the whole label map in memory,
-    about 10 bytes a pixel.
+    Probabilities are written to a TIFF file per class (float16 for "npz", uint8 for "png"), the
+    uncertainty to a uint8 TIFF file, the overlay to a small image. Only polygons need the whole
+    label map in memory, about 10 bytes per pixel.
 
     Returns:
-        The regions, if polygons are asked for.
+        The regions, if polygons are requested.
     """
     uncertainty = writer.outputs.uncertainty
     with ExitStack() as open_files:
@@ -65,13 +63,13 @@ def predict_large(
         tags = geotiff_tags(job.path)
         for file in files["probabilities"] + files["uncertainty"]:
             file.write(tags=tags)
-        for file in files["mask"]:  # last: where the masks are, all is
+        for file in files["mask"]:  # last, so that masks exist only if all files do
             file.write(colors, tags)
     return ImageRegions(job.file_name, image.shape, found)
 
 
 def _row_files(writer: OutputWriter, name: str, width: int) -> RowFiles:
-    """The files of everything that is asked for."""
+    """Create the requested files."""
     files: RowFiles = {"mask": [], "probabilities": [], "uncertainty": []}
     for path in writer.mask_paths(name, ".tif"):
         files["mask"].append(TiffRowWriter(path, width, "uint8"))

@@ -1,6 +1,5 @@
-"""Write the files of a prediction: mask, overlay, probabilities, uncertainty and outlines.
-
-Each file is written completely or not at all.
+"""Write the files of a prediction atomically: mask, overlay, probabilities, uncertainty and
+polygons.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ class OutputWriter:
     def write(
         self, name: str, image: np.ndarray, prediction: Prediction, source: Path
     ) -> list[Region]:
-        """Write all files of an image; the masks last, so that where they are, all is.
+        """Write all files of an image, the masks last, so that they exist only if all files do.
 
         Args:
             name: below the output folder, without a suffix.
@@ -126,7 +125,7 @@ class OutputWriter:
             source: the image's file, whose position on the map GeoJSON uses.
 
         Returns:
-            The regions, if polygons are asked for.
+            The regions, if polygons are requested.
         """
         label = prediction.label.numpy()
         if self.outputs.overlays:
@@ -151,8 +150,8 @@ class OutputWriter:
         return overlay(image, label, self.colors)
 
     def write_polygons(self, name: str, label: np.ndarray, source: Path) -> list[Region]:
-        """Outline a label map and write GeoJSON, if polygons are asked for; COCO's one file for all
-        images is written by the caller.
+        """Find the regions of a label map and write GeoJSON, if requested. The caller writes the
+        COCO file, which holds all images.
         """
         if self.outputs.polygons is None:
             return []
@@ -182,18 +181,24 @@ class OutputWriter:
 
 
 def class_folders(classes: Sequence[str]) -> list[str]:
-    """Name a folder for each class, different from each other and from the folders of outputs;
-    characters that a file system may refuse become `_`.
+    """A folder name for each class, different from each other and from the folders of outputs.
+    Characters that a file system may refuse become `_`.
     """
     taken = {OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS}
     folders: list[str] = []
     for name in classes:
-        plain = "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip(" .") or "_"
-        while plain.casefold() in taken:
-            plain += "_"
-        folders.append(plain)
-        taken.add(plain.casefold())
+        folder = "".join(map(_allowed_in_folder, name)).strip(" .") or "_"
+        while folder.casefold() in taken:
+            folder += "_"
+        folders.append(folder)
+        taken.add(folder.casefold())
     return folders
+
+
+def _allowed_in_folder(character: str) -> str:
+    if character.isalnum() or character in " -_.":
+        return character
+    return "_"
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
@@ -219,7 +224,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:
-    """Write a compressed npz file completely or not at all."""
+    """Write a compressed npz file atomically."""
     with atomic_write(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
     return path

@@ -148,9 +148,9 @@ def _next_edges(
     result = np.full(len(starts), -1)
     for turn in (1, 0, 3):  # right, straight on, left: a later one replaces an earlier one
         wanted = _edge_keys(ends, owners, (directions + turn) % 4)
-        place = np.searchsorted(ordered, wanted).clip(max=len(ordered) - 1)
-        found = ordered[place] == wanted
-        result[found] = order[place[found]]
+        index = np.searchsorted(ordered, wanted).clip(max=len(ordered) - 1)
+        found = ordered[index] == wanted
+        result[found] = order[index[found]]
     return result
 
 

@@ -25,6 +25,7 @@ from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.prefetch import prefetch
+from kanseg.utils.text import one_line
 
 GROUP_PIXELS = 2**22  # of images that are predicted together
 ANNOTATIONS = "annotations.json"
@@ -58,27 +59,27 @@ def predict_files(
     large: int = LARGE,
     log: Callable[[str], None] = print,
 ) -> PredictSummary:
-    """Write `output/NAME.png` (class indices with a palette) for every image, and what `outputs`
-    asks for.
+    """Write `output/NAME.png` (class indices with a palette) for every image, and the files that
+    `outputs` requests.
 
     The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder
-    `output/NAME/` of masks and an overlay video. Each file is written completely or not at all.
-    Files that fail are reported and skipped. Images are read, and masks written, in threads while
-    the network works.
+    `output/NAME/` of masks and an overlay video. Each file is written atomically. Files that fail
+    are reported and skipped. Images are read and masks are written in threads while the network
+    runs.
 
     Args:
         predictor: a `Predictor` or an `Ensemble`.
-        files: images and videos, or jobs of `find_jobs`, which know a folder below the output.
+        files: images and videos, or jobs of `find_jobs`, which may have subfolders.
         output: folder.
         outputs: files to write beside the masks; by default overlays.
-        skip_existing: skip files for which everything exists.
+        skip_existing: skip files whose outputs all exist.
         max_pixels: larger images are refused as decompression bombs.
-        large: pixels beyond which the mask is a tiled TIFF, `NAME.tif`, and an image in a TIFF is
-            read by windows.
-        log: takes a line for each failure.
+        large: for images of more pixels, the mask is a tiled TIFF, `NAME.tif`, and TIFF images are
+            read in windows.
+        log: called with a line for each failure.
 
     Raises:
-        InputError: masks of two files would have one name, or something would overwrite an input.
+        InputError: two masks would have the same name, or an input would be overwritten.
     """
     jobs = _named_jobs(files)
     writer = OutputWriter(output, predictor, outputs or Outputs())
@@ -313,9 +314,9 @@ def _check_targets(jobs: Sequence[Job], writer: OutputWriter) -> None:
 
 def error_line(path: Path, error: Exception) -> str:
     """Say on one line, which names the file, what went wrong."""
-    text = " ".join(str(error).split())
     if not isinstance(error, InputError):
-        return f"{path}: {type(error).__name__}: {text[:300]}"
+        return f"{path}: {type(error).__name__}: {one_line(error)}"
+    text = one_line(error, None)
     if str(path) in text:
         return text
     return f"{path}: {text}"

@@ -1,4 +1,4 @@
-"""Write TIFF files row by row, also if they are larger than the memory."""
+"""Write TIFF files row by row, which may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TiffRowWriter:
     deflate compression.
 
     Args:
-        target: the file; `write` creates it completely or not at all.
+        target: the file; `write` creates it atomically.
         width: W.
         dtype: of the rows.
     """

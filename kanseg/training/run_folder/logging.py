@@ -93,7 +93,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: a line that is not an entry.
     """
-    return read_json_lines(path, ENTRY, cure="delete the line to go on")
+    return read_json_lines(path, ENTRY, hint="delete the line to go on")
 
 
 def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""report.html: one page about a run, complete in itself, to look at and to send."""
+"""report.html: a self-contained page about a run."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ IMAGES = {
     "worst.png": (
         "Worst images",
         (
-            "The lowest scores first, or the surest mistakes of a classifier. Look for faults of"
-            " the labels as well as of the network."
+            "The lowest scores first, or the most confident mistakes of a classifier. The labels"
+            " may be wrong as well as the network."
         ),
     ),
-    "overview.png": ("Samples", "Evenly chosen over the set."),
+    "overview.png": ("Samples", "Evenly spaced over the split."),
     "best.png": ("Best images", "The highest scores first."),
     "curves.png": (
         "Learning curves",
-        "The dashed line marks the epoch whose weights were kept as best.",
+        "The dashed line marks the epoch with the best weights.",
     ),
     "confusion.png": (
-        "Confusion",
-        "Rows are the truth; colors are shares of the row, numbers are counts.",
+        "Confusion matrix",
+        "Rows are the true classes; colors are shares of the row, numbers are counts.",
     ),
 }
 SPLIT_SCORES = ("mean_iou", "mean_dice", "top1", "mean_f1")  # shown at the top where they exist
@@ -55,15 +55,14 @@ class InlineImage(NamedTuple):
 def draw_report(
     run: Path, results: Mapping[str, Any] | None = None, *, max_size: int = MAX_PAGE
 ) -> Path:
-    """Write run/report.html from the files in the folder: images, scores, settings, commands.
-    Files that are missing are left out.
+    """Write run/report.html from the files in a run folder: images, scores, settings and commands.
 
     Args:
-        run: folder with any of worst.png, best.png, overview.png, curves.png, confusion.png,
-            config.yaml.
+        run: folder with worst.png, best.png, overview.png, curves.png, confusion.png and
+            config.yaml; missing ones are left out.
         results: the content of metrics.json, `{"val": scores, "test": scores, "parameters": ...,
-            ...}`; by default it is read from there.
-        max_size: characters of the page; images are compressed harder to stay below.
+            ...}`; by default it is read from the file.
+        max_size: largest number of characters of the page; images are compressed to stay below.
     """
     metrics, config = run / "metrics.json", run / "config.yaml"
     if results is None and metrics.is_file():
@@ -90,8 +89,11 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
         else:
             others.append((readable_name(name), format_value(value)))
     test_first = dict(reversed(splits.items()))
-    tables = {f"Scores of {name}": score_tables(each) for name, each in test_first.items()}
-    sections = [image.title for image in images] + list(tables)
+    sections = [image.title for image in images]
+    tables = {}
+    for name, scores in test_first.items():
+        tables[f"Scores of {name}"] = score_tables(scores)
+    sections += tables
     if config:
         sections += ["Commands", "Settings"]
     else:
@@ -120,7 +122,7 @@ def _inline_images(run: Path, quality: int, shrink: int) -> list[InlineImage]:
 
 
 def _encoded(path: Path, quality: int, shrink: int) -> str:
-    """A PNG file as a data URL, recompressed to JPEG where it is large."""
+    """A PNG file as a data URL; large files become JPEG."""
     content = path.read_bytes()
     if len(content) <= MAX_PNG:
         return image_url(content, "png")
@@ -132,7 +134,7 @@ def _encoded(path: Path, quality: int, shrink: int) -> str:
 
 
 def _subtitle(config: Mapping[str, Any]) -> str:
-    """Which network was trained on which data."""
+    """Name the network and its data set."""
     model, data = config.get("model", {}), config.get("data", {})
     if not model:
         return ""
@@ -140,7 +142,7 @@ def _subtitle(config: Mapping[str, Any]) -> str:
 
 
 def _tiles(splits: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) of the numbers that are asked for first."""
+    """(label, value) of the most important numbers."""
     tiles = []
     for split, scores in splits.items():
         for name in SPLIT_SCORES:
@@ -161,10 +163,10 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     run_dir = str(config.get("run_dir", run))
     folder = shlex.quote(run_dir)
     is_classifier = "loss" not in config.get("training", {})
+    tool = "train_cls.py" if is_classifier else "train_seg.py"
+    resume = f"# resume after an interruption\npython tools/{tool} --resume --run_dir {folder}"
     if is_classifier:
-        return (
-            f"# resume after an interruption\npython tools/train_cls.py --resume --run_dir {folder}"
-        )
+        return resume
     best = shlex.quote(str(Path(run_dir) / "best"))
     data = config.get("data", {})
     splits = data.get("test") or data.get("val") or data.get("train") or ["test"]
@@ -174,7 +176,6 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
             f"python tools/predict.py --checkpoint {best} --input IMAGES --output masks",
             "# scores on a split",
             f"python tools/evaluate.py --checkpoint {best} --split {shlex.join(splits)}",
-            "# resume after an interruption",
-            f"python tools/train_seg.py --resume --run_dir {folder}",
+            resume,
         ]
     )

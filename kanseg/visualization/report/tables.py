@@ -1,4 +1,4 @@
-"""Scores, whatever keys they have, as the cells of tables."""
+"""Turn the scores of a split into table cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READABLE = {"iou": "IoU", "hd95": "HD95", "nsd": "NSD", "absent": "absent in (im
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as text; a share also has the length of its bar, in percent."""
+    """A number as text. The bar of a share is `share` percent long."""
 
     text: str
     share: int | None = None
@@ -25,9 +25,9 @@ class ScoreTables:
     """The scores of a split.
 
     Args:
-        header: of the table of classes.
+        header: column names of the class table.
         classes: name of a class -> its cells.
-        means: (name, value) of every score that belongs to no class.
+        means: (name, value) of all other scores.
     """
 
     header: list[str]
@@ -36,10 +36,10 @@ class ScoreTables:
 
 
 def score_tables(scores: Mapping[str, Any]) -> ScoreTables:
-    """The numbers of a split's scores: a table of the classes, and one of the means.
+    """Make a table of the classes and one of the means.
 
-    Scores under "per_image" stand beside those over the set. Lists, such as a confusion matrix,
-    are left out.
+    Scores under "per_image" get columns of their own, `IoU per image`. Lists, such as a confusion
+    matrix, are left out.
     """
     per_image = scores.get("per_image", {})
     classes: dict[str, dict[str, Any]] = {}
@@ -86,13 +86,14 @@ def _class_table(
 
 
 def _score_cell(name: str, value: Any) -> Cell:
-    is_share = isinstance(value, float) and 0 <= value <= 1 and name not in COUNTS
-    return Cell(format_value(value), round(100 * value) if is_share else None)
+    if isinstance(value, float) and 0 <= value <= 1 and name not in COUNTS:
+        return Cell(format_value(value), round(100 * value))
+    return Cell(format_value(value))
 
 
 def format_value(value: Any) -> str:
-    """A value as text: 4 decimals up to 1, 4 digits up to 1000, above with thousands separators,
-    and a dash where it is undefined.
+    """Format a value: 4 decimals up to 1, 4 digits up to 1000, thousands separators above, and a
+    dash for undefined values.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
@@ -100,7 +101,9 @@ def format_value(value: Any) -> str:
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{round(value):,}"
-    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.4g}"
+    if abs(value) <= 1:
+        return f"{value:.4f}"
+    return f"{value:.4g}"
 
 
 def readable_name(name: str) -> str:

@@ -130,7 +130,7 @@ def test_a_setting_of_a_later_kanseg_leaves_older_lines_valid():
         ({"tune": {"values": {"training.lr": 0.1}}}, "one setting and its values"),
         ({"final": {"seeds": [1, 1]}}, "different integers"),
         ({"final": {"seeds": [0], "longer": {"l": {"variant": "x", "epochs": 2}}}}, "factor"),
-        ({"sets": {"discs": {"config": "none.yaml"}}}, "no file"),
+        ({"sets": {"discs": {"config": "none.yaml"}}}, "no such file"),
     ],
 )
 def test_a_study_file_that_cannot_be_used_is_refused(changes, message, write):

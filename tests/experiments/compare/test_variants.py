@@ -75,7 +75,7 @@ def test_variants_of_another_split_are_refused_before_anything_is_trained(experi
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("../a: {}", "must not hold /"),
+        ("../a: {}", "must not contain /"),
         ("a: {seed: 5}", "sets seed"),
         ("a: {run_dir: x}", "sets run_dir"),
     ],

@@ -147,8 +147,8 @@ def test_a_trial_interrupted_by_hand_goes_on_from_its_checkpoint(experiment, tmp
 
     real = loop.save
 
-    def save_and_stop(training):
-        real(training)
+    def save_and_stop(*arguments):
+        real(*arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save", save_and_stop)
@@ -290,7 +290,7 @@ def test_segmentation_experiments_are_searched_too(config, tmp_path):
         ({"training.lr": {"low": 0, "high": 0.1, "log": True}}, "positive low"),
         ({"training.lr": {"low": 0, "high": 0.1, "stepp": 1}}, "did you mean 'step'"),
         ({"training.lr": {"low": 0.1, "high": 0.2, "step": 3}}, "step must be"),
-        ({"training.lr": {"choices": []}}, "choices are a list"),
+        ({"training.lr": {"choices": []}}, "choices must be a list"),
         ({"training.lr": {"choices": ["much"]}}, "training.lr"),
         ({"training.epochs": {"low": 0, "high": 3}}, "training.epochs = 0: .*at least 1"),
         ({"training.lr": 3}, "expected"),

@@ -341,7 +341,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_loaded(with_n
         lambda folder: evaluate_checkpoint(folder, "test"),
         lambda folder: kanseg.create_encoder("unet", weights=folder),
     ):
-        with pytest.raises(InputError, match=rf"{name} holds values that are NaN or infinite"):
+        with pytest.raises(InputError, match=rf"{name} .*NaN or infinite"):
             load(str(broken))
     done = subprocess.run(
         [
@@ -360,7 +360,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_loaded(with_n
 def test_weights_that_are_not_finite_are_not_stored(tmp_path):
     model = kanseg.create_model("unet", in_channels=3, classes=1, width=4, depth=2)
     next(buffer for buffer in model.buffers() if buffer.is_floating_point()).fill_(float("inf"))
-    with pytest.raises(InputError, match="NaN or infinite: nothing is stored"):
+    with pytest.raises(InputError, match="NaN or infinite"):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
