@@ -1,4 +1,4 @@
-"""Files -> samples -> tensors."""
+"""Data sets: read images and masks from disk, check them, and load them as tensors."""
 
 from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.checks import Report, check_data, check_samples

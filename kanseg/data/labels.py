@@ -18,19 +18,19 @@ from kanseg.utils.errors import InputError
 
 
 def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = None) -> np.ndarray:
-    """Read the label map of a sample, uint8: class indices (H, W), or for a multilabel task
-    (N, H, W) of 0 and 1; 255 where a pixel is ignored.
+    """Read the mask of a sample as uint8 class indices (H, W), or for a multilabel task as 0 and 1
+    (N, H, W); ignored pixels are 255.
 
     Pixels of the image without data are ignored.
 
     Args:
         sample: with a mask.
         spec: the meaning of its values.
-        image: of the sample, if it is decoded already; else its header is read where needed.
+        image: of the sample, if it is decoded already; otherwise its header is read if needed.
 
     Raises:
-        InputError: no mask, an unreadable one, or values that are not a class (which value, how
-            many pixels, where first).
+        InputError: no mask, an unreadable mask, or values that are not a class (the message names
+            the first value, its position, and the number of pixels).
     """
     if sample.mask is None:
         raise InputError(f"{sample.image}: the image has no mask masks/{sample.name}.png")
@@ -40,7 +40,10 @@ def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = 
         label = _read_class_masks(sample, spec)
     else:
         label = _read_index_mask(sample.mask, spec, sample.max_pixels)
-    nodata = pixels_without_data(sample) if image is None else image.nodata
+    if image is None:
+        nodata = pixels_without_data(sample)
+    else:
+        nodata = image.nodata
     if nodata is not None and label.shape[-2:] == nodata.shape:
         label[..., nodata] = IGNORE_INDEX
     return label
@@ -51,9 +54,9 @@ def index_of_stored_value(
 ) -> Mapping[int, int]:
     """Return stored value -> class index (`IGNORE_INDEX` for ignored values) for one mask file.
 
-    This is the only place that decides whether a mask is read by its values or by its colors.
-    `read_label` applies the result to pixels, the check of a data set to histograms, which it
-    caches so that unchanged files are not decoded again.
+    Only this function decides whether a mask is read by its values or by its colors. `read_label`
+    applies the result to pixels, the check of a data set to cached histograms, so that unchanged
+    files are not decoded again.
 
     Args:
         spec: of the data set.
@@ -76,8 +79,8 @@ def index_of_stored_value(
 def index_by_palette(
     palette: Mapping[int, int], spec: LabelSpec, *, name: str = ""
 ) -> dict[int, int] | None:
-    """Return index in a file -> class index (`IGNORE_INDEX` for void) by the colors of the file's
-    palette, whose order need not be that of the classes.
+    """Return index in a file -> class index (or `IGNORE_INDEX`) by the colors of the palette in the
+    file, which may be in another order than the classes.
 
     Args:
         palette: index -> packed color, for the indices in use (`DecodedMask.colors_of`).
@@ -89,7 +92,7 @@ def index_by_palette(
         meaning, or the colors are not those of the data set (a palette for display).
 
     Raises:
-        InputError: some colors belong to other classes than their indices, and some to none.
+        InputError: some colors belong to other classes than their indices, and some to no class.
     """
     if not spec.index_of_color or not spec.holds_indices:
         return None
@@ -106,17 +109,22 @@ def index_by_palette(
         return None
     first, other = contradicting[0], unknown[0]
     prefix = f"{name}: " if name else ""
+    class_name = "ignored pixels"
+    if found[first] != IGNORE_INDEX:
+        class_name = f"class {spec.classes[found[first]]!r}"
     raise InputError(
         f"{prefix}an indexed mask in which index {first} has the color {_rgb(palette[first])} of"
-        f" class {_class_name(found[first], spec)}, and index {other} the color"
-        f" {_rgb(palette[other])}, which is not in the palette; correct the mask or the palette, or"
-        " give mask_values to read it by its indices"
+        f" {class_name}, and index {other} the color {_rgb(palette[other])}, which is not in the"
+        " palette; correct the mask or the palette, or give mask_values to read it by its indices"
     )
 
 
 def _draw(sample: Sample, spec: LabelSpec, image: DecodedImage | None) -> np.ndarray:
     """Draw the annotated objects of a sample at the size of its image."""
-    size = sample_image_mode(sample)[1] if image is None else image.shape[:2]
+    if image is None:
+        size = sample_image_mode(sample)[1]
+    else:
+        size = image.shape[:2]
     size = sample.mask.checked_size(sample.image, size)
     if spec.task == "multilabel":
         return sample.mask.draw_each(size, len(spec.classes))
@@ -140,21 +148,22 @@ def _read_index_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray
 
 def _read_class_masks(sample: Sample, spec: LabelSpec) -> np.ndarray:
     """Read (N, H, W) from one file per class; a class without a file is absent."""
-    masks: list[np.ndarray | None] = []
-    first = None
-    for path in sample.mask:
-        mask = None
+    masks: dict[int, np.ndarray] = {}
+    for index, path in enumerate(sample.mask):
         if path is not None:
-            mask = _read_class_mask(path, spec, sample.max_pixels)
-            first = first or (path, mask.shape)
-            if mask.shape != first[1]:
-                raise InputError(
-                    f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} and {first[0]}"
-                    f" {first[1][1]}x{first[1][0]} pixels; the masks of an image must have one size"
-                )
-        masks.append(mask)
-    absent = np.zeros(first[1], np.uint8)
-    return np.stack([absent if mask is None else mask for mask in masks])
+            masks[index] = _read_class_mask(path, spec, sample.max_pixels)
+    first = next(iter(masks))
+    size = masks[first].shape
+    label = np.zeros((len(sample.mask), *size), np.uint8)
+    for index, mask in masks.items():
+        if mask.shape != size:
+            raise InputError(
+                f"{sample.mask[index]}: the mask is {mask.shape[1]}x{mask.shape[0]} and"
+                f" {sample.mask[first]} {size[1]}x{size[0]} pixels; all masks of an image must have"
+                " the same size"
+            )
+        label[index] = mask
+    return label
 
 
 def _read_class_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray:
@@ -197,8 +206,8 @@ def _look_up(values: np.ndarray, spec: LabelSpec, path: Path) -> np.ndarray:
 def _apply_table(
     values: np.ndarray, table: np.ndarray, negative: Mapping[int, int], default: int
 ) -> np.ndarray:
-    """Return table[values], with the last entry for larger values, and for values below 0 that of
-    `negative` or the default.
+    """Return table[values]; larger values get the last entry, negative values that of `negative` or
+    the default.
     """
     if values.dtype == np.uint8:
         return cv2.LUT(values, table[:256])  # several times faster than numpy
@@ -241,9 +250,7 @@ def _first(values: np.ndarray, bad: np.ndarray) -> str:
     )
 
 
-def _class_name(index: int, spec: LabelSpec) -> str:
-    return "void" if index == IGNORE_INDEX else repr(spec.classes[index])
-
-
 def _rgb(packed: int) -> list[int] | None:
-    return None if packed == NO_COLOR else unpack_rgb(packed)
+    if packed == NO_COLOR:
+        return None
+    return unpack_rgb(packed)

@@ -1,7 +1,7 @@
 """DataLoaders for training and evaluation.
 
 Workers return uint8 images and masks, a quarter of the bytes of float32; `to_device` normalizes
-them on the device of the network.
+them on the device.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from kanseg.utils.errors import InputError
 def make_loader(
     dataset: Dataset, *, workers: int = 0, indices: Sequence[int] | None = None, **options: Any
 ) -> DataLoader:
-    """A DataLoader of uint8 images; call `to_device` on each batch.
+    """Return a DataLoader of uint8 images; call `to_device` on each batch.
 
     Args:
         dataset: `SegmentationDataset`, `ClassificationDataset`, or any other, whose items are
-            loaded as they are.
-        workers: processes that read.
+            loaded unchanged.
+        workers: processes that load samples.
         indices: samples to load; all by default.
         options: of `torch.utils.data.DataLoader`.
     """
@@ -44,8 +44,8 @@ def make_loader(
         num_workers=workers,
         worker_init_fn=leave_signals_to_main_process,
         collate_fn=partial(collate, preprocess=preprocess),
-        # A loader draws a number whenever it starts: from a generator of its own, so that a
-        # resumed run, which starts it once more, has the same numbers for everything else.
+        # A loader draws a number whenever it starts. It has a generator of its own, so that a
+        # resumed run, which starts it once more, draws the same numbers for everything else.
         generator=torch.Generator(),
         **options,
     )
@@ -54,10 +54,11 @@ def make_loader(
 def collate(
     items: Sequence[dict[str, Tensor | int]], preprocess: Preprocess | None = None
 ) -> dict[str, Tensor | list[int]]:
-    """Items -> a batch. Integers stay a list: each tensor costs a worker a file descriptor.
+    """Collate items into a batch. Integers stay a list: each tensor costs a worker a file
+    descriptor.
 
-    In a data set of 8-bit and 16-bit images, bytes and normalized floats can meet in a batch; the
-    bytes are normalized here then.
+    If a batch has both uint8 images and normalized floats (in a data set of 8-bit and 16-bit
+    images), the uint8 images are normalized here.
     """
     columns: dict[str, list[Any]] = {key: [item[key] for item in items] for key in items[0]}
     images = columns.get("image", [])
@@ -65,7 +66,9 @@ def collate(
         columns["image"] = [normalize(image, preprocess) for image in images]
     batch = {}
     for key, column in columns.items():
-        batch[key] = column if isinstance(column[0], int) else default_collate(column)
+        if not isinstance(column[0], int):
+            column = default_collate(column)
+        batch[key] = column
     return batch
 
 
@@ -83,20 +86,24 @@ def to_device(
             result[key] = torch.tensor(value)
     if "image" in batch:
         image = batch["image"].to(device, non_blocking=True)
-        result["image"] = image if preprocess is None else normalize(image, preprocess)
+        if preprocess is not None:
+            image = normalize(image, preprocess)
+        result["image"] = image
     if "mask" in batch:
         result["mask"] = batch["mask"].to(device, non_blocking=True).long()
     return result
 
 
 def normalize(image: Tensor, preprocess: Preprocess) -> Tensor:
-    """uint8 (..., H, W, C) -> normalized (..., C, H, W) float32; floats are normalized already."""
-    return preprocess.normalize_bytes(image) if image.dtype == torch.uint8 else image
+    """Normalize uint8 (..., H, W, C) to (..., C, H, W) float32; floats are normalized already."""
+    if image.dtype != torch.uint8:
+        return image
+    return preprocess.normalize_bytes(image)
 
 
 @contextmanager
 def unwrap_worker_errors() -> Iterator[None]:
-    """Reduce the InputError of a worker to its message: torch puts a traceback around it."""
+    """Remove the traceback that torch adds to the message of an InputError in a worker."""
     try:
         yield
     except InputError as error:
@@ -106,8 +113,8 @@ def unwrap_worker_errors() -> Iterator[None]:
 
 
 def leave_signals_to_main_process(_: int) -> None:
-    """`worker_init_fn`: ignore SIGINT (Ctrl-C) and SIGTERM, which reach the whole process group,
-    unless the main process sends them.
+    """Ignore SIGINT (Ctrl-C) and SIGTERM in a worker (`worker_init_fn`). They reach the whole
+    process group; only a SIGTERM of the main process ends the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
@@ -116,8 +123,8 @@ def leave_signals_to_main_process(_: int) -> None:
 
 
 def _exit_on_sigterm_of_parent() -> None:
-    # At its exit the main process terminates its workers and joins them: one that ignored this
-    # signal would block it forever.
+    # The main process terminates its workers when it exits, and joins them: a worker that ignored
+    # this signal would block it forever.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

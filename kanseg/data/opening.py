@@ -1,4 +1,4 @@
-"""Open the data set that the settings ask for."""
+"""Open the data set of the settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from kanseg.data.blue_marble import prepare_blue_marble
 from kanseg.data.formats.coco import is_coco, read_coco
 from kanseg.data.formats.folder import read_folder
 from kanseg.data.formats.index import DatasetIndex, problem_of
+from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.label_settings import ProbeMasks
 from kanseg.data.formats.voc import is_voc, read_voc
+from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
 from kanseg.utils.errors import InputError
@@ -28,9 +30,9 @@ LABEL_SETTINGS = ("task", "classes", "mask_values", "ignore_index", "palette")
 
 
 def open_data(data: DataConfig, *, log: Any = print) -> DatasetIndex:
-    """Return the data set of the settings, divided into folds if they ask for folds.
+    """Return the data set of the settings, divided into folds if they have data.folds.
 
-    An embedded data set is prepared first.
+    An embedded data set (data.prepare) is written first.
 
     Raises:
         InputError: the first problem of the settings or of the layout that stops a training.
@@ -42,11 +44,11 @@ def open_data(data: DataConfig, *, log: Any = print) -> DatasetIndex:
 
 
 def open_index(data: DataConfig, *, probe: ProbeMasks | None = None) -> DatasetIndex:
-    """Return the data set of the settings with all of its problems, as the check reports them.
+    """Return the data set of the settings with all of its problems, for the check of the data.
 
     Args:
         data: the settings.
-        probe: returns the facts about mask files, such as cached ones; see `read_folder`.
+        probe: returns the facts about mask files, for example from a cache; see `read_folder`.
 
     Raises:
         InputError: an unknown embedded data set, a limit of pixels below 1, or no such folder.
@@ -66,22 +68,25 @@ def open_index(data: DataConfig, *, probe: ProbeMasks | None = None) -> DatasetI
     index = _read_layout(root, data, probe)
     if any(problem.kind.stops for problem in index.problems):
         return index
-    pool = (*data.train, *data.val)
-    broken = [problem for name in pool for problem in index.split_problems.get(name, ())]
-    if data.folds and broken:  # no fold can be made of a split that is not known
+    broken: list[Issue] = []
+    for name in (*data.train, *data.val):
+        broken += index.split_problems.get(name, ())
+    if data.folds and broken:  # folds need the samples of these splits
         return index.with_problems(broken)
     try:
         index = divide_into_folds(index, data)
     except InputError as error:
         return index.with_problems([problem_of(error, root, "settings")])
-    return replace(index, notes=(*index.notes, *_groups_in_two_roles(index, data)))
+    return replace(index, notes=(*index.notes, *_warn_of_shared_groups(index, data)))
 
 
 def _read_layout(root: Path, data: DataConfig, probe: ProbeMasks | None) -> DatasetIndex:
-    """Read the layout; an error that prevents that becomes the problem of an empty index."""
+    """Read the layout; if that is impossible, return an empty index with the problem."""
     overrides = {key: getattr(data, key) for key in LABEL_SETTINGS}
+    layout = data.format
     try:
-        layout = data.format if data.format != "auto" else detect_layout(root)
+        if layout == "auto":
+            layout = detect_layout(root)
         index = READERS[layout](
             root,
             overrides,
@@ -93,16 +98,16 @@ def _read_layout(root: Path, data: DataConfig, probe: ProbeMasks | None) -> Data
     except InputError as error:
         return DatasetIndex(root, problems=(problem_of(error, root),))
     if layout != "folder" and data.format == "auto":
-        note = f"{root}: read in the form of {layout.upper()} (data.format names another)"
+        note = f"{root}: read as {layout.upper()} (set data.format to read another layout)"
         index = replace(index, notes=(note, *index.notes))
     return index
 
 
 def detect_layout(root: Path) -> str:
-    """Return the name of the layout in a folder: "folder" if it has images/ and masks/.
+    """Return the name of the layout in a folder; "folder" if it has images/ and masks/.
 
     Raises:
-        InputError: there are several other layouts.
+        InputError: the folder has several other layouts.
     """
     if (root / "images").is_dir() and (root / "masks").is_dir():
         return "folder"
@@ -113,17 +118,19 @@ def detect_layout(root: Path) -> str:
         found.append("voc")
     if len(found) > 1:
         raise InputError(
-            f"{root}: holds data in the forms of {' and '.join(found)}; choose one with data.format"
+            f"{root}: holds the layouts {' and '.join(found)}; choose one with data.format"
         )
-    return found[0] if found else "folder"
+    if found:
+        return found[0]
+    return "folder"
 
 
 def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
-    """Return the data set with train and val pooled and divided anew for fold `data.fold`; test
-    stays as it is.
+    """Return the data set with the samples of train and val divided into folds: val is fold
+    `data.fold`, train the others. Test does not change.
 
     Raises:
-        InputError: a number out of range, fewer groups than folds, or a split with two roles.
+        InputError: a number out of range, fewer groups than folds, or a split that is used twice.
     """
     _check_folds(data)
     if not data.folds:
@@ -142,16 +149,17 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
             f" {count}; lower data.folds"
         )
     parts = cut_folds(pool, groups, data.folds, data.split_seed)
-    held_out = parts[data.fold]
-    others = set(held_out)
-    rest = [sample for part in parts for sample in part if sample not in others]
+    train: list[Sample] = []
+    for number, part in enumerate(parts):
+        if number != data.fold:
+            train += part
     splits = dict(index.splits) | dict.fromkeys((*data.train, *data.val), ())
-    splits[data.train[0]] = tuple(rest)
-    splits[data.val[0]] = tuple(held_out)
+    splits[data.train[0]] = tuple(train)
+    splits[data.val[0]] = tuple(parts[data.fold])
     sizes = ", ".join(str(len(part)) for part in parts)
     note = (
         f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {unit} of"
-        f" {' + '.join(names)}: {len(rest)} images to train on, {len(held_out)} held out as"
+        f" {' + '.join(names)}: {len(train)} images to train on, {len(parts[data.fold])} as"
         f" {data.val[0]} (all folds, by a hash: {sizes})"
     )
     return replace(index, splits=splits, notes=(*index.notes, note))
@@ -162,8 +170,10 @@ def _check_folds(data: DataConfig) -> None:
     if data.folds < 0 or data.folds == 1:
         raise InputError(f"data.folds must be 0 (none) or at least 2, got {data.folds}")
     if not 0 <= data.fold < max(data.folds, 1):
-        cure = f"from 0 to {data.folds - 1}" if data.folds else "0 without data.folds"
-        raise InputError(f"data.fold must be {cure}, got {data.fold}")
+        allowed = "0 without data.folds"
+        if data.folds:
+            allowed = f"from 0 to {data.folds - 1}"
+        raise InputError(f"data.fold must be {allowed}, got {data.fold}")
     if not data.folds:
         return
     if not data.train or not data.val:
@@ -174,18 +184,19 @@ def _check_folds(data: DataConfig) -> None:
     twice = set(data.train) & set(data.val) | {*data.train, *data.val} & set(data.test)
     if twice:
         raise InputError(
-            f"data.folds pools train and val, but split {min(twice)!r} has two roles; name it in"
-            " one of data.train, data.val, data.test"
+            f"data.folds pools train and val, but split {min(twice)!r} is used twice; name it in"
+            " only one of data.train, data.val, data.test"
         )
 
 
-def _groups_in_two_roles(index: DatasetIndex, data: DataConfig) -> list[str]:
-    """Return a warning for groups that are both trained on and measured on."""
+def _warn_of_shared_groups(index: DatasetIndex, data: DataConfig) -> list[str]:
+    """Return warnings for groups that are in two of train, val and test."""
     members: dict[str, list[str]] = {}
-    for role in SPLITS:
-        names = getattr(data, role)
-        if role != "train" and set(names) & set(data.train):
-            continue  # a split that is named for both is meant to be in both
-        present = [n for n in names if n in index.splits and n not in index.split_problems]
-        members[role] = [sample.name for sample in index.samples(present)]
+    for split in SPLITS:
+        names = getattr(data, split)
+        if split != "train" and set(names) & set(data.train):
+            continue  # the user wants this split in both
+        present = [name for name in names if name in index.splits]
+        usable = [name for name in present if name not in index.split_problems]
+        members[split] = [sample.name for sample in index.samples(usable)]
     return crossing_groups(index.groups or {}, members)

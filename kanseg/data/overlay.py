@@ -12,30 +12,31 @@ from kanseg.data.io.images import to_channels
 from kanseg.data.label_spec import IGNORE_INDEX
 
 WRONG, MISSED = (230, 30, 60), (30, 110, 255)
-MIN_BORDER = 64  # of each channel, so that dark borders are seen on dark images
+MIN_BORDER = 64  # of each channel, so that dark borders are visible on dark images
 SIMILAR = 24  # difference per channel up to which colors are easily confused
 _IGNORED_COLORS = (IGNORE_INDEX_COLOR, (255, 255, 255), (255, 0, 255))
 
 
 def viewable(image: np.ndarray) -> np.ndarray:
-    """Convert an image (H, W, C) uint8, uint16 or float32 of any channels to (H, W, 3) uint8.
+    """Convert an image (H, W, C) uint8, uint16 or float32 with any channels to (H, W, 3) uint8.
 
-    Of two bands the first is shown, of more than three the first three. Values of more than 8 bits
-    are stretched between their 0.5 and 99.5 percentiles.
+    Of two channels the first is shown, of more than three the first three. Values of more than 8
+    bits are stretched between their 0.5 and 99.5 percentiles.
     """
-    shown = 1 if image.shape[2] == 2 else 3
-    image = to_channels(image[:, :, :shown], 3)
+    if image.shape[2] == 2:
+        image = image[:, :, :1]
+    image = to_channels(image[:, :, :3], 3)
     if image.dtype == np.uint8:
         return image
     low, high = np.percentile(image, (0.5, 99.5))
-    smallest = 1e-12 if image.dtype == np.float32 else 1
-    return (np.clip((image - low) / max(high - low, smallest), 0, 1) * 255).astype(np.uint8)
+    span = max(high - low, 1)
+    if image.dtype == np.float32:
+        span = max(high - low, 1e-12)
+    return (np.clip((image - low) / span, 0, 1) * 255).astype(np.uint8)
 
 
 def ignored_color(colors: Sequence[Color]) -> Color:
-    """Return the color of ignored pixels: gray, or white (then magenta) if a class has a similar
-    color.
-    """
+    """Return the color of ignored pixels: gray, or white or magenta if a class is similar."""
     taken = np.int64(colors).reshape(-1, 3)
     for color in _IGNORED_COLORS:
         if (np.abs(taken - color).max(axis=1) > SIMILAR).all():
@@ -66,8 +67,8 @@ def overlay(
     """Tint the classes of a mask in an image and draw their borders; returns RGB (H, W, 3) uint8.
 
     Args:
-        image: (H, W, C), as of `viewable`.
-        mask: as of `colorize`; class 0 of an (H, W) mask is the background and not tinted.
+        image: (H, W, C), as for `viewable`.
+        mask: as for `colorize`; class 0 of an (H, W) mask is the background and not tinted.
         colors: an RGB color per class.
         opacity: of the tint, 0 to 1.
     """
@@ -99,7 +100,7 @@ def error_map(
 
     Args:
         image: (H, W, 3) uint8.
-        target, predicted: masks as of `colorize`; a multilabel pixel is wrong if any class is.
+        target, predicted: masks as for `colorize`; a multilabel pixel is wrong if any class is.
         sides: draw missed pixels of class 1 in blue, so that red means false positives.
         ignored_in: color of ignored pixels.
     """

@@ -1,4 +1,4 @@
-"""Preprocessing of images for a network: channels, size, gamma, normalization."""
+"""Preprocess images for a network: channels, size, gamma, normalization."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from kanseg.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Integers (H, W, C) -> float32 tensor (channels, H', W') of about zero mean and unit variance.
+    """Convert an image (H, W, C) to the input of a network: a float32 tensor (channels, H', W')
+    with about zero mean and unit variance.
 
     Args:
-        channels: what the network takes.
+        channels: of the network.
         mean, std: per channel, of the values in [0, 1] after the gamma.
-        gamma: exponent on the values in [0, 1]; 0.5 spreads dark images.
-        resize: (H', W') that every image is scaled to, or None for its own size.
-        interpolation: "linear", or "area" for the mean over the pixels that fall into one (when it
-            shrinks).
-        floats: whether the images hold floats, whose values are taken as they are, instead of
-            integers, which are scaled to [0, 1].
+        gamma: exponent on the values in [0, 1]; 0.5 brightens dark images.
+        resize: (H', W') of every image, or None to keep its size.
+        interpolation: "linear", or "area" to average the pixels when an image is made smaller.
+        floats: True for images of floats, which are used as they are; integers are scaled to
+            [0, 1].
     """
 
     channels: int = 3
@@ -40,23 +40,25 @@ class Preprocess:
     floats: bool = False
 
     def fit(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> np.ndarray:
-        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type. Pixels without
-        data become the mean of the training images, which the network sees as 0.
+        """Convert an image to the channels of the network: (H, W, C) uint8, uint16 or float32 ->
+        (H, W, channels) of the same type.
+
+        Pixels without data become the mean of the training images, which is normalized to 0.
 
         Raises:
-            InputError: channels that the network does not take; floats for integers or the reverse;
-                floats outside [0, 1] with a gamma.
+            InputError: channels that the network does not accept; floats instead of integers or
+                the reverse; floats outside [0, 1] with a gamma.
         """
         if (image.dtype == np.float32) != self.floats:
             expected = "floats" if self.floats else "integers"
             raise InputError(
-                f"{name}: an image of {image.dtype} values, and the training images hold"
+                f"{name}: the image holds {image.dtype} values, but the training images hold"
                 f" {expected}; convert it"
             )
         decoded = as_decoded(image)
         image = to_channels(decoded.values, self.channels, name=name, alpha=decoded.alpha)
-        # An exported network normalizes by itself, and its mean is not known here: pixels without
-        # data keep the mean of their image.
+        # An exported network contains the normalization, and its mean is unknown here: pixels
+        # without data keep the mean of their image.
         normalizes = (self.mean, self.std) != ((0.0,), (1.0,))
         if normalizes and decoded.nodata is not None and decoded.nodata.any():
             image = image.copy()
@@ -69,7 +71,7 @@ class Preprocess:
         return image
 
     def _mean_as_stored(self, dtype: np.dtype) -> np.ndarray:
-        """(channels,) values of an image that are normalized to 0; integers are rounded."""
+        """Return the values (channels,) of an image that are normalized to 0; integers rounded."""
         values = np.broadcast_to(np.asarray(self.mean, dtype=np.float64), (self.channels,))
         if self.gamma != 1.0:
             values = np.clip(values, 0, 1) ** (1 / self.gamma)
@@ -78,8 +80,8 @@ class Preprocess:
         return values
 
     def scale(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> np.ndarray:
-        """(H, W, C) uint8, uint16 or float32 -> (H, W, channels) of the same type and the size of
-        `resize`; InputError as of `fit`.
+        """Convert an image to the channels and the size of the network: (H, W, C) uint8, uint16 or
+        float32 -> (H', W', channels) of the same type; raises the errors of `fit`.
         """
         image = self.fit(image, name=name)
         if self.resize is None:
@@ -87,7 +89,7 @@ class Preprocess:
         return resize_image(image, self.resize, self.interpolation)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, C) integers, or floats -> float32, integers scaled to [0, 1], gamma applied."""
+        """Convert (H, W, C) to float32: scale integers to [0, 1], then apply the gamma."""
         values = image
         if image.dtype != np.float32:
             values = image.astype(np.float32) / np.iinfo(image.dtype).max
@@ -96,7 +98,7 @@ class Preprocess:
         return values
 
     def normalize(self, image: np.ndarray) -> Tensor:
-        """(H, W, channels) integers or floats -> (channels, H, W) float32."""
+        """Normalize an image: (H, W, channels) integers or floats -> (channels, H, W) float32."""
         if image.dtype == np.uint8:
             return self.normalize_bytes(
                 torch.from_numpy(np.require(image, requirements=["C", "W"]))
@@ -115,17 +117,17 @@ class Preprocess:
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """(channels, 256) float32: what each byte becomes."""
+        """(channels, 256) float32: the normalized value of each byte."""
         values = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], self.channels, axis=2)
         return ((self.encode(values) - np.float32(self.mean)) / np.float32(self.std))[:, 0].T.copy()
 
     def __call__(self, image: np.ndarray | DecodedImage, *, name: str = "image") -> Tensor:
-        """(H, W, C) integers -> (channels, H', W') float32."""
+        """Preprocess an image: (H, W, C) -> (channels, H', W') float32."""
         return self.normalize(self.scale(image, name=name))
 
 
 def lookup_by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
-    """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W)."""
+    """Look up uint8 values with OpenCV: (..., H, W, C) and table (C, 256) -> (..., C, H, W)."""
     *batch, height, width, channels = images.shape
     result = torch.empty(*batch, channels, height, width)
     inputs = images.reshape(-1, height, width, channels).numpy()
@@ -137,7 +139,7 @@ def lookup_by_opencv(images: Tensor, table: np.ndarray) -> Tensor:
 
 
 def lookup(images: Tensor, table: Tensor) -> Tensor:
-    """(..., H, W, C) uint8 and (C, 256) -> (..., C, H, W), on any device."""
+    """Look up uint8 values on any device: (..., H, W, C) and table (C, 256) -> (..., C, H, W)."""
     channels = torch.arange(len(table), device=images.device)[:, None, None]
     return table[channels, images.movedim(-1, -3).long()]
 
@@ -145,18 +147,19 @@ def lookup(images: Tensor, table: Tensor) -> Tensor:
 def resize_image(
     image: np.ndarray, size: Sequence[int], interpolation: str = "linear"
 ) -> np.ndarray:
-    """(H, W, C) -> (H', W', C), bilinear, or by area where asked and it shrinks."""
+    """Resize (H, W, C) to (H', W', C): bilinear, or by "area" if it becomes smaller."""
     if tuple(image.shape[:2]) == tuple(size):
         return image
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    method = cv2.INTER_AREA if interpolation == "area" and shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=method).reshape(
-        *size, image.shape[2]
-    )
+    method = cv2.INTER_LINEAR
+    if interpolation == "area" and shrinks:
+        method = cv2.INTER_AREA
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=method)
+    return resized.reshape(*size, image.shape[2])  # OpenCV drops a single channel
 
 
 def resize_mask(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """(H, W) or (N, H, W) class indices -> the same of (H', W'), nearest pixel."""
+    """Resize class indices (H, W) or (N, H, W) to (H', W') by the nearest pixel."""
     if tuple(mask.shape[-2:]) == tuple(size):
         return mask
     if mask.ndim == 3:

@@ -12,8 +12,8 @@ from kanseg.data.io.decoded import DecodedImage
 from kanseg.data.io.images import MAX_PIXELS, decode_image, image_mode, states_nodata
 from kanseg.data.io.rasterize import Annotation
 
-# None: no mask. A file. For a multilabel task, a file or None (the class is absent) per class. Or
-# annotated objects, which are drawn when needed.
+# A file; for a multilabel task, a file or None (the class is absent) per class; annotated objects,
+# which are drawn when the mask is read; or None for an image without a mask.
 Mask: TypeAlias = "Path | tuple[Path | None, ...] | Annotation | None"
 
 
@@ -35,15 +35,21 @@ class Sample:
 
     @property
     def has_mask(self) -> bool:
-        """True if there is a mask, for a multilabel task of any class."""
-        return any(self.mask) if isinstance(self.mask, tuple) else self.mask is not None
+        """True if there is a mask, in a multilabel task for any class."""
+        if isinstance(self.mask, tuple):
+            return any(self.mask)
+        return self.mask is not None
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that the sample is read from, the image first."""
-        masks = self.mask if isinstance(self.mask, tuple) else (self.mask,)
-        paths = [mask.source if isinstance(mask, Annotation) else mask for mask in masks]
-        return (self.image, *(path for path in paths if path is not None))
+        if isinstance(self.mask, tuple):
+            return (self.image, *(path for path in self.mask if path is not None))
+        if isinstance(self.mask, Annotation):
+            return (self.image, self.mask.source)
+        if self.mask is None:
+            return (self.image,)
+        return (self.image, self.mask)
 
 
 def read_sample_image(sample: Sample) -> DecodedImage:
@@ -54,7 +60,7 @@ def read_sample_image(sample: Sample) -> DecodedImage:
 def pixels_without_data(sample: Sample) -> np.ndarray | None:
     """Return (H, W) bool, True where the image of a sample has no data; None if all pixels have.
 
-    Images that do not name a number for pixels without data are not decoded.
+    Only images whose header defines a nodata value are decoded.
     """
     if not states_nodata(sample.image, max_pixels=sample.max_pixels):
         return None

@@ -1,4 +1,4 @@
-"""Crops around a random class, so that rare classes are seen more often."""
+"""Crops around a random class, which oversample rare classes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from kanseg.data.label_spec import IGNORE_INDEX
 def foreground_window(
     mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[slice, slice] | None:
-    """Return a random window that contains a random pixel of a class; the class is drawn evenly
-    from those in the mask. None if there is none.
+    """Return a random window that contains a random pixel of a random class, all classes in the
+    mask being equally likely; None if the mask has no class.
 
     Args:
         mask: (H, W) class indices, of which 0 is the background, or (N, H, W) of 0 and 1; 255 is
@@ -32,7 +32,7 @@ def foreground_window(
 
 
 def _pixel_of_a_class(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Return (row, column) of a random pixel of a random class; None if there is none."""
+    """Return (row, column) of a random pixel of a random class; None if the mask has no class."""
     if mask.ndim == 3:
         present = np.flatnonzero((mask == 1).any(axis=(1, 2)))
     else:
@@ -41,6 +41,9 @@ def _pixel_of_a_class(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, 
     if not len(present):
         return None
     chosen = int(present[rng.integers(len(present))])
-    pixels = np.flatnonzero(mask[chosen] == 1 if mask.ndim == 3 else mask == chosen)
+    if mask.ndim == 3:
+        pixels = np.flatnonzero(mask[chosen] == 1)
+    else:
+        pixels = np.flatnonzero(mask == chosen)
     row, column = divmod(int(pixels[rng.integers(len(pixels))]), mask.shape[-1])
     return row, column

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from kanseg.data.names import few, nfc
 from kanseg.data.sample import Mask, Sample
-from kanseg.data.splits import SPLITS, nfc
+from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
 
-SPLIT = "split.json"  # in a run folder, and in each of its checkpoints
+SPLIT = "split.json"  # file in a run folder and in each of its checkpoints
 BYTES = 8  # of a digest: in one of 10^9 sets of 200,000 samples, two digests are equal by chance
 DIGITS = 2 * BYTES
 NOTHING = "0" * DIGITS  # digest of a missing mask
-ENDS = 2**16  # bytes that are read at either end of a file if only its ends are read
-SHOWN = 5  # names in a line; the others are counted
+ENDS = 2**16  # bytes read at either end of a file if only its ends are read
 ACCEPT = "--accept_changes"
 
 
@@ -47,11 +47,11 @@ class SplitRecord:
     Args:
         splits: train, val and test, each name -> content. A name is the path of the image below
             the root of the data set, or the name of the row of an array.
-        earlier: (name, content) of samples that were trained on before a change of the data set
-            was accepted.
-        complete: False for a run that was started without a record: what it was trained on before
-            is unknown.
-        sampled: True if digests are of the size and the ends of files, not of all their bytes.
+        earlier: (name, content) of samples that the run was trained on before the user accepted a
+            change of the data set.
+        complete: False for a run that was started without a record: its first training samples are
+            unknown.
+        sampled: True if digests cover the size and both ends of a file instead of all its bytes.
     """
 
     splits: Mapping[str, Members]
@@ -61,7 +61,7 @@ class SplitRecord:
 
     @property
     def trained(self) -> list[tuple[str, Content]]:
-        """(name, content) of everything that was ever trained on."""
+        """(name, content) of all samples that the run was ever trained on."""
         return [*self.earlier, *self.splits.get("train", {}).items()]
 
     @property
@@ -80,7 +80,7 @@ class SplitRecord:
             "kanseg": 1,
             "complete": self.complete,
             "sampled": self.sampled,
-            "splits": {role: _pack(members.items()) for role, members in self.splits.items()},
+            "splits": {name: _pack(members.items()) for name, members in self.splits.items()},
             "earlier": _pack(self.earlier),
         }
         return json.dumps(content, ensure_ascii=False) + "\n"
@@ -94,33 +94,34 @@ class SplitRecord:
         """
         try:
             content = json.loads(text)
+            splits = {name: dict(_unpack(packed)) for name, packed in content["splits"].items()}
             return cls(
-                {role: dict(_unpack(members)) for role, members in content["splits"].items()},
+                splits,
                 tuple(_unpack(content["earlier"])),
                 bool(content["complete"]),
                 bool(content["sampled"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
-                f"{where}: damaged, not the record of a split; take the file from a checkpoint of"
-                " the run, or remove it (then nothing can be verified)"
+                f"{where}: damaged, not a record of splits; copy the file from a checkpoint of the"
+                " run, or remove it (then the splits cannot be verified)"
             ) from None
 
 
 def _pack(members: Iterable[tuple[str, Content]]) -> dict[str, Any]:
-    """Return members as JSON with one text for all digests: 200,000 samples take 10 MB."""
-    members = list(members)
-    return {
-        "names": [name for name, _ in members],
-        "images": "".join(content.image for _, content in members),
-        "masks": "".join(content.mask for _, content in members),
-    }
+    """Return members as JSON with all digests in one string: 200,000 samples take 10 MB."""
+    names, images, masks = [], [], []
+    for name, content in members:
+        names.append(name)
+        images.append(content.image)
+        masks.append(content.mask)
+    return {"names": names, "images": "".join(images), "masks": "".join(masks)}
 
 
 def _unpack(stored: Mapping[str, Any]) -> list[tuple[str, Content]]:
     names, images, masks = stored["names"], stored["images"], stored["masks"]
     if not all(isinstance(name, str) for name in names):
-        raise TypeError("names must be texts")
+        raise TypeError("names must be strings")
     if not len(images) == len(masks) == DIGITS * len(names):
         raise ValueError("there must be as many digests as names")
     members = []
@@ -155,36 +156,42 @@ def read_record(folder: Path) -> SplitRecord | None:
 
 
 def name_of(path: Path | str, root: Path) -> str:
-    """Return the path of an image below the root, with forward slashes and composed letters: the
-    same on every system, wherever the data set is.
+    """Return the path of an image relative to the root, with forward slashes and composed letters,
+    so that it is the same on every system.
     """
     path = Path(path)
-    inside = path.relative_to(root) if path.is_relative_to(root) else path
-    return nfc(inside.as_posix())
+    if path.is_relative_to(root):
+        path = path.relative_to(root)
+    return nfc(path.as_posix())
 
 
 def unit_of(sample: Sample, root: Path) -> str:
-    """Return what decides the split or fold of a sample: its name without the suffix."""
+    """Return the string that is hashed to split samples: the name of a sample without suffix."""
     return without_suffix(name_of(sample.image, root))
 
 
 def without_suffix(name: str) -> str:
     """Return a name that stays the same when an image is saved in another format."""
-    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).name else name
+    path = PurePosixPath(name)
+    if not path.name:
+        return name
+    return str(path.with_suffix(""))
 
 
 def digest(*parts: bytes | np.ndarray) -> str:
     """Return the digest of bytes as hexadecimal digits."""
     state = hashlib.blake2b(digest_size=BYTES)
     for part in parts:
-        state.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
+        if isinstance(part, np.ndarray):
+            part = np.ascontiguousarray(part).data
+        state.update(part)
     return state.hexdigest()
 
 
 def file_digest(path: Path | str, *, ends_only: bool = False) -> str:
     """Return the digest of a file's bytes, or with `ends_only` of its size and both ends.
 
-    It is `NOTHING` for a file that cannot be read, which the check of the data set reports.
+    Returns `NOTHING` for a file that cannot be read; the check of the data set reports it.
     """
     state = hashlib.blake2b(digest_size=BYTES)
     try:
@@ -243,11 +250,11 @@ def sample_contents(
 
 @dataclass(frozen=True)
 class KeptSplits:
-    """The samples that a resumed run goes on with.
+    """The samples that a resumed run continues with.
 
     Args:
-        members: train, val and test: names as they are now.
-        record: of them.
+        members: train, val and test -> current names of their samples.
+        record: of these samples.
         lines: for the log.
     """
 
@@ -258,10 +265,10 @@ class KeptSplits:
 
 def keep_splits(
     record: SplitRecord,
-    now: Mapping[str, Members],
+    current: Mapping[str, Members],
     *,
     where: object,
-    by_hash: Collection[str] = (),
+    seeded: Collection[str] = (),
     changed: Collection[str] = (),
     accept: bool = False,
     log_new: bool = True,
@@ -272,60 +279,96 @@ def keep_splits(
 
     Args:
         record: stored by the run.
-        now: train, val and test, each name -> content, as they would be for a new run.
+        current: train, val and test, each name -> content, as a new run would have them.
         where: the data set, for messages.
-        by_hash: splits that kanseg makes itself: if they come out differently now, that is not a
-            change by the user, and the samples stay where the run has them.
+        seeded: splits that kanseg makes itself. If they come out differently now, that is not a
+            change by the user, and the samples keep the split of the run.
         changed: splits that the settings of the resumed run replace; only samples that the run was
             trained on are refused in them.
-        accept: take the data set as it is now, and log what has changed.
+        accept: use the data set as it is now, and log the changes.
         log_new: whether new samples are logged.
 
     Raises:
-        InputError: samples are gone, changed, or listed for another split; unless `accept`.
+        InputError: samples are missing, changed, or listed for another split; unless `accept`.
     """
-    everything = _all_members(now)
-    found, renamed = _current_names(record, everything)
-    changes = _find_changes(record, now, found, by_hash=by_hash, changed=changed)
+    everything = _all_members(current)
+    found, renamed = _find_current_names(record, everything)
+    changes = _find_changes(record, current, found, seeded=seeded, changed=changed)
     if renamed:
-        changes["renamed"] = [f"{old} is {new} now" for old, new in renamed.items()]
-    fatal = [f"{what}: {len(names)} images: {few(names)}" for what, names in changes.items()]
-    if fatal and not accept:
-        lines = "\n".join(f"  {line}" for line in fatal)
+        changes["renamed"] = [f"{old} is now {new}" for old, new in renamed.items()]
+    refused = []
+    for heading, names in changes.items():
+        refused.append(f"{heading}: {len(names)} images: {few(names)}")
+    if refused and not accept:
+        listing = "\n  ".join(refused)
         raise InputError(
-            f"{where}: the data set is not the one that this run was begun with:\n{lines}\nput it"
-            f" back, start a new run, or go on with the set as it is now by {ACCEPT}"
+            f"{where}: the data set has changed since this run was started:\n  {listing}\nrestore"
+            f" it, start a new run, or continue with the changed data set with {ACCEPT}"
         )
     if accept:
-        members = {role: list(some) for role, some in now.items()}
-        lines = [f"warning: accepted by {ACCEPT}: {line}" for line in fatal]
-        lines += _lines_of_accepted(record, now)
-    else:
-        members = {}
-        for role, names in record.splits.items():
-            if role not in changed:
-                members[role] = [found[name] for name in names if found[name] is not None]
-        for role in changed:
-            if role in now:
-                members[role] = list(now[role])
-        lines = _lines_of_moved(record, now, found, by_hash)
-        if log_new:
-            known = {*found.values(), *(name for role in changed for name in now.get(role, ()))}
-            lines += _lines_of_new([name for name in everything if name not in known])
-    splits = {role: {name: everything[name] for name in names} for role, names in members.items()}
-    earlier = record.earlier
-    if accept:
-        train = splits.get("train", {})
-        earlier = tuple(pair for pair in record.trained if train.get(pair[0]) != pair[1])
-    return KeptSplits(members, SplitRecord(splits, earlier, record.complete, record.sampled), lines)
+        return _accept_current(record, current, refused)
+    members: dict[str, list[str]] = {}
+    for split, names in record.splits.items():
+        if split not in changed:
+            members[split] = [found[name] for name in names if found[name] is not None]
+    known = set(found.values())
+    for split in changed:
+        if split in current:
+            members[split] = list(current[split])
+            known.update(current[split])
+    lines = _lines_of_moved(record, current, found, seeded)
+    new = [name for name in everything if name not in known]
+    if new and log_new:
+        lines.append(
+            f"{len(new)} images are new since this run was started and are left out: {few(new)};"
+            f" a new run includes them, or {ACCEPT}"
+        )
+    splits = {}
+    for split, names in members.items():
+        splits[split] = {name: everything[name] for name in names}
+    kept = SplitRecord(splits, record.earlier, record.complete, record.sampled)
+    return KeptSplits(members, kept, lines)
 
 
-def _current_names(
+def _accept_current(
+    record: SplitRecord, current: Mapping[str, Members], changes: Sequence[str]
+) -> KeptSplits:
+    """Return the samples of the data set as it is now.
+
+    Args:
+        record: stored by the run.
+        current: train, val and test, each name -> content.
+        changes: a line for each kind of change.
+    """
+    members = {split: list(names) for split, names in current.items()}
+    lines = [f"warning: accepted by {ACCEPT}: {change}" for change in changes]
+    for split in ("val", "test"):
+        leaks = _find_leaks(record, current.get(split, {}))
+        if leaks:
+            lines.append(
+                f"warning: this run was trained on {len(leaks)} of {len(current[split])} images of"
+                f" {split}, so its scores on {split} are too good: {few(leaks)}"
+            )
+    known_names, known_images = record.samples, record.images
+    for split, contents in current.items():
+        new = []
+        for name, content in contents.items():
+            if name not in known_names and content.image not in known_images:
+                new.append(name)
+        if new:
+            lines.append(f"{len(new)} new images in {split}: {few(new)}")
+    train = current.get("train", {})
+    earlier = tuple(pair for pair in record.trained if train.get(pair[0]) != pair[1])
+    kept = SplitRecord(dict(current), earlier, record.complete, record.sampled)
+    return KeptSplits(members, kept, lines)
+
+
+def _find_current_names(
     record: SplitRecord, everything: Members
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Return (name in the record -> name now, None if it is gone; those that were renamed).
+    """Return (name in the record -> current name or None if it is missing; renamed samples).
 
-    A sample is renamed if its name is gone and an unknown name has its image.
+    A sample counts as renamed if its name is missing and a new name has its image.
     """
     recorded = record.samples
     unknown: dict[str, list[str]] = {}
@@ -346,36 +389,36 @@ def _current_names(
 
 def _find_changes(
     record: SplitRecord,
-    now: Mapping[str, Members],
+    current: Mapping[str, Members],
     found: Mapping[str, str | None],
     *,
-    by_hash: Collection[str],
+    seeded: Collection[str],
     changed: Collection[str],
 ) -> dict[str, list[str]]:
-    """Return heading -> names of samples with that difference."""
-    everything = _all_members(now)
+    """Return heading -> names of samples that have changed in this way."""
+    everything = _all_members(current)
     changes: dict[str, list[str]] = {}
-    for role, members in record.splits.items():
-        if role in changed:
+    for split, members in record.splits.items():
+        if split in changed:
             continue
         for name, content in members.items():
-            current = found[name]
-            if current is None:
-                changes.setdefault(f"gone from {role}", []).append(name)
+            current_name = found[name]
+            if current_name is None:
+                changes.setdefault(f"missing from {split}", []).append(name)
                 continue
-            if everything[current].image != content.image:
-                changes.setdefault(f"another image under the name ({role})", []).append(name)
-            elif everything[current].mask != content.mask:
-                changes.setdefault(f"another mask or label ({role})", []).append(name)
-            roles_now = [other for other in now if current in now[other]]
-            moved_by_hash = role in by_hash and all(other in by_hash for other in roles_now)
-            if role not in roles_now and not moved_by_hash:
-                heading = f"moved from {role} to {' and '.join(roles_now)}"
+            if everything[current_name].image != content.image:
+                changes.setdefault(f"another image under the name ({split})", []).append(name)
+            elif everything[current_name].mask != content.mask:
+                changes.setdefault(f"another mask or label ({split})", []).append(name)
+            splits_now = [other for other in current if current_name in current[other]]
+            moved_by_kanseg = split in seeded and set(splits_now) <= set(seeded)
+            if split not in splits_now and not moved_by_kanseg:
+                heading = f"moved from {split} to {' and '.join(splits_now)}"
                 changes.setdefault(heading, []).append(name)
-    for role in changed:
-        leaks = _find_leaks(record, now.get(role, {}))
+    for split in changed:
+        leaks = _find_leaks(record, current.get(split, {}))
         if leaks:
-            changes[f"trained on, and now in {role}"] = leaks
+            changes[f"trained on, and now in {split}"] = leaks
     return changes
 
 
@@ -385,108 +428,87 @@ def _find_leaks(record: SplitRecord, members: Members) -> list[str]:
     return [name for name, content in members.items() if trained.contains(name, content.image)]
 
 
-def _lines_of_accepted(record: SplitRecord, now: Mapping[str, Members]) -> list[str]:
-    """Return warnings for samples that were trained on and are measured from now on, and lines for
-    new samples.
-    """
-    lines = []
-    for role in ("val", "test"):
-        leaks = _find_leaks(record, now.get(role, {}))
-        if leaks:
-            lines.append(
-                f"warning: {len(leaks)} of {len(now[role])} images of {role} were trained on by"
-                f" this run, so that scores on {role} are too good: {few(leaks)}"
-            )
-    names, images = record.samples, record.images
-    for role, members in now.items():
-        new = []
-        for name, content in members.items():
-            if name not in names and content.image not in images:
-                new.append(name)
-        if new:
-            lines.append(f"{len(new)} new images in {role}: {few(new)}")
-    return lines
-
-
 def _lines_of_moved(
     record: SplitRecord,
-    now: Mapping[str, Members],
+    current: Mapping[str, Members],
     found: Mapping[str, str | None],
-    by_hash: Collection[str],
+    seeded: Collection[str],
 ) -> list[str]:
-    """Return a line for samples that a new run would have in another split."""
+    """Return a line for samples that would be in another split of a new run."""
     moved = []
-    for role in by_hash:
-        for name in record.splits.get(role, {}):
-            current = found.get(name)
-            if current is not None and current not in now.get(role, {}):
-                moved.append(current)
+    for split in seeded:
+        for name in record.splits.get(split, {}):
+            current_name = found.get(name)
+            if current_name is not None and current_name not in current.get(split, {}):
+                moved.append(current_name)
     if not moved:
         return []
     return [
-        f"{len(moved)} images would be in another split of a new run, and stay where this run has"
-        f" them: {few(moved)}"
-    ]
-
-
-def _lines_of_new(names: list[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"{len(names)} images are new since this run was begun, and left out: {few(names)}; a new"
-        f" run takes them, or {ACCEPT}"
+        f"{len(moved)} images would be in another split of a new run; they keep the split of this"
+        f" run: {few(moved)}"
     ]
 
 
 class _TrainedOn:
-    """What a run was trained on, by name and by content.
+    """The samples that a run was trained on, by name and by content.
 
     Args:
         record: of the run.
-        same_set: True for the data set of the training, so that names count too; in another data
-            set only the content does.
+        same_set: True for the data set of the training, where names count too; in another data set
+            only the content does.
     """
 
     def __init__(self, record: SplitRecord, *, same_set: bool):
-        self.images = {content.image for _, content in record.trained} - {NOTHING}
-        names = {name for name, _ in record.trained}
-        self.all_stems = {without_suffix(name) for name in names}
-        self.names = names if same_set else set()
-        self.stems = self.all_stems if same_set else set()
-        self.held_out = self._held_out(record) if same_set else {}
+        self.images: set[str] = set()
+        self.names: set[str] = set()
+        self.all_stems: set[str] = set()
+        for name, content in record.trained:
+            self.images.add(content.image)
+            self.all_stems.add(without_suffix(name))
+            if same_set:
+                self.names.add(name)
+        self.images.discard(NOTHING)
+        self.stems: set[str] = set()
+        self.evaluated: dict[str, str] = {}
+        if same_set:
+            self.stems = self.all_stems
+            self.evaluated = self._never_trained(record)
 
     @staticmethod
-    def _held_out(record: SplitRecord) -> dict[str, str]:
+    def _never_trained(record: SplitRecord) -> dict[str, str]:
         """Return name -> image of val and test, without samples that were in train before a change
         was accepted, possibly under another name.
         """
-        earlier_stems = {without_suffix(name) for name, _ in record.earlier}
-        earlier_images = {content.image for _, content in record.earlier}
+        earlier_stems, earlier_images = set(), set()
+        for name, content in record.earlier:
+            earlier_stems.add(without_suffix(name))
+            earlier_images.add(content.image)
         found = {}
-        for role in ("val", "test"):
-            for name, content in record.splits.get(role, {}).items():
+        for split in ("val", "test"):
+            for name, content in record.splits.get(split, {}).items():
                 was_trained = without_suffix(name) in earlier_stems
                 if not was_trained and content.image not in earlier_images:
                     found[name] = content.image
         return found
 
     def contains(self, name: str, image: str) -> bool:
-        """Return True if a sample was trained on."""
-        if self.held_out.get(name) == image:  # a blank image may be both in train and in test
+        """Return True if the run was trained on a sample."""
+        if self.evaluated.get(name) == image:  # a blank image may be both in train and in test
             return name in self.names
         return image in self.images or without_suffix(name) in self.stems
 
     def has_stem(self, name: str) -> bool:
-        """Return True if an image of that name, but for the suffix, was trained on."""
+        """Return True if the run was trained on an image of that name, whatever its suffix."""
         return without_suffix(name) in self.all_stems
 
 
 @dataclass(frozen=True)
 class UntrainedSamples:
-    """Samples to be measured with a trained network, without those it was trained on.
+    """The samples of an evaluation, divided by whether the network was trained on them.
 
     Args:
-        keep: samples that it was not trained on (or that are requested as its training split).
+        keep: samples to evaluate: those that it was not trained on, and those that the user
+            requests as training split.
         left_out: samples that it was trained on.
         lines: for the log.
     """
@@ -502,24 +524,24 @@ def leave_out_trained(
     *,
     root: Path,
     same_set: bool,
-    roles: Collection[str],
-    asked_train: Collection[Sample] = (),
+    splits: Collection[str],
+    requested_train: Collection[Sample] = (),
 ) -> UntrainedSamples:
-    """Leave out samples that a run was trained on from what is measured as val or test.
+    """Leave out the samples that a run was trained on from an evaluation on val or test.
 
     Args:
         record: of the run; None if it has stored none.
-        samples: to be measured.
+        samples: to evaluate.
         root: of their data set.
-        same_set: True if it is the data set of the training, so that names count too; in another
-            data set only the content does.
-        roles: train, val and test, those that the measured splits have in the run.
-        asked_train: samples that are requested as the training split; they are measured and logged.
+        same_set: True if it is the data set of the training, where names count too; in another data
+            set only the content does.
+        splits: those of train, val and test that are evaluated.
+        requested_train: samples that are requested as the training split; they are kept and logged.
     """
     if record is None:
         line = (
-            "this checkpoint has stored no split (an older run): whether its training images are"
-            " among these could not be verified"
+            "this checkpoint has no record of its splits (an older run), so kanseg cannot verify"
+            " whether its training images are among these"
         )
         return UntrainedSamples(list(samples), [], [line])
 
@@ -533,31 +555,30 @@ def leave_out_trained(
         known = stored.get(names[sample])
         same_set = same_set or (known is not None and known.image == content.image)
     trained_on = _TrainedOn(record, same_set=same_set)
-    keep, left_out, asked = [], [], set(asked_train)
+    requested = set(requested_train)
+    keep, left_out, alike = [], [], []
     trained = 0
     for sample in samples:
         was_trained = trained_on.contains(names[sample], contents[sample].image)
         trained += was_trained
-        if was_trained and sample not in asked:
+        if was_trained and sample not in requested:
             left_out.append(sample)
-        else:
-            keep.append(sample)
+            continue
+        keep.append(sample)
+        if not same_set and trained_on.has_stem(names[sample]):
+            alike.append(names[sample])
     lines = _lines_of_trained(record, names, left_out, trained)
-    if same_set:
-        alike = []
-    else:
-        alike = [names[sample] for sample in keep if trained_on.has_stem(names[sample])]
     if alike:
         lines.append(
-            f"warning: {len(alike)} of {len(samples)} images have names of images that this run was"
-            " trained on, and other bytes: if they were saved again from these, the scores are too"
-            f" good: {few(alike)}"
+            f"warning: {len(alike)} of {len(samples)} images have the names of training images of"
+            " this run but other bytes; if they are re-encoded copies, the scores are too good:"
+            f" {few(alike)}"
         )
     elif record.complete and not trained and samples:
-        lines.append(f"none of these {len(samples)} images was trained on by this run")
+        lines.append(f"this run was trained on none of these {len(samples)} images")
     if same_set:
         kept = {names[sample]: contents[sample] for sample in keep}
-        lines += _lines_of_differences(record, kept, set(names.values()), roles)
+        lines += _lines_of_differences(record, kept, set(names.values()), splits)
     return UntrainedSamples(keep, left_out, lines)
 
 
@@ -569,36 +590,36 @@ def _lines_of_trained(
     Args:
         record: of the run.
         names: of all samples.
-        left_out: those that are not measured.
+        left_out: samples that are not evaluated.
         trained: number of samples that the run was trained on.
     """
     lines = []
     if not record.complete:
         lines.append(
-            "this run was begun by an older version, which stored no split: what it was trained on"
-            " at first could not be verified"
+            "this run was started by an older version, which stored no splits: its first training"
+            " images could not be verified"
         )
     if left_out:
         shown = few(names[sample] for sample in left_out)
         lines.append(
-            f"warning: {len(left_out)} of {len(names)} images were trained on by this run, and are"
+            f"warning: this run was trained on {len(left_out)} of {len(names)} images, which are"
             f" left out of the scores: {shown}"
         )
     if trained > len(left_out):
-        lines.append(f"{trained - len(left_out)} of these images were trained on by this run")
+        lines.append(f"this run was trained on {trained - len(left_out)} of these images")
     return lines
 
 
 def _lines_of_differences(
-    record: SplitRecord, kept: Members, present: Collection[str], roles: Collection[str]
+    record: SplitRecord, kept: Members, present: Collection[str], splits: Collection[str]
 ) -> list[str]:
-    """Return lines for what is new, changed, gone, or was used to select the weights.
+    """Return lines for samples that are new, changed, missing, or were used to select the weights.
 
     Args:
         record: of the run.
-        kept: the samples that are measured.
-        present: names of these, and of those that are left out.
-        roles: train, val and test, those that the measured splits have in the run.
+        kept: the samples that are evaluated.
+        present: their names and those of the samples that are left out.
+        splits: those of train, val and test that are evaluated.
     """
     lines, stored, images = [], record.samples, record.images
     new, changed = [], []
@@ -613,33 +634,27 @@ def _lines_of_differences(
         lines.append(
             f"{len(changed)} images or masks have changed since the training: {few(changed)}"
         )
-    if "test" in roles and "val" not in roles:
-        selecting = {*record.splits.get("val", {})} - {*record.splits.get("test", {})}
+    if "test" in splits and "val" not in splits:
+        selecting = record.splits.get("val", {}).keys() - record.splits.get("test", {}).keys()
         used = [name for name in kept if name in selecting]
         if used:
             lines.append(
                 f"warning: {len(used)} images selected the weights of this run (its split val):"
                 f" {few(used)}"
             )
-    expected = {name for role in roles for name in record.splits.get(role, {})}
+    expected: set[str] = set()
+    for split in splits:
+        expected.update(record.splits.get(split, {}))
     missing = sorted(expected.difference(present))
     if missing:
         lines.append(
-            f"{len(missing)} images that this run has as {' + '.join(sorted(roles))} are not among"
-            f" these any more: {few(missing)}"
+            f"{len(missing)} images that this run has in {' + '.join(sorted(splits))} are no longer"
+            f" among these: {few(missing)}"
         )
     return lines
 
 
-def few(names: Iterable[str]) -> str:
-    """Return `a, b, c, ... (12 in all)`."""
-    names = list(names)
-    if len(names) <= SHOWN:
-        return ", ".join(names)
-    return f"{', '.join(names[:SHOWN])}, ... ({len(names)} in all)"
-
-
-def roles_of(data: Any, splits: Iterable[str]) -> set[str]:
-    """Return those of train, val and test for which the settings name one of the splits."""
-    splits = set(splits)
-    return {role for role in SPLITS if splits & set(getattr(data, role))}
+def splits_of(data: Any, names: Iterable[str]) -> set[str]:
+    """Return those of train, val and test for which the settings name one of the splits `names`."""
+    names = set(names)
+    return {split for split in SPLITS if names & set(getattr(data, split))}

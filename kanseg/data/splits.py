@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -17,14 +16,9 @@ BORDERS = (0.15, 0.30)  # of the hashes: val below the first, test below the sec
 T = TypeVar("T")
 
 
-def nfc(text: str) -> str:
-    """Return the text with composed letters, so that names from other systems compare equal."""
-    return unicodedata.normalize("NFC", text)
-
-
 def share_of(unit: str, seed: int, purpose: str = "split") -> float:
-    """Return a hash from 0 to below 1 that depends on nothing but the arguments: evenly spread over
-    the units (names, or groups), and the same on every machine.
+    """Return a hash from 0 to below 1 that depends only on the arguments. It is uniform over the
+    units (names or groups) and the same on every computer.
     """
     digest = hashlib.blake2b(f"{purpose}:{seed}:{unit}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big") / 2**56
@@ -42,21 +36,21 @@ def seeded_split(
     """Split names into about 70 % train, 15 % val and 15 % test by a seeded hash of the name, or of
     the group if there are groups.
 
-    The split of a name depends only on the seed and on itself (or its group), so that names keep
-    their split when a data set grows or shrinks. Only if train, val or test would be empty, the
-    units with the nearest hashes fill it; as such a set grows they may go back to train, while a
-    name in train stays there (unless hardly any unit has a hash of train).
+    The split of a name depends only on the seed and on the name (or its group), so that names keep
+    their split when a data set grows or shrinks. If train, val or test would be empty, the units
+    with the nearest hashes fill it; when such a set grows, they may return to train, while a name
+    in train stays there (unless hardly any unit has a hash of train).
 
     Args:
         root: of the data set, for messages.
         names: of the samples.
         groups: name -> group.
         seed: of the hash.
-        notes: receives what was decided.
+        notes: receives a line about the split.
         units: name -> text that is hashed instead of the name, if names change as a set grows.
 
     Raises:
-        InputError: fewer than three groups, or a sample without one.
+        InputError: fewer than three groups, or a sample without a group.
     """
     unit_of = group_each(root, names, groups)
     if groups is None and units is not None:
@@ -75,7 +69,7 @@ def seeded_split(
     split_of = dict.fromkeys(order, "train")
     split_of |= dict.fromkeys(order[:first], "val")
     split_of |= dict.fromkeys(order[first:second], "test")
-    result: dict[str, list[str]] = {split: [] for split in SPLITS}
+    result: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name in names:
         result[split_of[unit_of[name]]].append(name)
     hashed = "the name"
@@ -83,7 +77,7 @@ def seeded_split(
         hashed = f"the group ({len(shares)} groups of groups.csv)"
     filled = ""
     if [first, second] != by_hash:
-        filled = " (so few that the nearest ones fill a split that had none)"
+        filled = " (a split would be empty, so the nearest hashes fill it)"
     sizes = ", ".join(f"{len(members)} {split}" for split, members in result.items())
     notes.append(
         f"no split files: split by seed {seed}, by a hash of {hashed}, into {sizes}{filled}"
@@ -111,12 +105,10 @@ def group_each(
 
 
 def cut_folds(items: Sequence[T], groups: Sequence[str], folds: int, seed: int) -> list[list[T]]:
-    """Divide items into `folds` parts, items of one group together, each group by a seeded hash of
-    its name.
+    """Divide items into `folds` parts by a seeded hash of the name of their group.
 
-    A set that grows keeps its folds, and the parts have about the same size if there are many
-    groups. A part that would be empty gets the group with the smallest hash from the part with
-    most groups.
+    Items keep their fold when a set grows, and the parts have about the same size if there are many
+    groups. An empty part gets the group with the smallest hash of the part with the most groups.
 
     Args:
         items: to be divided; parts keep their order.
@@ -149,8 +141,8 @@ def crossing_groups(groups: Mapping[str, str], names: Mapping[str, Iterable[str]
         names: train, val and test -> names.
     """
     found = {}
-    for role, members in names.items():
-        found[role] = {groups[name] for name in members if name in groups}
+    for split, members in names.items():
+        found[split] = {groups[name] for name in members if name in groups}
     lines = []
     for one, other in combinations(found, 2):
         both = sorted(found[one] & found[other])

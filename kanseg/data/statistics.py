@@ -1,4 +1,4 @@
-"""Statistics of a whole data set: mean and deviation of the channels, pixels of the classes."""
+"""Statistics of a data set: mean and standard deviation of the channels, pixels of each class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kanseg.data.preprocess import Preprocess, resize_mask
 from kanseg.data.sample import Sample, read_sample_image
 from kanseg.utils.errors import InputError
 
-MIN_VARIANCE = 1e-6  # of images of integers
+MIN_VARIANCE = 1e-6  # of integer images
 
 
 def channel_statistics(
@@ -45,28 +45,27 @@ def channel_statistics(
         total += values.sum(axis=0)
         square += (values**2).sum(axis=0)
     if count == 0:
-        raise InputError("none of the images that statistics are taken of has a pixel with data")
+        raise InputError("no pixel with data in the images for the mean and standard deviation")
     mean = total / count
     variance = np.maximum(square / count - mean**2, 0)
-    if preprocess.floats:  # their unit may be small: no least deviation, and six significant digits
+    if preprocess.floats:  # their unit may be small: no minimum, six significant digits
         std = np.where(variance > 0, np.sqrt(variance), 1.0)
-        return _significant(mean), _significant(std)
-    std = np.sqrt(np.maximum(variance, MIN_VARIANCE))
-    return _rounded(mean), _rounded(std)
+        digits = "{:.6g}"
+    else:
+        std = np.sqrt(np.maximum(variance, MIN_VARIANCE))
+        digits = "{:.6f}"
+    return _round(mean, digits), _round(std, digits)
 
 
-def _significant(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(f"{value:.6g}") for value in values)
-
-
-def _rounded(values: np.ndarray) -> tuple[float, ...]:
-    return tuple(round(float(value), 6) for value in values)
+def _round(values: np.ndarray, digits: str) -> tuple[float, ...]:
+    """Round values to the digits of a format such as "{:.6f}"."""
+    return tuple(float(digits.format(value)) for value in values)
 
 
 def _values_with_data(image: DecodedImage, preprocess: Preprocess, name: str) -> np.ndarray:
-    """Return (pixels, channels) float64: the encoded pixels that have data."""
-    # Without nodata: pixels without data hold the mean of the others, which a resized edge may be
-    # blended with; the mean of the data set is not known yet.
+    """Return the encoded pixels that have data, (pixels, channels) float64."""
+    # nodata=None: `scale` would fill the other pixels with the mean of the data set, which is not
+    # known yet. They keep the mean of their image, which resizing blends into the edges.
     scaled = preprocess.encode(preprocess.scale(replace(image, nodata=None), name=name))
     values = scaled.reshape(-1, preprocess.channels).astype(np.float64)
     if image.nodata is None:
@@ -76,7 +75,7 @@ def _values_with_data(image: DecodedImage, preprocess: Preprocess, name: str) ->
 
 
 def class_frequencies(samples: Sequence[Sample], spec: LabelSpec) -> np.ndarray:
-    """Count the pixels of each class in the masks of a set, without ignored ones.
+    """Count the pixels of each class in the masks of samples, without ignored pixels.
 
     Returns:
         (N,) int64, or for a multilabel task (N, 2) [absent, present].
@@ -88,9 +87,9 @@ def class_frequencies(samples: Sequence[Sample], spec: LabelSpec) -> np.ndarray:
         counts = list(pool.map(partial(_count_classes, spec=spec), samples))
     if counts:
         return np.sum(counts, axis=0, dtype=np.int64)
-    classes = len(spec.classes)
-    shape = (classes, 2) if spec.task == "multilabel" else (classes,)
-    return np.zeros(shape, dtype=np.int64)
+    if spec.task == "multilabel":
+        return np.zeros((len(spec.classes), 2), dtype=np.int64)
+    return np.zeros(len(spec.classes), dtype=np.int64)
 
 
 def _count_classes(sample: Sample, spec: LabelSpec) -> np.ndarray:

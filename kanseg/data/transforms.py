@@ -1,4 +1,4 @@
-"""Augmentation: a list of albumentations transforms as data, behind one small adapter."""
+"""Augment images with masks by albumentations transforms."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from kanseg.utils.registry import nearest
 
 
 class Augmentation:
-    """(image, label map, seed) -> (image, label map): the same seed gives the same result,
-    whatever came before.
+    """Augment an image and its mask; the same seed gives the same result.
+
+    Pixels that a transform fills in are ignored in the mask (255).
 
     Args:
         transforms: [{name: {option: value}}] or names alone; names and options are those of
             albumentations 2.0.
-        crop: (h, w) of a random crop that comes first, padded where the image is smaller; or
-            None.
-        foreground: share of the crops that are laid around a class (`foreground_window`), from 0 to
-            1.
-
-    Pixels that a transform makes up are ignored in the label map (255).
+        crop: (h, w) of a random crop before the transforms, padded if the image is smaller; None
+            for no crop.
+        foreground: share of the crops that contain a pixel of a random class
+            (`foreground_window`), from 0 to 1.
 
     Raises:
         InputError: a name or an option that albumentations does not have, or a value that it
-            refuses; a share without a crop.
+            refuses; `foreground` without a crop.
     """
 
     def __init__(
@@ -48,8 +47,8 @@ class Augmentation:
             )
         if foreground and crop is None:
             raise InputError(
-                "data.oversample_foreground needs data.crop: [height, width] of the crops that are"
-                " laid around a class"
+                "data.oversample_foreground needs data.crop: [height, width] of the crops around a"
+                " class"
             )
         self.crop, self.foreground = crop, foreground
         specs = list(transforms)
@@ -63,8 +62,8 @@ class Augmentation:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "image"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(H, W, C) and (H, W) or (N, H, W) uint8 -> the same, changed alike; a uint16 image
-        comes back as float32 in [0, 1].
+        """Augment an image (H, W, C) and its mask (H, W) or (N, H, W) uint8 alike; uint16 images
+        become float32 in [0, 1].
 
         Raises:
             InputError: a transform fails on this image, or returns something else than an image
@@ -80,17 +79,17 @@ class Augmentation:
         low, high = float(image.min()), float(image.max())
         if low >= 0 and high <= 1:
             return self._apply(image, mask, seed, name)
-        # Transforms of brightness take floats from 0 to 1 and cut off the rest.
+        # Brightness transforms expect floats from 0 to 1 and clip other values.
         span = np.float32(max(high - low, 1e-30))
         image, mask = self._apply((image - np.float32(low)) / span, mask, seed, name)
         return image * span + np.float32(low), mask
 
     def check(self, image: np.ndarray, *, name: str = "image") -> None:
-        """Check that all transforms take images of this type and number of channels, also those
-        that are seldom applied.
+        """Check that all transforms, even rarely applied ones, accept images of this type and
+        number of channels.
 
         Raises:
-            InputError: the first that takes RGB images, but not this one.
+            InputError: the first transform that accepts RGB images, but not this image.
         """
         if self.empty:
             return
@@ -100,16 +99,16 @@ class Augmentation:
         for transform in self._compose.transforms:
             if _works(transform, values[:, :, [0] * 3]) and not _works(transform, values):
                 raise InputError(
-                    f"{name}: augmentation {type(transform).__name__} is made for colors and does"
-                    f" not take {image.shape[2]} channels of {values.dtype}; leave it out, or set"
+                    f"{name}: augmentation {type(transform).__name__} needs RGB images and does not"
+                    f" accept {image.shape[2]} channels of {values.dtype}; leave it out, or set"
                     " data.channels to 3 (or 1)"
                 )
 
     def _around_a_class(
         self, image: np.ndarray, mask: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Crop around a class in a share (`foreground`) of the calls; the random crop that follows
-        leaves it as it is, or pads it.
+        """Crop around a class in a share (`foreground`) of the calls. The random crop that follows
+        keeps the result, or pads it.
         """
         rng = np.random.default_rng([seed, 1])
         if not self.foreground or rng.random() >= self.foreground:
@@ -129,7 +128,7 @@ class Augmentation:
             given = np.ascontiguousarray(mask.transpose(1, 2, 0))
         try:
             result = self._compose(image=image, mask=given)
-        # albumentations and OpenCV raise exceptions of any kind; the user can fix the sample or
+        # albumentations and OpenCV raise many kinds of exceptions; the user can fix the sample or
         # the list of transforms
         except Exception as error:
             raise InputError(
@@ -147,26 +146,27 @@ class Augmentation:
         ):
             made = f"{changed.dtype} {tuple(changed.shape)}"
             raise InputError(
-                f"{name}: augmentation made {made} of a {image.dtype} image; leave out"
+                f"{name}: augmentation turned a {image.dtype} image into {made}; leave out"
                 " ToTensorV2, Normalize and the like"
             )
         return changed.reshape(*size, image.shape[2]), label
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """A number that depends on (seed, epoch, index) alone, well mixed: 0 <= n < 2^32."""
+    """Return a seed from 0 to below 2^32, a hash of (seed, epoch, index)."""
     return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1)[0])
 
 
 def parse_transform(
     spec: object, known: Mapping[str, type], library: str
 ) -> tuple[type, dict[str, object]]:
-    """A transform given as data, `Name` or `{Name: {option: value}}` -> its class and its options.
+    """Return the class and the options of a transform in the settings: `Name` or `{Name: {option:
+    value}}`.
 
     Args:
         spec: from the settings.
-        known: name -> class of the transforms that can be used.
-        library: that they are of, for the error message.
+        known: name -> class of all transforms.
+        library: of these transforms, for messages.
 
     Raises:
         InputError: another form, or a name or an option that the library does not have.
@@ -174,13 +174,17 @@ def parse_transform(
     if isinstance(spec, str):
         spec = {spec: {}}
     if not isinstance(spec, Mapping) or len(spec) != 1:
-        raise InputError(f"an augmentation is `Name` or `Name: {{option: value}}`, got {spec!r}")
+        raise InputError(
+            f"an augmentation must be `Name` or `Name: {{option: value}}`, got {spec!r}"
+        )
     name, options = next(iter(spec.items()))
     options = options or {}
     if name not in known:
         raise InputError(f"{library} has no transform {name!r}{nearest(str(name), known)}")
     if not isinstance(options, Mapping):
-        raise InputError(f"augmentation {name}: options are `{{option: value}}`, got {options!r}")
+        raise InputError(
+            f"augmentation {name}: options must be `{{option: value}}`, got {options!r}"
+        )
     allowed = option_names(known[name])
     for option in options:
         if option not in allowed:
@@ -192,18 +196,18 @@ def parse_transform(
 
 
 def option_names(transform: type) -> list[str]:
-    """Names of the arguments of a transform's constructor."""
+    """Return the names of the arguments of a transform's constructor."""
     parameters = inspect.signature(transform.__init__).parameters
     return [name for name in parameters if name not in ("self", "args", "kwargs")]
 
 
 def _works(transform: object, image: np.ndarray) -> bool:
-    """True if a transform, when it is applied, takes the image."""
+    """True if a transform accepts the image when it is applied."""
     always = copy.deepcopy(transform)
     always.p = 1.0
     try:
         always(image=np.ascontiguousarray(image))
-    except Exception:  # of any kind: `check` compares with what an RGB image gives
+    except Exception:  # of any kind; `check` compares with the result for an RGB image
         return False
     return True
 
@@ -226,7 +230,7 @@ def _albumentations():
 
 
 def _build(spec: Mapping[str, Mapping[str, object]] | str):
-    """An albumentations transform from its name and options."""
+    """Build an albumentations transform from its name and options."""
     module = _albumentations()
     abstract = (
         module.BasicTransform,

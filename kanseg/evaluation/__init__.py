@@ -1,4 +1,4 @@
-"""A network on a split of a data set -> tables of scores.
+"""Evaluate a network on a split of a data set, and write tables of scores.
 
 Import from the modules.
 """

@@ -10,7 +10,7 @@ from typing import Any
 from kanseg.config import Config
 from kanseg.data import DatasetIndex, Sample, check_samples, open_data
 from kanseg.data.label_spec import compare_classes
-from kanseg.data.split_record import leave_out_trained, read_record, roles_of
+from kanseg.data.split_record import leave_out_trained, read_record, splits_of
 from kanseg.evaluation.segmentation import evaluate_samples
 from kanseg.evaluation.tables import image_table
 from kanseg.inference.predictor import Predictor
@@ -38,15 +38,15 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Score a checkpoint on one split, or on several together: `SegmentationMetrics.compute`.
 
-    Samples that the run has trained on are left out, unless their split is asked for.
+    Samples that the run was trained on are left out, unless their split is requested.
 
     Args:
         checkpoint: checkpoint or run folder.
         split: names of splits.
-        root: folder of the data set; by default the one of the training.
-        full_size: compare at the size of the mask files instead of the size that the network sees.
-        flips: mirrored predictions that are averaged.
-        batch_size: images or tiles at once, and images in a batch of the protocol.
+        root: folder of the data set; by default that of the training.
+        full_size: compare at the size of the mask files instead of the input size of the network.
+        flips: number of flipped views whose predictions are averaged.
+        batch_size: images or tiles per batch, and images in a batch of the protocol.
         device: torch device.
         surface: measure surface distances; by default `training.surface`.
         tolerance: of the normalized surface Dice; by default `training.tolerance`.
@@ -56,8 +56,8 @@ def evaluate_checkpoint(
         csv: file for a table with a line per image.
 
     Raises:
-        InputError: no such checkpoint, data set or split; faulty samples, all of them named;
-            options that cannot be used.
+        InputError: no such checkpoint, data set or split; a list of all bad samples; options that
+            cannot be used.
     """
     if protocol not in (None, "u_kan"):
         raise InputError(f"protocol {protocol!r} is not known (known: u_kan)")
@@ -76,16 +76,16 @@ def evaluate_checkpoint(
     if tolerance is not None:
         training = replace(training, tolerance=tolerance)
     options = surface_options(replace(config, data=data, training=training))
-    opened = open_data(data)
-    samples = _valid_samples(opened, split, predictor, skip_bad=data.skip_bad)
-    samples = _without_trained(folder, config, opened, split, samples)
+    index = open_data(data)
+    samples = _valid_samples(index, split, predictor, skip_bad=data.skip_bad)
+    samples = _without_trained(folder, config, index, split, samples)
     metrics = evaluate_samples(
         predictor,
         samples,
-        opened.label_spec,
+        index.label_spec,
         full_size=full_size,
         surface=options,
-        inside=None if inside is None else Path(inside),
+        inside=inside,
     )
     scores = metrics.compute()
     if protocol is not None:
@@ -96,82 +96,87 @@ def evaluate_checkpoint(
 
 
 def _valid_samples(
-    opened: DatasetIndex, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool
+    index: DatasetIndex, split: str | Sequence[str], predictor: Predictor, *, skip_bad: bool
 ) -> list[Sample]:
-    """The samples of the splits.
+    """Return the samples of the splits.
 
     Raises:
-        InputError: faulty samples (unless `skip_bad`), none at all, or other classes or another
-            task than the predictor's.
+        InputError: bad samples (unless `skip_bad`), no samples, or other classes or another task
+            than those of the predictor.
     """
-    label_spec = opened.label_spec
+    label_spec = index.label_spec
     if len(label_spec.classes) != len(predictor.classes):
-        theirs, ours = ", ".join(label_spec.classes), ", ".join(predictor.classes)
         raise InputError(
-            f"{opened.root}: {len(label_spec.classes)} classes ({theirs}); the checkpoint has"
-            f" {len(predictor.classes)} ({ours})"
+            f"{index.root}: {len(label_spec.classes)} classes ({', '.join(label_spec.classes)});"
+            f" the checkpoint has {len(predictor.classes)} ({', '.join(predictor.classes)})"
         )
-    line = compare_classes(predictor.classes, label_spec.classes, where=opened.root)
+    line = compare_classes(predictor.classes, label_spec.classes, where=index.root)
     if line is not None:
         print(f"data: {line}")
     if (label_spec.task == "multilabel") != (predictor.task == "multilabel"):
         raise InputError(
-            f"{opened.root}: the task is {label_spec.task}, and that of the checkpoint"
-            f" {predictor.task}; set data.task when training"
+            f"{index.root}: the task is {label_spec.task}, but the checkpoint was trained on a"
+            f" {predictor.task} task; set data.task when training"
         )
-    samples = opened.samples(split)
+    samples = index.samples(split)
     faults = check_samples(samples, label_spec).faults
     if skip_bad:
         samples = [sample for sample in samples if sample not in faults]
     elif faults:
         raise InputError("\n".join(faults.values()))
     if not samples:
-        raise InputError(f"{opened.root}: split {split} has no images")
+        raise InputError(f"{index.root}: split {split} has no images")
     return samples
 
 
 def _without_trained(
     checkpoint: Path,
     config: Config,
-    opened: DatasetIndex,
+    index: DatasetIndex,
     split: str | Sequence[str],
     samples: list[Sample],
 ) -> list[Sample]:
-    """The samples without those that the run has trained on. Splits that the run trains on by its
-    settings are kept; what is left out or kept is printed.
+    """Leave out samples that the run was trained on, except those of requested training splits, and
+    print how many.
 
     Raises:
-        InputError: the run has trained on all of them.
+        InputError: the run was trained on all of them.
     """
-    names = [split] if isinstance(split, str) else list(split)
+    names = list(split)
+    if isinstance(split, str):
+        names = [split]
     train_splits = [name for name in names if name in config.data.train]
-    judged = leave_out_trained(
+    untrained = leave_out_trained(
         read_record(checkpoint),
         samples,
-        root=opened.root,
-        same_set=opened.root.resolve() == Path(config.data.root).resolve(),
-        roles=roles_of(config.data, names),
-        asked_train=opened.samples(train_splits),
+        root=index.root,
+        same_set=index.root.resolve() == Path(config.data.root).resolve(),
+        splits=splits_of(config.data, names),
+        requested_train=index.samples(train_splits),
     )
-    for line in judged.lines:
+    for line in untrained.lines:
         print(f"data: {line}")
-    if not judged.keep:
+    if not untrained.keep:
         raise InputError(
-            f"{opened.root}: the run of {checkpoint} has trained on all {len(samples)} images of"
-            f" {' + '.join(names)}; measure it on others"
+            f"{index.root}: the run of {checkpoint} was trained on all {len(samples)} images of"
+            f" {' + '.join(names)}; evaluate it on others"
         )
-    return judged.keep
+    return untrained.keep
 
 
 def surface_options(config: Config) -> SurfaceOptions | None:
-    """The options of surface distances in the settings of a run; None where they are switched off.
+    """Return the options of surface distances in the settings of a run; None if they are off.
 
     Raises:
-        InputError: settings out of range, also where they are switched off.
+        InputError: settings out of range, even if they are off.
     """
-    spacing = None if config.data.spacing is None else tuple(config.data.spacing)
+    spacing = None
+    if config.data.spacing is not None:
+        spacing = tuple(config.data.spacing)
     options = SurfaceOptions(config.training.tolerance, spacing)
-    return options if config.training.surface else None
+    if not config.training.surface:
+        return None
+    return options
 
 
 def write_table(path: Path, metrics: SegmentationMetrics, samples: Sequence[Sample]) -> None:

@@ -1,4 +1,4 @@
-"""The evaluation loop: of training's validations, of `tools/evaluate.py` and of export."""
+"""The evaluation loop of training, `tools/evaluate.py` and export."""
 
 from __future__ import annotations
 
@@ -28,36 +28,39 @@ def evaluate(
     accelerator: Accelerator | None = None,
     title: str = "evaluate",
 ) -> None:
-    """Predict every sample of a dataset, and update metrics with it.
+    """Predict every sample of a dataset, and update metrics with the predictions.
 
-    With several processes, each takes every n-th sample; `gather_images` joins their metrics.
+    With several processes, each takes every n-th sample; `gather_images` merges their metrics.
 
     Args:
         predict: batch (`kanseg.data.loader.to_device`) -> predictions (B, ...).
-        dataset: items of the target, "index" and what `predict` needs; without augmentation.
-        update: (predictions, target on their device, numbers of the samples).
+        dataset: its items have the target, "index" and what `predict` needs; no augmentation.
+        update: called with (predictions, target on the same device, indices of the samples).
         target: key of the target in an item.
-        batch_size: samples at once.
-        workers: processes that read.
+        batch_size: samples per batch.
+        workers: processes that load samples.
         accelerator: device and processes; by default the CPU and this process.
         title: of the progress bar.
     """
-    rank, world_size, device, main = 0, 1, torch.device("cpu"), True
+    rank, world_size, device = 0, 1, torch.device("cpu")
+    hide_bar = None  # tqdm: hidden unless on a terminal
     if accelerator is not None:
         rank, world_size = accelerator.process_index, accelerator.num_processes
-        device, main = accelerator.device, accelerator.is_main_process
+        device = accelerator.device
+        if not accelerator.is_main_process:
+            hide_bar = True
     indices = range(rank, len(dataset), world_size)
     loader = make_loader(dataset, indices=indices, batch_size=batch_size, workers=workers)
     preprocess = getattr(dataset, "preprocess", None)
     with unwrap_worker_errors():
-        for batch in tqdm(loader, desc=title, leave=False, disable=None if main else True):
+        for batch in tqdm(loader, desc=title, leave=False, disable=hide_bar):
             batch = to_device(batch, device, preprocess)
             predicted = predict(batch)
             update(predicted, batch[target].to(predicted.device), batch["index"].tolist())
 
 
 def gather_images(metrics: Any, accelerator: Accelerator) -> None:
-    """Give every process the images of all processes.
+    """Merge the metrics of all processes, in every process.
 
     Args:
         metrics: `SegmentationMetrics`, or others with `per_image` and `merge`.
@@ -70,7 +73,7 @@ def gather_images(metrics: Any, accelerator: Accelerator) -> None:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the context; the mode of before after it."""
+    """Put a model into evaluation mode within the context; restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -1,6 +1,4 @@
-"""Score a segmentation network on samples: in training, or as a `Predictor` on images and masks of
-a data set.
-"""
+"""Score a segmentation network during training, or a `Predictor` on the samples of a data set."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def evaluate_network(
     title: str = "evaluate",
     surface: SurfaceOptions | None = None,
 ) -> SegmentationMetrics:
-    """Score a network that is being trained, at the size that it sees.
+    """Score a network that is being trained, at its input size.
 
     The scores do not depend on the batch size and the number of processes.
 
@@ -52,10 +50,9 @@ def evaluate_network(
         model: images (B, C, H, W) -> logits.
         dataset: without augmentation.
         accelerator: device, precision and processes.
-        tile: (h, w) beyond which an image is predicted in overlapping tiles; None for whole
-            images of any size.
-        batch_size: images, or tiles, at once.
-        workers: processes that read.
+        tile: (h, w); larger images are predicted in overlapping tiles. None for whole images.
+        batch_size: images, or tiles, per batch.
+        workers: processes that load samples.
         title: of the progress bar.
         surface: measure surface distances and boundary IoU too; its spacing is that of the files.
     """
@@ -69,13 +66,15 @@ def evaluate_network(
                 network, batch["image"], tile, task=task, batch_size=batch_size
             )
 
+    samples_per_batch = 1  # padding images to one size would change the predictions
+    if dataset.one_size:
+        samples_per_batch = batch_size
     with eval_mode(network):
         evaluate(
             predict,
             dataset,
             partial(update_metrics, metrics, dataset.samples, task=task),
-            # Images of different sizes cannot share a batch: padding would change predictions.
-            batch_size=batch_size if dataset.one_size else 1,
+            batch_size=samples_per_batch,
             workers=workers,
             accelerator=accelerator,
             title=title,
@@ -91,7 +90,7 @@ def evaluate_samples(
     *,
     full_size: bool = False,
     surface: SurfaceOptions | None = None,
-    inside: Path | None = None,
+    inside: Path | str | None = None,
 ) -> SegmentationMetrics:
     """Score a predictor on samples.
 
@@ -99,7 +98,7 @@ def evaluate_samples(
         predictor: the network.
         samples: images with masks.
         label_spec: what the mask values mean.
-        full_size: compare at the size of the files instead of the size that the network sees.
+        full_size: compare at the size of the files instead of the input size of the network.
         surface: measure surface distances and boundary IoU too; its spacing is that of the files.
         inside: folder of masks NAME.png, such as the field of view of a fundus camera; pixels
             outside (value 0) are ignored.
@@ -107,7 +106,9 @@ def evaluate_samples(
     Raises:
         InputError: a sample without such a mask, or one of another size than its image.
     """
-    fields = None if inside is None else fields_of_view(inside, samples)
+    fields = None
+    if inside is not None:
+        fields = fields_of_view(Path(inside), samples)
     metrics = SegmentationMetrics(label_spec.classes, label_spec.task, surface=surface)
 
     def predict_file(batch: dict[str, Tensor]) -> Tensor:
@@ -155,11 +156,11 @@ def update_metrics(
     """Add predicted samples to the metrics.
 
     Args:
-        metrics: to be updated.
+        metrics: updated in place.
         samples: of the data set.
         probabilities: (B, N, H, W).
         target: (B, H, W), or (B, N, H, W) of a multilabel task.
-        indices: numbers of the B samples in `samples`.
+        indices: of the B samples in `samples`.
         task: "binary", "multiclass" or "multilabel".
         fields: mask files outside of which pixels are ignored (`fields_of_view`).
 
@@ -187,7 +188,7 @@ def predict_probabilities(
     task: str,
     batch_size: int,
 ) -> Tensor:
-    """Preprocessed images (B, C, H, W) -> probabilities (B, N, H, W) float32.
+    """Predict preprocessed images (B, C, H, W): probabilities (B, N, H, W) float32.
 
     Images larger than `tile` (h, w) are predicted in tiles, `batch_size` at once.
     """
@@ -195,9 +196,13 @@ def predict_probabilities(
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
         return class_probabilities(model, images, task)
     predict = partial(class_probabilities, model, task=task)
-    options = {"tile": tile, "overlap": 0.5, "batch_size": batch_size}
-    each = [predict_tiled(predict, partial(crop, image), shape, **options) for image in images]
-    return torch.stack(each)
+    probabilities = []
+    for image in images:
+        window = partial(crop, image)
+        probabilities.append(
+            predict_tiled(predict, window, shape, tile=tile, overlap=0.5, batch_size=batch_size)
+        )
+    return torch.stack(probabilities)
 
 
 def predict_labels(
@@ -208,8 +213,8 @@ def predict_labels(
     task: str,
     batch_size: int,
 ) -> Tensor:
-    """Preprocessed images (B, C, H, W) -> class indices int64 (B, H, W), or of a multilabel task
-    0 and 1 (B, N, H, W); arguments as of `predict_probabilities`.
+    """Predict preprocessed images (B, C, H, W): class indices int64 (B, H, W), or of a multilabel
+    task 0 and 1 (B, N, H, W). The arguments are those of `predict_probabilities`.
     """
     probabilities = predict_probabilities(model, images, tile, task=task, batch_size=batch_size)
     return decide(probabilities, task).long()
@@ -234,10 +239,10 @@ def fields_of_view(folder: Path, samples: Sequence[Sample]) -> Mapping[Sample, P
 
 
 def read_field(path: Path, sample: Sample, shape: Sequence[int]) -> np.ndarray:
-    """The mask of a sample's field of view, resized to (height, width) `shape`: bools.
+    """Read the mask of the field of view of a sample as bools, resized to (height, width) `shape`.
 
     Raises:
-        InputError: it has another size than the image.
+        InputError: the mask and the image have different sizes.
     """
     values = read_mask_values(path)
     if values.ndim == 3:
@@ -254,8 +259,8 @@ def read_field(path: Path, sample: Sample, shape: Sequence[int]) -> np.ndarray:
 def scaled_spacing(
     sample: Sample, shape: Sequence[int], surface: SurfaceOptions
 ) -> tuple[float, float]:
-    """The (row, column) spacing of pixels of a sample that is resized to (height, width) `shape`;
-    (1, 1) where no spacing is given.
+    """Return the (row, column) spacing of the pixels of a sample that is resized to (height, width)
+    `shape`; (1, 1) if no spacing is given.
     """
     if surface.spacing is None:
         return 1.0, 1.0

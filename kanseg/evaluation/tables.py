@@ -1,4 +1,4 @@
-"""The scores of `SegmentationMetrics` for people and spreadsheets."""
+"""Tables of the scores of `SegmentationMetrics`, as text and as CSV."""
 
 from __future__ import annotations
 
@@ -15,84 +15,74 @@ PER_IMAGE = ("iou", "dice", "hd95", "nsd", "boundary_iou")
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The scores of `SegmentationMetrics.compute` as a text table, over the set and per image;
-    below it those that have no class.
+    """Return the scores of `SegmentationMetrics.compute` as a text table, over the whole set and
+    per image, followed by the scores that are not per class.
     """
     per_image = result["per_image"]
     shown = [name for name in PER_IMAGE if f"mean_{name}" in per_image]
-    rows = [("", *SCORES, *(f"{name}/image" for name in shown), "absent in")]
-    for label, values in result["classes"].items():
-        mine = per_image["classes"][label]
-        rows.append(
-            (
-                label,
-                *(_show(values[n]) for n in SCORES),
-                *(_show(mine[n]) for n in shown),
-                f"{values['absent']}/{result['images']}",
-            )
-        )
-    rows.append(
-        (
-            "mean",
-            *(_show(result[f"mean_{n}"]) for n in SCORES),
-            *(_show(per_image[f"mean_{n}"]) for n in shown),
-            "",
-        )
-    )
-    return "\n".join([plain_table(rows[0], rows[1:]), *_notes(result)])
-
-
-def _notes(result: Mapping[str, Any]) -> list[str]:
-    notes = []
+    header = ["", *SCORES, *(f"{name}/image" for name in shown), "absent in"]
+    rows = []
+    for label, scores in result["classes"].items():
+        values = _values(scores, SCORES) + _values(per_image["classes"][label], shown)
+        rows.append([label, *values, f"{scores['absent']}/{result['images']}"])
+    means = _values(result, SCORES, prefix="mean_") + _values(per_image, shown, prefix="mean_")
+    rows.append(["mean", *means, ""])
+    lines = [plain_table(header, rows)]
     if "calibration" in result:
-        notes.append(
+        lines.append(
             f"calibration error {_show(result['calibration']['ece'])}, Brier score"
             f" {_show(result['calibration']['brier'])}"
         )
     if "u_kan" in result:
-        mine = result["u_kan"]
-        notes.append(
-            f"U-KAN's protocol (mean over batches of {mine['batch_size']}): IoU"
-            f" {_show(mine['iou'])}, Dice {_show(mine['dice'])}"
+        u_kan = result["u_kan"]
+        lines.append(
+            f"U-KAN's protocol (mean over batches of {u_kan['batch_size']}): IoU"
+            f" {_show(u_kan['iou'])}, Dice {_show(u_kan['dice'])}"
         )
-    return notes
+    return "\n".join(lines)
 
 
 def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
-    """A CSV text with a line an image: name, CLASS/iou and so on for every class, mean/iou and so
-    on over its classes, ece and brier.
+    """Return a CSV table with a line per image: its name, the scores of each class (CLASS/iou,
+    ...), their means over the classes (mean/iou, ...), ece and brier.
 
-    What is undefined is empty. Distances are left out for a background.
+    Undefined scores are empty. There are no distances for the background.
 
     Args:
-        metrics: the images.
-        names: of the images, by their numbers.
+        metrics: the scores.
+        names: of the images, by index.
     """
-    single, images = metrics.image_scores(), metrics.images
-    columns: dict[str, np.ndarray] = {}
-    for i, label in enumerate(metrics.classes):
-        foreground = metrics.multilabel or i > 0
-        columns |= {
-            f"{label}/{name}": values[:, i]
-            for name, values in single.items()
-            if foreground or name in SCORES
-        }
-    columns |= {
-        f"mean/{name}": np.array([mean(row) for row in values]) for name, values in single.items()
-    }
-    if images and all(p.calibration is not None for p in images):
-        columns |= {
-            "ece": np.array([p.calibration.ece for p in images]),
-            "brier": np.array([p.calibration.brier_score for p in images]),
-        }
+    scores, images = metrics.image_scores(), metrics.images
+    columns: dict[str, Sequence[float]] = {}
+    for index, label in enumerate(metrics.classes):
+        is_background = index == 0 and not metrics.multilabel
+        for name, values in scores.items():
+            if name in SCORES or not is_background:
+                columns[f"{label}/{name}"] = values[:, index]
+    for name, values in scores.items():
+        columns[f"mean/{name}"] = [mean(row) for row in values]
+    calibrations = [image.calibration for image in images]
+    if images and None not in calibrations:
+        columns["ece"] = [calibration.ece for calibration in calibrations]
+        columns["brier"] = [calibration.brier_score for calibration in calibrations]
     lines = []
     for row, index in enumerate(sorted(metrics.per_image)):
-        line: list[str] = [names[index]]
+        line = [names[index]]
         for values in columns.values():
-            line.append("" if np.isnan(values[row]) else f"{values[row]:.6g}")
+            text = ""
+            if not np.isnan(values[row]):
+                text = f"{values[row]:.6g}"
+            line.append(text)
         lines.append(line)
     return csv_table(["name", *columns], lines)
 
 
+def _values(scores: Mapping[str, Any], names: Sequence[str], prefix: str = "") -> list[str]:
+    """Return the scores of these names, with a prefix, as text."""
+    return [_show(scores[prefix + name]) for name in names]
+
+
 def _show(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
+    if np.isnan(value):
+        return "-"
+    return f"{value:.4f}"

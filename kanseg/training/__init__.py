@@ -1,1 +1,1 @@
-"""Training on Accelerate: settings in, run folder out. `kanseg.training.run.train` is the entry."""
+"""Training with Accelerate, from settings to a run folder; start at `kanseg.training.run.train`."""

@@ -1,4 +1,4 @@
-"""The batches of a training: a function of (seed, epoch) alone, so that a run can be resumed in the
+"""The batches of a training. They depend only on (seed, epoch), so a run can be resumed in the
 middle of an epoch.
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 class BatchPlan:
     """A batch sampler for one process: batches of (epoch, index) keys.
 
-    Every process gets the same number of samples: the order of an epoch is continued from its start
+    Every process gets the same number of samples: the order of an epoch is repeated from its start
     until it divides evenly.
 
     Args:
         num_samples: in the training set.
-        batch_size: keys a batch; the last one of an epoch may be smaller, and a single key left
-            over joins the batch before it (a batch norm learns nothing from one).
+        batch_size: keys per batch; the last batch of an epoch may be smaller, and a single
+            remaining key joins the batch before it (batch norm cannot train on one sample).
         seed: of the order, together with the epoch.
         rank: number of this process, from 0.
         world_size: number of processes.
@@ -33,15 +33,15 @@ class BatchPlan:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Batches of a whole epoch, the same on every process."""
+        """Batches of a whole epoch, the same in every process."""
         count, size = self.samples_per_process, self.batch_size
         if size > 1 and count > 1 and count % size == 1:
-            return count // size  # the single one joins the batch before it
+            return count // size  # the single sample joins the batch before it
         return -(-count // size)
 
     @property
     def samples_per_process(self) -> int:
-        """Samples of a whole epoch, the same on every process."""
+        """Samples of a whole epoch, the same in every process."""
         return -(-self.num_samples // self.world_size)
 
     @property
@@ -54,7 +54,7 @@ class BatchPlan:
         return min(last, self.batch_size), max(last, self.batch_size)
 
     def go_to(self, epoch: int, start: int = 0) -> None:
-        """Set what the next iteration yields: the batches of `epoch` from number `start` on."""
+        """Start the next iteration at batch `start` of `epoch`."""
         self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:

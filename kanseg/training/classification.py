@@ -1,9 +1,10 @@
-"""The task of classification: data, loss, scores and images of a run."""
+"""The classification task: data, loss, scores and images of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,13 @@ from kanseg.visualization.classification import (
     surest_mistakes,
 )
 
-MISTAKES = 24  # wrong images that are shown, at least
+MISTAKES = 24  # misclassified images that are drawn, at least
 HEADLINE = ("top1", "top5", "mean_precision", "mean_recall", "mean_f1", "auc_ovr", "auc_ovo")
 
 
 class ClassificationTask(Task):
-    """Labeled images; cross entropy; top-1, recall, F1, AUC; the confusion matrix and
-    samples.
+    """Classification: labeled images, cross entropy, top-1, recall, F1 and AUC, a confusion matrix
+    and sample images.
     """
 
     target = "label"
@@ -102,22 +103,30 @@ class ClassificationTask(Task):
             )
         if settings.monitor == "top5" and len(images.classes) < 6:
             raise InputError(
-                f"training.monitor top5 says nothing of {len(images.classes)} classes: monitor top1"
+                f"training.monitor top5 is meaningless with {len(images.classes)} classes; use top1"
             )
         self.classes = images.classes
         self.preprocess = self._make_preprocess(images, checkpoint)
-        datasets = {
-            split: ClassificationDataset(source, images.classes, self.preprocess)
-            for split, source in images.splits.items()
-        }
-        self._train = datasets.pop("train")
-        self.eval_datasets = datasets
+        for split, source in images.splits.items():
+            self.eval_datasets[split] = ClassificationDataset(
+                source, images.classes, self.preprocess
+            )
+        self._train = self.eval_datasets.pop("train")
         if not self._train.one_size and settings.batch_size > 1:
             raise InputError(
                 "the training images have different sizes: set data.resize to [height, width], or"
                 " training.batch_size to 1"
             )
-        dataset = self._augmented(images)
+        augmentation = None
+        if self.config.data.augment:
+            augmentation = ImageAugmentation(self.config.data.augment)
+        dataset = ClassificationDataset(
+            images.splits["train"],
+            images.classes,
+            self.preprocess,
+            augmentation=augmentation,
+            seed=self.config.seed,
+        )
         height, width = _image_size(dataset)
         self.description = {
             "kanseg": 1,
@@ -131,17 +140,11 @@ class ClassificationTask(Task):
         return dataset
 
     def _open_images(self, checkpoint: Path | None, log: Log) -> ImageSet:
-        """The images of each split, those of a resumed run in the splits of that run."""
+        """Return the images of each split; a resumed run keeps the splits that it started with."""
         data = self.config.data
-
-        def choose(
-            found: dict[str, ImageSource], dealt: set[str], classes: Sequence[str]
-        ) -> dict[str, ImageSource] | None:
-            compare_labels(
-                checkpoint, task="classification", classes=classes, where=data.root, log=log
-            )
-            return self._keep_splits(found, dealt, classes, checkpoint, log)
-
+        choose = None
+        if checkpoint is not None:
+            choose = partial(self._keep_splits, checkpoint=checkpoint, log=log)
         return open_images(
             data.root,
             data.format,
@@ -153,24 +156,13 @@ class ClassificationTask(Task):
             split_seed=data.split_seed,
             limit=data.limit,
             log=log,
-            choose=None if checkpoint is None else choose,
-        )
-
-    def _augmented(self, images: ImageSet) -> ClassificationDataset:
-        """The training set with its augmentation."""
-        data = self.config.data
-        return ClassificationDataset(
-            images.splits["train"],
-            images.classes,
-            self.preprocess,
-            augmentation=ImageAugmentation(data.augment) if data.augment else None,
-            seed=self.config.seed,
+            choose=choose,
         )
 
     def _contents(
         self, splits: Mapping[str, ImageSource], classes: Sequence[str], sampled: bool
     ) -> dict[str, dict[str, Content]]:
-        """split -> name of an image -> digest of its content."""
+        """Return split -> name of an image -> digests of the image and its label."""
         root = Path(self.config.data.root)
         contents = {}
         for split, source in splits.items():
@@ -180,15 +172,18 @@ class ClassificationTask(Task):
     def _keep_splits(
         self,
         splits: dict[str, ImageSource],
-        dealt: set[str],
+        seeded: set[str],
         classes: Sequence[str],
+        *,
         checkpoint: Path,
         log: Log,
     ) -> dict[str, ImageSource] | None:
-        """The images of a resumed run in the splits that it was begun with; None for a run that has
-        stored no splits.
+        """Return the images of a resumed run in the splits that it started with; None for a run
+        that has stored no splits.
         """
-        record, data = read_record(checkpoint), self.config.data
+        data = self.config.data
+        compare_labels(checkpoint, task="classification", classes=classes, where=data.root, log=log)
+        record = read_record(checkpoint)
         if record is None:
             return None
         if self.accept_changes and data.limit is not None and data.limit < len(splits["train"]):
@@ -200,8 +195,8 @@ class ClassificationTask(Task):
             checkpoint=checkpoint,
             accept=self.accept_changes,
             log=log,
-            dealt=dealt,
-            name_new=data.limit is None,
+            seeded=seeded,
+            log_new=data.limit is None,
         )
         everything = ImageSource.joined(list(splits.values()))
         position: dict[str, int] = {}
@@ -216,8 +211,8 @@ class ClassificationTask(Task):
         return kept
 
     def _make_preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
-        """The preprocessing of the checkpoint, or of the settings with the statistics of the
-        training images.
+        """Return the preprocessing of the checkpoint, or that of the settings with the statistics
+        of the training images.
         """
         if checkpoint is not None:
             return preprocess_from(read_json(checkpoint / DESCRIPTION)["preprocess"])
@@ -280,8 +275,8 @@ class ClassificationTask(Task):
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
     ) -> list[Path]:
-        """Draw the confusion matrix of test, or val; evenly chosen images of it, or of the training
-        set; and the most confident mistakes.
+        """Draw the confusion matrix of test (or val), some of its images (or training images), and
+        the most confident mistakes.
         """
         dataset, written = self._train, []
         evaluated: dict[int, Classified] = {}
@@ -308,16 +303,17 @@ class ClassificationTask(Task):
 
 
 def _image_size(dataset: ClassificationDataset) -> tuple[int, int]:
-    """(height, width) of augmented images.
+    """Return the (height, width) of augmented images.
 
     Raises:
         InputError: they have different sizes.
     """
     shapes = {tuple(dataset[(epoch, 0)]["image"].shape) for epoch in range(8)}
     if len(shapes) > 1:
+        sizes = ", ".join(map(str, sorted(shapes)))
         raise InputError(
-            "the augmentation gives images of different sizes"
-            f" ({', '.join(map(str, sorted(shapes)))}): end data.augment with a Resize or crop"
+            f"the augmentation gives images of different sizes ({sizes}): end data.augment with a"
+            " Resize or crop"
         )
     _, height, width = shapes.pop()
     return height, width
@@ -330,8 +326,11 @@ def _draw_images(
     path: Path,
 ) -> Path:
     """Draw images with their label and their predicted class."""
-    images = [dataset.source[index][0] for index in indices]
-    labels = [dataset.source[index][1] for index in indices]
+    images, labels = [], []
+    for index in indices:
+        image, label, _ = dataset.source[index]
+        images.append(image)
+        labels.append(label)
     shown = np.stack([probabilities[index] for index in indices])
     predicted = shown.argmax(axis=1).tolist()
     return draw_predictions(images, labels, predicted, shown, dataset.classes, path)
@@ -341,7 +340,7 @@ def _draw_images(
 def _probabilities(
     model: nn.Module, dataset: ClassificationDataset, indices: Iterable[int], device: torch.device
 ) -> dict[int, np.ndarray]:
-    """Probabilities (N,) of some images, predicted one by one."""
+    """Predict some images one by one; index -> probabilities (N,)."""
     model.eval()
     found = {}
     for index in indices:

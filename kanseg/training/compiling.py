@@ -1,4 +1,4 @@
-"""The network under torch.compile."""
+"""Compile networks with torch.compile."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ from torch import nn
 from kanseg.utils.errors import InputError
 
 BACKEND = "inductor"
-COMPILERS = {
-    "darwin": "clang++",
-    "win32": "cl",
-}  # what inductor calls where CXX is not set; g++ elsewhere
+COMPILERS = {"darwin": "clang++", "win32": "cl"}  # of inductor without CXX; g++ on other systems
 
 
 def compile_networks(*networks: nn.Module, device: torch.device) -> None:
-    """Compile networks in place: they stay the same objects, and so do the names in their state
-    dicts.
+    """Compile networks in place; the names in their state dicts do not change.
 
-    Sizes are taken as constant until a second one comes, and as variable then (torch's default):
-    the last, smaller batch of an epoch and images of other sizes cost one more compilation, not
-    one each.
+    Sizes are constant until a second size occurs, and variable from then on (torch's default): the
+    smaller last batch of an epoch and images of other sizes cost one more compilation in all.
 
     Raises:
-        InputError: nothing can be compiled here.
+        InputError: torch.compile does not work on this computer.
     """
     if BACKEND == "inductor" and device.type == "cpu":
         compiler = os.environ.get("CXX") or COMPILERS.get(sys.platform, "g++")
@@ -37,8 +32,8 @@ def compile_networks(*networks: nn.Module, device: torch.device) -> None:
                 " install one, set CXX, or leave compile out"
             )
     try:
-        torch.compile(_probe, backend=BACKEND)(torch.ones(8, device=device))
-    except (RuntimeError, OSError) as error:  # what the compilers have to say
+        torch.compile(lambda x: x * 2 + 1, backend=BACKEND)(torch.ones(8, device=device))
+    except (RuntimeError, OSError) as error:  # errors of the compilers
         raise InputError(
             "training.compile: torch.compile does not work here"
             f" ({' '.join(str(error).split())[:300]}); leave compile out"
@@ -48,10 +43,6 @@ def compile_networks(*networks: nn.Module, device: torch.device) -> None:
 
 
 def uncompile_networks(*networks: nn.Module) -> None:
-    """Undo `compile_networks`: hooks are not called in a compiled forward pass."""
+    """Undo `compile_networks`; a compiled forward pass does not call hooks."""
     for network in networks:
         network._compiled_call_impl = None  # torch has no method for it
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return x * 2 + 1

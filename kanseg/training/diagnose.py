@@ -1,4 +1,4 @@
-"""Find out where a loss, a weight or an output became infinite or NaN."""
+"""Find where a loss, a weight or an output became infinite or NaN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kanseg.training.state import TrainState
 from kanseg.utils.hub import first_non_finite
 from kanseg.utils.io import atomic_write
 
-NAMED = 6  # samples of a batch that are named
+MAX_NAMES = 6  # of the samples of a batch in a message
 
 
 def non_finite_loss(
@@ -37,17 +37,20 @@ def non_finite_loss(
     path = run / "non_finite.pt"
     with atomic_write(path) as temporary:
         torch.save(content, temporary)
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    shown = ", ".join(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        shown += f" and {len(names) - MAX_NAMES} more"
     return (
-        f"step {step}: the loss is not finite; batch of {', '.join(names[:NAMED])}{rest}; first"
-        f" layer with such an output: {layer or 'none, it is the loss'}; batch and weights are in"
-        f" {path}; a lower training.lr, training.clip or precision 'no' may help"
+        f"step {step}: the loss is not finite; batch of {shown}; first layer with such an output:"
+        f" {layer or 'none, it is the loss'}; batch and weights are in {path}; a lower"
+        " training.lr, training.clip or precision 'no' may help"
     )
 
 
 def non_finite_state(state: TrainState) -> str | None:
-    """Name what a step has left that is not finite: a weight, a running statistic, the average, the
-    optimizer's state, or the output for images of the last batch. None if all is finite.
+    """Return the name of the first value that is not finite after a step: a weight, a running
+    statistic, the average, the state of the optimizer, or the output for images of the last batch.
+    None if all are finite.
     """
     network = state.network
     weights = {"": network.state_dict()}
@@ -64,14 +67,14 @@ def non_finite_state(state: TrainState) -> str | None:
             return f"{key} of the optimizer for {names.get(parameter, 'a parameter')}"
     if state.last_images is None:
         return None
-    layer = None
+    fault = None
     with preserve_state(network, training=True), state.accelerator.autocast(), torch.no_grad():
         # forward, not network(...): a compiled network would be compiled once more
-        finite = _is_finite(network.forward(state.last_images))
-        if not finite:
+        if not _is_finite(network.forward(state.last_images)):
             layer = first_non_finite_layer(network, state.last_images)
-    state.penalty()  # forgets what the layers have collected
-    return None if finite else f"the output of {layer or 'the network'}"
+            fault = f"the output of {layer or 'the network'}"
+    state.penalty()  # clears the values that the layers have collected
+    return fault
 
 
 def _is_finite(output: Any) -> bool:
@@ -83,8 +86,8 @@ def _is_finite(output: Any) -> bool:
 
 @torch.no_grad()
 def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
-    """Name of the first module, in the order of execution, whose output has a NaN or an infinity;
-    None if none has.
+    """Return the name of the first module, in the order of execution, whose output is not finite;
+    None if all outputs are finite.
     """
     found: list[str] = []
 
@@ -102,4 +105,4 @@ def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else None
+    return next(iter(found), None)

@@ -1,5 +1,5 @@
-"""Try a network before anything is written: with the smallest batch of the run, and with smaller
-and smaller batches until one fits into memory.
+"""Run a network before anything is written: on the smallest batch of the run, and to find the
+largest batch that fits into memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kanseg.training.state import TrainState
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
 
-SAMPLES = 8  # whose sizes are compared where images come one by one
+SAMPLES = 8  # number of samples whose sizes are compared with a batch size of 1
 TOO_SMALL = (  # messages of batch norm and of instance norm
     "Expected more than 1 value per channel",
     "Expected more than 1 spatial element",
@@ -29,8 +29,8 @@ TOO_SMALL = (  # messages of batch norm and of instance norm
 
 @contextmanager
 def explain_norm_errors(images: Tensor) -> Iterator[None]:
-    """Raise an InputError where a norm finds a single value per channel: images (B, C, H, W) that
-    are too small for the depth of the network.
+    """Convert the error of a norm layer that gets a single value per channel to an InputError: the
+    images (B, C, H, W) are too small for the depth of the network.
     """
     try:
         yield
@@ -40,22 +40,22 @@ def explain_norm_errors(images: Tensor) -> Iterator[None]:
         size = "x".join(map(str, images.shape[-2:]))
         raise InputError(
             f"a batch of {len(images)} image(s) of {size} is one pixel at the bottom of the"
-            " network, which a norm over its pixels cannot train on; use larger images or"
+            " network, and the norm there cannot train on one pixel; use larger images or"
             " batches, a smaller model.options.depth, or model.options.norm: layer"
         ) from None
 
 
 def dry_run(state: TrainState, dataset: Dataset, plan: BatchPlan) -> None:
-    """Run the smallest batch and image of the run forward, in training mode; the network is left
-    as it was.
+    """Run the smallest batch and image of the run forward, in training mode; the network does not
+    change.
 
     Raises:
-        InputError: a norm cannot train on it.
+        InputError: a norm layer cannot train on the batch.
     """
     accelerator = state.accelerator
     samples = _samples(dataset, plan.batch_size)
     image = min(samples, key=_area)["image"].to(accelerator.device)
-    # a norm that cannot train on two images cannot train on more of them
+    # a norm layer that cannot train on two images cannot train on more either
     images = _repeat(image, min(plan.sizes[0], 2))
     with (
         preserve_state(state.network, training=True),
@@ -67,12 +67,12 @@ def dry_run(state: TrainState, dataset: Dataset, plan: BatchPlan) -> None:
 
 
 def find_batch_size(state: TrainState, task: Task, dataset: Dataset) -> tuple[int, int]:
-    """Find the largest batch, of batch_size and its halves, with which a training step fits into
-    memory on every process. The steps that are tried leave nothing behind.
+    """Find the largest batch size, of batch_size and its halves, with which a training step fits
+    into memory in every process. The test steps change nothing.
 
     Args:
         state: the network, on its device.
-        task: its settings have the sizes to begin with.
+        task: its settings have the initial sizes.
         dataset: the training set.
 
     Returns:
@@ -102,8 +102,10 @@ def find_batch_size(state: TrainState, task: Task, dataset: Dataset) -> tuple[in
 
 
 def _samples(dataset: Dataset, batch_size: int) -> list[dict[str, Any]]:
-    """One training sample where all have one shape; a few where they come one by one."""
-    count = 1 if batch_size > 1 else min(SAMPLES, len(dataset))
+    """Return one training sample, or several for a batch size of 1, where shapes can differ."""
+    count = 1
+    if batch_size == 1:
+        count = min(SAMPLES, len(dataset))
     return [dataset[(0, index * len(dataset) // count)] for index in range(count)]
 
 
@@ -116,33 +118,29 @@ def _repeat(value: Tensor, count: int) -> Tensor:
 
 
 def _fits(state: TrainState, task: Task, images: Tensor, target: Tensor) -> bool:
-    """True if the gradients of a batch fit into memory beside the weights and two tensors of their
-    size, which an optimizer keeps.
+    """True if the gradients of a batch fit into memory together with the weights and two tensors of
+    their size, the state of an optimizer.
     """
     network: nn.Module = state.network
     device = state.accelerator.device
     try:
-        moments = [
-            torch.empty_like(parameter) for parameter in network.parameters() for _ in range(2)
-        ]
+        moments = []
+        for parameter in network.parameters():
+            moments += [torch.empty_like(parameter), torch.empty_like(parameter)]
         images, target = task.mix(images.to(device), target.to(device), 0)
         with preserve_state(network, training=True):
             with state.accelerator.autocast(), explain_norm_errors(images):
                 output = network(images)
             (task.loss(output, target) + state.penalty()).backward()
         del moments
-    except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
-            raise
+    except (torch.OutOfMemoryError, MemoryError):
         return False
+    except RuntimeError as error:
+        # accelerate does not know the message of the CPU allocator on Windows
+        if memory.should_reduce_batch_size(error) or "not enough memory" in str(error):
+            return False
+        raise
     finally:
-        state.penalty()  # forgets what an interrupted forward pass has collected
+        state.penalty()  # clears the values that an interrupted forward pass has collected
         network.zero_grad(set_to_none=True)
     return True
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # accelerate does not know the message of the CPU allocator on Windows
-    return memory.should_reduce_batch_size(error) or "not enough memory" in str(error)

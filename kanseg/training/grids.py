@@ -1,4 +1,4 @@
-"""Grids that follow the data while a network trains (`training.update_grid_epochs`)."""
+"""Update the grids of KAN layers to the data during training (`training.update_grid_epochs`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_update_grid_epochs(settings: Any, model: nn.Module) -> None:
         )
     if not any(layer.basis.has_grid for layer in kan_layers(model)):
         raise InputError(
-            "training.update_grid_epochs: no layer of this network has a grid; take the basis"
+            "training.update_grid_epochs: no layer of this network has a grid; use the basis"
             " bspline or rbf, or leave it out"
         )
 
@@ -47,18 +47,21 @@ def update_grids_if_due(
         return
     device = accelerator.device
     images = [to_device(batch, device, task.preprocess)["image"] for batch in group]
-    # Images of different sizes come one by one: those of the size of the first are enough.
+    # With a batch size of 1, images can have different sizes: use those of the size of the first.
     images = [each for each in images if each.shape[1:] == images[0].shape[1:]]
+    copies = []
+    if state.ema is not None:
+        copies.append(state.ema)
     try:
         with accelerator.autocast():
             update_grids(
                 state.network,
                 torch.cat(images),
                 optimizer=state.optimizer,
-                copies=[] if state.ema is None else [state.ema],
+                copies=copies,
                 seed=task.config.seed + progress.epoch,
             )
     except ValueError as error:
         raise InputError(f"training.update_grid_epochs: {error}") from None
     progress.grids_moved_in = epoch
-    log(f"epoch {epoch}: grids moved to {sum(map(len, images))} images")
+    log(f"epoch {epoch}: grids moved to the data of {sum(map(len, images))} images")

@@ -56,8 +56,8 @@ def fit(
         task: loss and scores.
         loader: of the training set; its `batch_sampler` is a `BatchPlan`.
         run: where checkpoints and the log are written.
-        on_epoch_end: called with the log entry of every epoch but the last, when its checkpoint
-            is complete; an exception that it raises ends the run.
+        on_epoch_end: called with the log entry of every epoch except the last, after its
+            checkpoint is complete; an exception in it ends the run.
 
     Raises:
         InputError: out of memory, or a loss or weights that are not finite.
@@ -79,7 +79,7 @@ def fit(
     except torch.OutOfMemoryError as error:
         raise InputError(
             f"out of memory on {state.accelerator.device} with batches of {settings.batch_size}:"
-            " take a smaller training.batch_size, or training.find_batch_size: true"
+            " use a smaller training.batch_size, or training.find_batch_size: true"
             f" ({str(error).splitlines()[0][:100]})"
         ) from None
 
@@ -141,7 +141,7 @@ def forward_backward(state: TrainState, task: Task, group: list[Batch], run: Run
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for number, batch in enumerate(group):
-        # only now: the uint8 batches of a group that wait need little memory
+        # moved to the device one by one: uint8 batches on the CPU need little memory
         batch = to_device(batch, accelerator.device, task.preprocess)
         seed = sample_seed(task.config.seed, progress.epoch, progress.batch + number)
         target = batch[task.target].to(accelerator.device, non_blocking=True)
@@ -163,13 +163,15 @@ def forward_backward(state: TrainState, task: Task, group: list[Batch], run: Run
 
 
 def closure_step(state: TrainState, task: Task, group: list[Batch], run: RunFolder) -> float:
-    """A step of an optimizer that evaluates the loss several times (LBFGS); the first loss."""
+    """Do a step of an optimizer that evaluates the loss several times (LBFGS); return the first
+    loss.
+    """
     losses: list[float] = []
 
     @torch.enable_grad()
     def closure() -> float:
         loss = forward_backward(state, task, group, run)
-        # else the line searches would take the processes apart
+        # otherwise the line searches of the processes would diverge
         losses.append(mean_over_processes(loss, state.accelerator))
         return losses[-1]
 
@@ -178,7 +180,7 @@ def closure_step(state: TrainState, task: Task, group: list[Batch], run: RunFold
 
 
 def check_loss(loss: Tensor, batch: Batch, state: TrainState, task: Task, run: RunFolder) -> None:
-    """Raise LossNotFinite, in all processes, where the loss of any of them is not finite."""
+    """Raise LossNotFinite in all processes if the loss of any process is not finite."""
     finite = bool(torch.isfinite(loss))
     if not any_process(not finite, state.accelerator):
         return
@@ -186,15 +188,15 @@ def check_loss(loss: Tensor, batch: Batch, state: TrainState, task: Task, run: R
     if not finite:
         names = task.names(int(index) for index in batch["index"])
         message = non_finite_loss(state.network, batch, names, run.path, state.progress.step)
-    state.accelerator.wait_for_everyone()  # the first to end would end the others with it
+    state.accelerator.wait_for_everyone()  # the first process to end would end the others
     raise LossNotFinite(f"{message}; {resume_hint(run.path)}")
 
 
 def finish_epoch(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
-    """Validate if it is due, store the best weights, log, and begin the next epoch.
+    """Validate if it is due, save the best weights, log, and start the next epoch.
 
     Returns:
-        The entry of the log.
+        The log entry.
     """
     check_state(run, state)
     settings, progress = task.config.training, state.progress
@@ -223,14 +225,14 @@ def finish_epoch(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any
 
 
 def validate(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
-    """The scores on val that are logged, of the network or of the average of its weights."""
+    """Evaluate the network, or the average of its weights, on val; return the logged scores."""
     accelerator, network = state.accelerator, state.eval_network
     share_buffers(network, accelerator)
     scores = task.headline(
         task.evaluate(network, task.eval_datasets["val"], accelerator, title="validate")
     )
     if accelerator.num_processes > 1:
-        # sums in another order may differ in the last bit, and decisions must not
+        # sums in another order can differ in the last bit, but all processes must decide alike
         shared = [scores]
         broadcast_object_list(shared)
         scores = shared[0]
@@ -241,8 +243,8 @@ def validate(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
 
 
 def update_best(state: TrainState, score: float) -> bool:
-    """True if the score of a validation (NaN: undefined) is the best so far; the progress and the
-    schedule take note.
+    """Update the progress and the schedule with the score of a validation (NaN: undefined); return
+    True if it is the best so far.
     """
     progress = state.progress
     improved = score == score and (progress.best is None or score > progress.best)
@@ -256,8 +258,8 @@ def update_best(state: TrainState, score: float) -> bool:
 
 
 def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give all processes the running statistics of the first one, whose weights are stored: each
-    has those of its own samples.
+    """Broadcast the running statistics of the first process, which are saved: each process has
+    those of its own samples.
     """
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
@@ -280,7 +282,7 @@ def log_epoch(
 
 
 def exit_run(run: RunFolder, state: TrainState, stop_signal: int) -> NoReturn:
-    """End a run that was asked to stop and has saved."""
+    """End a run that a signal has stopped, after its checkpoint is saved."""
     message = f"stopped after step {state.progress.step}; {resume_hint(run.path)}"
     if stop_signal == signal.SIGINT:
         raise KeyboardInterrupt(message)

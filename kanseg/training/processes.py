@@ -1,4 +1,4 @@
-"""The processes of a run: how they are found, and what they decide together."""
+"""The processes of a run: the Accelerator, and values that all processes agree on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kanseg.utils.errors import InputError
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """An Accelerator for `training.precision`, over all processes that were launched together."""
-    # else a second run in this process could not choose another precision
+    """Create an Accelerator for `training.precision` and all processes of the run."""
+    # otherwise a second run in this process could not use another precision
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=precision)
     if accelerator.num_processes == 1 and launched_processes() > 1:
-        # Without a GPU, Accelerate takes them for separate runs unless the CPU is asked for.
+        # Without a GPU, Accelerate treats them as separate runs unless cpu=True.
         AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(mixed_precision=precision, cpu=True)
     return accelerator
@@ -40,7 +40,7 @@ def check_precision(accelerator: Accelerator, optimizer: str) -> None:
 
 
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """True if the flag is set in any process of the run; all of them must ask."""
+    """True if the flag is set in any process of the run; all processes must call it."""
     if accelerator.num_processes == 1:
         return flag
     flags = torch.tensor(int(flag), device=accelerator.device)
@@ -48,7 +48,7 @@ def any_process(flag: bool, accelerator: Accelerator) -> bool:
 
 
 def mean_over_processes(value: float, accelerator: Accelerator) -> float:
-    """The mean of a number over all processes; all of them must ask."""
+    """Return the mean of a number over all processes; all processes must call it."""
     if accelerator.num_processes == 1:
         return value
     return float(accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean"))

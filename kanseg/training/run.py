@@ -1,4 +1,6 @@
-"""Run one experiment: settings -> data, network, training, scores and images in a run folder."""
+"""Run an experiment: train a network by its settings, and write scores and images into a run
+folder.
+"""
 
 from __future__ import annotations
 
@@ -74,12 +76,12 @@ def train(
 
     Args:
         config: all settings: a `Config` (segmentation) or a `ClassificationConfig`.
-        resume: go on from the newest complete checkpoint in the run folder.
-        overwrite: delete what an earlier run left in the run folder.
-        accept_changes: with `resume`, go on with a data set that was changed since the run was
-            begun; without, such a change is refused and new samples are left out.
-        on_epoch_end: called with the log entry of every epoch but the last; an exception that it
-            raises ends the run.
+        resume: continue from the newest complete checkpoint in the run folder.
+        overwrite: delete the files of an earlier run in the run folder.
+        accept_changes: with `resume`, accept that the data set has changed since the run was
+            started; by default changes are refused, and new samples are left out.
+        on_epoch_end: called with the log entry of every epoch except the last; an exception in it
+            ends the run.
 
     Raises:
         InputError: settings, data or a run folder that cannot be used. They are checked before
@@ -95,13 +97,13 @@ def train(
         torch.set_num_threads(config.training.threads)
     accelerator = make_accelerator(config.training.precision)
     check_precision(accelerator, config.training.optimizer)
-    log: Log = partial(print, flush=True) if accelerator.is_main_process else _ignore
-    # The lock of the run folder is released however the run ends: a search goes on in this process.
+    log: Log = partial(print, flush=True) if accelerator.is_main_process else _discard
+    # The lock must be released even if the run fails: a search continues in this process.
     with contextlib.ExitStack() as lock, _explain_interrupt(path):
         with accelerator.main_process_first():
             exists = (path / "config.yaml").exists() or (path / "checkpoints").exists()
             if exists and accelerator.is_main_process:
-                # before it is read: another process may be about to finish its run there
+                # lock before reading: another process may be finishing its run there
                 lock.enter_context(lock_run(path))
             resumed = find_checkpoint(path, config, resume=resume, overwrite=overwrite, log=log)
         with accelerator.main_process_first():
@@ -155,13 +157,13 @@ def train(
         return results
 
 
-def _ignore(line: str) -> None:
-    """The log of processes other than the main one."""
+def _discard(line: str) -> None:
+    """The `log` of processes other than the main process."""
 
 
 @contextlib.contextmanager
 def _explain_interrupt(path: Path) -> Iterator[None]:
-    """Add to a KeyboardInterrupt what the run can go on from."""
+    """Add the checkpoint that the run can continue from to a KeyboardInterrupt."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -169,7 +171,7 @@ def _explain_interrupt(path: Path) -> Iterator[None]:
 
 
 def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
-    """The network of the settings, new or with the weights of a checkpoint."""
+    """Build the network of the settings, new or with the weights of a checkpoint."""
     arguments = task.description["model"]
     if resumed is not None:
         arguments |= resumed.stored_defaults()
@@ -190,21 +192,23 @@ def create_state(
     """
     settings = task.config.training
     model = create_network(task, resumed, log)
-    ema = create_ema(model, settings.ema).to(accelerator.device) if settings.ema else None
+    ema = None
+    if settings.ema:
+        ema = create_ema(model, settings.ema).to(accelerator.device)
     penalty = Penalty(model, settings.penalty)
     groups = parameter_groups(model, settings)
     for line in describe_function_rates(model, settings):
         log(line)
     model, optimizer = accelerator.prepare(model, make_optimizer(settings, groups))
     if accelerator.process_index:
-        # the weights were drawn alike in all processes; dropout must differ
+        # all processes have drawn the same initial weights; their dropout must differ
         torch.manual_seed(task.config.seed + accelerator.process_index)
     return TrainState(accelerator, model, optimizer, penalty, ema)
 
 
 def use_fitting_batch_size(task: Task, state: TrainState, dataset: Dataset, log: Log) -> None:
-    """Replace batch size and accumulation in the settings of the task by those that fit into
-    memory.
+    """Reduce the batch size in the settings of the task until it fits into memory, and raise the
+    accumulation accordingly.
     """
     settings = task.config.training
     size, accumulate = find_batch_size(state, task, dataset)
@@ -220,7 +224,9 @@ def use_fitting_batch_size(task: Task, state: TrainState, dataset: Dataset, log:
 
 
 def create_train_loader(task: Task, dataset: Dataset, accelerator: Accelerator) -> DataLoader:
-    """The loader of the training set; its `batch_sampler` is the `BatchPlan` of this process."""
+    """Return the loader of the training set; its `batch_sampler` is the `BatchPlan` of this
+    process.
+    """
     workers = task.config.data.workers
     plan = BatchPlan(
         len(dataset),
@@ -241,8 +247,8 @@ def create_train_loader(task: Task, dataset: Dataset, accelerator: Accelerator) 
 def start_or_restore(
     state: TrainState, settings: Any, plan: BatchPlan, resumed: Resumed | None
 ) -> None:
-    """Put optimizer, random numbers, progress and schedule at the first step, or at that of a
-    checkpoint.
+    """Set optimizer, random numbers, progress and schedule to the first step, or restore them from
+    a checkpoint.
 
     Raises:
         InputError: the checkpoint does not fit.
@@ -261,44 +267,47 @@ def start_or_restore(
     )
 
 
-def lock_new_run(path: Path, lock: contextlib.ExitStack, *, overwrite: bool) -> None:
-    """Lock the folder of a new run, the first thing that is written.
-
-    Raises:
-        RunBusy: another process has begun a run there meanwhile.
-    """
-    lock.enter_context(lock_run(path))
-    if not overwrite and (path / "config.yaml").exists():
-        raise RunBusy(f"{path} holds a run of another process, which has ended meanwhile")
-
-
 def log_start(
     state: TrainState, task: Task, plan: BatchPlan, resumed: Resumed | None, log: Log
 ) -> None:
-    """Log what is trained, where a resumed run goes on, and why it may have nothing left to do."""
+    """Log the network, where a resumed run continues, and why it may have nothing left to train."""
     progress, model, settings = state.progress, task.config.model, task.config.training
     if resumed is not None:
         log(f"resumed from {resumed.folder}: epoch {progress.epoch + 1}, step {progress.step}")
     log(
         f"{model.name}, basis {model.basis}: {count_parameters(state.model):,} parameters;"
-        f" {plan.batches_per_epoch} batches an epoch on {state.accelerator.device}"
+        f" {plan.batches_per_epoch} batches per epoch on {state.accelerator.device}"
     )
     if progress.stopped_early(settings.patience):
         log(
             f"this run has stopped early, after {progress.epoch} epochs, {progress.stale}"
-            " validations without an improvement; a larger training.patience goes on"
+            " validations without an improvement; to continue, set a larger training.patience"
         )
     elif progress.finished(settings):
-        log(f"this run is finished, with {progress.epoch} epochs; a larger training.epochs goes on")
+        log(
+            f"this run is finished, with {progress.epoch} epochs; to continue, set a larger"
+            " training.epochs"
+        )
+
+
+def lock_new_run(path: Path, lock: contextlib.ExitStack, *, overwrite: bool) -> None:
+    """Lock the folder of a new run; the lock is the first file that a run writes.
+
+    Raises:
+        RunBusy: another process has started a run there meanwhile.
+    """
+    lock.enter_context(lock_run(path))
+    if not overwrite and (path / "config.yaml").exists():
+        raise RunBusy(f"{path}: another process has started and ended a run there meanwhile")
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers in the parameters of a model."""
+    """Return the number of parameters of a model."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def measure(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
-    """Load the best weights and score them on val and test: split -> scores."""
+    """Load the best weights and evaluate them on val and test: split -> scores."""
     if not (run.path / "best").is_dir():
         save_best(run, state)
     state.accelerator.wait_for_everyone()
@@ -310,7 +319,7 @@ def measure(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
 
 
 def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[str, Any]) -> None:
-    """Write metrics.json, curves, images and the report with all of them, and print the scores."""
+    """Write metrics.json, curves, images and the report, and print the scores."""
     path, log = run.path, run.log
     atomic_write_text(path / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
     curves = draw_curves(
@@ -320,7 +329,7 @@ def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[s
         best_epoch=results["best_epoch"],
     )
     images = task.draw(state.network, results, path, device=state.accelerator.device)
-    # A run that was resumed after its end may have images that are not drawn any more.
+    # A finished run that is resumed may have images that are no longer drawn.
     drawn = {image.name for image in [curves, *images]}
     for name in IMAGES:
         if name not in drawn and name != REPORT:

@@ -1,4 +1,4 @@
-"""The task of segmentation: data, loss, scores and images of a run."""
+"""The segmentation task: data, loss, scores and images of a run."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from kanseg.data import (
 )
 from kanseg.data.checks import KINDS
 from kanseg.data.split_record import Content, SplitRecord, name_of, sample_contents
+from kanseg.data.splits import SPLITS
 from kanseg.evaluation.evaluate import surface_options, write_table
 from kanseg.evaluation.segmentation import evaluate_network
 from kanseg.evaluation.tables import table
@@ -51,14 +52,14 @@ from kanseg.utils.registry import nearest
 from kanseg.visualization.panels import draw_results
 from kanseg.visualization.previews import preview
 
-SPLITS = ("train", "val", "test")
+MAX_WARNINGS = 3  # of each kind that are logged
 PER_IMAGE = ("per_image_mean_iou", "per_image_mean_dice")
-ONE_CLASS = "iou/"  # before the name of a class
+ONE_CLASS = "iou/"  # prefix of the name of a class in training.monitor
 
 
 class SegmentationTask(Task):
-    """Images and masks; a weighted loss; IoU and Dice; panels of image, truth, prediction and
-    error.
+    """Segmentation: images with masks, a weighted loss, IoU and Dice, panels of image, ground
+    truth, prediction and errors.
     """
 
     target = "mask"
@@ -71,8 +72,9 @@ class SegmentationTask(Task):
     @property
     def monitors(self) -> tuple[str, ...]:
         """Means over classes, and the IoU of one class as iou/NAME; `open` checks the name."""
-        chosen = self.config.training.monitor
-        one_class = chosen if chosen.startswith(ONE_CLASS) else f"{ONE_CLASS}CLASS"
+        one_class = f"{ONE_CLASS}CLASS"
+        if self.config.training.monitor.startswith(ONE_CLASS):
+            one_class = self.config.training.monitor
         return (*(f"mean_{name}" for name in SCORES), *PER_IMAGE, one_class)
 
     def check(self) -> None:
@@ -91,10 +93,8 @@ class SegmentationTask(Task):
             )
 
     def model_arguments(self) -> dict[str, Any]:
-        label_spec, preprocess = (
-            LabelSpec("binary", ("a", "b")),
-            Preprocess(self.config.data.channels),
-        )
+        label_spec = LabelSpec("binary", ("a", "b"))
+        preprocess = Preprocess(self.config.data.channels)
         return describe(self.config, label_spec, preprocess)["model"]
 
     def open(self, *, checkpoint: Path | None, log: Log) -> SegmentationDataset:
@@ -139,40 +139,40 @@ class SegmentationTask(Task):
         checkpoint: Path | None,
         log: Log,
     ) -> tuple[dict[str, list[Sample]], SplitRecord]:
-        """The samples of each split; a resumed run keeps the splits that it was begun with."""
-        folder = report.index
-        everyone = [sample for members in samples.values() for sample in members]
-        contents = sample_contents(everyone, folder.root, report.prober.digest)
+        """Return the samples of each split; a resumed run keeps the splits that it started with."""
+        index = report.index
         by_name: dict[str, Sample] = {}
-        found: dict[str, dict[str, Content]] = {split: {} for split in samples}
+        found: dict[str, dict[str, Content]] = {}
         for split, members in samples.items():
+            contents = sample_contents(members, index.root, report.prober.digest)
+            found[split] = {}
             for sample in members:
-                name = name_of(sample.image, folder.root)
+                name = name_of(sample.image, index.root)
                 by_name[name] = sample
                 found[split][name] = contents[sample]
-        dealt: tuple[str, ...] = ()
-        if folder.split_by_hash:
-            dealt = SPLITS
+        seeded: tuple[str, ...] = ()
+        if index.split_by_hash:
+            seeded = SPLITS
         elif self.config.data.folds:
-            dealt = ("train", "val")
+            seeded = ("train", "val")
         names, record = split_of_run(
             self.config,
             found,
             checkpoint=checkpoint,
             accept=self.accept_changes,
             log=log,
-            dealt=dealt,
+            seeded=seeded,
         )
         kept = {}
         for split in SPLITS:
             kept[split] = [by_name[name] for name in names.get(split, ())]
         if any(kept[split] != samples[split] for split in SPLITS):
             sizes = ", ".join(f"{split} {len(members)}" for split, members in kept.items())
-            log(f"data: the samples of this run: {sizes}")
+            log(f"data: this run has the samples {sizes}")
         return kept, record
 
     def _check_monitor(self, classes: Sequence[str]) -> None:
-        """Check the class of a monitor iou/NAME."""
+        """Check that the class of a monitor iou/NAME exists."""
         monitor = self.config.training.monitor
         name = monitor.removeprefix(ONE_CLASS)
         if monitor.startswith(ONE_CLASS) and name not in classes:
@@ -242,11 +242,10 @@ class SegmentationTask(Task):
         result = {key: value for key, value in scores.items() if key.startswith("mean_")}
         for name in PER_IMAGE:
             result[name] = scores["per_image"][name.removeprefix("per_image_")]
-        iou = {label: row["iou"] for label, row in scores["classes"].items()}
-        result["iou"] = iou
-        chosen = self.config.training.monitor
-        if chosen.startswith(ONE_CLASS):
-            result[chosen] = iou[chosen.removeprefix(ONE_CLASS)]
+        result["iou"] = {label: row["iou"] for label, row in scores["classes"].items()}
+        monitor = self.config.training.monitor
+        if monitor.startswith(ONE_CLASS):
+            result[monitor] = result["iou"][monitor.removeprefix(ONE_CLASS)]
         return result
 
     def table(self, scores: Scores) -> str:
@@ -287,10 +286,10 @@ def open_samples(
 
     Returns:
         The report of the check, and the samples of train, val and test; val and test are empty
-        where the data set does not have them.
+        if the data set does not have them.
 
     Raises:
-        InputError: faults, all of them, a line each; with `skip_bad`, faulty samples are left out
+        InputError: all errors in the data, a line each; with `skip_bad`, bad samples are left out
             instead.
     """
     report = check_data(data)
@@ -298,7 +297,14 @@ def open_samples(
         log(f"data: {note}")
     if report.errors and (not data.skip_bad or any(issue.kind.stops for issue in report.errors)):
         raise InputError("\n".join(dict.fromkeys(report.line(issue) for issue in report.errors)))
-    _log_warnings(report, log)
+    for code, issues in report.by_kind(report.warnings).items():
+        for issue in issues[:MAX_WARNINGS]:
+            log(f"data: warning: {report.line(issue)}")
+        if len(issues) > MAX_WARNINGS:
+            log(
+                f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py"
+                " lists them)"
+            )
     for issue in report.errors:
         log(f"data: left out: {report.line(issue)}")
     samples = {}
@@ -307,38 +313,27 @@ def open_samples(
         samples[split] = valid
         bad = len(report.splits[split]) - len(valid)
         if valid:
-            left_out = f" ({bad} left out)" if bad else ""
             summary = report.statistics[split].summary(report.index.label_spec)
+            left_out = ""
+            if bad:
+                left_out = f" ({bad} left out)"
             log(f"data: {split} {len(valid)} images{left_out}, {summary}")
     if not samples["train"]:
-        raise InputError(
-            f"{data.root}: no images to train on in split {', '.join(data.train) or '(none given)'}"
-        )
+        names = ", ".join(data.train) or "(none given)"
+        raise InputError(f"{data.root}: no images to train on in split {names}")
     return report, samples
-
-
-def _log_warnings(report: Report, log: Callable[[str], None], most: int = 3) -> None:
-    """Log the first warnings of each kind, and how many there are."""
-    for code, issues in report.by_kind(report.warnings).items():
-        for issue in issues[:most]:
-            log(f"data: warning: {report.line(issue)}")
-        if len(issues) > most:
-            log(
-                f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py"
-                " lists them)"
-            )
 
 
 def make_preprocess(
     data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None
 ) -> Preprocess:
-    """The preprocessing of the settings; mean and standard deviation are those of the training
-    images where none are given.
+    """Return the preprocessing of the settings; mean and standard deviation are computed from the
+    training images unless they are given.
 
     Args:
         data: the settings.
         train_samples: for the statistics.
-        checkpoint: one that is resumed; its preprocessing is kept.
+        checkpoint: the checkpoint that is resumed; its preprocessing is kept.
 
     Raises:
         InputError: values that do not fit the channels.
@@ -359,10 +354,10 @@ def make_preprocess(
 
 
 def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> None:
-    """Try the augmentation on a sample, and check that its results have one size, as a batch needs.
+    """Augment a sample, and check that the results have the same size, as a batch needs.
 
     Raises:
-        InputError: a transform that fails; images of different sizes.
+        InputError: a transform fails, or images have different sizes.
     """
     data = config.data
     first = dataset.samples[0]
@@ -382,6 +377,6 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     if len(shapes) > 1:
         few = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
         raise InputError(
-            f"the augmentation gives images of sizes {few}, as turning does to oblong ones; set"
-            " data.crop or data.resize to a square"
+            f"the augmentation gives images of sizes {few}, for example by rotating images that are"
+            " not square; set data.crop or data.resize to a square"
         )

@@ -37,13 +37,12 @@ AT_LEAST = {
     "training.threads": 0,
     "training.weight_decay": 0,
 }
-LARGEST_LR = 1e30  # steps of optimizers overflow float32 beyond
+LARGEST_LR = 1e30  # with larger rates the steps of an optimizer overflow float32
 POSITIVE = ("data.gamma", "training.lr", "training.clip")
 
 
 def check_settings(task: Task) -> None:
-    """Validate the settings that every kind of experiment has, the options of the network, and
-    those of the task.
+    """Validate the settings of the run, the options of the network, and the settings of the task.
 
     Raises:
         InputError: the first setting that cannot be used.
@@ -90,21 +89,21 @@ def check_settings(task: Task) -> None:
 
 
 def check_optimizer(settings: Any, model: nn.Module) -> None:
-    """Validate optimizer, schedule and groups of parameters; of `model` only names are used.
+    """Validate optimizer, schedule and parameter groups; only the names in `model` are used.
 
     Raises:
-        InputError: they cannot be made of these settings.
+        InputError: settings that cannot be used.
     """
     groups = parameter_groups(model, settings)
     if settings.optimizer in NEEDS_CLOSURE and settings.lr_factors:
         raise InputError(
             f"training.lr_factors: {settings.optimizer} has one learning rate for all parameters;"
-            " leave them out, or take another optimizer"
+            " leave them out, or use another optimizer"
         )
     if settings.optimizer in NEEDS_CLOSURE and settings.function_lr is not None:
         raise InputError(
             f"training.function_lr: {settings.optimizer} has one learning rate for all parameters;"
-            " leave it null, or take another optimizer"
+            " leave it null, or use another optimizer"
         )
     for group in groups:
         group["params"] = [nn.Parameter(torch.zeros(1))]
@@ -118,10 +117,10 @@ def check_optimizer(settings: Any, model: nn.Module) -> None:
 
 
 def make_optimizer(settings: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of the settings.
+    """Create the optimizer of the settings.
 
     Raises:
-        InputError: options that it cannot have.
+        InputError: options that the optimizer does not have.
     """
     try:
         return create_optimizer(
@@ -139,7 +138,7 @@ def check_val_split(task: Task) -> None:
     """Check that there is a split val if the settings need validations.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no split val.
     """
     settings = task.config.training
     if "val" in task.eval_datasets:
@@ -151,7 +150,7 @@ def check_val_split(task: Task) -> None:
         name = "schedule plateau"
     if name is not None:
         raise InputError(
-            f"training.{name} goes by the score on val, and there is no such split: name one in"
+            f"training.{name} needs scores on val, and there is no such split: name one in"
             " data.val, or leave it out"
         )
 
@@ -159,7 +158,7 @@ def check_val_split(task: Task) -> None:
 def check_statistics(
     name: str, values: Sequence[float] | None, channels: int, *, positive: bool = False
 ) -> None:
-    """Check a mean or standard deviation: a finite value per channel.
+    """Check that a mean or standard deviation has a finite value per channel.
 
     Raises:
         InputError: other values.
@@ -171,7 +170,7 @@ def check_statistics(
         usable = usable and min(values) > 0
     if not usable:
         kind = "finite, positive" if positive else "finite"
-        raise InputError(f"{name} must have {channels} {kind} values, one each, got {values}")
+        raise InputError(f"{name} must have {channels} {kind} values (per channel), got {values}")
 
 
 def _get(config: Any, name: str) -> float:
@@ -181,10 +180,10 @@ def _get(config: Any, name: str) -> float:
 
 
 def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:
-    """Check [height, width], and return it as a tuple.
+    """Check a setting [height, width], and return it as a tuple.
 
     Raises:
-        InputError: other than two positive numbers.
+        InputError: not two positive numbers.
     """
     if value is None:
         return None

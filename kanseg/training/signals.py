@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C) end a run after its current step, with a checkpoint."""
+"""Stop a run on SIGTERM or SIGINT (Ctrl-C) after its current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Within this context SIGTERM and SIGINT are remembered instead of ending the process; a second
-    SIGINT raises KeyboardInterrupt at once.
+    """Context that records SIGTERM and SIGINT instead of ending the process; a second SIGINT raises
+    KeyboardInterrupt at once.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class StopSignals:
         if number == signal.SIGINT:
             if self.received is not None:
                 raise KeyboardInterrupt
-            # not print: it may be what was interrupted
+            # not print: the signal may have interrupted print itself
             os.write(2, b"\nsaving after this step; Ctrl-C again stops at once\n")
         self.received = self.received or number
 
     def in_any_process(self, accelerator: Accelerator) -> int | None:
-        """The signal that any process of the run has received, None for none: all processes must
-        stop after the same step.
+        """Return the signal that any process of the run has received, or None, so that all
+        processes stop after the same step.
         """
         if accelerator.num_processes == 1:
             return self.received

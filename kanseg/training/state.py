@@ -1,4 +1,4 @@
-"""The state of a training: network, optimizer, schedule, and how far it has come."""
+"""The state of a training: network, optimizer, scheduler, and progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kanseg.utils.reading import typed
 
 @dataclass
 class Progress:
-    """How far a training has come; stored as JSON in every checkpoint."""
+    """The progress of a training; stored as JSON in every checkpoint."""
 
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
@@ -62,22 +62,22 @@ class Progress:
         return bool(patience) and self.stale >= patience
 
     def finished(self, settings: Any) -> bool:
-        """True if nothing is left to train by these settings (`training` of an experiment)."""
+        """True if the training is complete by these settings (`training` of an experiment)."""
         return self.epoch >= settings.epochs or self.stopped_early(settings.patience)
 
 
 @dataclass
 class TrainState:
-    """What a training step changes, and what a checkpoint stores.
+    """The state that training steps update and checkpoints store.
 
     Args:
         accelerator: device, precision and processes.
-        model: the network, as Accelerate has prepared it.
-        optimizer: prepared too.
+        model: the network, prepared by Accelerate.
+        optimizer: prepared by Accelerate.
         penalty: of the layers, added to the loss.
         ema: exponential moving average of the weights; None without `training.ema`.
-        lr_scheduler: set once the number of steps is known.
-        progress: how far the training has come.
+        lr_scheduler: set when the number of steps is known.
+        progress: epochs, steps and best score so far.
         last_images: at most two images of the last batch, for the check before a checkpoint.
     """
 
@@ -97,5 +97,7 @@ class TrainState:
 
     @property
     def eval_network(self) -> nn.Module:
-        """The network that is validated and stored as best: the average, where there is one."""
-        return self.network if self.ema is None else self.ema.module
+        """The network that is validated and saved as best: the average if there is one."""
+        if self.ema is None:
+            return self.network
+        return self.ema.module

@@ -1,5 +1,5 @@
-"""What a run trains for: data, loss, scores and images. The loop and the run folder use a task
-through this interface only.
+"""The interface of a task: data, loss, scores and images of a kind of experiment. The training loop
+and the run folder use only this interface.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Scores = dict[str, Any]
 class Task(ABC):
     """A kind of experiment: segmentation or classification.
 
-    `open` sets `eval_datasets` ("val" and "test", where the data set has them), `preprocess`,
-    `description` (plain JSON that tells a checkpoint how to use its weights) and `split_record`
-    (which samples are trained, validated and tested on).
+    `open` sets `eval_datasets` ("val" and "test", if the data set has them), `preprocess`,
+    `description` (JSON in a checkpoint: model, labels, preprocessing) and `split_record` (the
+    samples of train, val and test).
 
     Args:
         config: the settings of a run.
-        accept_changes: go on with a data set that was changed since the run was begun.
+        accept_changes: accept that the data set has changed since the resumed run was started.
     """
 
     target: str  # key of the target in a batch
-    monitors: tuple[str, ...]  # scores that can select the best weights, names of `headline`
+    monitors: tuple[str, ...]  # names in `headline` of scores that can select the best weights
 
     def __init__(self, config: Any, *, accept_changes: bool = False):
         self.config = config
@@ -50,63 +50,61 @@ class Task(ABC):
         """Validate the settings of this kind of experiment before any data is read.
 
         Raises:
-            InputError: the first that cannot be used.
+            InputError: the first setting that cannot be used.
         """
 
     @abstractmethod
     def model_arguments(self) -> dict[str, Any]:
-        """Arguments of the network as far as they are known before the data is read, to validate
-        its options.
-        """
+        """Return arguments of the network before the data is read, to validate its options."""
 
     @abstractmethod
     def open(self, *, checkpoint: Path | None, log: Log) -> Dataset:
         """Check the data, and return the training set.
 
         Args:
-            checkpoint: one that is resumed; its preprocessing and its splits are kept.
-            log: for what was found and decided.
+            checkpoint: the checkpoint that is resumed; its preprocessing and splits are kept.
+            log: receives a line for every decision.
 
         Raises:
-            InputError: faults in the data, all of them.
+            InputError: a list of all errors in the data.
         """
 
     @abstractmethod
     def loss(self, output: Any, target: Tensor) -> Tensor:
-        """The loss of a batch: output of the network, target -> scalar."""
+        """Return the loss of a batch, a scalar, from the output of the network and the target."""
 
     @abstractmethod
     def evaluate(
         self, model: nn.Module, dataset: Dataset, accelerator: Accelerator, *, title: str
     ) -> Scores:
-        """All scores of a network on a data set, the same for any number of processes."""
+        """Return all scores of a network on a dataset, the same for any number of processes."""
 
     def measure(self, model: nn.Module, split: str, accelerator: Accelerator, run: Path) -> Scores:
-        """The scores of a finished run on "val" or "test", with those that are too costly after
-        each epoch; may write tables into the run folder.
+        """Return the scores of a finished run on "val" or "test", including those that are too slow
+        for every epoch; may write tables into the run folder.
         """
         return self.evaluate(model, self.eval_datasets[split], accelerator, title=split)
 
     @abstractmethod
     def headline(self, scores: Scores) -> Scores:
-        """The scores that are logged after an epoch."""
+        """Return the scores that are logged after an epoch."""
 
     @abstractmethod
     def table(self, scores: Scores) -> str:
-        """The scores as text."""
+        """Return the scores as text."""
 
     @abstractmethod
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
     ) -> list[Path]:
-        """Draw images of the finished run; the first one is the one to look at first."""
+        """Draw images of the finished run, the most informative first."""
 
     @abstractmethod
     def names(self, indices: Iterable[int]) -> list[str]:
-        """Names of training samples."""
+        """Return the names of training samples."""
 
     def preview(self, model: nn.Module, accelerator: Accelerator) -> np.ndarray | None:
-        """An image (H, W, 3) uint8 of predictions on val, for the trackers; None by default."""
+        """Return an image (H, W, 3) uint8 of predictions on val for the trackers, or None."""
         return None
 
     def mix(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:

@@ -24,23 +24,23 @@ def twelve(tmp_path):
 
 def test_folds_hold_out_each_image_of_train_and_val_once_and_leave_test(twelve):
     plain = opened(twelve)
-    pool, held_out = {*names(plain, "train"), *names(plain, "val")}, []
+    pool, folds_val = {*names(plain, "train"), *names(plain, "val")}, []
     for fold in range(4):
         folder = opened(twelve, folds=4, fold=fold)
         assert {*names(folder, "train"), *names(folder, "val")} == pool
         assert not set(names(folder, "train")) & set(names(folder, "val"))
         assert names(folder, "test") == names(plain, "test")
-        held_out += names(folder, "val")
-    assert sorted(held_out) == sorted(pool)
+        folds_val += names(folder, "val")
+    assert sorted(folds_val) == sorted(pool)
 
 
-def test_folds_are_told(twelve):
+def test_folds_are_reported(twelve):
     lines = []
     folder = opened(twelve, lines, folds=4, fold=1, split_seed=7)
     train, val = (len(names(folder, split)) for split in ("train", "val"))
-    told = next(line for line in lines if "fold 1 of 4 by seed 7" in line)
-    assert f"over 8 images of train + val: {train} images to train on, {val} held out" in told
-    sizes = [int(word) for word in told.split("by a hash: ")[1].rstrip(")").split(", ")]
+    line = next(each for each in lines if "fold 1 of 4 by seed 7" in each)
+    assert f"over 8 images of train + val: {train} images to train on, {val} as val" in line
+    sizes = [int(word) for word in line.split("by a hash: ")[1].rstrip(")").split(", ")]
     assert sum(sizes) == 8
     assert sizes[1] == val
 
@@ -48,9 +48,9 @@ def test_folds_are_told(twelve):
 def test_folds_of_a_seeded_split_and_of_split_folders(tmp_path):
     plain = make_folder(tmp_path / "plain", count=20, splits=False)
     pool = {*names(opened(plain), "train"), *names(opened(plain), "val")}
-    held_out = [names(opened(plain, folds=5, fold=k), "val") for k in range(5)]
-    assert all(held_out)
-    assert sorted(sum(held_out, [])) == sorted(pool)
+    folds_val = [names(opened(plain, folds=5, fold=k), "val") for k in range(5)]
+    assert all(folds_val)
+    assert sorted(sum(folds_val, [])) == sorted(pool)
     for split in ("train", "val", "test"):
         make_folder(tmp_path / "folders" / split, count=4, splits=False)
     images = []
@@ -101,8 +101,8 @@ def test_folds_keep_groups_together(twelve):
         ({"fold": 1}, "data.fold must be 0 without data.folds, got 1"),
         ({"folds": 9}, "9 folds need as many images, and train [+] val have 8"),
         ({"folds": 2, "val": []}, "each needs a name"),
-        ({"folds": 2, "test": ["val"]}, "split 'val' has two roles"),
-        ({"folds": 2, "train": ["train", "val"]}, "split 'val' has two roles"),
+        ({"folds": 2, "test": ["val"]}, "split .val. is used twice"),
+        ({"folds": 2, "train": ["train", "val"]}, "split .val. is used twice"),
         ({"folds": 2, "train": ["trian"]}, "no split 'trian'; did you mean 'train'"),
         ({"max_pixels": 0}, "data.max_pixels must be at least 1"),
         ({"format": "coco"}, "format coco needs annotations.json"),

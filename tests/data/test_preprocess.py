@@ -56,9 +56,7 @@ def test_floats_are_taken_as_they_are():
 @pytest.mark.parametrize("floats", [True, False])
 def test_floats_and_integers_are_not_taken_for_each_other(floats):
     image = np.zeros((2, 2, 1), np.uint8 if floats else np.float32)
-    with pytest.raises(
-        InputError, match=r"a\.tif: an image of .* values, and the training images hold"
-    ):
+    with pytest.raises(InputError, match=r"a\.tif: .*the training images hold"):
         Preprocess(1, floats=floats).scale(image, name="a.tif")
 
 

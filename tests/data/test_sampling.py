@@ -86,7 +86,7 @@ def test_smaller_images_are_padded_with_ignored_pixels():
     assert (mask == 255).sum() >= 10 * 30
 
 
-def test_what_it_needs_is_told():
+def test_what_it_needs_is_reported():
     with pytest.raises(InputError, match=r"oversample_foreground needs data\.crop"):
         Augmentation([], foreground=0.3)
     with pytest.raises(InputError, match="must be a share from 0 to 1, got 1.5"):

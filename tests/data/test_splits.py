@@ -48,7 +48,7 @@ def test_what_was_trained_on_is_never_measured_however_small_the_set_begins():
     assert moved == 0
 
 
-def test_a_group_is_dealt_by_its_name():
+def test_a_group_is_split_by_its_name():
     groups = {f"n{i}": f"g{i // 4}" for i in range(400)}
     sides = deal(groups, groups=groups)
     assert {groups[name]: side for name, side in sides.items()} == deal(set(groups.values()))
@@ -58,11 +58,11 @@ def test_a_group_is_dealt_by_its_name():
     assert after["n400"] == sides["n12"]
 
 
-def test_a_split_that_the_hash_leaves_empty_is_said_to_be_filled():
+def test_filling_an_empty_split_is_noted():
     notes = []
     parts = seeded_split(Path("set"), ["a", "b", "c"], None, 0, notes)
     assert all(len(members) == 1 for members in parts.values())
-    assert "fill a split that had none" in notes[0]
+    assert "nearest hashes fill it" in notes[0]
     with pytest.raises(InputError, match="at least 3 images"):
         seeded_split(Path("set"), ["a", "b"], None, 0, [])
 
@@ -92,7 +92,7 @@ def test_groups_stay_together_and_no_fold_is_empty():
         assert sum(map(len, found)) == 5
 
 
-def test_groups_in_two_roles_are_named():
+def test_groups_in_two_splits_are_named():
     lines = crossing_groups(
         {"a": "g", "b": "g", "c": "h"}, {"train": ["a"], "val": ["b", "x"], "test": ["c"]}
     )

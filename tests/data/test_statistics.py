@@ -90,5 +90,5 @@ def test_pixels_without_data_are_in_no_statistics(tmp_path, resize):
 def test_a_set_without_any_data_is_named(tmp_path):
     tag = (42113, "s", 0, "0", True)
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 5), np.uint8), extratags=[tag])
-    with pytest.raises(InputError, match="has a pixel with data"):
+    with pytest.raises(InputError, match="no pixel with data"):
         channel_statistics([Sample("a", tmp_path / "a.tif", None)], Preprocess(channels=1))

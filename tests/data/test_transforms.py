@@ -66,8 +66,8 @@ def test_16_bit_images_are_augmented_as_floats():
 @pytest.mark.parametrize(
     "spec", [{"RandomCrop": {"height": 99, "width": 99}}, "ToTensorV2", {"Normalize": {"p": 1.0}}]
 )
-def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_image(spec):
-    with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
+def test_a_transform_that_fails_or_changes_the_type_is_reported_with_the_image(spec):
+    with pytest.raises(InputError, match=r"a\.png: augmentation (failed|turned)"):
         Augmentation([spec])(IMAGE, MASK, 0, name="a.png")
 
 
@@ -83,7 +83,7 @@ def test_crop_pads_small_images_with_ignored_pixels():
         ({"HorizontalFlipp": {}}, "no transform 'HorizontalFlipp'; did you mean 'HorizontalFlip'"),
         ({"HorizontalFlip": {"probability": 1}}, "has no option 'probability'"),
         ({"HorizontalFlip": {"p": 7}}, "augmentation HorizontalFlip"),
-        ({"HorizontalFlip": {}, "VerticalFlip": {}}, "an augmentation is"),
+        ({"HorizontalFlip": {}, "VerticalFlip": {}}, "an augmentation must be"),
         ("BasicTransform", "no transform"),
     ],
 )
@@ -117,9 +117,7 @@ def test_geometry_takes_any_number_of_bands(channels, dtype):
 def test_rare_transforms_of_colors_are_refused_for_bands_before_the_training(name):
     bands = np.zeros((20, 24, 5), np.uint8)
     Augmentation([{name: {"p": 0.01}}]).check(IMAGE)
-    with pytest.raises(
-        InputError, match=f"augmentation {name} is made for colors and does not take 5 channels"
-    ):
+    with pytest.raises(InputError, match=f"augmentation {name} .*5 channels"):
         Augmentation([{name: {"p": 0.01}}]).check(bands)
 
 

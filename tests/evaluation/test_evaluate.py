@@ -107,13 +107,13 @@ def trained(config):
 
 def test_a_run_is_measured_with_surfaces_and_a_line_a_image(trained):
     config, results = trained
-    for role, names in (("val", ["p02", "p03"]), ("test", ["p04", "p05"])):
-        text = (Path(config.run_dir) / f"scores_{role}.csv").read_text()
+    for split, names in (("val", ["p02", "p03"]), ("test", ["p04", "p05"])):
+        text = (Path(config.run_dir) / f"scores_{split}.csv").read_text()
         rows = list(csv.DictReader(text.splitlines()))
         assert [row["name"] for row in rows] == names
         each = [float(row["mean/iou"]) for row in rows]
-        assert sum(each) / 2 == pytest.approx(results[role]["per_image"]["mean_iou"], abs=1e-5)
-        assert 0 <= results[role]["per_image"]["mean_nsd"] <= 1
+        assert sum(each) / 2 == pytest.approx(results[split]["per_image"]["mean_iou"], abs=1e-5)
+        assert 0 <= results[split]["per_image"]["mean_nsd"] <= 1
     assert "hd95" not in (Path(config.run_dir) / "log.jsonl").read_text()
 
 
@@ -172,7 +172,7 @@ def test_pixels_outside_a_field_of_view_are_ignored(trained, tmp_path, full_size
     assert np.sum(result["confusion"]) == 2 * (32 * 20 if full_size else 16 * 10)
 
 
-def test_fields_of_view_that_do_not_fit_are_told(trained, tmp_path):
+def test_fields_of_view_that_do_not_fit_are_reported(trained, tmp_path):
     config, _ = trained
     with pytest.raises(InputError, match="no such folder"):
         evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov")

@@ -153,7 +153,10 @@ def stored(folder, **changes):
         ({"like": {"encoder_weights": "imagenet"}, "match": "params"}, "cannot have the argument"),
         ({"features_only": True}, "cannot have the argument"),
         ({"encoder": "smp-tu-hf-hub:a/b"}, "no model"),
-        ({"encoder": "timm-resnet18", "encoder_options": {"checkpoint_path": "x"}}, "checkpoint_path"),
+        (
+            {"encoder": "timm-resnet18", "encoder_options": {"checkpoint_path": "x"}},
+            "checkpoint_path",
+        ),
         ({"encoder": ["resnet"]}, "cannot be built"),
         ({"name": 5}, "cannot be built"),
         ({"norm": [1]}, "cannot be built"),

@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_is_traced_in_a_compiled_network_too(config, m
 
 
 @pytest.mark.parametrize("compiler", [None, "no-such-compiler"])
-def test_without_a_compiler_it_is_told_before_anything_is_written(
+def test_without_a_compiler_it_is_reported_before_anything_is_written(
     config, tmp_path, monkeypatch, compiler
 ):
     monkeypatch.setenv("CXX", compiler or "")
@@ -67,7 +67,7 @@ def test_without_a_compiler_it_is_told_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_compiler_that_fails_is_told_in_one_line(monkeypatch):
+def test_a_compiler_that_fails_is_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(
         compiling,
         "BACKEND",

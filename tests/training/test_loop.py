@@ -190,7 +190,7 @@ def test_patience_without_a_val_split_is_refused(config, folder):
     for change in ({"patience": 2}, {"schedule": "plateau"}):
         without = with_settings(config, "run", **change)
         without = replace(without, data=replace(config.data, val=[], train=["train", "val"]))
-        with pytest.raises(InputError, match="goes by the score on val"):
+        with pytest.raises(InputError, match="needs scores on val"):
             train(without)
         assert not Path(without.run_dir).exists()
 

@@ -198,7 +198,7 @@ def test_all_processes_stop_where_weights_blow_up(config, tmp_path):
         code, _, error = finish(trained(worse, "--resume"))
         assert code != 0
         assert fault in error
-        assert f"--resume goes on from {run / 'checkpoints' / before[0]}" in error
+        assert f"--resume continues from {run / 'checkpoints' / before[0]}" in error
         assert [path.name for path in step_folders(run)] == before
         assert find_fault(run / "last") is None
     weights = load_file(run / "last" / "model.safetensors")

@@ -361,7 +361,7 @@ def test_what_cannot_be_left_out_stops_even_so(config, folder):
         train(config)
 
 
-def test_warnings_are_told_a_few_lines_of_a_kind_and_do_not_stop(config, folder, capsys):
+def test_warnings_are_reported_a_few_lines_of_a_kind_and_do_not_stop(config, folder, capsys):
     for name in ("p00", "p01", "p02", "p03"):
         Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / f"{name}.png")
     config.training.epochs, config.training.panels = 1, 0
@@ -369,7 +369,7 @@ def test_warnings_are_told_a_few_lines_of_a_kind_and_do_not_stop(config, folder,
     lines = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("data: warning: ")
     ]
-    assert sum("nothing but background" in line for line in lines) == 3
+    assert sum("all pixels are background" in line for line in lines) == 3
     assert any("4 in all" in line for line in lines)
 
 

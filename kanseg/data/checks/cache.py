@@ -13,13 +13,13 @@ from typing import Any
 
 from kanseg.utils.io import atomic_write_text
 
-VERSION = 2  # raise it with every change of the facts, or of how images are read
-MAX_UNUSED = 20_000  # entries kept that this run did not use
+VERSION = 2  # raise it whenever the facts or the reading of images change
+MAX_UNUSED = 20_000  # entries to keep that this run did not use
 MAX_DATA_SETS = 64
 
 
 def cache_folder() -> Path:
-    """Return the folder of the cache: in KANSEG_CACHE, or in the user's folder for caches."""
+    """Return the folder of the cache: in KANSEG_CACHE, or in the user's cache folder."""
     if os.environ.get("KANSEG_CACHE"):
         return Path(os.environ["KANSEG_CACHE"]) / "checks"
     if os.environ.get("XDG_CACHE_HOME"):
@@ -34,22 +34,24 @@ def cache_folder() -> Path:
 
 
 class Cache:
-    """Facts by file, valid as long as size and time of the file stay the same. One JSON file per
-    data set.
+    """Facts about files, valid as long as the size and time of a file stay the same. One JSON file
+    per data set.
 
-    A cache that cannot be read is empty, and one that cannot be written is not kept: neither is an
-    error.
+    A cache that cannot be read is empty, and a cache that cannot be written is not stored; neither
+    is an error.
 
     Args:
         root: of the data set.
-        read: whether to use what an earlier run found.
+        read: whether to use the facts of earlier runs.
     """
 
     def __init__(self, root: Path, *, read: bool = True):
         self.root = root.resolve()
         name = hashlib.sha256(str(self.root).encode()).hexdigest()[:32]
         self.path = cache_folder() / f"{name}.json"
-        self._old = self._read() if read else {}
+        self._old: dict[str, list[Any]] = {}
+        if read:
+            self._old = self._read()
         self._used: dict[str, list[Any]] = {}
         self._changed = False
 
@@ -69,8 +71,8 @@ class Cache:
         self._changed = True
 
     def save(self) -> None:
-        """Write the cache atomically, together with what another process may have stored
-        meanwhile. Nothing is ever written into a data folder.
+        """Write the cache atomically, and keep the facts that another process has stored meanwhile.
+        Nothing is ever written into a data folder.
         """
         if not self._changed or self.path.resolve().is_relative_to(self.root):
             return
@@ -80,7 +82,9 @@ class Cache:
         content = {"version": VERSION, "root": str(self.root), "files": files}
         with contextlib.suppress(OSError):
             atomic_write_text(self.path, json.dumps(content, separators=(",", ":")))
-            self._remove_old_data_sets()
+            caches = sorted(self.path.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            for path in caches[:-MAX_DATA_SETS]:
+                path.unlink(missing_ok=True)
         self._changed = False
 
     def _read(self) -> dict[str, list[Any]]:
@@ -91,9 +95,6 @@ class Cache:
         if not isinstance(content, dict) or content.get("version") != VERSION:
             return {}
         files = content.get("files")
-        return files if isinstance(files, dict) else {}
-
-    def _remove_old_data_sets(self) -> None:
-        files = sorted(self.path.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in files[:-MAX_DATA_SETS]:
-            path.unlink(missing_ok=True)
+        if not isinstance(files, dict):
+            return {}
+        return files

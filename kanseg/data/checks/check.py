@@ -21,7 +21,7 @@ from kanseg.data.checks.mask_meaning import (
     read_by_color,
 )
 from kanseg.data.checks.needs import gamma_needs, training_needs
-from kanseg.data.checks.prober import Prober, mask_files
+from kanseg.data.checks.prober import Prober
 from kanseg.data.checks.report import Report
 from kanseg.data.checks.samples import check_sample
 from kanseg.data.checks.statistics import statistics
@@ -32,7 +32,7 @@ from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS
 from kanseg.utils.registry import nearest
 
-OTHER = "other"  # in the report: samples in none of the chosen splits
+OTHER = "other"  # in the report: samples that are in none of train, val and test
 
 
 def check_data(
@@ -41,9 +41,9 @@ def check_data(
     """Check the data set of the settings.
 
     Args:
-        data: where it is and how it is read.
-        everything: also check images in none of the splits that the settings name.
-        use_cache: reuse what an earlier check found in files of the same size and time.
+        data: the settings.
+        everything: also check images that are in no split of the settings.
+        use_cache: reuse the results of earlier checks for files of the same size and time.
         progress: whether to show a progress bar, on a terminal.
 
     Raises:
@@ -64,12 +64,13 @@ def check_data(
 
 
 def _add_split_problems(report: Report, data: DataConfig) -> None:
-    """Add the problems of split files: errors in those that are asked for, else warnings."""
+    """Add the problems of split files: errors in the splits of the settings, warnings in others."""
     index = report.index
+    used = {*data.train, *data.val, *data.test}
     for name, problems in index.split_problems.items():
-        if any(name in getattr(data, role) for role in SPLITS):
+        if name in used:
             report.issues += problems
-        elif name in index.splits:  # any other text is none of our business
+        elif name in index.splits:  # other text files need not be split files
             for problem in problems:
                 reason, details = problem.reason, problem.details
                 report.issues.append(Issue("stray_split", problem.file, reason, details=details))
@@ -80,19 +81,21 @@ def _choose_samples(report: Report, data: DataConfig, everything: bool) -> None:
     layout has errors.
     """
     index = report.index
-    for role in SPLITS:
-        names = _present_splits(getattr(data, role), role, report)
+    for split in SPLITS:
+        names = _existing_splits(getattr(data, split), split, report)
         samples: dict[Sample, None] = {}
         for name in names:
             samples |= dict.fromkeys(index.splits[name])
-        report.names[role] = names
-        report.splits[role] = list(samples)
+        report.names[split] = names
+        report.splits[split] = list(samples)
     if index.unlisted and index.splits:
         names = [sample.name for sample in index.unlisted]
         reason = f"{len(names)} images are in no split"
         report.issues.append(issue_of_names("in_no_split", ".", reason, names))
     if everything or any(problem.kind.stops for problem in index.problems):
-        used = {sample.image for role in SPLITS for sample in report.splits[role]}
+        used: set[Path] = set()
+        for split in SPLITS:
+            used.update(sample.image for sample in report.splits[split])
         others: dict[Path, Sample] = {}
         for samples in (*index.splits.values(), index.unlisted):
             for sample in samples:
@@ -101,20 +104,26 @@ def _choose_samples(report: Report, data: DataConfig, everything: bool) -> None:
         report.splits[OTHER] = list(others.values())
 
 
-def _present_splits(names: Sequence[str], role: str, report: Report) -> list[str]:
-    """Return the names of splits that exist. A missing one is an error, unless it is the default
-    val or test, which a data set need not have.
+def _existing_splits(names: Sequence[str], split: str, report: Report) -> list[str]:
+    """Return the names of splits that exist. A missing split is an error, unless it is the default
+    of val or test, which a data set need not have.
+
+    Args:
+        names: of the splits in the settings.
+        split: that they are used for: train, val or test.
+        report: receives the problems.
     """
     index = report.index
     if not index.splits:  # the layout is broken, which is reported already
         return []
     absent = [name for name in names if name not in {*index.splits, *index.split_problems}]
     found = f"(found: {', '.join(index.splits)})"
-    is_default = list(names) == [role] and role != "train" and not nearest(role, index.splits)
+    is_default = list(names) == [split] and split != "train" and not nearest(split, index.splits)
     if absent and is_default:
-        what = "selected" if role == "val" else "measured"
-        note = f"there is no split {role!r}, so nothing is {what} on one {found}"
-        report.notes = (*report.notes, note)
+        consequence = "there will be no test scores"
+        if split == "val":
+            consequence = "the weights of the last epoch are used"
+        report.notes += (f"there is no split {split!r}, so {consequence} {found}",)
     else:
         for name in absent:
             reason = f"there is no split {name!r}{nearest(name, index.splits)} {found}"
@@ -126,8 +135,7 @@ def _check_samples(report: Report) -> None:
     """Probe all files in threads, then add the problems and labels of each sample."""
     prober, spec = report.prober, report.label_spec
     samples = report.all_samples()
-    masks = [path for sample in samples for path in mask_files(sample)]
-    prober.probe_files([sample.image for sample in samples], masks)
+    prober.probe_samples(samples)
     if spec is not None:
         prober.probe_labels([s for s in samples if _is_drawn_or_multilabel(s, spec)], spec)
     for sample in samples:
@@ -138,37 +146,34 @@ def _check_samples(report: Report) -> None:
 
 
 def _is_drawn_or_multilabel(sample: Sample, spec: LabelSpec) -> bool:
-    """True if the label cannot be counted by the values of a single mask file."""
+    """True if the pixels of the classes cannot be counted from the values of one mask file."""
     return sample.has_mask and (spec.task == "multilabel" or not isinstance(sample.mask, Path))
 
 
 def _compare_samples(report: Report, data: DataConfig) -> None:
-    """Add the problems between samples, notes, and the statistics."""
+    """Add problems that concern several samples, notes, and the statistics."""
     prober, spec, labels = report.prober, report.label_spec, report.labels
-    roles = {role: report.splits[role] for role in SPLITS}
-    everyone = report.all_samples()
-    report.issues += sets.in_two_splits(roles, report.names)
-    report.issues += sets.duplicates(roles, prober)
-    report.issues += sets.groups(report.index.groups, roles)
-    report.issues += colors_against_indices(everyone, spec, prober)
-    report.issues += sets.channels(everyone, prober, data.channels)
-    report.issues += sets.size_outliers(everyone, prober)
+    splits = {split: report.splits[split] for split in SPLITS}
+    samples = report.all_samples()
+    report.issues += sets.in_two_splits(splits, report.names)
+    report.issues += sets.duplicates(splits, prober)
+    report.issues += sets.groups(report.index.groups, splits)
+    report.issues += colors_against_indices(samples, spec, prober)
+    report.issues += sets.channels(samples, prober, data.channels)
+    report.issues += sets.size_outliers(samples, prober)
     if spec is not None:
         report.issues += sets.masks_of_0_and_255(labels, spec, prober)
         report.issues += classes_everywhere(labels, spec, prober)
-        report.issues += sets.absent_classes(roles, labels, spec)
+        report.issues += sets.absent_classes(splits, labels, spec)
     report.notes += (
-        *read_by_color(everyone, spec, prober),
-        *sets.without_data(everyone, prober),
+        *read_by_color(samples, spec, prober),
+        *sets.without_data(samples, prober),
     )
-    bad = report.bad
-    report.issues += gamma_needs([s for s in everyone if s not in bad], data, prober)
-    bad = report.bad
-    report.issues += training_needs([s for s in roles["train"] if s not in bad], data, prober)
+    report.issues += gamma_needs(report.good(samples), data, prober)
+    report.issues += training_needs(report.good(splits["train"]), data, prober)
     report.issues = list(dict.fromkeys(report.issues))
-    for split, samples in report.splits.items():
-        good = [sample for sample in samples if sample not in bad]
-        report.statistics[split] = statistics(good, labels, spec, prober)
+    for split, members in report.splits.items():
+        report.statistics[split] = statistics(report.good(members), labels, spec, prober)
 
 
 @dataclass
@@ -182,14 +187,14 @@ class SampleReport:
 
 
 def check_samples(samples: Iterable[Sample], spec: LabelSpec) -> SampleReport:
-    """Decode every image and mask once: readable, of one size, with values that are classes.
+    """Check that every image and mask can be read, that they have the same size, and that the mask
+    values are classes.
 
     Nothing is written or cached.
     """
     samples = list(samples)
     prober = Prober(Path(), progress=False)
-    masks = [path for sample in samples for path in mask_files(sample)]
-    prober.probe_files([sample.image for sample in samples], masks)
+    prober.probe_samples(samples)
     report = SampleReport(np.zeros(len(spec.classes) + 1, dtype=np.int64))
     for sample in samples:
         issues, label = check_sample(sample, spec, prober)

@@ -1,5 +1,5 @@
-"""Signs that the masks of a data set are read in a wrong meaning: colors that contradict indices,
-and classes that are everywhere.
+"""Find masks whose values are probably misread: colors that contradict indices, and classes that
+fill every image.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from kanseg.data.checks.prober import LabelFacts, Prober, mask_files
-from kanseg.data.formats.issues import Issue, few
+from kanseg.data.formats.issues import Issue
 from kanseg.data.io.colors import unpack_rgb
 from kanseg.data.io.probe import MaskFacts
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.labels import index_by_palette
+from kanseg.data.names import few
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
 
@@ -25,7 +26,7 @@ Masks = Mapping[Path, MaskFacts]
 def colors_against_indices(
     samples: Sequence[Sample], spec: LabelSpec | None, prober: Prober
 ) -> list[Issue]:
-    """Find masks whose colors say something else than the values that are read."""
+    """Find masks whose colors contradict the values that are read."""
     masks = _readable_masks(samples, prober)
     if spec is not None and not spec.holds_indices:
         return []  # mask_values give the meaning
@@ -36,8 +37,8 @@ def colors_against_indices(
 
 
 def read_by_color(samples: Sequence[Sample], spec: LabelSpec | None, prober: Prober) -> list[str]:
-    """Return a note if indexed masks are read by colors that are in another order than the
-    indices.
+    """Return a note if indexed masks are read by their colors, and the indices are in another
+    order.
     """
     if spec is None or spec.task == "multilabel":
         return []
@@ -79,8 +80,8 @@ def classes_everywhere(
     for index in range(first_class, len(spec.classes)):
         if (counts[:, index] == pixels).all() and pixels.all():
             reason = (
-                f"{spec.classes[index]} fills every one of {len(labels)} images, as in this one; is"
-                " the label somewhere else (in the alpha channel), or are the values inverted?"
+                f"{spec.classes[index]} fills all {len(labels)} images, such as this one; is the"
+                " label in the alpha channel, or are the values inverted?"
             )
             details = {"class": spec.classes[index]}
             issues.append(Issue("class_everywhere", name, reason, details=details))
@@ -98,7 +99,7 @@ def _readable_masks(samples: Sequence[Sample], prober: Prober) -> dict[Path, Mas
 
 
 def _white_at_0(masks: Masks, prober: Prober) -> list[Issue]:
-    """Find masks that say that 0 is white."""
+    """Find masks whose files mark 0 as white."""
     found = [path for path, mask in masks.items() if mask.white_at_0]
     if not found:
         return []
@@ -107,8 +108,8 @@ def _white_at_0(masks: Masks, prober: Prober) -> list[Issue]:
     if others:
         swapped += f", {others[0]}: 0"
     reason = (
-        f"{len(found)} masks say that 0 is white: {few(map(prober.name, found))}; their values are"
-        " read as stored, so that white is the background; if white is the object, give"
+        f"{len(found)} masks mark 0 as white: {few(map(prober.name, found))}; their values are read"
+        " as stored, so white is the background; if white is the object, give"
         f" mask_values, such as {{{swapped}}}, or for colors classes and palette, in dataset.yaml"
     )
     return [Issue("white_at_0", prober.name(found[0]), reason)]
@@ -126,8 +127,8 @@ def _palettes_differ(masks: Masks, prober: Prober) -> list[Issue]:
         (color, first), (other_color, other) = list(by_color.items())[:2]
         reason = (
             f"index {index} has the color {unpack_rgb(color)} here and {unpack_rgb(other_color)} in"
-            f" {prober.name(other)}; if the colors tell the classes, give classes and palette in"
-            " dataset.yaml"
+            f" {prober.name(other)}; if the colors identify the classes, give classes and palette"
+            " in dataset.yaml"
         )
         return [Issue("palettes_differ", prober.name(first), reason)]
     return []

@@ -1,6 +1,4 @@
-"""What a training needs of its images beyond that each can be read; tried with the code of the
-training.
-"""
+"""Check that a training can use the images, by running the code of the training on them."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ from kanseg.utils.errors import InputError
 
 
 def training_needs(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> list[Issue]:
-    """Find settings of the augmentation that cannot be used, or not with one of the kinds of
-    images, and sizes that cannot share a batch.
+    """Find augmentations that cannot be used, or not with one of the kinds of images, and images of
+    different sizes, which cannot share a batch.
 
     Args:
         samples: the training samples without errors.
@@ -27,14 +25,14 @@ def training_needs(samples: Sequence[Sample], data: DataConfig, prober: Prober) 
     """
     if not samples:
         return []
-    return [*_augmentation(samples, data, prober), *_sizes(samples, data, prober)]
+    return _augmentation(samples, data, prober) + _sizes(samples, data, prober)
 
 
 def gamma_needs(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> list[Issue]:
-    """Find float images with values beyond 0 to 1 if a gamma is set; all of them are read for it.
+    """Find float images with values outside [0, 1] if a gamma is set; this reads all float images.
 
     Args:
-        samples: those without errors, of all splits.
+        samples: of all splits, without errors.
         data: the settings.
         prober: of the data set.
     """
@@ -54,7 +52,7 @@ def gamma_needs(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> 
 
 
 def _augmentation(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> list[Issue]:
-    """Try every transform on the first image of each kind."""
+    """Apply every transform to the first image of each kind."""
     first: dict[str, Sample] = {}
     for sample in samples:
         first.setdefault(prober.image(sample.image).kind, sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from kanseg.data.checks.prober import mask_files
 from kanseg.data.checks.report import Report
-from kanseg.data.checks.statistics import Statistics
+from kanseg.data.checks.statistics import Statistics, three_digits
 from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.io.images import read_image, read_mask_values
 from kanseg.data.label_spec import Color
@@ -25,7 +25,7 @@ from kanseg.utils.html import image_url, render_page
 TEMPLATE = Path(__file__).parent / "templates" / "check.html"
 THUMBNAIL = 168  # pixels of the longer side
 MAX_SAMPLES = 12  # shown for each split
-MAX_FIGURES = 24  # problems of a kind that are shown with images; all are listed
+MAX_FIGURES = 24  # problems of a kind that are shown with images; the page lists all
 MAX_SIZES = 20
 BAR = 100  # pixels of a full bar
 SIZE_COLOR = (90, 120, 170)
@@ -47,7 +47,7 @@ class Figure(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A colored bar of `width` pixels and the text beside it."""
+    """A colored bar of `width` pixels with a text beside it."""
 
     text: str
     width: float
@@ -60,7 +60,7 @@ class Bar(NamedTuple):
 
 
 class Problems(NamedTuple):
-    """All problems of one kind, and figures of some."""
+    """All problems of one kind, and figures of some of them."""
 
     code: str
     title: str
@@ -82,16 +82,19 @@ class ClassRow(NamedTuple):
 
 
 def render_check(report: Report, *, seed: int = 0) -> str:
-    """The HTML text of a report.
+    """Return a report as an HTML page.
 
     Args:
         report: of `check_data`.
-        seed: of the choice of samples that are shown.
+        seed: of the random samples.
     """
-    filled = {split: each for split, each in report.statistics.items() if each.images}
     sizes: Counter[tuple[int, int]] = Counter()
-    for statistics in report.statistics.values():
+    filled, rows = [], []
+    for split, statistics in report.statistics.items():
         sizes.update(statistics.sizes)
+        if statistics.images:
+            filled.append(statistics)
+            rows.append(_split_row(split, statistics))
     return render_page(
         TEMPLATE,
         title=report.root.name or str(report.root),
@@ -99,8 +102,8 @@ def render_check(report: Report, *, seed: int = 0) -> str:
         has_errors=bool(report.errors),
         notes=report.notes,
         faults=_faults(report),
-        splits=[_split_row(split, each) for split, each in filled.items()],
-        classes=_class_rows(report, filled.values()),
+        splits=rows,
+        classes=_class_rows(report, filled),
         sizes=_size_rows(sizes),
         more_sizes=max(0, len(sizes) - MAX_SIZES),
         grids=_sample_grids(report, seed),
@@ -108,7 +111,7 @@ def render_check(report: Report, *, seed: int = 0) -> str:
 
 
 def _faults(report: Report) -> list[tuple[str, str, list[Problems]]]:
-    """(title, severity, kinds of problems), errors first."""
+    """Return (title, severity, problems by kind), errors first."""
     found = []
     for severity, name, issues in (
         ("error", "Errors", report.errors),
@@ -133,17 +136,13 @@ def _split_row(split: str, statistics: Statistics) -> list[object]:
         split,
         statistics.images,
         ", ".join(kinds),
-        _rounded(statistics.mean),
-        _rounded(statistics.std),
+        three_digits(statistics.mean),
+        three_digits(statistics.std),
         statistics.ignored,
     ]
 
 
-def _rounded(values: Iterable[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
-
-
-def _class_rows(report: Report, splits: Iterable[Statistics]) -> list[ClassRow]:
+def _class_rows(report: Report, splits: Collection[Statistics]) -> list[ClassRow]:
     if report.label_spec is None:
         return []
     rows = []
@@ -152,14 +151,13 @@ def _class_rows(report: Report, splits: Iterable[Statistics]) -> list[ClassRow]:
         bars = []
         for statistics in splits:
             share = float(statistics.shares[index])
-            text = f"{100 * share:.2f} %, in {statistics.with_class[index]}"
-            bars.append(_bar(text, share, color))
+            bars.append(_bar(statistics.class_text(index), share, color))
         rows.append(ClassRow(name, color, bars))
     return rows
 
 
 def _size_rows(sizes: Counter[tuple[int, int]]) -> list[tuple[str, Bar]]:
-    """The most frequent sizes first."""
+    """Return (size, bar of its images), the most frequent sizes first."""
     most = max(sizes.values(), default=1)
     rows = []
     for (height, width), count in sizes.most_common(MAX_SIZES):
@@ -168,26 +166,26 @@ def _size_rows(sizes: Counter[tuple[int, int]]) -> list[tuple[str, Bar]]:
 
 
 def _bar(text: str, share: float, color: Color) -> Bar:
-    width = 0 if np.isnan(share) else round(BAR * share, 1)
+    width = 0.0
+    if not np.isnan(share):
+        width = round(BAR * share, 1)
     return Bar(text, width, color)
 
 
 def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
-    """Image and mask of the sample, or the two files of a duplicate; files that cannot be read are
-    left out.
+    """Return image and mask of the sample, or the two files of a duplicate, without files that
+    cannot be read.
     """
-    sample = issue.samples[0] if issue.samples else None
     other = issue.details.get("other")
+    images: list[Path] = []
     masks: list[Path] = []
     if other:
         images = [report.root / issue.file, report.root / other]
-    elif sample is not None:
-        images = [sample.image]
-        masks = list(mask_files(sample))[:1]
+    elif issue.samples:
+        images = [issue.samples[0].image]
+        masks = list(mask_files(issue.samples[0]))[:1]
     elif Path(issue.file).suffix:
         images = [report.root / issue.file]
-    else:
-        images = []
     max_pixels = report.prober.max_pixels
     thumbnails = []
     for path in dict.fromkeys([*images, *masks]):
@@ -203,7 +201,7 @@ def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
 
 
 def _spread_values(mask: np.ndarray) -> np.ndarray:
-    """Mask values (H, W) as grays (H, W, 1) uint8, the largest white; color masks unchanged."""
+    """Return mask values (H, W) as gray (H, W, 1) uint8, the largest white; not color masks."""
     if mask.ndim != 2:
         return mask
     scale = 255 / max(int(mask.max()), 1)
@@ -211,20 +209,18 @@ def _spread_values(mask: np.ndarray) -> np.ndarray:
 
 
 def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Figure]]]:
-    """(title, figures) of random samples of each split, with their labels overlaid."""
+    """Return (title, figures) of random samples of each split, with their labels overlaid."""
     if report.label_spec is None:
         return []
     grids = []
-    bad = report.bad
     for split, samples in report.splits.items():
-        good = [sample for sample in samples if sample in report.labels and sample not in bad]
+        good = [sample for sample in report.good(samples) if sample in report.labels]
         if not good:
             continue
         chosen = np.random.default_rng(seed).permutation(len(good))[:MAX_SAMPLES]
         figures = []
         for index in sorted(chosen):
-            sample = good[index]
-            figures.append(Figure([_overlaid(report, sample)], sample.name))
+            figures.append(Figure([_overlaid(report, good[index])], good[index].name))
         grids.append((f"{split}: {len(figures)} of {len(good)} samples", figures))
     return grids
 
@@ -233,7 +229,7 @@ def _overlaid(report: Report, sample: Sample) -> Thumbnail:
     label = read_label(sample, report.label_spec)
     colors = report.label_spec.colors
     if label.ndim == 3:
-        # Multilabel (N, H, W) -> (H, W): the last class of a pixel is shown, 0 is none.
+        # Multilabel (N, H, W) -> (H, W): the last class of each pixel, 0 for none.
         numbers = np.arange(1, len(label) + 1, dtype=np.uint8)[:, None, None]
         label = np.where(label == 1, numbers, 0).max(axis=0)
         colors = [(0, 0, 0), *colors]
@@ -242,11 +238,13 @@ def _overlaid(report: Report, sample: Sample) -> Thumbnail:
 
 
 def _thumbnail(image: np.ndarray) -> Thumbnail:
-    """(H, W, 3) uint8 -> a PNG that fits into a square of THUMBNAIL pixels."""
+    """Return an image (H, W, 3) uint8 as PNG that fits into a square of THUMBNAIL pixels."""
     scale = THUMBNAIL / max(image.shape[:2])
     width = max(1, round(image.shape[1] * scale))
     height = max(1, round(image.shape[0] * scale))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    interpolation = cv2.INTER_NEAREST
+    if scale < 1:
+        interpolation = cv2.INTER_AREA
     small = cv2.resize(image, (width, height), interpolation=interpolation)
     _, data = cv2.imencode(".png", np.ascontiguousarray(small[:, :, ::-1]))
     return Thumbnail(image_url(data.tobytes(), "png"), width, height)

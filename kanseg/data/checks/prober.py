@@ -1,13 +1,13 @@
-"""Probe the files of a data set in threads, each once, with a cache of earlier runs."""
+"""Probe each file of a data set once, in threads, with a cache of earlier runs."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ class LabelFacts:
     """Facts about the label map of a sample.
 
     Args:
-        fault: [code, reason] of a label that cannot be used; then the rest is empty.
+        fault: [code, reason] of a label that cannot be used; the other facts are then empty.
         size: [H, W].
         counts: pixels of each class; in a multilabel task a pixel may count for several.
         ignored: pixels that are ignored (multilabel: pixels times classes).
@@ -75,38 +75,30 @@ class Prober:
         self._hide_bar = None if progress else True  # None: hidden unless on a terminal
         self._known: dict[str, object] = {}
 
-    def probe_files(self, images: Iterable[Path], masks: Iterable[Path]) -> None:
-        """Probe files in threads; afterwards `image` and `mask` return at once."""
-        jobs = [(self.image, path) for path in images] + [(self.mask, path) for path in masks]
+    def probe_samples(self, samples: Sequence[Sample]) -> None:
+        """Probe the images and masks of samples in threads; the facts about them are then known."""
+        jobs = [partial(self.image, sample.image) for sample in samples]
+        for sample in samples:
+            jobs += [partial(self.mask, path) for path in mask_files(sample)]
         self._run_in_threads(jobs, "check files")
 
     def probe_labels(self, samples: Sequence[Sample], spec: LabelSpec) -> None:
-        """Probe labels in threads; afterwards `label` returns at once."""
-
-        def probe(sample: Sample) -> LabelFacts:
-            return self.label(sample, spec)
-
-        self._run_in_threads([(probe, sample) for sample in samples], "check labels")
+        """Probe labels in threads; the facts about them are then known."""
+        self._run_in_threads([partial(self.label, each, spec) for each in samples], "check labels")
 
     def probe_masks(self, paths: Sequence[Path]) -> list[MaskFacts]:
         """Probe mask files in threads and return the facts about them."""
-        self.probe_files([], paths)
+        self._run_in_threads([partial(self.mask, path) for path in paths], "check files")
         return [self.mask(path) for path in paths]
 
     def image(self, path: Path) -> ImageFacts:
         """Return the facts about an image file."""
-
-        def probe() -> ImageFacts:
-            return probe_image(path, self.max_pixels)
-
+        probe = partial(probe_image, path, self.max_pixels)
         return self._facts(f"image {self.name(path)}", [path], ImageFacts, probe)
 
     def mask(self, path: Path) -> MaskFacts:
         """Return the facts about a mask file."""
-
-        def probe() -> MaskFacts:
-            return probe_mask(path, self.max_pixels)
-
+        probe = partial(probe_mask, path, self.max_pixels)
         return self._facts(f"mask {self.name(path)}", [path], MaskFacts, probe)
 
     def digest(self, path: Path) -> str:
@@ -118,14 +110,10 @@ class Prober:
         return self._facts(f"bytes {self.name(path)}", [path], DigestFacts, probe).digest
 
     def label(self, sample: Sample, spec: LabelSpec) -> LabelFacts:
-        """Return the facts about the label map of a sample, as `read_label` reads it."""
-
-        def probe() -> LabelFacts:
-            return _probe_label(sample, spec)
-
+        """Return the facts about the label of a sample, as `read_label` reads it."""
         digest = hashlib.sha256(repr(spec).encode()).hexdigest()[:16]
         key = f"label {digest} {self.name(sample.image)}"
-        return self._facts(key, sample.files, LabelFacts, probe)
+        return self._facts(key, sample.files, LabelFacts, partial(_probe_label, sample, spec))
 
     def name(self, path: Path) -> str:
         """Return a path relative to the root, with forward slashes."""
@@ -136,42 +124,42 @@ class Prober:
     def _facts(
         self, key: str, files: Sequence[Path], kind: type[Facts], probe: Callable[[], Facts]
     ) -> Facts:
-        if key not in self._known:
-            self._known[key] = self._from_cache_or(key, files, kind, probe)
-        return self._known[key]
-
-    def _from_cache_or(
-        self, key: str, files: Sequence[Path], kind: type[Facts], probe: Callable[[], Facts]
-    ) -> Facts:
+        """Return facts that are known, cached, or else the result of `probe`."""
+        if key in self._known:
+            return self._known[key]
         stamp = [self.max_pixels, *(_stamp(path) for path in files)]
-        stored = None if self.cache is None else self.cache.get(key, stamp)
+        stored = None
+        if self.cache is not None:
+            stored = self.cache.get(key, stamp)
         if stored is not None and stored.keys() == kind.__dataclass_fields__.keys():
             self.from_cache += 1
-            return kind(**stored)
-        facts = probe()
-        self.decoded += 1
-        if self.cache is not None:
-            self.cache.put(key, stamp, asdict(facts))
+            facts = kind(**stored)
+        else:
+            facts = probe()
+            self.decoded += 1
+            if self.cache is not None:
+                self.cache.put(key, stamp, asdict(facts))
+        self._known[key] = facts
         return facts
 
-    def _run_in_threads(self, jobs: Sequence[tuple[Callable, object]], title: str) -> None:
-        def run(job: tuple[Callable, object]) -> None:
-            function, argument = job
-            function(argument)
-
-        rest = iter(jobs)
+    def _run_in_threads(self, jobs: Sequence[Callable[[], object]], title: str) -> None:
         bar = tqdm(total=len(jobs), desc=title, leave=False, disable=self._hide_bar, unit="file")
         # decoding releases the GIL
         with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool, bar:
-            while chunk := list(islice(rest, CHUNK)):
-                for _ in pool.map(run, chunk):
+            for start in range(0, len(jobs), CHUNK):
+                for future in [pool.submit(job) for job in jobs[start : start + CHUNK]]:
+                    future.result()
                     bar.update()
 
 
 def mask_files(sample: Sample) -> Iterator[Path]:
     """Yield the mask files of a sample: none, one, or one per class."""
-    parts = sample.mask if isinstance(sample.mask, tuple) else (sample.mask,)
-    yield from (part for part in parts if isinstance(part, Path))
+    masks = sample.mask
+    if not isinstance(masks, tuple):
+        masks = (masks,)
+    for mask in masks:
+        if isinstance(mask, Path):
+            yield mask
 
 
 def _stamp(path: Path) -> list[int]:

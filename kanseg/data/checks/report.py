@@ -1,4 +1,4 @@
-"""What the check of a data set found, as text and as JSON."""
+"""The report of the check of a data set, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.data.checks.prober import LabelFacts, Prober
-from kanseg.data.checks.statistics import Statistics
+from kanseg.data.checks.statistics import Statistics, three_digits
 from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.label_spec import LabelSpec
@@ -22,18 +22,18 @@ SCHEMA = 1
 
 @dataclass
 class Report:
-    """What the check of a data set found.
+    """The result of the check of a data set.
 
     Args:
         index: the samples and the label spec of the data set.
         prober: the facts about its files.
         issues: all problems.
-        splits: train, val, test (and "other": images in none of them) -> all samples, also those
-            with problems.
-        names: role (train, val, test) -> the splits that the settings name for it.
+        splits: train, val, test (and "other": images in none of them) -> all samples, including
+            those with problems.
+        names: train, val, test -> the names of these splits in the data set.
         labels: of the samples without errors.
-        statistics: of each of the splits.
-        notes: what was decided without being asked, such as a seeded split.
+        statistics: of each split.
+        notes: lines about automatic decisions, such as a seeded split.
         seconds: duration of the check.
     """
 
@@ -70,7 +70,15 @@ class Report:
     @property
     def bad(self) -> set[Sample]:
         """Samples that `skip_bad` leaves out."""
-        return {sample for issue in self.errors for sample in issue.samples}
+        found: set[Sample] = set()
+        for issue in self.errors:
+            found.update(issue.samples)
+        return found
+
+    def good(self, samples: Iterable[Sample]) -> list[Sample]:
+        """Return the samples without errors."""
+        bad = self.bad
+        return [sample for sample in samples if sample not in bad]
 
     def all_samples(self) -> list[Sample]:
         """Return the samples of all splits, each once."""
@@ -80,7 +88,7 @@ class Report:
         return list(found)
 
     def line(self, issue: Issue) -> str:
-        """Return `FILE: reason`, with the path of the file as it can be opened."""
+        """Return `FILE: reason` with the full path of the file."""
         return printable(self.index.message(issue), line=True)
 
     def by_kind(self, issues: Iterable[Issue]) -> dict[str, list[Issue]]:
@@ -91,11 +99,12 @@ class Report:
         return {code: found[code] for code in KINDS if code in found}
 
     def text(self, *, warnings: int = 10) -> str:
-        """Return the report for a terminal: all errors, and at most so many warnings of a kind (0
-        for all).
+        """Return the report for a terminal: all errors, and at most `warnings` warnings of each
+        kind (0 for all).
         """
         lines = [self._overview()]
-        lines += [printable(f"note: {note}", line=True) for note in self.notes]
+        for note in self.notes:
+            lines.append(printable(f"note: {note}", line=True))
         lines += self._list_issues("ERRORS", self.errors, 0)
         lines += self._list_issues("warnings", self.warnings, warnings)
         lines.append(f"\n{self.verdict()}")
@@ -118,30 +127,44 @@ class Report:
         """Return one line: the number of problems, files and seconds."""
         return (
             f"{self.root}: {len(self.errors)} errors, {len(self.warnings)} warnings;"
-            f" {self.prober.decoded} files decoded, {self.prober.from_cache} unchanged and taken"
+            f" {self.prober.decoded} files decoded, {self.prober.from_cache} unchanged and read"
             f" from the cache; {self.seconds:.1f} s"
         )
 
     def _overview(self) -> str:
         """Return images, sizes and classes of the splits as a table."""
-        filled = {split: stats for split, stats in self.statistics.items() if stats.images}
-        if not filled:
-            return f"{self.root}: no image could be read"
-        rows = [
-            ["images", *(str(stats.images) for stats in filled.values())],
-            ["sizes", *(_few_sizes(stats.sizes) for stats in filled.values())],
-            ["kinds", *(", ".join(stats.kinds) for stats in filled.values())],
-            ["mean", *(_three_digits(stats.mean) for stats in filled.values())],
-            ["std", *(_three_digits(stats.std) for stats in filled.values())],
-        ]
+        classes: tuple[str, ...] = ()
         if self.label_spec is not None:
-            for index, name in enumerate(self.label_spec.classes):
-                rows.append([name, *(stats.class_text(index) for stats in filled.values())])
-            rows.append(["ignored pixels", *(str(stats.ignored) for stats in filled.values())])
-        return markdown_table([self.root.name, *filled], rows)
+            classes = self.label_spec.classes
+        titles = ["images", "sizes", "kinds", "mean", "std", *classes]
+        if self.label_spec is not None:
+            titles.append("ignored pixels")
+        header, columns = [self.root.name], [titles]
+        for split, stats in self.statistics.items():
+            if not stats.images:
+                continue
+            header.append(split)
+            column = [
+                str(stats.images),
+                _few_sizes(stats.sizes),
+                ", ".join(stats.kinds),
+                three_digits(stats.mean),
+                three_digits(stats.std),
+                *(stats.class_text(index) for index in range(len(classes))),
+            ]
+            if self.label_spec is not None:
+                column.append(str(stats.ignored))
+            columns.append(column)
+        if len(columns) == 1:
+            return f"{self.root}: no image could be read"
+        return markdown_table(header, list(zip(*columns, strict=True)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for programs; `tools/check_data.py --help` describes the schema."""
+        splits = {}
+        for split, stats in self.statistics.items():
+            names = self.names.get(split, [])
+            splits[split] = {"names": names, **stats.to_json(self.label_spec)}
         return {
             "schema": SCHEMA,
             "root": str(self.root),
@@ -154,10 +177,7 @@ class Report:
             "issues": [_issue_to_json(issue) for issue in self.issues],
             **_label_spec_to_json(self.label_spec),
             "notes": list(self.notes),
-            "splits": {
-                split: {"names": self.names.get(split, []), **stats.to_json(self.label_spec)}
-                for split, stats in self.statistics.items()
-            },
+            "splits": splits,
             "files": {"decoded": self.prober.decoded, "from_cache": self.prober.from_cache},
             "seconds": round(self.seconds, 2),
         }
@@ -189,9 +209,8 @@ def _label_spec_to_json(spec: LabelSpec | None) -> dict[str, Any]:
 
 
 def _few_sizes(sizes: Counter) -> str:
+    """Return the most frequent sizes and the number of others: `640x480, 320x240 +3`."""
     shown = ", ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common(2))
-    return f"{shown} +{len(sizes) - 2}" if len(sizes) > 2 else shown
-
-
-def _three_digits(values: Iterable[float]) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
+    if len(sizes) > 2:
+        shown += f" +{len(sizes) - 2}"
+    return shown

@@ -13,9 +13,8 @@ from kanseg.data.labels import index_of_stored_value
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
 
-# Lossy compression leaves the values of a mask of 0 and 255 within this distance of them.
-BLUR = 32
-MOST_BAD_VALUES = 100  # in the details of an issue
+BLUR = 32  # lossy compression changes values 0 and 255 by less
+MAX_BAD_VALUES = 100  # in the details of an issue
 
 
 def check_sample(
@@ -29,7 +28,13 @@ def check_sample(
         prober: of the data set.
     """
     image = prober.image(sample.image)
-    issues = _image_issues(sample, image, prober)
+    issues = []
+    if image.fault is not None:
+        code, reason = image.fault
+        issues.append(_issue(code, sample, sample.image, reason, prober))
+    elif image.constant:
+        reason = "all pixels are equal; is this an empty export?"
+        issues.append(_issue("constant_image", sample, sample.image, reason, prober))
     if not sample.has_mask:
         where = prober.name(sample.image.parent.parent / "masks" / f"{sample.name}.png")
         reason = f"the image has no mask {where}"
@@ -54,16 +59,6 @@ def _issue(
     return Issue(code, prober.name(path), reason, (sample,), details)
 
 
-def _image_issues(sample: Sample, image: ImageFacts, prober: Prober) -> list[Issue]:
-    if image.fault is not None:
-        code, reason = image.fault
-        return [_issue(code, sample, sample.image, reason, prober)]
-    if image.constant:
-        reason = "all pixels are equal; is this an empty export?"
-        return [_issue("constant_image", sample, sample.image, reason, prober)]
-    return []
-
-
 def _mask_issues(
     sample: Sample, path: Path, image: ImageFacts, spec: LabelSpec | None, prober: Prober
 ) -> list[Issue]:
@@ -77,7 +72,7 @@ def _mask_issues(
         issues.append(_size_mismatch(sample, path, mask.size, image.size, prober))
     elif mask.alpha_varies:
         reason = (
-            "its alpha channel varies, and is left out; if the label is in there:"
+            "its alpha channel varies, and is ignored; if it holds the label:"
             " Image.open(f).getchannel('A').save(f)"
         )
         issues.append(_issue("mask_alpha", sample, path, reason, prober))
@@ -114,8 +109,8 @@ def _no_palette(sample: Sample, path: Path, mask: MaskFacts, prober: Prober) -> 
 def _label_facts(
     sample: Sample, spec: LabelSpec, prober: Prober
 ) -> tuple[LabelFacts | None, list[Issue]]:
-    """Return the facts about a label: from the cached histogram of a single mask file, where that
-    is enough, else by reading the label.
+    """Return the facts about a label from the cached histogram of its mask file if possible, else
+    by reading the label.
     """
     if isinstance(sample.mask, Path) and spec.task != "multilabel":
         mask = prober.mask(sample.mask)
@@ -138,7 +133,7 @@ def _label_facts(
 def _label_of_histogram(
     sample: Sample, mask: MaskFacts, spec: LabelSpec, prober: Prober
 ) -> tuple[LabelFacts | None, list[Issue]]:
-    """Count the pixels of each class by the values of a mask, without decoding it again."""
+    """Count the pixels of each class from the histogram of a mask, without decoding it again."""
     path = sample.mask
     if mask.color and spec.palette is None:
         return None, [_no_palette(sample, path, mask, prober)]
@@ -159,7 +154,7 @@ def _label_of_histogram(
             label.counts[index] += count
     if not mask.lossy:
         return label, []
-    reason = f"the mask is {mask.lossy}, which blurs values; this one is intact, but use PNG"
+    reason = f"the mask is {mask.lossy}, which can blur values; its values are intact, but use PNG"
     return label, [_issue("lossy_format", sample, path, reason, prober)]
 
 
@@ -175,7 +170,7 @@ def _bad_values(
     good_pixels = sum(count for value, count, *_ in mask.values if value not in is_bad)
     pixels = mask.size[0] * mask.size[1] - good_pixels
     details = []
-    for value, count, row, column in bad[:MOST_BAD_VALUES]:
+    for value, count, row, column in bad[:MAX_BAD_VALUES]:
         shown = shown_value(value, mask.color)
         details.append({"value": shown, "pixels": count, "row": row, "column": column})
     value, _, row, column = bad[0]
@@ -206,12 +201,12 @@ def _bad_values(
 
 
 def _reason_of_lossy(mask: MaskFacts, pixels: int | None, spec: LabelSpec | None) -> str:
-    """Say what is wrong with a lossy mask and how to fix it.
+    """Return the reason of an issue about a lossy mask.
 
     Args:
         mask: the facts about it.
-        pixels: those whose value is not a class, and
-        spec: the classes; None for both if the classes are not known.
+        pixels: number of pixels whose value is not a class; None if the classes are not known.
+        spec: the classes; None if they are not known.
     """
     start = f"{mask.lossy} blurs masks: {_number_of_values(mask)} values"
     expected = ""
@@ -227,32 +222,32 @@ def _reason_of_lossy(mask: MaskFacts, pixels: int | None, spec: LabelSpec | None
             f"{start}; 0 and 255 with gray between: export again as PNG, or threshold at 128 and"
             " save as PNG (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
         )
-    return (
-        f"{start}{expected}; indices cannot be told from their neighbors any more: export the"
-        " masks again as PNG"
-    )
+    return f"{start}{expected}; the original indices are lost: export the masks again as PNG"
 
 
 def _list_bad(bad: list[list[int]], mask: MaskFacts) -> str:
-    """Return the most frequent bad values as text; "" for a single one."""
+    """Return the most frequent bad values as text; "" for a single value."""
     if len(bad) == 1:
         return ""
-    by_pixels = sorted(bad, key=lambda entry: -entry[1])[:4]
-    shown = ", ".join(
-        f"{shown_value(value, mask.color)} ({count})" for value, count, *_ in by_pixels
-    )
+    shown = []
+    for value, count, *_ in sorted(bad, key=lambda entry: -entry[1])[:4]:
+        shown.append(f"{shown_value(value, mask.color)} ({count})")
     if len(bad) > 4:
-        shown += ", ..."
-    return f"values that are not a class: {shown}; "
+        shown.append("...")
+    return f"values that are not a class: {', '.join(shown)}; "
 
 
 def shown_value(value: int, color: bool) -> int | list[int]:
-    """Return a value as a person writes it: an integer, or [red, green, blue]."""
-    return unpack_rgb(value) if color else value
+    """Return a value for a message: an integer, or [red, green, blue]."""
+    if color:
+        return unpack_rgb(value)
+    return value
 
 
 def _number_of_values(mask: MaskFacts) -> str:
-    return f"more than {len(mask.values)}" if mask.more else str(len(mask.values))
+    if mask.more:
+        return f"more than {len(mask.values)}"
+    return str(len(mask.values))
 
 
 def _label_issues(
@@ -262,17 +257,19 @@ def _label_issues(
     path = next(mask_files(sample), sample.image)
     if image.fault is None and label.size != image.size:
         return [_size_mismatch(sample, path, label.size, image.size, prober)]
-    multilabel = spec.task == "multilabel"
     pixels = label.size[0] * label.size[1]
-    planes = len(spec.classes) if multilabel else 1
-    if label.ignored == pixels * planes:
-        reason = "every pixel is ignored, so that nothing can be learned or measured"
+    if spec.task == "multilabel":
+        all_ignored = label.ignored == pixels * len(spec.classes)
+        objects, reason = label.counts, "no class has a pixel"
+    else:
+        all_ignored = label.ignored == pixels
+        objects, reason = label.counts[1:], f"all pixels are {spec.classes[0]} or ignored"
+    if all_ignored:
+        reason = "every pixel is ignored, so nothing can be learned or measured"
         return [_issue("all_ignored", sample, path, reason, prober)]
-    objects = label.counts if multilabel else label.counts[1:]
     if sum(objects) == 0:
-        reason = "no class has a pixel" if multilabel else f"nothing but {spec.classes[0]}"
         return [_issue("empty_mask", sample, path, reason, prober)]
-    if not multilabel and pixels in label.counts:
+    if spec.task != "multilabel" and pixels in label.counts:
         only = spec.classes[label.counts.index(pixels)]
         return [_issue("one_class_only", sample, path, f"every pixel is {only}", prober)]
     return []

@@ -1,4 +1,4 @@
-"""Problems between the images of a data set: leaks, duplicates, outliers, absent classes."""
+"""Problems that concern several images: leaks, duplicates, outliers, absent classes."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from pathlib import Path
 import numpy as np
 
 from kanseg.data.checks.prober import LabelFacts, Prober, mask_files
-from kanseg.data.formats.issues import MAX_NAMES, Issue, few, issue_of_names
+from kanseg.data.formats.issues import MAX_NAMES, Issue, issue_of_names
 from kanseg.data.io.images import to_channels
 from kanseg.data.io.probe import ImageFacts
 from kanseg.data.label_spec import LabelSpec
+from kanseg.data.names import few
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
 
-Roles = Mapping[str, Sequence[Sample]]  # train, val, test -> samples
+Splits = Mapping[str, Sequence[Sample]]  # train, val, test -> samples
 OUTLIER = 4  # times the median height or width
 
 
-def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issue]:
-    """Find images that are listed for two of train, val and test; a split that is named for both
-    is meant to be in both.
+def in_two_splits(splits: Splits, names: Mapping[str, Sequence[str]]) -> list[Issue]:
+    """Find images that are in two of train, val and test, unless the settings use the same split
+    for both.
+
+    Args:
+        splits: train, val, test -> samples.
+        names: train, val, test -> the names of these splits in the data set.
     """
     issues = []
-    for one, other in combinations(roles, 2):
+    for one, other in combinations(splits, 2):
         if set(names[one]) & set(names[other]):
             continue
-        images = {sample.image for sample in roles[one]}
-        both = [sample.name for sample in roles[other] if sample.image in images]
+        images = {sample.image for sample in splits[one]}
+        both = [sample.name for sample in splits[other] if sample.image in images]
         if both:
             where = f"{' + '.join(names[one])} and in {' + '.join(names[other])}"
             reason = f"{len(both)} images are in {where}"
@@ -39,34 +44,35 @@ def in_two_splits(roles: Roles, names: Mapping[str, Sequence[str]]) -> list[Issu
     return issues
 
 
-def duplicates(roles: Roles, prober: Prober) -> list[Issue]:
+def duplicates(splits: Splits, prober: Prober) -> list[Issue]:
     """Find images with equal pixels, except images of a single color. Of two in different splits,
     `skip_bad` leaves out the one in the earlier split.
     """
     by_pixels: dict[str, dict[Path, tuple[str, Sample]]] = defaultdict(dict)
-    for role, samples in roles.items():
+    for split, samples in splits.items():
         for sample in samples:
             facts = prober.image(sample.image)
             if facts.pixels and not facts.constant:
-                by_pixels[facts.pixels].setdefault(sample.image, (role, sample))
+                by_pixels[facts.pixels].setdefault(sample.image, (split, sample))
     issues = []
     for group in by_pixels.values():
-        *earlier, last = group.values()
-        issues += [_duplicate(role, sample, *last, prober) for role, sample in earlier]
+        *earlier, (last_split, last) = group.values()
+        for split, sample in earlier:
+            issues.append(_duplicate(split, sample, last_split, last, prober))
     return issues
 
 
-def _duplicate(role: str, sample: Sample, last_role: str, last: Sample, prober: Prober) -> Issue:
+def _duplicate(split: str, sample: Sample, last_split: str, last: Sample, prober: Prober) -> Issue:
     """Return the problem of an image that equals another one in the same or a later split."""
     name, other = prober.name(sample.image), prober.name(last.image)
     same = "the same pixels as"
     if _same_bytes(sample.image, last.image):
         same = "the same file as"
-    if role == last_role:
-        reason = f"{same} {other}, both in {role}"
+    if split == last_split:
+        reason = f"{same} {other}, both in {split}"
         return Issue("duplicate", name, reason, details={"other": other})
-    reason = f"{same} {other}: one is in {role}, the other in {last_role}; remove one of them"
-    details = {"other": other, "splits": [role, last_role]}
+    reason = f"{same} {other}: one is in {split}, the other in {last_split}; remove one of them"
+    details = {"other": other, "splits": [split, last_split]}
     return Issue("duplicate_in_two_splits", name, reason, (sample,), details)
 
 
@@ -77,33 +83,34 @@ def _same_bytes(one: Path, other: Path) -> bool:
         return False
 
 
-def groups(group_of: Mapping[str, str] | None, roles: Roles) -> list[Issue]:
+def groups(group_of: Mapping[str, str] | None, splits: Splits) -> list[Issue]:
     """Find images without a group, and groups with images in two of train, val and test.
 
     Args:
         group_of: name of a sample -> group; None without groups.csv.
-        roles: train, val, test -> samples.
+        splits: train, val, test -> samples.
     """
     if group_of is None:
         return []
     issues = []
-    names = {sample.name for samples in roles.values() for sample in samples}
-    without = sorted(names - group_of.keys())
+    without: set[str] = set()
+    splits_of_group: dict[str, set[str]] = defaultdict(set)
+    for split, samples in splits.items():
+        for sample in samples:
+            if sample.name not in group_of:
+                without.add(sample.name)
+            elif group_of[sample.name]:
+                splits_of_group[group_of[sample.name]].add(split)
     if without:
         reason = f"{len(without)} images have no group"
-        issues.append(issue_of_names("no_group", "groups.csv", reason, without))
-    roles_of: dict[str, set[str]] = defaultdict(set)
-    for role, samples in roles.items():
-        for sample in samples:
-            roles_of[group_of.get(sample.name, "")].add(role)
+        issues.append(issue_of_names("no_group", "groups.csv", reason, sorted(without)))
     crossing = {}
-    for group, found in roles_of.items():
-        if group and len(found) > 1:
+    for group, found in splits_of_group.items():
+        if len(found) > 1:
             crossing[group] = sorted(found)
     if crossing:
         reason = (
-            f"{len(crossing)} groups are in two splits, whose scores are then too good:"
-            f" {few(crossing)}"
+            f"{len(crossing)} groups are in two splits, so scores may be too good: {few(crossing)}"
         )
         details = {"groups": dict(list(crossing.items())[:MAX_NAMES])}
         issues.append(Issue("group_in_two_splits", "groups.csv", reason, details=details))
@@ -129,8 +136,8 @@ def size_outliers(samples: Sequence[Sample], prober: Prober) -> list[Issue]:
 
 
 def channels(samples: Sequence[Sample], prober: Prober, wanted: int) -> list[Issue]:
-    """Find images that do not convert to the channels of the network, and mixtures of gray, RGB and
-    16-bit images.
+    """Find images that cannot be converted to the channels of the network, and data sets of several
+    kinds of images (gray, RGB, 16-bit).
     """
     images = _readable(samples, prober)
     issues = []
@@ -141,10 +148,10 @@ def channels(samples: Sequence[Sample], prober: Prober, wanted: int) -> list[Iss
         except InputError:
             none = ""
             if facts.channels in (2, 4) and not facts.alpha:
-                none = ", none of which the file calls alpha,"
+                none = ", none of them alpha,"
             reason = (
                 f"has {facts.channels} channels{none} and data.channels is {wanted}; convert the"
-                f" image, or give data.channels {facts.channels}"
+                f" image, or set data.channels to {facts.channels}"
             )
             name, details = prober.name(sample.image), {"channels": facts.channels}
             issues.append(Issue("channels", name, reason, (sample,), details))
@@ -171,50 +178,54 @@ def _readable(samples: Sequence[Sample], prober: Prober) -> dict[Sample, ImageFa
 
 
 def _floats_among_integers(images: Mapping[Sample, ImageFacts], prober: Prober) -> list[Issue]:
-    """Find the fewer of float and integer images: a network takes one or the other, because their
-    values are scaled differently.
+    """If a data set has both float and integer images, find those of the rarer type: their values
+    are scaled differently, so a network accepts only one type.
     """
     floats, integers = [], []
     for sample, facts in images.items():
-        (floats if facts.is_float else integers).append(sample)
+        if facts.is_float:
+            floats.append(sample)
+        else:
+            integers.append(sample)
     if not floats or not integers:
         return []
-    fewer, others = (floats, "integers") if len(floats) <= len(integers) else (integers, "floats")
+    rarer, others = floats, "integers"
+    if len(integers) < len(floats):
+        rarer, others = integers, "floats"
     issues = []
-    for sample in fewer:
+    for sample in rarer:
         reason = f"is {images[sample].kind}, and most images hold {others}; convert it"
         issues.append(Issue("channels", prober.name(sample.image), reason, (sample,)))
     return issues
 
 
 def without_data(samples: Sequence[Sample], prober: Prober) -> list[str]:
-    """Return a note on the pixels that the images mark as without data."""
+    """Return a note about the pixels that images mark as without data (GDAL_NODATA)."""
     marking = [f for f in _readable(samples, prober).values() if f.nodata is not None]
     pixels = sum(facts.nodata for facts in marking)
     if not pixels:
         return []
     area = sum(facts.size[0] * facts.size[1] for facts in marking)
     return [
-        f"{len(marking)} images name a value for pixels without data (GDAL_NODATA):"
+        f"{len(marking)} images define a value for pixels without data (GDAL_NODATA):"
         f" {100 * pixels / area:.1f} % of their pixels have it; they are ignored in masks and left"
-        " out of statistics, and the network sees the mean there"
+        " out of statistics, and the network gets the mean there"
     ]
 
 
 def absent_classes(
-    roles: Roles, labels: Mapping[Sample, LabelFacts], spec: LabelSpec
+    splits: Splits, labels: Mapping[Sample, LabelFacts], spec: LabelSpec
 ) -> list[Issue]:
-    """Find classes of which a split has no pixel."""
+    """Find classes without a pixel in a split."""
     issues = []
-    for role, samples in roles.items():
+    for split, samples in splits.items():
         counts = [labels[sample].counts for sample in samples if sample in labels]
         if not counts:
             continue
-        purpose = "to train on" if role == "train" else "to measure on"
         for name, pixels in zip(spec.classes, np.sum(counts, axis=0), strict=True):
             if not pixels:
-                reason = f"{role} has no pixel of {name} {purpose}"
-                details = {"split": role, "class": name}
+                reason = f"{split} has no pixel of {name}"
+                details = {"split": split, "class": name}
                 issues.append(Issue("class_absent", ".", reason, details=details))
     return issues
 
@@ -222,23 +233,23 @@ def absent_classes(
 def masks_of_0_and_255(
     labels: Mapping[Sample, LabelFacts], spec: LabelSpec, prober: Prober
 ) -> list[Issue]:
-    """Find masks of 0 and 255 if 255 is an ignored index: probably object masks, which are read as
-    nothing but background and ignored.
+    """Find masks of 0 and 255 if 255 is the ignored index: probably 255 marks the object, and the
+    masks are misread as background and ignored.
     """
     if spec.mask_values is not None or spec.ignore_index != 255 or spec.task == "multilabel":
         return []
-    suspicious, have_objects = [], False
+    suspicious, have_objects = [], False  # have_objects: other masks hold class indices
     for sample, label in labels.items():
         if any(label.counts[1:]):
             have_objects = True
         # crowds of a COCO file are meant to be ignored
         elif label.ignored and label.counts[0] and isinstance(sample.mask, Path):
             suspicious.append(sample)
-    code, cure = "mask_0_255", "if 255 is the object, give mask_values: {0: 0, 255: 1}"
+    code, fix = "mask_0_255", "if 255 is the object, give mask_values: {0: 0, 255: 1}"
     if have_objects:
         code = "mask_maybe_0_255"
-        cure = "others hold indices; if 255 is the object here, divide this mask by 255"
-    reason = f"holds 0 and 255 only, which reads as {spec.classes[0]} and ignored; {cure}"
+        fix = "other masks hold indices; if 255 is the object here, divide this mask by 255"
+    reason = f"holds only 0 and 255, which is read as {spec.classes[0]} and ignored; {fix}"
     issues = []
     for sample in suspicious:
         path = next(mask_files(sample), sample.image)

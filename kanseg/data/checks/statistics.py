@@ -55,8 +55,12 @@ class Statistics:
         """Share of each class of the pixels that are not ignored (multilabel: of all pixels); NaN
         if there are none.
         """
-        total = self.area if self.multilabel else int(self.pixels.sum())
-        return self.pixels / total if total else np.full(len(self.pixels), np.nan)
+        total = int(self.pixels.sum())
+        if self.multilabel:
+            total = self.area
+        if total == 0:
+            return np.full(len(self.pixels), np.nan)
+        return self.pixels / total
 
     def class_text(self, index: int) -> str:
         """Return share and images of a class: `12.50 %, in 7`."""
@@ -68,35 +72,45 @@ class Statistics:
         named = zip(spec.classes, self.shares, strict=True)
         shares = [f"{name} {100 * share:.1f} %" for name, share in named]
         if self.ignored:
-            area = self.area * (len(spec.classes) if self.multilabel else 1)
+            area = self.area
+            if self.multilabel:
+                area *= len(spec.classes)
             shares.append(f"ignored {100 * self.ignored / max(area, 1):.1f} % of all")
         return f"{kinds} images; pixels: {', '.join(shares)}"
 
     def to_json(self, spec: LabelSpec | None) -> dict[str, Any]:
-        """Return the statistics as numbers and names."""
+        """Return the statistics for the JSON report."""
+        sizes = []
+        for (height, width), count in self.sizes.most_common():
+            sizes.append({"height": height, "width": width, "images": count})
         classes = []
-        for index, name in enumerate(spec.classes if spec else ()):
-            share = float(self.shares[index])
-            classes.append(
-                {
-                    "name": name,
-                    "pixels": int(self.pixels[index]),
-                    "share": None if np.isnan(share) else round(share, 6),
-                    "images": int(self.with_class[index]),
-                }
-            )
+        if spec is not None:
+            for index, name in enumerate(spec.classes):
+                share = None
+                if not np.isnan(self.shares[index]):
+                    share = round(float(self.shares[index]), 6)
+                classes.append(
+                    {
+                        "name": name,
+                        "pixels": int(self.pixels[index]),
+                        "share": share,
+                        "images": int(self.with_class[index]),
+                    }
+                )
         return {
             "images": self.images,
             "kinds": dict(self.kinds),
-            "sizes": [
-                {"height": height, "width": width, "images": count}
-                for (height, width), count in self.sizes.most_common()
-            ],
+            "sizes": sizes,
             "mean": [round(value, 6) for value in self.mean],
             "std": [round(value, 6) for value in self.std],
             "ignored_pixels": self.ignored,
             "classes": classes,
         }
+
+
+def three_digits(values: Sequence[float]) -> str:
+    """Return values as text with three digits: `0.485 0.456 0.406`."""
+    return " ".join(f"{value:.3f}" for value in values)
 
 
 def statistics(
@@ -105,7 +119,7 @@ def statistics(
     spec: LabelSpec | None,
     prober: Prober,
 ) -> Statistics:
-    """Count over the samples whose images can be read; classes over those that have a label too."""
+    """Return the statistics of the samples whose images can be read."""
     result = Statistics()
     readable: list[ImageFacts] = []
     counts = []

@@ -42,8 +42,9 @@ CIFARS = {
 
 
 def _idx_files(root: Path, name: str) -> dict[tuple[str, int], Path] | None:
-    """(split, dimensions) -> file, packed or not, in root or where torchvision puts it; None unless
-    all four are there.
+    """Find (split, dimensions) -> file, compressed or not, in root or where torchvision puts it.
+
+    Returns None unless all four files exist.
     """
     for folder in (root / IDX_SETS[name][0] / "raw", root, root / "raw"):
         found = {}
@@ -59,8 +60,8 @@ def _idx_files(root: Path, name: str) -> dict[tuple[str, int], Path] | None:
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The array in an idx file: two zeros, 8 for uint8, the number of dimensions, the dimensions
-    (uint32, big endian), the values.
+    """Read the array in an idx file: two zeros, 8 for uint8, the number of dimensions, the
+    dimensions (uint32, big endian), the values.
 
     Raises:
         InputError: a damaged file, or one of another kind.
@@ -70,7 +71,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
             content = stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(
-            f"{path}: the file is damaged or truncated ({error}); fetch it anew"
+            f"{path}: the file is damaged or truncated ({error}); download it again"
         ) from None
     start = 4 * (1 + dimensions)
     shape: tuple[int, ...] = ()
@@ -79,18 +80,20 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) - start != np.prod(shape):
         raise InputError(
             f"{path}: not an idx file of a {dimensions}-dimensional array of bytes"
-            f" ({len(content)} bytes); fetch it anew"
+            f" ({len(content)} bytes); download it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _lies_as_idx(root: Path, *, name: str) -> bool:
+def _is_idx(root: Path, *, name: str) -> bool:
+    """True if the files of the set are in torchvision's folder, or have its first labels."""
     files = _idx_files(root, name)
     if files is None:
         return False
-    if files["train", LABELS].parent != root and files["train", LABELS].parent != root / "raw":
+    labels = files["train", LABELS]
+    if labels.parent not in (root, root / "raw"):
         return True  # in torchvision's folder of that name
-    return tuple(_read_idx(files["train", LABELS], LABELS)[:10].tolist()) == IDX_SETS[name][2]
+    return tuple(_read_idx(labels, LABELS)[:10].tolist()) == IDX_SETS[name][2]
 
 
 def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImages:
@@ -100,13 +103,14 @@ def _open_idx(root: Path, download: bool, seed: int, *, name: str) -> FoundImage
     files = _idx_files(root, name)
     if files is None:
         raise InputError(
-            f"{root}: {original} is not there: looked for train-images-idx3-ubyte and its three"
-            f" companions (also .gz) in it and in {original}/raw/; copy them there, or set"
+            f"{root}: {original} not found: looked for train-images-idx3-ubyte and the three files"
+            f" that belong to it (also .gz) in it and in {original}/raw/; copy them there, or set"
             " --data.download true"
         )
     splits = {}
     for split in PREFIXES:
-        images = ArrayImages(_read_idx(files[split, IMAGES], IMAGES), f"{files[split, IMAGES]}")
+        path = files[split, IMAGES]
+        images = ArrayImages(_read_idx(path, IMAGES), str(path))
         path = files[split, LABELS]
         values = _read_idx(path, LABELS)
         labels = checked_labels(values, len(images), str(path), num_classes=len(classes))
@@ -128,16 +132,18 @@ def _download(name: str, root: Path) -> None:
 
 
 def _cifar_parent(root: Path, name: str) -> Path:
-    """The folder that holds the set's folder; root may be either of them."""
-    return root.parent if root.name == CIFARS[name][1] else root
+    """Return the folder that holds the folder of the set; root may be either of them."""
+    if root.name == CIFARS[name][1]:
+        return root.parent
+    return root
 
 
-def _lies_as_cifar(root: Path, *, name: str) -> bool:
+def _is_cifar(root: Path, *, name: str) -> bool:
     return (_cifar_parent(root, name) / CIFARS[name][1]).is_dir()
 
 
 def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundImages:
-    """Open CIFAR by torchvision. Its files are pickles, so only those with the MD5 sums of the
+    """Open CIFAR with torchvision. Its files are pickles, so only files with the MD5 sums of the
     authors' files are opened.
     """
     from torchvision import datasets
@@ -149,7 +155,7 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
     try:
         parts = {split: kind(parent, train=split == "train") for split in ("train", "test")}
     except RuntimeError:
-        state = "is not there"
+        state = "is missing"
         if (parent / folder).is_dir():
             state = "is incomplete or damaged (by its MD5 sums)"
         raise InputError(
@@ -168,11 +174,9 @@ def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundIma
 
 for _name in IDX_SETS:
     FORMATS.register(_name)(
-        ImageFormat(partial(_open_idx, name=_name), partial(_lies_as_idx, name=_name), fixed=True)
+        ImageFormat(partial(_open_idx, name=_name), partial(_is_idx, name=_name), fixed=True)
     )
 for _name in CIFARS:
     FORMATS.register(_name)(
-        ImageFormat(
-            partial(_open_cifar, name=_name), partial(_lies_as_cifar, name=_name), fixed=True
-        )
+        ImageFormat(partial(_open_cifar, name=_name), partial(_is_cifar, name=_name), fixed=True)
     )

@@ -18,6 +18,7 @@ from kanseg.data.classification.sources import (
     cut_exactly,
 )
 from kanseg.data.io.decode_errors import decoder_errors
+from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
 
 CIFAR10_CLASSES = (
@@ -32,13 +33,12 @@ CIFAR10_CLASSES = (
     "ship",
     "truck",
 )
-SPLITS = ("train", "val", "test")
-TEST_SHARE = 0.2  # of a set that has no test images of its own
+TEST_SHARE = 0.2  # of the images of a set without test images
 
 
 def npz_keys(root: Path) -> set[str]:
-    """The names of the arrays in root, or in the one .npz file in the folder root; empty where
-    there is no such file.
+    """Return the names of the arrays in the .npz file `root`, or in the only .npz file of that
+    folder; empty if there is no such file.
     """
     files = _npz_files(root)
     if len(files) != 1 or not zipfile.is_zipfile(files[0]):
@@ -51,11 +51,13 @@ def npz_keys(root: Path) -> set[str]:
 def _npz_files(root: Path) -> list[Path]:
     if root.is_dir():
         return sorted(path for path in root.glob("*.npz") if not path.name.startswith("."))
-    return [root] if root.suffix == ".npz" and root.is_file() else []
+    if root.suffix == ".npz" and root.is_file():
+        return [root]
+    return []
 
 
 def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """The file and its arrays; pickled objects are refused."""
+    """Return the file and its arrays; pickled objects are refused."""
     files = _npz_files(root)
     if len(files) != 1:
         hint = "; data.root must be the file, or the folder that holds it"
@@ -70,7 +72,7 @@ def _read_npz(root: Path) -> tuple[Path, dict[str, np.ndarray]]:
             return path, {name: archive[name] for name in archive.files}
     except InputError as error:
         if "allow_pickle" not in str(error):
-            raise InputError(f"{error}; fetch it anew") from None
+            raise InputError(f"{error}; download it again") from None
         raise InputError(
             f"{path}: holds Python objects, which are refused; save plain arrays"
         ) from None
@@ -102,7 +104,7 @@ def _require(path: Path, arrays: Mapping[str, np.ndarray], *names: str) -> None:
 
 
 def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The array `classes`, or numbers up to the largest label of the training images."""
+    """Return the array `classes`, or the numbers up to the largest label of the training images."""
     if "classes" not in arrays:
         labels = checked_labels(arrays["y_train"], len(arrays["x_train"]), f"{path}: y_train")
         present = np.unique(labels)
@@ -116,9 +118,11 @@ def _class_names(path: Path, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...
     names = arrays["classes"]
     if names.dtype.kind not in "US" or names.ndim != 1:
         raise InputError(
-            f"{path}: classes: expected a row of texts, got {names.dtype} of shape {names.shape}"
+            f"{path}: classes: expected a row of strings, got {names.dtype} of shape {names.shape}"
         )
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    if names.dtype.kind == "S":
+        return tuple(name.decode() for name in names.tolist())
+    return tuple(names.tolist())
 
 
 def _open_cifar10_jpeg(root: Path, download: bool, seed: int) -> FoundImages:
@@ -150,7 +154,7 @@ def _open_digits(root: Path, download: bool, seed: int) -> FoundImages:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            "the digits come with scikit-learn: python -m pip install scikit-learn"
+            "data.format digits needs scikit-learn: python -m pip install scikit-learn"
         ) from None
     digits = load_digits()
     images = ArrayImages(np.round(digits.images * (255 / 16)).astype(np.uint8), "digits")

@@ -22,15 +22,15 @@ REFUSED = {
     "MixUp": "it mixes batches, not images: use the setting mixup",
     "CutMix": "it mixes batches, not images: use the setting cutmix",
     "Normalize": "images are normalized once, by data.mean and data.std",
-    "Compose": "the list is one already",
-    "Lambda": "a function cannot be given as data",
-    "Transform": "it is the base of the others",
+    "Compose": "the list is composed already",
+    "Lambda": "a function cannot be written in a config",
+    "Transform": "it is the base class of the others",
 }
 CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
 
 
 class ImageAugmentation:
-    """(image, seed) -> image: the same seed gives the same result, whatever came before.
+    """Augment an image by torchvision transforms; the same seed gives the same result.
 
     Args:
         transforms: [{name: {option: value}}] or names alone, of `torchvision.transforms.v2`;
@@ -45,8 +45,8 @@ class ImageAugmentation:
         self._transforms = [_build(spec) for spec in transforms]
 
     def __call__(self, image: np.ndarray, seed: int, *, name: str = "image") -> np.ndarray:
-        """(H, W, C) uint8 or uint16 -> (H', W', C) of its type; a uint16 image comes back as
-        float32 in [0, 1].
+        """Augment an image: (H, W, C) uint8 or uint16 -> (H', W', C) of the same type; uint16
+        becomes float32 in [0, 1].
 
         Raises:
             InputError: a transform fails on this image, or returns something else than an image
@@ -56,11 +56,10 @@ class ImageAugmentation:
             return image
         from torchvision.tv_tensors import Image
 
-        if image.dtype == np.uint16:  # hardly a transform takes 16 bits
+        if image.dtype == np.uint16:  # few transforms take 16 bits
             image = image.astype(np.float32) / 65535
         changed = Image(torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")))
-        # These transforms draw from torch's generator of the CPU; torch.manual_seed would seed
-        # those of the GPUs too.
+        # These transforms use torch's CPU generator; torch.manual_seed would seed the GPUs too.
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(seed)
             try:
@@ -81,14 +80,14 @@ class ImageAugmentation:
             is_image = is_image and changed.numpy().dtype == image.dtype
         if not is_image:
             raise InputError(
-                f"{name}: augmentation made {made} of an image, expected {image.dtype}"
+                f"{name}: augmentation turned an image into {made}, expected {image.dtype}"
                 f" ({channels}, H, W); leave out ToDtype, ToPILImage, FiveCrop and the like"
             )
         return np.ascontiguousarray(changed.numpy().transpose(1, 2, 0))
 
 
 def _build(spec: Spec):
-    """A torchvision transform from its name and options."""
+    """Build a torchvision transform from its name and options."""
     from torchvision.transforms import v2
 
     name = next(iter(spec), None) if isinstance(spec, Mapping) else spec
@@ -111,8 +110,8 @@ def _build(spec: Spec):
 
 
 def _value(name: str, option: str, value: object) -> object:
-    """The value of an option: a text of an enumeration as its member, an inner list of transforms
-    as transforms.
+    """Convert the value of an option: the name of an enumeration member to the member, an inner
+    list of transforms to transforms.
     """
     from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
@@ -135,15 +134,15 @@ def _value(name: str, option: str, value: object) -> object:
 
 
 class Mixer:
-    """(images, labels, seed) -> (images, targets): MixUp, CutMix, or either by a coin where
-    both are asked for; one mixture a batch.
+    """Mix the images of a batch by MixUp or CutMix; if both are set, one of them at random for each
+    batch.
 
     Each image is mixed with another of its batch in the proportion l : 1 - l, l from Beta(alpha,
-    alpha): all of it (MixUp, https://arxiv.org/abs/1710.09412), or in a rectangle (CutMix,
+    alpha): all pixels (MixUp, https://arxiv.org/abs/1710.09412), or a rectangle (CutMix,
     https://arxiv.org/abs/1905.04899).
 
     Args:
-        mixup, cutmix: alpha; 0 for none of it.
+        mixup, cutmix: alpha; 0 switches it off.
         num_classes: N.
         label_smoothing: share of each target that is spread evenly over all classes.
 
@@ -169,32 +168,40 @@ class Mixer:
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) floats and (B,) int64 -> (B, C, H, W) and (B, N) float32, rows of which sum
-        to 1; what is given is not changed.
+        """Mix a batch: (B, C, H, W) floats and (B,) int64 -> (B, C, H, W) and (B, N) float32 whose
+        rows sum to 1. The arguments are not modified.
         """
         targets = F.one_hot(labels, self.num_classes).float()
         targets = targets * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
         if not (self.mixup or self.cutmix):
             return images, targets
-        random = np.random.default_rng(seed)  # not torch's: the same on every device
-        cutting = self.cutmix > 0 and (self.mixup == 0 or random.random() < 0.5)
-        alpha = self.cutmix if cutting else self.mixup
-        share = float(random.beta(alpha, alpha))
-        others = torch.from_numpy(random.permutation(len(images))).to(images.device)
-        if not cutting:
+        rng = np.random.default_rng(seed)  # not torch's: the same on every device
+        use_cutmix = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
+        alpha = self.mixup
+        if use_cutmix:
+            alpha = self.cutmix
+        share = float(rng.beta(alpha, alpha))
+        others = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+        if not use_cutmix:
             mixed = images.lerp(images[others], 1 - share)
             return mixed, targets.lerp(targets[others], 1 - share)
         height, width = images.shape[2:]
-        top, bottom = _interval(height, np.sqrt(1 - share), random.random())
-        left, right = _interval(width, np.sqrt(1 - share), random.random())
+        top, bottom = _interval(height, np.sqrt(1 - share), rng.random())
+        left, right = _interval(width, np.sqrt(1 - share), rng.random())
         mixed = images.clone()
         mixed[:, :, top:bottom, left:right] = images[others, :, top:bottom, left:right]
-        # the border may have cut the rectangle
+        # the edge of the image may cut the rectangle
         share = 1 - (bottom - top) * (right - left) / (height * width)
         return mixed, targets.lerp(targets[others], 1 - share)
 
 
-def _interval(length: int, share: float, place: float) -> tuple[int, int]:
-    """A piece of `share` of a line of pixels around a point, cut off at the ends."""
-    center, half = int(place * length), int(share * length / 2)
+def _interval(length: int, share: float, position: float) -> tuple[int, int]:
+    """Return (start, end) of a `share` of a line of pixels around a position, clipped to the line.
+
+    Args:
+        length: pixels of the line.
+        share: of the pixels, 0 to 1.
+        position: of the center, 0 to 1.
+    """
+    center, half = int(position * length), int(share * length / 2)
     return max(0, center - half), min(length, center + half)

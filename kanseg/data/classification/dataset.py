@@ -1,4 +1,4 @@
-"""Sets of labeled images -> tensors."""
+"""Open sets of labeled images, and load them as tensors."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from kanseg.data.classification.sources import (
 from kanseg.data.dataset import ImageDataset
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.split_record import Content, digest
+from kanseg.data.splits import SPLITS
 from kanseg.data.transforms import sample_seed
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-SPLITS = ("train", "val", "test")
-# (images by split, splits that kanseg has dealt, names of the classes) -> images by split, or None
+# (images by split, splits that kanseg has made, names of the classes) -> images by split, or None
 Choose = Callable[
     [dict[str, ImageSource], set[str], Sequence[str]], "dict[str, ImageSource] | None"
 ]
-# Up to so many image files are decoded before a training; of more, only the headers are read.
+# Up to this number of image files, a training decodes all of them first; of more, it reads only the
+# headers.
 DECODED = 50_000
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Names of the classes, and labeled images by split: "train", and "val" and "test" where the
-    set has them.
+    """Class names, and labeled images by split: "train", and "val" and "test" if the set has
+    them.
     """
 
     classes: tuple[str, ...]
@@ -66,16 +67,16 @@ def open_images(
     Args:
         root: folder of the set, or its .npz file.
         format: one of FORMATS, or "auto" to detect it.
-        download: download mnist, fashion_mnist, cifar10 or cifar100 to root where it is missing.
-        train, val, test: splits of the set that are used as such; empty for none.
-        val_share: share of the training images that becomes val where the set has no split val; 0
+        download: download mnist, fashion_mnist, cifar10 or cifar100 to root if it is missing.
+        train, val, test: names of the splits of the set to use; empty for none.
+        val_share: share of the training images that becomes val if the set has no split val; 0
             for no val.
         split_seed: of all splits that kanseg makes.
-        limit: number of training images that are kept, the classes in their proportions.
+        limit: number of training images to keep, with the classes in their proportions.
         check: read all image files once (of more than 50 000, only the headers).
-        log: gets a line for everything that was decided.
-        choose: for a resumed run: replaces `limit` and gives every image the split that it had;
-            None from it keeps what was found.
+        log: receives a line for every decision.
+        choose: for a resumed run, instead of `limit`: returns the images in the splits of that run,
+            or None to keep the splits that were found.
 
     Raises:
         InputError: files, labels or settings that cannot be used.
@@ -86,26 +87,29 @@ def open_images(
             f" {val_share} and {limit}"
         )
     root = Path(root)
-    form = _detected(root, log) if format == "auto" else format
-    if form not in FORMATS:
+    if format == "auto":
+        format = _detect_format(root, log)
+    elif format not in FORMATS:
         raise InputError(
-            f"data.format: {form!r} is not one of auto,"
-            f" {', '.join(FORMATS)}{nearest(form, FORMATS)}"
+            f"data.format: {format!r} is not one of auto,"
+            f" {', '.join(FORMATS)}{nearest(format, FORMATS)}"
         )
-    found = FORMATS[form].open(root, download, split_seed)
+    found = FORMATS[format].open(root, download, split_seed)
     for note in found.notes:
         log(f"data: {note}")
     splits = _named_splits(root, found, {"train": train, "val": val, "test": test}, log)
-    dealt = set(found.dealt)
+    seeded = set(found.seeded)
     if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
-        exact = FORMATS[form].fixed
+        exact = FORMATS[format].fixed
         splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
-        dealt |= {"train", "val"}
-    kept = None if choose is None else choose(splits, dealt, found.classes)
+        seeded |= {"train", "val"}
+    kept = None
+    if choose is not None:
+        kept = choose(splits, seeded, found.classes)
     if kept is not None:
         splits = kept
     elif limit is not None and limit < len(splits["train"]):
-        log(f"data: {limit} of {len(splits['train'])} training images are kept")
+        log(f"data: data.limit keeps {limit} of {len(splits['train'])} training images")
         splits["train"] = limited(splits["train"], limit, split_seed)
     ordered = {split: splits[split] for split in SPLITS if split in splits}
     result = ImageSet(found.classes, ordered)
@@ -123,30 +127,30 @@ def _named_splits(
     names: Mapping[str, Sequence[str]],
     log: Callable[[str], None],
 ) -> dict[str, ImageSource]:
-    """The images of train, val and test.
+    """Return the images of train, val and test.
 
     Args:
         root: of the set.
         found: its splits.
-        names: train, val and test -> the splits of the set that are used as such.
-        log: for what was decided.
+        names: train, val and test -> the splits of the set to use.
+        log: receives a line for every decision.
 
     Raises:
-        InputError: splits that the set does not have, none to train on, or one to train on that is
-            used for val or test too.
+        InputError: splits that the set does not have, no training split, or a training split that
+            is used for val or test too.
     """
     train, val, test = (names[split] for split in SPLITS)
     trained = [name for name in train if name in (*val, *test)]
     if trained:
         raise InputError(
-            f"split {', '.join(trained)} is in data.train and in data.val or data.test: a score on"
-            " images that were trained on says nothing"
+            f"split {', '.join(trained)} is in data.train and in data.val or data.test: scores on"
+            " training images are meaningless"
         )
     for name in val:
         if name in test:
             log(
-                f"data: split {name!r} selects the weights and measures them too: its score is"
-                " optimistic"
+                f"data: split {name!r} is used as val, which selects the weights, and as test: its"
+                " score is too good"
             )
     splits = {}
     for split in SPLITS:
@@ -155,8 +159,7 @@ def _named_splits(
             splits[split] = source
     if "train" not in splits:
         raise InputError(
-            f"{root}: no split to train on is named in data.train (found:"
-            f" {', '.join(found.splits)})"
+            f"{root}: data.train names no split to train on (found: {', '.join(found.splits)})"
         )
     return splits
 
@@ -171,17 +174,18 @@ def _with_val(
     log: Callable[[str], None],
 ) -> dict[str, ImageSource]:
     """Split training images into train and val."""
-    train, val = cut_exactly(source, share, seed) if exact else cut(source, share, seed, root)
-    how = "" if exact else ", by a hash of each"
-    log(
-        f"data: there is no split 'val': {len(val)} training images are taken for it, by seed"
-        f" {seed}{how}"
-    )
+    if exact:
+        train, val = cut_exactly(source, share, seed)
+        how = f"seed {seed}"
+    else:
+        train, val = cut(source, share, seed, root)
+        how = f"seed {seed} and a hash of each"
+    log(f"data: there is no split 'val': {len(val)} training images become val, by {how}")
     return {"train": train, "val": val}
 
 
 def limited(source: ImageSource, limit: int, seed: int) -> ImageSource:
-    """The first `limit` images of a seeded order that has the classes in their proportions."""
+    """Return `limit` images, drawn by a seed with the classes in their proportions."""
     return source.subset(np.sort(stratified_order(source.labels, seed)[:limit]))
 
 
@@ -193,30 +197,34 @@ def many_files(splits: Mapping[str, ImageSource]) -> bool:
 def image_contents(
     source: ImageSource, classes: Sequence[str], root: Path, *, ends_only: bool
 ) -> dict[str, Content]:
-    """Name -> content of each image, and of its label."""
+    """Return name -> digests of each image and of its label."""
     labels = [digest(name.encode()) for name in classes]
     images = source.digests(ends_only=ends_only)
-    return {
-        key: Content(image, labels[label])
-        for key, image, label in zip(source.keys(root), images, source.labels, strict=True)
-    }
+    contents = {}
+    for key, image, label in zip(source.keys(root), images, source.labels, strict=True):
+        contents[key] = Content(image, labels[label])
+    return contents
 
 
-def _detected(root: Path, log: Callable[[str], None]) -> str:
-    """Detect the format of the set.
+def _detect_format(root: Path, log: Callable[[str], None]) -> str:
+    """Return the name of the format of a set.
 
     Raises:
-        InputError: none, or several.
+        InputError: no format matches, or several do.
     """
     if not root.exists():
         raise InputError(
             f"{root}: no such file or folder (looked for {root.resolve()}); correct data.root, or"
-            " name a data.format that needs none (digits)"
+            " set data.format to one without files (digits)"
         )
-    formats: dict[str, ImageFormat] = {name: FORMATS[name] for name in FORMATS}
-    found = [name for name, kind in formats.items() if not kind.fallback and kind.lies_in(root)]
-    if not found:
-        found = [name for name, kind in formats.items() if kind.fallback and kind.lies_in(root)]
+    found: list[str] = []
+    for fallback in (False, True):
+        for name in FORMATS:
+            kind: ImageFormat = FORMATS[name]
+            if kind.fallback == fallback and kind.matches(root):
+                found.append(name)
+        if found:
+            break
     if len(found) != 1:
         what = "is not a set of labeled images in a known format (data/README.md)"
         if found:
@@ -229,8 +237,8 @@ def _detected(root: Path, log: Callable[[str], None]) -> str:
 def _source(
     root: Path, found: FoundImages, split: str, names: list[str], log: Callable[[str], None]
 ) -> ImageSource | None:
-    """The images of train, val or test: those of the splits `names` of the set. None where no names
-    are given, or where the set has no val or test.
+    """Return the images of train, val or test, which are those of the splits `names` of the set;
+    None without names, or if the set has no val or test.
     """
     if not names:
         return None
@@ -247,53 +255,55 @@ def _source(
             f" correct data.{split}"
         )
     if split == "test":
-        log("data: there is no split 'test', so nothing is measured on one")
+        log("data: there is no split 'test', so there will be no test scores")
     return None
 
 
 def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
-    """Check that class names are unique and that there are images of two classes to train on."""
-    twice = [name for name in images.classes if images.classes.count(name) > 1]
-    if twice:
-        raise InputError(f"{root}: two classes are called {twice[0]!r}; give each its own name")
+    """Check that class names are unique and that the training images have two classes or more."""
+    for name in images.classes:
+        if images.classes.count(name) > 1:
+            raise InputError(f"{root}: two classes are called {name!r}; give each its own name")
     present = set(np.unique(images.splits["train"].labels).tolist())
     if len(present) < 2:
         raise InputError(
-            f"{root}: the training images are of one class only ({images.classes[min(present)]});"
-            " there must be two to tell apart"
+            f"{root}: the training images are all of one class ({images.classes[min(present)]});"
+            " a classifier needs two or more"
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
         names = ", ".join(absent[:SHOWN])
         if len(absent) > SHOWN:
             names += " and others"
-        log(f"data: no image of {names} to train on")
+        log(f"data: there are no training images of {names}")
 
 
 def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
     """Check that all image files can be read.
 
     Raises:
-        InputError: the first 20 that cannot, and their number.
+        InputError: the first 20 unreadable files, and their number.
     """
     decode = not many_files(images.splits)
     faults: dict[str, None] = {}  # a file can be in two splits
     for source in images.splits.values():
         faults |= dict.fromkeys(source.faults(decode=decode))
     if faults:
-        more = f" (the first {SHOWN} are named above)" if len(faults) > SHOWN else ""
+        more = ""
+        if len(faults) > SHOWN:
+            more = f" (the first {SHOWN} are named above)"
         count = f"{root}: {len(faults)} images cannot be read{more}; replace or remove them"
         raise InputError("\n".join([*list(faults)[:SHOWN], count]))
     if not decode:
         log(
-            f"data: more than {DECODED} files: their headers were checked; an image that is"
-            " damaged further on stops the run by its name"
+            f"data: more than {DECODED} files, so only their headers were checked; an image with"
+            " damaged pixels stops the run with an error that names it"
         )
 
 
 class ClassificationDataset(ImageDataset):
-    """Items are {"image": (C, H, W) float32, "label": int, "index": int}; a batch of them has int64
-    labels.
+    """Labeled images as tensors: items are {"image": (C, H, W) float32, "label": int, "index":
+    int}; a batch has int64 labels.
 
     Args:
         source: labeled images.

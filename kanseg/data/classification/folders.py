@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from kanseg.data.classification.arrays import TEST_SHARE
 from kanseg.data.classification.formats import FORMATS, FoundImages, ImageFormat
 from kanseg.data.classification.sources import SHOWN, FileImages, ImageSource, cut
+from kanseg.data.formats.listing import supported_formats
 from kanseg.data.io.images import IMAGE_SUFFIXES
+from kanseg.data.names import natural_key, shorten
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
 from kanseg.utils.registry import nearest
@@ -18,21 +19,14 @@ from kanseg.utils.registry import nearest
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def _natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key: class_2 before class_10."""
-    key = []
-    for part in re.split(r"([0-9]+)", path.name):
-        key.append((1, int(part), "") if part.isdigit() else (0, 0, part))
-    return key
-
-
 def _subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, without hidden ones, class_2 before class_10."""
     found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(found, key=_natural_key)
+    return sorted(found, key=lambda path: natural_key(path.name))
 
 
 def _images(folder: Path) -> list[str]:
-    """All image files in the folder and below it, without hidden ones."""
+    """Return all image files in the folder and below it, without hidden ones."""
     found = []
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -49,14 +43,15 @@ def _has_images(folder: Path) -> bool:
     return False
 
 
-def _looks_like_classes(root: Path) -> bool:
+def _has_class_folders(root: Path) -> bool:
+    """True if the folder has a folder train/, or folders with images."""
     if not root.is_dir():
         return False
     return (root / "train").is_dir() or any(_has_images(folder) for folder in _subfolders(root))
 
 
 def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
-    """The images of a split.
+    """Return the images of a split with their labels.
 
     Raises:
         InputError: a folder that is not a class, or no images.
@@ -67,32 +62,39 @@ def _labeled(folder: Path, classes: tuple[str, ...]) -> ImageSource:
         name = subfolder.name
         if name not in classes:
             raise InputError(
-                f"{subfolder}: there is no such class to train on{nearest(name, classes)}"
-                f" (classes: {_shortened(classes)})"
+                f"{subfolder}: the training images have no such class{nearest(name, classes)}"
+                f" (classes: {shorten(classes)})"
             )
         images = _images(subfolder)
         paths += images
         labels += [classes.index(name)] * len(images)
     if not paths:
         raise InputError(
-            f"{folder}: no images ({', '.join(s[1:] for s in IMAGE_SUFFIXES)}) in folders CLASS/"
-            " of it"
+            f"{folder}: expected a folder of images ({supported_formats()}) for each class, found"
+            " none"
         )
     return ImageSource.of(FileImages(paths), labels)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(folder))
+    """Return the names of the class folders in a folder.
+
+    Raises:
+        InputError: folders without images, or a data set for segmentation.
+    """
+    names, empty = [], []
+    for path in _subfolders(folder):
+        names.append(path.name)
+        if not _has_images(path):
+            empty.append(f"{path}: a class without images; add some, or remove the folder")
     if {"images", "masks"} <= set(names):
         raise InputError(
-            f"{folder}: images/ and masks/ are the form for segmentation; to classify, put the"
-            " images into a folder a class"
+            f"{folder}: images/ and masks/ are the layout for segmentation; to classify, put the"
+            " images of each class into a folder of its own"
         )
-    empty = [path for path in _subfolders(folder) if not _has_images(path)]
-    lines = [f"{path}: a class without images; add some, or remove the folder" for path in empty]
-    if lines:
-        raise InputError("\n".join(lines[:SHOWN]))
-    return names
+    if empty:
+        raise InputError("\n".join(empty[:SHOWN]))
+    return tuple(names)
 
 
 def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
@@ -107,27 +109,24 @@ def _open_folder(root: Path, download: bool, seed: int) -> FoundImages:
             if any(_has_images(subfolder) for subfolder in _subfolders(path)):
                 found[path.name] = _labeled(path, classes)
             else:  # such as ImageNet's test/
-                notes.append(f"{path}: its images are in no folders of classes, so it is left out")
+                notes.append(f"{path}: left out, because its images are not in class folders")
         return FoundImages(classes, found, tuple(notes))
     splits = [path.name for path in _subfolders(root) if path.name.lower() in SPLIT_NAMES]
     if splits:
         raise InputError(
-            f"{root}: {', '.join(splits)} look like splits, but there is no folder train/: name"
-            " them train/, val/ and test/"
+            f"{root}: {', '.join(splits)} look like splits, but there is no folder train/: rename"
+            " them to train/, val/ and test/"
         )
     classes = _class_names(root)
-    train, test = cut(_at_least_two(_labeled(root, classes), root), TEST_SHARE, seed, root)
-    note = (
-        f"no folder train/: the folders are classes, and {len(test)} of {len(train) + len(test)}"
-        f" images are split off for the test by seed {seed}, by a hash of the name"
-    )
-    return FoundImages(classes, {"train": train, "test": test}, (note,), ("train", "test"))
-
-
-def _at_least_two(source: ImageSource, root: Path) -> ImageSource:
+    source = _labeled(root, classes)
     if len(source) < 2:
         raise InputError(f"{root}: one image cannot be split into train and test")
-    return source
+    train, test = cut(source, TEST_SHARE, seed, root)
+    note = (
+        f"no folder train/: the folders are classes, and {len(test)} of {len(source)} images become"
+        f" the test split, by seed {seed} and a hash of the name"
+    )
+    return FoundImages(classes, {"train": train, "test": test}, (note,), ("train", "test"))
 
 
 def _must_be_folder(root: Path) -> None:
@@ -139,25 +138,30 @@ def _must_be_folder(root: Path) -> None:
 
 
 def _open_tiny_imagenet(root: Path, download: bool, seed: int) -> FoundImages:
-    """Classes are numbered in the order of their sorted WordNet ids, as if they were folders."""
+    """Open Tiny ImageNet; classes are numbered by their sorted WordNet ids, as torchvision's
+    ImageFolder does.
+    """
     _must_be_folder(root)
     for name in ("wnids.txt", "train", "val/images", "val/val_annotations.txt"):
         if not (root / name).exists():
             raise InputError(
-                f"{root}: {name} is not there; expected Tiny ImageNet as unpacked: train/, val/"
-                " and wnids.txt"
+                f"{root}: {name} is missing; expected the unpacked Tiny ImageNet: train/, val/ and"
+                " wnids.txt"
             )
     lines = [line.strip() for line in read_text(root / "wnids.txt").splitlines()]
     ids = tuple(sorted({line for line in lines if line}))
     splits = {"train": _labeled(root / "train", ids), "val": _annotated(root / "val", ids)}
     notes: tuple[str, ...] = ()
     if (root / "test").is_dir():
-        notes = ("the images of test/ have no labels: name val for the test too, or leave it out",)
+        notes = (
+            "the images of test/ have no labels and are left out; set data.test to [val], or leave"
+            " it out",
+        )
     return FoundImages(_class_words(root / "words.txt", ids), splits, notes)
 
 
 def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
-    """The images that val_annotations.txt lists: `NAME<tab>ID<tab>box`."""
+    """Return the labeled images that val_annotations.txt lists: `NAME<tab>ID<tab>box`."""
     table, paths, labels = folder / "val_annotations.txt", [], []
     for number, line in enumerate(read_text(table).splitlines(), 1):
         if not line.strip():
@@ -176,8 +180,8 @@ def _annotated(folder: Path, ids: tuple[str, ...]) -> ImageSource:
 
 
 def _class_words(table: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
-    """The first word of each id in words.txt, followed by the id where several have the same word;
-    the ids themselves without the file.
+    """Return the first word of each id in words.txt, followed by the id if several have the same
+    word; the ids themselves without that file.
     """
     if not table.is_file():
         return ids
@@ -189,17 +193,13 @@ def _class_words(table: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
     names = [words.get(key) or key for key in ids]
     unique = []
     for name, key in zip(names, ids, strict=True):
-        unique.append(name if names.count(name) == 1 else f"{name} ({key})")
+        if names.count(name) > 1:
+            name = f"{name} ({key})"
+        unique.append(name)
     return tuple(unique)
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    if len(names) <= 12:
-        return ", ".join(names)
-    return f"{', '.join(names[:10])}, ... ({len(names)} in all)"
 
 
 FORMATS.register("tiny_imagenet")(
     ImageFormat(_open_tiny_imagenet, lambda root: (root / "wnids.txt").is_file())
 )
-FORMATS.register("folder")(ImageFormat(_open_folder, _looks_like_classes, fallback=True))
+FORMATS.register("folder")(ImageFormat(_open_folder, _has_class_folders, fallback=True))

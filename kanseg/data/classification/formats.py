@@ -1,4 +1,4 @@
-"""The registry of formats of labeled images, and what a format returns."""
+"""The formats of labeled images: their registry, and the images that a format finds."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kanseg.utils.registry import Registry
 
 @dataclass(frozen=True)
 class FoundImages:
-    """A set of labeled images as it was found.
+    """The labeled images that a format has found.
 
     Args:
         classes: their names.
-        splits: images by the name that the set has for a split.
-        notes: what was decided while reading.
-        dealt: splits that kanseg has made itself.
+        splits: images by the name of the split in the data set.
+        notes: lines for the log about decisions while reading.
+        seeded: splits that kanseg has made itself, from a seed.
     """
 
     classes: tuple[str, ...]
     splits: Mapping[str, ImageSource]
     notes: tuple[str, ...] = ()
-    dealt: tuple[str, ...] = ()
+    seeded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class ImageFormat:
 
     Args:
         open: (root, download, seed of splits that have to be made) -> the images; raises an
-            InputError where they cannot be used.
-        lies_in: True if a root looks like this format.
-        fallback: tried only where no other format fits.
-        fixed: its sets never grow, so that splits can have exact shares.
+            InputError if they cannot be used.
+        matches: (root) -> True if the files in it look like this format.
+        fallback: tried only if no other format matches.
+        fixed: its sets never grow, so splits can have exact shares.
     """
 
     open: Callable[[Path, bool, int], FoundImages]
-    lies_in: Callable[[Path], bool]
+    matches: Callable[[Path], bool]
     fallback: bool = False
     fixed: bool = False
 

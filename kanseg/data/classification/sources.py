@@ -1,13 +1,12 @@
-"""Labeled images, wherever they lie: in arrays, in files, or encoded in memory."""
+"""Labeled images in arrays, in files, or as JPEG bytes in memory."""
 
 from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +21,8 @@ from kanseg.data.splits import share_of
 from kanseg.utils.errors import InputError
 
 T = TypeVar("T")
-AT_ONCE = 10_000  # images that wait for a thread
-SHOWN = 20  # faults that are listed; the rest are counted
+CHUNK = 10_000  # images that are queued at once
+SHOWN = 20  # faults that are listed; the rest is counted
 
 
 class Images(ABC):
@@ -34,50 +33,65 @@ class Images(ABC):
 
     @abstractmethod
     def read(self, row: int) -> np.ndarray:
-        """(H, W, C) uint8 or uint16.
+        """Read an image, (H, W, C) uint8 or uint16.
 
         Raises:
             InputError: it cannot be read.
         """
 
     def decoded(self, row: int) -> DecodedImage:
-        """The image with its alpha channel and its pixels without data, where it has such."""
+        """Read an image with its alpha channel and its pixels without data, if it has any."""
         return as_decoded(self.read(row))
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """The name of the image in error messages."""
+        """Return the name of an image for error messages."""
 
     @abstractmethod
     def size(self, row: int) -> tuple[int, int]:
-        """(H, W), without decoding the image where that can be avoided."""
+        """Return (H, W), without decoding the image if that can be avoided."""
 
     def fault(self, row: int, *, decode: bool) -> str | None:
-        """Why the image cannot be read, or None; without `decode` only its header is read."""
+        """Return why an image cannot be read, or None; without `decode` only its header is read."""
         return None
 
     def unit(self, row: int, root: Path) -> str:
-        """What a seeded split hashes, so that an image keeps its split as others come and go: the
-        path of a file below the root, without the suffix; else the content.
+        """Return the string that a seeded split hashes: the path of a file relative to the root,
+        without the suffix; for images without a file, the digest. An image keeps its split when
+        others are added or removed.
         """
         return self.digest(row)
 
     def key(self, row: int, root: Path) -> str:
-        """The name of the image below the root of the data set."""
+        """Return the name of an image relative to the root of the data set."""
         return self.name(row)
 
     @abstractmethod
     def digest(self, row: int, *, ends_only: bool = False) -> str:
-        """Hexadecimal digits of the content, as of `kanseg.data.split_record.digest`.
+        """Return the digest of the content; see `kanseg.data.split_record.digest`.
 
         Args:
             row: of the image.
-            ends_only: for large sets: hash only the size and the ends of a file.
+            ends_only: hash only the size and both ends of a file, for large sets.
         """
 
 
-class ArrayImages(Images):
-    """Images of one array.
+class _RowImages(Images):
+    """Images that are the rows of an array; `where` is the name of the array."""
+
+    where: str
+
+    def name(self, row: int) -> str:
+        return f"{self.where}[{row}]"
+
+    def key(self, row: int, root: Path) -> str:
+        """Return the name without the folder of its file: FILE.npz: x_train[3]."""
+        folder = root if root.is_dir() else root.parent
+        return self.name(row).removeprefix(f"{folder}/")
+
+
+class ArrayImages(_RowImages):
+    """Images in one array.
 
     Args:
         values: (n, H, W) or (n, H, W, C) uint8 or uint16.
@@ -103,20 +117,15 @@ class ArrayImages(Images):
                 f"{where}: channels come last, (n, H, W, C), got the shape {values.shape}; use"
                 " transpose(0, 2, 3, 1)"
             )
-        self.values = values if values.ndim == 4 else values[..., None]
-        self.where = where
+        if values.ndim == 3:
+            values = values[..., None]
+        self.values, self.where = values, where
 
     def __len__(self) -> int:
         return len(self.values)
 
     def read(self, row: int) -> np.ndarray:
         return self.values[row]
-
-    def name(self, row: int) -> str:
-        return f"{self.where}[{row}]"
-
-    def key(self, row: int, root: Path) -> str:
-        return _below(self.name(row), root)
 
     def digest(self, row: int, *, ends_only: bool = False) -> str:
         return digest(self.values[row])
@@ -157,19 +166,22 @@ class FileImages(Images):
 
     def fault(self, row: int, *, decode: bool) -> str | None:
         try:
-            decode_image(self.paths[row]) if decode else image_mode(self.paths[row])
+            if decode:
+                decode_image(self.paths[row])
+            else:
+                image_mode(self.paths[row])
         except InputError as error:
             return str(error)
         return None
 
 
-class JpegImages(Images):
-    """JPEG images in one array of bytes, which share a header.
+class JpegImages(_RowImages):
+    """JPEG images in one array of bytes, with a common header.
 
     Args:
-        header: bytes that come first in each of them.
-        data: (bytes,) uint8, the rest of all.
-        offsets: (n + 1,) where each begins and ends in `data`.
+        header: bytes at the start of every image.
+        data: (bytes,) uint8, the remaining bytes of all images.
+        offsets: (n + 1,) start of each image in `data`, and the end of the last.
         where: name of the array.
     """
 
@@ -179,7 +191,7 @@ class JpegImages(Images):
         if not covers or (np.diff(offsets) <= 0).any():
             raise InputError(
                 f"{where}: the offsets must rise from 0 to the {len(data)} bytes of the images;"
-                " the file is damaged, fetch it anew"
+                " the file is damaged, download it again"
             )
         self.header, self.data, self.offsets, self.where = header.tobytes(), data, offsets, where
 
@@ -195,14 +207,10 @@ class JpegImages(Images):
             with decoder_errors(self.name(row)), self._open(row) as image:
                 array = np.asarray(image)
         except InputError as error:
-            raise InputError(f"{error}; fetch the file anew") from None
-        return array if array.ndim == 3 else array[:, :, None]
-
-    def name(self, row: int) -> str:
-        return f"{self.where}[{row}]"
-
-    def key(self, row: int, root: Path) -> str:
-        return _below(self.name(row), root)
+            raise InputError(f"{error}; download the file again") from None
+        if array.ndim == 2:
+            array = array[:, :, None]
+        return array
 
     def digest(self, row: int, *, ends_only: bool = False) -> str:
         return digest(self.data[self.offsets[row] : self.offsets[row + 1]])
@@ -212,44 +220,38 @@ class JpegImages(Images):
             return image.height, image.width
 
 
-def _below(name: str, root: Path) -> str:
-    """The name of a row without the folder of its file: FILE.npz: x_train[3]."""
-    folder = root if root.is_dir() else root.parent
-    return name.removeprefix(f"{folder}/")
-
-
 @dataclass(frozen=True, eq=False)
 class ImageSource:
     """Labeled images: `source[i]` is (image (H, W, C) uint8 or uint16, label, name).
 
     Args:
         parts: where the images are.
-        places: (n, 2) part and row in it of each image.
+        locations: (n, 2) index of the part, and row in it, of each image.
         labels: (n,) int64 class indices.
     """
 
     parts: tuple[Images, ...]
-    places: np.ndarray
+    locations: np.ndarray
     labels: np.ndarray
 
     @staticmethod
     def of(images: Images, labels: np.ndarray) -> ImageSource:
-        """All of the images, in their order."""
+        """Return all images, in their order."""
         assert len(images) == len(labels)
         rows = np.arange(len(images))
-        places = np.stack([np.zeros_like(rows), rows], axis=1)
-        return ImageSource((images,), places, np.asarray(labels, dtype=np.int64))
+        locations = np.stack([np.zeros_like(rows), rows], axis=1)
+        return ImageSource((images,), locations, np.asarray(labels, dtype=np.int64))
 
     @staticmethod
     def joined(sources: Sequence[ImageSource]) -> ImageSource:
-        """The images of several sources, one after the other."""
+        """Return the images of several sources, one after the other."""
         parts: list[Images] = []
-        places, labels = [], []
+        locations, labels = [], []
         for source in sources:
-            places.append(source.places + [len(parts), 0])
+            locations.append(source.locations + [len(parts), 0])
             labels.append(source.labels)
             parts += source.parts
-        return ImageSource(tuple(parts), np.concatenate(places), np.concatenate(labels))
+        return ImageSource(tuple(parts), np.concatenate(locations), np.concatenate(labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -259,103 +261,94 @@ class ImageSource:
         return image.values, label, name
 
     def decoded(self, index: int) -> tuple[DecodedImage, int, str]:
-        """(image with its alpha channel and pixels without data, label, name)."""
-        part, row = self._place(index)
+        """Read an image with its alpha channel and pixels without data; (image, label, name)."""
+        part, row = self._locate(index)
         return part.decoded(row), int(self.labels[index]), part.name(row)
 
-    def _place(self, index: int) -> tuple[Images, int]:
-        part, row = self.places[index]
+    def _locate(self, index: int) -> tuple[Images, int]:
+        """Return the part that holds an image, and its row there."""
+        part, row = self.locations[index]
         return self.parts[part], int(row)
 
     def subset(self, indices: np.ndarray) -> ImageSource:
-        """The images at the indices, in the order of the indices."""
-        return ImageSource(self.parts, self.places[indices], self.labels[indices])
+        """Return the images at the indices, in the order of the indices."""
+        return ImageSource(self.parts, self.locations[indices], self.labels[indices])
 
     def names(self) -> list[str]:
-        """The names of all images; no image is read."""
-        return [part.name(row) for part, row in map(self._place, range(len(self)))]
+        """Return the names of all images; no image is read."""
+        return [part.name(row) for part, row in map(self._locate, range(len(self)))]
 
     def units(self, root: Path) -> list[str]:
-        """What a seeded split hashes of each image (`Images.unit`)."""
-        return list(self._each(partial(_unit, root=root), np.arange(len(self))))
+        """Return the string of each image that a seeded split hashes (`Images.unit`)."""
+        return self._map(lambda part, row: part.unit(row, root), np.arange(len(self)))
 
     def keys(self, root: Path) -> list[str]:
-        """The name of each image below the root (`Images.key`)."""
-        return [part.key(row, root) for part, row in map(self._place, range(len(self)))]
+        """Return the name of each image relative to the root (`Images.key`)."""
+        return [part.key(row, root) for part, row in map(self._locate, range(len(self)))]
 
     def digests(self, *, ends_only: bool = False) -> list[str]:
-        """The content of each image (`Images.digest`)."""
-        return list(self._each(partial(_digest, ends_only=ends_only), np.arange(len(self))))
+        """Return the digest of each image (`Images.digest`)."""
+        return self._map(
+            lambda part, row: part.digest(row, ends_only=ends_only), np.arange(len(self))
+        )
 
     def sizes(self) -> set[tuple[int, int]]:
-        """The (H, W) of all images, by their headers."""
-        parts = np.unique(self.places[:, 0]).tolist()
-        if all(isinstance(self.parts[i], ArrayImages) for i in parts):
-            return {self.parts[i].size(0) for i in parts}
-        return set(self._each(_size, np.arange(len(self))))
+        """Return the (H, W) of all images, from their headers."""
+        parts = [self.parts[number] for number in np.unique(self.locations[:, 0])]
+        if all(isinstance(part, ArrayImages) for part in parts):
+            return {part.size(0) for part in parts}
+        return set(self._map(lambda part, row: part.size(row), np.arange(len(self))))
 
     @property
     def in_files(self) -> np.ndarray:
         """Indices of the images that are files of their own."""
         files = [number for number, part in enumerate(self.parts) if isinstance(part, FileImages)]
-        return np.flatnonzero(np.isin(self.places[:, 0], files))
+        return np.flatnonzero(np.isin(self.locations[:, 0], files))
 
     def faults(self, *, decode: bool) -> list[str]:
-        """A line for each file that cannot be read."""
-        found = self._each(partial(_fault, decode=decode), self.in_files)
+        """Return a line for each file that cannot be read."""
+        found = self._map(lambda part, row: part.fault(row, decode=decode), self.in_files)
         return [fault for fault in found if fault is not None]
 
-    def _each(
-        self, function: Callable[[tuple[Images, int]], T], indices: np.ndarray
-    ) -> Iterator[T]:
-        """Call a function with the place of each image, in threads: decoding releases the GIL.
-        Sets can hold millions of images, so they are submitted in pieces.
+    def _map(self, function: Callable[[Images, int], T], indices: np.ndarray) -> list[T]:
+        """Call a function with the part and the row of each image, in threads.
+
+        Decoding releases the GIL. A set can hold millions of images, so they are queued in chunks.
         """
+        results: list[T] = []
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(indices), AT_ONCE):
-                yield from pool.map(function, map(self._place, indices[start : start + AT_ONCE]))
-
-
-def _fault(place: tuple[Images, int], *, decode: bool) -> str | None:
-    return place[0].fault(place[1], decode=decode)
-
-
-def _size(place: tuple[Images, int]) -> tuple[int, int]:
-    return place[0].size(place[1])
-
-
-def _unit(place: tuple[Images, int], *, root: Path) -> str:
-    return place[0].unit(place[1], root)
-
-
-def _digest(place: tuple[Images, int], *, ends_only: bool) -> str:
-    return place[0].digest(place[1], ends_only=ends_only)
+            for start in range(0, len(indices), CHUNK):
+                chunk = self.locations[indices[start : start + CHUNK]]
+                parts = [self.parts[part] for part in chunk[:, 0]]
+                results += pool.map(function, parts, chunk[:, 1].tolist())
+        return results
 
 
 def checked_labels(
     values: np.ndarray, count: int, where: str, *, num_classes: int | None = None
 ) -> np.ndarray:
-    """(n,) int64 class indices for `count` images.
+    """Check the labels of `count` images and return them as (n,) int64 class indices.
 
     Raises:
-        InputError: other than integers, another number than there are images, or indices without
+        InputError: values that are not integers, one label too many or too few, or indices without
             a class.
     """
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise InputError(
-            f"{where}: labels are (n,) integers, class indices from 0 on, got {values.dtype} of"
+            f"{where}: labels must be (n,) integers, class indices from 0, got {values.dtype} of"
             f" shape {values.shape}; convert them"
         )
     if len(values) != count:
         raise InputError(
             f"{where}: {len(values)} labels for {count} images; each image must have one"
         )
-    top = np.inf if num_classes is None else num_classes - 1
-    bad = np.flatnonzero((values < 0) | (values > top))
+    largest, allowed = np.inf, "0 or more"
+    if num_classes is not None:
+        largest, allowed = num_classes - 1, f"0 to {num_classes - 1}"
+    bad = np.flatnonzero((values < 0) | (values > largest))
     if len(bad):
-        allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         rows = ", ".join(f"{values[i]} in row {i}" for i in bad[:5])
         raise InputError(
             f"{where}: {len(bad)} labels are out of range ({allowed}): {rows}; correct them, or the"
@@ -365,11 +358,12 @@ def checked_labels(
 
 
 def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> np.ndarray:
-    """A seeded order of the samples in which every prefix has the classes in their proportions.
+    """Return a seeded order of the samples in which every prefix has the classes in their
+    proportions.
 
-    The r-th sample of a class of n (in a seeded order) comes at (r + offset) / n. With offset 0 the
-    first samples hold one of each class; with 0.5 a class of one sample is left out of every
-    beginning below a half.
+    Sample r of a class of n samples (in a seeded order) is sorted by (r + offset) / n. With offset
+    0 the first samples hold one of each class; with 0.5 a class of one sample is in no prefix of
+    less than half of all samples.
     """
     mixed = np.random.default_rng(seed).permutation(len(labels))
     by_class = np.argsort(labels[mixed], kind="stable")
@@ -384,9 +378,9 @@ def cut(
 ) -> tuple[ImageSource, ImageSource]:
     """Cut off a seeded `share` of the images.
 
-    An image is cut off by a hash of the seed and of its name below the root, or of its pixels where
-    it has no file, so that images of a growing set keep their splits. One image of each class is
-    left, and at least one is cut off.
+    A hash of the seed and of the name of an image, or of its pixels if it has no file, decides, so
+    that images keep their split when a set grows. At least one image of each class remains, and at
+    least one image is cut off.
 
     Args:
         source: two images or more.
@@ -395,17 +389,17 @@ def cut(
         root: of the data set.
 
     Returns:
-        The rest and the share, both in the order of the source.
+        The remaining images and those that are cut off, both in the order of the source.
     """
     hashes = np.array([share_of(unit, seed, "cut") for unit in source.units(root)])
     off = hashes < share
     for label in np.unique(source.labels):
-        mine = np.flatnonzero(source.labels == label)
-        if off[mine].all():
-            off[mine[hashes[mine].argmax()]] = False
+        members = np.flatnonzero(source.labels == label)
+        if off[members].all():
+            off[members[hashes[members].argmax()]] = False
     if not off.any():
         counts = np.bincount(source.labels)
-        spare = counts[source.labels] > 1  # of a class that is left with one
+        spare = counts[source.labels] > 1  # its class keeps another image
         off[np.where(spare | ~spare.any(), hashes, 2.0).argmin()] = True
     return source.subset(np.flatnonzero(~off)), source.subset(np.flatnonzero(off))
 
@@ -414,7 +408,7 @@ def cut_exactly(source: ImageSource, share: float, seed: int) -> tuple[ImageSour
     """Cut off a seeded, stratified `share` of a set that never changes.
 
     Returns:
-        The rest and the share, both in the order of the source.
+        The remaining images and those that are cut off, both in the order of the source.
     """
     count = min(max(1, round(share * len(source))), len(source) - 1)
     order = stratified_order(source.labels, seed, offset=0.5)

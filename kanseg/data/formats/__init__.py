@@ -1,4 +1,4 @@
-"""Layouts of a data set on disk -> its samples, one file a layout.
+"""Readers of the layouts of a data set on disk, one module per layout.
 
 Import `open_data` from `kanseg.data`.
 """

@@ -4,7 +4,6 @@ folders named after the classes).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.listing import list_images
 from kanseg.data.label_spec import LabelSpec
+from kanseg.data.names import natural_key
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
@@ -46,14 +46,14 @@ class MaskFiles:
 
 
 def list_masks(folder: Path, root: Path, notes: list[str], problems: list[Issue]) -> MaskFiles:
-    """List the files of a folder masks/; folders beside files are left out, which is noted.
+    """List the files of a folder masks/; folders next to files are left out, with a note.
 
     Args:
         folder, root, notes, problems: see `list_images`; a missing folder is a problem.
     """
     if not folder.is_dir():
         where = folder.parent.relative_to(root).as_posix()
-        problems.append(Issue("layout", where, "images/ has no masks/ beside it"))
+        problems.append(Issue("layout", where, "there is a folder images/, but no folder masks/"))
         return MaskFiles({}, {})
     files = list_images(folder, root, notes, problems)
     if files:
@@ -67,8 +67,10 @@ def list_masks(folder: Path, root: Path, notes: list[str], problems: list[Issue]
 
 def class_folder_names(masks: Sequence[MaskFiles]) -> list[str]:
     """Return the names of the class folders, class_2 before class_10."""
-    names = {name for each in masks for name in each.by_class}
-    return sorted(names, key=_natural_order)
+    names: set[str] = set()
+    for files in masks:
+        names.update(files.by_class)
+    return sorted(names, key=natural_key)
 
 
 def multilabel_spec(
@@ -77,20 +79,20 @@ def multilabel_spec(
     """Return the label spec of masks in class folders, and the folder of each class.
 
     Args:
-        found: names of the folders, as of `class_folder_names`.
+        found: names of the folders, from `class_folder_names`.
         given: label settings.
-        notes: receives what was decided.
+        notes: receives lines about decisions.
 
     Raises:
-        InputError: another task is asked for, or a folder is not a class.
+        InputError: the settings have another task, or a folder is not a class.
     """
     task = given.get("task", "multilabel")
     if task != "multilabel":
-        cure = "give task: multilabel"
+        fix = "give task: multilabel"
         if task == "binary":
-            cure += ", or for task: binary put all masks into one folder"
+            fix += ", or for task: binary put all masks into one folder"
         raise InputError(
-            f"masks/ holds a folder per class, which does not fit a {task} task; {cure}"
+            f"masks/ holds a folder per class, which does not fit a {task} task; {fix}"
         )
     classes = given.get("classes") or _class_names(found)
     folders = list(classes)
@@ -109,14 +111,14 @@ def multilabel_spec(
         if len(found) == 1:
             single = "; task: binary reads it as background and foreground"
         notes.append(
-            f"masks/ has a folder per class ({', '.join(found)}): read as multilabel, every value"
-            f" but 0 means that the class is present{single}"
+            f"masks/ has a folder per class ({', '.join(found)}): read as multilabel, all values"
+            f" except 0 mean that the class is present{single}"
         )
     return spec, folders
 
 
 def _class_names(found: Sequence[str]) -> list[str]:
-    """Return names of classes for the folders found."""
+    """Return the class names for folders that are named or numbered."""
     if not all(name.isdigit() for name in found):
         return list(found)
     if list(found) != [str(index) for index in range(len(found))]:
@@ -125,11 +127,3 @@ def _class_names(found: Sequence[str]) -> list[str]:
             " them, or give classes"
         )
     return [f"class_{name}" for name in found]
-
-
-def _natural_order(name: str) -> list[tuple[int, str]]:
-    """Sort key that compares numbers in names as numbers."""
-    parts = []
-    for part in re.split(r"(\d+)", name):
-        parts.append((int(part), "") if part.isdigit() else (-1, part))
-    return parts

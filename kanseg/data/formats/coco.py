@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,15 +17,16 @@ from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.rasterize import Annotation, Region
-from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, shorten
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
+from kanseg.data.names import nfc, shorten
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
-from kanseg.data.splits import SPLITS, nfc
+from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import LARGEST, read_json
 from kanseg.utils.registry import nearest
 
-MAX_NAME = 3000  # bytes of a path below the root; Linux allows 4096 in all
+MAX_NAME = 3000  # bytes of a path relative to the root; Linux allows 4096 for the whole path
 MAX_COORDINATE = 1e6
 SINGLE = "annotations.json"
 BACKGROUND = "background"
@@ -55,7 +56,7 @@ class AnnotationFile:
 
 
 def is_coco(root: Path) -> bool:
-    """True if there are JSON files where COCO has them."""
+    """True if the folder has JSON files with the names of COCO annotations."""
     return bool(_annotation_files(root))
 
 
@@ -72,17 +73,17 @@ def read_coco(
     annotations/instances_*.json, {train,valid,test}/_annotations.coco.json (Roboflow), or
     annotations.json (with a seeded split).
 
-    The `file_name` of an image is looked for in images/SPLIT/, images/, SPLIT/ and root. The
-    classes are the background and the categories by id, and smaller objects cover larger ones;
-    `task: multilabel` keeps overlaps and has no background. Given `classes` select categories.
-    Crowds become ignored pixels; but if every object is a crowd, as exports of brushes mark them,
-    they are objects.
+    The `file_name` of an image is searched in images/SPLIT/, images/, SPLIT/ and root. The classes
+    are the background and the categories by id, and smaller objects are drawn over larger ones;
+    `task: multilabel` keeps overlaps and has no background. `classes` in the settings select
+    categories. Crowds become ignored pixels, unless every object is a crowd, as in the exports of
+    brush tools: then they are read as objects.
 
     Args:
         root, overrides, seed, max_pixels, strict: see `read_folder`.
 
     Raises:
-        InputError: files that are not COCO annotations, names that lead out of the folder, classes
+        InputError: files that are not COCO annotations, file names outside of the folder, classes
             that are not categories; with `strict` any other error.
     """
     root = Path(root)
@@ -108,7 +109,8 @@ def read_coco(
     split_by_hash = files[0].split == ""
     if split_by_hash:
         by_name = {sample.name: sample for sample in splits.pop("")}
-        # Hash the file: a name grows when another folder gets a file with the same stem.
+        # The path of the file is hashed, because the name of a sample changes when another folder
+        # gets a file with the same stem.
         units = {name: unit_of(sample, root) for name, sample in by_name.items()}
         stems = split_or_problem(root, sorted(by_name), groups, seed, notes, problems, units=units)
         for split, members in stems.items():
@@ -129,19 +131,20 @@ def _annotation_files(root: Path) -> list[AnnotationFile]:
     """Find the JSON files of the first layout that exists: annotations/, Roboflow's, one file."""
     folder = root / "annotations"
     paths = sorted(folder.glob(f"{PREFIX}*.json"))
-    paths += [folder / f"{split}.json" for split in SPLITS if (folder / f"{split}.json").is_file()]
-    stems = {path: path.stem.removeprefix(PREFIX) for path in paths}
-    # train2017 is train, unless there are several of train
+    for split in SPLITS:
+        if (folder / f"{split}.json").is_file():
+            paths.append(folder / f"{split}.json")
     year = re.compile(r"^(train|val|test)[-_]?\d{4}$")
-    plain = {path: year.sub(r"\1", stem) for path, stem in stems.items()}
-    count = Counter(plain.values())
-    if paths:
-        files = []
-        for path, stem in stems.items():
-            split = plain[path] if count[plain[path]] == 1 else stem
-            files.append(AnnotationFile(path, split, stem))
+    files, without_year = [], []
+    for path in paths:
+        stem = path.stem.removeprefix(PREFIX)
+        files.append(AnnotationFile(path, stem, stem))
+        without_year.append(year.sub(r"\1", stem))
+    for number, split in enumerate(without_year):
+        if without_year.count(split) == 1:  # train2017 is train, unless there is a train2014 too
+            files[number] = replace(files[number], split=split)
+    if files:
         return files
-    files = []
     for name, split in ROBOFLOW_SPLITS.items():
         if (root / name / ROBOFLOW).is_file():
             files.append(AnnotationFile(root / name / ROBOFLOW, split, name))
@@ -157,24 +160,19 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     """Read a JSON file with lists of images, annotations and categories."""
     content = read_json(path)
     for key, needed in NEEDED_KEYS.items():
-        entries = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(f"{path}: not COCO annotations, there is no list {key!r}")
-        for number, entry in enumerate(entries):
-            if not _has_keys(entry, needed):
-                names = " or no ".join(repr(name) for name in needed)
-                raise InputError(f"{path}: {key}[{number}] has no {names}")
+        for number, entry in enumerate(content[key]):
+            for name in needed:
+                if not isinstance(entry, dict) or not isinstance(entry.get(name), (int, str)):
+                    raise InputError(f"{path}: {key}[{number}] has no {name!r}")
     return content
 
 
-def _has_keys(entry: object, needed: Sequence[str]) -> bool:
-    if not isinstance(entry, dict):
-        return False
-    return all(isinstance(entry.get(name), (int, str)) for name in needed)
-
-
 def _categories(contents: Mapping[AnnotationFile, dict[str, Any]]) -> dict[int, str]:
-    """Return id -> name of all files, sorted by id; a name that several have gets its id added."""
+    """Return id -> name of the categories of all files, sorted by id; duplicate names get the id
+    as suffix.
+    """
     found: dict[int, str] = {}
     for file, content in contents.items():
         for entry in content["categories"]:
@@ -193,7 +191,9 @@ def _categories(contents: Mapping[AnnotationFile, dict[str, Any]]) -> dict[int, 
     unique = {}
     for number in sorted(found):
         name = found[number]
-        unique[number] = name if count[name] == 1 else f"{name}_{number}"
+        if count[name] > 1:
+            name = f"{name}_{number}"
+        unique[number] = name
     return unique
 
 
@@ -202,13 +202,15 @@ def _without_unused_parents(
     contents: Mapping[AnnotationFile, dict[str, Any]],
     notes: list[str],
 ) -> dict[int, str]:
-    """Leave out categories that are the supercategory of another one and have no object: Roboflow
-    writes such a category first.
+    """Leave out categories that are the supercategory of another category and have no object, such
+    as the first category in Roboflow's files.
     """
     parents, used, unused = set(), set(), []
     for content in contents.values():
-        parents |= {repr(entry.get("supercategory")) for entry in content["categories"]}
-        used |= {entry["category_id"] for entry in content["annotations"]}
+        for entry in content["categories"]:
+            parents.add(repr(entry.get("supercategory")))
+        for entry in content["annotations"]:
+            used.add(entry["category_id"])
     for content in contents.values():
         for entry in content["categories"]:
             is_parent = repr(entry["name"]) in parents
@@ -225,14 +227,15 @@ def _without_unused_parents(
 def _crowds_as_objects(
     contents: dict[AnnotationFile, dict[str, Any]], notes: list[str]
 ) -> dict[AnnotationFile, dict[str, Any]]:
-    """Remove the mark of crowds if all objects have it."""
-    marks = []
+    """Read crowds as objects if all objects are crowds."""
+    crowds = objects = 0
     for content in contents.values():
-        marks += [bool(entry.get("iscrowd")) for entry in content["annotations"]]
-    if not marks or not all(marks):
+        objects += len(content["annotations"])
+        crowds += sum(bool(entry.get("iscrowd")) for entry in content["annotations"])
+    if not objects or crowds < objects:
         return contents
     notes.append(
-        "every object is marked iscrowd: 1, as exports of brushes and of SAM are: they are read as"
+        "all objects have iscrowd: 1, as in the exports of brush tools and SAM: they are read as"
         " objects, not as ignored crowds"
     )
     unmarked = {}
@@ -245,13 +248,13 @@ def _crowds_as_objects(
 def _label_spec(
     root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]
 ) -> tuple[LabelSpec, dict[int, int | None]]:
-    """Return the label spec, and category id -> class index (None for one that is not selected)."""
+    """Return the label spec, and category id -> class index (None if it is not selected)."""
     if "mask_values" in given:
         raise InputError(f"{root}: mask_values has no meaning for COCO annotations; leave it out")
     if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
         raise InputError(
-            f"{root}: ignore_index has no meaning for COCO annotations, of which crowds are"
-            " ignored; leave it out, or select among the classes"
+            f"{root}: ignore_index has no meaning for COCO annotations, where crowds are ignored;"
+            " leave it out, or select categories with classes"
         )
     multilabel = given.get("task") == "multilabel"
     names = list(categories.values())
@@ -259,18 +262,22 @@ def _label_spec(
         classes = tuple(given.get("classes") or names)
         selected = classes
     else:
-        # a category named background is what no object covers
+        # the class background is the pixels without objects, not a category
         objects = [name for name in names if name != BACKGROUND]
         classes = tuple(given.get("classes") or (BACKGROUND, *objects))
         selected = classes[1:]
     for name in selected:
         if name not in names:
-            first = "" if multilabel else ", the background first"
+            first = ", the background first"
+            if multilabel:
+                first = ""
             raise InputError(
                 f"{root}: class {name!r} is not a category{nearest(name, names)} (known:"
                 f" {', '.join(names)}); give classes{first}"
             )
-    task = given.get("task") or ("binary" if len(classes) == 2 else "multiclass")
+    task = given.get("task", "multiclass")
+    if "task" not in given and len(classes) == 2:
+        task = "binary"
     spec = LabelSpec(task, classes, palette=given.get("palette"))
     note = f"COCO annotations of {len(names)} categories: read as {task} ({shorten(classes)})"
     left_out = [name for name in names if name not in selected]
@@ -290,19 +297,24 @@ def _samples(
     notes: list[str],
 ) -> tuple[Sample, ...]:
     """Return the images of a file with their objects."""
-    images = {entry["id"]: entry for entry in content["images"]}
-    if len(images) < len(content["images"]):
-        raise InputError(f"{file.path}: two images have the same id")
-    if not images:
-        return ()
-    regions = _regions(file.path, content["annotations"], images, class_of, notes)
-    names = {number: _relative_path(file.path, e["file_name"]) for number, e in images.items()}
-    for name, count in Counter(names.values()).items():
-        if count > 1:  # as two samples, each would lack the objects of the other
+    images: dict[Any, Any] = {}
+    names: dict[Any, str] = {}
+    used: set[str] = set()
+    for entry in content["images"]:
+        if entry["id"] in images:
+            raise InputError(f"{file.path}: two images have the same id")
+        images[entry["id"]] = entry
+        name = _relative_path(file.path, entry["file_name"])
+        names[entry["id"]] = name
+        if name in used:  # as two samples, each would lack the objects of the other
             raise InputError(
                 f"{file.path}: {name!r} is the file of two images; give their annotations one"
                 " image_id, and remove the other image"
             )
+        used.add(name)
+    if not images:
+        return ()
+    regions = _regions(file.path, content["annotations"], images, class_of, notes)
     folder = _image_folder(root, file, next(iter(names.values())))
     sample_names = _sample_names(list(names.values()))
     samples = []
@@ -320,7 +332,7 @@ def _regions(
     class_of: Mapping[int, int | None],
     notes: list[str],
 ) -> dict[Any, list[Region]]:
-    """Return id of an image -> its objects of selected classes."""
+    """Return image id -> objects of the selected classes."""
     regions: dict[Any, list[Region]] = {number: [] for number in images}
     without_image = 0
     for number, entry in enumerate(annotations):
@@ -342,7 +354,7 @@ def _regions(
 
 
 def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Region:
-    """Return one object. Its shape is checked here; run lengths are checked when it is drawn."""
+    """Return one object. Polygons are checked here, run lengths when they are drawn."""
     shape, crowd = entry.get("segmentation"), bool(entry.get("iscrowd"))
     if isinstance(shape, Mapping) and {"size", "counts"} <= shape.keys():
         return Region(label, shape, _area(entry, []), crowd)
@@ -351,7 +363,7 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y,"
-            " ...], or {size, counts}; a box has no outline"
+            " ...], or {size, counts}; a box is not enough"
         ) from None
     return Region(label, polygons, _area(entry, polygons), crowd)
 
@@ -370,7 +382,7 @@ def _polygons(shape: object) -> list[np.ndarray]:
 
 
 def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray]) -> float:
-    """Return the stated area, or that of the polygons by the shoelace formula."""
+    """Return the area in the file, or the area of the polygons by the shoelace formula."""
     stated = entry.get("area")
     if isinstance(stated, (int, float)) and 0 < stated < LARGEST:
         return float(stated)
@@ -382,13 +394,15 @@ def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray]) -> float:
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return (H, W) as stated; None if it is missing or not possible."""
-    sides = image.get("height"), image.get("width")
-    return sides if all(isinstance(side, int) and side > 0 for side in sides) else None
+    """Return (H, W) of an image entry; None if they are missing or invalid."""
+    height, width = image.get("height"), image.get("width")
+    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
+        return None
+    return height, width
 
 
 def _relative_path(path: Path, name: object) -> str:
-    """Return the file name of an image; InputError if it leads out of the folder."""
+    """Return the file name of an image; InputError if it is outside of the folder."""
     text = str(name)
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
@@ -404,7 +418,7 @@ def _relative_path(path: Path, name: object) -> str:
 
 
 def _image_folder(root: Path, file: AnnotationFile, image: str) -> Path:
-    """Return the folder that the file names are relative to: the first that has an image."""
+    """Return the folder that the file names are relative to: the first that contains an image."""
     candidates = (
         root / "images" / file.folder,
         root / "images" / file.split,
@@ -420,11 +434,10 @@ def _image_folder(root: Path, file: AnnotationFile, image: str) -> Path:
 
 
 def _sample_names(files: Sequence[str]) -> list[str]:
-    """Return the stem of each file, or its whole path if several share the stem."""
-    stems = [nfc(PurePosixPath(file).stem) for file in files]
-    count = Counter(stems)
-    names = []
-    for stem, file in zip(stems, files, strict=True):
-        whole = nfc(file.replace("/", "_").replace(".", "_"))
-        names.append(stem if count[stem] == 1 else whole)
+    """Return the stem of each file, or its whole path if several files have the same stem."""
+    names = [nfc(PurePosixPath(file).stem) for file in files]
+    count = Counter(names)
+    for number, file in enumerate(files):
+        if count[names[number]] > 1:
+            names[number] = nfc(file.replace("/", "_").replace(".", "_"))
     return names

@@ -1,4 +1,4 @@
-"""The folder form of a data set: images/, masks/ and split files."""
+"""The folder layout of a data set: images/, masks/ and split files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_folder(
     NAME,GROUP); or `train/ val/ test/`, each with `images/` and `masks/`. For a multilabel task
     `masks/` has a folder per class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without
     a file is absent from that image. `dataset.yaml` gives task, classes, mask_values, ignore_index
-    and palette; `overrides` replace its entries; what neither gives is inferred from the masks and
+    and palette; `overrides` replace its entries; missing entries are inferred from the masks and
     reported in `notes`.
 
     Args:
@@ -54,7 +54,8 @@ def read_folder(
         overrides: entries that replace those of dataset.yaml.
         seed: of a seeded split.
         max_pixels: limit of pixels of an image or mask.
-        probe: returns the facts about mask files, such as cached ones; by default `probe_masks`.
+        probe: returns the facts about mask files, for example from a cache; by default
+            `probe_masks`.
         strict: raise the first problem that stops a training; otherwise the index holds all of
             them in `problems`.
 
@@ -78,19 +79,24 @@ def read_folder(
         for stem, path in files.items():
             mask = masks[base].mask_of(stem, class_folders)
             samples[base][stem] = Sample(stem, path, mask, max_pixels)
-        problems += _masks_without_image(masks[base], files, root)
+        for stem, path in masks[base].all_files():
+            if stem not in files:
+                reason = f"a mask without an image in images/{nearest(stem, files)}"
+                problems.append(Issue("no_image", path.relative_to(root).as_posix(), reason))
     groups = read_groups_or_problem(root, problems)
     split_problems: dict[str, tuple[Issue, ...]] = {}
     split_by_hash, unlisted = False, ()
     if root in samples:
         stems, split_problems = read_split_files(list_split_files(root), images[root], root)
-        # Other texts that name no image are lists only if they are asked for.
+        # Other text files without the name of an image are split files only if the settings name
+        # them.
         stems = {name: some for name, some in stems.items() if some or name in SPLITS}
         split_by_hash = not _has_split_file(stems, split_problems)
         if split_by_hash and images[root]:
             stems |= split_or_problem(root, sorted(images[root]), groups, seed, notes, problems)
         splits = {name: _pick(samples[root], some) for name, some in stems.items()}
-        listed = {stem for some in stems.values() for stem in some}
+        listed: set[str] = set()
+        listed.update(*stems.values())
         unlisted = _pick(samples[root], [stem for stem in images[root] if stem not in listed])
     else:
         splits = {base.name: _pick(some, sorted(some)) for base, some in samples.items()}
@@ -109,7 +115,7 @@ def read_folder(
 
 
 def read_groups_or_problem(root: Path, problems: list[Issue]) -> dict[str, str] | None:
-    """Read groups.csv; what is wrong with it goes into `problems`."""
+    """Read groups.csv; add an error to `problems`."""
     try:
         return read_groups(root)
     except InputError as error:
@@ -127,7 +133,7 @@ def split_or_problem(
     *,
     units: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
-    """Call `seeded_split`; {} if that is not possible, and the reason goes into `problems`."""
+    """Call `seeded_split`; if that fails, add the error to `problems` and return {}."""
     try:
         return seeded_split(root, names, groups, seed, notes, units=units)
     except InputError as error:
@@ -138,7 +144,7 @@ def split_or_problem(
 def _has_split_file(
     stems: Mapping[str, list[str]], problems: Mapping[str, tuple[Issue, ...]]
 ) -> bool:
-    """True if there is a split file without problems, or one of train, val and test."""
+    """True if there is a split file without problems, or a split file of train, val or test."""
     return any(name in SPLITS or name not in problems for name in {*stems, *problems})
 
 
@@ -151,8 +157,8 @@ def _list_files(
         bases = [root / name for name in SPLITS if (root / name / "images").is_dir()]
     if not bases:
         raise InputError(
-            f"{root}: neither images/ nor train/images/ exists; data/README.md describes the folder"
-            " form"
+            f"{root}: neither images/ nor train/images/ exists; data/README.md describes the"
+            " layouts"
         )
     images, masks = {}, {}
     for base in bases:
@@ -178,7 +184,8 @@ def _read_labels(
     except InputError as error:
         problems.append(problem_of(error, root, "settings"))
         return masks, class_folders, None
-    if class_folders and given.get("task") == "binary" and _has_one_class(masks):
+    one_each = all(len(files.by_class) <= 1 for files in masks.values())
+    if class_folders and given.get("task") == "binary" and one_each:
         masks, class_folders = _without_class_folders(masks), None
     if class_folders:
         try:
@@ -194,14 +201,12 @@ def _read_labels(
         )
         problems.append(Issue("layout", ".", reason))
         return masks, None, None
-    files = sorted(path for each in masks.values() for path in each.files.values())
-    spec, found = complete_label_spec(given, files, probe, notes)
+    paths: list[Path] = []
+    for files in masks.values():
+        paths += files.files.values()
+    spec, found = complete_label_spec(given, sorted(paths), probe, notes)
     problems += found
     return masks, None, spec
-
-
-def _has_one_class(masks: Mapping[Path, MaskFiles]) -> bool:
-    return all(len(each.by_class) <= 1 for each in masks.values())
 
 
 def _without_class_folders(masks: Mapping[Path, MaskFiles]) -> dict[Path, MaskFiles]:
@@ -211,15 +216,6 @@ def _without_class_folders(masks: Mapping[Path, MaskFiles]) -> dict[Path, MaskFi
         files = next(iter(each.by_class.values()), each.files)
         flat[base] = MaskFiles(files, {})
     return flat
-
-
-def _masks_without_image(masks: MaskFiles, images: Mapping[str, Path], root: Path) -> list[Issue]:
-    problems = []
-    for stem, path in masks.all_files():
-        if stem not in images:
-            reason = f"a mask without an image in images/{nearest(stem, images)}"
-            problems.append(Issue("no_image", path.relative_to(root).as_posix(), reason))
-    return problems
 
 
 def _pick(samples: Mapping[str, Sample], stems: Sequence[str]) -> tuple[Sample, ...]:

@@ -1,4 +1,4 @@
-"""What a reader of a layout returns: the samples of a data set and the problems of its layout."""
+"""The index of a data set: its samples by split, and the problems of its layout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class DatasetIndex:
 
     Args:
         root: folder of the data set.
-        label_spec: meaning of the mask values; None if a problem says why it is not known.
+        label_spec: meaning of the mask values; None if it is unknown, for the reason in `problems`.
         splits: name of a split -> its samples. A split file with problems has the samples that it
             names correctly.
-        unlisted: samples that are in none of the splits.
+        unlisted: samples that are in no split.
         problems: of the layout as a whole.
-        split_problems: name of a split -> the problems of its file, which count only when the split
-            is asked for.
-        notes: what was decided without being asked, for the log.
+        split_problems: name of a split -> the problems of its file, which count only if the split
+            is used.
+        notes: lines for the log about automatic decisions.
         groups: name of a sample -> group, from groups.csv; None without that file.
         split_by_hash: True if the splits were made by `seeded_split`.
     """
@@ -50,9 +50,10 @@ class DatasetIndex:
         Raises:
             InputError: there is no such split, or its file has a problem.
         """
-        chosen = [names] if isinstance(names, str) else list(names or [])
+        if isinstance(names, str):
+            names = [names]
         found: dict[Sample, None] = {}
-        for name in chosen:
+        for name in names or ():
             for problem in self.split_problems.get(name, ()):
                 raise InputError(self.message(problem))
             if name not in self.splits:
@@ -64,16 +65,15 @@ class DatasetIndex:
         return list(found)
 
     def raise_errors(self) -> DatasetIndex:
-        """Raise InputError for the first problem that stops a training; return self without one."""
+        """Raise InputError for the first problem that stops a training; otherwise return self."""
         for problem in self.problems:
             if problem.kind.stops:
                 raise InputError(self.message(problem))
         return self
 
     def message(self, problem: Issue) -> str:
-        """Return `FILE: reason`, with the path of the file as it can be opened."""
-        path = self.root if problem.file == "." else self.root / problem.file
-        return f"{path}: {problem.reason}"
+        """Return `FILE: reason` with the full path of the file."""
+        return f"{self.root / problem.file}: {problem.reason}"
 
     def with_problems(self, problems: Iterable[Issue]) -> DatasetIndex:
         """Return a copy with more problems."""
@@ -81,7 +81,7 @@ class DatasetIndex:
 
 
 def problem_of(error: InputError, root: Path, code: str = "layout") -> Issue:
-    """Return an error as a problem of the file that its message begins with, or of the root."""
+    """Convert an error to a problem of the file at the start of its message, or of the root."""
     text = str(error)
     path, separator, reason = text.partition(": ")
     if separator and Path(path).is_relative_to(root):

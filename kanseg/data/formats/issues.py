@@ -1,4 +1,4 @@
-"""The problems of a data set: each has a code that programs can rely on."""
+"""The kinds of problems of a data set; each has a code for programs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kanseg.data.names import few
 from kanseg.data.sample import Sample
 
 MAX_NAMES = 1000  # in the details of an issue
-SHOWN = 5  # names in its reason
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ def _warning(title: str) -> Kind:
 
 KINDS: dict[str, Kind] = {
     "layout": _error("the folder cannot be read as a data set", stops=True),
-    "labels": _error("the meaning of the mask values is neither given nor evident", stops=True),
+    "labels": _error(
+        "the meaning of the mask values is not given and cannot be inferred", stops=True
+    ),
     "odd_masks": _error("a few masks hold values that no other mask has", stops=True),
     "settings": _error("dataset.yaml or a setting cannot be used", stops=True),
     "same_stem": _error("two files with the same stem", stops=True),
-    "no_split": _error("a split that is asked for does not exist", stops=True),
+    "no_split": _error("a split of the settings does not exist", stops=True),
     "split_unknown": _error("a split file names images that do not exist", stops=True),
     "split_path": _error("a split file holds paths, such as ../x", stops=True),
     "split_repeated": _error("a split file lists a name twice", stops=True),
@@ -71,7 +73,7 @@ KINDS: dict[str, Kind] = {
     "duplicate": _warning("the same image twice in a split"),
     "group_in_two_splits": _warning("a group of groups.csv in two splits"),
     "in_no_split": _warning("images in no split"),
-    "stray_split": _warning("a split file that is not asked for has problems"),
+    "stray_split": _warning("a split file that the settings do not use has problems"),
     "lossy_format": _warning("a mask in a lossy format, with intact values"),
     "mask_maybe_0_255": _warning("a mask of 0 and 255 among others of indices"),
     "empty_mask": _warning("a mask without any object"),
@@ -97,8 +99,8 @@ class Issue:
         code: its kind, a key of `KINDS`.
         file: the file, relative to the root of the data set ("." for the root itself).
         reason: one line: what was expected, what was found, and how to fix it.
-        samples: those that `skip_bad` leaves out.
-        details: numbers and names for programs, JSON-able.
+        samples: the samples that `skip_bad` leaves out.
+        details: numbers and names for programs, as JSON.
     """
 
     code: str
@@ -122,11 +124,3 @@ def issue_of_names(code: str, file: str, reason: str, names: Iterable[str]) -> I
     """Return an issue whose reason ends with the first of the names; its details list them."""
     names = list(names)
     return Issue(code, file, f"{reason}: {few(names)}", details={"names": names[:MAX_NAMES]})
-
-
-def few(names: Iterable[object]) -> str:
-    """Return `a, b, c, ... (12 in all)`."""
-    names = [str(name) for name in names]
-    if len(names) <= SHOWN:
-        return ", ".join(names)
-    return f"{', '.join(names[:SHOWN])}, ... ({len(names)} in all)"

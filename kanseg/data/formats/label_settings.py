@@ -11,15 +11,14 @@ from typing import Any
 from kanseg.data.formats.issues import Issue
 from kanseg.data.io.colors import voc_palette
 from kanseg.data.io.probe import MaskFacts
-from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, is_byte, shorten
+from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, is_byte
+from kanseg.data.names import shorten
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
 ProbeMasks = Callable[[Sequence[Path]], list[MaskFacts]]
-# If the values of all masks together make no sense, those in a smaller share of the masks are
-# taken for mistakes.
-RARE = 0.2
+RARE = 0.2  # share of the masks: rarer values may be mistakes if all values make no sense together
 
 
 def read_label_settings(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -37,29 +36,26 @@ def read_label_settings(root: Path, overrides: Mapping[str, object]) -> dict[str
         given["mask_values"] = _integer_map(root, given["mask_values"])
     if given.get("palette") is not None:
         given["palette"] = _palette(root, given["palette"])
-    # ignore_index: null means none; other entries that are null are not given
-    empty = [key for key, value in given.items() if value is None and key != "ignore_index"]
-    for key in empty:
-        del given[key]
-    return given
+    # ignore_index: null means that no index is ignored; null for other entries means "not given"
+    return {key: each for key, each in given.items() if each is not None or key == "ignore_index"}
 
 
 def complete_label_spec(
     given: Mapping[str, Any], masks: Sequence[Path], probe_masks: ProbeMasks, notes: list[str]
 ) -> tuple[LabelSpec | None, list[Issue]]:
-    """Complete the label settings from the values of the masks, where they leave something open.
+    """Infer missing label settings from the values of the masks.
 
-    Color masks, lossy files and files that cannot be read are not considered.
+    Color masks, lossy files and unreadable files are not considered.
 
     Args:
         given: from `read_label_settings`.
-        masks: mask files of one value per pixel.
+        masks: mask files with one value per pixel.
         probe_masks: returns the facts about mask files; called only if they are needed.
-        notes: receives what was decided.
+        notes: receives lines about decisions.
 
     Returns:
         (the label spec or None, problems). If a few masks have values that make no sense, the spec
-        follows the other masks and there is a problem too.
+        is that of the other masks, and there is a problem.
     """
     given = dict(given)
     _add_defaults(given)
@@ -68,20 +64,21 @@ def complete_label_spec(
             return LabelSpec(**given), []
     except InputError as error:
         return None, [Issue("labels", ".", str(error))]
-    facts = dict(zip(masks, probe_masks(masks), strict=True))
-    usable = {
-        path: mask
-        for path, mask in facts.items()
-        if mask.fault is None and not mask.color and not mask.lossy
-    }
+    usable: dict[Path, MaskFacts] = {}
+    has_colors = False
+    for path, mask in zip(masks, probe_masks(masks), strict=True):
+        has_colors = has_colors or mask.color
+        if mask.fault is None and not mask.color and not mask.lossy:
+            usable[path] = mask
     first_file, count = _count_values(usable)
     try:
-        return _infer(given, first_file, notes, colors=any(m.color for m in facts.values())), []
+        return _infer(given, first_file, notes, colors=has_colors), []
     except InputError as error:
         reason = str(error)
-    frequent = {
-        value: path for value, path in first_file.items() if count[value] >= RARE * len(usable)
-    }
+    frequent = {}
+    for value, path in first_file.items():
+        if count[value] >= RARE * len(usable):
+            frequent[value] = path
     try:
         spec = _infer(given, frequent, notes)
     except InputError:
@@ -92,14 +89,16 @@ def complete_label_spec(
 def _add_defaults(given: dict[str, Any]) -> None:
     """Add the task that follows from the classes, or the classes of a binary task."""
     if "task" not in given and "classes" in given:
-        given["task"] = "binary" if len(given["classes"]) == 2 else "multiclass"
+        given["task"] = "multiclass"
+        if len(given["classes"]) == 2:
+            given["task"] = "binary"
     maps_classes = set(given.get("mask_values", ())) - _ignored_values(given)
     if "classes" not in given and given.get("task") == "binary" and maps_classes:
         given["classes"] = ("background", "foreground")
 
 
 def _ignored_values(given: Mapping[str, Any]) -> set[int]:
-    """Values that mask_values maps to ignored, if it maps to nothing else."""
+    """Return the values in mask_values if it maps all of them to ignored; else an empty set."""
     pairs = given.get("mask_values") or {}
     if set(pairs.values()) <= {IGNORE_INDEX, given.get("ignore_index", IGNORE_INDEX)}:
         return set(pairs)
@@ -124,12 +123,12 @@ def _infer(
     *,
     colors: bool = False,
 ) -> LabelSpec:
-    """Return the label spec of settings and values found; InputError if the values are ambiguous.
+    """Infer the label spec from settings and mask values; InputError if the values are ambiguous.
 
     Args:
         given: label settings.
         first_file: value -> a file that has it.
-        notes: receives what was decided.
+        notes: receives lines about decisions.
         colors: whether there are color masks, for the message.
     """
     given = dict(given)
@@ -144,7 +143,7 @@ def _infer(
         )
     if not found:
         raise InputError(
-            "no mask tells what the classes are; give task and classes in dataset.yaml"
+            "the classes cannot be inferred from the masks; give task and classes in dataset.yaml"
         )
     if set(found) <= {0, 255} and IGNORE_INDEX in found:
         guess = _binary_of_255(given, notes)
@@ -159,8 +158,8 @@ def _binary_of_255(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
     classes = given.get("classes", ("background", "foreground"))
     if given.get("ignore_index") == IGNORE_INDEX:
         raise InputError(
-            "masks hold only 0 and 255, and 255 is said to be ignored; give mask_values, such as"
-            " {0: 0, 255: 1}"
+            "masks hold only 0 and 255, but ignore_index is 255; give mask_values, such as {0: 0,"
+            " 255: 1}"
         )
     if len(classes) != 2:
         raise InputError(
@@ -174,7 +173,7 @@ def _binary_of_255(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
 def _classes_of_indices(
     given: Mapping[str, Any], found: Mapping[int, Path], notes: list[str]
 ) -> dict[str, Any]:
-    """Return the label settings of masks that hold class indices, as far as they are open."""
+    """Return the missing label settings of masks that hold class indices."""
     if "classes" in given:
         return {}
     indices = sorted(set(found) - {given.get("ignore_index", IGNORE_INDEX)})
@@ -202,7 +201,7 @@ def _read_dataset_yaml(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content = read_yaml(path) or {}
-    known = [f.name for f in fields(LabelSpec)]
+    known = [each.name for each in fields(LabelSpec)]
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
     for key in content:
@@ -217,12 +216,14 @@ def _class_names(root: Path, classes: object) -> tuple[str, ...]:
     is_list = isinstance(classes, (list, tuple))
     if not is_list or not all(isinstance(name, str) or _is_integer(name) for name in classes):
         raise InputError(f"{root}: classes must be a list of names, got {classes!r}")
-    return tuple(str(name) for name in classes)
+    return tuple(map(str, classes))
 
 
 def _integer_map(root: Path, values: object) -> dict[int, int]:
-    is_map = isinstance(values, Mapping)
-    if not is_map or not all(_is_integer(n) for pair in values.items() for n in pair):
+    numbers: list[object] = [None]
+    if isinstance(values, Mapping):
+        numbers = [*values.keys(), *values.values()]
+    if not all(map(_is_integer, numbers)):
         raise InputError(
             f"{root}: mask_values must be a map of integers such as {{0: 0, 255: 1}}, got"
             f" {values!r}"

@@ -1,6 +1,4 @@
-"""labelmap.txt: classes and colors of masks in the PASCAL VOC form, as CVAT and Datumaro write
-them.
-"""
+"""Read labelmap.txt: the classes and colors of masks in exports of CVAT and Datumaro."""
 
 from __future__ import annotations
 
@@ -25,16 +23,16 @@ COLOR = re.compile(r"(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})")
 def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
     """Read task, classes, palette and ignore_index from labelmap.txt; None without that file.
 
-    Lines are `NAME:R,G,B:PARTS:ACTIONS`; if no line has a color, the classes have those of PASCAL
-    VOC in the order of the lines. The background, called so or black, comes first and is added if
-    it is missing.
+    Lines are `NAME:R,G,B:PARTS:ACTIONS`; if no line has a color, the classes have the colors of
+    PASCAL VOC in the order of the lines. The background, which is named so or black, becomes the
+    first class; it is added if it is missing.
 
     Args:
         root: folder of the file.
-        notes: receives what was decided.
+        notes: receives lines about decisions.
 
     Raises:
-        InputError: lines of another form, two classes of one name or color.
+        InputError: lines of another form, two classes with the same name or color.
     """
     path = root / LABELMAP
     if not path.is_file():
@@ -47,7 +45,7 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
     background = _find_background(colors)
     if background is None:
         background = BACKGROUND
-        notes.append(f"{LABELMAP} has no background: black is taken for it")
+        notes.append(f"{LABELMAP} has no background: black is added as background")
     colors = {background: colors.get(background, BLACK)} | colors
     if len(colors) < 2:
         raise InputError(f"{path}: no class except the background")
@@ -56,9 +54,12 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
         ignored = VOID_COLOR
     if ignored is not None:
         palette += [*voc_palette()[len(palette) : IGNORE_INDEX], ignored]
-    notes.append(f"classes and colors are those of {LABELMAP}: {', '.join(colors)}")
+    notes.append(f"classes and colors are read from {LABELMAP}: {', '.join(colors)}")
+    task = "multiclass"
+    if len(colors) == 2:
+        task = "binary"
     return {
-        "task": "binary" if len(colors) == 2 else "multiclass",
+        "task": task,
         "classes": tuple(colors),
         "palette": tuple(palette),
         "ignore_index": IGNORE_INDEX,
@@ -66,7 +67,7 @@ def read_labelmap(root: Path, notes: list[str]) -> dict[str, Any] | None:
 
 
 def _find_background(colors: dict[str, Color]) -> str | None:
-    """Return the class that is called background, or else the first black one."""
+    """Return the class with the name background, or else the first black class."""
     for name in colors:
         if name.lower() == BACKGROUND:
             return name
@@ -98,11 +99,12 @@ def _read_colors(path: Path) -> dict[str, Color]:
 
 def _parse_line(path: Path, number: int, line: str) -> tuple[str, Color | None]:
     """Return (name, color or None) of a line."""
-    match = LINE.fullmatch(line)
-    if match is not None and not match["color"]:
-        return match["name"], None
-    color = None if match is None else COLOR.fullmatch(match["color"])
-    if color is None or any(int(value) > 255 for value in color.groups()):
+    match, color = LINE.fullmatch(line), None
+    if match is not None:
+        if not match["color"]:
+            return match["name"], None
+        color = COLOR.fullmatch(match["color"])
+    if color is None or max(map(int, color.groups())) > 255:
         raise InputError(
             f"{path}, line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0"
             f" to 255, got {line!r:.80}"
@@ -114,10 +116,10 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[str, Color | None]:
 def _with_colors(
     path: Path, entries: Sequence[tuple[str, Color | None]]
 ) -> list[tuple[str, Color]]:
-    """Return the entries with the colors of PASCAL VOC if none has a color."""
+    """Return the entries; if no entry has a color, with the colors of PASCAL VOC."""
     without = [name for name, color in entries if color is None]
     if not without:
         return list(entries)
     if len(without) < len(entries):
-        raise InputError(f"{path}: {without[0]!r} has no color, and others have; give it one")
+        raise InputError(f"{path}: {without[0]!r} has no color, but others have one; add its color")
     return list(zip(without, voc_palette(len(entries)), strict=True))

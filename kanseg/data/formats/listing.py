@@ -7,10 +7,10 @@ from pathlib import Path
 
 from kanseg.data.formats.issues import Issue
 from kanseg.data.io.images import IMAGE_SUFFIXES
-from kanseg.data.splits import nfc
+from kanseg.data.names import nfc
 from kanseg.utils.errors import InputError
 
-_NO_NOTE = (".db", ".ini", ".txt", ".md")  # what file managers and people leave beside images
+_NO_NOTE = (".db", ".ini", ".txt", ".md")  # usual files next to images, skipped without a note
 
 
 def list_images(
@@ -24,7 +24,7 @@ def list_images(
         folder: where to look.
         root: of the data set; problems name files relative to it.
         notes: receives a line about files in other formats.
-        problems: receives stems that several files have.
+        problems: receives duplicate stems.
     """
     files: dict[str, Path] = {}
     same_stem: dict[str, list[Path]] = {}
@@ -69,12 +69,14 @@ def index_images(folder: Path) -> dict[str, Path]:
 
 
 def no_images(folder: Path, root: Path) -> Issue:
-    """Return the problem of a folder without images; it names what is there instead."""
+    """Return the problem of a folder without images; it names the first other files."""
     inside = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     reason = f"no images ({supported_formats()}) in this folder"
     if inside:
-        shown = ", ".join(inside[:3] + ["..."] * (len(inside) > 3))
-        reason += f", only {shown}; images must be directly in it"
+        shown = inside[:3]
+        if len(inside) > 3:
+            shown.append("...")
+        reason += f", only {', '.join(shown)}; images must be directly in it"
     return Issue("layout", folder.relative_to(root).as_posix(), reason)
 
 

@@ -1,4 +1,4 @@
-"""Text files beside a data set: lists of the samples of a split, and groups.csv."""
+"""Split files, which list the samples of a split, and groups.csv."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kanseg.data.formats.issues import Issue, issue_of_names
 from kanseg.data.io.images import IMAGE_SUFFIXES
-from kanseg.data.splits import nfc
+from kanseg.data.names import nfc
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_csv, read_text
 from kanseg.utils.registry import nearest
@@ -18,11 +18,11 @@ OTHER_TEXTS = ("readme", "license", "licence", "classes", "requirements", "label
 
 def list_split_files(folder: Path) -> list[Path]:
     """Return the NAME.txt files of a folder that may list the samples of a split."""
-    return sorted(
-        path
-        for path in folder.glob("*.txt")
-        if path.stem.lower() not in OTHER_TEXTS and not path.name.startswith(".")
-    )
+    found = []
+    for path in sorted(folder.glob("*.txt")):
+        if path.stem.lower() not in OTHER_TEXTS and not path.name.startswith("."):
+            found.append(path)
+    return found
 
 
 def read_split_files(
@@ -67,7 +67,7 @@ def _problems_of_list(
     paths = [stem for stem in listed if "/" in stem or "\\" in stem or stem in (".", "..")]
     if paths:
         reason = (
-            f"{len(paths)} of {len(listed)} lines are paths, which are refused; write plain file"
+            f"{len(paths)} of {len(listed)} lines are paths, which are not allowed; write file"
             " stems"
         )
         problems.append(issue_of_names("split_path", file, reason, paths))
@@ -90,7 +90,7 @@ def read_groups(root: Path) -> dict[str, str] | None:
     """Read `root/groups.csv` as name -> group; None without that file.
 
     Raises:
-        InputError: it cannot be parsed, holds no line NAME,GROUP, or a name is in two groups.
+        InputError: it cannot be parsed, has no line NAME,GROUP, or a name is in two groups.
     """
     table = root / "groups.csv"
     if not table.is_file():
@@ -105,5 +105,5 @@ def read_groups(root: Path) -> dict[str, str] | None:
                 f"{table}: {name!r} is in two groups, {found[name]!r} and {group!r}; keep one line"
             )
     if not found:
-        raise InputError(f"{table}: no line NAME,GROUP, with a comma between")
+        raise InputError(f"{table}: has no line NAME,GROUP, separated by a comma")
     return found

@@ -1,4 +1,4 @@
-"""The PASCAL VOC form of a data set: JPEGImages/, SegmentationClass/, ImageSets/Segmentation/."""
+"""The PASCAL VOC layout of a data set: JPEGImages/, SegmentationClass/, ImageSets/Segmentation/."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def read_voc(
     """Index the images of JPEGImages/, the masks of SegmentationClass/ (palette indices, or RGB in
     VOC's colors) and the splits of ImageSets/Segmentation/*.txt.
 
-    The classes are those of labelmap.txt (`read_labelmap`), or without it VOC's 21, and 255 is
-    ignored, unless dataset.yaml or `overrides` say otherwise. Without lists, the images that have
-    a mask are split by the seed; likewise those in the list default.txt if it is the only one.
+    The classes are those of labelmap.txt (`read_labelmap`), or VOC's 21 classes without that file,
+    and 255 is ignored, unless dataset.yaml or `overrides` replace these settings. Without split
+    files, the images with a mask are split by the seed; if default.txt is the only split file, the
+    images in it are.
 
     Args:
         root, overrides, seed, max_pixels, strict: see `read_folder`.
@@ -81,9 +82,8 @@ def read_voc(
         stems |= split_or_problem(root, names, groups, seed, notes, problems)
     splits = {}
     for name, some in stems.items():
-        splits[name] = tuple(
-            Sample(stem, images[stem], masks.get(stem), max_pixels) for stem in some
-        )
+        samples = [Sample(stem, images[stem], masks.get(stem), max_pixels) for stem in some]
+        splits[name] = tuple(samples)
     index = DatasetIndex(
         root,
         spec,
@@ -106,7 +106,7 @@ def _label_settings(
         known = read_labelmap(root, notes)
         if known is not None:
             return known | given
-        notes.append("classes, colors and the void index 255 are those of PASCAL VOC")
+        notes.append("classes, colors and ignore_index 255 are those of PASCAL VOC")
     default = {
         "task": "multiclass",
         "classes": CLASSES,

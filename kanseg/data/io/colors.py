@@ -7,8 +7,8 @@ import numpy as np
 Color = tuple[int, int, int]
 IGNORE_INDEX_COLOR: Color = (128, 128, 128)
 # Chosen greedily: each color is as far as possible from those before it, from the gray of ignored
-# pixels and from the colors of errors, also as seen with deuteranopia and protanopia (smallest
-# distance in CIELAB after the simulation of Machado et al., 2009).
+# pixels and from the colors of errors, also with deuteranopia and protanopia (smallest distance in
+# CIELAB after the simulation of Machado et al., 2009).
 DISTINCT: tuple[Color, ...] = (
     (0, 0, 0),
     (64, 196, 255),
@@ -46,7 +46,7 @@ def unpack_rgb(packed: int) -> list[int]:
 
 
 def default_palette(classes: int) -> list[Color]:
-    """Return one color per class: black, twenty colors that color-blind people can tell apart,
+    """Return one color per class: black, twenty colors that color-blind people can distinguish,
     then the colors of PASCAL VOC without the gray of ignored pixels.
     """
     colors = dict.fromkeys([*DISTINCT, *voc_palette(512)])
@@ -55,7 +55,7 @@ def default_palette(classes: int) -> list[Color]:
 
 
 def voc_palette(count: int = 256) -> list[Color]:
-    """Return the palette of PASCAL VOC; entry 255 is the void color.
+    """Return the palette of PASCAL VOC; entry 255 is the color of ignored pixels.
 
     The bits of the index, lowest first, go in turn to red, green and blue, from the highest bit of
     each downwards.

@@ -1,5 +1,5 @@
-"""Read files from elsewhere: only regular files are opened, and whatever a decoder raises becomes
-an `InputError` that names the file.
+"""Handle untrusted files: refuse anything except regular files, and convert the exceptions of
+decoders to an `InputError` that names the file.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _KINDS = (
     (stat.S_ISBLK, "a device"),
 )
 
-# The errors below say what is wrong with a file, so the libraries need not. tifffile logs a line
-# for each odd tag, which Python prints on stderr if there is no handler; PIL warns of them; OpenCV
-# writes lines of its own unless its variable asks for another level.
+# The errors below describe what is wrong with a file, so the messages of the libraries are hidden:
+# tifffile logs each odd tag, which Python prints on stderr if there is no handler; PIL warns of
+# them; OpenCV prints lines unless the environment variable sets another level.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    # OpenCV 4 has the function in one place, OpenCV 5 in the other; 0 is silent
+    # OpenCV 4 and OpenCV 5 have the function in different modules; 0 is silent
     set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
     set_log_level(0)
 
 
 @contextmanager
 def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
-    """Turn whatever a decoder raises in the block into an InputError "damaged or truncated ...".
+    """Convert any exception of a decoder in the block to an InputError "damaged or truncated ...".
 
-    This is the only broad `except` of the package. PIL, OpenCV, tifffile and imagecodecs raise what
-    the damaged bytes lead them to (struct.error, KeyError, TypeError, AttributeError,
-    ZeroDivisionError, RecursionError, MemoryError, ...), none of them documents a list, and one bad
-    file must not end a folder of good ones. Only calls of such a library belong inside.
+    The `except` is broad because PIL, OpenCV, tifffile and imagecodecs raise many undocumented
+    exceptions for damaged bytes (struct.error, KeyError, TypeError, AttributeError,
+    ZeroDivisionError, RecursionError, MemoryError, ...), and one bad file must not stop the
+    processing of a folder. Only call such a library inside the block.
 
     Args:
         path: the file.
@@ -58,18 +58,18 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
             f"{path}: needs more memory than available; it may be damaged, or too large"
         ) from None
     except Exception as error:
-        # An error of the file system already says what it is.
-        name = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         text = " ".join(str(error).split())[:_MAX_MESSAGE]
+        if not isinstance(error, OSError):  # those of the file system are clear without the type
+            text = f"{type(error).__name__}: {text}"
         raise InputError(
             f"{path}: the file is damaged or truncated{where}, or of a kind that is not supported"
-            f" ({name}{text})"
+            f" ({text})"
         ) from None
 
 
 def require_regular_file(path: Path | str) -> None:
-    """Raise InputError for a file that is missing, empty or not a regular file, without opening it:
-    opening a named pipe blocks, and a device never ends.
+    """Raise InputError for a file that is missing, empty or not a regular file. The file is not
+    opened: opening a named pipe blocks, and reading a device never ends.
     """
     try:
         status = Path(path).stat()

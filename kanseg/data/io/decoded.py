@@ -1,4 +1,4 @@
-"""Decoded image and mask files: values, and what the file says about them."""
+"""Decoded image and mask files: pixel values with alpha, nodata and palette."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class DecodedImage:
 
     Args:
         values: (H, W, C) uint8, uint16 or float32. Pixels without data hold the mean of the others.
-        alpha: True if the file says that the last channel is transparency.
+        alpha: True if the last channel is transparency, according to the file.
         nodata: (H, W) bool, True for pixels that the file marks as without data; None if it marks
-            none. They are ignored in masks and left out of statistics.
+            no pixels. They are ignored in masks and left out of statistics.
     """
 
     values: np.ndarray
@@ -34,7 +34,7 @@ class DecodedImage:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the values."""
+        """Type of the values."""
         return self.values.dtype
 
 
@@ -43,11 +43,12 @@ class DecodedMask:
     """An upright mask with its values as stored, neither inverted nor scaled.
 
     Args:
-        values: (H, W) integers, of an indexed file its indices; or (H, W, C) for a color mask.
+        values: (H, W) integers, which are the indices of an indexed file; or (H, W, C) for a color
+            mask.
         palette: (n, 3) uint8, the color of each index of an indexed file; None for other files.
         alpha_varies: True if the file has an alpha channel that is not constant. The values do not
             include it.
-        white_is_zero: True if the file says that 0 is white, in gray.
+        white_is_zero: True for a gray file that defines 0 as white.
     """
 
     values: np.ndarray
@@ -62,11 +63,15 @@ class DecodedMask:
         if self.palette is None:
             return {}
         packed = pack_rgb(self.palette).tolist()
-        return {i: packed[i] if 0 <= i < len(packed) else NO_COLOR for i in indices}
+        colors = dict.fromkeys(indices, NO_COLOR)
+        for index in indices:
+            if 0 <= index < len(packed):
+                colors[index] = packed[index]
+        return colors
 
 
 def as_decoded(image: np.ndarray | DecodedImage) -> DecodedImage:
-    """Return an array as an image: with 2 or 4 channels of integers, the last one is alpha. Floats
+    """Wrap an array as a decoded image: of 2 or 4 channels of integers, the last is alpha. Floats
     have no alpha.
     """
     if isinstance(image, DecodedImage):

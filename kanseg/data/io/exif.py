@@ -1,4 +1,4 @@
-"""The EXIF orientation of an image, read from its header without decoding a pixel."""
+"""Read the EXIF orientation of an image from its header, without decoding pixels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ MAX_EXIF = 2**20
 
 
 def read_orientation(image: Image.Image, path: Path | str) -> int:
-    """Return the orientation of an image, 1 to 8; 1 (upright) if the file states none that is
-    valid.
+    """Return the orientation of an image, 1 to 8; 1 (upright) if the file has no valid orientation.
 
-    `Image.getexif` is not used: it decodes a whole PNG, and it returns texts and pairs as they are.
+    `Image.getexif` is not used: it decodes a whole PNG, and it does not validate the value.
 
     Args:
         image: from `Image.open`, not loaded.
@@ -42,14 +41,15 @@ def read_orientation(image: Image.Image, path: Path | str) -> int:
     if isinstance(xmp, str):
         xmp = xmp.encode()
     match = _IN_XMP.search(xmp)
-    return int(match[1]) if match else 1
+    if match is None:
+        return 1
+    return int(match[1])
 
 
 def parse_orientation(data: bytes) -> int | None:
-    """Return the orientation in EXIF data, 1 to 8; None if there is none, or anything but one
-    number from 1 to 8.
+    """Return the orientation in EXIF data, 1 to 8; None if it is missing or invalid.
 
-    Parsed by hand: PIL's reader raises various errors on damaged data, and a damaged tag must not
+    PIL's reader is not used: it raises various errors for damaged data, and a damaged tag must not
     make an image unreadable.
     """
     data = data.removeprefix(b"Exif\0\0")
@@ -64,13 +64,14 @@ def parse_orientation(data: bytes) -> int | None:
     for offset in range(start + 2, end, 12):
         tag, kind, number, value = struct.unpack_from(f"{order}HHIH", data, offset)
         if tag == _TAG:
-            valid = kind == _SHORT and number == 1 and 1 <= value <= 8
-            return value if valid else None
+            if kind == _SHORT and number == 1 and 1 <= value <= 8:
+                return value
+            return None
     return None
 
 
 def _exif_of_png(path: Path) -> bytes | None:
-    """Return the chunk eXIf of a PNG file, which may be behind the pixels; those are skipped."""
+    """Return the chunk eXIf of a PNG file. It may follow the pixels, which are skipped."""
     with path.open("rb") as file:
         file.seek(_PNG_SIGNATURE)
         for _ in range(MAX_CHUNKS):
@@ -92,7 +93,7 @@ def _exif_of_raw_profile(text: str) -> bytes | None:
 
 
 def apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Return an (H, W) or (H, W, C) array turned upright, by its EXIF orientation (1 to 8)."""
+    """Turn an (H, W) or (H, W, C) array upright by its EXIF orientation (1 to 8)."""
     if orientation == 2:
         array = array[:, ::-1]
     elif orientation == 3:

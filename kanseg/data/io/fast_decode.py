@@ -1,10 +1,9 @@
 """Decode the most common files with OpenCV: PNG and JPEG of 8 bits, gray or RGB, upright.
 
-OpenCV takes about two thirds of PIL's time. It also decodes damaged and truncated files in part
-without an error, so the structure of a file is checked here first. Doing that with PIL (`open`,
-`verify`) gives the same answers; it was measured at 14 % (PNG) to 36 % (JPEG) of the whole reading
-time of a 128x128 image, which is why this module parses the few header fields itself. Any file it
-is not sure about is left to PIL.
+OpenCV needs about two thirds of PIL's time. But it decodes damaged and truncated files partially
+without an error, so this module checks the structure of a file first. Checking with PIL (`open`,
+`verify`) would take 14 % (PNG) to 36 % (JPEG) of the time to read a 128x128 image, so the few
+header fields are parsed here. All doubtful files are left to PIL.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def read_fast(path: Path | str, max_pixels: int) -> np.ndarray | None:
 
     Returns:
         None for every file that is not certainly intact, of 8 bits, upright and of at most
-        `max_pixels`: PIL reads it, or says what is wrong with it.
+        `max_pixels`; such files are left to PIL.
     """
     try:
         with Path(path).open("rb", buffering=0) as file:
@@ -59,9 +58,12 @@ def decode_with_opencv(data: bytes, shape: Shape) -> np.ndarray | None:
     """Decode a file of a known shape as stored, ignoring its orientation; None if OpenCV finds
     another shape.
     """
-    mode = cv2.IMREAD_COLOR if _COLOR_RGB is None else _COLOR_RGB
     if shape[2] == 1:
         mode = cv2.IMREAD_GRAYSCALE
+    elif _COLOR_RGB is None:
+        mode = cv2.IMREAD_COLOR
+    else:
+        mode = _COLOR_RGB
     buffer = np.frombuffer(data, dtype=np.uint8)
     try:
         array = cv2.imdecode(buffer, mode | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -77,7 +79,7 @@ def decode_with_opencv(data: bytes, shape: Shape) -> np.ndarray | None:
 
 
 def can_hold_pixels(size: int, width: int, height: int, depth: int, color_type: int) -> bool:
-    """True if a PNG file of `size` bytes can hold the pixels that its header states.
+    """True if a PNG file of `size` bytes can hold the pixels in its header.
 
     Args:
         size: bytes of the file.
@@ -123,8 +125,9 @@ def _jpeg_shape(data: bytes) -> Shape | None:
         marker = data[offset + 1]
         if marker in _FRAMES:
             depth, height, width, channels = struct.unpack_from(">BHHB", data, offset + 4)
-            is_supported = depth == 8 and channels in (1, 3) and has_jpeg_end(data)
-            return (height, width, channels) if is_supported else None
+            if depth == 8 and channels in (1, 3) and has_jpeg_end(data):
+                return height, width, channels
+            return None
         is_profile = marker == _APP2 and data[offset + 4 : offset + 15] == b"ICC_PROFILE"
         if not is_profile and marker not in (*_TABLES, _APP0, _APP14):
             return None

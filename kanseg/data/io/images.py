@@ -44,7 +44,7 @@ from kanseg.utils.io import atomic_write
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # Larger images are refused as decompression bombs unless the caller raises the limit.
 MAX_PIXELS = 2**29
-# PIL knows many more formats, some of which start other programs (EPS starts Ghostscript).
+# PIL supports many more formats, some of which run other programs (EPS runs Ghostscript).
 _FORMATS = [
     PngImagePlugin.PngImageFile.format,
     JpegImagePlugin.JpegImageFile.format,
@@ -59,11 +59,11 @@ _KIND_OF_MODE = {"1": "gray", "L": "gray", "LA": "gray+alpha", "RGBA": "RGBA", "
 
 
 def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """Read an image, upright, with its alpha channel and its pixels without data marked.
+    """Read an image, upright, with its alpha channel and its pixels without data.
 
-    The values are (H, W, C), C of 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGBA), or the bands of a
-    TIFF file, in uint8 or uint16. Gray of 1, 2 and 4 bits is scaled to 8; 10 to 14 bits are kept
-    as they are in uint16. TIFF files of other types (float32, int16, ...) give float32, as stored.
+    The values are (H, W, C) uint8 or uint16, C of 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGBA), or
+    the bands of a TIFF file. Gray of 1, 2 and 4 bits is scaled to 8 bits; 10 to 14 bits are stored
+    in uint16 without scaling. TIFF files of other types (float32, int16, ...) become float32.
     `kanseg.data.io.tiff` has the table of TIFF tags.
 
     Args:
@@ -71,8 +71,8 @@ def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedIm
         max_pixels: larger images are refused before anything is decoded.
 
     Raises:
-        InputError: missing, empty, truncated or unknown files, anything but a regular file, NaN,
-            and more than `max_pixels` pixels.
+        InputError: a file that is missing, empty, truncated, unknown or not a regular file; NaN;
+            more than `max_pixels` pixels.
     """
     path = Path(path)
     require_regular_file(path)
@@ -99,7 +99,7 @@ def read_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def states_nodata(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> bool:
-    """Return True if the header of an image names a number for pixels without data."""
+    """Return True if the header of an image defines a value for pixels without data."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -140,10 +140,10 @@ def to_channels(
         channels: that the network takes.
         name: for messages.
         alpha: True if the last channel is alpha; by default it is the last of 2 or 4 channels of
-            integers. It is dropped unless the network takes as many channels.
+            integers. It is dropped unless the network takes the same number of channels.
 
     Raises:
-        InputError: there is no such conversion.
+        InputError: the image cannot be converted.
     """
     present = image.shape[2]
     if present == channels:
@@ -155,12 +155,15 @@ def to_channels(
     if present == 1 and channels == 3:
         return np.repeat(image, channels, axis=2)
     if present == 3 and channels == 1:
-        luminance = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-        gray = luminance if image.dtype == np.float32 else np.round(luminance)
+        gray = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        if image.dtype != np.float32:
+            gray = np.round(gray)
         return gray.astype(image.dtype)[:, :, None]
-    bands = ", none of which the file calls alpha," if present in (2, 4) else ""
+    none_alpha = ""
+    if present in (2, 4):
+        none_alpha = ", none of them alpha,"
     raise InputError(
-        f"{name}: has {present} channels{bands} and the model takes {channels}; convert the"
+        f"{name}: has {present} channels{none_alpha} and the model takes {channels}; convert the"
         f" image, or train with data.channels: {present}"
     )
 
@@ -168,7 +171,7 @@ def to_channels(
 def decode_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedMask:
     """Read a mask as stored, upright, neither inverted nor scaled.
 
-    The values are (H, W) integers (of a palette file its indices, with its colors), or (H, W, 3)
+    The values are (H, W) integers (for an indexed file its indices, with the palette), or (H, W, 3)
     uint8 for a color mask. An alpha channel is left out.
 
     Raises:
@@ -179,7 +182,9 @@ def decode_mask(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> DecodedMas
     with decoder_errors(path):
         fast = read_fast(path, max_pixels)
         if fast is not None:
-            return DecodedMask(fast[:, :, 0] if fast.shape[2] == 1 else fast)
+            if fast.shape[2] == 1:
+                fast = fast[:, :, 0]
+            return DecodedMask(fast)
         if is_tiff(path):
             header = read_header(path, max_pixels)
             if not header.left_to_pil:
@@ -245,8 +250,8 @@ def _open_unlimited(path: Path) -> Image.Image:
 
 
 def _refuse_too_few_bytes(path: Path) -> None:
-    """Raise InputError for a PNG file that cannot hold its pixels: decoders would allocate all of
-    them before they notice.
+    """Raise InputError for a PNG file that is too small for its pixels: a decoder would allocate
+    memory for all of them first.
     """
     with path.open("rb") as file:
         width, height, depth, color_type = struct.unpack(">IIBB", file.read(26)[16:])
@@ -259,8 +264,8 @@ def _refuse_too_few_bytes(path: Path) -> None:
 
 
 def _decode(image: Image.Image, path: Path) -> np.ndarray:
-    """Decode an open image to (H, W, C) uint8 or uint16, upright. TIFF files get here only if PIL
-    converts their colors.
+    """Decode an open image to (H, W, C) uint8 or uint16, upright; of TIFF files only those whose
+    colors PIL must convert.
     """
     if image.format == "TIFF" and image.mode not in ("F", "I"):
         return _convert_tiff_to_rgb(image, path)
@@ -269,7 +274,7 @@ def _decode(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode in ("F", "I"):
         array = _gray_of_32_bits(np.asarray(image), path)
     elif _is_16_bit(image):
-        image.load()  # refuses a truncated file, which OpenCV would read half
+        image.load()  # refuses a truncated file, which OpenCV would read partially
         array = _add_transparency(_decode_16_bit_png(path), transparent, 1)
     else:
         array = _decode_jpeg(image, path)
@@ -282,7 +287,7 @@ def _decode_8_bit(image: Image.Image, transparent: object) -> np.ndarray:
     """Decode an image of up to 8 bits to (H, W, C) uint8, not turned."""
     scale = 255 // (2 ** _bits_of_gray(image) - 1)
     if image.mode == "1" and transparent is not None:
-        transparent = int(transparent > 0)  # PIL scales this value, but not those of 2 and 4 bits
+        transparent = int(transparent > 0)  # PIL scales it for 1 bit, but not for 2 and 4 bits
     array = np.asarray(_to_plain_mode(image))
     array = array.reshape(*array.shape[:2], -1)
     if image.mode in ("1", "L", "RGB"):
@@ -292,7 +297,7 @@ def _decode_8_bit(image: Image.Image, transparent: object) -> np.ndarray:
 
 def _decode_jpeg(image: Image.Image, path: Path) -> np.ndarray | None:
     """Decode a JPEG file with OpenCV, in two thirds of PIL's time, not turned; None for other
-    files, other colors, or a truncated file.
+    formats, other colors, or a truncated file.
     """
     if image.format != "JPEG" or image.mode not in ("L", "RGB"):
         return None
@@ -321,29 +326,29 @@ def _convert_tiff_to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     bits = image.tag_v2.get(258, (8,))
     if image.tag_v2.get(274, 1) != 1 or set(np.atleast_1d(bits).tolist()) != {8}:
         raise InputError(
-            f"{path}: a TIFF file of {image.mode} colors is read only upright and with 8 bits a"
+            f"{path}: a TIFF file of {image.mode} colors must be upright and have 8 bits per"
             " channel; save it as RGB"
         )
     return np.asarray(image.convert("RGB"))
 
 
 def _gray_of_32_bits(array: np.ndarray, path: Path) -> np.ndarray:
-    """Narrow 32-bit integers that fit 16 bits, as older programs store 16-bit gray."""
+    """Convert 32-bit integers that fit into 16 bits: older programs store 16-bit gray so."""
     if array.dtype.kind == "f" or array.min() < 0 or array.max() > 65535:
         raise InputError(
             f"{path}: images of {array.dtype} values are not supported; save it with 8 or 16 bits"
-            " a channel"
+            " per channel"
         )
     return array.astype(np.uint16)[:, :, None]
 
 
 def _decode_mask(image: Image.Image, path: Path) -> DecodedMask:
-    """Decode the mask in an open image. TIFF files get here only if PIL converts their colors."""
+    """Decode the mask in an open image; of TIFF files only those whose colors PIL must convert."""
     if image.mode in ("P", "PA"):
         return _decode_indexed_mask(image, path)
     bits = _bits_of_gray(image)
     has_alpha = image.mode in ("LA", "RGBA", "La", "RGBa")
-    image.info.pop("transparency", None)  # a transparent color is a label all the same
+    image.info.pop("transparency", None)  # a transparent color is a label like any other
     values = _decode(image, path)
     if bits < 8:  # PIL scales them to 8 bits
         values = values // (255 // (2**bits - 1))
@@ -385,8 +390,9 @@ def _palette_alpha_varies(image: Image.Image) -> bool:
 
 
 def _bits_of_gray(image: Image.Image) -> int:
-    """Return 1, 2 or 4 for a gray image that PIL scales to 8 bits, else 8; the raw mode of its
-    decoder tells (`L;2`).
+    """Return 1, 2 or 4 for a gray image that PIL scales to 8 bits, else 8.
+
+    The number is only in the raw mode of PIL's decoder, such as `L;2`.
     """
     if image.mode == "1":
         return 1
@@ -400,21 +406,24 @@ def _bits_of_gray(image: Image.Image) -> int:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Return True if the file has 16 bits per channel; the raw mode of PIL's decoder tells
-    (`RGB;16B`), while its mode is RGB.
+    """Return True if the file has 16 bits per channel.
+
+    The mode of such an RGB image is RGB; only the raw mode of PIL's decoder is `RGB;16B`.
     """
     if image.mode.startswith("I;16"):
         return True
     for tile in image.tile:
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        arguments = tile[3]
+        if not isinstance(arguments, tuple):
+            arguments = (arguments,)
         if any(isinstance(part, str) and ";16" in part for part in arguments):
             return True
     return False
 
 
 def _add_transparency(array: np.ndarray, transparent: object, scale: int) -> np.ndarray:
-    """Add an alpha channel that is 0 at the color that a PNG file calls transparent (a stored
-    value, times `scale`) and full elsewhere; without such a color, return the array.
+    """Add an alpha channel that is 0 at the transparent color of a PNG file (a stored value, times
+    `scale`) and opaque elsewhere; without such a color, return the array.
     """
     if transparent is None or isinstance(transparent, bytes) or array.shape[2] not in (1, 3):
         return array
@@ -432,5 +441,6 @@ def _to_plain_mode(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "1":
         return image.convert("L")
-    has_alpha = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
-    return image.convert("RGBA" if has_alpha else "RGB")
+    if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,5 +1,5 @@
-"""Facts about one image or mask file that do not depend on the meaning of the labels, so that they
-can be cached.
+"""Probe an image or mask file: facts that do not depend on the meaning of the labels and can be
+cached.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from kanseg.data.io.decoded import DecodedImage, DecodedMask
 from kanseg.data.io.images import MAX_PIXELS, decode_image, decode_mask, image_mode
 from kanseg.utils.errors import InputError
 
-MAX_VALUES = 1024  # of a mask that are kept; a label map has at most 255 classes
-LARGE = 2**25  # pixels; larger images are decoded one at a time, however many threads there are
+MAX_VALUES = 1024  # different values of a mask to keep; a mask has at most 255 classes
+LARGE = 2**25  # pixels; larger images are decoded one at a time, for any number of threads
 WHITE, BLACK = 0xFFFFFF, 0
 _LARGE_LOCK = threading.Lock()
 
@@ -31,7 +31,7 @@ class ImageFacts:
     """Facts about an image file.
 
     Args:
-        fault: [code, reason] of a file that cannot be used; then the rest is empty.
+        fault: [code, reason] of a file that cannot be used; the other facts are then empty.
         kind: "RGB", "gray", "16-bit gray", ...
         size: [H, W], upright.
         channels: as read, alpha included.
@@ -66,16 +66,16 @@ class MaskFacts:
     """Facts about a mask file.
 
     Args:
-        fault: [code, reason] of a file that cannot be used; then the rest is empty.
+        fault: [code, reason] of a file that cannot be used; the other facts are then empty.
         lossy: the name of a lossy format ("JPEG", "WEBP"), else "".
         size: [H, W].
         color: True if the values are packed RGB colors (`pack_rgb`) instead of indices.
         gray: True for a color mask with equal red, green and blue everywhere.
         values: [value, pixels, row and column of the first one] each, ascending.
-        more: True if there are more than `MAX_VALUES` values, of which only the first are kept.
+        more: True if there are more than `MAX_VALUES` values; only the first are kept.
         palette: [index, packed color] of each value of an indexed file; empty for others.
         alpha_varies: True if the file has an alpha channel that is not constant.
-        white_at_0: True if the file says that 0 is white and another of its values black.
+        white_at_0: True if the file defines 0 as white and another of its values as black.
     """
 
     fault: list[str] | None = None
@@ -117,7 +117,7 @@ def probe_masks(paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> list[Mas
 
 @contextmanager
 def _one_large_at_a_time(path: Path) -> Iterator[None]:
-    """Let only one thread at a time decode a large image, which bounds the memory."""
+    """Let only one thread at a time decode a large image, to limit the memory."""
     is_large = _pixels_by_header(path) > LARGE
     with _LARGE_LOCK if is_large else nullcontext():
         yield
@@ -136,20 +136,24 @@ def _image_facts(kind: str, image: DecodedImage) -> ImageFacts:
     if image.nodata is not None:
         with_data = (~image.nodata).astype(np.uint8)
         nodata = int(image.nodata.sum())
-    scale = float(np.iinfo(values.dtype).max) if values.dtype.kind in "ui" else 1.0
+    scale = 1.0
+    if values.dtype.kind in "ui":
+        scale = float(np.iinfo(values.dtype).max)
     mean, std = [], []
+    constant = True
     for channel in range(values.shape[2]):
         plane = np.ascontiguousarray(values[:, :, channel])
         moments = cv2.meanStdDev(plane, mask=with_data)
-        mean.append(float(moments[0].item()) / scale)
-        std.append(float(moments[1].item()) / scale)
+        mean.append(round(float(moments[0].item()) / scale, 8))
+        std.append(round(float(moments[1].item()) / scale, 8))
+        constant = constant and moments[1].item() == 0
     return ImageFacts(
         kind=kind,
         size=list(values.shape[:2]),
         channels=values.shape[2],
-        mean=[round(value, 8) for value in mean],
-        std=[round(value, 8) for value in std],
-        constant=max(std) == 0,
+        mean=mean,
+        std=std,
+        constant=constant,
         alpha=image.alpha,
         nodata=nodata,
         pixels=_pixel_hash(image),
@@ -157,7 +161,9 @@ def _image_facts(kind: str, image: DecodedImage) -> ImageFacts:
 
 
 def _pixel_hash(image: DecodedImage) -> str:
-    """SHA-256 of the pixels, without an opaque alpha channel and as gray if all colors are."""
+    """Return the SHA-256 of the pixels, without an opaque alpha channel, and as gray if all pixels
+    are gray.
+    """
     values = image.values
     if image.alpha and values.dtype.kind == "u":
         opaque = (values[:, :, -1] == np.iinfo(values.dtype).max).all()
@@ -173,11 +179,18 @@ def _pixel_hash(image: DecodedImage) -> str:
 def _mask_facts(path: Path, mask: DecodedMask) -> MaskFacts:
     array = mask.values
     color = array.ndim == 3
-    channels = f" with {array.shape[2]} channels" if color else ""
-    if array.dtype.kind not in "ui" or (color and (array.dtype != np.uint8 or array.shape[2] != 3)):
-        reason = f"a mask of {array.dtype} values{channels}; save class indices as 8-bit gray PNG"
+    if color:
+        supported = array.dtype == np.uint8 and array.shape[2] == 3
+        kind = f"{array.dtype} values with {array.shape[2]} channels"
+    else:
+        supported = array.dtype.kind in "ui"
+        kind = f"{array.dtype} values"
+    if not supported:
+        reason = f"a mask of {kind}; save class indices as 8-bit gray PNG"
         return MaskFacts(fault=["unsupported", reason])
-    flat = pack_rgb(array) if color else array
+    flat = array
+    if color:
+        flat = pack_rgb(array)
     values, counts = _histogram(flat)
     kept = []
     for value, count in zip(values[:MAX_VALUES], counts, strict=False):
@@ -202,7 +215,7 @@ def _histogram(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (values of a mask, ascending, and the number of pixels of each)."""
     if flat.dtype.itemsize > 2:
         return np.unique(flat, return_counts=True)
-    # Counting is ten times faster than sorting; it copies 8 bytes per pixel, hence the parts.
+    # Counting is ten times faster than sorting, but copies 8 bytes per pixel: count in parts.
     counts = np.zeros(np.iinfo(flat.dtype).max + 1, dtype=np.int64)
     for rows in np.array_split(flat, max(1, flat.size // 2**22)):
         counts += np.bincount(rows.ravel(), minlength=len(counts))
@@ -211,7 +224,7 @@ def _histogram(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lossy_format(path: Path) -> str:
-    """Return "JPEG", "WEBP" for WebP that is not lossless (it has a chunk `VP8 `), or ""."""
+    """Return "JPEG", "WEBP" for lossy WebP (which has a chunk `VP8 `), or ""."""
     with path.open("rb") as stream:
         head = stream.read(16)
     if head[:2] == b"\xff\xd8":

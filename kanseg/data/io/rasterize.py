@@ -1,4 +1,4 @@
-"""Draw annotated objects (polygons and run lengths, as in COCO files) as label maps."""
+"""Rasterize annotated objects (polygons and run lengths, as in COCO files) to masks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Annotation:
     Args:
         source: the JSON file.
         number: id of the image in it.
-        size: (H, W) that the file states, or None.
+        size: (H, W) according to the file, or None.
         regions: the objects.
     """
 
@@ -51,21 +51,24 @@ class Annotation:
     regions: tuple[Region, ...] = field(default=(), compare=False)
 
     def checked_size(self, image: Path, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size (H, W) of the upright image; InputError if the file states another."""
+        """Return the size (H, W) of the upright image; InputError if the file has another size."""
         if self.size not in (None, size):
             raise InputError(
-                f"{image}: the image is {size[1]}x{size[0]} pixels, and {self.source.name} says"
-                f" {self.size[1]}x{self.size[0]}"
+                f"{image}: the image is {size[1]}x{size[0]} pixels, but {self.size[1]}x"
+                f"{self.size[0]} in {self.source.name}"
             )
         return size
 
     def draw(self, size: tuple[int, int]) -> np.ndarray:
-        """Draw class indices (H, W) uint8, 0 where there is no object. Crowds are 255; smaller
-        objects cover larger ones, and all cover crowds.
+        """Draw class indices (H, W) uint8, 0 where there is no object, 255 in crowds. Smaller
+        objects are drawn over larger ones, and all objects over crowds.
         """
         label = np.zeros(size, dtype=np.uint8)
         for region in sorted(self.regions, key=lambda region: (not region.crowd, -region.area)):
-            label[self._mask(region, size)] = IGNORE_INDEX if region.crowd else region.label
+            value = region.label
+            if region.crowd:
+                value = IGNORE_INDEX
+            label[self._mask(region, size)] = value
         return label
 
     def draw_each(self, size: tuple[int, int], classes: int) -> np.ndarray:
@@ -74,7 +77,9 @@ class Annotation:
         """
         label = np.zeros((classes, *size), dtype=np.uint8)
         for region in sorted(self.regions, key=lambda region: not region.crowd):
-            value = IGNORE_INDEX if region.crowd else 1
+            value = 1
+            if region.crowd:
+                value = IGNORE_INDEX
             label[region.label][self._mask(region, size)] = value
         return label
 
@@ -109,8 +114,8 @@ def fill_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> np.n
 
 
 def _crossings(polygon: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the outline crosses the center lines of the rows: the rows, and the first
-    columns whose centers are to the right of the crossing.
+    """Return the crossings of the outline with the center lines of the rows: the row of each, and
+    the first column whose center is to the right of it.
     """
     start, end = polygon, np.roll(polygon, -1, axis=0)
     top = np.minimum(start, end)[:, 1]
@@ -128,8 +133,8 @@ def _crossings(polygon: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, 
 def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Decode the run lengths of a COCO file, columns first and zeros first, to (H, W) bool.
 
-    pycocotools decodes large masks faster, but it is not safe for files from elsewhere: version
-    2.0.11 returned uninitialized memory for a text of runs that were too short for the image.
+    pycocotools decodes large masks faster, but it is not safe for untrusted files: version 2.0.11
+    returned uninitialized memory if the run lengths were too short for the image.
 
     Raises:
         ValueError: another size than that of the image, or lengths that do not add up to it.
@@ -145,7 +150,7 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
         counts = _decode_counts(counts)
     lengths = np.array(counts, dtype=np.int64)
     pixels = stated[0] * stated[1]
-    # Each by itself first: a sum of large ones can overflow to the right number.
+    # Check each length too: the sum of large lengths can overflow to the right number.
     if lengths.min(initial=0) < 0 or lengths.max(initial=0) > pixels or lengths.sum() != pixels:
         raise ValueError(f"its run lengths do not add up to the {pixels} pixels of the image")
     values = np.arange(len(lengths)) % 2 == 1
@@ -153,10 +158,11 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _decode_counts(text: str) -> list[int]:
-    """Decode the text of COCO's compressed run lengths.
+    """Decode the string of COCO's compressed run lengths.
 
-    Each character from '0' on holds 5 bits, the lowest first, and a sixth that says that more
-    follow. From the fourth number on they are differences to the last but one.
+    Each character, minus '0', holds 5 bits of a number, lowest bits first, and a sixth bit that is
+    set if more bits follow. From the fourth on, numbers are differences to the number before the
+    last.
     """
     lengths: list[int] = []
     value = bits = 0
@@ -170,7 +176,9 @@ def _decode_counts(text: str) -> list[int]:
             continue
         if code & 16:
             value -= 1 << bits
-        lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
+        if len(lengths) > 2:
+            value += lengths[-2]
+        lengths.append(value)
         value = bits = 0
     if bits:
         raise ValueError("its run lengths end in the middle of a number")

@@ -1,4 +1,4 @@
-"""TIFF files: what their tags say about the values, one rule for each tag at all depths.
+"""Read TIFF files: one rule for each tag, at all bit depths.
 
     tag              value                 image                            mask
     BitsPerSample    1 to 7                scaled to 0..255, as of PNG      stored values
@@ -42,7 +42,7 @@ from kanseg.utils.errors import InputError
 SUFFIXES = (".tif", ".tiff")
 GDAL_NODATA = 42113
 LARGEST_LABEL, SMALLEST_LABEL = 65535, -(2**31)
-VALUES_PER_PIXEL = 4  # the limit of pixels, times this, is the limit of values of all bands
+VALUES_PER_PIXEL = 4  # limit of values of all bands, in multiples of the limit of pixels
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _JPEG = (6, 7)  # compressions whose decoder gives RGB for YCbCr
@@ -62,7 +62,7 @@ class TiffHeader:
         bits: per value.
         photometric: value of the tag; RGB for YCbCr that is decoded to RGB.
         extra: the values of ExtraSamples.
-        planes: True if the bands are stored one after the other.
+        planes: True if each band is stored separately (planar configuration 2).
         orientation: 1 to 8.
         nodata: the number of GDAL_NODATA, or None.
         palette: (n, 3) uint8 of a palette file, or None.
@@ -97,28 +97,35 @@ class TiffHeader:
 
     @property
     def kind(self) -> str:
-        """A word for the image, such as `RGB`, `16-bit gray`, `5 bands`, `float32 gray`."""
+        """Description of the image: `RGB`, `16-bit gray`, `5 bands`, `float32 gray`, ..."""
         if self.photometric == _PALETTE:
             return "palette"
         has_alpha = self.alpha_band is not None
         colors = self.bands - has_alpha
         if colors == 3 and self.photometric == _RGB:
-            word = "RGBA" if has_alpha else "RGB"
+            kind, alpha = "RGB", "A"
+        elif colors == 1:
+            kind, alpha = "gray", "+alpha"
         else:
-            word = "gray" if colors == 1 else f"{colors} bands"
-            word += "+alpha" if has_alpha else ""
+            kind, alpha = f"{colors} bands", "+alpha"
+        if has_alpha:
+            kind += alpha
         if self.dtype.kind not in "ub" or self.bits > 16:
-            return f"{self.dtype} {word}"
-        return word if self.bits <= 8 else f"16-bit {word}"
+            return f"{self.dtype} {kind}"
+        if self.bits > 8:
+            return f"16-bit {kind}"
+        return kind
 
     @property
     def upright_shape(self) -> tuple[int, int]:
         """(H, W) of the image turned upright."""
-        return self.shape[::-1] if self.orientation >= 5 else self.shape
+        if self.orientation >= 5:
+            return self.shape[::-1]
+        return self.shape
 
 
 def is_tiff(path: Path) -> bool:
-    """True if a file starts as TIFF files do."""
+    """True if a file starts like a TIFF file."""
     with path.open("rb") as file:
         return file.read(4) in _MAGIC
 
@@ -131,9 +138,10 @@ def read_header(path: Path, max_pixels: int) -> TiffHeader:
             kind that is not supported.
     """
     with decoder_errors(path), tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        same = sum(other.shape == page.shape for other in file.pages[:2])
-        return header_of(path, page, max_pixels, pages=len(file.pages) if same == 2 else 1)
+        page, pages = file.pages[0], 1
+        if len(file.pages) > 1 and file.pages[1].shape == page.shape:
+            pages = len(file.pages)
+        return header_of(path, page, max_pixels, pages=pages)
 
 
 def header_of(
@@ -151,10 +159,14 @@ def header_of(
             " --data.max_pixels) if the file can be trusted"
         )
     _refuse_unsupported(path, page)
-    photometric = int(page.photometric)
+    photometric, palette = int(page.photometric), None
     if photometric == _YCBCR and int(page.compression) in _JPEG:
         photometric = _RGB
+    elif photometric == _PALETTE:
+        palette = _palette_of(page)
     orientation = page.tags.valueof(274, 1)
+    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+        orientation = 1
     return TiffHeader(
         path,
         (height, width),
@@ -164,9 +176,9 @@ def header_of(
         photometric,
         tuple(int(kind) for kind in page.extrasamples or ()),
         int(page.planarconfig) == 2 and bands > 1,
-        orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
+        orientation,
         nodata_of(page),
-        _palette_of(page) if photometric == _PALETTE else None,
+        palette,
         pages,
     )
 
@@ -199,14 +211,14 @@ def read_tiff_image(header: TiffHeader) -> DecodedImage:
             NaN or infinite values, or WhiteIsZero with values that have no white.
     """
     image = image_of(_stored(header), header)
-    if header.orientation == 1:
-        return image
-    nodata = None if image.nodata is None else apply_orientation(image.nodata, header.orientation)
+    nodata = image.nodata
+    if nodata is not None:
+        nodata = apply_orientation(nodata, header.orientation)
     return DecodedImage(apply_orientation(image.values, header.orientation), image.alpha, nodata)
 
 
 def read_tiff_mask(header: TiffHeader) -> DecodedMask:
-    """Read the mask in a file, upright, by the table above; errors as of `read_tiff_image`."""
+    """Read the mask in a file, upright, by the table above; errors as in `read_tiff_image`."""
     mask = mask_of(_stored(header), header)
     return replace(mask, values=apply_orientation(mask.values, header.orientation))
 
@@ -245,14 +257,17 @@ def mask_of(stored: np.ndarray, header: TiffHeader) -> DecodedMask:
         stored = stored.astype(np.uint8)
     if stored.dtype not in (np.uint8, np.uint16):
         stored = _whole(stored, header.path)
-    values = stored[:, :, 0] if stored.shape[2] == 1 else stored
+    if stored.shape[2] == 1:
+        stored = stored[:, :, 0]
     white_is_zero = header.photometric == _WHITE_IS_ZERO
-    return DecodedMask(np.ascontiguousarray(values), header.palette, alpha_varies, white_is_zero)
+    return DecodedMask(np.ascontiguousarray(stored), header.palette, alpha_varies, white_is_zero)
 
 
 def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
     """Raise InputError for values that the table does not cover."""
-    formats = page.sampleformat if isinstance(page.sampleformat, tuple) else (page.sampleformat,)
+    formats = page.sampleformat
+    if not isinstance(formats, tuple):
+        formats = (formats,)
     if any(int(kind) in (5, 6) for kind in formats):
         raise InputError(
             f"{path}: holds complex values, which have no order; save their amplitude (np.abs), or"
@@ -270,7 +285,7 @@ def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
 
 
 def _palette_of(page: tifffile.TiffPage) -> np.ndarray:
-    """Return (n, 3) uint8; the tag holds 16 bits, of some writers 8."""
+    """Return the palette (n, 3) uint8; the tag has 16 bits, or 8 bits from some writers."""
     table = np.asarray(page.colormap).reshape(3, -1)
     if table.max() > 255:
         table = table >> 8
@@ -278,7 +293,7 @@ def _palette_of(page: tifffile.TiffPage) -> np.ndarray:
 
 
 def _stored(header: TiffHeader) -> np.ndarray:
-    """(H, W, C) of any type, as stored."""
+    """Read the stored values, (H, W, C) of any type."""
     if header.pages > 1:
         raise _several_pages(header.path, header.pages)
     with decoder_errors(header.path), tifffile.TiffFile(header.path) as file:
@@ -306,29 +321,33 @@ def _several_pages(path: Path, pages: int) -> InputError:
 
 
 def _without_data(stored: np.ndarray, header: TiffHeader) -> np.ndarray | None:
-    """(H, W) bool: where any band has the number of GDAL_NODATA."""
-    if header.nodata is None:
+    """Return (H, W) bool, True where any band has the number of GDAL_NODATA; None without it."""
+    is_float = stored.dtype.kind == "f"
+    if header.nodata is None or (np.isnan(header.nodata) and not is_float):
         return None
     if np.isnan(header.nodata):
-        return np.isnan(stored).any(axis=2) if stored.dtype.kind == "f" else None
-    if stored.dtype.kind == "f":
+        return np.isnan(stored).any(axis=2)
+    number = header.nodata
+    if is_float:
         with np.errstate(over="ignore"):
-            number = stored.dtype.type(header.nodata)
-        return (stored == number).any(axis=2)
-    return (stored == header.nodata).any(axis=2)
+            number = stored.dtype.type(number)
+    return (stored == number).any(axis=2)
 
 
 def _inverted(stored: np.ndarray, colors: int, header: TiffHeader) -> np.ndarray:
     """Return stored values with the color bands of WhiteIsZero inverted, so that black is 0."""
     if header.dtype.kind not in "ub":
         raise InputError(
-            f"{header.path}: WhiteIsZero with {header.dtype} values, of which none is white; save"
-            " the file with photometric minisblack"
+            f"{header.path}: WhiteIsZero is undefined for {header.dtype} values; save the file with"
+            " photometric minisblack"
         )
-    whole = stored.astype(np.uint8) if stored.dtype.kind == "b" else stored.copy()
-    largest = whole.dtype.type(2**header.bits - 1)
-    whole[:, :, :colors] = largest - whole[:, :, :colors]
-    return whole
+    dtype = stored.dtype
+    if dtype.kind == "b":
+        dtype = np.dtype(np.uint8)
+    inverted = stored.astype(dtype)
+    largest = dtype.type(2**header.bits - 1)
+    inverted[:, :, :colors] = largest - inverted[:, :, :colors]
+    return inverted
 
 
 def _depth_of_images(stored: np.ndarray, bits: int) -> np.ndarray:
@@ -362,18 +381,21 @@ def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: Ti
     if not bad.any():
         return
     row, column, band = np.argwhere(bad)[0]
-    wide = header.dtype.kind == "f" and header.dtype.itemsize > 4
-    hint = " or beyond float32" if wide else ""
+    too_large = ""
+    if header.dtype.kind == "f" and header.dtype.itemsize > 4:
+        too_large = " or too large for float32"
     raise InputError(
-        f"{header.path}: {int(bad.sum())} values are NaN or infinite{hint} (the first at row {row},"
-        f" column {column}, band {band}); replace them by a number that the tag GDAL_NODATA names"
-        " (NaN can be named too: gdal_edit.py -a_nodata nan FILE), and they are ignored"
+        f"{header.path}: {int(bad.sum())} values are NaN or infinite{too_large} (the first at row"
+        f" {row}, column {column}, band {band}); replace them by the number in the tag GDAL_NODATA"
+        " (it can be NaN: gdal_edit.py -a_nodata nan FILE), so that they are ignored"
     )
 
 
 def _divided_by_alpha(values: np.ndarray) -> np.ndarray:
     """Undo the multiplication of the colors by the last channel, alpha."""
-    largest = 1.0 if values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
+    largest = 1.0
+    if values.dtype.kind == "u":
+        largest = float(np.iinfo(values.dtype).max)
     alpha = values[:, :, -1:].astype(np.float64)
     colors = values[:, :, :-1] * np.divide(
         largest, alpha, out=np.zeros_like(alpha), where=alpha > 0
@@ -387,14 +409,14 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
     """Convert labels stored as floats, or as signed or wide integers, to int32."""
     if not np.isfinite(array).all():
         raise InputError(
-            f"{path}: a mask holds class indices, but {int((~np.isfinite(array)).sum())} values"
-            " here are NaN or infinite; save integers, 255 where a pixel is to be ignored"
+            f"{path}: a mask must hold class indices, but {int((~np.isfinite(array)).sum())} values"
+            " are NaN or infinite; save integers, and 255 for ignored pixels"
         )
     small, large = array.min(), array.max()
     if small < SMALLEST_LABEL or large > LARGEST_LABEL or (array != np.floor(array)).any():
         raise InputError(
-            f"{path}: a mask holds class indices, whole numbers up to {LARGEST_LABEL}, but here are"
-            f" values from {small:g} to {large:g}"
+            f"{path}: a mask must hold class indices, whole numbers up to {LARGEST_LABEL}, but its"
+            f" values are from {small:g} to {large:g}"
         )
     return array.astype(np.int32)
 
@@ -402,12 +424,12 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
 class TiffImage:
     """Reads windows of a TIFF file that may be larger than the memory.
 
-    Tiles or strips are decoded when a window needs them, and kept as long as the next windows, from
-    left to right and from top to bottom, need them too. Threads may share it.
+    Tiles or strips are decoded when a window needs them, and cached as long as the next windows,
+    from left to right and from top to bottom, need them too. Threads may share an instance.
 
     Args:
         page: of the open file; `open_tiff` checks that it can be read by windows.
-        header: what its tags say.
+        header: of the page.
 
     Raises:
         InputError: tiles or strips without pixels.
@@ -437,7 +459,7 @@ class TiffImage:
 
     @property
     def cached_blocks(self) -> int:
-        """Decoded tiles or strips that are held in memory."""
+        """Number of decoded tiles or strips in memory."""
         return len(self._cache)
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -463,7 +485,7 @@ class TiffImage:
             for i in range(top // rows, -(-(top + height) // rows)):
                 for j in range(left // columns, -(-(left + width) // columns)):
                     _copy_block(window, self._block_at(i, j), i * rows - top, j * columns - left)
-            # The next windows of these rows, and of the next rows, need so many blocks again.
+            # The next windows of these rows, and of the next rows, need this number of blocks.
             self._cache_size = max(self._cache_size, (-(-height // rows) + 1) * self._columns)
             while len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
@@ -487,23 +509,24 @@ class TiffImage:
         row_bytes = self.shape[1] * self.channels * self._page.dtype.itemsize
         data = self._read_bytes(self._page.dataoffsets[0] + start * row_bytes, count * row_bytes)
         values = np.frombuffer(data, self._page.dtype.newbyteorder(self._page.parent.byteorder))
-        return values.reshape(count, self.shape[1], self.channels).astype(
-            self._page.dtype.newbyteorder("="), copy=False
-        )
+        values = values.reshape(count, self.shape[1], self.channels)
+        return values.astype(self._page.dtype.newbyteorder("="), copy=False)
 
     def _decode_segment(self, index: int) -> np.ndarray:
-        """Decode a tile or strip, (h, w, C); bands that the file stores one after the other are
-        joined.
-        """
+        """Decode a tile or strip, (h, w, C); bands that are stored separately are joined."""
         page = self._page
-        planes = self.channels if page.planarconfig == 2 else 1
+        planes = 1
+        if page.planarconfig == 2:
+            planes = self.channels
         per_plane = len(page.dataoffsets) // planes
         found = []
-        for place in range(index, index + planes * per_plane, per_plane):
-            offset, count = page.dataoffsets[place], page.databytecounts[place]
-            data = self._read_bytes(offset, count) if count else None
-            segment, _, shape = page.decode(data, place, jpegtables=page.jpegtables)
-            if segment is None:  # a sparse file leaves it out: filled with GDAL_NODATA, or 0
+        for number in range(index, index + planes * per_plane, per_plane):
+            offset, count = page.dataoffsets[number], page.databytecounts[number]
+            data = None
+            if count:
+                data = self._read_bytes(offset, count)
+            segment, _, shape = page.decode(data, number, jpegtables=page.jpegtables)
+            if segment is None:  # left out of a sparse file: fill with GDAL_NODATA, or 0
                 segment = np.full(shape, page.nodata, page.dtype)
             found.append(segment[0])
         if planes == 1:
@@ -520,7 +543,7 @@ class TiffImage:
 
 
 def _copy_block(window: np.ndarray, block: np.ndarray, row: int, column: int) -> None:
-    """Copy the part of a block that lies in the window; its first pixel is at (row, column)."""
+    """Copy the part of a block that overlaps the window; its first pixel is at (row, column)."""
     top, left = max(row, 0), max(column, 0)
     bottom = min(row + block.shape[0], window.shape[0])
     right = min(column + block.shape[1], window.shape[1])

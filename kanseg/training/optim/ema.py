@@ -12,12 +12,11 @@ RAMP = 10  # the decay of update t is at most (1 + t) / (RAMP + t)
 
 
 def create_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of a network's weights; `update_parameters(model)` updates it.
+    """Create an exponential moving average of the weights; `update_parameters(model)` updates it.
 
     Update 0 copies the weights. Update t keeps a share min(decay, (1 + t) / (10 + t)) of the
     average, so that early, hardly trained weights do not dominate the average of a short run.
-    Running statistics of batch norms are averaged with the weights that they belong to; integer
-    buffers are copied.
+    Running statistics of batch norms are averaged like the weights; integer buffers are copied.
 
     Args:
         model: neither wrapped nor compiled.
@@ -28,7 +27,7 @@ def create_ema(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def decay_at(update: int, decay: float) -> float:
-    """Share of the average that update number `update`, from 1 on, keeps."""
+    """Return the share of the average that update number `update` (from 1) keeps."""
     return min(decay, (1 + update) / (RAMP + update))
 
 

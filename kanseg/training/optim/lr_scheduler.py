@@ -1,9 +1,9 @@
-"""Learning-rate schedules of a training, and the groups of parameters with their own rates."""
+"""Learning-rate schedulers, and parameter groups with their own learning rates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,22 +21,23 @@ EXAMPLES = 6  # names of parameters in an error message
 
 @dataclass
 class PlateauState:
-    """What validations have done to the learning rate so far; stored in every checkpoint."""
+    """The reductions of the learning rate by validations so far; stored in every checkpoint."""
 
     scale: float = 1.0  # factor on the learning rate
     stale: int = 0  # validations since the last improvement or reduction
 
 
 class PlateauLR(LambdaLR):
-    """LambdaLR whose rates fall when validations stop improving: the schedule "plateau".
+    """LambdaLR that also lowers the rates when validations stop improving: the schedule "plateau".
 
-    It reduces as `ReduceLROnPlateau` does with threshold 0. That one multiplies the rates of the
-    optimizer, which a warm-up by another scheduler would overwrite at its next step.
+    It reduces the rates like `ReduceLROnPlateau` with threshold 0, which cannot be combined with a
+    warm-up: it multiplies the rates of the optimizer, and the scheduler of the warm-up would
+    overwrite them at its next step.
 
     Args:
-        optimizer, lr_lambda, last_epoch: as of `LambdaLR`.
+        optimizer, lr_lambda, last_epoch: as for `LambdaLR`.
         plateau: reductions so far; updated in place.
-        warmup_steps: validations until then do not count: the rate rises whatever they say.
+        warmup_steps: validations during the warm-up do not count.
         factor, patience, min_factor: options of the schedule.
     """
 
@@ -57,12 +58,12 @@ class PlateauLR(LambdaLR):
         super().__init__(optimizer, lr_lambda, last_epoch=last_epoch)
 
     def get_lr(self) -> list[float]:
-        """The rate of each group at this step."""
+        """Return the rate of each group at this step."""
         factor = self.lr_lambdas[0](self.last_epoch)
         return [base * factor * self.plateau.scale for base in self.base_lrs]
 
     def step_validation(self, *, improved: bool) -> None:
-        """Take note of a validation, and lower the rates after too many without an improvement."""
+        """Lower the rates after more than `patience` validations without an improvement."""
         state = self.plateau
         if improved or self.last_epoch <= self.warmup_steps:
             state.stale = 0
@@ -84,7 +85,7 @@ def create_lr_scheduler(
     step: int = 0,
     plateau: PlateauState | None = None,
 ) -> LambdaLR:
-    """The scheduler of a training, which is stepped after each optimizer step.
+    """Create the scheduler of a training; call its `step` after each optimizer step.
 
     Every schedule is a closed form of the step (`create_schedule`), not one of torch's chained
     schedulers: a resumed run continues at any step, with another length or peak if the settings
@@ -95,7 +96,7 @@ def create_lr_scheduler(
         settings: `training` of an experiment.
         total: optimizer steps of the whole run.
         step: steps that are done.
-        plateau: what validations have done so far, for the schedule "plateau"; updated in place.
+        plateau: reductions so far, for the schedule "plateau"; updated in place.
 
     Raises:
         ValueError: an unknown schedule or option.
@@ -119,45 +120,48 @@ def create_lr_scheduler(
 
 
 def current_lr(scheduler: LambdaLR, peak: float) -> float:
-    """The learning rate, at this step, of a group that has no rate of its own; for the log."""
+    """Return the current learning rate of parameters without a rate of their own, for the log."""
     rate = peak * scheduler.lr_lambdas[0](scheduler.last_epoch)
     if isinstance(scheduler, PlateauLR):
         rate *= scheduler.plateau.scale
     return rate
 
 
-# Learning rate of the coefficients of functions, in multiples of that of other weights, and
-# whether weight decay pulls them to zero: what shared functions want (docs/results/screening),
-# and what functions of each edge, which are weights of a convolution, always had.
+# Learning rate of the coefficients of functions, in multiples of that of other weights, and whether
+# they have weight decay. The values for shared functions are from docs/results/screening; functions
+# of each edge are treated like the weights of a convolution.
 FUNCTION_LR = {"shared": 10.0, "edge": 1.0}
 FUNCTION_DECAY = {"shared": False, "edge": True}
 
 
 def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
-    """Groups of parameters for an optimizer; a group whose learning rate or weight decay is not
-    that of the settings has its own "lr" or "weight_decay".
+    """Return the parameter groups for an optimizer; groups with another learning rate or weight
+    decay than the settings have their own "lr" or "weight_decay".
 
     Args:
-        model: its `named_parameters`.
+        model: its `named_parameters` are used.
         settings: `training` of an experiment. `lr_factors` maps a pattern (`fnmatch` on the whole
-            name, case matters) to a factor; the first pattern that fits counts, other parameters
-            have factor 1. A group of factor 0 keeps its weights, but running statistics of batch
-            norms in it go on. `function_lr` and `function_decay` concern the coefficients of
-            functions.
+            name, case-sensitive) to a factor; the first pattern that matches counts, and other
+            parameters have factor 1. Factor 0 freezes the weights of a group, but not the running
+            statistics of its batch norms. `function_lr` and `function_decay` apply to the
+            coefficients of functions.
 
     Raises:
-        InputError: a factor below 0; a pattern that fits nothing, or nothing that an earlier one
-            leaves.
+        InputError: a factor below 0; a pattern that matches no parameter, or only parameters of
+            earlier patterns.
     """
     factors = settings.lr_factors
-    pattern_of = {name: _first_match(name, factors) for name, _ in model.named_parameters()}
+    pattern_of: dict[str, str | None] = {}
+    for name, _ in model.named_parameters():
+        matching = (pattern for pattern in factors if fnmatchcase(name, pattern))
+        pattern_of[name] = next(matching, None)
     for pattern, factor in factors.items():
         if not 0 <= factor < math.inf:
             raise InputError(
                 f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}"
             )
         if pattern not in pattern_of.values():
-            raise InputError(f"training.lr_factors: {pattern!r} {_why(model, pattern)}")
+            raise InputError(f"training.lr_factors: {pattern!r} {_why_unused(model, pattern)}")
     if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
         raise InputError(f"training.function_lr must be 0 or more, got {settings.function_lr}")
     kinds = {}
@@ -182,18 +186,19 @@ def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
 
 
 def function_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
-    """The parameters of a model that are coefficients of functions -> "shared" or "edge"."""
-    return {
-        layer.functions_weight: "edge" if getattr(layer, "share", "edge") == "edge" else "shared"
-        for layer in kan_layers(model)
-        if isinstance(layer.functions_weight, nn.Parameter)
-    }
+    """Return the parameters that are coefficients of functions, each -> "shared" or "edge"."""
+    kinds = {}
+    for layer in kan_layers(model):
+        if isinstance(layer.functions_weight, nn.Parameter):
+            is_edge = getattr(layer, "share", "edge") == "edge"
+            kinds[layer.functions_weight] = "edge" if is_edge else "shared"
+    return kinds
 
 
 def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
-    """A line for each kind of functions that are trained differently from other weights."""
+    """Return a line for each kind of functions that is trained differently from other weights."""
     if settings.optimizer in NEEDS_CLOSURE:
-        return []  # which have one learning rate for all
+        return []  # these optimizers have one learning rate for all parameters
     kinds = function_kinds(model)
     lines = []
     for kind, words in (("shared", "shared functions"), ("edge", "functions of each edge")):
@@ -209,14 +214,9 @@ def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
     return lines
 
 
-def _first_match(name: str, patterns: Iterable[str]) -> str | None:
-    """The first pattern that fits a name; None if none does."""
-    return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
-
-
 def _function_rates(kind: str | None, settings: Any) -> tuple[float, bool]:
-    """Factor on the learning rate, and whether weight decay acts, for the coefficients of a kind of
-    functions; None for other parameters.
+    """Return the factor on the learning rate, and whether there is weight decay, for the
+    coefficients of a kind of functions, or for other parameters (None).
     """
     if kind is None:
         return 1.0, True
@@ -228,9 +228,10 @@ def _function_rates(kind: str | None, settings: Any) -> tuple[float, bool]:
     return factor, decays
 
 
-def _why(model: nn.Module, pattern: str) -> str:
+def _why_unused(model: nn.Module, pattern: str) -> str:
+    """Return why no group has a pattern, as the end of a sentence."""
     names = [name for name, _ in model.named_parameters()]
     if any(fnmatchcase(name, pattern) for name in names):
-        return "fits only parameters that an earlier pattern takes; put it before that"
+        return "matches only parameters of earlier patterns; put it before them"
     shown = names[:: -(-len(names) // EXAMPLES)]
-    return f"fits no parameter; their names are such as {', '.join(shown)}"
+    return f"matches no parameter; some names: {', '.join(shown)}"

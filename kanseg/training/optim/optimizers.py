@@ -23,7 +23,7 @@ OPTIMISERS: Registry[Callable[..., Optimizer]] = Registry("optimizer")
 # from 1/25 (of "one_cycle": in its own shape).
 SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
 WARMUP_START = 0.04
-NEEDS_CLOSURE = {"lbfgs"}  # optimizers that compute the loss several times a step
+NEEDS_CLOSURE = {"lbfgs"}  # optimizers that compute the loss several times per step
 PLATEAU = {"factor": 0.5, "patience": 5, "min_factor": 0.0}  # options of the schedule "plateau"
 # Type of an option's default -> what its values can be, in words and as a check.
 KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
@@ -33,7 +33,7 @@ KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
         "a number",
         lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
     ),
-    str: ("a text or null", lambda value: value is None or isinstance(value, str)),
+    str: ("a string or null", lambda value: value is None or isinstance(value, str)),
     tuple: (
         "a list of numbers",
         lambda value: isinstance(value, (list, tuple)) and all(map(KINDS[float][1], value)),
@@ -102,15 +102,14 @@ def lion(
     weight_decay: float = 0.0,
     betas: Sequence[float] = (0.9, 0.99),
 ) -> Optimizer:
-    """Signs of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675), of timm; wants about
-    a tenth of AdamW's learning rate.
+    """Lion, the sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675), from timm;
+    it needs about a tenth of AdamW's learning rate.
     """
     try:
         from timm.optim import Lion
     except ImportError:
         raise InputError(
-            "the optimizer lion is timm's, which is not installed: pip install 'timm>=1.0', or take"
-            " adamw"
+            "the optimizer lion needs the package timm: pip install 'timm>=1.0', or use adamw"
         ) from None
     return Lion(parameters, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
 
@@ -125,25 +124,24 @@ def lbfgs(
     history_size: int = 10,
     line_search: str | None = "strong_wolfe",
 ) -> Optimizer:
-    """Limited-memory BFGS with a line search, as KANs are fitted in Liu et al. 2024:
-    `step(closure)` evaluates loss and gradients many times.
+    """Limited-memory BFGS with a line search, the optimizer of Liu et al. 2024 for KANs.
 
-    Suits the whole data set or large batches, and a loss without dropout. It has one group of
-    parameters and no weight decay.
+    `step(closure)` evaluates loss and gradients many times. Use it with the whole data set or large
+    batches, and without dropout. It has one parameter group and no weight decay.
     """
     given = list(parameters)
     if given and isinstance(given[0], Mapping):
         if len(given) > 1 or given[0].keys() != {"params"}:
             raise InputError(
-                "lbfgs takes one group of parameters with one learning rate: leave settings by"
-                " group out, or take another optimizer"
+                "lbfgs takes one group of parameters with one learning rate: leave out settings by"
+                " group, or use another optimizer"
             )
         given = list(given[0]["params"])
     if line_search not in (None, "strong_wolfe"):
         raise InputError(f"lbfgs: line_search must be strong_wolfe or null, got {line_search!r}")
     if weight_decay:
         raise InputError(
-            f"lbfgs has no weight decay, got {weight_decay}: set it to 0, or take another optimizer"
+            f"lbfgs has no weight decay, got {weight_decay}: set it to 0, or use another optimizer"
         )
     return torch.optim.LBFGS(
         given, lr=lr, max_iter=max_iter, history_size=history_size, line_search_fn=line_search
@@ -163,8 +161,8 @@ def warmup_cosine(step: int, *, total: int, warmup: float) -> float:
 
 @SCHEDULES.register("poly")
 def poly(step: int, *, total: int, warmup: float, power: float = 0.9) -> float:
-    """After the rise (1 - t)^power down to 0, t the share of the steps after it (DeepLab's,
-    arXiv:1606.00915).
+    """After the warm-up (1 - t)^power down to 0, with t the share of the remaining steps that are
+    done (DeepLab, arXiv:1606.00915).
     """
     rising = warmup * total
     if step < rising:
@@ -181,7 +179,7 @@ def stepped(
     milestones: Sequence[float] = (0.5, 0.75),
     gamma: float = 0.1,
 ) -> float:
-    """After the rise 1, times gamma from each milestone on; milestones are shares of all steps."""
+    """After the warm-up 1, times gamma at each milestone; milestones are shares of all steps."""
     rising = warmup * total
     if step < rising:
         return _rise(step, rising)
@@ -208,9 +206,11 @@ def one_cycle(
 
 @SCHEDULES.register("constant")
 def constant(step: int, *, total: int, warmup: float) -> float:
-    """1 after the rise."""
+    """1 after the warm-up."""
     rising = warmup * total
-    return _rise(step, rising) if step < rising else 1.0
+    if step < rising:
+        return _rise(step, rising)
+    return 1.0
 
 
 @SCHEDULES.register("plateau")
@@ -223,7 +223,7 @@ def plateau(
     patience: int = 5,
     min_factor: float = 0.0,
 ) -> float:
-    """1 after the rise; times `factor`, down to `min_factor`, after more than `patience`
+    """1 after the warm-up, times `factor` (down to `min_factor`) after more than `patience`
     validations without an improvement (`kanseg.training.optim.lr_scheduler`).
     """
     return constant(step, total=total, warmup=warmup)
@@ -232,18 +232,18 @@ def plateau(
 def create_optimizer(
     name: str, parameters: Parameters, *, lr: float, **options: object
 ) -> Optimizer:
-    """An optimizer of `OPTIMISERS`.
+    """Create an optimizer by name.
 
     Args:
         name: "adamw", "sgd", "lion" or "lbfgs".
         parameters: tensors, or groups {"params": [...], "lr": ..., "weight_decay": ...}.
         lr: the peak learning rate.
-        options: weight_decay, and what the optimizer has (betas, momentum, nesterov, max_iter,
+        options: weight_decay, and options of the optimizer (betas, momentum, nesterov, max_iter,
             history_size, ...).
 
     Raises:
-        ValueError: an unknown name or option; the message names the nearest.
-        InputError: settings that the optimizer cannot take, or one that is not installed.
+        ValueError: an unknown name or option; the message suggests the nearest.
+        InputError: settings that the optimizer does not support, or a package that is missing.
     """
     _check_options(OPTIMISERS[name], f"optimizer {name}", options)
     return OPTIMISERS[name](parameters, lr=lr, **options)
@@ -252,11 +252,11 @@ def create_optimizer(
 def create_schedule(
     name: str, *, total: int, warmup: float, **options: object
 ) -> Callable[[int], float]:
-    """step -> factor on the learning rate, of `SCHEDULES`, as `torch.optim.lr_scheduler.LambdaLR`
-    takes it.
+    """Create a schedule by name: a function step -> factor on the learning rate, for
+    `torch.optim.lr_scheduler.LambdaLR`.
 
     Raises:
-        ValueError: an unknown name or option, less than one step, a warm-up that is no share.
+        ValueError: an unknown name or option, less than one step, a warm-up outside [0, 1].
     """
     if total < 1 or not 0 <= warmup <= 1:
         raise ValueError(
@@ -284,22 +284,21 @@ def _check_options(builder: Callable, what: str, options: Mapping[str, object]) 
                 f"{what} has no option {key!r}{nearest(key, own)} (it has:"
                 f" {', '.join(own) or 'none'})"
             )
-        kind, fits = KINDS[type(own[key])]
-        if not fits(value):
-            raise ValueError(
-                f"{what}: {key} must be {kind}, such as {_shown(own[key])}, got {value!r}"
-            )
+        kind, is_valid = KINDS[type(own[key])]
+        if not is_valid(value):
+            example = own[key]
+            if isinstance(example, tuple):
+                example = list(example)
+            raise ValueError(f"{what}: {key} must be {kind}, such as {example}, got {value!r}")
         low, high = RANGES.get(key, (-math.inf, math.inf))
-        numbers = value if isinstance(value, (list, tuple)) else [value]
+        numbers = value
+        if not isinstance(value, (list, tuple)):
+            numbers = [value]
         if key in RANGES and not all(low <= each <= high for each in numbers):
             limits = f"from {low:g} to {high:g}"
             if high == math.inf:
                 limits = f"at least {low:g}"
             raise ValueError(f"{what}: {key} must be {limits}, got {value!r}")
-
-
-def _shown(default: object) -> object:
-    return list(default) if isinstance(default, tuple) else default
 
 
 def _rise(step: int, rising: float) -> float:

@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints, log.jsonl, the samples of its splits; and how it resumes.
+"""The files of a run (checkpoints, log.jsonl, the samples of its splits), and how it resumes.
 
 Import from the modules.
 """

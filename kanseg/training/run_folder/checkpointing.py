@@ -1,4 +1,4 @@
-"""Write the checkpoints of a run, and go on from one."""
+"""Save the checkpoints of a run, and restore one."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from kanseg.training.state import Progress, TrainState
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
 
-# Entries of a parameter group that come from the settings of now, not from the checkpoint.
+# Entries of a parameter group that a resumed run takes from its settings, not from the checkpoint.
 FROM_SETTINGS = ("lr", "weight_decay")
 
 
 def check_state(run: RunFolder, state: TrainState) -> None:
-    """Check that the last step has left finite values, before they become a checkpoint.
+    """Check that all values are finite after the last step, before they are saved.
 
     Raises:
-        InputError: in all processes, where those of any process are not finite.
+        InputError: in all processes, if the values of any process are not finite.
     """
     fault = non_finite_state(state)
     if any_process(fault is not None, state.accelerator):
@@ -55,16 +55,16 @@ def check_state(run: RunFolder, state: TrainState) -> None:
 
 
 def resume_hint(path: Path) -> str:
-    """Tell the user which checkpoint of the run --resume goes on from."""
+    """Return which checkpoint of the run --resume continues from, for messages."""
     try:
         folder, _ = newest_complete(path)
     except InputError:
-        return "there is no checkpoint to go on from"
-    return f"--resume goes on from {folder}"
+        return "there is no checkpoint to continue from"
+    return f"--resume continues from {folder}"
 
 
 def save(run: RunFolder, state: TrainState) -> None:
-    """Write a checkpoint of this step; older ones are deleted when it is complete."""
+    """Save a checkpoint of this step, then delete older checkpoints."""
     accelerator, progress, settings = state.accelerator, state.progress, run.task.config.training
     run.log_file.flush()
     progress.log_bytes = run.log_file.size
@@ -99,11 +99,11 @@ def save(run: RunFolder, state: TrainState) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of torch's generators; training uses no others."""
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+    """Return the states of torch's generators, the only generators that training uses."""
+    cuda: list[Tensor] = []
+    if torch.cuda.is_available():
+        cuda = torch.cuda.get_rng_state_all()
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore(state: TrainState, resumed: Resumed) -> None:
@@ -115,7 +115,7 @@ def restore(state: TrainState, resumed: Resumed) -> None:
     """
     try:
         _restore(state, resumed.state, resumed.tensors)
-    # a checkpoint that is complete can still not fit, in ways that only torch finds
+    # torch raises many kinds of exceptions for a checkpoint that does not fit
     except Exception as error:
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"{resumed.folder}: its training state does not fit: {text}") from None
@@ -145,17 +145,19 @@ def _restore(state: TrainState, stored: dict[str, Any], tensors: dict[str, Any])
 
 
 def save_best(run: RunFolder, state: TrainState) -> None:
-    """Store the weights of now, or their average, as the best ones (main process)."""
+    """Save the current weights, or their average, as the best weights (main process)."""
     if not state.accelerator.is_main_process:
         return
     folder = _save_weights(run, state.eval_network, state.progress.epoch)
-    # `prune` deletes older ones after the next checkpoint: until then a resumed run would go on
-    # from one that names them
+    # `prune` deletes older best weights after the next checkpoint: until then a resumed run would
+    # continue from a checkpoint that refers to them
     point_to(run.path / "best", folder)
 
 
 def verify_last(run: RunFolder, state: TrainState, resumed: Resumed) -> None:
-    """Let `last` of a resumed run point at its checkpoint: a kill may have come between the two."""
+    """Let `last` of a resumed run point to its checkpoint: the run may have been killed after
+    saving the checkpoint and before updating `last`.
+    """
     link = run.path / "last"
     if not state.accelerator.is_main_process:
         return
@@ -164,39 +166,39 @@ def verify_last(run: RunFolder, state: TrainState, resumed: Resumed) -> None:
 
 
 def verify_best(run: RunFolder, state: TrainState) -> None:
-    """Make sure that `best` of a resumed run holds the weights of its best epoch; if not, build
-    them again from the checkpoint of that epoch, or give them up with a message.
+    """Check that `best` of a resumed run holds the weights of its best epoch; otherwise restore
+    them from the checkpoint of that epoch, or log that they are lost.
     """
     progress, accelerator = state.progress, state.accelerator
     if progress.best_epoch is None:
         return
     found = [accelerator.is_main_process and _find_best(run, state)]
     if found[0]:
-        # a kill may have come between a checkpoint and this
+        # the run may have been killed after saving a checkpoint and before this
         prune(run.path, run.task.config.training.keep, newest=progress.step)
     if accelerator.num_processes > 1:
         broadcast_object_list(found)
     if found[0]:
         return
-    lost = f"best, of epoch {progress.best_epoch}, is lost: no complete copy is kept"
+    lost = f"best, of epoch {progress.best_epoch}, is lost: there is no complete copy"
     progress.best = progress.best_epoch = None
     if not progress.finished(run.task.config.training):
-        run.log(f"{lost}; the best of the validations from now on takes its place")
+        run.log(f"{lost}; it will be replaced by the best of the next validations")
         return
-    run.log(f"{lost}; the last weights, of epoch {progress.epoch}, take its place")
+    run.log(f"{lost}; it is replaced by the last weights, of epoch {progress.epoch}")
     progress.best_epoch = progress.epoch
     save_best(run, state)
 
 
 def _find_best(run: RunFolder, state: TrainState) -> bool:
-    """True if the best weights that the progress names are there; `best` points at them then."""
+    """True if there are weights of the best epoch; `best` then points to them."""
     epoch, link = state.progress.best_epoch, run.path / "best"
     fault = find_fault(link)
     folders = [folder for folder in best_folders(run.path) if epoch_of(folder) == epoch]
     folders.sort(key=lambda folder: folder.resolve() != link.resolve())
     folder = next((folder for folder in folders if find_fault(folder) is None), None)
     if folder is None and fault is None and not link.is_symlink():
-        return True  # a run that was copied without its links: best is a folder of its own
+        return True  # a run that was copied without symbolic links: best is a folder
     if folder is None:
         folder = _rebuild_best(run, state)
     if folder is None:
@@ -213,8 +215,8 @@ def _same_files(one: Path, other: Path) -> bool:
 
 
 def _rebuild_best(run: RunFolder, state: TrainState) -> Path | None:
-    """Store the best weights once more, from the checkpoint at the end of their epoch; None where
-    that is not kept.
+    """Save the best weights again from the checkpoint at the end of their epoch; None if there is
+    no such checkpoint.
     """
     epoch = state.progress.best_epoch
     for folder in step_folders(run.path):
@@ -231,14 +233,18 @@ def _rebuild_best(run: RunFolder, state: TrainState) -> Path | None:
 
 
 def _save_weights(run: RunFolder, model: nn.Module, epoch: int) -> Path:
-    """Write the best weights, of this epoch."""
+    """Save the best weights, which are those of this epoch."""
     task = run.task
-    folder = _free_name(run.path / "checkpoints" / f"best_{epoch:05d}")
+    folder = run.path / "checkpoints" / f"best_{epoch:05d}"
+    number = 1
+    while folder.exists():  # a resumed run can train the epoch of the best weights again
+        number += 1
+        folder = folder.with_name(f"best_{epoch:05d}_{number}")
     return save_checkpoint(folder, model, task.description, task.config, split=task.split_record)
 
 
 def _eval_weights(folder: Path, *, averaged: bool) -> dict[str, Tensor]:
-    """The weights in a checkpoint that would be stored as best: the average where there is one."""
+    """Read the weights in a checkpoint that are evaluated: the average if there is one."""
     if not averaged:
         return read_weights(folder)
     _, tensors = read_training(folder)
@@ -247,13 +253,3 @@ def _eval_weights(folder: Path, *, averaged: bool) -> dict[str, Tensor]:
         if name.startswith("module."):
             weights[name.removeprefix("module.")] = value
     return weights
-
-
-def _free_name(folder: Path) -> Path:
-    """The folder, or with a number behind it where it exists: a resumed run may train the epoch of
-    the best weights again.
-    """
-    number, choice = 1, folder
-    while choice.exists():
-        number, choice = number + 1, folder.with_name(f"{folder.name}_{number}")
-    return choice

@@ -22,14 +22,13 @@ class RunLog:
     """Appends JSON lines to `log.jsonl`, and passes numbers and images to trackers, in the main
     process only.
 
-    The lines hold no times, so that a resumed run writes the same file as one that was not
-    interrupted.
+    The lines have no times, so that a resumed run writes the same file as an uninterrupted run.
 
     Args:
         run: folder of the run.
         active: True in the main process.
         trackers: of the main process.
-        resumed: keep the lines that are there.
+        resumed: True to keep the existing lines.
     """
 
     def __init__(
@@ -51,7 +50,9 @@ class RunLog:
     @property
     def size(self) -> int:
         """Bytes of log.jsonl so far."""
-        return self.path.stat().st_size if self.active else 0
+        if not self.active:
+            return 0
+        return self.path.stat().st_size
 
     @property
     def draws(self) -> bool:
@@ -59,13 +60,13 @@ class RunLog:
         return bool(self._trackers)
 
     def flush(self) -> None:
-        """Flush the lines to the disk, before a checkpoint counts them."""
+        """Flush the lines to disk, before a checkpoint stores their size."""
         if self.active:
             with self.path.open("rb+") as stream:
                 os.fsync(stream.fileno())
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Write a line; the trackers get its numbers by names such as val/mean_iou."""
+        """Write a line; pass its numbers to the trackers under names such as val/mean_iou."""
         if not self.active:
             return
         with self.path.open("a", encoding="utf-8") as stream:
@@ -75,7 +76,7 @@ class RunLog:
             tracker.scalars(scalars, entry["step"])
 
     def image(self, name: str, pixels: np.ndarray | None, *, step: int) -> None:
-        """Give the trackers an image (H, W, 3) uint8; None is ignored."""
+        """Pass an image (H, W, 3) uint8 to the trackers; None is ignored."""
         if pixels is None:
             return
         for tracker in self._trackers:
@@ -88,17 +89,17 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All lines of a log.jsonl.
+    """Read all lines of a log.jsonl.
 
     Raises:
-        InputError: a line that is not an entry.
+        InputError: a line that is not a log entry.
     """
     return read_json_lines(path, ENTRY, hint="delete the line to go on")
 
 
 def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
-    """Cut the log of a resumed run to what its checkpoint had seen, and drop damaged lines; a
-    missing log is created.
+    """Remove lines after the checkpoint and damaged lines from the log of a resumed run; create a
+    missing log.
 
     Args:
         run: folder of the run.
@@ -108,13 +109,20 @@ def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
         A message if lines are missing; None otherwise.
     """
     path = run / "log.jsonl"
-    stored = path.read_bytes() if path.exists() else b""
+    stored = b""
+    if path.exists():
+        stored = path.read_bytes()
     kept, damaged = [], 0
     for line in stored.splitlines(keepends=True):
         entry = parse_json_line(line, ENTRY)
         if entry is None or not line.endswith(b"\n"):
             damaged += 1
-        elif not _later(entry, state):
+            continue
+        # by step and epoch: byte counts are unreliable if lines before the checkpoint are lost
+        is_later = entry["step"] > state["step"]
+        if "train" in entry:  # the entry at the end of an epoch
+            is_later = is_later or entry["epoch"] > state["epoch"]
+        if not is_later:
             kept.append(line)
     text = b"".join(kept)
     if text != stored or not path.exists():
@@ -123,21 +131,13 @@ def trim_log(run: Path, state: Mapping[str, Any]) -> str | None:
     if len(text) == state["log_bytes"]:
         return None
     return (
-        f"{path} was damaged: {len(text)} bytes are left of the {state['log_bytes']} that the"
-        f" checkpoint has seen ({damaged} lines cannot be read); curves and report lack the others"
+        f"{path} was damaged: {len(text)} bytes are left of the {state['log_bytes']} at the time of"
+        f" the checkpoint ({damaged} unreadable lines); curves and report lack the rest"
     )
 
 
-def _later(entry: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """True if an entry was written after a checkpoint. Byte counts do not tell, since lines before
-    it may have been lost.
-    """
-    ends_epoch = "train" in entry
-    return entry["step"] > state["step"] or (ends_epoch and entry["epoch"] > state["epoch"])
-
-
 def plain(value: Any) -> Any:
-    """The same nested value with NaN and infinities as None, which JSON can hold."""
+    """Replace NaN and infinities in a nested value by None, for JSON."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

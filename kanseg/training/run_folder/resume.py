@@ -1,4 +1,4 @@
-"""Find the checkpoint that a run goes on from, lock the run folder, delete old checkpoints."""
+"""Find the checkpoint to resume from, lock the run folder, delete old checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
 from kanseg.utils.reading import read_json, read_text, read_yaml
 
-# Settings that may differ when a run goes on. Any other would make it another experiment than the
+# Settings that a resumed run may change. Any other change would make it another experiment than the
 # one in its folder.
 CHANGEABLE = (
     "run_dir",
@@ -59,7 +59,7 @@ CHANGEABLE = (
 )
 
 
-# A complete checkpoint whose renaming was cut short: `.step_N.PID.tmp`, or the `.old.tmp` that it
+# A complete checkpoint whose renaming was interrupted: `.step_N.PID.tmp`, or the `.old.tmp` that it
 # replaces.
 UNNAMED = re.compile(r"\.(step_(\d+))\.\d+(\.old)?\.tmp")
 
@@ -70,31 +70,31 @@ class RunBusy(InputError):
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint that a run goes on from."""
+    """The checkpoint that a run is resumed from."""
 
     folder: Path
     state: dict[str, Any]
     tensors: dict[str, Any]
 
     def check(self, layout: list[int]) -> None:
-        """Check that an epoch in whose middle the checkpoint lies has the same batches now.
+        """Check that a checkpoint in the middle of an epoch fits the batches of the run.
 
         Args:
             layout: samples, batch size, accumulation and processes (`Progress.layout`).
 
         Raises:
-            InputError: it has others.
+            InputError: the batches are others.
         """
         if self.state["batch"] and self.state["layout"] != layout:
             raise InputError(
-                f"{self.folder} lies in the middle of an epoch of"
-                f" {_describe_layout(self.state['layout'])}; it cannot go on with"
+                f"{self.folder} is in the middle of an epoch of"
+                f" {_describe_layout(self.state['layout'])}; it cannot continue with"
                 f" {_describe_layout(layout)}"
             )
 
     def stored_defaults(self) -> dict[str, Any]:
-        """Arguments of the network that the settings leave to a default which has changed since:
-        the values of the checkpoint.
+        """Return the arguments of the network in the checkpoint whose defaults have changed since,
+        for settings that do not set them.
         """
         stored = stored_arguments(read_description(self.folder)["model"])
         return {key: stored[key] for key in ("share",) if key in stored}
@@ -109,7 +109,7 @@ class Resumed:
             weights = read_weights(self.folder)
         except InputError as error:
             raise InputError(
-                f"{error}; delete {self.folder} to go on from the checkpoint before it"
+                f"{error}; delete {self.folder} to continue from the checkpoint before it"
             ) from None
         try:
             model.load_state_dict(weights)
@@ -129,8 +129,8 @@ def _describe_layout(layout: list[int]) -> str:
 
 
 def with_found_batches(config: Any) -> Any:
-    """The settings with the batch size and accumulation that `training.find_batch_size` has found
-    for the run in run_dir.
+    """Return the settings with the batch size and accumulation that `training.find_batch_size` has
+    found for the run in run_dir.
     """
     stored, _ = stored_settings(Path(config.run_dir))
     if not config.training.find_batch_size or stored is None:
@@ -145,21 +145,21 @@ def with_found_batches(config: Any) -> Any:
 def find_checkpoint(
     run: Path, config: Any, *, resume: bool, overwrite: bool, log: Callable[[str], None]
 ) -> Resumed | None:
-    """The checkpoint to go on from; None for a new run, for which the folder must be free.
+    """Return the checkpoint to resume from; None for a new run, which needs a free folder.
 
     The calling process must hold the lock of the run folder, if the folder exists.
 
     Raises:
-        InputError: nothing to resume, a run in the way, or settings that cannot change in the
-            middle of a run.
+        InputError: nothing to resume, another run in the folder, or settings that a resumed run
+            cannot change.
     """
     if not resume:
         if run.exists() and not run.is_dir():
             raise InputError(f"run_dir {run} is a file")
         if (run / "config.yaml").exists() and not overwrite:
             raise InputError(
-                f"{run} holds a run already; go on with --resume, delete it with --overwrite, or"
-                " choose another --run_dir"
+                f"{run} holds a run already; continue it with --resume, delete it with --overwrite,"
+                " or choose another --run_dir"
             )
         return None
     folder, skipped = newest_complete(run)
@@ -169,13 +169,13 @@ def find_checkpoint(
     if unnamed:
         take_name(folder, folder.with_name(unnamed[1]))
         folder = folder.with_name(unnamed[1])
-        log(f"{folder} was complete but not yet renamed when the run was killed: it is used")
+        log(f"{folder} is used: it was complete but not yet renamed when the run was killed")
     changes = settings_changed(read_text(folder / CONFIG), config)
     refused = [change for change in changes if change.split(": ")[0] not in CHANGEABLE]
     if refused:
         raise InputError(
-            f"{run} cannot go on with another setting ({'; '.join(refused)}); start a new run"
-            f" for it, or go on with the settings of the checkpoint: --config {folder / CONFIG}"
+            f"{run} cannot continue with another setting ({'; '.join(refused)}); start a new run,"
+            f" or use the settings of the checkpoint: --config {folder / CONFIG}"
         )
     for change in changes:
         log(f"resumed with another setting: {change}")
@@ -183,40 +183,37 @@ def find_checkpoint(
 
 
 def stored_settings(run: Path) -> tuple[Path | None, str | None]:
-    """The file with the settings of a run, and a message if it is not run/config.yaml.
+    """Return the file with the settings of a run, and a message if it is not run/config.yaml.
 
-    If that file is not YAML or lacks settings of the newest complete checkpoint, it is damaged: the
-    settings of the checkpoint, which has checksums, are used. (None, None) if there is neither.
+    If that file is not YAML or lacks settings of the newest complete checkpoint, it is damaged, and
+    the settings of the checkpoint, which has checksums, are used. (None, None) if there is neither.
     """
     path = run / "config.yaml"
     try:
         folder, _ = newest_complete(run)
     except InputError:
-        return (path, None) if path.is_file() else (None, None)
-    stored = _yaml(folder / CONFIG)
+        if path.is_file():
+            return path, None
+        return None, None
     if not path.exists():
         fault = "is missing"
-    elif _lacks(_yaml(path), stored):
+    elif _is_damaged(path, read_yaml(folder / CONFIG)):
         fault = "is damaged"
     else:
         return path, None
-    return folder / CONFIG, f"{path} {fault}: going on with the settings in {folder / CONFIG}"
+    return folder / CONFIG, f"{path} {fault}: using the settings in {folder / CONFIG}"
 
 
-def _yaml(path: Path) -> Any:
-    """The content of a YAML file; None if it is damaged."""
+def _is_damaged(path: Path, complete: dict[str, Any]) -> bool:
+    """True if a config file is not YAML or lacks sections or settings of a complete config."""
     try:
-        return read_yaml(path)
+        content = read_yaml(path)
     except (OSError, InputError):
-        return None
-
-
-def _lacks(content: Any, whole: Any) -> bool:
-    """True if sections or settings of `whole` are missing from the content."""
-    if not isinstance(content, dict) or not whole.keys() <= content.keys():
+        return True
+    if not isinstance(content, dict) or not complete.keys() <= content.keys():
         return True
     for key in ("data", "model", "training"):
-        section = whole.get(key)
+        section = complete.get(key)
         if not isinstance(section, dict):
             continue
         if not isinstance(content[key], dict) or not section.keys() <= content[key].keys():
@@ -224,8 +221,8 @@ def _lacks(content: Any, whole: Any) -> bool:
     return False
 
 
-# Open lock files. A forked process, such as a worker of a loader, inherits them and would keep the
-# lock after this process was killed.
+# Open lock files. A forked process, such as a DataLoader worker, inherits them and would keep the
+# lock after this process is killed.
 _LOCKS: WeakSet = WeakSet()
 
 
@@ -272,7 +269,7 @@ def lock_run(run: Path) -> AbstractContextManager:
 
 
 def settings_changed(old: str, new: Any) -> list[str]:
-    """`key: old -> new` for every setting in which a stored config differs from a new one."""
+    """Return `key: old -> new` for every setting that differs between a stored and a new config."""
     before, after = _flatten(asdict(type(new).from_yaml(old))), _flatten(asdict(new))
     changes = []
     for key in dict.fromkeys([*before, *after]):
@@ -282,7 +279,7 @@ def settings_changed(old: str, new: Any) -> list[str]:
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `section.key` -> value."""
+    """Return nested settings as `section.key` -> value."""
     flat = {}
     for key, value in settings.items():
         if isinstance(value, dict):
@@ -293,9 +290,7 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def resume_fault(folder: Path) -> str | None:
-    """Why a run cannot go on from a checkpoint: its files are damaged, or not those of a run. None
-    if it can.
-    """
+    """Return why a run cannot resume from a checkpoint; None if it can."""
     fault = find_fault(folder)
     if fault is not None:
         return fault
@@ -312,43 +307,50 @@ def resume_fault(folder: Path) -> str | None:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
+    """Return the checkpoints of a run, newest first."""
     found = [path for path in (run / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 def unnamed_folders(run: Path) -> list[Path]:
-    """Checkpoints, complete or not, that a kill has left without their names; newest first."""
+    """Return the checkpoints, complete or not, that were not yet renamed when the run was killed;
+    newest first.
+    """
     found = [path for path in (run / "checkpoints").glob(".step_*") if UNNAMED.fullmatch(path.name)]
-    # of one step, the one that was to be replaced comes last
+    # of the same step, the checkpoint that was being replaced comes last
     return sorted(found, key=lambda path: (-_step(path), path.name.endswith(".old.tmp")))
 
 
 def _step(folder: Path) -> int:
     unnamed = UNNAMED.fullmatch(folder.name)
-    return int(unnamed[2] if unnamed else folder.name[5:])
+    if unnamed:
+        return int(unnamed[2])
+    return int(folder.name.removeprefix("step_"))
 
 
 def newest_complete(run: Path) -> tuple[Path, list[str]]:
-    """The newest complete checkpoint of a run, and a line for each newer one that was skipped.
+    """Return the newest complete checkpoint of a run, and a line for each newer one that is
+    skipped.
 
-    It may be one that was complete, but not yet renamed, when the process was killed.
+    It can be a checkpoint that was complete, but not yet renamed, when the run was killed.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no complete checkpoint.
     """
     skipped, named = [], step_folders(run)
-    # sorting is stable: of one step, the one with its name comes first
+    # sorting is stable: of the same step, the renamed checkpoint comes first
     for folder in sorted([*named, *unnamed_folders(run)], key=_step, reverse=True):
         fault = resume_fault(folder)
         if fault is None:
             return folder, skipped
         if folder in named:
             skipped.append(f"skipped {folder}: {fault}")
-    reasons = f" ({'; '.join(skipped)})" if skipped else ""
+    reasons = ""
+    if skipped:
+        reasons = f" ({'; '.join(skipped)})"
     raise InputError(
         f"{run}: nothing to resume, no complete checkpoint in {run / 'checkpoints'}{reasons}; start"
-        " anew without --resume, and with --overwrite where a run was begun"
+        " again without --resume, and with --overwrite if the folder holds a run"
     )
 
 
@@ -357,9 +359,9 @@ def prune(run: Path, keep: int, *, newest: int) -> None:
 
     Args:
         run: folder of the run.
-        keep: number of newest checkpoints that stay, with the best weights that they name.
-        newest: step of a checkpoint that is known to be complete; those of later steps are
-            incomplete, and neither counted nor deleted.
+        keep: number of newest checkpoints to keep, with the best weights that they refer to.
+        newest: step of a checkpoint that is complete; checkpoints of later steps are incomplete,
+            and neither counted nor deleted.
     """
     folders = [folder for folder in step_folders(run) if _step(folder) <= newest]
     for folder in folders[max(keep, 1) :]:
@@ -372,18 +374,20 @@ def prune(run: Path, keep: int, *, newest: int) -> None:
 
 
 def best_folders(run: Path) -> list[Path]:
-    """The folders of best weights of a run, `best_EPOCH` and `best_EPOCH_NUMBER`."""
+    """Return the folders of best weights of a run, `best_EPOCH` and `best_EPOCH_NUMBER`."""
     return sorted((run / "checkpoints").glob("best_*"), reverse=True)
 
 
 def epoch_of(folder: Path) -> int | None:
-    """The epoch in the name of a folder of best weights."""
+    """Return the epoch in the name of a folder of best weights; None for other names."""
     found = re.fullmatch(r"best_(\d+)(_\d+)?", folder.name)
-    return int(found[1]) if found else None
+    if found is None:
+        return None
+    return int(found[1])
 
 
 def _best_epoch(folder: Path) -> int | None:
-    """The epoch of the best weights in a checkpoint's state; None where that cannot be read."""
+    """Return the epoch of the best weights in the state of a checkpoint; None if unreadable."""
     try:
         return read_json(folder / STATE)["best_epoch"]
     except (OSError, InputError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its lock, its log."""
+"""The folder of a run: create it, clean it up, open its log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kanseg.utils.io import atomic_write_text
 
 REPORT = "report.html"
 IMAGES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", REPORT)
-# What a run writes into its folder, beside config.yaml and scores_SPLIT.csv.
+# Files and folders that a run writes, except config.yaml and scores_SPLIT.csv.
 WRITTEN = (
     "checkpoints",
     "samples",
@@ -35,11 +35,11 @@ WRITTEN = (
 
 @dataclass
 class RunFolder:
-    """Where a run writes.
+    """The folder that a run writes to.
 
     Args:
         path: the folder.
-        task: its settings, description and split are stored with every checkpoint.
+        task: its settings, description and split record are stored in every checkpoint.
         log_file: log.jsonl and trackers.
         log: prints a line, in the main process only.
     """
@@ -59,8 +59,8 @@ def open_run_folder(
     overwrite: bool,
     log: Callable[[str], None],
 ) -> RunFolder:
-    """Make the folder of a run, delete what an earlier run (`overwrite`) or a killed one has left
-    there, and open its log.
+    """Create the folder of a run, delete files of an earlier run (`overwrite`) and temporary files
+    of a killed run, and open its log.
     """
     trackers: list[Tracker] = []
     if accelerator.is_main_process:
@@ -68,7 +68,9 @@ def open_run_folder(
             _delete_earlier_run(path)
         _delete_temporary_files(path)
         path.mkdir(parents=True, exist_ok=True)
-        step = 0 if resumed is None else resumed.state["step"]
+        step = 0
+        if resumed is not None:
+            step = resumed.state["step"]
         trackers = open_trackers(path, task.config, step=step)
         atomic_write_text(path / "config.yaml", task.config.to_yaml())
         if resumed is not None:
@@ -96,7 +98,7 @@ def _delete_earlier_run(run: Path) -> None:
 
 
 def _delete_temporary_files(run: Path) -> None:
-    """Delete files and folders of an atomic write that a kill has interrupted."""
+    """Delete files and folders of atomic writes that were interrupted."""
     for folder in (run, run / "checkpoints", run / "samples"):
         for path in folder.glob(".*.tmp*"):
             if path.is_dir() and not path.is_symlink():

@@ -30,11 +30,10 @@ def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _load_tensors(path: Path) -> Any:
-    """Load a file of torch.save that can run no code.
+    """Load a file of torch.save without the risk of running code.
 
-    Only uncompressed zip files, which torch writes, are read: before torch 2.6 the loader of the
-    older format can be made to run code (CVE-2025-32434), and compressed entries could fill the
-    memory.
+    Only uncompressed zip files, which torch writes, are read: before torch 2.6 a file in the older
+    format could run code (CVE-2025-32434), and compressed entries could fill the memory.
     """
     # Damaged pickles raise exceptions of any kind: UnpicklingError, EOFError, KeyError,
     # UnicodeDecodeError, IndexError, struct.error, RuntimeError of the zip reader, ...
@@ -50,10 +49,10 @@ def _load_tensors(path: Path) -> Any:
 
 
 def check_tensors(content: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Check that training.pt holds what `save` stores for an optimizer of these parameters.
+    """Check that the content of training.pt fits an optimizer.
 
     Raises:
-        InputError: it holds something else.
+        InputError: it does not fit.
     """
     found = typed(content, _Tensors, "training state")
     for group in found.optimizer.param_groups:
@@ -84,7 +83,7 @@ class _Generator:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """training.pt, as of `kanseg.training.run_folder.checkpointing.save`."""
+    """The content of training.pt, see `kanseg.training.run_folder.checkpointing.save`."""
 
     optimizer: _Optimizer
     average: dict[str, torch.Tensor]
@@ -94,11 +93,15 @@ class _Tensors:
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, stored: _Optimizer) -> None:
     """Check the names and shapes in the state of an optimizer. torch checks only the number of
-    parameters, and fails at the first step.
+    parameters, and then fails at the first step.
     """
     groups, stored_groups = optimizer.param_groups, stored.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    numbers = [number for group in stored_groups for number in group["params"]]
+    parameters: list[torch.Tensor] = []
+    for group in groups:
+        parameters += group["params"]
+    numbers: list[int] = []
+    for group in stored_groups:
+        numbers += group["params"]
     if len(parameters) != len(numbers) or len(groups) != len(stored_groups):
         raise InputError("the state of the optimizer is that of other parameters")
     for group, stored_group in zip(groups, stored_groups, strict=True):
@@ -110,7 +113,9 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, stored: _Optimizer) -> No
         # LBFGS has one state for all parameters, flattened
         shapes = (parameter.shape, (total,))
         for name, value in stored.state.get(number, {}).items():
-            values = value if isinstance(value, list) else [value]
+            values = value
+            if not isinstance(value, list):
+                values = [value]
             for tensor in values:
                 if not isinstance(tensor, torch.Tensor) or tensor.numel() == 1:
                     continue

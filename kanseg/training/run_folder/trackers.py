@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, which show the scores and images of a run."""
+"""Log the scores and images of a run to TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TensorBoard(Tracker):
 
     Args:
         run: folder of the run.
-        step: the step that is resumed; later events of the interrupted run are hidden.
+        step: of the checkpoint that is resumed; later events of the interrupted run are hidden.
     """
 
     def __init__(self, run: Path, *, step: int = 0):
@@ -74,14 +74,14 @@ class TensorBoard(Tracker):
 
 
 class WeightsAndBiases(Tracker):
-    """A run of Weights & Biases, its files in run/wandb; a resumed run goes on under the same id.
+    """A run of Weights & Biases, its files in run/wandb; a resumed run keeps the id.
 
     Args:
         run: folder of the run.
         config: all settings of the experiment.
 
     Raises:
-        InputError: wandb is not installed, or refuses (no key, no network).
+        InputError: wandb is not installed, or fails to start (no key, no network).
     """
 
     def __init__(self, run: Path, config: Any):
@@ -129,7 +129,7 @@ def import_wandb() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    # Nothing is sent that was not asked for; wandb reads this at its import.
+    # Send no error reports; wandb reads this variable when it is imported.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
@@ -145,7 +145,7 @@ def import_wandb() -> Any:
 
 
 def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
-    """Open the trackers of the settings; `step` is the one that is resumed."""
+    """Open the trackers of the settings; `step` is that of the checkpoint that is resumed."""
     trackers: list[Tracker] = []
     if config.training.wandb != "no":
         trackers.append(WeightsAndBiases(run, config))
@@ -155,7 +155,7 @@ def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
 
 
 def shrunk(pixels: np.ndarray) -> Image.Image:
-    """(H, W, 3) uint8 -> an image at most WIDEST pixels wide."""
+    """Convert (H, W, 3) uint8 to an image of at most WIDEST pixels width."""
     image = Image.fromarray(pixels)
     if image.width <= WIDEST:
         return image

@@ -127,7 +127,7 @@ def white_is_zero(path, label, number):
 
 
 @pytest.mark.parametrize(("write", "suffix"), [(quantized, ".png"), (white_is_zero, ".tif")])
-def test_white_at_0_is_told_with_the_cure(tmp_path, write, suffix):
+def test_white_at_0_is_reported_with_the_hint(tmp_path, write, suffix):
     root = dataset(tmp_path, write, count=2, suffix=suffix)
     report, _ = checked(root)
     reasons = [issue.reason for issue in report.issues if issue.code == "white_at_0"]
@@ -140,13 +140,13 @@ def test_white_at_0_is_told_with_the_cure(tmp_path, write, suffix):
     assert "white_at_0" not in checked(root)[1]
 
 
-def test_black_at_0_is_not_told(tmp_path):
+def test_black_at_0_is_not_reported(tmp_path):
     colors = [(0, 0, 0), (255, 255, 255)]
     root = dataset(tmp_path, lambda p, label, _: indexed(label, colors).save(p), count=2)
     assert checked(root)[1].isdisjoint({"white_at_0", "palettes_differ", "mask_alpha"})
 
 
-def test_palettes_that_differ_from_file_to_file_are_told(tmp_path):
+def test_palettes_that_differ_from_file_to_file_are_reported(tmp_path):
     def write(path, label, number):
         order = ORDERS[number % 3]
         indices = np.array([order.index(index) for index in range(3)])[label]
@@ -166,7 +166,7 @@ def alpha_only(mode, value):
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("layer", ["", "0"])
-def test_a_label_in_the_alpha_channel_is_told(tmp_path, mode, value, layer):
+def test_a_label_in_the_alpha_channel_is_reported(tmp_path, mode, value, layer):
     more = {"classes": ["a", "b"], "palette": [[0, 0, 0], [255, 255, 255]]}
     entries = more if mode == "RGBA" and not layer else {}
     root = dataset(tmp_path, alpha_only(mode, value), count=2, layer=layer, **entries)
@@ -176,7 +176,7 @@ def test_a_label_in_the_alpha_channel_is_told(tmp_path, mode, value, layer):
     assert ("class_everywhere" in codes) == everywhere
 
 
-def test_a_class_that_fills_every_image_is_told_and_one_that_fills_some_not(tmp_path):
+def test_a_class_that_fills_every_image_is_reported_and_one_that_fills_some_not(tmp_path):
     def write(path, label, number):
         Image.fromarray(np.ones_like(label) if number else label).save(path)
 

@@ -41,7 +41,7 @@ def test_a_set_of_8_and_16_bits_that_passes_the_check_is_trained_on(root, tmp_pa
     assert train(config)["test"]["images"] == 2
 
 
-def test_sizes_that_cannot_share_a_batch_are_told(root):
+def test_sizes_that_cannot_share_a_batch_are_reported(root):
     for kind in ("images", "masks"):
         with Image.open(root / kind / "p00.png") as image:
             image.crop((0, 0, 20, 20)).save(root / kind / "p00.png")
@@ -67,7 +67,7 @@ def test_an_augmentation_that_the_run_would_refuse_is_refused_by_the_check(root)
         train(Config(run_dir=str(root.parent / "run"), data=data))
 
 
-def test_floats_that_a_gamma_cannot_take_are_told_in_every_split(root):
+def test_floats_that_a_gamma_cannot_take_are_reported_in_every_split(root):
     test_name = (root / "test.txt").read_text().split()[0]
     for path in sorted((root / "images").iterdir()):
         with Image.open(path) as image:

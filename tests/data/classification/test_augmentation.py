@@ -103,7 +103,7 @@ def test_policies_are_those_of_torchvision():
         ({"RandomCrop": {}}, "RandomCrop: .*missing"),
         ({"RandomHorizontalFlip": {"p": 7}}, "augmentation RandomHorizontalFlip"),
         ({"ColorJitter": {"brightness": "much"}}, "augmentation ColorJitter"),
-        ({"RandomCrop": 32}, "options are `{option: value}`, got 32"),
+        ({"RandomCrop": 32}, "options must be `{option: value}`, got 32"),
         (
             {"AutoAugment": {"policy": "cifar"}},
             "policy 'cifar' is not one of imagenet, cifar10, svhn; did you mean 'cifar10'",
@@ -114,7 +114,7 @@ def test_policies_are_those_of_torchvision():
         ),
         ({"RandomApply": {"transforms": ["RandomFlip"]}}, "no transform 'RandomFlip'"),
         ({"RandomApply": {"transforms": "RandomCrop"}}, "must be a list"),
-        ({"RandomCrop": {}, "Pad": {}}, "an augmentation is"),
+        ({"RandomCrop": {}, "Pad": {}}, "an augmentation must be"),
         ("MixUp", "mixes batches"),
         ({"Normalize": {"mean": [0], "std": [1]}}, "normalized once"),
         ("Transform", "base"),
@@ -129,8 +129,8 @@ def test_misspelt_or_impossible_transforms_are_errors(spec, message):
 @pytest.mark.parametrize(
     "spec", [{"RandomCrop": {"size": 99}}, "ToPILImage", "Grayscale", {"FiveCrop": {"size": 4}}]
 )
-def test_a_transform_that_fails_or_changes_the_type_is_told_with_the_image(spec):
-    with pytest.raises(InputError, match=r"a\.png: augmentation (failed|made)"):
+def test_a_transform_that_fails_or_changes_the_type_is_reported_with_the_image(spec):
+    with pytest.raises(InputError, match=r"a\.png: augmentation (failed|turned)"):
         ImageAugmentation([spec])(IMAGE, 0, name="a.png")
 
 

@@ -98,7 +98,7 @@ def test_npz_keeps_pixels_labels_and_names(tmp_path):
     for root in (tmp_path, tmp_path / "a.npz"):
         images = opened(root)
         assert images.classes == ("a", "b", "c")
-        assert {role: len(source) for role, source in images.splits.items()} == {
+        assert {split: len(source) for split, source in images.splits.items()} == {
             "train": 6,
             "val": 6,
         }
@@ -117,8 +117,7 @@ def test_val_is_cut_from_train_by_class_and_seed(tmp_path):
     assert 10 <= len(first["val"]) <= 30  # binomial: 20 +- 4
     assert first["val"].names() == same["val"].names() != other["val"].names()
     assert not set(first["val"].names()) & set(first["train"].names())
-    taken = f"{len(first['val'])} training images are taken for it, by seed 1, by a hash"
-    assert any(taken in line for line in lines)
+    assert any(f"{len(first['val'])} training images become val" in line for line in lines)
     assert "val" not in opened(tmp_path, val_share=0).splits
     assert "val" not in opened(tmp_path, val=[]).splits
 
@@ -132,10 +131,10 @@ def test_limit_keeps_training_images_in_proportion(tmp_path):
     assert few["val"].names() == more["val"].names()
 
 
-def test_roles_can_take_other_splits(tmp_path):
+def test_train_val_and_test_can_be_other_splits(tmp_path):
     save_npz(tmp_path)
     assert len(opened(tmp_path, train=["train", "test"], val=[], test=[]).splits["train"]) == 60
-    with pytest.raises(InputError, match="trained on says nothing"):
+    with pytest.raises(InputError, match="split test is in data.train"):
         opened(tmp_path, train=["train", "test"], val=["test"], test=[])
     assert "test" not in opened(tmp_path, test=[]).splits
     with pytest.raises(InputError, match="no split 'tests'; did you mean 'test'"):
@@ -157,20 +156,20 @@ def test_roles_can_take_other_splits(tmp_path):
         ({"y_test": None}, "no array y_test"),
         (
             {"y_train": np.zeros(40, int), "classes": np.array(["a", "b", "c", "d"])},
-            "one class only",
+            "all of one class .a.",
         ),
         ({"y_train": np.arange(40) % 4 * 2}, "no image has the label 1"),
         ({"classes": np.array(["a", "a", "b", "c"])}, "two classes are called 'a'"),
         ({"y_train": np.array([{}] * 40)}, "Python objects"),
     ],
 )
-def test_faults_of_an_npz_are_told(tmp_path, change, message):
+def test_faults_of_an_npz_are_reported(tmp_path, change, message):
     save_npz(tmp_path, **change)
     with pytest.raises(InputError, match=message):
         opened(tmp_path, "npz")
 
 
-def test_a_file_that_is_no_npz_and_two_of_them_are_told(tmp_path):
+def test_a_file_that_is_no_npz_and_two_of_them_are_reported(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="npz.*truncated"):
         opened(tmp_path, "npz")
@@ -225,28 +224,26 @@ def test_class_folders_alone_are_split(tmp_path):
     test = len(images.splits["test"])
     assert 3 <= test <= 14  # binomial: 8 +- 2.5
     assert len(set().union(*(source.names() for source in images.splits.values()))) == 40
-    assert any(f"{test} of 40 images are split off" in line for line in lines)
-    before = {role: set(source.names()) for role, source in images.splits.items()}
+    assert any(f"{test} of 40 images" in line for line in lines)
+    before = {split: set(source.names()) for split, source in images.splits.items()}
     for name in ("cat", "dog"):
         first = next(iter(sorted((tmp_path / name).iterdir())))
         Image.open(first).rotate(180).save(first.with_name("one_more.png"))
     after = opened(tmp_path, log=lines.append).splits
-    assert all(before[role] <= set(after[role].names()) for role in before)
+    assert all(before[split] <= set(after[split].names()) for split in before)
 
 
-def test_faults_of_folders_are_told(tmp_path):
+def test_faults_of_folders_are_reported(tmp_path):
     save_folder(tmp_path)
     (tmp_path / "val" / "cats").mkdir()
-    with pytest.raises(
-        InputError, match="cats: there is no such class to train on; did you mean 'cat'"
-    ):
+    with pytest.raises(InputError, match="cats: .*did you mean 'cat'"):
         opened(tmp_path)
     (tmp_path / "val" / "cats").rmdir()
     (tmp_path / "train" / "cow").mkdir()
     with pytest.raises(InputError, match="cow: a class without images"):
         opened(tmp_path)
     save_folder(tmp_path / "other", splits=("train",), classes=("images", "masks"))
-    with pytest.raises(InputError, match="form for segmentation"):
+    with pytest.raises(InputError, match="images/ and masks/"):
         opened(tmp_path / "other")
     with pytest.raises(InputError, match="no such folder"):
         opened(tmp_path / "none", "folder")
@@ -265,13 +262,13 @@ def test_all_unreadable_files_are_counted_and_the_first_20_named(tmp_path):
     assert opened(tmp_path, check=False)
 
 
-def test_images_outside_class_folders_are_told(tmp_path):
+def test_images_outside_class_folders_are_reported(tmp_path):
     save_folder(tmp_path, splits=("train",))
     (tmp_path / "test").mkdir()
     Image.fromarray(pixels(1)[0]).save(tmp_path / "test" / "a.png")
     lines = []
     assert "test" not in opened(tmp_path, log=lines.append).splits
-    assert any("no folders of classes" in line for line in lines)
+    assert any(f"{tmp_path / 'test'}: left out" in line for line in lines)
 
 
 def save_tiny_imagenet(root):
@@ -339,7 +336,7 @@ def test_idx_files_of_another_set_must_be_named(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"\0\0\x08\x03" + b"\0" * 20, b"\0\0\x08\x01\0\0\0\x05ab"]
 )
-def test_damaged_idx_files_are_told(tmp_path, content):
+def test_damaged_idx_files_are_reported(tmp_path, content):
     save_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(content)
     with pytest.raises(InputError, match="t10k-labels-idx1-ubyte: not an idx file"):
@@ -352,18 +349,18 @@ def test_damaged_idx_files_are_told(tmp_path, content):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
-def test_a_missing_set_is_told_with_the_cure_and_not_downloaded(tmp_path, name, monkeypatch):
+def test_a_missing_set_is_reported_with_a_hint_and_not_downloaded(tmp_path, name, monkeypatch):
     from torchvision.datasets import utils
 
     monkeypatch.setattr(
         utils, "download_url", lambda *args, **kwargs: pytest.fail("downloads unasked")
     )
-    with pytest.raises(InputError, match=r"is not there.*--data\.download true"):
+    with pytest.raises(InputError, match=r"--data\.download true"):
         opened(tmp_path, name)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_download_that_fails_is_told(tmp_path, monkeypatch):
+def test_a_download_that_fails_is_reported(tmp_path, monkeypatch):
     from torchvision import datasets
 
     def fail(self):

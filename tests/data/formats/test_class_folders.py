@@ -39,7 +39,7 @@ def root(tmp_path):
     )
 
 
-def test_a_folder_a_class_is_read_as_multilabel_and_told(root):
+def test_a_folder_a_class_is_read_as_multilabel_and_reported(root):
     found = read_folder(root)
     assert (found.label_spec.task, found.label_spec.classes, found.label_spec.num_logits) == (
         "multilabel",

@@ -26,7 +26,7 @@ def test_split_folders_are_read(tmp_path):
     }
 
 
-def test_seeded_split_is_repeatable_disjoint_and_told(tmp_path):
+def test_seeded_split_is_repeatable_disjoint_and_reported(tmp_path):
     root = make_folder(tmp_path / "set", count=20, splits=False)
     one, two = read_folder(root, seed=1), read_folder(root, seed=1)
     names = {k: {s.name for s in v} for k, v in one.splits.items()}
@@ -56,7 +56,7 @@ def test_data_folder_is_not_written(folder):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("../p00", "plain file stem"), ("p99", "no image"), ("p00\np00", "listed twice")],
+    [("../p00", "are paths"), ("p99", "no image"), ("p00\np00", "listed twice")],
 )
 def test_faults_of_split_files_are_named(folder, line, message):
     (folder / "train.txt").write_text(line + "\n")

@@ -8,7 +8,7 @@ from kanseg.data.formats.folder import read_folder
 from kanseg.utils.errors import InputError
 
 
-def test_masks_of_0_and_255_are_read_as_binary_and_told(folder):
+def test_masks_of_0_and_255_are_read_as_binary_and_reported(folder):
     found = read_folder(folder)
     assert (found.label_spec.task, found.label_spec.mask_values, found.label_spec.num_logits) == (
         "binary",
@@ -87,7 +87,7 @@ def test_sixteen_bit_values_can_be_mapped(folder):
             "palette must be a list",
         ),
         ("classes: [a, b, c]\npalette: [[0, 0, 0]]", "1 colors for 3 classes"),
-        ("ignore_index: 255", "said to be ignored; give mask_values"),
+        ("ignore_index: 255", "ignore_index is 255; give mask_values"),
     ],
 )
 def test_faults_of_dataset_yaml_are_named(folder, content, message):

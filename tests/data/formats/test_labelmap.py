@@ -44,7 +44,7 @@ def test_classes_and_colors_are_those_of_the_file_and_the_background_first(root)
     folder = read_voc(root)
     assert folder.label_spec.classes == ("background", "cell", "nucleus")
     assert folder.label_spec.colors == [(0, 0, 0), (250, 50, 83), (36, 179, 83)]
-    assert any("those of labelmap.txt: background, cell, nucleus" in n for n in folder.notes)
+    assert any("labelmap.txt: background, cell, nucleus" in n for n in folder.notes)
     samples = folder.samples("train")
     assert np.array_equal(read_label(samples[0], folder.label_spec), LABEL)
     assert check_samples(samples, folder.label_spec).faults == {}

@@ -13,7 +13,7 @@ def test_suffixes_of_any_case_are_images(tmp_path):
     assert sorted(index_images(tmp_path)) == ["a", "b", "c"]
 
 
-def test_files_in_other_formats_and_folders_are_told_not_read(folder):
+def test_files_in_other_formats_and_folders_are_reported_not_read(folder):
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(folder / "images" / "x.gif")
     (folder / "images" / "more").mkdir()
     (folder / "images" / "Thumbs.db").write_bytes(b"x")

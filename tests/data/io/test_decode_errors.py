@@ -41,7 +41,7 @@ def test_whatever_a_decoder_raises_is_an_input_error_that_names_the_file(error):
         raise error
 
 
-def test_memory_is_told_as_such_and_what_is_no_error_of_the_decoder_passes():
+def test_memory_is_reported_as_such_and_what_is_no_error_of_the_decoder_passes():
     with pytest.raises(InputError, match="more memory"), decoder_errors("a.tif"):
         raise MemoryError
     with pytest.raises(InputError, match="^mine$"), decoder_errors("a.tif"):

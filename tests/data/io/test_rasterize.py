@@ -110,7 +110,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(density):
         ({"size": [2, 3]}, "counts"),
     ],
 )
-def test_faults_of_run_lengths_are_told_with_file_and_image(shape, message):
+def test_faults_of_run_lengths_are_reported_with_file_and_image(shape, message):
     with pytest.raises(
         InputError, match=f"a.json: an object of image 1 cannot be drawn: .*{message}"
     ):

@@ -77,7 +77,7 @@ def test_compressed_and_tiled_files_are_read(tmp_path, options):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32, np.float64, np.float16])
-def test_other_types_become_floats_of_the_same_values_and_are_told(tmp_path, dtype):
+def test_other_types_become_floats_of_the_same_values_and_are_reported(tmp_path, dtype):
     values = RNG.integers(0, 2000, (7, 9)).astype(dtype)
     path = write(tmp_path / "a.tif", values)
     image = read_image(path)
@@ -101,11 +101,11 @@ def test_values_that_are_no_numbers_are_refused_with_their_place(tmp_path, value
 def test_masks_of_wide_types_hold_whole_numbers(tmp_path, dtype):
     labels = RNG.integers(0, 300, (4, 5)).astype(dtype)
     assert np.array_equal(read_mask_values(write(tmp_path / "m.tif", labels)), labels)
-    labels[0, 0] = -1  # what it means is told by mask_values
+    labels[0, 0] = -1  # mask_values gives its meaning
     assert np.array_equal(read_mask_values(write(tmp_path / "m.tif", labels)), labels)
     for wrong in (70000,) if dtype is np.int32 else (0.5, 70000):
         labels[0, 0] = wrong
-        with pytest.raises(InputError, match=r"m\.tif: a mask holds class indices"):
+        with pytest.raises(InputError, match=r"m\.tif: a mask must hold class indices"):
             read_mask_values(write(tmp_path / "m.tif", labels))
 
 
@@ -122,7 +122,7 @@ def test_bands_are_turned_upright(tmp_path, orientation):
     assert image_mode(path)[1] == expected.shape[:2]
 
 
-def test_bands_as_pages_are_refused_with_the_cure(tmp_path):
+def test_bands_as_pages_are_refused_with_the_hint(tmp_path):
     with pytest.raises(InputError, match=r"holds 5 images \(pages\).*planarconfig='contig'"):
         read_image(write(tmp_path / "a.tif", BANDS.transpose(2, 0, 1).astype(np.float32).copy()))
 
@@ -371,18 +371,18 @@ def test_an_image_without_any_data_is_zero(tmp_path):
     assert decode_image(path).nodata.all()
 
 
-def test_nan_of_an_image_and_of_a_mask_names_the_cure(tmp_path):
+def test_nan_of_an_image_and_of_a_mask_names_the_hint(tmp_path):
     values = np.zeros((4, 5), np.float32)
     values[1, 3] = np.nan
     path = write(tmp_path / "a.tif", values)
     with pytest.raises(InputError, match="GDAL_NODATA"):
         read_image(path)
-    with pytest.raises(InputError, match=r"1 values here are NaN or infinite; .*255"):
+    with pytest.raises(InputError, match=r"1 values are NaN or infinite; .*255"):
         read_mask_values(path)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
-def test_complex_values_are_refused_with_a_cure(tmp_path, dtype):
+def test_complex_values_are_refused_with_a_hint(tmp_path, dtype):
     path = write(tmp_path / "a.tif", np.ones((4, 5), dtype))
     for read in (read_image, read_mask_values, image_mode):
         with pytest.raises(InputError, match=r"a\.tif: holds complex values.*np\.abs"):

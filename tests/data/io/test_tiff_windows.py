@@ -113,7 +113,7 @@ def test_what_must_be_interpreted_is_left_to_read_image(tmp_path):
     assert opened(tmp_path / "small.tif", large=10**6) is None
 
 
-def test_limits_and_stacks_are_told(tmp_path):
+def test_limits_and_stacks_are_reported(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB)
     with pytest.raises(InputError, match="210x150.*--max_pixels"):
         opened(tmp_path / "a.tif", max_pixels=100)
@@ -123,7 +123,7 @@ def test_limits_and_stacks_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["plain", "tiles", "deflate"])
-def test_a_truncated_file_is_told_where_it_ends(tmp_path, way):
+def test_a_truncated_file_is_reported_where_it_ends(tmp_path, way):
     tifffile.imwrite(tmp_path / "a.tif", RGB, **WAYS[way])
     whole = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(whole[: len(whole) * 2 // 3])

@@ -265,7 +265,7 @@ def test_a_wrong_factor_of_functions_is_named(factor):
         parameter_groups(learned(), TrainingConfig(function_lr=factor))
 
 
-def test_what_is_special_about_functions_is_told():
+def test_what_is_special_about_functions_is_reported():
     model = learned()
     count = sum(dict(model.named_parameters())[name].numel() for name in SHARED)
     (line,) = describe_function_rates(model, TrainingConfig())

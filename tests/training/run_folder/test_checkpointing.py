@@ -92,7 +92,7 @@ def test_best_weights_that_were_damaged_or_deleted_are_built_anew(config, capsys
     assert f"{run / 'best'} (" in capsys.readouterr().out
 
 
-def test_best_weights_that_are_lost_are_told(config, finished, capsys):
+def test_best_weights_that_are_lost_are_reported(config, finished, capsys):
     """The last ones take their place, under their own epoch."""
     best_epoch = read_training(finished / "last")[0]["best_epoch"]
     for folder in (finished / "checkpoints").glob("*"):
@@ -180,7 +180,7 @@ def test_a_run_whose_log_was_cut_off_ends_well_and_says_so(config, finished, cap
     content = (finished / "log.jsonl").read_bytes()
     (finished / "log.jsonl").write_bytes(content[: len(content) // 2])
     train(config, resume=True)
-    assert f"of the {len(content)} that the checkpoint has seen" in capsys.readouterr().out
+    assert f"of the {len(content)} at the time of the checkpoint" in capsys.readouterr().out
     assert (finished / "curves.png").is_file()
 
 
@@ -191,7 +191,7 @@ SLOW = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("zeros", "em
 
 
 @pytest.mark.parametrize("damage", ["cut", "deleted", *SLOW])
-def test_damaged_settings_are_told_and_those_of_the_checkpoint_taken(config, finished, damage):
+def test_damaged_settings_are_reported_and_those_of_the_checkpoint_taken(config, finished, damage):
     path = finished / "config.yaml"
     content = path.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "zeros": bytes(99)}.get(damage, b""))
@@ -285,7 +285,7 @@ def test_ctrl_c_saves_and_says_what(endless):
     assert process.returncode == 130, error
     newest = max(step_folders(run))
     assert find_fault(newest) is None
-    assert f"--resume goes on from {newest}" in error
+    assert f"--resume continues from {newest}" in error
     assert "Traceback" not in error
 
 
@@ -297,7 +297,7 @@ def test_ctrl_c_before_the_first_checkpoint_names_none(config):
     _, error = process.communicate(timeout=120)
     if process.returncode != 0:  # the machine may be fast
         assert process.returncode in (130, -signal.SIGINT)
-        assert "--resume goes on from" not in error
+        assert "--resume continues from" not in error
 
 
 # Values that are not finite
@@ -307,14 +307,14 @@ def test_weights_that_blew_up_are_not_saved(config):
     config = changed(config, lr=1e30, clip=None, save_every=1, warmup=0.0)
     with pytest.raises(InputError, match=r"step 1: .*encoder\.stages.* is not finite") as caught:
         train(config)
-    assert "there is no checkpoint to go on from" in str(caught.value)
+    assert "there is no checkpoint to continue from" in str(caught.value)
     assert not list(Path(config.run_dir).glob("checkpoints/*"))
 
 
 def test_the_last_good_checkpoint_is_kept_and_named(config, finished):
     before = sorted(path.name for path in (finished / "checkpoints").iterdir())
     worse = changed(config, epochs=4, lr=1e30, clip=None, save_every=1)
-    with pytest.raises(InputError, match=r"not finite.*--resume goes on from .*step_00000004"):
+    with pytest.raises(InputError, match=r"not finite.*--resume continues from .*step_00000004"):
         train(worse, resume=True)
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == before
     train(changed(config, epochs=3), resume=True)

@@ -39,7 +39,7 @@ def save(run, step, with_state=True):
     )
 
 
-def test_the_newest_complete_one_is_taken_and_the_torn_ones_told(tmp_path):
+def test_the_newest_complete_one_is_taken_and_the_torn_ones_reported(tmp_path):
     kept, _ = save(tmp_path, 1)
     torn, _ = save(tmp_path, 2)
     damaged, _ = save(tmp_path, 3)

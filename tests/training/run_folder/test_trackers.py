@@ -67,7 +67,7 @@ def events(folder):
     return found
 
 
-def test_tensorboard_holds_what_it_was_told(tmp_path):
+def test_tensorboard_holds_what_it_was_reported(tmp_path):
     board = TensorBoard(tmp_path)
     board.scalars({"loss": 0.25}, 7)
     board.image("val/samples", Image.new("RGB", (8, 6), (200, 10, 10)), 7)
@@ -101,7 +101,7 @@ def settings(kind=Config):
 
 
 class Stub:
-    """Stands for wandb; keeps what it is told."""
+    """A fake wandb that records its calls."""
 
     Image = staticmethod(lambda image: image.size)
     errors = SimpleNamespace(Error=KeyError)
@@ -164,7 +164,9 @@ def test_what_wandb_refuses_is_one_line(tmp_path, stub, monkeypatch):
 
 
 @pytest.mark.parametrize("there", [None, SimpleNamespace()])
-def test_without_wandb_it_is_told_before_anything_is_written(config, tmp_path, monkeypatch, there):
+def test_without_wandb_it_is_reported_before_anything_is_written(
+    config, tmp_path, monkeypatch, there
+):
     """A folder of that name in the working directory is not the package."""
     monkeypatch.setitem(sys.modules, "wandb", there)
     config.training.wandb = "offline"

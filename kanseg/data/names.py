@@ -1,0 +1,41 @@
+"""Names of files, samples and classes: compare, sort and list them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+SHOWN = 5  # names that `few` lists
+
+
+def nfc(text: str) -> str:
+    """Return the text with composed letters, so that names from other systems compare equal."""
+    return unicodedata.normalize("NFC", text)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Return a sort key that compares numbers in names as numbers: class_2 before class_10."""
+    key = []
+    for position, part in enumerate(re.split(r"([0-9]+)", name)):
+        if position % 2:  # between the texts that it separates, re.split returns the numbers
+            key.append((1, int(part), ""))
+        else:
+            key.append((0, 0, part))
+    return key
+
+
+def few(names: Iterable[object]) -> str:
+    """Return the first names and their number: `a, b, c, d, e, ... (12 in all)`."""
+    texts = [str(name) for name in names]
+    if len(texts) <= SHOWN:
+        return ", ".join(texts)
+    return f"{', '.join(texts[:SHOWN])}, ... ({len(texts)} in all)"
+
+
+def shorten(values: Sequence[object]) -> str:
+    """Join values by commas; of more than eight, the first five and the last."""
+    texts = [str(value) for value in values]
+    if len(texts) > 8:
+        texts = [*texts[:5], "...", texts[-1]]
+    return ", ".join(texts)
