@@ -277,7 +277,7 @@ def test_a_flat_kan_refines():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: KANLinear(2, 2, grid_size=5).refine(7), "multiple of the present 5, got 7"),
+        (lambda: KANLinear(2, 2, grid_size=5).refine(7), "multiple of the current 5, got 7"),
         (lambda: KANLinear(2, 2, basis="rbf").refine(16), "only B-splines can be refined"),
         (lambda: KANLinear(2, 2, basis="gram").update_grid(torch.randn(4, 2)), "Gram has no grid"),
         (
@@ -290,7 +290,7 @@ def test_a_flat_kan_refines():
             "no functions and no grid",
         ),
         (lambda: KANLinear(2, 2, basis="none").refine(10), "no functions"),
-        (lambda: refine_grids(kan([2, 2]), 8), "multiple of the present 5, got 8"),
+        (lambda: refine_grids(kan([2, 2]), 8), "multiple of the current 5, got 8"),
     ],
 )
 def test_what_cannot_be_done_is_said(change, message):

@@ -163,7 +163,7 @@ def test_what_cannot_be_reached_names_the_nearest_sizes():
         ({"match": "params"}, "match must be 'params' or 'macs', and like"),
         ({"like": {"basis": "gram"}}, "match must be"),
         ({"match": "size", "like": {"basis": "gram"}}, "got match='size'"),
-        ({"match": "params", "like": nn.Linear(2, 2), "width": 3}, "leave `width` out"),
+        ({"match": "params", "like": nn.Linear(2, 2), "width": 3}, "leave out `width`"),
         ({"match": "params", "like": {"basis": "gramm"}}, "did you mean 'gram'"),
         ({"match": "params", "like": {"basis": "gram"}, "widht": 3}, "did you mean 'width'"),
         ({"match": "params", "like": nn.Linear(2, 2)}, "no width gives 6 parameters"),
