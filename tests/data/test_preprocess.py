@@ -96,6 +96,6 @@ def test_the_last_band_is_dropped_only_where_the_file_calls_it_alpha():
     values = np.random.default_rng(0).integers(0, 256, (4, 5, 4), dtype=np.uint8)
     preprocess = Preprocess(3)
     assert preprocess.fit(DecodedImage(values, alpha=True)).shape == (4, 5, 3)
-    with pytest.raises(InputError, match="has 4 channels, none of which the file calls alpha"):
+    with pytest.raises(InputError, match="has 4 channels, none of them alpha"):
         preprocess.fit(DecodedImage(values, alpha=False))
     assert Preprocess(4).fit(DecodedImage(values)).shape == (4, 5, 4)

@@ -62,7 +62,7 @@ WRONG = [
     ({"lr": 1e38}, "training.lr must be at most 1e+30"),
     (
         {"lr_factors": {"decodr.*": 0.5}},
-        "training.lr_factors: 'decodr.*' fits no parameter; their names are such as ",
+        "training.lr_factors: 'decodr.*' matches no parameter",
     ),
 ]
 

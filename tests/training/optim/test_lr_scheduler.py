@@ -161,10 +161,10 @@ def test_without_factors_there_is_one_group_in_the_models_order():
     [
         (
             {"encodr.*": 0.1},
-            r"'encodr\.\*' fits no parameter; their names are such as encoder\.weight, ",
+            r"'encodr\.\*' matches no parameter; .*encoder\.weight, ",
         ),
-        ({"encoder": 0.1}, "fits no parameter"),  # the whole name
-        ({"*": 0.5, "head.*": 1.0}, "fits only parameters that an earlier pattern takes"),
+        ({"encoder": 0.1}, "matches no parameter"),  # the whole name
+        ({"*": 0.5, "head.*": 1.0}, "only parameters of earlier patterns"),
         ({"head.*": -1.0}, "must be 0 or more, got -1.0"),
         ({"head.*": float("nan")}, "must be 0 or more"),
     ],
