@@ -61,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     own, settings = split_settings(sys.argv[1:] if arguments is None else arguments)
     given = _parser().parse_args(own)
-    if given.trials < 1 or (given.ray is not None and given.ray < 1):
-        raise InputError(
-            f"--trials and --ray must be at least 1, got {given.trials} and {given.ray}"
-        )
+    if given.trials < 1:
+        raise InputError(f"--trials must be at least 1, got {given.trials}")
+    if given.ray is not None and given.ray < 1:
+        raise InputError(f"--ray must be at least 1, got {given.ray}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "a trial runs in one process: start this command without accelerate, once for each GPU"

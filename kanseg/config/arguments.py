@@ -24,6 +24,16 @@ UNKNOWN_NAME = (
 )
 YAML_MODE = "kanseg_yaml"
 MAX_MESSAGE = 500  # characters
+TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping {key: value}",
+    "NoneType": "null",
+}
+PLURALS = {"int": "integers", "float": "numbers", "str": "names"}
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -138,7 +148,7 @@ def _error_message(message: str, known: Iterable[str]) -> str:
     text = " ".join(re.sub(r"(?m)^\s*- ", "", message).split())
     unknown = re.search("|".join(UNKNOWN_NAME), text)
     if unknown is None:
-        return text[:MAX_MESSAGE]
+        return _explain_value(text)[:MAX_MESSAGE]
     name = next(group for group in reversed(unknown.groups()) if group)
     known = list(known)
     hint = nearest(name, known)
@@ -149,3 +159,32 @@ def _error_message(message: str, known: Iterable[str]) -> str:
         if leaf:
             hint = f"; did you mean {by_leaf[leaf[0]]!r}?"
     return f"unknown setting {name!r}{hint} (all settings: --help)"
+
+
+def _explain_value(text: str) -> str:
+    """Say in words what was expected in place of a wrong value; other messages stay."""
+    found = re.match(r'Parser key "([\w.]+)": (.*)', text)
+    if found is None:
+        return text
+    name, rest = found.groups()
+    union = re.search(r"Subtypes: \[(.*)\] Errors: .*Given value: (.*)", rest)
+    single = re.match(r"Expected a (.*?)\. Got value: (.*)", rest)
+    match = union or single
+    if match is None:
+        return f"{name}: {rest}"
+    types, value = match.groups()
+    # Split at the commas between types, not at those inside brackets.
+    words = [_type_in_words(each) for each in re.split(r", (?![^\[]*\])", types)]
+    return f"{name}: expected {' or '.join(words)}, got {value}"
+
+
+def _type_in_words(name: str) -> str:
+    """`list[int]` -> "a list of integers", `typing.Literal[1, 2]` -> "one of 1, 2"."""
+    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", name)
+    if choices is not None:
+        return f"one of {choices.group(1)}"
+    items = re.fullmatch(r"(?:typing\.)?[Ll]ist\[(\w+)\]", name)
+    if items is not None:
+        return f"a list of {PLURALS.get(items.group(1), items.group(1))}"
+    plain = name.removeprefix("<class '").removesuffix("'>")
+    return TYPES.get(plain, plain)

@@ -94,6 +94,19 @@ def test_yaml_of_another_form_is_one_line(text):
         Config.from_yaml(text)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--data.resize", "64"], "data.resize: expected a list of integers or null, got 64"),
+        (["--training.epochs", "two"], "training.epochs: expected an integer, got two"),
+        (["--training.precision", "fp8"], "training.precision: .*'bf16'.* got fp8"),
+    ],
+)
+def test_a_wrong_value_is_explained_in_words(words, expected):
+    with pytest.raises(InputError, match=expected):
+        parse_config(words)
+
+
 def test_misspelt_option_on_the_command_line_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'training.epochs'"):
         parse_config(["--training.epoch", "3"])

@@ -180,9 +180,10 @@ def _classes_of_indices(
     for expected, value in enumerate(indices):
         if value != expected:
             raise InputError(
-                f"masks hold the values {shorten(sorted(found))}, which are not classes 0, 1, 2,"
-                f" ... ({value} is in {found[value].name}); correct the masks, or give classes and"
-                " mask_values in dataset.yaml (or data.classes and data.mask_values)"
+                f"masks hold the values {shorten(sorted(found))}; without classes they must be"
+                f" 0, 1, 2, ... without gaps, but {found[value].name} holds {value}; correct the"
+                " masks, or give classes (and mask_values) in dataset.yaml or as data.classes, with"
+                " which data.skip_bad can leave such masks out"
             )
     ignored = ", 255 ignored" if IGNORE_INDEX in found else ""
     if len(indices) <= 2:

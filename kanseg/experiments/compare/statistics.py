@@ -296,14 +296,23 @@ def difference_cells(row: Mapping[str, Any]) -> list[str]:
         return ["", "", "", ""]
     return [
         f"{row['difference']:+.4f}",
-        f"{row['low']:+.4f} to {row['high']:+.4f}",
+        interval_text(row["low"], row["high"]),
         p_text(row["p"]),
         f"{row['better_in']} of {row['images']}",
     ]
 
 
+def interval_text(low: float, high: float) -> str:
+    """Format an interval; "-" if it is undefined, as with a single seed."""
+    if np.isnan(low):
+        return "-"
+    return f"{low:+.4f} to {high:+.4f}"
+
+
 def p_text(value: float) -> str:
-    """Format a p-value."""
+    """Format a p-value; "-" if it is undefined."""
+    if np.isnan(value):
+        return "-"
     if value < 1e-4:
         return "< 0.0001"
     return f"{value:.4f}"

@@ -239,7 +239,7 @@ def _next_trial(study: Any, trials: int, log: Log) -> str | None:
     if waiting:
         return f"trial {origin(waiting[0])} of {trials}, again"
     if len(attempts_of) < trials:
-        return f"trial {len(attempts_of)} of {trials}, counted from 0"
+        return f"trial {len(attempts_of) + 1} of {trials}"
     return None
 
 

@@ -131,6 +131,19 @@ def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
             )
 
 
+def refuse_masks_among_images(jobs: Sequence[Job], folders: Iterable[Path]) -> None:
+    """Raise InputError if masks would be written into a folder that holds inputs: the next reader
+    of that folder, such as a training, would take the masks for images.
+    """
+    inputs = {_real_path(job.path.parent) for job in jobs}
+    for folder in folders:
+        if _real_path(folder) in inputs:
+            raise InputError(
+                f"{folder} holds the images, and masks among them would be taken for images;"
+                " choose another --output"
+            )
+
+
 def refuse_clashes(targets: Mapping[Job, Iterable[Path]]) -> None:
     """Raise InputError if two jobs would write the same file, such as the mask of overlays/a.png
     and the overlay of a.png, or a frame of a video and an image of its name.

@@ -15,7 +15,13 @@ from pathlib import Path
 import cv2
 
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.inference.files.inputs import Job, name_jobs, refuse_clashes, refuse_to_overwrite
+from kanseg.inference.files.inputs import (
+    Job,
+    name_jobs,
+    refuse_clashes,
+    refuse_masks_among_images,
+    refuse_to_overwrite,
+)
 from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import Coco, ImageRegions, regions
@@ -301,7 +307,9 @@ def _regions_of_masks(job: Job, writer: OutputWriter) -> list[ImageRegions]:
 
 
 def _check_targets(jobs: Sequence[Job], writer: OutputWriter) -> None:
-    """Raise InputError if two jobs would write one file, or one would overwrite an input."""
+    """Raise InputError if two jobs would write one file, one would overwrite an input, or masks
+    would lie among the images.
+    """
     targets = {}
     for job in jobs:
         if job.is_video:
@@ -310,6 +318,8 @@ def _check_targets(jobs: Sequence[Job], writer: OutputWriter) -> None:
             targets[job] = {*writer.paths(job.name, ".png"), *writer.paths(job.name, ".tif")}
     refuse_to_overwrite(jobs, [writer.root / ANNOTATIONS, *set().union(*targets.values())])
     refuse_clashes(targets)
+    folders = {writer.mask_paths(job.name)[0].parent for job in jobs}
+    refuse_masks_among_images(jobs, folders)
 
 
 def error_line(path: Path, error: Exception) -> str:

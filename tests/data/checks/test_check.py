@@ -297,7 +297,7 @@ def test_a_value_that_one_mask_alone_has_does_not_hide_what_the_others_mean(fold
         "bad_value": "masks/p01.png",
     }
     assert report.label_spec.mask_values == {0: 0, 255: 1}
-    assert "(7 is in p01.png)" in report.errors[0].reason
+    assert "p01.png holds 7" in report.errors[0].reason
 
 
 def test_color_masks_without_a_palette_are_all_named_and_the_rest_still_checked(folder):

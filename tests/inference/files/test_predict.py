@@ -15,6 +15,7 @@ from torch import nn
 from kanseg.data import Preprocess
 from kanseg.inference import Outputs, Predictor, find_images, predict_files
 from kanseg.training.run import train
+from kanseg.utils.errors import InputError
 
 TOOLS = Path(__file__).parents[3] / "tools"
 RNG = np.random.default_rng(0)
@@ -188,6 +189,16 @@ def test_a_mask_never_overwrites_its_image(checkpoint, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+def test_masks_are_not_written_among_the_images(tmp_path):
+    """A training would take the masks for images."""
+    path = tmp_path / "set" / "a.jpg"
+    path.parent.mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path)
+    with pytest.raises(InputError, match="set"):
+        predict_files(greedy_predictor(), [path], tmp_path / "set")
+    assert [p.name for p in (tmp_path / "set").iterdir()] == ["a.jpg"]
+
+
 def test_an_overlay_never_overwrites_an_image_and_nothing_is_written_before(checkpoint, tmp_path):
     folder = tmp_path / "x" / "overlays"
     folder.mkdir(parents=True)
@@ -209,10 +220,8 @@ class Greedy(nn.Module):
         return x.mean(dim=1, keepdim=True)
 
 
-def test_one_image_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path):
-    for name, value in (("a", 255), ("b", 0), ("c", 10)):
-        Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
-    predictor = Predictor(
+def greedy_predictor():
+    return Predictor(
         Greedy(),
         Preprocess(mean=(0.0,), std=(1.0,)),
         classes=["a", "b"],
@@ -220,6 +229,12 @@ def test_one_image_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_pa
         task="binary",
         device="cpu",
     )
+
+
+def test_one_image_that_does_not_fit_into_memory_does_not_stop_the_others(tmp_path):
+    for name, value in (("a", 255), ("b", 0), ("c", 10)):
+        Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
+    predictor = greedy_predictor()
     outcome = predict_files(
         predictor, find_images(str(tmp_path)), tmp_path / "out", log=lambda _: None
     )
