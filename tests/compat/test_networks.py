@@ -160,7 +160,7 @@ def test_u2kanet_returns_seven_maps_in_training_and_evaluation():
             lambda s: s.pop("layer2e.1.conv2.base_conv.0.weight"),
             "nothing for 'layer2e.1.conv2.base_conv.weight'",
         ),
-        (lambda s: s.pop("output.bias"), "nothing for 'output.bias'"),
+        (lambda s: s.pop("output.bias"), "output.bias"),
         (
             lambda s: s.update({"layer5e.0.conv1.beta_weights": torch.ones(5)}),
             "unknown key 'layer5e.0.conv1.beta_weights'",

@@ -230,7 +230,7 @@ def test_every_convolution_of_a_network_but_the_stem_is_a_mixture():
     ("options", "message"),
     [
         ({"experts": 2, "top_k": 3}, "top_k must be from 1"),
-        ({"top_k": 1}, "give experts"),
+        ({"top_k": 1}, "set experts"),
         ({"expert": 2}, "did you mean 'experts'"),
     ],
 )
