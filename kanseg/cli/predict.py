@@ -61,7 +61,7 @@ def _add_inference(parser: ToolParser) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="size of a tile; by default the crop of the training, or 512x512",
+        help="size of a tile; by default the crop of the training, but at least 512 a side",
     )
     group.add_argument(
         "--overlap",

@@ -37,7 +37,8 @@ class DataConfig:
         channels: channels of the network's input (1 gray, 3 RGB, or the number of bands).
         resize: [height, width] that images are scaled to, in training and in prediction.
         interpolation: of that scaling; "area" averages, which removes aliasing, but texture too.
-        crop: [height, width] of random crops in training; prediction then uses tiles of this size.
+        crop: [height, width] of random crops in training; prediction then uses tiles of this size,
+            but of at least 512 a side.
         oversample_foreground: share of the random crops that are centered on a pixel of a class
             drawn uniformly from the foreground classes in the image; 0 for crops anywhere.
         gamma: exponent on the values in [0, 1] before normalization; 0.5 brightens dark images.

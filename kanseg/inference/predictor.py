@@ -116,7 +116,7 @@ class Predictor(Segmenter):
             checkpoint: folder or file.
             mode: "whole" or "tiles"; "auto" depends on the training, or is "tiles" if `tile` is
                 given.
-            tile: (h, w) of tiles; by default that of the training, or 512x512.
+            tile: (h, w) of tiles; by default the crop of the training, but at least 512 a side.
             options: of the constructor; None means the default.
 
         Raises:
