@@ -81,6 +81,12 @@ class ToolParser(ArgumentParser):
         warnings.warn(f"{name} is called {present} now", DeprecationWarning, stacklevel=3)
         return present + sign + value
 
+    def format_help(self) -> str:
+        """The text of `--help`."""
+        # jsonargparse erases a space of `--print_config[=flags]` by a backspace, which is not
+        # printed here.
+        return super().format_help().replace(" \b", "")
+
     def error(self, message: str, ex: Exception | None = None) -> None:
         """Raise `InputError`; an unknown option is answered with the nearest known one."""
         known = self.get_defaults().keys(branches=True)
