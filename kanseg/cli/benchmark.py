@@ -18,11 +18,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from kanseg.config.arguments import ToolParser, comma_separated, integers
-from kanseg.utils.errors import InputError
+from kanseg.config.arguments import ToolParser, comma_separated, integers, output_file
 
 Rows = list[dict[str, Any]]
 
@@ -240,9 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = parsed.table
     given = parsed[name]
     _parse_lists(given)
-    target = None if given.json is None else Path(given.json)
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        raise InputError(f"--json {target}: expected a file in a folder that exists")
+    target = output_file(given.json, "--json")
     import torch
 
     from kanseg.training.run_folder.logging import plain

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-from kanseg.config.arguments import ToolParser
+from kanseg.config.arguments import ToolParser, output_file
 
 
 def _parser() -> ToolParser:
@@ -83,6 +82,8 @@ def _parser() -> ToolParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table, and write the requested files."""
     given = _parser().parse_args(arguments)
+    json_file = output_file(given.json, "--json")
+    csv_file = output_file(given.csv, "--csv")
     from kanseg.utils.environment import process_rank
 
     if process_rank() > 0:
@@ -105,12 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         inside=given.inside,
         protocol=given.protocol,
         device=given.device,
-        csv=given.csv,
+        csv=csv_file,
     )
     size = ", at the size of the files" if given.full_size else ""
     print(f"{' + '.join(given.split)}, {scores['images']} images{size}:\n{table(scores)}")
-    if given.json is not None:
-        atomic_write_text(Path(given.json), json.dumps(plain(scores), indent=1) + "\n")
+    if json_file is not None:
+        atomic_write_text(json_file, json.dumps(plain(scores), indent=1) + "\n")
         print(f"scores: {given.json}")
-    if given.csv is not None:
+    if csv_file is not None:
         print(f"scores of every image: {given.csv}")

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanseg.config.arguments import ToolParser
+from kanseg.config.arguments import ToolParser, output_file
 from kanseg.utils.errors import InputError
 
 RENAMED = {"--quantise": "--quantize"}  # read until version 0.2
@@ -93,9 +93,7 @@ def _parser() -> ToolParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export, verify, and print a summary; 1 if the file differs from the network."""
     given = _parser().parse_args(arguments)
-    target = None if given.json is None else Path(given.json)
-    if target is not None and not target.parent.is_dir():
-        raise InputError(f"--json: there is no folder {target.parent}")
+    target = output_file(given.json, "--json")
     options = given.as_dict()
     del options["json"]
     options["output"] = Path(given.output)

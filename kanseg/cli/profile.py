@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from kanseg.config.arguments import ToolParser
+from kanseg.config.arguments import ToolParser, output_file
 from kanseg.utils.errors import InputError
 
 
@@ -60,6 +59,7 @@ def _parser() -> ToolParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build the network, measure it, and print the table."""
     given = _parser().parse_args(arguments)
+    target = output_file(given.json, "--json")
     shape = _shape(given.input)
     import kanseg
     from kanseg.utils.io import atomic_write_text
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from None
     print(found)
-    if given.json is not None:
-        atomic_write_text(Path(given.json), json.dumps(found.to_dict(), indent=1) + "\n")
+    if target is not None:
+        atomic_write_text(target, json.dumps(found.to_dict(), indent=1) + "\n")
         print(f"figures: {given.json}")
 
 

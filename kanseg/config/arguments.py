@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
@@ -128,6 +130,21 @@ def integers(text: str, option: str) -> list[int]:
     if not values:
         raise InputError(f"{option}: expected comma-separated integers, got {text!r}")
     return values
+
+
+def output_file(path: str | None, option: str) -> Path | None:
+    """The path of a file that is written at the end of a command, checked before the work begins.
+
+    Raises:
+        InputError: it is a folder, or lies in one that cannot be written to.
+    """
+    if path is None:
+        return None
+    target = Path(path)
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{option}: {path} cannot be written; name a file in a writable folder")
+    return target
 
 
 def _with_underscores(word: str) -> str:

@@ -51,7 +51,7 @@ def test_functions_are_shared_by_name_or_by_number(tmp_path):
     ("arguments", "message"),
     [
         (["--against", "."], "expected a checkout of torch-conv-kan"),
-        (["--json", "."], "expected a file in a folder that exists"),
+        (["--json", "."], "--json: . cannot be written"),
         (["--size", "1"], "more than one pixel"),
         (["--share", "nobody"], "share must be"),
     ],
