@@ -11,6 +11,9 @@ import torch
 from PIL import Image
 
 from kanseg.config import Config, DataConfig, ModelConfig, TrainingConfig
+from kanseg.data import LabelSpec, Preprocess
+from kanseg.inference.checkpoint import save_checkpoint
+from kanseg.inference.description import describe
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +136,15 @@ def original(checkout):
     from kanseg.benchmark import Original
 
     return Original(checkout)
+
+
+def write_checkpoint(run, step, with_state=True):
+    """A checkpoint of a linear network in a run folder; (its folder, the network)."""
+    model = torch.nn.Linear(2, 3)
+    preprocess = Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
+    description = describe(Config(), LabelSpec("binary", ("a", "b")), preprocess)
+    extra = {}
+    if with_state:
+        extra = {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    return save_checkpoint(folder, model, description, Config(), **extra), model

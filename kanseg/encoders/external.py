@@ -176,7 +176,7 @@ def _smp_encoder(
 
 
 def _is_renamed(name: str) -> bool:
-    """True for an old name in SMP that now stands for a timm model, such as "timm-resnest14d"."""
+    """True for an old name in SMP that now means a timm model, such as "timm-resnest14d"."""
     if not name.startswith("timm-"):
         return False
     from timm import is_model

@@ -279,18 +279,18 @@ def _time(
 
 
 def _layers(
-    model: nn.Module, name: str = "", seen: set[nn.Module] | None = None
+    model: nn.Module, name: str = "", visited: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
     """Names and modules, each module once, without the parts of KAN layers."""
-    if seen is None:
-        seen = set()
-    if model in seen:
+    if visited is None:
+        visited = set()
+    if model in visited:
         return
-    seen.add(model)
+    visited.add(model)
     yield name, model
     if not _is_kan_layer(model):
         for key, child in model.named_children():
-            yield from _layers(child, f"{name}.{key}".removeprefix("."), seen)
+            yield from _layers(child, f"{name}.{key}".removeprefix("."), visited)
 
 
 def _is_kan_layer(layer: nn.Module) -> bool:

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
+from conftest import write_checkpoint
 from kanseg.config import Config
 from kanseg.data import LabelSpec, Preprocess
 from kanseg.inference.checkpoint import (
@@ -27,26 +27,8 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.io import replace_link
 
 
-def save(run, step, with_state=True):
-    model = nn.Linear(2, 3)
-    description = describe(
-        Config(), LabelSpec("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
-    )
-    extra = (
-        {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
-        if with_state
-        else {}
-    )
-    return (
-        save_checkpoint(
-            run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra
-        ),
-        model,
-    )
-
-
 def test_everything_comes_back(tmp_path):
-    folder, model = save(tmp_path, 5)
+    folder, model = write_checkpoint(tmp_path, 5)
     assert find_fault(folder) is None
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in read_weights(folder).items())
     state, tensors = read_training(folder)
@@ -59,7 +41,7 @@ def test_everything_comes_back(tmp_path):
 
 
 def test_no_file_holds_a_pickle_but_the_one_that_loads_as_tensors(tmp_path):
-    folder, _ = save(tmp_path, 5)
+    folder, _ = write_checkpoint(tmp_path, 5)
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.yaml",
         "manifest.json",
@@ -80,7 +62,7 @@ def test_a_link_is_replaced(tmp_path):
 
 
 def test_a_manifest_cannot_point_outside(tmp_path):
-    folder, _ = save(tmp_path, 1)
+    folder, _ = write_checkpoint(tmp_path, 1)
     (tmp_path / "secret").write_text("x")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"]["../../secret"] = {"size": 1, "sha256": "0"}

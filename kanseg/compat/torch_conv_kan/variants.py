@@ -19,7 +19,7 @@ Options = Mapping[str, object]
 
 
 class Site(NamedTuple):
-    """Where the functions stand: channels that go in and come out, groups, taps of the kernel, and
+    """Position of the functions: channels that go in and come out, groups, taps of the kernel, and
     the activation of the layer.
     """
 

@@ -35,12 +35,12 @@ ACTIVATIONS = (
     nn.Hardswish,
     nn.Mish,
 )
-# The methods as they are defined, by their code: it tells a method that was replaced, on the
+# The methods as they are defined, by their code: it shows a method that was replaced, on the
 # instance or on the class, and torch.compile compiles anew when that happens later.
 _CODE = {kind: kind.forward.__code__ for kind in (*CONVOLUTIONS, nn.Linear, *ACTIVATIONS, Basis)}
 _CONV_CODE = {kind: kind._conv_forward.__code__ for kind in CONVOLUTIONS}
 _BASIS_CODE = (Basis.functions.__code__, Basis.mapped.__code__)
-# The last two stand for plain tensors while torch.export looks at a network.
+# The last two replace plain tensors while torch.export looks at a network.
 _TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 
 
@@ -98,7 +98,7 @@ def is_plain_basis(basis: nn.Module) -> bool:
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module and of those inside it, by name.
 
-    Those too that stand beside its own registers, as in a replica of `torch.nn.DataParallel` and
+    Also those outside its own registers, as in a replica of `torch.nn.DataParallel` and
     under FSDP.
     """
     named: dict[str, Tensor] = {}

@@ -5,12 +5,8 @@ import signal
 import time
 
 import pytest
-import torch
-from torch import nn
 
-from kanseg.config import Config
-from kanseg.data import LabelSpec, Preprocess
-from kanseg.inference.checkpoint import describe, save_checkpoint
+from conftest import write_checkpoint
 from kanseg.training.run_folder.resume import (
     RunBusy,
     lock_run,
@@ -21,29 +17,11 @@ from kanseg.training.run_folder.resume import (
 from kanseg.utils.errors import InputError
 
 
-def save(run, step, with_state=True):
-    model = nn.Linear(2, 3)
-    description = describe(
-        Config(), LabelSpec("binary", ("a", "b")), Preprocess(mean=(0.1, 0.2, 0.3), resize=(8, 9))
-    )
-    extra = (
-        {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
-        if with_state
-        else {}
-    )
-    return (
-        save_checkpoint(
-            run / "checkpoints" / f"step_{step:08d}", model, description, Config(), **extra
-        ),
-        model,
-    )
-
-
 def test_the_newest_complete_one_is_taken_and_the_torn_ones_reported(tmp_path):
-    kept, _ = save(tmp_path, 1)
-    torn, _ = save(tmp_path, 2)
-    damaged, _ = save(tmp_path, 3)
-    bare, _ = save(tmp_path, 4)
+    kept, _ = write_checkpoint(tmp_path, 1)
+    torn, _ = write_checkpoint(tmp_path, 2)
+    damaged, _ = write_checkpoint(tmp_path, 3)
+    bare, _ = write_checkpoint(tmp_path, 4)
     weights = torn / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     damaged_file = damaged / "training.pt"
@@ -60,13 +38,13 @@ def test_the_newest_complete_one_is_taken_and_the_torn_ones_reported(tmp_path):
 
 
 def test_an_unfinished_folder_is_never_seen(tmp_path, monkeypatch):
-    save(tmp_path, 1)
+    write_checkpoint(tmp_path, 1)
     monkeypatch.setattr(
         "kanseg.inference.checkpoint.save_file",
         lambda *_: (_ for _ in ()).throw(OSError("disk full")),
     )
     with pytest.raises(InputError, match="could not be written .*disk full"):
-        save(tmp_path, 2)
+        write_checkpoint(tmp_path, 2)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000001"]
 
 
@@ -102,14 +80,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_pruning_keeps_the_newest(tmp_path):
     for step in (1, 2, 10):
-        save(tmp_path, step)
+        write_checkpoint(tmp_path, step)
     prune(tmp_path, 2, newest=10)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000010", "step_00000002"]
 
 
 def test_whole_files_that_no_run_has_written_are_skipped(tmp_path):
     """Their check sums fit: a damaged memory, or someone who means harm."""
-    kept, _ = save(tmp_path, 1)
+    kept, _ = write_checkpoint(tmp_path, 1)
     spoiled = {
         "state.json": b'{"step": "x"}',
         "training.pt": b"no zip file",
@@ -118,7 +96,7 @@ def test_whole_files_that_no_run_has_written_are_skipped(tmp_path):
         "config.yaml": b"a: [",
     }
     for step, (name, data) in enumerate(spoiled.items(), start=2):
-        folder, _ = save(tmp_path, step)
+        folder, _ = write_checkpoint(tmp_path, step)
         (folder / name).write_bytes(data)
         manifest = json.loads((folder / "manifest.json").read_text())
         digest = hashlib.sha256(data).hexdigest()
@@ -133,7 +111,7 @@ def test_whole_files_that_no_run_has_written_are_skipped(tmp_path):
 
 def test_torn_checkpoints_of_later_steps_do_not_count_when_older_ones_are_deleted(tmp_path):
     for step in (1, 2, 3):
-        save(tmp_path, step)
+        write_checkpoint(tmp_path, step)
     (tmp_path / "checkpoints" / "step_00000003" / "manifest.json").unlink()
     prune(tmp_path, 1, newest=2)
     assert [p.name for p in step_folders(tmp_path)] == ["step_00000003", "step_00000002"]

@@ -39,7 +39,7 @@ def _convs(family: str, values: Values) -> dict[str, Conv]:
         "conv": conv,
         "stem": convolution(family, options),
         "plain": nn.Conv2d,
-    }  # `plain` stands in kanseg's own transition
+    }  # `plain` is in kanseg's own transition
 
 
 def _names(layers: tuple[int, ...], stem: int, pooled: bool) -> Names:
@@ -115,7 +115,7 @@ _OWN = {
     "use_first_maxpool": True,
     "dropout_linear": 0.0,
 }
-# family -> options of the functions, what stands before l1_decay, defaults that differ; names of
+# family -> options of the functions, arguments before l1_decay, defaults that differ; names of
 # the tiny network and of the others
 _FAMILIES: dict[str, tuple[str, str, Values, str, str]] = {
     "KAN": (_SPLINE, "dropout", {}, "tiny_densekanet", "densekanet{}"),

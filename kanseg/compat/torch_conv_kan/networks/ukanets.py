@@ -32,7 +32,7 @@ class _TwoKinds:
     """A residual block for `ukanet`, with convolutions of its own: one kind for a stage's first
     block, another for the rest.
 
-    They are told apart by the stride, which `kanseg.layers.blocks.stage` names for the first block
+    They differ in the stride, which `kanseg.layers.blocks.stage` names for the first block
     alone.
     """
 
