@@ -30,7 +30,8 @@ from kanseg.config import Config, DataConfig, ModelConfig, parse_config
 from kanseg.data import LabelSpec, Preprocess, open_data
 from kanseg.data.io.images import image_mode, read_image, read_mask_values
 from kanseg.data.labels import read_label
-from kanseg.inference.checkpoint import describe, find_fault, save_checkpoint
+from kanseg.inference.checkpoint import find_fault, save_checkpoint
+from kanseg.inference.description import describe
 from kanseg.inference.loading import load_checkpoint
 from kanseg.models import create_model
 from kanseg.training.run_folder.stored_state import check_tensors, read_training

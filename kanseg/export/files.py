@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from kanseg.export.network import Deployed
-from kanseg.inference.exported import INSTALL, METADATA
+from kanseg.inference.onnx_file import INSTALL, METADATA
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import one_line
 

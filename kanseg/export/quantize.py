@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanseg.export.files import onnx_package
-from kanseg.inference.exported import METADATA, onnxruntime
+from kanseg.inference.onnx_file import METADATA, onnxruntime
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import one_line
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from kanseg.config import Config, DataConfig
 from kanseg.data import Preprocess
-from kanseg.inference.checkpoint import CONFIG, MANIFEST, find_fault, preprocess_from
+from kanseg.inference.checkpoint import CONFIG, MANIFEST, find_fault
+from kanseg.inference.description import preprocess_from
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import find_folder, from_pretrained
 from kanseg.utils.reading import read_text

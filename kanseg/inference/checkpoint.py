@@ -23,24 +23,15 @@ from torch import Tensor, nn
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.inference.description import (
-    build_model,
     check_description,
-    describe,
-    mask_meaning,
-    model_arguments,
-    preprocess_from,
     stored_model_arguments,
 )
 from kanseg.models import create_model
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import build_for, check_finite, read_tensors, stored_arguments
-from kanseg.utils.io import flush_folder, replace_folder, replace_link
+from kanseg.utils.io import flush_folder, replace_folder
 from kanseg.utils.reading import read_json, typed
 from kanseg.utils.text import one_line
-
-# Names that other packages still import from here.
-__all__ = ["build_model", "describe", "mask_meaning", "model_arguments", "preprocess_from"]
-point_to, take_name = replace_link, replace_folder
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"

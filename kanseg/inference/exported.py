@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.description import check_description
-from kanseg.inference.onnx_file import INSTALL, METADATA, onnxruntime, read_onnx
-from kanseg.inference.pt2_file import TRUST, read_pt2
+from kanseg.inference.onnx_file import read_onnx
+from kanseg.inference.pt2_file import read_pt2
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_json, typed
 
-__all__ = ["INSTALL", "METADATA", "TRUST", "onnxruntime"]  # used by kanseg.export
 SUFFIXES = (".onnx", ".pt2")
 OUTPUTS = ("logits", "probabilities", "labels")
 # Probabilities are clamped to this minimum, so that their logits are finite.

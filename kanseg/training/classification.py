@@ -26,7 +26,8 @@ from kanseg.data.classification.dataset import image_contents, limited, many_fil
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.split_record import Content, read_record
 from kanseg.evaluation.loop import eval_mode, evaluate, gather_images
-from kanseg.inference.checkpoint import DESCRIPTION, model_arguments, preprocess_from
+from kanseg.inference.checkpoint import DESCRIPTION
+from kanseg.inference.description import model_arguments, preprocess_from
 from kanseg.losses import ClassificationLoss
 from kanseg.metrics import ClassificationMetrics, classification_table
 from kanseg.metrics.classification import Classified

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.loader import make_loader
 from kanseg.encoders import is_external
-from kanseg.inference.checkpoint import build_model, read_weights
+from kanseg.inference.checkpoint import read_weights
+from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.models.operations import multiply_adds
 from kanseg.training.batches import BatchPlan

@@ -32,7 +32,8 @@ from kanseg.data.splits import SPLITS
 from kanseg.evaluation.evaluate import surface_options, write_table
 from kanseg.evaluation.segmentation import evaluate_network
 from kanseg.evaluation.tables import table
-from kanseg.inference.checkpoint import DESCRIPTION, describe, preprocess_from
+from kanseg.inference.checkpoint import DESCRIPTION
+from kanseg.inference.description import describe, preprocess_from
 from kanseg.losses import (
     WeightedLoss,
     check_class_weights,

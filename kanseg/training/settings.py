@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kanseg.inference.checkpoint import build_model
+from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.training.grids import check_update_grid_epochs
 from kanseg.training.optim.lr_scheduler import parameter_groups

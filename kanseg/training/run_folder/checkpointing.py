@@ -10,15 +10,8 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from kanseg.inference.checkpoint import (
-    MANIFEST,
-    STATE,
-    build_model,
-    find_fault,
-    point_to,
-    read_weights,
-    save_checkpoint,
-)
+from kanseg.inference.checkpoint import MANIFEST, STATE, find_fault, read_weights, save_checkpoint
+from kanseg.inference.description import build_model
 from kanseg.training.diagnose import non_finite_state
 from kanseg.training.processes import any_process
 from kanseg.training.run_folder.resume import (
@@ -33,6 +26,7 @@ from kanseg.training.run_folder.run_folder import RunFolder
 from kanseg.training.run_folder.stored_state import check_tensors, read_training
 from kanseg.training.state import Progress, TrainState
 from kanseg.utils.errors import InputError
+from kanseg.utils.io import replace_link
 from kanseg.utils.reading import read_json
 
 # Entries of a parameter group that a resumed run takes from its settings, not from the checkpoint.
@@ -93,7 +87,7 @@ def save(run: RunFolder, state: TrainState) -> None:
             tensors=tensors,
             split=run.task.split_record,
         )
-        point_to(run.path / "last", folder)
+        replace_link(run.path / "last", folder)
         prune(run.path, settings.keep, newest=progress.step)
     accelerator.wait_for_everyone()
 
@@ -151,7 +145,7 @@ def save_best(run: RunFolder, state: TrainState) -> None:
     folder = _save_weights(run, state.eval_network, state.progress.epoch)
     # `prune` deletes older best weights after the next checkpoint: until then a resumed run would
     # continue from a checkpoint that refers to them
-    point_to(run.path / "best", folder)
+    replace_link(run.path / "best", folder)
 
 
 def verify_last(run: RunFolder, state: TrainState, resumed: Resumed) -> None:
@@ -162,7 +156,7 @@ def verify_last(run: RunFolder, state: TrainState, resumed: Resumed) -> None:
     if not state.accelerator.is_main_process:
         return
     if find_fault(link) is not None or not _same_files(link, resumed.folder):
-        point_to(link, resumed.folder)
+        replace_link(link, resumed.folder)
 
 
 def verify_best(run: RunFolder, state: TrainState) -> None:
@@ -206,7 +200,7 @@ def _find_best(run: RunFolder, state: TrainState) -> bool:
     if fault is not None:
         run.log(f"{link} ({fault}) is replaced by {folder}")
     if fault is not None or not _same_files(link, folder):
-        point_to(link, folder)
+        replace_link(link, folder)
     return True
 
 

@@ -21,11 +21,11 @@ from kanseg.inference.checkpoint import (
     find_fault,
     read_description,
     read_weights,
-    take_name,
 )
 from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
+from kanseg.utils.io import replace_folder
 from kanseg.utils.reading import read_json, read_text, read_yaml
 
 # Settings that a resumed run may change. Any other change would make it another experiment than the
@@ -167,7 +167,7 @@ def find_checkpoint(
         log(line)
     unnamed = UNNAMED.fullmatch(folder.name)
     if unnamed:
-        take_name(folder, folder.with_name(unnamed[1]))
+        replace_folder(folder, folder.with_name(unnamed[1]))
         folder = folder.with_name(unnamed[1])
         log(f"{folder} is used: it was complete but not yet renamed when the run was killed")
     changes = settings_changed(read_text(folder / CONFIG), config)

@@ -9,7 +9,8 @@ from typing import Any
 from kanseg.data.label_spec import LabelSpec, compare_classes
 from kanseg.data.names import shorten
 from kanseg.data.split_record import Members, SplitRecord, keep_splits, read_record
-from kanseg.inference.checkpoint import CONFIG, DESCRIPTION, mask_meaning
+from kanseg.inference.checkpoint import CONFIG, DESCRIPTION
+from kanseg.inference.description import mask_meaning
 from kanseg.training.task import Log
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json

@@ -20,7 +20,7 @@ from kanseg.experiments.compare.study import (
 )
 from kanseg.experiments.compare.study_results import read_lines
 from kanseg.experiments.settings import with_values
-from kanseg.inference.checkpoint import build_model
+from kanseg.inference.description import build_model
 from kanseg.training.run_folder.resume import lock_run
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings

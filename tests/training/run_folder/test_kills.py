@@ -26,9 +26,10 @@ from kanseg.config import (
     TrainingConfig,
 )
 from kanseg.data import LabelSpec, Preprocess
-from kanseg.inference.checkpoint import describe, find_fault, point_to, save_checkpoint
+from kanseg.inference.checkpoint import find_fault, save_checkpoint
+from kanseg.inference.description import describe
 from kanseg.training.run_folder.resume import find_checkpoint
-from kanseg.utils.io import atomic_write_text
+from kanseg.utils.io import atomic_write_text, replace_link
 from tests.training.run_folder.killing import Operations
 
 DRIVER = Path(__file__).with_name("killing.py")
@@ -152,7 +153,7 @@ def test_a_folder_in_the_place_of_a_link_is_replaced_whole_or_not_at_all(tmp_pat
     copied()
     target = run / "checkpoints" / "step_00000002"
     places = []
-    for _ in killed_at_every_operation(run, lambda: point_to(run / "last", target)):
+    for _ in killed_at_every_operation(run, lambda: replace_link(run / "last", target)):
         places += [path for path in run.glob("*last*") if find_fault(path) is None]
         assert places
         copied()
