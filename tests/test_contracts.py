@@ -39,6 +39,22 @@ bases = pytest.mark.parametrize("name", list(BASES))
 bases_and_none = pytest.mark.parametrize("name", kanseg.list_bases())
 
 
+def every_pair(models, bases, model, basis="gram"):
+    """All pairs; those of another model with another basis are slow ones.
+
+    Models receive layers and do not ask for their basis, so that a row and a column say nearly all.
+    """
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        ("model", "basis"),
+        [
+            pytest.param(m, b, marks=() if m == model or b == basis else slow)
+            for m in models
+            for b in bases
+        ],
+    )
+
+
 def classifier(model, size, **options):
     """A network for images of that size, which some have to be told."""
     return kanseg.create_model(
@@ -309,8 +325,7 @@ def test_family_names_build_layers_of_their_dimension(name):
     assert isinstance(layer.squeeze, nn.Identity) != name.startswith("Bottleneck")
 
 
-@pytest.mark.parametrize("basis", kanseg.list_bases())
-@pytest.mark.parametrize("model", kanseg.list_models("segmentation"))
+@every_pair(kanseg.list_models("segmentation"), kanseg.list_bases(), "unet")
 def test_models_run_on_any_size_with_every_basis(model, basis):
     net = kanseg.create_model(model, in_channels=2, classes=3, basis=basis, width=2, depth=2).eval()
     for height, width in ((61, 83), (33, 7), (1, 1)):
@@ -352,7 +367,7 @@ def test_options_reach_every_flat_layer_of_a_classifier(model, options):
 
 
 @pytest.mark.parametrize("model", kanseg.list_models())
-def test_the_control_arm_has_no_univariate_functions(model):
+def test_the_plain_baseline_has_no_univariate_functions(model):
     net = classifier(model, (32, 32), basis="none", width=4)
     assert not any(isinstance(m, kanseg.bases.Basis) for m in net.modules())
 
@@ -369,7 +384,7 @@ def test_a_step_of_a_model_reaches_every_parameter(model):
 
 
 @pytest.mark.parametrize("model", kanseg.list_models("segmentation"))
-def test_a_images_mask_does_not_depend_on_its_neighbors(model):
+def test_an_images_mask_does_not_depend_on_its_neighbors(model):
     net = kanseg.create_model(model, width=4, depth=2).eval()
     a, b = torch.randn(1, 3, 20, 20), torch.zeros(1, 3, 20, 20)
     torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)
@@ -402,14 +417,8 @@ ALL_CLASSIFIERS = kanseg.list_models("classification")
 ONE_OF_EACH = ["densekanet_tiny", "reskanet_18", "reskanet_50", "simple_kan_4", "vggkan11"]
 
 
-@pytest.mark.parametrize(
-    ("model", "basis"),
-    [
-        (m, b)
-        for m in ALL_CLASSIFIERS
-        if m not in CLASSIFIERS
-        for b in (kanseg.list_bases() if m in ONE_OF_EACH else ["gram"])
-    ],
+@every_pair(
+    [m for m in ALL_CLASSIFIERS if m not in CLASSIFIERS], kanseg.list_bases(), "simple_kan_4"
 )
 def test_encoders_with_a_head_run_on_any_size(model, basis):
     net = kanseg.create_classifier(model, in_channels=2, classes=3, basis=basis, width=2).eval()
@@ -419,8 +428,7 @@ def test_encoders_with_a_head_run_on_any_size(model, basis):
         assert torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("basis", kanseg.list_bases())
-@pytest.mark.parametrize("model", list(CLASSIFIERS))
+@every_pair(list(CLASSIFIERS), kanseg.list_bases(), next(iter(CLASSIFIERS)))
 def test_classifiers_of_one_size_run_on_that_size_with_every_basis(model, basis):
     for size in ((28, 28), (33, 7), (7, 7)):
         net = classifier(model, size, in_channels=2, classes=3, basis=basis, width=2).eval()
@@ -443,7 +451,7 @@ def test_a_step_of_a_classifier_reaches_every_parameter(model):
 
 
 @pytest.mark.parametrize("model", ALL_CLASSIFIERS)
-def test_a_images_logits_do_not_depend_on_its_neighbors(model):
+def test_an_images_logits_do_not_depend_on_its_neighbors(model):
     net = classifier(model, (40, 40), width=4).eval()
     a, b = torch.randn(1, 3, 40, 40), torch.zeros(1, 3, 40, 40)
     torch.testing.assert_close(net(torch.cat([a, b]))[:1], net(a), rtol=1e-4, atol=1e-5)
