@@ -45,11 +45,6 @@ def _check_varies(x: Tensor, normalized: torch.Size, domain: str, what: str) -> 
         )
 
 
-def _tanh(x: Tensor) -> Tensor:
-    # The sigmoid is faster than torch.tanh on a CPU (0.3 against 1.3 ns per value, measured).
-    return torch.sigmoid(2 * x) * 2 - 1
-
-
 class Pointwise(NamedTuple):
     """A pointwise domain map.
 
@@ -66,7 +61,8 @@ class Pointwise(NamedTuple):
 
 POINTWISE_DOMAINS: dict[str, Pointwise] = {
     "identity": Pointwise(lambda x: x, None, (-inf, inf)),
-    "tanh": Pointwise(_tanh, lambda u: 1 - u * u, (-1.0, 1.0)),
+    # The sigmoid is faster than torch.tanh on a CPU (0.3 against 1.3 ns per value, measured).
+    "tanh": Pointwise(lambda x: torch.sigmoid(2 * x) * 2 - 1, lambda u: 1 - u * u, (-1.0, 1.0)),
     "half_tanh": Pointwise(
         lambda x: torch.sigmoid(x) * 2 - 1, lambda u: (1 - u * u) / 2, (-1.0, 1.0)
     ),

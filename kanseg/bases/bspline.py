@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from math import comb, factorial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -223,8 +223,8 @@ class BSpline(Basis):
         fake_mode = getattr(knots, "fake_mode", None)
         if fake_mode is not None and type(checked.tensor) is Tensor:
             # An exporter replaces each tensor by a fake tensor, always by the same one.
-            is_same = self._unchanged() and _fake_of(checked.tensor, fake_mode) is knots
-            return checked.uniform and is_same
+            fake = fake_mode.from_tensor(checked.tensor, static_shapes=True)
+            return checked.uniform and self._unchanged() and fake is knots
         is_batched = torch._C._are_functorch_transforms_active()
         if is_batched or _is_recorded() or not _is_readable(knots):
             return False
@@ -296,7 +296,9 @@ class BSpline(Basis):
 
     def _closed_form(self, u: Tensor, derivatives: bool) -> ValuesAndDerivatives:
         k = self.spline_order
-        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
+        # torch.export keeps the knots that it traced; a compiled graph reads them in every call.
+        is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+        if torch.compiler.is_dynamo_compiling() and not is_exporting():
             self._assert_uniform()
         first, last = aligned(self.knots[:, 0], u), aligned(self.knots[:, -1], u)
         # With distances scaled by k!^(-1/k) the powers need no division by k!.
@@ -408,19 +410,9 @@ def equally_spaced(knots: Tensor) -> bool:
     return bool(((exact - even).abs() <= torch.minimum(rounding, 1e-4 * step)).all())
 
 
-def _is_exporting() -> bool:
-    """True while torch.export traces; its graphs keep the knots they were traced with."""
-    return getattr(torch.compiler, "is_exporting", lambda: False)()
-
-
 def _is_recorded() -> bool:
     """True while operations are recorded or replaced, so that results may have no values."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
-
-
-def _fake_of(tensor: Tensor, fake_mode: Any) -> Tensor:
-    """The fake tensor of an exporter for a tensor; a new one for an unknown tensor."""
-    return fake_mode.from_tensor(tensor, static_shapes=True)
 
 
 def _is_readable(knots: Tensor) -> bool:

@@ -146,21 +146,15 @@ class _LegacyNet(nn.Module):
             zip(self.layers_hidden[:-1], self.layers_hidden[1:], strict=True)
         ):
             last = i == self.num_layers - 1
-            layer = self._layer(inputs, outputs, options)
+            known = options | {"in_channels": inputs, "out_channels": outputs}
+            arguments = {}
+            for name in self.layer.__signature__.parameters:
+                if _ALIASES.get(name, name) in known:
+                    arguments[name] = known[_ALIASES.get(name, name)]
+            layer = self.layer(**arguments)
             self.layers.append(L1(layer, decay) if decay > 0 and not last else layer)
             if dropout > 0 and not last:
                 self.layers.append(nn.Dropout(dropout))
-
-    def _layer(self, inputs: int, outputs: int, options: dict[str, object]) -> _LegacyFlat:
-        known = options | {"in_channels": inputs, "out_channels": outputs}
-        names = self.layer.__signature__.parameters
-        return self.layer(
-            **{
-                name: known[_ALIASES.get(name, name)]
-                for name in names
-                if _ALIASES.get(name, name) in known
-            }
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, layers_hidden[0]) -> (B, layers_hidden[-1])."""

@@ -55,7 +55,11 @@ def convert_layer(
             )
         parts[new][index] = arrange(value, layer, prefix + key)
         sources[new] = prefix + key
-    converted = {key: _join([pieces[i] for i in sorted(pieces)]) for key, pieces in parts.items()}
+    converted: dict[str, Tensor] = {}
+    for key, pieces in parts.items():
+        ordered = [pieces[index] for index in sorted(pieces)]
+        # A single part may be a scalar, which torch.cat refuses.
+        converted[key] = ordered[0] if len(ordered) == 1 else torch.cat(ordered)
     for key, value in target.items():
         if key not in converted:
             converted[key] = _fill(key, value, layer, prefix)
@@ -145,16 +149,6 @@ def _grouped(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
     )
 
 
-def _coefficients(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
-    """(C, O, K)."""
-    return _one_basis(weight.transpose(0, 1), layer, key)
-
-
-def _rows(weight: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
-    """(O, C, K), or (O, 1, K, C) in whose rows the functions lie channel by channel."""
-    return weight.flatten(1)
-
-
 def _pairs(value: Tensor, layer: _LegacyLayer, key: str) -> Tensor:
     """(1, A, B, 1, ..., 1) -> (A, B)."""
     return value.flatten(2).flatten(0, 1) if value.dim() > 2 else value
@@ -179,8 +173,16 @@ _RULES: tuple[tuple[str, str, Arrange], ...] = (
     ),
     (r"poly_weights", "basis_conv.weight", _grouped),
     (r"poly_weight|spline_linear\.weight", "basis_conv.weight", _channel_major),
-    (r"cheby_coeffs|jacobi_coeffs|grams_basis_weights", "basis_conv.weight", _coefficients),
-    (r"spline_weight|equal_size_conv\.weight", "basis_conv.weight", _rows),
+    (  # (C, O, K)
+        r"cheby_coeffs|jacobi_coeffs|grams_basis_weights",
+        "basis_conv.weight",
+        lambda weight, layer, key: _one_basis(weight.transpose(0, 1), layer, key),
+    ),
+    (  # (O, C, K), or (O, 1, K, C) in whose rows the functions lie channel by channel
+        r"spline_weight|equal_size_conv\.weight",
+        "basis_conv.weight",
+        lambda weight, layer, key: weight.flatten(1),
+    ),
     (r"equal_size_conv\.bias", "basis_conv.bias", _plain),
     (r"inner_proj\.(?P<i>\d+)\.weight", "squeeze.weight", _plain),
     (r"out_proj\.(?P<i>\d+)\.weight", "expand.weight", _plain),
@@ -234,10 +236,3 @@ def _is_constant(key: str, value: Tensor, layer: _LegacyLayer, name: str) -> boo
             " of the original"
         )
     return True
-
-
-def _join(pieces: list[Tensor]) -> Tensor:
-    """Parts of groups (or outputs) behind each other; a single one, which can be a number, as it
-    is.
-    """
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

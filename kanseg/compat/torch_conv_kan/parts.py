@@ -63,11 +63,10 @@ def apply_by_group(modules: nn.ModuleList, x: Tensor) -> Tensor:
     if len(modules) == 0:
         return x
     parts = x.chunk(len(modules), dim=1)
-    outputs = [_apply(module, part) for module, part in zip(modules, parts, strict=True)]
+    outputs = []
+    for module, part in zip(modules, parts, strict=True):
+        if isinstance(module, nn.LayerNorm):  # over all values of a sample, as in torch-conv-kan
+            outputs.append(module(part.flatten(1)).view_as(part))
+        else:
+            outputs.append(module(part))
     return torch.cat(outputs, dim=1)
-
-
-def _apply(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.LayerNorm):  # over all values of a sample, as in torch-conv-kan
-        return module(x.flatten(1)).view_as(x)
-    return module(x)

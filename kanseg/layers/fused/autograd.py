@@ -62,7 +62,12 @@ def fused_forward(
         if len(chunks) == 1:
             return y_chunk
         if y is None:
-            y = _empty_batch(len(x), y_chunk)
+            y = torch.empty(
+                (len(x), *y_chunk.shape[1:]),
+                dtype=y_chunk.dtype,
+                device=y_chunk.device,
+                memory_format=memory_format(y_chunk),
+            )
         y[chunk] = y_chunk
     return y
 
@@ -358,16 +363,6 @@ def _chunks_and_buffer(
     shape = (chunks[0].stop, x.shape[1] * num_functions, *x.shape[2:])
     buffer = torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format(x))
     return chunks, buffer
-
-
-def _empty_batch(batch_size: int, y: Tensor) -> Tensor:
-    """An empty tensor like y (b, O, *S'), for a whole batch."""
-    return torch.empty(
-        (batch_size, *y.shape[1:]),
-        dtype=y.dtype,
-        device=y.device,
-        memory_format=memory_format(y),
-    )
 
 
 def _apply_mask(values: Tensor, dropout_mask: Tensor | None, chunk: slice) -> None:

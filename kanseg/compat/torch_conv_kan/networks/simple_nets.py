@@ -24,11 +24,11 @@ from kanseg.models.classification import ClassificationModel
 
 
 def _simple(
-    values: Values, *, conv: Conv, stem: Conv, modules: int, **head: object
+    values: Values, *, eight: bool, conv: Conv, stem: Conv, modules: int, **head: object
 ) -> tuple[nn.Module, Names]:
     """The network and its names; `modules`: of how many a convolution consists there."""
     sizes = list(values["layer_sizes"])
-    plan = VARIANTS["simple_kan_8" if values["eight"] else "simple_kan_4"]
+    plan = VARIANTS["simple_kan_8" if eight else "simple_kan_4"]
     if len(sizes) != sum(map(len, plan)):
         raise ValueError(
             f"layer_sizes must hold {sum(map(len, plan))} numbers of channels, got {sizes}"
@@ -51,13 +51,13 @@ def _simple(
     }
 
 
-def _functions(family: str, values: Values) -> tuple[nn.Module, Names]:
+def _functions(family: str, values: Values, *, eight: bool) -> tuple[nn.Module, Names]:
     options = own_options(family, values) | pick(values, "affine", "norm_layer")
     conv = convolution(
         family, options, spatial=pick(values, "groups", "dropout"), l1_decay=values["l1_penalty"]
     )
     dropout, degree = values["dropout_linear"], values["degree_out"]
-    parts = {"conv": conv, "stem": convolution(family, options), "modules": 1}
+    parts = {"eight": eight, "conv": conv, "stem": convolution(family, options), "modules": 1}
     if degree < 2:
         net, names = _simple(values, **parts, linear=nn.Linear, head_dropout=dropout)
         return net, names | {"output.1": "classification_head.3"}
@@ -80,8 +80,9 @@ def _plain_conv(groups: int) -> Conv:
     return conv
 
 
-def _plain(family: str, values: Values) -> tuple[nn.Module, Names]:
-    parts = {"conv": _plain_conv(values["groups"]), "stem": _plain_conv(1), "modules": 3}
+def _plain(family: str, values: Values, *, eight: bool) -> tuple[nn.Module, Names]:
+    conv, stem = _plain_conv(values["groups"]), _plain_conv(1)
+    parts = {"eight": eight, "conv": conv, "stem": stem, "modules": 3}
     net, names = _simple(values, **parts, linear=nn.Linear, head_dropout=0.25)
     return net, names | {"output": "classification_head.3"}
 
@@ -113,10 +114,6 @@ _OWN = {
 }
 
 
-def _four_or_eight(family: str, values: Values, *, eight: bool) -> tuple[nn.Module, Names]:
-    return (_plain if family == "plain" else _functions)(family, values | {"eight": eight})
-
-
 __all__ = []
 for _family, (_name, _order, _changes) in _FAMILIES.items():
     for _prefix, _eight in (("Simple", False), ("EightSimple", True)):
@@ -124,7 +121,7 @@ for _family, (_name, _order, _changes) in _FAMILIES.items():
         if _family == "KAN" and not _eight:
             _defaults["degree_out"] = 2
         _kind = {"module": __name__, "net": f"simple_kan_{8 if _eight else 4}"}
-        _make = partial(_four_or_eight, eight=_eight)
+        _make = partial(_plain if _family == "plain" else _functions, eight=_eight)
         globals()[_prefix + _name] = network_class(
             _prefix + _name, _family, _make, "layer_sizes", _order, **_kind, **_defaults
         )
