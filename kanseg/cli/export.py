@@ -103,7 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kanseg.export.table import export_table
     from kanseg.utils.io import atomic_write_text
 
-    report = export_checkpoint(Request(**options))
+    def log(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    report = export_checkpoint(Request(**options), log=log)
     if target is not None:
         atomic_write_text(target, json.dumps(report.to_dict(), indent=1) + "\n")
     agreement = report.agreement
