@@ -173,8 +173,8 @@ class _LegacyLayer(nn.Module):
         """
         init = {
             "base_conv": self.variant.base_init,
-            "squeeze": "fan",
-            "expand": "fan",
+            "squeeze": "fan_in",
+            "expand": "fan_in",
             "basis_conv": self.variant.init,
         }
         for name, rule in init.items():

@@ -67,56 +67,29 @@ class Variant:
     bottleneck: bool = False
     pairwise: bool = False
     biased: tuple[str, ...] = ()
-    init: str = "fan"
-    base_init: str = "fan"
+    init: str = "fan_in"
+    base_init: str = "fan_in"
     nested: bool = False
     degree_major: bool = False
 
 
-# Standard deviation of a fresh basis weight from its fan-in, outputs per group and groups, by
-# family as there.
+# name -> (fan-in of a weight, outputs per group, groups) -> its initial standard deviation.
 INITIAL_STD: dict[str, Callable[[int, int, int], float]] = {
-    "fan": lambda fan, outputs, groups: fan**-0.5,
-    "folded": lambda fan, outputs, groups: (fan * outputs) ** -0.5,
-    "inverse": lambda fan, outputs, groups: 1 / (fan * groups),
-    "third": lambda fan, outputs, groups: (3 * fan) ** -0.5,
+    "fan_in": lambda fan, outputs, groups: fan**-0.5,
+    "fan_in_out": lambda fan, outputs, groups: (fan * outputs) ** -0.5,
+    "inverse_fan_in": lambda fan, outputs, groups: 1 / (fan * groups),
+    "torch_default": lambda fan, outputs, groups: (3 * fan) ** -0.5,
 }
 
 
-def _bspline(site: Site, options: Options) -> nn.Module:
-    grid = {
-        "grid_size": options["grid_size"],
-        "spline_order": options["spline_order"],
-        "grid_range": tuple(options["grid_range"]),
-    }
-    return create_basis("bspline", site.in_channels, domain="identity", **grid)
+def _kanseg_basis(name: str, **names: str) -> Callable[[Site, Options], nn.Module]:
+    """A basis of kanseg; `names`: its options -> their names in torch-conv-kan."""
 
+    def build(site: Site, options: Options) -> nn.Module:
+        given = {ours: options[theirs] for ours, theirs in names.items()}
+        return create_basis(name, site.in_channels, domain="identity", **given)
 
-def _rbf(site: Site, options: Options) -> nn.Module:
-    return create_basis(
-        "rbf",
-        site.in_channels,
-        domain="identity",
-        grid_size=options["grid_size"],
-        grid_range=tuple(options["grid_range"]),
-    )
-
-
-def _polynomials(name: str) -> Callable[[Site, Options], nn.Module]:
-    return lambda site, options: create_basis(
-        name, site.in_channels, domain="identity", degree=options["degree"]
-    )
-
-
-def _jacobi(site: Site, options: Options) -> nn.Module:
-    return create_basis(
-        "jacobi",
-        site.in_channels,
-        domain="identity",
-        degree=options["degree"],
-        alpha=options["a"],
-        beta=options["b"],
-    )
+    return build
 
 
 def _gram(site: Site, options: Options) -> nn.Module:
@@ -128,59 +101,72 @@ def _gram(site: Site, options: Options) -> nn.Module:
     )
 
 
-def _bumps(site: Site, options: Options) -> nn.Module:
-    return FreeBumps(site.in_channels, site.groups, options["g"], options["k"], options["train_ab"])
-
-
-def _wavelets(site: Site, options: Options) -> nn.Module:
-    return PairedWavelets(site.in_channels, site.out_channels, site.groups, options["wavelet_type"])
-
-
 _KAGN = Variant(
-    _gram, domain="tanh", dropout_at="argument", init="folded", nested=True, degree_major=True
+    _gram, domain="tanh", dropout_at="argument", init="fan_in_out", nested=True, degree_major=True
 )
-_RELU = Variant(_bumps, dropout_at="input")
+_RELU = Variant(
+    lambda site, options: FreeBumps(
+        site.in_channels, site.groups, options["g"], options["k"], options["train_ab"]
+    ),
+    dropout_at="input",
+)
 
 CONV_VARIANTS: dict[str, Variant] = {
-    "KAN": Variant(_bspline, activation="prelu"),
-    "FastKAN": Variant(_rbf, norm="before", activation=None, dropout_at="branch"),
+    "KAN": Variant(
+        _kanseg_basis(
+            "bspline", grid_size="grid_size", spline_order="spline_order", grid_range="grid_range"
+        ),
+        activation="prelu",
+    ),
+    "FastKAN": Variant(
+        _kanseg_basis("rbf", grid_size="grid_size", grid_range="grid_range"),
+        norm="before",
+        activation=None,
+        dropout_at="branch",
+    ),
     "KALN": Variant(
-        _polynomials("legendre"),
+        _kanseg_basis("legendre", degree="degree"),
         domain="batch_range",
         base_activation=False,
         dropout_at="argument",
-        init="folded",
+        init="fan_in_out",
         nested=True,
         degree_major=True,
     ),
     "KACN": Variant(
-        _polynomials("chebyshev"),
+        _kanseg_basis("chebyshev", degree="degree"),
         domain="tanh",
         base=False,
         activation=None,
-        init="inverse",
+        init="inverse_fan_in",
         nested=True,
     ),
     "KAGN": _KAGN,
     "KAJN": Variant(
-        _jacobi,
+        _kanseg_basis("jacobi", degree="degree", alpha="a", beta="b"),
         domain="tanh",
         base_activation=False,
         dropout_at="values",
-        init="inverse",
+        init="inverse_fan_in",
         nested=True,
         degree_major=True,
     ),
     "KABN": Variant(
-        _polynomials("bernstein"),
+        _kanseg_basis("bernstein", degree="degree"),
         domain="sigmoid",
         base_activation=False,
         dropout_at="argument",
-        init="folded",
+        init="fan_in_out",
     ),
     "ReLUKAN": _RELU,
     "WavKAN": Variant(
-        _wavelets, activation=None, dropout_at="branch", pairwise=True, base_init="third"
+        lambda site, options: PairedWavelets(
+            site.in_channels, site.out_channels, site.groups, options["wavelet_type"]
+        ),
+        activation=None,
+        dropout_at="branch",
+        pairwise=True,
+        base_init="torch_default",
     ),
     "BottleNeckKAGN": replace(_KAGN, bottleneck=True, dropout_at="input", dropout=NoiseInjection),
     "BottleNeckReLUKAN": replace(_RELU, bottleneck=True),
@@ -190,17 +176,17 @@ CONV_VARIANTS: dict[str, Variant] = {
 # channel-major, and biases come and go.
 FLAT_VARIANTS: dict[str, Variant] = {
     "KAN": CONV_VARIANTS["KAN"],
-    "FastKAN": replace(CONV_VARIANTS["FastKAN"], biased=("base_conv",), base_init="third"),
-    "KALN": replace(CONV_VARIANTS["KALN"], base_activation=True, init="fan"),
+    "FastKAN": replace(CONV_VARIANTS["FastKAN"], biased=("base_conv",), base_init="torch_default"),
+    "KALN": replace(CONV_VARIANTS["KALN"], base_activation=True, init="fan_in"),
     "KACN": replace(CONV_VARIANTS["KACN"], norm=None),
-    "KAGN": replace(_KAGN, init="fan"),
+    "KAGN": replace(_KAGN, init="fan_in"),
     "KAJN": replace(CONV_VARIANTS["KAJN"], base_activation=True),
-    "KABN": replace(CONV_VARIANTS["KABN"], base_activation=True, init="inverse"),
+    "KABN": replace(CONV_VARIANTS["KABN"], base_activation=True, init="inverse_fan_in"),
     "ReLUKAN": replace(
-        _RELU, base=False, norm=None, activation=None, biased=("basis_conv",), init="third"
+        _RELU, base=False, norm=None, activation=None, biased=("basis_conv",), init="torch_default"
     ),
-    "WavKAN": replace(CONV_VARIANTS["WavKAN"], init="third"),
-    "BottleNeckKAGN": replace(_KAGN, bottleneck=True, biased=("squeeze", "expand"), init="fan"),
+    "WavKAN": replace(CONV_VARIANTS["WavKAN"], init="torch_default"),
+    "BottleNeckKAGN": replace(_KAGN, bottleneck=True, biased=("squeeze", "expand"), init="fan_in"),
 }
 
 
