@@ -18,7 +18,7 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
 
         # the call that created the original layer
         layer = tck.KANConv2DLayer(16, 32, 3, padding=1, affine=True)
-        layer.load_state_dict(tck.convert_state_dict(torch.load("theirs.pth"), layer))
+        layer.load_state_dict(tck.convert_state_dict(torch.load("original.pth"), layer))
 
     `module` is a layer, flat net or network of this package, or your own module with such parts
     under their original names. Layers are converted by `convert_layer`, other entries are copied.

@@ -1,4 +1,4 @@
-"""Small modules of the legacy layers: grouped linear layers, the L1 regularizer."""
+"""Parts of the layers of torch-conv-kan: grouped linear layers and the L1 regularizer."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class L1(nn.Module):
     """L1 regularization of a module: adds weight_decay * sign(p) to the gradient of its parameters
     p, once per backward pass in training.
 
-    torch-conv-kan's wrapper of this name sets missing gradients in a hook, and does not add them
-    reliably.
+    torch-conv-kan's wrapper of this name sets missing gradients in a hook, and does not reliably
+    add to existing ones.
     """
 
     def __init__(self, module: nn.Module, weight_decay: float):

@@ -1,5 +1,5 @@
-"""What one family of torch-conv-kan does differently from the next, as data: one row a family, for
-its convolutions and for its flat layer.
+"""The differences between the families of torch-conv-kan, as tables: a row per family, for its
+convolutions and for its flat layer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ Options = Mapping[str, object]
 
 
 class Site(NamedTuple):
-    """Position of the functions: channels that go in and come out, groups, taps of the kernel, and
-    the activation of the layer.
+    """The layer that a basis is created for.
+
+    Args:
+        in_channels, out_channels: of the functions, inside a bottleneck.
+        groups: of the convolution.
+        taps: number of entries of the kernel.
+        activation: creates the activation of the layer.
     """
 
     in_channels: int
@@ -34,26 +39,27 @@ class Site(NamedTuple):
 class Variant:
     """A row of the tables below.
 
-    Attributes:
-        basis: (site, options) -> module (B, C, *S) -> (B, C, K, *S); (B, O, C / groups, *S) where
-            `pairwise`.
-        domain: name of the map in front of the basis.
-        base: whether there is a base branch; `base_activation`: whether it sees the activated input
-            or the raw one.
+    Args:
+        basis: (site, options) -> module, (B, C, *S) -> (B, C, K, *S), or with `pairwise` (B, O, C /
+            groups, *S).
+        domain: name of the domain map before the basis.
+        base: whether there is a base branch.
+        base_activation: whether the base branch reads the activated input, or x itself.
         norm: "after" the sum of the branches, "before" the domain map, or None.
-        activation: after the norm: "prelu" (one slope a group), "act" (the activation of the layer)
-            or None.
-        dropout_at: input (of both branches), branch (input of the functions' branch), argument (of
-            the functions), values (of the functions) or output.
-        dropout: makes the dropout from its probability; None for torch.nn.Dropout1d/2d/3d.
-        bottleneck: 1x1 maps around the basis.
-        pairwise: functions are per (output, input) pair, summed by a depthwise convolution and
-            mixed by a 1x1 one.
+        activation: after the norm: "prelu" (one slope per group), "act" (the activation of the
+            layer) or None.
+        dropout_at: "input" of both branches, "branch" (input of the functions' branch), "argument"
+            of the functions, "values" of the functions, or "output".
+        dropout: probability -> module; None for torch.nn.Dropout1d/2d/3d.
+        bottleneck: whether there are 1x1 convolutions before and after the basis.
+        pairwise: one function per (output, input) pair; a depthwise convolution sums them and a 1x1
+            convolution mixes the outputs.
         biased: names of the parts that have a bias.
-        init, base_init: names of INITIAL_STD, for the functions' map and for the base branch's.
-        nested: the functions of a lower degree are the first ones of a higher degree.
-        degree_major: `poly_weights` are stored degree by degree (j * C + c), not channel by channel
-            (c * K + j).
+        init, base_init: names in INITIAL_STD, for the weights of the functions and of the base
+            branch.
+        nested: whether the functions of a lower degree are the first ones of a higher degree.
+        degree_major: whether `poly_weights` are stored degree-major (j * C + c) instead of
+            channel-major (c * K + j).
     """
 
     basis: Callable[[Site, Options], nn.Module]
@@ -172,8 +178,7 @@ CONV_VARIANTS: dict[str, Variant] = {
     "BottleNeckReLUKAN": replace(_RELU, bottleneck=True),
 }
 
-# The flat layers: the base branch sees the activated input in all of them, weights are
-# channel-major, and biases come and go.
+# In all flat layers the base branch reads the activated input, and weights are channel-major.
 FLAT_VARIANTS: dict[str, Variant] = {
     "KAN": CONV_VARIANTS["KAN"],
     "FastKAN": replace(CONV_VARIANTS["FastKAN"], biased=("base_conv",), base_init="torch_default"),
@@ -193,13 +198,15 @@ FLAT_VARIANTS: dict[str, Variant] = {
 def bottleneck_width(
     in_channels: int, out_channels: int, dim_reduction: float, min_internal: int
 ) -> int:
-    """Channels inside a bottleneck: the wider side divided by dim_reduction, but at least
-    min_internal where both sides have as many.
+    """Number of channels inside a bottleneck: the wider side divided by dim_reduction, but at least
+    min_internal if both sides have as many.
     """
     width = int(max(in_channels, out_channels) / dim_reduction)
-    return width if width >= min_internal else min(min_internal, in_channels, out_channels)
+    if width >= min_internal:
+        return width
+    return min(min_internal, in_channels, out_channels)
 
 
 def uniform_bound(std: float) -> float:
-    """b such that the uniform distribution on [-b, b] has this standard deviation."""
+    """The bound b of the uniform distribution on [-b, b] with this standard deviation."""
     return sqrt(3) * std
