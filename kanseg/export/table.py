@@ -85,8 +85,8 @@ def milliseconds(
 ) -> dict[str, float]:
     """Median milliseconds of a call, over `runs` calls, of the network ("torch") and of each file.
 
-    They are measured in turns, so that other load on the machine affects all alike. One thread is
-    measured in CPU time, several in wall-clock time.
+    They are measured in turns, so that other load affects all alike. One thread is measured in CPU
+    time, several in wall-clock time.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
     steps: dict[str, Callable[[Tensor], Tensor]] = {"torch": eager}
