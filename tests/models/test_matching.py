@@ -131,7 +131,7 @@ def test_a_width_is_a_real_number():
     ).shape == (1, 2, 9, 9)
     assert (scaled(0.2, 1), scaled(3, 4)) == (1, 12)
     for width in (0.5, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="width must be at least 1"):
+        with pytest.raises(ValueError, match="width"):
             kanseg.create_encoder("unet", width=width)
 
 
@@ -149,9 +149,7 @@ def test_solved_by_few_looks(start):
 
 
 def test_what_cannot_be_reached_names_the_nearest_sizes():
-    with pytest.raises(
-        ValueError, match=r"no width gives 5 parameters within 2%.* 40 \(width 1\)$"
-    ):
+    with pytest.raises(ValueError, match=r"5 parameters .* 40 \(width 1\)$"):
         solve_width(lambda width: 40 * int(width) ** 2, 5, what="parameters")
     with pytest.raises(ValueError, match=r"100 .*: 40 \(width 1.*\) and 160 \(width 2.*\)$"):
         solve_width(lambda width: 40 * int(width) ** 2, 100)
@@ -160,13 +158,13 @@ def test_what_cannot_be_reached_names_the_nearest_sizes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"match": "params"}, "match must be 'params' or 'macs', and like"),
-        ({"like": {"basis": "gram"}}, "match must be"),
-        ({"match": "size", "like": {"basis": "gram"}}, "got match='size'"),
-        ({"match": "params", "like": nn.Linear(2, 2), "width": 3}, "leave out `width`"),
-        ({"match": "params", "like": {"basis": "gramm"}}, "did you mean 'gram'"),
-        ({"match": "params", "like": {"basis": "gram"}, "widht": 3}, "did you mean 'width'"),
-        ({"match": "params", "like": nn.Linear(2, 2)}, "no width gives 6 parameters"),
+        ({"match": "params"}, "match.* like"),
+        ({"like": {"basis": "gram"}}, "match=None"),
+        ({"match": "size", "like": {"basis": "gram"}}, "match='size'"),
+        ({"match": "params", "like": nn.Linear(2, 2), "width": 3}, "`width`"),
+        ({"match": "params", "like": {"basis": "gramm"}}, "'gramm'.* 'gram'"),
+        ({"match": "params", "like": {"basis": "gram"}, "widht": 3}, "'widht'.* 'width'"),
+        ({"match": "params", "like": nn.Linear(2, 2)}, "6 parameters"),
     ],
 )
 def test_mistakes_are_named(options, message):
