@@ -11,7 +11,7 @@ bases = pytest.mark.parametrize("basis", ["bspline", "gram", "none"])
 
 
 def trained(basis="gram", **options):
-    """A network of functions of each edge whose batch norms have seen something."""
+    """A network of functions of each edge whose batch norms have statistics."""
     net = kanseg.create_model("unet", width=4, depth=2, basis=basis, share="edge", **options)
     net(torch.randn(2, 3, 24, 24))
     return net.eval()

@@ -116,7 +116,7 @@ def test_grids_follow_the_patches_of_each_place():
     low, _ = model[0].functions.basis.grid_limits()
     assert (
         low.view(4, 4)[1].mean() > low.view(4, 4)[0].mean() + 7
-    )  # the right patches have seen larger numbers
+    )  # the right patches have larger values
 
 
 @pytest.mark.parametrize(

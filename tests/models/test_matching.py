@@ -15,7 +15,7 @@ SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1
 @pytest.mark.parametrize("name", ["ukanet_18", "unet"])
 @pytest.mark.parametrize("basis", ["gram", "bspline"])
 @pytest.mark.parametrize("share", ["channel", "edge"])
-def test_the_control_arm_is_as_large_and_has_no_functions(name, basis, share):
+def test_the_baseline_is_as_large_and_has_no_functions(name, basis, share):
     """Shared functions hardly make a network larger."""
     functions = {"basis": basis, "share": share}
     like = kanseg.create_model(name, depth=2, **functions)
@@ -136,16 +136,16 @@ def test_a_width_is_a_real_number():
 
 
 @pytest.mark.parametrize("start", [1, 2.5, 16, 1000])
-def test_solved_by_few_looks(start):
-    looks = []
+def test_solved_by_few_evaluations(start):
+    widths = []
 
     def size(width):
-        looks.append(width)
+        widths.append(width)
         return round(width) * round(3 * width) + 100
 
     width = solve_width(size, 30_000, start)
     assert size(width) == pytest.approx(30_000, rel=0.02)
-    assert len(looks) < 20
+    assert len(widths) < 20
 
 
 def test_what_cannot_be_reached_names_the_nearest_sizes():

@@ -120,7 +120,7 @@ def test_time_is_counted_once(monkeypatch):
     }
 
 
-class Foreign(nn.Module):
+class External(nn.Module):
     """Weights used outside a module's own call, a layer used twice, several outputs."""
 
     def __init__(self):
@@ -135,7 +135,7 @@ class Foreign(nn.Module):
 
 
 def test_networks_of_other_origin():
-    found = kanseg.profile(Foreign(), (8, 3, 4), runs=1)
+    found = kanseg.profile(External(), (8, 3, 4), runs=1)
     tokens = 12
     assert row(found, "linear").linear == 2 * tokens * 64
     assert row(found, "").linear == tokens * 64
@@ -147,7 +147,7 @@ def test_networks_of_other_origin():
         "base": 0,
         "basis": 0,
         "norm": 0,
-        "other": num_parameters(Foreign()),
+        "other": num_parameters(External()),
     }
 
 
