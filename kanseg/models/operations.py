@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from kanseg.bases import Basis
-from kanseg.bases.base import DOMAINS
+from kanseg.bases.domains import DOMAINS
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.kernels.horner import is_low_degree_polynomial, polynomial_variable
 from kanseg.layers.kernels.rational import is_rational

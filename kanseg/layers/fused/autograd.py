@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from kanseg.bases import Basis
-from kanseg.bases.base import POINTWISE_DOMAINS, Pointwise, at_least_float32, without_autocast
+from kanseg.bases.base import at_least_float32, without_autocast
+from kanseg.bases.domains import POINTWISE_DOMAINS, Pointwise
 from kanseg.layers.fused.linear_ops import LinearOp
 from kanseg.layers.fused.plain import with_tensors
 
