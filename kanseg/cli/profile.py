@@ -102,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else:
                 model = kanseg.create_model(given.name, channels, given.classes or 2, **options)
         if shape is None:
-            shape = _default_shape(model)
+            kinds = ("model", "classifier", "encoder")
+            arguments = next(model.description[k] for k in kinds if k in model.description)
+            shape = [arguments["in_channels"], *(arguments.get("image_size") or SIZE)]
         found = kanseg.profile(model.to(given.device), shape, runs=given.runs)
     except InputError:
         raise
@@ -137,14 +139,6 @@ def _model_of_config(path: Path, classes: int | None) -> nn.Module:
             arguments["classes"] = classes
         return build_model(arguments)
     raise InputError(f"{path}: {errors[0]}")
-
-
-def _default_shape(model: nn.Module) -> list[int]:
-    """(C, H, W) with the channels of a network, and its own image size if it has one."""
-    description = model.description
-    kind = next(kind for kind in ("model", "classifier", "encoder") if kind in description)
-    arguments = description[kind]
-    return [arguments["in_channels"], *(arguments.get("image_size") or SIZE)]
 
 
 def _shape(text: str) -> list[int]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -42,10 +41,6 @@ class Agreement:
     differing: float
     pixels: int
     batches: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Values for JSON."""
-        return asdict(self) | {"batches": list(self.batches)}
 
 
 def read_images(

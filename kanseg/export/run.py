@@ -153,11 +153,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Values for JSON."""
-        return asdict(self) | {
-            "output": str(self.output),
-            "agreement": self.agreement.to_dict(),
-            "rows": [row.to_dict() for row in self.rows],
-        }
+        return asdict(self) | {"output": str(self.output)}
 
 
 def export_checkpoint(request: Request, *, log: Callable[[str], None] = print) -> Report:

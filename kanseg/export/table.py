@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -55,10 +55,6 @@ class Row:
             differing,
             mean_iou,
         ]
-
-    def to_dict(self) -> dict[str, object]:
-        """Values for JSON."""
-        return asdict(self)
 
 
 def export_table(rows: list[Row]) -> str:
