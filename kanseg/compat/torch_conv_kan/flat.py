@@ -29,7 +29,7 @@ _ALIASES = (
 
 
 class _LegacyFlat(_LegacyLayer):
-    """A flat layer with the constructor of torch-conv-kan."""
+    """A flat layer with the constructor of torch-conv-kan: (..., in) -> (..., out)."""
 
     ndim = 0
 
@@ -213,8 +213,8 @@ def _builder(name: str, net: type[_LegacyNet], **defaults: object) -> Callable[.
         # warns of them.
         given = {}
         for key, value in values.items():
-            is_default = value == signature.parameters[key].default
-            if key in net.__signature__.parameters or not is_default:
+            is_known = key in net.__signature__.parameters
+            if is_known or value != signature.parameters[key].default:
                 given[key] = value
         return net(**given)
 
