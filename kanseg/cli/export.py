@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kanseg.config.arguments import ToolParser, output_file
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kanseg.export.table import export_table
     from kanseg.utils.io import atomic_write_text
 
-    report = export_checkpoint(Request(**options))
+    report = export_checkpoint(Request(**options), log=partial(print, file=sys.stderr))
     if target is not None:
         atomic_write_text(target, json.dumps(report.to_dict(), indent=1) + "\n")
     agreement = report.agreement

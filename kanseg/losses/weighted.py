@@ -55,17 +55,13 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
                     f" {option!r}{nearest(option, known)} (its options:"
                     f" {', '.join(known) or 'none'})"
                 )
-            _check_range(name, option, value)
-
-
-def _check_range(loss: str, option: str, value: object) -> None:
-    least, most = RANGES.get(f"{loss}.{option}", RANGES[option])
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
-        raise InputError(
-            f"training.loss_options: {loss}.{option} must be a number from {least:g} to"
-            f" {most:g}, got {value!r}"
-        )
+            least, most = RANGES.get(f"{name}.{option}", RANGES[option])
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not least <= value <= most:
+                raise InputError(
+                    f"training.loss_options: {name}.{option} must be a number from {least:g} to"
+                    f" {most:g}, got {value!r}"
+                )
 
 
 class WeightedLoss(nn.Module):
@@ -134,14 +130,13 @@ class WeightedLoss(nn.Module):
             )
         losses = []
         for output, weight in zip(outputs, weights, strict=True):
-            if weight:
-                losses.append(weight * self._loss_of(output, target))
+            if not weight:
+                continue
+            with without_autocast(output):
+                inputs = LossInputs(output.float(), target, self.task, self.class_weights)
+                terms = [term_weight * loss(inputs) for term_weight, loss in self.terms]
+                losses.append(weight * torch.stack(terms).sum())
         return torch.stack(losses).sum() / sum(weights)
-
-    def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
-        with without_autocast(logits):
-            inputs = LossInputs(logits.float(), target, self.task, self.class_weights)
-            return torch.stack([weight * loss(inputs) for weight, loss in self.terms]).sum()
 
 
 def check_supervision(weights: Sequence[float] | None) -> None:
