@@ -31,11 +31,8 @@ from kanseg.training.compiling import compile_networks, uncompile_networks
 from kanseg.training.dry_run import dry_run, find_batch_size
 from kanseg.training.loop import fit
 from kanseg.training.optim.ema import create_ema
-from kanseg.training.optim.lr_scheduler import (
-    create_lr_scheduler,
-    describe_function_rates,
-    parameter_groups,
-)
+from kanseg.training.optim.lr_scheduler import create_lr_scheduler
+from kanseg.training.optim.optimizers import describe_function_rates, parameter_groups
 from kanseg.training.processes import check_precision, make_accelerator
 from kanseg.training.run_folder.checkpointing import (
     restore,

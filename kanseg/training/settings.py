@@ -12,8 +12,8 @@ from torch import nn
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.training.grids import check_update_grid_epochs
-from kanseg.training.optim.lr_scheduler import parameter_groups
-from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, create_schedule
+from kanseg.training.optim.lr_scheduler import create_schedule
+from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, parameter_groups
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError

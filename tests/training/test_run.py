@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from conftest import make_folder
 from kanseg.inference.checkpoint import find_fault
-from kanseg.training.optim.optimizers import warmup_cosine
+from kanseg.training.optim.lr_scheduler import warmup_cosine
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import Resumed, lock_run, settings_changed
 from kanseg.training.run_folder.stored_state import read_training
