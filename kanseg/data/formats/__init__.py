@@ -6,7 +6,7 @@ A layout NAME has two functions (`folder`, the default, only the second):
 
     is_NAME(root: Path) -> bool
 
-True if the folder looks like the layout, by the names of its files and folders; no file is read.
+True if files and folders have the names of the layout; no file is read.
 
     read_NAME(root, overrides, *, seed, max_pixels, probe, strict) -> DatasetIndex
 
