@@ -103,7 +103,7 @@ def test_lbfgs_takes_one_group():
         )
 
 
-def test_lion_without_timm_tells_what_to_install(monkeypatch):
+def test_lion_without_timm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.optim", None)
     with pytest.raises(InputError, match="pip install 'timm"):
         create_optimizer("lion", [nn.Parameter(torch.zeros(1))], lr=0.1)
