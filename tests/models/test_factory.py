@@ -69,6 +69,7 @@ def test_every_option_of_every_basis_reaches_the_layers(model, basis):
         ({"basis": "gramm"}, "unknown basis 'gramm'; did you mean 'gram'"),
         ({"widht": 3}, "unknown option 'widht'; did you mean 'width'"),
         ({"degre": 3}, "unknown option 'degre'; did you mean 'degree'"),
+        ({"zzz": 3}, r"'zzz'.*\bwidth\b.*\bnorm\b.*\bdegree\b"),
         ({"basis": "none", "degree": 3}, "unknown option 'degree'.*plain convolution"),
         ({"stem": "spline"}, "stem must be 'auto'"),
         ({"stem": {"basis": "rbf", "degree": 2}}, "unknown option 'degree'.*basis 'rbf'"),
