@@ -149,7 +149,7 @@ def train(
             "seconds": round(time.perf_counter() - started, 1),
             "cpu_seconds": round(time.process_time() - started_cpu, 1),
             "training_cpu_seconds": round(training_cpu_seconds, 1),
-            "machine": environment_line(accelerator.device.type),
+            "environment": environment_line(accelerator.device.type),
             "processes": accelerator.num_processes,
         }
         if accelerator.is_main_process:
