@@ -95,8 +95,9 @@ def test_what_the_comparison_sets_itself_is_refused(settings, experiment):
 
 
 def test_an_unknown_basis_is_named(experiment):
-    with pytest.raises(InputError, match="unknown basis 'grem'; did you mean 'gram'"):
-        read_variants([experiment], bases=["gram", "grem"])
+    for name, close in (("grem", "gram"), ("nnoe", "none")):
+        with pytest.raises(InputError, match=f"'{name}'.* '{close}'"):
+            read_variants([experiment], bases=["rbf", name])
 
 
 @pytest.mark.parametrize("seeds", ["", "-1,0", "x"])
