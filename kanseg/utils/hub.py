@@ -142,11 +142,6 @@ def _kind(description: Mapping[str, Any]) -> str:
     return next(kind for kind in BUILDERS if kind in description)
 
 
-def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the builder in a description, without those of initial weights."""
-    return stored_arguments(description[_kind(description)])
-
-
 def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments of a builder from a file, and remove those of initial weights.
 
@@ -176,7 +171,8 @@ def _check_numbers(value: Any) -> None:
 
 
 def _build(description: Mapping[str, Any]) -> nn.Module:
-    return BUILDERS[_kind(description)](**_arguments(description))
+    kind = _kind(description)
+    return BUILDERS[kind](**stored_arguments(description[kind]))
 
 
 def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
@@ -411,7 +407,8 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
         model = build_for(partial(_build, description), weights)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
-    model.description = {**description, _kind(description): _arguments(description)}
+    kind = _kind(description)
+    model.description = {**description, kind: stored_arguments(description[kind])}
     if "class_names" in description:
         model.class_names = tuple(description["class_names"])
     return model.eval()

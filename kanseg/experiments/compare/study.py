@@ -115,7 +115,7 @@ def read_study(path: Path) -> Study:
         content = read_yaml(path)
     except OSError as error:
         raise InputError(f"--study {path}: {error.strerror}") from None
-    _check_mapping(path, "the file", content, KEYS)
+    _mapping(path, "the file", content, KEYS)
     missing = sorted(KEYS - {"settings"} - content.keys())
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)}; docs/study.md shows a study file")
@@ -173,17 +173,15 @@ def _read_longer(
         entry = _mapping(path, f"final.longer.{name}", entry, {"variant", "epochs"})
         if name in variants:
             raise InputError(f"{path}: final.longer.{name} has the name of a variant; rename it")
-        if entry.get("variant") not in variants or not _is_positive(entry.get("epochs")):
+        factor = entry.get("epochs")
+        is_number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if entry.get("variant") not in variants or not is_number or factor <= 0:
             raise InputError(
                 f"{path}: final.longer.{name} must name a variant and a factor on its epochs, such"
                 " as {variant: silu, epochs: 1.2}"
             )
-        found[_name(path, name)] = (entry["variant"], float(entry["epochs"]))
+        found[_name(path, name)] = (entry["variant"], float(factor))
     return found
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 def _name(path: Path, name: Any) -> str:
@@ -194,11 +192,7 @@ def _name(path: Path, name: Any) -> str:
 
 
 def _mapping(path: Path, where: str, value: Any, known: set[str] | None = None) -> dict[str, Any]:
-    _check_mapping(path, where, value, known)
-    return value
-
-
-def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -> None:
+    """Return the value; InputError unless it is a mapping, with `known` keys only."""
     if not isinstance(value, dict):
         raise InputError(f"{path}: {where} must hold `key: value` lines, got {value!r:.80}")
     for key in value:
@@ -207,6 +201,7 @@ def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -
                 f"{path}: unknown key {key!r} in {where}{nearest(str(key), known)} (known:"
                 f" {', '.join(sorted(known))})"
             )
+    return value
 
 
 def recorded_settings(config: Config) -> dict[str, Any]:
