@@ -24,13 +24,13 @@ from kanseg.data.split_record import SPLIT, SplitRecord
 from kanseg.inference.description import check_description
 from kanseg.models import create_model
 from kanseg.utils.errors import InputError
-from kanseg.utils.hub import build_for, check_finite, read_tensors, stored_arguments
+from kanseg.utils.hub import stored_arguments
 from kanseg.utils.io import file_digest, flush_folder, replace_folder
 from kanseg.utils.reading import read_json, typed
 from kanseg.utils.text import one_line
+from kanseg.utils.weights import WEIGHTS, build_for, check_finite, read_tensors
 
 MANIFEST = "manifest.json"
-WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
 STATE = "state.json"
