@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError("give --stage tune, --stage final or --report")
     if given.stage is not None and given.output is None:
         raise InputError("--stage needs --output, a folder for the runs")
-    from kanseg.experiments.compare.study import chosen_names, read_study
+    from kanseg.experiments.compare.study_file import chosen_names, read_study
 
     study = read_study(Path(given.study))
     sets = chosen_names(given.sets, list(study.sets), "--sets")

@@ -11,13 +11,13 @@ from kanseg.cli.compare import main
 from kanseg.config import Config
 from kanseg.experiments.compare.study import (
     final_jobs,
-    read_study,
     recorded_settings,
     run_jobs,
     same_settings,
     settings_hash,
     tuning_jobs,
 )
+from kanseg.experiments.compare.study_file import read_study
 from kanseg.experiments.compare.study_results import read_lines
 from kanseg.experiments.settings import with_values
 from kanseg.inference.description import build_model
