@@ -91,7 +91,8 @@ def predict_files(
         InputError: two masks would have the same name, an input would be overwritten, or existing
             masks of other checkpoints or options would be kept.
     """
-    jobs = _named_jobs(files)
+    jobs = [file for file in files if isinstance(file, Job)]
+    jobs += name_jobs([file for file in files if not isinstance(file, Job)])
     writer = OutputWriter(output, predictor, outputs or Outputs())
     _check_targets(jobs, writer)
     output.mkdir(parents=True, exist_ok=True)
@@ -339,12 +340,6 @@ def error_line(path: Path, error: Exception) -> str:
     if str(path) in text:
         return text
     return f"{path}: {text}"
-
-
-def _named_jobs(files: Sequence[Path | Job]) -> list[Job]:
-    if all(isinstance(file, Job) for file in files):
-        return list(files)
-    return name_jobs([file.path if isinstance(file, Job) else file for file in files])
 
 
 def _result_path(job: Job, writer: OutputWriter) -> Path:
