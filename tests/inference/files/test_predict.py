@@ -358,7 +358,7 @@ def flat(channels=3, **options):
     )
 
 
-def test_an_image_with_a_damaged_place_on_the_map_is_predicted(tmp_path):
+def test_an_image_with_damaged_geotiff_tags_is_predicted(tmp_path):
     values = np.zeros((20, 30, 3), np.uint8)
     tags = [(34264, "d", 3, (1.0, 2.0, 3.0), True), (33550, "s", 0, "text", True)]
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extratags=tags)
