@@ -143,7 +143,7 @@ def test_a_study_file_that_cannot_be_used_is_refused(changes, message, write):
 
 def test_an_unknown_setting_names_set_and_variant(write, tmp_path):
     study = read_study(write(variants={"plain": {"training.lrr": 1}}))
-    with pytest.raises(InputError, match="discs, plain: .*training.lrr"):
+    with pytest.raises(InputError, match="discs, plain: .*lrr"):
         tuning_jobs(study, ["discs"], ["plain"], data_root=tmp_path, output=tmp_path)
 
 
