@@ -39,7 +39,7 @@ def _parser() -> ToolParser:
         "--output_kind",
         choices=("logits", "probabilities", "labels"),
         default="logits",
-        help="output of the file: (B, N, H, W), or label maps (B, H, W)",
+        help="output of the file: (B, N, H, W), or class indices (B, H, W)",
     )
     parser.add_argument(
         "--quantize",
@@ -70,7 +70,7 @@ def _parser() -> ToolParser:
         default=1e-3,
         help="largest difference of a probability, and largest share of differing labels",
     )
-    parser.add_argument("--opset", type=int, help="of ONNX; by default torch's choice")
+    parser.add_argument("--opset", type=int, help="ONNX opset; by default torch's choice")
     parser.add_argument(
         "--batch", default="dynamic", help="images at once: a number, or dynamic for any"
     )

@@ -55,7 +55,7 @@ def _parser() -> ToolParser:
         "--options",
         type=dict[str, Any],
         default={},
-        help="of the network and the basis, as JSON",
+        help="options of the network and the basis, as JSON",
     )
     parser.add_argument(
         "--match", choices=("params", "macs"), help="solve the width for the size of --like"
@@ -65,9 +65,9 @@ def _parser() -> ToolParser:
         type=dict[str, Any],
         help="arguments in which the network to be matched differs, as JSON",
     )
-    parser.add_argument("--encoder", action="store_true", help="the encoder alone")
+    parser.add_argument("--encoder", action="store_true", help="measure the encoder alone")
     parser.add_argument("--device", default="cpu", help="torch device")
-    parser.add_argument("--runs", type=int, default=5, help="how often it is timed")
+    parser.add_argument("--runs", type=int, default=5, help="how often the network is timed")
     parser.add_argument("--json", metavar="FILE", help="file for all figures")
     return parser
 
