@@ -16,12 +16,14 @@ from kanseg.losses.weights import check_class_weights, is_weighting
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-# Ranges of the options: of one loss ("loss.option"), or of all other losses with the option.
+# Ranges of the options: of one loss ("loss.option"), or of all other losses with the option;
+# between integers, integers.
 RANGES = {
     "alpha": (0.0, 100.0),
     "beta": (0.0, 100.0),
     "gamma": (0.0, 100.0),
     "smooth": (0.0, 1e6),
+    "iterations": (1, 100),
     "tversky.gamma": (0.01, 100.0),
     "focal.alpha": (0.0, 1.0),
 }
@@ -55,13 +57,20 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
                     f" {option!r}{nearest(option, known)} (its options:"
                     f" {', '.join(known) or 'none'})"
                 )
-            least, most = RANGES.get(f"{name}.{option}", RANGES[option])
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not least <= value <= most:
-                raise InputError(
-                    f"training.loss_options: {name}.{option} must be a number from {least:g} to"
-                    f" {most:g}, got {value!r}"
-                )
+            _check_range(name, option, value)
+
+
+def _check_range(loss: str, option: str, value: object) -> None:
+    least, most = RANGES.get(f"{loss}.{option}", RANGES[option])
+    kinds, word = (int, float), "a number"
+    if isinstance(least, int):
+        kinds, word = int, "an integer"
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        raise InputError(
+            f"training.loss_options: {loss}.{option} must be {word} from {least:g} to"
+            f" {most:g}, got {value!r}"
+        )
 
 
 class WeightedLoss(nn.Module):

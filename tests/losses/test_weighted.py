@@ -6,7 +6,7 @@ from kanseg.losses.weighted import RANGES
 from kanseg.utils.errors import InputError
 
 TASKS = {"binary": 1, "multiclass": 4, "multilabel": 3}  # task -> logits
-SMOOTH = ("ce", "dice", "jaccard", "tversky", "focal", "boundary")
+SMOOTH = ("ce", "dice", "jaccard", "tversky", "focal", "boundary", "cldice")
 OPTIONS = {
     "tversky": {"alpha": 0.3, "beta": 0.7, "gamma": 0.75},
     "focal": {"gamma": 1.5},
