@@ -1,12 +1,12 @@
 """Measure time and memory on one CPU thread or a GPU, and list the costs of every network:
 
-python tools/benchmark.py layers [--bases a,b] [--channels 32,64] [--size 64] [--batch 4]
+kanseg benchmark layers [--bases a,b] [--channels 32,64] [--size 64] [--batch 4]
     [--groups 1] [--share edge]
-python tools/benchmark.py models [--names ukanet_18,unet] [--bases bspline,gram] [--size 128]
+kanseg benchmark models [--names ukanet_18,unet] [--bases bspline,gram] [--size 128]
     [--batch 2]
-python tools/benchmark.py zoo [--names ukanet_18,unet] [--bases gram] [--size 256]
-python tools/benchmark.py loader [--root FOLDER] [--workers 2] [--size 256] [--batch 8]
-python tools/benchmark.py predict [--names unet] [--bases gram] [--size 4096] [--tile 512]
+kanseg benchmark zoo [--names ukanet_18,unet] [--bases gram] [--size 256]
+kanseg benchmark loader [--root FOLDER] [--workers 2] [--size 256] [--batch 8]
+kanseg benchmark predict [--names unet] [--bases gram] [--size 4096] [--tile 512]
     [--overlap 0.5] [--batch 8] [--width 8]
 
 Each prints a table; --json FILE writes its figures. The first two take --against FOLDER, a checkout

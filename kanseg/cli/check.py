@@ -1,6 +1,6 @@
 """Check a data set:
 
-python tools/check_data.py FOLDER [--json FILE] [--html FILE] [--strict] [--skip_cache] [data
+kanseg check FOLDER [--json FILE] [--html FILE] [--strict] [--skip_cache] [data
 settings, or --config FILE.yaml]
 
 Reads every image and mask and reports all problems at once, each with file and reason. Exit code 0
@@ -41,7 +41,8 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.config import Config, DataConfig
-from kanseg.config.parser import command_line, with_quoted_names
+from kanseg.config.builtin import find_config
+from kanseg.config.parser import command_line, with_joined_numbers, with_quoted_names
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
 
@@ -71,10 +72,9 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
         "--codes", action="store_true", help="list the codes of all problems, and stop"
     )
     if config is not None:
-        if not config.is_file():
-            raise InputError(f"{config}: no such file (--config)")
         parser.set_defaults(asdict(Config.from_yaml(read_text(config)).data))
-    given = parser.parse_args(with_quoted_names(arguments, prefix=""))
+    words = with_joined_numbers(with_quoted_names(arguments, prefix=""), prefix="")
+    given = parser.parse_args(words)
     if given.codes:
         return given, None
     if given.folder is None and config is None:
@@ -98,7 +98,7 @@ def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
         config = value or next(words, None)
         if not config:
             raise InputError("--config needs a file")
-    return rest, None if config is None else Path(config)
+    return rest, None if config is None else find_config(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,13 +1,13 @@
 """Compare variants of an experiment, of one size and each with several seeds:
 
-python tools/compare.py --config configs/glas_ukanet.yaml --bases gram,bspline,rbf,none --output
+kanseg compare --config configs/glas_ukanet.yaml --bases gram,bspline,rbf,none --output
 runs/compare/glas
 
-python tools/compare.py --config configs/glas_unet.yaml configs/glas_ukanet.yaml --seeds 0,1,2,3,4
+kanseg compare --config configs/glas_unet.yaml configs/glas_ukanet.yaml --seeds 0,1,2,3,4
 --match macs --output runs/compare/nets
 
 Every setting of the experiment can be given as --section.key value, for all variants;
-tools/train_seg.py --help lists them. The same command continues after an interruption; started
+kanseg train --help lists them. The same command continues after an interruption; started
 several times, the processes share the runs.
 
 A study on several data sets, tuned on validation and tested once, has its own options: --study FILE
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from kanseg.cli import study
 from kanseg.config.arguments import ToolParser, comma_separated, integers, split_settings
+from kanseg.config.builtin import find_config
 from kanseg.utils.errors import InputError
 
 RENAMED = {"--arms": "--variants", "--control": "--baseline"}  # read until version 0.2
@@ -30,7 +31,10 @@ RENAMED = {"--arms": "--variants", "--control": "--baseline"}  # read until vers
 def _parser() -> ToolParser:
     parser = ToolParser(description=__doc__, renamed=RENAMED)
     parser.add_argument(
-        "--config", nargs="+", required=True, help="the experiment; several are a variant each"
+        "--config",
+        nargs="+",
+        required=True,
+        help="the experiment, a file or a built-in name; several are a variant each",
     )
     parser.add_argument(
         "--bases", metavar="A,B", help="a variant for each basis, such as gram,bspline,none"
@@ -96,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
     variants = read_variants(
-        given.config,
+        [str(find_config(name)) for name in given.config],
         bases=comma_separated(given.bases),
         variants_file=given.variants,
         settings=settings,

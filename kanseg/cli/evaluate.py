@@ -1,6 +1,6 @@
 """Measure a checkpoint on a split of its data set:
 
-python tools/evaluate.py --checkpoint runs/quickstart/best --split test [--root FOLDER]
+kanseg evaluate --checkpoint runs/quickstart/best --split test [--root FOLDER]
 
 Prints a table; --json writes all scores, --csv a table with a row for each image. By default
 images and masks have the input size of the network; with --full_size predictions are compared
@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-from kanseg.config.arguments import ToolParser, output_file
+from kanseg.config.arguments import ToolParser, output_file, two_numbers
 
 
 def _parser() -> ToolParser:
@@ -63,9 +63,9 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--spacing",
         type=float,
-        nargs=2,
-        metavar=("ROW", "COLUMN"),
-        help="distance of neighboring pixels; by default data.spacing",
+        nargs="+",
+        metavar="DISTANCE",
+        help="row and column (or both) distance of neighboring pixels; by default data.spacing",
     )
     parser.add_argument(
         "--inside",
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_size=given.batch_size,
         surface=given.surface,
         tolerance=given.tolerance,
-        spacing=given.spacing,
+        spacing=two_numbers(given.spacing, "--spacing"),
         inside=given.inside,
         protocol=given.protocol,
         device=given.device,

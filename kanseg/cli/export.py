@@ -1,6 +1,6 @@
 """Export a trained network:
 
-python tools/export.py --checkpoint runs/quickstart/best --output model.onnx [--quantize
+kanseg export --checkpoint runs/quickstart/best --output model.onnx [--quantize
 dynamic|static] [--table]
 
 The name decides the format: .onnx, or .pt2 for torch.export. The file takes images (B, C, H, W)

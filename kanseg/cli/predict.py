@@ -1,6 +1,6 @@
 """Predict masks:
 
-python tools/predict.py --checkpoint runs/quickstart/best --input IMAGES --output out/
+kanseg predict --checkpoint runs/quickstart/best --input IMAGES --output out/
 
 Writes a palette PNG of class indices for every image, of exactly its size (of a multilabel task
 CLASS/NAME.png of 0 and 255; above 2^26 pixels a tiled TIFF), and an overlay beside it; of a video a
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from kanseg.config.arguments import ToolParser
+from kanseg.config.arguments import ToolParser, two_numbers
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import printable
 
@@ -59,9 +59,10 @@ def _add_inference(parser: ToolParser) -> None:
     group.add_argument(
         "--tile",
         type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="size of a tile; by default the crop of the training, but at least 512 a side",
+        nargs="+",
+        metavar="PIXELS",
+        help="height and width of a tile, or one number for a square; by default the crop of"
+        " the training, but at least 512 a side",
     )
     group.add_argument(
         "--overlap",
@@ -150,7 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs, notes = find_jobs(given.input, recursive=given.recursive, output=output)
     for note in notes:
         _log(note)
-    predictor = open_predictor(given.checkpoint, **{name: given[name] for name in PREDICTOR})
+    options = {name: given[name] for name in PREDICTOR}
+    options["tile"] = two_numbers(given.tile, "--tile")
+    predictor = open_predictor(given.checkpoint, **options)
     print(f"{len(jobs)} files on {predictor.device}, {predictor.describe()}")
     outcome = predict_files(
         predictor,

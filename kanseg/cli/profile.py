@@ -1,12 +1,12 @@
 """Parameters, multiply-adds, memory and time of a network, layer by layer:
 
-python tools/profile_model.py --name ukanet_18 --basis gram --input 3x256x256 [--classes 2]
+kanseg profile --name ukanet_18 --basis gram --input 3x256x256 [--classes 2]
 [--options '{"width": 24, "degree": 4}'] [--match params|macs --like '{"basis": "gram"}']
 [--encoder] [--device cuda] [--runs 5] [--json FILE]
 
-python tools/profile_model.py --config configs/glas_unet.yaml
+kanseg profile --config configs/glas_unet.yaml
 
-python tools/profile_model.py --checkpoint runs/quickstart/best
+kanseg profile --checkpoint runs/quickstart/best
 
 Prints a table of parameters, multiply-adds, memory kept for backward and time; with --json writes
 the same figures.
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanseg.config.arguments import ToolParser, output_file
+from kanseg.config.builtin import find_config
 from kanseg.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise InputError(f"--checkpoint: {given.checkpoint} is not a folder")
             model = kanseg.from_pretrained(given.checkpoint)
         elif given.config is not None:
-            model = _model_of_config(Path(given.config), given.classes)
+            model = _model_of_config(find_config(given.config), given.classes)
         else:
             options = {
                 "basis": given.basis,

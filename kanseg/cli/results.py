@@ -1,6 +1,6 @@
 """Write a table of finished runs:
 
-python tools/results.py runs/* --published configs/published.yaml --output docs/results.md
+kanseg results runs/* --published configs/published.yaml --output docs/results.md
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     from kanseg.experiments.results import results_page
 
-    command = ["python tools/results.py"]
-    command += sorted({f"{Path(run).parent}/*" for run in given.runs})
+    words = ["kanseg results"]
+    words += sorted({f"{Path(run).parent}/*" for run in given.runs})
     for name in ("published", "output"):
         if given[name]:
-            command.append(f"--{name} {given[name]}")
-    page = results_page(given.runs, published=given.published, command=" ".join(command))
+            words.append(f"--{name} {given[name]}")
+    page = results_page(given.runs, published=given.published, command=" ".join(words))
     if given.output:
         Path(given.output).write_text(page, encoding="utf-8")
     else:

@@ -1,9 +1,9 @@
 """Search for good settings of an experiment:
 
-python tools/search.py --config configs/X.yaml --space configs/search/X.yaml --trials 20
+kanseg search --config configs/X.yaml --space configs/search/X.yaml --trials 20
 
-Every setting of the experiment can be given as --section.key value; tools/train_seg.py --help and
-tools/train_cls.py --help list them.
+Every setting of the experiment can be given as --section.key value; kanseg train --help and
+kanseg classify --help list them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.config.arguments import ToolParser, split_settings
+from kanseg.config.builtin import find_config
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 
@@ -29,7 +30,11 @@ SPACE = """a YAML file with a line for each setting to search, such as
 
 def _parser() -> ToolParser:
     parser = ToolParser(description=f"{__doc__}\n--space is {SPACE}")
-    parser.add_argument("--config", required=True, help="the experiment, of either kind")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="the experiment, of either kind: a file or a built-in name",
+    )
     parser.add_argument(
         "--space",
         metavar="FILE",
@@ -79,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "a trial runs in one process: start this command without accelerate, once for each GPU"
             " (CUDA_VISIBLE_DEVICES=0, 1, ...)"
         )
-    kind = kind_of_experiment(given.config, settings)
-    config, _ = parse_config(["--config", given.config, *settings], kind=kind)
+    file = str(find_config(given.config))
+    kind = kind_of_experiment(file, settings)
+    config, _ = parse_config(["--config", file, *settings], kind=kind)
     if not any(word.split("=")[0] == "--run_dir" for word in settings):
         # The folder in the config is that of a single run.
         config.run_dir = str(Path("runs") / "search" / Path(config.run_dir).name)

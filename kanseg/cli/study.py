@@ -1,7 +1,7 @@
 """Run or report a study on several data sets: variants are tuned on validation, then tested once
 (docs/study.md):
 
-python tools/compare.py --study configs/studies/shared_functions.yaml --stage tune --output
+kanseg compare --study configs/studies/shared_functions.yaml --stage tune --output
 runs/study --results docs/results/shared_functions
 
 The same command continues after an interruption; started several times, the processes share the

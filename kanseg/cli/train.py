@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanseg.config import ClassificationConfig, Config, parse_config
+from kanseg.config.builtin import with_config_files
 from kanseg.utils.errors import InputError
 
 SEGMENTATION = """Train a segmentation network:
 
-python tools/train_seg.py --config configs/quickstart.yaml [--section.key value ...]
+kanseg train quickstart [--section.key value ...]
+
+The first word is a file of settings or the name of a built-in config, which `kanseg formats` lists.
 """
 CLASSIFICATION = """Train a classifier:
 
-python tools/train_cls.py --config configs/mnist_hybrid.yaml [--section.key value ...]
+kanseg classify mnist_hybrid [--section.key value ...]
+
+The first word is a file of settings or the name of a built-in config, which `kanseg formats` lists.
 """
 FLAGS = {
     "resume": (
@@ -29,8 +34,8 @@ FLAGS = {
     ),
 }
 TOOLS = {
-    Config: ("segmentation", "tools/train_seg.py"),
-    ClassificationConfig: ("classification", "tools/train_cls.py"),
+    Config: ("segmentation", "kanseg train"),
+    ClassificationConfig: ("classification", "kanseg classify"),
 }
 
 
@@ -54,6 +59,7 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
         kind: of experiment, such as `kanseg.config.Config`.
         description: for --help.
     """
+    arguments = with_config_files(arguments)
     try:
         config, flags = parse_config(arguments, description=description, flags=FLAGS, kind=kind)
     except InputError:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
 
+from kanseg.utils.command import with_command
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_yaml
 from kanseg.utils.registry import nearest
@@ -63,7 +64,7 @@ class ToolParser(ArgumentParser):
         # jsonargparse's own YAML loader does not limit aliases and raises many kinds of errors.
         set_loader(YAML_MODE, _load_yaml, exceptions=(InputError,))
         super().__init__(
-            description=description,
+            description=with_command(description),
             allow_abbrev=False,
             formatter_class=HelpFormatter,
             parser_mode=YAML_MODE,
@@ -152,6 +153,19 @@ def integers(text: str, option: str) -> list[int]:
     if not values:
         raise InputError(f"{option}: expected comma-separated integers, got {text!r}")
     return values
+
+
+def two_numbers(values: Sequence[float] | None, option: str) -> list[float] | None:
+    """The value of an option of two numbers, or of one for both.
+
+    Raises:
+        InputError: there are more; the message names the option.
+    """
+    if values is None or len(values) == 2:
+        return None if values is None else list(values)
+    if len(values) > 2:
+        raise InputError(f"{option}: expected one or two numbers, got {len(values)}")
+    return [values[0], values[0]]
 
 
 def output_file(path: str | None, option: str) -> Path | None:

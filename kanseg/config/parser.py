@@ -16,6 +16,7 @@ from kanseg.utils.reading import parse_yaml
 from kanseg.utils.yaml_names import NAMES, quoted_list
 
 E = TypeVar("E")
+NUMBERS = ("resize", "crop", "spacing", "mean", "std")  # settings of several numbers
 
 
 def command_line(description: str = "", prog: str | None = None, *, kind: type):
@@ -51,6 +52,36 @@ def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[s
     return result
 
 
+def with_joined_numbers(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
+    """Join the numbers that follow a setting of several: `--data.resize 256 192` becomes
+    `--data.resize [256, 192]`.
+    """
+    options = {f"--{prefix}{name}" for name in NUMBERS}
+    result: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        result.append(word)
+        if word not in options:
+            continue
+        numbers = []
+        while words and _is_number(words[0]):
+            numbers.append(words.pop(0))
+        if len(numbers) > 1:
+            result.append(f"[{', '.join(numbers)}]")
+        else:
+            result += numbers
+    return result
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def from_yaml(kind: type[E], text: str) -> E:
     """Read settings from a YAML text; missing keys have their default.
 
@@ -84,7 +115,7 @@ def parse_config(
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
         words = sys.argv[1:] if argv is None else argv
-        namespace = parser.parse_args(with_quoted_names(words))
+        namespace = parser.parse_args(with_joined_numbers(with_quoted_names(words)))
     except UnicodeDecodeError as error:
         raise InputError(
             f"a config is not UTF-8 text ({error.reason} at byte {error.start})"

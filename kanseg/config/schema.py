@@ -12,6 +12,13 @@ import yaml
 Value = Union[None, bool, int, float, str, list, dict]  # noqa: UP007 - evaluated by jsonargparse on Python 3.10 too
 
 
+def as_pair(value: list | float | None) -> list | None:
+    """Return a setting of two numbers as a list: 256 -> [256, 256]."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [value, value]
+    return value
+
+
 @dataclass
 class DataConfig:
     """The data set of a segmentation experiment, and how its images are read.
@@ -35,7 +42,8 @@ class DataConfig:
             there is a groups.csv; 0 for none.
         fold: the fold, from 0 to folds - 1, that is val; the others are train.
         channels: channels of the network's input (1 gray, 3 RGB, or the number of bands).
-        resize: [height, width] that images are scaled to, in training and in prediction.
+        resize: [height, width] that images are scaled to, in training and in prediction; a single
+            number is a square.
         interpolation: how images are scaled: "linear", or "area", which averages pixels; that
             removes aliasing, but also fine texture.
         crop: [height, width] of random crops in training; prediction then uses tiles of this size,
@@ -68,9 +76,9 @@ class DataConfig:
     folds: int = 0
     fold: int = 0
     channels: int = 3
-    resize: list[int] | None = None
+    resize: list[int] | int | None = None
     interpolation: Literal["linear", "area"] = "linear"
-    crop: list[int] | None = None
+    crop: list[int] | int | None = None
     oversample_foreground: float = 0.0
     gamma: float = 1.0
     mean: list[float] | None = None
@@ -78,8 +86,13 @@ class DataConfig:
     augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
     skip_bad: bool = False
     max_pixels: int = 2**29
-    spacing: list[float] | None = None
+    spacing: list[float] | float | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        self.resize = as_pair(self.resize)
+        self.crop = as_pair(self.crop)
+        self.spacing = as_pair(self.spacing)
 
 
 @dataclass
@@ -125,7 +138,7 @@ class ClassificationData:
         split_seed: seed of that split.
         limit: number of training images, balanced over the classes; null for all.
         channels: channels of the network's input (1 gray, 3 RGB).
-        resize: [height, width] that images are scaled to.
+        resize: [height, width] that images are scaled to; a single number is a square.
         interpolation: how images are scaled: "linear", or "area", which averages pixels; that
             removes aliasing, but also fine texture.
         gamma: exponent on the values in [0, 1] before normalization.
@@ -145,13 +158,16 @@ class ClassificationData:
     split_seed: int = 0
     limit: int | None = None
     channels: int = 3
-    resize: list[int] | None = None
+    resize: list[int] | int | None = None
     interpolation: Literal["linear", "area"] = "linear"
     gamma: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
     augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        self.resize = as_pair(self.resize)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Score a checkpoint on splits of a data set, as `tools/evaluate.py` does."""
+"""Score a checkpoint on splits of a data set, as `kanseg evaluate` does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluation loop of training, `tools/evaluate.py` and export."""
+"""The evaluation loop of training, `kanseg evaluate` and export."""
 
 from __future__ import annotations
 

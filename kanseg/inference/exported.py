@@ -61,7 +61,7 @@ class ExportedNetwork(nn.Module):
 def load_exported(
     path: str | Path, *, trust: bool = False, threads: int = 0
 ) -> tuple[ExportedNetwork, dict[str, Any]]:
-    """Load a file that tools/export.py wrote: images (B, C, H, W) in [0, 1] -> logits (B, N, H, W)
+    """Load a file that kanseg export wrote: images (B, C, H, W) in [0, 1] -> logits (B, N, H, W)
     float32.
 
     Args:
@@ -141,7 +141,7 @@ def _parse_description(path: Path, text: str | None) -> dict[str, Any]:
     description = parse_json(text or "null", path)
     if not isinstance(description, dict) or description.get("preprocessing") != "inside":
         raise InputError(
-            f"{path}: holds no description of a kanseg network; write it with tools/export.py"
+            f"{path}: holds no description of a kanseg network; write it with kanseg export"
         )
     check_description(description, path)
     if description.get("output") not in OUTPUTS:

@@ -47,6 +47,7 @@ from kanseg.models import list_models
 from kanseg.training.run_folder.splits import compare_labels, compare_masks, split_of_run
 from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
+from kanseg.utils.command import command
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json
 from kanseg.utils.registry import nearest
@@ -303,8 +304,8 @@ def open_samples(
             log(f"data: warning: {report.line(issue)}")
         if len(issues) > MAX_WARNINGS:
             log(
-                f"data: warning: ... {len(issues)} in all: {KINDS[code].title} (tools/check_data.py"
-                " lists them)"
+                f"data: warning: ... {len(issues)} in all: {KINDS[code].title}"
+                f" ({command('check')} lists them)"
             )
     for issue in report.errors:
         log(f"data: left out: {report.line(issue)}")

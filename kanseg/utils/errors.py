@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from kanseg.utils.command import with_command
 from kanseg.utils.text import PrintableStream, printable
 
 
@@ -21,13 +22,14 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a command-line tool and exit with the code that it returns.
 
     An `InputError` or `OSError` is printed on stderr without a traceback, and the exit code is 2.
-    Control characters in file names are printed as escapes.
+    Control characters in file names are printed as escapes, and a command
+    `kanseg VERB` as this user would type it.
     """
     sys.stdout = PrintableStream(sys.stdout)
     try:
         status = main() or 0
     except InputError as error:
-        for line in str(error).splitlines():
+        for line in with_command(str(error)).splitlines():
             sys.stderr.write(f"error: {printable(line)}\n")
         status = 2
     except OSError as error:

@@ -10,6 +10,7 @@ import yaml
 
 import kanseg
 from kanseg.cli.main import VERBS, run
+from kanseg.config import Config, parse_config
 from kanseg.config.builtin import find_config, list_configs, with_config_files
 from kanseg.utils.command import SCRIPTS, command, with_command
 from kanseg.utils.errors import InputError
@@ -123,3 +124,30 @@ def test_the_extras_of_users_are_told_apart_from_needs():
     assert extras["torch"] == ""
     assert extras["onnx"] == "export"
     assert "pytest" not in extras
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data.resize", "256", "256"],
+        ["--data.resize", "256"],
+        ["--data.resize=256"],
+        ["--data.resize", "[256, 256]"],
+    ],
+)
+def test_a_size_is_one_number_or_two(words):
+    config, _ = parse_config([*words, "--seed", "3"], kind=Config)
+    assert config.data.resize == [256, 256]
+    assert config.seed == 3
+
+
+def test_a_size_in_a_file_is_one_number_or_two():
+    for text in ("data: {crop: 96, spacing: 0.5}", "data: {crop: [96, 96], spacing: [0.5, 0.5]}"):
+        data = Config.from_yaml(text).data
+        assert (data.crop, data.spacing) == ([96, 96], [0.5, 0.5])
+
+
+def test_statistics_of_channels_are_numbers_in_a_row():
+    words = ["--data.mean", "0.1", "0.2", "0.3", "--data.std", "[1, 1, 1]"]
+    data = parse_config(words, kind=Config)[0].data
+    assert (data.mean, data.std) == ([0.1, 0.2, 0.3], [1, 1, 1])

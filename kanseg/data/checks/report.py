@@ -165,7 +165,7 @@ class Report:
         return markdown_table(header, list(zip(*columns, strict=True)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report for programs; `tools/check_data.py --help` describes the schema."""
+        """Return the report for programs; `kanseg check --help` describes the schema."""
         splits = {}
         for split, stats in self.statistics.items():
             names = self.names.get(split, [])

@@ -103,7 +103,7 @@ def read_images(path: Path, score: str) -> dict[str, float]:
     """Read a column of a run's scores_SPLIT.csv: name of an image -> its score."""
     if not path.is_file():
         raise InputError(
-            f"{path} is missing; `python tools/evaluate.py --checkpoint {path.parent} --csv {path}`"
+            f"{path} is missing; `kanseg evaluate --checkpoint {path.parent} --csv {path}`"
             " writes it"
         )
     with path.open(encoding="utf-8", newline="") as stream:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from kanseg.utils.command import command
 from kanseg.utils.html import image_url, render_page
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.reading import parse_yaml
@@ -155,8 +156,8 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     run_dir = str(config.get("run_dir", run))
     folder = shlex.quote(run_dir)
     is_classifier = "loss" not in config.get("training", {})
-    tool = "train_cls.py" if is_classifier else "train_seg.py"
-    resume = f"# resume after an interruption\npython tools/{tool} --resume --run_dir {folder}"
+    verb = "classify" if is_classifier else "train"
+    resume = f"# resume after an interruption\n{command(verb)} --resume --run_dir {folder}"
     if is_classifier:
         return resume
     best = shlex.quote(str(Path(run_dir) / "best"))
@@ -165,9 +166,9 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "# masks for images: a file, a folder, or a pattern in quotes",
-            f"python tools/predict.py --checkpoint {best} --input IMAGES --output masks",
+            f"{command('predict')} --checkpoint {best} --input IMAGES --output masks",
             "# scores on a split",
-            f"python tools/evaluate.py --checkpoint {best} --split {shlex.join(splits)}",
+            f"{command('evaluate')} --checkpoint {best} --split {shlex.join(splits)}",
             resume,
         ]
     )
