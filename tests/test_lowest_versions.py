@@ -58,7 +58,8 @@ def test_the_lowest_versions_are_enough(tmp_path):
     install = [python, "-m", "pip", "install", "-q", "--no-cache-dir", "-c", str(pins)]
     try:
         # of a copy: building leaves files in the folder
-        shutil.copytree(ROOT / "kanseg", tmp_path / "source" / "kanseg")
+        for name in ("kanseg", "configs"):
+            shutil.copytree(ROOT / name, tmp_path / "source" / name)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, tmp_path / "source")
         subprocess.run([*install, str(tmp_path / "source")], check=True)
