@@ -253,7 +253,7 @@ class _Training:
     save_every: int = 0
     keep: int = 2
     log_every: int = 10
-    monitor: str = "mean_iou"
+    monitor: str = "foreground_iou"
     panels: int = 8
     tensorboard: bool = True
     wandb: Literal["no", "offline", "online"] = "no"

@@ -97,11 +97,11 @@ def test_every_image_is_inside_the_page_and_whole(run):
 def test_the_commands_can_be_pasted(run):
     page = draw_report(run).read_text()
     assert (
-        "python tools/predict.py --checkpoint &#39;runs/a run/best&#39; --input IMAGES --output"
+        "kanseg predict --checkpoint &#39;runs/a run/best&#39; --input IMAGES --output"
         " masks\n" in page
     )
-    assert "python tools/evaluate.py --checkpoint &#39;runs/a run/best&#39; --split test\n" in page
-    assert "python tools/train_seg.py --resume --run_dir &#39;runs/a run&#39;<" in page
+    assert "kanseg evaluate --checkpoint &#39;runs/a run/best&#39; --split test\n" in page
+    assert "kanseg train --resume --run_dir &#39;runs/a run&#39;<" in page
     (run / "config.yaml").write_text(CONFIG.replace("loss: {ce: 1.0}", "mixup: 0.0"))
     page = draw_report(run).read_text()
     assert "tools/train_cls.py --resume" in page
