@@ -104,7 +104,7 @@ def test_the_commands_can_be_pasted(run):
     assert "kanseg train --resume --run_dir &#39;runs/a run&#39;<" in page
     (run / "config.yaml").write_text(CONFIG.replace("loss: {ce: 1.0}", "mixup: 0.0"))
     page = draw_report(run).read_text()
-    assert "tools/train_cls.py --resume" in page
+    assert "kanseg classify --resume" in page
     assert "predict.py" not in page
 
 
