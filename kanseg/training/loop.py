@@ -49,7 +49,8 @@ def fit(
     """Train until the last epoch, or until `training.patience` validations did not improve.
 
     On SIGTERM the current step is finished and saved, and the process exits with status 143; on
-    SIGINT (Ctrl-C) the same with 130, and a second SIGINT stops at once.
+    SIGUSR1 the same with 138 (on Linux), on SIGINT (Ctrl-C) with 130, and a second SIGINT stops at
+    once.
 
     Args:
         state: network, optimizer, schedule and progress; updated in place.
