@@ -4,6 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ["KANSEG_LANG"] = "en"  # the pages, whatever the locale
 
 import numpy as np
 import pytest

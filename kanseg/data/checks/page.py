@@ -20,10 +20,13 @@ from kanseg.data.labels import read_label
 from kanseg.data.overlay import overlay, viewable
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
-from kanseg.utils.html import image_url, render_page
+from kanseg.utils.html import InlineImage, png_url, render_page
+from kanseg.utils.language import translate
 
 TEMPLATE = Path(__file__).parent / "templates" / "check.html"
-THUMBNAIL = 168  # pixels of the longer side
+THUMBNAIL = 168  # longer side of an image on the page, in pixels
+MAX_SIDE = 400  # longer side when it is enlarged; smaller images are kept as they are
+MAX_PNG = 50_000  # bytes; larger images become JPEG
 MAX_SAMPLES = 12  # shown for each split
 MAX_FIGURES = 24  # problems of a kind that are shown with images; the page lists all
 MAX_SIZES = 20
@@ -31,12 +34,10 @@ BAR = 100  # pixels of a full bar
 SIZE_COLOR = (90, 120, 170)
 
 
-class Thumbnail(NamedTuple):
-    """A small image inside the page, and the text below it; width and height in pixels."""
+class Figure(NamedTuple):
+    """A small image, and the text below it."""
 
-    url: str
-    width: int
-    height: int
+    image: InlineImage
     caption: str
 
 
@@ -54,7 +55,7 @@ class Problems(NamedTuple):
     code: str
     title: str
     issues: list[Issue]
-    figures: list[list[Thumbnail]]
+    figures: list[list[Figure]]
 
 
 class ClassRow(NamedTuple):
@@ -82,7 +83,8 @@ def render_check(report: Report, *, seed: int = 0) -> str:
     return render_page(
         TEMPLATE,
         title=report.root.name or str(report.root),
-        verdict=report.verdict(),
+        root=report.root,
+        verdict=_verdict(report),
         has_errors=bool(report.errors),
         notes=report.notes,
         faults=_faults(report),
@@ -94,12 +96,24 @@ def render_check(report: Report, *, seed: int = 0) -> str:
     )
 
 
+def _verdict(report: Report) -> str:
+    return translate(
+        "Errors: {errors}, warnings: {warnings}. {decoded} files were decoded; {cached} are"
+        " unchanged and were read from the cache. {seconds} s",
+        errors=len(report.errors),
+        warnings=len(report.warnings),
+        decoded=report.prober.decoded,
+        cached=report.prober.from_cache,
+        seconds=f"{report.seconds:.1f}",
+    )
+
+
 def _faults(report: Report) -> list[tuple[str, str, list[Problems]]]:
     """Return (title, severity, problems by kind), errors first."""
     found = []
     for severity, name, issues in (
-        ("error", "Errors", report.errors),
-        ("warning", "Warnings", report.warnings),
+        ("error", translate("Errors"), report.errors),
+        ("warning", translate("Warnings"), report.warnings),
     ):
         kinds = []
         for code, some in report.by_kind(issues).items():
@@ -108,7 +122,7 @@ def _faults(report: Report) -> list[tuple[str, str, list[Problems]]]:
                 images = _problem_images(report, issue)
                 if images:
                     figures.append(images)
-            kinds.append(Problems(code, KINDS[code].title, some, figures))
+            kinds.append(Problems(code, translate(KINDS[code].title), some, figures))
         if kinds:
             found.append((f"{name} ({len(issues)})", severity, kinds))
     return found
@@ -135,7 +149,12 @@ def _class_rows(report: Report, splits: Collection[Statistics]) -> list[ClassRow
         bars = []
         for statistics in splits:
             share = float(statistics.shares[index])
-            bars.append(_bar(statistics.class_text(index), share, color))
+            text = translate(
+                "{share} %, in {images}",
+                share=f"{100 * share:.2f}",
+                images=statistics.with_class[index],
+            )
+            bars.append(_bar(text, share, color))
         rows.append(ClassRow(name, color, bars))
     return rows
 
@@ -156,7 +175,7 @@ def _bar(text: str, share: float, color: Color) -> Bar:
     return Bar(text, width, color)
 
 
-def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
+def _problem_images(report: Report, issue: Issue) -> list[Figure]:
     """Return image and mask of the sample, or the two files of a duplicate, without files that
     cannot be read. The caption of each is its file.
     """
@@ -171,23 +190,26 @@ def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
     elif file.suffix:
         images = [file]
     max_pixels = report.prober.max_pixels
-    thumbnails = []
+    figures = []
     for path in dict.fromkeys([*images, *masks]):
+        name = report.prober.name(path)
         try:
             if path in masks:
                 array = read_mask_values(path, max_pixels=max_pixels)
+                alt = translate("Mask {name}", name=name)
             else:
                 array = read_image(path, max_pixels=max_pixels)
+                alt = translate("Image {name}", name=name)
         except InputError:
             continue
         if array.ndim == 2:  # indices as shades of gray, the largest white
             scale = 255 / max(int(array.max()), 1)
             array = (array.astype(np.float32) * scale).astype(np.uint8)[:, :, None]
-        thumbnails.append(_thumbnail(viewable(array), report.prober.name(path)))
-    return thumbnails
+        figures.append(Figure(_inline(viewable(array), alt), name))
+    return figures
 
 
-def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Thumbnail]]]:
+def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Figure]]]:
     """Return (title, images) of random samples of each split, with their labels overlaid."""
     if report.label_spec is None:
         return []
@@ -197,12 +219,18 @@ def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Thumbnail]]
         if not good:
             continue
         chosen = np.random.default_rng(seed).permutation(len(good))[:MAX_SAMPLES]
-        images = [_overlaid(report, good[index]) for index in sorted(chosen)]
-        grids.append((f"{split}: {len(images)} of {len(good)} samples", images))
+        figures = [_overlaid(report, good[index]) for index in sorted(chosen)]
+        title = translate(
+            "{split}: {shown} of {total} samples",
+            split=split,
+            shown=len(figures),
+            total=len(good),
+        )
+        grids.append((title, figures))
     return grids
 
 
-def _overlaid(report: Report, sample: Sample) -> Thumbnail:
+def _overlaid(report: Report, sample: Sample) -> Figure:
     label = read_label(sample, report.label_spec)
     colors = report.label_spec.colors
     if label.ndim == 3:
@@ -211,17 +239,21 @@ def _overlaid(report: Report, sample: Sample) -> Thumbnail:
         label = np.where(label == 1, numbers, 0).max(axis=0)
         colors = [(0, 0, 0), *colors]
     image = read_image(sample.image, max_pixels=report.prober.max_pixels)
-    return _thumbnail(overlay(image, label, colors), sample.name)
+    alt = translate("Image {name} with its labels", name=sample.name)
+    return Figure(_inline(overlay(image, label, colors), alt), sample.name)
 
 
-def _thumbnail(image: np.ndarray, caption: str) -> Thumbnail:
-    """Return an image (H, W, 3) uint8 as PNG that fits into a square of THUMBNAIL pixels."""
-    scale = THUMBNAIL / max(image.shape[:2])
-    width = max(1, round(image.shape[1] * scale))
-    height = max(1, round(image.shape[0] * scale))
-    interpolation = cv2.INTER_NEAREST
-    if scale < 1:
-        interpolation = cv2.INTER_AREA
-    small = cv2.resize(image, (width, height), interpolation=interpolation)
-    _, data = cv2.imencode(".png", np.ascontiguousarray(small[:, :, ::-1]))
-    return Thumbnail(image_url(data.tobytes(), "png"), width, height, caption)
+def _inline(image: np.ndarray, alt: str) -> InlineImage:
+    """Return an image (H, W, 3) uint8 that is shown in a square of THUMBNAIL pixels."""
+    if max(image.shape[:2]) > MAX_SIDE:
+        image = cv2.resize(image, _fitted(image, MAX_SIDE), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))
+    url = png_url(data.tobytes(), max_size=MAX_PNG)
+    return InlineImage(url, *_fitted(image, THUMBNAIL), alt)
+
+
+def _fitted(image: np.ndarray, side: int) -> tuple[int, int]:
+    """Return (width, height) of an image scaled to a longer side of `side` pixels."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))

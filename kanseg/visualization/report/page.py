@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 from collections.abc import Mapping
@@ -12,8 +11,9 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from kanseg.utils.command import command
-from kanseg.utils.html import image_url, render_page
+from kanseg.utils.html import InlineImage, png_url, render_page
 from kanseg.utils.io import atomic_write_text
+from kanseg.utils.language import translate
 from kanseg.utils.reading import parse_yaml
 from kanseg.visualization.report.tables import format_value, readable_name, score_tables
 
@@ -50,12 +50,11 @@ SPLIT_SCORES = (
 RUN_FIGURES = ("parameters", "epochs", "best_epoch", "seconds")
 
 
-class InlineImage(NamedTuple):
-    """An image of the run, inside the page."""
+class Figure(NamedTuple):
+    """An image of the run; its title is its `alt`."""
 
-    title: str
+    image: InlineImage
     note: str
-    url: str
 
 
 def draw_report(
@@ -78,18 +77,18 @@ def draw_report(
         settings = config.read_text(encoding="utf-8")
     page = ""
     for quality, shrink in COMPRESSIONS:
-        images = []
-        for name, (title, note) in IMAGES.items():
+        figures = []
+        for name in IMAGES:
             if (run / name).is_file():
-                images.append(InlineImage(title, note, _encoded(run / name, quality, shrink)))
-        page = _render(run, results or {}, settings, images)
+                figures.append(_figure(run / name, quality, shrink))
+        page = _render(run, results or {}, settings, figures)
         if len(page) < max_size:
             break
     atomic_write_text(run / "report.html", page)
     return run / "report.html"
 
 
-def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[InlineImage]) -> str:
+def _render(run: Path, results: Mapping[str, Any], settings: str, figures: list[Figure]) -> str:
     config = parse_yaml(settings) or {}
     splits = {}
     others = []
@@ -99,27 +98,32 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
         else:
             others.append((readable_name(name), format_value(value)))
     test_first = dict(reversed(splits.items()))
-    sections = [image.title for image in images]
+    sections = [figure.image.alt for figure in figures]
     tables = {}
     for name, scores in test_first.items():
-        tables[f"Scores of {name}"] = score_tables(scores)
+        tables[translate("Scores of {split}", split=name)] = score_tables(scores)
     sections += tables
     if config:
-        sections += ["Commands", "Settings"]
+        sections += [translate("Commands"), translate("Settings")]
     else:
         settings = ""
-    sections.append("Run")
+    sections.append(translate("Run"))
     model, data = config.get("model", {}), config.get("data", {})
     subtitle = ""
     if model:
-        subtitle = f"{model.get('name')}, basis {model.get('basis')}, on {data.get('root')}"
+        subtitle = translate(
+            "{model}, basis {basis}, on {data}",
+            model=model.get("name"),
+            basis=model.get("basis"),
+            data=data.get("root"),
+        )
     return render_page(
         TEMPLATE,
         title=run.resolve().name,
         subtitle=subtitle,
         tiles=_tiles(test_first, results),
         sections=sections,
-        images=images,
+        figures=figures,
         splits=tables,
         commands=_commands(run, config),
         settings=settings,
@@ -127,16 +131,13 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
     )
 
 
-def _encoded(path: Path, quality: int, shrink: int) -> str:
-    """A PNG file as a data URL; large files become JPEG."""
-    content = path.read_bytes()
-    if len(content) <= MAX_PNG:
-        return image_url(content, "png")
-    stream = io.BytesIO()
+def _figure(path: Path, quality: int, shrink: int) -> Figure:
+    """A PNG file of the run with title and note; a large file becomes JPEG."""
+    title, note = IMAGES[path.name]
+    url = png_url(path.read_bytes(), max_size=MAX_PNG, quality=quality, shrink=shrink)
     with Image.open(path) as image:
-        small = image.convert("RGB").reduce(shrink)
-        small.save(stream, "JPEG", quality=quality, subsampling=0)
-    return image_url(stream.getvalue(), "jpeg")
+        width, height = image.size
+    return Figure(InlineImage(url, width, height, translate(title)), translate(note))
 
 
 def _tiles(splits: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -148,8 +149,9 @@ def _tiles(splits: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[
                 tiles.append((f"{split}: {readable_name(name)}", format_value(scores[name])))
         if "per_image" in scores:
             mean = format_value(scores["per_image"].get("foreground_iou"))
-            tiles.append((f"{split}: foreground IoU per image", mean))
-        tiles.append((f"images in {split}", format_value(scores["images"])))
+            tiles.append((f"{split}: {readable_name('foreground_iou per image')}", mean))
+        images = translate("images in {split}", split=split)
+        tiles.append((images, format_value(scores["images"])))
     for name in RUN_FIGURES:
         if name in results:
             tiles.append((readable_name(name), format_value(results[name])))
@@ -162,17 +164,20 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     folder = shlex.quote(run_dir)
     is_classifier = "loss" not in config.get("training", {})
     verb = "classify" if is_classifier else "train"
-    resume = f"# resume after an interruption\n{command(verb)} --resume --run_dir {folder}"
+    title = translate("resume after an interruption")
+    resume = f"# {title}\n{command(verb)} --resume --run_dir {folder}"
     if is_classifier:
         return resume
     best = shlex.quote(str(Path(run_dir) / "best"))
     data = config.get("data", {})
     splits = data.get("test") or data.get("val") or data.get("train") or ["test"]
+    predict = translate("masks for images: a file, a folder, or a pattern in quotes")
+    evaluate = translate("scores on a split")
     return "\n".join(
         [
-            "# masks for images: a file, a folder, or a pattern in quotes",
+            f"# {predict}",
             f"{command('predict')} --checkpoint {best} --input IMAGES --output masks",
-            "# scores on a split",
+            f"# {evaluate}",
             f"{command('evaluate')} --checkpoint {best} --split {shlex.join(splits)}",
             resume,
         ]

@@ -7,9 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kanseg.utils.language import translate
+
 PIXEL_COUNTS = ("pixels", "support")  # shown as a share of the set too
 COUNTS = (*PIXEL_COUNTS, "absent", "predicted")
-READABLE = {"iou": "IoU", "hd95": "HD95", "nsd": "NSD", "absent": "absent in (images)"}
+PER_IMAGE = " per image"  # suffix of the name of a mean of the images' scores
+READABLE = {
+    "iou": "IoU",
+    "dice": "Dice",
+    "f1": "F1",
+    "auc": "AUC",
+    "ovr": "(one class against the rest)",
+    "ovo": "(pairs of classes)",
+    "hd": "HD",
+    "hd95": "HD95",
+    "assd": "ASSD",
+    "nsd": "NSD",
+    "ece": "ECE",
+    "brier": "Brier score",
+    "cpu": "CPU",
+    "absent": "absent in (images)",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ def score_tables(scores: Mapping[str, Any]) -> ScoreTables:
     for label, values in per_image.get("classes", {}).items():
         row = classes.setdefault(label, {})
         for name, value in flatten(values).items():
-            row[f"{name} per image"] = value
+            row[f"{name}{PER_IMAGE}"] = value
 
     means = []
     for name, value in flatten(scores).items():
@@ -56,7 +74,7 @@ def score_tables(scores: Mapping[str, Any]) -> ScoreTables:
             means.append((readable_name(name), format_value(value)))
     for name, value in flatten(per_image).items():
         if not name.startswith("classes"):
-            means.append((readable_name(f"{name} per image"), format_value(value)))
+            means.append((readable_name(f"{name}{PER_IMAGE}"), format_value(value)))
     header, cells = _class_table(classes)
     return ScoreTables(header, cells, means)
 
@@ -71,9 +89,9 @@ def _class_table(
     counted = next((name for name in PIXEL_COUNTS if name in columns), "")
     total = sum(row.get(counted) or 0 for row in classes.values())
 
-    header = ["class", *map(readable_name, columns)]
+    header = [translate("class"), *map(readable_name, columns)]
     if total:
-        header.insert(1, "share of the set")
+        header.insert(1, translate("share of the set"))
     table = {}
     for label, row in classes.items():
         cells = []
@@ -106,8 +124,13 @@ def format_value(value: Any) -> str:
 
 def readable_name(name: str) -> str:
     """The name of a score for people: mean_iou -> mean IoU."""
-    words = name.replace("_", " ").replace(".", ", ").split(" ")
-    return " ".join(READABLE.get(word, word) for word in words)
+    if name.endswith(PER_IMAGE):
+        return translate("{score} per image", score=readable_name(name.removesuffix(PER_IMAGE)))
+    parts = []
+    for part in name.split("."):
+        words = [READABLE.get(word, word) for word in part.split("_")]
+        parts.append(translate(" ".join(words)))
+    return translate(", ").join(parts)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_samples_are_shown_with_their_labels(folder):
     )
     shown = images(render_check(report))
     assert len(shown) == 6
-    assert all(image.size == (168, 134) for image in shown)
+    assert all(image.size == (40, 32) for image in shown)
     tinted = [np.asarray(image.convert("RGB")).astype(int) for image in shown]
     assert all(((p[..., 0] > p[..., 1] + 50) & (p[..., 2] > p[..., 1] + 50)).any() for p in tinted)
 
@@ -91,8 +91,38 @@ def test_multilabel_samples_are_drawn_in_the_color_of_their_class(folder):
     tinted = [((p[..., 0] > p[..., 1] + 50) & (p[..., 2] > p[..., 1] + 50)) for p in samples]
     assert len(samples) == 6
     for mask in tinted:
-        assert mask[22:32].mean() > 0.9
-        assert mask[60:].mean() < 0.1
+        assert mask[5:8].mean() > 0.9
+        assert mask[14:].mean() < 0.1
+
+
+def test_large_images_are_small_on_the_page_and_larger_when_enlarged(folder):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 600, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "images" / "p02.png")
+    html = render_check(check_data(DataConfig(root=str(folder))))
+    (data,) = set(re.findall(r'width="168" height="84".*data:image/jpeg;base64,([^"]+)"', html))
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (400, 200)
+
+
+def test_every_image_says_what_it_shows(folder):
+    (folder / "masks" / "p02.png").unlink()
+    html = render_check(check_data(DataConfig(root=str(folder))))
+    assert re.findall(r'alt="([^"]*p0[23][^"]*)"', html) == [
+        "Image images/p02.png",
+        "Image p03 with its labels",
+    ]
+    assert 'alt=""' not in html
+
+
+def test_the_page_in_chinese(folder, monkeypatch):
+    monkeypatch.setenv("KANSEG_LANG", "zh")
+    (folder / "images" / "p02.png").write_bytes(b"")
+    html = render_check(check_data(DataConfig(root=str(folder))))
+    assert '<html lang="zh">' in html
+    assert "<code>empty_file</code> 文件为 0 字节 (1)" in html
+    assert "images/p02.png</code>: the file is empty" in html
+    assert "错误 1 个，警告 0 个" in html
+    assert "test：2 个样本中的 2 个" in html
+    assert 'alt="图像 p03 及其标注"' in html
 
 
 def test_a_set_that_cannot_be_opened_has_a_page_too(folder):

@@ -94,18 +94,37 @@ def test_every_image_is_inside_the_page_and_whole(run):
     assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
 
 
+def test_images_have_their_size_and_a_text(run):
+    page = draw_report(run).read_text()
+    shown = re.findall(r'<button class="zoom".*<img width="(\d+)" height="(\d+)" alt="(.+?)"', page)
+    assert [alt for _, _, alt in shown] == [title for title, _ in IMAGES.values()]
+    assert ("300", "300", "Learning curves") in shown
+
+
+def test_the_page_in_chinese(run, monkeypatch):
+    monkeypatch.setenv("KANSEG_LANG", "zh")
+    page = draw_report(run, RESULTS).read_text()
+    assert '<html lang="zh">' in page
+    for heading in ("最差的图像", "学习曲线", "test 的得分", "命令", "设置", "运行"):
+        assert f">{heading}</h2>" in page
+    assert "<th>IoU</th>" in page
+    assert "<th>IoU（逐图平均）</th>" in page
+    assert "</b>test: 平均 IoU</div>" in page
+    assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
+
+
 def test_the_commands_can_be_pasted(run):
     page = draw_report(run).read_text()
     assert (
-        "kanseg predict --checkpoint &#39;runs/a run/best&#39; --input IMAGES --output"
-        " masks\n" in page
+        "kanseg predict --checkpoint &#39;runs/a run/best&#39; --input IMAGES --output masks\n"
+        in page
     )
     assert "kanseg evaluate --checkpoint &#39;runs/a run/best&#39; --split test\n" in page
     assert "kanseg train --resume --run_dir &#39;runs/a run&#39;<" in page
     (run / "config.yaml").write_text(CONFIG.replace("loss: {ce: 1.0}", "mixup: 0.0"))
     page = draw_report(run).read_text()
     assert "kanseg classify --resume" in page
-    assert "predict.py" not in page
+    assert "kanseg predict" not in page
 
 
 def test_a_page_that_would_be_too_large_to_send_has_coarser_images(run):
