@@ -14,9 +14,10 @@ import tifffile
 
 from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.images import read_mask_values, write_png
+from kanseg.data.io.outlines import Region, regions
 from kanseg.data.overlay import overlay
 from kanseg.inference.files.geotiff import geo_transform
-from kanseg.inference.files.polygons import Region, geojson, regions
+from kanseg.inference.files.polygons import geojson
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import cv2
 
+from kanseg.data.io.annotation_files import Coco
 from kanseg.data.io.images import MAX_PIXELS
+from kanseg.data.io.outlines import regions
 from kanseg.inference.files.inputs import (
     Job,
     name_jobs,
@@ -24,7 +26,7 @@ from kanseg.inference.files.inputs import (
 )
 from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
-from kanseg.inference.files.polygons import Coco, ImageRegions, regions
+from kanseg.inference.files.polygons import ImageRegions
 from kanseg.inference.files.video import predict_video, video_is_complete
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
