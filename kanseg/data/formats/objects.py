@@ -250,6 +250,10 @@ class ImageFinder:
                     self._by_name[nfc(name)].append(path)
                     self._by_stem[nfc(path.stem)].append(path)
 
+    def all(self) -> list[Path]:
+        """Return all images."""
+        return [path for paths in self._by_name.values() for path in paths]
+
     def find(self, stored: str, near: Path) -> Path | None:
         """Return the image whose path ends as a stored path does; None if there is none.
 
