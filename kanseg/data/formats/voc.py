@@ -31,8 +31,10 @@ CLASSES = (
 
 
 def is_voc(root: Path) -> bool:
-    """True if the folders of images and masks exist."""
-    return (root / IMAGES).is_dir() and (root / MASKS).is_dir()
+    """True if the folder of masks exists with that of images, or with the split files of an export
+    that was made without images.
+    """
+    return (root / MASKS).is_dir() and ((root / IMAGES).is_dir() or (root / LISTS).is_dir())
 
 
 def read_voc(
@@ -59,8 +61,13 @@ def read_voc(
         InputError: folders that do not exist; with `strict` any other error.
     """
     root = Path(root)
-    if not is_voc(root):
+    if not (root / MASKS).is_dir():
         raise InputError(f"{root}: format voc needs {IMAGES}/ and {MASKS}/ in it")
+    if not (root / IMAGES).is_dir():
+        raise InputError(
+            f"{root}: format voc needs {IMAGES}/, and there is only {MASKS}/; in CVAT, tick `Save"
+            f" images` for the export, or copy the images into {IMAGES}/"
+        )
     notes: list[str] = []
     problems: list[Issue] = []
     images = list_images(root / IMAGES, root, notes, problems)

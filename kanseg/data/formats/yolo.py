@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kanseg.data.formats.index import DatasetIndex
-from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
+from kanseg.data.formats.label_settings import ProbeMasks, is_yolo_yaml, read_label_settings
 from kanseg.data.formats.objects import (
     BACKGROUND,
     object_index,
@@ -114,18 +114,15 @@ def _find_yaml(root: Path) -> Path | None:
     """Return the YAML file with names and splits; data.yaml before files of other names."""
     others = [path for path in sorted(root.glob("*.y*ml")) if path.name not in YAML_NAMES]
     for path in (*(root / name for name in YAML_NAMES), *others):
-        if path.is_file() and is_yolo_yaml(path):
+        if not path.is_file():
+            continue
+        try:
+            content = read_yaml(path)
+        except InputError:
+            continue
+        if is_yolo_yaml(content):
             return path
     return None
-
-
-def is_yolo_yaml(path: Path) -> bool:
-    """True if a YAML file has names and splits, as Ultralytics needs them."""
-    try:
-        content = read_yaml(path)
-    except InputError:
-        return False
-    return isinstance(content, dict) and "names" in content and bool(SPLIT_KEYS.keys() & content)
 
 
 def _images_of_yaml(
