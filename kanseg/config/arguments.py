@@ -72,16 +72,20 @@ class ToolParser(ArgumentParser):
     ) -> Namespace:
         """Parse a command line, by default that of the process."""
         words = sys.argv[1:] if args is None else args
-        words = [self._present_option(_with_underscores(word)) for word in words]
+        words = [self._present_option(word) for word in words]
         return super().parse_args(words, *rest, **options)
 
     def _present_option(self, word: str) -> str:
+        """`--batch-size=8` -> `--batch_size=8`, and an old name -> the present one. Names with dots
+        keep hyphens, since keys can have them.
+        """
         name, sign, value = word.partition("=")
-        if name not in self.renamed:
-            return word
-        present = self.renamed[name]
-        warnings.warn(f"{name} is called {present} now", DeprecationWarning, stacklevel=3)
-        return present + sign + value
+        if name.startswith("--") and "." not in name:
+            name = "--" + name[2:].replace("-", "_")
+        if name in self.renamed:
+            old, name = name, self.renamed[name]
+            warnings.warn(f"{old} is called {name} now", DeprecationWarning, stacklevel=3)
+        return name + sign + value
 
     def format_help(self) -> str:
         """The text of `--help`."""
@@ -145,14 +149,6 @@ def output_file(path: str | None, option: str) -> Path | None:
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{option}: {path} cannot be written; name a file in a writable folder")
     return target
-
-
-def _with_underscores(word: str) -> str:
-    """`--batch-size=8` -> `--batch_size=8`; names with dots stay, since keys can have hyphens."""
-    name, sign, value = word.partition("=")
-    if not name.startswith("--") or "." in name:
-        return word
-    return "--" + name[2:].replace("-", "_") + sign + value
 
 
 def _load_yaml(text: str) -> Any:

@@ -250,8 +250,8 @@ def read_field(path: Path, sample: Sample, shape: Sequence[int]) -> np.ndarray:
     size = image_mode(sample.image)[1]
     if values.shape != size:
         raise InputError(
-            f"{path}: the mask is {values.shape[1]}x{values.shape[0]} and the image"
-            f" {size[1]}x{size[0]} pixels"
+            f"{path}: the mask is {values.shape[0]}x{values.shape[1]} and the image"
+            f" {size[0]}x{size[1]} pixels (height x width)"
         )
     return resize_mask((values > 0).astype(np.uint8), shape) > 0
 

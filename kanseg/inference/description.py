@@ -21,8 +21,9 @@ from kanseg.utils.hub import FORMAT
 from kanseg.utils.reading import typed
 
 MAX_SIDE = 65536  # pixels, largest side of tiles and resized images in a description
-# Larger tiles than the training crops are as accurate for a convolutional network, and faster.
-MIN_TILE = 512
+# Smallest side of a tile, and that of checkpoints without a tile. Larger tiles than the training
+# crops are as accurate for a convolutional network, and faster.
+MIN_TILE = 512  # pixels
 
 
 def describe(config: Config, label_spec: LabelSpec, preprocess: Preprocess) -> dict[str, Any]:

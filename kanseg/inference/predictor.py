@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.data.preprocess import Preprocess
+from kanseg.inference.description import MIN_TILE
 from kanseg.inference.loading import load_checkpoint
 from kanseg.inference.segmenter import Segmenter, decide
 from kanseg.inference.sliding_window import (
@@ -27,7 +28,6 @@ from kanseg.utils.errors import InputError
 
 __all__ = ["Predictor", "class_probabilities", "crop", "decide", "to_probabilities"]
 MODES = ("auto", "whole", "tiles")
-DEFAULT_TILE = (512, 512)
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -133,7 +133,7 @@ class Predictor(Segmenter):
         if mode == "whole":
             tile = None
         elif tile is None and (mode == "tiles" or network.preprocess.resize is None):
-            tile = network.tile or DEFAULT_TILE
+            tile = network.tile or (MIN_TILE, MIN_TILE)
         return cls(
             network.model,
             network.preprocess,

@@ -14,7 +14,7 @@ def parser():
 
 
 @pytest.mark.parametrize("words", [["--batch-size", "3"], ["--batch_size=3"], ["--batch-size=3"]])
-def test_hyphens_stand_for_underscores(parser, words):
+def test_hyphens_are_accepted_for_underscores(parser, words):
     given = parser.parse_args(["--input", "a-b", "c", *words])
     assert given.as_dict() == {"batch_size": 3, "input": ["a-b", "c"], "mode": "whole"}
 
@@ -45,7 +45,7 @@ def test_the_help_has_defaults_types_and_the_lines_of_the_description(parser, ca
     assert "images at once (type: int, default: 8)" in text
 
 
-def test_settings_of_the_experiment_are_told_from_options_of_the_tool():
+def test_settings_of_the_experiment_are_split_from_options_of_the_tool():
     words = ["--trials", "3", "--training.lr", "-1", "--seed=4", "--config", "a", "b"]
     words += ["--model.options", "{a: b}", "--run_dir", "x", "--prune"]
     own, settings = split_settings(words)

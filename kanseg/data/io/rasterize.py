@@ -64,8 +64,8 @@ class Annotation:
             raise InputError(f"{self.source}: {self.fault}")
         if self.size not in (None, size):
             raise InputError(
-                f"{image}: the image is {size[1]}x{size[0]} pixels, but {self.size[1]}x"
-                f"{self.size[0]} in {self.source.name}"
+                f"{image}: the image is {size[0]}x{size[1]} pixels (height x width), but"
+                f" {self.size[0]}x{self.size[1]} in {self.source.name}"
             )
         return size
 
@@ -209,7 +209,7 @@ def decode_brush(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
 
     count, bits_of_value = read(32), read(5) + 1
     if count != 4 * height * width:
-        raise ValueError(f"its brush stroke has {count} values for {width}x{height} RGBA pixels")
+        raise ValueError(f"its brush stroke has {count} values for {height}x{width} RGBA pixels")
     widths = [read(4) + 1 for _ in range(4)]
     values = np.zeros(count, dtype=np.uint8)
     start = 0
