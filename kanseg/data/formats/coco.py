@@ -22,6 +22,7 @@ from kanseg.data.formats.objects import (
     relative_path,
     sample_names,
 )
+from kanseg.data.formats.split_files import SPLIT_FOLDERS
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.sample import Sample
@@ -29,10 +30,13 @@ from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import LARGEST, read_json
 
+HEAD = 4096  # bytes that are read to recognize a file
 SINGLE = "annotations.json"
 PREFIX = "instances_"
 ROBOFLOW = "_annotations.coco.json"  # beside the images of a split
-ROBOFLOW_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+ROBOFLOW_SPLITS = ("train", "valid", "val", "test")
+LABEL_STUDIO = "result.json"  # of its COCO export; it has JSON exports of other forms too
+UNSPLIT = "default"  # the only file in an export of CVAT without splits
 NEEDED_KEYS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id"),
@@ -70,8 +74,9 @@ def read_coco(
     strict: bool = True,
 ) -> DatasetIndex:
     """Index the images and objects of annotations/{train,val,test}.json,
-    annotations/instances_*.json, {train,valid,test}/_annotations.coco.json (Roboflow), or
-    annotations.json (with a seeded split).
+    annotations/instances_*.json, {train,valid,test}/_annotations.coco.json (Roboflow), or with a
+    seeded split of annotations.json, annotations/instances_default.json (CVAT) or result.json
+    (Label Studio).
 
     The `file_name` of an image is searched in images/SPLIT/, images/, SPLIT/ and root. The classes
     are the background and the categories by id, and smaller objects are drawn over larger ones;
@@ -111,7 +116,24 @@ def read_coco(
 
 def _annotation_files(root: Path) -> list[AnnotationFile]:
     """Find the JSON files of the first layout that exists: annotations/, Roboflow's, one file."""
-    folder = root / "annotations"
+    files = _files_of_folder(root / "annotations")
+    if files:
+        return files
+    for name in ROBOFLOW_SPLITS:
+        if (root / name / ROBOFLOW).is_file():
+            files.append(AnnotationFile(root / name / ROBOFLOW, SPLIT_FOLDERS[name], name))
+    if files:
+        return files
+    for name in (SINGLE, ROBOFLOW):
+        if (root / name).is_file():
+            return [AnnotationFile(root / name, "", "")]
+    if _is_coco_file(root / LABEL_STUDIO):
+        return [AnnotationFile(root / LABEL_STUDIO, "", "")]
+    return []
+
+
+def _files_of_folder(folder: Path) -> list[AnnotationFile]:
+    """Find instances_SPLIT.json and train.json, val.json, test.json in annotations/."""
     paths = sorted(folder.glob(f"{PREFIX}*.json"))
     for split in SPLITS:
         if (folder / f"{split}.json").is_file():
@@ -125,17 +147,18 @@ def _annotation_files(root: Path) -> list[AnnotationFile]:
     for number, split in enumerate(without_year):
         if without_year.count(split) == 1:  # train2017 is train, unless there is a train2014 too
             files[number] = replace(files[number], split=split)
-    if files:
-        return files
-    for name, split in ROBOFLOW_SPLITS.items():
-        if (root / name / ROBOFLOW).is_file():
-            files.append(AnnotationFile(root / name / ROBOFLOW, split, name))
-    if files:
-        return files
-    for name in (SINGLE, ROBOFLOW):
-        if (root / name).is_file():
-            return [AnnotationFile(root / name, "", "")]
-    return []
+    if [file.split for file in files] == [UNSPLIT]:
+        return [replace(files[0], split="")]
+    return files
+
+
+def _is_coco_file(path: Path) -> bool:
+    """True if a JSON file begins as COCO annotations do: an object with a list of images."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(HEAD).lstrip()
+    return head.startswith(b"{") and b'"images"' in head
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:

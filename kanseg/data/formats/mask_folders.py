@@ -76,7 +76,7 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
     if any(_has_images(pair.images) and pair.masks.is_dir() for pair in plain):
         return plain
     found = _pairs_by_name(root, notes)
-    if not found:
+    if not found and any(pair.masks.is_dir() for pair in plain):
         return plain
     for pair in found:
         images, masks = (path.relative_to(root).as_posix() for path in (pair.images, pair.masks))
