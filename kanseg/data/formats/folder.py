@@ -21,7 +21,7 @@ from kanseg.data.formats.label_settings import (
     read_label_settings,
     read_layout_settings,
 )
-from kanseg.data.formats.listing import list_images, no_images, unknown_layout
+from kanseg.data.formats.listing import describe_folders, list_images, no_images
 from kanseg.data.formats.mask_folders import Pair, divide_mixed, find_pairs, find_suffixes
 from kanseg.data.formats.split_files import list_split_files, read_groups, read_split_files
 from kanseg.data.io.images import MAX_PIXELS
@@ -78,7 +78,9 @@ def read_folder(
     named = {key: layout[key] for key in ("images", "masks") if key in layout}
     pairs = find_pairs(root, named, notes)
     if not pairs:
-        raise unknown_layout(root)
+        raise InputError(
+            f"{root}: no images and masks that belong together were found; {describe_folders(root)}"
+        )
     images, masks = _list_files(root, pairs, layout, notes, problems)
     probe = probe or partial(probe_masks, max_pixels=max_pixels)
     masks, class_folders, spec = _read_labels(root, masks, overrides, probe, notes, problems)
@@ -210,15 +212,22 @@ def _without_suffixes(
     notes.append(
         f"the mask of NAME{of_image} in {pair.images.name}/ is NAME{of_mask} in {pair.masks.name}/"
     )
-    named = _strip(images, of_image, pair.images, notes)
-    return named, MaskFiles(_strip(masks.files, of_mask, pair.masks, notes), masks.by_class)
+    of_images = _strip(images, of_image, pair.images, notes)
+    of_masks = _strip(masks.files, of_mask, pair.masks, notes)
+    return of_images, MaskFiles(of_masks, masks.by_class)
 
 
 def _strip(files: Files, suffix: str, folder: Path, notes: list[str]) -> Files:
-    """Return the files whose names end in a suffix, by the names without it."""
+    """Return the files whose names end in a suffix, by the names without it.
+
+    Raises:
+        InputError: there is none.
+    """
     found = {
         stem.removesuffix(suffix): path for stem, path in files.items() if stem.endswith(suffix)
     }
+    if files and not found:
+        raise InputError(f"{folder}: no name ends in {suffix}, as dataset.yaml says")
     if len(found) < len(files):
         others = len(files) - len(found)
         notes.append(f"left out: {others} files of {folder.name}/ whose names do not end {suffix}")

@@ -85,9 +85,9 @@ def no_images(folder: Path, root: Path) -> Issue:
     return Issue("layout", folder.relative_to(root).as_posix(), reason)
 
 
-def unknown_layout(root: Path) -> InputError:
-    """Return the error of a folder that no reader understands: what is in it, and a dataset.yaml to
-    paste.
+def describe_folders(root: Path) -> str:
+    """Return what is in a folder that no reader understands, and a dataset.yaml to paste, as text
+    for an error.
     """
     found, with_images = [], []
     for folder, folders, files in os.walk(root):
@@ -117,9 +117,7 @@ def unknown_layout(root: Path) -> InputError:
             f" {{images: {_quoted(images[0])}, masks: {_quoted(masks[0])}}} (and mask_suffix: _x if"
             f" the mask of a.png is a_x.png); {advice}"
         )
-    return InputError(
-        f"{root}: no images and masks that belong together were found; found: {shown}; {advice}"
-    )
+    return f"found: {shown}; {advice}"
 
 
 def _quoted(name: str) -> str:

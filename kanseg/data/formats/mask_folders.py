@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ MASK_WORDS = {
 # fmt: on
 KINDS = dict.fromkeys(IMAGE_FOLDERS, IMAGES) | dict.fromkeys(MASK_FOLDERS, MASKS)
 SEPARATORS = "_-. "
+Classify = Callable[[str], tuple[str, str]]  # name of a folder -> (split, kind)
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,15 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
     if named:
         images = root / named.get(IMAGES, IMAGES)
         masks = root / named.get(MASKS, MASKS)
-        return _named_pairs(images, masks)
+        return _named_pairs(images, masks) if images.is_dir() else []
     plain = [Pair("", root / IMAGES, root / MASKS)]
     if not plain[0].images.is_dir():
         bases = [root / name for name in SPLITS if (root / name / IMAGES).is_dir()]
         plain = [Pair(base.name, base / IMAGES, base / MASKS) for base in bases]
     if any(_has_images(pair.images) and pair.masks.is_dir() for pair in plain):
         return plain
-    found = _pairs_by_name(root, notes)
-    if not found and any(pair.masks.is_dir() for pair in plain):
+    found = _pairs_by_name(root, _classify, notes) or _pairs_by_name(root, _classify_words, notes)
+    if not found:
         return plain
     for pair in found:
         images, masks = (path.relative_to(root).as_posix() for path in (pair.images, pair.masks))
@@ -98,11 +99,11 @@ def _named_pairs(images: Path, masks: Path) -> list[Pair]:
     return [Pair("", images, masks)]
 
 
-def _pairs_by_name(root: Path, notes: list[str]) -> list[Pair]:
+def _pairs_by_name(root: Path, classify: Classify, notes: list[str]) -> list[Pair]:
     """Return the pairs of the folders that hold images, by the names in their paths."""
     folders: dict[tuple[str, str], dict[Path, None]] = defaultdict(dict)
     for folder in _folders_with_images(root):
-        split, kind, base = _classify_path(root, folder)
+        split, kind, base = _classify_path(root, folder, classify)
         folders[split, kind].setdefault(base)
     pairs, without = [], []
     for split in dict.fromkeys(split for split, _ in folders):
@@ -134,13 +135,13 @@ def _folders_with_images(root: Path) -> list[Path]:
     return found
 
 
-def _classify_path(root: Path, folder: Path) -> tuple[str, str, Path]:
+def _classify_path(root: Path, folder: Path, classify: Classify) -> tuple[str, str, Path]:
     """Return (split, kind, the folder itself or its last parent whose name says one of them)."""
     split, kind, base = "", "", folder
     path = root
     for name in folder.relative_to(root).parts:
         path = path / name
-        of_split, of_kind = _classify(name)
+        of_split, of_kind = classify(name)
         split, kind = split or of_split, kind or of_kind
         if of_split or of_kind:
             base = path
@@ -159,6 +160,15 @@ def _classify(name: str) -> tuple[str, str]:
             if rest == "" or (rest != plain and rest in KINDS):
                 return SPLIT_FOLDERS[word], KINDS.get(rest, "")
     return "", ""
+
+
+def _classify_words(name: str) -> tuple[str, str]:
+    """Return (split, kind) of the first words of a name that say them, as in ISIC's
+    `ISIC2018_Task1_Training_GroundTruth`.
+    """
+    words = re.split(f"[{re.escape(SEPARATORS)}]", name.lower())
+    split = next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), "")
+    return split, next((KINDS[word] for word in words if word in KINDS), "")
 
 
 def _only_subfolder(folder: Path) -> Path:

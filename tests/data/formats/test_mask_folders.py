@@ -87,6 +87,11 @@ def test_folders_of_other_names(tmp_path, images, masks):
         ("{split}_images/{{name}}.png", "{split}_masks/{{name}}.png", ("train", "val", "test")),
         ("images_{split}/{{name}}.png", "masks_{split}/{{name}}.png", ("train", "val", "test")),
         ("{split}/{{name}}.jpg", "{split}/{{name}}_mask.png", ("train", "valid", "test")),
+        (
+            "ISIC_Task1-2_{split}_Input/{{name}}.jpg",
+            "ISIC_Task1_{split}_GroundTruth/{{name}}_segmentation.png",
+            ("Training", "Validation", "Test"),
+        ),
     ],
 )
 def test_folders_of_splits_inside_and_outside(tmp_path, image, mask, folders):
@@ -187,6 +192,21 @@ def test_the_proposed_dataset_yaml_can_be_pasted(tmp_path):
     proposal = message[message.index("{") : message.index("}") + 1]
     (tmp_path / "dataset.yaml").write_text(proposal)
     assert_complete(tmp_path, opened(tmp_path)[0])
+
+
+@pytest.mark.parametrize("images", ["images", "train/images"])
+def test_images_without_their_masks_say_what_else_is_there(tmp_path, images):
+    make(tmp_path, f"{images}/{{name}}.jpg", "drawn/{name}.png")
+    with pytest.raises(InputError, match=r"no folder masks/; found: .*drawn/ \(6 png\)") as caught:
+        opened(tmp_path)
+    assert f"{{images: {images}, masks: drawn}}" in str(caught.value)
+
+
+def test_a_suffix_of_dataset_yaml_that_no_mask_has_is_named(tmp_path):
+    make(tmp_path, "images/{name}.png", "masks/{name}_a.png")
+    (tmp_path / "dataset.yaml").write_text("mask_suffix: _b\n")
+    with pytest.raises(InputError, match="masks: no name ends in _b"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["../other", "/etc", "nowhere"])
