@@ -8,7 +8,8 @@ Reads any layout that a training reads (data/README.md lists them) and writes
   labelme  train/NAME.json beside train/NAME.png, ..., and labels.txt
 Masks keep every pixel, samples their split, and images are copied byte for byte. DESTINATION must
 not exist or be empty; it is written completely or not at all. The data settings are those of an
-experiment (--format, --task, --classes, --mask_values, --palette, ...).
+experiment (--format, --task, --classes, --mask_values, --palette, ...); --skip_bad true leaves out
+samples that cannot be read.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from kanseg.data import convert, open_data
 
     index = open_data(data, log=_log)
-    count = convert(index, Path(given.destination), to=given.to, log=_log)
+    target = Path(given.destination)
+    count = convert(index, target, to=given.to, skip_bad=data.skip_bad, log=_log)
     print(f"{count} images written to {given.destination} as {given.to}")
 
 

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+from kanseg.data.checks.check import check_samples
 from kanseg.data.convert.coco import write_coco
 from kanseg.data.convert.folder import write_folder
 from kanseg.data.convert.items import Item, items_of
@@ -22,6 +23,7 @@ def convert(
     destination: Path | str,
     *,
     to: str = "folder",
+    skip_bad: bool = False,
     log: Callable[[str], None] = print,
 ) -> int:
     """Write a data set of any layout as `folder` (images/, masks/, split files), `coco` or
@@ -32,6 +34,7 @@ def convert(
         destination: a folder that does not exist, or is empty; it is written completely or not at
             all.
         to: the layout.
+        skip_bad: leave out samples that cannot be read, instead of stopping.
         log: called with a line about what cannot be written.
 
     Returns:
@@ -54,10 +57,21 @@ def convert(
     for problems in index.split_problems.values():
         raise InputError(index.message(problems[0]))
     items = items_of(index)
+    if skip_bad:
+        items = _without_bad(items, index, log)
     with atomic_folder(destination) as temporary:
         LAYOUTS[to](temporary, items, index.label_spec, log)
         _write_groups(temporary, index, items)
     return len(items)
+
+
+def _without_bad(items: list[Item], index: DatasetIndex, log: Callable[[str], None]) -> list[Item]:
+    """Leave out samples with errors, except images without a mask."""
+    with_mask = [item.sample for item in items if item.sample.has_mask]
+    faults = check_samples(with_mask, index.label_spec).faults
+    for fault in faults.values():
+        log(f"left out: {fault}")
+    return [item for item in items if item.sample not in faults]
 
 
 def _write_groups(root: Path, index: DatasetIndex, items: list[Item]) -> None:

@@ -161,8 +161,8 @@ def _refuse_if_nothing_is_readable(samples: Sequence[Sample]) -> None:
     """Raise the first fault if no object of any image can be read: it is the cause of all others,
     such as boxes instead of polygons.
     """
-    masks = [sample.mask for sample in samples if isinstance(sample.mask, Annotation)]
-    faulty = [mask for mask in masks if mask.fault is not None]
+    masks = {sample.mask for sample in samples if isinstance(sample.mask, Annotation)}
+    faulty = sorted((mask for mask in masks if mask.fault is not None), key=lambda m: m.source)
     if faulty and not any(mask.regions for mask in masks):
         others = ""
         if len(faulty) > 1:

@@ -159,3 +159,7 @@ def test_nothing_is_replaced_and_nothing_written_by_halves(source, tmp_path):
     with pytest.raises(InputError, match=r"p03\.png"):
         convert(index, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "source"]
+    lines = []
+    assert convert(index, tmp_path / "out", skip_bad=True, log=lines.append) == 5
+    assert [line for line in lines if "p03.png" in line] == lines
+    assert "p03" not in labels(opened(tmp_path / "out"))

@@ -143,7 +143,7 @@ def test_images_without_a_label_file_have_no_object_and_are_said(root):
 def test_boxes_are_refused_with_one_message(root):
     for path in root.glob("labels/*/*.txt"):
         path.write_text("0 0.5 0.5 0.25 0.25\n")
-    with pytest.raises(InputError, match=r"train0\.txt: line 1 is a box .*5 other files alike"):
+    with pytest.raises(InputError, match=r"test0\.txt: line 1 is a box .*5 other files alike"):
         read_yolo(root)
 
 
