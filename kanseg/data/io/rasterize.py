@@ -178,7 +178,8 @@ def _checked_size(shape: Mapping[str, Any], size: tuple[int, int]) -> tuple[int,
     height, width = (int(side) for side in shape["size"])
     if (height, width) != tuple(size):
         raise ValueError(
-            f"its run lengths are of an image of {width}x{height}, the image is {size[1]}x{size[0]}"
+            f"its run lengths are of an image of {height}x{width} pixels (height x width), the"
+            f" image is {size[0]}x{size[1]}"
         )
     return height, width
 
