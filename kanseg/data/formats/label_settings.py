@@ -63,10 +63,17 @@ def read_layout_settings(root: Path) -> dict[str, str]:
             raise InputError(f"{root / DATASET}: {key} must be text, got {value!r:.80}")
         if key in ("images", "masks"):
             folder = root / value
-            inside = folder.resolve().is_relative_to(root.resolve())
-            if not inside or not folder.is_dir():
+            if not is_folder_within(folder, root):
                 raise InputError(f"{root / DATASET}: {key}: {value!r:.200} is not a folder in it")
     return found
+
+
+def is_folder_within(folder: Path, root: Path) -> bool:
+    """True for an existing folder that is not outside of the root."""
+    try:
+        return folder.is_dir() and folder.resolve().is_relative_to(root.resolve())
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def complete_label_spec(

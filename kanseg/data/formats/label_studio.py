@@ -46,7 +46,7 @@ class Task:
     """One image of the export with the result of one annotator."""
 
     source: Path
-    number: int | str
+    number: str
     image: str
     results: Sequence[Mapping[str, Any]]
 
@@ -146,17 +146,17 @@ def _read_tasks(path: Path, notes: list[str]) -> list[Task]:
             )
         annotations = [
             each
-            for each in entry.get("annotations") or entry.get("completions") or ()
-            if isinstance(each, dict) and not each.get("was_cancelled") and not each.get("skipped")
+            for each in _objects(entry.get("annotations") or entry.get("completions"))
+            if not each.get("was_cancelled") and not each.get("skipped")
         ]
         if not annotations:
             without += 1
             continue
         several += len(annotations) > 1
         last = max(annotations, key=_submitted)
-        results = [each for each in last.get("result") or () if isinstance(each, dict)]
+        results = _objects(last.get("result"))
         image = _image_of(path, number, entry)
-        tasks.append(Task(path, entry.get("id", number), image, results))
+        tasks.append(Task(path, str(entry.get("id", number)), image, results))
     if several:
         notes.append(
             f"{several} images have several annotations: the ground truth, or else the last"
@@ -165,6 +165,13 @@ def _read_tasks(path: Path, notes: list[str]) -> list[Task]:
     if without:
         notes.append(f"left out: {without} tasks without an annotation")
     return tasks
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """Return the objects in a list of a JSON file; [] for anything else."""
+    if not isinstance(value, list):
+        return []
+    return [each for each in value if isinstance(each, dict)]
 
 
 def _submitted(annotation: Mapping[str, Any]) -> tuple[bool, str]:
@@ -181,8 +188,9 @@ def _image_of(path: Path, number: int, entry: Mapping[str, Any]) -> str:
         images = [text for text in texts if _path_in(text).suffix.lower() in IMAGE_SUFFIXES]
         if images:
             return images[0]
-    if isinstance(entry.get("file_upload"), str):
-        return entry["file_upload"]
+    upload = entry.get("file_upload")
+    if isinstance(upload, str) and _path_in(upload).name:
+        return upload
     raise InputError(f"{path}: task {number} names no image in its data")
 
 
@@ -190,7 +198,10 @@ def _path_in(text: str) -> PurePosixPath:
     """Return the path in a URL, such as `/data/local-files/?d=folder/a.jpg` or `s3://bucket/a.jpg`;
     of a plain path, the path.
     """
-    url = urlparse(text)
+    try:
+        url = urlparse(text)
+    except ValueError:  # brackets that are not those of an address
+        return PurePosixPath(text)
     query = parse_qs(url.query)
     for key in ("d", "filepath", "fileuri"):
         if key in query:
@@ -252,12 +263,12 @@ AREAS = {
 def _annotation(task: Task, class_of: Mapping[str, int | None], left_out: Counter) -> Annotation:
     """Return the areas of a task as objects of the selected classes."""
     regions, size = [], None
-    labeled = {result.get("id") for result in task.results if _labels(result)}
+    labeled = {repr(result.get("id")) for result in task.results if _labels(result)}
     for number, result in enumerate(task.results):
         labels = _labels(result)
         if not labels:
             # With a tag for shapes and one for labels, the shape is stored twice under one id.
-            if result.get("id") is None or result["id"] not in labeled:
+            if result.get("id") is None or repr(result["id"]) not in labeled:
                 left_out[str(result.get("type"))] += 1
             continue
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import os
 from collections import Counter, defaultdict
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
@@ -30,6 +29,7 @@ from kanseg.data.formats.objects import (
 )
 from kanseg.data.formats.split_files import split_of_folders
 from kanseg.data.io.annotation_files import LABELME_IGNORE
+from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.images import MAX_PIXELS, image_mode
 from kanseg.data.io.outlines import run_lengths
 from kanseg.data.io.rasterize import Annotation, Region
@@ -248,11 +248,12 @@ def _mask(entry: Mapping[str, Any], points: np.ndarray) -> tuple[np.ndarray, tup
     """
     if not isinstance(entry.get("mask"), str):
         raise ValueError("it has no mask (PNG in base64)")
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(entry["mask"])), formats=["PNG"]) as image:
-            mask = np.asarray(image).astype(bool)
-    except (binascii.Error, UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        raise ValueError("its mask is not a PNG file in base64") from None
+    data = base64.b64decode(entry["mask"])
+    with (
+        decoder_errors("its mask (PNG in base64)"),
+        Image.open(io.BytesIO(data), formats=["PNG"]) as image,
+    ):
+        mask = np.asarray(image).astype(bool)
     if mask.ndim != 2:
         raise ValueError("its mask has several channels")
     (left, top), (right, bottom) = np.round(points).astype(int).tolist()

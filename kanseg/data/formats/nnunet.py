@@ -178,7 +178,7 @@ def _read_labels(path: Path) -> dict[str, int]:
                 " per value: give classes, or a mask per class in masks/CLASS/"
             )
         name, number = key, value
-        if isinstance(value, str) and key.isdigit():
+        if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", key):
             name, number = value, int(key)
         if not isinstance(number, int) or isinstance(number, bool):
             raise InputError(f"{path}: label {key!r} has no number, got {value!r:.80}")

@@ -5,7 +5,9 @@ of polygons for each image.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -32,6 +34,7 @@ YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # looked 
 CLASSES = "classes.txt"
 SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 TOLERANCE = 0.01  # of coordinates beyond the image; that of Ultralytics
+CLASS = re.compile("[0-9]{1,3}")  # index of a class
 FEWEST = 7  # numbers in a line: the class and three points
 BOX = (5, 6)  # numbers of a box: class, center, size, and in predictions the confidence
 
@@ -190,8 +193,9 @@ def _longest_end(root: Path, parts: Sequence[str], kept: int = 1) -> Path | None
     """
     for start in range(len(parts) - kept + 1):
         path = root.joinpath(*parts[start:])
-        if path.exists():
-            return path
+        with suppress(OSError):  # such as a name that is too long
+            if path.exists():
+                return path
     return None
 
 
@@ -267,7 +271,7 @@ def _numbered_classes(labels: Sequence[Path], notes: list[str]) -> list[str]:
     for path in labels:
         if path.is_file():
             firsts = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
-            largest = max([largest, *(int(first) for first in firsts if first.isdigit())])
+            largest = max([largest, *(int(first) for first in firsts if CLASS.fullmatch(first))])
     notes.append(f"neither data.yaml nor {CLASSES} names the classes: they are numbered")
     return [f"class_{index}" for index in range(largest + 1)]
 
@@ -297,7 +301,7 @@ def _parse_line(number: int, line: str, classes: int) -> tuple[int, np.ndarray]:
             f"line {number} is a box ({len(words)} numbers); boxes are not enough to train"
             " segmentation: export polygons (YOLO segmentation), CLASS x1 y1 x2 y2 x3 y3 ..."
         )
-    if len(words) < FEWEST or len(words) % 2 == 0 or not words[0].isdigit():
+    if len(words) < FEWEST or len(words) % 2 == 0 or not CLASS.fullmatch(words[0]):
         raise InputError(f"line {number}: expected CLASS x1 y1 x2 y2 x3 y3 ..., got {line!r:.80}")
     label = int(words[0])
     if label >= classes:

@@ -235,7 +235,7 @@ def test_a_broken_file_is_one_fault_of_its_image(root):
         (shape("rod", [[1, 2]], "circle"), r"shapes\[0\] \(rod, circle\)"),
         (shape("rod", [[1, 2]], "star"), "'star', not one of polygon"),
         (shape("rod", ROD, "mask"), "no mask"),
-        (shape("rod", ROD, "mask", mask="AAAA"), "not a PNG"),
+        (shape("rod", ROD, "mask", mask="AAAA"), "damaged or truncated"),
         ({"points": SQUARE}, "no label"),
     ],
 )
