@@ -1,5 +1,6 @@
 """What the README shows is what the project does."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -65,8 +66,11 @@ def user(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_every_python_block_runs(user, code):
-    exec(compile(code, "README.md", "exec"), {})
+def test_every_python_block_runs_and_gives_the_shapes_that_it_states(user, code):
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    for name, shape in re.findall(r"(?m)^(\w+) = .*# (\(\d[\d, ]+\))", code):
+        assert tuple(names[name].shape) == ast.literal_eval(shape)
 
 
 def test_there_are_python_blocks_and_commands():

@@ -24,6 +24,10 @@ UNKNOWN_NAME = (
     r"[Uu]nrecognized arguments: --?([\w.]+)",
     r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
 )
+PRINT_CONFIG = (
+    "print all settings as YAML and exit; --print_config=skip_default leaves out those that have"
+    " their default"
+)
 YAML_MODE = "kanseg_yaml"
 MAX_MESSAGE = 500  # characters
 TYPES = {
@@ -93,8 +97,22 @@ class ToolParser(ArgumentParser):
         # printed here.
         return super().format_help().replace(" \b", "")
 
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """As of jsonargparse, with another help text for `--print_config`."""
+        action = super().add_argument(*names, **options)
+        if names == ("--print_config",):
+            action.help = PRINT_CONFIG
+        return action
+
     def error(self, message: str, ex: Exception | None = None) -> None:
-        """Raise `InputError`; an unknown option is answered with the nearest known one."""
+        """Raise `InputError`; a missing option is answered with its help text, an unknown one with
+        the nearest known one.
+        """
+        missing = re.search(r"arguments are required: (\w+)", message)
+        for action in self._actions:
+            if missing is not None and action.dest == missing.group(1):
+                name = "/".join(action.option_strings) or action.dest
+                raise InputError(f"{name} is required: {action.help or 'see --help'}") from None
         known = self.get_defaults().keys(branches=True)
         raise InputError(_error_message(message, known)) from None
 

@@ -255,7 +255,7 @@ class TrainingConfig(_Training):
 
     Args:
         loss: weight of each loss, of ce (binary and multilabel: BCE), dice, jaccard, tversky,
-            focal, lovasz, boundary.
+            focal, lovasz, boundary, cldice.
         loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma:
             2.0}}.
         class_weights: a number per class (binary: of background and foreground), "balanced"

@@ -4,7 +4,6 @@ preprocessing and tile size, as plain JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -199,8 +198,3 @@ def preprocess_from(stored: Any, where: object = "preprocess") -> Preprocess:
     if found.resize is not None and not all(1 <= side <= MAX_SIDE for side in found.resize):
         raise InputError(f"{where}: resize must have 1 to {MAX_SIDE} pixels")
     return found
-
-
-def stored_model_arguments(description: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """The arguments of `create_model` in a description."""
-    return typed(description.get("model"), dict[str, Any], f"{where}: model")

@@ -8,7 +8,7 @@ from kanseg.utils.errors import InputError
 def parser():
     parser = ToolParser(description="A tool:\n\n  an indented line")
     parser.add_argument("--batch_size", type=int, default=8, help="images at once")
-    parser.add_argument("--input", required=True, nargs="+")
+    parser.add_argument("--input", required=True, nargs="+", help="images to read")
     parser.add_argument("--mode", choices=("whole", "tiles"), default="whole")
     return parser
 
@@ -25,7 +25,7 @@ def test_hyphens_are_accepted_for_underscores(parser, words):
         (["--input", "a", "--batch_sise", "3"], "'batch_sise'; did you mean 'batch_size'"),
         (["--input", "a", "--batch_size", "many"], "batch_size"),
         (["--input", "a", "--mode", "hole"], "mode"),
-        (["--mode", "whole"], "input"),
+        (["--mode", "whole"], "--input.*images to read"),
         (["--inp", "a"], "inp"),
         (["--input"], "input"),
     ],

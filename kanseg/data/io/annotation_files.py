@@ -1,4 +1,4 @@
-"""The regions of label maps as annotation files of other tools: COCO and labelme."""
+"""The regions of masks as annotation files of other tools: COCO and labelme."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Coco:
 
     Args:
         classes: names of the classes.
-        task: of the label maps; the background (index 0), if there is one, is not a category.
+        task: of the masks; the background (index 0), if there is one, is not a category.
     """
 
     def __init__(self, classes: Sequence[str], task: str):

@@ -1,4 +1,4 @@
-"""Outline the regions of label maps along the edges of pixels, exactly and with holes; the reverse
+"""Outline the regions of masks along the edges of pixels, exactly and with holes; the reverse
 is in `rasterize`.
 """
 
@@ -35,7 +35,7 @@ class Region:
 
 
 def regions(label: np.ndarray, task: str, *, smallest: int = 1) -> Iterator[Region]:
-    """Yield the regions of all classes of a label map; the background (index 0), if there is one,
+    """Yield the regions of all classes of a mask; the background (index 0), if there is one,
     is left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""Regions of label maps as GeoJSON."""
+"""Regions of masks as GeoJSON."""
 
 from __future__ import annotations
 
