@@ -4,6 +4,7 @@ Chinese pages have the code blocks of the English ones but for comments (tested 
 running the English blocks runs both.
 """
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -182,12 +183,14 @@ def test_every_block_names_its_language(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PYTHON if page != "data/README.md"])
-def test_the_python_blocks_of_a_page_run_one_after_another(user, page):
+def test_the_python_blocks_of_a_page_run_and_give_the_shapes_that_they_state(user, page):
     names = {}
     if page == "docs/tutorial.md":  # the last block predicts with the run of the page
         shutil.copytree("runs/quickstart", "runs/cells")
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), names)
+        for name, shape in re.findall(r"(?m)^(\w+) = .*# (\(\d[\d, ]+\))", code):
+            assert tuple(names[name].shape) == ast.literal_eval(shape), name
 
 
 def test_the_blocks_of_the_data_sets_run(tmp_path, monkeypatch):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from math import comb, factorial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,13 @@ from kanseg.bases.base import (
     Basis,
     TableRange,
     ValuesAndDerivatives,
-    aligned,
     change_of_basis,
     check_at_least,
     check_range,
     constant_dtype,
     write_buffer,
 )
+from kanseg.bases.bspline_formulas import assert_uniform, closed_form, indicators, recursion
 
 # Weight of a uniform grid in an adapted one, whose other part are the quantiles of the data. As in
 # efficient-kan and pykan it prevents empty intervals.
@@ -103,10 +102,14 @@ class BSpline(Basis):
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         if self.spline_order == 0:
-            return self._indicators(u)
-        if self.uniform:
-            return self._closed_form(u, derivatives)
-        return self._recursion(u, derivatives)
+            return indicators(self.knots, u)
+        if not self.uniform:
+            return recursion(self.knots, self.spline_order, u, derivatives)
+        # torch.export keeps the knots that it traced; a compiled graph reads them in every call.
+        is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+        if torch.compiler.is_dynamo_compiling() and not is_exporting():
+            assert_uniform(self.knots)
+        return closed_form(self.knots, self.spline_order, u, derivatives)
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         return self.knots[:, self.spline_order], self.knots[:, -self.spline_order - 1]
@@ -223,8 +226,8 @@ class BSpline(Basis):
         fake_mode = getattr(knots, "fake_mode", None)
         if fake_mode is not None and type(checked.tensor) is Tensor:
             # An exporter replaces each tensor by a fake tensor, always by the same one.
-            is_same = self._unchanged() and _fake_of(checked.tensor, fake_mode) is knots
-            return checked.uniform and is_same
+            fake = fake_mode.from_tensor(checked.tensor, static_shapes=True)
+            return checked.uniform and self._unchanged() and fake is knots
         is_batched = torch._C._are_functorch_transforms_active()
         if is_batched or _is_recorded() or not _is_readable(knots):
             return False
@@ -294,102 +297,6 @@ class BSpline(Basis):
         super().__setstate__({**state, "_checked": CheckedKnots(None, None, None, known is True)})
         self._check_knots(known)
 
-    def _closed_form(self, u: Tensor, derivatives: bool) -> ValuesAndDerivatives:
-        k = self.spline_order
-        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
-            self._assert_uniform()
-        first, last = aligned(self.knots[:, 0], u), aligned(self.knots[:, -1], u)
-        # With distances scaled by k!^(-1/k) the powers need no division by k!.
-        unit = factorial(k) ** (-1 / k)
-        rate = unit * (self.grid_size + 2 * k) / (last - first)
-        position = (u - first) * rate
-        for i in range(self.num_functions):
-            distance = position - unit * (i + (k + 1) / 2)
-            side = None
-            if derivatives:
-                side = distance.sign() * (-k * rate)
-            b = (unit * (k + 1) / 2 - distance.abs_()).relu_()
-            value, derivative = self._truncated_powers(b, unit, derivatives)
-            if derivatives:
-                yield value, derivative * side
-            else:
-                yield value, None
-
-    def _truncated_powers(
-        self, b: Tensor, unit: float, derivatives: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """sum_j (-1)^j C(k + 1, j) relu(b - j unit)^k for b >= 0, and its derivative in b / k."""
-        k = self.spline_order
-        weights = [(-1) ** j * comb(k + 1, j) for j in range((k + 2) // 2)]
-        if not derivatives and k in (2, 3):  # squares and cubes are one operation
-            value = b.pow(k)
-            for weight in weights[1:]:
-                b = (b - unit).relu_()
-                value = torch.add(value, b.pow(k), alpha=weight)
-            return value, None
-        lower = _power(b, k - 1)
-        value, derivative = lower * b, lower
-        for weight in weights[1:]:
-            b = (b - unit).relu_()
-            lower = _power(b, k - 1)
-            value = torch.addcmul(value, lower, b, value=weight)
-            if derivatives:
-                derivative = derivative + weight * lower
-        return value, derivative
-
-    def _assert_uniform(self) -> None:
-        """Make a compiled graph fail if knots were overwritten in place without `load_state_dict`
-        (by an average that copies buffers), instead of computing another function.
-        """
-        steps = self.knots.diff(dim=1)
-        mean = (self.knots[:, -1:] - self.knots[:, :1]) / steps.shape[1]
-        rounding = 4e-6 * self.knots.abs().amax()
-        torch._assert_async(
-            ((steps - mean).abs() <= 1e-3 * mean + rounding).all(),
-            "the knots of a B-spline were overwritten after the network was compiled: call"
-            " torch._dynamo.reset(), or update_grids(..., copies=[...]) for its averages",
-        )
-
-    def _recursion(self, u: Tensor, derivatives: bool) -> ValuesAndDerivatives:
-        """B_i^m = w_i^m B_i^(m-1) + (1 - w_(i+1)^m) B_(i+1)^(m-1) with w_i^m = (u - t_i) /
-        (t_(i+m) - t_i) (de Boor, ch. IX).
-        """
-        k, knots = self.spline_order, self.knots.to(u.dtype)
-        # All functions are 0 outside the grid; clamp so that infinity is not multiplied by 0.
-        first, last = aligned(knots[:, 0], u), aligned(knots[:, -1], u)
-        span = last - first
-        near = u.clamp(first - span, last + span)
-        distances = [near - aligned(knot, u) for knot in knots.unbind(1)]
-        values = []
-        for here, there in zip(distances, distances[1:], strict=False):
-            values.append(((here >= 0) & (there < 0)).to(u.dtype))
-        lower = values
-        for order in range(1, k + 1):
-            lower = values
-            rates = (knots[:, order:] - knots[:, :-order]).reciprocal()
-            rising = []
-            for i, value in enumerate(lower):
-                rising.append(distances[i] * aligned(rates[:, i], u) * value)
-            values = [rising[i] + lower[i + 1] - rising[i + 1] for i in range(len(lower) - 1)]
-        rates = k * (knots[:, k:] - knots[:, :-k]).reciprocal()
-        for i, value in enumerate(values):
-            if not derivatives:
-                yield value, None
-                continue
-            rise, fall = aligned(rates[:, i], u), aligned(rates[:, i + 1], u)
-            yield value, rise * lower[i] - fall * lower[i + 1]
-
-    def _indicators(self, u: Tensor) -> ValuesAndDerivatives:
-        """Indicators of half-open intervals. The last one is closed, so that the functions have sum
-        1 on [lo, hi].
-        """
-        knots = [aligned(knot, u) for knot in self.knots.unbind(1)]
-        nan = torch.where(u.isnan(), u, 0.0)
-        for i, (a, b) in enumerate(zip(knots, knots[1:], strict=False)):
-            is_last = i + 1 == self.num_functions
-            below = u <= b if is_last else u < b
-            yield ((u >= a) & below).to(u.dtype) + nan, u.new_zeros(())
-
 
 def _within_intervals(knots: Tensor, fractions: Tensor) -> Tensor:
     """Points at fractions (n,) of each interval between knots (C, m): (C, (m - 1) * n)."""
@@ -408,31 +315,11 @@ def equally_spaced(knots: Tensor) -> bool:
     return bool(((exact - even).abs() <= torch.minimum(rounding, 1e-4 * step)).all())
 
 
-def _is_exporting() -> bool:
-    """True while torch.export traces; its graphs keep the knots they were traced with."""
-    return getattr(torch.compiler, "is_exporting", lambda: False)()
-
-
 def _is_recorded() -> bool:
     """True while operations are recorded or replaced, so that results may have no values."""
     return torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
 
 
-def _fake_of(tensor: Tensor, fake_mode: Any) -> Tensor:
-    """The fake tensor of an exporter for a tensor; a new one for an unknown tensor."""
-    return fake_mode.from_tensor(tensor, static_shapes=True)
-
-
 def _is_readable(knots: Tensor) -> bool:
     """True if the values can be read: not for meta tensors, fake tensors and shards."""
     return type(knots) in (Tensor, nn.Parameter) and not knots.is_meta
-
-
-def _power(x: Tensor, n: int) -> Tensor:
-    """x^n for x >= 0 and small n, with 0^0 = 0 as in the derivative of relu."""
-    if n == 0:
-        return (x > 0).to(x.dtype)
-    result = x
-    for _ in range(n - 1):
-        result = result * x
-    return result

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases.base import (
-    POINTWISE_DOMAINS,
     Basis,
     TableRange,
     ValuesAndDerivatives,
@@ -19,6 +18,7 @@ from kanseg.bases.base import (
     constant_dtype,
     finite_part,
 )
+from kanseg.bases.domains import POINTWISE_DOMAINS
 
 Wave = tuple[Tensor, Callable[[], Tensor]]  # the value, and a function that computes the derivative
 

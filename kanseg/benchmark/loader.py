@@ -72,7 +72,7 @@ class Bare(Dataset):
 
     Args:
         samples: with one mask file each.
-        size: height and width of the items.
+        size: height and width of the samples.
         opencv: decode with OpenCV instead of PIL. Masks that OpenCV decodes to colors, such as
             palette images, are decoded with PIL.
     """
@@ -161,8 +161,8 @@ def _rows(times: dict[str, list[float]], count: int) -> list[dict[str, object]]:
 
 
 def _times(datasets: dict[str, Dataset], case: LoaderCase) -> dict[str, list[float]]:
-    """Seconds of each data set in each round. The data sets take turns, so that other load on the
-    machine affects all alike.
+    """Seconds of each data set in each round. The data sets take turns, so that other load affects
+    all alike.
     """
     options = {"batch_size": case.batch, "persistent_workers": case.workers > 0}
     loaders = {}

@@ -79,7 +79,7 @@ class Setting:
 def interleaved(
     steps: Mapping[str, Step], setting: Setting, clean_up: Step = lambda: None
 ) -> dict[str, list[float]]:
-    """Measure steps in turns, so that other load on the machine affects all alike.
+    """Measure steps in turns, so that other load affects all alike.
 
     Args:
         steps: name -> step.

@@ -22,7 +22,7 @@ CLASSES = 2
 TARGET = 0.9
 PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 HEADER = ["model", "basis", "tiles", "network Mpx/s", "predictor Mpx/s", "ratio", "target", "met"]
-EXPLAINED = """predictor: `Predictor` from a uint8 RGB image to a label map (tiling, normalization,
+EXPLAINED = """predictor: `Predictor` from a uint8 RGB image to a mask (tiling, normalization,
 blending, argmax). network: the network alone on the same tiles in the same batches, already
 normalized and on the device. Pixels are those of all tiles, overlap included. ratio: predictor /
 network, median of the rounds ± half the interquartile range."""

@@ -85,7 +85,7 @@ def _add_loader(parser: ToolParser) -> None:
 def _add_predict(parser: ToolParser) -> None:
     parser.add_argument("--names", default="unet", metavar="A,B", help="networks")
     parser.add_argument("--bases", default="gram", metavar="A,B")
-    parser.add_argument("--width", type=int, default=8, help="of the networks")
+    parser.add_argument("--width", type=int, default=8, help="width of the networks")
     parser.add_argument("--size", type=int, default=4096, help="height and width of the image")
     parser.add_argument("--tile", type=int, default=512, help="height and width of the tiles")
     parser.add_argument(
@@ -255,6 +255,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for key, value in given.as_dict().items():
             if key not in ("json", "against"):
                 options[key] = value
-        figures = plain({"machine": environment, "arguments": options, "rows": rows})
+        figures = plain({"environment": environment, "arguments": options, "rows": rows})
         atomic_write_text(target, json.dumps(figures, indent=1) + "\n")
         print(f"figures: {target}")

@@ -43,6 +43,7 @@ from typing import Any
 from kanseg.config import Config, DataConfig
 from kanseg.config.parser import command_line, with_quoted_names
 from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_text
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
@@ -70,7 +71,9 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
         "--codes", action="store_true", help="list the codes of all problems, and stop"
     )
     if config is not None:
-        parser.set_defaults(asdict(Config.from_yaml(_read_text(config)).data))
+        if not config.is_file():
+            raise InputError(f"{config}: no such file (--config)")
+        parser.set_defaults(asdict(Config.from_yaml(read_text(config)).data))
     given = parser.parse_args(with_quoted_names(arguments, prefix=""))
     if given.codes:
         return given, None
@@ -98,20 +101,14 @@ def _without_config(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
     return rest, None if config is None else Path(config)
 
 
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (--config)")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, print the report and write the requested files; 2 if there are errors."""
     given, data = _parse(sys.argv[1:] if arguments is None else arguments)
     if data is None:
-        _print_codes()
+        from kanseg.data.checks import KINDS
+
+        for code, kind in KINDS.items():
+            print(f"{code:26} {kind.severity:8} {kind.title}")
         return 0
     targets = [Path(path) for path in (given.json, given.html) if path]
     for target in targets:
@@ -138,10 +135,3 @@ def _write(name: str, path: Path, text: str) -> None:
 
     atomic_write_text(path, text)
     print(f"{name}: {path}")
-
-
-def _print_codes() -> None:
-    from kanseg.data.checks import KINDS
-
-    for code, kind in KINDS.items():
-        print(f"{code:26} {kind.severity:8} {kind.title}")

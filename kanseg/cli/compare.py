@@ -40,7 +40,7 @@ def _parser() -> ToolParser:
         metavar="FILE",
         help="YAML of `name: {section.key: value}`, for variants that differ in something else",
     )
-    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="trained with each of them")
+    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="seeds of each variant")
     parser.add_argument(
         "--match",
         choices=("params", "macs", "none"),
@@ -62,7 +62,9 @@ def _parser() -> ToolParser:
         help="a column of scores_SPLIT.csv; by default IoU of the foreground, of several classes"
         " mean/iou",
     )
-    parser.add_argument("--split", choices=("val", "test"), default="test")
+    parser.add_argument(
+        "--split", choices=("val", "test"), default="test", help="split whose scores are compared"
+    )
     parser.add_argument(
         "--output",
         required=True,

@@ -49,12 +49,16 @@ def _parser() -> ToolParser:
         help="measure surface distances and boundary IoU; by default as in the training",
     )
     parser.add_argument(
-        "--no_surface", action="store_false", dest="surface", help="leave them out, which is faster"
+        "--no_surface",
+        action="store_false",
+        dest="surface",
+        default=None,
+        help="do not measure surface distances and boundary IoU, which is faster",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="of the normalized surface Dice; by default training.tolerance",
+        help="tolerance of the normalized surface Dice; by default training.tolerance",
     )
     parser.add_argument(
         "--spacing",

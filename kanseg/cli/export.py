@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from kanseg.config.arguments import ToolParser, output_file
@@ -38,7 +39,7 @@ def _parser() -> ToolParser:
         "--output_kind",
         choices=("logits", "probabilities", "labels"),
         default="logits",
-        help="output of the file: (B, N, H, W), or label maps (B, H, W)",
+        help="output of the file: (B, N, H, W), or class indices (B, H, W)",
     )
     parser.add_argument(
         "--quantize",
@@ -69,7 +70,7 @@ def _parser() -> ToolParser:
         default=1e-3,
         help="largest difference of a probability, and largest share of differing labels",
     )
-    parser.add_argument("--opset", type=int, help="of ONNX; by default torch's choice")
+    parser.add_argument("--opset", type=int, help="ONNX opset; by default torch's choice")
     parser.add_argument(
         "--batch", default="dynamic", help="images at once: a number, or dynamic for any"
     )
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kanseg.export.table import export_table
     from kanseg.utils.io import atomic_write_text
 
-    report = export_checkpoint(Request(**options))
+    report = export_checkpoint(Request(**options), log=partial(print, file=sys.stderr))
     if target is not None:
         atomic_write_text(target, json.dumps(report.to_dict(), indent=1) + "\n")
     agreement = report.agreement

@@ -89,7 +89,7 @@ def _add_inference(parser: ToolParser) -> None:
         "--precision",
         choices=("no", "bf16", "fp16"),
         default="no",
-        help="of convolutions; no: float32",
+        help="precision of convolutions; no means float32",
     )
     group.add_argument("--device", help="torch device; by default a GPU if there is one")
     group.add_argument("--max_pixels", type=int, default=2**29, help="larger images are refused")
@@ -103,7 +103,7 @@ def _add_inference(parser: ToolParser) -> None:
 
 def _add_outputs(parser: ToolParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--no_overlays", action="store_true", help="no overlays")
+    group.add_argument("--no_overlays", action="store_true", help="do not write overlays")
     group.add_argument(
         "--probabilities",
         choices=("npz", "png"),
@@ -126,7 +126,12 @@ def _add_outputs(parser: ToolParser) -> None:
         ),
     )
     group.add_argument(
-        "--skip_existing", action="store_true", help="skip files whose outputs all exist"
+        "--skip_existing",
+        action="store_true",
+        help=(
+            "skip files whose outputs all exist; the masks in the output folder must be of the same"
+            " checkpoints and options"
+        ),
     )
 
 

@@ -20,14 +20,21 @@ from kanseg.config.arguments import ToolParser, split_settings
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 
+SPACE = """a YAML file with a line for each setting to search, such as
+  training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
+  model.options.width: {low: 8, high: 32, step: 8}
+  model.basis: {choices: [gram, bspline, rbf]}
+"""
+
 
 def _parser() -> ToolParser:
-    parser = ToolParser(description=__doc__)
+    parser = ToolParser(description=f"{__doc__}\n--space is {SPACE}")
     parser.add_argument("--config", required=True, help="the experiment, of either kind")
     parser.add_argument(
         "--space",
-        required=True,
-        help="YAML: setting -> {low, high, log, step} or {choices: [...]}",
+        metavar="FILE",
+        help="YAML of the settings to search, as above: {low, high, log, step} or {choices: [...]}"
+        " (required)",
     )
     parser.add_argument(
         "--trials",
@@ -61,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     own, settings = split_settings(sys.argv[1:] if arguments is None else arguments)
     given = _parser().parse_args(own)
+    if given.space is None:
+        raise InputError(f"--space is required: {SPACE}")
     if given.trials < 1:
         raise InputError(f"--trials must be at least 1, got {given.trials}")
     if given.ray is not None and given.ray < 1:

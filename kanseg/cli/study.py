@@ -21,14 +21,14 @@ from kanseg.utils.errors import InputError
 def _parser() -> ToolParser:
     parser = ToolParser(description=__doc__)
     parser.add_argument("--study", required=True, metavar="FILE", help="YAML file of the study")
-    parser.add_argument("--stage", choices=("tune", "final"), help="the runs to make")
+    parser.add_argument("--stage", choices=("tune", "final"), help="runs to make")
     parser.add_argument(
         "--report",
         action="store_true",
         help="write RESULTS/table.md and the figures of the finished runs",
     )
-    parser.add_argument("--sets", help="comma-separated; by default all")
-    parser.add_argument("--variants", help="comma-separated; by default all")
+    parser.add_argument("--sets", metavar="A,B", help="data sets; by default all")
+    parser.add_argument("--variants", metavar="A,B", help="variants; by default all")
     parser.add_argument(
         "--data_root", default="data", help="folder that the study's data.root are relative to"
     )
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError("give --stage tune, --stage final or --report")
     if given.stage is not None and given.output is None:
         raise InputError("--stage needs --output, a folder for the runs")
-    from kanseg.experiments.compare.study import chosen_names, read_study
+    from kanseg.experiments.compare.study_file import chosen_names, read_study
 
     study = read_study(Path(given.study))
     sets = chosen_names(given.sets, list(study.sets), "--sets")

@@ -1,3 +1,3 @@
-"""Names, functions and checkpoints of other libraries: `kanseg.compat.torch_conv_kan`. Nothing else
+"""Layers, networks and checkpoints of other libraries: `kanseg.compat.torch_conv_kan`. Nothing else
 in kanseg imports from here.
 """

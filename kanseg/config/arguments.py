@@ -24,6 +24,10 @@ UNKNOWN_NAME = (
     r"[Uu]nrecognized arguments: --?([\w.]+)",
     r"Group [\"'][\w.]+[\"'] does not accept option [\"']([\w.]+)[\"']",
 )
+PRINT_CONFIG = (
+    "print all settings as YAML and exit; --print_config=skip_default leaves out those that have"
+    " their default"
+)
 YAML_MODE = "kanseg_yaml"
 MAX_MESSAGE = 500  # characters
 TYPES = {
@@ -72,16 +76,20 @@ class ToolParser(ArgumentParser):
     ) -> Namespace:
         """Parse a command line, by default that of the process."""
         words = sys.argv[1:] if args is None else args
-        words = [self._present_option(_with_underscores(word)) for word in words]
+        words = [self._present_option(word) for word in words]
         return super().parse_args(words, *rest, **options)
 
     def _present_option(self, word: str) -> str:
+        """`--batch-size=8` -> `--batch_size=8`, and an old name -> the present one. Names with dots
+        keep hyphens, since keys can have them.
+        """
         name, sign, value = word.partition("=")
-        if name not in self.renamed:
-            return word
-        present = self.renamed[name]
-        warnings.warn(f"{name} is called {present} now", DeprecationWarning, stacklevel=3)
-        return present + sign + value
+        if name.startswith("--") and "." not in name:
+            name = "--" + name[2:].replace("-", "_")
+        if name in self.renamed:
+            old, name = name, self.renamed[name]
+            warnings.warn(f"{old} is called {name} now", DeprecationWarning, stacklevel=3)
+        return name + sign + value
 
     def format_help(self) -> str:
         """The text of `--help`."""
@@ -89,8 +97,22 @@ class ToolParser(ArgumentParser):
         # printed here.
         return super().format_help().replace(" \b", "")
 
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """As of jsonargparse, with another help text for `--print_config`."""
+        action = super().add_argument(*names, **options)
+        if names == ("--print_config",):
+            action.help = PRINT_CONFIG
+        return action
+
     def error(self, message: str, ex: Exception | None = None) -> None:
-        """Raise `InputError`; an unknown option is answered with the nearest known one."""
+        """Raise `InputError`; a missing option is answered with its help text, an unknown one with
+        the nearest known one.
+        """
+        missing = re.search(r"arguments are required: (\w+)", message)
+        for action in self._actions:
+            if missing is not None and action.dest == missing.group(1):
+                name = "/".join(action.option_strings) or action.dest
+                raise InputError(f"{name} is required: {action.help or 'see --help'}") from None
         known = self.get_defaults().keys(branches=True)
         raise InputError(_error_message(message, known)) from None
 
@@ -145,14 +167,6 @@ def output_file(path: str | None, option: str) -> Path | None:
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{option}: {path} cannot be written; name a file in a writable folder")
     return target
-
-
-def _with_underscores(word: str) -> str:
-    """`--batch-size=8` -> `--batch_size=8`; names with dots stay, since keys can have hyphens."""
-    name, sign, value = word.partition("=")
-    if not name.startswith("--") or "." in name:
-        return word
-    return "--" + name[2:].replace("-", "_") + sign + value
 
 
 def _load_yaml(text: str) -> Any:

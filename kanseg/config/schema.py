@@ -36,7 +36,8 @@ class DataConfig:
         fold: the fold, from 0 to folds - 1, that is val; the others are train.
         channels: channels of the network's input (1 gray, 3 RGB, or the number of bands).
         resize: [height, width] that images are scaled to, in training and in prediction.
-        interpolation: of that scaling; "area" averages, which removes aliasing, but texture too.
+        interpolation: how images are scaled: "linear", or "area", which averages pixels; that
+            removes aliasing, but also fine texture.
         crop: [height, width] of random crops in training; prediction then uses tiles of this size,
             but of at least 512 a side.
         oversample_foreground: share of the random crops that are centered on a pixel of a class
@@ -125,7 +126,8 @@ class ClassificationData:
         limit: number of training images, balanced over the classes; null for all.
         channels: channels of the network's input (1 gray, 3 RGB).
         resize: [height, width] that images are scaled to.
-        interpolation: of that scaling; "area" averages, which removes aliasing, but texture too.
+        interpolation: how images are scaled: "linear", or "area", which averages pixels; that
+            removes aliasing, but also fine texture.
         gamma: exponent on the values in [0, 1] before normalization.
         mean: per channel; by default that of the training images.
         std: per channel; by default that of the training images.
@@ -250,7 +252,7 @@ class TrainingConfig(_Training):
 
     Args:
         loss: weight of each loss, of ce (binary and multilabel: BCE), dice, jaccard, tversky,
-            focal, lovasz, boundary.
+            focal, lovasz, boundary, cldice.
         loss_options: options of a loss, such as {tversky: {alpha: 0.3, beta: 0.7}, focal: {gamma:
             2.0}}.
         class_weights: a number per class (binary: of background and foreground), "balanced"

@@ -86,17 +86,19 @@ class LabelSpec:
 
     def _check_mask_values(self) -> None:
         """Check the ranges of the values in files and of their class indices."""
-        last, known = len(self.classes) - 1, f"a class index 0 to {len(self.classes) - 1}"
+        meanings = dict(enumerate(self.classes))
         if self.task == "multilabel":
-            last, known = 1, "0 (absent), 1 (present)"
+            meanings = {0: "absent", 1: "present"}
+        for ignored in (self.ignore_index, IGNORE_INDEX):
+            if ignored is not None:
+                meanings.setdefault(ignored, "ignored")
         for value, index in (self.mask_values or {}).items():
-            is_class = 0 <= index <= last
-            is_ignored = index in (self.ignore_index, IGNORE_INDEX)
-            if SMALLEST_LABEL <= value <= LARGEST_LABEL and (is_class or is_ignored):
+            if SMALLEST_LABEL <= value <= LARGEST_LABEL and index in meanings:
                 continue
+            allowed = shorten([f"{number} ({name})" for number, name in meanings.items()])
             raise InputError(
-                f"mask_values must map a value {SMALLEST_LABEL} to {LARGEST_LABEL} to {known} or"
-                f" {IGNORE_INDEX} (ignored), got {value}: {index}"
+                f"mask_values: {{{value}: {index}}} is not allowed; it maps a value of the files"
+                f" ({SMALLEST_LABEL} to {LARGEST_LABEL}) to an index, one of {allowed}"
             )
 
     @cached_property

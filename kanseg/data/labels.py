@@ -158,9 +158,9 @@ def _read_class_masks(sample: Sample, spec: LabelSpec) -> np.ndarray:
     for index, mask in masks.items():
         if mask.shape != size:
             raise InputError(
-                f"{sample.mask[index]}: the mask is {mask.shape[1]}x{mask.shape[0]} and"
-                f" {sample.mask[first]} {size[1]}x{size[0]} pixels; all masks of an image must have"
-                " the same size"
+                f"{sample.mask[index]}: the mask is {mask.shape[0]}x{mask.shape[1]} and"
+                f" {sample.mask[first]} {size[0]}x{size[1]} pixels (height x width); all masks of"
+                " an image must have the same size"
             )
         label[index] = mask
     return label

@@ -1,4 +1,4 @@
-"""Draw label maps and images as RGB."""
+"""Draw masks and images as RGB."""
 
 from __future__ import annotations
 

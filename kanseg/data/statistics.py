@@ -93,11 +93,7 @@ def class_frequencies(samples: Sequence[Sample], spec: LabelSpec) -> np.ndarray:
 
 
 def _count_classes(sample: Sample, spec: LabelSpec) -> np.ndarray:
-    label = read_label(sample, spec)
+    label, values = read_label(sample, spec), IGNORE_INDEX + 1
     if label.ndim == 3:
-        return np.stack([_histogram(plane)[:2] for plane in label])
-    return _histogram(label)[: len(spec.classes)]
-
-
-def _histogram(label: np.ndarray) -> np.ndarray:
-    return np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
+        return np.stack([np.bincount(plane.ravel(), minlength=values)[:2] for plane in label])
+    return np.bincount(label.ravel(), minlength=values)[: len(spec.classes)]

@@ -15,6 +15,7 @@ from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
+from kanseg.utils.text import one_line
 
 
 class Augmentation:
@@ -132,8 +133,8 @@ class Augmentation:
         # the list of transforms
         except Exception as error:
             raise InputError(
-                f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} image:"
-                f" {' '.join(str(error).split())}"
+                f"{name}: augmentation failed on an image of {image.shape[0]}x{image.shape[1]}"
+                f" pixels (height x width): {one_line(error, None)}"
             ) from error
         changed, label = result["image"], result["mask"]
         if mask.ndim == 3:
@@ -254,5 +255,6 @@ def _build(spec: Mapping[str, Mapping[str, object]] | str):
         try:
             return transform(**options)
         except (ValueError, TypeError, UserWarning) as error:
-            message = " ".join(str(error).split())
-            raise InputError(f"augmentation {transform.__name__}: {message}") from None
+            raise InputError(
+                f"augmentation {transform.__name__}: {one_line(error, None)}"
+            ) from None

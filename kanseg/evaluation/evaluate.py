@@ -10,7 +10,8 @@ from typing import Any
 from kanseg.config import Config
 from kanseg.data import DatasetIndex, Sample, check_samples, open_data
 from kanseg.data.label_spec import compare_classes
-from kanseg.data.split_record import leave_out_trained, read_record, splits_of
+from kanseg.data.split_record import read_record, splits_of
+from kanseg.data.trained_samples import UntrainedSamples, leave_out_trained
 from kanseg.evaluation.segmentation import evaluate_samples
 from kanseg.evaluation.tables import image_table
 from kanseg.inference.predictor import Predictor
@@ -38,7 +39,8 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """Score a checkpoint on one split, or on several together: `SegmentationMetrics.compute`.
 
-    Samples that the run was trained on are left out, unless their split is requested.
+    Samples that the run was trained on are left out, unless their split is requested: then there is
+    a warning, and "training_images" in the scores is their number.
 
     Args:
         checkpoint: checkpoint or run folder.
@@ -78,7 +80,8 @@ def evaluate_checkpoint(
     options = surface_options(replace(config, data=data, training=training))
     index = open_data(data)
     samples = _valid_samples(index, split, predictor, skip_bad=data.skip_bad)
-    samples = _without_trained(folder, config, index, split, samples)
+    untrained = _without_trained(folder, config, index, split, samples)
+    samples = untrained.keep
     metrics = evaluate_samples(
         predictor,
         samples,
@@ -88,6 +91,8 @@ def evaluate_checkpoint(
         inside=inside,
     )
     scores = metrics.compute()
+    if untrained.trained:
+        scores["training_images"] = untrained.trained
     if protocol is not None:
         scores["u_kan"] = metrics.u_kan(batch_size)
     if csv is not None:
@@ -135,7 +140,7 @@ def _without_trained(
     index: DatasetIndex,
     split: str | Sequence[str],
     samples: list[Sample],
-) -> list[Sample]:
+) -> UntrainedSamples:
     """Leave out samples that the run was trained on, except those of requested training splits, and
     print how many.
 
@@ -161,7 +166,7 @@ def _without_trained(
             f"{index.root}: the run of {checkpoint} was trained on all {len(samples)} images of"
             f" {' + '.join(names)}; evaluate it on others"
         )
-    return untrained.keep
+    return untrained
 
 
 def surface_options(config: Config) -> SurfaceOptions | None:

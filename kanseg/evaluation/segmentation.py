@@ -24,9 +24,9 @@ from kanseg.data.formats.listing import index_images
 from kanseg.data.io.images import image_mode, read_mask_values
 from kanseg.data.preprocess import resize_mask
 from kanseg.evaluation.loop import eval_mode, evaluate, gather_images
-from kanseg.inference.predictor import Predictor, class_probabilities, crop, decide
+from kanseg.inference.predictor import Predictor, crop, decide, to_probabilities
 from kanseg.inference.segmenter import check_finite_output
-from kanseg.inference.sliding_window import predict_tiled
+from kanseg.inference.sliding_window import merge_rows, sliding_window
 from kanseg.metrics import SegmentationMetrics, SurfaceOptions
 from kanseg.utils.errors import InputError
 
@@ -194,15 +194,14 @@ def predict_probabilities(
     """
     shape = images.shape[-2:]
     if tile is None or (shape[0] <= tile[0] and shape[1] <= tile[1]):
-        return class_probabilities(model, images, task)
-    predict = partial(class_probabilities, model, task=task)
-    probabilities = []
-    for image in images:
-        window = partial(crop, image)
-        probabilities.append(
-            predict_tiled(predict, window, shape, tile=tile, overlap=0.5, batch_size=batch_size)
-        )
-    return torch.stack(probabilities)
+        return to_probabilities(model(images), task)
+
+    def predict(tiles: Tensor) -> Tensor:
+        return to_probabilities(model(tiles), task)
+
+    readers = [partial(crop, image) for image in images]
+    chunks = sliding_window(predict, readers, shape, tile=tile, overlap=0.5, batch_size=batch_size)
+    return merge_rows(chunks, shape[0])
 
 
 def predict_labels(
@@ -250,8 +249,8 @@ def read_field(path: Path, sample: Sample, shape: Sequence[int]) -> np.ndarray:
     size = image_mode(sample.image)[1]
     if values.shape != size:
         raise InputError(
-            f"{path}: the mask is {values.shape[1]}x{values.shape[0]} and the image"
-            f" {size[1]}x{size[0]} pixels"
+            f"{path}: the mask is {values.shape[0]}x{values.shape[1]} and the image"
+            f" {size[0]}x{size[1]} pixels (height x width)"
         )
     return resize_mask((values > 0).astype(np.uint8), shape) > 0
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from kanseg.data.preprocess import Preprocess, resize_image
 from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.files.inputs import find_images
 from kanseg.inference.predictor import decide, to_probabilities
+from kanseg.utils.errors import InputError
 
 SIZES = ((63, 61), (128, 160))
 BATCHES = (1, 3)
@@ -42,28 +42,38 @@ class Agreement:
     pixels: int
     batches: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Values for JSON."""
-        return asdict(self) | {"batches": list(self.batches)}
 
-
-def read_images(folder: str | None, preprocess: Preprocess, count: int) -> list[np.ndarray]:
+def read_images(
+    folder: str | None,
+    preprocess: Preprocess,
+    count: int,
+    *,
+    log: Callable[[str], None] = print,
+) -> list[np.ndarray]:
     """Read images for the check: (H, W, channels) float32 in [0, 1].
+
+    Files that cannot be read are reported and skipped.
 
     Args:
         folder: images, or None to generate some. Images are resized to `preprocess.resize`, or
             center-cropped to at most CROP pixels per side.
         preprocess: of the training.
         count: at most so many images, evenly spaced over the folder.
+        log: receives a line for each file that cannot be read.
+
+    Raises:
+        InputError: the folder has no images, or none of them can be read.
     """
-    images = []
     if folder is None:
-        for seed in range(count):
-            images.append(_generate_image(seed, preprocess.channels))
-        return images
-    paths = find_images(folder)
+        return [_generate_image(seed, preprocess.channels) for seed in range(count)]
+    images, paths = [], find_images(folder)
     for index in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int):
-        images.append(_read_image(paths[index], preprocess))
+        try:
+            images.append(_read_image(paths[index], preprocess))
+        except InputError as error:
+            log(f"warning: skipped: {error}")
+    if not images:
+        raise InputError(f"{folder}: none of the images can be read")
     return images
 
 
@@ -109,7 +119,9 @@ def compare(
         sizes = [image_size]
     batch_sizes = BATCHES if batch is None else (batch,)
     largest, differing, pixels, batches = 0.0, 0, 0, []
-    for size, group in _batches(images, sizes, batch_sizes):
+    source = itertools.cycle(images)
+    for size, count in itertools.product(sizes, batch_sizes):
+        group = [resize_image(image, size) for image in itertools.islice(source, count)]
         batches.append("x".join(map(str, (len(group), *size))))
         probabilities = expected(model, preprocess, task, group)
         result = network(torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).contiguous())
@@ -147,16 +159,6 @@ def _labels(probabilities: Tensor, task: str) -> Tensor:
     if task == "classification":
         return probabilities.argmax(dim=1)
     return decide(probabilities, task)
-
-
-def _batches(
-    images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], batch_sizes: Sequence[int]
-) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
-    """Yield (size, batch) for every size and batch size, cycling through the images."""
-    source = itertools.cycle(images)
-    for size in sizes:
-        for count in batch_sizes:
-            yield size, [resize_image(image, size) for image in itertools.islice(source, count)]
 
 
 def _generate_image(seed: int, channels: int) -> np.ndarray:

@@ -4,9 +4,8 @@ it, and only then rename it.
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -154,16 +153,16 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Values for JSON."""
-        return asdict(self) | {
-            "output": str(self.output),
-            "agreement": self.agreement.to_dict(),
-            "rows": [row.to_dict() for row in self.rows],
-        }
+        return asdict(self) | {"output": str(self.output)}
 
 
-def export_checkpoint(request: Request) -> Report:
+def export_checkpoint(request: Request, *, log: Callable[[str], None] = print) -> Report:
     """Export a checkpoint to `request.output`; the file is written only if it agrees with the
     network.
+
+    Args:
+        request: the options.
+        log: receives a line for each image of `request.calibration` that cannot be read.
 
     Raises:
         InputError: options that contradict each other, a checkpoint or images that cannot be read,
@@ -176,11 +175,15 @@ def export_checkpoint(request: Request) -> Report:
     folder = request.output.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", dir=folder) as temporary:
-        exporter = _Exporter(request, source, Path(temporary))
+        exporter = _Exporter(request, source, Path(temporary), log)
         path = exporter.write(form, request.quantize)
         agreement = exporter.agreement(path)
         _, description = open_exported(path, trust=True)
-        passed = _is_close(agreement, request)
+        if request.quantize == "none":
+            difference = max(agreement.probability or 0.0, agreement.differing)
+            passed = difference <= request.tolerance
+        else:
+            passed = agreement.differing <= 1 - request.least_agreement
         report = Report(request.output, path.stat().st_size, agreement, passed, description)
         if not passed:
             return report
@@ -193,23 +196,16 @@ def export_checkpoint(request: Request) -> Report:
     return report
 
 
-def _is_close(agreement: Agreement, request: Request) -> bool:
-    """True if the agreement of a file is within the requested limits."""
-    if request.quantize != "none":
-        return agreement.differing <= 1 - request.least_agreement
-    difference = max(agreement.probability or 0.0, agreement.differing)
-    return difference <= request.tolerance
-
-
 class _Exporter:
     """Writes the exported files of a network to a temporary folder and measures them."""
 
-    def __init__(self, request: Request, source: Source, folder: Path):
+    def __init__(self, request: Request, source: Source, folder: Path, log: Callable[[str], None]):
         self.request, self.source, self.folder = request, source, folder
         self.network = Deployed(
             source.model, source.preprocess, source.task, request.output_kind
         ).eval()
-        images = read_images(request.calibration, source.preprocess, 2 * request.calibration_count)
+        count = 2 * request.calibration_count
+        images = read_images(request.calibration, source.preprocess, count, log=log)
         self.calibration_images = images[::2]
         self.check_images = images[1::2] or images  # others than for calibration, if possible
         self.program = trace(self.network, batch=request.batch, image_size=source.image_size)
@@ -266,15 +262,16 @@ class _Exporter:
                 files[name] = self.write(form, kind)
         image = resize_image(self.check_images[0], self.source.image_size or TABLE_SIZE)
         images = torch.from_numpy(np.stack([image.transpose(2, 0, 1)] * (self.request.batch or 1)))
-        runs, threads = self.request.runs, os.cpu_count() or 1
+        # As many as OMP_NUM_THREADS, torch.set_num_threads or a container allow.
+        runs, threads = self.request.runs, torch.get_num_threads()
         one_thread = milliseconds(self.network, files, images, runs=runs, threads=1)
         all_threads = milliseconds(self.network, files, images, runs=runs, threads=threads)
         weights = self.source.model.state_dict().values()
         num_bytes = sum(value.numel() * value.element_size() for value in weights)
-        rows = [Row("torch", num_bytes, one_thread["torch"], all_threads["torch"])]
+        rows = [Row("torch", num_bytes, one_thread["torch"], all_threads["torch"], threads)]
         for name, path in files.items():
             size, agreement = path.stat().st_size, self.agreement(path)
-            rows.append(Row(name, size, one_thread[name], all_threads[name], agreement))
+            rows.append(Row(name, size, one_thread[name], all_threads[name], threads, agreement))
         if samples is not None:
             for index, path in enumerate([None, *files.values()]):
                 rows[index] = replace(rows[index], mean_iou=self.score(samples, path))

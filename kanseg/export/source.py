@@ -77,6 +77,8 @@ def read_source(checkpoint: str) -> Source:
         InputError: no such folder, damaged files, or a network without class names and
             preprocessing.
     """
+    if not Path(checkpoint).exists():
+        raise InputError(f"{checkpoint}: no such checkpoint folder, such as runs/quickstart/best")
     folder = find_folder(checkpoint)
     if (folder / MANIFEST).exists():
         fault = find_fault(folder)

@@ -5,7 +5,6 @@ They are written atomically, verified by SHA-256, and hold no code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,19 +21,16 @@ from torch import Tensor, nn
 
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.split_record import SPLIT, SplitRecord
-from kanseg.inference.description import (
-    check_description,
-    stored_model_arguments,
-)
+from kanseg.inference.description import check_description
 from kanseg.models import create_model
 from kanseg.utils.errors import InputError
-from kanseg.utils.hub import build_for, check_finite, read_tensors, stored_arguments
-from kanseg.utils.io import flush_folder, replace_folder
+from kanseg.utils.hub import stored_arguments
+from kanseg.utils.io import file_digest, flush_folder, replace_folder
 from kanseg.utils.reading import read_json, typed
 from kanseg.utils.text import one_line
+from kanseg.utils.weights import WEIGHTS, build_for, check_finite, read_tensors
 
 MANIFEST = "manifest.json"
-WEIGHTS = "model.safetensors"
 CONFIG = "config.yaml"
 DESCRIPTION = "model.json"
 STATE = "state.json"
@@ -127,15 +123,12 @@ def load_model(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     Raises:
         InputError: the weights do not match the description.
     """
-    arguments = stored_model_arguments(description, folder)
+    arguments = typed(description.get("model"), dict[str, Any], f"{folder}: model")
     try:
-        return build_for(partial(_create_stored, arguments), read_weights(folder))
-    except InputError as error:
+        build = partial(create_model, **stored_arguments(arguments))
+        return build_for(build, read_weights(folder))
+    except ValueError as error:
         raise InputError(f"{folder}: {error}") from None
-
-
-def _create_stored(arguments: Mapping[str, Any]) -> nn.Module:
-    return create_model(**stored_arguments(arguments))
 
 
 def find_fault(folder: Path) -> str | None:
@@ -154,7 +147,7 @@ def find_fault(folder: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != entry.size:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry.size}"
-            if _sha256(path) != entry.sha256:
+            if file_digest(path) != entry.sha256:
                 return f"{name} is damaged (its SHA-256 differs from the manifest)"
     except (InputError, OSError) as error:  # a failing disk counts as damage too
         return f"damaged: {one_line(error, 200)}"
@@ -190,17 +183,9 @@ def _write_manifest(folder: Path) -> None:
     """Write the manifest of a folder and flush all its files to disk."""
     entries = {}
     for path in sorted(folder.iterdir()):
-        entries[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        entries[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
     (folder / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
     for path in folder.iterdir():
         with path.open("r+b") as stream:
             os.fsync(stream.fileno())
     flush_folder(folder)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

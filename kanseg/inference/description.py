@@ -4,7 +4,6 @@ preprocessing and tile size, as plain JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -21,8 +20,9 @@ from kanseg.utils.hub import FORMAT
 from kanseg.utils.reading import typed
 
 MAX_SIDE = 65536  # pixels, largest side of tiles and resized images in a description
-# Larger tiles than the training crops are as accurate for a convolutional network, and faster.
-MIN_TILE = 512
+# Smallest side of a tile, and that of checkpoints without a tile. Larger tiles than the training
+# crops are as accurate for a convolutional network, and faster.
+MIN_TILE = 512  # pixels
 
 
 def describe(config: Config, label_spec: LabelSpec, preprocess: Preprocess) -> dict[str, Any]:
@@ -198,8 +198,3 @@ def preprocess_from(stored: Any, where: object = "preprocess") -> Preprocess:
     if found.resize is not None and not all(1 <= side <= MAX_SIDE for side in found.resize):
         raise InputError(f"{where}: resize must have 1 to {MAX_SIDE} pixels")
     return found
-
-
-def stored_model_arguments(description: Mapping[str, Any], where: object) -> dict[str, Any]:
-    """The arguments of `create_model` in a description."""
-    return typed(description.get("model"), dict[str, Any], f"{where}: model")

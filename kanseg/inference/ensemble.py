@@ -76,6 +76,16 @@ class Ensemble(Segmenter):
         different = dict.fromkeys(member.describe() for member in self.members)
         return f"{len(self.members)} networks: {'; '.join(different)}"
 
+    def provenance(self) -> list[dict[str, Any]] | None:
+        """As of `Segmenter.provenance`."""
+        networks: list[dict[str, Any]] = []
+        for member in self.members:
+            known = member.provenance()
+            if known is None:
+                return None
+            networks += known
+        return networks
+
 
 def open_predictor(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> Segmenter:
     """Load a `Predictor` from one checkpoint, or an `Ensemble` from several; options as of

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from kanseg.data.preprocess import Preprocess
-from kanseg.inference.checkpoint import MANIFEST, load_model, read_description
+from kanseg.inference.checkpoint import MANIFEST, WEIGHTS, load_model, read_description
 from kanseg.inference.description import check_description, preprocess_from
 from kanseg.utils import hub
 from kanseg.utils.errors import InputError
+from kanseg.utils.io import file_digest
 
 EXPORTED = (".onnx", ".pt2")
 
@@ -29,6 +30,7 @@ class TrainedNetwork:
         colors: an RGB color per class.
         task: "binary", "multiclass" or "multilabel".
         tile: (h, w) of tiles; None for whole images.
+        digest: SHA-256 of the file with the weights.
     """
 
     model: nn.Module | Callable[[Tensor], Tensor]
@@ -37,6 +39,7 @@ class TrainedNetwork:
     colors: list[tuple[int, int, int]]
     task: str
     tile: tuple[int, int] | None
+    digest: str
 
 
 def load_checkpoint(path: Path) -> TrainedNetwork:
@@ -49,10 +52,12 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
         from kanseg.inference.exported import load_exported
 
         model, description = load_exported(path)
+        weights = path
     else:
         if (path / "best").is_dir():
             path = path / "best"
         description, model = _load_folder(path)
+        weights = path / WEIGHTS
     labels = description["labels"]
     if "palette" not in labels:
         raise InputError(
@@ -67,7 +72,9 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
         tile = tuple(tile)
     colors = [tuple(color) for color in labels["palette"]]
     classes = tuple(labels["classes"])
-    return TrainedNetwork(model, preprocess, classes, colors, labels["task"], tile)
+    return TrainedNetwork(
+        model, preprocess, classes, colors, labels["task"], tile, digest=file_digest(weights)
+    )
 
 
 def _load_folder(folder: Path) -> tuple[dict[str, Any], nn.Module]:

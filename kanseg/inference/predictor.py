@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanseg.data.preprocess import Preprocess
+from kanseg.inference.description import MIN_TILE
 from kanseg.inference.loading import load_checkpoint
 from kanseg.inference.segmenter import Segmenter, decide
 from kanseg.inference.sliding_window import (
@@ -25,14 +26,13 @@ from kanseg.inference.sources import ArrayImage, WindowedImage
 from kanseg.inference.tta import ViewAverage, views
 from kanseg.utils.errors import InputError
 
-__all__ = ["Predictor", "class_probabilities", "crop", "decide", "to_probabilities"]
+__all__ = ["Predictor", "crop", "decide", "to_probabilities"]
 MODES = ("auto", "whole", "tiles")
-DEFAULT_TILE = (512, 512)
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor(Segmenter):
-    """Predict label maps of images of any size with a trained network.
+    """Predict masks of images of any size with a trained network.
 
     A network that was trained on resized images gets the whole image resized, and its probabilities
     are resized back. A network that was trained on images at their own scale gets them as they are,
@@ -98,7 +98,8 @@ class Predictor(Segmenter):
         )
         self.model, self.preprocess, self.precision = model, preprocess, precision
         self.tile = None if tile is None else tuple(tile)
-        self.overlap = overlap
+        self.overlap, self.flips, self.scales = overlap, flips, tuple(scales)
+        self.digest: str | None = None  # of the weights' file, if there is one
 
     @classmethod
     def from_checkpoint(
@@ -133,8 +134,8 @@ class Predictor(Segmenter):
         if mode == "whole":
             tile = None
         elif tile is None and (mode == "tiles" or network.preprocess.resize is None):
-            tile = network.tile or DEFAULT_TILE
-        return cls(
+            tile = network.tile or (MIN_TILE, MIN_TILE)
+        predictor = cls(
             network.model,
             network.preprocess,
             classes=network.classes,
@@ -143,6 +144,8 @@ class Predictor(Segmenter):
             tile=tile,
             **options,
         )
+        predictor.digest = network.digest
+        return predictor
 
     def row_chunks(
         self,
@@ -164,7 +167,11 @@ class Predictor(Segmenter):
         if size is None or tuple(size) == shape:
             size = shape
         else:
-            images = [self._resized(image) for image in images]
+            scaled = []
+            for image in images:
+                values = self.preprocess.scale(image.window(0, 0, *shape), name=image.name)
+                scaled.append(ArrayImage(values, image.name))
+            images = scaled
         readers = [partial(self._read_window, image) for image in images]
         if self.tile is None:
             maps = self._predict_whole(readers, size, variance)
@@ -191,9 +198,21 @@ class Predictor(Segmenter):
             return f"{size}, whole"
         return f"{size}, tiles of {self.tile[0]}x{self.tile[1]}"
 
-    def _resized(self, image: WindowedImage) -> ArrayImage:
-        decoded = image.window(0, 0, *image.shape)
-        return ArrayImage(self.preprocess.scale(decoded, name=image.name), image.name)
+    def provenance(self) -> list[dict[str, Any]] | None:
+        """As of `Segmenter.provenance`."""
+        if self.digest is None:
+            return None
+        tile = None
+        if self.tile is not None:
+            tile = {"size": list(self.tile), "overlap": self.overlap}
+        network = {
+            "checkpoint": self.digest,
+            "tile": tile,
+            "flips": self.flips,
+            "scales": list(self.scales),
+            "precision": self.precision,
+        }
+        return [network]
 
     def _read_window(
         self, image: WindowedImage, top: int, left: int, height: int, width: int
@@ -237,7 +256,11 @@ class Predictor(Segmenter):
             (B, N, h, w) mean probabilities on the network's device; with `variance` one channel
             more, as of `ViewAverage`.
         """
-        with torch.inference_mode(), self._autocast():
+        autocast: AbstractContextManager = nullcontext()
+        dtype = DTYPES[self.precision]
+        if dtype is not None:
+            autocast = torch.autocast(self.device.type, dtype)
+        with torch.inference_mode(), autocast:
             images = images.to(self.device)
             average = ViewAverage(variance=variance)
             for view in self.views:
@@ -245,12 +268,6 @@ class Predictor(Segmenter):
                 probabilities = to_probabilities(output, self.task)
                 average.update(view.undo(probabilities, images.shape[-2:]))
             return average.result()
-
-    def _autocast(self) -> AbstractContextManager:
-        dtype = DTYPES[self.precision]
-        if dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype)
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
@@ -285,11 +302,6 @@ def to_probabilities(output: Tensor | tuple[Tensor, ...], task: str) -> Tensor:
         foreground = torch.sigmoid(logits)
         return torch.cat([1 - foreground, foreground], dim=1)
     return torch.softmax(logits, dim=1)
-
-
-def class_probabilities(model: Callable[[Tensor], Tensor], batch: Tensor, task: str) -> Tensor:
-    """Run a network on images (B, C, h, w): `to_probabilities` of its output."""
-    return to_probabilities(model(batch), task)
 
 
 def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:

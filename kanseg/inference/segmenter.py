@@ -1,4 +1,4 @@
-"""The common interface of `Predictor` (one network) and `Ensemble` (several): images -> label maps,
+"""The common interface of `Predictor` (one network) and `Ensemble` (several): images -> masks,
 probabilities and uncertainty.
 """
 
@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Prediction:
 
 
 class Segmenter(ABC):
-    """Predict label maps of images, by one network (`Predictor`) or several (`Ensemble`).
+    """Predict masks of images, by one network (`Predictor`) or several (`Ensemble`).
 
     Args:
         classes: names of the classes.
@@ -97,8 +98,14 @@ class Segmenter(ABC):
     def describe(self) -> str:
         """Describe the input of the network in a few words: resizing and tiles."""
 
+    @abstractmethod
+    def provenance(self) -> list[dict[str, Any]] | None:
+        """Everything that determines the masks, as plain JSON: for each network the SHA-256 of its
+        weights, and the options. None if a network was not loaded from a checkpoint.
+        """
+
     def __call__(self, image: np.ndarray, *, name: str = "image") -> np.ndarray:
-        """Predict the label map of an image.
+        """Predict the mask of an image.
 
         Args:
             image: (H, W) or (H, W, C) uint8 or uint16.
@@ -191,7 +198,7 @@ def check_finite_output(probabilities: Tensor, name_of: Callable[[int], str]) ->
 
 
 def decide(probabilities: Tensor, task: str) -> Tensor:
-    """Turn probabilities (..., N, H, W) into label maps uint8: class indices (..., H, W), or of a
+    """Turn probabilities (..., N, H, W) into masks uint8: class indices (..., H, W), or of a
     multilabel task 0 and 1 of each class (..., N, H, W).
     """
     if task == "multilabel":

@@ -166,19 +166,3 @@ def merge_rows(chunks: Iterable[tuple[int, Tensor]], height: int) -> Tensor:
     for top, rows in chunks:
         whole = put_rows(whole, top, rows, height)
     return whole
-
-
-def predict_tiled(
-    predict: Callable[[Tensor], Tensor],
-    read: ReadWindow,
-    shape: tuple[int, int],
-    *,
-    tile: Sequence[int],
-    overlap: float,
-    batch_size: int,
-) -> Tensor:
-    """Predict one image in tiles: probabilities (N, H, W); arguments as of `sliding_window`."""
-    chunks = sliding_window(
-        predict, [read], shape, tile=tile, overlap=overlap, batch_size=batch_size
-    )
-    return merge_rows(chunks, shape[0])[0]

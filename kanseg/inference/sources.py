@@ -10,7 +10,8 @@ import numpy as np
 from kanseg.data.io.decode_errors import require_regular_file
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import decode_image
-from kanseg.data.io.tiff import SUFFIXES, open_tiff
+from kanseg.data.io.tiff import SUFFIXES
+from kanseg.data.io.tiff_windows import open_tiff
 from kanseg.utils.errors import InputError
 
 

@@ -59,13 +59,11 @@ class SMPEncoder(nn.Module):
         return self.encoder.in_channels
 
     @property
-    def _out_channels(self) -> list[int]:
-        return [self.encoder.in_channels, *self.encoder.out_channels[1:]]
-
-    @property
     def out_channels(self) -> list[int]:
         """Channels of the features."""
-        return self._out_channels
+        return [self.encoder.in_channels, *self.encoder.out_channels[1:]]
+
+    _out_channels = out_channels  # SMP's encoders have both names
 
     @property
     def output_stride(self) -> int:

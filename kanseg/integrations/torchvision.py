@@ -43,7 +43,15 @@ class DetectionBackbone(nn.Module):
         extra_blocks: ExtraFPNBlock | None = None,
     ):
         super().__init__()
-        _check_levels(levels, encoder)
+        first = int(encoder.begins_with_image)
+        if (
+            not levels
+            or list(levels) != sorted(set(levels))
+            or not first <= levels[0] <= levels[-1] <= encoder.depth
+        ):
+            raise ValueError(
+                f"levels must be rising numbers from {first} to {encoder.depth}, got {list(levels)}"
+            )
         self.encoder = encoder
         self.levels = list(levels)
         self.out_channels = out_channels
@@ -118,15 +126,3 @@ def segmentation_backbone(
     if output_stride != 32:
         encoder.make_dilated(output_stride)
     return SegmentationBackbone(encoder)
-
-
-def _check_levels(levels: Sequence[int], encoder: Encoder) -> None:
-    first = int(encoder.begins_with_image)
-    if (
-        not levels
-        or list(levels) != sorted(set(levels))
-        or not first <= levels[0] <= levels[-1] <= encoder.depth
-    ):
-        raise ValueError(
-            f"levels must be rising numbers from {first} to {encoder.depth}, got {list(levels)}"
-        )

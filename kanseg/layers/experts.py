@@ -183,10 +183,7 @@ def expert_layers(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @penalty("balance", layers=expert_layers, of="mixtures of experts (model.options.experts)")
-def _balance(layer: nn.Module, output: Tensor) -> Tensor:
-    return _pop_balance(layer)
-
-
-def _pop_balance(layer: nn.Module) -> Tensor:
+def _pop_balance(layer: nn.Module, output: Tensor | None = None) -> Tensor:
+    """The stored loss of a layer, which is returned once; the output is not needed."""
     balance, layer.balance = layer.balance, None
     return balance

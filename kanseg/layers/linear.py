@@ -146,16 +146,17 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
             )
         check_floating(x)
         flat = self.feature_noise.at("input", x.reshape(-1, self.in_features))
-        terms = []
+        branches = []
         if self.basis is not None:
             inner = self.feature_noise.at("branch", flat)
             dropout_mask = self.feature_noise.dropout_mask(inner, self.basis.num_functions)
-            terms.append(basis_convolution(inner, self.basis, self.basis_linear, dropout_mask))
+            branches.append(basis_convolution(inner, self.basis, self.basis_linear, dropout_mask))
         if self.base_linear is not None:
-            terms.append(activation_convolution(flat, self.base_activation, self.base_linear))
+            branches.append(activation_convolution(flat, self.base_activation, self.base_linear))
+        y = sum(branches[1:], branches[0])
         if self.bias is not None:
-            terms.append(self.bias.to(terms[0].dtype))
-        return sum(terms[1:], terms[0]).reshape(*x.shape[:-1], self.out_features)
+            y = y + self.bias.to(y.dtype)
+        return y.reshape(*x.shape[:-1], self.out_features)
 
     def edge_norms(self, x: Tensor | None = None) -> Tensor:
         """Magnitude of the learned function phi_oi of every edge, (out_features, in_features).

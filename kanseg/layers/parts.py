@@ -24,16 +24,12 @@ BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE_NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
-def _group_norm(channels: int, ndim: int) -> nn.GroupNorm:
-    """GroupNorm with the largest power of 2 up to 32 that divides the channels."""
-    return nn.GroupNorm(math.gcd(channels, 32), channels)
-
-
 # name -> (channels, number of spatial axes) -> module
 NORMS: dict[str, Callable[[int, int], nn.Module]] = {
     "batch": lambda channels, ndim: BATCH_NORMS[ndim](channels),
     "instance": lambda channels, ndim: INSTANCE_NORMS[ndim](channels, affine=True),
-    "group": _group_norm,
+    # The number of groups is the largest power of 2 up to 32 that divides the channels.
+    "group": lambda channels, ndim: nn.GroupNorm(math.gcd(channels, 32), channels),
     "layer": lambda channels, ndim: nn.GroupNorm(1, channels),
 }
 

@@ -2,7 +2,13 @@
 not count.
 """
 
-from kanseg.losses import boundary, lovasz, overlap, pixelwise  # noqa: F401 - file in LOSSES
+from kanseg.losses import (  # noqa: F401 - register in LOSSES
+    boundary,
+    centerline,
+    lovasz,
+    overlap,
+    pixelwise,
+)
 from kanseg.losses.classification import ClassificationLoss
 from kanseg.losses.inputs import LOSSES, LossInputs
 from kanseg.losses.weighted import WeightedLoss, check_options, check_supervision, check_weights

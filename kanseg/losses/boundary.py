@@ -41,14 +41,9 @@ def distance_maps(target: Tensor, valid: Tensor) -> Tensor:
     """
     inside = (target & valid).flatten(0, 1).cpu().numpy()
     outside = (~target & valid).flatten(0, 1).cpu().numpy()
-    maps = np.stack(list(map(_distances, inside, outside)))
+    maps = np.zeros(inside.shape, np.float32)
+    for here, there, result in zip(inside, outside, maps, strict=True):
+        if here.any() and there.any():
+            result[here] = distances(there)[here]
+            result[there] = distances(here)[there]
     return torch.from_numpy(maps).view(target.shape)
-
-
-def _distances(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Distances (H, W) float32 from the two sides of a boundary, (H, W) bools."""
-    result = np.zeros(inside.shape, np.float32)
-    if inside.any() and outside.any():
-        result[inside] = distances(outside)[inside]
-        result[outside] = distances(inside)[outside]
-    return result

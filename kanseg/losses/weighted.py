@@ -16,12 +16,14 @@ from kanseg.losses.weights import check_class_weights, is_weighting
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
-# Ranges of the options: of one loss ("loss.option"), or of all other losses with the option.
+# Ranges of the options: of one loss ("loss.option"), or of all other losses with the option;
+# between integers, integers.
 RANGES = {
     "alpha": (0.0, 100.0),
     "beta": (0.0, 100.0),
     "gamma": (0.0, 100.0),
     "smooth": (0.0, 1e6),
+    "iterations": (1, 100),
     "tversky.gamma": (0.01, 100.0),
     "focal.alpha": (0.0, 1.0),
 }
@@ -60,10 +62,13 @@ def check_options(options: Mapping[str, Mapping[str, Any]], weights: Mapping[str
 
 def _check_range(loss: str, option: str, value: object) -> None:
     least, most = RANGES.get(f"{loss}.{option}", RANGES[option])
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    kinds, word = (int, float), "a number"
+    if isinstance(least, int):
+        kinds, word = int, "an integer"
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         raise InputError(
-            f"training.loss_options: {loss}.{option} must be a number from {least:g} to"
+            f"training.loss_options: {loss}.{option} must be {word} from {least:g} to"
             f" {most:g}, got {value!r}"
         )
 
@@ -134,14 +139,13 @@ class WeightedLoss(nn.Module):
             )
         losses = []
         for output, weight in zip(outputs, weights, strict=True):
-            if weight:
-                losses.append(weight * self._loss_of(output, target))
+            if not weight:
+                continue
+            with without_autocast(output):
+                inputs = LossInputs(output.float(), target, self.task, self.class_weights)
+                terms = [term_weight * loss(inputs) for term_weight, loss in self.terms]
+                losses.append(weight * torch.stack(terms).sum())
         return torch.stack(losses).sum() / sum(weights)
-
-    def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
-        with without_autocast(logits):
-            inputs = LossInputs(logits.float(), target, self.task, self.class_weights)
-            return torch.stack([weight * loss(inputs) for weight, loss in self.terms]).sum()
 
 
 def check_supervision(weights: Sequence[float] | None) -> None:

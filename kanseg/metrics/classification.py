@@ -81,8 +81,14 @@ class ClassificationMetrics:
                 raise InputError(
                     f"image {number}: label {label} is not a class from 0 to {count - 1}"
                 )
-            row_probabilities = row if probabilities else _softmax(row)
-            self.per_image[number] = _classified(row, int(label), row_probabilities)
+            # Rank by the scores, because several probabilities may round to 1.
+            rank = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
+            predicted = int(row.argmax())
+            if not probabilities:
+                row = np.exp(row - row.max())
+                row /= row.sum()
+            row = row.astype(np.float32)
+            self.per_image[number] = Classified(int(label), predicted, rank, row)
 
     def merge(self, other: Mapping[int, Classified]) -> None:
         """Add the images of another process, given by its `per_image`."""
@@ -138,17 +144,6 @@ class ClassificationMetrics:
             result["classes"][label] = row
         result["confusion"] = matrix.tolist()
         return result
-
-
-def _classified(row: np.ndarray, label: int, probabilities: np.ndarray) -> Classified:
-    # Rank by the scores, because several probabilities may round to 1.
-    rank = int((row > row[label]).sum() + (row[:label] == row[label]).sum())
-    return Classified(label, int(row.argmax()), rank, probabilities.astype(np.float32))
-
-
-def _softmax(row: np.ndarray) -> np.ndarray:
-    powers = np.exp(row - row.max())
-    return powers / powers.sum()
 
 
 def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -188,7 +188,15 @@ class SegmentationMetrics:
         result["per_image"] = self._mean_per_image(per_image)
         calibration = [image.calibration for image in self.images]
         if calibration and None not in calibration:
-            result["calibration"] = self._whole_calibration(calibration)
+            total = reduce(add, calibration)
+            result["calibration"] = {
+                "ece": total.ece,
+                "brier": total.brier_score,
+                "bins": total.bins.sum(axis=0).tolist(),
+            }
+            if self.multilabel:
+                errors = dict(zip(self.classes, total.errors.tolist(), strict=True))
+                result["calibration"]["classes"] = errors
             image_means = np.array([(each.ece, each.brier_score) for each in calibration])
             result["per_image"]["mean_ece"] = mean(image_means[:, 0])
             result["per_image"]["mean_brier"] = mean(image_means[:, 1])
@@ -205,18 +213,6 @@ class SegmentationMetrics:
             if self.surface is not None and i >= self._first_foreground:
                 row["unmeasured"] = int(np.isnan(per_image["hd95"][:, i]).sum())
             result["classes"][label] = row
-        return result
-
-    def _whole_calibration(self, calibration: Sequence[Calibration]) -> dict[str, Any]:
-        """Calibration over the whole set."""
-        whole = reduce(add, calibration)
-        result: dict[str, Any] = {
-            "ece": whole.ece,
-            "brier": whole.brier_score,
-            "bins": whole.bins.sum(axis=0).tolist(),
-        }
-        if self.multilabel:
-            result["classes"] = dict(zip(self.classes, whole.errors.tolist(), strict=True))
         return result
 
     def u_kan(self, batch_size: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from torch import Tensor, nn
 
@@ -18,41 +17,36 @@ Linear = Callable[[int, int], nn.Module]
 CLASSIFIERS: Registry[Callable[..., FlatClassifier]] = Registry("classifier")
 
 
-def _linear(in_features: int, classes: int, linear: Linear, dropout: float) -> list[nn.Module]:
-    return [nn.Dropout(dropout), nn.Linear(in_features, classes)]
-
-
-def _kan(in_features: int, classes: int, linear: Linear, dropout: float) -> list[nn.Module]:
-    return [nn.Dropout(dropout), linear(in_features, classes)]
-
-
-def _hidden(
-    in_features: int, classes: int, linear: Linear, dropout: float, *, width: int
-) -> list[nn.Module]:
-    return [linear(in_features, width), nn.Dropout(dropout), nn.Linear(width, classes)]
-
-
-def _perceptron(
-    in_features: int, classes: int, linear: Linear, dropout: float, *, width: int
-) -> list[nn.Module]:
-    hidden = [
-        nn.Linear(in_features, width),
+def _mlp(in_features: int, classes: int, linear: Linear, dropout: float) -> list[nn.Module]:
+    """VGG's head, with two hidden layers of 1024."""
+    return [
+        nn.Linear(in_features, 1024),
         nn.ReLU(),
         nn.Dropout(dropout),
-        nn.Linear(width, width),
+        nn.Linear(1024, 1024),
         nn.ReLU(),
         nn.Dropout(dropout),
+        nn.Linear(1024, classes),
     ]
-    return [*hidden, nn.Linear(width, classes)]
 
 
 # name -> (in_features, classes, linear, dropout) -> modules for vectors; `linear` makes a KAN layer
 # with the basis of the network
-HEADS: dict[str, Callable[..., list[nn.Module]]] = {
-    "linear": _linear,
-    "kan": _kan,
-    "hidden_kan": partial(_hidden, width=512),
-    "mlp": partial(_perceptron, width=1024),
+HEADS: dict[str, Callable[[int, int, Linear, float], list[nn.Module]]] = {
+    "linear": lambda in_features, classes, linear, dropout: [
+        nn.Dropout(dropout),
+        nn.Linear(in_features, classes),
+    ],
+    "kan": lambda in_features, classes, linear, dropout: [
+        nn.Dropout(dropout),
+        linear(in_features, classes),
+    ],
+    "hidden_kan": lambda in_features, classes, linear, dropout: [
+        linear(in_features, 512),
+        nn.Dropout(dropout),
+        nn.Linear(512, classes),
+    ],
+    "mlp": _mlp,
 }
 
 

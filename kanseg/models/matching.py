@@ -151,10 +151,6 @@ def _on_meta(create: Create, arguments: Arguments) -> nn.Module:
         return create(**arguments)
 
 
-def _count_parameters(model: nn.Module, shape: Sequence[int]) -> int:
-    return num_parameters(model)
-
-
 def _count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
     """Multiply-adds of a forward pass.
 
@@ -179,7 +175,7 @@ def _count_multiply_adds(model: nn.Module, shape: Sequence[int]) -> int:
 
 # name -> ((network, input shape) -> size, unit)
 MEASURES: dict[str, tuple[Callable[[nn.Module, Sequence[int]], int], str]] = {
-    "params": (_count_parameters, "parameters"),
+    "params": (lambda model, shape: num_parameters(model), "parameters"),
     "macs": (_count_multiply_adds, "multiply-adds"),
 }
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from kanseg.bases import Basis
-from kanseg.bases.base import DOMAINS
+from kanseg.bases.domains import DOMAINS
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.kernels.horner import is_low_degree_polynomial, polynomial_variable
 from kanseg.layers.kernels.rational import is_rational
@@ -31,7 +31,7 @@ class OperationCounter(TorchDispatchMode):
     Norms, other activations, additions and resizing are not counted, as is usual.
 
     Args:
-        contraction: called with the multiply-adds of every convolution and matrix product
+        linear: called with the multiply-adds of every convolution and matrix product
             (attention included), by the formulas of `torch.utils.flop_counter`, without biases.
         functions: called with the operations of evaluating bases: one per entry that an elementwise
             operation writes while a basis is evaluated, including its domain map; exp and a
@@ -39,9 +39,9 @@ class OperationCounter(TorchDispatchMode):
             computed together, see `operations_per_value`.
     """
 
-    def __init__(self, contraction: Counter, functions: Counter):
+    def __init__(self, linear: Counter, functions: Counter):
         super().__init__()
-        self.contraction, self.functions = contraction, functions
+        self.linear, self.functions = linear, functions
         self.in_basis = False
         self.paused = False
 
@@ -52,7 +52,7 @@ class OperationCounter(TorchDispatchMode):
             return result
         flops = flop_registry.get(func.overloadpacket)
         if flops is not None:
-            self.contraction(int(flops(*args, **kwargs, out_val=result)) // 2)
+            self.linear(int(flops(*args, **kwargs, out_val=result)) // 2)
         elif self.in_basis and _is_elementwise(func.overloadpacket):
             output = result if isinstance(result, Tensor) else result[0]
             self.functions(output.numel())
@@ -168,9 +168,9 @@ def _is_elementwise(operation) -> bool:  # noqa: ANN001 - an OpOverloadPacket
 
 
 @contextmanager
-def count_operations(model: nn.Module, contraction: Counter, functions: Counter) -> Iterator[None]:
+def count_operations(model: nn.Module, linear: Counter, functions: Counter) -> Iterator[None]:
     """Context in which the operations of a model are counted (see `OperationCounter`)."""
-    counter = OperationCounter(contraction, functions)
+    counter = OperationCounter(linear, functions)
     learned = [module for module in model.modules() if isinstance(module, KANActivation)]
     by_formula = {layer.basis for layer in learned if has_formula(layer)}
     bases = [module for module in model.modules() if isinstance(module, Basis)]

@@ -183,16 +183,19 @@ def _check_options(
 ) -> None:
     """Raise ValueError for an option that neither the layer (`known`) nor the basis has.
 
-    `others` are further names to suggest, `without` describes basis "none" in the message.
+    `others` are options of the network, `without` describes basis "none" in the message.
     """
     basis_options = []
     if basis != "none":
         basis_options = list_basis_options(basis)
+        without = ", ".join(basis_options) or "no options"
     for key in options:
         if key in known or key in basis_options:
             continue
         guess = nearest(key, [*basis_options, *others, *known])
-        has = without
-        if basis_options:
-            has = f"it has: {', '.join(basis_options)}"
-        raise ValueError(f"unknown option {key!r}{guess} (basis {basis!r}: {has})")
+        groups = [f"layers: {', '.join(known)}", f"basis {basis!r}: {without}"]
+        if others:
+            groups.insert(0, f"network: {', '.join(others)}")
+        raise ValueError(
+            f"unknown option {key!r}{guess} (options of the {'; of the '.join(groups)})"
+        )

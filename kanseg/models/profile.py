@@ -46,7 +46,7 @@ class Row:
         kind: name of the class.
         output: shape of the output; None if it is not a tensor, or the layer did not run.
         parameters: number of parameters in each of `PARTS`; a shared one counts in the first layer.
-        contraction: multiply-adds of convolutions and matrix products.
+        linear: multiply-adds of convolutions and matrix products.
         functions: operations of evaluating bases, one per entry.
         saved_bytes: bytes kept for backward.
         milliseconds: median of the runs.
@@ -56,7 +56,7 @@ class Row:
     kind: str
     output: tuple[int, ...] | None = None
     parameters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
-    contraction: int = 0
+    linear: int = 0
     functions: int = 0
     saved_bytes: int = 0
     milliseconds: float = 0.0
@@ -64,7 +64,7 @@ class Row:
     @property
     def multiply_adds(self) -> int:
         """Multiply-adds of convolutions and matrix products plus operations of the functions."""
-        return self.contraction + self.functions
+        return self.linear + self.functions
 
     @property
     def num_parameters(self) -> int:
@@ -167,7 +167,7 @@ def profile(
     with torch.no_grad(), preserve_state(model, training=False):
         with (
             _track_layers(layers, rows) as tracker,
-            count_operations(model, tracker.adder("contraction"), tracker.adder("functions")),
+            count_operations(model, tracker.adder("linear"), tracker.adder("functions")),
         ):
             model(x)
         _time(model, x, layers, rows, runs)
@@ -335,7 +335,7 @@ def _sum(name: str, rows: Sequence[Row]) -> Row:
     for row in rows:
         for part in PARTS:
             total.parameters[part] += row.parameters[part]
-    for attribute in ("contraction", "functions", "saved_bytes", "milliseconds"):
+    for attribute in ("linear", "functions", "saved_bytes", "milliseconds"):
         setattr(total, attribute, sum(getattr(row, attribute) for row in rows))
     return total
 

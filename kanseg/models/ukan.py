@@ -36,16 +36,13 @@ class TokenKAN(nn.Module):
         self.norm = ChannelNorm(channels)
         self.maps = nn.Sequential()
         for _ in range(3):
-            self.maps.append(nn.Sequential(token(channels, channels), _depthwise(channels)))
+            depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+            conv = nn.Sequential(depthwise, nn.BatchNorm2d(channels), nn.ReLU())
+            self.maps.append(nn.Sequential(token(channels, channels), conv))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.maps(self.norm(x)))
-
-
-def _depthwise(channels: int) -> nn.Sequential:
-    conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU())
 
 
 def _tokens(channels: int, num_blocks: int, token: Token, drop_path: float) -> list[nn.Module]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 BACKEND = "inductor"
 COMPILERS = {"darwin": "clang++", "win32": "cl"}  # of inductor without CXX; g++ on other systems
@@ -35,8 +36,8 @@ def compile_networks(*networks: nn.Module, device: torch.device) -> None:
         torch.compile(lambda x: x * 2 + 1, backend=BACKEND)(torch.ones(8, device=device))
     except (RuntimeError, OSError) as error:  # errors of the compilers
         raise InputError(
-            "training.compile: torch.compile does not work here"
-            f" ({' '.join(str(error).split())[:300]}); leave compile out"
+            f"training.compile: torch.compile does not work here ({one_line(error)}); leave compile"
+            " out"
         ) from None
     for network in dict.fromkeys(networks):  # each once
         network.compile(backend=BACKEND)

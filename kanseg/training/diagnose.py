@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from kanseg.models.operations import preserve_state
 from kanseg.training.state import TrainState
-from kanseg.utils.hub import first_non_finite
 from kanseg.utils.io import atomic_write
+from kanseg.utils.weights import first_non_finite
 
 MAX_NAMES = 6  # of the samples of a batch in a message
 

@@ -39,9 +39,9 @@ def explain_norm_errors(images: Tensor) -> Iterator[None]:
             raise
         size = "x".join(map(str, images.shape[-2:]))
         raise InputError(
-            f"a batch of {len(images)} image(s) of {size} is one pixel at the bottom of the"
-            " network, and the norm there cannot train on one pixel; use larger images or"
-            " batches, a smaller model.options.depth, or model.options.norm: layer"
+            f"a batch of {len(images)} images of {size} pixels (height x width) is one pixel at the"
+            " bottom of the network, and the norm there cannot train on one pixel; use larger"
+            " images or batches, a smaller model.options.depth, or model.options.norm: layer"
         ) from None
 
 
@@ -95,8 +95,8 @@ def find_batch_size(state: TrainState, task: Task, dataset: Dataset) -> tuple[in
         if size == 1:
             shape = "x".join(map(str, sample["image"].shape[-2:]))
             raise InputError(
-                f"training.find_batch_size: a step on one image of {shape} does not fit into the"
-                f" memory of {accelerator.device}"
+                f"training.find_batch_size: a step on one image of {shape} pixels (height x width)"
+                f" does not fit into the memory of {accelerator.device}"
             )
         size, accumulate = size // 2, accumulate * 2
 

@@ -10,9 +10,8 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -227,7 +226,10 @@ def finish_epoch(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any
 def validate(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
     """Evaluate the network, or the average of its weights, on val; return the logged scores."""
     accelerator, network = state.accelerator, state.eval_network
-    share_buffers(network, accelerator)
+    if accelerator.num_processes > 1:
+        # each process has the running statistics of its own samples; those of the first are saved
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, 0)
     scores = task.headline(
         task.evaluate(network, task.eval_datasets["val"], accelerator, title="validate")
     )
@@ -255,15 +257,6 @@ def update_best(state: TrainState, score: float) -> bool:
     if isinstance(state.lr_scheduler, PlateauLR):
         state.lr_scheduler.step_validation(improved=improved)
     return improved
-
-
-def share_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """Broadcast the running statistics of the first process, which are saved: each process has
-    those of its own samples.
-    """
-    if accelerator.num_processes > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
 
 
 def log_epoch(

@@ -8,7 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,8 @@ from kanseg.training.compiling import compile_networks, uncompile_networks
 from kanseg.training.dry_run import dry_run, find_batch_size
 from kanseg.training.loop import fit
 from kanseg.training.optim.ema import create_ema
-from kanseg.training.optim.lr_scheduler import (
-    create_lr_scheduler,
-    describe_function_rates,
-    parameter_groups,
-)
+from kanseg.training.optim.lr_scheduler import create_lr_scheduler
+from kanseg.training.optim.optimizers import describe_function_rates, parameter_groups
 from kanseg.training.processes import check_precision, make_accelerator
 from kanseg.training.run_folder.checkpointing import (
     restore,
@@ -44,6 +41,7 @@ from kanseg.training.run_folder.checkpointing import (
     verify_best,
     verify_last,
 )
+from kanseg.training.run_folder.clock import RunClock
 from kanseg.training.run_folder.logging import plain, read_log
 from kanseg.training.run_folder.resume import (
     Resumed,
@@ -88,7 +86,7 @@ def train(
         InputError: settings, data or a run folder that cannot be used. They are checked before
             anything is written.
     """
-    started, started_cpu = time.perf_counter(), time.process_time()
+    clock = RunClock()
     path = Path(config.run_dir)
     if resume:
         config = with_found_batches(config)
@@ -98,7 +96,8 @@ def train(
         torch.set_num_threads(config.training.threads)
     accelerator = make_accelerator(config.training.precision)
     check_precision(accelerator, config.training.optimizer)
-    log: Log = partial(print, flush=True) if accelerator.is_main_process else _discard
+    # the other processes print nothing
+    log: Log = partial(print, flush=True) if accelerator.is_main_process else lambda line: None
     # The lock must be released even if the run fails: a search continues in this process.
     with contextlib.ExitStack() as lock, _explain_interrupt(path):
         with accelerator.main_process_first():
@@ -126,17 +125,17 @@ def train(
         if not exists and accelerator.is_main_process:
             lock_new_run(path, lock, overwrite=overwrite)
         run = open_run_folder(
-            path, task, accelerator, resumed=resumed, overwrite=overwrite, log=log
+            path, task, accelerator, resumed=resumed, overwrite=overwrite, log=log, clock=clock
         )
         log_start(state, task, plan, resumed, log)
         if resumed is not None:
             verify_last(run, state, resumed)
             verify_best(run, state)
 
-        fit_started = time.process_time()
+        clock.loop_started = time.process_time()
         with contextlib.closing(run.log_file):
             fit(state, task, loader, run, on_epoch_end=on_epoch_end)
-        training_cpu_seconds = time.process_time() - fit_started
+        clock.loop_ended = time.process_time()
 
         uncompile_networks(state.network, state.eval_network)
         results = measure(state, task, run)
@@ -146,20 +145,14 @@ def train(
             "epochs": state.progress.epoch,
             "best_epoch": state.progress.best_epoch,
             "multiply_adds": multiply_adds(state.network, shape),
-            "seconds": round(time.perf_counter() - started, 1),
-            "cpu_seconds": round(time.process_time() - started_cpu, 1),
-            "training_cpu_seconds": round(training_cpu_seconds, 1),
-            "machine": environment_line(accelerator.device.type),
+            **asdict(clock.times()),
+            "environment": environment_line(accelerator.device.type),
             "processes": accelerator.num_processes,
         }
         if accelerator.is_main_process:
             write_results(state, task, run, results)
         accelerator.wait_for_everyone()
         return results
-
-
-def _discard(line: str) -> None:
-    """The `log` of processes other than the main process."""
 
 
 @contextlib.contextmanager
@@ -322,6 +315,7 @@ def measure(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
 def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[str, Any]) -> None:
     """Write metrics.json, curves, images and the report, and print the scores."""
     path, log = run.path, run.log
+    run.clock.save(path)
     atomic_write_text(path / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
     curves = draw_curves(
         read_log(path / "log.jsonl"),

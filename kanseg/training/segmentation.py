@@ -370,14 +370,14 @@ def check_batches(config: Any, dataset: SegmentationDataset, sizes: Counter) -> 
     if config.training.batch_size == 1:
         return
     if data.resize is None and data.crop is None and len(sizes) > 1 and len(shapes) == 1:
-        few = ", ".join(f"{w}x{h}" for (h, w), _ in sizes.most_common(3))
+        few = ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(3))
         raise InputError(
-            f"the training images have {len(sizes)} sizes ({few}): set data.resize or data.crop"
-            " to [height, width], or training.batch_size to 1"
+            f"the training images have {len(sizes)} sizes (height x width: {few}): set data.resize"
+            " or data.crop to [height, width], or training.batch_size to 1"
         )
     if len(shapes) > 1:
-        few = ", ".join(f"{w}x{h}" for h, w in sorted(shapes))
+        few = ", ".join(f"{h}x{w}" for h, w in sorted(shapes))
         raise InputError(
-            f"the augmentation gives images of sizes {few}, for example by rotating images that are"
-            " not square; set data.crop or data.resize to a square"
+            f"the augmentation gives images of the sizes (height x width) {few}, for example by"
+            " rotating images that are not square; set data.crop or data.resize to a square"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import nn
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.training.grids import check_update_grid_epochs
-from kanseg.training.optim.lr_scheduler import parameter_groups
-from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, create_schedule
+from kanseg.training.optim.lr_scheduler import create_schedule
+from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, parameter_groups
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
@@ -49,11 +50,11 @@ def check_settings(task: Task) -> None:
     """
     config = task.config
     for name, minimum in AT_LEAST.items():
-        value = _get(config, name)
+        value = attrgetter(name)(config)
         if value < minimum:
             raise InputError(f"{name} must be at least {minimum}, got {value}")
     for name in POSITIVE:
-        value = _get(config, name)
+        value = attrgetter(name)(config)
         if value is not None and not value > 0:
             raise InputError(f"{name} must be positive, got {value}")
     if config.training.lr > LARGEST_LR:
@@ -171,12 +172,6 @@ def check_statistics(
     if not usable:
         kind = "finite, positive" if positive else "finite"
         raise InputError(f"{name} must have {channels} {kind} values (per channel), got {values}")
-
-
-def _get(config: Any, name: str) -> float:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def pair(name: str, value: list[int] | None) -> tuple[int, int] | None:

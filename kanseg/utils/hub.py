@@ -5,8 +5,7 @@ class names, without code or pickle.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,17 +14,17 @@ from typing import Any
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from safetensors.torch import save_file
+from torch import nn
 
+from kanseg.utils.changes import first_change, state_shapes
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
 from kanseg.utils.reading import LARGEST, read_json
 from kanseg.utils.text import one_line
+from kanseg.utils.weights import WEIGHTS, build_for, check_finite, first_non_finite, read_tensors
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 DESCRIPTIONS = (CONFIG, "model.json")  # written by `save_pretrained`, and by a training run
 FORMAT = 1
 FILES = [*DESCRIPTIONS, WEIGHTS]
@@ -84,7 +83,10 @@ class _Pretrained(
         for module in self.modules():
             if isinstance(module, _Pretrained) and change is None:
                 change = module.changed
-        change = change or _first_change(self)
+        if change is None:
+            rebuilt = _rebuild(self)
+            if rebuilt is not None:
+                change = first_change(self, rebuilt)
         if change is not None:
             raise InputError(
                 f"the network was changed after it was built ({change}); fuse fine-tuned layers, or"
@@ -142,11 +144,6 @@ def _kind(description: Mapping[str, Any]) -> str:
     return next(kind for kind in BUILDERS if kind in description)
 
 
-def _arguments(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the builder in a description, without those of initial weights."""
-    return stored_arguments(description[_kind(description)])
-
-
 def stored_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Check the arguments of a builder from a file, and remove those of initial weights.
 
@@ -176,120 +173,8 @@ def _check_numbers(value: Any) -> None:
 
 
 def _build(description: Mapping[str, Any]) -> nn.Module:
-    return BUILDERS[_kind(description)](**_arguments(description))
-
-
-def build_for(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
-    """Build a network from arguments that came with the weights, and load them.
-
-    The network is first built on the meta device, and allocated only if the weights fit: untrusted
-    arguments may ask for terabytes, or for millions of layers.
-
-    Raises:
-        InputError: arguments that build no network, or weights of other names, shapes or types.
-    """
-    # Options reach all layers and other libraries, which raise many kinds of errors for invalid
-    # ones (AttributeError, KeyError, ZeroDivisionError, AssertionError).
-    try:
-        with torch.device("meta"), _limit_parameters(1000 + 4 * len(weights)):
-            on_meta = build()
-    except (NotImplementedError, RuntimeError) as error:
-        if "meta" not in str(error):
-            raise InputError(f"the network cannot be built: {one_line(error)}") from None
-        on_meta = None  # a few external encoders cannot be built on the meta device
-    except Exception as error:
-        raise InputError(f"the network cannot be built: {one_line(error)}") from None
-    if on_meta is not None:
-        _load(on_meta, weights, assign=True)  # copies to the meta device would warn
-    try:
-        model = build()
-    except Exception as error:
-        raise InputError(f"the network cannot be built: {one_line(error)}") from None
-    _load(model, weights)
-    return model
-
-
-@contextmanager
-def _limit_parameters(limit: int) -> Iterator[None]:
-    """Raise InputError if modules register more than `limit` parameters."""
-    count = 0
-
-    def register(module: nn.Module, name: str, parameter: object) -> None:
-        nonlocal count
-        count += 1
-        if count > limit:
-            raise InputError("it has many more parameters than the file has tensors")
-
-    handle = register_module_parameter_registration_hook(register)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _load(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
-    """Load a state dict; InputError for other names, shapes or types. Any float type is accepted
-    for another, but not integers for floats, which torch would convert.
-    """
-    for name, value in model.state_dict().items():
-        stored = weights.get(name, value)
-        are_floats = stored.is_floating_point() and value.is_floating_point()
-        if stored.dtype != value.dtype and not are_floats:
-            raise InputError(
-                f"{WEIGHTS} does not fit the network: {name} holds {stored.dtype}, not"
-                f" {value.dtype}"
-            )
-    # Modules may have their own code for loading, which raises many kinds of errors.
-    try:
-        model.load_state_dict(dict(weights), assign=assign)
-    except Exception as error:
-        raise InputError(f"{WEIGHTS} does not fit the network: {one_line(error)}") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file to the CPU.
-
-    Raises:
-        InputError: no such file, or another format.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} cannot be read: no such file")
-    # safetensors raises SafetensorError, KeyError, ValueError, RuntimeError or OverflowError for an
-    # invalid header.
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read: {one_line(error)}") from None
-
-
-# These compute the same in evaluation mode; distributed training converts to SyncBatchNorm.
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# Attributes that have no effect in evaluation mode.
-_TRAINING_ONLY = ("training", "momentum", "p", "inplace", "drop_prob", "grad_checkpointing")
-
-
-def _first_change(model: nn.Module) -> str | None:
-    """Describe the first difference between a network and the one that its description builds: a
-    tensor, the class of a module, or one of its settings. None without a difference, or if the
-    network cannot be built.
-    """
-    rebuilt = _rebuild(model)
-    if rebuilt is None:
-        return None
-    shapes, built_shapes = _shapes(model), _shapes(rebuilt)
-    for name in {**shapes, **built_shapes}:
-        if shapes.get(name) != built_shapes.get(name):
-            return f"{name}: {shapes.get(name)}, built as {built_shapes.get(name)}"
-    modules, built_modules = dict(model.named_modules()), dict(rebuilt.named_modules())
-    for name in {**modules, **built_modules}:
-        difference = _difference(modules.get(name), built_modules.get(name))
-        if difference is not None:
-            return f"{name or 'the network'}: {difference}"
-    return None
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    kind = _kind(description)
+    return BUILDERS[kind](**stored_arguments(description[kind]))
 
 
 def _rebuild(model: nn.Module) -> nn.Module | None:
@@ -301,43 +186,6 @@ def _rebuild(model: nn.Module) -> nn.Module | None:
         except (TypeError, ValueError, RuntimeError, NotImplementedError):
             continue
     return None
-
-
-def _difference(module: nn.Module | None, built: nn.Module | None) -> str | None:
-    """Describe how a module differs from the same module as built: in its class, in a plain
-    attribute, or by a replaced method. None without a difference.
-    """
-    class_name, built_name = _class_name(module), _class_name(built)
-    if class_name != built_name:
-        return f"{class_name}, built as {built_name}"
-    attributes, built_attributes = vars(module), vars(built)
-    for name, value in attributes.items():
-        if name == "forward" and "_original_forward" in attributes:  # Accelerate's mixed precision
-            continue
-        if callable(value) and callable(getattr(type(module), name, None)):
-            return f"its method {name} was replaced"
-        if name not in built_attributes or name.startswith("_") or name in _TRAINING_ONLY:
-            continue
-        expected = built_attributes[name]
-        if _is_plain(value) and _is_plain(expected) and value != expected:
-            return f"{name}={value!r}, built with {expected!r}"
-    return None
-
-
-def _class_name(module: nn.Module | None) -> str:
-    if module is None:
-        return "nothing"
-    kind = type(module)
-    if kind in _BATCH_NORMS:
-        return "BatchNorm"
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _is_plain(value: object) -> bool:
-    """True for a number, a string, None, or a list of these."""
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(each) for each in value)
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _check_names(description: Mapping[str, Any], where: object) -> None:
@@ -411,7 +259,8 @@ def read_network(folder: Path, description: Mapping[str, Any]) -> nn.Module:
         model = build_for(partial(_build, description), weights)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
-    model.description = {**description, _kind(description): _arguments(description)}
+    kind = _kind(description)
+    model.description = {**description, kind: stored_arguments(description[kind])}
     if "class_names" in description:
         model.class_names = tuple(description["class_names"])
     return model.eval()
@@ -456,7 +305,7 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
             f"{folder} holds a {type(other).__name__}, which has no kanseg encoder to load"
         )
     body.set_in_channels(encoder.in_channels)
-    stored, wanted = _shapes(body), _shapes(encoder)
+    stored, wanted = state_shapes(body), state_shapes(encoder)
     for name in {**wanted, **stored}:
         if stored.get(name) != wanted.get(name):
             raise InputError(
@@ -465,25 +314,6 @@ def load_encoder(encoder: nn.Module, source: str | Path | bool | None) -> None:
                 f" build both with the same name and options{_share_hint(other)}"
             )
     encoder.load_state_dict(body.state_dict())
-
-
-def first_non_finite(tensors: Mapping[str, Any]) -> str | None:
-    """Name of the first tensor with NaN or infinite values; None if there is none."""
-    for name, value in tensors.items():
-        floats = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-        if floats and not torch.isfinite(value).all():
-            return name
-    return None
-
-
-def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Raise InputError for weights with NaN or infinite values."""
-    name = first_non_finite(weights)
-    if name is not None:
-        raise InputError(
-            f"{path}: {name} has NaN or infinite values, so the network cannot be used; take"
-            " another checkpoint"
-        )
 
 
 def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Path:

@@ -48,9 +48,7 @@ def dependencies(package: str = "kanseg") -> list[Dependency]:
     for extra in ("", *USER_EXTRAS):
         for requirement in _requirements(package, extra):
             installed = installed_version(requirement.name)
-            found.append(
-                Dependency(requirement.name, str(requirement.specifier), installed, extra)
-            )
+            found.append(Dependency(requirement.name, str(requirement.specifier), installed, extra))
     return found
 
 

@@ -51,7 +51,10 @@ def draw_pixel_confusion(
     columns: Sequence[str] = OUTCOMES
     is_multilabel = next(iter(per_image.values())).ndim == 3
     if not is_multilabel:
-        title = "\n".join([f"{title}, {_accuracy(counts)}", *most_confused(counts, classes)])
+        accuracy = "all of them ignored"
+        if counts.sum():
+            accuracy = f"{np.trace(counts) / counts.sum():.1%} correct"
+        title = "\n".join([f"{title}, {accuracy}", *most_confused(counts, classes)])
         columns = classes
     texts = []
     for row_of_shares, row in zip(shares, counts, strict=True):
@@ -107,7 +110,7 @@ def draw_matrix(
     axis.set_xticks(range(0, len(names), step), names[::step], rotation=90, **style)
     axis.set_yticks(range(0, count, step), rows[::step], **style)
     axis.set_xlabel("prediction")
-    axis.set_ylabel("truth")
+    axis.set_ylabel("ground truth")
     if count <= MAX_NUMBERED:
         _write_texts(axis, shares, texts, cell)
     else:  # lines help the eye to follow a row to its name
@@ -147,13 +150,6 @@ def most_confused(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
             names = f"{_short(classes[true])} as {_short(classes[predicted])}"
             lines.append(f"{names}: {wrong[true, predicted]:,}")
     return lines if len(lines) > 1 else []
-
-
-def _accuracy(matrix: np.ndarray) -> str:
-    total = matrix.sum()
-    if total == 0:
-        return "all of them ignored"
-    return f"{np.trace(matrix) / total:.1%} correct"
 
 
 def _share_and_count(share: float, count: int) -> str:

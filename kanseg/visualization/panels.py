@@ -19,7 +19,7 @@ from kanseg.metrics.confusion import mean, scores
 from kanseg.visualization.confusion import draw_pixel_confusion
 from kanseg.visualization.image_grid import MAX_CELL, image_grid
 
-COLUMNS = ("image", "truth", "prediction", "error")
+COLUMNS = ("image", "ground truth", "prediction", "error")
 MAX_ERROR_COLUMNS = 3  # with more multilabel classes there is one error column for all
 OVERVIEW_ROWS, GALLERY_ROWS, GALLERY_CELL = 4, 6, 320
 
@@ -36,8 +36,8 @@ def draw_results(
 ) -> list[Path]:
     """Draw samples with their predictions, the worst and best images, and the confusion matrix.
 
-    Writes run/overview.png and run/samples/NAME.png: evenly spaced samples (image | truth |
-    prediction | error) at the network's input size. With `per_image` also run/worst.png and
+    Writes run/overview.png and run/samples/NAME.png: evenly spaced samples (image | ground truth
+    | prediction | error) at the network's input size. With `per_image` also run/worst.png and
     run/best.png, by the mean IoU of the image, and run/confusion.png, over all pixels. Each sample
     that is shown is predicted once.
 
@@ -70,7 +70,12 @@ def draw_results(
         rows, captions = [], []
         for index in indices:
             rows.append(cells[index])
-            captions.append(_caption(dataset.samples[index].name, ious.get(index)))
+            caption = dataset.samples[index].name
+            if index in ious and np.isnan(ious[index]):
+                caption += "   no class to score"
+            elif index in ious:
+                caption += f"   mean IoU {ious[index]:.3f}"
+            captions.append(caption)
         grid = sample_grid(rows, captions, spec.classes, spec.colors, max_cell=max_cell)
         return write_png(path, grid)
 
@@ -81,14 +86,6 @@ def draw_results(
     for index in chosen:
         draw(run / "samples" / f"{dataset.samples[index].name}.png", [index], MAX_CELL)
     return [*written, *confusion, run / "samples"]
-
-
-def _caption(name: str, score: float | None) -> str:
-    if score is None:
-        return name
-    if np.isnan(score):
-        return f"{name}   no class to score"
-    return f"{name}   mean IoU {score:.3f}"
 
 
 @torch.no_grad()

@@ -20,8 +20,8 @@ def preview(
     tile: Sequence[int] | None,
     device: torch.device,
 ) -> np.ndarray:
-    """Draw `count` samples, always the same, as rows of image | truth | prediction | error:
-    (H, W, 3) uint8.
+    """Draw `count` samples, always the same, as rows of image | ground truth | prediction |
+    error: (H, W, 3) uint8.
     """
     chosen = evenly(range(len(dataset)), count)
     cells = predicted_cells(model, dataset, chosen, tile=tile, device=device)

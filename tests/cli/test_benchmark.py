@@ -32,7 +32,7 @@ def test_a_tiny_table_and_its_figures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| basis |" in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["machine"] in done.stdout
+    assert figures["environment"] in done.stdout
     assert [(row["basis"], row["channels"], row["functions"]) for row in figures["rows"]] == [
         ("gram", 4, 4)
     ]

@@ -113,5 +113,5 @@ def test_every_code_is_listed(capsys):
     ]
 
 
-def test_hyphens_stand_for_underscores(folder):
+def test_hyphens_are_accepted_for_underscores(folder):
     assert main([str(folder), "--skip-cache", "--mask-values", "{0: 0, 255: 1}"]) == 0

@@ -195,7 +195,7 @@ def test_a_sample_depends_on_its_batch_mates_only_in_kaln(name):
 
 def test_kaln_says_so_and_is_finite_on_a_blank_image():
     layer = tck.KALNConv2DLayer(2, 2, 3)
-    assert "depends on its batch mates" in " ".join(type(layer).__doc__.split())
+    assert "depends on the other samples of the batch" in " ".join(type(layer).__doc__.split())
     assert layer(torch.zeros(1, 2, 6, 6)).isfinite().all()
 
 
@@ -254,8 +254,8 @@ def test_weights_of_kabn_are_refused(module):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("base_conv.0.weight"), "nothing for 'base_conv.weight'"),
-        (lambda s: s.pop("beta_weights"), "nothing for 'basis.beta_weights'"),
+        (lambda s: s.pop("base_conv.0.weight"), "no entry for 'base_conv.weight'"),
+        (lambda s: s.pop("beta_weights"), "no entry for 'basis.beta_weights'"),
         (lambda s: s.update(extra=torch.ones(1)), "unknown key 'extra'"),
         (
             lambda s: s.update({"layer_norm.0.weight": torch.ones(2)}),
@@ -267,11 +267,11 @@ def test_weights_of_kabn_are_refused(module):
         ),
         (
             lambda s: s.update(poly_weights=torch.ones(1, 2, 12, 2, 2)),
-            "'poly_weights' has 6 functions .* build it with the higher degree",
+            "'poly_weights' has 6 functions .* degree",
         ),
         (
             lambda s: s.update(poly_weights=torch.ones(1, 2, 9, 2, 2)),
-            "'poly_weights' .* no multiple of 2 channels",
+            "'poly_weights' .* 2 channels",
         ),
     ],
 )
@@ -288,7 +288,7 @@ def test_a_grid_that_the_layer_does_not_have_is_named():
     state["rbf.grid"] = state["rbf.grid"] * 2
     with pytest.raises(ValueError, match="'rbf.grid' is not the grid"):
         tck.convert_state_dict(state, tck.FastKANConv2DLayer(2, 2, 2))
-    with pytest.raises(ValueError, match="build it with the grid of the original"):
+    with pytest.raises(ValueError, match="but the layer has 12"):
         tck.convert_state_dict(
             theirs(case_of("KANConv2DLayer")), tck.KANConv2DLayer(2, 2, 2, grid_size=9)
         )

@@ -8,13 +8,13 @@ from kanseg.utils.errors import InputError
 def parser():
     parser = ToolParser(description="A tool:\n\n  an indented line")
     parser.add_argument("--batch_size", type=int, default=8, help="images at once")
-    parser.add_argument("--input", required=True, nargs="+")
+    parser.add_argument("--input", required=True, nargs="+", help="images to read")
     parser.add_argument("--mode", choices=("whole", "tiles"), default="whole")
     return parser
 
 
 @pytest.mark.parametrize("words", [["--batch-size", "3"], ["--batch_size=3"], ["--batch-size=3"]])
-def test_hyphens_stand_for_underscores(parser, words):
+def test_hyphens_are_accepted_for_underscores(parser, words):
     given = parser.parse_args(["--input", "a-b", "c", *words])
     assert given.as_dict() == {"batch_size": 3, "input": ["a-b", "c"], "mode": "whole"}
 
@@ -25,7 +25,7 @@ def test_hyphens_stand_for_underscores(parser, words):
         (["--input", "a", "--batch_sise", "3"], "'batch_sise'; did you mean 'batch_size'"),
         (["--input", "a", "--batch_size", "many"], "batch_size"),
         (["--input", "a", "--mode", "hole"], "mode"),
-        (["--mode", "whole"], "input"),
+        (["--mode", "whole"], "--input.*images to read"),
         (["--inp", "a"], "inp"),
         (["--input"], "input"),
     ],
@@ -45,7 +45,7 @@ def test_the_help_has_defaults_types_and_the_lines_of_the_description(parser, ca
     assert "images at once (type: int, default: 8)" in text
 
 
-def test_settings_of_the_experiment_are_told_from_options_of_the_tool():
+def test_settings_of_the_experiment_are_split_from_options_of_the_tool():
     words = ["--trials", "3", "--training.lr", "-1", "--seed=4", "--config", "a", "b"]
     words += ["--model.options", "{a: b}", "--run_dir", "x", "--prune"]
     own, settings = split_settings(words)

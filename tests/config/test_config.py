@@ -6,12 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import kanseg
+from kanseg.bases import BASES
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.experiments.results import read_published
 from kanseg.experiments.search.space import read_space
-from kanseg.training.classification import ClassificationTask
+from kanseg.inference.description import build_model
+from kanseg.layers.regularization import kan_layers
+from kanseg.training.run import TASKS
 from kanseg.training.settings import check_settings
 from kanseg.utils.errors import InputError
 
@@ -122,22 +126,16 @@ def test_every_shipped_config_is_valid_and_names_its_command(path):
     config = kind_of(path).from_yaml(path.read_text())
     assert f"--config configs/{path.name}" in path.read_text().split("\n\n")[0]
     assert Path(config.run_dir).parent == Path("runs")
+    assert config.training.monitor in TASKS[type(config)](config).monitors
 
 
-CLASSIFICATION = [path for path in CONFIGS if kind_of(path) is ClassificationConfig]
-
-
-@pytest.mark.parametrize("path", CLASSIFICATION, ids=lambda p: p.name)
-def test_every_classification_config_can_be_trained(path):
-    check_settings(ClassificationTask(ClassificationConfig.from_yaml(path.read_text())))
+ANY_BASIS = [path for path in CONFIGS if "any other basis" in path.read_text()]
 
 
 @pytest.mark.parametrize("basis", [*kanseg.list_bases()])
-@pytest.mark.parametrize(
-    "path", [p for p in CLASSIFICATION if "any other basis" in p.read_text()], ids=lambda p: p.name
-)
-def test_configs_that_promise_any_basis_take_it_by_one_option(path, basis):
-    """And where options of the basis stand in the way, by those that the comment gives."""
+@pytest.mark.parametrize("path", ANY_BASIS, ids=lambda p: p.name)
+def test_configs_that_promise_any_basis_build_it_by_one_option(path, basis):
+    """Or where they set options of another basis, by the options in their comment."""
     line = next(line for line in path.read_text().splitlines() if "any other basis" in line)
     options = re.search(r"--model\.options '(.*)'", path.read_text())
     words = [
@@ -147,7 +145,13 @@ def test_configs_that_promise_any_basis_take_it_by_one_option(path, basis):
         basis,
         *(["--model.options", options[1]] if options and "bspline" in line else []),
     ]
-    check_settings(ClassificationTask(parse_config(words, kind=ClassificationConfig)[0]))
+    config, _ = parse_config(words, kind=kind_of(path))
+    task = TASKS[type(config)](config)
+    check_settings(task)
+    with torch.device("meta"):
+        model = build_model(task.model_arguments())
+    expected = {BASES[basis]} if basis != "none" else set()
+    assert {type(layer.basis) for layer in kan_layers(model)} == expected
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_colors_are_mapped_by_the_palette(tmp_path):
         read_label(sample(tmp_path, [[[0, 0, 0], [1, 1, 1]]]), label_spec)
 
 
-def test_a_void_color_stands_at_the_ignored_index(tmp_path):
+def test_the_color_of_ignored_pixels_is_at_the_ignored_index(tmp_path):
     label_spec = LabelSpec(
         "multiclass", ("a", "b"), ignore_index=2, palette=((0, 0, 0), (9, 8, 7), (5, 5, 5))
     )

@@ -69,20 +69,20 @@ def test_the_default_colors_differ_for_everybody(eyes):
 
 def test_wrong_pixels_of_two_classes_are_made_up_or_missed():
     image = np.full((4, 4, 3), 200, np.uint8)
-    truth = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1], [255, 255, 0, 1]])
+    target = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 1], [255, 255, 0, 1]])
     predicted = np.array([[0, 1, 0, 1], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 1]])
     d, w, m, i = DIM, WRONG, MISSED, IGNORE_INDEX_COLOR
     expected = [[d, w, d, w], [m, d, m, d], [w, m, w, m], [i, i, w, d]]
-    assert error_map(image, truth, predicted, sides=True).tolist() == np.array(expected).tolist()
+    assert error_map(image, target, predicted, sides=True).tolist() == np.array(expected).tolist()
     expected = [[w if color == m else color for color in row] for row in expected]
-    assert error_map(image, truth, predicted, sides=False).tolist() == np.array(expected).tolist()
+    assert error_map(image, target, predicted, sides=False).tolist() == np.array(expected).tolist()
 
 
 def test_a_multilabel_pixel_is_wrong_where_any_class_is_and_ignored_where_all_are():
     image = np.full((1, 5, 3), 200, np.uint8)
-    truth = np.array([[[0, 1, 1, 255, 255]], [[0, 0, 1, 255, 1]]])
+    target = np.array([[[0, 1, 1, 255, 255]], [[0, 0, 1, 255, 1]]])
     predicted = np.array([[[0, 1, 0, 1, 1]], [[0, 1, 1, 1, 0]]])
-    assert error_map(image, truth, predicted, sides=False).tolist() == [
+    assert error_map(image, target, predicted, sides=False).tolist() == [
         [list(c) for c in (DIM, WRONG, WRONG, IGNORE_INDEX_COLOR, WRONG)]
     ]
 

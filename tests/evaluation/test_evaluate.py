@@ -145,7 +145,16 @@ def test_options_of_surfaces_take_the_place_of_the_settings(trained):
         evaluate_checkpoint(config.run_dir, "test", spacing=(1.0, -1.0))
 
 
-def test_the_protocol_of_u_kan_stands_beside_the_other_scores(trained):
+def test_scores_of_the_training_split_are_marked(trained, capsys):
+    config, _ = trained
+    capsys.readouterr()
+    assert evaluate_checkpoint(config.run_dir, "train")["training_images"] == 2
+    assert "warning: these are training scores" in capsys.readouterr().out
+    assert "training_images" not in evaluate_checkpoint(config.run_dir, "test")
+    assert "training scores" not in capsys.readouterr().out
+
+
+def test_the_protocol_of_u_kan_is_added_to_the_scores(trained):
     config, _ = trained
     result = evaluate_checkpoint(config.run_dir, ["val", "test"], protocol="u_kan", batch_size=3)
     assert result["images"] == 4
@@ -180,7 +189,7 @@ def test_fields_of_view_that_do_not_fit_are_reported(trained, tmp_path):
     with pytest.raises(InputError, match="1 of 2 images have no mask.*p05"):
         evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov")
     write_png(tmp_path / "fov" / "p05.png", np.ones((4, 4), np.uint8))
-    with pytest.raises(InputError, match="p04.png: the mask is 4x4 and the image 40x32"):
+    with pytest.raises(InputError, match="p04.png: the mask is 4x4 and the image 32x40"):
         evaluate_checkpoint(config.run_dir, "test", inside=tmp_path / "fov")
 
 

@@ -10,11 +10,11 @@ from kanseg.metrics import SegmentationMetrics, SurfaceOptions
 
 def measured():
     """Two images: one with the class, found one column off, one without it."""
-    truth, predicted = (
+    target, predicted = (
         torch.zeros(2, 20, 30, dtype=torch.long),
         torch.zeros(2, 20, 30, dtype=torch.long),
     )
-    truth[0, 4:9, 4:9] = predicted[0, 4:9, 5:10] = 1
+    target[0, 4:9, 4:9] = predicted[0, 4:9, 5:10] = 1
     foreground = predicted * 0.8 + 0.1
     metrics = SegmentationMetrics(
         ["background", "cell, round"], "binary", surface=SurfaceOptions(tolerance=1.0)
@@ -23,7 +23,7 @@ def measured():
         one = slice(i, i + 1)
         metrics.update(
             predicted[one],
-            truth[one],
+            target[one],
             [i],
             probabilities=torch.stack([1 - foreground, foreground], dim=1)[one],
         )

@@ -85,6 +85,17 @@ def test_a_folder_without_images_is_told(tmp_path):
         read_images(str(tmp_path), PREPROCESS, 3)
 
 
+def test_a_damaged_image_is_reported_and_skipped(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=tmp_path.name):
+        read_images(str(tmp_path), PREPROCESS, 2, log=lambda line: None)
+    Image.fromarray(np.full((8, 9), 51, np.uint8)).save(tmp_path / "b.png")
+    lines = []
+    assert len(read_images(str(tmp_path), PREPROCESS, 2, log=lines.append)) == 1
+    assert len(lines) == 1
+    assert "a.png" in lines[0]
+
+
 @pytest.mark.parametrize("gamma", [0.5, 1.0])
 def test_a_network_of_floats_takes_its_images_as_they_are(gamma, tmp_path):
     step = Preprocess(3, (0.5,) * 3, (0.25,) * 3, gamma, floats=True)

@@ -8,7 +8,7 @@ from kanseg.data import Preprocess
 from kanseg.export.check import expected
 from kanseg.export.network import Deployed, area_weights, linear_weights, mixed_weights, resized
 from kanseg.inference.exported import logits_of
-from kanseg.inference.predictor import class_probabilities
+from kanseg.inference.predictor import to_probabilities
 
 RNG = np.random.default_rng(0)
 TASKS = {"binary": 1, "multiclass": 3, "multilabel": 3}
@@ -62,8 +62,8 @@ def test_a_constant_stays_constant(weights, source, target):
 @pytest.mark.parametrize(("task", "count"), TASKS.items())
 def test_logits_of_probabilities_give_the_probabilities(task, count):
     logits = torch.randn(2, count, 5, 6) * 5
-    probabilities = class_probabilities(nn.Identity(), logits, task)
-    again = class_probabilities(nn.Identity(), logits_of(probabilities, task), task)
+    probabilities = to_probabilities(logits, task)
+    again = to_probabilities(logits_of(probabilities, task), task)
     torch.testing.assert_close(again, probabilities, rtol=0, atol=1e-6)
 
 
@@ -87,9 +87,7 @@ def test_outputs_are_those_of_the_network_behind_its_own_preprocessing(task, cou
             for output in ("logits", "probabilities", "labels")
         )
     torch.testing.assert_close(probabilities, truth, rtol=0, atol=1e-5)
-    torch.testing.assert_close(
-        class_probabilities(nn.Identity(), logits, task), truth, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(to_probabilities(logits, task), truth, rtol=0, atol=1e-5)
     assert torch.equal(
         labels.long(),
         (probabilities > 0.5).long() if task == "multilabel" else probabilities.argmax(dim=1),

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from kanseg.inference.sliding_window import gaussian_window, predict_tiled, tile_starts
+from kanseg.inference.sliding_window import (
+    gaussian_window,
+    merge_rows,
+    sliding_window,
+    tile_starts,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,21 +27,21 @@ def test_a_pointwise_network_gives_the_same_in_tiles(shape):
     def read(top, left, height, width):
         return image[:, top : top + height, left : left + width]
 
-    result = predict_tiled(torch.sigmoid, read, shape, tile=(16, 24), overlap=0.5, batch_size=3)
-    torch.testing.assert_close(result, torch.sigmoid(image))
+    chunks = sliding_window(torch.sigmoid, [read], shape, tile=(16, 24), overlap=0.5, batch_size=3)
+    torch.testing.assert_close(merge_rows(chunks, shape[0])[0], torch.sigmoid(image))
 
 
 def test_the_middle_of_a_tile_outweighs_its_border():
     calls = iter([0.0, 1.0])
-    result = predict_tiled(
+    chunks = sliding_window(
         lambda batch: torch.stack([torch.full((1, 8, 8), next(calls)) for _ in batch]),
-        lambda *_: torch.zeros(1, 8, 8),
+        [lambda *_: torch.zeros(1, 8, 8)],
         (8, 12),
         tile=(8, 8),
         overlap=0.5,
         batch_size=1,
     )
-    row = result[0, 4]
+    row = merge_rows(chunks, 8)[0, 0, 4]
     assert (row[:4] == 0).all()
     assert (row[8:] == 1).all()
     assert (row[4:8].diff() > 0).all()

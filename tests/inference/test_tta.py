@@ -11,9 +11,9 @@ IMAGE = torch.arange(2 * 3 * 4.0).reshape(1, 2, 3, 4)
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_views_are_different_symmetries_of_a_square_and_are_undone(count):
-    seen = [view.apply(IMAGE) for view in views(count)]
-    assert len({tuple(x.flatten().tolist()) + tuple(x.shape) for x in seen}) == count
-    for view, x in zip(views(count), seen, strict=True):
+    transformed = [view.apply(IMAGE) for view in views(count)]
+    assert len({tuple(x.flatten().tolist()) + tuple(x.shape) for x in transformed}) == count
+    for view, x in zip(views(count), transformed, strict=True):
         assert torch.equal(view.undo(x, (3, 4)), IMAGE)
 
 
@@ -37,10 +37,11 @@ def test_every_scale_comes_with_every_flip_once():
 
 def test_a_scaled_view_is_a_scaled_image_and_its_map_scaled_back():
     image = torch.rand(1, 1, 8, 12)
-    seen = View(scale=1.5).apply(image)
-    assert torch.equal(seen, F.interpolate(image, size=(12, 18), mode="bilinear"))
+    transformed = View(scale=1.5).apply(image)
+    assert torch.equal(transformed, F.interpolate(image, size=(12, 18), mode="bilinear"))
     assert torch.equal(
-        View(scale=1.5).undo(seen, (8, 12)), F.interpolate(seen, size=(8, 12), mode="bilinear")
+        View(scale=1.5).undo(transformed, (8, 12)),
+        F.interpolate(transformed, size=(8, 12), mode="bilinear"),
     )
 
 

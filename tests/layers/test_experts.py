@@ -151,7 +151,7 @@ def test_a_penalty_collects_it_with_its_weight():
     torch.manual_seed(1)
     layer(x)
     torch.testing.assert_close(found, 0.5 * balance_loss(layer))
-    with pytest.raises(ValueError, match="'balance' needs a model with mixtures of experts"):
+    with pytest.raises(ValueError, match="'balance'"):
         Penalty(KANConv2d(2, 2, 3), {"balance": 1.0})
 
 
@@ -229,9 +229,9 @@ def test_every_convolution_of_a_network_but_the_stem_is_a_mixture():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 2, "top_k": 3}, "top_k must be from 1"),
-        ({"top_k": 1}, "set experts"),
-        ({"expert": 2}, "did you mean 'experts'"),
+        ({"experts": 2, "top_k": 3}, "top_k=3"),
+        ({"top_k": 1}, "top_k=1"),
+        ({"expert": 2}, "'experts'"),
     ],
 )
 def test_bad_options_are_told(options, message):

@@ -11,7 +11,7 @@ bases = pytest.mark.parametrize("basis", ["bspline", "gram", "none"])
 
 
 def trained(basis="gram", **options):
-    """A network of functions of each edge whose batch norms have seen something."""
+    """A network of functions of each edge whose batch norms have statistics."""
     net = kanseg.create_model("unet", width=4, depth=2, basis=basis, share="edge", **options)
     net(torch.randn(2, 3, 24, 24))
     return net.eval()
@@ -182,11 +182,11 @@ def test_heads_and_norms_can_stay_trainable():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "finetune needs rank"),
-        ({"rank": 0}, "each at least 1"),
-        ({"extra_degrees": -1}, "each at least 1"),
-        ({"rank": 1, "keep": ["head.*"]}, "no parameter: head"),
-        ({"grid_size": 7}, "multiple of"),
+        ({}, "rank=None"),
+        ({"rank": 0}, "rank=0"),
+        ({"extra_degrees": -1}, "extra_degrees=-1"),
+        ({"rank": 1, "keep": ["head.*"]}, r"head\.\*"),
+        ({"grid_size": 7}, "got 7"),
         ({"trainable_degrees": [12]}, "no suitable layer"),
     ],
 )
@@ -219,6 +219,6 @@ def test_copies_are_fused_each_by_itself():
 def test_wrapped_parts_are_told_before_anything_changes():
     layer = KANConv2d(2, 3, 1)
     layer.basis_conv = torch.nn.Sequential(layer.basis_conv)
-    with pytest.raises(ValueError, match="basis_conv was replaced by a Sequential"):
+    with pytest.raises(ValueError, match="basis_conv .* Sequential"):
         finetune(layer, rank=1)
     assert all(p.requires_grad for p in layer.parameters())

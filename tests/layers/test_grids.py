@@ -277,20 +277,20 @@ def test_a_flat_kan_refines():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: KANLinear(2, 2, grid_size=5).refine(7), "multiple of the current 5, got 7"),
-        (lambda: KANLinear(2, 2, basis="rbf").refine(16), "only B-splines can be refined"),
-        (lambda: KANLinear(2, 2, basis="gram").update_grid(torch.randn(4, 2)), "Gram has no grid"),
+        (lambda: KANLinear(2, 2, grid_size=5).refine(7), "5, got 7"),
+        (lambda: KANLinear(2, 2, basis="rbf").refine(16), "B-splines"),
+        (lambda: KANLinear(2, 2, basis="gram").update_grid(torch.randn(4, 2)), "Gram .* grid"),
         (
             lambda: KANLinear(2, 2, basis="bspline").raise_degree(5),
-            "BSpline has no degree to raise",
+            "BSpline .* degree",
         ),
         (lambda: KANLinear(2, 2, basis="gram").raise_degree(2), "at least 3, got 2"),
         (
             lambda: KANLinear(2, 2, basis="none").update_grid(torch.randn(4, 2)),
-            "no functions and no grid",
+            "basis 'none'",
         ),
-        (lambda: KANLinear(2, 2, basis="none").refine(10), "no functions"),
-        (lambda: refine_grids(kan([2, 2]), 8), "multiple of the current 5, got 8"),
+        (lambda: KANLinear(2, 2, basis="none").refine(10), "basis 'none'"),
+        (lambda: refine_grids(kan([2, 2]), 8), "5, got 8"),
     ],
 )
 def test_what_cannot_be_done_is_said(change, message):
@@ -521,7 +521,7 @@ def test_layers_that_share_functions_are_refused_before_anything_changes(part, w
     setattr(net[1], part, getattr(net[0], part))
     x = torch.randn(2, 2, 4, 4)
     before = net(x)
-    with pytest.raises(ValueError, match="several layers share one"):
+    with pytest.raises(ValueError, match="share one (basis|functions_weight)"):
         wrong(net, x)
     assert torch.equal(net(x), before)
 
@@ -542,7 +542,7 @@ def test_a_layer_with_a_wrapped_part_is_not_passed_over():
     net[1].basis_conv = Wrapper(net[1].basis_conv)
     x = torch.randn(2, 2, 4, 4)
     for change in (lambda: update_grids(net, x), lambda: refine_grids(net, 10)):
-        with pytest.raises(ValueError, match="basis_conv was replaced by a Wrapper"):
+        with pytest.raises(ValueError, match="basis_conv .* Wrapper"):
             change()
     assert net[0].basis.grid_size == 5
     assert set(off_grid_shares(net, x)) == {"0", "1"}

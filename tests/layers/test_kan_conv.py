@@ -109,12 +109,12 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"groups": 2}, "divisible by groups"),
-        ({"basis": "splines"}, "unknown basis"),
-        ({"basis": "none", "degree": 3}, "has no options"),
-        ({"basis": "gram", "grid_size": 3}, "no option 'grid_size'"),
-        ({"norm": "bach"}, "did you mean 'batch'"),
-        ({"activation": "sillu"}, "did you mean 'silu'"),
+        ({"groups": 2}, "groups"),
+        ({"basis": "splines"}, "'splines'"),
+        ({"basis": "none", "degree": 3}, "degree"),
+        ({"basis": "gram", "grid_size": 3}, "'grid_size'"),
+        ({"norm": "bach"}, "'batch'"),
+        ({"activation": "sillu"}, "'silu'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

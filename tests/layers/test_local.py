@@ -116,15 +116,15 @@ def test_grids_follow_the_patches_of_each_place():
     low, _ = model[0].functions.basis.grid_limits()
     assert (
         low.view(4, 4)[1].mean() > low.view(4, 4)[0].mean() + 7
-    )  # the right patches have seen larger numbers
+    )  # the right patches have larger values
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel_size": 9}, "patches must fit"),
-        ({"stride": 0}, "patches must fit"),
-        ({"domain": "instance_norm"}, "use 'layer_norm'"),
+        ({"kernel_size": 9}, "kernel_size=9"),
+        ({"stride": 0}, "stride=0"),
+        ({"domain": "instance_norm"}, "'layer_norm'"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

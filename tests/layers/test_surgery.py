@@ -116,7 +116,7 @@ def test_a_dilated_convolution_is_one_built_so(padding, padding_mode):
 
 
 def test_a_kernel_that_cannot_keep_the_size_is_refused():
-    with pytest.raises(ValueError, match="kernel_size=.*odd kernel size"):
+    with pytest.raises(ValueError, match="kernel_size="):
         dilate(nn.Conv2d(2, 2, 2, stride=2), 2)
 
 
@@ -166,5 +166,5 @@ def test_a_convolution_made_from_another_tensor_is_not_changed(change, make):
 def test_a_replaced_convolution_is_not_changed(change):
     layer = KANConv2d(2, 3, 3)
     layer.basis_conv = nn.Sequential(layer.basis_conv)
-    with pytest.raises(ValueError, match="basis_conv was replaced by a Sequential"):
+    with pytest.raises(ValueError, match="basis_conv .* Sequential"):
         change(layer, layer)

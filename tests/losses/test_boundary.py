@@ -8,10 +8,10 @@ from tests.losses.test_weighted import batch
 
 
 def test_maps_are_distances_to_the_nearest_counted_pixel_of_the_other_side():
-    truth, counted = torch.rand(3, 2, 9, 8) < 0.3, torch.rand(3, 2, 9, 8) < 0.8
-    maps = distance_maps(truth, counted).numpy()
+    target, counted = torch.rand(3, 2, 9, 8) < 0.3, torch.rand(3, 2, 9, 8) < 0.8
+    maps = distance_maps(target, counted).numpy()
     for t, c, found in zip(
-        truth.flatten(0, 1).numpy(),
+        target.flatten(0, 1).numpy(),
         counted.flatten(0, 1).numpy(),
         maps.reshape(-1, 9, 8),
         strict=True,

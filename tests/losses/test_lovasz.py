@@ -17,10 +17,10 @@ def test_several_classes_cost_what_they_cost_in_segmentation_models_pytorch():
 
 def test_hard_predictions_cost_the_jaccard_loss():
     """What the extension extends: on errors of 0 and 1 it is 1 - IoU."""
-    for truth, wrong in itertools.product(itertools.product((0, 1), repeat=4), repeat=2):
-        if not any(truth):
+    for target, wrong in itertools.product(itertools.product((0, 1), repeat=4), repeat=2):
+        if not any(target):
             continue
-        t, w = torch.tensor(truth).bool(), torch.tensor(wrong).bool()
+        t, w = torch.tensor(target).bool(), torch.tensor(wrong).bool()
         predicted = t ^ w
         logits = torch.where(predicted, 50.0, -50.0).view(1, 1, 1, 4)
         expected = 1 - (predicted & t).sum() / (predicted | t).sum()
@@ -31,13 +31,13 @@ def test_hard_predictions_cost_the_jaccard_loss():
 
 
 def test_the_slope_is_the_difference_of_jaccard_losses():
-    truth = torch.tensor([[True, False, False, True, False, True]])
-    total = truth.sum().item()
+    target = torch.tensor([[True, False, False, True, False, True]])
+    total = target.sum().item()
     losses = [0.0]
     for k in range(1, 7):
-        missed, alarms = truth[0, :k].sum().item(), (~truth[0, :k]).sum().item()
+        missed, alarms = target[0, :k].sum().item(), (~target[0, :k]).sum().item()
         losses.append(1 - (total - missed) / (total + alarms))
-    torch.testing.assert_close(jaccard_slope(truth)[0], torch.tensor(losses).diff())
+    torch.testing.assert_close(jaccard_slope(target)[0], torch.tensor(losses).diff())
 
 
 def test_a_batch_without_the_class_costs_nothing():

@@ -6,7 +6,7 @@ from kanseg.losses.weighted import RANGES
 from kanseg.utils.errors import InputError
 
 TASKS = {"binary": 1, "multiclass": 4, "multilabel": 3}  # task -> logits
-SMOOTH = ("ce", "dice", "jaccard", "tversky", "focal", "boundary")
+SMOOTH = ("ce", "dice", "jaccard", "tversky", "focal", "boundary", "cldice")
 OPTIONS = {
     "tversky": {"alpha": 0.3, "beta": 0.7, "gamma": 0.75},
     "focal": {"gamma": 1.5},
@@ -28,7 +28,7 @@ def ignored_of(target, logits):
     return (target == 255) if target.ndim == 4 else (target == 255).unsqueeze(1).expand_as(logits)
 
 
-def truth_signs(task, target):
+def target_signs(task, target):
     """+1 where a class is, -1 elsewhere: logits of a perfect prediction."""
     if task == "multiclass":
         return 2.0 * torch.nn.functional.one_hot(target, 4).permute(0, 3, 1, 2) - 1
@@ -77,10 +77,10 @@ class TestEveryLoss:
     ):
         loss = self.loss(name, task, weighted)
         logits, target = batch(task, ignored=0)
-        truth = truth_signs(task, target)
-        assert loss(50 * truth, target) < 1e-4
+        signs = target_signs(task, target)
+        assert loss(50 * signs, target) < 1e-4
         _, slope = gradient(loss, logits, target)
-        assert (slope * truth).sum() < 0
+        assert (slope * signs).sum() < 0
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_half_precision_logits_give_a_finite_float32_loss_and_gradient(
@@ -108,7 +108,7 @@ class TestEveryLoss:
         assert value == 0
         assert slope.abs().max() == 0
 
-    def test_a_truth_without_foreground_is_finite(self, name, task, weighted):
+    def test_a_target_without_foreground_is_finite(self, name, task, weighted):
         logits, target = batch(task)
         value, slope = gradient(self.loss(name, task, weighted), logits, torch.zeros_like(target))
         assert torch.isfinite(value)

@@ -11,26 +11,26 @@ from kanseg.training.run_folder.logging import plain
 
 
 def images(count=7, classes=4):
-    truth = torch.randint(classes, (count, 9, 8))
+    target = torch.randint(classes, (count, 9, 8))
     predicted = torch.where(
-        torch.rand(count, 9, 8) < 0.6, truth, torch.randint(classes, (count, 9, 8))
+        torch.rand(count, 9, 8) < 0.6, target, torch.randint(classes, (count, 9, 8))
     )
-    truth[torch.rand(count, 9, 8) < 0.1] = 255
-    return predicted, truth
+    target[torch.rand(count, 9, 8) < 0.1] = 255
+    return predicted, target
 
 
-def measured(predicted, truth, names="abcd", order=None, batch=3):
+def measured(predicted, target, names="abcd", order=None, batch=3):
     metrics = SegmentationMetrics(list(names))
-    order = torch.arange(len(truth)) if order is None else order
+    order = torch.arange(len(target)) if order is None else order
     for part in order.split(batch):
-        metrics.update(predicted[part], truth[part], part.tolist())
+        metrics.update(predicted[part], target[part], part.tolist())
     return metrics.compute()
 
 
 def test_scores_over_the_set_are_scikit_learns():
-    predicted, truth = images()
-    y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
-    result = measured(predicted, truth)
+    predicted, target = images()
+    y, p = target[target != 255].numpy(), predicted[target != 255].numpy()
+    result = measured(predicted, target)
     for name, function in (
         ("iou", sklearn_metrics.jaccard_score),
         ("dice", sklearn_metrics.f1_score),
@@ -45,12 +45,12 @@ def test_scores_over_the_set_are_scikit_learns():
 
 
 def test_per_image_scores_are_means_over_images():
-    predicted, truth = images()
+    predicted, target = images()
     each = [
         sklearn_metrics.jaccard_score(t[t != 255], p[t != 255], average=None)
-        for p, t in zip(predicted.numpy(), truth.numpy(), strict=True)
+        for p, t in zip(predicted.numpy(), target.numpy(), strict=True)
     ]
-    result = measured(predicted, truth)["per_image"]
+    result = measured(predicted, target)["per_image"]
     assert abs(result["mean_iou"] - np.mean([e.mean() for e in each])) < 1e-12
     np.testing.assert_allclose(
         [row["iou"] for row in result["classes"].values()], np.mean(each, axis=0), atol=1e-12
@@ -58,16 +58,16 @@ def test_per_image_scores_are_means_over_images():
 
 
 def test_batch_size_and_order_do_not_matter():
-    predicted, truth = images()
-    reference = measured(predicted, truth)
+    predicted, target = images()
+    reference = measured(predicted, target)
     for batch in (1, 2, 7):
-        assert measured(predicted, truth, order=torch.randperm(7), batch=batch) == reference
+        assert measured(predicted, target, order=torch.randperm(7), batch=batch) == reference
 
 
 def test_worked_out_by_hand():
-    truth = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 255]]])
+    target = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 255]]])
     predicted = torch.tensor([[[1, 0, 1, 0]], [[0, 0, 0, 1]]])
-    result = measured(predicted, truth, names="ab")
+    result = measured(predicted, target, names="ab")
     assert result["classes"]["b"] == {
         "iou": 1 / 3,
         "dice": 0.5,
@@ -86,73 +86,73 @@ def test_worked_out_by_hand():
 
 
 def test_an_absent_class_is_nan_and_left_out_of_the_mean():
-    truth = torch.zeros(2, 3, 3, dtype=torch.long)
-    result = measured(truth, truth, names="abc")
+    target = torch.zeros(2, 3, 3, dtype=torch.long)
+    result = measured(target, target, names="abc")
     assert math.isnan(result["classes"]["c"]["iou"])
     assert result["classes"]["c"]["absent"] == 2
     assert result["mean_iou"] == 1.0
 
 
 def test_a_missed_class_scores_zero_and_not_nan():
-    truth = torch.tensor([[[0, 1]]])
-    result = measured(torch.zeros_like(truth), truth, names="ab")
+    target = torch.tensor([[[0, 1]]])
+    result = measured(torch.zeros_like(target), target, names="ab")
     assert result["classes"]["b"]["iou"] == 0
     assert math.isnan(result["classes"]["b"]["precision"])
 
 
 def test_parts_of_several_processes_add_up():
-    predicted, truth = images()
-    whole = measured(predicted, truth)
+    predicted, target = images()
+    whole = measured(predicted, target)
     parts = [SegmentationMetrics("abcd") for _ in range(2)]
     for rank, part in enumerate(parts):
         mine = torch.arange(rank, 7, 2)
-        part.update(predicted[mine], truth[mine], mine.tolist())
+        part.update(predicted[mine], target[mine], mine.tolist())
     parts[0].merge(parts[1].per_image)
     assert parts[0].compute() == whole
 
 
-def test_confusion_matrix_has_truth_in_rows():
+def test_confusion_matrix_has_target_in_rows():
     matrix = confusion_matrices(torch.tensor([[[1, 1]]]), torch.tensor([[[0, 1]]]), 2)
     assert matrix.tolist() == [[[0, 1], [0, 1]]]
 
 
 def test_table_shows_absent_classes_as_a_dash():
-    truth = torch.zeros(2, 3, 3, dtype=torch.long)
-    lines = table(measured(truth, truth, names=["land", "lake"])).splitlines()
+    target = torch.zeros(2, 3, 3, dtype=torch.long)
+    lines = table(measured(target, target, names=["land", "lake"])).splitlines()
     assert lines[1].split()[:2] == ["land", "1.0000"]
     assert lines[2].split() == ["lake", "-", "-", "-", "-", "1.0000", "-", "-", "2/2"]
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_images_are_no_error(count):
-    truth = torch.zeros(count, 2, 2, dtype=torch.long)
-    assert measured(truth, truth, names="ab")["images"] == count
+    target = torch.zeros(count, 2, 2, dtype=torch.long)
+    assert measured(target, target, names="ab")["images"] == count
 
 
 def test_specificity_is_the_recall_of_everything_else():
-    predicted, truth = images()
-    y, p = truth[truth != 255].numpy(), predicted[truth != 255].numpy()
+    predicted, target = images()
+    y, p = target[target != 255].numpy(), predicted[target != 255].numpy()
     expected = [sklearn_metrics.recall_score(y != c, p != c) for c in range(4)]
     np.testing.assert_allclose(
-        [row["specificity"] for row in measured(predicted, truth)["classes"].values()], expected
+        [row["specificity"] for row in measured(predicted, target)["classes"].values()], expected
     )
 
 
 class TestMultilabel:
     def labels(self, count=5, classes=3):
-        truth = torch.randint(2, (count, classes, 9, 8))
-        predicted = torch.where(torch.rand(truth.shape) < 0.6, truth, 1 - truth)
-        return predicted, truth
+        target = torch.randint(2, (count, classes, 9, 8))
+        predicted = torch.where(torch.rand(target.shape) < 0.6, target, 1 - target)
+        return predicted, target
 
-    def compute(self, predicted, truth, **options):
-        metrics = SegmentationMetrics("abc"[: truth.shape[1]], "multilabel", **options)
-        metrics.update(predicted, truth)
+    def compute(self, predicted, target, **options):
+        metrics = SegmentationMetrics("abc"[: target.shape[1]], "multilabel", **options)
+        metrics.update(predicted, target)
         return metrics.compute()
 
     def test_scores_are_scikit_learns(self):
-        predicted, truth = self.labels()
-        y, p = (part.permute(0, 2, 3, 1).reshape(-1, 3).numpy() for part in (truth, predicted))
-        result = self.compute(predicted, truth)
+        predicted, target = self.labels()
+        y, p = (part.permute(0, 2, 3, 1).reshape(-1, 3).numpy() for part in (target, predicted))
+        result = self.compute(predicted, target)
         for name, function in (
             ("iou", sklearn_metrics.jaccard_score),
             ("dice", sklearn_metrics.f1_score),
@@ -167,26 +167,26 @@ class TestMultilabel:
         assert abs(result["accuracy"] - (y == p).mean()) < 1e-12
 
     def test_each_class_leaves_out_its_own_pixels(self):
-        predicted, truth = self.labels()
-        ignored = torch.rand(truth.shape) < 0.3
-        truth[ignored] = 255
-        result = self.compute(predicted, truth)
+        predicted, target = self.labels()
+        ignored = torch.rand(target.shape) < 0.3
+        target[ignored] = 255
+        result = self.compute(predicted, target)
         for i, row in enumerate(result["classes"].values()):
-            used = truth[:, i] != 255
+            used = target[:, i] != 255
             assert (
                 abs(
                     row["iou"]
-                    - sklearn_metrics.jaccard_score(truth[:, i][used], predicted[:, i][used])
+                    - sklearn_metrics.jaccard_score(target[:, i][used], predicted[:, i][used])
                 )
                 < 1e-12
             )
-            assert row["pixels"] == (truth[:, i] == 1).sum()
+            assert row["pixels"] == (target[:, i] == 1).sum()
 
     def test_one_label_scores_as_the_foreground_of_a_binary_task(self):
-        predicted, truth = self.labels(classes=1)
-        single = self.compute(predicted, truth, surface=SurfaceOptions())
+        predicted, target = self.labels(classes=1)
+        single = self.compute(predicted, target, surface=SurfaceOptions())
         metrics = SegmentationMetrics(["background", "a"], "binary", surface=SurfaceOptions())
-        metrics.update(predicted[:, 0], truth[:, 0])
+        metrics.update(predicted[:, 0], target[:, 0])
         assert single["classes"]["a"] == metrics.compute()["classes"]["a"]
         assert single["per_image"]["classes"]["a"] == metrics.compute()["per_image"]["classes"]["a"]
 
@@ -194,20 +194,20 @@ class TestMultilabel:
 class TestSurfaces:
     def squares(self):
         """A class that is found one column off, missed, in neither, and made up."""
-        truth, predicted = (
+        target, predicted = (
             torch.zeros(4, 20, 30, dtype=torch.long),
             torch.zeros(4, 20, 30, dtype=torch.long),
         )
-        truth[0, 4:9, 4:9] = predicted[0, 4:9, 5:10] = 1
-        truth[1, 4:9, 4:9] = 1
+        target[0, 4:9, 4:9] = predicted[0, 4:9, 5:10] = 1
+        target[1, 4:9, 4:9] = 1
         predicted[3, 4:9, 4:9] = 1
-        return predicted, truth
+        return predicted, target
 
     def metrics(self, tolerance=0.0, order=range(4)):
-        predicted, truth = self.squares()
+        predicted, target = self.squares()
         metrics = SegmentationMetrics("ab", surface=SurfaceOptions(tolerance))
         for i in order:
-            metrics.update(predicted[i : i + 1], truth[i : i + 1], [i])
+            metrics.update(predicted[i : i + 1], target[i : i + 1], [i])
         return metrics
 
     def test_missed_and_made_up_objects_cost_the_diagonal_and_what_is_in_neither_is_counted(self):
@@ -239,9 +239,9 @@ class TestSurfaces:
         assert plain(first.compute()) == reference
 
     def test_a_spacing_a_image(self):
-        predicted, truth = self.squares()
+        predicted, target = self.squares()
         metrics = SegmentationMetrics("ab", surface=SurfaceOptions(0.0, (1.0, 1.0)))
-        metrics.update(predicted[:1], truth[:1], spacings=[(1.0, 0.25)])
+        metrics.update(predicted[:1], target[:1], spacings=[(1.0, 0.25)])
         assert metrics.compute()["per_image"]["classes"]["b"]["hd"] == 0.25
 
 

@@ -68,7 +68,7 @@ def test_equal_masks_are_perfect():
     }
 
 
-def test_truth_and_prediction_can_change_places():
+def test_target_and_prediction_can_change_places():
     predicted, truth = blobs(1), blobs(2)
     assert surface_scores(predicted, truth) == pytest.approx(surface_scores(truth, predicted))
 

@@ -91,17 +91,17 @@ def test_features_only_gives_the_encoder():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "vggkan12"}, "did you mean 'vggkan1"),
-        ({"name": "vggkan11", "layout": "v5"}, "layout must be one of v1, v2, v3, v4"),
+        ({"name": "vggkan12"}, "'vggkan12'.* 'vggkan1"),
+        ({"name": "vggkan11", "layout": "v5"}, "v1, v2, v3, v4.*'v5'"),
         ({"name": "vggkan11", "layout": "v1", "depth": 5}, "depths 1 to 4"),
-        ({"name": "vggkan11", "head": "kann"}, "head must be one of"),
-        ({"name": "vggkan11", "classes": 0}, "classes must be at least 1"),
-        ({"name": "reskanet_18", "stem_stride": 3}, "stem_stride must be 1, 2 or 4"),
+        ({"name": "vggkan11", "head": "kann"}, "head .*'kann'"),
+        ({"name": "vggkan11", "classes": 0}, "classes"),
+        ({"name": "reskanet_18", "stem_stride": 3}, "stem_stride .*3"),
         (
             {"name": "reskanet_18", "aux_params": {"classes": 2}},
-            "aux_params belong to segmentation",
+            "aux_params",
         ),
-        ({"name": "reskanet_18", "heat": "kan"}, "unknown option 'heat'"),
+        ({"name": "reskanet_18", "heat": "kan"}, "'heat'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):

@@ -139,13 +139,13 @@ def test_a_matched_width_is_solved_before_weights_are_loaded(tmp_path, image):
         (
             "unet",
             {"width": 4, "depth": 2},
-            r"does not fit: stages\.0\.0\.\S+ has \(.*\) there and \(.*\) here",
+            r"stages\.0\.0\.\S+ has \(.*\) there and \(.*\) here",
         ),
-        ("unet", {"width": 3, "depth": 3}, r"does not fit: stages\.3\.\S+ has nothing there"),
+        ("unet", {"width": 3, "depth": 3}, r"stages\.3\.\S+ has nothing there"),
         (
             "unet",
             {"width": 3, "depth": 1},
-            r"does not fit: stages\.2\.\S+ has \(.*\) there and nothing here",
+            r"stages\.2\.\S+ has \(.*\) there and nothing here",
         ),
         ("kan", {"image_size": [8, 8]}, "has no encoder"),
     ],
@@ -160,5 +160,5 @@ def test_a_source_without_an_encoder_is_named(tmp_path):
     kanseg.create_classifier("kan", 3, image_size=[8, 8]).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="FlatClassifier"):
         kanseg.create_model("unet", encoder_weights=tmp_path)
-    with pytest.raises(InputError, match="no pretrained weights.*nowhere"):
+    with pytest.raises(InputError, match="nowhere"):
         kanseg.create_model("unet", encoder_weights="nowhere")

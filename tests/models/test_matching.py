@@ -15,7 +15,7 @@ SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1
 @pytest.mark.parametrize("name", ["ukanet_18", "unet"])
 @pytest.mark.parametrize("basis", ["gram", "bspline"])
 @pytest.mark.parametrize("share", ["channel", "edge"])
-def test_the_control_arm_is_as_large_and_has_no_functions(name, basis, share):
+def test_the_baseline_is_as_large_and_has_no_functions(name, basis, share):
     """Shared functions hardly make a network larger."""
     functions = {"basis": basis, "share": share}
     like = kanseg.create_model(name, depth=2, **functions)
@@ -131,27 +131,25 @@ def test_a_width_is_a_real_number():
     ).shape == (1, 2, 9, 9)
     assert (scaled(0.2, 1), scaled(3, 4)) == (1, 12)
     for width in (0.5, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="width must be at least 1"):
+        with pytest.raises(ValueError, match="width"):
             kanseg.create_encoder("unet", width=width)
 
 
 @pytest.mark.parametrize("start", [1, 2.5, 16, 1000])
-def test_solved_by_few_looks(start):
-    looks = []
+def test_solved_by_few_evaluations(start):
+    widths = []
 
     def size(width):
-        looks.append(width)
+        widths.append(width)
         return round(width) * round(3 * width) + 100
 
     width = solve_width(size, 30_000, start)
     assert size(width) == pytest.approx(30_000, rel=0.02)
-    assert len(looks) < 20
+    assert len(widths) < 20
 
 
 def test_what_cannot_be_reached_names_the_nearest_sizes():
-    with pytest.raises(
-        ValueError, match=r"no width gives 5 parameters within 2%.* 40 \(width 1\)$"
-    ):
+    with pytest.raises(ValueError, match=r"5 parameters .* 40 \(width 1\)$"):
         solve_width(lambda width: 40 * int(width) ** 2, 5, what="parameters")
     with pytest.raises(ValueError, match=r"100 .*: 40 \(width 1.*\) and 160 \(width 2.*\)$"):
         solve_width(lambda width: 40 * int(width) ** 2, 100)
@@ -160,13 +158,13 @@ def test_what_cannot_be_reached_names_the_nearest_sizes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"match": "params"}, "match must be 'params' or 'macs', and like"),
-        ({"like": {"basis": "gram"}}, "match must be"),
-        ({"match": "size", "like": {"basis": "gram"}}, "got match='size'"),
-        ({"match": "params", "like": nn.Linear(2, 2), "width": 3}, "leave out `width`"),
-        ({"match": "params", "like": {"basis": "gramm"}}, "did you mean 'gram'"),
-        ({"match": "params", "like": {"basis": "gram"}, "widht": 3}, "did you mean 'width'"),
-        ({"match": "params", "like": nn.Linear(2, 2)}, "no width gives 6 parameters"),
+        ({"match": "params"}, "match.* like"),
+        ({"like": {"basis": "gram"}}, "match=None"),
+        ({"match": "size", "like": {"basis": "gram"}}, "match='size'"),
+        ({"match": "params", "like": nn.Linear(2, 2), "width": 3}, "`width`"),
+        ({"match": "params", "like": {"basis": "gramm"}}, "'gramm'.* 'gram'"),
+        ({"match": "params", "like": {"basis": "gram"}, "widht": 3}, "'widht'.* 'width'"),
+        ({"match": "params", "like": nn.Linear(2, 2)}, "6 parameters"),
     ],
 )
 def test_mistakes_are_named(options, message):

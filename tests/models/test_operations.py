@@ -20,7 +20,7 @@ GRAM3 = TANH + 2 * 2  # u itself, and two steps of the recurrence: a product and
 
 
 def work(module, *shape):
-    """(contraction, functions)"""
+    """(linear, functions)"""
     counts = [0], [0]
     adders = [lambda n, c=c: c.append(c.pop() + n) for c in counts]
     with torch.no_grad(), preserve_state(module, training=False), count_operations(module, *adders):
@@ -90,9 +90,9 @@ KAN_LAYERS = {
 @pytest.mark.parametrize("case", KAN_LAYERS)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_kan_convolutions_by_hand(case, batch):
-    options, contraction, functions = KAN_LAYERS[case]
+    options, linear, functions = KAN_LAYERS[case]
     assert work(KANConv2d(6, 4, 3, padding=1, **options), batch, 6, 8, 10) == (
-        batch * contraction,
+        batch * linear,
         batch * functions,
     )
 
@@ -130,7 +130,7 @@ def test_shared_functions_are_one_convolution_and_a_few_operations_an_entry(shar
 def test_activations_by_hand(options, operations):
     layer = KANActivation(6, **options)
     assert work(layer, 2, 6, 8, 10) == (0, 2 * 6 * S * operations)
-    assert "terms" not in vars(layer.basis)
+    assert "values_and_derivatives" not in vars(layer.basis)
 
 
 @pytest.mark.parametrize("basis", list(BASES))
@@ -162,11 +162,11 @@ def test_the_functions_cost_the_same_fused_and_by_themselves(name):
     """
     basis = create_basis(name, 6)
     layer = KANConv2d(6, 4, 1, basis=name)
-    contraction, fused = work(layer, 1, 6, 40, 50)
-    assert contraction == 40 * 50 * 4 * 6 * (basis.num_functions + 1)
+    linear, fused = work(layer, 1, 6, 40, 50)
+    assert linear == 40 * 50 * 4 * 6 * (basis.num_functions + 1)
     assert fused == work(basis, 1, 6, 40, 50)[1]
     assert fused >= 6 * 40 * 50
-    assert "terms" not in vars(layer.basis)
+    assert "values_and_derivatives" not in vars(layer.basis)
 
 
 @pytest.mark.parametrize("name", ["unet", "ukanet_18"])

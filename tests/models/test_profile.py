@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 import kanseg
+from kanseg.cli.profile import main
 from kanseg.layers import KANConv2d
 from kanseg.models.operations import num_parameters, saved_bytes
 from kanseg.models.profile import PARTS
+from kanseg.utils.errors import InputError
 
 TOOL = Path(__file__).parents[2] / "tools" / "profile_model.py"
 
@@ -118,7 +120,7 @@ def test_time_is_counted_once(monkeypatch):
     }
 
 
-class Foreign(nn.Module):
+class External(nn.Module):
     """Weights used outside a module's own call, a layer used twice, several outputs."""
 
     def __init__(self):
@@ -133,19 +135,19 @@ class Foreign(nn.Module):
 
 
 def test_networks_of_other_origin():
-    found = kanseg.profile(Foreign(), (8, 3, 4), runs=1)
+    found = kanseg.profile(External(), (8, 3, 4), runs=1)
     tokens = 12
-    assert row(found, "linear").contraction == 2 * tokens * 64
-    assert row(found, "").contraction == tokens * 64
+    assert row(found, "linear").linear == 2 * tokens * 64
+    assert row(found, "").linear == tokens * 64
     assert (
-        row(found, "attention").contraction + row(found, "attention.out_proj").contraction
+        row(found, "attention").linear + row(found, "attention.out_proj").linear
         == 4 * tokens * 64 + 2 * tokens**2 * 8
     )
     assert found.total.parameters == {
         "base": 0,
         "basis": 0,
         "norm": 0,
-        "other": num_parameters(Foreign()),
+        "other": num_parameters(External()),
     }
 
 
@@ -159,7 +161,7 @@ def test_a_network_of_torchvision():
     assert found.total.parameters["norm"] == sum(
         p.numel() for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
     )
-    assert row(found, "layer1.0.conv1").contraction == 2 * 16 * 16 * 9 * 64 * 64
+    assert row(found, "layer1.0.conv1").linear == 2 * 16 * 16 * 9 * 64 * 64
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert not any(m.training or m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
@@ -177,13 +179,13 @@ def test_the_table_and_its_figures():
     figures = json.loads(json.dumps(found.to_dict()))
     assert figures["input_size"] == [7, 6]
     assert (
-        figures["total"]["contraction"]
-        == sum(layer["contraction"] for layer in figures["layers"])
+        figures["total"]["linear"]
+        == sum(layer["linear"] for layer in figures["layers"])
         == 7 * 5 * (6 * 5 + 5 * 3)
     )
     assert (
         figures["total"]["multiply_adds"]
-        == figures["total"]["contraction"] + figures["total"]["functions"]
+        == figures["total"]["linear"] + figures["total"]["functions"]
     )
     assert figures["total"]["milliseconds"] > 0
 
@@ -216,6 +218,24 @@ def test_the_command(tmp_path):
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean 'unet'" in done.stderr
+
+
+def test_the_command_takes_a_checkpoint_or_a_config(tmp_path):
+    model = kanseg.create_model("unet", 1, 3, width=2, depth=1)
+    model.save_pretrained(tmp_path / "net")
+    config = "model: {name: kan, options: {hidden: [3]}}\ndata: {channels: 1, resize: [8, 9]}\n"
+    (tmp_path / "config.yaml").write_text(config)
+    figures = tmp_path / "figures.json"
+    common = ["--runs", "0", "--json", str(figures)]
+    main(["--checkpoint", str(tmp_path / "net"), *common])
+    found = json.loads(figures.read_text())
+    assert found["input_size"] == [1, 1, 256, 256]
+    assert found["total"]["num_parameters"] == num_parameters(model)
+    main(["--config", str(tmp_path / "config.yaml"), *common])
+    assert json.loads(figures.read_text())["input_size"] == [1, 1, 8, 9]
+    for words in ([], ["--name", "unet", "--checkpoint", str(tmp_path / "net")]):
+        with pytest.raises(InputError, match="--checkpoint"):
+            main(words)
 
 
 def test_no_tool_hides_a_module_of_python():

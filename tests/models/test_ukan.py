@@ -36,7 +36,7 @@ def test_functions_stand_in_the_token_blocks_alone():
     )
 
 
-def test_control_arm_is_the_perceptron_of_the_same_shape():
+def test_baseline_is_the_perceptron_of_the_same_shape():
     net = kanseg.create_model("ukan", basis="none", width=16)
     block = next(m for m in net.modules() if isinstance(m, TokenKAN))
     token = block.maps[0][0]

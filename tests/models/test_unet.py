@@ -131,12 +131,12 @@ def test_options_reach_the_convolutions_of_a_mixer(mixer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mixer": "atention"}, "unknown mixer 'atention'; did you mean 'attention'"),
+        ({"mixer": "atention"}, "'atention'.* 'attention'"),
         (
             {"mixer": "attention", "mixer_options": {"head": 2}},
-            "no option 'head'; did you mean 'heads'",
+            "'head'.* 'heads'",
         ),
-        ({"mixer_options": {"heads": 2}}, "mixer 'conv' has no option 'heads'"),
+        ({"mixer_options": {"heads": 2}}, "'conv'.* 'heads'"),
     ],
 )
 def test_bad_mixers_are_told(options, message):

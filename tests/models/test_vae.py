@@ -32,7 +32,7 @@ def test_the_loss_is_minus_the_evidence_lower_bound(likelihood):
 
 def test_pixels_outside_0_to_1_are_no_bernoulli_s():
     vae = VAE(1, (8, 8), 3, 4, likelihood="bernoulli")
-    with pytest.raises(ValueError, match="pixels from 0 to 1.*use 'gaussian'"):
+    with pytest.raises(ValueError, match="'bernoulli'.*'gaussian'"):
         vae(torch.full((2, 1, 8, 8), 1.5))
 
 
@@ -84,7 +84,7 @@ def test_the_penalty_is_the_bound_per_value_and_counts_once():
 
 
 def test_the_penalty_needs_an_autoencoder():
-    with pytest.raises(ValueError, match="'elbo' needs a model with a variational autoencoder"):
+    with pytest.raises(ValueError, match="'elbo'"):
         Penalty(kanseg.kan([2, 2]), {"elbo": 1.0})
 
 

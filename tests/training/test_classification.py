@@ -27,7 +27,7 @@ from tests.training.run_folder.stopped import copy_stopped
 
 @pytest.fixture
 def arrays(tmp_path):
-    """60 images of 8x8: a bright quarter, the class tells which."""
+    """60 images of 8x8: a bright quarter, the class says which."""
     rng = np.random.default_rng(0)
     y = np.arange(60) % 4
     x = rng.integers(0, 80, (60, 8, 8))

@@ -86,7 +86,7 @@ def changed(config, name, **settings):
         ({"WORLD_SIZE": ""}, (1, 0)),
     ],
 )
-def test_launchers_tell_how_many_processes_there_are(monkeypatch, names, expected):
+def test_the_number_of_processes_is_read_from_the_launcher(monkeypatch, names, expected):
     for name in (*kanseg.utils.environment.WORLD_SIZES, *kanseg.utils.environment.RANKS):
         monkeypatch.delenv(name, raising=False)
     for name, value in names.items():

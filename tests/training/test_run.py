@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import make_folder
-from kanseg.inference.checkpoint import find_fault
-from kanseg.training.optim.optimizers import warmup_cosine
+from kanseg.inference.checkpoint import find_fault, read_description
+from kanseg.training.optim.lr_scheduler import warmup_cosine
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import Resumed, lock_run, settings_changed
 from kanseg.training.run_folder.stored_state import read_training
@@ -295,7 +296,7 @@ def faulty(config, folder, kind):
         return "did you mean 'HorizontalFlip'"
     if kind == "turned oblong images":
         config.data.augment, config.training.batch_size = ["Transpose"], 2
-        return "the augmentation gives images of sizes 40x32, 32x40"
+        return "the sizes (height x width) 32x40, 40x32"
     if kind == "name in the options":
         config.model.options["basis"] = "none"
         return "model.options cannot hold basis"
@@ -352,6 +353,18 @@ def test_bad_samples_can_be_skipped(config, folder, capsys):
     out = capsys.readouterr().out
     assert "left out: " in out
     assert "data: train 1 images (1 left out)" in out
+
+
+def test_classes_are_inferred_from_the_good_masks_if_bad_ones_are_skipped(config, folder, capsys):
+    Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p00.png")
+    config.data.skip_bad, config.training.epochs, config.training.panels = True, 1, 0
+    train(config)
+    out = capsys.readouterr().out
+    assert "without 1 of 6 masks" in out
+    assert re.search(r"left out: .*p00\.png: value 7 ", out)
+    assert "data: train 1 images (1 left out)" in out
+    labels = read_description(Path(config.run_dir) / "best")["labels"]
+    assert labels["classes"] == ["background", "foreground"]
 
 
 def test_what_cannot_be_left_out_stops_even_so(config, folder):

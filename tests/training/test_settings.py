@@ -1,10 +1,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from kanseg.config import ClassificationConfig, Config
 from kanseg.training.run import TASKS
-from kanseg.training.settings import check_settings
+from kanseg.training.settings import check_settings, make_optimizer
 from kanseg.utils.errors import InputError
 
 WRONG = [
@@ -79,22 +81,27 @@ def test_wrong_settings_are_named(kind, given, message):
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "expected"),
     [
-        {"ema": 0.999, "patience": 5, "lr_factors": {"*": 0.0}},
-        {
-            "schedule": "plateau",
-            "schedule_options": {"factor": 0.5, "patience": 3, "min_factor": 0.01},
-        },
-        {
-            "optimizer": "lbfgs",
-            "weight_decay": 0.0,
-            "optimizer_options": {"line_search": None, "max_iter": 5},
-        },
-        {"optimizer_options": {"betas": [0.9, 0.99], "eps": 0}},
-        {"function_lr": 0.0, "function_decay": False},
+        (
+            {
+                "optimizer": "lbfgs",
+                "weight_decay": 0.0,
+                "optimizer_options": {"line_search": None, "max_iter": 5},
+            },
+            {"line_search_fn": None, "max_iter": 5},
+        ),
+        (
+            {"optimizer_options": {"betas": [0.9, 0.99], "eps": 0}},
+            {"betas": (0.9, 0.99), "eps": 0, "weight_decay": 1e-4},
+        ),
     ],
+    ids=["lbfgs", "adamw"],
 )
-def test_right_ones_pass(given):
+def test_options_at_the_ends_of_their_ranges_reach_the_optimizer(given, expected):
     config = Config()
-    check_settings(TASKS[Config](replace(config, training=replace(config.training, **given))))
+    settings = replace(config.training, **given)
+    check_settings(TASKS[Config](replace(config, training=settings)))
+    optimizer = make_optimizer(settings, [{"params": [nn.Parameter(torch.zeros(1))]}])
+    (group,) = optimizer.param_groups
+    assert {key: group[key] for key in expected} == expected

@@ -11,31 +11,31 @@ def test_items_come_in_order_and_from_another_thread():
     assert threading.get_ident() not in {thread for _, thread in items}
 
 
-def test_no_more_than_asked_for_is_drawn_ahead():
-    drawn = []
+def test_no_more_than_count_and_one_are_prefetched():
+    prepared = []
 
     def items():
         for i in range(100):
-            drawn.append(i)
+            prepared.append(i)
             yield i
 
     results = prefetch(items(), count=3)
     next(results)
     results.close()  # waits for the thread
-    assert len(drawn) <= 4
+    assert len(prepared) <= 4
 
 
-def test_an_item_is_drawn_while_the_one_before_is_used():
-    drawn = threading.Event()
+def test_an_item_is_prepared_while_the_one_before_is_used():
+    prepared = threading.Event()
 
     def items():
         yield 0
-        drawn.set()
+        prepared.set()
         yield 1
 
     results = prefetch(items())
     assert next(results) == 0
-    assert drawn.wait(timeout=60)
+    assert prepared.wait(timeout=60)
 
 
 def test_an_error_comes_where_its_item_would():

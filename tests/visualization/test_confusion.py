@@ -10,7 +10,7 @@ from kanseg.visualization.confusion import (
 )
 
 
-def test_rows_are_shares_of_the_truth_and_absent_classes_are_undefined():
+def test_rows_are_shares_of_the_true_class_and_absent_classes_are_undefined():
     shares = row_shares(np.array([[3, 1], [0, 0]]))
     assert shares[0].tolist() == [0.75, 0.25]
     assert np.isnan(shares[1]).all()

@@ -76,7 +76,7 @@ def test_many_classes_are_one_entry_of_the_legend(figure):
     assert len(scores.lines) == 22
 
 
-def test_scores_of_a_classifier_stand_beside_the_monitored_one(figure):
+def test_scores_of_a_classifier_are_drawn_with_the_monitored_one(figure):
     _, scores = figure(epochs(2, top1=0.5, top5=None, mean_f1=0.4), monitor="top1")
     assert [drawn.get_label() for drawn in scores.lines] == ["mean_f1", "top1"]
 

@@ -36,26 +36,26 @@ def dataset(folder):
 
 def test_missed_pixels_are_blue_other_errors_red_ignored_pixels_gray_and_the_rest_dim():
     image = np.full((1, 3, 3), 200, np.uint8)
-    truth, predicted = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]])
-    error = sample_cells(image, truth, predicted, [(0, 0, 0), (255, 0, 0)])[3]
+    target, predicted = np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]])
+    error = sample_cells(image, target, predicted, [(0, 0, 0), (255, 0, 0)])[3]
     assert error.tolist() == [[[70, 70, 70], [30, 110, 255], [128, 128, 128]]]
-    assert sample_cells(image, 1 - truth, predicted, [(0, 0, 0), (255, 0, 0)])[3][
-        0, 1
-    ].tolist() == [70, 70, 70]
-    assert sample_cells(image, truth, predicted, [(0, 0, 0)] * 3)[3][0, 1].tolist() == [230, 30, 60]
+    error = sample_cells(image, 1 - target, predicted, [(0, 0, 0), (255, 0, 0)])[3]
+    assert error[0, 1].tolist() == [70, 70, 70]
+    error = sample_cells(image, target, predicted, [(0, 0, 0)] * 3)[3]
+    assert error[0, 1].tolist() == [230, 30, 60]
 
 
 def test_few_multilabel_classes_have_an_error_image_each():
     image = np.full((1, 2, 3), 200, np.uint8)
-    truth, predicted = np.array([[[1, 0]], [[0, 1]]]), np.array([[[0, 0]], [[1, 1]]])
+    target, predicted = np.array([[[1, 0]], [[0, 1]]]), np.array([[[0, 0]], [[1, 1]]])
     colors = [(9, 9, 9), (8, 8, 8)]
-    cells = sample_cells(image, truth, predicted, colors)
+    cells = sample_cells(image, target, predicted, colors)
     assert [cell[0, 0].tolist() for cell in cells[3:]] == [list(WRONG), list(MISSED), list(WRONG)]
-    assert len(sample_cells(image, truth[:1], predicted[:1], colors[:1])) == 4
-    assert sample_cells(image, truth[:1], predicted[:1], colors[:1])[3][0, 0].tolist() == list(
+    assert len(sample_cells(image, target[:1], predicted[:1], colors[:1])) == 4
+    assert sample_cells(image, target[:1], predicted[:1], colors[:1])[3][0, 0].tolist() == list(
         MISSED
     )
-    assert len(sample_cells(image, truth[[0] * 4], predicted[[0] * 4], colors * 2)) == 4
+    assert len(sample_cells(image, target[[0] * 4], predicted[[0] * 4], colors * 2)) == 4
     assert sample_grid([cells], ["x"], ["a", "b"], colors).shape[1] > 6 * 256
 
 

@@ -1,14 +1,14 @@
-"""torch-conv-kan (github.com/IvanDrokin/torch-conv-kan, MIT) on kanseg: its layer and net names,
-its functions, its checkpoints.
+"""The layers and networks of torch-conv-kan (github.com/IvanDrokin/torch-conv-kan, MIT) under their
+original names and signatures, and a converter for its checkpoints.
 
-from kanseg.compat import torch_conv_kan as tck
+    from kanseg.compat import torch_conv_kan as tck
 
-layer = tck.KANConv2DLayer(16, 32, 3, padding=1)  # calls as there
-layer.load_state_dict(tck.convert_state_dict(torch.load("theirs.pth"), layer))
+    layer = tck.KANConv2DLayer(16, 32, 3, padding=1)  # the original call
+    layer.load_state_dict(tck.convert_state_dict(torch.load("original.pth"), layer))
 
-Code moves over by replacing `from kan_convs import ...`, `from kans import ...` and `from models
-import ...` by imports from here; a checkpoint of a network, or of a net of your own built of these
-layers, is converted in one call, `net.load_state_dict(tck.convert_state_dict(theirs, net))`.
+To move code over, import from this package instead of `kan_convs`, `kans` and `models`.
+`convert_state_dict` converts the checkpoint of a layer, of a network, or of your own network built
+from these layers.
 """
 
 from kanseg.compat.torch_conv_kan import convolutions, flat, networks

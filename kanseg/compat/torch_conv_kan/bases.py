@@ -1,6 +1,4 @@
-"""The univariate functions of torch-conv-kan that differ from those of `kanseg.bases`, and its
-domain maps.
-"""
+"""Bases and domain maps of torch-conv-kan that differ from those of `kanseg.bases`."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
-from kanseg.bases.base import ValuesAndDerivatives, at_least_float32, without_autocast
+from kanseg.bases.base import ValuesAndDerivatives, aligned, at_least_float32, without_autocast
 from kanseg.bases.wavelet import mexican_hat, morlet, sinc
 
 
 def batch_range(x: Tensor, groups: int) -> Tensor:
-    """(B, C, *S) -> the same in [-1, 1]: 2 (x - min) / (max - min) - 1 over the whole batch, one
-    range for each group of channels.
+    """Scale x (B, C, *S) to [-1, 1]: 2 (x - min) / (max - min) - 1, with the minimum and maximum of
+    each group of channels over the whole batch.
 
-    A tensor of one value, where torch-conv-kan divides 0 by 0, becomes -1.
+    A single value becomes -1, where torch-conv-kan divides 0 by 0.
     """
     if x.numel() == 0:
         return x
@@ -31,8 +29,8 @@ def batch_range(x: Tensor, groups: int) -> Tensor:
     return (2 * (grouped - low) / span - 1).flatten(1, 2)
 
 
-# (x, groups) -> u. Bases are made with domain="identity", since dropout can come between the domain
-# map and the functions.
+# name -> (x, groups) -> u. The bases have domain="identity", because dropout may be applied between
+# the domain map and the functions.
 DOMAINS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "identity": lambda x, groups: x,
     "tanh": lambda x, groups: torch.tanh(x),
@@ -42,8 +40,8 @@ DOMAINS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 class _LegacyBasis(nn.Module, ABC):
-    """(B, C, *S) -> functions of it, in float32 at least (as `kanseg.bases.Basis`), returned in the
-    dtype of the input.
+    """A basis outside of `kanseg.bases.Basis`: (B, C, *S) -> (B, C, K, *S), computed in float32 at
+    least and returned in the dtype of the input.
     """
 
     def __init__(self, num_functions: int):
@@ -52,7 +50,7 @@ class _LegacyBasis(nn.Module, ABC):
 
     @abstractmethod
     def values(self, u: Tensor) -> Tensor:
-        """The functions at u, in the dtype of u."""
+        """Values of the functions at u, in the dtype of u."""
 
     def forward(self, u: Tensor) -> Tensor:
         with without_autocast(u):
@@ -60,14 +58,13 @@ class _LegacyBasis(nn.Module, ABC):
 
 
 class ActivatedGram(Basis):
-    """a(p_i(u)), i = 0..D: (B, C, *S) -> (B, C, D + 1, *S), with an activation a on the
-    polynomials.
+    """activation(p_i(u)), i = 0..D: (B, C, *S) -> (B, C, D + 1, *S).
 
-    p_i = u p_{i-1} - c_i w_{i-1} p_{i-2} with one learned w a degree; torch-conv-kan's c_i = (2i -
-    1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 is not the coefficient that makes them orthogonal.
+    p_i = u p_{i-1} - c_i w_{i-1} p_{i-2} with a learned w per degree. torch-conv-kan's coefficient
+    c_i = (2i - 1)(i - 1)^2 (4(i - 1)^2 - 1) / i^2 does not make the polynomials orthogonal.
     """
 
-    has_derivatives = False  # the activation is any module
+    has_derivatives = False  # the activation can be any module
 
     def __init__(self, channels: int, degree: int, activation: nn.Module, init_std: float):
         super().__init__(channels, degree + 1, "identity")
@@ -94,8 +91,8 @@ class FreeBumps(Basis):
     """[r relu(u - low_j) relu(high_j - u)]^2 with r = 4 g^2 / (k + 1)^2: (B, C, *S) -> (B, C, g +
     k, *S).
 
-    The ends are free parameters, (C / groups, g + k) for all groups alike: trained, a bump need not
-    have height 1, and none where high < low.
+    The ends low_j and high_j are parameters (C / groups, g + k), the same for all groups. After
+    training the bumps may have any height, and a bump with high < low is 0.
     """
 
     has_derivatives = False
@@ -117,18 +114,15 @@ class FreeBumps(Basis):
         self.phase_high.copy_(low + (self.order + 1) / self.grid_size)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
-        low, high = (
-            ends.to(u.dtype)
-            .repeat(self.groups, 1)
-            .reshape(-1, self.num_functions, *[1] * (u.dim() - 2))
-            for ends in self.parameters()
-        )
-        for a, b in zip(low.unbind(1), high.unbind(1), strict=True):
-            yield (torch.relu(u - a) * torch.relu(b - u) * self.height).square(), None
+        lows = self.phase_low.to(u.dtype).repeat(self.groups, 1).unbind(1)
+        highs = self.phase_high.to(u.dtype).repeat(self.groups, 1).unbind(1)
+        for low, high in zip(lows, highs, strict=True):
+            rise, fall = torch.relu(u - aligned(low, u)), torch.relu(aligned(high, u) - u)
+            yield (rise * fall * self.height).square(), None
 
 
 def _meyer(t: Tensor) -> Tensor:
-    """sin(pi |t|) times a window: 1 up to 1/2, then cos(pi/2 nu(2 |t| - 1)), 0 from 1 on."""
+    """sin(pi |t|) times a window: 1 for |t| <= 1/2, cos(pi/2 nu(2 |t| - 1)) up to 1, then 0."""
     distance = t.abs()
     s = (2 * distance - 1).clamp(0, 1)
     nu = s**4 * (35 - 84 * s + 70 * s**2 - 20 * s**3)
@@ -136,13 +130,11 @@ def _meyer(t: Tensor) -> Tensor:
 
 
 def _shannon(t: Tensor) -> Tensor:
-    """sin(t) / t times a Hamming window over the channels, axis 3 of (B, G, O, C, *S)."""
-    count = t.shape[3]
-    window = torch.tensor(
-        [0.54 - 0.46 * cos(2 * pi * c / (count - 1)) if count > 1 else 1.0 for c in range(count)],
-        dtype=t.dtype,
-        device=t.device,
-    )
+    """sin(t) / t times a Hamming window over the channels, axis 3 of t (B, G, O, C, *S)."""
+    count, window = t.shape[3], [1.0]
+    if count > 1:
+        window = [0.54 - 0.46 * cos(2 * pi * c / (count - 1)) for c in range(count)]
+    window = torch.tensor(window, dtype=t.dtype, device=t.device)
     return sinc(t / pi)[0] * window.reshape(-1, *[1] * (t.dim() - 4))
 
 
@@ -156,7 +148,7 @@ WAVELETS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class PairedWavelets(_LegacyBasis):
-    """psi((x_c - t_oc) / s_oc), a wavelet for every pair of an output and an input of its group:
+    """psi((x_c - t_oc) / s_oc), one wavelet for each output and each input channel of its group:
     (B, C, *S) -> (B, O, C / groups, *S).
 
     Raises:
@@ -173,7 +165,7 @@ class PairedWavelets(_LegacyBasis):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Put the wavelets back to where they were built."""
+        """Reset translations and scales to their initial values."""
         self.translation.zero_()
         self.scale.fill_(1)
 

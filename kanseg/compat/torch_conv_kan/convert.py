@@ -18,7 +18,7 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
 
         # the call that created the original layer
         layer = tck.KANConv2DLayer(16, 32, 3, padding=1, affine=True)
-        layer.load_state_dict(tck.convert_state_dict(torch.load("theirs.pth"), layer))
+        layer.load_state_dict(tck.convert_state_dict(torch.load("original.pth"), layer))
 
     `module` is a layer, flat net or network of this package, or your own module with such parts
     under their original names. Layers are converted by `convert_layer`, other entries are copied.
@@ -36,12 +36,13 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
         ValueError: weights of KABN, unknown or missing keys, wrong shapes, or a module without a
             layer of this package. The message names the key.
     """
-    new_names = _original_names(module)
-    old_names = {ours: theirs for theirs, ours in new_names.items()}
-    layers: dict[str, _LegacyLayer] = {}
+    new_names: dict[str, str] = {}
     for name, child in module.named_modules():
-        if isinstance(child, _LegacyLayer):
-            layers[_without_l1(name, module)] = child
+        prefix = f"{name}.".removeprefix(".")
+        for theirs, ours in getattr(child, "original_names", {}).items():
+            new_names[prefix + theirs] = prefix + ours
+    old_names = {ours: theirs for theirs, ours in new_names.items()}
+    layers = _find_layers(module)
     if not layers and not new_names:
         raise ValueError(
             f"{type(module).__name__} holds no layer of kanseg.compat.torch_conv_kan; build the"
@@ -69,9 +70,9 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
                 f"unknown key {original!r} in the state dict: {type(module).__name__} has no such"
                 " entry"
             )
-    for name, layer in layers.items():
+    for name, (own_name, layer) in layers.items():
         original_prefix = f"{_renamed(name, old_names)}.".removeprefix(".")
-        prefix = f"{_inside_l1(name, module)}.".removeprefix(".")
+        prefix = f"{own_name}.".removeprefix(".")
         entries = convert_layer(layer_entries[name], layer, prefix=original_prefix)
         for key, value in entries.items():
             converted[prefix + key] = value
@@ -84,21 +85,23 @@ def convert_state_dict(state_dict: StateDict, module: nn.Module) -> dict[str, Te
     return converted
 
 
+def _find_layers(module: nn.Module) -> dict[str, tuple[str, _LegacyLayer]]:
+    """Name of each layer, without its L1 wrapper -> (name in the module, layer)."""
+    layers = {}
+    for name, child in module.named_modules():
+        if not isinstance(child, _LegacyLayer):
+            continue
+        parent, _, _ = name.rpartition(".")
+        is_wrapped = name != "" and isinstance(module.get_submodule(parent), L1)
+        layers[parent if is_wrapped else name] = name, child
+    return layers
+
+
 def _prefixes(key: str) -> Iterator[str]:
     """a.b.c -> a.b.c, a.b, a and the empty string."""
     parts = key.split(".")
     for n in range(len(parts), -1, -1):
         yield ".".join(parts[:n])
-
-
-def _original_names(module: nn.Module) -> dict[str, str]:
-    """torch-conv-kan's name -> our name, for the parts of all networks in the module."""
-    names = {}
-    for name, child in module.named_modules():
-        prefix = f"{name}.".removeprefix(".")
-        for theirs, ours in getattr(child, "original_names", {}).items():
-            names[prefix + theirs] = prefix + ours
-    return names
 
 
 def _renamed(key: str, names: Mapping[str, str]) -> str:
@@ -107,18 +110,3 @@ def _renamed(key: str, names: Mapping[str, str]) -> str:
         if prefix in names:
             return names[prefix] + key.removeprefix(prefix)
     return key
-
-
-def _without_l1(name: str, module: nn.Module) -> str:
-    """The name of a layer, or of the L1 wrapper around it."""
-    parent = name.rpartition(".")[0]
-    if name and isinstance(module.get_submodule(parent), L1):
-        return parent
-    return name
-
-
-def _inside_l1(name: str, module: nn.Module) -> str:
-    """The name of a layer, or of the layer inside an L1 wrapper."""
-    if isinstance(module.get_submodule(name), L1):
-        return f"{name}.module".removeprefix(".")
-    return name

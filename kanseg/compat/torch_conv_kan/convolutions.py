@@ -1,4 +1,4 @@
-"""The convolutions of torch-conv-kan under their names and signatures: KANConv1DLayer ...
+"""The convolutions of torch-conv-kan under their names and signatures, from KANConv1DLayer to
 BottleNeckReLUKANConv3DLayer.
 """
 
@@ -15,8 +15,8 @@ _PLACE = {"groups": 1, "padding": 0, "stride": 1, "dilation": 1}
 _END = {"dropout": 0.0, "norm_layer": "InstanceNorm"}
 _DEGREE = {"degree": 3, **_PLACE, **_END}
 _BUMPS = {"g": 5, "k": 3, "train_ab": True, **_PLACE, **_END}
-# What follows (input_dim, output_dim, kernel_size), in order. norm_layer: the class for the layer's
-# number of axes.
+# Parameters after (input_dim, output_dim, kernel_size), in order. norm_layer is completed by the
+# number of spatial axes, such as InstanceNorm2d.
 _PARAMETERS: dict[str, dict[str, object]] = {
     "KAN": {
         "spline_order": 3,
@@ -49,33 +49,34 @@ _PARAMETERS: dict[str, dict[str, object]] = {
     "BottleNeckKAGN": {**_DEGREE, "dim_reduction": 4},
     "BottleNeckReLUKAN": _BUMPS,
 }
-# Options that torch-conv-kan takes out of **norm_kwargs.
-_HIDDEN: dict[str, dict[str, object]] = {
+# Further options, which torch-conv-kan reads from **norm_kwargs.
+_FROM_NORM_KWARGS: dict[str, dict[str, object]] = {
     "KAJN": {"a": 1.0, "b": 1.0},
     "BottleNeckKAGN": {"min_internal": 16},
     "BottleNeckReLUKAN": {"dim_reduction": 4, "min_internal": 16},
 }
 _WAV_VERSIONS = ("base", "fast", "fast_plus_one")
+# Arguments of `_LegacyLayer._build`; all others are options of the basis.
 _BUILD = ("kernel_size", "groups", "padding", "stride", "dilation", "dropout", "base_activation")
 
 
 class _LegacyConv(_LegacyLayer):
-    """Reads a call as torch-conv-kan's convolutions do."""
+    """A convolution with the constructor of torch-conv-kan."""
 
-    own_first: ClassVar[str]  # the parameter after kernel_size
+    fourth_parameter: ClassVar[str]  # name of the parameter after kernel_size
 
     def __init__(self, *args: object, **kwargs: object):
         super().__init__()
-        # torch-conv-kan's README calls KANConv2DLayer(in, out, spline_order, kernel_size=3, ...), a
-        # TypeError there: kernel_size is third. Read it as meant, where the family has an option of
-        # its own in that place.
-        if len(args) >= 3 and "kernel_size" in kwargs and self.own_first not in _PLACE:
+        # torch-conv-kan's README calls KANConv2DLayer(in, out, spline_order, kernel_size=3, ...),
+        # which raises a TypeError in torch-conv-kan, since kernel_size is the third parameter.
+        # Accept the call for families whose fourth parameter is an option of the basis.
+        if len(args) >= 3 and "kernel_size" in kwargs and self.fourth_parameter not in _PLACE:
             args = (*args[:2], kwargs.pop("kernel_size"), *args[2:])
         values = bind_call(type(self).__signature__, args, kwargs)
         norm_kwargs = values.pop("norm_kwargs", {})
         options = {
             name: norm_kwargs.pop(name, value)
-            for name, value in _HIDDEN.get(self.family, {}).items()
+            for name, value in _FROM_NORM_KWARGS.get(self.family, {}).items()
         }
         norm_layer = values.pop("norm_layer")
         in_channels, out_channels = values.pop("input_dim"), values.pop("output_dim")
@@ -95,66 +96,68 @@ class _LegacyConv(_LegacyLayer):
         )
 
 
-_DOC = """torch-conv-kan's {name}, exactly: (B, input_dim, {shape}) -> (B, output_dim, {shape}') as
-of `torch.nn.Conv{n}d`.
+_DOC = """torch-conv-kan's {name}: (B, input_dim, {shape}) -> (B, output_dim, {shape}'), with the
+output size of `torch.nn.Conv{n}d`.
 
     {formula}
 
-    The call is as there (IvanDrokin, github.com/IvanDrokin/torch-conv-kan, MIT); groups have each
-    their own norm. For weights from there see `convert_state_dict`. For new work take
-    `kanseg.layers.KANConv{n}d`, whose functions are the textbook ones.
+    Computes the same function from the same arguments (IvanDrokin,
+    github.com/IvanDrokin/torch-conv-kan, MIT). Each group has its own norm. `convert_state_dict`
+    converts its weights. For new work use `kanseg.layers.KANConv{n}d`, which has the functions of
+    the literature.
 
     Raises:
         TypeError: a call that does not fit the signature.
         ValueError: channels not divisible by groups, options out of range, or an input of another
-        shape.
+            shape.
     """
 FORMULAS = {
     "KAN": "PReLU(norm(base(GELU(x)) + B-splines of x)).",
-    "FastKAN": "base(SiLU(x)) + Gaussian radial functions of norm(x); nothing follows.",
+    "FastKAN": "base(SiLU(x)) + Gaussian radial functions of norm(x), without activation.",
     "KALN": (
-        "SiLU(norm(base(x) + Legendre polynomials of u)), u = x scaled to [-1, 1] by the least and"
-        " greatest value of the whole batch: a sample's\n    output depends on its batch mates, in"
-        " evaluation too. A batch of one value, NaN there, is finite here."
+        "SiLU(norm(base(x) + Legendre polynomials of u)), u = x scaled to [-1, 1] by the minimum"
+        " and maximum of the whole batch: the output\n    of a sample depends on the other samples"
+        " of the batch, also in evaluation. For a constant batch, for\n    which torch-conv-kan"
+        " returns NaN, the output is finite."
     ),
     "KACN": (
-        "norm(Chebyshev polynomials of tanh(x)), without base branch. By the recurrence, so that"
-        " the gradient is finite everywhere."
+        "norm(Chebyshev polynomials of tanh(x)), without base branch, computed by the recurrence,"
+        " whose gradient is finite everywhere."
     ),
     "KAGN": (
         "SiLU(norm(base(SiLU(x)) + SiLU(Gram-like polynomials of tanh(x)))), with learned"
         " recurrence coefficients."
     ),
     "KAJN": (
-        "SiLU(norm(base(x) + Jacobi polynomials of tanh(x))); their exponents are the extra"
-        " keywords a and b, 1 by default."
+        "SiLU(norm(base(x) + Jacobi polynomials of tanh(x))), with the exponents a and b as further"
+        " keywords, 1 by default."
     ),
     "KABN": (
-        "SiLU(norm(base(x) + Bernstein polynomials of sigmoid(x))). There these are all constant 1,"
-        " a bug that is not copied."
+        "SiLU(norm(base(x) + Bernstein polynomials of sigmoid(x))). In torch-conv-kan these are all"
+        " constant 1, a bug that is not copied."
     ),
     "ReLUKAN": "SiLU(norm(base(SiLU(x)) + squared products of two ReLUs with free ends)).",
     "WavKAN": (
-        "norm(base(SiLU(x)) + mix(wavelets of (x - t) / s)), a wavelet for each pair of channels."
+        "norm(base(SiLU(x)) + mix(wavelets of (x - t) / s)), one wavelet for each pair of channels."
     ),
     "BottleNeckKAGN": (
-        "KAGN with a 1x1 convolution before tanh and one after the functions; extra keyword"
+        "KAGN with a 1x1 convolution before tanh and one after the functions; further keyword:"
         " min_internal=16."
     ),
     "BottleNeckReLUKAN": (
-        "ReLUKAN with a 1x1 convolution before and one after the functions; extra keywords"
+        "ReLUKAN with a 1x1 convolution before and one after the functions; further keywords:"
         " dim_reduction=4, min_internal=16."
     ),
 }
 
 
 def _family(family: str) -> list[type[_LegacyConv]]:
-    """The classes of a family for 1, 2 and 3 axes."""
+    """The classes of a family for 1, 2 and 3 spatial axes."""
     classes = []
     for n in (1, 2, 3):
         name = f"{family}Conv{n}DLayer"
         defaults = dict(_PARAMETERS[family])
-        own_first = next(iter(defaults))
+        fourth_parameter = next(iter(defaults))
         defaults["norm_layer"] = getattr(nn, f"{defaults['norm_layer']}{n}d")
         body = {
             "__module__": __name__,
@@ -167,7 +170,7 @@ def _family(family: str) -> list[type[_LegacyConv]]:
             "family": family,
             "variant": CONV_VARIANTS[family],
             "ndim": n,
-            "own_first": own_first,
+            "fourth_parameter": fourth_parameter,
         }
         classes.append(type(name, (_LegacyConv,), body))
     return classes

@@ -1,5 +1,5 @@
-"""The flat layers and networks of torch-conv-kan under their names and signatures: KANLayer ...,
-KAN ..., mlp_kan ....
+"""The flat layers and networks of torch-conv-kan under their names and signatures: KANLayer, KAN,
+mlp_kan and their relatives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kanseg.compat.torch_conv_kan.layer import _LegacyLayer, bind_call, call_sig
 from kanseg.compat.torch_conv_kan.parts import L1
 from kanseg.compat.torch_conv_kan.variants import FLAT_VARIANTS
 
-# Names there -> names here.
+# torch-conv-kan's name of a parameter -> ours
 _INPUTS = ("input_features", "input_dim", "in_channels", "in_features", "input_size")
 _OUTPUTS = ("output_features", "output_dim", "out_channels", "out_features", "output_size")
 _ALIASES = (
@@ -29,7 +29,7 @@ _ALIASES = (
 
 
 class _LegacyFlat(_LegacyLayer):
-    """Reads a call as torch-conv-kan's flat layers do."""
+    """A flat layer with the constructor of torch-conv-kan: (..., in) -> (..., out)."""
 
     ndim = 0
 
@@ -56,9 +56,8 @@ class _LegacyFlat(_LegacyLayer):
 def _flat(name: str, family: str, required: str, **defaults: object) -> type[_LegacyFlat]:
     doc = f"""torch-conv-kan's {name}: (..., in) -> (..., out).
 
-    {FORMULAS[family]} The base branch, where there is one, sees the activated input; the norm is
-    LayerNorm (WavKAN: BatchNorm1d; KACN and ReLUKAN: none). ReLUKAN has a bias and no base branch,
-    WavKAN no mix.
+    {FORMULAS[family]} The base branch reads the activated input. The norm is LayerNorm (WavKAN:
+    BatchNorm1d; KACN and ReLUKAN: none). ReLUKAN has a bias and no base branch, WavKAN no mix.
 
     Raises:
         ValueError: options out of range, or an input with another last axis.
@@ -117,8 +116,8 @@ BottleNeckGRAMLayer = _flat(
 
 
 class _LegacyNet(nn.Module):
-    """Flat layers in a row: `layers` holds them, with the dropouts in between, at the indices that
-    torch-conv-kan has them.
+    """A sequence of flat layers. `layers` holds them and the dropouts between them, with the same
+    indices as in torch-conv-kan.
     """
 
     layer: ClassVar[type[_LegacyFlat]]
@@ -146,21 +145,15 @@ class _LegacyNet(nn.Module):
             zip(self.layers_hidden[:-1], self.layers_hidden[1:], strict=True)
         ):
             last = i == self.num_layers - 1
-            layer = self._layer(inputs, outputs, options)
+            known = options | {"in_channels": inputs, "out_channels": outputs}
+            arguments = {}
+            for name in self.layer.__signature__.parameters:
+                if _ALIASES.get(name, name) in known:
+                    arguments[name] = known[_ALIASES.get(name, name)]
+            layer = self.layer(**arguments)
             self.layers.append(L1(layer, decay) if decay > 0 and not last else layer)
             if dropout > 0 and not last:
                 self.layers.append(nn.Dropout(dropout))
-
-    def _layer(self, inputs: int, outputs: int, options: dict[str, object]) -> _LegacyFlat:
-        known = options | {"in_channels": inputs, "out_channels": outputs}
-        names = self.layer.__signature__.parameters
-        return self.layer(
-            **{
-                name: known[_ALIASES.get(name, name)]
-                for name in names
-                if _ALIASES.get(name, name) in known
-            }
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, layers_hidden[0]) -> (B, layers_hidden[-1])."""
@@ -170,11 +163,11 @@ class _LegacyNet(nn.Module):
 
 
 def _net(name: str, layer: type[_LegacyFlat], **defaults: object) -> type[_LegacyNet]:
-    doc = f"""torch-conv-kan's {name}: `{layer.__name__}` for every step of layers_hidden, (B,
-    layers_hidden[0]) -> (B, layers_hidden[-1]).
+    doc = f"""torch-conv-kan's {name}, a sequence of `{layer.__name__}` layers.
 
+    (B, layers_hidden[0]) -> (B, layers_hidden[-1]).
     `l1_decay` adds l1_decay * sign(w) to the gradients of all layers but the last (see `L1`).
-    Further keywords are ignored, as there, but with a warning.
+    Further keywords are ignored, as in torch-conv-kan, with a warning.
     """
     body = {
         "__module__": __name__,
@@ -216,13 +209,14 @@ def _builder(name: str, net: type[_LegacyNet], **defaults: object) -> Callable[.
 
     def build(*args: object, **kwargs: object) -> _LegacyNet:
         values = bind_call(signature, args, kwargs)
-        unknown = {
-            k
-            for k in values
-            if k not in net.__signature__.parameters
-            and values[k] == signature.parameters[k].default
-        }
-        return net(**{k: v for k, v in values.items() if k not in unknown})
+        # Parameters that the network does not have are passed only if they were set, so that it
+        # warns of them.
+        given = {}
+        for key, value in values.items():
+            is_known = key in net.__signature__.parameters
+            if is_known or value != signature.parameters[key].default:
+                given[key] = value
+        return net(**given)
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"A `{net.__name__}` with torch-conv-kan's defaults for {name}."
@@ -240,8 +234,7 @@ mlp_kacn = _builder("mlp_kacn", KACN, **_PLAIN)
 mlp_kagn = _builder("mlp_kagn", KAGN, **_GELU)
 mlp_kajn = _builder("mlp_kajn", KAJN, **_PLAIN, a=1.0, b=1.0)
 mlp_kabn = _builder("mlp_kabn", KABN, **_GELU)
-# a and b reach only the ignored keywords there; the warning of the class says so where they are
-# asked for.
+# a and b have no effect in torch-conv-kan; the network warns of other values than the default.
 mlp_relukan = _builder("mlp_relukan", ReLUKAN, dropout=0.0, a=1, b=1, train_ab=True, l1_decay=0.0)
 mlp_wav_kan = _builder("mlp_wav_kan", WavKAN, dropout=0.0, wavelet_type="mexican_hat", l1_decay=0.0)
 mlp_bottleneck_kagn = _builder(

@@ -1,5 +1,5 @@
-"""The one body of all legacy layers: two branches, a norm, an activation; what differs is in the
-`Variant`.
+"""The common class of all layers of torch-conv-kan: two branches, a norm and an activation. A
+`Variant` holds the differences.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ DROPOUTS = {0: nn.Dropout, 1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
 
 
 def call_signature(required: str, rest: str | None = None, **defaults: object) -> inspect.Signature:
-    """The signature (required..., name=default, ..., **rest) of a generated class or function."""
+    """The signature (required, ..., name=default, ..., **rest) of a generated class or function."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind) for name in required.split()]
     parameters += [inspect.Parameter(name, kind, default=value) for name, value in defaults.items()]
-    return inspect.Signature(
-        parameters + ([inspect.Parameter(rest, inspect.Parameter.VAR_KEYWORD)] if rest else [])
-    )
+    if rest is not None:
+        parameters.append(inspect.Parameter(rest, inspect.Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters)
 
 
 def bind_call(
     signature: inspect.Signature, args: tuple, kwargs: dict[str, object]
 ) -> dict[str, object]:
-    """Every parameter of a call by name, defaults filled in; a TypeError as Python's own where the
-    call does not fit.
+    """All arguments of a call by name, including defaults; TypeError if they do not match the
+    signature.
     """
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
@@ -58,21 +58,20 @@ def _linear_map(
     *,
     bias: bool = False,
     groups: int = 1,
-    **place: object,
+    **conv_options: object,
 ) -> nn.Module:
-    """A convolution or, where there are no spatial axes, a matrix."""
+    """A convolution over `ndim` axes, or a linear layer for 0 axes."""
     if ndim > 0:
-        return CONVS[ndim](in_channels, out_channels, bias=bias, groups=groups, **place)
-    return (
-        nn.Linear(in_channels, out_channels, bias=bias)
-        if groups == 1
-        else GroupedLinear(in_channels, out_channels, groups)
-    )
+        return CONVS[ndim](in_channels, out_channels, bias=bias, groups=groups, **conv_options)
+    if groups == 1:
+        return nn.Linear(in_channels, out_channels, bias=bias)
+    return GroupedLinear(in_channels, out_channels, groups)
 
 
 class _LegacyLayer(nn.Module):
-    """y = expand(basis_conv(basis(u(squeeze(x))))) + base_conv(base_activation(x)); out =
-    activation(norm(y)).
+    """activation(norm(y)) with y = expand(basis_conv(basis(u(squeeze(x))))) +
+    base_conv(base_activation(x)) and a domain map u: (B, in_channels, *S) -> (B, out_channels,
+    *S').
     """
 
     family: ClassVar[str]
@@ -89,10 +88,10 @@ class _LegacyLayer(nn.Module):
         groups: int = 1,
         dropout: float = 0.0,
         base_activation: Callable[[], nn.Module] = nn.SiLU,
-        **place: object,
+        **conv_options: object,
     ) -> None:
-        """Make the parts. `place`: kernel_size, stride, padding, dilation; nothing for a flat
-        layer.
+        """Create the parts. `conv_options`: kernel_size, stride, padding and dilation; none for a
+        flat layer.
         """
         variant, ndim = self.variant, self.ndim
         for name, value in (("input", in_channels), ("output", out_channels)):
@@ -131,88 +130,79 @@ class _LegacyLayer(nn.Module):
                 out_channels,
                 bias="base_conv" in variant.biased,
                 groups=groups,
-                **place,
+                **conv_options,
             )
         taps = 1 if self.base_conv is None else self.base_conv.weight[0, 0].numel()
         self.basis = variant.basis(
             Site(inner_in, inner_out, groups, taps, base_activation), options
         )
         self.original_basis: nn.Module | None = None  # set by use_original_rounding
-        expanded, paths = (
-            inner_in * self.basis.num_functions,
-            inner_out if variant.pairwise else groups,
-        )
         self.basis_conv = _linear_map(
-            ndim, expanded, inner_out, bias="basis_conv" in variant.biased, groups=paths, **place
+            ndim,
+            inner_in * self.basis.num_functions,
+            inner_out,
+            bias="basis_conv" in variant.biased,
+            groups=inner_out if variant.pairwise else groups,
+            **conv_options,
         )
-        normed = in_channels if variant.norm == "before" else out_channels
-        self.norm = nn.ModuleList(
-            norm(normed // groups) for _ in range(groups if variant.norm else 0)
-        )
-        slopes = {
-            "prelu": [nn.PReLU() for _ in range(groups)],
-            "act": [base_activation()],
-            None: [],
-        }
-        self.activation = nn.ModuleList(slopes[variant.activation])
-        self.dropout = (
-            (variant.dropout or DROPOUTS[ndim])(dropout) if dropout > 0 else nn.Identity()
-        )
+        self.norm = nn.ModuleList()
+        if variant.norm is not None:
+            normalized = in_channels if variant.norm == "before" else out_channels
+            self.norm.extend(norm(normalized // groups) for _ in range(groups))
+        self.activation = nn.ModuleList()
+        if variant.activation == "prelu":
+            self.activation.extend(nn.PReLU() for _ in range(groups))
+        elif variant.activation == "act":
+            self.activation.append(base_activation())
+        self.dropout: nn.Module = nn.Identity()
+        if dropout > 0:
+            self.dropout = (variant.dropout or DROPOUTS[ndim])(dropout)
         self._draw_weights()
 
     def reset_parameters(self) -> None:
-        """Put the layer back to what it was when it was built: functions, maps, norms, slopes."""
+        """Reset the layer to its initial state, with new weights."""
         for part in self.children():
             reset(part)
         self._draw_weights()
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
-        """Draw the maps with the variance that torch-conv-kan gives them, within a fifth of it
-        (biases 0).
-        """
+        """Draw the weights with torch-conv-kan's variances, to within a fifth; biases are 0."""
         init = {
             "base_conv": self.variant.base_init,
-            "squeeze": "fan",
-            "expand": "fan",
+            "squeeze": "fan_in",
+            "expand": "fan_in",
             "basis_conv": self.variant.init,
         }
         for name, rule in init.items():
             weight = getattr(getattr(self, name), "weight", None)
             bias = getattr(getattr(self, name), "bias", None)
             if weight is not None:
-                std = INITIAL_STD[rule](
-                    weight[0].numel(), weight.shape[0] // self.groups, self.groups
-                )
-                std = (
-                    self.options.get("spline_weight_init_scale", std)
-                    if name == "basis_conv"
-                    else std
-                )
+                fan_in, outputs = weight[0].numel(), weight.shape[0] // self.groups
+                std = INITIAL_STD[rule](fan_in, outputs, self.groups)
+                if name == "basis_conv":
+                    std = self.options.get("spline_weight_init_scale", std)
                 weight.uniform_(-uniform_bound(std), uniform_bound(std))
             if bias is not None:
                 bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, *S) -> (B, out, *S') with S' as of a plain convolution; a flat layer (..., in) ->
-        (..., out).
+        """(B, in_channels, *S) -> (B, out_channels, *S'), with S' as for a plain convolution; for a
+        flat layer (..., in_channels) -> (..., out_channels).
         """
         axis = 1 if self.ndim else -1
         if (self.ndim and x.dim() != self.ndim + 2) or x.shape[axis] != self.in_channels:
-            expected = (
-                f"(B, {self.in_channels}, {', '.join('DHW'[-self.ndim :])})"
-                if self.ndim
-                else f"(..., {self.in_channels})"
-            )
+            expected = f"(..., {self.in_channels})"
+            if self.ndim:
+                expected = f"(B, {self.in_channels}, {', '.join('DHW'[-self.ndim :])})"
             raise ValueError(
                 f"{type(self).__name__} expects a tensor {expected}, got shape {tuple(x.shape)}"
             )
         check_floating(x)
         if self.ndim:
             return self._compute(x)
-        return self._compute(x.reshape(-1, self.in_channels)).reshape(
-            *x.shape[:-1], self.out_channels
-        )
+        y = self._compute(x.reshape(-1, self.in_channels))
+        return y.reshape(*x.shape[:-1], self.out_channels)
 
     def _compute(self, x: Tensor) -> Tensor:
         x = self._drop("input", x)
@@ -236,8 +226,8 @@ class _LegacyLayer(nn.Module):
             return self.expand(basis_convolution(u, self.basis, self.basis_conv))
         return self.expand(self.basis_conv(self._drop("values", self.basis(u).flatten(1, 2))))
 
-    def _drop(self, place: str, x: Tensor) -> Tensor:
-        return self.dropout(x) if place == self.variant.dropout_at else x
+    def _drop(self, location: str, x: Tensor) -> Tensor:
+        return self.dropout(x) if location == self.variant.dropout_at else x
 
     def extra_repr(self) -> str:
         options = "".join(f", {k}={v}" for k, v in self.options.items())

@@ -1,4 +1,4 @@
-"""Small modules of the legacy layers: grouped linear layers, the L1 regularizer."""
+"""Parts of the layers of torch-conv-kan: grouped linear layers and the L1 regularizer."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class L1(nn.Module):
     """L1 regularization of a module: adds weight_decay * sign(p) to the gradient of its parameters
     p, once per backward pass in training.
 
-    torch-conv-kan's wrapper of this name sets missing gradients in a hook, and does not add them
-    reliably.
+    torch-conv-kan's wrapper of this name sets missing gradients in a hook, and does not reliably
+    add to existing ones.
     """
 
     def __init__(self, module: nn.Module, weight_decay: float):
@@ -63,11 +63,10 @@ def apply_by_group(modules: nn.ModuleList, x: Tensor) -> Tensor:
     if len(modules) == 0:
         return x
     parts = x.chunk(len(modules), dim=1)
-    outputs = [_apply(module, part) for module, part in zip(modules, parts, strict=True)]
+    outputs = []
+    for module, part in zip(modules, parts, strict=True):
+        if isinstance(module, nn.LayerNorm):  # over all values of a sample, as in torch-conv-kan
+            outputs.append(module(part.flatten(1)).view_as(part))
+        else:
+            outputs.append(module(part))
     return torch.cat(outputs, dim=1)
-
-
-def _apply(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.LayerNorm):  # over all values of a sample, as in torch-conv-kan
-        return module(x.flatten(1)).view_as(x)
-    return module(x)

@@ -1,4 +1,4 @@
-"""torch-conv-kan's own order of operations, for networks that magnify the last bit."""
+"""torch-conv-kan's order of operations, for networks that amplify rounding errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CoxDeBoor(_LegacyBasis):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Put the knots back to where they were built."""
+        """Reset the knots to their initial values."""
         lo, hi = self.grid_range
         margin = (hi - lo) / self.grid_size * self.spline_order
         ends = lo - margin, hi + margin
@@ -46,22 +46,19 @@ class CoxDeBoor(_LegacyBasis):
 
 
 class ChebyshevByAngle(_LegacyBasis):
-    """cos(n acos(u)), n = 0..D, u kept 1e-7 away from +-1, where the derivative of acos is
-    infinite: (B, C, *S) -> (B, C, D + 1, *S).
+    """cos(n acos(u)), n = 0..D: (B, C, *S) -> (B, C, D + 1, *S).
+
+    u is clamped to 1e-7 from +-1, where the derivative of acos is infinite.
     """
 
     def values(self, u: Tensor) -> Tensor:
         angle = torch.acos(u.clamp(-1 + 1e-7, 1 - 1e-7)).unsqueeze(2)
-        return torch.cos(
-            angle
-            * torch.arange(self.num_functions, device=u.device).reshape(-1, *[1] * (u.dim() - 2))
-        )
+        n = torch.arange(self.num_functions, device=u.device).reshape(-1, *[1] * (u.dim() - 2))
+        return torch.cos(angle * n)
 
 
 class GaussiansAtCenters(_LegacyBasis):
-    """exp(-((u - g_j) / h)^2) with centers g_j, each from its own number: (B, C, *S) -> (B, C, K,
-    *S).
-    """
+    """exp(-((u - g_j) / h)^2) with stored centers g_j: (B, C, *S) -> (B, C, K, *S)."""
 
     def __init__(self, grid_size: int, grid_range: tuple[float, float]):
         super().__init__(grid_size)
@@ -72,7 +69,7 @@ class GaussiansAtCenters(_LegacyBasis):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Put the centers back to where they were built."""
+        """Reset the centers to their initial values."""
         centers = self.centers
         centers.copy_(
             torch.linspace(*self.grid_range, len(centers), dtype=centers.dtype, device="cpu")
@@ -83,7 +80,7 @@ class GaussiansAtCenters(_LegacyBasis):
         return torch.exp(-(((u.unsqueeze(2) - centers) / self.spacing) ** 2))
 
 
-# family -> (options, number of functions) -> its functions
+# family -> (options, number of functions) -> basis
 _ORIGINAL: dict[str, Callable[[Options, int], _LegacyBasis]] = {
     "KAN": lambda options, count: CoxDeBoor(
         options["grid_size"], options["spline_order"], options["grid_range"]
@@ -97,18 +94,18 @@ _ORIGINAL: dict[str, Callable[[Options, int], _LegacyBasis]] = {
 
 def use_original_rounding(module: nn.Module) -> nn.Module:
     """Compute the B-splines (KAN), Gaussians (FastKAN) and Chebyshev polynomials (KACN) of all
-    layers in `module` by torch-conv-kan's order of operations.
+    layers in `module` with torch-conv-kan's order of operations.
 
-    By default they come from kanseg's formulas, which differ from it by a few units in the last
-    place (2e-6 in a layer's output). That can matter: with random weights, on noise of 32x32 and
-    64x64 pixels, its ukacnet_18, u2kacnet_small, u2kanet_small, fast_ukanet_18 and
-    fast_u2kanet_small turn an error of 1e-6 in the input into one of 0.04 to 4 in the output, and
-    agree with another run only where each operation rounds alike. With groups, which are one
-    convolution here and several there, and where conversion has padded a degree, sums differ in the
-    last bit all the same; `module.double()` then shows whether two networks are one function.
+    kanseg's own formulas differ by a few units in the last place (2e-6 in the output of a layer).
+    Some networks amplify this: with random weights, on noise of 32x32 and 64x64 pixels, ukacnet_18,
+    u2kacnet_small, u2kanet_small, fast_ukanet_18 and fast_u2kanet_small turn an error of 1e-6 in
+    the input into 0.04 to 4 in the output, so that two implementations only agree if each operation
+    rounds alike. The last bit still differs with groups, which are one convolution in kanseg and
+    several in torch-conv-kan, and for weights that were padded to a higher degree. Compare such
+    networks in double precision (`module.double()`).
 
-    It costs memory and, for KACN, good gradients at the ends of the domain. The state dict and the
-    layers of other families stay as they are.
+    The original order needs more memory and, for KACN, has poor gradients at the ends of the
+    domain. The state dict and the layers of other families do not change.
 
     Returns:
         `module`, changed in place.

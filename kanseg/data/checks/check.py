@@ -137,17 +137,15 @@ def _check_samples(report: Report) -> None:
     samples = report.all_samples()
     prober.probe_samples(samples)
     if spec is not None:
-        prober.probe_labels([s for s in samples if _is_drawn_or_multilabel(s, spec)], spec)
+        # the values of one mask file are counted already, with the facts about that file
+        several = spec.task == "multilabel"
+        others = [s for s in samples if s.has_mask and (several or not isinstance(s.mask, Path))]
+        prober.probe_labels(others, spec)
     for sample in samples:
         issues, label = check_sample(sample, spec, prober)
         report.issues += issues
         if label is not None:
             report.labels[sample] = label
-
-
-def _is_drawn_or_multilabel(sample: Sample, spec: LabelSpec) -> bool:
-    """True if the pixels of the classes cannot be counted from the values of one mask file."""
-    return sample.has_mask and (spec.task == "multilabel" or not isinstance(sample.mask, Path))
 
 
 def _compare_samples(report: Report, data: DataConfig) -> None:

@@ -79,9 +79,9 @@ def _sizes(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> list[
     sizes = Counter(tuple(prober.image(sample.image).size) for sample in samples)
     if len(sizes) < 2 or data.resize is not None or data.crop is not None:
         return []
-    shown = ", ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common(3))
+    shown = ", ".join(f"{height}x{width}" for (height, width), _ in sizes.most_common(3))
     reason = (
-        f"the training images have {len(sizes)} sizes ({shown}), which cannot share a batch: train"
-        " with data.resize or data.crop, or with training.batch_size 1"
+        f"the training images have {len(sizes)} sizes (height x width: {shown}), which cannot share"
+        " a batch: train with data.resize or data.crop, or with training.batch_size 1"
     )
     return [Issue("sizes_mixed", ".", reason, details={"sizes": len(sizes)})]

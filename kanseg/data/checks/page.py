@@ -32,17 +32,11 @@ SIZE_COLOR = (90, 120, 170)
 
 
 class Thumbnail(NamedTuple):
-    """A small image inside the page; width and height in pixels."""
+    """A small image inside the page, and the text below it; width and height in pixels."""
 
     url: str
     width: int
     height: int
-
-
-class Figure(NamedTuple):
-    """Thumbnails side by side, and the text below them."""
-
-    images: list[Thumbnail]
     caption: str
 
 
@@ -53,19 +47,14 @@ class Bar(NamedTuple):
     width: float
     color: Color
 
-    @property
-    def is_pale(self) -> bool:
-        """True if the color needs an outline on white."""
-        return sum(self.color) > 600
-
 
 class Problems(NamedTuple):
-    """All problems of one kind, and figures of some of them."""
+    """All problems of one kind, and the images of some of them."""
 
     code: str
     title: str
     issues: list[Issue]
-    figures: list[Figure]
+    figures: list[list[Thumbnail]]
 
 
 class ClassRow(NamedTuple):
@@ -74,11 +63,6 @@ class ClassRow(NamedTuple):
     name: str
     color: Color
     bars: list[Bar]
-
-    @property
-    def is_pale(self) -> bool:
-        """True if the color needs an outline on white."""
-        return sum(self.color) > 600
 
 
 def render_check(report: Report, *, seed: int = 0) -> str:
@@ -123,7 +107,7 @@ def _faults(report: Report) -> list[tuple[str, str, list[Problems]]]:
             for issue in some[:MAX_FIGURES]:
                 images = _problem_images(report, issue)
                 if images:
-                    figures.append(Figure(images, issue.file))
+                    figures.append(images)
             kinds.append(Problems(code, KINDS[code].title, some, figures))
         if kinds:
             found.append((f"{name} ({len(issues)})", severity, kinds))
@@ -161,7 +145,7 @@ def _size_rows(sizes: Counter[tuple[int, int]]) -> list[tuple[str, Bar]]:
     most = max(sizes.values(), default=1)
     rows = []
     for (height, width), count in sizes.most_common(MAX_SIZES):
-        rows.append((f"{width}x{height}", _bar(str(count), count / most, SIZE_COLOR)))
+        rows.append((f"{height}x{width}", _bar(str(count), count / most, SIZE_COLOR)))
     return rows
 
 
@@ -174,42 +158,37 @@ def _bar(text: str, share: float, color: Color) -> Bar:
 
 def _problem_images(report: Report, issue: Issue) -> list[Thumbnail]:
     """Return image and mask of the sample, or the two files of a duplicate, without files that
-    cannot be read.
+    cannot be read. The caption of each is its file.
     """
-    other = issue.details.get("other")
+    file, other = report.root / issue.file, issue.details.get("other")
     images: list[Path] = []
     masks: list[Path] = []
     if other:
-        images = [report.root / issue.file, report.root / other]
+        images = [file, report.root / other]
     elif issue.samples:
-        images = [issue.samples[0].image]
-        masks = list(mask_files(issue.samples[0]))[:1]
-    elif Path(issue.file).suffix:
-        images = [report.root / issue.file]
+        images, masks = [issue.samples[0].image], list(mask_files(issue.samples[0]))
+        masks = [file] if file in masks else masks[:1]
+    elif file.suffix:
+        images = [file]
     max_pixels = report.prober.max_pixels
     thumbnails = []
     for path in dict.fromkeys([*images, *masks]):
         try:
             if path in masks:
-                array = _spread_values(read_mask_values(path, max_pixels=max_pixels))
+                array = read_mask_values(path, max_pixels=max_pixels)
             else:
                 array = read_image(path, max_pixels=max_pixels)
         except InputError:
             continue
-        thumbnails.append(_thumbnail(viewable(array)))
+        if array.ndim == 2:  # indices as shades of gray, the largest white
+            scale = 255 / max(int(array.max()), 1)
+            array = (array.astype(np.float32) * scale).astype(np.uint8)[:, :, None]
+        thumbnails.append(_thumbnail(viewable(array), report.prober.name(path)))
     return thumbnails
 
 
-def _spread_values(mask: np.ndarray) -> np.ndarray:
-    """Return mask values (H, W) as gray (H, W, 1) uint8, the largest white; not color masks."""
-    if mask.ndim != 2:
-        return mask
-    scale = 255 / max(int(mask.max()), 1)
-    return (mask.astype(np.float32) * scale).astype(np.uint8)[:, :, None]
-
-
-def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Figure]]]:
-    """Return (title, figures) of random samples of each split, with their labels overlaid."""
+def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Thumbnail]]]:
+    """Return (title, images) of random samples of each split, with their labels overlaid."""
     if report.label_spec is None:
         return []
     grids = []
@@ -218,10 +197,8 @@ def _sample_grids(report: Report, seed: int) -> list[tuple[str, list[Figure]]]:
         if not good:
             continue
         chosen = np.random.default_rng(seed).permutation(len(good))[:MAX_SAMPLES]
-        figures = []
-        for index in sorted(chosen):
-            figures.append(Figure([_overlaid(report, good[index])], good[index].name))
-        grids.append((f"{split}: {len(figures)} of {len(good)} samples", figures))
+        images = [_overlaid(report, good[index]) for index in sorted(chosen)]
+        grids.append((f"{split}: {len(images)} of {len(good)} samples", images))
     return grids
 
 
@@ -234,10 +211,10 @@ def _overlaid(report: Report, sample: Sample) -> Thumbnail:
         label = np.where(label == 1, numbers, 0).max(axis=0)
         colors = [(0, 0, 0), *colors]
     image = read_image(sample.image, max_pixels=report.prober.max_pixels)
-    return _thumbnail(overlay(image, label, colors))
+    return _thumbnail(overlay(image, label, colors), sample.name)
 
 
-def _thumbnail(image: np.ndarray) -> Thumbnail:
+def _thumbnail(image: np.ndarray, caption: str) -> Thumbnail:
     """Return an image (H, W, 3) uint8 as PNG that fits into a square of THUMBNAIL pixels."""
     scale = THUMBNAIL / max(image.shape[:2])
     width = max(1, round(image.shape[1] * scale))
@@ -247,4 +224,4 @@ def _thumbnail(image: np.ndarray) -> Thumbnail:
         interpolation = cv2.INTER_AREA
     small = cv2.resize(image, (width, height), interpolation=interpolation)
     _, data = cv2.imencode(".png", np.ascontiguousarray(small[:, :, ::-1]))
-    return Thumbnail(image_url(data.tobytes(), "png"), width, height)
+    return Thumbnail(image_url(data.tobytes(), "png"), width, height, caption)

@@ -30,7 +30,7 @@ MAX_THREADS = 8
 
 @dataclass
 class LabelFacts:
-    """Facts about the label map of a sample.
+    """Facts about the class indices of a sample (`read_label`).
 
     Args:
         fault: [code, reason] of a label that cannot be used; the other facts are then empty.

@@ -125,10 +125,11 @@ class Report:
 
     def verdict(self) -> str:
         """Return one line: the number of problems, files and seconds."""
+        errors, warnings = len(self.errors), len(self.warnings)
         return (
-            f"{self.root}: {len(self.errors)} errors, {len(self.warnings)} warnings;"
-            f" {self.prober.decoded} files decoded, {self.prober.from_cache} unchanged and read"
-            f" from the cache; {self.seconds:.1f} s"
+            f"{self.root}: {errors} error{'s' * (errors != 1)}, {warnings}"
+            f" warning{'s' * (warnings != 1)}; {self.prober.decoded} files decoded,"
+            f" {self.prober.from_cache} unchanged and read from the cache; {self.seconds:.1f} s"
         )
 
     def _overview(self) -> str:
@@ -136,7 +137,7 @@ class Report:
         classes: tuple[str, ...] = ()
         if self.label_spec is not None:
             classes = self.label_spec.classes
-        titles = ["images", "sizes", "kinds", "mean", "std", *classes]
+        titles = ["images", "height x width", "kinds", "mean", "std", *classes]
         if self.label_spec is not None:
             titles.append("ignored pixels")
         header, columns = [self.root.name], [titles]
@@ -144,9 +145,13 @@ class Report:
             if not stats.images:
                 continue
             header.append(split)
+            most_common = stats.sizes.most_common(2)
+            sizes = ", ".join(f"{height}x{width}" for (height, width), _ in most_common)
+            if len(stats.sizes) > 2:
+                sizes += f" +{len(stats.sizes) - 2}"
             column = [
                 str(stats.images),
-                _few_sizes(stats.sizes),
+                sizes,
                 ", ".join(stats.kinds),
                 three_digits(stats.mean),
                 three_digits(stats.std),
@@ -165,6 +170,18 @@ class Report:
         for split, stats in self.statistics.items():
             names = self.names.get(split, [])
             splits[split] = {"names": names, **stats.to_json(self.label_spec)}
+        issues = []
+        for issue in self.issues:
+            issues.append(
+                {
+                    "code": issue.code,
+                    "severity": issue.kind.severity,
+                    "file": issue.file,
+                    "reason": issue.reason,
+                    "samples": [sample.name for sample in issue.samples],
+                    "details": issue.details,
+                }
+            )
         return {
             "schema": SCHEMA,
             "root": str(self.root),
@@ -174,24 +191,13 @@ class Report:
                 "warnings": len(self.warnings),
                 "codes": dict(Counter(issue.code for issue in self.issues)),
             },
-            "issues": [_issue_to_json(issue) for issue in self.issues],
+            "issues": issues,
             **_label_spec_to_json(self.label_spec),
             "notes": list(self.notes),
             "splits": splits,
             "files": {"decoded": self.prober.decoded, "from_cache": self.prober.from_cache},
             "seconds": round(self.seconds, 2),
         }
-
-
-def _issue_to_json(issue: Issue) -> dict[str, Any]:
-    return {
-        "code": issue.code,
-        "severity": issue.kind.severity,
-        "file": issue.file,
-        "reason": issue.reason,
-        "samples": [sample.name for sample in issue.samples],
-        "details": issue.details,
-    }
 
 
 def _label_spec_to_json(spec: LabelSpec | None) -> dict[str, Any]:
@@ -206,11 +212,3 @@ def _label_spec_to_json(spec: LabelSpec | None) -> dict[str, Any]:
         "mask_values": values,
         "ignore_index": spec.ignore_index,
     }
-
-
-def _few_sizes(sizes: Counter) -> str:
-    """Return the most frequent sizes and the number of others: `640x480, 320x240 +3`."""
-    shown = ", ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common(2))
-    if len(sizes) > 2:
-        shown += f" +{len(sizes) - 2}"
-    return shown

@@ -88,7 +88,10 @@ def _size_mismatch(
     sample: Sample, path: Path, mask: list[int], image: list[int], prober: Prober
 ) -> Issue:
     sizes = {"mask": list(mask), "image": list(image)}
-    reason = f"the mask is {mask[1]}x{mask[0]} and the image {image[1]}x{image[0]} pixels"
+    reason = (
+        f"the mask is {mask[0]}x{mask[1]} and the image {image[0]}x{image[1]} pixels (height x"
+        " width)"
+    )
     return _issue("size_mismatch", sample, path, reason, prober, **sizes)
 
 

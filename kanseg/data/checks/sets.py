@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 
@@ -66,21 +67,15 @@ def _duplicate(split: str, sample: Sample, last_split: str, last: Sample, prober
     """Return the problem of an image that equals another one in the same or a later split."""
     name, other = prober.name(sample.image), prober.name(last.image)
     same = "the same pixels as"
-    if _same_bytes(sample.image, last.image):
-        same = "the same file as"
+    with suppress(OSError):
+        if filecmp.cmp(sample.image, last.image, shallow=False):
+            same = "the same file as"
     if split == last_split:
         reason = f"{same} {other}, both in {split}"
         return Issue("duplicate", name, reason, details={"other": other})
     reason = f"{same} {other}: one is in {split}, the other in {last_split}; remove one of them"
     details = {"other": other, "splits": [split, last_split]}
     return Issue("duplicate_in_two_splits", name, reason, (sample,), details)
-
-
-def _same_bytes(one: Path, other: Path) -> bool:
-    try:
-        return filecmp.cmp(one, other, shallow=False)
-    except OSError:
-        return False
 
 
 def groups(group_of: Mapping[str, str] | None, splits: Splits) -> list[Issue]:
@@ -128,7 +123,10 @@ def size_outliers(samples: Sequence[Sample], prober: Prober) -> list[Issue]:
         ratio = np.array(facts.size) / median
         if ratio.max() > OUTLIER or ratio.min() < 1 / OUTLIER:
             height, width = facts.size
-            reason = f"is {width}x{height} pixels, the median is {median[1]:.0f}x{median[0]:.0f}"
+            reason = (
+                f"is {height}x{width} pixels (height x width), the median is"
+                f" {median[0]:.0f}x{median[1]:.0f}"
+            )
             details = {"size": [height, width]}
             name = prober.name(sample.image)
             issues.append(Issue("size_outlier", name, reason, details=details))

@@ -15,10 +15,6 @@ from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 
 
-def _no_counts() -> np.ndarray:
-    return np.zeros(0, np.int64)
-
-
 @dataclass
 class Statistics:
     """Counts over the samples of one split that have no problems.
@@ -40,9 +36,9 @@ class Statistics:
     kinds: Counter = field(default_factory=Counter)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    pixels: np.ndarray = field(default_factory=_no_counts)
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     ignored: int = 0
-    with_class: np.ndarray = field(default_factory=_no_counts)
+    with_class: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     multilabel: bool = False
 
     @property

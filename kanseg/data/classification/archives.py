@@ -126,8 +126,7 @@ def _download(name: str, root: Path) -> None:
         getattr(datasets, name)(root, download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         raise InputError(
-            f"{root}: {name} could not be downloaded ({' '.join(str(error).split())}); copy its"
-            " files there by hand"
+            f"{root}: {name} could not be downloaded ({error}); copy its files there by hand"
         ) from None
 
 
@@ -136,10 +135,6 @@ def _cifar_parent(root: Path, name: str) -> Path:
     if root.name == CIFARS[name][1]:
         return root.parent
     return root
-
-
-def _is_cifar(root: Path, *, name: str) -> bool:
-    return (_cifar_parent(root, name) / CIFARS[name][1]).is_dir()
 
 
 def _open_cifar(root: Path, download: bool, seed: int, *, name: str) -> FoundImages:
@@ -178,5 +173,9 @@ for _name in IDX_SETS:
     )
 for _name in CIFARS:
     FORMATS.register(_name)(
-        ImageFormat(partial(_open_cifar, name=_name), partial(_is_cifar, name=_name), fixed=True)
+        ImageFormat(
+            partial(_open_cifar, name=_name),
+            lambda root, name=_name: (_cifar_parent(root, name) / CIFARS[name][1]).is_dir(),
+            fixed=True,
+        )
     )

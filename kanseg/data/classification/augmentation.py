@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kanseg.data.transforms import parse_transform
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
+from kanseg.utils.text import one_line
 
 Spec = Mapping[str, Mapping[str, object] | None] | str
 REFUSED = {
@@ -67,10 +68,9 @@ class ImageAugmentation:
                     changed = transform(changed)
             # torchvision raises exceptions of any kind; the user can fix the sample or the list
             except Exception as error:
-                why = " ".join(str(error).split())[:300]  # some messages show all pixels
                 raise InputError(
-                    f"{name}: augmentation failed on a {image.shape[1]}x{image.shape[0]} image:"
-                    f" {type(transform).__name__}: {why}"
+                    f"{name}: augmentation failed on an image of {image.shape[0]}x{image.shape[1]}"
+                    f" pixels (height x width): {type(transform).__name__}: {one_line(error)}"
                 ) from error
         made, channels = type(changed).__name__, image.shape[2]
         is_image = False
@@ -105,8 +105,7 @@ def _build(spec: Spec):
         try:
             return transform(**values)
         except Exception as error:  # values of a wrong type fail in many ways
-            message = " ".join(str(error).split())
-            raise InputError(f"augmentation {name}: {message}") from None
+            raise InputError(f"augmentation {name}: {one_line(error, None)}") from None
 
 
 def _value(name: str, option: str, value: object) -> object:

@@ -228,7 +228,7 @@ def _detect_format(root: Path, log: Callable[[str], None]) -> str:
     if len(found) != 1:
         what = "is not a set of labeled images in a known format (data/README.md)"
         if found:
-            what = f"looks like {' and '.join(found)}"
+            what = f"matches the formats {' and '.join(found)}"
         raise InputError(f"{root}: {what}; set data.format to one of {', '.join(FORMATS)}")
     log(f"data: {root} is read as {found[0]}")
     return found[0]

@@ -319,7 +319,10 @@ def _samples(
     sample_names = _sample_names(list(names.values()))
     samples = []
     for sample_name, (number, name) in zip(sample_names, names.items(), strict=True):
-        size = _size(images[number])
+        height, width = images[number].get("height"), images[number].get("width")
+        size = None
+        if isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1:
+            size = height, width
         annotation = Annotation(file.path, number, size, tuple(regions[number]))
         samples.append(Sample(sample_name, folder / name, annotation, max_pixels))
     return tuple(samples)
@@ -391,14 +394,6 @@ def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray]) -> float:
         x, y = polygon.T
         area += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
     return float(area)
-
-
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return (H, W) of an image entry; None if they are missing or invalid."""
-    height, width = image.get("height"), image.get("width")
-    if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 1:
-        return None
-    return height, width
 
 
 def _relative_path(path: Path, name: object) -> str:

@@ -91,7 +91,10 @@ def read_folder(
         # Other text files without the name of an image are split files only if the settings name
         # them.
         stems = {name: some for name, some in stems.items() if some or name in SPLITS}
-        split_by_hash = not _has_split_file(stems, split_problems)
+        # a text file with problems is a split file only under the name of a split
+        split_by_hash = not any(
+            name in SPLITS or name not in split_problems for name in {*stems, *split_problems}
+        )
         if split_by_hash and images[root]:
             stems |= split_or_problem(root, sorted(images[root]), groups, seed, notes, problems)
         splits = {name: _pick(samples[root], some) for name, some in stems.items()}
@@ -141,13 +144,6 @@ def split_or_problem(
         return {}
 
 
-def _has_split_file(
-    stems: Mapping[str, list[str]], problems: Mapping[str, tuple[Issue, ...]]
-) -> bool:
-    """True if there is a split file without problems, or a split file of train, val or test."""
-    return any(name in SPLITS or name not in problems for name in {*stems, *problems})
-
-
 def _list_files(
     root: Path, notes: list[str], problems: list[Issue]
 ) -> tuple[dict[Path, dict[str, Path]], dict[Path, MaskFiles]]:
@@ -178,6 +174,7 @@ def _read_labels(
     problems: list[Issue],
 ) -> tuple[dict[Path, MaskFiles], list[str] | None, LabelSpec | None]:
     """Return (masks, folder of each class or None for one mask per image, label spec or None)."""
+    masks = dict(masks)
     class_folders = class_folder_names(list(masks.values())) or None
     try:
         given = read_label_settings(root, overrides or {})
@@ -186,7 +183,9 @@ def _read_labels(
         return masks, class_folders, None
     one_each = all(len(files.by_class) <= 1 for files in masks.values())
     if class_folders and given.get("task") == "binary" and one_each:
-        masks, class_folders = _without_class_folders(masks), None
+        class_folders = None
+        for base, each in masks.items():  # as if the files were in masks/ itself
+            masks[base] = MaskFiles(next(iter(each.by_class.values()), each.files), {})
     if class_folders:
         try:
             spec, class_folders = multilabel_spec(class_folders, given, notes)
@@ -207,15 +206,6 @@ def _read_labels(
     spec, found = complete_label_spec(given, sorted(paths), probe, notes)
     problems += found
     return masks, None, spec
-
-
-def _without_class_folders(masks: Mapping[Path, MaskFiles]) -> dict[Path, MaskFiles]:
-    """Return the masks of a single class folder as if they were in masks/ itself."""
-    flat = {}
-    for base, each in masks.items():
-        files = next(iter(each.by_class.values()), each.files)
-        flat[base] = MaskFiles(files, {})
-    return flat
 
 
 def _pick(samples: Mapping[str, Sample], stems: Sequence[str]) -> tuple[Sample, ...]:

@@ -12,13 +12,14 @@ from kanseg.data.formats.issues import Issue
 from kanseg.data.io.colors import voc_palette
 from kanseg.data.io.probe import MaskFacts
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, is_byte
-from kanseg.data.names import shorten
+from kanseg.data.names import few, shorten
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
 ProbeMasks = Callable[[Sequence[Path]], list[MaskFacts]]
-RARE = 0.2  # share of the masks: rarer values may be mistakes if all values make no sense together
+RARE = 0.2  # share of the masks; rarer values, and those of one mask, are mistakes if the values of
+# all masks make no sense together
 
 
 def read_label_settings(root: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def complete_label_spec(
 
     Returns:
         (the label spec or None, problems). If a few masks have values that make no sense, the spec
-        is that of the other masks, and there is a problem.
+        is that of the other masks, and there is a note; reading these masks is an error.
     """
     given = dict(given)
     _add_defaults(given)
@@ -70,20 +71,7 @@ def complete_label_spec(
         has_colors = has_colors or mask.color
         if mask.fault is None and not mask.color and not mask.lossy:
             usable[path] = mask
-    first_file, count = _count_values(usable)
-    try:
-        return _infer(given, first_file, notes, colors=has_colors), []
-    except InputError as error:
-        reason = str(error)
-    frequent = {}
-    for value, path in first_file.items():
-        if count[value] >= RARE * len(usable):
-            frequent[value] = path
-    try:
-        spec = _infer(given, frequent, notes)
-    except InputError:
-        return None, [Issue("labels", ".", reason)]
-    return spec, [Issue("odd_masks", ".", reason)]
+    return _infer_from_masks(given, usable, notes, colors=has_colors)
 
 
 def _add_defaults(given: dict[str, Any]) -> None:
@@ -105,15 +93,42 @@ def _ignored_values(given: Mapping[str, Any]) -> set[int]:
     return set()
 
 
-def _count_values(masks: Mapping[Path, MaskFacts]) -> tuple[dict[int, Path], Counter]:
-    """Return (value -> first file that has it, value -> number of files that have it)."""
+def _infer_from_masks(
+    given: Mapping[str, Any], masks: Mapping[Path, MaskFacts], notes: list[str], *, colors: bool
+) -> tuple[LabelSpec | None, list[Issue]]:
+    """Infer the label spec from all masks, or else from those without rare values; see
+    `complete_label_spec`.
+    """
     first_file: dict[int, Path] = {}
     count: Counter = Counter()
     for path, mask in masks.items():
         for value, *_ in mask.values:
             first_file.setdefault(value, path)
             count[value] += 1
-    return first_file, count
+    try:
+        return _infer(given, first_file, notes, colors=colors), []
+    except InputError as error:
+        problem = Issue("labels", ".", str(error))
+    frequent = {}
+    for value, path in first_file.items():
+        if count[value] > 1 and count[value] >= RARE * len(masks):
+            frequent[value] = path
+    odd = []
+    for path, mask in masks.items():
+        if any(value not in frequent for value, *_ in mask.values):
+            odd.append(path.name)
+    if 2 * len(odd) >= len(masks):
+        return None, [problem]
+    try:
+        spec = _infer(given, frequent, notes)
+    except InputError:
+        return None, [problem]
+    rare = shorten(sorted(first_file.keys() - frequent.keys()))
+    notes.append(
+        f"the classes are inferred without {len(odd)} of {len(masks)} masks, which hold values that"
+        f" hardly any other mask has ({rare}): {few(odd)}"
+    )
+    return spec, []
 
 
 def _infer(
@@ -235,7 +250,11 @@ def _integer_map(root: Path, values: object) -> dict[int, int]:
 def _palette(root: Path, palette: object) -> tuple[tuple[int, int, int], ...]:
     if palette == "voc":
         return tuple(voc_palette())
-    if not isinstance(palette, (list, tuple)) or not all(map(_is_color, palette)):
+    is_list = isinstance(palette, (list, tuple))
+    if not is_list or not all(
+        isinstance(color, (list, tuple)) and len(color) == 3 and all(map(is_byte, color))
+        for color in palette
+    ):
         raise InputError(
             f"{root}: palette must be a list of [red, green, blue] from 0 to 255, or voc, got"
             f" {palette!r}"
@@ -245,7 +264,3 @@ def _palette(root: Path, palette: object) -> tuple[tuple[int, int, int], ...]:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_color(color: object) -> bool:
-    return isinstance(color, (list, tuple)) and len(color) == 3 and all(map(is_byte, color))

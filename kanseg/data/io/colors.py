@@ -1,4 +1,4 @@
-"""RGB colors: packed into one integer, and the palettes that label maps are drawn in."""
+"""RGB colors: packed into one integer, and the palettes that masks are drawn in."""
 
 from __future__ import annotations
 

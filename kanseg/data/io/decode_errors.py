@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 _MAX_MESSAGE = 200  # characters of a library's message that are shown
 _KINDS = (
@@ -58,7 +59,7 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
             f"{path}: needs more memory than available; it may be damaged, or too large"
         ) from None
     except Exception as error:
-        text = " ".join(str(error).split())[:_MAX_MESSAGE]
+        text = one_line(error, _MAX_MESSAGE)
         if not isinstance(error, OSError):  # those of the file system are clear without the type
             text = f"{type(error).__name__}: {text}"
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def read_orientation(image: Image.Image, path: Path | str) -> int:
     if data is None and image.format == "PNG":
         data = _exif_of_png(Path(path))
     if data is None and "Raw profile type exif" in info:  # ImageMagick writes it into PNG files
-        data = _exif_of_raw_profile(str(info["Raw profile type exif"]))
+        lines = str(info["Raw profile type exif"]).split("\n")
+        with suppress(ValueError):
+            data = bytes.fromhex("".join(lines[3:]))
     if isinstance(data, bytes):
         orientation = parse_orientation(data)
         if orientation is not None:
@@ -83,13 +86,6 @@ def _exif_of_png(path: Path) -> bytes | None:
                 return file.read(min(length, MAX_EXIF))
             file.seek(length + 4, 1)
     return None
-
-
-def _exif_of_raw_profile(text: str) -> bytes | None:
-    try:
-        return bytes.fromhex("".join(text.split("\n")[3:]))
-    except ValueError:
-        return None
 
 
 def apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:

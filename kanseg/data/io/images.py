@@ -258,8 +258,8 @@ def _refuse_too_few_bytes(path: Path) -> None:
     size = path.stat().st_size
     if not can_hold_pixels(size, width, height, depth, color_type):
         raise InputError(
-            f"{path}: the file is damaged or truncated ({size} bytes cannot hold {width}x{height}"
-            " pixels)"
+            f"{path}: the file is damaged or truncated ({size} bytes cannot hold {height}x{width}"
+            " pixels, height x width)"
         )
 
 

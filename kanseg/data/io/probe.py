@@ -8,7 +8,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,17 +118,12 @@ def probe_masks(paths: Sequence[Path], max_pixels: int = MAX_PIXELS) -> list[Mas
 @contextmanager
 def _one_large_at_a_time(path: Path) -> Iterator[None]:
     """Let only one thread at a time decode a large image, to limit the memory."""
-    is_large = _pixels_by_header(path) > LARGE
+    is_large = False
+    with suppress(InputError):  # raised again when the file is decoded
+        _, (height, width) = image_mode(path, max_pixels=2**62)
+        is_large = height * width > LARGE
     with _LARGE_LOCK if is_large else nullcontext():
         yield
-
-
-def _pixels_by_header(path: Path) -> int:
-    try:
-        _, (height, width) = image_mode(path, max_pixels=2**62)
-    except InputError:
-        return 0
-    return height * width
 
 
 def _image_facts(kind: str, image: DecodedImage) -> ImageFacts:

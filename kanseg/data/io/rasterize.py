@@ -54,8 +54,8 @@ class Annotation:
         """Return the size (H, W) of the upright image; InputError if the file has another size."""
         if self.size not in (None, size):
             raise InputError(
-                f"{image}: the image is {size[1]}x{size[0]} pixels, but {self.size[1]}x"
-                f"{self.size[0]} in {self.source.name}"
+                f"{image}: the image is {size[0]}x{size[1]} pixels (height x width), but"
+                f" {self.size[0]}x{self.size[1]} in {self.source.name}"
             )
         return size
 
@@ -142,8 +142,8 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     stated = tuple(int(side) for side in shape["size"])
     if stated != tuple(size):
         raise ValueError(
-            f"its run lengths are of an image of {stated[1]}x{stated[0]}, the image is"
-            f" {size[1]}x{size[0]}"
+            f"its run lengths are of an image of {stated[0]}x{stated[1]} pixels (height x width),"
+            f" the image is {size[0]}x{size[1]}"
         )
     counts = shape["counts"]
     if isinstance(counts, str):

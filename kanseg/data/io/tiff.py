@@ -19,17 +19,14 @@
     NaN, infinity                          refused, unless without data     refused
     Orientation      1 to 8                upright                          upright
 
-`image_of` and `mask_of` are the table; `TiffImage`, which reads a file by windows, uses `image_of`
-too.
+`image_of` and `mask_of` are the table; `kanseg.data.io.tiff_windows`, which reads a file by
+windows, uses `image_of` too.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import tifffile
@@ -43,11 +40,10 @@ SUFFIXES = (".tif", ".tiff")
 GDAL_NODATA = 42113
 LARGEST_LABEL, SMALLEST_LABEL = 65535, -(2**31)
 VALUES_PER_PIXEL = 4  # limit of values of all bands, in multiples of the limit of pixels
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-_JPEG = (6, 7)  # compressions whose decoder gives RGB for YCbCr
-_PREMULTIPLIED, _ALPHA = 1, (1, 2)  # values of the tag ExtraSamples
-_UNCOMPRESSED_ROWS = 64  # that are read at once from a file without compression
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
+JPEG = (6, 7)  # compressions whose decoder gives RGB for YCbCr
+PREMULTIPLIED, ALPHA = 1, (1, 2)  # values of the tag ExtraSamples
 
 
 @dataclass(frozen=True)
@@ -86,23 +82,23 @@ class TiffHeader:
     def alpha_band(self) -> int | None:
         """The band that is alpha according to ExtraSamples, or None."""
         for band, kind in enumerate(self.extra, self.bands - len(self.extra)):
-            if kind in _ALPHA:
+            if kind in ALPHA:
                 return band
         return None
 
     @property
     def left_to_pil(self) -> bool:
         """True if PIL must convert the colors to RGB."""
-        return self.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE)
+        return self.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
 
     @property
     def kind(self) -> str:
         """Description of the image: `RGB`, `16-bit gray`, `5 bands`, `float32 gray`, ..."""
-        if self.photometric == _PALETTE:
+        if self.photometric == PALETTE:
             return "palette"
         has_alpha = self.alpha_band is not None
         colors = self.bands - has_alpha
-        if colors == 3 and self.photometric == _RGB:
+        if colors == 3 and self.photometric == RGB:
             kind, alpha = "RGB", "A"
         elif colors == 1:
             kind, alpha = "gray", "+alpha"
@@ -127,7 +123,7 @@ class TiffHeader:
 def is_tiff(path: Path) -> bool:
     """True if a file starts like a TIFF file."""
     with path.open("rb") as file:
-        return file.read(4) in _MAGIC
+        return file.read(4) in MAGIC
 
 
 def read_header(path: Path, max_pixels: int) -> TiffHeader:
@@ -150,20 +146,25 @@ def header_of(
     """Return the header of an open page; see `read_header`."""
     height, width, bands = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
     if height < 1 or width < 1 or bands < 1:
-        raise InputError(f"{path}: the file is damaged or truncated (an image of {width}x{height})")
+        raise InputError(
+            f"{path}: the file is damaged or truncated (an image of height {height}, width {width})"
+        )
     check_size(path, height, width, max_pixels)
     if height * width * bands > VALUES_PER_PIXEL * max_pixels:
         raise InputError(
-            f"{path}: {width}x{height} pixels of {bands} bands are more than the limit of"
-            f" {VALUES_PER_PIXEL} times {max_pixels}; raise --max_pixels (of a training"
+            f"{path}: {height}x{width} pixels (height x width) of {bands} bands are more than the"
+            f" limit of {VALUES_PER_PIXEL} times {max_pixels}; raise --max_pixels (of a training"
             " --data.max_pixels) if the file can be trusted"
         )
     _refuse_unsupported(path, page)
     photometric, palette = int(page.photometric), None
-    if photometric == _YCBCR and int(page.compression) in _JPEG:
-        photometric = _RGB
-    elif photometric == _PALETTE:
-        palette = _palette_of(page)
+    if photometric == YCBCR and int(page.compression) in JPEG:
+        photometric = RGB
+    elif photometric == PALETTE:
+        palette = np.asarray(page.colormap).reshape(3, -1).T
+        if palette.max() > 255:  # the tag has 16 bits, or 8 bits from some writers
+            palette = palette >> 8
+        palette = palette.astype(np.uint8)
     orientation = page.tags.valueof(274, 1)
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
@@ -187,8 +188,9 @@ def check_size(path: Path | str, height: int, width: int, max_pixels: int) -> No
     """Raise InputError for more pixels than the limit."""
     if width * height > max_pixels:
         raise InputError(
-            f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}; raise"
-            " --max_pixels (of a training --data.max_pixels) if the file can be trusted"
+            f"{path}: {height}x{width} pixels (height x width) are more than the limit of"
+            f" {max_pixels}; raise --max_pixels (of a training --data.max_pixels) if the file can"
+            " be trusted"
         )
 
 
@@ -231,16 +233,21 @@ def image_of(stored: np.ndarray, header: TiffHeader) -> DecodedImage:
         stored = stored[:, :, [*order, alpha_band]]
     colors = header.bands - (alpha_band is not None)
     nodata = _without_data(stored[:, :, :colors], header)
-    if header.photometric == _PALETTE:
-        values = _colors_of(stored, header)
+    if header.photometric == PALETTE:
+        if header.bands > 1:
+            raise InputError(
+                f"{header.path}: a palette file with {header.bands} bands is not supported; save it"
+                " as RGB"
+            )
+        values = header.palette[stored[:, :, 0].astype(np.int64)]
     else:
-        if header.photometric == _WHITE_IS_ZERO:
+        if header.photometric == WHITE_IS_ZERO:
             stored = _inverted(stored, colors, header)
         values = _depth_of_images(stored, header.bits)
     _refuse_not_finite(values, nodata, header)
-    if _PREMULTIPLIED in header.extra and alpha_band is not None:
+    if PREMULTIPLIED in header.extra and alpha_band is not None:
         values = _divided_by_alpha(values)
-    has_alpha = alpha_band is not None and header.photometric != _PALETTE
+    has_alpha = alpha_band is not None and header.photometric != PALETTE
     if nodata is None or not nodata.any():
         return DecodedImage(np.ascontiguousarray(values), has_alpha, nodata)
     return DecodedImage(fill_nodata(values, nodata), has_alpha, nodata)
@@ -259,7 +266,7 @@ def mask_of(stored: np.ndarray, header: TiffHeader) -> DecodedMask:
         stored = _whole(stored, header.path)
     if stored.shape[2] == 1:
         stored = stored[:, :, 0]
-    white_is_zero = header.photometric == _WHITE_IS_ZERO
+    white_is_zero = header.photometric == WHITE_IS_ZERO
     return DecodedMask(np.ascontiguousarray(stored), header.palette, alpha_varies, white_is_zero)
 
 
@@ -284,18 +291,10 @@ def _refuse_unsupported(path: Path, page: tifffile.TiffPage) -> None:
         )
 
 
-def _palette_of(page: tifffile.TiffPage) -> np.ndarray:
-    """Return the palette (n, 3) uint8; the tag has 16 bits, or 8 bits from some writers."""
-    table = np.asarray(page.colormap).reshape(3, -1)
-    if table.max() > 255:
-        table = table >> 8
-    return table.T.astype(np.uint8)
-
-
 def _stored(header: TiffHeader) -> np.ndarray:
     """Read the stored values, (H, W, C) of any type."""
     if header.pages > 1:
-        raise _several_pages(header.path, header.pages)
+        raise several_pages(header.path, header.pages)
     with decoder_errors(header.path), tifffile.TiffFile(header.path) as file:
         try:
             array = file.pages[0].asarray()
@@ -312,7 +311,8 @@ def _stored(header: TiffHeader) -> np.ndarray:
         return array.reshape(*header.shape, header.bands)
 
 
-def _several_pages(path: Path, pages: int) -> InputError:
+def several_pages(path: Path, pages: int) -> InputError:
+    """Return the error of a file with several images of one size."""
     return InputError(
         f"{path}: holds {pages} images (pages) of one size; save each as a file of its own, or"
         " bands as one page: tifffile.imwrite(path, array of (H, W, C), photometric='minisblack',"
@@ -359,16 +359,6 @@ def _depth_of_images(stored: np.ndarray, bits: int) -> np.ndarray:
         return stored
     with np.errstate(over="ignore", invalid="ignore"):
         return stored.astype(np.float32)
-
-
-def _colors_of(stored: np.ndarray, header: TiffHeader) -> np.ndarray:
-    """Return the colors (H, W, 3) uint8 of a palette file."""
-    if header.bands > 1:
-        raise InputError(
-            f"{header.path}: a palette file with {header.bands} bands is not supported; save it as"
-            " RGB"
-        )
-    return header.palette[stored[:, :, 0].astype(np.int64)]
 
 
 def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: TiffHeader) -> None:
@@ -419,169 +409,3 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
             f" values are from {small:g} to {large:g}"
         )
     return array.astype(np.int32)
-
-
-class TiffImage:
-    """Reads windows of a TIFF file that may be larger than the memory.
-
-    Tiles or strips are decoded when a window needs them, and cached as long as the next windows,
-    from left to right and from top to bottom, need them too. Threads may share an instance.
-
-    Args:
-        page: of the open file; `open_tiff` checks that it can be read by windows.
-        header: of the page.
-
-    Raises:
-        InputError: tiles or strips without pixels.
-    """
-
-    def __init__(self, page: tifffile.TiffPage, header: TiffHeader):
-        self.name = str(header.path)
-        self.shape, self.channels = header.shape, header.bands
-        self._page, self._header = page, header
-        self._uncompressed = (
-            page.is_contiguous
-            and page.compression == 1
-            and page.predictor == 1
-            and page.planarconfig == 1
-        )
-        if self._uncompressed:
-            self._block = (min(_UNCOMPRESSED_ROWS, self.shape[0]), self.shape[1])
-        elif page.is_tiled:
-            self._block = (page.tilelength, page.tilewidth)
-        else:
-            self._block = (min(page.rowsperstrip, self.shape[0]), self.shape[1])
-        if min(self._block) < 1:
-            raise InputError(f"{self.name}: damaged, its tiles or strips have no pixels")
-        self._columns = -(-self.shape[1] // self._block[1])
-        self._cache: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._cache_size, self._lock = 0, Lock()
-
-    @property
-    def cached_blocks(self) -> int:
-        """Number of decoded tiles or strips in memory."""
-        return len(self._cache)
-
-    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        """Read the window (height, width, C) uint8 or uint16.
-
-        Raises:
-            InputError: the file is damaged there.
-        """
-        return self.window(top, left, height, width).values
-
-    def window(self, top: int, left: int, height: int, width: int) -> DecodedImage:
-        """Read a window with its alpha and pixels without data, by the table of this module."""
-        return image_of(self._stored_window(top, left, height, width), self._header)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._page.parent.close()
-
-    def _stored_window(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        rows, columns = self._block
-        window = np.empty((height, width, self.channels), self._page.dtype.newbyteorder("="))
-        with self._lock:
-            for i in range(top // rows, -(-(top + height) // rows)):
-                for j in range(left // columns, -(-(left + width) // columns)):
-                    _copy_block(window, self._block_at(i, j), i * rows - top, j * columns - left)
-            # The next windows of these rows, and of the next rows, need this number of blocks.
-            self._cache_size = max(self._cache_size, (-(-height // rows) + 1) * self._columns)
-            while len(self._cache) > self._cache_size:
-                self._cache.popitem(last=False)
-        return window
-
-    def _block_at(self, i: int, j: int) -> np.ndarray:
-        if (i, j) in self._cache:
-            self._cache.move_to_end((i, j))
-            return self._cache[i, j]
-        with decoder_errors(self.name, f" at row {i * self._block[0]}"):
-            if self._uncompressed:
-                block = self._uncompressed_rows(i)
-            else:
-                block = self._decode_segment(i * self._columns + j)
-        self._cache[i, j] = block
-        return block
-
-    def _uncompressed_rows(self, i: int) -> np.ndarray:
-        start = i * self._block[0]
-        count = min(self._block[0], self.shape[0] - start)
-        row_bytes = self.shape[1] * self.channels * self._page.dtype.itemsize
-        data = self._read_bytes(self._page.dataoffsets[0] + start * row_bytes, count * row_bytes)
-        values = np.frombuffer(data, self._page.dtype.newbyteorder(self._page.parent.byteorder))
-        values = values.reshape(count, self.shape[1], self.channels)
-        return values.astype(self._page.dtype.newbyteorder("="), copy=False)
-
-    def _decode_segment(self, index: int) -> np.ndarray:
-        """Decode a tile or strip, (h, w, C); bands that are stored separately are joined."""
-        page = self._page
-        planes = 1
-        if page.planarconfig == 2:
-            planes = self.channels
-        per_plane = len(page.dataoffsets) // planes
-        found = []
-        for number in range(index, index + planes * per_plane, per_plane):
-            offset, count = page.dataoffsets[number], page.databytecounts[number]
-            data = None
-            if count:
-                data = self._read_bytes(offset, count)
-            segment, _, shape = page.decode(data, number, jpegtables=page.jpegtables)
-            if segment is None:  # left out of a sparse file: fill with GDAL_NODATA, or 0
-                segment = np.full(shape, page.nodata, page.dtype)
-            found.append(segment[0])
-        if planes == 1:
-            return found[0]
-        return np.concatenate(found, axis=-1)
-
-    def _read_bytes(self, offset: int, count: int) -> bytes:
-        handle = self._page.parent.filehandle
-        handle.seek(offset)
-        data = handle.read(count)
-        if len(data) < count:
-            raise ValueError("the file ends early")
-        return data
-
-
-def _copy_block(window: np.ndarray, block: np.ndarray, row: int, column: int) -> None:
-    """Copy the part of a block that overlaps the window; its first pixel is at (row, column)."""
-    top, left = max(row, 0), max(column, 0)
-    bottom = min(row + block.shape[0], window.shape[0])
-    right = min(column + block.shape[1], window.shape[1])
-    window[top:bottom, left:right] = block[top - row : bottom - row, left - column : right - column]
-
-
-def open_tiff(path: Path, *, max_pixels: int, large: int) -> TiffImage | None:
-    """Open a TIFF file for reading by windows; None if it has at most `large` pixels, or must be
-    read as a whole (`read_tiff_image`).
-
-    Raises:
-        InputError: more than `max_pixels` pixels, or several pages of one size.
-    """
-    if not is_tiff(path):
-        return None
-    with ExitStack() as open_files, decoder_errors(path):
-        file = open_files.enter_context(tifffile.TiffFile(path))
-        page = file.pages[0]
-        header = header_of(path, page, max_pixels)
-        if header.shape[0] * header.shape[1] <= large or not _windows_readable(page):
-            return None
-        if len(file.pages) > 1 and file.pages[1].shape[:2] == page.shape[:2]:
-            raise _several_pages(path, len(file.pages))
-        image = TiffImage(page, header)
-        open_files.pop_all()  # the image closes the file
-    return image
-
-
-def _windows_readable(page: tifffile.TiffPage) -> bool:
-    """True for gray, RGB or band values of 8 or 16 bits, upright, in a compression that tifffile
-    decodes.
-    """
-    integers = page.dtype is not None and page.dtype.kind == "u" and page.bitspersample in (8, 16)
-    upright_pixels = page.tags.valueof(274, 1) == 1 and page.imagedepth == 1 and page.fillorder == 1
-    return (
-        page.photometric in (_BLACK_IS_ZERO, _RGB)
-        and integers
-        and upright_pixels
-        and _PREMULTIPLIED not in page.extrasamples
-        and page.compression in tifffile.TIFF.DECOMPRESSORS
-    )

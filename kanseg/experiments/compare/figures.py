@@ -71,7 +71,7 @@ def draw_examples(
     *,
     split: str,
 ) -> Path | None:
-    """Draw the test images on which the variants differ most: image, truth, and the errors of each
+    """Draw the test images on which the variants differ most: image, mask, and the errors of each
     variant with its score. None if no score is defined.
 
     Args:
@@ -114,4 +114,4 @@ def draw_examples(
         titles.append(f"{names[i]}: {', '.join(scores)}")
     spec = folder.label_spec
     key = legend(spec.classes, spec.colors, sides=len(spec.classes) <= 2)
-    return write_png(path, image_grid(cells, ["image", "truth", *runs], titles, legend=key))
+    return write_png(path, image_grid(cells, ["image", "ground truth", *runs], titles, legend=key))

@@ -294,25 +294,12 @@ def difference_cells(row: Mapping[str, Any]) -> list[str]:
     """Difference, interval, p and number of better images as text; empty for a baseline."""
     if "difference" not in row:
         return ["", "", "", ""]
-    return [
-        f"{row['difference']:+.4f}",
-        interval_text(row["low"], row["high"]),
-        p_text(row["p"]),
-        f"{row['better_in']} of {row['images']}",
-    ]
-
-
-def interval_text(low: float, high: float) -> str:
-    """Format an interval; "-" if it is undefined, as with a single seed."""
-    if np.isnan(low):
-        return "-"
-    return f"{low:+.4f} to {high:+.4f}"
-
-
-def p_text(value: float) -> str:
-    """Format a p-value; "-" if it is undefined."""
-    if np.isnan(value):
-        return "-"
-    if value < 1e-4:
-        return "< 0.0001"
-    return f"{value:.4f}"
+    interval = p = "-"  # undefined, as with a single seed
+    if not np.isnan(row["low"]):
+        interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
+    if row["p"] < 1e-4:
+        p = "< 0.0001"
+    elif not np.isnan(row["p"]):
+        p = f"{row['p']:.4f}"
+    better = f"{row['better_in']} of {row['images']}"
+    return [f"{row['difference']:+.4f}", interval, p, better]

@@ -1,5 +1,4 @@
-"""Run a study: variants on several data sets, tuned on validation splits and tested once, described
-by a YAML file.
+"""Run a study: variants on several data sets, tuned on validation splits and tested once.
 
 Every finished run appends a line to a JSON-lines file; a run that has a line is not repeated.
 """
@@ -17,8 +16,8 @@ from typing import Any
 import yaml
 
 from kanseg.config import Config
-from kanseg.config.arguments import comma_separated
 from kanseg.data import open_data
+from kanseg.experiments.compare.study_file import Settings, Study
 from kanseg.experiments.compare.study_results import (
     STAGES,
     append_line,
@@ -34,10 +33,7 @@ from kanseg.training.run_folder.resume import RunBusy, lock_run
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings
 from kanseg.utils.errors import InputError
-from kanseg.utils.reading import read_yaml
-from kanseg.utils.registry import nearest
 
-Settings = Mapping[str, Any]  # section.key -> value
 Log = Callable[[str], None]
 
 # Settings of every run: a single process and thread, so that CPU seconds include all work; no
@@ -52,34 +48,6 @@ OF_EVERY_RUN = {
 }
 # Settings that are not recorded: they do not change the score, or have their own entry (the seed).
 NOT_RECORDED = (*MAY_DIFFER, "training.surface", "training.tolerance", "seed")
-KEYS = {"baseline", "settings", "sets", "variants", "tune", "final"}
-SET_KEYS = {"config", "settings"}
-
-
-@dataclass(frozen=True)
-class Study:
-    """The content of a study file.
-
-    Args:
-        path: of the file.
-        baseline: the variant that the others are compared with.
-        sets: name of a data set -> nested settings: its config, updated by the common settings and
-            its own ones.
-        variants: name -> the settings in which it differs.
-        longer: name -> (variant, factor on its epochs), for comparisons at equal CPU time.
-        tuned: the setting that is tuned, and its values.
-        tune_seed: seed of the tuning runs.
-        seeds: seeds of the final runs.
-    """
-
-    path: Path
-    baseline: str
-    sets: Mapping[str, Mapping[str, Any]]
-    variants: Mapping[str, Settings]
-    longer: Mapping[str, tuple[str, float]]
-    tuned: tuple[str, tuple[Any, ...]]
-    tune_seed: int
-    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -103,110 +71,6 @@ class Job:
             f"{self.stage}, {self.set_name}, {self.variant}, seed {self.config.seed}"
             f" ({changed or 'no overrides'})"
         )
-
-
-def read_study(path: Path) -> Study:
-    """Read a study file.
-
-    Raises:
-        InputError: a key, a name or a value that cannot be used.
-    """
-    try:
-        content = read_yaml(path)
-    except OSError as error:
-        raise InputError(f"--study {path}: {error.strerror}") from None
-    _check_mapping(path, "the file", content, KEYS)
-    missing = sorted(KEYS - {"settings"} - content.keys())
-    if missing:
-        raise InputError(f"{path}: no {', '.join(missing)}; docs/study.md shows a study file")
-    variants = {}
-    for name, overrides in _mapping(path, "variants", content["variants"]).items():
-        variants[_name(path, name)] = dict(overrides or {})
-    baseline = content["baseline"]
-    if baseline not in variants:
-        raise InputError(f"{path}: baseline {baseline!r} is not one of the variants")
-    common = content.get("settings") or {}
-    sets = {}
-    for name, entry in _mapping(path, "sets", content["sets"]).items():
-        sets[_name(path, name)] = _settings_of_set(path, name, entry, common)
-    tune = _mapping(path, "tune", content["tune"], {"values", "seed"})
-    values = _mapping(path, "tune.values", tune.get("values"))
-    tuned, choices = next(iter(values.items()), ("", None))
-    if len(values) != 1 or not isinstance(choices, list) or not choices:
-        raise InputError(
-            f"{path}: tune.values must be one setting and its values, such as"
-            " {training.lr: [1.0e-3, 3.0e-3]}"
-        )
-    final = _mapping(path, "final", content["final"], {"seeds", "longer"})
-    seeds = final.get("seeds")
-    if not isinstance(seeds, list) or not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"{path}: final.seeds must be a list of different integers, got {seeds!r}")
-    return Study(
-        path=path,
-        baseline=baseline,
-        sets=sets,
-        variants=variants,
-        longer=_read_longer(path, final.get("longer") or {}, variants),
-        tuned=(tuned, tuple(choices)),
-        tune_seed=tune.get("seed", 0),
-        seeds=tuple(seeds),
-    )
-
-
-def _settings_of_set(path: Path, name: str, entry: Any, common: Settings) -> dict[str, Any]:
-    """The nested settings of a data set."""
-    entry = _mapping(path, f"sets.{name}", entry, SET_KEYS)
-    nested: dict[str, Any] = {}
-    if entry.get("config") is not None:
-        config = path.parent / entry["config"]
-        if not config.is_file():
-            raise InputError(f"{path}: sets.{name}.config: no such file: {config}")
-        nested = read_yaml(config)
-    return with_values(nested, {**common, **(entry.get("settings") or {})})
-
-
-def _read_longer(
-    path: Path, longer: Any, variants: Mapping[str, Settings]
-) -> dict[str, tuple[str, float]]:
-    found = {}
-    for name, entry in _mapping(path, "final.longer", longer).items():
-        entry = _mapping(path, f"final.longer.{name}", entry, {"variant", "epochs"})
-        if name in variants:
-            raise InputError(f"{path}: final.longer.{name} has the name of a variant; rename it")
-        if entry.get("variant") not in variants or not _is_positive(entry.get("epochs")):
-            raise InputError(
-                f"{path}: final.longer.{name} must name a variant and a factor on its epochs, such"
-                " as {variant: silu, epochs: 1.2}"
-            )
-        found[_name(path, name)] = (entry["variant"], float(entry["epochs"]))
-    return found
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-
-
-def _name(path: Path, name: Any) -> str:
-    """Check that a name can be used for a folder."""
-    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
-        raise InputError(f"{path}: {name!r} must be usable as a folder name, without / or \\")
-    return name
-
-
-def _mapping(path: Path, where: str, value: Any, known: set[str] | None = None) -> dict[str, Any]:
-    _check_mapping(path, where, value, known)
-    return value
-
-
-def _check_mapping(path: Path, where: str, value: Any, known: set[str] | None) -> None:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {where} must hold `key: value` lines, got {value!r:.80}")
-    for key in value:
-        if known is not None and key not in known:
-            raise InputError(
-                f"{path}: unknown key {key!r} in {where}{nearest(str(key), known)} (known:"
-                f" {', '.join(sorted(known))})"
-            )
 
 
 def recorded_settings(config: Config) -> dict[str, Any]:
@@ -425,21 +289,3 @@ def _run(job: Job, run: Path, code: Mapping[str, Any]) -> dict[str, Any]:
     except LossNotFinite as error:
         return {**identity, "split": split, "score": None, "mean": None, "error": str(error)}
     return identity | run_line(run, split)
-
-
-def chosen_names(text: str | None, known: Sequence[str], option: str) -> list[str]:
-    """The names in a comma-separated list, in the order of the study file; all of them for None.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    if text is None:
-        return list(known)
-    chosen = comma_separated(text)
-    for name in chosen:
-        if name not in known:
-            raise InputError(
-                f"{option}: {name!r} is not in the study{nearest(name, known)} (known:"
-                f" {', '.join(known)})"
-            )
-    return [name for name in known if name in chosen]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kanseg.experiments.compare.study import Study
 from kanseg.experiments.compare.study_figures import draw_study
+from kanseg.experiments.compare.study_file import Study
 from kanseg.experiments.compare.study_results import (
     by_variant,
     read_lines,

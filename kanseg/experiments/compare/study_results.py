@@ -70,7 +70,8 @@ def run_line(run: Path, split: str) -> dict[str, Any]:
             "multiply_adds": metrics["multiply_adds"],
             "cpu_seconds": metrics["training_cpu_seconds"],
             "epochs": metrics["epochs"],
-            "machine": metrics["machine"],
+            # "machine" in runs of earlier versions
+            "environment": metrics.get("environment", metrics.get("machine")),
             "images": {name: round(value, 5) for name, value in images.items()},
         }
     )

@@ -66,8 +66,13 @@ def read_variants(
                 f"--{key} is set by the comparison for each run; give --seeds and --output instead"
             )
     changes: dict[str, list[str]] = {}
+    known = ["none", *sorted(BASES)]
     for basis in bases:
-        _check_basis(basis)
+        if basis not in known:
+            raise InputError(
+                f"--bases: unknown basis {basis!r}{nearest(basis, known)} (known:"
+                f" {', '.join(known)})"
+            )
         changes[basis] = [f"--model.basis={basis}"]
     if variants_file is not None:
         changes |= _read_variants_file(variants_file)
@@ -116,7 +121,7 @@ def _read_variants_file(path: str) -> dict[str, list[str]]:
             f"--variants {path}: expected lines such as `wide: {{model.basis: gram, model.options:"
             " {width: 16}}`"
         )
-    variants = {}
+    variants: dict[str, list[str]] = {}
     for name, settings in content.items():
         _check_name(path, name)
         for key in OF_EACH_RUN:
@@ -125,7 +130,11 @@ def _read_variants_file(path: str) -> dict[str, list[str]]:
                     f"--variants {path}: {name} sets {key}, which the comparison sets for each"
                     " run; give --seeds and --output instead"
                 )
-        variants[name] = [f"--{key}={_yaml_line(value)}" for key, value in settings.items()]
+        variants[name] = []
+        for key, value in settings.items():
+            text = yaml.safe_dump(value, default_flow_style=True, width=10**6)  # on one line
+            text = text.removesuffix("\n").removesuffix("\n...")
+            variants[name].append(f"--{key}={text}")
     return variants
 
 
@@ -138,20 +147,6 @@ def _check_name(path: str, name: object) -> None:
             f"--variants {path}: {name!r} becomes a folder in --output and must not contain / or"
             " \\; rename the variant"
         )
-
-
-def _check_basis(name: str) -> None:
-    if name not in ("none", *BASES):
-        raise InputError(
-            f"--bases: unknown basis {name!r}{nearest(name, BASES)} (known: none,"
-            f" {', '.join(sorted(BASES))})"
-        )
-
-
-def _yaml_line(value: object) -> str:
-    """A value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def check_variant(name: str, variants: Mapping[str, Config], option: str) -> str:

@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,10 @@ def search(
             "a search trains every trial in one process; start the command several times instead of"
             " with torchrun"
         )
-    optuna = _import_optuna()
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise InputError("a search needs optuna: python -m pip install 'optuna>=3'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not config.data.val:
         raise InputError("a search needs scores on val; give a split in data.val")
@@ -84,10 +88,9 @@ def search(
     run = Path(config.run_dir)
     run.mkdir(parents=True, exist_ok=True)
     study = _open_study(storage or f"sqlite:///{run}/study.db", config, space, prune=prune)
-
-    def run_trial(trial: Any) -> float:
-        return _run_trial(trial, config, space, trials, prune=prune, log=log)
-
+    run_trial = partial(
+        _run_trial, config=config, space=space, num_trials=trials, prune=prune, log=log
+    )
     while True:
         _fail_dead_trials(study)
         next_trial = _next_trial(study, trials, log)
@@ -109,14 +112,6 @@ def search(
         f" {origin(study.best_trial)}; settings: {best}"
     )
     return best
-
-
-def _import_optuna() -> Any:
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise InputError("a search needs optuna: python -m pip install 'optuna>=3'") from None
-    return optuna
 
 
 def _open_study(storage: str, config: Any, space: dict[str, Parameter], *, prune: bool) -> Any:
@@ -258,17 +253,17 @@ def _should_retry(attempts: list[Any]) -> bool:
 
 def _run_trial(
     trial: Any,
+    *,
     config: Any,
     space: dict[str, Parameter],
-    trials: int,
-    *,
+    num_trials: int,
     prune: bool,
     log: Log,
 ) -> float:
     """Train with sampled settings, and return the score."""
     import optuna
 
-    if _is_surplus(trial, trials):
+    if _is_surplus(trial, num_trials):
         trial.set_user_attr("surplus", True)
         raise InputError("another process runs the last trial")
     trial.set_user_attr("host", socket.gethostname())

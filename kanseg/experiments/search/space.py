@@ -86,14 +86,15 @@ def read_space(path: Path | str, config: Any) -> dict[str, Parameter]:
         )
     space = {}
     for key, spec in content.items():
-        name = str(key)
+        name, where = str(key), str(path)
         try:
             _check_name(name, config)
             space[name] = _parameter(name, spec, _current(config, name))
             for value in space[name].corners():
-                _check_value(name, value, config)
+                where = f"{path}: {name} = {value!r}"
+                check_settings(TASKS[type(config)](with_settings(config, {name: value})))
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{where}: {error}") from None
     return space
 
 
@@ -123,13 +124,6 @@ def _check_name(name: str, config: Any) -> None:
         f"unknown setting {name!r}{nearest(name, known)} (all settings: --help of the training"
         " tool)"
     )
-
-
-def _check_value(name: str, value: Any, config: Any) -> None:
-    try:
-        check_settings(TASKS[type(config)](with_settings(config, {name: value})))
-    except InputError as error:
-        raise InputError(f"{name} = {value!r}: {error}") from None
 
 
 def _current(config: Any, name: str) -> Any:

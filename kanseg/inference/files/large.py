@@ -36,7 +36,7 @@ def predict_large(
 
     Probabilities are written to a TIFF file per class (float16 for "npz", uint8 for "png"), the
     uncertainty to a uint8 TIFF file, the overlay to a small image. Only polygons need the whole
-    label map in memory, about 10 bytes per pixel.
+    mask in memory, about 10 bytes per pixel.
 
     Returns:
         The regions, if polygons are requested.
@@ -104,7 +104,7 @@ def _append_rows(files: RowFiles, chunk: Prediction, writer: OutputWriter) -> No
 def _read_label(
     masks: list[TiffRowWriter], writer: OutputWriter, top: int, count: int
 ) -> np.ndarray:
-    """Read `count` rows of the label map from `top` on."""
+    """Read `count` rows of the mask from `top` on."""
     rows = [file.read(top, count) for file in masks]
     if writer.task == "multilabel":
         return np.stack(rows) // 255

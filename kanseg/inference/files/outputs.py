@@ -5,6 +5,7 @@ polygons.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,13 +52,11 @@ class Outputs:
     polygons: str | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("probabilities", self.probabilities, PROBABILITY_FILES)
-        _check_choice("polygons", self.polygons, POLYGON_FILES)
-
-
-def _check_choice(key: str, value: str | None, known: Sequence[str]) -> None:
-    if value is not None and value not in known:
-        raise InputError(f"{key} must be one of {', '.join(known)}, got {value!r}")
+        choices = {"probabilities": PROBABILITY_FILES, "polygons": POLYGON_FILES}
+        for key, known in choices.items():
+            value = getattr(self, key)
+            if value is not None and value not in known:
+                raise InputError(f"{key} must be one of {', '.join(known)}, got {value!r}")
 
 
 class OutputWriter:
@@ -146,11 +145,11 @@ class OutputWriter:
         return found
 
     def overlay(self, image: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Tint an image (H, W, C) by its label map: (H, W, 3) RGB."""
+        """Tint an image (H, W, C) by its mask: (H, W, 3) RGB."""
         return overlay(image, label, self.colors)
 
     def write_polygons(self, name: str, label: np.ndarray, source: Path) -> list[Region]:
-        """Find the regions of a label map and write GeoJSON, if requested. The caller writes the
+        """Find the regions of a mask and write GeoJSON, if requested. The caller writes the
         COCO file, which holds all images.
         """
         if self.outputs.polygons is None:
@@ -164,8 +163,14 @@ class OutputWriter:
         return found
 
     def read_label(self, name: str, suffix: str) -> np.ndarray:
-        """Read the label map of masks that were written before."""
-        masks = [read_mask(path) for path in self.mask_paths(name, suffix)]
+        """Read the values of masks that were written before."""
+        masks = []
+        for path in self.mask_paths(name, suffix):
+            if suffix == ".png":
+                masks.append(read_mask_values(path))
+            else:
+                with decoder_errors(path):
+                    masks.append(tifffile.imread(path))
         if self.task == "multilabel":
             return np.stack(masks) // 255
         return masks[0]
@@ -187,18 +192,12 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     taken = {OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS}
     folders: list[str] = []
     for name in classes:
-        folder = "".join(map(_allowed_in_folder, name)).strip(" .") or "_"
+        folder = re.sub(r"[^\w .-]", "_", name).strip(" .") or "_"
         while folder.casefold() in taken:
             folder += "_"
         folders.append(folder)
         taken.add(folder.casefold())
     return folders
-
-
-def _allowed_in_folder(character: str) -> str:
-    if character.isalnum() or character in " -_.":
-        return character
-    return "_"
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:
@@ -213,14 +212,6 @@ def uncertainty_image(values: np.ndarray, num_views: int) -> np.ndarray:
     if num_views > 1:
         values = np.sqrt(values / LARGEST_VARIANCE)
     return to_uint8(values)
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Read the values (H, W) of a mask that `OutputWriter` or `predict_large` wrote."""
-    if path.suffix == ".png":
-        return read_mask_values(path)
-    with decoder_errors(path):
-        return tifffile.imread(path)
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:

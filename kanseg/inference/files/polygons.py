@@ -1,4 +1,4 @@
-"""Outline the regions of label maps along the edges of pixels, exactly and with holes, as COCO
+"""Outline the regions of masks along the edges of pixels, exactly and with holes, as COCO
 annotations and GeoJSON.
 """
 
@@ -53,7 +53,7 @@ class ImageRegions:
 
 
 def regions(label: np.ndarray, task: str, *, smallest: int = 1) -> Iterator[Region]:
-    """Yield the regions of all classes of a label map; the background (index 0), if there is one,
+    """Yield the regions of all classes of a mask; the background (index 0), if there is one,
     is left out.
 
     Args:
@@ -228,12 +228,16 @@ class Coco:
         height, width = shape
         self.images.append({"id": number, "file_name": name, "height": height, "width": width})
         for region in found:
+            outline: Any = [region.rings[0].ravel().tolist()]
+            if len(region.rings) > 1:
+                counts = run_lengths(filled(region), region.box, shape)
+                outline = {"counts": counts, "size": list(shape)}
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1,
                     "image_id": number,
                     "category_id": region.label + self._shift,
-                    "segmentation": _coco_outline(region, shape),
+                    "segmentation": outline,
                     "area": region.area,
                     "bbox": list(region.box),
                     "iscrowd": 0,
@@ -248,12 +252,6 @@ class Coco:
             "annotations": self.annotations,
             "categories": self.categories,
         }
-
-
-def _coco_outline(region: Region, shape: tuple[int, int]) -> list[list[int]] | dict[str, Any]:
-    if len(region.rings) == 1:
-        return [region.rings[0].ravel().tolist()]
-    return {"counts": run_lengths(filled(region), region.box, shape), "size": list(shape)}
 
 
 def filled(region: Region) -> np.ndarray:

@@ -6,6 +6,7 @@ Files that fail are reported and skipped.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from kanseg.inference.files.inputs import (
 from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import Coco, ImageRegions, regions
+from kanseg.inference.files.record import begin_record, replace_record
 from kanseg.inference.files.video import predict_video, video_is_complete
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
@@ -78,19 +80,24 @@ def predict_files(
         files: images and videos, or jobs of `find_jobs`, which may have subfolders.
         output: folder.
         outputs: files to write beside the masks; by default overlays.
-        skip_existing: skip files whose outputs all exist.
+        skip_existing: skip files whose outputs all exist. The folder's prediction.json, which is
+            written for predictors that were loaded from checkpoints, must name the same ones.
         max_pixels: larger images are refused as decompression bombs.
         large: for images of more pixels, the mask is a tiled TIFF, `NAME.tif`, and TIFF images are
             read in windows.
         log: called with a line for each failure.
 
     Raises:
-        InputError: two masks would have the same name, or an input would be overwritten.
+        InputError: two masks would have the same name, an input would be overwritten, or existing
+            masks of other checkpoints or options would be kept.
     """
-    jobs = _named_jobs(files)
+    jobs = [file for file in files if isinstance(file, Job)]
+    jobs += name_jobs([file for file in files if not isinstance(file, Job)])
     writer = OutputWriter(output, predictor, outputs or Outputs())
     _check_targets(jobs, writer)
     output.mkdir(parents=True, exist_ok=True)
+    provenance = predictor.provenance()
+    begin_record(output, provenance, skip_existing=skip_existing, log=log)
     results = _Results(log)
     if skip_existing:
         _collect_existing(jobs, writer, results)
@@ -108,7 +115,7 @@ def predict_files(
             first = group[0]
             if first.error is not None:
                 results.fail(first.job, first.error)
-            elif _num_pixels(first.image) > large:
+            elif math.prod(first.image.shape) > large:
                 with results.catch_errors(first.job):
                     found = predict_large(predictor, first.image, first.job, writer)
                     results.add(first.job, [found])
@@ -131,7 +138,10 @@ def predict_files(
 
     if writer.outputs.polygons == "coco":
         _write_annotations(output / ANNOTATIONS, jobs, results, predictor)
-    return results.summary(jobs, writer)
+    summary = results.summary(jobs, writer)
+    if not skip_existing and not summary.failed:
+        replace_record(output, provenance)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -216,7 +226,7 @@ def _can_join(
     image, first = opened.image, group[0].image
     if not isinstance(image, ArrayImage) or not isinstance(first, ArrayImage):
         return False
-    pixels = _num_pixels(image)
+    pixels = math.prod(image.shape)
     return (
         len(group) < batch_size
         and image.image.shape == first.image.shape
@@ -330,16 +340,6 @@ def error_line(path: Path, error: Exception) -> str:
     if str(path) in text:
         return text
     return f"{path}: {text}"
-
-
-def _num_pixels(image: WindowedImage) -> int:
-    return image.shape[0] * image.shape[1]
-
-
-def _named_jobs(files: Sequence[Path | Job]) -> list[Job]:
-    if all(isinstance(file, Job) for file in files):
-        return list(files)
-    return name_jobs([file.path if isinstance(file, Job) else file for file in files])
 
 
 def _result_path(job: Job, writer: OutputWriter) -> Path:

@@ -52,7 +52,9 @@ class TiffRowWriter:
         """
         options = {"photometric": "minisblack"}
         if colors is not None:
-            options = {"photometric": "palette", "colormap": _color_map(colors)}
+            color_map = np.zeros((3, 256), np.uint16)
+            color_map[:, : len(colors)] = np.array(colors, np.uint16).T * 257  # of 8 bits
+            options = {"photometric": "palette", "colormap": color_map}
         with atomic_write(self.target) as temporary:
             tifffile.imwrite(
                 temporary,
@@ -78,10 +80,3 @@ class TiffRowWriter:
                 part = rows[:, left : left + TILE_SIDE]
                 missing = (TILE_SIDE - part.shape[0], TILE_SIDE - part.shape[1])
                 yield np.pad(part, ((0, missing[0]), (0, missing[1])))
-
-
-def _color_map(colors: Sequence[Sequence[int]]) -> np.ndarray:
-    """(3, 256) uint16 of RGB colors of 8 bits."""
-    table = np.zeros((3, 256), np.uint16)
-    table[:, : len(colors)] = np.array(colors, np.uint16).T * 257
-    return table

@@ -1,4 +1,4 @@
-"""Basis and convolution in one differentiable step that keeps its input, not the basis values.
+"""Fused basis convolution: one differentiable step that saves its input, not the basis values.
 
-Import `basis_convolution` and its relatives from the module `functional`.
+Import `basis_convolution` and related functions from `kanseg.layers.fused.functional`.
 """

@@ -1,7 +1,7 @@
-"""Basis functions and a linear operation as one differentiable step that keeps no values.
+"""Basis functions and a linear operation as one autograd function that does not save the values.
 
-Forward computes the values of the functions, K times as large as the input, for a few samples at a
-time; backward computes them once more. Between the two only the input and the weights are kept.
+The values of the functions are K times as large as the input. Forward computes them for a few
+samples at a time, and backward computes them again. Only the input and the weights are saved.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from kanseg.bases import Basis
-from kanseg.bases.base import POINTWISE_DOMAINS, Pointwise, at_least_float32, without_autocast
+from kanseg.bases.base import at_least_float32, without_autocast
+from kanseg.bases.domains import POINTWISE_DOMAINS, Pointwise
 from kanseg.layers.fused.linear_ops import LinearOp
 from kanseg.layers.fused.plain import with_tensors
 
-# Bytes of values that are computed together (one sample at least): on a CPU they stay in its cache,
-# on an accelerator there is work enough while the peak of memory stays small.
+# Bytes of values that are computed at a time (at least those of one sample). On a CPU they stay in
+# the cache; on an accelerator they are enough work for a kernel, at a small peak of memory.
 CHUNK_BYTES = {"cpu": 4 << 20}
 CHUNK_BYTES_ACCELERATOR = 256 << 20
 
 
 def sample_chunks(x: Tensor, bytes_per_sample: int) -> list[slice]:
-    """Cut a batch into runs of samples whose values fit into `CHUNK_BYTES`."""
+    """Split a batch into slices of samples whose values fit into `CHUNK_BYTES`."""
     limit = CHUNK_BYTES.get(x.device.type, CHUNK_BYTES_ACCELERATOR)
     count = max(1, limit // bytes_per_sample)
     return [slice(i, min(i + count, len(x))) for i in range(0, len(x), count)]
@@ -41,12 +42,12 @@ def fused_forward(
     """op(basis(x)), a chunk of samples at a time: (B, C, *S) -> (B, O, *S').
 
     Args:
-        x: after a domain map that is a normalization; pointwise maps are applied here.
+        x: (B, C, *S), after a normalizing domain map; pointwise maps are applied here.
         basis: K functions of each channel.
         op: the linear operation on their values.
-        weight: (O, C / groups, K, ...); with K - 1 functions the first one is left out.
+        weight: (O, C / groups, K, *kernel), or with K - 1 functions without the constant one.
         dropout_mask: (B, C, K) factors of the functions, or None.
-        dtype: what the linear operation computes in.
+        dtype: of the linear operation.
     """
     kernel = weight.flatten(1, 2).to(dtype)
     chunks, buffer = _chunks_and_buffer(x, weight.shape[2], dtype)
@@ -62,7 +63,12 @@ def fused_forward(
         if len(chunks) == 1:
             return y_chunk
         if y is None:
-            y = _empty_batch(len(x), y_chunk)
+            y = torch.empty(
+                (len(x), *y_chunk.shape[1:]),
+                dtype=y_chunk.dtype,
+                device=y_chunk.device,
+                memory_format=memory_format(y_chunk),
+            )
         y[chunk] = y_chunk
     return y
 
@@ -75,7 +81,7 @@ def unfused_forward(
     dropout_mask: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """`fused_forward` by operations that autograd, compilers and torch.func can see into."""
+    """`fused_forward` with plain operations, which autograd, compilers and torch.func can trace."""
     u = _domain_map(basis, x)
     values = [value.expand_as(u) for value, _ in _functions(basis, u, weight.shape[2])]
     values = torch.stack(values, dim=2).to(dtype)
@@ -97,9 +103,10 @@ def fused_backward(
     needs_weight: bool,
     parameters: Mapping[str, Tensor],
 ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-    """Gradients of x, the weight, and the named parameters of the basis.
+    """Gradients of x, of the weight and of the named parameters of the basis, given that of the
+    output (B, O, *S').
 
-    Sums over chunks are in float32 at least. Arguments as of `fused_forward`.
+    Other arguments as of `fused_forward`. Sums over chunks are computed in float32 at least.
     """
     kernel = weight.flatten(1, 2).to(dtype)
     grad_output = grad_output.to(dtype)
@@ -152,8 +159,8 @@ def _by_formulas(
     grad_values: Tensor | None,
     parameters: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Fill `values` (B, C, K, *S); return the gradients of u and of the parameters by the
-    derivatives that the basis states.
+    """Fill `values` (B, C, K, *S), and return the gradients of u (B, C, *S) and of the parameters
+    (C, K) from the derivatives of the basis, for grad_values (B, C, K, *S) or None.
     """
     grad_u = torch.zeros_like(u)
     grads = {name: torch.zeros_like(each, dtype=u.dtype) for name, each in parameters.items()}
@@ -181,7 +188,7 @@ def _by_autograd(
     grad_values: Tensor | None,
     parameters: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`_by_formulas` by a graph of this chunk alone, for a basis without formulas."""
+    """`_by_formulas` for a basis without derivatives, with an autograd graph of this chunk."""
     with torch.enable_grad():
         u = u.detach().requires_grad_(grad_values is not None)
         functions = [value.expand_as(u) for value, _ in _functions(basis, u, values.shape[2])]
@@ -195,7 +202,7 @@ def _by_autograd(
             outputs.append(value)
             grad_outputs.append(grad_values[:, :, j].to(u.dtype))
     inputs = [u, *parameters.values()]
-    if not outputs:  # functions that are constant
+    if not outputs:  # all functions are constant
         grads = [torch.zeros_like(each) for each in inputs]
     else:
         grads = torch.autograd.grad(outputs, inputs, grad_outputs, materialize_grads=True)
@@ -203,10 +210,11 @@ def _by_autograd(
 
 
 class FusedBasis(torch.autograd.Function):
-    """`fused_forward` and `fused_backward`; saves x, the weight, the mask, and the basis's tensors.
+    """`fused_forward` and `fused_backward`; saves x, the weight, the mask and the tensors of the
+    basis.
 
-    Arguments: the basis, the linear operation, its dtype, the names of the tensors that the basis
-    holds, x, weight, dropout_mask, and then these tensors.
+    Arguments: the basis, the linear operation, its dtype, the names of the tensors of the basis, x,
+    weight, dropout_mask, and then these tensors.
     """
 
     @staticmethod
@@ -229,7 +237,7 @@ class FusedBasis(torch.autograd.Function):
         for name, tensor, needed in zip(ctx.names, tensors, needs_tensors, strict=True):
             if needed:
                 parameters[name] = tensor
-        # The basis may hold other tensors by now (functional_call, a moved grid).
+        # The basis may have other tensors by now, after functional_call or a grid update.
         basis = with_tensors(ctx.basis, dict(zip(ctx.names, tensors, strict=True)))
         arguments = x, basis, ctx.op, weight, dropout_mask, ctx.dtype
         with without_autocast(x):
@@ -254,7 +262,7 @@ class FusedBasis(torch.autograd.Function):
 
 
 class FusedActivation(torch.autograd.Function):
-    """op(activation(x)); saves x, the weight, and the parameters of the activation.
+    """op(activation(x)); saves x, the weight and the parameters of the activation.
 
     Arguments: the activation, the linear operation, its dtype, the names of the activation's
     parameters, x, weight, and then these parameters.
@@ -304,8 +312,8 @@ class FusedActivation(torch.autograd.Function):
 
 
 def _needs_graph(grad_output: Tensor) -> bool:
-    """True for second derivatives (create_graph), and for many gradients at a time
-    (is_grads_batched): both need operations that autograd knows.
+    """True if backward needs plain operations: for second derivatives (create_graph) and batched
+    gradients (is_grads_batched).
     """
     return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad_output)
 
@@ -316,7 +324,7 @@ def _graph_gradients(
     parameters: Sequence[Tensor],
     grad_output: Tensor,
 ) -> list[Tensor | None]:
-    """Gradients by autograd of what `forward` computes anew; None for inputs that are None."""
+    """Gradients by autograd through another call of `forward`; None for inputs that are None."""
     inputs = [each for each in (*optional, *parameters) if each is not None]
     with torch.enable_grad():
         y = forward()
@@ -345,14 +353,15 @@ def _domain(basis: Basis) -> Pointwise:
 
 
 def _domain_map(basis: Basis, x: Tensor) -> Tensor:
+    """u(x) in float32 at least: (B, C, *S) -> the same shape."""
     return _domain(basis).value(at_least_float32(x))
 
 
 def _chunks_and_buffer(
     x: Tensor, num_functions: int, dtype: torch.dtype
 ) -> tuple[list[slice], Tensor]:
-    """The chunks, and one buffer for the values of any of them: (samples, C * K, *S), in the memory
-    format of x. Fresh memory for each chunk would cost page faults.
+    """The chunks, and a buffer for the values of each in turn, (samples, C * K, *S) in the memory
+    format of x. New memory for each chunk would cause page faults.
     """
     chunks = sample_chunks(x, x[0].numel() * num_functions * dtype.itemsize)
     shape = (chunks[0].stop, x.shape[1] * num_functions, *x.shape[2:])
@@ -360,30 +369,20 @@ def _chunks_and_buffer(
     return chunks, buffer
 
 
-def _empty_batch(batch_size: int, y: Tensor) -> Tensor:
-    """An empty tensor like y (b, O, *S'), for a whole batch."""
-    return torch.empty(
-        (batch_size, *y.shape[1:]),
-        dtype=y.dtype,
-        device=y.device,
-        memory_format=memory_format(y),
-    )
-
-
 def _apply_mask(values: Tensor, dropout_mask: Tensor | None, chunk: slice) -> None:
-    """Multiply values (b, C, K, *S) in place by the mask of their samples."""
+    """Multiply the values (b, C, K, *S) of a chunk in place by the mask of its samples."""
     if dropout_mask is not None:
         values.mul_(_per_function(dropout_mask[chunk], values))
 
 
 def _per_function(dropout_mask: Tensor, values: Tensor) -> Tensor:
-    """(B, C, K) -> (B, C, K, 1, ...), to be multiplied with values (B, C, K, *S)."""
+    """(B, C, K) -> (B, C, K, 1, ...), which broadcasts with values (B, C, K, *S)."""
     ones = [1] * (values.dim() - 3)
     return dropout_mask.to(values.dtype).reshape(*dropout_mask.shape, *ones)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last where x (B, C, H, W or D, H, W) is laid out so and not contiguous as well."""
+    """channels_last if x (B, C, H, W) or (B, C, D, H, W) has this layout only, else contiguous."""
     format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if format is None or x.is_contiguous() or not x.is_contiguous(memory_format=format):
         return torch.contiguous_format

@@ -1,8 +1,8 @@
-"""The constant basis function, kept out of the convolution.
+"""The constant basis function, which is left out of the convolution.
 
 A function that is 1 everywhere needs no convolution over all channels: its output is the same for
-every sample, and with zero padding it depends on the distance to the border only. For a basis of
-degree D that saves 1 / (D + 1) of the work exactly.
+all samples, and with zero padding it depends on the distance to the border only. For a basis of
+degree D this saves 1 / (D + 1) of the work.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 from kanseg.bases import Basis
 from kanseg.layers.fused.linear_ops import ConvOp, LinearOp
 
-# Entries of x from which on it pays. Below, finding the output for ones takes longer.
+# Smallest number of entries of x; with fewer, computing the output for ones takes longer.
 MIN_ENTRIES = 1 << 16
 
 
 def split_constant(weight: Tensor, basis: Basis, x: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Split the weight (O, C, K, ...) into those of the constant function and of all others.
+    """Split the weight (O, C, K, *kernel) into those of the constant function and of the others.
 
     Returns:
-        (O, C, ...) and (O, C, K - 1, ...), or None and the whole weight where the basis has no
-        constant function, has no other one, or where x is small.
+        (O, C, *kernel) and (O, C, K - 1, *kernel); None and the whole weight if the basis has no
+        constant function or no other one, or if x is small.
     """
     is_large = torch.compiler.is_compiling() or x.numel() >= MIN_ENTRIES
     if basis.constant_function is None or basis.num_functions == 1 or not is_large:
@@ -32,14 +32,15 @@ def split_constant(weight: Tensor, basis: Basis, x: Tensor) -> tuple[Tensor | No
 
 
 def constant_output(op: LinearOp, weight: Tensor, shape: torch.Size) -> Tensor:
-    """What the constant function adds to the output, in any shape that broadcasts to it.
+    """The part of the output that comes from the constant function, in any shape that broadcasts to
+    the output.
 
-    As `op.forward_ones`; for a convolution it is computed on a small image, which has every border
-    of the large one but only one inner pixel.
+    Equal to `op.forward_ones`, but for a convolution it is computed on a small image that has all
+    borders of the large one and a single inner pixel.
 
     Args:
         op: the linear operation.
-        weight: (O, C, ...) of the constant function.
+        weight: (O, C, *kernel) of the constant function.
         shape: (B, C, *S) of the input.
     """
     if not isinstance(op, ConvOp):
@@ -56,13 +57,13 @@ def constant_output(op: LinearOp, weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _shrink_axis(op: ConvOp, axis: int, size: int, kernel: int) -> tuple[int, Tensor]:
-    """The size of the small image along an axis, and for each output of the large image the output
-    of the small one that it equals.
+    """Size of the small image along an axis, and for each output of the large image the index of
+    the equal output of the small one.
     """
     stride, padding, dilation = op.stride[axis], op.padding[axis], op.dilation[axis]
     extent = dilation * (kernel - 1) + 1
     outputs = (size + 2 * padding - extent) // stride + 1
-    # Outputs from the first to the last that reads no padding are all alike: keep one of them.
+    # All outputs that read no padding are equal: keep one of them.
     first_inner = -(-padding // stride)
     last_inner = (size + padding - extent) // stride
     removed = max(last_inner - first_inner, 0)

@@ -1,14 +1,14 @@
-"""Basis functions followed by a convolution or a matrix product, without keeping their values.
+"""Basis functions followed by a convolution or a matrix product, without saving their values.
 
     basis_convolution(x, basis, conv)            conv(basis(x))
     basis_mixture(x, basis, weight)              sum_j weight[c, j] * B_j(x_c)
     activation_convolution(x, activation, conv)  conv(activation(x))
 
-Each computes in one fused step (`kanseg.layers.fused.autograd`) what the expression on the right
-does. Under `torch.compile`, `torch.export`, `torch.func` and forward-mode differentiation plain
-operations are used, which those can see into; so are they for second derivatives. A part that does
-more than its class says (hooks, LoRA, quantization; see `kanseg.layers.fused.plain`) is called as a
-module, and autograd keeps the values.
+Each computes the expression on the right in one fused step (`kanseg.layers.fused.autograd`). Plain
+operations are used for second derivatives, and under `torch.compile`, `torch.export`, `torch.func`
+and forward-mode differentiation, which cannot trace the fused step. A part that does more than its
+class (hooks, LoRA, quantization; see `kanseg.layers.fused.plain`) is called as a module, and
+autograd saves the values.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from kanseg.layers.fused.plain import (
 def basis_convolution(
     x: Tensor, basis: Basis, conv: nn.Module, dropout_mask: Tensor | None = None
 ) -> Tensor:
-    """conv(basis(x)): (B, C, *S) -> (B, O, *S'), keeping only x and the weights for backward.
+    """conv(basis(x)): (B, C, *S) -> (B, O, *S'), saving only x and the weights for backward.
 
     The values of the functions, K times as large as x, exist for a few samples at a time. Zero
-    padding is zero in the values: outside the image no function is active.
+    padding pads the values of the functions, not x.
 
     Args:
-        x: of float64, float32, or half precision (the functions are computed in float32).
+        x: (B, C, *S), float64, float32, or half precision (then functions are computed in float32).
         basis: K functions of each channel.
         conv: a `torch.nn.Conv1d/2d/3d` over C * K channels without bias, channel-major (index c * K
-            + j), a `torch.nn.Linear`, or any other module that maps such values.
-        dropout_mask: (B, C, K), factors of the functions without gradient.
+            + j), a `torch.nn.Linear`, or any other module for such values.
+        dropout_mask: (B, C, K) factors of the functions, without gradient.
     """
     if is_plain_tensor(x) and is_plain_basis(basis) and is_plain_map(conv):
         padded, op = _linear_op(basis.normalized(x), conv)
@@ -84,8 +84,8 @@ def basis_mixture(
 def plain_mixture(
     x: Tensor, basis: Basis, weight: Tensor, dropout_mask: Tensor | None = None
 ) -> Tensor:
-    """`basis_mixture` by plain operations, one function after the other: a compiler makes one loop
-    of them, and needs no memory for the K values.
+    """`basis_mixture` with plain operations, one function after the other. A compiler fuses them
+    into one loop, without memory for the K values.
     """
     with without_autocast(x):
         u = basis.mapped(x)
@@ -101,7 +101,7 @@ def plain_mixture(
 
 
 def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) -> Tensor:
-    """conv(activation(x)), keeping only x and the weights for backward."""
+    """conv(activation(x)): (B, C, *S) -> (B, O, *S'), saving x and the weights for backward."""
     check_floating(x)
     is_plain = is_plain_tensor(x) and is_plain_activation(activation) and is_plain_map(conv)
     if is_plain and x.numel() > 0 and not is_transformed():
@@ -124,7 +124,7 @@ def activation_convolution(x: Tensor, activation: nn.Module, conv: nn.Module) ->
 def _fused_basis(
     x: Tensor, basis: Basis, op: LinearOp, weight: Tensor, dropout_mask: Tensor | None
 ) -> Tensor:
-    """op(basis(x)) with weight (O, C, K, ...); x has been normalized and padded already."""
+    """op(basis(x)) with weight (O, C, K, *kernel); x is normalized and padded already."""
     _check_weight(weight, x)
     dtype = _compute_dtype(x)
     constant = None
@@ -146,7 +146,7 @@ def _fused_basis(
 
 
 def _call_basis(x: Tensor, basis: nn.Module, dropout_mask: Tensor | None) -> Tensor:
-    """The functions' values by calling the basis, times the mask: (B, C * K, *S)."""
+    """basis(x), called as a module, times the mask: (B, C, *S) -> (B, C * K, *S)."""
     values = basis(x)
     if dropout_mask is not None:
         ones = [1] * (x.dim() - 2)
@@ -155,7 +155,7 @@ def _call_basis(x: Tensor, basis: nn.Module, dropout_mask: Tensor | None) -> Ten
 
 
 def _check_weight(weight: Tensor, x: Tensor) -> None:
-    """ValueError for a weight without values; a convolution would return whatever is in memory."""
+    """Raise ValueError for a weight without values, with which a convolution would return noise."""
     if weight.is_meta and not x.is_meta:
         raise ValueError(
             f"the weights are on the device meta and have no values, the input is on {x.device}:"
@@ -164,7 +164,7 @@ def _check_weight(weight: Tensor, x: Tensor) -> None:
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What a convolution of x computes in: that of autocast where it is on, else that of x."""
+    """The dtype of a convolution of x: that of autocast if it is enabled, else that of x."""
     device = x.device.type
     if x.dtype == torch.float64 or not has_autocast(x) or not torch.is_autocast_enabled(device):
         return x.dtype
@@ -172,8 +172,8 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def _linear_op(x: Tensor, conv: nn.Module) -> tuple[Tensor, LinearOp | None]:
-    """The linear operation of a convolution or `nn.Linear`, and x padded for it where padding is
-    not by zeros; None for what only the module itself can do.
+    """x, padded unless the padding is zeros, and the linear operation of a convolution or
+    `nn.Linear`; None for an operation that only the module itself can compute.
     """
     if conv.bias is not None:
         return x, None
@@ -186,7 +186,7 @@ def _linear_op(x: Tensor, conv: nn.Module) -> tuple[Tensor, LinearOp | None]:
     pad = conv._reversed_padding_repeated_twice
     before, after = pad[::2][::-1], pad[1::2][::-1]
     if conv.padding_mode != "zeros":
-        # Functions of a mirrored or repeated border are the mirrored or repeated functions.
+        # Padding x pads the values of its functions in the same way.
         x = F.pad(x, pad, mode=conv.padding_mode)
         before = after = [0] * len(before)
     if before != after:

@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 class LinearOp(Protocol):
-    """A map that is linear in its input and in its weight, with the gradients of both.
+    """An operation that is linear in its input and in its weight, with the gradients of both.
 
-    The input (B, C * K, *S) holds K values for each of C channels, channel-major; the weight is
-    that of the matching torch module.
+    The input (B, C * K, *S) holds the K values of each channel, channel-major; the weight has the
+    shape of the corresponding torch module.
     """
 
     def forward(self, values: Tensor, weight: Tensor) -> Tensor:
-        """The output, (B, O, *S')."""
+        """(B, C * K, *S) -> (B, O, *S')."""
 
     def grad_values(self, grad_output: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-        """The gradient of the input for that of the output."""
+        """Gradient of the input (B, C * K, *S), given that of the output (B, O, *S')."""
 
     def grad_weight(self, grad_output: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-        """The gradient of the weight for that of the output."""
+        """Gradient of the weight, given that of the output (B, O, *S')."""
 
     def forward_ones(self, weight: Tensor, shape: torch.Size) -> Tensor:
         """The output for an input of the given shape (B, C, *S) that is 1 everywhere, in any shape
@@ -63,7 +63,7 @@ class ConvOp(NamedTuple):
         return self._backward(grad_output, values, weight, (False, True, False))[1]
 
     def forward_ones(self, weight: Tensor, shape: torch.Size) -> Tensor:
-        # All channels are the same image of ones: one channel, and the sum of the weights.
+        # All channels are equal, so one channel with the sum of the weights gives the same output.
         ones = weight.new_ones(1, 1, *shape[2:])
         return self._replace(groups=1).forward(ones, weight.sum(1, keepdim=True))
 
@@ -103,7 +103,7 @@ class MatMulOp(NamedTuple):
 
 
 class GroupedMatMulOp(NamedTuple):
-    """A matrix product for each group: a grouped convolution over a single pixel.
+    """A matrix product for each group, as of a grouped convolution over a single pixel.
 
     (B, C * K, 1) with weight (O, C * K / groups, 1) -> (B, O, 1). As one batched product it takes
     half the time of the convolution on a CPU (49 and 169 groups, measured).

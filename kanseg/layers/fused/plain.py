@@ -1,10 +1,10 @@
 """Checks whether a layer may compute from the tensors of its parts instead of calling them.
 
-The fused step reads `conv.weight` and the tensors of the basis; it never calls either. That is the
-same function only where a part does nothing but what torch's own class does. Any other part is
-called as a module: a subclass or wrapper (LoRA, weight standardization, quantization, FSDP), hooks,
-a patched `forward` (accelerate's offloading), parametrized or pruned weights, tensors with a
-behavior of their own (DTensor, quantized tensors).
+The fused step reads `conv.weight` and the tensors of the basis, and calls neither module. This is
+correct only for parts that do no more than torch's own classes. Other parts are called as modules:
+subclasses and wrappers (LoRA, weight standardization, quantization, FSDP), modules with hooks, with
+a patched `forward` (accelerate's offloading) or with parametrized or pruned weights, and tensors of
+other classes (DTensor, quantized tensors).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn.modules import module as torch_module
 from kanseg.bases import Basis
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# Elementwise, without a state that a call changes: safe to run once more in backward.
+# Elementwise and without state that a call changes, so that backward may run them again.
 ACTIVATIONS = (
     nn.SiLU,
     nn.GELU,
@@ -35,71 +35,71 @@ ACTIVATIONS = (
     nn.Hardswish,
     nn.Mish,
 )
-# The methods as they are defined, by their code: it shows a method that was replaced, on the
-# instance or on the class, and torch.compile compiles anew when that happens later.
+# Code objects of the original methods, to detect methods that were replaced on the instance or on
+# the class. torch.compile recompiles if one is replaced later.
 _CODE = {kind: kind.forward.__code__ for kind in (*CONVOLUTIONS, nn.Linear, *ACTIVATIONS, Basis)}
 _CONV_CODE = {kind: kind._conv_forward.__code__ for kind in CONVOLUTIONS}
 _BASIS_CODE = (Basis.functions.__code__, Basis.mapped.__code__)
-# The last two replace plain tensors while torch.export looks at a network.
+# The last two replace plain tensors while torch.export traces a network.
 _TENSORS = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 
 
 def is_plain_tensor(tensor: Tensor) -> bool:
-    """True for a tensor without a behavior of its own."""
+    """True for a tensor of torch's own classes, without special behavior."""
     return type(tensor) in _TENSORS
 
 
 def is_plain_map(module: nn.Module) -> bool:
-    """True for a torch.nn.Conv1d, Conv2d, Conv3d or Linear that computes what its weight says."""
+    """True for a torch.nn.Conv1d, Conv2d, Conv3d or Linear that only applies its weight."""
     kind = type(module)
     if kind is nn.Linear:
-        return _is_unwatched(module, nn.Linear) and is_plain_tensor(module.weight)
+        return _runs_forward_only(module, nn.Linear) and is_plain_tensor(module.weight)
     return (
         kind in CONVOLUTIONS
-        and _is_unwatched(module, kind)
+        and _runs_forward_only(module, kind)
         and getattr(module._conv_forward, "__code__", None) is _CONV_CODE[kind]
         and is_plain_tensor(module.weight)
     )
 
 
 def reads_its_weight(linear: nn.Module) -> bool:
-    """True for a torch.nn.Linear that multiplies by its weight, however that comes about (pruned,
-    parametrized).
+    """True for a torch.nn.Linear that multiplies by its weight, which may be pruned or
+    parametrized.
     """
     forward = getattr(linear.forward, "__code__", None)
     return isinstance(linear, nn.Linear) and forward is _CODE[nn.Linear]
 
 
 def is_plain_activation(module: nn.Module) -> bool:
-    """True for an elementwise activation of torch that leaves its input as it is."""
+    """True for an elementwise activation of torch that does not change its input."""
     return (
         type(module) in ACTIVATIONS
-        and _is_unwatched(module, type(module))
+        and _runs_forward_only(module, type(module))
         and not getattr(module, "inplace", False)
         and all(is_plain_tensor(parameter) for parameter in module._parameters.values())
     )
 
 
 def is_plain_basis(basis: nn.Module) -> bool:
-    """True for a basis that computes nothing but `values_and_derivatives`, from its own tensors."""
+    """True for a basis that only evaluates `values_and_derivatives`, with its own tensors."""
     if not isinstance(basis, Basis) or hasattr(basis, "parametrizations"):
         return False
     code = tuple(getattr(each, "__code__", None) for each in (basis.functions, basis.mapped))
     tensors = named_tensors(basis).values()
     return (
-        _is_unwatched(basis, Basis)
+        _runs_forward_only(basis, Basis)
         and code == _BASIS_CODE
         and all(is_plain_tensor(tensor) for tensor in tensors)
-        and len({id(tensor) for tensor in tensors}) == len(tensors)  # none under two names
+        and len({id(tensor) for tensor in tensors}) == len(tensors)  # no tensor has two names
         and all(is_plain_activation(part) for part in basis._modules.values())
     )
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of a module and of those inside it, by name.
+    """The parameters and buffers of a module and its submodules, by name.
 
-    Also those outside its own registers, as in a replica of `torch.nn.DataParallel` and
-    under FSDP.
+    Includes tensors that are plain attributes, as in replicas of `torch.nn.DataParallel` and under
+    FSDP.
     """
     named: dict[str, Tensor] = {}
     for store in (module._parameters, module._buffers, vars(module)):
@@ -113,18 +113,18 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def with_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str = "") -> nn.Module:
-    """A shallow copy of a module, and of those inside it, that computes from the given tensors.
+    """A shallow copy of a module and its submodules that computes with the given tensors.
 
-    `torch.func.functional_call` would put them into the module itself for the time of the call,
-    where other threads that use it would see them.
+    `torch.func.functional_call` would change the module itself during the call, which other threads
+    may be using.
 
     Args:
-        module: left as it is.
-        tensors: names as of `named_tensors` -> tensors.
-        prefix: of the names, for modules inside others.
+        module: is not changed.
+        tensors: name as of `named_tensors` -> tensor.
+        prefix: prefix of the names, for submodules.
     """
-    twin = module.__new__(type(module))
-    twin.__dict__ = {
+    shallow_copy = module.__new__(type(module))
+    shallow_copy.__dict__ = {
         **vars(module),
         "_parameters": dict(module._parameters),
         "_buffers": dict(module._buffers),
@@ -133,14 +133,14 @@ def with_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str = ""
             for name, part in module._modules.items()
         },
     }
-    for store in (twin._parameters, twin._buffers, vars(twin)):
+    for store in (shallow_copy._parameters, shallow_copy._buffers, vars(shallow_copy)):
         store.update({name: tensors[prefix + name] for name in store if prefix + name in tensors})
-    return twin
+    return shallow_copy
 
 
 def is_transformed() -> bool:
     """True while a compiler, exporter, tracer, torch.func or forward-mode differentiation
-    transforms the operations: then they must be plain ones.
+    transforms the operations, which must then be plain PyTorch operations.
     """
     return (
         torch.compiler.is_compiling()
@@ -152,21 +152,21 @@ def is_transformed() -> bool:
 
 @cache
 def has_numba() -> bool:
-    """Whether Numba, which compiles the kernels for a CPU, can be imported."""
+    """True if Numba, which compiles the kernels for a CPU, can be imported."""
     try:
         import numba  # noqa: F401
     except ImportError as error:
         warnings.warn(
             f"Numba cannot be imported ({error}): learned activations take several times as long"
-            " without it; pip install numba",
+            " without it; install it with python -m pip install numba",
             stacklevel=2,
         )
         return False
     return True
 
 
-def _is_unwatched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """True if calling the module runs the forward of `kind` and nothing else: it has no hooks."""
+def _runs_forward_only(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """True if calling the module runs the forward of `kind` only: no hooks, no patched method."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks

@@ -33,7 +33,10 @@ class BasisCache(Generic[Value]):
 
     def get(self, basis: Basis, tensors: Sequence[Tensor], compute: Callable[[], Value]) -> Value:
         """The value of the basis for these tensors; on a miss `compute` runs without gradients."""
-        options = _options(basis)
+        # Degrees, names and other plain attributes of the basis.
+        options = {
+            name: value for name, value in vars(basis).items() if type(value) in (int, float, str)
+        }
         entry = self._entries.get(basis)
         if entry is not None and entry.options == options and _equal(entry.tensors, tensors):
             return entry.value
@@ -42,11 +45,6 @@ class BasisCache(Generic[Value]):
             copies = [tensor.detach().clone() for tensor in tensors]
         self._entries[basis] = Entry(options, copies, value)
         return value
-
-
-def _options(basis: Basis) -> dict[str, object]:
-    """Degrees, names and other plain attributes of a basis."""
-    return {name: value for name, value in vars(basis).items() if type(value) in (int, float, str)}
 
 
 def _equal(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

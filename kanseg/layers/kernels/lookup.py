@@ -9,7 +9,6 @@ parameters.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -95,15 +94,11 @@ def values_at_nodes(basis: Basis, table_range: TableRange) -> Tensor:
     if len(lo) == 1:
         first_rows = {name: getattr(basis, name)[:1] for name in basis.per_channel}
         basis = with_tensors(basis, named_tensors(basis) | first_rows)
-    fractions = torch.from_numpy(_node_fractions(table_range.pieces)).to(lo.dtype)
+    pieces = np.arange(table_range.pieces)
+    # Positions of the nodes as fractions of the range, (3 P + 1,).
+    nodes = np.append((pieces[:, None] + NODES[:3]).ravel(), len(pieces)) / len(pieces)
+    fractions = torch.from_numpy(nodes).to(lo.dtype)
     return basis.values_at(torch.lerp(lo.unsqueeze(1), hi.unsqueeze(1), fractions))
-
-
-@cache
-def _node_fractions(pieces: int) -> np.ndarray:
-    """Positions of the nodes of all pieces as fractions of the range, (3 * pieces + 1,)."""
-    starts = np.arange(pieces)[:, None] + NODES[:3]
-    return np.append(starts.ravel(), pieces) / pieces
 
 
 def tabulate(weight: Tensor, basis: Basis, samples: TableSamples) -> CubicTable:

@@ -1,22 +1,137 @@
-"""Learning-rate schedulers, and parameter groups with their own learning rates."""
+"""Learning-rate schedules by name, and the schedulers that apply them to an optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from kanseg.layers.regularization import kan_layers
-from kanseg.training.optim.optimizers import NEEDS_CLOSURE, PLATEAU, create_schedule
-from kanseg.utils.errors import InputError
+from kanseg.training.optim.options import check_options
+from kanseg.utils.registry import Registry
 
-EXAMPLES = 6  # names of parameters in an error message
+# name -> (step, *, total, warmup, further options) -> factor on the peak learning rate at that
+# step, from 0 to total - 1. `warmup` is the share of all steps over which the factor rises linearly
+# from 1/25 (of "one_cycle": in its own shape).
+SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
+WARMUP_START = 0.04
+PLATEAU = {"factor": 0.5, "patience": 5, "min_factor": 0.0}  # options of the schedule "plateau"
+
+
+@SCHEDULES.register("cosine")
+def warmup_cosine(step: int, *, total: int, warmup: float) -> float:
+    """Factor on the peak learning rate: linear from 1/25 over the share `warmup` of all steps, then
+    a cosine to 0.
+    """
+    rising = warmup * total
+    if step < rising:
+        return _rise(step, rising)
+    return 0.5 * (1 + math.cos(math.pi * _progress(step, total, rising)))
+
+
+@SCHEDULES.register("poly")
+def poly(step: int, *, total: int, warmup: float, power: float = 0.9) -> float:
+    """After the warm-up (1 - t)^power down to 0, with t the share of the remaining steps that are
+    done (DeepLab, arXiv:1606.00915).
+    """
+    rising = warmup * total
+    if step < rising:
+        return _rise(step, rising)
+    return (1 - _progress(step, total, rising)) ** power
+
+
+@SCHEDULES.register("step")
+def stepped(
+    step: int,
+    *,
+    total: int,
+    warmup: float,
+    milestones: Sequence[float] = (0.5, 0.75),
+    gamma: float = 0.1,
+) -> float:
+    """After the warm-up 1, times gamma at each milestone; milestones are shares of all steps."""
+    rising = warmup * total
+    if step < rising:
+        return _rise(step, rising)
+    # rounded, since 0.3 * 10 is a little less than 3
+    passed = sum(step >= round(milestone * total, 6) for milestone in milestones)
+    return gamma**passed
+
+
+@SCHEDULES.register("one_cycle")
+def one_cycle(
+    step: int, *, total: int, warmup: float, start: float = 0.04, end: float = 4e-6
+) -> float:
+    """Half a cosine from `start` up to 1 over the share `warmup`, half a cosine down to `end`
+    (Smith and Topin 2018, arXiv:1708.07120).
+
+    As `torch.optim.lr_scheduler.OneCycleLR` with its default factors: the peak is at step warmup *
+    total - 1, the last step has `end`.
+    """
+    peak = warmup * total - 1
+    if step <= peak:
+        return _half_cosine(start, 1.0, step / peak if peak > 0 else 1.0)
+    return _half_cosine(1.0, end, min((step - peak) / max(total - 1 - peak, 1), 1.0))
+
+
+@SCHEDULES.register("constant")
+def constant(step: int, *, total: int, warmup: float) -> float:
+    """1 after the warm-up."""
+    rising = warmup * total
+    if step < rising:
+        return _rise(step, rising)
+    return 1.0
+
+
+@SCHEDULES.register("plateau")
+def plateau(
+    step: int,
+    *,
+    total: int,
+    warmup: float,
+    factor: float = 0.5,
+    patience: int = 5,
+    min_factor: float = 0.0,
+) -> float:
+    """1 after the warm-up, times `factor` (down to `min_factor`) after more than `patience`
+    validations without an improvement (`PlateauLR`).
+    """
+    return constant(step, total=total, warmup=warmup)
+
+
+def create_schedule(
+    name: str, *, total: int, warmup: float, **options: object
+) -> Callable[[int], float]:
+    """Create a schedule by name: a function step -> factor on the learning rate, for
+    `torch.optim.lr_scheduler.LambdaLR`.
+
+    Raises:
+        ValueError: an unknown name or option, less than one step, a warm-up outside [0, 1].
+    """
+    if total < 1 or not 0 <= warmup <= 1:
+        raise ValueError(
+            f"total must be at least 1 step and warmup a share from 0 to 1, got total={total},"
+            f" warmup={warmup}"
+        )
+    check_options(SCHEDULES[name], f"schedule {name}", options)
+    return partial(SCHEDULES[name], total=total, warmup=warmup, **options)
+
+
+def _rise(step: int, rising: float) -> float:
+    return WARMUP_START + (1 - WARMUP_START) * step / rising
+
+
+def _progress(step: int, total: int, rising: float) -> float:
+    """Share of the steps after the warm-up that are done, 0 to 1."""
+    return min((step - rising) / max(total - rising, 1), 1.0)
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 @dataclass
@@ -125,113 +240,3 @@ def current_lr(scheduler: LambdaLR, peak: float) -> float:
     if isinstance(scheduler, PlateauLR):
         rate *= scheduler.plateau.scale
     return rate
-
-
-# Learning rate of the coefficients of functions, in multiples of that of other weights, and whether
-# they have weight decay. The values for shared functions are from docs/results/screening; functions
-# of each edge are treated like the weights of a convolution.
-FUNCTION_LR = {"shared": 10.0, "edge": 1.0}
-FUNCTION_DECAY = {"shared": False, "edge": True}
-
-
-def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
-    """Return the parameter groups for an optimizer; groups with another learning rate or weight
-    decay than the settings have their own "lr" or "weight_decay".
-
-    Args:
-        model: its `named_parameters` are used.
-        settings: `training` of an experiment. `lr_factors` maps a pattern (`fnmatch` on the whole
-            name, case-sensitive) to a factor; the first pattern that matches counts, and other
-            parameters have factor 1. Factor 0 freezes the weights of a group, but not the running
-            statistics of its batch norms. `function_lr` and `function_decay` apply to the
-            coefficients of functions.
-
-    Raises:
-        InputError: a factor below 0; a pattern that matches no parameter, or only parameters of
-            earlier patterns.
-    """
-    factors = settings.lr_factors
-    pattern_of: dict[str, str | None] = {}
-    for name, _ in model.named_parameters():
-        matching = (pattern for pattern in factors if fnmatchcase(name, pattern))
-        pattern_of[name] = next(matching, None)
-    for pattern, factor in factors.items():
-        if not 0 <= factor < math.inf:
-            raise InputError(
-                f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}"
-            )
-        if pattern not in pattern_of.values():
-            raise InputError(f"training.lr_factors: {pattern!r} {_why_unused(model, pattern)}")
-    if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
-        raise InputError(f"training.function_lr must be 0 or more, got {settings.function_lr}")
-    kinds = {}
-    if settings.optimizer not in NEEDS_CLOSURE:
-        kinds = function_kinds(model)
-    members: dict[tuple[str | None, float, bool], list[nn.Parameter]] = {}
-    for pattern in (*factors, None):
-        for name, parameter in model.named_parameters():
-            if pattern_of[name] == pattern:
-                factor, decays = _function_rates(kinds.get(parameter), settings)
-                members.setdefault((pattern, factor, decays), []).append(parameter)
-    groups = []
-    for (pattern, function_factor, decays), parameters in members.items():
-        group: dict[str, Any] = {"params": parameters}
-        factor = factors.get(pattern, 1.0) * function_factor
-        if factor != 1.0:
-            group["lr"] = settings.lr * factor
-        if not decays:
-            group["weight_decay"] = 0.0
-        groups.append(group)
-    return groups
-
-
-def function_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
-    """Return the parameters that are coefficients of functions, each -> "shared" or "edge"."""
-    kinds = {}
-    for layer in kan_layers(model):
-        if isinstance(layer.functions_weight, nn.Parameter):
-            is_edge = getattr(layer, "share", "edge") == "edge"
-            kinds[layer.functions_weight] = "edge" if is_edge else "shared"
-    return kinds
-
-
-def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
-    """Return a line for each kind of functions that is trained differently from other weights."""
-    if settings.optimizer in NEEDS_CLOSURE:
-        return []  # these optimizers have one learning rate for all parameters
-    kinds = function_kinds(model)
-    lines = []
-    for kind, words in (("shared", "shared functions"), ("edge", "functions of each edge")):
-        count = sum(parameter.numel() for parameter, its in kinds.items() if its == kind)
-        factor, decays = _function_rates(kind, settings)
-        if not count or (factor, decays) == (1.0, True):
-            continue
-        decay = "weight decay" if decays else "no weight decay"
-        lines.append(
-            f"training: the {count} coefficients of {words} have {factor:g} times the learning rate"
-            f" and {decay} (training.function_lr, training.function_decay)"
-        )
-    return lines
-
-
-def _function_rates(kind: str | None, settings: Any) -> tuple[float, bool]:
-    """Return the factor on the learning rate, and whether there is weight decay, for the
-    coefficients of a kind of functions, or for other parameters (None).
-    """
-    if kind is None:
-        return 1.0, True
-    factor, decays = settings.function_lr, settings.function_decay
-    if factor is None:
-        factor = FUNCTION_LR[kind]
-    if decays is None:
-        decays = FUNCTION_DECAY[kind]
-    return factor, decays
-
-
-def _why_unused(model: nn.Module, pattern: str) -> str:
-    """Return why no group has a pattern, as the end of a sentence."""
-    names = [name for name, _ in model.named_parameters()]
-    if any(fnmatchcase(name, pattern) for name in names):
-        return "matches only parameters of earlier patterns; put it before them"
-    shown = names[:: -(-len(names) // EXAMPLES)]
-    return f"matches no parameter; some names: {', '.join(shown)}"

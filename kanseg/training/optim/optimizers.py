@@ -1,65 +1,34 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers by name, and parameter groups with their own learning rates."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kanseg.layers.regularization import kan_layers
+from kanseg.training.optim.options import check_options
 from kanseg.utils.errors import InputError
-from kanseg.utils.registry import Registry, nearest
+from kanseg.utils.registry import Registry
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 # name -> (parameters or groups of them, *, lr, weight_decay, further options) -> optimizer
-OPTIMISERS: Registry[Callable[..., Optimizer]] = Registry("optimizer")
-# name -> (step, *, total, warmup, further options) -> factor on the peak learning rate at that
-# step, from 0 to total - 1. `warmup` is the share of all steps over which the factor rises linearly
-# from 1/25 (of "one_cycle": in its own shape).
-SCHEDULES: Registry[Callable[..., float]] = Registry("schedule")
-WARMUP_START = 0.04
+OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("optimizer")
 NEEDS_CLOSURE = {"lbfgs"}  # optimizers that compute the loss several times per step
-PLATEAU = {"factor": 0.5, "patience": 5, "min_factor": 0.0}  # options of the schedule "plateau"
-# Type of an option's default -> what its values can be, in words and as a check.
-KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    float: (
-        "a number",
-        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
-    ),
-    str: ("a string or null", lambda value: value is None or isinstance(value, str)),
-    tuple: (
-        "a list of numbers",
-        lambda value: isinstance(value, (list, tuple)) and all(map(KINDS[float][1], value)),
-    ),
-}
-# Smallest and largest value of an option (of each value in a list); the optimizer checks options
-# that are not here.
-SHARE, ANY, COUNT = (0.0, 1.0), (0.0, math.inf), (1, math.inf)
-RANGES = {
-    "betas": SHARE,
-    "eps": ANY,
-    "momentum": SHARE,
-    "max_iter": COUNT,
-    "history_size": COUNT,
-    "power": ANY,
-    "milestones": SHARE,
-    "gamma": ANY,
-    "start": SHARE,
-    "end": SHARE,
-    "factor": SHARE,
-    "patience": ANY,
-    "min_factor": SHARE,
-}
+EXAMPLES = 6  # names of parameters in an error message
+# Learning rate of the coefficients of functions, in multiples of that of other weights, and whether
+# they have weight decay. The values for shared functions are from docs/results/screening; functions
+# of each edge are treated like the weights of a convolution.
+FUNCTION_LR = {"shared": 10.0, "edge": 1.0}
+FUNCTION_DECAY = {"shared": False, "edge": True}
 
 
-@OPTIMISERS.register("adamw")
+@OPTIMIZERS.register("adamw")
 def adamw(
     parameters: Parameters,
     *,
@@ -74,7 +43,7 @@ def adamw(
     )
 
 
-@OPTIMISERS.register("sgd")
+@OPTIMIZERS.register("sgd")
 def sgd(
     parameters: Parameters,
     *,
@@ -94,7 +63,7 @@ def sgd(
     )
 
 
-@OPTIMISERS.register("lion")
+@OPTIMIZERS.register("lion")
 def lion(
     parameters: Parameters,
     *,
@@ -114,7 +83,7 @@ def lion(
     return Lion(parameters, lr=lr, weight_decay=weight_decay, betas=tuple(betas))
 
 
-@OPTIMISERS.register("lbfgs")
+@OPTIMIZERS.register("lbfgs")
 def lbfgs(
     parameters: Parameters,
     *,
@@ -148,87 +117,6 @@ def lbfgs(
     )
 
 
-@SCHEDULES.register("cosine")
-def warmup_cosine(step: int, *, total: int, warmup: float) -> float:
-    """Factor on the peak learning rate: linear from 1/25 over the share `warmup` of all steps, then
-    a cosine to 0.
-    """
-    rising = warmup * total
-    if step < rising:
-        return _rise(step, rising)
-    return 0.5 * (1 + math.cos(math.pi * _progress(step, total, rising)))
-
-
-@SCHEDULES.register("poly")
-def poly(step: int, *, total: int, warmup: float, power: float = 0.9) -> float:
-    """After the warm-up (1 - t)^power down to 0, with t the share of the remaining steps that are
-    done (DeepLab, arXiv:1606.00915).
-    """
-    rising = warmup * total
-    if step < rising:
-        return _rise(step, rising)
-    return (1 - _progress(step, total, rising)) ** power
-
-
-@SCHEDULES.register("step")
-def stepped(
-    step: int,
-    *,
-    total: int,
-    warmup: float,
-    milestones: Sequence[float] = (0.5, 0.75),
-    gamma: float = 0.1,
-) -> float:
-    """After the warm-up 1, times gamma at each milestone; milestones are shares of all steps."""
-    rising = warmup * total
-    if step < rising:
-        return _rise(step, rising)
-    # rounded, since 0.3 * 10 is a little less than 3
-    passed = sum(step >= round(milestone * total, 6) for milestone in milestones)
-    return gamma**passed
-
-
-@SCHEDULES.register("one_cycle")
-def one_cycle(
-    step: int, *, total: int, warmup: float, start: float = 0.04, end: float = 4e-6
-) -> float:
-    """Half a cosine from `start` up to 1 over the share `warmup`, half a cosine down to `end`
-    (Smith and Topin 2018, arXiv:1708.07120).
-
-    As `torch.optim.lr_scheduler.OneCycleLR` with its default factors: the peak is at step warmup *
-    total - 1, the last step has `end`.
-    """
-    peak = warmup * total - 1
-    if step <= peak:
-        return _half_cosine(start, 1.0, step / peak if peak > 0 else 1.0)
-    return _half_cosine(1.0, end, min((step - peak) / max(total - 1 - peak, 1), 1.0))
-
-
-@SCHEDULES.register("constant")
-def constant(step: int, *, total: int, warmup: float) -> float:
-    """1 after the warm-up."""
-    rising = warmup * total
-    if step < rising:
-        return _rise(step, rising)
-    return 1.0
-
-
-@SCHEDULES.register("plateau")
-def plateau(
-    step: int,
-    *,
-    total: int,
-    warmup: float,
-    factor: float = 0.5,
-    patience: int = 5,
-    min_factor: float = 0.0,
-) -> float:
-    """1 after the warm-up, times `factor` (down to `min_factor`) after more than `patience`
-    validations without an improvement (`kanseg.training.optim.lr_scheduler`).
-    """
-    return constant(step, total=total, warmup=warmup)
-
-
 def create_optimizer(
     name: str, parameters: Parameters, *, lr: float, **options: object
 ) -> Optimizer:
@@ -245,70 +133,108 @@ def create_optimizer(
         ValueError: an unknown name or option; the message suggests the nearest.
         InputError: settings that the optimizer does not support, or a package that is missing.
     """
-    _check_options(OPTIMISERS[name], f"optimizer {name}", options)
-    return OPTIMISERS[name](parameters, lr=lr, **options)
+    check_options(OPTIMIZERS[name], f"optimizer {name}", options)
+    return OPTIMIZERS[name](parameters, lr=lr, **options)
 
 
-def create_schedule(
-    name: str, *, total: int, warmup: float, **options: object
-) -> Callable[[int], float]:
-    """Create a schedule by name: a function step -> factor on the learning rate, for
-    `torch.optim.lr_scheduler.LambdaLR`.
+def parameter_groups(model: nn.Module, settings: Any) -> list[dict[str, Any]]:
+    """Return the parameter groups for an optimizer; groups with another learning rate or weight
+    decay than the settings have their own "lr" or "weight_decay".
 
-    Raises:
-        ValueError: an unknown name or option, less than one step, a warm-up outside [0, 1].
-    """
-    if total < 1 or not 0 <= warmup <= 1:
-        raise ValueError(
-            f"total must be at least 1 step and warmup a share from 0 to 1, got total={total},"
-            f" warmup={warmup}"
-        )
-    _check_options(SCHEDULES[name], f"schedule {name}", options)
-    return partial(SCHEDULES[name], total=total, warmup=warmup, **options)
-
-
-def _check_options(builder: Callable, what: str, options: Mapping[str, object]) -> None:
-    """Check the options of an optimizer or a schedule against the signature of its builder.
+    Args:
+        model: its `named_parameters` are used.
+        settings: `training` of an experiment. `lr_factors` maps a pattern (`fnmatch` on the whole
+            name, case-sensitive) to a factor; the first pattern that matches counts, and other
+            parameters have factor 1. Factor 0 freezes the weights of a group, but not the running
+            statistics of its batch norms. `function_lr` and `function_decay` apply to the
+            coefficients of functions.
 
     Raises:
-        ValueError: an option that it does not have, or a value of a wrong type or out of range.
+        InputError: a factor below 0; a pattern that matches no parameter, or only parameters of
+            earlier patterns.
     """
-    own = {}
-    for parameter in inspect.signature(builder).parameters.values():
-        is_option = parameter.kind is parameter.KEYWORD_ONLY
-        if is_option and parameter.name not in ("lr", "total", "warmup"):
-            own[parameter.name] = parameter.default
-    for key, value in options.items():
-        if key not in own:
-            raise ValueError(
-                f"{what} has no option {key!r}{nearest(key, own)} (it has:"
-                f" {', '.join(own) or 'none'})"
+    factors = settings.lr_factors
+    pattern_of: dict[str, str | None] = {}
+    for name, _ in model.named_parameters():
+        matching = (pattern for pattern in factors if fnmatchcase(name, pattern))
+        pattern_of[name] = next(matching, None)
+    for pattern, factor in factors.items():
+        if not 0 <= factor < math.inf:
+            raise InputError(
+                f"training.lr_factors: the factor of {pattern!r} must be 0 or more, got {factor}"
             )
-        kind, is_valid = KINDS[type(own[key])]
-        if not is_valid(value):
-            example = own[key]
-            if isinstance(example, tuple):
-                example = list(example)
-            raise ValueError(f"{what}: {key} must be {kind}, such as {example}, got {value!r}")
-        low, high = RANGES.get(key, (-math.inf, math.inf))
-        numbers = value
-        if not isinstance(value, (list, tuple)):
-            numbers = [value]
-        if key in RANGES and not all(low <= each <= high for each in numbers):
-            limits = f"from {low:g} to {high:g}"
-            if high == math.inf:
-                limits = f"at least {low:g}"
-            raise ValueError(f"{what}: {key} must be {limits}, got {value!r}")
+        if pattern not in pattern_of.values():
+            raise InputError(f"training.lr_factors: {pattern!r} {_why_unused(model, pattern)}")
+    if settings.function_lr is not None and not 0 <= settings.function_lr < math.inf:
+        raise InputError(f"training.function_lr must be 0 or more, got {settings.function_lr}")
+    kinds = {}
+    if settings.optimizer not in NEEDS_CLOSURE:
+        kinds = function_kinds(model)
+    members: dict[tuple[str | None, float, bool], list[nn.Parameter]] = {}
+    for pattern in (*factors, None):
+        for name, parameter in model.named_parameters():
+            if pattern_of[name] == pattern:
+                factor, decays = _function_rates(kinds.get(parameter), settings)
+                members.setdefault((pattern, factor, decays), []).append(parameter)
+    groups = []
+    for (pattern, function_factor, decays), parameters in members.items():
+        group: dict[str, Any] = {"params": parameters}
+        factor = factors.get(pattern, 1.0) * function_factor
+        if factor != 1.0:
+            group["lr"] = settings.lr * factor
+        if not decays:
+            group["weight_decay"] = 0.0
+        groups.append(group)
+    return groups
 
 
-def _rise(step: int, rising: float) -> float:
-    return WARMUP_START + (1 - WARMUP_START) * step / rising
+def function_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the parameters that are coefficients of functions, each -> "shared" or "edge"."""
+    kinds = {}
+    for layer in kan_layers(model):
+        if isinstance(layer.functions_weight, nn.Parameter):
+            is_edge = getattr(layer, "share", "edge") == "edge"
+            kinds[layer.functions_weight] = "edge" if is_edge else "shared"
+    return kinds
 
 
-def _progress(step: int, total: int, rising: float) -> float:
-    """Share of the steps after the warm-up that are done, 0 to 1."""
-    return min((step - rising) / max(total - rising, 1), 1.0)
+def describe_function_rates(model: nn.Module, settings: Any) -> list[str]:
+    """Return a line for each kind of functions that is trained differently from other weights."""
+    if settings.optimizer in NEEDS_CLOSURE:
+        return []  # these optimizers have one learning rate for all parameters
+    kinds = function_kinds(model)
+    lines = []
+    for kind, words in (("shared", "shared functions"), ("edge", "functions of each edge")):
+        count = sum(parameter.numel() for parameter, its in kinds.items() if its == kind)
+        factor, decays = _function_rates(kind, settings)
+        if not count or (factor, decays) == (1.0, True):
+            continue
+        decay = "weight decay" if decays else "no weight decay"
+        lines.append(
+            f"training: the {count} coefficients of {words} have {factor:g} times the learning rate"
+            f" and {decay} (training.function_lr, training.function_decay)"
+        )
+    return lines
 
 
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
+def _function_rates(kind: str | None, settings: Any) -> tuple[float, bool]:
+    """Return the factor on the learning rate, and whether there is weight decay, for the
+    coefficients of a kind of functions, or for other parameters (None).
+    """
+    if kind is None:
+        return 1.0, True
+    factor, decays = settings.function_lr, settings.function_decay
+    if factor is None:
+        factor = FUNCTION_LR[kind]
+    if decays is None:
+        decays = FUNCTION_DECAY[kind]
+    return factor, decays
+
+
+def _why_unused(model: nn.Module, pattern: str) -> str:
+    """Return why no group has a pattern, as the end of a sentence."""
+    names = [name for name, _ in model.named_parameters()]
+    if any(fnmatchcase(name, pattern) for name in names):
+        return "matches only parameters of earlier patterns; put it before them"
+    shown = names[:: -(-len(names) // EXAMPLES)]
+    return f"matches no parameter; some names: {', '.join(shown)}"

@@ -28,6 +28,7 @@ from kanseg.training.state import Progress, TrainState
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import replace_link
 from kanseg.utils.reading import read_json
+from kanseg.utils.text import one_line
 
 # Entries of a parameter group that a resumed run takes from its settings, not from the checkpoint.
 FROM_SETTINGS = ("lr", "weight_decay")
@@ -62,8 +63,11 @@ def save(run: RunFolder, state: TrainState) -> None:
     accelerator, progress, settings = state.accelerator, state.progress, run.task.config.training
     run.log_file.flush()
     progress.log_bytes = run.log_file.size
-    # what differs between processes
-    generators = [random_states() | {"loss_sum": progress.loss_sum}]
+    cuda: list[Tensor] = []
+    if torch.cuda.is_available():
+        cuda = torch.cuda.get_rng_state_all()
+    # What differs between processes. Training uses no other generators than torch's.
+    generators = [{"cpu": torch.get_rng_state(), "cuda": cuda, "loss_sum": progress.loss_sum}]
     if accelerator.num_processes > 1:
         generators = gather_object(generators)
     if accelerator.is_main_process:
@@ -88,16 +92,9 @@ def save(run: RunFolder, state: TrainState) -> None:
             split=run.task.split_record,
         )
         replace_link(run.path / "last", folder)
+        run.clock.save(run.path)
         prune(run.path, settings.keep, newest=progress.step)
     accelerator.wait_for_everyone()
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of torch's generators, the only generators that training uses."""
-    cuda: list[Tensor] = []
-    if torch.cuda.is_available():
-        cuda = torch.cuda.get_rng_state_all()
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore(state: TrainState, resumed: Resumed) -> None:
@@ -111,8 +108,9 @@ def restore(state: TrainState, resumed: Resumed) -> None:
         _restore(state, resumed.state, resumed.tensors)
     # torch raises many kinds of exceptions for a checkpoint that does not fit
     except Exception as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{resumed.folder}: its training state does not fit: {text}") from None
+        raise InputError(
+            f"{resumed.folder}: its training state does not fit: {one_line(error)}"
+        ) from None
 
 
 def _restore(state: TrainState, stored: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
 from kanseg.utils.io import replace_folder
 from kanseg.utils.reading import read_json, read_text, read_yaml
+from kanseg.utils.text import one_line
 
 # Settings that a resumed run may change. Any other change would make it another experiment than the
 # one in its folder.
@@ -115,8 +116,7 @@ class Resumed:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
-                f"{self.folder} does not fit the model of these settings:"
-                f" {' '.join(str(error).split())[:300]}"
+                f"{self.folder} does not fit the model of these settings: {one_line(error)}"
             ) from None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from kanseg.data.split_record import SPLIT
+from kanseg.training.run_folder.clock import TIMES, RunClock
 from kanseg.training.run_folder.logging import RunLog, trim_log
 from kanseg.training.run_folder.resume import Resumed
 from kanseg.training.run_folder.trackers import Tracker, open_trackers
@@ -28,6 +29,7 @@ WRITTEN = (
     "last",
     "log.jsonl",
     "metrics.json",
+    TIMES,
     SPLIT,
     *IMAGES,
 )
@@ -42,12 +44,14 @@ class RunFolder:
         task: its settings, description and split record are stored in every checkpoint.
         log_file: log.jsonl and trackers.
         log: prints a line, in the main process only.
+        clock: measures the time of the run.
     """
 
     path: Path
     task: Task
     log_file: RunLog
     log: Callable[[str], None]
+    clock: RunClock
 
 
 def open_run_folder(
@@ -58,9 +62,10 @@ def open_run_folder(
     resumed: Resumed | None,
     overwrite: bool,
     log: Callable[[str], None],
+    clock: RunClock,
 ) -> RunFolder:
     """Create the folder of a run, delete files of an earlier run (`overwrite`) and temporary files
-    of a killed run, and open its log.
+    of a killed run, open its log, and add the time of the earlier sessions to the clock.
     """
     trackers: list[Tracker] = []
     if accelerator.is_main_process:
@@ -74,6 +79,7 @@ def open_run_folder(
         trackers = open_trackers(path, task.config, step=step)
         atomic_write_text(path / "config.yaml", task.config.to_yaml())
         if resumed is not None:
+            clock.resume(path)
             damage = trim_log(path, resumed.state)
             if damage is not None:
                 log(damage)
@@ -86,7 +92,7 @@ def open_run_folder(
     )
     if accelerator.is_main_process and task.split_record is not None:
         atomic_write_text(path / SPLIT, task.split_record.to_json())
-    return RunFolder(path, task, log_file, log)
+    return RunFolder(path, task, log_file, log, clock)
 
 
 def _delete_earlier_run(run: Path) -> None:

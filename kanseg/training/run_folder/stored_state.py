@@ -13,6 +13,7 @@ from kanseg.inference.checkpoint import STATE, TENSORS
 from kanseg.training.state import Progress
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_json, typed
+from kanseg.utils.text import one_line
 
 
 def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -44,8 +45,7 @@ def _load_tensors(path: Path) -> Any:
             raise InputError("its entries are compressed")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} is damaged: {text}") from None
+        raise InputError(f"{path} is damaged: {one_line(error, 200)}") from None
 
 
 def check_tensors(content: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.text import one_line
 
 WIDEST = 1280  # pixels of an image that is logged
 
@@ -105,9 +106,7 @@ class WeightsAndBiases(Tracker):
         try:
             self._run = wandb.init(**options, settings=quiet)
         except wandb.errors.Error as error:
-            raise InputError(
-                f"training.wandb {mode}: {' '.join(str(error).split())[:300]}"
-            ) from None
+            raise InputError(f"training.wandb {mode}: {one_line(error)}") from None
         self._image = wandb.Image
         # A resumed run repeats steps, which the step counter of W&B would drop.
         self._run.define_metric("step")

@@ -25,8 +25,8 @@ IMAGES = {
     "worst.png": (
         "Worst images",
         (
-            "The lowest scores first, or the most confident mistakes of a classifier. The labels"
-            " may be wrong as well as the network."
+            "The lowest scores first, or the most confident mistakes of a classifier. A low score"
+            " can also come from a wrong label."
         ),
     ),
     "overview.png": ("Samples", "Evenly spaced over the split."),
@@ -72,7 +72,11 @@ def draw_report(
         settings = config.read_text(encoding="utf-8")
     page = ""
     for quality, shrink in COMPRESSIONS:
-        page = _render(run, results or {}, settings, _inline_images(run, quality, shrink))
+        images = []
+        for name, (title, note) in IMAGES.items():
+            if (run / name).is_file():
+                images.append(InlineImage(title, note, _encoded(run / name, quality, shrink)))
+        page = _render(run, results or {}, settings, images)
         if len(page) < max_size:
             break
     atomic_write_text(run / "report.html", page)
@@ -99,10 +103,14 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
     else:
         settings = ""
     sections.append("Run")
+    model, data = config.get("model", {}), config.get("data", {})
+    subtitle = ""
+    if model:
+        subtitle = f"{model.get('name')}, basis {model.get('basis')}, on {data.get('root')}"
     return render_page(
         TEMPLATE,
         title=run.resolve().name,
-        subtitle=_subtitle(config),
+        subtitle=subtitle,
         tiles=_tiles(test_first, results),
         sections=sections,
         images=images,
@@ -111,14 +119,6 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, images: list[I
         settings=settings,
         run=others,
     )
-
-
-def _inline_images(run: Path, quality: int, shrink: int) -> list[InlineImage]:
-    images = []
-    for name, (title, note) in IMAGES.items():
-        if (run / name).is_file():
-            images.append(InlineImage(title, note, _encoded(run / name, quality, shrink)))
-    return images
 
 
 def _encoded(path: Path, quality: int, shrink: int) -> str:
@@ -131,14 +131,6 @@ def _encoded(path: Path, quality: int, shrink: int) -> str:
         small = image.convert("RGB").reduce(shrink)
         small.save(stream, "JPEG", quality=quality, subsampling=0)
     return image_url(stream.getvalue(), "jpeg")
-
-
-def _subtitle(config: Mapping[str, Any]) -> str:
-    """Name the network and its data set."""
-    model, data = config.get("model", {}), config.get("data", {})
-    if not model:
-        return ""
-    return f"{model.get('name')}, basis {model.get('basis')}, on {data.get('root')}"
 
 
 def _tiles(splits: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -80,15 +80,13 @@ def _class_table(
         if total:
             share = (row.get(counted) or 0) / total
             cells.append(Cell(f"{share:.2%}", round(100 * share)))
-        cells += [_score_cell(name, row.get(name)) for name in columns]
+        for name in columns:
+            value, percent = row.get(name), None
+            if isinstance(value, float) and 0 <= value <= 1 and name not in COUNTS:
+                percent = round(100 * value)
+            cells.append(Cell(format_value(value), percent))
         table[str(label)] = cells
     return header, table
-
-
-def _score_cell(name: str, value: Any) -> Cell:
-    if isinstance(value, float) and 0 <= value <= 1 and name not in COUNTS:
-        return Cell(format_value(value), round(100 * value))
-    return Cell(format_value(value))
 
 
 def format_value(value: Any) -> str:

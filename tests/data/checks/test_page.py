@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -49,7 +50,23 @@ def test_a_bad_mask_is_drawn_beside_its_image(folder):
     report = check_data(
         DataConfig(root=str(folder), classes=["a", "b"], mask_values={0: 0, 255: 1})
     )
-    assert len(images(render_check(report))) == 5 + 2
+    html = render_check(report)
+    assert len(images(html)) == 5 + 2
+    assert re.findall("<figcaption>(.*)</figcaption>", html)[:2] == [
+        "images/p02.png",
+        "masks/p02.png",
+    ]
+
+
+def test_each_of_two_duplicates_is_shown_with_its_name(folder):
+    shutil.copy(folder / "images" / "p02.png", folder / "images" / "p03.png")
+    html = render_check(check_data(DataConfig(root=str(folder))))
+    assert re.findall("<figcaption>(.*)</figcaption>", html)[:2] == [
+        "images/p02.png",
+        "images/p03.png",
+    ]
+    assert "Sizes (height x width)" in html
+    assert "<td>32x40</td>" in html
 
 
 def test_multilabel_samples_are_drawn_in_the_color_of_their_class(folder):

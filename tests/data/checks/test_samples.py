@@ -27,7 +27,7 @@ def test_all_faults_are_reported_at_once(folder):
     assert len(report.faults) == 4
     assert "p00.png: the image has no mask" in text
     assert "value 7 at row 0" in text
-    assert "the mask is 3x3 and the image 40x32" in text
+    assert "the mask is 3x3 and the image 32x40" in text
     assert "p03.png: not an image" in text
     assert {s.name for s in report.faults} == {"p00", "p01", "p02", "p03"}
 

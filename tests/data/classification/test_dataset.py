@@ -435,7 +435,7 @@ def test_auto_refuses_doubt(tmp_path):
         opened(tmp_path)
     save_idx(tmp_path / "MNIST" / "raw")
     save_npz(tmp_path)
-    with pytest.raises(InputError, match="looks like mnist and npz"):
+    with pytest.raises(InputError, match="mnist and npz"):
         opened(tmp_path)
     with pytest.raises(InputError, match="'mnst' is not one of auto, .*did you mean 'mnist'"):
         opened(tmp_path, "mnst")

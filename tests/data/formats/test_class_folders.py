@@ -143,7 +143,7 @@ def test_masks_of_different_sizes_are_named(root):
     fault = check_samples(found.samples("train"), found.label_spec).faults[
         found.samples("train")[0]
     ]
-    assert "1/a.png: the mask is 8x2 and" in fault
+    assert "1/a.png: the mask is 2x8 and" in fault
 
 
 def test_masks_without_a_image_are_found_in_every_folder(root):

@@ -188,7 +188,8 @@ def test_a_image_of_another_size_than_stated_is_a_fault_of_that_sample(root):
     found = read_coco(root)
     faults = check_samples(found.samples(["train", "val"]), found.label_spec).faults
     assert [str(fault) for fault in faults.values()] == [
-        f"{root / 'images' / 'train.png'}: the image is 6x8 pixels, but 8x6 in train.json"
+        f"{root / 'images' / 'train.png'}: the image is 8x6 pixels (height x width),"
+        " but 6x8 in train.json"
     ]
 
 

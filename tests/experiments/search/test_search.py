@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import types
 from dataclasses import replace
@@ -138,7 +139,7 @@ def test_settings_that_cannot_be_used_together_fail_at_once(experiment, tmp_path
             row["model.options.dropout_at"] == "functions" and row["model.options.noise"] == "0.1"
         )
         assert row["state"] == ("fail" if refused else "complete")
-        assert ("not at 'functions'" in row["error"]) == refused
+        assert ("'functions'" in row["error"]) == refused
         assert row["attempt_of"] == ""
 
 
@@ -155,8 +156,7 @@ def test_a_trial_interrupted_by_hand_goes_on_from_its_checkpoint(experiment, tmp
     with pytest.raises(KeyboardInterrupt):
         search(experiment, written(tmp_path / "space.yaml"), trials=1)
     monkeypatch.undo()
-    told = []
-    search(experiment, tmp_path / "space.yaml", trials=1, log=told.append)
+    search(experiment, tmp_path / "space.yaml", trials=1)
     table = rows(experiment.run_dir)
     assert [(row["state"], row["attempt_of"]) for row in table] == [("fail", ""), ("complete", "0")]
     assert [p.name for p in Path(experiment.run_dir).glob("trial_*")] == ["trial_0000"]
@@ -276,25 +276,25 @@ def test_segmentation_experiments_are_searched_too(config, tmp_path):
     [
         (
             {"training.lrr": {"low": 0.1, "high": 1}},
-            "unknown setting 'training.lrr'; did you mean 'training.lr'",
+            "'training.lrr'.*'training.lr'",
         ),
         (
             {"model.options.widht": {"choices": [2]}},
-            "model.options.widht = 2.*did you mean 'width'",
+            "model.options.widht = 2.*'width'",
         ),
-        ({"model.options.norm": {"choices": ["bach"]}}, "did you mean 'batch'"),
-        ({"model.stem.degree": {"choices": [2]}}, "unknown setting 'model.stem.degree'"),
-        ({"model": {"choices": [2]}}, "unknown setting 'model'"),
-        ({"run_dir": {"choices": ["a"]}}, "cannot be searched"),
-        ({"training.lr": {"low": 1, "high": 0.1}}, "low < high"),
-        ({"training.lr": {"low": 0, "high": 0.1, "log": True}}, "positive low"),
-        ({"training.lr": {"low": 0, "high": 0.1, "stepp": 1}}, "did you mean 'step'"),
-        ({"training.lr": {"low": 0.1, "high": 0.2, "step": 3}}, "step must be"),
-        ({"training.lr": {"choices": []}}, "choices must be a list"),
+        ({"model.options.norm": {"choices": ["bach"]}}, "model.options.norm = 'bach'.*'batch'"),
+        ({"model.stem.degree": {"choices": [2]}}, "'model.stem.degree'"),
+        ({"model": {"choices": [2]}}, "'model'"),
+        ({"run_dir": {"choices": ["a"]}}, ": run_dir"),
+        ({"training.lr": {"low": 1, "high": 0.1}}, "training.lr.*low=1, high=0.1"),
+        ({"training.lr": {"low": 0, "high": 0.1, "log": True}}, "training.lr.*low=0"),
+        ({"training.lr": {"low": 0, "high": 0.1, "stepp": 1}}, "'stepp'.*'step'"),
+        ({"training.lr": {"low": 0.1, "high": 0.2, "step": 3}}, "training.lr: step.*3"),
+        ({"training.lr": {"choices": []}}, "training.lr: choices"),
         ({"training.lr": {"choices": ["much"]}}, "training.lr"),
-        ({"training.epochs": {"low": 0, "high": 3}}, "training.epochs = 0: .*at least 1"),
-        ({"training.lr": 3}, "expected"),
-        ([1], "expected lines"),
+        ({"training.epochs": {"low": 0, "high": 3}}, "training.epochs = 0"),
+        ({"training.lr": 3}, "training.lr.*3"),
+        ([1], r"space.yaml.*\[1\]"),
     ],
 )
 def test_faults_in_the_space_are_named_before_anything_is_written(
@@ -333,10 +333,18 @@ def test_another_search_is_not_continued(experiment, tmp_path):
             space,
             trials=2,
         )
-    with pytest.raises(InputError, match="another space"):
+    with pytest.raises(InputError, match="space"):
         search(experiment, written(space, {"training.lr": {"low": 1e-4, "high": 1e-3}}), trials=2)
     with pytest.raises(InputError, match="--storage nonsense"):
         search(experiment, written(space), trials=2, storage="nonsense")
+
+
+def test_a_missing_space_is_answered_with_one_that_can_be_searched(experiment, tmp_path):
+    with pytest.raises(InputError, match="--space") as caught:
+        main(["--config", "experiment.yaml"])
+    _, example = str(caught.value).split("\n", 1)
+    (tmp_path / "space.yaml").write_text(textwrap.dedent(example))
+    assert len(read_space(tmp_path / "space.yaml", experiment)) == 3
 
 
 def test_numbers_are_what_they_look_like(experiment, tmp_path):

@@ -62,7 +62,7 @@ def test_the_tags_of_a_copy_tell_the_same(tmp_path):
     np.testing.assert_array_equal(second.matrix, first.matrix)
 
 
-def test_other_files_have_no_place(tmp_path):
+def test_other_files_have_no_geo_transform(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "a.png")
     Image.fromarray(IMAGE).save(tmp_path / "a.tif")
     (tmp_path / "b.tif").write_bytes(b"II*\0")

@@ -198,11 +198,11 @@ def test_images_predicted_together_have_the_masks_of_each(tmp_path):
     (tmp_path / "in").mkdir()
     for name, image in images.items():
         Image.fromarray(image).save(tmp_path / "in" / f"{name}.png")
-    seen = []
+    batch_sizes = []
     model = predictor("multiclass", batch_size=4)
-    model.model.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    model.model.register_forward_pre_hook(lambda _, x: batch_sizes.append(len(x[0])))
     predict(tmp_path / "in", tmp_path / "out", model)
-    assert seen == [3, 1, 3, 1, 1]
+    assert batch_sizes == [3, 1, 3, 1, 1]
     for name, image in images.items():
         assert np.array_equal(
             np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), model(image)

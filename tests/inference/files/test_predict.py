@@ -110,6 +110,7 @@ def test_one_unreadable_file_does_not_stop_the_others(checkpoint, tmp_path):
         "p0.png",
         "p1.png",
         "p3.png",
+        "prediction.json",
     ]
     assert "p2.png" in run.stderr
     assert "damaged or truncated" in run.stderr
@@ -132,6 +133,27 @@ def test_existing_masks_can_be_skipped(checkpoint, tmp_path):
     arguments[-1] = "--skip-existing"  # both spellings
     assert "0 masks" in tool("predict.py", *arguments).stdout
     assert (tmp_path / "out" / "small.png").stat().st_mtime_ns == before
+
+
+def test_masks_of_other_checkpoints_or_options_are_not_kept(checkpoint, tmp_path):
+    """Neither after a complete prediction, nor after another one that was interrupted."""
+    images(tmp_path / "in")
+    files, out = [tmp_path / "in" / "small.jpg"], tmp_path / "out"
+    predict_files(Predictor.from_checkpoint(checkpoint), files, out)
+    twice = Predictor.from_checkpoint(checkpoint, flips=2)
+    with pytest.raises(InputError, match="flips"):
+        predict_files(twice, files, out, skip_existing=True)
+    other = Predictor.from_checkpoint(checkpoint)
+    other.digest = "0"
+    with pytest.raises(InputError, match="checkpoint"):
+        predict_files(other, files, out, skip_existing=True)
+    broken = tmp_path / "in" / "broken.png"
+    broken.write_bytes(b"")
+    predict_files(twice, [broken], out)
+    with pytest.raises(InputError, match="flips"):
+        predict_files(twice, files, out, skip_existing=True)
+    predict_files(twice, files, out)
+    assert len(predict_files(twice, files, out, skip_existing=True).skipped) == 1
 
 
 @pytest.mark.parametrize(
@@ -336,7 +358,7 @@ def flat(channels=3, **options):
     )
 
 
-def test_an_image_with_a_damaged_place_on_the_map_is_predicted(tmp_path):
+def test_an_image_with_damaged_geotiff_tags_is_predicted(tmp_path):
     values = np.zeros((20, 30, 3), np.uint8)
     tags = [(34264, "d", 3, (1.0, 2.0, 3.0), True), (33550, "s", 0, "text", True)]
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extratags=tags)

@@ -391,7 +391,7 @@ def test_functions_refined_before_backward_are_an_error():
     layer = KANLinear(2, 3)
     y = layer(torch.randn(5, 2, requires_grad=True))
     layer.refine(10)
-    with pytest.raises(RuntimeError, match="had 8 functions in forward"):
+    with pytest.raises(RuntimeError, match="8 functions"):
         y.sum().backward()
 
 

@@ -1,115 +1,20 @@
-import math
 import sys
 
 import pytest
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 
 import kanseg
+from kanseg.config import TrainingConfig
+from kanseg.layers import KANConv2d, KANLinear
+from kanseg.training.optim.lr_scheduler import create_lr_scheduler, current_lr
 from kanseg.training.optim.optimizers import (
-    OPTIMISERS,
-    SCHEDULES,
+    OPTIMIZERS,
     create_optimizer,
-    create_schedule,
-    warmup_cosine,
+    describe_function_rates,
+    parameter_groups,
 )
 from kanseg.utils.errors import InputError
-
-TOTAL = 40
-
-
-def torchs_factors(scheduler, **options):
-    """Learning rates over TOTAL steps, as shares of the peak of 1, of one of PyTorch's own
-    schedulers.
-    """
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = scheduler(optimizer, **options)
-    factors = []
-    for _ in range(TOTAL):
-        factors.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return factors
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "scheduler", "theirs"),
-    [
-        ("cosine", {"warmup": 0.0}, lr_scheduler.CosineAnnealingLR, {"T_max": TOTAL}),
-        ("poly", {"warmup": 0.0}, lr_scheduler.PolynomialLR, {"total_iters": TOTAL, "power": 0.9}),
-        (
-            "poly",
-            {"warmup": 0.0, "power": 2.0},
-            lr_scheduler.PolynomialLR,
-            {"total_iters": TOTAL, "power": 2.0},
-        ),
-        ("step", {"warmup": 0.0}, lr_scheduler.MultiStepLR, {"milestones": [20, 30]}),
-        (
-            "step",
-            {"warmup": 0.0, "milestones": [0.1, 0.35], "gamma": 0.5},
-            lr_scheduler.MultiStepLR,
-            {"milestones": [4, 14], "gamma": 0.5},
-        ),
-        (
-            "one_cycle",
-            {"warmup": 0.3},
-            lr_scheduler.OneCycleLR,
-            {"max_lr": 1.0, "total_steps": TOTAL, "cycle_momentum": False},
-        ),
-        (
-            "one_cycle",
-            {"warmup": 0.1},
-            lr_scheduler.OneCycleLR,
-            {"max_lr": 1.0, "total_steps": TOTAL, "cycle_momentum": False, "pct_start": 0.1},
-        ),
-        ("constant", {"warmup": 0.0}, lr_scheduler.ConstantLR, {"factor": 1.0}),
-        (
-            "constant",
-            {"warmup": 0.25},
-            lr_scheduler.LinearLR,
-            {"start_factor": 0.04, "total_iters": 10},
-        ),
-    ],
-)
-def test_schedules_are_pytorchs(name, options, scheduler, theirs):
-    factor = create_schedule(name, total=TOTAL, **options)
-    assert [factor(step) for step in range(TOTAL)] == pytest.approx(
-        torchs_factors(scheduler, **theirs), abs=1e-6
-    )
-
-
-@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "one_cycle"])
-def test_all_rise_alike(name):
-    factor = create_schedule(name, total=100, warmup=0.2)
-    assert [factor(step) for step in range(20)] == pytest.approx(
-        [0.04 + 0.96 * step / 20 for step in range(20)]
-    )
-    assert factor(20) == 1.0
-
-
-@pytest.mark.parametrize("name", list(SCHEDULES))
-@pytest.mark.parametrize("total", [1, 2, 7])
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
-def test_factors_are_shares_of_the_peak_whatever_the_length(name, total, warmup):
-    factor = create_schedule(name, total=total, warmup=warmup)
-    assert all(0 <= factor(step) <= 1 for step in range(total + 2))
-
-
-def test_the_cosine_is_the_formula():
-    for step in range(10, 41):
-        assert warmup_cosine(step, total=40, warmup=0.25) == pytest.approx(
-            0.5 + 0.5 * math.cos(math.pi * (step - 10) / 30)
-        )
-
-
-def test_a_schedule_drives_a_group_with_its_own_rate():
-    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-    optimizer = create_optimizer(
-        "adamw", [{"params": parameters[:1]}, {"params": parameters[1:], "lr": 1e-3}], lr=1e-2
-    )
-    schedule = lr_scheduler.LambdaLR(optimizer, create_schedule("constant", total=10, warmup=0.5))
-    assert schedule.get_last_lr() == pytest.approx([0.04e-2, 0.04e-3])
 
 
 def one_step(name, gradient=(3.0, -0.5), value=(1.0, 2.0), **options):
@@ -152,7 +57,7 @@ def test_lbfgs_fits_a_quadratic_in_one_step_and_a_kan_beside_it():
         assert closure() < limit
 
 
-@pytest.mark.parametrize("name", list(OPTIMISERS))
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_parameters_may_come_as_a_generator_or_a_group(name):
     if name == "lion":
         pytest.importorskip("timm")
@@ -198,21 +103,179 @@ def test_lbfgs_takes_one_group():
         )
 
 
-def test_lion_without_timm_tells_what_to_install(monkeypatch):
+def test_lion_without_timm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.optim", None)
     with pytest.raises(InputError, match="pip install 'timm"):
         create_optimizer("lion", [nn.Parameter(torch.zeros(1))], lr=0.1)
 
 
+def network():
+    return nn.ModuleDict(
+        {"encoder": nn.Linear(2, 2), "norm": nn.BatchNorm1d(2), "head": nn.Linear(2, 1)}
+    )
+
+
+def test_groups_have_their_share_of_the_rate_and_the_first_pattern_counts():
+    model = network()
+    settings = TrainingConfig(lr=0.1, warmup=0.0, lr_factors={"encoder.*": 0.1, "*.bias": 0.0})
+    optimizer = create_optimizer("sgd", parameter_groups(model, settings), lr=0.1)
+    assert current_lr(create_lr_scheduler(optimizer, settings, total=10), 0.1) == pytest.approx(0.1)
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {
+        "encoder.weight": 0.01,
+        "encoder.bias": 0.01,
+        "norm.weight": 0.1,
+        "norm.bias": 0.0,
+        "head.weight": 0.1,
+        "head.bias": 0.0,
+    }
+    assert {name: found[id(p)] for name, p in model.named_parameters()} == pytest.approx(expected)
+
+
+def test_a_factor_of_zero_keeps_the_weights():
+    model = network()
+    before = [p.clone() for p in model["encoder"].parameters()]
+    settings = TrainingConfig(lr=0.1, warmup=0.0, lr_factors={"encoder.*": 0.0})
+    groups = parameter_groups(model, settings)
+    optimizer = create_optimizer("adamw", groups, lr=0.1, weight_decay=0.5)
+    ours = create_lr_scheduler(optimizer, settings, total=3)
+    for _ in range(3):
+        model["head"](model["norm"](model["encoder"](torch.randn(8, 2)))).square().sum().backward()
+        optimizer.step()
+        ours.step()
+    assert all(
+        torch.equal(old, new)
+        for old, new in zip(before, model["encoder"].parameters(), strict=True)
+    )
+
+
+def test_without_factors_there_is_one_group_in_the_models_order():
+    model = network()
+    groups = parameter_groups(model, TrainingConfig())
+    assert [group.keys() for group in groups] == [{"params"}]
+    assert [id(p) for p in groups[0]["params"]] == [id(p) for p in model.parameters()]
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("factors", "message"),
     [
-        ("cosin", {}, "unknown schedule 'cosin'; did you mean 'cosine'"),
-        ("poly", {"powr": 2}, "schedule poly has no option 'powr'; did you mean 'power'"),
-        ("cosine", {"total": 0}, "at least 1 step"),
-        ("cosine", {"warmup": 1.5}, "share from 0 to 1"),
+        (
+            {"encodr.*": 0.1},
+            r"'encodr\.\*' matches no parameter; .*encoder\.weight, ",
+        ),
+        ({"encoder": 0.1}, "matches no parameter"),  # the whole name
+        ({"*": 0.5, "head.*": 1.0}, "only parameters of earlier patterns"),
+        ({"head.*": -1.0}, "must be 0 or more, got -1.0"),
+        ({"head.*": float("nan")}, "must be 0 or more"),
     ],
 )
-def test_wrong_schedules_are_named(name, options, message):
-    with pytest.raises(ValueError, match=message):
-        create_schedule(name, **({"total": 10, "warmup": 0.1} | options))
+def test_wrong_factors_are_named(factors, message):
+    with pytest.raises(InputError, match=message):
+        parameter_groups(network(), TrainingConfig(lr_factors=factors))
+
+
+def learned():
+    """A layer of functions a channel, one of a function a layer, one of functions of each edge."""
+    return nn.Sequential(
+        KANConv2d(2, 3, 3, basis="gram", share="channel"),
+        KANConv2d(3, 2, 3, basis="bspline", share="layer", position="before_conv"),
+        nn.Flatten(),
+        KANLinear(2, 3, basis="gram"),
+    )
+
+
+SHARED = {"0.activation.weight", "1.base_activation.weight"}
+EDGES = {"3.basis_linear.weight"}
+
+
+def stepped(model, **settings):
+    """Name -> learning rate and weight decay that an optimizer has for it."""
+    settings = TrainingConfig(**({"lr": 0.1, "warmup": 0.0, "weight_decay": 0.5} | settings))
+    groups = parameter_groups(model, settings)
+    optimizer = create_optimizer("adamw", groups, lr=settings.lr, weight_decay=0.5)
+    create_lr_scheduler(optimizer, settings, total=10)
+    found = {
+        id(p): (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    return {name: found[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("given", "shared", "edges"),
+    [
+        ({}, (1.0, 0.0), (0.1, 0.5)),
+        ({"function_lr": 3.0}, (0.3, 0.0), (0.3, 0.5)),
+        ({"function_lr": 0.0}, (0.0, 0.0), (0.0, 0.5)),
+        ({"function_decay": True}, (1.0, 0.5), (0.1, 0.5)),
+        ({"function_decay": False}, (1.0, 0.0), (0.1, 0.0)),
+        ({"function_lr": 1.0, "function_decay": True}, (0.1, 0.5), (0.1, 0.5)),
+        ({"lr_factors": {"0.*": 0.5}}, (1.0, 0.0), (0.1, 0.5)),
+    ],
+    ids=str,
+)
+def test_functions_have_their_own_rate_and_decay(given, shared, edges):
+    """Shared ones ten times the rate and no decay, those of edges what other weights have."""
+    model = learned()
+    scale = {
+        name: 0.5 if given.get("lr_factors") and name[0] == "0" else 1.0 for name in stepped(model)
+    }
+    expected = {name: (0.1 * scale[name], 0.5) for name in scale}
+    expected |= {name: (shared[0] * scale[name], shared[1]) for name in SHARED}
+    expected |= dict.fromkeys(EDGES, edges)
+    assert {name: expected[name] for name in SHARED | EDGES} == {
+        name: found for name, found in stepped(model, **given).items() if name in SHARED | EDGES
+    }
+    assert stepped(model, **given) == expected
+
+
+def test_every_parameter_is_in_one_group():
+    model = learned()
+    groups = parameter_groups(model, TrainingConfig(lr=0.1, lr_factors={"0.*": 0.5}))
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    assert sorted(group.get("lr", 0.1) for group in groups) == [0.05, 0.1, 0.5, 1.0]
+
+
+def test_without_decay_a_coefficient_without_a_gradient_stays():
+    model = learned()
+    weight = nn.init.ones_(model[0].activation.weight)
+    settings = TrainingConfig(lr=0.1, warmup=0.0, weight_decay=0.5)
+    groups = parameter_groups(model, settings)
+    optimizer = create_optimizer("adamw", groups, lr=0.1, weight_decay=0.5)
+    kernel = model[0].base_conv.weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (weight == 1).all()
+    torch.testing.assert_close(model[0].base_conv.weight, kernel * (1 - 0.1 * 0.5))
+
+
+def test_lbfgs_has_one_group_and_one_rate():
+    groups = parameter_groups(learned(), TrainingConfig(optimizer="lbfgs"))
+    assert len(groups) == 1
+    assert groups[0].keys() == {"params"}
+    assert describe_function_rates(learned(), TrainingConfig(optimizer="lbfgs")) == []
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_a_wrong_factor_of_functions_is_named(factor):
+    with pytest.raises(InputError, match="function_lr"):
+        parameter_groups(learned(), TrainingConfig(function_lr=factor))
+
+
+def test_what_is_special_about_functions_is_reported():
+    model = learned()
+    count = sum(dict(model.named_parameters())[name].numel() for name in SHARED)
+    (line,) = describe_function_rates(model, TrainingConfig())
+    assert f" {count} " in line
+    assert "shared" in line
+    assert "10 times" in line
+    assert "function_lr" in line
+    both = describe_function_rates(model, TrainingConfig(function_lr=2.0))
+    assert len(both) == 2
+    assert all("2 times" in each for each in both)
+    plain = TrainingConfig(function_lr=1.0, function_decay=True)
+    assert describe_function_rates(model, plain) == []
+    assert describe_function_rates(network(), TrainingConfig()) == []

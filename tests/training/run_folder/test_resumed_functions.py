@@ -75,7 +75,7 @@ def test_a_checkpoint_loads_with_functions_of_each_edge(before):
     assert shares(kanseg.load(str(run)).model) == {"edge"}
 
 
-def test_a_run_goes_on_with_functions_of_each_edge_and_tells_them_from_then_on(before):
+def test_a_resumed_run_keeps_functions_of_each_edge_and_stores_that_from_then_on(before):
     train(before, resume=True)
     newest = max(step_folders(Path(before.run_dir)))
     assert json.loads((newest / "model.json").read_text())["model"]["share"] == "edge"

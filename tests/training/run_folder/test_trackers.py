@@ -27,7 +27,7 @@ class Recorder:
         self.seen.append("closed")
 
 
-def test_a_log_tells_its_trackers_the_numbers_and_the_images(tmp_path):
+def test_a_log_passes_numbers_and_images_to_its_trackers(tmp_path):
     recorder = Recorder()
     log = RunLog(tmp_path, active=True, trackers=[recorder])
     log.write(
@@ -45,7 +45,7 @@ def test_a_log_tells_its_trackers_the_numbers_and_the_images(tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
-def test_other_processes_tell_nobody(tmp_path):
+def test_other_processes_log_nothing(tmp_path):
     recorder = Recorder()
     log = RunLog(tmp_path, active=False, trackers=[recorder])
     log.write({"step": 1, "loss": 1.0})

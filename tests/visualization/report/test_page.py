@@ -27,7 +27,7 @@ RESULTS = {
     "parameters": 1234567,
     "seconds": 61.5,
     "best_epoch": 3,
-    "machine": "a processor",
+    "environment": "a processor",
 }
 CONFIG = (
     "run_dir: 'runs/a run'\ndata: {root: my_set, val: [val], test: [test]}\nmodel: {name: unet,"

@@ -43,7 +43,7 @@ def test_shares_have_bars_and_counts_have_none():
     }
 
 
-def test_scores_per_image_stand_beside_those_over_the_set():
+def test_scores_per_image_are_columns_after_those_over_the_set():
     per_image = {"mean_iou": 0.4, "classes": {"a": {"iou": 0.3}}}
     tables = score_tables({"classes": {"a": {"iou": 0.2}}, "mean_iou": 0.1, "per_image": per_image})
     assert tables.header == ["class", "IoU", "IoU per image"]

@@ -1,4 +1,4 @@
-"""The networks of torch-conv-kan under their names and signatures, one file a family.
+"""The networks of torch-conv-kan under their names and signatures, one file per architecture.
 
 Import from `kanseg.compat.torch_conv_kan`.
 """

@@ -1,4 +1,4 @@
-"""tiny_densekanet, densekanet121 and their families."""
+"""DenseNets: tiny_densekanet, densekanet121 and their relatives."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 from kanseg.compat.torch_conv_kan import flat
 from kanseg.compat.torch_conv_kan.networks.skeleton import (
     SPATIAL,
+    Arguments,
     Names,
-    Values,
     builder,
     convolution,
     fixed,
@@ -28,30 +28,30 @@ def _transition(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(in_channels), nn.SELU(), conv, nn.AvgPool2d(2))
 
 
-def _convs(family: str, values: Values) -> dict[str, Conv]:
-    """`conv`, `stem` and `plain` for the encoder; dropout and groups reach the 3x3 convolutions
-    alone, as there.
+def _convs(family: str, arguments: Arguments) -> dict[str, Conv]:
+    """`conv`, `stem` and `plain` for the encoder. As in torch-conv-kan, only 3x3 convolutions have
+    dropout and groups.
     """
-    options = own_options(family, values) | pick(values, "affine", "norm_layer")
-    spatial = SPATIAL.get(family, {}) | pick(values, "groups", "dropout")
-    conv = convolution(family, options, spatial=spatial, l1_decay=values["l1_decay"])
-    return {
-        "conv": conv,
-        "stem": convolution(family, options),
-        "plain": nn.Conv2d,
-    }  # `plain` is in kanseg's own transition
+    options = own_options(family, arguments) | pick(arguments, "affine", "norm_layer")
+    spatial = SPATIAL.get(family, {}) | pick(arguments, "groups", "dropout")
+    conv = convolution(family, options, spatial=spatial, l1_decay=arguments["l1_decay"])
+    return {"conv": conv, "stem": convolution(family, options), "plain": nn.Conv2d}
 
 
 def _names(layers: tuple[int, ...], stem: int, pooled: bool) -> Names:
-    """`stem`: the stage of the first convolution; `pooled`: whether a maximum leads the next."""
+    """Names of the parts.
+
+    Args:
+        layers: number of layers of each dense block.
+        stem: index of the stage with the first convolution.
+        pooled: whether the next stage starts with a max pool.
+    """
     names = {"features.conv0": f"encoder.stages.{stem}.0"}
     for i, count in enumerate(layers):
         stage = stem + i + pooled
-        place = (
-            4 if i > 0 else 1
-            # behind the four modules of a transition; behind the maximum, or the stem in its
-            # own stage
-        )
+        # A dense block follows the four modules of a transition; the first one follows the max
+        # pool, or the stem in its own stage.
+        index = 4 if i > 0 else 1
         if i > 0:
             names |= {
                 f"features.transition{i}.{theirs}": f"encoder.stages.{stage}.{j}"
@@ -60,49 +60,49 @@ def _names(layers: tuple[int, ...], stem: int, pooled: bool) -> Names:
         for j in range(count):
             block = f"features.denseblock{i + 1}.denselayer{j + 1}"
             names |= {
-                f"{block}.conv{k + 1}": f"encoder.stages.{stage}.{place}.layers.{j}.{k}"
+                f"{block}.conv{k + 1}": f"encoder.stages.{stage}.{index}.layers.{j}.{k}"
                 for k in (0, 1)
             }
     return names
 
 
-def _tiny(family: str, values: Values) -> tuple[nn.Module, Names]:
+def _tiny(family: str, arguments: Arguments) -> tuple[nn.Module, Names]:
     plan = VARIANTS["densekanet_tiny"]
-    parts = _convs(family, values)
+    parts = _convs(family, arguments)
     parts["stem"] = fixed(parts["stem"], 5, stride=2, padding=2)
     sizes = {
-        "width": values["num_init_features"],
-        "growth": values["growth_rate"],
+        "width": arguments["num_init_features"],
+        "growth": arguments["growth_rate"],
         "stem_stride": 2,
     }
     encoder = densekanet_encoder(
-        plan, values["input_channels"], transition=_transition, **parts, **sizes
+        plan, arguments["input_channels"], transition=_transition, **parts, **sizes
     )
-    linear = one_layer(getattr(flat, family), own_options(family, values))
-    dropout = values.get("dropout_linear", 0.0)
+    linear = one_layer(getattr(flat, family), own_options(family, arguments))
+    dropout = arguments.get("dropout_linear", 0.0)
     net = ClassificationModel(
-        encoder, classes=values["num_classes"], linear=linear, head="kan", head_dropout=dropout
+        encoder, classes=arguments["num_classes"], linear=linear, head="kan", head_dropout=dropout
     )
     return net, _names(plan.layers, 1, False) | {"classifier": "classification_head.3"}
 
 
-def _dense(family: str, values: Values, *, plan: str) -> tuple[nn.Module, Names]:
-    pooled = values["use_first_maxpool"]
+def _dense(family: str, arguments: Arguments, *, plan: str) -> tuple[nn.Module, Names]:
+    pooled = arguments["use_first_maxpool"]
     sizes = {
-        "width": values["num_init_features"],
-        "growth": values["growth_rate"],
+        "width": arguments["num_init_features"],
+        "growth": arguments["growth_rate"],
         "stem_stride": 4 if pooled else 2,
     }
     encoder = densekanet_encoder(
         VARIANTS[plan],
-        values["input_channels"],
+        arguments["input_channels"],
         transition=_transition,
-        **_convs(family, values),
+        **_convs(family, arguments),
         **sizes,
     )
-    dropout = values.get("dropout_linear", 0.0)
+    dropout = arguments.get("dropout_linear", 0.0)
     net = ClassificationModel(
-        encoder, classes=values["num_classes"], linear=nn.Linear, head_dropout=dropout
+        encoder, classes=arguments["num_classes"], linear=nn.Linear, head_dropout=dropout
     )
     return net, _names(VARIANTS[plan].layers, 1, pooled) | {"classifier": "classification_head.3"}
 
@@ -115,9 +115,9 @@ _OWN = {
     "use_first_maxpool": True,
     "dropout_linear": 0.0,
 }
-# family -> options of the functions, arguments before l1_decay, defaults that differ; names of
-# the tiny network and of the others
-_FAMILIES: dict[str, tuple[str, str, Values, str, str]] = {
+# family -> (options of the functions, parameters before l1_decay, other defaults, name of the tiny
+# network, pattern of the other names)
+_FAMILIES: dict[str, tuple[str, str, Arguments, str, str]] = {
     "KAN": (_SPLINE, "dropout", {}, "tiny_densekanet", "densekanet{}"),
     "FastKAN": (
         _SPLINE.replace("spline_order ", ""),
@@ -137,11 +137,8 @@ _FAMILIES: dict[str, tuple[str, str, Values, str, str]] = {
         "densekagnet{}bn",
     ),
 }
-_NUMBERS = {
-    "KALN": (121, 161, 169, 201),
-    "KAGN": (121, 161, 169, 201),
-    "BottleNeckKAGN": (121, 161, 169, 201),
-}  # all others: 121
+# Numbers of layers; all other families have 121 only.
+_NUMBERS = dict.fromkeys(("KALN", "KAGN", "BottleNeckKAGN"), (121, 161, 169, 201))
 
 __all__ = []
 for _family, (_options, _before, _changes, _name, _pattern) in _FAMILIES.items():

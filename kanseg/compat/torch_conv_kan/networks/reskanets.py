@@ -1,4 +1,4 @@
-"""reskanet_18x32p and its relatives: for images of 32 and 64 pixels (32p, 64p), and of 224."""
+"""ResNets: reskanet_18x32p and its relatives, for images of 32 and 64 pixels (32p, 64p) and 224."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import nn
 
 from kanseg.compat.torch_conv_kan.networks.skeleton import (
     SPATIAL,
+    Arguments,
     Names,
-    Values,
     builder,
     convolution,
     fixed,
@@ -23,31 +23,33 @@ from kanseg.layers.blocks import BottleneckBlock
 from kanseg.models.classification import ClassificationModel
 
 
-def _reskanet(family: str, values: Values, *, plan: str, pixels: int) -> tuple[nn.Module, Names]:
+def _reskanet(
+    family: str, arguments: Arguments, *, plan: str, pixels: int
+) -> tuple[nn.Module, Names]:
     block, num_blocks = VARIANTS[plan]
-    if block is BottleneckBlock and values["groups"] != 1:
+    if block is BottleneckBlock and arguments["groups"] != 1:
         raise ValueError(
-            f"groups must be 1 in {plan}, got {values['groups']}: torch-conv-kan widens the blocks"
-            " with the groups, kanseg's have one width"
+            f"groups must be 1 in {plan}, got {arguments['groups']}: torch-conv-kan widens these"
+            " blocks with the number of groups, which kanseg does not support"
         )
-    if values["hidden_layer_dim"] is not None:
+    if arguments["hidden_layer_dim"] is not None:
         warnings.warn("hidden_layer_dim has no effect, as in torch-conv-kan", stacklevel=4)
-    norm = {"norm_layer": values.get("norm_layer", nn.BatchNorm2d)}
-    common = own_options(family, values) | pick(values, "affine", "dropout")
-    spatial = SPATIAL.get(family, {}) | pick(values, "groups")
-    conv = convolution(family, common | norm, spatial=spatial, l1_decay=values["l1_decay"])
-    # There only the first convolution of the Gram families gets the norm of the others.
+    norm = {"norm_layer": arguments.get("norm_layer", nn.BatchNorm2d)}
+    common = own_options(family, arguments) | pick(arguments, "affine", "dropout")
+    spatial = SPATIAL.get(family, {}) | pick(arguments, "groups")
+    conv = convolution(family, common | norm, spatial=spatial, l1_decay=arguments["l1_decay"])
+    # In torch-conv-kan the first convolution has the norm of the others only in the Gram families.
     stem = convolution(family, common | (norm if "KAGN" in family else {}))
     stem = fixed(stem, 3, stride=1, padding=1) if pixels == 64 else stem
-    sizes = {"width": 8 * values.get("width_scale", 1), "stem_stride": 1 if pixels == 32 else 4}
+    sizes = {"width": 8 * arguments.get("width_scale", 1), "stem_stride": 1 if pixels == 32 else 4}
     encoder = reskanet_encoder(
-        block, num_blocks, values["input_channels"], conv=conv, stem=stem, **sizes
+        block, num_blocks, arguments["input_channels"], conv=conv, stem=stem, **sizes
     )
     net = ClassificationModel(
         encoder,
-        classes=values["num_classes"],
+        classes=arguments["num_classes"],
         linear=nn.Linear,
-        head_dropout=values["dropout_linear"],
+        head_dropout=arguments["dropout_linear"],
     )
     names = {
         "conv1": "encoder.stages.0.0" if pixels == 32 else "encoder.stages.1.0",
@@ -55,10 +57,9 @@ def _reskanet(family: str, values: Values, *, plan: str, pixels: int) -> tuple[n
     }
     for i, count in enumerate(num_blocks):
         stage = i if pixels == 32 else i + 2
-        for j in range(count):  # behind the stem, or behind the maximum
-            names |= residual_names(
-                f"layer{i + 1}.{j}", f"encoder.stages.{stage}.{j + 1 if i == 0 else j}"
-            )
+        first = 1 if i == 0 else 0  # after the stem, or the max pool
+        for j in range(count):
+            names |= residual_names(f"layer{i + 1}.{j}", f"encoder.stages.{stage}.{first + j}")
     return net, names
 
 
@@ -71,9 +72,8 @@ _GRID = f"grid_size base_activation grid_range hidden_layer_dim {_END}"
 _SHALLOW = f"degree width_scale hidden_layer_dim {_END}"
 _LONG = {"dropout": 0.15}
 _NORMED = {"dropout": 0.15, "affine": True}
-# name -> family, kanseg's network, pixels, order of the arguments behind groups, defaults that
-# differ
-_FORMS: dict[str, tuple[str, str, int, str, Values]] = {
+# name -> (family, kanseg's network, pixels, parameters after groups, other defaults)
+_FORMS: dict[str, tuple[str, str, int, str, Arguments]] = {
     "reskanet_18x32p": ("KAN", "reskanet_18", 32, f"spline_order {_GRID}", {}),
     "fast_reskanet_18x32p": ("FastKAN", "reskanet_18", 32, _GRID, {}),
     "reskalnet_18x32p": ("KALN", "reskanet_18", 32, _SHALLOW, {}),

@@ -1,6 +1,4 @@
-"""The networks of four and eight convolutions: SimpleConvKAN, EightSimpleConvKAN, those of other
-families, and the plain ones.
-"""
+"""Networks of 4 and 8 convolutions: SimpleConvKAN, EightSimpleConvKAN and their relatives."""
 
 from __future__ import annotations
 
@@ -10,8 +8,8 @@ from torch import nn
 
 from kanseg.compat.torch_conv_kan import flat
 from kanseg.compat.torch_conv_kan.networks.skeleton import (
+    Arguments,
     Names,
-    Values,
     convolution,
     network_class,
     one_layer,
@@ -24,19 +22,21 @@ from kanseg.models.classification import ClassificationModel
 
 
 def _simple(
-    values: Values, *, conv: Conv, stem: Conv, modules: int, **head: object
+    arguments: Arguments, *, eight: bool, conv: Conv, stem: Conv, modules: int, **head: object
 ) -> tuple[nn.Module, Names]:
-    """The network and its names; `modules`: of how many a convolution consists there."""
-    sizes = list(values["layer_sizes"])
-    plan = VARIANTS["simple_kan_8" if values["eight"] else "simple_kan_4"]
+    """The network and the names of its parts; in torch-conv-kan a convolution consists of `modules`
+    modules.
+    """
+    sizes = list(arguments["layer_sizes"])
+    plan = VARIANTS["simple_kan_8" if eight else "simple_kan_4"]
     if len(sizes) != sum(map(len, plan)):
         raise ValueError(
             f"layer_sizes must hold {sum(map(len, plan))} numbers of channels, got {sizes}"
         )
     rest = iter(sizes)
     levels = [[next(rest) for _ in level] for level in plan]
-    encoder = simple_encoder(levels, values["input_channels"], conv=conv, stem=stem, width=1)
-    net = ClassificationModel(encoder, classes=values["num_classes"], **head)
+    encoder = simple_encoder(levels, arguments["input_channels"], conv=conv, stem=stem, width=1)
+    net = ClassificationModel(encoder, classes=arguments["num_classes"], **head)
     places = [
         f"encoder.stages.{s}.{j}"
         for s, stage in enumerate(encoder.stages)
@@ -51,28 +51,33 @@ def _simple(
     }
 
 
-def _functions(family: str, values: Values) -> tuple[nn.Module, Names]:
-    options = own_options(family, values) | pick(values, "affine", "norm_layer")
+def _functions(family: str, arguments: Arguments, *, eight: bool) -> tuple[nn.Module, Names]:
+    options = own_options(family, arguments) | pick(arguments, "affine", "norm_layer")
     conv = convolution(
-        family, options, spatial=pick(values, "groups", "dropout"), l1_decay=values["l1_penalty"]
+        family,
+        options,
+        spatial=pick(arguments, "groups", "dropout"),
+        l1_decay=arguments["l1_penalty"],
     )
-    dropout, degree = values["dropout_linear"], values["degree_out"]
-    parts = {"conv": conv, "stem": convolution(family, options), "modules": 1}
+    dropout, degree = arguments["dropout_linear"], arguments["degree_out"]
+    parts = {"eight": eight, "conv": conv, "stem": convolution(family, options), "modules": 1}
     if degree < 2:
-        net, names = _simple(values, **parts, linear=nn.Linear, head_dropout=dropout)
+        net, names = _simple(arguments, **parts, linear=nn.Linear, head_dropout=dropout)
         return net, names | {"output.1": "classification_head.3"}
     linear = one_layer(
         getattr(flat, family),
-        own_options(family, values | {"degree": degree}) | {"dropout": dropout},
+        own_options(family, arguments | {"degree": degree}) | {"dropout": dropout},
     )
-    net, names = _simple(values, **parts, linear=linear, head="kan")
+    net, names = _simple(arguments, **parts, linear=linear, head="kan")
     return net, names | {"output": "classification_head.3"}
 
 
 def _plain_conv(groups: int) -> Conv:
-    def conv(in_channels: int, out_channels: int, kernel_size: int, **place: int) -> nn.Sequential:
+    def conv(
+        in_channels: int, out_channels: int, kernel_size: int, **conv_options: int
+    ) -> nn.Sequential:
         return nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, **place),
+            nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, **conv_options),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )
@@ -80,17 +85,18 @@ def _plain_conv(groups: int) -> Conv:
     return conv
 
 
-def _plain(family: str, values: Values) -> tuple[nn.Module, Names]:
-    parts = {"conv": _plain_conv(values["groups"]), "stem": _plain_conv(1), "modules": 3}
-    net, names = _simple(values, **parts, linear=nn.Linear, head_dropout=0.25)
+def _plain(family: str, arguments: Arguments, *, eight: bool) -> tuple[nn.Module, Names]:
+    conv, stem = _plain_conv(arguments["groups"]), _plain_conv(1)
+    parts = {"eight": eight, "conv": conv, "stem": stem, "modules": 3}
+    net, names = _simple(arguments, **parts, linear=nn.Linear, head_dropout=0.25)
     return net, names | {"output": "classification_head.3"}
 
 
 _HEAD = "num_classes input_channels"
 _END = "degree_out groups dropout dropout_linear l1_penalty"
 _DEGREE = (f"{_HEAD} degree {_END} affine norm_layer", {})
-# family -> name, order of the arguments behind layer_sizes, defaults that differ
-_FAMILIES: dict[str, tuple[str, str, Values]] = {
+# family -> (end of the name, parameters after layer_sizes, other defaults)
+_FAMILIES: dict[str, tuple[str, str, Arguments]] = {
     "KAN": ("ConvKAN", f"{_HEAD} spline_order {_END} affine norm_layer", {}),
     "FastKAN": (
         "FastConvKAN",
@@ -113,10 +119,6 @@ _OWN = {
 }
 
 
-def _four_or_eight(family: str, values: Values, *, eight: bool) -> tuple[nn.Module, Names]:
-    return (_plain if family == "plain" else _functions)(family, values | {"eight": eight})
-
-
 __all__ = []
 for _family, (_name, _order, _changes) in _FAMILIES.items():
     for _prefix, _eight in (("Simple", False), ("EightSimple", True)):
@@ -124,7 +126,7 @@ for _family, (_name, _order, _changes) in _FAMILIES.items():
         if _family == "KAN" and not _eight:
             _defaults["degree_out"] = 2
         _kind = {"module": __name__, "net": f"simple_kan_{8 if _eight else 4}"}
-        _make = partial(_four_or_eight, eight=_eight)
+        _make = partial(_plain if _family == "plain" else _functions, eight=_eight)
         globals()[_prefix + _name] = network_class(
             _prefix + _name, _family, _make, "layer_sizes", _order, **_kind, **_defaults
         )

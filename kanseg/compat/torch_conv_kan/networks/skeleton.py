@@ -1,5 +1,5 @@
-"""What the networks of torch-conv-kan have in common here: kanseg's own builders, legacy layers as
-their parts, and a table of names.
+"""Shared code of the networks of torch-conv-kan: kanseg's own networks, built from the layers of
+torch-conv-kan, and a table of the original names of their parts.
 """
 
 from __future__ import annotations
@@ -17,80 +17,88 @@ from kanseg.compat.torch_conv_kan.layer import bind_call, call_signature
 from kanseg.compat.torch_conv_kan.parts import L1
 from kanseg.layers.blocks import Conv
 
-Values = dict[str, object]  # the arguments of a call by name
-Names = dict[str, str]  # what a module is called there -> what it is called here
-Assemble = Callable[
-    [str, Values], tuple[nn.Module, Names]
-]  # (family, arguments) -> network and table
+Arguments = dict[str, object]  # of a call, by name
+Names = dict[str, str]  # name of a module in torch-conv-kan -> its name in kanseg
+# (family, arguments) -> (network, names of its parts)
+Assemble = Callable[[str, Arguments], tuple[nn.Module, Names]]
 
 _SPLINE = ("spline_order", "grid_size", "base_activation", "grid_range")
+# Options of the functions of a family; all others have `degree`.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "KAN": _SPLINE,
     "FastKAN": _SPLINE[1:],
     "WavKAN": ("wavelet_type", "wav_version"),
-}  # all others: degree
-# torch-conv-kan's 3x3 helper has another bottleneck than the layer itself, which its 1x1 helper
-# leaves alone.
-SPATIAL: dict[str, Values] = {"BottleNeckKAGN": {"dim_reduction": 8}}
-DEFAULTS: Values = {
-    **{
-        "groups": 1,
-        "degree": 3,
-        "spline_order": 3,
-        "grid_size": 5,
-        "base_activation": nn.GELU,
-        "grid_range": [-1, 1],
-    },
-    **{
-        "wavelet_type": "mexican_hat",
-        "wav_version": "fast",
-        "width_scale": 1,
-        "affine": True,
-        "norm_layer": nn.InstanceNorm2d,
-    },
-    **{"dropout": 0.0, "dropout_linear": 0.25, "l1_decay": 0.0, "hidden_layer_dim": None},
+}
+# Options of 3x3 convolutions: torch-conv-kan's helper for them has another bottleneck than the
+# layer itself and the helper for 1x1 convolutions.
+SPATIAL: dict[str, Arguments] = {"BottleNeckKAGN": {"dim_reduction": 8}}
+DEFAULTS: Arguments = {
+    "groups": 1,
+    "degree": 3,
+    "spline_order": 3,
+    "grid_size": 5,
+    "base_activation": nn.GELU,
+    "grid_range": [-1, 1],
+    "wavelet_type": "mexican_hat",
+    "wav_version": "fast",
+    "width_scale": 1,
+    "affine": True,
+    "norm_layer": nn.InstanceNorm2d,
+    "dropout": 0.0,
+    "dropout_linear": 0.25,
+    "l1_decay": 0.0,
+    "hidden_layer_dim": None,
 }
 
 
-def pick(values: Values, *names: str) -> Values:
-    """Those of the named arguments that there are."""
-    return {name: values[name] for name in names if name in values}
+def pick(arguments: Arguments, *names: str) -> Arguments:
+    """The arguments with these names; missing ones are left out."""
+    return {name: arguments[name] for name in names if name in arguments}
 
 
-def own_options(family: str, values: Values) -> Values:
-    """The options of the family's functions."""
-    return pick(values, *OPTIONS.get(family, ("degree",)))
+def own_options(family: str, arguments: Arguments) -> Arguments:
+    """The options of the functions of a family."""
+    return pick(arguments, *OPTIONS.get(family, ("degree",)))
 
 
 def convolution(
     family: str,
-    options: Values,
+    options: Arguments,
     *,
     spatial: Mapping[str, object] | None = None,
     l1_decay: float = 0.0,
 ) -> Conv:
-    """(in_channels, out_channels, kernel_size, stride=, padding=, dilation=) -> legacy layer;
-    `spatial` are options of kernels larger than 1x1.
+    """(in_channels, out_channels, kernel_size, stride=, padding=, dilation=) -> layer of a family.
+
+    Args:
+        family: name in torch-conv-kan, such as "KAGN".
+        options: of the layer.
+        spatial: options that are added for kernels larger than 1x1.
+        l1_decay: of the `L1` wrapper; 0 for none.
     """
     layer = getattr(convolutions, f"{family}Conv2DLayer")
 
-    def conv(in_channels: int, out_channels: int, kernel_size: int, **place: int) -> nn.Module:
-        own = {**options, **(spatial or {})} if kernel_size > 1 else options
-        built = layer(in_channels, out_channels, kernel_size, **place, **own)
-        return L1(built, l1_decay) if l1_decay > 0 else built
+    def conv(
+        in_channels: int, out_channels: int, kernel_size: int, **conv_options: int
+    ) -> nn.Module:
+        own = dict(options)
+        if kernel_size > 1:
+            own |= spatial or {}
+        module = layer(in_channels, out_channels, kernel_size, **conv_options, **own)
+        return L1(module, l1_decay) if l1_decay > 0 else module
 
     return conv
 
 
-def fixed(conv: Conv, kernel_size: int, **place: int) -> Conv:
-    """A convolution of this kernel, stride and padding, whatever the builder asks for."""
+def fixed(conv: Conv, kernel_size: int, **conv_options: int) -> Conv:
+    """A convolution with this kernel, stride and padding, whatever it is called with."""
     return lambda in_channels, out_channels, *args, **kwargs: conv(
-        in_channels, out_channels, kernel_size, **place
+        in_channels, out_channels, kernel_size, **conv_options
     )
 
 
-def one_layer(net: Callable[..., nn.Module], options: Values) -> Callable[[int, int], nn.Module]:
-    """(in_features, out_features) -> flat net of one layer; options that the net does not have are
+def one_layer(net: Callable[..., nn.Module], options: Arguments) -> Callable[[int, int], nn.Module]:
+    """(in_features, out_features) -> flat network of one layer. Options that it does not have are
     left out.
     """
     known = net.__signature__.parameters
@@ -107,9 +115,7 @@ def residual_names(theirs: str, ours: str) -> Names:
 
 
 class _LegacyNetwork(nn.Module):
-    """`net` computes, and is kanseg's own network; `original_names` says what its parts are called
-    in torch-conv-kan.
-    """
+    """A network of kanseg (`net`) and torch-conv-kan's names of its parts (`original_names`)."""
 
     def __init__(self, net: nn.Module, names: Names):
         super().__init__()
@@ -118,20 +124,20 @@ class _LegacyNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(B, C, H, W) -> raw logits: (B, classes) of a classifier, (B, classes, H, W) of a
-        segmentation network, U2KANet's seven of them.
+        segmentation network, a tuple of seven of U2KANet.
         """
         y = self.net(x)
         return tuple(y) if isinstance(y, list) else y
 
 
 class LegacyNetwork(_LegacyNetwork):
-    """What the functions of torch-conv-kan make. `net` is kanseg's own network (a
-    SegmentationModel, a ClassificationModel).
+    """The network that a function of torch-conv-kan returns; `net` is a SegmentationModel or a
+    ClassificationModel.
     """
 
 
 class _CalledNetwork(_LegacyNetwork):
-    """Reads a call as the network classes of torch-conv-kan do."""
+    """A network with the constructor of a class of torch-conv-kan."""
 
     family: ClassVar[str]
     assemble: ClassVar[Assemble]
@@ -143,12 +149,12 @@ class _CalledNetwork(_LegacyNetwork):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes: object) -> _CalledNetwork:
-        """The network of a folder as huggingface_hub writes it: config.json with the arguments,
-        model.safetensors in torch-conv-kan's layout.
+        """Load a network from a folder that huggingface_hub wrote: config.json with the arguments,
+        model.safetensors with torch-conv-kan's weights. Nothing is downloaded.
 
-        config.json cannot hold a class, so norm_layer is read off the weights: BatchNorm2d where
-        they have running statistics, else InstanceNorm2d. `changes` are arguments that replace or
-        complete the file's. Nothing is downloaded.
+        config.json cannot store a class, so norm_layer follows from the weights: BatchNorm2d if
+        they have running statistics, else InstanceNorm2d. `changes` replace or complete the
+        arguments of the file.
 
         Raises:
             ValueError: no such folder or file; weights that do not fit, as of `convert_state_dict`.
@@ -159,32 +165,28 @@ class _CalledNetwork(_LegacyNetwork):
         config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
         if not weights.is_file():
             raise ValueError(
-                f"{weights} is no file: give a folder with model.safetensors and config.json."
-                " Nothing is downloaded here; `huggingface_hub.snapshot_download` fetches such a"
-                " folder"
+                f"{weights} is not a file: give a folder with model.safetensors and config.json."
+                " Nothing is downloaded; use `huggingface_hub.snapshot_download` for that"
             )
         state = load_file(weights)
-        values = {
-            "norm_layer": (
-                nn.BatchNorm2d
-                if any(key.endswith("running_mean") for key in state)
-                else nn.InstanceNorm2d
-            )
-        }
-        stored = json.loads(config.read_text()) if config.is_file() else {}
-        stored.pop("norm_layer", None)  # at best the text of a class
-        model = cls(**values | stored | changes)
+        arguments: Arguments = {}
+        if config.is_file():
+            arguments = json.loads(config.read_text())
+        arguments["norm_layer"] = nn.InstanceNorm2d
+        if any(key.endswith("running_mean") for key in state):
+            arguments["norm_layer"] = nn.BatchNorm2d
+        model = cls(**arguments | changes)
         model.load_state_dict(convert_state_dict(state, model))
         return model.eval()
 
 
-def _signature_parts(order: str, changes: Values) -> Values:
+def _signature_parts(order: str, changes: Arguments) -> Arguments:
     return {name: (DEFAULTS | changes)[name] for name in order.split()}
 
 
 _DOC = (
-    "torch-conv-kan's {name}, of {family} convolutions, on kanseg's `{net}`: the same call, the"
-    " same function, weights by `convert_state_dict`.{more}"
+    "torch-conv-kan's {name}, with {family} convolutions: kanseg's `{net}` with the original"
+    " arguments and outputs. `convert_state_dict` converts its weights.{more}"
 )
 
 
@@ -198,14 +200,24 @@ def builder(
     more: str = "",
     **changes: object,
 ) -> Callable[..., _LegacyNetwork]:
-    """The function `name`; `order` are its arguments after input_channels and num_classes,
-    `changes` defaults that differ from DEFAULTS.
+    """Create the function `name` of torch-conv-kan.
+
+    Args:
+        name: of the function.
+        family: of its convolutions.
+        make: assembles the network, or the class that the function calls.
+        order: names of the parameters after input_channels and num_classes, in order.
+        net: name of kanseg's network, for the docstring.
+        more: end of the docstring.
+        changes: default values that differ from DEFAULTS.
     """
     signature = call_signature("input_channels num_classes", **_signature_parts(order, changes))
 
     def build(*args: object, **kwargs: object) -> _LegacyNetwork:
-        values = bind_call(signature, args, kwargs)
-        return make(**values) if isinstance(make, type) else LegacyNetwork(*make(family, values))
+        arguments = bind_call(signature, args, kwargs)
+        return (
+            make(**arguments) if isinstance(make, type) else LegacyNetwork(*make(family, arguments))
+        )
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = _DOC.format(name=name, family=family, net=net, more=more)
@@ -225,7 +237,9 @@ def network_class(
     more: str = "",
     **changes: object,
 ) -> type[_CalledNetwork]:
-    """The class `name`; arguments as of `builder`."""
+    """Create the class `name` of torch-conv-kan, with the parameters `required` and `order`; other
+    arguments as of `builder`.
+    """
     body = {
         "__module__": module,
         "__doc__": _DOC.format(name=name, family=family, net=net, more=more),

@@ -1,5 +1,5 @@
-"""u2kanet and u2kanet_small, their families, and the plain u2net; all return seven maps of logits,
-in evaluation too.
+"""U2-Nets: u2kanet, u2kanet_small and their relatives, and the plain u2net. All return seven maps
+of logits, also in evaluation.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from torch import nn
 
 from kanseg.compat.torch_conv_kan.networks.skeleton import (
     SPATIAL,
+    Arguments,
     Names,
-    Values,
     builder,
     convolution,
     fixed,
@@ -24,13 +24,13 @@ from kanseg.models.u2kanet import VARIANTS
 from kanseg.models.u2kanet import u2kanet as build_u2kanet
 
 
-def _nested(size: str, values: Values, conv: Conv, stem: Conv) -> tuple[nn.Module, Names]:
-    """The network of either size, and its names."""
-    sizes = {"width": 16 * values["width_scale"], "align_corners": True}
+def _nested(size: str, arguments: Arguments, conv: Conv, stem: Conv) -> tuple[nn.Module, Names]:
+    """The network of a size in `kanseg.models.u2kanet.VARIANTS`, and the names of its parts."""
+    sizes = {"width": 16 * arguments["width_scale"], "align_corners": True}
     net = build_u2kanet(
         VARIANTS[size],
-        values["input_channels"],
-        values["num_classes"],
+        arguments["input_channels"],
+        arguments["num_classes"],
         conv=conv,
         stem=stem,
         **sizes,
@@ -52,23 +52,25 @@ def _nested(size: str, values: Values, conv: Conv, stem: Conv) -> tuple[nn.Modul
     return net, names
 
 
-def _u2kanet(family: str, values: Values, *, size: str) -> tuple[nn.Module, Names]:
-    options = own_options(family, values) | pick(values, "affine", "norm_layer", "dropout")
-    spatial = SPATIAL.get(family, {}) | pick(values, "dim_reduction")
+def _u2kanet(family: str, arguments: Arguments, *, size: str) -> tuple[nn.Module, Names]:
+    options = own_options(family, arguments) | pick(arguments, "affine", "norm_layer", "dropout")
+    spatial = SPATIAL.get(family, {}) | pick(arguments, "dim_reduction")
     conv = convolution(
-        family, options, spatial=spatial | pick(values, "groups"), l1_decay=values["l1_decay"]
+        family, options, spatial=spatial | pick(arguments, "groups"), l1_decay=arguments["l1_decay"]
     )
-    stem = convolution(family, options, spatial=spatial, l1_decay=values["l1_decay"])
+    stem = convolution(family, options, spatial=spatial, l1_decay=arguments["l1_decay"])
     if family == "BottleNeckKAGN" and size == "u2kanet_small":
-        stem = fixed(stem, 1)  # as there
-    return _nested(size, values, conv, stem)
+        stem = fixed(stem, 1)  # torch-conv-kan has a 1x1 convolution here
+    return _nested(size, arguments, conv, stem)
 
 
 def _plain(groups: int, dropout: float, l1_decay: float) -> Conv:
-    """Dropout, convolution, norm and GELU, at the places that they have there."""
+    """Dropout, convolution, norm and GELU, with the indices of torch-conv-kan."""
 
-    def conv(in_channels: int, out_channels: int, kernel_size: int, **place: int) -> nn.Sequential:
-        linear = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, **place)
+    def conv(
+        in_channels: int, out_channels: int, kernel_size: int, **conv_options: int
+    ) -> nn.Sequential:
+        linear = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, **conv_options)
         linear = L1(linear, l1_decay) if l1_decay > 0 else linear
         before = [nn.Dropout(dropout)] if dropout > 0 else []
         return nn.Sequential(*before, linear, nn.BatchNorm2d(out_channels), nn.GELU())
@@ -76,15 +78,16 @@ def _plain(groups: int, dropout: float, l1_decay: float) -> Conv:
     return conv
 
 
-def _u2net(family: str, values: Values, *, size: str) -> tuple[nn.Module, Names]:
+def _u2net(family: str, arguments: Arguments, *, size: str) -> tuple[nn.Module, Names]:
     conv, stem = (
-        _plain(groups, values["dropout"], values["l1_decay"]) for groups in (values["groups"], 1)
+        _plain(groups, arguments["dropout"], arguments["l1_decay"])
+        for groups in (arguments["groups"], 1)
     )
-    return _nested(size, values, conv, stem)
+    return _nested(size, arguments, conv, stem)
 
 
-_BEHIND = " Returns seven maps of logits in training and evaluation, the fused one first."
-_FULL, _SMALL = ({"net": size, "more": _BEHIND} for size in ("u2kanet", "u2kanet_small"))
+_MORE = " Returns seven maps of logits in training and evaluation, the fused one first."
+_FULL, _SMALL = ({"net": size, "more": _MORE} for size in ("u2kanet", "u2kanet_small"))
 _full, _small = (partial(_u2kanet, size=size) for size in ("u2kanet", "u2kanet_small"))
 _RBF = {"base_activation": nn.SiLU, "grid_range": [-2, 2]}
 _SPLINE = (

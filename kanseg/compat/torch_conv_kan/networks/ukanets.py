@@ -1,4 +1,4 @@
-"""ukanet_18, its family, and UKAGNet."""
+"""U-Nets: ukanet_18 and its relatives, and UKAGNet."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from torch import nn
 
 from kanseg.compat.torch_conv_kan.networks.skeleton import (
     SPATIAL,
+    Arguments,
     Names,
-    Values,
     builder,
     convolution,
     network_class,
@@ -19,21 +19,20 @@ from kanseg.layers.blocks import BasicBlock, Conv
 from kanseg.models.ukanet import ukanet
 from kanseg.models.unet import unet
 
-# What torch-conv-kan gives to the blocks after a stage's first, whatever is asked, and no weights
-# can make up for.
-_REST: dict[str, Values] = {
+# Options that torch-conv-kan always uses for the blocks after the first one of a stage, and that
+# converted weights cannot emulate.
+_LATER_BLOCKS: dict[str, Arguments] = {
     "KAN": {"spline_order": 3, "grid_size": 5, "base_activation": nn.GELU, "grid_range": [-1, 1]},
     "FastKAN": {"grid_size": 5, "base_activation": nn.SiLU, "grid_range": [-1, 1]},
     "BottleNeckKAGN": {"norm_layer": nn.BatchNorm2d, "affine": True},
 }
 
 
-class _TwoKinds:
-    """A residual block for `ukanet`, with convolutions of its own: one kind for a stage's first
-    block, another for the rest.
+class _StageBlock:
+    """Creates the residual blocks of `ukanet`, with one kind of convolution for the first block of
+    a stage and another for the others.
 
-    They differ in the stride, which `kanseg.layers.blocks.stage` names for the first block
-    alone.
+    `kanseg.layers.blocks.stage` passes a stride to the first block only.
     """
 
     expansion = BasicBlock.expansion
@@ -44,32 +43,31 @@ class _TwoKinds:
     def __call__(
         self, in_channels: int, out_channels: int, stride: int | None = None, *, conv: Conv
     ) -> BasicBlock:
-        return BasicBlock(
-            in_channels, out_channels, stride or 1, conv=self.rest if stride is None else self.first
-        )
+        if stride is None:
+            return BasicBlock(in_channels, out_channels, conv=self.rest)
+        return BasicBlock(in_channels, out_channels, stride, conv=self.first)
 
 
-def _ukanet(family: str, values: Values) -> tuple[nn.Module, Names]:
-    common = own_options(family, values) | pick(values, "affine", "norm_layer", "dropout")
-    rest = common | {"norm_layer": nn.InstanceNorm2d} | _REST.get(family, {})
+def _ukanet(family: str, arguments: Arguments) -> tuple[nn.Module, Names]:
+    common = own_options(family, arguments) | pick(arguments, "affine", "norm_layer", "dropout")
+    rest = common | {"norm_layer": nn.InstanceNorm2d} | _LATER_BLOCKS.get(family, {})
     if "degree" in rest:
-        rest["degree"] = max(
-            3, rest["degree"]
-        )  # there always 3; a higher degree holds those weights, a lower one cannot
-    groups = pick(values, "groups")
+        # It is always 3 in torch-conv-kan; a higher degree can hold these weights too.
+        rest["degree"] = max(3, rest["degree"])
+    groups = pick(arguments, "groups")
     spatial = groups | SPATIAL.get(family, {})
     first, later = (
-        convolution(family, options, spatial=spatial, l1_decay=values["l1_decay"])
+        convolution(family, options, spatial=spatial, l1_decay=arguments["l1_decay"])
         for options in (common, rest)
     )
     merge = convolution(family, common, spatial=groups)
-    sizes = {"width": 8 * values["width_scale"], "depth": 3, "align_corners": True}
+    sizes = {"width": 8 * arguments["width_scale"], "depth": 3, "align_corners": True}
     parts = {"conv": merge, "stem": convolution(family, common)}
     net = ukanet(
-        _TwoKinds(first, later),
+        _StageBlock(first, later),
         (2, 2, 2, 2),
-        values["input_channels"],
-        values["num_classes"],
+        arguments["input_channels"],
+        arguments["num_classes"],
         **parts,
         **sizes,
     )
@@ -90,9 +88,10 @@ def _ukanet(family: str, values: Values) -> tuple[nn.Module, Names]:
 
 _MORE = """
 
-    There the second block of every stage has default options. Here degree, affine, dropout and
-    l1_decay reach it, and conversion fills them up so that the function stays; the grid, the base
-    activation and the kind of norm, for which no weights can make up, are those of torch-conv-kan.
+    In torch-conv-kan the second block of every stage ignores the options. Here degree, affine,
+    dropout and l1_decay apply to it, and converted weights are padded so that they compute the same
+    function. The grid, the base activation and the kind of norm are the defaults, as in
+    torch-conv-kan.
     """
 _KIND = {"net": "ukanet_18", "more": _MORE}
 _BEFORE = "groups spline_order grid_size base_activation grid_range width_scale"
@@ -136,28 +135,28 @@ ukagnetnb_18 = builder(
 )
 
 
-def _ukagnet(family: str, values: Values) -> tuple[nn.Module, Names]:
-    if values["mixer_type"] != "conv":
+def _ukagnet(family: str, arguments: Arguments) -> tuple[nn.Module, Names]:
+    if arguments["mixer_type"] != "conv":
         raise ValueError(
-            f"mixer_type must be 'conv', got {values['mixer_type']!r}: torch-conv-kan's attention"
-            " and focal modulation are not part of kanseg.compat. Build UKAGNet with"
-            " mixer_type='conv', or a network of kanseg.list_models(), and train it anew"
+            f"mixer_type must be 'conv', got {arguments['mixer_type']!r}: torch-conv-kan's"
+            " attention and focal modulation are not part of kanseg.compat; train a UKAGNet with"
+            " mixer_type='conv', or a network of kanseg.list_models()"
         )
-    family = "BottleNeckKAGN" if values["use_bottleneck"] else "KAGN"
-    options = pick(values, "degree", "groups", "affine", "norm_layer")
-    depth, layers = values["unet_depth"], values["unet_layers"]
+    family = "BottleNeckKAGN" if arguments["use_bottleneck"] else "KAGN"
+    options = pick(arguments, "degree", "groups", "affine", "norm_layer")
+    depth, layers = arguments["unet_depth"], arguments["unet_layers"]
     parts = {
-        "conv": convolution(family, options | pick(values, "dropout")),
+        "conv": convolution(family, options | pick(arguments, "dropout")),
         "stem": convolution(family, options),
     }
     sizes = {
-        "width": 16 * values["width_scale"],
+        "width": 16 * arguments["width_scale"],
         "depth": depth - 1,
         "num_convs": layers,
         "downsample": "stride",
         "align_corners": True,
     }
-    net = unet(values["input_channels"], values["num_classes"], **parts, **sizes)
+    net = unet(arguments["input_channels"], arguments["num_classes"], **parts, **sizes)
     names = {"output": "segmentation_head"}
     names |= {f"encoder.{i}": f"encoder.stages.{i}" for i in range(depth)} | {
         f"decoder.{i}": f"decoder.blocks.{i}" for i in range(depth - 1)
@@ -175,7 +174,7 @@ UKAGNet = network_class(
     " focal_factor use_postln_in_modulation normalize_modulator full_kan",
     module=__name__,
     net="unet",
-    more=" Of the mixers only 'conv', so that the arguments behind norm_layer have no effect.",
+    more=" The only mixer is 'conv', so the arguments after norm_layer have no effect.",
     **{
         "input_channels": 3,
         "num_classes": 1,

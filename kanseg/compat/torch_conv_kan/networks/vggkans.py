@@ -1,4 +1,4 @@
-"""vggkan and its family, VGGKAGN and VGGKAGN_BN."""
+"""VGGs: vggkan and its relatives, VGGKAGN and VGGKAGN_BN."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from kanseg.compat.torch_conv_kan import flat
 from kanseg.compat.torch_conv_kan.networks.skeleton import (
     SPATIAL,
+    Arguments,
     Names,
-    Values,
     builder,
     convolution,
     network_class,
@@ -22,7 +22,7 @@ from kanseg.encoders import Encoder
 from kanseg.encoders.vggkan import VARIANTS, vggkan_encoder
 from kanseg.models.classification import ClassificationModel
 
-# head_type there -> our head, and the places of its layers there -> here
+# head_type in torch-conv-kan -> (our head, names of its layers)
 _HEADS: dict[str, tuple[str, Names]] = {
     "Linear": ("linear", {"classifier.1": "classification_head.3"}),
     "KAN": ("kan", {"classifier": "classification_head.3"}),
@@ -32,17 +32,18 @@ _HEADS: dict[str, tuple[str, Names]] = {
     ),
     "VGG": ("mlp", {f"classifier.{i}": f"classification_head.{i + 2}" for i in (0, 3, 6)}),
 }
+# Flat networks of the heads; all other families have mlp_kagn.
 _NETS = {
     "KAN": "mlp_kan",
     "FastKAN": "mlp_fastkan",
     "KALN": "mlp_kaln",
     "KACN": "mlp_kacn",
     "WavKAN": "mlp_wav_kan",
-}  # all others: mlp_kagn
+}
 
 
 class _DeepestFeature(nn.Module):
-    """(B, C, H, W) -> the last feature of the encoder: a network without head."""
+    """A network without head: (B, C, H, W) -> the deepest feature of the encoder."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -52,71 +53,72 @@ class _DeepestFeature(nn.Module):
         return self.encoder(x)[-1]
 
 
-def _check(values: Values) -> tuple[str, str]:
-    """The number and layout of vgg_type, once all arguments are known to be possible here."""
-    match = re.fullmatch(r"VGG(11|13|16|19)(v[234])?(sa)?", str(values["vgg_type"]))
+def _check(arguments: Arguments) -> tuple[str, str]:
+    """Check the arguments; return the number and the layout of vgg_type."""
+    match = re.fullmatch(r"VGG(11|13|16|19)(v[234])?(sa)?", str(arguments["vgg_type"]))
     if match is None:
         raise ValueError(
-            "vgg_type must be VGG11, VGG13, VGG16 or VGG19, with v2, v3, v4 or nothing behind it,"
-            f" got {values['vgg_type']!r}"
+            "vgg_type must be VGG11, VGG13, VGG16 or VGG19, optionally followed by v2, v3 or v4,"
+            f" got {arguments['vgg_type']!r}"
         )
-    if match[3] or values.get("last_attention"):
+    if match[3] or arguments.get("last_attention"):
         raise ValueError(
             "torch-conv-kan's attention layers are not part of kanseg.compat:"
-            f" vgg_type={values['vgg_type']!r},"
-            f" last_attention={values.get('last_attention', False)!r}; take a vgg_type without"
+            f" vgg_type={arguments['vgg_type']!r},"
+            f" last_attention={arguments.get('last_attention', False)!r}; take a vgg_type without"
             " 'sa', and last_attention=False"
         )
-    if values["head_type"] is not None and values["head_type"] not in _HEADS:
+    if arguments["head_type"] is not None and arguments["head_type"] not in _HEADS:
         raise ValueError(
             f"head_type must be one of {', '.join(_HEADS)} or None (features only), got"
-            f" {values['head_type']!r}"
+            f" {arguments['head_type']!r}"
         )
-    rows, columns = values["expected_feature_shape"]
+    rows, columns = arguments["expected_feature_shape"]
     if rows != columns:
         raise ValueError(
-            f"expected_feature_shape must be square, got {values['expected_feature_shape']!r}"
+            f"expected_feature_shape must be square, got {arguments['expected_feature_shape']!r}"
         )
     return match[1], match[2] or "v1"
 
 
-def _vgg(family: str, values: Values) -> tuple[nn.Module, Names]:
-    number, layout = _check(values)
-    options = own_options(family, values) | pick(values, "affine", "norm_layer")
-    spatial, decay = SPATIAL.get(family, {}), values["l1_decay"]
+def _vgg(family: str, arguments: Arguments) -> tuple[nn.Module, Names]:
+    number, layout = _check(arguments)
+    options = own_options(family, arguments) | pick(arguments, "affine", "norm_layer")
+    spatial, decay = SPATIAL.get(family, {}), arguments["l1_decay"]
     conv = convolution(
-        family, options, spatial=spatial | pick(values, "groups", "dropout"), l1_decay=decay
+        family, options, spatial=spatial | pick(arguments, "groups", "dropout"), l1_decay=decay
     )
     stem = convolution(family, options, spatial=spatial, l1_decay=decay)
     encoder = vggkan_encoder(
         VARIANTS[f"vggkan{number}"],
-        values["input_channels"],
+        arguments["input_channels"],
         conv=conv,
         stem=stem,
-        width=16 * values["width_scale"],
+        width=16 * arguments["width_scale"],
         layout=layout,
     )
     places = [(s, j) for s, stage in enumerate(encoder.stages) for j in range(len(stage))]
     for s, j in places:
-        if isinstance(encoder.stages[s][j], nn.MaxPool2d):
-            encoder.stages[s][
-                j
-            ].ceil_mode = False  # as there: an image of odd size loses its last row
+        module = encoder.stages[s][j]
+        if isinstance(module, nn.MaxPool2d):
+            module.ceil_mode = False  # torch-conv-kan drops the last row of an odd height
     names = {f"features.{i}": f"encoder.stages.{s}.{j}" for i, (s, j) in enumerate(places)}
-    if values["head_type"] is None:
+    if arguments["head_type"] is None:
         return _DeepestFeature(encoder), names
-    head, inside = _HEADS[values["head_type"]]
-    dropout = values["dropout_linear"]
+    head, inside = _HEADS[arguments["head_type"]]
+    dropout = arguments["dropout_linear"]
     linear = one_layer(
         getattr(flat, _NETS.get(family, "mlp_kagn")),
-        own_options(family, values) | {"dropout": dropout, "l1_decay": values["l1_decay"]},
+        own_options(family, arguments) | {"dropout": dropout, "l1_decay": arguments["l1_decay"]},
     )
-    dropout = 0.0 if head == "kan" else dropout  # the flat net has its own
-    sizes = {"classes": values["num_classes"], "pool_size": values["expected_feature_shape"][0]}
-    return (
-        ClassificationModel(encoder, linear=linear, head=head, head_dropout=dropout, **sizes),
-        names | inside,
-    )
+    if head == "kan":
+        dropout = 0.0  # the flat network has its own
+    sizes = {
+        "classes": arguments["num_classes"],
+        "pool_size": arguments["expected_feature_shape"][0],
+    }
+    net = ClassificationModel(encoder, linear=linear, head=head, head_dropout=dropout, **sizes)
+    return net, names | inside
 
 
 _BEHIND = (
