@@ -101,10 +101,10 @@ def small_command(folder):
         "from kanseg.cli.main import main\n"
         "from kanseg.config.builtin import with_config_files\n"
         "words = sys.argv[1:]\n"
-        "if words[0] in ('train', 'classify'):\n"
+        "if words[0] in ('train', 'classify', 'compare', 'search') and '--study' not in words:\n"
         "    words[1:] = with_config_files(words[1:])\n"
-        "if words[0] in ('train', 'classify', 'compare', 'search') and '--resume' not in words:\n"
-        f"    words += {SMALL!r}\n"
+        "    if '--resume' not in words:\n"
+        f"        words += {SMALL!r}\n"
         "sys.argv[1:] = words\n"
         "main()\n"
     )
@@ -220,7 +220,7 @@ def test_every_yaml_block_is_read(page, code, tmp_path):
         assert set(read_label_settings(tmp_path, {})) == keys
     else:
         (tmp_path / "space.yaml").write_text(code)
-        assert {each.name for each in read_space(tmp_path / "space.yaml", Config())} == keys
+        assert set(read_space(tmp_path / "space.yaml", Config())) == keys
 
 
 # -- commands ---------------------------------------------------------------------------------
