@@ -91,17 +91,17 @@ VERB_LINES = list(dict.fromkeys(line for _, line in COMMANDS if words_of(line)[0
 PYTHON = [page for page in TRANSLATED if blocks(page, "python")]
 
 
-def small_command(folder):
-    """Write a program `kanseg` into a folder that is the command, but trains one epoch only."""
-    folder.mkdir()
+def use_small_command(folder, monkeypatch):
+    """Put a program `kanseg` on the path that is the command, but trains one epoch only."""
     program = folder / "kanseg"
+    folder.mkdir()
     program.write_text(
         f"#!{sys.executable}\n"
         "import sys\n"
         "from kanseg.cli.main import main\n"
         "from kanseg.config.builtin import with_config_files\n"
         "words = sys.argv[1:]\n"
-        "if words[0] in ('train', 'classify', 'compare', 'search') and '--study' not in words:\n"
+        "if words[0] in ('train', 'classify', 'compare', 'search'):\n"
         "    words[1:] = with_config_files(words[1:])\n"
         "    if '--resume' not in words:\n"
         f"        words += {SMALL!r}\n"
@@ -109,7 +109,9 @@ def small_command(folder):
         "main()\n"
     )
     program.chmod(0o755)
-    return program
+    paths = [str(folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(paths))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def user(quickstart, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def prepared(user):
+def prepared(user, monkeypatch):
     """That folder, with everything else that the commands name."""
     for name in ("scans", "new_images", "data/glas/images"):
         (user / name).mkdir(parents=True, exist_ok=True)
@@ -166,7 +168,7 @@ def prepared(user):
     video.release()
     for name in ("configs", "docs/results"):
         shutil.copytree(ROOT / name, user / name)
-    small_command(user / "bin")
+    use_small_command(user / "bin", monkeypatch)
     return user
 
 
@@ -283,17 +285,14 @@ def test_every_verb_is_explained():
 @pytest.mark.parametrize("page", [page for page in ENGLISH if commands(page)])
 def test_the_commands_of_a_page_run_one_after_another(prepared, page):
     lines = [line for line in commands(page) if not any(part in line for part in NOT_RUN)]
-    made = set()
-    environment = {**os.environ, "PATH": f"{prepared / 'bin'}:{os.environ['PATH']}"}
-    environment["PYTHONPATH"] = str(ROOT)
+    run_of_the_fixture = prepared / "run"
+    shutil.move(prepared / "runs/quickstart", run_of_the_fixture)
     for line in lines:
+        is_new = "--run_dir" in line or line == "kanseg train quickstart"
         for name in re.findall(r"runs/\w+", line.partition("--output")[0]):
-            if name not in made and not (prepared / name).exists() and "--run_dir" not in line:
-                shutil.copytree(prepared / "runs/quickstart", prepared / name)
-            made.add(name)
-        done = subprocess.run(
-            line, shell=True, env=environment, capture_output=True, text=True, timeout=900
-        )
+            if not is_new and not (prepared / name).exists():
+                shutil.copytree(run_of_the_fixture, prepared / name)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
@@ -321,9 +320,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     for cell in notebook.cells:  # IPython goes on after a command that failed
         if cell.cell_type == "code" and cell.source.startswith("!"):
             cell.source += "\nassert _exit_code == 0"
-    small_command(tmp_path / "bin")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    use_small_command(tmp_path / "bin", monkeypatch)
     resources = {"metadata": {"path": tmp_path}}
     client.NotebookClient(notebook, timeout=1800, resources=resources).execute()
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
