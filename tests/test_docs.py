@@ -72,9 +72,9 @@ def blocks(page, language):
 
 
 def commands(page):
-    """The command lines of a page, in order."""
+    """The command lines of a page, in order, without comments."""
     lines = "".join(blocks(page, "bash") + blocks(page, "")).splitlines()
-    return [line for line in lines if line.startswith(PROGRAMS)]
+    return [line.partition("  # ")[0] for line in lines if line.startswith(PROGRAMS)]
 
 
 def words_of(command):
@@ -354,7 +354,7 @@ def bare(page):
     for language, code in FENCE.findall(read(page)):
         if language == "text" and "#SBATCH" not in code and "torchrun" not in code:
             code = ""
-        elif language in ("python", "yaml"):
+        else:
             code = re.sub(r"\s*# .*", "", code)
         found.append((language or "bash", code))
     return found
