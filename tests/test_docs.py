@@ -105,6 +105,8 @@ def use_small_command(folder, monkeypatch):
         "    words[1:] = with_config_files(words[1:])\n"
         "    if '--resume' not in words:\n"
         f"        words += {SMALL!r}\n"
+        "if words[0] == 'compare' and '--study' not in words:\n"
+        "    words += ['--data.resize', '[32, 32]']\n"
         "sys.argv[1:] = words\n"
         "main()\n"
     )
