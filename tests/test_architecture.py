@@ -31,6 +31,7 @@ ORDER = [
     "export",
     "benchmark",
     "cli",
+    "__main__",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -209,6 +209,10 @@ def test_the_blocks_of_the_data_sets_run(tmp_path, monkeypatch):
     assert set(np.unique(mask)) <= {0, 255}
 
 
+LABEL_KEYS = {"task", "classes", "mask_values", "ignore_index", "palette"}
+FOLDER_KEYS = {"images", "masks", "image_suffix", "mask_suffix"}
+
+
 @pytest.mark.parametrize(
     "page, code", [(page, code) for page in ENGLISH for code in blocks(page, "yaml")]
 )
@@ -219,9 +223,9 @@ def test_every_yaml_block_is_read(page, code, tmp_path):
         if page == "docs/classification.md":
             kind, augmentation = ClassificationConfig, ImageAugmentation
         augmentation(kind.from_yaml(code).data.augment)
-    elif keys <= {"task", "classes", "mask_values", "ignore_index", "palette"}:
+    elif keys <= LABEL_KEYS | FOLDER_KEYS:
         (tmp_path / "dataset.yaml").write_text(code)
-        assert set(read_label_settings(tmp_path, {})) == keys
+        assert set(read_label_settings(tmp_path, {})) == keys - FOLDER_KEYS
     else:
         (tmp_path / "space.yaml").write_text(code)
         assert set(read_space(tmp_path / "space.yaml", Config())) == keys

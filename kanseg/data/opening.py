@@ -20,8 +20,8 @@ from kanseg.data.formats.nnunet import is_nnunet, read_nnunet
 from kanseg.data.formats.voc import is_voc, read_voc
 from kanseg.data.formats.yolo import is_yolo, read_yolo
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
+from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
 
 PREPARED = {"blue_marble": prepare_blue_marble}

@@ -10,8 +10,8 @@ from typing import Any
 from kanseg.config import Config
 from kanseg.data import DatasetIndex, Sample, check_samples, open_data
 from kanseg.data.label_spec import compare_classes
-from kanseg.data.split_record import read_record, splits_of
-from kanseg.data.trained_samples import UntrainedSamples, leave_out_trained
+from kanseg.data.splits.record import read_record, splits_of
+from kanseg.data.splits.trained_samples import UntrainedSamples, leave_out_trained
 from kanseg.evaluation.segmentation import evaluate_samples
 from kanseg.evaluation.tables import image_table
 from kanseg.inference.predictor import Predictor

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kanseg.config import ClassificationConfig, Config
-from kanseg.data.split_record import SPLIT, SplitRecord
+from kanseg.data.splits.record import SPLIT, SplitRecord
 from kanseg.inference.description import check_description
 from kanseg.models import create_model
 from kanseg.utils.errors import InputError

@@ -24,7 +24,7 @@ from kanseg.data import (
 )
 from kanseg.data.classification.dataset import image_contents, limited, many_files
 from kanseg.data.classification.sources import ImageSource
-from kanseg.data.split_record import Content, read_record
+from kanseg.data.splits.record import Content, read_record
 from kanseg.evaluation.loop import eval_mode, evaluate, gather_images
 from kanseg.inference.checkpoint import DESCRIPTION
 from kanseg.inference.description import model_arguments, preprocess_from

@@ -27,8 +27,8 @@ from kanseg.data import (
     read_sample_image,
 )
 from kanseg.data.checks import KINDS
-from kanseg.data.split_record import Content, SplitRecord, name_of, sample_contents
 from kanseg.data.splits import SPLITS
+from kanseg.data.splits.record import Content, SplitRecord, name_of, sample_contents
 from kanseg.evaluation.evaluate import surface_options, write_table
 from kanseg.evaluation.segmentation import evaluate_network
 from kanseg.evaluation.tables import table

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kanseg.data.preprocess import Preprocess
-from kanseg.data.split_record import SplitRecord
+from kanseg.data.splits.record import SplitRecord
 
 Log = Callable[[str], None]
 Scores = dict[str, Any]

@@ -20,7 +20,7 @@ from kanseg.data.io.probe import ImageFacts, MaskFacts, probe_image, probe_mask
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import file_digest
+from kanseg.data.splits.record import file_digest
 from kanseg.utils.errors import InputError
 
 Facts = TypeVar("Facts", ImageFacts, MaskFacts, "LabelFacts", "DigestFacts")

@@ -22,8 +22,8 @@ from kanseg.data.classification.sources import (
 )
 from kanseg.data.dataset import ImageDataset
 from kanseg.data.preprocess import Preprocess
-from kanseg.data.split_record import Content, digest
 from kanseg.data.splits import SPLITS
+from kanseg.data.splits.record import Content, digest
 from kanseg.data.transforms import sample_seed
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest

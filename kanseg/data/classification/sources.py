@@ -16,8 +16,8 @@ from PIL import Image
 from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.decoded import DecodedImage, as_decoded
 from kanseg.data.io.images import decode_image, image_mode
-from kanseg.data.split_record import digest, file_digest, name_of, without_suffix
 from kanseg.data.splits import share_of
+from kanseg.data.splits.record import digest, file_digest, name_of, without_suffix
 from kanseg.utils.errors import InputError
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Images(ABC):
 
     @abstractmethod
     def digest(self, row: int, *, ends_only: bool = False) -> str:
-        """Return the digest of the content; see `kanseg.data.split_record.digest`.
+        """Return the digest of the content; see `kanseg.data.splits.record.digest`.
 
         Args:
             row: of the image.

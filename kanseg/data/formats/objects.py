@@ -21,8 +21,8 @@ from kanseg.data.io.rasterize import Annotation
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.names import few, nfc, shorten
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS
+from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 

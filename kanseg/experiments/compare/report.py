@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanseg.config import Config
-from kanseg.data.split_record import read_record
+from kanseg.data.splits.record import read_record
 from kanseg.experiments.compare.figures import draw_comparison, draw_examples
 from kanseg.experiments.compare.statistics import (
     comparison_rows,

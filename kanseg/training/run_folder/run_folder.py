@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from kanseg.data.split_record import SPLIT
+from kanseg.data.splits.record import SPLIT
 from kanseg.training.run_folder.clock import TIMES, RunClock
 from kanseg.training.run_folder.logging import RunLog, trim_log
 from kanseg.training.run_folder.resume import Resumed

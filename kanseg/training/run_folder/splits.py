@@ -8,8 +8,8 @@ from typing import Any
 
 from kanseg.data.label_spec import LabelSpec, compare_classes
 from kanseg.data.names import shorten
-from kanseg.data.split_changes import keep_splits
-from kanseg.data.split_record import Members, SplitRecord, read_record
+from kanseg.data.splits.changes import keep_splits
+from kanseg.data.splits.record import Members, SplitRecord, read_record
 from kanseg.inference.checkpoint import CONFIG, DESCRIPTION
 from kanseg.inference.description import mask_meaning
 from kanseg.training.task import Log

@@ -17,7 +17,7 @@ from kanseg.config import (
     ModelConfig,
     TrainingConfig,
 )
-from kanseg.data.split_record import Content, SplitRecord, read_record
+from kanseg.data.splits.record import Content, SplitRecord, read_record
 from kanseg.evaluation.evaluate import evaluate_checkpoint
 from kanseg.experiments.compare.report import data_warnings
 from kanseg.inference.checkpoint import read_weights

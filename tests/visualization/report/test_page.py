@@ -11,7 +11,8 @@ from kanseg.data import write_png
 from kanseg.visualization.report.page import IMAGES, draw_report
 
 SCORES = {
-    "mean_iou": 0.81234,
+    "foreground_iou": 0.81234,
+    "mean_iou": 0.9,
     "mean_hd95": 12.345678,
     "images": 7,
     "surface": {"tolerance": 2.0, "mean_nsd": 0.71239},
@@ -20,7 +21,7 @@ SCORES = {
         "sea & sky": {"iou": 0.91117, "pixels": 1234567, "hd95": None},
         "<b>lake</b>": {"iou": float("nan"), "pixels": 3000000},
     },
-    "per_image": {"mean_iou": 0.62228, "classes": {"sea & sky": {"iou": 0.53339}}},
+    "per_image": {"foreground_iou": 0.62228, "classes": {"sea & sky": {"iou": 0.53339}}},
 }
 RESULTS = {
     "test": SCORES,
@@ -109,7 +110,7 @@ def test_the_page_in_chinese(run, monkeypatch):
         assert f">{heading}</h2>" in page
     assert "<th>IoU</th>" in page
     assert "<th>IoU（逐图平均）</th>" in page
-    assert "</b>test: 平均 IoU</div>" in page
+    assert "</b>test: 前景 IoU</div>" in page
     assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
 
 

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import SplitRecord, name_of, sample_contents
-from kanseg.data.trained_samples import leave_out_trained
+from kanseg.data.splits.record import SplitRecord, name_of, sample_contents
+from kanseg.data.splits.trained_samples import leave_out_trained
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from kanseg.data.names import few
-from kanseg.data.split_record import Members, SplitRecord, all_members
-from kanseg.data.trained_samples import TrainedOn
+from kanseg.data.splits.record import Members, SplitRecord, all_members
+from kanseg.data.splits.trained_samples import TrainedOn
 from kanseg.utils.errors import InputError
 
 ACCEPT = "--accept_changes"

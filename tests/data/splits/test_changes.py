@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from kanseg.data.split_changes import keep_splits
-from kanseg.data.split_record import NOTHING, Content, SplitRecord
+from kanseg.data.splits.changes import keep_splits
+from kanseg.data.splits.record import NOTHING, Content, SplitRecord
 from kanseg.utils.errors import InputError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kanseg.data.names import few
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import (
+from kanseg.data.splits.record import (
     NOTHING,
     Members,
     SplitRecord,

@@ -6,7 +6,7 @@ import pytest
 
 from kanseg.data.io.rasterize import Annotation, Region
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import (
+from kanseg.data.splits.record import (
     NOTHING,
     Content,
     SplitRecord,
