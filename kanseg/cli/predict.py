@@ -32,11 +32,21 @@ def _parser() -> ToolParser:
     )
     parser.add_argument(
         "--input",
-        required=True,
         help="an image, a video, a folder of them, or a glob pattern in quotes",
     )
     parser.add_argument(
         "--output", required=True, help="folder for the masks; overlays go to its folder overlays/"
+    )
+    parser.add_argument(
+        "--list",
+        metavar="FILE",
+        help="in place of --input: a file with a path on each line, or - for the standard input",
+    )
+    parser.add_argument(
+        "--part",
+        metavar="K/N",
+        help="predict every N-th file from the K-th on, such as 3/16 in a job array; under torchrun"
+        " or accelerate launch each process takes its part by itself",
     )
     parser.add_argument(
         "--recursive",
@@ -120,10 +130,11 @@ def _add_outputs(parser: ToolParser) -> None:
     )
     group.add_argument(
         "--polygons",
-        choices=("coco", "geojson"),
+        choices=("coco", "geojson", "labelme"),
         help=(
-            "annotations.json of all images, or polygons/NAME.geojson (in map coordinates of a"
-            " GeoTIFF)"
+            "annotations.json of all images, polygons/NAME.geojson (in map coordinates of a"
+            " GeoTIFF), or polygons/NAME.json of labelme (open: labelme IMAGES --output"
+            " OUTPUT/polygons)"
         ),
     )
     group.add_argument(
@@ -141,20 +152,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     if given.max_pixels < 1 or given.large < 1:
         raise InputError("--max_pixels and --large must be at least 1")
-    from kanseg.utils.environment import process_rank
+    if (given.input is None) == (given.list is None):
+        raise InputError("give --input (a file, a folder or a pattern) or --list")
+    from kanseg.utils.environment import launched_processes, local_device, process_rank
 
-    if process_rank() > 0:
-        return 0  # under torchrun only the first process predicts
-    from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files
+    part = (process_rank() + 1, launched_processes()) if given.part is None else _part(given.part)
+    device = given.device or local_device()
+    from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files, read_list
 
     output = Path(given.output)
-    jobs, notes = find_jobs(given.input, recursive=given.recursive, output=output)
+    if given.list is not None:
+        jobs, notes = read_list(given.list), []
+    else:
+        jobs, notes = find_jobs(given.input, recursive=given.recursive, output=output)
     for note in notes:
         _log(note)
     options = {name: given[name] for name in PREDICTOR}
+    options["device"] = device
     options["tile"] = two_numbers(given.tile, "--tile")
     predictor = open_predictor(given.checkpoint, **options)
-    print(f"{len(jobs)} files on {predictor.device}, {predictor.describe()}")
+    share = "" if part[1] == 1 else f", part {part[0]} of {part[1]}"
+    print(f"{len(jobs)} files{share} on {predictor.device}, {predictor.describe()}")
     outcome = predict_files(
         predictor,
         jobs,
@@ -166,13 +184,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             polygons=given.polygons,
         ),
         skip_existing=given.skip_existing,
+        part=part,
+        progress=True,
         max_pixels=given.max_pixels,
         large=given.large,
         log=_log,
     )
     skipped = f", {len(outcome.skipped)} skipped" if outcome.skipped else ""
-    print(f"{len(outcome.written)} masks in {output}{skipped}, {len(outcome.failed)} failed")
+    print(f"{len(outcome.written)} masks in {output}{skipped}, {len(outcome.failed)} failed{share}")
     return 1 if outcome.failed else 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Parse `3/16`."""
+    words = text.split("/")
+    if len(words) != 2 or not all(word.isdigit() for word in words):
+        raise InputError(f"--part: expected K/N such as 3/16, got {text!r}")
+    return int(words[0]), int(words[1])
 
 
 def _log(line: str) -> None:

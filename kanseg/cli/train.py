@@ -25,7 +25,7 @@ The first word is a file of settings or the name of a built-in config, which `ka
 FLAGS = {
     "resume": (
         "Continue from the newest complete checkpoint in run_dir (without --config: with the"
-        " settings stored there)."
+        " settings stored there). `--resume auto` starts the run if there is none."
     ),
     "overwrite": "Delete the files of an earlier run in run_dir.",
     "accept_changes": (
@@ -59,26 +59,45 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
         kind: of experiment, such as `kanseg.config.Config`.
         description: for --help.
     """
-    arguments = with_config_files(arguments)
+    words, auto = _without_auto(with_config_files(arguments))
     try:
-        config, flags = parse_config(arguments, description=description, flags=FLAGS, kind=kind)
+        config, flags = parse_config(words, description=description, flags=FLAGS, kind=kind)
     except InputError:
-        _check_kind(arguments, kind)
+        _check_kind(words, kind)
         raise
     # Imported after parsing, so that --help and a wrong option are answered at once.
     from kanseg.training.run import train
-    from kanseg.training.run_folder.resume import stored_settings
+    from kanseg.training.run_folder.resume import has_checkpoints, stored_settings
 
-    has_config = any(word.split("=")[0] == "--config" for word in arguments)
+    if auto:
+        # Without a checkpoint nothing is lost of a run that was killed in its first steps.
+        flags["resume"] = has_checkpoints(Path(config.run_dir))
+        flags["overwrite"] = not flags["resume"]
+    has_config = any(word.split("=")[0] == "--config" for word in words)
     if flags["resume"] and not has_config:
         stored, line = stored_settings(Path(config.run_dir))
         if line is not None:
             print(line, flush=True)
         if stored is not None:
-            words = ["--config", str(stored), "--run_dir", config.run_dir, *arguments]
-            config, flags = parse_config(words, description=description, flags=FLAGS, kind=kind)
+            words = ["--config", str(stored), "--run_dir", config.run_dir, *words]
+            config, _ = parse_config(words, description=description, flags=FLAGS, kind=kind)
 
     train(config, **flags)
+
+
+def _without_auto(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take `--resume auto` out of a command line: (the other words, whether it was there)."""
+    rest: list[str] = []
+    auto = False
+    for word in arguments:
+        if word == "--resume=auto":
+            auto = True
+        elif word == "auto" and rest[-1:] == ["--resume"]:
+            rest.pop()
+            auto = True
+        else:
+            rest.append(word)
+    return rest, auto
 
 
 def _check_kind(arguments: Sequence[str], kind: type) -> None:

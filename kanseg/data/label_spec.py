@@ -24,6 +24,22 @@ CLASS_COUNTS = {  # minimum and maximum
 }
 
 
+# Names of a first class that is what is left when all objects are taken away.
+BACKGROUND_NAMES = ("background", "bg", "back", "none", "class_0", "背景")
+
+
+def foreground_classes(classes: Sequence[str], task: str) -> list[int]:
+    """Return the indices of the classes that are objects: all but a background.
+
+    The first class of a binary task is the background; that of a multiclass task is, if its name
+    says so (`BACKGROUND_NAMES`); a multilabel task has none.
+    """
+    has_background = task == "binary" or (
+        task == "multiclass" and classes[0].strip().lower() in BACKGROUND_NAMES
+    )
+    return list(range(int(has_background), len(classes)))
+
+
 @dataclass(frozen=True)
 class LabelSpec:
     """The meaning of the values in mask files.

@@ -16,17 +16,24 @@ PER_IMAGE = ("iou", "dice", "hd95", "nsd", "boundary_iou")
 
 def table(result: Mapping[str, Any]) -> str:
     """Return the scores of `SegmentationMetrics.compute` as a text table, over the whole set and
-    per image, followed by the scores that are not per class.
+    per image, followed by the scores that are not per class. The background comes last.
     """
     per_image = result["per_image"]
     shown = [name for name in PER_IMAGE if f"mean_{name}" in per_image]
     header = ["", *SCORES, *(f"{name}/image" for name in shown), "absent in"]
     rows = []
-    for label, scores in result["classes"].items():
+    background = result["background"]
+    labels = sorted(result["classes"], key=lambda label: label == background)  # others in order
+    for label in labels:
+        scores = result["classes"][label]
         values = _values(scores, SCORES) + _values(per_image["classes"][label], shown)
         rows.append([label, *values, f"{scores['absent']}/{result['images']}"])
     means = _values(result, SCORES, prefix="mean_") + _values(per_image, shown, prefix="mean_")
     rows.append(["mean", *means, ""])
+    if background is not None:
+        rows[-1][0] = "mean of all"
+    if background is not None and len(labels) > 2:
+        rows.insert(-2, _foreground_row(result, shown))
     lines = [plain_table(header, rows)]
     if "calibration" in result:
         lines.append(
@@ -42,6 +49,16 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _foreground_row(result: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
+    """The row of the means without the background; blank for scores without such a mean."""
+    row = ["mean of objects"]
+    for scores, names in ((result, SCORES), (result["per_image"], shown)):
+        for name in names:
+            value = scores.get(f"foreground_{name}")
+            row.append("" if value is None else _show(value))
+    return [*row, ""]
+
+
 def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
     """Return a CSV table with a line per image: its name, the scores of each class (CLASS/iou,
     ...), their means over the classes (mean/iou, ...), ece and brier.
@@ -55,9 +72,8 @@ def image_table(metrics: SegmentationMetrics, names: Sequence[str]) -> str:
     scores, images = metrics.image_scores(), metrics.images
     columns: dict[str, Sequence[float]] = {}
     for index, label in enumerate(metrics.classes):
-        is_background = index == 0 and not metrics.multilabel
         for name, values in scores.items():
-            if name in SCORES or not is_background:
+            if name in SCORES or index in metrics.foreground:
                 columns[f"{label}/{name}"] = values[:, index]
     for name, values in scores.items():
         columns[f"mean/{name}"] = [mean(row) for row in values]

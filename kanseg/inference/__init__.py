@@ -1,7 +1,7 @@
 """Predict masks: of arrays (`Predictor`, `Ensemble`) and of files (`predict_files`)."""
 
 from kanseg.inference.ensemble import Ensemble, open_predictor
-from kanseg.inference.files.inputs import find_images, find_jobs
+from kanseg.inference.files.inputs import find_images, find_jobs, read_list
 from kanseg.inference.files.outputs import Outputs
 from kanseg.inference.files.predict import predict_files
 from kanseg.inference.predictor import Predictor
@@ -14,4 +14,5 @@ __all__ = [
     "find_jobs",
     "open_predictor",
     "predict_files",
+    "read_list",
 ]

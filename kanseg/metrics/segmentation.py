@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from kanseg.data.label_spec import IGNORE_INDEX
+from kanseg.data.label_spec import IGNORE_INDEX, foreground_classes
 from kanseg.metrics.calibration import Calibration, calibrations
 from kanseg.metrics.confusion import confusion_matrices, divide, mean, outcomes, scores
 from kanseg.metrics.surfaces import SURFACE_SCORES, SurfaceOptions, boundary_counts, surface_scores
 from kanseg.metrics.u_kan import u_kan_scores
 from kanseg.utils.errors import InputError
+
+FOREGROUND_SCORES = ("iou", "dice")  # also given as mean over the classes but a background
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,13 @@ class SegmentationMetrics:
         surface: SurfaceOptions | None = None,
     ):
         self.classes, self.multilabel, self.surface = tuple(classes), task == "multilabel", surface
+        self.foreground = foreground_classes(self.classes, task)
         self.per_image: dict[int, ImageCounts] = {}
+
+    @property
+    def background(self) -> str | None:
+        """Name of the background class; None if there is none."""
+        return None if 0 in self.foreground else self.classes[0]
 
     def update(
         self,
@@ -99,18 +107,13 @@ class SegmentationMetrics:
         ):
             self.per_image[int(index)] = ImageCounts(*counts)
 
-    @property
-    def _first_foreground(self) -> int:
-        """Index of the first class that is not a background."""
-        return 0 if self.multilabel else 1
-
     def _surfaces(
         self, predicted: np.ndarray, target: np.ndarray, spacing: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """`ImageCounts.surfaces` and `.boundaries` of one image."""
         surfaces = np.full((len(self.classes), len(SURFACE_SCORES)), np.nan)
         boundaries = np.zeros((len(self.classes), 2), np.int64)
-        for c in range(self._first_foreground, len(self.classes)):
+        for c in self.foreground:
             if self.multilabel:
                 ours, theirs, valid = predicted[c] == 1, target[c] == 1, target[c] != IGNORE_INDEX
             else:
@@ -159,10 +162,12 @@ class SegmentationMetrics:
     def compute(self) -> dict[str, Any]:
         """All scores as plain numbers.
 
-        `mean_iou`, ...: mean over classes of the score over the whole set; `classes`: the scores of
-        each class, its pixels and the images without it; `confusion`: the pixel counts, target by
-        rows; `per_image`: for each class the mean of the images' scores, and as `mean_iou`, ... the
-        mean over images of their means over classes. `per_image` includes the surface distances,
+        `mean_iou`, ...: mean over classes of the score over the whole set; `foreground_iou` and
+        `foreground_dice`: the same without a background, whose name is `background`; `classes`: the
+        scores of each class, its pixels and the images without it; `confusion`: the pixel counts,
+        target by rows; `per_image`: for each class the mean of the images' scores, and as
+        `mean_iou`, ... the mean over images of their means over classes. `per_image` includes the
+        surface distances,
         and `unmeasured`, the number of images without them. `calibration`: expected calibration
         error (`ece`), Brier score and the bins, over the whole set.
         """
@@ -174,8 +179,11 @@ class SegmentationMetrics:
                 boundaries += image.boundaries
             whole["boundary_iou"] = divide(boundaries[:, 0], boundaries[:, 1])
         result: dict[str, Any] = {f"mean_{name}": mean(values) for name, values in whole.items()}
+        for name in FOREGROUND_SCORES:
+            result[f"foreground_{name}"] = mean(whole[name][self.foreground])
         result["accuracy"] = float(divide(np.trace(matrix, axis1=-2, axis2=-1).sum(), matrix.sum()))
         result["images"] = len(self.per_image)
+        result["background"] = self.background
         result["confusion"] = matrix.tolist()
         absent = np.isnan(per_image["iou"]).sum(axis=0)
         n = outcomes(matrix, multilabel=self.multilabel)
@@ -207,10 +215,13 @@ class SegmentationMetrics:
         result: dict[str, Any] = {}
         for name, values in per_image.items():
             result[f"mean_{name}"] = mean(np.array([mean(row) for row in values]))
+        for name in FOREGROUND_SCORES:
+            means = [mean(row) for row in per_image[name][:, self.foreground]]
+            result[f"foreground_{name}"] = mean(np.array(means))
         result["classes"] = {}
         for i, label in enumerate(self.classes):
             row = {name: mean(values[:, i]) for name, values in per_image.items()}
-            if self.surface is not None and i >= self._first_foreground:
+            if self.surface is not None and i in self.foreground:
                 row["unmeasured"] = int(np.isnan(per_image["hd95"][:, i]).sum())
             result["classes"][label] = row
         return result

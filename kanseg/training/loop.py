@@ -28,6 +28,7 @@ from kanseg.training.run_folder.run_folder import RunFolder
 from kanseg.training.signals import StopSignals
 from kanseg.training.state import TrainState
 from kanseg.training.task import Task
+from kanseg.training.time_estimate import TimeEstimate
 from kanseg.utils.errors import InputError
 
 Batch = dict[str, Tensor]
@@ -48,7 +49,8 @@ def fit(
     """Train until the last epoch, or until `training.patience` validations did not improve.
 
     On SIGTERM the current step is finished and saved, and the process exits with status 143; on
-    SIGINT (Ctrl-C) the same with 130, and a second SIGINT stops at once.
+    SIGUSR1 the same with 138 (on Linux), on SIGINT (Ctrl-C) with 130, and a second SIGINT stops at
+    once.
 
     Args:
         state: network, optimizer, schedule and progress; updated in place.
@@ -62,11 +64,18 @@ def fit(
         InputError: out of memory, or a loss or weights that are not finite.
     """
     settings = task.config.training
+    steps_per_epoch = -(-len(loader) // settings.accumulate)
+    estimate = TimeEstimate(
+        steps_per_epoch,
+        steps_per_epoch * settings.epochs - state.progress.step,
+        on_cpu=state.accelerator.device.type == "cpu",
+        log=run.log,
+    )
     try:
         with StopSignals() as stop:
             while not state.progress.finished(settings):
                 started = time.perf_counter()
-                train_epoch(state, task, loader, run, stop)
+                train_epoch(state, task, loader, run, stop, estimate)
                 entry = finish_epoch(state, task, run)
                 log_epoch(entry, state, task, run, time.perf_counter() - started)
                 save(run, state)
@@ -84,7 +93,12 @@ def fit(
 
 
 def train_epoch(
-    state: TrainState, task: Task, loader: DataLoader, run: RunFolder, stop: StopSignals
+    state: TrainState,
+    task: Task,
+    loader: DataLoader,
+    run: RunFolder,
+    stop: StopSignals,
+    estimate: TimeEstimate,
 ) -> None:
     """Train the rest of the current epoch, from `progress.batch` on."""
     settings, progress, accelerator = task.config.training, state.progress, state.accelerator
@@ -115,6 +129,7 @@ def train_epoch(
             progress.loss_sum += loss
             progress.loss_count += 1
             bar.update()
+            estimate.step()
             bar.set_postfix(loss=f"{progress.loss_sum / progress.loss_count:.4f}")
             if settings.log_every and progress.step % settings.log_every == 0:
                 entry = {"step": progress.step, "epoch": progress.epoch + 1}

@@ -55,7 +55,13 @@ from kanseg.visualization.panels import draw_results
 from kanseg.visualization.previews import preview
 
 MAX_WARNINGS = 3  # of each kind that are logged
-PER_IMAGE = ("per_image_mean_iou", "per_image_mean_dice")
+FOREGROUND = ("foreground_iou", "foreground_dice")
+PER_IMAGE = (
+    "per_image_foreground_iou",
+    "per_image_foreground_dice",
+    "per_image_mean_iou",
+    "per_image_mean_dice",
+)
 ONE_CLASS = "iou/"  # prefix of the name of a class in training.monitor
 
 
@@ -73,11 +79,13 @@ class SegmentationTask(Task):
 
     @property
     def monitors(self) -> tuple[str, ...]:
-        """Means over classes, and the IoU of one class as iou/NAME; `open` checks the name."""
+        """Means over classes, with or without the background, and the IoU of one class as iou/NAME;
+        `open` checks the name.
+        """
         one_class = f"{ONE_CLASS}CLASS"
         if self.config.training.monitor.startswith(ONE_CLASS):
             one_class = self.config.training.monitor
-        return (*(f"mean_{name}" for name in SCORES), *PER_IMAGE, one_class)
+        return (*FOREGROUND, *(f"mean_{name}" for name in SCORES), *PER_IMAGE, one_class)
 
     def check(self) -> None:
         settings = self.config.training
@@ -241,7 +249,9 @@ class SegmentationTask(Task):
         )
 
     def headline(self, scores: Scores) -> Scores:
-        result = {key: value for key, value in scores.items() if key.startswith("mean_")}
+        result = {
+            key: value for key, value in scores.items() if key.startswith(("mean_", "foreground_"))
+        }
         for name in PER_IMAGE:
             result[name] = scores["per_image"][name.removeprefix("per_image_")]
         result["iou"] = {label: row["iou"] for label, row in scores["classes"].items()}

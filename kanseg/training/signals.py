@@ -1,4 +1,4 @@
-"""Stop a run on SIGTERM or SIGINT (Ctrl-C) after its current step, with a checkpoint."""
+"""Stop a run on SIGTERM, SIGUSR1 or SIGINT (Ctrl-C) after its current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from types import TracebackType
 import torch
 from accelerate import Accelerator
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, "SIGUSR1"):  # not on Windows; what SLURM sends before a job's time is over
+    STOP_SIGNALS.append(signal.SIGUSR1)
 
 
 class StopSignals:
-    """Context that records SIGTERM and SIGINT instead of ending the process; a second SIGINT raises
+    """Context that records the signals instead of ending the process; a second SIGINT raises
     KeyboardInterrupt at once.
     """
 

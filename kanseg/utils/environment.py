@@ -24,6 +24,16 @@ def process_rank() -> int:
     return _largest(RANKS, 0)
 
 
+def local_device() -> str | None:
+    """The GPU of this process under a launcher, such as "cuda:1"; None without a launcher or GPU,
+    where the default is right.
+    """
+    rank = os.environ.get("LOCAL_RANK", "")
+    if not rank.isdigit() or not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(rank) % torch.cuda.device_count()}"
+
+
 def _largest(names: Sequence[str], default: int) -> int:
     values = [os.environ.get(name, "") for name in names]
     return max([int(value) for value in values if value.isdigit()], default=default)

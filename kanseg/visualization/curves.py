@@ -32,7 +32,7 @@ def draw_curves(
     entries: Sequence[Entry],
     path: Path,
     *,
-    monitor: str = "mean_iou",
+    monitor: str = "foreground_iou",
     best_epoch: int | None = None,
 ) -> Path:
     """Draw losses, validation scores and learning rates by epoch, and mark the best epoch. Values

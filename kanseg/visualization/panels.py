@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from kanseg.data import SegmentationDataset, read_sample_image, write_png
-from kanseg.data.label_spec import Color
+from kanseg.data.label_spec import Color, foreground_classes
 from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_color, viewable
 from kanseg.evaluation.segmentation import predict_labels
 from kanseg.metrics.confusion import mean, scores
@@ -38,8 +38,8 @@ def draw_results(
 
     Writes run/overview.png and run/samples/NAME.png: evenly spaced samples (image | ground truth
     | prediction | error) at the network's input size. With `per_image` also run/worst.png and
-    run/best.png, by the mean IoU of the image, and run/confusion.png, over all pixels. Each sample
-    that is shown is predicted once.
+    run/best.png, by the IoU of the image without a background, and run/confusion.png, over all
+    pixels. Each sample that is shown is predicted once.
 
     Args:
         model: images (B, C, H, W) -> logits.
@@ -62,7 +62,7 @@ def draw_results(
     if count < 1 or not len(dataset):
         return confusion
     chosen = evenly(range(len(dataset)), count)
-    ious = image_scores(per_image or {})
+    ious = image_scores(per_image or {}, foreground_classes(spec.classes, spec.task))
     worst, best = extremes(ious, min(count, GALLERY_ROWS))
     cells = predicted_cells(model, dataset, {*chosen, *worst, *best}, tile=tile, device=device)
 
@@ -72,9 +72,9 @@ def draw_results(
             rows.append(cells[index])
             caption = dataset.samples[index].name
             if index in ious and np.isnan(ious[index]):
-                caption += "   no class to score"
+                caption += "   no object in mask or prediction"
             elif index in ious:
-                caption += f"   mean IoU {ious[index]:.3f}"
+                caption += f"   IoU {ious[index]:.3f}"
             captions.append(caption)
         grid = sample_grid(rows, captions, spec.classes, spec.colors, max_cell=max_cell)
         return write_png(path, grid)
@@ -116,18 +116,21 @@ def predicted_cells(
     return cells
 
 
-def image_scores(per_image: Mapping[int, np.ndarray]) -> dict[int, float]:
-    """Mean IoU of each image over the classes that occur in it; NaN if none does.
+def image_scores(
+    per_image: Mapping[int, np.ndarray], foreground: Sequence[int]
+) -> dict[int, float]:
+    """Mean IoU of each image over the foreground classes that occur in it; NaN if none does.
 
     Args:
         per_image: confusion matrices by index, (N, N) or multilabel (N, 2, 2).
+        foreground: indices of the classes that count.
     """
     result = {}
     for index, matrix in per_image.items():
         iou = scores(np.asarray(matrix))["iou"]
         if iou.ndim == 2:  # multilabel: columns are the absence and presence of a class
             iou = iou[:, 1]
-        result[int(index)] = mean(iou)
+        result[int(index)] = mean(iou[list(foreground)])
     return result
 
 

@@ -12,6 +12,8 @@ import kanseg
 from kanseg.cli.main import VERBS, run
 from kanseg.config import Config, parse_config
 from kanseg.config.builtin import find_config, list_configs, with_config_files
+from kanseg.data.classification.formats import FORMATS
+from kanseg.data.opening import READERS
 from kanseg.utils.command import SCRIPTS, command, with_command
 from kanseg.utils.errors import InputError
 from kanseg.utils.installation import Dependency, dependencies
@@ -151,3 +153,9 @@ def test_statistics_of_channels_are_numbers_in_a_row():
     words = ["--data.mean", "0.1", "0.2", "0.3", "--data.std", "[1, 1, 1]"]
     data = parse_config(words, kind=Config)[0].data
     assert (data.mean, data.std) == ([0.1, 0.2, 0.3], [1, 1, 1])
+
+
+def test_formats_lists_every_layout_and_config():
+    shown = start("formats").stdout.split()
+    assert {*READERS, *list_configs()} <= set(shown)
+    assert {name for text in shown for name in text.split(",")} >= set(FORMATS)

@@ -89,3 +89,14 @@ def test_names_that_a_spreadsheet_would_take_for_formulas_are_texts():
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["name"] for row in rows] == ["'=1+2", "second"]
     float(rows[0]["mean/iou"])
+
+
+def test_objects_come_before_the_background_and_have_a_mean_of_their_own():
+    metrics = SegmentationMetrics(["background", "a", "b"], "multiclass")
+    metrics.update(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 1, 1, 2]]]))
+    names = [line.split("  ")[0] for line in table(metrics.compute()).splitlines()[1:]]
+    assert names == ["a", "b", "mean of objects", "background", "mean of all"]
+    line = next(x for x in table(metrics.compute()).splitlines() if x.startswith("mean of objects"))
+    assert line.split()[3:5] == ["0.5000", "0.6667"]  # IoU 1/2 and 1/2, Dice 2/3 and 2/3
+    binary = table(measured().compute()).splitlines()
+    assert [binary[1].split()[0], binary[2].split()[0]] == ["cell,", "background"]

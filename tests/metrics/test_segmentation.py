@@ -85,6 +85,30 @@ def test_worked_out_by_hand():
     assert result["accuracy"] == 5 / 7
 
 
+@pytest.mark.parametrize(
+    ("classes", "task", "background"),
+    [
+        (["cell", "wall"], "binary", "cell"),
+        (["Background", "a", "b"], "multiclass", "Background"),
+        (["class_0", "class_1", "class_2"], "multiclass", "class_0"),
+        (["背景", "a", "b"], "multiclass", "背景"),
+        (["sky", "tree", "car"], "multiclass", None),
+    ],
+)
+def test_the_foreground_is_all_classes_but_a_background(classes, task, background):
+    target = torch.randint(len(classes), (2, 9, 8))
+    predicted = torch.randint(len(classes), (2, 9, 8))
+    metrics = SegmentationMetrics(classes, task)
+    metrics.update(predicted, target)
+    result = metrics.compute()
+    objects = [name for name in classes if name != background]
+    assert result["background"] == background
+    for scores in (result, result["per_image"]):
+        for name in ("iou", "dice"):
+            each = [scores["classes"][label][name] for label in objects]
+            assert scores[f"foreground_{name}"] == pytest.approx(np.mean(each), abs=1e-9)
+
+
 def test_an_absent_class_is_nan_and_left_out_of_the_mean():
     target = torch.zeros(2, 3, 3, dtype=torch.long)
     result = measured(target, target, names="abc")
@@ -205,7 +229,7 @@ class TestSurfaces:
 
     def metrics(self, tolerance=0.0, order=range(4)):
         predicted, target = self.squares()
-        metrics = SegmentationMetrics("ab", surface=SurfaceOptions(tolerance))
+        metrics = SegmentationMetrics("ab", "binary", surface=SurfaceOptions(tolerance))
         for i in order:
             metrics.update(predicted[i : i + 1], target[i : i + 1], [i])
         return metrics

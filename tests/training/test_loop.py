@@ -89,7 +89,7 @@ def test_training_ends_after_as_many_validations_without_an_improvement(config, 
     assert [entry["epoch"] for entry in lines(config)] == [1, 2, 3]
     assert [entry.get("stopped_early") for entry in lines(config)] == [None, None, True]
     assert (results["epochs"], results["best_epoch"]) == (3, 1)
-    assert "stopped early: no better mean_iou in 2 validations" in capsys.readouterr().out
+    assert "stopped early: no better foreground_iou in 2 validations" in capsys.readouterr().out
 
 
 def test_a_run_that_stopped_early_is_finished_until_it_gets_more_patience(config, capsys):

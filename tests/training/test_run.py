@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import make_folder
+from kanseg.cli.train import train_segmentation
 from kanseg.inference.checkpoint import find_fault, read_description
 from kanseg.training.optim.lr_scheduler import warmup_cosine
 from kanseg.training.run import train
-from kanseg.training.run_folder.resume import Resumed, lock_run, settings_changed
+from kanseg.training.run_folder.resume import Resumed, lock_run, newest_complete, settings_changed
 from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
@@ -569,3 +570,34 @@ def test_changed_settings_are_named(config):
     old = config.to_yaml()
     config.training.lr = 0.5
     assert settings_changed(old, config) == ["training.lr: 0.001 -> 0.5"]
+
+
+def test_resume_auto_starts_continues_and_leaves_a_finished_run(config, capsys):
+    words = ["--config", "SETTINGS", "--resume", "auto"]
+    settings = Path(config.run_dir).parent / "settings.yaml"
+    settings.write_text(replace(config, training=replace(config.training, epochs=1)).to_yaml())
+    words[1] = str(settings)
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.yaml").write_text("seed: 1\n")  # of a run that was killed at once
+    train_segmentation(words)
+    assert "resumed from" not in capsys.readouterr().out
+    first = (run_dir / "last" / "model.safetensors").read_bytes()
+    train_segmentation(words)  # finished: nothing is trained
+    assert (run_dir / "last" / "model.safetensors").read_bytes() == first
+    train_segmentation([*words, "--training.epochs", "2"])
+    assert "resumed from" in capsys.readouterr().out
+    log = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in log if "train" in entry] == [1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")
+def test_sigusr1_saves_and_ends(config, tmp_path):
+    config = replace(config, training=replace(config.training, epochs=200, save_every=1))
+    process = start(config)
+    wait_for(Path(config.run_dir) / "last")
+    process.send_signal(signal.SIGUSR1)
+    code, _, error = finish(process)
+    assert code == 128 + signal.SIGUSR1, error
+    assert newest_complete(Path(config.run_dir))[0].is_dir()

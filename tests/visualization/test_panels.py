@@ -75,12 +75,14 @@ def test_many_classes_wrap_in_the_legend():
     )
 
 
-def test_the_score_of_an_image_is_the_mean_iou_of_the_classes_in_it():
+def test_the_score_of_an_image_is_the_mean_iou_of_the_foreground_classes_in_it():
     per_image = {3: np.array([[2, 1, 0], [1, 0, 0], [0, 0, 0]]), 5: np.zeros((3, 3), int)}
-    scores = image_scores(per_image)
+    scores = image_scores(per_image, [0, 1, 2])
     assert scores[3] == pytest.approx((2 / 4 + 0 / 2) / 2)
     assert np.isnan(scores[5])
-    assert image_scores({0: np.array([[[5, 1], [1, 2]], [[9, 0], [0, 0]]])}) == {
+    assert image_scores(per_image, [1, 2])[3] == 0
+    assert np.isnan(image_scores({0: np.array([[4, 0], [0, 0]])}, [1])[0])  # background alone
+    assert image_scores({0: np.array([[[5, 1], [1, 2]], [[9, 0], [0, 0]]])}, [0, 1]) == {
         0: pytest.approx(2 / 4)
     }  # multilabel, the second class absent
 

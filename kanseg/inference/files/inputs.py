@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_text
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 KNOWN = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
@@ -86,6 +88,26 @@ def find_jobs(
         )
     nothing = f"{source}: no file, no folder with images or videos ({_KINDS}) and no pattern"
     raise InputError("; ".join([f"{nothing} that matches one", *notes]))
+
+
+def read_list(source: str) -> list[Job]:
+    """Read the paths of images and videos from a file, one per line, or from the standard input
+    for "-"; empty lines are skipped.
+
+    Raises:
+        InputError: no paths, a file of an unknown kind, or two files whose masks would have one
+            name.
+    """
+    text = sys.stdin.read() if source == "-" else read_text(Path(source))
+    paths = [Path(line.strip()) for line in text.splitlines() if line.strip()]
+    if not paths:
+        raise InputError(f"--list {source}: no paths in it, one per line")
+    unknown = [path for path in paths if path.suffix.lower() not in KNOWN]
+    if unknown:
+        raise InputError(
+            f"--list {source}: not images or videos ({_KINDS}): {_some_names(unknown)}"
+        )
+    return name_jobs(list(dict.fromkeys(paths)))
 
 
 def find_images(source: str) -> list[Path]:

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
+from tqdm import tqdm
 
+from kanseg.data.io.annotation_files import Coco
 from kanseg.data.io.images import MAX_PIXELS
+from kanseg.data.io.outlines import regions
 from kanseg.inference.files.inputs import (
     Job,
     name_jobs,
@@ -25,7 +28,7 @@ from kanseg.inference.files.inputs import (
 )
 from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
-from kanseg.inference.files.polygons import Coco, ImageRegions, regions
+from kanseg.inference.files.polygons import ImageRegions
 from kanseg.inference.files.record import begin_record, replace_record
 from kanseg.inference.files.video import predict_video, video_is_complete
 from kanseg.inference.segmenter import Prediction, Segmenter
@@ -63,9 +66,11 @@ def predict_files(
     *,
     outputs: Outputs | None = None,
     skip_existing: bool = False,
+    part: tuple[int, int] = (1, 1),
     max_pixels: int = MAX_PIXELS,
     large: int = LARGE,
     log: Callable[[str], None] = print,
+    progress: bool = False,
 ) -> PredictSummary:
     """Write `output/NAME.png` (class indices with a palette) for every image, and the files that
     `outputs` requests.
@@ -82,19 +87,24 @@ def predict_files(
         outputs: files to write beside the masks; by default overlays.
         skip_existing: skip files whose outputs all exist. The folder's prediction.json, which is
             written for predictors that were loaded from checkpoints, must name the same ones.
+        part: (k, n): of the files every n-th, from the k-th on (1 to n); n processes with a part
+            each share the work. Masks and names are those of a single process.
         max_pixels: larger images are refused as decompression bombs.
         large: for images of more pixels, the mask is a tiled TIFF, `NAME.tif`, and TIFF images are
             read in windows.
         log: called with a line for each failure.
+        progress: whether a terminal shows a bar with images per second and the time left.
 
     Raises:
-        InputError: two masks would have the same name, an input would be overwritten, or existing
-            masks of other checkpoints or options would be kept.
+        InputError: two masks would have the same name, an input would be overwritten, existing
+            masks of other checkpoints or options would be kept, or a part of the files is to have
+            COCO annotations, which are one file of all images.
     """
     jobs = [file for file in files if isinstance(file, Job)]
     jobs += name_jobs([file for file in files if not isinstance(file, Job)])
     writer = OutputWriter(output, predictor, outputs or Outputs())
     _check_targets(jobs, writer)
+    jobs = _take_part(jobs, part, writer.outputs)
     output.mkdir(parents=True, exist_ok=True)
     provenance = predictor.provenance()
     begin_record(output, provenance, skip_existing=skip_existing, log=log)
@@ -102,6 +112,7 @@ def predict_files(
     if skip_existing:
         _collect_existing(jobs, writer, results)
     todo = [job for job in jobs if job not in results]
+    results.show_progress(len(todo), enabled=progress)
 
     images = _open_in_groups(
         [job for job in todo if not job.is_video],
@@ -139,7 +150,8 @@ def predict_files(
     if writer.outputs.polygons == "coco":
         _write_annotations(output / ANNOTATIONS, jobs, results, predictor)
     summary = results.summary(jobs, writer)
-    if not skip_existing and not summary.failed:
+    results.close()
+    if not skip_existing and not summary.failed and part[1] == 1:
         replace_record(output, provenance)
     return summary
 
@@ -165,6 +177,15 @@ class _Results:
         self._failed: dict[Job, str] = {}
         self._skipped: set[Job] = set()
         self._log = log
+        self._bar = tqdm(disable=True)
+
+    def show_progress(self, count: int, *, enabled: bool) -> None:
+        """Count the files that are done from now on, on a terminal."""
+        self._bar = tqdm(total=count, unit="image", disable=None if enabled else True)
+
+    def close(self) -> None:
+        """End the progress bar."""
+        self._bar.close()
 
     def __contains__(self, job: Job) -> bool:
         return job in self.regions or job in self._failed
@@ -172,12 +193,15 @@ class _Results:
     def add(self, job: Job, found: list[ImageRegions], *, skipped: bool = False) -> None:
         """Add a file that was written, or skipped, with the regions of its images."""
         self.regions[job] = found
+        self._bar.update()
         if skipped:
             self._skipped.add(job)
 
     def fail(self, job: Job, error: Exception) -> None:
         """Report a file that failed."""
         self._failed[job] = error_line(job.path, error)
+        self._bar.update()
+        self._bar.clear()
         self._log(f"failed: {self._failed[job]}")
 
     @contextmanager
@@ -199,6 +223,19 @@ class _Results:
             else:
                 summary.written.append(_result_path(job, writer))
         return summary
+
+
+def _take_part(jobs: list[Job], part: tuple[int, int], outputs: Outputs) -> list[Job]:
+    """Return the jobs of part k of n; neighbors, which are often alike in size, are spread."""
+    number, count = part
+    if not 1 <= number <= count:
+        raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
+    if count > 1 and outputs.polygons == "coco":
+        raise InputError(
+            f"COCO's {ANNOTATIONS} holds all images, and is not written in parts; predict the"
+            " parts without it, then once more all files with --skip_existing"
+        )
+    return jobs[number - 1 :: count]
 
 
 def _open_in_groups(

@@ -328,6 +328,11 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
+def has_checkpoints(run: Path) -> bool:
+    """True if a run has saved a checkpoint, complete or not."""
+    return bool(step_folders(run) or unnamed_folders(run))
+
+
 def newest_complete(run: Path) -> tuple[Path, list[str]]:
     """Return the newest complete checkpoint of a run, and a line for each newer one that is
     skipped.

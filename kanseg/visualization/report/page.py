@@ -41,7 +41,12 @@ IMAGES = {
         "Rows are the true classes; colors are shares of the row, numbers are counts.",
     ),
 }
-SPLIT_SCORES = ("mean_iou", "mean_dice", "top1", "mean_f1")  # shown at the top where they exist
+SPLIT_SCORES = (
+    "foreground_iou",
+    "foreground_dice",
+    "top1",
+    "mean_f1",
+)  # shown at the top where they exist
 RUN_FIGURES = ("parameters", "epochs", "best_epoch", "seconds")
 
 
@@ -143,8 +148,8 @@ def _tiles(splits: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[
             if name in scores:
                 tiles.append((f"{split}: {readable_name(name)}", format_value(scores[name])))
         if "per_image" in scores:
-            mean = format_value(scores["per_image"].get("mean_iou"))
-            tiles.append((f"{split}: {readable_name('mean_iou per image')}", mean))
+            mean = format_value(scores["per_image"].get("foreground_iou"))
+            tiles.append((f"{split}: {readable_name('foreground_iou per image')}", mean))
         images = translate("images in {split}", split=split)
         tiles.append((images, format_value(scores["images"])))
     for name in RUN_FIGURES:
