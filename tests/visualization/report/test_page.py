@@ -109,7 +109,7 @@ def test_the_page_in_chinese(run, monkeypatch):
         assert f">{heading}</h2>" in page
     assert "<th>IoU</th>" in page
     assert "<th>IoU（逐图）</th>" in page
-    assert "</b>test: 平均 IoU</div>" in page
+    assert "</b>test: 前景 IoU（逐图）</div>" in page
     assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
 
 
