@@ -41,12 +41,8 @@ IMAGES = {
         "Rows are the true classes; colors are shares of the row, numbers are counts.",
     ),
 }
-SPLIT_SCORES = (
-    "foreground_iou",
-    "foreground_dice",
-    "top1",
-    "mean_f1",
-)  # shown at the top where they exist
+# Shown at the top where they exist.
+SPLIT_SCORES = ("foreground_iou", "foreground_dice", "top1", "mean_f1")
 RUN_FIGURES = ("parameters", "epochs", "best_epoch", "seconds")
 
 

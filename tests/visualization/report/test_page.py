@@ -109,8 +109,8 @@ def test_the_page_in_chinese(run, monkeypatch):
     for heading in ("最差的图像", "学习曲线", "test 的得分", "命令", "设置", "运行"):
         assert f">{heading}</h2>" in page
     assert "<th>IoU</th>" in page
-    assert "<th>IoU（逐图平均）</th>" in page
-    assert "</b>test: 前景 IoU</div>" in page
+    assert "<th>IoU（逐图）</th>" in page
+    assert "</b>test: 前景 IoU（逐图）</div>" in page
     assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'id="([^"]+)"', page))
 
 
