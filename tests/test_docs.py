@@ -73,9 +73,9 @@ def blocks(page, language):
 
 
 def commands(page):
-    """The command lines of a page, in order."""
+    """The command lines of a page, in order, without comments."""
     lines = "".join(blocks(page, "bash") + blocks(page, "")).splitlines()
-    return [line for line in lines if line.startswith(PROGRAMS)]
+    return [line.partition("  # ")[0] for line in lines if line.startswith(PROGRAMS)]
 
 
 def words_of(command):
@@ -106,6 +106,8 @@ def use_small_command(folder, monkeypatch):
         "    words[1:] = with_config_files(words[1:])\n"
         "    if '--resume' not in words:\n"
         f"        words += {SMALL!r}\n"
+        "if words[0] == 'compare' and '--study' not in words:\n"
+        "    words += ['--data.resize', '[32, 32]']\n"
         "sys.argv[1:] = words\n"
         "main()\n"
     )
@@ -360,7 +362,7 @@ def bare(page):
     for language, code in FENCE.findall(read(page)):
         if language == "text" and "#SBATCH" not in code and "torchrun" not in code:
             code = ""
-        elif language in ("python", "yaml"):
+        else:
             code = re.sub(r"\s*# .*", "", code)
         found.append((language or "bash", code))
     return found
