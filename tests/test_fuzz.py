@@ -4,6 +4,7 @@ Each reader gets inputs made from a good one by random changes, the same in ever
 runs them, 500 in all; KANSEG_FUZZ=10000 asks for more, and KANSEG_FUZZ_SEED for others.
 """
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -321,6 +322,78 @@ def test_split_lists_and_groups(folder, tmp_path):
     fuzz("groups.csv", share(80), lambda rng: changed_bytes(groups, rng), writer(path, read))
 
 
+def read_all(root, layout):
+    data = opened(root=str(root), format=layout)
+    for sample in {sample for split in data.splits.values() for sample in split}:
+        with contextlib.suppress(InputError):
+            read_label(sample, data.label_spec)
+
+
+def test_labelme(folder, tmp_path):
+    shutil.copytree(folder / "images", tmp_path, dirs_exist_ok=True)
+    stream = io.BytesIO()
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(stream, format="PNG")
+    mask = base64.b64encode(stream.getvalue()).decode()
+    shapes = [
+        {"shape_type": kind, "points": points, "label": label, "group_id": group, "mask": mask}
+        for kind, points, label, group in (
+            ("polygon", [[1, 1], [20, 1], [20, 20]], "a", 1),
+            ("mask", [[2, 2], [9, 9]], "b", None),
+            ("circle", [[9, 9], [9, 14]], "a", 1),
+            ("linestrip", [[0, 0], [9, 9], [20, 5]], "__ignore__", None),
+        )
+    ]
+    content = {"version": "5.7.0", "flags": {}, "shapes": shapes, "imageData": None}
+    size = {"imageHeight": 32, "imageWidth": 40}
+    for number in range(6):
+        text = json.dumps(content | size | {"imagePath": f"p{number:02d}.png"})
+        (tmp_path / f"p{number:02d}.json").write_text(text)
+    path = tmp_path / "p03.json"
+    good = path.read_bytes()
+    read = writer(path, lambda: read_all(tmp_path, "labelme"))
+    fuzz("labelme", share(80), lambda rng: changed_json(good, rng), read)
+
+
+def test_yolo(folder, tmp_path):
+    shutil.copytree(folder / "images", tmp_path / "images" / "train")
+    good = b"0 0.1 0.1 0.5 0.1 0.5 0.5\n1 0.2 0.2 0.9 0.2 0.9 0.9 0.2 0.9\n"
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    for number in range(6):
+        (tmp_path / "labels" / "train" / f"p{number:02d}.txt").write_bytes(good)
+    path = tmp_path / "data.yaml"
+    table = b"path: ../x\ntrain: images/train\nval: [images/train]\nnames: {0: a, 1: b}\n"
+    path.write_bytes(table)
+    read = writer(tmp_path / "labels/train/p03.txt", lambda: read_all(tmp_path, "yolo"))
+    fuzz("YOLO labels", share(60), lambda rng: changed_bytes(good, rng), read)
+    read = writer(path, lambda: read_all(tmp_path, "yolo"))
+    fuzz("data.yaml", share(60), lambda rng: changed_yaml(table, rng), read)
+
+
+def test_label_studio(folder, tmp_path):
+    shutil.copytree(folder / "images", tmp_path / "images")
+    size = {"original_width": 40, "original_height": 32, "image_rotation": 0}
+    # 5120 zeros: the head (values of 8 bits; widths 3, 4, 8 and 16), then one run
+    bits = f"{5120:032b}" + "00111" + "0010" + "0011" + "0111" + "1111"
+    bits += "111" + f"{5119:016b}" + f"{0:08b}"
+    bits += "0" * (-len(bits) % 8)
+    rle = [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+    values = [
+        {"points": [[1, 1], [50, 1], [50, 50]], "polygonlabels": ["a"]},
+        {"rle": rle, "format": "rle", "brushlabels": ["b"]},
+        {"x": 5, "y": 5, "width": 9, "height": 9, "rotation": 3, "rectanglelabels": ["a"]},
+        {"x": 5, "y": 5, "radiusX": 9, "radiusY": 9, "ellipselabels": ["a"]},
+    ]
+    results = [{"id": str(k), "type": "x", "value": each} | size for k, each in enumerate(values)]
+    done = {"id": 1, "result": results, "updated_at": "2024", "was_cancelled": False}
+    tasks = [
+        {"id": i, "data": {"image": f"/data/upload/1/0a1b2c3d-p{i:02d}.png"}, "annotations": [done]}
+        for i in range(6)
+    ]
+    good = json.dumps(tasks).encode()
+    read = writer(tmp_path / "export.json", lambda: read_all(tmp_path, "label_studio"))
+    fuzz("Label Studio", share(80), lambda rng: changed_json(good, rng), read)
+
+
 def test_coco(folder, tmp_path):
     shutil.copytree(folder / "images", tmp_path / "images")
     polygon = {"segmentation": [[1, 1, 20, 1, 20, 20.5, 1, 20]], "area": 100, "iscrowd": 0}
@@ -338,14 +411,9 @@ def test_coco(folder, tmp_path):
     }
     good = json.dumps(content).encode()
 
-    def read():
-        data = opened(root=str(tmp_path), format="coco")
-        for sample in {sample for split in data.splits.values() for sample in split}:
-            with contextlib.suppress(InputError):
-                read_label(sample, data.label_spec)
-
     path = tmp_path / "annotations.json"
-    fuzz("coco", share(120), lambda rng: changed_json(good, rng), writer(path, read))
+    read = writer(path, lambda: read_all(tmp_path, "coco"))
+    fuzz("coco", share(120), lambda rng: changed_json(good, rng), read)
 
 
 def test_voc(folder, tmp_path):

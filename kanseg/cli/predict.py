@@ -119,10 +119,11 @@ def _add_outputs(parser: ToolParser) -> None:
     )
     group.add_argument(
         "--polygons",
-        choices=("coco", "geojson"),
+        choices=("coco", "geojson", "labelme"),
         help=(
-            "annotations.json of all images, or polygons/NAME.geojson (in map coordinates of a"
-            " GeoTIFF)"
+            "annotations.json of all images, polygons/NAME.geojson (in map coordinates of a"
+            " GeoTIFF), or polygons/NAME.json of labelme (open: labelme IMAGES --output"
+            " OUTPUT/polygons)"
         ),
     )
     group.add_argument(

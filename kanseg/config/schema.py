@@ -18,7 +18,8 @@ class DataConfig:
 
     Args:
         root: folder of the data set (data/README.md describes the layouts).
-        format: layout of the data set: folder, coco or voc; auto detects it.
+        format: layout of the data set: folder, coco, voc, labelme, yolo, label_studio or nnunet;
+            auto detects it.
         prepare: name of a built-in data set that is written to root first ("blue_marble").
         task: "binary", "multiclass" or "multilabel"; by default from dataset.yaml or from the
             masks.
@@ -54,7 +55,9 @@ class DataConfig:
     """
 
     root: str = "data"
-    format: Literal["auto", "folder", "coco", "voc"] = "auto"
+    format: Literal[
+        "auto", "folder", "coco", "voc", "labelme", "yolo", "label_studio", "nnunet"
+    ] = "auto"
     prepare: str | None = None
     task: str | None = None
     classes: list[str] | None = None

@@ -6,6 +6,7 @@ from kanseg.data.classification.augmentation import ImageAugmentation, Mixer
 from kanseg.data.classification.dataset import ClassificationDataset, ImageSet, open_images
 from kanseg.data.classification.formats import FORMATS
 from kanseg.data.classification.sources import ImageSource
+from kanseg.data.convert import convert
 from kanseg.data.dataset import SegmentationDataset
 from kanseg.data.formats.coco import read_coco
 from kanseg.data.formats.folder import read_folder
@@ -39,6 +40,7 @@ __all__ = [
     "check_data",
     "check_samples",
     "class_frequencies",
+    "convert",
     "open_data",
     "open_images",
     "prepare_blue_marble",

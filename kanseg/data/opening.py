@@ -13,8 +13,12 @@ from kanseg.data.formats.coco import is_coco, read_coco
 from kanseg.data.formats.folder import read_folder
 from kanseg.data.formats.index import DatasetIndex, problem_of
 from kanseg.data.formats.issues import Issue
-from kanseg.data.formats.label_settings import ProbeMasks
+from kanseg.data.formats.label_settings import ProbeMasks, read_layout_settings
+from kanseg.data.formats.label_studio import is_label_studio, read_label_studio
+from kanseg.data.formats.labelme import is_labelme, read_labelme
+from kanseg.data.formats.nnunet import is_nnunet, read_nnunet
 from kanseg.data.formats.voc import is_voc, read_voc
+from kanseg.data.formats.yolo import is_yolo, read_yolo
 from kanseg.data.sample import Sample
 from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
@@ -25,6 +29,18 @@ READERS: dict[str, Callable[..., DatasetIndex]] = {
     "folder": read_folder,
     "coco": read_coco,
     "voc": read_voc,
+    "labelme": read_labelme,
+    "yolo": read_yolo,
+    "label_studio": read_label_studio,
+    "nnunet": read_nnunet,
+}
+RECOGNIZED: dict[str, Callable[[Path], bool]] = {
+    "coco": is_coco,
+    "voc": is_voc,
+    "labelme": is_labelme,
+    "yolo": is_yolo,
+    "label_studio": is_label_studio,
+    "nnunet": is_nnunet,
 }
 LABEL_SETTINGS = ("task", "classes", "mask_values", "ignore_index", "palette")
 
@@ -104,18 +120,17 @@ def _read_layout(root: Path, data: DataConfig, probe: ProbeMasks | None) -> Data
 
 
 def detect_layout(root: Path) -> str:
-    """Return the name of the layout in a folder; "folder" if it has images/ and masks/.
+    """Return the name of the layout in a folder; "folder" if it has images/ and masks/, or if
+    dataset.yaml names these folders.
 
     Raises:
         InputError: the folder has several other layouts.
     """
     if (root / "images").is_dir() and (root / "masks").is_dir():
         return "folder"
-    found = []
-    if is_coco(root):
-        found.append("coco")
-    if is_voc(root):
-        found.append("voc")
+    if read_layout_settings(root):
+        return "folder"
+    found = [name for name, is_layout in RECOGNIZED.items() if is_layout(root)]
     if len(found) > 1:
         raise InputError(
             f"{root}: holds the layouts {' and '.join(found)}; choose one with data.format"

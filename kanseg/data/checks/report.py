@@ -161,7 +161,7 @@ class Report:
                 column.append(str(stats.ignored))
             columns.append(column)
         if len(columns) == 1:
-            return f"{self.root}: no image could be read"
+            return f"{self.root}: no sample can be used; the first error below is the cause"
         return markdown_table(header, list(zip(*columns, strict=True)))
 
     def to_json(self) -> dict[str, Any]:

@@ -36,8 +36,10 @@ def check_sample(
         reason = "all pixels are equal; is this an empty export?"
         issues.append(_issue("constant_image", sample, sample.image, reason, prober))
     if not sample.has_mask:
-        where = prober.name(sample.image.parent.parent / "masks" / f"{sample.name}.png")
-        reason = f"the image has no mask {where}"
+        folder = sample.image.parent.parent / "masks"
+        reason = f"the image has no mask of the name {sample.name}"
+        if folder.is_dir():
+            reason = f"the image has no mask {prober.name(folder / f'{sample.name}.png')}"
         issues.append(_issue("no_mask", sample, sample.image, reason, prober))
         return issues, None
     for path in mask_files(sample):
@@ -124,6 +126,9 @@ def _label_facts(
         return label, []
     reason = label.fault[1]
     first = next(mask_files(sample), sample.image)
+    for path in sample.files:
+        if reason.startswith(f"{path}: "):
+            first = path
     lossy = [path for path in mask_files(sample) if prober.mask(path).lossy]
     code, path = "label", first
     if lossy:

@@ -6,7 +6,9 @@ A layout NAME has two functions (`folder`, the default, only the second):
 
     is_NAME(root: Path) -> bool
 
-True if files and folders have the names of the layout; no file is read.
+True if files and folders have the names of the layout. Where names say nothing, as those of JSON
+files, the first bytes of a file decide, so that a damaged file is recognized too. Register it in
+`RECOGNIZED` and the reader in `READERS` of `kanseg.data.opening`.
 
     read_NAME(root, overrides, *, seed, max_pixels, probe, strict) -> DatasetIndex
 
@@ -20,6 +22,9 @@ Reads lists and settings; it decodes no image, and masks only through `probe`. I
     probe       returns the facts about mask files, for layouts whose classes are inferred from
                 them (`complete_label_spec`); others ignore it
     strict      True: end with `index.raise_errors()`; False: return the index with all problems
+
+Layouts of annotated objects share `objects.py`: a file that cannot be read is the `fault` of the
+`Annotation` of its image, so that the other images can be used.
 
 The index holds the samples by split, the `LabelSpec`, notes and problems. A note is a line about an
 automatic decision. A problem is an `Issue` whose code is a key of `KINDS` (`issues.py`): something

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.data.formats.issues import Issue
-from kanseg.data.formats.listing import list_images
+from kanseg.data.formats.listing import describe_folders, list_images
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.names import natural_key
 from kanseg.utils.errors import InputError
@@ -53,7 +53,8 @@ def list_masks(folder: Path, root: Path, notes: list[str], problems: list[Issue]
     """
     if not folder.is_dir():
         where = folder.parent.relative_to(root).as_posix()
-        problems.append(Issue("layout", where, "there is a folder images/, but no folder masks/"))
+        reason = f"there is a folder images/, but no folder masks/; {describe_folders(root)}"
+        problems.append(Issue("layout", where, reason))
         return MaskFiles({}, {})
     files = list_images(folder, root, notes, problems)
     if files:

@@ -6,33 +6,37 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kanseg.data.formats.folder import read_groups_or_problem, split_or_problem
 from kanseg.data.formats.index import DatasetIndex
-from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
+from kanseg.data.formats.objects import (
+    check_polygons,
+    checked_size,
+    object_index,
+    object_label_spec,
+    polygon_area,
+    relative_path,
+    sample_names,
+)
+from kanseg.data.formats.split_files import SPLIT_FOLDERS
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.rasterize import Annotation, Region
-from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
-from kanseg.data.names import nfc, shorten
 from kanseg.data.sample import Sample
-from kanseg.data.split_record import unit_of
 from kanseg.data.splits import SPLITS
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import LARGEST, read_json
-from kanseg.utils.registry import nearest
 
-MAX_NAME = 3000  # bytes of a path relative to the root; Linux allows 4096 for the whole path
-MAX_COORDINATE = 1e6
+HEAD = 4096  # bytes that are read to recognize a file
 SINGLE = "annotations.json"
-BACKGROUND = "background"
 PREFIX = "instances_"
 ROBOFLOW = "_annotations.coco.json"  # beside the images of a split
-ROBOFLOW_SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
+ROBOFLOW_SPLITS = ("train", "valid", "val", "test")
+LABEL_STUDIO = "result.json"  # of its COCO export; it has JSON exports of other forms too
+UNSPLIT = "default"  # the only file in an export of CVAT without splits
 NEEDED_KEYS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id"),
@@ -70,8 +74,9 @@ def read_coco(
     strict: bool = True,
 ) -> DatasetIndex:
     """Index the images and objects of annotations/{train,val,test}.json,
-    annotations/instances_*.json, {train,valid,test}/_annotations.coco.json (Roboflow), or
-    annotations.json (with a seeded split).
+    annotations/instances_*.json, {train,valid,test}/_annotations.coco.json (Roboflow), or with a
+    seeded split of annotations.json, annotations/instances_default.json (CVAT) or result.json
+    (Label Studio).
 
     The `file_name` of an image is searched in images/SPLIT/, images/, SPLIT/ and root. The classes
     are the background and the categories by id, and smaller objects are drawn over larger ones;
@@ -88,7 +93,6 @@ def read_coco(
     """
     root = Path(root)
     notes: list[str] = []
-    problems: list[Issue] = []
     files = _annotation_files(root)
     if not files:
         raise InputError(
@@ -101,35 +105,35 @@ def read_coco(
     if "classes" not in given:
         categories = _without_unused_parents(categories, contents, notes)
     contents = _crowds_as_objects(contents, notes)
-    spec, class_of = _label_spec(root, categories, given, notes)
+    names = list(categories.values())
+    spec, index_of = object_label_spec(root, names, given, notes, form="COCO annotations")
+    class_of = {number: index_of[name] for number, name in categories.items()}
     splits = {}
     for file, content in contents.items():
         splits[file.split] = _samples(root, file, content, class_of, max_pixels, notes)
-    groups = read_groups_or_problem(root, problems)
-    split_by_hash = files[0].split == ""
-    if split_by_hash:
-        by_name = {sample.name: sample for sample in splits.pop("")}
-        # The path of the file is hashed, because the name of a sample changes when another folder
-        # gets a file with the same stem.
-        units = {name: unit_of(sample, root) for name, sample in by_name.items()}
-        stems = split_or_problem(root, sorted(by_name), groups, seed, notes, problems, units=units)
-        for split, members in stems.items():
-            splits[split] = tuple(by_name[name] for name in members)
-    index = DatasetIndex(
-        root,
-        spec,
-        splits,
-        problems=tuple(problems),
-        notes=tuple(notes),
-        groups=groups,
-        split_by_hash=split_by_hash,
-    )
-    return index.raise_errors() if strict else index
+    return object_index(root, spec, splits, notes, seed=seed, strict=strict)
 
 
 def _annotation_files(root: Path) -> list[AnnotationFile]:
     """Find the JSON files of the first layout that exists: annotations/, Roboflow's, one file."""
-    folder = root / "annotations"
+    files = _files_of_folder(root / "annotations")
+    if files:
+        return files
+    for name in ROBOFLOW_SPLITS:
+        if (root / name / ROBOFLOW).is_file():
+            files.append(AnnotationFile(root / name / ROBOFLOW, SPLIT_FOLDERS[name], name))
+    if files:
+        return files
+    for name in (SINGLE, ROBOFLOW):
+        if (root / name).is_file():
+            return [AnnotationFile(root / name, "", "")]
+    if _is_coco_file(root / LABEL_STUDIO):
+        return [AnnotationFile(root / LABEL_STUDIO, "", "")]
+    return []
+
+
+def _files_of_folder(folder: Path) -> list[AnnotationFile]:
+    """Find instances_SPLIT.json and train.json, val.json, test.json in annotations/."""
     paths = sorted(folder.glob(f"{PREFIX}*.json"))
     for split in SPLITS:
         if (folder / f"{split}.json").is_file():
@@ -143,17 +147,18 @@ def _annotation_files(root: Path) -> list[AnnotationFile]:
     for number, split in enumerate(without_year):
         if without_year.count(split) == 1:  # train2017 is train, unless there is a train2014 too
             files[number] = replace(files[number], split=split)
-    if files:
-        return files
-    for name, split in ROBOFLOW_SPLITS.items():
-        if (root / name / ROBOFLOW).is_file():
-            files.append(AnnotationFile(root / name / ROBOFLOW, split, name))
-    if files:
-        return files
-    for name in (SINGLE, ROBOFLOW):
-        if (root / name).is_file():
-            return [AnnotationFile(root / name, "", "")]
-    return []
+    if [file.split for file in files] == [UNSPLIT]:
+        return [replace(files[0], split="")]
+    return files
+
+
+def _is_coco_file(path: Path) -> bool:
+    """True if a JSON file begins as COCO annotations do: an object with a list of images."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(HEAD).lstrip()
+    return head.startswith(b"{") and b'"images"' in head
 
 
 def _read_annotations(path: Path) -> dict[str, Any]:
@@ -245,49 +250,6 @@ def _crowds_as_objects(
     return unmarked
 
 
-def _label_spec(
-    root: Path, categories: Mapping[int, str], given: Mapping[str, Any], notes: list[str]
-) -> tuple[LabelSpec, dict[int, int | None]]:
-    """Return the label spec, and category id -> class index (None if it is not selected)."""
-    if "mask_values" in given:
-        raise InputError(f"{root}: mask_values has no meaning for COCO annotations; leave it out")
-    if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
-        raise InputError(
-            f"{root}: ignore_index has no meaning for COCO annotations, where crowds are ignored;"
-            " leave it out, or select categories with classes"
-        )
-    multilabel = given.get("task") == "multilabel"
-    names = list(categories.values())
-    if multilabel:
-        classes = tuple(given.get("classes") or names)
-        selected = classes
-    else:
-        # the class background is the pixels without objects, not a category
-        objects = [name for name in names if name != BACKGROUND]
-        classes = tuple(given.get("classes") or (BACKGROUND, *objects))
-        selected = classes[1:]
-    for name in selected:
-        if name not in names:
-            first = ", the background first"
-            if multilabel:
-                first = ""
-            raise InputError(
-                f"{root}: class {name!r} is not a category{nearest(name, names)} (known:"
-                f" {', '.join(names)}); give classes{first}"
-            )
-    task = given.get("task", "multiclass")
-    if "task" not in given and len(classes) == 2:
-        task = "binary"
-    spec = LabelSpec(task, classes, palette=given.get("palette"))
-    note = f"COCO annotations of {len(names)} categories: read as {task} ({shorten(classes)})"
-    left_out = [name for name in names if name not in selected]
-    if left_out:
-        note += f"; left out: {shorten(left_out)}"
-    notes.append(note)
-    index_of = {name: classes.index(name) for name in selected}
-    return spec, {number: index_of.get(name) for number, name in categories.items()}
-
-
 def _samples(
     root: Path,
     file: AnnotationFile,
@@ -304,7 +266,7 @@ def _samples(
         if entry["id"] in images:
             raise InputError(f"{file.path}: two images have the same id")
         images[entry["id"]] = entry
-        name = _relative_path(file.path, entry["file_name"])
+        name = relative_path(file.path, entry["file_name"])
         names[entry["id"]] = name
         if name in used:  # as two samples, each would lack the objects of the other
             raise InputError(
@@ -316,13 +278,10 @@ def _samples(
         return ()
     regions = _regions(file.path, content["annotations"], images, class_of, notes)
     folder = _image_folder(root, file, next(iter(names.values())))
-    sample_names = _sample_names(list(names.values()))
+    unique = sample_names(list(names.values()))
     samples = []
-    for sample_name, (number, name) in zip(sample_names, names.items(), strict=True):
-        height, width = images[number].get("height"), images[number].get("width")
-        size = None
-        if isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1:
-            size = height, width
+    for sample_name, (number, name) in zip(unique, names.items(), strict=True):
+        size = checked_size(images[number].get("height"), images[number].get("width"))
         annotation = Annotation(file.path, number, size, tuple(regions[number]))
         samples.append(Sample(sample_name, folder / name, annotation, max_pixels))
     return tuple(samples)
@@ -362,7 +321,7 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
     if isinstance(shape, Mapping) and {"size", "counts"} <= shape.keys():
         return Region(label, shape, _area(entry, []), crowd)
     try:
-        polygons = _polygons(shape)
+        polygons = check_polygons(shape)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"{path}: annotations[{number}] needs a segmentation: a list of polygons [x, y, x, y,"
@@ -371,45 +330,12 @@ def _region(path: Path, number: int, entry: Mapping[str, Any], label: int) -> Re
     return Region(label, polygons, _area(entry, polygons), crowd)
 
 
-def _polygons(shape: object) -> list[np.ndarray]:
-    """Return polygons (n, 2) of x and y; ValueError for anything else."""
-    if not isinstance(shape, list) or not shape:
-        raise ValueError("not a list of polygons")
-    polygons = []
-    for coordinates in shape:
-        points = np.array(coordinates, dtype=np.float64).reshape(-1, 2)
-        if not len(points) or not (np.abs(points) <= MAX_COORDINATE).all():  # NaN fails too
-            raise ValueError("no point, or one that is out of range")
-        polygons.append(points)
-    return polygons
-
-
 def _area(entry: Mapping[str, Any], polygons: Sequence[np.ndarray]) -> float:
     """Return the area in the file, or the area of the polygons by the shoelace formula."""
     stated = entry.get("area")
     if isinstance(stated, (int, float)) and 0 < stated < LARGEST:
         return float(stated)
-    area = 0.0
-    for polygon in polygons:
-        x, y = polygon.T
-        area += abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-    return float(area)
-
-
-def _relative_path(path: Path, name: object) -> str:
-    """Return the file name of an image; InputError if it is outside of the folder."""
-    text = str(name)
-    parts = PurePosixPath(text.replace("\\", "/")).parts
-    if not text.isprintable():
-        raise InputError(f"{path}: file_name {text!r:.100} has characters that cannot be printed")
-    if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
-        raise InputError(f"{path}: file_name {text!r:.100} is longer than a file system allows")
-    if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        raise InputError(
-            f"{path}: file_name {text!r} must be a relative path inside the folder of the images;"
-            " .. and absolute paths are refused"
-        )
-    return "/".join(parts)
+    return polygon_area(polygons)
 
 
 def _image_folder(root: Path, file: AnnotationFile, image: str) -> Path:
@@ -426,13 +352,3 @@ def _image_folder(root: Path, file: AnnotationFile, image: str) -> Path:
         if (folder / image).is_file():
             return folder
     return root / "images"
-
-
-def _sample_names(files: Sequence[str]) -> list[str]:
-    """Return the stem of each file, or its whole path if several files have the same stem."""
-    names = [nfc(PurePosixPath(file).stem) for file in files]
-    count = Counter(names)
-    for number, file in enumerate(files):
-        if count[names[number]] > 1:
-            names[number] = nfc(file.replace("/", "_").replace(".", "_"))
-    return names

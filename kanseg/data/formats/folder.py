@@ -1,4 +1,4 @@
-"""The folder layout of a data set: images/, masks/ and split files."""
+"""Mask layouts of a data set: folders of images and of masks, and split files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from kanseg.data.formats.class_folders import (
+    Files,
     MaskFiles,
     class_folder_names,
     list_masks,
@@ -18,8 +19,10 @@ from kanseg.data.formats.label_settings import (
     ProbeMasks,
     complete_label_spec,
     read_label_settings,
+    read_layout_settings,
 )
-from kanseg.data.formats.listing import list_images, no_images
+from kanseg.data.formats.listing import describe_folders, list_images, no_images
+from kanseg.data.formats.mask_folders import Pair, divide_mixed, find_pairs, find_suffixes
 from kanseg.data.formats.split_files import list_split_files, read_groups, read_split_files
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.probe import probe_masks
@@ -43,11 +46,12 @@ def read_folder(
 
     Layouts: `images/` and `masks/` with split files `NAME.txt` (stems, one per line); the same
     without split files (a seeded 70/15/15 split, by group if there is a `groups.csv` of
-    NAME,GROUP); or `train/ val/ test/`, each with `images/` and `masks/`. For a multilabel task
-    `masks/` has a folder per class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without
-    a file is absent from that image. `dataset.yaml` gives task, classes, mask_values, ignore_index
-    and palette; `overrides` replace its entries; missing entries are inferred from the masks and
-    reported in `notes`.
+    NAME,GROUP); or `train/ val/ test/`, each with `images/` and `masks/`; or folders of other names
+    and masks of other suffixes (`find_pairs`, `find_suffixes`). For a multilabel task `masks/` has
+    a folder per class (`masks/0/NAME.png` or `masks/CLASS/NAME.png`); a class without a file is
+    absent from that image. `dataset.yaml` gives task, classes, mask_values, ignore_index and
+    palette, and the folders images and masks; `overrides` replace its entries; missing entries are
+    inferred from the masks and reported in `notes`.
 
     Args:
         root: the folder.
@@ -70,24 +74,33 @@ def read_folder(
         )
     notes: list[str] = []
     problems: list[Issue] = []
-    images, masks = _list_files(root, notes, problems)
+    layout = read_layout_settings(root)
+    named = {key: layout[key] for key in ("images", "masks") if key in layout}
+    pairs = find_pairs(root, named, notes)
+    if not pairs:
+        raise InputError(
+            f"{root}: no images and masks that belong together were found; {describe_folders(root)}"
+        )
+    images, masks = _list_files(root, pairs, layout, notes, problems)
     probe = probe or partial(probe_masks, max_pixels=max_pixels)
     masks, class_folders, spec = _read_labels(root, masks, overrides, probe, notes, problems)
-    samples: dict[Path, dict[str, Sample]] = {}
-    for base, files in images.items():
-        samples[base] = {}
+    samples: dict[Pair, dict[str, Sample]] = {}
+    for pair, files in images.items():
+        samples[pair] = {}
         for stem, path in files.items():
-            mask = masks[base].mask_of(stem, class_folders)
-            samples[base][stem] = Sample(stem, path, mask, max_pixels)
-        for stem, path in masks[base].all_files():
+            mask = masks[pair].mask_of(stem, class_folders)
+            samples[pair][stem] = Sample(stem, path, mask, max_pixels)
+        for stem, path in masks[pair].all_files():
             if stem not in files:
-                reason = f"a mask without an image in images/{nearest(stem, files)}"
+                hint = nearest(stem, files)
+                reason = f"a mask without an image in {pair.images.name}/{hint}"
                 problems.append(Issue("no_image", path.relative_to(root).as_posix(), reason))
     groups = read_groups_or_problem(root, problems)
     split_problems: dict[str, tuple[Issue, ...]] = {}
     split_by_hash, unlisted = False, ()
-    if root in samples:
-        stems, split_problems = read_split_files(list_split_files(root), images[root], root)
+    whole = pairs[0]
+    if not whole.split:
+        stems, split_problems = read_split_files(list_split_files(root), images[whole], root)
         # Other text files without the name of an image are split files only if the settings name
         # them.
         stems = {name: some for name, some in stems.items() if some or name in SPLITS}
@@ -95,14 +108,14 @@ def read_folder(
         split_by_hash = not any(
             name in SPLITS or name not in split_problems for name in {*stems, *split_problems}
         )
-        if split_by_hash and images[root]:
-            stems |= split_or_problem(root, sorted(images[root]), groups, seed, notes, problems)
-        splits = {name: _pick(samples[root], some) for name, some in stems.items()}
+        if split_by_hash and images[whole]:
+            stems |= split_or_problem(root, sorted(images[whole]), groups, seed, notes, problems)
+        splits = {name: _pick(samples[whole], some) for name, some in stems.items()}
         listed: set[str] = set()
         listed.update(*stems.values())
-        unlisted = _pick(samples[root], [stem for stem in images[root] if stem not in listed])
+        unlisted = _pick(samples[whole], [stem for stem in images[whole] if stem not in listed])
     else:
-        splits = {base.name: _pick(some, sorted(some)) for base, some in samples.items()}
+        splits = {pair.split: _pick(some, sorted(some)) for pair, some in samples.items()}
     index = DatasetIndex(
         root,
         spec,
@@ -145,34 +158,90 @@ def split_or_problem(
 
 
 def _list_files(
-    root: Path, notes: list[str], problems: list[Issue]
-) -> tuple[dict[Path, dict[str, Path]], dict[Path, MaskFiles]]:
-    """Return (stem -> image, masks) of each folder with images/: the root, or train/ val/ test/."""
-    bases = [root]
-    if not (root / "images").is_dir():
-        bases = [root / name for name in SPLITS if (root / name / "images").is_dir()]
-    if not bases:
-        raise InputError(
-            f"{root}: neither images/ nor train/images/ exists; data/README.md describes the"
-            " layouts"
-        )
+    root: Path,
+    pairs: Sequence[Pair],
+    layout: Mapping[str, str],
+    notes: list[str],
+    problems: list[Issue],
+) -> tuple[dict[Pair, Files], dict[Pair, MaskFiles]]:
+    """Return (name -> image, masks) of each pair of folders, both without suffixes such as _mask.
+
+    Args:
+        layout: entries of dataset.yaml, from `read_layout_settings`.
+    """
     images, masks = {}, {}
-    for base in bases:
-        images[base] = list_images(base / "images", root, notes, problems)
-        if not images[base]:
-            problems.append(no_images(base / "images", root))
-        masks[base] = list_masks(base / "masks", root, notes, problems)
+    for pair in pairs:
+        files = list_images(pair.images, root, notes, problems)
+        if not files:
+            problems.append(no_images(pair.images, root))
+        if pair.images == pair.masks:
+            of_images, of_masks = divide_mixed(files) or (files, ())
+            found = MaskFiles({stem: files[stem] for stem in of_masks}, {})
+            files = {stem: files[stem] for stem in of_images}
+        else:
+            found = list_masks(pair.masks, root, notes, problems)
+        given = layout.get("image_suffix", ""), layout.get("mask_suffix", "")
+        images[pair], masks[pair] = _without_suffixes(pair, files, found, given, notes)
     return images, masks
+
+
+def _without_suffixes(
+    pair: Pair, images: Files, masks: MaskFiles, given: tuple[str, str], notes: list[str]
+) -> tuple[Files, MaskFiles]:
+    """Return images and masks by the part of their names that they share.
+
+    Args:
+        given: suffixes of images and masks in dataset.yaml; ("", "") to find them.
+
+    Raises:
+        InputError: no mask has the name of an image, and no suffixes explain it.
+    """
+    suffixes = given
+    if not any(given) and images and masks.files:
+        suffixes = find_suffixes(images, masks.files)
+    if suffixes is None:
+        image, mask = min(images.values()), min(masks.files.values())
+        raise InputError(
+            f"{pair.masks}: no mask has the name of an image: images are named like {image.name},"
+            f" masks like {mask.name}; if their names end differently, give mask_suffix (and"
+            " image_suffix) in dataset.yaml, such as {mask_suffix: _mask}"
+        )
+    if not any(suffixes):
+        return images, masks
+    of_image, of_mask = suffixes
+    notes.append(
+        f"the mask of NAME{of_image} in {pair.images.name}/ is NAME{of_mask} in {pair.masks.name}/"
+    )
+    of_images = _strip(images, of_image, pair.images, notes)
+    of_masks = _strip(masks.files, of_mask, pair.masks, notes)
+    return of_images, MaskFiles(of_masks, masks.by_class)
+
+
+def _strip(files: Files, suffix: str, folder: Path, notes: list[str]) -> Files:
+    """Return the files whose names end in a suffix, by the names without it.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = {
+        stem.removesuffix(suffix): path for stem, path in files.items() if stem.endswith(suffix)
+    }
+    if files and not found:
+        raise InputError(f"{folder}: no name ends in {suffix}, as dataset.yaml says")
+    if len(found) < len(files):
+        others = len(files) - len(found)
+        notes.append(f"left out: {others} files of {folder.name}/ whose names do not end {suffix}")
+    return found
 
 
 def _read_labels(
     root: Path,
-    masks: dict[Path, MaskFiles],
+    masks: dict[Pair, MaskFiles],
     overrides: Mapping[str, object] | None,
     probe: ProbeMasks,
     notes: list[str],
     problems: list[Issue],
-) -> tuple[dict[Path, MaskFiles], list[str] | None, LabelSpec | None]:
+) -> tuple[dict[Pair, MaskFiles], list[str] | None, LabelSpec | None]:
     """Return (masks, folder of each class or None for one mask per image, label spec or None)."""
     masks = dict(masks)
     class_folders = class_folder_names(list(masks.values())) or None

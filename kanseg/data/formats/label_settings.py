@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanseg.data.formats.issues import Issue
-from kanseg.data.io.colors import voc_palette
+from kanseg.data.io.colors import unpack_rgb, voc_palette
 from kanseg.data.io.probe import MaskFacts
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec, is_byte
 from kanseg.data.names import few, shorten
@@ -18,6 +18,9 @@ from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
 
 ProbeMasks = Callable[[Sequence[Path]], list[MaskFacts]]
+DATASET = "dataset.yaml"
+LAYOUT_KEYS = ("images", "masks", "image_suffix", "mask_suffix")  # of dataset.yaml
+MAX_COLORS = 32  # more colors than this are not classes
 RARE = 0.2  # share of the masks; rarer values, and those of one mask, are mistakes if the values of
 # all masks make no sense together
 
@@ -30,6 +33,7 @@ def read_label_settings(root: Path, overrides: Mapping[str, object]) -> dict[str
         InputError: unknown entries, or entries of the wrong kind.
     """
     given = _read_dataset_yaml(root)
+    given = {key: value for key, value in given.items() if key not in LAYOUT_KEYS}
     given |= {key: value for key, value in overrides.items() if value is not None}
     if given.get("classes") is not None:
         given["classes"] = _class_names(root, given["classes"])
@@ -39,6 +43,37 @@ def read_label_settings(root: Path, overrides: Mapping[str, object]) -> dict[str
         given["palette"] = _palette(root, given["palette"])
     # ignore_index: null means that no index is ignored; null for other entries means "not given"
     return {key: each for key, each in given.items() if each is not None or key == "ignore_index"}
+
+
+def read_layout_settings(root: Path) -> dict[str, str]:
+    """Return the entries of `root/dataset.yaml` that name folders and suffixes: images, masks,
+    image_suffix, mask_suffix.
+
+    Raises:
+        InputError: a folder that does not exist below the root. Other errors of the file are raised
+            by `read_label_settings`.
+    """
+    try:
+        content = _read_dataset_yaml(root)
+    except InputError:
+        return {}
+    found = {key: content[key] for key in LAYOUT_KEYS if content.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise InputError(f"{root / DATASET}: {key} must be text, got {value!r:.80}")
+        if key in ("images", "masks"):
+            folder = root / value
+            if not is_folder_within(folder, root):
+                raise InputError(f"{root / DATASET}: {key}: {value!r:.200} is not a folder in it")
+    return found
+
+
+def is_folder_within(folder: Path, root: Path) -> bool:
+    """True for an existing folder that is not outside of the root."""
+    try:
+        return folder.is_dir() and folder.resolve().is_relative_to(root.resolve())
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def complete_label_spec(
@@ -66,12 +101,13 @@ def complete_label_spec(
     except InputError as error:
         return None, [Issue("labels", ".", str(error))]
     usable: dict[Path, MaskFacts] = {}
-    has_colors = False
+    colors: Counter = Counter()
     for path, mask in zip(masks, probe_masks(masks), strict=True):
-        has_colors = has_colors or mask.color
+        if mask.color:
+            colors.update({color: pixels for color, pixels, *_ in mask.values})
         if mask.fault is None and not mask.color and not mask.lossy:
             usable[path] = mask
-    return _infer_from_masks(given, usable, notes, colors=has_colors)
+    return _infer_from_masks(given, usable, notes, colors=colors)
 
 
 def _add_defaults(given: dict[str, Any]) -> None:
@@ -94,7 +130,11 @@ def _ignored_values(given: Mapping[str, Any]) -> set[int]:
 
 
 def _infer_from_masks(
-    given: Mapping[str, Any], masks: Mapping[Path, MaskFacts], notes: list[str], *, colors: bool
+    given: Mapping[str, Any],
+    masks: Mapping[Path, MaskFacts],
+    notes: list[str],
+    *,
+    colors: Mapping[int, int],
 ) -> tuple[LabelSpec | None, list[Issue]]:
     """Infer the label spec from all masks, or else from those without rare values; see
     `complete_label_spec`.
@@ -136,7 +176,7 @@ def _infer(
     first_file: Mapping[int, Path],
     notes: list[str],
     *,
-    colors: bool = False,
+    colors: Mapping[int, int] | None = None,
 ) -> LabelSpec:
     """Infer the label spec from settings and mask values; InputError if the values are ambiguous.
 
@@ -144,7 +184,7 @@ def _infer(
         given: label settings.
         first_file: value -> a file that has it.
         notes: receives lines about decisions.
-        colors: whether there are color masks, for the message.
+        colors: packed color -> pixels of it in color masks, for the message.
     """
     given = dict(given)
     ignored = _ignored_values(given)
@@ -152,10 +192,7 @@ def _infer(
     if not found and "classes" in given:
         return LabelSpec(**given)
     if not found and colors:
-        raise InputError(
-            "color masks need `classes` and `palette` in dataset.yaml (or data.classes and"
-            " data.palette)"
-        )
+        raise InputError(_propose_palette(colors))
     if not found:
         raise InputError(
             "the classes cannot be inferred from the masks; give task and classes in dataset.yaml"
@@ -166,6 +203,25 @@ def _infer(
     else:
         guess = _classes_of_indices(given, found, notes)
     return LabelSpec(**(guess | given))
+
+
+def _propose_palette(colors: Mapping[int, int]) -> str:
+    """Say that color masks need a palette, with the colors found as lines of dataset.yaml."""
+    need = "color masks need classes and palette in dataset.yaml (or data.classes and data.palette)"
+    if len(colors) > MAX_COLORS:
+        return (
+            f"{need}, and these hold {len(colors)} colors or more: JPEG or resizing has blurred"
+            " them, or they are photos; export the masks again as PNG"
+        )
+    total = sum(colors.values())
+    frequent = sorted(colors, key=lambda color: (color != 0, -colors[color]))  # black first
+    shares = [f"{unpack_rgb(color)} {colors[color] / total:.1%}" for color in frequent]
+    names = ["background" if color == 0 else f"NAME_{i}" for i, color in enumerate(frequent)]
+    palette = ", ".join(str(unpack_rgb(color)) for color in frequent)
+    return (
+        f"{need}; colors found: {', '.join(shares)}; a dataset.yaml to complete with your names:"
+        f" {{classes: [{', '.join(names)}], palette: [{palette}]}}"
+    )
 
 
 def _binary_of_255(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -213,11 +269,13 @@ def _classes_of_indices(
 
 def _read_dataset_yaml(root: Path) -> dict[str, Any]:
     """Return the entries of `root/dataset.yaml`; {} without that file."""
-    path = root / "dataset.yaml"
+    path = root / DATASET
     if not path.is_file():
         return {}
     content = read_yaml(path) or {}
-    known = [each.name for each in fields(LabelSpec)]
+    if is_yolo_yaml(content):  # Ultralytics has files of this name too
+        return {}
+    known = [*(each.name for each in fields(LabelSpec)), *LAYOUT_KEYS]
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected `key: value` lines ({', '.join(known)})")
     for key in content:
@@ -226,6 +284,13 @@ def _read_dataset_yaml(root: Path) -> dict[str, Any]:
                 f"{path}: unknown key {key!r}{nearest(str(key), known)} (known: {', '.join(known)})"
             )
     return dict(content)
+
+
+def is_yolo_yaml(content: object) -> bool:
+    """True if the content of a YAML file has names and splits, as Ultralytics needs them."""
+    if not isinstance(content, dict) or "names" not in content:
+        return False
+    return any(split in content for split in ("train", "val", "valid", "test"))
 
 
 def _class_names(root: Path, classes: object) -> tuple[str, ...]:

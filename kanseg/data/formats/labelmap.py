@@ -106,7 +106,7 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[str, Color | None]:
         color = COLOR.fullmatch(match["color"])
     if color is None or max(map(int, color.groups())) > 255:
         raise InputError(
-            f"{path}, line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0"
+            f"{path}: line {number}: expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colors from 0"
             f" to 255, got {line!r:.80}"
         )
     red, green, blue = color.groups()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.names import nfc
 from kanseg.utils.errors import InputError
 
+LISTED_DEPTH = 2  # folders below the root that `unknown_layout` looks at
+LISTED_FOLDERS = 12  # that it names
 _NO_NOTE = (".db", ".ini", ".txt", ".md")  # usual files next to images, skipped without a note
 
 
@@ -78,6 +83,48 @@ def no_images(folder: Path, root: Path) -> Issue:
             shown.append("...")
         reason += f", only {', '.join(shown)}; images must be directly in it"
     return Issue("layout", folder.relative_to(root).as_posix(), reason)
+
+
+def describe_folders(root: Path) -> str:
+    """Return what is in a folder that no reader understands, and a dataset.yaml to paste, as text
+    for an error.
+    """
+    found, with_images = [], []
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        place = Path(folder).relative_to(root)
+        if len(place.parts) == LISTED_DEPTH:
+            folders.clear()
+        kinds = Counter(Path(name).suffix.lower() for name in files if not name.startswith("."))
+        kinds = Counter({suffix[1:] or "file": count for suffix, count in kinds.items()})
+        if kinds:
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+            found.append(f"{place.as_posix()}/ ({counts})")
+        if any(f".{kind}" in IMAGE_SUFFIXES for kind in kinds):
+            with_images.append((place.as_posix(), "png" in kinds and len(kinds) == 1))
+    shown = ", ".join(found[:LISTED_FOLDERS]) or "nothing"
+    if len(found) > LISTED_FOLDERS:
+        shown += f", ... ({len(found)} folders in all)"
+    advice = (
+        "expected images/ and masks/, or train/, val/ and test/ with them; data/README.md describes"
+        " other layouts"
+    )
+    if len(with_images) >= 2:
+        # masks are PNG more often than images are
+        images, masks = sorted(with_images[:2], key=lambda each: each[1])
+        advice = (
+            "name the folders in dataset.yaml, such as"
+            f" {{images: {_quoted(images[0])}, masks: {_quoted(masks[0])}}} (and mask_suffix: _x if"
+            f" the mask of a.png is a_x.png); {advice}"
+        )
+    return f"found: {shown}; {advice}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as YAML, in quotes where it needs them."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_./ -]*", name):
+        return name
+    return json.dumps(name, ensure_ascii=False)
 
 
 def supported_formats() -> str:

@@ -13,7 +13,25 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_csv, read_text
 from kanseg.utils.registry import nearest
 
+# Names of folders that hold a split, in small letters.
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 OTHER_TEXTS = ("readme", "license", "licence", "classes", "requirements", "labelmap")
+
+
+def split_of_folders(parts: Iterable[str]) -> str:
+    """Return the split that the first of some nested folders is named after; "" if none is."""
+    for part in parts:
+        if part.lower() in SPLIT_FOLDERS:
+            return SPLIT_FOLDERS[part.lower()]
+    return ""
 
 
 def list_split_files(folder: Path) -> list[Path]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kanseg.data.formats.folder import read_groups_or_problem, split_or_problem
 from kanseg.data.formats.index import DatasetIndex, problem_of
 from kanseg.data.formats.issues import Issue
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
-from kanseg.data.formats.labelmap import read_labelmap
+from kanseg.data.formats.labelmap import LABELMAP, read_labelmap
 from kanseg.data.formats.listing import list_images, no_images
-from kanseg.data.formats.split_files import list_split_files, read_split_files
+from kanseg.data.formats.split_files import SPLIT_FOLDERS, list_split_files, read_split_files
 from kanseg.data.io.colors import voc_palette
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
 
+T = TypeVar("T")
 UNSPLIT = "default"  # the only list in an export of CVAT without splits
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 # fmt: off
@@ -31,8 +32,10 @@ CLASSES = (
 
 
 def is_voc(root: Path) -> bool:
-    """True if the folders of images and masks exist."""
-    return (root / IMAGES).is_dir() and (root / MASKS).is_dir()
+    """True if the folder of masks exists with that of images, or with the split files of an export
+    that was made without images.
+    """
+    return (root / MASKS).is_dir() and ((root / IMAGES).is_dir() or (root / LISTS).is_dir())
 
 
 def read_voc(
@@ -50,7 +53,8 @@ def read_voc(
     The classes are those of labelmap.txt (`read_labelmap`), or VOC's 21 classes without that file,
     and 255 is ignored, unless dataset.yaml or `overrides` replace these settings. Without split
     files, the images with a mask are split by the seed; if default.txt is the only split file, the
-    images in it are.
+    images in it are. In an export of CVAT (with labelmap.txt), frames without a mask are left out,
+    and the subsets Train, Validation and Test are train, val and test.
 
     Args:
         root, overrides, seed, max_pixels, strict: see `read_folder`.
@@ -59,8 +63,13 @@ def read_voc(
         InputError: folders that do not exist; with `strict` any other error.
     """
     root = Path(root)
-    if not is_voc(root):
+    if not (root / MASKS).is_dir():
         raise InputError(f"{root}: format voc needs {IMAGES}/ and {MASKS}/ in it")
+    if not (root / IMAGES).is_dir():
+        raise InputError(
+            f"{root}: format voc needs {IMAGES}/, and there is only {MASKS}/; in CVAT, tick `Save"
+            f" images` for the export, or copy the images into {IMAGES}/"
+        )
     notes: list[str] = []
     problems: list[Issue] = []
     images = list_images(root / IMAGES, root, notes, problems)
@@ -76,6 +85,9 @@ def read_voc(
 
     lists = list_split_files(root / LISTS)
     stems, split_problems = read_split_files(lists, images, root, image_folder=IMAGES)
+    if (root / LABELMAP).is_file():
+        stems = _without_frames_of_no_mask(_with_usual_names(stems), masks, notes)
+        split_problems = _with_usual_names(split_problems)
     split_by_hash = not lists or [path.stem for path in lists] == [UNSPLIT]
     if split_by_hash and UNSPLIT not in split_problems:
         names = sorted(stems.get(UNSPLIT, images.keys() & masks.keys()))
@@ -95,6 +107,26 @@ def read_voc(
         split_by_hash=split_by_hash,
     )
     return index.raise_errors() if strict else index
+
+
+def _with_usual_names(splits: Mapping[str, T]) -> dict[str, T]:
+    """Return the splits with CVAT's subsets Train, Validation and Test called train, val and
+    test.
+    """
+    return {SPLIT_FOLDERS.get(name.lower(), name): each for name, each in splits.items()}
+
+
+def _without_frames_of_no_mask(
+    stems: Mapping[str, list[str]], masks: Mapping[str, Path], notes: list[str]
+) -> dict[str, list[str]]:
+    """Leave out the frames of an export that have no mask: CVAT lists frames without annotation."""
+    kept = {split: [stem for stem in some if stem in masks] for split, some in stems.items()}
+    missing = sum(len(some) for some in stems.values()) - sum(map(len, kept.values()))
+    if missing:
+        notes.append(
+            f"left out: {missing} frames without a mask, as CVAT lists frames without annotation"
+        )
+    return kept
 
 
 def _label_settings(

@@ -1,4 +1,4 @@
-"""Rasterize annotated objects (polygons and run lengths, as in COCO files) to masks."""
+"""Rasterize annotated objects (polygons, run lengths and brush strokes) to masks."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class Region:
 
     Args:
         label: index of its class.
-        shape: a list of polygons (n, 2) of x and y, or run lengths as in the file: {"size": [H, W],
-            "counts": list or string}.
-        area: in pixels; smaller objects are drawn over larger ones.
+        shape: a list of polygons (n, 2) of x and y, or as in the file run lengths of COCO, {"size":
+            [H, W], "counts": list or string}, or of Label Studio, {"size": [H, W], "rle": list}.
+        area: in pixels, or in the unit of the coordinates; smaller objects are drawn over larger
+            ones. None: it is counted when the object is drawn.
         crowd: True for a crowd of uncounted objects, whose pixels are ignored.
     """
 
     label: int
     shape: Sequence[np.ndarray] | Mapping[str, Any]
-    area: float = 0.0
+    area: float | None = 0.0
     crowd: bool = False
 
 
@@ -39,19 +40,28 @@ class Annotation:
     polygon that contains its center. Several polygons of an object are united.
 
     Args:
-        source: the JSON file.
+        source: the file of the annotations.
         number: id of the image in it.
         size: (H, W) according to the file, or None.
         regions: the objects.
+        normalized: True if coordinates are shares of the width and height of the image.
+        fault: why the file cannot be read; raised when the mask is drawn, so that it is a fault of
+            this image alone. None if it can be read.
     """
 
     source: Path
     number: int | str
     size: tuple[int, int] | None = field(default=None, compare=False)
     regions: tuple[Region, ...] = field(default=(), compare=False)
+    normalized: bool = field(default=False, compare=False)
+    fault: str | None = field(default=None, compare=False)
 
     def checked_size(self, image: Path, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size (H, W) of the upright image; InputError if the file has another size."""
+        """Return the size (H, W) of the upright image; InputError if the file has another size, or
+        a fault.
+        """
+        if self.fault is not None:
+            raise InputError(f"{self.source}: {self.fault}")
         if self.size not in (None, size):
             raise InputError(
                 f"{image}: the image is {size[0]}x{size[1]} pixels (height x width), but"
@@ -64,7 +74,8 @@ class Annotation:
         objects are drawn over larger ones, and all objects over crowds.
         """
         label = np.zeros(size, dtype=np.uint8)
-        for region in sorted(self.regions, key=lambda region: (not region.crowd, -region.area)):
+        areas = {id(region): self._area(region, size) for region in self.regions}
+        for region in sorted(self.regions, key=lambda each: (not each.crowd, -areas[id(each)])):
             value = region.label
             if region.crowd:
                 value = IGNORE_INDEX
@@ -83,12 +94,22 @@ class Annotation:
             label[region.label][self._mask(region, size)] = value
         return label
 
+    def _area(self, region: Region, size: tuple[int, int]) -> float:
+        if region.area is not None:
+            return region.area
+        return float(self._mask(region, size).sum())
+
     def _mask(self, region: Region, size: tuple[int, int]) -> np.ndarray:
         """Return the pixels of an object, (H, W) bool."""
         try:
             if isinstance(region.shape, Mapping):
+                if "rle" in region.shape:
+                    return decode_brush(region.shape, size)
                 return decode_runs(region.shape, size)
-            return fill_polygons(region.shape, size)
+            polygons = region.shape
+            if self.normalized:
+                polygons = [polygon * (size[1], size[0]) for polygon in polygons]
+            return fill_polygons(polygons, size)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise InputError(
                 f"{self.source}: an object of image {self.number} cannot be drawn: {error}"
@@ -139,12 +160,7 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: another size than that of the image, or lengths that do not add up to it.
     """
-    stated = tuple(int(side) for side in shape["size"])
-    if stated != tuple(size):
-        raise ValueError(
-            f"its run lengths are of an image of {stated[0]}x{stated[1]} pixels (height x width),"
-            f" the image is {size[0]}x{size[1]}"
-        )
+    stated = _checked_size(shape, size)
     counts = shape["counts"]
     if isinstance(counts, str):
         counts = _decode_counts(counts)
@@ -155,6 +171,59 @@ def decode_runs(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"its run lengths do not add up to the {pixels} pixels of the image")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(stated[::-1]).T
+
+
+def _checked_size(shape: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size that run lengths state; ValueError if it is not that of the image."""
+    height, width = (int(side) for side in shape["size"])
+    if (height, width) != tuple(size):
+        raise ValueError(
+            f"its run lengths are of an image of {height}x{width} pixels (height x width), the"
+            f" image is {size[0]}x{size[1]}"
+        )
+    return height, width
+
+
+def decode_brush(shape: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Decode a brush stroke of Label Studio to (H, W) bool.
+
+    The bytes are RGBA values, row by row, in the coding of thi.ng's rle-pack (`decode_rle` in
+    label_studio_sdk/converter/brush.py): the number of values (32 bits), the bits of a value - 1
+    (5), four widths - 1 (4 each); then runs of 1 bit (1: one value, repeated; 0: all values), 2
+    bits (which width), the length - 1 in that width, and the value or values. The alpha channel is
+    the stroke.
+
+    Raises:
+        ValueError: another size than that of the image, or bytes that end too early.
+    """
+    height, width = _checked_size(shape, size)
+    data = bytes(shape["rle"])
+    bits = bin(int.from_bytes(b"\x01" + data, "big"))[3:]  # the leading 1 keeps leading zeros
+    position = 0
+
+    def read(count: int) -> int:
+        nonlocal position
+        if position + count > len(bits):
+            raise ValueError("its brush stroke ends too early")
+        position += count
+        return int(bits[position - count : position], 2)
+
+    count, bits_of_value = read(32), read(5) + 1
+    if count != 4 * height * width:
+        raise ValueError(f"its brush stroke has {count} values for {height}x{width} RGBA pixels")
+    widths = [read(4) + 1 for _ in range(4)]
+    values = np.zeros(count, dtype=np.uint8)
+    start = 0
+    while start < count:
+        repeated = read(1)
+        end = start + 1 + read(widths[read(2)])
+        if repeated:
+            values[start:end] = read(bits_of_value) > 0
+        else:
+            run = [read(bits_of_value) > 0 for _ in range(start, min(end, count))]
+            values[start : start + len(run)] = run
+        start = end
+    return values.reshape(height, width, 4)[:, :, 3] > 0
 
 
 def _decode_counts(text: str) -> list[int]:

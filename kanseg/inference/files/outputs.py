@@ -5,6 +5,7 @@ polygons.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from kanseg.data.io.annotation_files import labelme_content
 from kanseg.data.io.decode_errors import decoder_errors
 from kanseg.data.io.images import read_mask_values, write_png
+from kanseg.data.io.outlines import Region, regions
 from kanseg.data.overlay import overlay
 from kanseg.inference.files.geotiff import geo_transform
-from kanseg.inference.files.polygons import Region, geojson, regions
+from kanseg.inference.files.polygons import geojson
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
@@ -28,7 +31,8 @@ PROBABILITIES = "probabilities"
 UNCERTAINTY = "uncertainty"
 POLYGONS = "polygons"
 PROBABILITY_FILES = ("npz", "png")
-POLYGON_FILES = ("coco", "geojson")
+POLYGON_FILES = ("coco", "geojson", "labelme")
+POLYGON_SUFFIXES = {"geojson": ".geojson", "labelme": ".json"}  # of one file per image
 LARGEST_VARIANCE = 0.25  # of values between 0 and 1
 
 
@@ -43,7 +47,7 @@ class Outputs:
         uncertainty: `uncertainty/NAME.npz` (`Prediction.uncertainty`, float32) and `NAME.png`: 255
             for the largest possible value; a variance is drawn as standard deviation, 255 for 0.5.
         polygons: "coco": `annotations.json` of all images; "geojson": `polygons/NAME.geojson`;
-            None for none.
+            "labelme": `polygons/NAME.json`, which labelme opens with the image; None for none.
     """
 
     overlays: bool = True
@@ -96,9 +100,13 @@ class OutputWriter:
             files.append(self.root / UNCERTAINTY / f"{name}{suffix}")
             if small:
                 files.append(self.root / UNCERTAINTY / f"{name}.npz")
-        if self.outputs.polygons == "geojson":
-            files.append(self.root / POLYGONS / f"{name}.geojson")
+        if self.outputs.polygons in POLYGON_SUFFIXES:
+            files.append(self.polygon_path(name))
         return files + self.mask_paths(name, suffix)
+
+    def polygon_path(self, name: str) -> Path:
+        """The file of an image's polygons, if each image has one."""
+        return self.root / POLYGONS / f"{name}{POLYGON_SUFFIXES[self.outputs.polygons]}"
 
     def probability_paths(self, name: str, suffix: str) -> list[Path]:
         """One file per class, `probabilities/CLASS/NAME.png`."""
@@ -149,17 +157,22 @@ class OutputWriter:
         return overlay(image, label, self.colors)
 
     def write_polygons(self, name: str, label: np.ndarray, source: Path) -> list[Region]:
-        """Find the regions of a mask and write GeoJSON, if requested. The caller writes the
-        COCO file, which holds all images.
+        """Find the regions of a mask and write the file of the image, if requested. The caller
+        writes the COCO file, which holds all images.
         """
         if self.outputs.polygons is None:
             return []
         found = list(regions(label, self.task))
         if self.outputs.polygons == "geojson":
-            collection = geojson(found, self.classes, geo_transform(source))
-            target = self.root / POLYGONS / f"{name}.geojson"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(target, json.dumps(collection))
+            content = geojson(found, self.classes, geo_transform(source))
+        elif self.outputs.polygons == "labelme":
+            image = path_from(self.polygon_path(name).parent, source)
+            content = labelme_content(image, label.shape[-2:], found, self.classes)
+        else:
+            return found
+        target = self.polygon_path(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(target, json.dumps(content))
         return found
 
     def read_label(self, name: str, suffix: str) -> np.ndarray:
@@ -198,6 +211,14 @@ def class_folders(classes: Sequence[str]) -> list[str]:
         folders.append(folder)
         taken.add(folder.casefold())
     return folders
+
+
+def path_from(folder: Path, file: Path) -> str:
+    """The path of a file relative to a folder, with slashes; absolute on another drive."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:
+        return file.absolute().as_posix()
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import cv2
 
+from kanseg.data.io.annotation_files import Coco
 from kanseg.data.io.images import MAX_PIXELS
+from kanseg.data.io.outlines import regions
 from kanseg.inference.files.inputs import (
     Job,
     name_jobs,
@@ -25,7 +27,7 @@ from kanseg.inference.files.inputs import (
 )
 from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
-from kanseg.inference.files.polygons import Coco, ImageRegions, regions
+from kanseg.inference.files.polygons import ImageRegions
 from kanseg.inference.files.record import begin_record, replace_record
 from kanseg.inference.files.video import predict_video, video_is_complete
 from kanseg.inference.segmenter import Prediction, Segmenter

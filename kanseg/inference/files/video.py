@@ -44,6 +44,11 @@ def predict_video(
     Raises:
         InputError: not a video, a damaged one, or frames of more than `max_pixels` pixels.
     """
+    if outputs.polygons == "labelme":
+        raise InputError(
+            f"{job.path}: labelme opens image files, not videos; write the frames as images first"
+            f" (ffmpeg -i {job.path.name} frames/%06d.png), or choose coco or geojson"
+        )
     building = temporary_beside(root / Path(job.name).name)
     writer = OutputWriter(building, predictor, replace(outputs, overlays=False))
     results = [path.relative_to(building) for path in frame_folders(writer, job.name)]

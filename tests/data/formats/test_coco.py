@@ -6,7 +6,7 @@ from PIL import Image
 
 from kanseg.config import DataConfig
 from kanseg.data import check_samples, open_data, read_label
-from kanseg.data.formats.coco import read_coco
+from kanseg.data.formats.coco import is_coco, read_coco
 from kanseg.utils.errors import InputError
 
 CATEGORIES = [{"id": 7, "name": "cell"}, {"id": 3, "name": "vessel"}]
@@ -325,3 +325,29 @@ def test_a_file_that_is_no_json_is_named(root, text):
     (root / "annotations" / "train.json").write_text(text)
     with pytest.raises(InputError, match="train.json: not valid JSON"):
         read_coco(root)
+
+
+@pytest.mark.parametrize(
+    ("where", "images", "stored"),
+    [
+        ("annotations/instances_default.json", "images/default", "a{i}.png"),  # CVAT
+        ("result.json", "images", "images/e97d473{i}-a.png"),  # Label Studio
+        ("result.json", "images", "images\\e97d473{i}-a.png"),  # on Windows
+    ],
+)
+def test_exports_of_cvat_and_label_studio_are_split_by_hash(tmp_path, where, images, stored):
+    names = [stored.format(i=i) for i in range(4)]
+    for name in names:
+        image(tmp_path / images / name.replace("\\", "/").rsplit("/", 1)[-1])
+    write(tmp_path, where, content(names))
+    found = open_data(DataConfig(root=str(tmp_path)), log=lambda _: None)
+    assert found.split_by_hash
+    samples = found.samples(list(found.splits))
+    assert len(samples) == 4
+    for sample in samples:
+        assert (read_label(sample, found.label_spec) == 2).sum() == 12
+
+
+def test_another_result_json_is_not_one_of_coco(tmp_path):
+    write(tmp_path, "result.json", [{"id": 1}])
+    assert not is_coco(tmp_path)

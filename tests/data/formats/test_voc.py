@@ -4,6 +4,7 @@ from PIL import Image
 
 from kanseg.config import DataConfig
 from kanseg.data import (
+    check_data,
     check_samples,
     open_data,
     read_folder,
@@ -96,3 +97,80 @@ def test_the_folder_form_takes_its_colors_by_name(root):
 def test_folders_that_are_not_there_are_named(tmp_path):
     with pytest.raises(InputError, match="JPEGImages/ and SegmentationClass/"):
         read_voc(tmp_path)
+
+
+LABELMAP = """# label:color_rgb:parts:actions
+background:0,0,0::
+cell:250,50,83::
+rod:51,221,255::
+"""
+COLORS = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)
+FRAMES = [f"frame_{i:06d}" for i in range(6)]
+
+
+@pytest.fixture
+def cvat(tmp_path):
+    """An export "Segmentation mask 1.1" of CVAT: masks in the colors of the labels, masks of
+    objects, and the only list default.txt.
+    """
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    (tmp_path / "ImageSets" / "Segmentation" / "default.txt").write_text("\n".join(FRAMES) + "\n")
+    for seed, name in enumerate(FRAMES):
+        pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write_png(tmp_path / "SegmentationClass" / f"{name}.png", COLORS[cvat_mask()])
+        objects = np.array(voc_palette(), np.uint8)[cvat_mask()]
+        write_png(tmp_path / "SegmentationObject" / f"{name}.png", objects)
+    return tmp_path
+
+
+def cvat_mask():
+    mask = np.zeros((24, 32), np.uint8)
+    mask[2:10, 3:20] = 1
+    mask[12:20, 8:30] = 2
+    return mask
+
+
+def test_an_export_of_cvat_is_read_and_checked(cvat):
+    found = open_data(DataConfig(root=str(cvat)), log=lambda _: None)
+    assert found.label_spec.classes == ("background", "cell", "rod")
+    assert found.split_by_hash
+    samples = found.samples(list(found.splits))
+    assert sorted(sample.name for sample in samples) == FRAMES
+    for sample in samples:
+        assert np.array_equal(read_label(sample, found.label_spec), cvat_mask())
+    assert check_data(DataConfig(root=str(cvat)), everything=True).issues == []
+
+
+def test_an_export_without_images_says_what_to_tick(cvat):
+    for path in (cvat / "JPEGImages").iterdir():
+        path.unlink()
+    (cvat / "JPEGImages").rmdir()
+    with pytest.raises(InputError, match="tick `Save images`"):
+        open_data(DataConfig(root=str(cvat)), log=lambda _: None)
+
+
+def test_frames_that_cvat_lists_without_a_mask_are_left_out_and_said(cvat):
+    (cvat / "SegmentationClass" / f"{FRAMES[2]}.png").unlink()
+    found = read_voc(cvat)
+    names = {sample.name for sample in found.samples(list(found.splits))}
+    assert names == {*FRAMES} - {FRAMES[2]}
+    assert any("1 frames without a mask" in note for note in found.notes)
+
+
+def test_subsets_of_a_project_in_cvat_are_the_splits(cvat):
+    lists = cvat / "ImageSets" / "Segmentation"
+    (lists / "default.txt").unlink()
+    for number, subset in enumerate(("Train", "Validation", "Test")):
+        (lists / f"{subset}.txt").write_text("\n".join(FRAMES[2 * number : 2 * number + 2]))
+    found = read_voc(cvat)
+    assert [len(found.samples(split)) for split in ("train", "val", "test")] == [2, 2, 2]
+
+
+def test_a_broken_labelmap_is_named(cvat):
+    (cvat / "labelmap.txt").write_text("cell;250,50,83\n")
+    report = check_data(DataConfig(root=str(cvat)), everything=True)
+    assert (report.errors[0].code, report.errors[0].file) == ("settings", "labelmap.txt")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as MplPath
 
+from kanseg.data.io.annotation_files import Coco
+from kanseg.data.io.outlines import regions
 from kanseg.data.io.rasterize import Annotation, Region, decode_runs, fill_polygons
-from kanseg.inference.files.polygons import Coco, regions
 from kanseg.utils.errors import InputError
 
 

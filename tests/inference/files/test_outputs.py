@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kanseg.data import Preprocess
+from kanseg.data import Preprocess, read_label
+from kanseg.data.formats.labelme import read_labelme
+from kanseg.data.io.images import read_mask_values
 from kanseg.inference import Outputs, Predictor, find_images, find_jobs, predict_files
 from kanseg.inference.files.outputs import class_folders, uncertainty_image
 from kanseg.utils.errors import InputError
@@ -140,6 +142,22 @@ def predict_coco(source, output, skip):
     )
     assert len(outcome.skipped) == 2 * skip
     return json.loads((output / "annotations.json").read_text())
+
+
+def test_labelme_files_lead_to_the_image_and_back_to_the_mask(source, tmp_path):
+    Image.fromarray(IMAGE[::-1].copy()).save(source / "q.png")
+    Image.fromarray(IMAGE[:, ::-1].copy()).save(source / "r.png")
+    model = predictor("multiclass")
+    predict(source, tmp_path / "out", model, outputs=Outputs(polygons="labelme"))
+    for name in ("p", "q", "r"):
+        path = tmp_path / "out" / "polygons" / f"{name}.json"
+        content = json.loads(path.read_text())
+        assert (path.parent / content["imagePath"]).resolve() == source / f"{name}.png"
+        (source / path.name).write_text(path.read_text())
+    index = read_labelme(source, {"classes": model.classes})
+    for sample in index.samples(list(index.splits)):
+        mask = read_mask_values(tmp_path / "out" / f"{sample.name}.png")
+        assert np.array_equal(read_label(sample, index.label_spec), mask)
 
 
 def test_geojson_of_a_geotiff_lies_on_the_map(tmp_path):

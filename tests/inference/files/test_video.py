@@ -138,6 +138,14 @@ def test_annotations_name_the_frames(predictor, tmp_path):
     ]
 
 
+def test_labelme_files_of_a_video_are_refused_with_what_to_do(predictor, tmp_path):
+    path = video(tmp_path / "film.avi", count=2)
+    outcome = run(predictor, path, tmp_path / "out", outputs=Outputs(polygons="labelme"))
+    assert len(outcome.failed) == 1
+    assert "film.avi: labelme opens image files" in outcome.failed[0]
+    assert "ffmpeg -i film.avi" in outcome.failed[0]
+
+
 def test_large_frames_are_refused(predictor, tmp_path):
     outcome = run(predictor, video(tmp_path / "film.avi"), tmp_path / "out", max_pixels=100)
     assert "60x48" in outcome.failed[0]
