@@ -30,7 +30,7 @@ from kanseg.cli.main import VERBS, run
 from kanseg.config import ClassificationConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from kanseg.config.builtin import with_config_files
 from kanseg.data import Augmentation, ImageAugmentation
-from kanseg.data.formats.label_settings import read_label_settings
+from kanseg.data.formats.label_settings import read_label_settings, read_layout_settings
 from kanseg.experiments.search.space import read_space
 from kanseg.training.run import train
 
@@ -222,9 +222,11 @@ def test_every_yaml_block_is_read(page, code, tmp_path):
         if page == "docs/classification.md":
             kind, augmentation = ClassificationConfig, ImageAugmentation
         augmentation(kind.from_yaml(code).data.augment)
-    elif keys <= {"task", "classes", "mask_values", "ignore_index", "palette"}:
+    elif "task" in keys:
+        (tmp_path / "scans/raw").mkdir(parents=True)
+        (tmp_path / "drawn").mkdir()
         (tmp_path / "dataset.yaml").write_text(code)
-        assert set(read_label_settings(tmp_path, {})) == keys
+        assert {*read_label_settings(tmp_path, {}), *read_layout_settings(tmp_path)} == keys
     else:
         (tmp_path / "space.yaml").write_text(code)
         assert set(read_space(tmp_path / "space.yaml", Config())) == keys
