@@ -19,4 +19,7 @@ class MadeDocstrings(griffe.Extension):
             text = getdoc(getattr(import_module(cls.module.path), cls.name))
             first, _, rest = text.partition("\n\n")
             text = f"{first}\n\n{dedent(rest)}"
-            cls.docstring = griffe.Docstring(text, parent=cls, parser="google")
+            options = {"warnings": False}
+            cls.docstring = griffe.Docstring(
+                text, parent=cls, parser="google", parser_options=options
+            )

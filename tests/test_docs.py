@@ -8,6 +8,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import re
 import shlex
@@ -29,7 +30,7 @@ from kanseg.cli.main import VERBS, run
 from kanseg.config import ClassificationConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from kanseg.config.builtin import with_config_files
 from kanseg.data import Augmentation, ImageAugmentation
-from kanseg.data.formats.label_settings import read_label_settings
+from kanseg.data.formats.label_settings import read_label_settings, read_layout_settings
 from kanseg.experiments.search.space import read_space
 from kanseg.training.run import train
 
@@ -57,7 +58,6 @@ NOT_RUN = (
     "data/camvid",
     "benchmark",
     "--study",
-    "python tools/",
 )
 SMALL = ["--training.epochs", "1", "--training.panels", "1", "--training.tensorboard", "false"]
 
@@ -73,7 +73,7 @@ def blocks(page, language):
 
 def commands(page):
     """The command lines of a page, in order, without comments."""
-    lines = "".join(blocks(page, "bash") + blocks(page, "")).splitlines()
+    lines = "".join(blocks(page, "bash")).splitlines()
     return [line.partition("  # ")[0] for line in lines if line.startswith(PROGRAMS)]
 
 
@@ -162,6 +162,11 @@ def prepared(user, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"{number}.png")
+    shutil.copytree(user / "my_set/images", user / "labelme_export")
+    shape = {"label": "cell", "shape_type": "polygon", "points": [[4, 4], [20, 4], [20, 20]]}
+    for image in (user / "labelme_export").glob("*.png"):
+        drawn = {"imagePath": image.name, "shapes": [shape], "imageHeight": 32, "imageWidth": 40}
+        image.with_suffix(".json").write_text(json.dumps(drawn))
     import cv2
 
     video = cv2.VideoWriter("film.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 5, (40, 30))
@@ -180,8 +185,6 @@ def prepared(user, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_names_its_language(page):
     found = {language for language, _ in FENCE.findall(read(page))}
-    if page == "data/README.md":
-        found -= {""}
     assert found <= set(LANGUAGES)
     assert read(page).count("```") == 2 * len(FENCE.findall(read(page)))
 
@@ -209,10 +212,6 @@ def test_the_blocks_of_the_data_sets_run(tmp_path, monkeypatch):
     assert set(np.unique(mask)) <= {0, 255}
 
 
-LABEL_KEYS = {"task", "classes", "mask_values", "ignore_index", "palette"}
-FOLDER_KEYS = {"images", "masks", "image_suffix", "mask_suffix"}
-
-
 @pytest.mark.parametrize(
     "page, code", [(page, code) for page in ENGLISH for code in blocks(page, "yaml")]
 )
@@ -223,9 +222,11 @@ def test_every_yaml_block_is_read(page, code, tmp_path):
         if page == "docs/classification.md":
             kind, augmentation = ClassificationConfig, ImageAugmentation
         augmentation(kind.from_yaml(code).data.augment)
-    elif keys <= LABEL_KEYS | FOLDER_KEYS:
+    elif "task" in keys:
+        (tmp_path / "scans/raw").mkdir(parents=True)
+        (tmp_path / "drawn").mkdir()
         (tmp_path / "dataset.yaml").write_text(code)
-        assert set(read_label_settings(tmp_path, {})) == keys - FOLDER_KEYS
+        assert {*read_label_settings(tmp_path, {}), *read_layout_settings(tmp_path)} == keys
     else:
         (tmp_path / "space.yaml").write_text(code)
         assert set(read_space(tmp_path / "space.yaml", Config())) == keys
@@ -282,7 +283,7 @@ def test_scripts_of_tools_exist(page, command):
 def test_every_verb_is_explained():
     shown = {words_of(line)[0] for line in VERB_LINES}
     home = read("docs/index.md")
-    later = {"convert", "formats"}
+    later = {"formats"}
     assert {verb for verb in VERBS if f"`{verb}`" not in home} <= later
     assert set(VERBS) - shown - later == {"doctor"}
 
@@ -362,7 +363,7 @@ def bare(page):
             code = ""
         else:
             code = re.sub(r"\s*# .*", "", code)
-        found.append((language or "bash", code))
+        found.append((language, code))
     return found
 
 
