@@ -103,6 +103,7 @@ def test_a_run_leaves_everything_that_is_promised(config, folder):
             "log.jsonl",
             "split.json",
             "metrics.json",
+            "times.json",
             "checkpoints",
             "best",
             "last",

@@ -149,7 +149,7 @@ def test_evaluate_leaves_out_what_was_trained_on(copied, capsys):
     assert "images/p00.png" in out
     assert "2 images that this run has in test" in out
     assert evaluate_checkpoint(place / "run", "train", root=root, device="cpu")["images"] == 7
-    assert "3 of these images" in capsys.readouterr().out
+    assert "3 of these 7 images" in capsys.readouterr().out
 
 
 def test_evaluate_knows_a_renamed_image_and_one_of_another_set(copied, tmp_path):
