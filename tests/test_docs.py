@@ -17,6 +17,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -467,3 +468,37 @@ def test_the_file_map_lists_every_part():
 
 def test_changelog_has_the_version():
     assert f"## {kanseg.__version__}" in read("CHANGELOG.md")
+
+
+# -- the study ----------------------------------------------------------------------------------
+
+STUDY = ROOT / "docs" / "results" / "shared_functions" / "final"
+SETS = ("glas", "busi", "cvc", "dsb2018", "camvid", "drive", "isbi", "quickstart")
+
+
+def study_lines():
+    """The rows of README's table: scores on the test images of the runs with every seed that both
+    variants have finished.
+    """
+    for name in SETS:
+        runs = {"silu": {}, "gram_channel": {}}
+        for line in (STUDY / f"{name}.jsonl").read_text().splitlines():
+            run = json.loads(line)
+            if run["variant"] in runs:
+                runs[run["variant"]][run["seed"]] = run
+        seeds = sorted(runs["silu"].keys() & runs["gram_channel"].keys())
+        plain, learned = ([runs[v][s]["mean"] for s in seeds] for v in ("silu", "gram_channel"))
+        cost = [
+            runs["gram_channel"][s]["cpu_seconds"] / runs["silu"][s]["cpu_seconds"] for s in seeds
+        ]
+        yield (
+            f"| {name} | {mean(plain):.3f} | {mean(learned):.3f} |"
+            f" {mean(learned) - mean(plain):+.3f} | {len(seeds)} | {mean(cost):.2f} |"
+        )
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md"])
+def test_the_table_of_the_study_is_that_of_its_runs(page):
+    block = read(page).split("<!-- study -->")[1].split("<!-- /study -->")[0]
+    rows = [line for line in block.splitlines() if line.startswith("| ")]
+    assert rows[1:] == list(study_lines())

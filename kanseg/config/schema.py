@@ -48,7 +48,7 @@ class DataConfig:
         interpolation: how images are scaled: "linear", or "area", which averages pixels; that
             removes aliasing, but also fine texture.
         crop: [height, width] of random crops in training; prediction then uses tiles of this size,
-            but of at least 512 a side.
+            but by default of at least 512 a side.
         oversample_foreground: share of the random crops that are centered on a pixel of a class
             drawn uniformly from the foreground classes in the image; 0 for crops anywhere.
         gamma: exponent on the values in [0, 1] before normalization; 0.5 brightens dark images.
