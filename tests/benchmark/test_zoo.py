@@ -82,7 +82,7 @@ def test_the_command_and_the_page_that_it_wrote(tmp_path):
         "encoder",
     ]
     page = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
-    assert "python tools/benchmark.py zoo" in page.split("|")[0]
+    assert "kanseg benchmark zoo" in page.split("|")[0]
     header = next(line for line in done.stdout.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in header.split("|")] == [
         cell.strip()

@@ -184,7 +184,7 @@ def test_faults_are_named_before_anything_is_written(experiment, change, message
 
 def test_settings_of_the_other_kind_are_sent_to_their_tool(tmp_path):
     (tmp_path / "c.yaml").write_text("data: {prepare: blue_marble}")
-    with pytest.raises(InputError, match="use tools/train_seg.py"):
+    with pytest.raises(InputError, match="use kanseg train"):
         train_command(
             ["--config", str(tmp_path / "c.yaml")], kind=ClassificationConfig, description=""
         )

@@ -48,12 +48,12 @@ def line(axis, label):
 def test_curves_show_what_was_logged_and_mark_the_best_epoch(figure):
     steps = [{"step": i, "epoch": 1, "loss": 2.0, "lr": 0.1 * i} for i in (1, 2, 3)]
     loss, scores, rates = figure(
-        [*steps, *epochs(3, mean_iou=0.5, loss=0.7, iou={"a": 0.4, "b": None})], best_epoch=2
+        [*steps, *epochs(3, foreground_iou=0.5, loss=0.7, iou={"a": 0.4, "b": None})], best_epoch=2
     )
     assert line(loss, "training").get_ydata().tolist() == [1, 0.1, 0.01]
     assert line(loss, "validation").get_ydata().tolist() == [0.7] * 3
     assert loss.get_yscale() == "log"
-    assert line(scores, "mean_iou").get_ydata().tolist() == [0.5] * 3
+    assert line(scores, "foreground_iou").get_ydata().tolist() == [0.5] * 3
     assert line(scores, "IoU a").get_ydata().tolist() == [0.4] * 3
     assert np.isnan(line(scores, "IoU b").get_ydata()).all()
     assert rates.lines[0].get_xdata().tolist() == [0.5, 1, 1.5]
@@ -68,10 +68,10 @@ def test_without_validation_there_is_no_best_epoch(figure):
 
 
 def test_many_classes_are_one_entry_of_the_legend(figure):
-    _, scores = figure(epochs(2, mean_iou=0.5, iou={f"class {i}": 0.1 for i in range(21)}))
+    _, scores = figure(epochs(2, foreground_iou=0.5, iou={f"class {i}": 0.1 for i in range(21)}))
     assert [text.get_text() for text in scores.get_legend().get_texts()] == [
         "each of 21 classes",
-        "mean_iou",
+        "foreground_iou",
     ]
     assert len(scores.lines) == 22
 
@@ -82,12 +82,12 @@ def test_scores_of_a_classifier_are_drawn_with_the_monitored_one(figure):
 
 
 def test_logs_with_gaps_and_bare_nan_are_drawn(figure, tmp_path):
-    lines = epochs(3, mean_iou=None, iou=None)
+    lines = epochs(3, foreground_iou=None, iou=None)
     lines[0]["train"]["loss"] = None
     loss, _ = figure(lines, best_epoch=None)
     assert line(loss, "training").get_ydata().tolist() == [0.1, 0.01]
     (tmp_path / "nan.jsonl").write_text(
-        '{"step": 1, "epoch": 1, "train": {"loss": NaN}, "val": {"mean_iou": NaN}}\n'
+        '{"step": 1, "epoch": 1, "train": {"loss": NaN}, "val": {"foreground_iou": NaN}}\n'
     )
     assert draw_curves(read_log(tmp_path / "nan.jsonl"), tmp_path / "nan.png").is_file()
     (tmp_path / "empty.jsonl").write_text("")

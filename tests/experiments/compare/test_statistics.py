@@ -53,7 +53,7 @@ def test_the_mean_of_a_seed_leaves_undefined_images_out():
 
 def test_a_missing_table_tells_what_writes_it(tmp_path):
     with pytest.raises(
-        InputError, match="scores_test.csv is missing; `python tools/evaluate.py --checkpoint"
+        InputError, match="scores_test.csv is missing; `kanseg evaluate --checkpoint"
     ):
         read_scores({0: tmp_path}, "test", "disc/iou")
 
