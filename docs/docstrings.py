@@ -4,7 +4,6 @@ defined, such as those of KANConv1d, 2d and 3d, are read from the class.
 
 from importlib import import_module
 from inspect import getdoc
-from textwrap import dedent
 
 import griffe
 
@@ -17,8 +16,6 @@ class MadeDocstrings(griffe.Extension):
     def on_class(self, *, cls: griffe.Class, **_options) -> None:
         if cls.docstring is None and cls.module.path in MODULES and cls.name[0] != "_":
             text = getdoc(getattr(import_module(cls.module.path), cls.name))
-            first, _, rest = text.partition("\n\n")
-            text = f"{first}\n\n{dedent(rest)}"
             options = {"warnings": False}
             cls.docstring = griffe.Docstring(
                 text, parent=cls, parser="google", parser_options=options

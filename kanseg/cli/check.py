@@ -42,7 +42,7 @@ from typing import Any
 
 from kanseg.config import Config, DataConfig
 from kanseg.config.builtin import find_config
-from kanseg.config.parser import command_line, with_joined_numbers, with_quoted_names
+from kanseg.config.parser import command_line, with_lists
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
 
@@ -73,8 +73,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
     )
     if config is not None:
         parser.set_defaults(asdict(Config.from_yaml(read_text(config)).data))
-    words = with_joined_numbers(with_quoted_names(arguments, prefix=""), prefix="")
-    given = parser.parse_args(words)
+    given = parser.parse_args(with_lists(arguments, prefix=""))
     if given.codes:
         return given, None
     if given.folder is None and config is None:

@@ -1,6 +1,6 @@
 """Write a data set in another layout:
 
-python tools/convert.py SOURCE DESTINATION --to folder [data settings]
+kanseg convert SOURCE DESTINATION --to folder [data settings]
 
 Reads any layout that a training reads (data/README.md lists them) and writes
   folder   images/, masks/ (indexed PNG), split files and dataset.yaml
@@ -20,7 +20,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from kanseg.config import DataConfig
-from kanseg.config.parser import command_line, with_quoted_names
+from kanseg.config.parser import command_line, with_lists
 from kanseg.utils.text import printable
 
 LAYOUTS = ("folder", "coco", "labelme")
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("destination", help="folder to write; it must not exist, or be empty")
     parser.add_argument("--to", choices=LAYOUTS, default="folder", help="layout to write")
     words = sys.argv[1:] if arguments is None else arguments
-    given = parser.parse_args(with_quoted_names(words, prefix=""))
+    given = parser.parse_args(with_lists(words, prefix=""))
     settings = {field.name: given[field.name] for field in fields(DataConfig)}
     data = DataConfig(**settings | {"root": given.source})
     from kanseg.data import convert, open_data

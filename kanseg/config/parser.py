@@ -36,7 +36,17 @@ def command_line(description: str = "", prog: str | None = None, *, kind: type):
     return parser
 
 
-def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
+def with_lists(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
+    """Prepare the lists on a command line: names are quoted, numbers in a row are joined.
+
+    Args:
+        arguments: of the command line.
+        prefix: of the settings of the data; "" for tools whose options they are.
+    """
+    return _with_joined_numbers(_with_quoted_names(arguments, prefix), prefix)
+
+
+def _with_quoted_names(arguments: Sequence[str], prefix: str) -> list[str]:
     """Quote the lists of names on a command line, such as `--data.classes [no, yes]`."""
     options = {f"--{prefix}{name}" for name in NAMES}
     result: list[str] = []
@@ -52,7 +62,7 @@ def with_quoted_names(arguments: Sequence[str], prefix: str = "data.") -> list[s
     return result
 
 
-def with_joined_numbers(arguments: Sequence[str], prefix: str = "data.") -> list[str]:
+def _with_joined_numbers(arguments: Sequence[str], prefix: str) -> list[str]:
     """Join the numbers that follow a setting of several: `--data.resize 256 192` becomes
     `--data.resize [256, 192]`.
     """
@@ -115,7 +125,7 @@ def parse_config(
         parser.add_argument(f"--{name}", action="store_true", help=text)
     try:
         words = sys.argv[1:] if argv is None else argv
-        namespace = parser.parse_args(with_joined_numbers(with_quoted_names(words)))
+        namespace = parser.parse_args(with_lists(words))
     except UnicodeDecodeError as error:
         raise InputError(
             f"a config is not UTF-8 text ({error.reason} at byte {error.start})"

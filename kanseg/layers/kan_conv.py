@@ -270,8 +270,7 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         return sum(branches[1:], branches[0])
 
 
-_DOC = """A Kolmogorov-Arnold convolution over {axes}: every weight of the kernel is a learned
-univariate function.
+_DOC = """Kolmogorov-Arnold convolution over {axes}: each weight is a learned univariate function.
 
     `y = expand(basis_conv(basis(squeeze(x)))) + base_conv(base_activation(x))`, then
     `activation(norm(y))`; (B, in_channels, {shape}) -> (B, out_channels, {shape}') with the output

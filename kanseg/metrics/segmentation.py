@@ -82,7 +82,7 @@ class SegmentationMetrics:
 
         Args:
             predicted, target: (B, H, W) class indices, or of a multilabel task (B, N, H, W) of 0
-            and 1; 255 in the target is ignored.
+                and 1; 255 in the target is ignored.
             indices: number of each image; by default counted on.
             probabilities: (B, N, H, W) of all classes, for the calibration error.
             spacings: (row, column) distance of neighboring pixels of each image; by default

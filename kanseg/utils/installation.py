@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 # Two builds of cv2 overwrite each other's files.
 CV2_BUILDS = (
@@ -37,9 +38,9 @@ class Dependency:
     @property
     def is_satisfied(self) -> bool:
         """True if a version is installed that kanseg works with."""
-        return self.found is not None and Requirement(f"x{self.needed}").specifier.contains(
-            self.found, prereleases=True
-        )
+        if self.found is None:
+            return False
+        return SpecifierSet(self.needed).contains(self.found, prereleases=True)
 
 
 def dependencies(package: str = "kanseg") -> list[Dependency]:

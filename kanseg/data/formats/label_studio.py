@@ -15,7 +15,6 @@ import numpy as np
 from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.label_settings import ProbeMasks, read_label_settings
 from kanseg.data.formats.objects import (
-    BACKGROUND,
     ImageFinder,
     check_polygons,
     checked_size,
@@ -93,9 +92,7 @@ def read_label_studio(
     labels = {label for task in tasks for result in task.results for label in _labels(result)}
     names = sorted(labels, key=natural_key)
     form = "Label Studio annotations"
-    spec, class_of = object_label_spec(root, names, given, notes, form=form)
-    if BACKGROUND in class_of and spec.task != "multilabel":
-        class_of[BACKGROUND] = 0
+    spec, class_of = object_label_spec(root, names, given, notes, form=form, draw_background=True)
     left_out: Counter = Counter()
     stems = sample_names([image.relative_to(root).as_posix() for image in images])
     samples = []

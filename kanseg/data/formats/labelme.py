@@ -43,7 +43,7 @@ DEPTH = 3  # folders below the root in which JSON files are searched
 HEAD = 4096  # bytes at the start of a JSON file that are read to recognize it
 KEYS = (b'"shapes"', b'"imagePath"', b'"imageData"')
 CLASS_FILES = ("labels.txt", "label_names.txt", "class_names.txt")
-BACKGROUND_NAMES = ("_background_", "__background__")  # in labelme's own examples
+LABELME_BACKGROUNDS = ("_background_", "__background__")  # in labelme's own examples
 LINE_WIDTH = 10  # pixels; that of labelme's own export (shape_to_mask in labelme/_utils/shape.py)
 WITHOUT_AREA = ("point", "points")
 WRITE_IMAGES = (
@@ -123,9 +123,9 @@ def read_labelme(
     images = _find_images(root, files, finder)
     given = read_label_settings(root, overrides or {})
     labels = _labels(root, files, notes)
-    spec, class_of = object_label_spec(root, labels, given, notes, form="labelme files")
-    if BACKGROUND in class_of and spec.task != "multilabel":
-        class_of[BACKGROUND] = 0
+    spec, class_of = object_label_spec(
+        root, labels, given, notes, form="labelme files", draw_background=True
+    )
     _note_kinds(files, notes)
     _note_images_without_file(finder, images, notes)
     names = sample_names([file.path.relative_to(root).as_posix() for file in files])
@@ -181,7 +181,7 @@ def _kind(number: int, entry: object) -> str:
 def _shape(number: int, entry: Mapping[str, Any], kind: str) -> Shape:
     """Return a shape that has an area."""
     label, group = entry["label"], entry.get("group_id")
-    if label in BACKGROUND_NAMES:
+    if label in LABELME_BACKGROUNDS:
         label = BACKGROUND
     try:
         (points,) = check_polygons([entry.get("points")])
@@ -302,7 +302,7 @@ def _labels(root: Path, files: Sequence[LabelFile], notes: list[str]) -> list[st
             listed = [line for line in dict.fromkeys(lines) if line and line != LABELME_IGNORE]
             notes.append(f"the order of the classes is that of {name}")
             break
-    listed = [BACKGROUND if name in BACKGROUND_NAMES else name for name in listed]
+    listed = [BACKGROUND if name in LABELME_BACKGROUNDS else name for name in listed]
     return [*listed, *sorted(found - set(listed), key=natural_key)]
 
 

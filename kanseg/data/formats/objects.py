@@ -33,7 +33,13 @@ TABLES = ("labels", "classes", "flags", "label_names")  # NAME.txt that list cla
 
 
 def object_label_spec(
-    root: Path, names: Sequence[str], given: Mapping[str, Any], notes: list[str], *, form: str
+    root: Path,
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    notes: list[str],
+    *,
+    form: str,
+    draw_background: bool = False,
 ) -> tuple[LabelSpec, dict[str, int | None]]:
     """Return the label spec, and the class index of each name (None if it is not selected).
 
@@ -43,6 +49,8 @@ def object_label_spec(
         given: label settings; `classes` selects and orders names.
         notes: receives a line about the classes.
         form: of the annotations, for messages, such as "COCO annotations".
+        draw_background: whether objects labeled as background cut holes into others; otherwise they
+            are left out.
 
     Raises:
         InputError: settings that have no meaning for objects, or classes that are not in `names`.
@@ -81,6 +89,8 @@ def object_label_spec(
         note += f"; left out: {shorten(left_out)}"
     notes.append(note)
     index_of = {name: classes.index(name) for name in selected}
+    if draw_background and not multilabel:
+        index_of[BACKGROUND] = 0
     return spec, {name: index_of.get(name) for name in names}
 
 

@@ -4,29 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from matplotlib.path import Path as Outline
 from PIL import Image
 
 from kanseg.data.io.annotation_files import Coco, labelme_content
 from kanseg.data.io.outlines import regions
-
-
-def random_label(seed):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 3, rng.integers(1, 24, 2), dtype=np.uint8) * (rng.random() < 0.9)
-
-
-def rasterized(rings, shape):
-    """Even-odd: the middles of the pixels inside of an odd number of lines."""
-    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
-    points = np.stack([columns.ravel(), rows.ravel()], axis=1)
-    return (
-        np.sum(
-            [Outline([*ring, ring[0]]).contains_points(points) for ring in rings], axis=0
-        ).reshape(shape)
-        % 2
-        == 1
-    )
+from tests.data.io.test_outlines import random_label, rasterized
 
 
 def decoded(counts, shape):

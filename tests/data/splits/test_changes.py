@@ -3,21 +3,9 @@ from pathlib import Path
 import pytest
 
 from kanseg.data.splits.changes import keep_splits
-from kanseg.data.splits.record import NOTHING, Content, SplitRecord
+from kanseg.data.splits.record import NOTHING, Content
 from kanseg.utils.errors import InputError
-
-
-def content(number):
-    return Content(f"{number:016x}", f"{number + 1000:016x}")
-
-
-def members(*numbers):
-    return {f"images/{number}.png": content(number) for number in numbers}
-
-
-def record(**options):
-    splits = {"train": members(3, 0, 2, 1), "val": members(4, 5), "test": members(6, 7)}
-    return SplitRecord(splits, **options)
+from tests.data.splits.test_record import content, members, record
 
 
 def names(kept, split):
