@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 from kanseg.utils.command import with_command
@@ -21,22 +23,51 @@ class InputError(ValueError):
 def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a command-line tool and exit with the code that it returns.
 
-    An `InputError` or `OSError` is printed on stderr without a traceback, and the exit code is 2.
-    Control characters in file names are printed as escapes, and a command
+    An `InputError` or `OSError` is printed on stderr without a traceback, and the exit code is 2;
+    after Ctrl-C it is 130. Control characters in file names are printed as escapes, and a command
     `kanseg VERB` as this user would type it.
     """
     sys.stdout = PrintableStream(sys.stdout)
+    interrupts = record_interrupts()
     try:
         status = main() or 0
-    except InputError as error:
-        for line in with_command(str(error)).splitlines():
-            sys.stderr.write(f"error: {printable(line)}\n")
-        status = 2
-    except OSError as error:
-        sys.stderr.write(f"error: {printable(error, line=True)}\n")
-        status = 2
     except KeyboardInterrupt as interrupt:
-        reason = f": {interrupt}" if str(interrupt) else ""
-        sys.stderr.write(f"interrupted{reason}\n")
-        status = 130
+        status = report_interrupt(str(interrupt))
+    except Exception as error:
+        if interrupts:
+            status = report_interrupt()
+        elif isinstance(error, InputError):
+            for line in with_command(str(error)).splitlines():
+                sys.stderr.write(f"error: {printable(line)}\n")
+            status = 2
+        elif isinstance(error, OSError):
+            sys.stderr.write(f"error: {printable(error, line=True)}\n")
+            status = 2
+        else:
+            raise
     sys.exit(status)
+
+
+def record_interrupts() -> list[int]:
+    """Return a list to which each SIGINT (Ctrl-C) is appended before it raises KeyboardInterrupt.
+
+    A module in C that is interrupted while it is imported raises an ImportError instead, which
+    would read as a broken installation.
+    """
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    # A process in the background of a shell ignores SIGINT, and goes on doing so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return interrupts
+
+
+def report_interrupt(message: str = "") -> int:
+    """Tell on stderr that the tool was interrupted; return its exit code."""
+    reason = f": {message}" if message else ""
+    sys.stderr.write(f"interrupted{reason}\n")
+    return 130

@@ -1,0 +1,63 @@
+import signal
+import sys
+
+import pytest
+
+from kanseg.utils.errors import InputError, run_tool
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def interrupted_import():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ImportError("numpy failed to import") from None
+
+
+def interrupted_check():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise InputError("scipy is missing") from None
+
+
+@pytest.mark.parametrize("main", [interrupted_import, interrupted_check])
+def test_ctrl_c_that_became_another_error_is_still_ctrl_c(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_with_a_message(capsys):
+    def main():
+        raise KeyboardInterrupt("--resume continues from run/last")
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == 130
+    assert "continues from run/last" in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_tool(lambda: 1 // 0)
+
+
+def test_a_tool_in_the_background_goes_on_ignoring_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def main():
+        signal.raise_signal(signal.SIGINT)
+        return 3
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == 3
