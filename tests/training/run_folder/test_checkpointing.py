@@ -297,8 +297,10 @@ def test_ctrl_c_before_the_first_checkpoint_names_none(config, event, name):
     words = ["kanseg", "train", "--config", str(path)]
     interrupted = f"""
     import signal, sys
+    sent = []
     def heard(event, arguments):
-        if event == {event!r} and str(arguments[0]).endswith({name!r}):
+        if event == {event!r} and str(arguments[0]).endswith({name!r}) and not sent:
+            sent.append(event)
             signal.raise_signal(signal.SIGINT)
     sys.addaudithook(heard)
     sys.argv = {words!r}
