@@ -1,11 +1,9 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import kanseg_command
 
 from conftest import make_folder
 from kanseg.benchmark.loader import (
@@ -18,8 +16,6 @@ from kanseg.benchmark.loader import (
 )
 from kanseg.data import read_folder
 from kanseg.utils.errors import InputError
-
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 
 def test_the_ratio_is_to_the_faster_of_the_bare_loaders():
@@ -74,22 +70,9 @@ def test_made_images_are_a_data_set(tmp_path):
 
 def test_the_tool_writes_its_figures(tmp_path):
     root = make_folder(tmp_path / "set")
-    command = [
-        sys.executable,
-        TOOL,
-        "loader",
-        "--root",
-        root,
-        "--workers",
-        "0",
-        "--size",
-        "16",
-        "--rounds",
-        "1",
-        "--json",
-        tmp_path / "f.json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    small = ["--workers", "0", "--size", "16", "--rounds", "1"]
+    words = ["loader", "--root", root, *small, "--json", tmp_path / "f.json"]
+    done = kanseg_command("benchmark", *words)
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "f.json").read_text())["rows"]) == 4
 

@@ -1,14 +1,10 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from commands import kanseg_command
 
 from kanseg.benchmark import PredictCase, Setting, predict_rows, predict_table
 from kanseg.utils.errors import InputError
-
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 
 
 def test_a_row_counts_the_tiles_and_compares_the_same_pixels():
@@ -48,10 +44,6 @@ def test_impossible_cases_are_refused(options):
 
 def test_the_command_writes_its_figures(tmp_path):
     small = ["--size", "48", "--tile", "32", "--bases", "none", "--rounds", "1", "--width", "2"]
-    done = subprocess.run(
-        [sys.executable, TOOL, "predict", *small, "--json", tmp_path / "a.json"],
-        capture_output=True,
-        text=True,
-    )
+    done = kanseg_command("benchmark", "predict", *small, "--json", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "a.json").read_text())["rows"][0]["tiles"] == 4

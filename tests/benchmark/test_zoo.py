@@ -1,12 +1,11 @@
 import json
 import math
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from commands import kanseg_command
 
 import kanseg
 from kanseg.benchmark import zoo_rows, zoo_table
@@ -64,18 +63,8 @@ def test_what_cannot_be_listed_is_an_input_error(arguments, message):
 
 
 def test_the_command_and_the_page_that_it_wrote(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "tools" / "benchmark.py",
-        "zoo",
-        "--names",
-        "unet",
-        "--size",
-        "16",
-        "--json",
-        tmp_path / "zoo.json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    words = ["zoo", "--names", "unet", "--size", "16", "--json", tmp_path / "zoo.json"]
+    done = kanseg_command("benchmark", *words)
     assert done.returncode == 0, done.stderr
     assert [row["kind"] for row in json.loads((tmp_path / "zoo.json").read_text())["rows"]] == [
         "model",

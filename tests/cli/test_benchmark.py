@@ -1,11 +1,8 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from commands import kanseg_command
 
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 TINY = [
     "layers",
     "--channels",
@@ -21,14 +18,8 @@ TINY = [
 ]
 
 
-def run(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, TOOL, *arguments], capture_output=True, text=True, **options
-    )
-
-
 def test_a_tiny_table_and_its_figures(tmp_path):
-    done = run(*TINY, "--json", tmp_path / "figures.json")
+    done = kanseg_command("benchmark", *TINY, "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
     assert "| basis |" in done.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -40,7 +31,7 @@ def test_a_tiny_table_and_its_figures(tmp_path):
 
 
 def test_functions_are_shared_by_name_or_by_number(tmp_path):
-    done = run(*TINY, "--share", "2", "--json", tmp_path / "figures.json")
+    done = kanseg_command("benchmark", *TINY, "--share", "2", "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
     assert "share=2" in done.stdout
     assert "nn.SiLU" in done.stdout
@@ -56,8 +47,9 @@ def test_functions_are_shared_by_name_or_by_number(tmp_path):
         (["--share", "nobody"], "share must be"),
     ],
 )
-def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments, message, tmp_path):
-    done = run(*TINY, *arguments, cwd=tmp_path)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = kanseg_command("benchmark", *TINY, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -1,12 +1,9 @@
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import kanseg_command
 from PIL import Image
 
 from kanseg.cli.check import main
@@ -14,19 +11,6 @@ from kanseg.config import Config, DataConfig
 from kanseg.data.checks import KINDS
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
-
-ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "check_data.py"
-
-
-def check(*arguments):
-    return subprocess.run(
-        [sys.executable, TOOL, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
 
 
 def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_people(
@@ -38,7 +22,8 @@ def test_faults_end_with_code_2_and_leave_a_report_for_programs_and_one_for_peop
         p: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
     }
     settings = ["--mask_values", "{0: 0, 255: 1}", "--classes", "[background, disc]"]
-    run = check(
+    run = kanseg_command(
+        "check",
         folder,
         *settings,
         "--json",
@@ -69,7 +54,7 @@ def test_the_data_settings_of_an_experiment_are_read(folder, tmp_path):
     )
     atomic_write_text(tmp_path / "experiment.yaml", Config(data=data).to_yaml())
     Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / "p02.png")
-    run = check("--config", tmp_path / "experiment.yaml")
+    run = kanseg_command("check", "--config", tmp_path / "experiment.yaml")
     assert run.returncode == 0, run.stderr
     assert "disc" in run.stdout
     assert "empty_mask" in run.stdout

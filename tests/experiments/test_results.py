@@ -1,19 +1,16 @@
 """The table of finished runs, from folders as runs leave them."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from commands import kanseg_command
 
 from kanseg.config import ClassificationConfig, ModelConfig
 from kanseg.experiments.results import results_page
 from kanseg.utils.errors import InputError
 
-ROOT = Path(__file__).parents[2]
 PUBLISHED = [
     {"experiment": "first", "published": 98.5, "note": "of an article"},
     {"experiment": "second", "published": "59.27 (74.87 tuned)"},
@@ -134,11 +131,9 @@ def test_faults_are_named(tmp_path):
 
 def test_the_tool_writes_the_page(tmp_path):
     run = finished(tmp_path / "first-0", 0.9)
-    command = [sys.executable, ROOT / "tools" / "results.py", run, "--output", tmp_path / "page.md"]
-    subprocess.run(command, check=True, capture_output=True)
+    done = kanseg_command("results", run, "--output", tmp_path / "page.md")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.md").read_text().startswith("# Classification")
-    assert (
-        "90.00" in subprocess.run(command[:-2], check=True, capture_output=True, text=True).stdout
-    )
-    bad = subprocess.run([*command[:2], "nowhere"], capture_output=True, text=True, check=False)
+    assert "90.00" in kanseg_command("results", run).stdout
+    bad = kanseg_command("results", "nowhere")
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)

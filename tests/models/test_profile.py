@@ -1,10 +1,10 @@
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import kanseg_command
 from torch import nn
 
 import kanseg
@@ -203,19 +203,13 @@ def test_sizes_and_norms_that_cannot_be():
 
 def test_the_command(tmp_path):
     small = ["--input", "3x16x16", "--options", '{"width": 2, "depth": 1}', "--runs", "1"]
-    done = subprocess.run(
-        [sys.executable, TOOL, "--name", "unet", *small, "--json", tmp_path / "f.json"],
-        capture_output=True,
-        text=True,
-    )
+    done = kanseg_command("profile", "--name", "unet", *small, "--json", tmp_path / "f.json")
     assert done.returncode == 0, done.stderr
     assert "| segmentation_head" in done.stdout
     assert json.loads((tmp_path / "f.json").read_text())["total"][
         "num_parameters"
     ] == num_parameters(kanseg.create_model("unet", width=2, depth=1))
-    done = subprocess.run(
-        [sys.executable, TOOL, "--name", "unett", *small], capture_output=True, text=True
-    )
+    done = kanseg_command("profile", "--name", "unett", *small)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "did you mean 'unet'" in done.stderr
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import kanseg_command
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -168,7 +169,7 @@ def outcome(run):
 @pytest.mark.parametrize(
     "kill", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
-def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
+def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill, capsys):
     training = replace(config.training, epochs=3, save_every=1, log_every=1, accumulate=1, keep=3)
     options = config.model.options | {"dropout": 0.2}
     config = replace(
@@ -178,28 +179,22 @@ def test_a_killed_and_resumed_run_ends_bit_equal(config, tmp_path, kill):
         data=replace(config.data, root=str(make_folder(tmp_path / "more", count=24, scale=255))),
     )
     whole = replace(config, run_dir=str(tmp_path / "whole"))
-    code, _, error = finish(start(whole))
-    assert code == 0, error
+    train(whole)
     broken = replace(config, run_dir=str(tmp_path / "broken"))
     process = start(broken)
     wait_for(Path(broken.run_dir) / "checkpoints" / "step_00000003")
     process.send_signal(kill)
     code, _, _ = finish(process)
     assert code == (143 if kill == signal.SIGTERM else -signal.SIGKILL)
-    code, out, error = finish(start(broken, "--resume"))
-    assert code == 0, error
-    assert "resumed from" in out
+    train(broken, resume=True)
+    assert "resumed from" in capsys.readouterr().out
     assert outcome(Path(broken.run_dir)) == outcome(Path(whole.run_dir))
 
 
 def test_resume_without_a_config_takes_the_stored_one(config):
     train(replace(config, training=replace(config.training, epochs=1)))
-    run = subprocess.run(
-        [sys.executable, TOOL, "--resume", "--run_dir", config.run_dir, "--training.epochs", "2"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    words = ["--resume", "--run_dir", config.run_dir, "--training.epochs", "2"]
+    run = kanseg_command("train", *words)
     assert run.returncode == 0, run.stderr
     assert "resumed with another setting: training.epochs: 1 -> 2" in run.stdout
 
@@ -395,16 +390,18 @@ def test_all_faults_of_the_data_end_the_tool_a_line_each_with_code_2(config, fol
     Image.fromarray(np.zeros((32, 40, 3), np.uint8) + np.arange(3, dtype=np.uint8)).save(
         folder / "masks" / "p01.png"
     )
-    code, _, error = finish(start(config))
-    assert code == 2
+    path = Path(config.run_dir).with_suffix(".yaml")
+    atomic_write_text(path, config.to_yaml())
+    run = kanseg_command("train", "--config", path)
+    assert run.returncode == 2
     faults = (
         "p00.png: the file is empty",
         "p02.png: the image has no mask",
         "val.txt: 1 of 2 names",
         "p01.png: a color mask",
     )
-    assert all(fault in error for fault in faults)
-    assert error.count("\n") == error.count("error: ") == 4
+    assert all(fault in run.stderr for fault in faults)
+    assert run.stderr.count("\n") == run.stderr.count("error: ") == 4
     assert not Path(config.run_dir).exists()
 
 
@@ -412,12 +409,7 @@ def test_all_faults_of_the_data_end_the_tool_a_line_each_with_code_2(config, fol
     "arguments", [["--training.epochz", "3"], ["--resume"], ["--data.root", "nowhere"]]
 )
 def test_the_tool_ends_with_one_line_and_exit_code_2(tmp_path, arguments):
-    run = subprocess.run(
-        [sys.executable, TOOL, "--run_dir", tmp_path / "r", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    run = kanseg_command("train", "--run_dir", tmp_path / "r", *arguments)
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
     assert run.stderr.startswith("error: ")

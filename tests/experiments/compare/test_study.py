@@ -200,7 +200,7 @@ def test_the_studies_that_come_with_kanseg_can_be_run(path, tmp_path):
         study, list(study.sets), list(study.variants), data_root=tmp_path, output=tmp_path
     )
     assert len(jobs) == len(study.sets) * len(study.variants) * len(study.tuned[1])
-    for job in jobs:
+    for job in jobs[:: len(study.tuned[1])]:  # settings that differ in more than a tuned value
         check_settings(SegmentationTask(job.config))
     for name in study.sets:
         [job, *_] = [each for each in jobs if (each.set_name, each.variant) == (name, "silu")]

@@ -103,6 +103,7 @@ def test_an_interrupted_search_proposes_what_a_whole_one_does(experiment, tmp_pa
     ]
 
 
+@pytest.mark.slow
 def test_a_trial_that_dies_is_tried_once_more(experiment, tmp_path, monkeypatch):
     real, calls = module.train, []
 
@@ -127,6 +128,7 @@ def test_a_trial_that_dies_is_tried_once_more(experiment, tmp_path, monkeypatch)
     assert calls.count(str(Path(experiment.run_dir) / "trial_0002")) == 2  # and no third time
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_used_together_fail_at_once(experiment, tmp_path):
     """Each value alone is usable: dropout of functions, and noise."""
     space = {
@@ -261,6 +263,7 @@ def test_bad_trials_are_pruned(experiment, tmp_path):
     assert {row["training.lr"] for row in pruned} == {"1e-09"}
 
 
+@pytest.mark.slow
 def test_segmentation_experiments_are_searched_too(config, tmp_path):
     space = written(
         tmp_path / "space.yaml",
@@ -390,6 +393,7 @@ def test_a_missing_package_is_named_with_its_command(experiment, tmp_path, monke
         main(arguments if name == "ray" else arguments[:-2])
 
 
+@pytest.mark.slow
 def test_workers_of_ray_get_the_search(experiment, tmp_path, monkeypatch):
     """Ray's interface as the search uses it; workers run one after the other here."""
     asked = []

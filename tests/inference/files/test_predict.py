@@ -1,7 +1,5 @@
 import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -9,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from commands import kanseg_command
 from PIL import Image
 from torch import nn
 
@@ -17,7 +16,6 @@ from kanseg.inference import Outputs, Predictor, find_images, predict_files
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
 
-TOOLS = Path(__file__).parents[3] / "tools"
 RNG = np.random.default_rng(0)
 
 
@@ -40,12 +38,7 @@ def checkpoint(tmp_path_factory):
 
 
 def tool(name, *arguments):
-    return subprocess.run(
-        [sys.executable, TOOLS / name, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return kanseg_command(name.removesuffix(".py"), *arguments)
 
 
 def images(folder):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import kanseg_command
 from safetensors.torch import load_file
 
 import kanseg
@@ -197,12 +198,7 @@ def test_damaged_settings_are_reported_and_those_of_the_checkpoint_taken(config,
     path.write_bytes({"cut": content[: len(content) // 2], "zeros": bytes(99)}.get(damage, b""))
     if damage == "deleted":
         path.unlink()
-    done = subprocess.run(
-        [sys.executable, TOOLS / "train_seg.py", "--resume", "--run_dir", finished],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = kanseg_command("train", "--resume", "--run_dir", finished)
     assert done.returncode == 0, done.stderr
     fault = "is missing" if damage == "deleted" else "is damaged"
     assert f"{path} {fault}: using the settings in" in done.stdout
@@ -222,13 +218,7 @@ def test_a_run_folder_that_was_moved_goes_on(config, tmp_path):
     train(config)
     (tmp_path / "elsewhere").mkdir()
     moved = Path(shutil.move(config.run_dir, tmp_path / "elsewhere" / "moved"))
-    words = ["--resume", "--run_dir", moved, "--training.epochs", "3"]
-    done = subprocess.run(
-        [sys.executable, TOOLS / "train_seg.py", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = kanseg_command("train", "--resume", "--run_dir", moved, "--training.epochs", "3")
     assert done.returncode == 0, done.stderr
     assert not Path(config.run_dir).exists()
     for name in ("log.jsonl", "best/model.safetensors"):
@@ -239,6 +229,7 @@ def test_a_run_folder_that_was_moved_goes_on(config, tmp_path):
 # Starting and stopping
 
 
+@pytest.mark.slow
 def test_a_second_starter_does_not_train_over_a_run_that_ended_meanwhile(config):
     """It has found the folder free, and is about to lock it when another process runs there from
     beginning to end.
@@ -289,6 +280,7 @@ def test_ctrl_c_saves_and_says_what(endless):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("event", "name"), [("import", "torch"), ("open", ".png")])
 def test_ctrl_c_before_the_first_checkpoint_names_none(config, event, name):
     """It arrives while PyTorch is imported, or while the data is checked."""
@@ -361,15 +353,8 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_loaded(with_n
     ):
         with pytest.raises(InputError, match=rf"{name} .*NaN or infinite"):
             load(str(broken))
-    done = subprocess.run(
-        [
-            *(sys.executable, TOOLS / "predict.py", "--checkpoint", broken),
-            *("--input", tmp_path / "set" / "images", "--output", tmp_path / "masks"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = ["--input", tmp_path / "set" / "images", "--output", tmp_path / "masks"]
+    done = kanseg_command("predict", "--checkpoint", broken, *words)
     assert done.returncode == 2
     assert name in done.stderr
     assert not (tmp_path / "masks").exists()
@@ -402,6 +387,7 @@ def test_outputs_that_are_not_finite_are_no_masks(finished, tmp_path):
 # Full disks
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_older_checkpoint_and_one_line(config, finished, tmp_path):
     """Files cannot grow beyond a limit: the settings and the log fit, the weights do not."""
     limit = 20_000
