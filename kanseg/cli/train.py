@@ -67,12 +67,14 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
         raise
     # Imported after parsing, so that --help and a wrong option are answered at once.
     from kanseg.training.run import train
-    from kanseg.training.run_folder.resume import has_checkpoints, stored_settings
+    from kanseg.training.run_folder.resume import has_checkpoints, has_results, stored_settings
 
     if auto:
-        # Without a checkpoint nothing is lost of a run that was killed in its first steps.
-        flags["resume"] = has_checkpoints(Path(config.run_dir))
-        flags["overwrite"] = not flags["resume"]
+        folder = Path(config.run_dir)
+        flags["resume"] = has_checkpoints(folder)
+        # Of a run that was killed in its first steps nothing is lost. A finished run whose
+        # checkpoints were deleted to save space is refused.
+        flags["overwrite"] = not flags["resume"] and not has_results(folder)
     has_config = any(word.split("=")[0] == "--config" for word in words)
     if flags["resume"] and not has_config:
         stored, line = stored_settings(Path(config.run_dir))

@@ -133,7 +133,7 @@ def train(
             verify_best(run, state)
 
         clock.loop_started = time.process_time()
-        with contextlib.closing(run.log_file):
+        with run.log_file:
             fit(state, task, loader, run, on_epoch_end=on_epoch_end)
         clock.loop_ended = time.process_time()
 

@@ -582,6 +582,12 @@ def test_resume_auto_starts_continues_and_leaves_a_finished_run(config, capsys):
     assert "resumed from" in capsys.readouterr().out
     log = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in log if "train" in entry] == [1, 2]
+    for folder in (run_dir / "checkpoints").glob("step_*"):  # deleted to save space
+        shutil.rmtree(folder)
+    best = (run_dir / "best" / "model.safetensors").read_bytes()
+    with pytest.raises(InputError):
+        train_segmentation(words)
+    assert (run_dir / "best" / "model.safetensors").read_bytes() == best
 
 
 @pytest.mark.slow

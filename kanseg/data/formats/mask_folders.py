@@ -72,8 +72,8 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
         return _named_pairs(images, masks) if images.is_dir() else []
     plain = [Pair("", root / IMAGES, root / MASKS)]
     if not plain[0].images.is_dir():
-        bases = [root / name for name in SPLITS if (root / name / IMAGES).is_dir()]
-        plain = [Pair(base.name, base / IMAGES, base / MASKS) for base in bases]
+        folders = _split_folders(root, notes)
+        plain = [Pair(split, base / IMAGES, base / MASKS) for split, base in folders.items()]
     if any(_has_images(pair.images) and pair.masks.is_dir() for pair in plain):
         return plain
     found = _pairs_by_name(root, _classify, notes) or _pairs_by_name(root, _classify_words, notes)
@@ -83,6 +83,23 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
         images, masks = (path.relative_to(root).as_posix() for path in (pair.images, pair.masks))
         split = f" ({pair.split})" if pair.split else ""
         notes.append(f"images are in {images}/, masks in {masks}/{split}")
+    return found
+
+
+def _split_folders(root: Path, notes: list[str]) -> dict[str, Path]:
+    """Return the folder of each split, such as train/ or valid/, that has images/ in it."""
+    existing = {path.name.lower(): path for path in sorted(root.iterdir())}
+    found: dict[str, Path] = {}
+    for name, split in SPLIT_FOLDERS.items():
+        folder = existing.get(name)
+        if folder is None or not (folder / IMAGES).is_dir():
+            continue
+        if split in found:
+            notes.append(f"{folder.name}/ is not used: {found[split].name}/ is the split {split}")
+            continue
+        found[split] = folder
+        if name != split:
+            notes.append(f"{folder.name}/ is the split {split}")
     return found
 
 

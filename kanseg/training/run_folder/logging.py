@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,22 @@ class RunLog:
         """Close the trackers."""
         for tracker in self._trackers:
             tracker.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except OSError:
+            # After an error this one only follows from it, as on a full disk.
+            if error is None:
+                raise
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

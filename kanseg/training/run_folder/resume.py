@@ -333,6 +333,11 @@ def has_checkpoints(run: Path) -> bool:
     return bool(step_folders(run) or unnamed_folders(run))
 
 
+def has_results(run: Path) -> bool:
+    """True if a run has saved its best weights or the scores at its end."""
+    return (run / "best").exists() or (run / "metrics.json").exists()
+
+
 def newest_complete(run: Path) -> tuple[Path, list[str]]:
     """Return the newest complete checkpoint of a run, and a line for each newer one that is
     skipped.

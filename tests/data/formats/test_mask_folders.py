@@ -78,6 +78,12 @@ def test_folders_of_other_names(tmp_path, images, masks):
         ("images/{split}/{{name}}.jpg", "masks/{split}/{{name}}.png", ("train", "val", "test")),
         ("img_dir/{split}/{{name}}.jpg", "ann_dir/{split}/{{name}}.png", ("train", "val", "test")),
         ("{split}/images/{{name}}.jpg", "{split}/labels/{{name}}.png", ("train", "valid", "test")),
+        ("{split}/images/{{name}}.jpg", "{split}/masks/{{name}}.png", ("train", "valid", "test")),
+        (
+            "{split}/images/{{name}}.jpg",
+            "{split}/masks/{{name}}.png",
+            ("Train", "Valid", "Testing"),
+        ),
         (
             "images/{split}/{{name}}.jpg",
             "annotations/{split}/{{name}}.png",
@@ -104,6 +110,14 @@ def test_folders_of_splits_inside_and_outside(tmp_path, image, mask, folders):
         "test": NAMES[4:],
     }
     assert_complete(tmp_path, index)
+
+
+def test_of_two_folders_of_a_split_one_is_used_and_the_other_named(tmp_path):
+    for folder, names in (("train", NAMES[:2]), ("val", NAMES[2:3]), ("valid", NAMES[3:4])):
+        make(tmp_path, f"{folder}/images/{{name}}.jpg", f"{folder}/masks/{{name}}.png", names)
+    index, lines = opened(tmp_path)
+    assert [sample.name for sample in index.splits["val"]] == NAMES[2:3]
+    assert any("valid/ is not used" in line for line in lines)
 
 
 @pytest.mark.parametrize(

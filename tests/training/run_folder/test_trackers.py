@@ -54,6 +54,23 @@ def test_other_processes_log_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_tracker_that_cannot_be_closed_does_not_hide_what_went_wrong_before(tmp_path):
+    class FullDisk(Recorder):
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    with (
+        pytest.raises(InputError, match="the checkpoint could not be written"),
+        RunLog(tmp_path, active=True, trackers=[FullDisk()]),
+    ):
+        raise InputError("the checkpoint could not be written")
+    with (
+        pytest.raises(OSError, match="No space"),
+        RunLog(tmp_path, active=True, trackers=[FullDisk()]),
+    ):
+        pass
+
+
 def test_large_images_are_shrunk_and_small_ones_are_not():
     assert shrunk(np.zeros((100, 2560, 3), np.uint8)).size == (1280, 50)
     assert shrunk(np.zeros((5, 7, 3), np.uint8)).size == (7, 5)
