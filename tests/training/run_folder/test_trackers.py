@@ -94,6 +94,17 @@ def test_a_run_draws_the_same_samples_at_every_validation(config, tmp_path):
     assert not events(tmp_path / "run" / "tensorboard").Tags()["images"]
 
 
+def test_without_tensorboard_a_run_says_so_once_and_goes_on(config, tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    config.training.tensorboard, config.training.panels, config.training.epochs = True, 0, 1
+    train(config)
+    assert capsys.readouterr().out.count('python -m pip install "kanseg[tensorboard]"') == 1
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
 def settings(kind=Config):
     config = kind()
     config.training.wandb, config.training.project = "offline", "tries"
@@ -170,7 +181,7 @@ def test_without_wandb_it_is_reported_before_anything_is_written(
     """A folder of that name in the working directory is not the package."""
     monkeypatch.setitem(sys.modules, "wandb", there)
     config.training.wandb = "offline"
-    with pytest.raises(InputError, match="pip install 'wandb"):
+    with pytest.raises(InputError, match=r"pip install \"kanseg\[tracking\]\""):
         train(config)
     assert not (tmp_path / "run").exists()
 
