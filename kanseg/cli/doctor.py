@@ -31,7 +31,7 @@ def _parser() -> ToolParser:
     parser.add_argument(
         "--cost",
         action="store_true",
-        help="measure the size of each package on disk and the time of its import (a minute)",
+        help="measure the size of each package on disk and the time of its import",
     )
     parser.add_argument("--json", type=str, metavar="FILE", help="file for the same, as JSON")
     return parser
@@ -116,7 +116,9 @@ def _costs() -> list[dict[str, Any]]:
             brings += f" and {len(cost.brings) - LARGEST} more"
         rows.append((name, f"{cost.megabytes:.1f}", seconds, brings))
     total = sum(cost.megabytes for cost in found)
-    print(f"\n{total:.0f} MB in all; import: CPU seconds, without numpy and torch")
+    print(
+        f"\n{total:.0f} MB in all; import: CPU seconds beside those of the packages that it needs"
+    )
     header = ("package", "MB", "import", "with the packages that only it brings")
     print(plain_table(header, rows))
     return [asdict(cost) for cost in found]

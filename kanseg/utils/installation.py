@@ -4,10 +4,11 @@ missing.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
@@ -44,6 +45,21 @@ MODULES = {
     "torchvision": "torchvision.transforms.v2",
 }
 
+# Imports the modules that it gets one after the other, and prints the CPU seconds of each.
+TIMER = """
+import importlib, json, sys, time
+found = []
+for module in sys.argv[1:]:
+    start = time.process_time()
+    try:
+        importlib.import_module(module)
+    except Exception:
+        found.append(None)
+    else:
+        found.append(time.process_time() - start)
+print(json.dumps(found))
+"""
+
 
 @dataclass(frozen=True)
 class Dependency:
@@ -78,8 +94,8 @@ class Cost:
         extra: the extra that asks for it; "" for what kanseg cannot do without.
         megabytes: of its files, and of those that only it brings.
         brings: the distributions that only it brings, the largest first.
-        import_seconds: CPU time of its import, without that of numpy and torch; None if it cannot
-            be imported.
+        import_seconds: CPU time that its import adds to that of the packages that it requires;
+            None if it cannot be imported.
     """
 
     name: str
@@ -120,7 +136,7 @@ def clashing_cv2() -> list[str]:
 
 def costs(package: str = "kanseg") -> list[Cost]:
     """Measure the dependencies that are installed, the largest first; the packages that several of
-    them bring are one of their own, "shared". Each is imported in a fresh process.
+    them bring are one of their own, "shared".
     """
     needed = {each.name: each for each in dependencies(package) if each.found is not None}
     roots = {canonicalize_name(name) for name in needed}
@@ -129,14 +145,14 @@ def costs(package: str = "kanseg") -> list[Cost]:
         for requirement in _requirements(package, extra):
             if requirement.name in needed:
                 brought[requirement.name] = _brought(requirement, roots)
+    seconds = _import_seconds(_after_what_they_need(needed))
     users = Counter(other for names in brought.values() for other in names)
     found = []
     for name, dependency in needed.items():
         alone = [other for other in brought[name] if users[other] == 1]
         alone.sort(key=_megabytes, reverse=True)
         megabytes = sum(map(_megabytes, (name, *alone)))
-        seconds = _import_seconds(name)
-        found.append(Cost(name, dependency.extra, megabytes, tuple(alone), seconds))
+        found.append(Cost(name, dependency.extra, megabytes, tuple(alone), seconds[name]))
     shared = sorted((name for name in users if users[name] > 1), key=_megabytes, reverse=True)
     if shared:
         found.append(Cost("shared", "", sum(map(_megabytes, shared)), tuple(shared)))
@@ -168,26 +184,35 @@ def _megabytes(name: str) -> float:
     return total / 1e6
 
 
-def _import_seconds(name: str) -> float | None:
-    """Return the CPU time that the import of a distribution takes in a fresh process, after that
-    of numpy, and of torch if it can use torch; None if it fails.
+def _after_what_they_need(names: Iterable[str]) -> list[str]:
+    """Sort distributions so that each comes after those that it requires."""
+    by_canonical = {canonicalize_name(name): name for name in names}
+    found: list[str] = []
+
+    def visit(name: str) -> None:
+        for requirement in _requirements(name, ""):
+            needed = by_canonical.get(canonicalize_name(requirement.name))
+            if needed not in (None, name) and needed not in found:
+                visit(needed)
+        if name not in found:
+            found.append(name)
+
+    for name in by_canonical.values():
+        visit(name)
+    return found
+
+
+def _import_seconds(names: Sequence[str]) -> dict[str, float | None]:
+    """Return the CPU time that each import adds to those before it, in a new process; None if it
+    fails.
     """
-    canonical = canonicalize_name(name)
-    module = MODULES.get(canonical, canonical.replace("-", "_"))
-    before = "import numpy"
-    can_use = {Requirement(text).name for text in requires(name) or ()}
-    if "torch" in can_use or module.startswith("torch."):
-        before = "import torch"
-    elif canonical == "numpy":
-        before = "pass"
-    code = (
-        f"import time\n{before}\nstart = time.process_time()\nimport {module}\n"
-        "print(time.process_time() - start)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    modules = []
+    for name in map(canonicalize_name, names):
+        modules.append(MODULES.get(name, name.replace("-", "_")))
+    done = subprocess.run([sys.executable, "-c", TIMER, *modules], capture_output=True, text=True)
     if done.returncode:
-        return None
-    return float(done.stdout.split()[-1])
+        return dict.fromkeys(names)
+    return dict(zip(names, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
 def _requirements(package: str, extra: str) -> Iterator[Requirement]:
