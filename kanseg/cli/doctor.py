@@ -114,13 +114,13 @@ def _costs() -> list[dict[str, Any]]:
         brings = ", ".join(cost.brings[:LARGEST])
         if len(cost.brings) > LARGEST:
             brings += f" and {len(cost.brings) - LARGEST} more"
-        rows.append((name, f"{cost.megabytes:.1f}", seconds, brings))
+        rows.append((name, brings, f"{cost.megabytes:.1f}", seconds))
     total = sum(cost.megabytes for cost in found)
     print(
         f"\n{total:.0f} MB in all; import: CPU seconds beside those of the packages that it needs"
     )
-    header = ("package", "MB", "import", "with the packages that only it brings")
-    print(plain_table(header, rows))
+    header = ("package", "with the packages that only it brings", "MB", "import")
+    print(plain_table(header, rows, text_columns=2))
     return [asdict(cost) for cost in found]
 
 
