@@ -94,10 +94,14 @@ def test_a_run_draws_the_same_samples_at_every_validation(config, tmp_path):
     assert not events(tmp_path / "run" / "tensorboard").Tags()["images"]
 
 
-def test_without_tensorboard_a_run_says_so_once_and_goes_on(config, tmp_path, monkeypatch, capsys):
+def test_a_run_goes_on_without_tensorboard_which_it_says_and_albumentations(
+    config, tmp_path, monkeypatch, capsys
+):
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    config.data.augment = ["torchvision.RandomHorizontalFlip"]
     config.training.tensorboard, config.training.panels, config.training.epochs = True, 0, 1
     train(config)
     assert capsys.readouterr().out.count('python -m pip install "kanseg[tensorboard]"') == 1
