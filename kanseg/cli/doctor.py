@@ -1,9 +1,10 @@
 """Report what kanseg runs on, and what is missing:
 
-kanseg doctor [--json FILE]
+kanseg doctor [--cost] [--json FILE]
 
-Versions, processor, GPUs, threads, free memory and disk, and the packages that are missing or too
-old. Exit code 1 if a package that kanseg cannot do without is missing or does not fit.
+Versions, processor, GPUs, threads, free memory and disk, the packages that are missing or too old,
+and the extras that bring them; with --cost also what each package takes. Exit code 1 if a package
+that kanseg cannot do without is missing or does not fit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,16 @@ import kanseg
 from kanseg.config.arguments import ToolParser, output_file
 
 GIB = 2**30
+LARGEST = 3  # packages that are named beside the one that brings them
 
 
 def _parser() -> ToolParser:
     parser = ToolParser(description=__doc__)
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="measure the size of each package on disk and the time of its import",
+    )
     parser.add_argument("--json", type=str, metavar="FILE", help="file for the same, as JSON")
     return parser
 
@@ -41,8 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "packages": facts,
     }
     report |= _hardware(problems)
+    report["extras"] = _missing_extras(facts)
     report["problems"] = problems
     print(_text(report))
+    if given.cost:
+        report["cost"] = _costs()
     if target is not None:
         from kanseg.utils.io import atomic_write_text
 
@@ -73,6 +84,44 @@ def _packages() -> tuple[dict[str, Any], list[str]]:
             f" {' '.join(builds)}; python -m pip install opencv-python-headless"
         )
     return facts, problems
+
+
+def _missing_extras(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return extra -> what it brings, its packages that are missing, and how to install them."""
+    from kanseg.utils.installation import USER_EXTRAS, install
+
+    missing = {}
+    for extra, purpose in USER_EXTRAS.items():
+        names = [name for name, fact in facts.items() if fact["extra"] == extra]
+        names = [name for name in names if facts[name]["found"] is None]
+        if names:
+            missing[extra] = {"brings": purpose, "missing": names, "install": install(extra)}
+    return missing
+
+
+def _costs() -> list[dict[str, Any]]:
+    """Measure what the installed packages cost, and print it."""
+    from kanseg.utils.installation import costs
+    from kanseg.utils.tables import plain_table
+
+    found = costs()
+    rows = []
+    for cost in found:
+        seconds = "-" if cost.import_seconds is None else f"{cost.import_seconds:.2f}"
+        name = cost.name
+        if cost.extra:
+            name += f" [{cost.extra}]"
+        brings = ", ".join(cost.brings[:LARGEST])
+        if len(cost.brings) > LARGEST:
+            brings += f" and {len(cost.brings) - LARGEST} more"
+        rows.append((name, brings, f"{cost.megabytes:.1f}", seconds))
+    total = sum(cost.megabytes for cost in found)
+    print(
+        f"\n{total:.0f} MB in all; import: CPU seconds beside those of the packages that it needs"
+    )
+    header = ("package", "with the packages that only it brings", "MB", "import")
+    print(plain_table(header, rows, text_columns=2))
+    return [asdict(cost) for cost in found]
 
 
 def _hardware(problems: list[str]) -> dict[str, Any]:
@@ -134,6 +183,10 @@ def _text(report: dict[str, Any]) -> str:
         if package["extra"]:
             needed += f" for kanseg[{package['extra']}]"
         lines.append(f"{name:30} {package['found'] or '-':18} {needed}")
+    lines.append("")
+    for extra in report["extras"].values():
+        missing = ", ".join(extra["missing"])
+        lines.append(f"{extra['brings']}: missing {missing}: {extra['install']}")
     lines += ["", *(f"problem: {problem}" for problem in report["problems"])]
     if not report["problems"]:
         lines.append("Everything that kanseg needs is there.")

@@ -54,7 +54,8 @@ class DataConfig:
         gamma: exponent on the values in [0, 1] before normalization; 0.5 brightens dark images.
         mean: per channel; by default that of the training images.
         std: per channel; by default that of the training images.
-        augment: albumentations transforms, `- Name: {option: value}`.
+        augment: transforms of albumentations, `- Name: {option: value}`, or of torchvision (v2),
+            `- torchvision.Name: {option: value}`.
         skip_bad: skip faulty samples instead of stopping.
         max_pixels: larger images are refused as decompression bombs.
         spacing: [row, column] distance of neighboring pixels, in a unit such as mm; surface
@@ -223,7 +224,7 @@ class _Training:
         log_every: optimizer steps between lines of log.jsonl.
         monitor: the validation metric that selects the best weights.
         panels: samples drawn as images at the end.
-        tensorboard: write TensorBoard events to the run folder.
+        tensorboard: write TensorBoard events to the run folder, if TensorBoard is installed.
         wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
         project: of Weights & Biases.
         log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every

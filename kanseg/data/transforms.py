@@ -1,21 +1,21 @@
-"""Augment images with masks by albumentations transforms."""
+"""Augment images with masks by transforms of albumentations and torchvision."""
 
 from __future__ import annotations
 
-import copy
-import importlib.metadata
-import inspect
-import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 
-from kanseg.data.label_spec import IGNORE_INDEX
+from kanseg.data.augmentation.albumentations_transforms import AlbumentationsTransforms
+from kanseg.data.augmentation.library import LibraryTransforms, Spec
+from kanseg.data.augmentation.torchvision_transforms import (
+    PREFIX,
+    TorchvisionTransforms,
+    has_prefix,
+)
 from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
-from kanseg.utils.registry import nearest
-from kanseg.utils.text import one_line
 
 
 class Augmentation:
@@ -24,21 +24,26 @@ class Augmentation:
     Pixels that a transform fills in are ignored in the mask (255).
 
     Args:
-        transforms: [{name: {option: value}}] or names alone; names and options are those of
-            albumentations 2.0.
+        transforms: [{name: {option: value}}] or names alone, of albumentations 2.0, or with the
+            prefix "torchvision." of `torchvision.transforms.v2`. Each library is imported only if
+            one of its transforms is named.
         crop: (h, w) of a random crop before the transforms, padded if the image is smaller; None
             for no crop.
         foreground: share of the crops that contain a pixel of a random class
             (`foreground_window`), from 0 to 1.
 
     Raises:
-        InputError: a name or an option that albumentations does not have, or a value that it
-            refuses; `foreground` without a crop.
+        InputError: a name or an option that the library does not have, or a value that it refuses;
+            a library that is missing; `foreground` without a crop.
+
+    Example:
+        >>> augment = Augmentation(["torchvision.RandomHorizontalFlip"], crop=(256, 256))
+        >>> image, mask = augment(image, mask, seed=0)
     """
 
     def __init__(
         self,
-        transforms: Sequence[Mapping[str, Mapping[str, object]] | str],
+        transforms: Sequence[Spec],
         crop: Sequence[int] | None = None,
         foreground: float = 0.0,
     ):
@@ -54,11 +59,9 @@ class Augmentation:
         self.crop, self.foreground = crop, foreground
         specs = list(transforms)
         if crop is not None:
-            size = {"height": int(crop[0]), "width": int(crop[1])}
-            specs.insert(0, {"RandomCrop": size | {"pad_if_needed": True}})
-        self.empty = not specs
-        if not self.empty:
-            self._compose = _albumentations().Compose([_build(spec) for spec in specs])
+            specs.insert(0, _crop_like_the_first(specs, int(crop[0]), int(crop[1])))
+        self._steps = _build(specs)
+        self.empty = not self._steps
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: int, *, name: str = "image"
@@ -92,16 +95,15 @@ class Augmentation:
         Raises:
             InputError: the first transform that accepts RGB images, but not this image.
         """
-        if self.empty:
-            return
         values = image
         if image.dtype == np.uint16:
             values = image.astype(np.float32) / 65535
-        for transform in self._compose.transforms:
-            if _works(transform, values[:, :, [0] * 3]) and not _works(transform, values):
+        for step in self._steps:
+            transform = step.refusing(values)
+            if transform is not None:
                 raise InputError(
-                    f"{name}: augmentation {type(transform).__name__} needs RGB images and does not"
-                    f" accept {image.shape[2]} channels of {values.dtype}; leave it out, or set"
+                    f"{name}: augmentation {transform} needs RGB images and does not accept"
+                    f" {image.shape[2]} channels of {values.dtype}; leave it out, or set"
                     " data.channels to 3 (or 1)"
                 )
 
@@ -123,34 +125,11 @@ class Augmentation:
         self, image: np.ndarray, mask: np.ndarray, seed: int, name: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Apply the transforms."""
-        self._compose.set_random_seed(seed)
-        given = mask
-        if mask.ndim == 3:  # albumentations has the classes of a multilabel mask last
-            given = np.ascontiguousarray(mask.transpose(1, 2, 0))
-        try:
-            result = self._compose(image=image, mask=given)
-        # albumentations and OpenCV raise many kinds of exceptions; the user can fix the sample or
-        # the list of transforms
-        except Exception as error:
-            raise InputError(
-                f"{name}: augmentation failed on an image of {image.shape[0]}x{image.shape[1]}"
-                f" pixels (height x width): {one_line(error, None)}"
-            ) from error
-        changed, label = result["image"], result["mask"]
-        if mask.ndim == 3:
-            label = label.reshape(*label.shape[:2], len(mask)).transpose(2, 0, 1)
-        size = label.shape[-2:]
-        if (
-            not isinstance(changed, np.ndarray)
-            or changed.dtype != image.dtype
-            or changed.size != size[0] * size[1] * image.shape[2]
-        ):
-            made = f"{changed.dtype} {tuple(changed.shape)}"
-            raise InputError(
-                f"{name}: augmentation turned a {image.dtype} image into {made}; leave out"
-                " ToTensorV2, Normalize and the like"
-            )
-        return changed.reshape(*size, image.shape[2]), label
+        for number, step in enumerate(self._steps):
+            if number:  # two steps of one library must not draw the same numbers
+                seed = sample_seed(seed, 0, number)
+            image, mask = step(image, mask, seed, name=name)
+        return image, mask
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
@@ -158,103 +137,21 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1)[0])
 
 
-def parse_transform(
-    spec: object, known: Mapping[str, type], library: str
-) -> tuple[type, dict[str, object]]:
-    """Return the class and the options of a transform in the settings: `Name` or `{Name: {option:
-    value}}`.
-
-    Args:
-        spec: from the settings.
-        known: name -> class of all transforms.
-        library: of these transforms, for messages.
-
-    Raises:
-        InputError: another form, or a name or an option that the library does not have.
+def _crop_like_the_first(specs: Sequence[Spec], height: int, width: int) -> Spec:
+    """Return a random crop of the library of the first transform, so that no other is imported;
+    of torchvision if there is none.
     """
-    if isinstance(spec, str):
-        spec = {spec: {}}
-    if not isinstance(spec, Mapping) or len(spec) != 1:
-        raise InputError(
-            f"an augmentation must be `Name` or `Name: {{option: value}}`, got {spec!r}"
-        )
-    name, options = next(iter(spec.items()))
-    options = options or {}
-    if name not in known:
-        raise InputError(f"{library} has no transform {name!r}{nearest(str(name), known)}")
-    if not isinstance(options, Mapping):
-        raise InputError(
-            f"augmentation {name}: options must be `{{option: value}}`, got {options!r}"
-        )
-    allowed = option_names(known[name])
-    for option in options:
-        if option not in allowed:
-            raise InputError(
-                f"augmentation {name} has no option {option!r}{nearest(str(option), allowed)} (it"
-                f" has: {', '.join(allowed) or 'none'})"
-            )
-    return known[name], dict(options)
+    if specs and not has_prefix(specs[0]):
+        return {"RandomCrop": {"height": height, "width": width, "pad_if_needed": True}}
+    return {f"{PREFIX}RandomCrop": {"size": [height, width], "pad_if_needed": True}}
 
 
-def option_names(transform: type) -> list[str]:
-    """Return the names of the arguments of a transform's constructor."""
-    parameters = inspect.signature(transform.__init__).parameters
-    return [name for name in parameters if name not in ("self", "args", "kwargs")]
-
-
-def _works(transform: object, image: np.ndarray) -> bool:
-    """True if a transform accepts the image when it is applied."""
-    always = copy.deepcopy(transform)
-    always.p = 1.0
-    try:
-        always(image=np.ascontiguousarray(image))
-    except Exception:  # of any kind; `check` compares with the result for an RGB image
-        return False
-    return True
-
-
-def _albumentations():
-    """Import albumentations (MIT license), without its version check over the network."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    try:
-        importlib.metadata.version("albumentationsx")
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    else:
-        raise InputError(
-            "albumentationsx (another license, the same import name) is installed; run `pip"
-            " uninstall albumentationsx` and `pip install albumentations==2.0.8`"
-        )
-    import albumentations
-
-    return albumentations
-
-
-def _build(spec: Mapping[str, Mapping[str, object]] | str):
-    """Build an albumentations transform from its name and options."""
-    module = _albumentations()
-    abstract = (
-        module.BasicTransform,
-        module.ImageOnlyTransform,
-        module.DualTransform,
-        module.Transform3D,
-    )
-    known = {}
-    for name, kind in vars(module).items():
-        is_transform = inspect.isclass(kind) and issubclass(kind, module.BasicTransform)
-        if is_transform and kind not in abstract:
-            known[name] = kind
-    transform, options = parse_transform(spec, known, "albumentations")
-    if "fill_mask" in option_names(transform):
-        options.setdefault("fill_mask", IGNORE_INDEX)
-    for option, value in options.items():
-        if isinstance(value, list):
-            options[option] = tuple(value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        try:
-            return transform(**options)
-        except (ValueError, TypeError, UserWarning) as error:
-            raise InputError(
-                f"augmentation {transform.__name__}: {one_line(error, None)}"
-            ) from None
+def _build(specs: Sequence[Spec]) -> list[LibraryTransforms]:
+    """Build the transforms, one step for neighbors of the same library."""
+    steps: list[LibraryTransforms] = []
+    for of_torchvision, group in groupby(specs, key=has_prefix):
+        if of_torchvision:
+            steps.append(TorchvisionTransforms(list(group), masks=True))
+        else:
+            steps.append(AlbumentationsTransforms(list(group)))
+    return steps

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.installation import install
 from kanseg.utils.text import one_line
 
 METADATA = "kanseg"  # key of the description in the metadata
-INSTALL = 'python -m pip install -e ".[export]"'
+INSTALL = install("export")
 
 # The fields of ONNX's messages (onnx.proto) that lead to tensors: message -> field number ->
 # message.

@@ -113,6 +113,20 @@ def test_the_doctor_finds_everything_of_this_environment(tmp_path):
     assert 0 < report["memory_gib"]["free"] <= report["memory_gib"]["all"]
 
 
+def test_the_doctor_names_the_extra_that_brings_what_is_missing(tmp_path, monkeypatch, capsys):
+    info = tmp_path / "kanseg-0.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: kanseg\nVersion: 0.0\nRequires-Dist: numpy>=1\n"
+        'Requires-Dist: kanseg_nowhere>=1; extra == "tiff"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run("doctor", []) == 0
+    text = capsys.readouterr().out
+    assert "TIFF files compressed by LZW" in text
+    assert 'missing kanseg_nowhere: python -m pip install "kanseg[tiff]"' in text
+
+
 def test_what_is_missing_or_too_old_is_no_satisfied_dependency():
     assert Dependency("a", ">=2.5", "2.14.1+cu130").is_satisfied
     assert Dependency("a", ">=2.5", "2.6.0rc1").is_satisfied

@@ -4,46 +4,35 @@ images of a batch.
 
 from __future__ import annotations
 
-import inspect
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kanseg.data.transforms import parse_transform
+from kanseg.data.augmentation.library import Spec
+from kanseg.data.augmentation.torchvision_transforms import TorchvisionTransforms
 from kanseg.utils.errors import InputError
-from kanseg.utils.registry import nearest
-from kanseg.utils.text import one_line
-
-Spec = Mapping[str, Mapping[str, object] | None] | str
-REFUSED = {
-    "MixUp": "it mixes batches, not images: use the setting mixup",
-    "CutMix": "it mixes batches, not images: use the setting cutmix",
-    "Normalize": "images are normalized once, by data.mean and data.std",
-    "Compose": "the list is composed already",
-    "Lambda": "a function cannot be written in a config",
-    "Transform": "it is the base class of the others",
-}
-CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
 
 
 class ImageAugmentation:
     """Augment an image by torchvision transforms; the same seed gives the same result.
 
     Args:
-        transforms: [{name: {option: value}}] or names alone, of `torchvision.transforms.v2`;
-            interpolations and policies are given by their values ("bilinear", "cifar10"), the
-            `transforms` of RandomApply, RandomChoice and RandomOrder as such a list again.
+        transforms: [{name: {option: value}}] or names alone, of `torchvision.transforms.v2`, with
+            or without the prefix "torchvision."; interpolations and policies are given by their
+            values ("bilinear", "cifar10"), the `transforms` of RandomApply, RandomChoice and
+            RandomOrder as such a list again.
 
     Raises:
         InputError: a name or an option that torchvision does not have, or a value that it refuses.
     """
 
     def __init__(self, transforms: Sequence[Spec]):
-        self._transforms = [_build(spec) for spec in transforms]
+        self._transforms = None
+        if transforms:
+            self._transforms = TorchvisionTransforms(transforms, masks=False)
 
     def __call__(self, image: np.ndarray, seed: int, *, name: str = "image") -> np.ndarray:
         """Augment an image: (H, W, C) uint8 or uint16 -> (H', W', C) of the same type; uint16
@@ -53,83 +42,11 @@ class ImageAugmentation:
             InputError: a transform fails on this image, or returns something else than an image
                 of its type and channels.
         """
-        if not self._transforms:
+        if self._transforms is None:
             return image
-        from torchvision.tv_tensors import Image
-
         if image.dtype == np.uint16:  # few transforms take 16 bits
             image = image.astype(np.float32) / 65535
-        changed = Image(torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")))
-        # These transforms use torch's CPU generator; torch.manual_seed would seed the GPUs too.
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
-            try:
-                for transform in self._transforms:
-                    changed = transform(changed)
-            # torchvision raises exceptions of any kind; the user can fix the sample or the list
-            except Exception as error:
-                raise InputError(
-                    f"{name}: augmentation failed on an image of {image.shape[0]}x{image.shape[1]}"
-                    f" pixels (height x width): {type(transform).__name__}: {one_line(error)}"
-                ) from error
-        made, channels = type(changed).__name__, image.shape[2]
-        is_image = False
-        if isinstance(changed, Tensor):
-            made = f"{changed.dtype} {tuple(changed.shape)}"
-            is_image = changed.ndim == 3 and len(changed) == channels
-            is_image = is_image and changed.numpy().dtype == image.dtype
-        if not is_image:
-            raise InputError(
-                f"{name}: augmentation turned an image into {made}, expected {image.dtype}"
-                f" ({channels}, H, W); leave out ToDtype, ToPILImage, FiveCrop and the like"
-            )
-        return np.ascontiguousarray(changed.numpy().transpose(1, 2, 0))
-
-
-def _build(spec: Spec):
-    """Build a torchvision transform from its name and options."""
-    from torchvision.transforms import v2
-
-    name = next(iter(spec), None) if isinstance(spec, Mapping) else spec
-    if isinstance(name, str) and name in REFUSED:
-        raise InputError(f"augmentation {name}: {REFUSED[name]}")
-    known = {}
-    for name, kind in vars(v2).items():
-        if inspect.isclass(kind) and issubclass(kind, v2.Transform) and name not in REFUSED:
-            known[name] = kind
-    transform, options = parse_transform(spec, known, "torchvision")
-    name = transform.__name__
-    values = {option: _value(name, option, value) for option, value in options.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        try:
-            return transform(**values)
-        except Exception as error:  # values of a wrong type fail in many ways
-            raise InputError(f"augmentation {name}: {one_line(error, None)}") from None
-
-
-def _value(name: str, option: str, value: object) -> object:
-    """Convert the value of an option: the name of an enumeration member to the member, an inner
-    list of transforms to transforms.
-    """
-    from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
-
-    if option == "transforms" and name in CONTAINERS:
-        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-            raise InputError(
-                f"augmentation {name}: transforms must be a list of transforms, got {value!r}"
-            )
-        return [_build(spec) for spec in value]
-    kinds = {"interpolation": InterpolationMode, "policy": AutoAugmentPolicy}
-    if option not in kinds:
-        return value
-    members = {member.value: member for member in kinds[option]}
-    if str(value).lower() not in members:
-        raise InputError(
-            f"augmentation {name}: {option} {value!r} is not one of"
-            f" {', '.join(members)}{nearest(str(value), members)}"
-        )
-    return members[str(value).lower()]
+        return self._transforms(image, None, seed, name=name)[0]
 
 
 class Mixer:

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.installation import install
 from kanseg.utils.text import one_line
 
 _MAX_MESSAGE = 200  # characters of a library's message that are shown
@@ -39,7 +40,8 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 
 @contextmanager
 def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
-    """Convert any exception of a decoder in the block to an InputError "damaged or truncated ...".
+    """Convert any exception of a decoder in the block to an InputError "damaged or truncated ...",
+    or one that names the extra which reads such a file.
 
     The `except` is broad because PIL, OpenCV, tifffile and imagecodecs raise many undocumented
     exceptions for damaged bytes (struct.error, KeyError, TypeError, AttributeError,
@@ -60,6 +62,13 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
         ) from None
     except Exception as error:
         text = one_line(error, _MAX_MESSAGE)
+        if (
+            "imagecodecs" in text
+        ):  # tifffile: <COMPRESSION.LZW: 5> requires the 'imagecodecs' package
+            raise InputError(
+                f"{path}: the TIFF file is compressed in a way that needs the package imagecodecs"
+                f" ({text}): {install('tiff')}"
+            ) from None
         if not isinstance(error, OSError):  # those of the file system are clear without the type
             text = f"{type(error).__name__}: {text}"
         raise InputError(

@@ -209,7 +209,7 @@ def read_tiff_image(header: TiffHeader) -> DecodedImage:
     """Read the image of a file, upright, by the table above.
 
     Raises:
-        InputError: several images in one file, damage, a compression that needs another package,
+        InputError: several images in one file, damage, a compression that needs the extra `tiff`,
             NaN or infinite values, or WhiteIsZero with values that have no white.
     """
     image = image_of(_stored(header), header)
@@ -296,16 +296,7 @@ def _stored(header: TiffHeader) -> np.ndarray:
     if header.pages > 1:
         raise several_pages(header.path, header.pages)
     with decoder_errors(header.path), tifffile.TiffFile(header.path) as file:
-        try:
-            array = file.pages[0].asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            compression = str(error).split(" requires")[0]
-            raise InputError(
-                f"{header.path}: the compression ({compression}) needs another package: python -m"
-                " pip install imagecodecs"
-            ) from None
+        array = file.pages[0].asarray()
         if header.planes:
             array = np.moveaxis(array, 0, -1)
         return array.reshape(*header.shape, header.bands)

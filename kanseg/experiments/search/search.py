@@ -26,6 +26,7 @@ from kanseg.training.run_folder.resume import settings_changed
 from kanseg.training.settings import check_settings
 from kanseg.utils.environment import launched_processes
 from kanseg.utils.errors import InputError
+from kanseg.utils.installation import install
 from kanseg.utils.text import one_line
 
 STUDY = "kanseg"
@@ -76,7 +77,7 @@ def search(
     try:
         import optuna
     except ModuleNotFoundError:
-        raise InputError("a search needs optuna: python -m pip install 'optuna>=3'") from None
+        raise InputError(f"a search needs optuna: {install('search')}") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not config.data.val:
         raise InputError("a search needs scores on val; give a split in data.val")

@@ -76,7 +76,7 @@ def open_run_folder(
         step = 0
         if resumed is not None:
             step = resumed.state["step"]
-        trackers = open_trackers(path, task.config, step=step)
+        trackers = open_trackers(path, task.config, log=log, step=step)
         atomic_write_text(path / "config.yaml", task.config.to_yaml())
         if resumed is not None:
             clock.resume(path)

@@ -6,7 +6,7 @@ import io
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from kanseg.utils.errors import InputError
+from kanseg.utils.installation import install
 from kanseg.utils.text import one_line
 
 WIDEST = 1280  # pixels of an image that is logged
@@ -42,6 +43,9 @@ class TensorBoard(Tracker):
     Args:
         run: folder of the run.
         step: of the checkpoint that is resumed; later events of the interrupted run are hidden.
+
+    Raises:
+        ImportError: tensorboard is not installed.
     """
 
     def __init__(self, run: Path, *, step: int = 0):
@@ -137,19 +141,30 @@ def import_wandb() -> Any:
         wandb.init  # noqa: B018
     except (ImportError, AttributeError):
         raise InputError(
-            "training.wandb needs the package wandb: python -m pip install 'wandb>=0.17', or set it"
-            " to no"
+            f"training.wandb needs the package wandb: {install('tracking')}, or set it to no"
         ) from None
     return wandb
 
 
-def open_trackers(run: Path, config: Any, *, step: int = 0) -> list[Tracker]:
-    """Open the trackers of the settings; `step` is that of the checkpoint that is resumed."""
+def open_trackers(
+    run: Path, config: Any, *, log: Callable[[str], None], step: int = 0
+) -> list[Tracker]:
+    """Open the trackers of the settings; without TensorBoard, say so and do without it.
+
+    Args:
+        run: folder of the run.
+        config: all settings of the experiment.
+        log: called with a line of text.
+        step: of the checkpoint that is resumed.
+    """
     trackers: list[Tracker] = []
     if config.training.wandb != "no":
         trackers.append(WeightsAndBiases(run, config))
     if config.training.tensorboard:
-        trackers.append(TensorBoard(run, step=step))
+        try:
+            trackers.append(TensorBoard(run, step=step))
+        except ImportError as error:
+            log(f"no TensorBoard events are written ({one_line(error)}): {install('tensorboard')}")
     return trackers
 
 

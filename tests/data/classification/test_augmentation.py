@@ -74,6 +74,8 @@ def test_values_go_where_they_should():
     windows = np.lib.stride_tricks.sliding_window_view(IMAGE, (8, 8, 3))[:, :, 0]
     assert (windows == crop).all(axis=(2, 3, 4)).sum() == 1
     assert ImageAugmentation([])(IMAGE, 0) is IMAGE
+    prefixed = ImageAugmentation([{"torchvision.RandomCrop": {"size": 8}}])(IMAGE, 3)
+    assert np.array_equal(prefixed, crop)
 
 
 def test_policies_are_those_of_torchvision():
@@ -116,6 +118,7 @@ def test_policies_are_those_of_torchvision():
         ({"RandomApply": {"transforms": "RandomCrop"}}, "must be a list"),
         ({"RandomCrop": {}, "Pad": {}}, "an augmentation must be"),
         ("MixUp", "mixes batches"),
+        ({"FiveCrop": {"size": 4}}, "several images"),
         ({"Normalize": {"mean": [0], "std": [1]}}, "normalized once"),
         ("Transform", "base"),
         ("InterpolationMode", "no transform"),
@@ -127,7 +130,7 @@ def test_misspelt_or_impossible_transforms_are_errors(spec, message):
 
 
 @pytest.mark.parametrize(
-    "spec", [{"RandomCrop": {"size": 99}}, "ToPILImage", "Grayscale", {"FiveCrop": {"size": 4}}]
+    "spec", [{"RandomCrop": {"size": 99}}, "ToPILImage", "Grayscale", "torchvision.Grayscale"]
 )
 def test_a_transform_that_fails_or_changes_the_type_is_reported_with_the_image(spec):
     with pytest.raises(InputError, match=r"a\.png: augmentation (failed|turned)"):

@@ -389,7 +389,7 @@ def test_a_missing_package_is_named_with_its_command(experiment, tmp_path, monke
         "--ray",
         "2",
     ]
-    with pytest.raises(InputError, match=f"python -m pip install '{name}"):
+    with pytest.raises(InputError, match=f"needs {name}: python -m pip install "):
         main(arguments if name == "ray" else arguments[:-2])
 
 

@@ -111,6 +111,21 @@ def test_a_run_draws_the_same_samples_at_every_validation(config, tmp_path):
     assert not events(tmp_path / "run" / "tensorboard").Tags()["images"]
 
 
+def test_a_run_goes_on_without_tensorboard_which_it_says_and_albumentations(
+    config, tmp_path, monkeypatch, capsys
+):
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    config.data.augment = ["torchvision.RandomHorizontalFlip"]
+    config.training.tensorboard, config.training.panels, config.training.epochs = True, 0, 1
+    train(config)
+    assert capsys.readouterr().out.count('python -m pip install "kanseg[tensorboard]"') == 1
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
 def settings(kind=Config):
     config = kind()
     config.training.wandb, config.training.project = "offline", "tries"
@@ -187,7 +202,7 @@ def test_without_wandb_it_is_reported_before_anything_is_written(
     """A folder of that name in the working directory is not the package."""
     monkeypatch.setitem(sys.modules, "wandb", there)
     config.training.wandb = "offline"
-    with pytest.raises(InputError, match="pip install 'wandb"):
+    with pytest.raises(InputError, match=r"pip install \"kanseg\[tracking\]\""):
         train(config)
     assert not (tmp_path / "run").exists()
 
