@@ -8,6 +8,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
 
+AUTO = "auto"
+# What "auto" stands for: images that are mirrored left to right are as likely as the others in most
+# data sets.
+FLIPS = ({"HorizontalFlip": {"p": 0.5}},)
+
 
 class Augmentation:
     """Augment an image and its mask; the same seed gives the same result.
@@ -25,7 +31,7 @@ class Augmentation:
 
     Args:
         transforms: [{name: {option: value}}] or names alone; names and options are those of
-            albumentations 2.0.
+            albumentations 2.0. "auto" for FLIPS.
         crop: (h, w) of a random crop before the transforms, padded if the image is smaller; None
             for no crop.
         foreground: share of the crops that contain a pixel of a random class
@@ -38,7 +44,7 @@ class Augmentation:
 
     def __init__(
         self,
-        transforms: Sequence[Mapping[str, Mapping[str, object]] | str],
+        transforms: Sequence[Mapping[str, Mapping[str, object]] | str] | Literal["auto"],
         crop: Sequence[int] | None = None,
         foreground: float = 0.0,
     ):
@@ -52,7 +58,7 @@ class Augmentation:
                 " class"
             )
         self.crop, self.foreground = crop, foreground
-        specs = list(transforms)
+        specs = list(FLIPS if transforms == AUTO else transforms)
         if crop is not None:
             size = {"height": int(crop[0]), "width": int(crop[1])}
             specs.insert(0, {"RandomCrop": size | {"pad_if_needed": True}})

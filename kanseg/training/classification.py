@@ -22,6 +22,7 @@ from kanseg.data import (
     channel_statistics,
     open_images,
 )
+from kanseg.data.classification.augmentation import default_transforms
 from kanseg.data.classification.dataset import image_contents, limited, many_files
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.splits.record import Content, read_record
@@ -92,6 +93,7 @@ class ClassificationTask(Task):
     def open(self, *, checkpoint: Path | None, log: Log) -> ClassificationDataset:
         settings = self.config.training
         images = self._open_images(checkpoint, log)
+        self.use_transforms(default_transforms(images.classes), log)
         if self.split_record is None:
             sampled = many_files(images.splits)
             _, self.split_record = split_of_run(

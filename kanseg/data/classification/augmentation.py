@@ -7,13 +7,14 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kanseg.data.transforms import parse_transform
+from kanseg.data.transforms import AUTO, parse_transform
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
@@ -30,20 +31,34 @@ REFUSED = {
 CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
 
 
+FLIPS = ({"RandomHorizontalFlip": {"p": 0.5}},)
+
+
+def default_transforms(classes: Sequence[str]) -> list[Spec]:
+    """What "auto" stands for: `FLIPS`; nothing if all classes have names of one character, because
+    mirrored digits and letters are others.
+    """
+    if all(len(name) == 1 for name in classes):
+        return []
+    return list(FLIPS)
+
+
 class ImageAugmentation:
     """Augment an image by torchvision transforms; the same seed gives the same result.
 
     Args:
         transforms: [{name: {option: value}}] or names alone, of `torchvision.transforms.v2`;
             interpolations and policies are given by their values ("bilinear", "cifar10"), the
-            `transforms` of RandomApply, RandomChoice and RandomOrder as such a list again.
+            `transforms` of RandomApply, RandomChoice and RandomOrder as such a list again. "auto"
+            for `FLIPS`.
 
     Raises:
         InputError: a name or an option that torchvision does not have, or a value that it refuses.
     """
 
-    def __init__(self, transforms: Sequence[Spec]):
-        self._transforms = [_build(spec) for spec in transforms]
+    def __init__(self, transforms: Sequence[Spec] | Literal["auto"]):
+        specs = FLIPS if transforms == AUTO else transforms
+        self._transforms = [_build(spec) for spec in specs]
 
     def __call__(self, image: np.ndarray, seed: int, *, name: str = "image") -> np.ndarray:
         """Augment an image: (H, W, C) uint8 or uint16 -> (H', W', C) of the same type; uint16
