@@ -136,6 +136,7 @@ class ClassificationTask(Task):
             "model": self.model_arguments(len(images.classes), (height, width)),
             "labels": {"task": "classification", "classes": list(images.classes)},
             "preprocess": asdict(self.preprocess),
+            "image_size": [height, width],
         }
         self._loss = ClassificationLoss(label_smoothing=settings.label_smoothing)
         if settings.mixup or settings.cutmix:
