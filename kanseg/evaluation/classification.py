@@ -4,7 +4,7 @@ images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from kanseg.inference.classifier import Classifier
 from kanseg.inference.files.class_table import probability_cells, probability_columns
 from kanseg.inference.loading import load_checkpoint
 from kanseg.metrics import ClassificationMetrics
+from kanseg.metrics.classification import Classified
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.reading import read_text
@@ -89,7 +90,7 @@ def evaluate_classifier(
     if untrained.trained:
         scores["training_images"] = untrained.trained
     if csv is not None:
-        write_class_table(Path(csv), metrics, source.keys(labeled.root))
+        write_class_table(Path(csv), metrics.per_image, metrics.classes, source.keys(labeled.root))
     return scores
 
 
@@ -117,9 +118,8 @@ def _open(config: ClassificationConfig, root: str | None, names: Sequence[str]) 
     for name in names:
         if name not in SPLITS:
             raise InputError(
-                f"--split {name!r} is not one of {', '.join(SPLITS)}{nearest(name, SPLITS)};"
-                " data.train, data.val and data.test of the run say which splits of the data set"
-                " these are"
+                f"--split {name!r} is not one of {', '.join(SPLITS)}, which data.train, data.val"
+                f" and data.test of the run choose{nearest(name, SPLITS)}"
             )
     data = config.data
     opened = open_images(
@@ -204,20 +204,22 @@ def _without_trained(
     return untrained
 
 
-def write_class_table(path: Path, metrics: ClassificationMetrics, names: Sequence[str]) -> None:
+def write_class_table(
+    path: Path, per_image: Mapping[int, Classified], classes: Sequence[str], names: Sequence[str]
+) -> None:
     """Write the result of every image as CSV: its name, its class, the predicted one, whether they
     are equal, and the probabilities of both and of all classes (of more than 20, the five most
     likely).
 
     Args:
         path: of the file.
-        metrics: the results.
+        per_image: `ClassificationMetrics.per_image`.
+        classes: names, index 0 first.
         names: of the images, by index.
     """
-    classes = metrics.classes
     rows = []
-    for index in sorted(metrics.per_image):
-        image = metrics.per_image[index]
+    for index in sorted(per_image):
+        image = per_image[index]
         values = image.probabilities
         rows.append(
             [

@@ -202,9 +202,8 @@ def classification_table(result: Mapping[str, Any]) -> str:
     if len(result["classes"]) <= TOP:
         top5 += " (fewer than 6 classes)"
     return (
-        f"{table}\ntop1 {top1}  top5 {top5}  auc: one against the rest {ovr}, one against one {ovo}"
-        f"\naccuracy {top1}  balanced accuracy {balanced}  calibration error {ece}  Brier score"
-        f" {brier}"
+        f"{table}\naccuracy {top1}  balanced accuracy {balanced}  calibration error {ece}  Brier score"
+        f" {brier}\ntop1 {top1}  top5 {top5}  auc: one against the rest {ovr}, one against one {ovo}"
     )
 
 

@@ -26,6 +26,7 @@ from kanseg.data.classification.augmentation import default_transforms
 from kanseg.data.classification.dataset import image_contents, limited, many_files
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.splits.record import Content, read_record
+from kanseg.evaluation.classification import write_class_table
 from kanseg.evaluation.loop import eval_mode, evaluate, gather_images
 from kanseg.inference.checkpoint import DESCRIPTION
 from kanseg.inference.description import model_arguments, preprocess_from
@@ -269,6 +270,15 @@ class ClassificationTask(Task):
         gather_images(metrics, accelerator)
         self._evaluated[title] = metrics.per_image
         return metrics.compute()
+
+    def measure(self, model: nn.Module, split: str, accelerator: Accelerator, run: Path) -> Scores:
+        scores = super().measure(model, split, accelerator, run)
+        if accelerator.is_main_process:
+            names = self.eval_datasets[split].source.keys(Path(self.config.data.root))
+            write_class_table(
+                run / f"scores_{split}.csv", self._evaluated[split], self.classes, names
+            )
+        return scores
 
     def headline(self, scores: Scores) -> Scores:
         return {name: scores[name] for name in HEADLINE}
