@@ -201,10 +201,11 @@ def classification_table(result: Mapping[str, Any]) -> str:
     ece, brier = _cells(result["calibration"], "ece", "brier")
     if len(result["classes"]) <= TOP:
         top5 += " (fewer than 6 classes)"
-    return (
-        f"{table}\naccuracy {top1}  balanced accuracy {balanced}  calibration error {ece}  Brier score"
-        f" {brier}\ntop1 {top1}  top5 {top5}  auc: one against the rest {ovr}, one against one {ovo}"
-    )
+    accuracy = f"accuracy {top1}  balanced accuracy {balanced}"
+    calibration = f"calibration error {ece}  Brier score {brier}"
+    ranked = f"top1 {top1}  top5 {top5}"
+    areas = f"auc: one against the rest {ovr}, one against one {ovo}"
+    return f"{table}\n{accuracy}  {calibration}\n{ranked}  {areas}"
 
 
 def confusion_table(result: Mapping[str, Any]) -> str:

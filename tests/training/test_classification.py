@@ -116,8 +116,9 @@ def test_another_data_set_is_evaluated_by_the_names_of_its_classes(experiment, t
     """Its folders are fewer, so that the numbers of its classes are others."""
     train(settings(experiment, epochs=3))
     values = np.load(experiment.data.root)
+    pairs = list(zip(values["x_test"], values["y_test"], strict=True))
     for split in ("train", "test"):
-        for number, (image, label) in enumerate(zip(values["x_test"], values["y_test"])):
+        for number, (image, label) in enumerate(pairs):
             if label in (1, 3):
                 path = tmp_path / "new" / split / str(label) / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
