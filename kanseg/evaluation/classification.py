@@ -84,6 +84,7 @@ def evaluate_classifier(
         metrics.update,
         target="label",
         batch_size=batch_size if dataset.one_size else 1,
+        workers=config.data.workers,
         title=" + ".join(names),
     )
     scores = metrics.compute()

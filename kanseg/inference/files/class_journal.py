@@ -22,12 +22,12 @@ class Row:
 
     Args:
         file: its path, as it was given.
-        probabilities: of all classes.
+        cells: of its row in the table, after the path.
         thumbnail: path below the output folder; None for none.
     """
 
     file: str
-    probabilities: list[float]
+    cells: list[str]
     thumbnail: str | None
 
 
@@ -99,8 +99,8 @@ def read_journal(path: Path) -> Journal:
             elif isinstance(entry, dict):
                 journal.complete = bool(entry["complete"])
             else:
-                file, probabilities, thumbnail = entry
-                journal.rows[file] = Row(file, probabilities, thumbnail)
+                file, cells, thumbnail = entry
+                journal.rows[file] = Row(file, cells, thumbnail)
         except (ValueError, TypeError, KeyError):
             break
     return journal
@@ -112,7 +112,7 @@ def journals_in(output: Path) -> list[Path]:
 
 
 def _line(row: Row) -> str:
-    return json.dumps([row.file, row.probabilities, row.thumbnail])
+    return json.dumps([row.file, row.cells, row.thumbnail])
 
 
 def _digest(texts: Iterable[str]) -> str:

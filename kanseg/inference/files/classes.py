@@ -6,7 +6,7 @@ Files that fail are reported and skipped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -95,59 +95,39 @@ def classify_files(
     number, count = part
     if not 1 <= number <= count:
         raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
-    names = thumbnail_names(jobs)
-    folders = class_folders(classifier.classes)
     _refuse_thumbnails(jobs, output / THUMBNAILS)
     output.mkdir(parents=True, exist_ok=True)
     provenance = classifier.provenance()
     begin_record(output, provenance, skip_existing=skip_existing, log=log)
 
-    header = header_of(provenance, [str(job.path) for job in jobs], thumbnails=thumbnails)
-    mine = jobs[number - 1 :: count]
+    paths = [str(job.path) for job in jobs]
+    header = header_of(provenance, paths, thumbnails=thumbnails)
     kept = _clear_journals(output, header, part, keep=skip_existing)
-    kept = {str(job.path): kept[str(job.path)] for job in mine if str(job.path) in kept}
-    path = journal_path(output, part)
-    begin_journal(path, header, kept.values())
+    mine = jobs[number - 1 :: count]
+    known = [job for job in mine if str(job.path) in kept]
     todo = [job for job in mine if str(job.path) not in kept]
-    summary = PredictSummary(skipped=[job.path for job in mine if str(job.path) in kept])
-    other_sizes = 0
+    journal = journal_path(output, part)
+    begin_journal(journal, header, [kept[str(job.path)] for job in known])
+    names = thumbnail_names(jobs) if thumbnails else {}
+    recorder = _Recorder(classifier, output, journal, names, log)
+    recorder.summary.skipped += [job.path for job in known]
     bar = tqdm(total=len(todo), unit="image", disable=None if progress else True)
     with bar, ThreadPoolExecutor(READERS) as pool:
         chunks = _read_in_chunks(classifier, todo, pool, max_pixels, thumbnails=thumbnails)
         for chunk in prefetch(chunks):
-            done = _predict(classifier, chunk)
-            rows, drawn = [], []
-            for image in done:
-                if image.error is not None:
-                    summary.failed.append(error_line(image.job.path, image.error))
-                    bar.clear()
-                    log(f"failed: {summary.failed[-1]}")
-                    continue
-                values = [round(value, 8) for value in image.probabilities.tolist()]
-                target = None
-                if thumbnails:
-                    target = f"{THUMBNAILS}/{folders[int(np.argmax(values))]}/{names[image.job]}"
-                    drawn.append((output / target, image.thumbnail))
-                rows.append(Row(str(image.job.path), values, target))
-                summary.written.append(image.job.path)
-                other_sizes += image.other_size
-            # A thumbnail that exists is in the journal, so that a later run can remove it.
-            add_rows(path, rows)
-            for line in filter(None, pool.map(_write_thumbnail, drawn)):
-                summary.failed.append(line)
-                log(f"failed: {line}")
+            recorder.add(_predict(classifier, chunk), pool)
             bar.update(len(chunk))
-    end_journal(path)
-    if other_sizes:
+    end_journal(journal)
+    if recorder.other_sizes:
         log(
-            f"warning: {other_sizes} images have another size than those of the training, and the"
-            " network was not trained to resize them: their classes may be wrong; train with"
-            " data.resize"
+            f"warning: {recorder.other_sizes} images have another size than those of the training,"
+            " and the network was not trained to resize them: their classes may be wrong; train"
+            " with data.resize"
         )
-    _write_table(output, header, [str(job.path) for job in jobs], classifier.classes, count)
-    if not skip_existing and not summary.failed and count == 1:
+    _write_table(output, header, paths, classifier.classes, count)
+    if not skip_existing and not recorder.summary.failed and count == 1:
         replace_record(output, provenance)
-    return summary
+    return recorder.summary
 
 
 @dataclass(frozen=True)
@@ -160,6 +140,57 @@ class _ReadImage:
     other_size: bool = False
     probabilities: Tensor | None = None
     error: Exception | None = None
+
+
+class _Recorder:
+    """Writes thumbnails and the journal of images that are done.
+
+    Args:
+        classifier: gives the classes.
+        output: folder.
+        journal: path of the journal.
+        names: of the thumbnails; empty for none.
+        log: called with a line for each failure.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        output: Path,
+        journal: Path,
+        names: Mapping[Job, str],
+        log: Callable[[str], None],
+    ):
+        self.classifier, self.output, self.journal = classifier, output, journal
+        self.names, self.log = names, log
+        self.folders = class_folders(classifier.classes)
+        self.summary = PredictSummary()
+        self.other_sizes = 0  # images of another size than those of the training
+
+    def add(self, images: Sequence[_ReadImage], pool: ThreadPoolExecutor) -> None:
+        """Write images that are predicted, or report their errors."""
+        rows, drawn = [], []
+        for image in images:
+            if image.error is not None:
+                self._fail(error_line(image.job.path, image.error))
+                continue
+            best = int(image.probabilities.argmax())
+            target = None
+            if self.names:
+                target = f"{THUMBNAILS}/{self.folders[best]}/{self.names[image.job]}"
+                drawn.append((self.output / target, image.thumbnail))
+            rows.append(Row(str(image.job.path), _cells(self.classifier, image, best), target))
+            self.summary.written.append(image.job.path)
+            self.other_sizes += image.other_size
+        # A thumbnail that exists is in the journal, so that a later run can remove it.
+        add_rows(self.journal, rows)
+        for line in filter(None, pool.map(_write_thumbnail, drawn)):
+            self._fail(line)
+
+    def _fail(self, line: str) -> None:
+        self.summary.failed.append(line)
+        with tqdm.external_write_mode():
+            self.log(f"failed: {line}")
 
 
 def _refuse_thumbnails(jobs: Sequence[Job], folder: Path) -> None:
@@ -268,6 +299,13 @@ def _probabilities(classifier: Classifier, images: Sequence[_ReadImage]) -> Tens
     return classifier.predict([image.inputs for image in images], names)
 
 
+def _cells(classifier: Classifier, image: _ReadImage, best: int) -> list[str]:
+    """Return the cells of an image after its path: class, probability, all probabilities."""
+    values = image.probabilities.tolist()
+    others = probability_cells(classifier.classes, values)
+    return [classifier.classes[best], f"{values[best]:.6g}", *others]
+
+
 def _thumbnail(image: np.ndarray) -> np.ndarray:
     """Reduce an image (H, W, C) to (h, w, 3) uint8 of at most THUMBNAIL pixels a side."""
     factor = min(1, THUMBNAIL / max(image.shape[:2]))
@@ -316,10 +354,6 @@ def _write_table(
     lines = []
     for file in files:
         if file in rows:
-            values = rows[file].probabilities
-            best = int(np.argmax(values))
-            cells = probability_cells(classes, values)
-            name = printable(file, line=True)
-            lines.append([name, classes[best], f"{values[best]:.6g}", *cells])
+            lines.append([printable(file, line=True), *rows[file].cells])
     columns = ["file", "class", "probability", *probability_columns(classes)]
     atomic_write_text(output / PREDICTIONS, csv_table(columns, lines))
