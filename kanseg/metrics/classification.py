@@ -198,14 +198,15 @@ def classification_table(result: Mapping[str, Any]) -> str:
 
     top1, top5, ovr, ovo = _cells(result, "top1", "top5", "auc_ovr", "auc_ovo")
     (balanced,) = _cells(result, "mean_recall")
-    ece, brier = _cells(result["calibration"], "ece", "brier")
     if len(result["classes"]) <= TOP:
         top5 += " (fewer than 6 classes)"
     accuracy = f"accuracy {top1}  balanced accuracy {balanced}"
-    calibration = f"calibration error {ece}  Brier score {brier}"
+    if "calibration" in result:
+        ece, brier = _cells(result["calibration"], "ece", "brier")
+        accuracy += f"  calibration error {ece}  Brier score {brier}"
     ranked = f"top1 {top1}  top5 {top5}"
     areas = f"auc: one against the rest {ovr}, one against one {ovo}"
-    return f"{table}\n{accuracy}  {calibration}\n{ranked}  {areas}"
+    return f"{table}\n{accuracy}\n{ranked}  {areas}"
 
 
 def confusion_table(result: Mapping[str, Any]) -> str:
