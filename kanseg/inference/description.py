@@ -160,8 +160,9 @@ def check_description(description: Any, where: object) -> None:
     if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):
         raise InputError(f"{where}: tile must have 1 to {MAX_SIDE} pixels, got {list(tile)}")
     model = typed(description.get("model", {}), dict[str, Any], f"{where}: model")
-    for stored in (description.get("image_size"), model.get("image_size")):
-        typed(stored, tuple[int, int] | None, f"{where}: image_size")
+    classifier = typed(description.get("classifier", {}), dict[str, Any], f"{where}: classifier")
+    for entries in (description, model, classifier):
+        typed(entries.get("image_size"), tuple[int, int] | None, f"{where}: image_size")
     expected = {"classes": labels.num_logits, "in_channels": preprocess.channels}
     for key, value in expected.items():
         if model.get(key, value) != value:

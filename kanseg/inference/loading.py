@@ -83,7 +83,8 @@ def load_checkpoint(path: Path) -> TrainedNetwork:
     tile = description.get("tile")
     if tile is not None:
         tile = tuple(tile)
-    stored_size = description.get("model", {}).get("image_size")
+    arguments = description.get("model") or description.get("classifier") or {}
+    stored_size = arguments.get("image_size")
     size = stored_size or description.get("image_size")
     return TrainedNetwork(
         model,
