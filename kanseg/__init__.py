@@ -38,7 +38,7 @@ __all__ = [
 
 def load(checkpoint: str | Sequence[str], **options: Any):
     """A trained network with its class names and preprocessing, ready for arrays; of several
-    checkpoints, their ensemble.
+    checkpoints, their ensemble. Classifiers load the same way.
 
     Args:
         checkpoint: folder such as "runs/x/best" (or the run folder itself), one written by
@@ -46,12 +46,15 @@ def load(checkpoint: str | Sequence[str], **options: Any):
             the mean of their probabilities.
         options: `mode` ("auto", "whole", "tiles"), `tile` ((h, w)), `overlap`, `flips` (1, 2, 4, 8:
             mirrored and turned views that are averaged), `scales`, `batch_size`, `precision` ("no",
-            "bf16", "fp16"), `device` (by default a GPU where there is one).
+            "bf16", "fp16"), `device` (by default a GPU where there is one). A classifier has
+            `flips`, `batch_size`, `precision` and `device`.
 
     Returns:
         A `kanseg.inference.Predictor` (or `Ensemble`): `predictor(image)` maps (H, W, C) uint8 or
         uint16 to (H, W) class indices, `predictor.probabilities(image)` to (N, H, W),
-        `predictor.uncertainty(image)` to (H, W).
+        `predictor.uncertainty(image)` to (H, W). Of a classifier a `kanseg.inference.Classifier`:
+        `classifier(image).name` is the class of a file or an array,
+        `classifier.probabilities(image)` is (N,); both take a list of images too.
 
     Raises:
         InputError: no complete checkpoint there, or options out of range.

@@ -34,6 +34,7 @@ from kanseg.data import Augmentation, ImageAugmentation
 from kanseg.data.formats.label_settings import read_label_settings, read_layout_settings
 from kanseg.experiments.search.space import read_space
 from kanseg.training.run import train
+from tests.inference.test_classifier import write_classifier
 
 ROOT = Path(__file__).parents[1]
 # page -> the same page in Chinese
@@ -195,6 +196,8 @@ def test_the_python_blocks_of_a_page_run_and_give_the_shapes_that_they_state(use
     names = {}
     if page == "docs/tutorial.md":  # the last block predicts with the run of the page
         shutil.copytree("runs/quickstart", "runs/cells")
+    if page == "docs/classification.md":
+        write_classifier(Path("runs/mine/best"))
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), names)
         for name, shape in re.findall(r"(?m)^(\w+) = .*# (\(\d[\d, ]+\))", code):

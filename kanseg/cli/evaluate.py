@@ -2,18 +2,23 @@
 
 kanseg evaluate --checkpoint runs/quickstart/best --split test [--root FOLDER]
 
-Prints a table; --json writes all scores, --csv a table with a row for each image. By default
-images and masks have the input size of the network; with --full_size predictions are compared
-with the masks at the size of the files. Distances are in pixels, or in the unit of --spacing.
+Prints a table; --json writes all scores, --csv a table with a row for each image. A classifier has
+accuracy, precision, recall and F1 of each class, and a confusion matrix. By default images and
+masks have the input size of the network; with --full_size predictions are compared with the masks
+at the size of the files. Distances are in pixels, or in the unit of --spacing.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from kanseg.config.arguments import ToolParser, output_file, two_numbers
+from kanseg.config.arguments import ToolParser, output_file, refuse_given, two_numbers
+
+# Options that mean nothing for a classifier.
+OF_MASKS = ("full_size", "surface", "tolerance", "spacing", "inside", "protocol")
 
 
 def _parser() -> ToolParser:
@@ -85,17 +90,35 @@ def _parser() -> ToolParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print a table, and write the requested files."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     json_file = output_file(given.json, "--json")
     csv_file = output_file(given.csv, "--csv")
     from kanseg.utils.environment import process_rank
 
     if process_rank() > 0:
         return  # under torchrun only the first process evaluates
-    from kanseg.evaluation.evaluate import evaluate_checkpoint
-    from kanseg.evaluation.tables import table
+    from kanseg.inference.loading import holds_classifier
     from kanseg.training.run_folder.logging import plain
     from kanseg.utils.io import atomic_write_text
+
+    if holds_classifier(Path(given.checkpoint)):
+        scores, table = _of_classifier(given, parser, csv_file)
+    else:
+        scores, table = _of_masks(given, csv_file)
+    size = ", at the size of the files" if given.full_size else ""
+    print(f"{' + '.join(given.split)}, {scores['images']} images{size}:\n{table}")
+    if json_file is not None:
+        atomic_write_text(json_file, json.dumps(plain(scores), indent=1) + "\n")
+        print(f"scores: {given.json}")
+    if csv_file is not None:
+        print(f"scores of every image: {given.csv}")
+
+
+def _of_masks(given: Any, csv_file: Path | None) -> tuple[dict[str, Any], str]:
+    """Return the scores of a segmentation network, and their table."""
+    from kanseg.evaluation.evaluate import evaluate_checkpoint
+    from kanseg.evaluation.tables import table
 
     scores = evaluate_checkpoint(
         given.checkpoint,
@@ -112,10 +135,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device=given.device,
         csv=csv_file,
     )
-    size = ", at the size of the files" if given.full_size else ""
-    print(f"{' + '.join(given.split)}, {scores['images']} images{size}:\n{table(scores)}")
-    if json_file is not None:
-        atomic_write_text(json_file, json.dumps(plain(scores), indent=1) + "\n")
-        print(f"scores: {given.json}")
-    if csv_file is not None:
-        print(f"scores of every image: {given.csv}")
+    return scores, table(scores)
+
+
+def _of_classifier(
+    given: Any, parser: ToolParser, csv_file: Path | None
+) -> tuple[dict[str, Any], str]:
+    """Return the scores of a classifier, and their table with the confusion matrix."""
+    refuse_given(parser, given, OF_MASKS, "measures masks, and this checkpoint is a classifier")
+    from kanseg.evaluation.classification import evaluate_classifier
+    from kanseg.metrics.classification import classification_table, confusion_table
+
+    scores = evaluate_classifier(
+        given.checkpoint,
+        given.split,
+        root=given.root,
+        flips=given.flips,
+        batch_size=given.batch_size,
+        device=given.device,
+        csv=csv_file,
+    )
+    return scores, f"{classification_table(scores)}\n\n{confusion_table(scores)}"

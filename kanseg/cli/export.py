@@ -108,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if target is not None:
         atomic_write_text(target, json.dumps(report.to_dict(), indent=1) + "\n")
     agreement = report.agreement
-    found = [f"labels differ at {agreement.differing:.4%} of {agreement.pixels} pixels"]
+    units = "pixels"
+    if report.description["labels"]["task"] == "classification":
+        units = "images"
+    found = [f"labels differ at {agreement.differing:.4%} of {agreement.pixels} {units}"]
     if agreement.probability is not None:
         found.insert(0, f"probabilities differ by at most {agreement.probability:.2g}")
     print(f"checked on {', '.join(agreement.batches)}: {', '.join(found)}")

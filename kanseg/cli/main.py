@@ -19,7 +19,7 @@ VERBS = {
     "check": ("check", "main", "find the faults of a data set"),
     "convert": ("convert", "main", "write a data set in another format"),
     "formats": ("formats", "main", "list the formats of data sets, and the built-in configs"),
-    "predict": ("predict", "main", "write masks for images and videos"),
+    "predict": ("predict", "main", "write masks for images and videos, or a table of classes"),
     "evaluate": ("evaluate", "main", "score a checkpoint on a split"),
     "export": ("export", "main", "write a network as ONNX or torch.export file"),
     "compare": ("compare", "main", "train variants with several seeds, and compare them"),

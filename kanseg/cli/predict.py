@@ -1,11 +1,12 @@
-"""Predict masks:
+"""Predict masks, or with a classifier classes:
 
 kanseg predict --checkpoint runs/quickstart/best --input IMAGES --output out/
 
 Writes a palette PNG of class indices for every image, of exactly its size (of a multilabel task
 CLASS/NAME.png of 0 and 255; above 2^26 pixels a tiled TIFF), and an overlay beside it; of a video a
 mask for each frame and an overlay video. Several checkpoints are an ensemble: the mean of their
-probabilities. Exit code 1 if a file failed, 2 if the prediction could not start.
+probabilities. A classifier writes predictions.csv (file, class, probabilities) and
+thumbnails/CLASS/NAME.jpg. Exit code 1 if a file failed, 2 if the prediction could not start.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from kanseg.config.arguments import ToolParser, two_numbers
+from kanseg.config.arguments import ToolParser, refuse_given, two_numbers
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import printable
 
@@ -116,6 +117,9 @@ def _add_outputs(parser: ToolParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--no_overlays", action="store_true", help="do not write overlays")
     group.add_argument(
+        "--no_thumbnails", action="store_true", help="of a classifier: do not write thumbnails"
+    )
+    group.add_argument(
         "--probabilities",
         choices=("npz", "png"),
         help="probabilities/NAME.npz (classes, H, W) float16, or probabilities/CLASS/NAME.png",
@@ -149,7 +153,8 @@ def _add_outputs(parser: ToolParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict all files; 1 if one of them failed."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     if given.max_pixels < 1 or given.large < 1:
         raise InputError("--max_pixels and --large must be at least 1")
     if (given.input is None) == (given.list is None):
@@ -158,7 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     part = (process_rank() + 1, launched_processes()) if given.part is None else _part(given.part)
     device = given.device or local_device()
-    from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files, read_list
+    from kanseg.inference import (
+        Classifier,
+        Outputs,
+        find_jobs,
+        open_predictor,
+        predict_files,
+        read_list,
+    )
 
     output = Path(given.output)
     if given.list is not None:
@@ -167,12 +179,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs, notes = find_jobs(given.input, recursive=given.recursive, output=output)
     for note in notes:
         _log(note)
-    options = {name: given[name] for name in PREDICTOR}
+    # A classifier has fewer options, so that only those that are given count.
+    options = {name: given[name] for name in PREDICTOR if given[name] != parser.get_default(name)}
     options["device"] = device
     options["tile"] = two_numbers(given.tile, "--tile")
     predictor = open_predictor(given.checkpoint, **options)
     share = "" if part[1] == 1 else f", part {part[0]} of {part[1]}"
     print(f"{len(jobs)} files{share} on {predictor.device}, {predictor.describe()}")
+    if isinstance(predictor, Classifier):
+        from kanseg.cli.predict_classes import predict_classes
+
+        return predict_classes(predictor, jobs, output, given, parser, part=part, log=_log)
+    refuse_given(parser, given, ["no_thumbnails"], "is for classifiers")
     outcome = predict_files(
         predictor,
         jobs,

@@ -168,6 +168,13 @@ def two_numbers(values: Sequence[float] | None, option: str) -> list[float] | No
     return [values[0], values[0]]
 
 
+def refuse_given(parser: ToolParser, given: Any, names: Iterable[str], why: str) -> None:
+    """Raise InputError for the first of these options that has another value than its default."""
+    for name in names:
+        if given[name] != parser.get_default(name):
+            raise InputError(f"--{name} {why}; leave it out")
+
+
 def output_file(path: str | None, option: str) -> Path | None:
     """The path of a file that is written at the end of a command, checked before the work begins.
 

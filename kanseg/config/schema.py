@@ -55,7 +55,8 @@ class DataConfig:
         mean: per channel; by default that of the training images.
         std: per channel; by default that of the training images.
         augment: transforms of albumentations, `- Name: {option: value}`, or of torchvision (v2),
-            `- torchvision.Name: {option: value}`.
+            `- torchvision.Name: {option: value}`; [] for none. "auto" mirrors every other image
+            left to right.
         skip_bad: skip faulty samples instead of stopping.
         max_pixels: larger images are refused as decompression bombs.
         spacing: [row, column] distance of neighboring pixels, in a unit such as mm; surface
@@ -87,7 +88,7 @@ class DataConfig:
     gamma: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
-    augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
+    augment: list[dict[str, dict[str, Value]] | str] | Literal["auto"] = "auto"
     skip_bad: bool = False
     max_pixels: int = 2**29
     spacing: list[float] | float | None = None
@@ -148,7 +149,9 @@ class ClassificationData:
         gamma: exponent on the values in [0, 1] before normalization.
         mean: per channel; by default that of the training images.
         std: per channel; by default that of the training images.
-        augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`.
+        augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`; [] for none.
+            "auto" mirrors every other image left to right, unless all classes have names of one
+            character: digits and letters.
         workers: processes that read images; results do not depend on their number.
     """
 
@@ -167,7 +170,7 @@ class ClassificationData:
     gamma: float = 1.0
     mean: list[float] | None = None
     std: list[float] | None = None
-    augment: list[dict[str, dict[str, Value]] | str] = field(default_factory=list)
+    augment: list[dict[str, dict[str, Value]] | str] | Literal["auto"] = "auto"
     workers: int = 2
 
     def __post_init__(self) -> None:

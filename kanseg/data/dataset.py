@@ -25,8 +25,10 @@ T = TypeVar("T", bound="ImageDataset")
 class ImageDataset(Dataset, ABC):
     """Base class of the datasets: preprocessing, and the seed of the augmentation.
 
-    Items are indexed by (epoch, index), or by index for epoch 0; the random numbers of an item
-    depend only on (seed, epoch, index).
+    An item is `dataset[epoch, index]`, whose random numbers depend only on (seed, epoch, index), or
+    `dataset[index]`, as a plain DataLoader asks for it, which draws them anew at every call. Then
+    they come from torch's generator, as those of torchvision's transforms do: `torch.manual_seed`
+    makes an epoch reproducible, for the same number of workers, and workers that persist draw on.
 
     Args:
         preprocess: scaling and normalization, shared with prediction.
@@ -43,6 +45,14 @@ class ImageDataset(Dataset, ABC):
 
     @abstractmethod
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]: ...
+
+    def augmentation_seed(self, key: int | tuple[int, int]) -> int:
+        """Return the seed of the random numbers of an item."""
+        if isinstance(key, tuple):
+            epoch, index = key
+        else:
+            epoch, index = int(torch.randint(2**31, (), device="cpu")), key
+        return sample_seed(self.seed, epoch, index)
 
     def without_normalization(self: T) -> T:
         """Return a view of the dataset whose 8-bit images are uint8 (H, W, C), and masks uint8.
@@ -100,7 +110,7 @@ class SegmentationDataset(ImageDataset):
         return len({sample_image_mode(sample)[1] for sample in self.samples}) <= 1
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = key[1] if isinstance(key, tuple) else key
         sample = self.samples[index]
         name = str(sample.image)
         decoded = read_sample_image(sample)
@@ -109,7 +119,7 @@ class SegmentationDataset(ImageDataset):
         if self.preprocess.resize is not None:
             mask = resize_mask(mask, self.preprocess.resize)
         if self.augmentation is not None:
-            seed = sample_seed(self.seed, epoch, index)
+            seed = self.augmentation_seed(key)
             image, mask = self.augmentation(image, mask, seed, name=name)
         target = torch.from_numpy(np.require(mask, requirements=["C", "W"]))
         if self.normalizes:

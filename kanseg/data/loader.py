@@ -25,7 +25,8 @@ from kanseg.utils.errors import InputError
 def make_loader(
     dataset: Dataset, *, workers: int = 0, indices: Sequence[int] | None = None, **options: Any
 ) -> DataLoader:
-    """Return a DataLoader of uint8 images; call `to_device` on each batch.
+    """Return a DataLoader of uint8 images; call `to_device` on each batch. A dataset with
+    augmentation needs a sampler of (epoch, index).
 
     Args:
         dataset: `SegmentationDataset`, `ClassificationDataset`, or any other, whose items are

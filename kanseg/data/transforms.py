@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from kanseg.data.augmentation.torchvision_transforms import (
 from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
 
+AUTO = "auto"
+# What "auto" stands for: images that are mirrored left to right are as likely as the others in most
+# data sets.
+FLIPS = ({f"{PREFIX}RandomHorizontalFlip": {"p": 0.5}},)
+
 
 class Augmentation:
     """Augment an image and its mask; the same seed gives the same result.
@@ -26,7 +32,7 @@ class Augmentation:
     Args:
         transforms: [{name: {option: value}}] or names alone, of albumentations 2.0, or with the
             prefix "torchvision." of `torchvision.transforms.v2`. Each library is imported only if
-            one of its transforms is named.
+            one of its transforms is named. "auto" for FLIPS.
         crop: (h, w) of a random crop before the transforms, padded if the image is smaller; None
             for no crop.
         foreground: share of the crops that contain a pixel of a random class
@@ -43,7 +49,7 @@ class Augmentation:
 
     def __init__(
         self,
-        transforms: Sequence[Spec],
+        transforms: Sequence[Spec] | Literal["auto"],
         crop: Sequence[int] | None = None,
         foreground: float = 0.0,
     ):
@@ -57,7 +63,7 @@ class Augmentation:
                 " class"
             )
         self.crop, self.foreground = crop, foreground
-        specs = list(transforms)
+        specs = list(FLIPS if transforms == AUTO else transforms)
         if crop is not None:
             specs.insert(0, _crop_like_the_first(specs, int(crop[0]), int(crop[1])))
         self._steps = _build(specs)

@@ -56,7 +56,10 @@ class Source:
             InputError: a classifier, or a checkpoint without config.yaml.
         """
         if self.task == "classification":
-            raise InputError("--split measures masks; a classifier has none")
+            raise InputError(
+                "--split measures masks, and this checkpoint is a classifier; kanseg evaluate"
+                " scores it"
+            )
         path = self.folder / CONFIG
         if not path.is_file():
             raise InputError(

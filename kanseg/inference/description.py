@@ -4,6 +4,7 @@ preprocessing and tile size, as plain JSON.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -150,17 +151,27 @@ def check_description(description: Any, where: object) -> None:
         if name not in description:
             raise InputError(f"{where}: the entry {name!r} is missing")
     labels = typed(description["labels"], _Labels, f"{where}: labels")
-    if labels.task != "classification":
+    if labels.task == "classification":
+        _check_class_names(labels.classes, where)
+    else:
         _check_labels(labels, where)
     preprocess = preprocess_from(description["preprocess"], where=f"{where}: preprocess")
     tile = typed(description.get("tile"), tuple[int, int] | None, f"{where}: tile")
     if tile is not None and not all(1 <= side <= MAX_SIDE for side in tile):
         raise InputError(f"{where}: tile must have 1 to {MAX_SIDE} pixels, got {list(tile)}")
     model = typed(description.get("model", {}), dict[str, Any], f"{where}: model")
+    classifier = typed(description.get("classifier", {}), dict[str, Any], f"{where}: classifier")
+    for entries in (description, model, classifier):
+        typed(entries.get("image_size"), tuple[int, int] | None, f"{where}: image_size")
     expected = {"classes": labels.num_logits, "in_channels": preprocess.channels}
     for key, value in expected.items():
         if model.get(key, value) != value:
             raise InputError(f"{where}: model: {key} is {model[key]!r:.60} and should be {value}")
+
+
+def _check_class_names(classes: Sequence[str], where: object) -> None:
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise InputError(f"{where}: labels: expected two classes or more, each with its own name")
 
 
 def _check_labels(labels: _Labels, where: object) -> None:

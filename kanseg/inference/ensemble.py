@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanseg.inference.classifier import Classifier, refuse_mask_options
+from kanseg.inference.loading import load_checkpoint
 from kanseg.inference.predictor import Predictor
 from kanseg.inference.segmenter import Segmenter
 from kanseg.inference.sliding_window import rows_per_chunk
@@ -87,15 +89,37 @@ class Ensemble(Segmenter):
         return networks
 
 
-def open_predictor(checkpoints: str | Path | Sequence[str | Path], **options: Any) -> Segmenter:
-    """Load a `Predictor` from one checkpoint, or an `Ensemble` from several; options as of
-    `Predictor.from_checkpoint`.
+def open_predictor(
+    checkpoints: str | Path | Sequence[str | Path], **options: Any
+) -> Segmenter | Classifier:
+    """Load a `Predictor` from one checkpoint, or an `Ensemble` from several; of classifiers one
+    `Classifier`.
+
+    Args:
+        checkpoints: folders or files.
+        options: of `Predictor.from_checkpoint`, or of `Classifier`; None means the default.
+
+    Raises:
+        InputError: a checkpoint that cannot be loaded, classifiers beside other networks, or
+            options that they do not have.
     """
     if isinstance(checkpoints, (str, Path)):
         checkpoints = [checkpoints]
-    if len(checkpoints) == 1:
-        return Predictor.from_checkpoint(checkpoints[0], **options)
-    return Ensemble.from_checkpoints(checkpoints, **options)
+    options = {key: value for key, value in options.items() if value is not None}
+    networks = [load_checkpoint(Path(checkpoint)) for checkpoint in checkpoints]
+    kinds = {network.is_classifier for network in networks}
+    if len(kinds) > 1:
+        raise InputError(
+            "some of these checkpoints are classifiers and some predict masks, so they cannot be"
+            f" averaged: {', '.join(map(str, checkpoints))}"
+        )
+    if kinds == {True}:
+        refuse_mask_options(options)
+        return Classifier(networks, **options)
+    members = [Predictor.from_network(network, **options) for network in networks]
+    if len(members) == 1:
+        return members[0]
+    return Ensemble(members)
 
 
 def _average_chunks(variance: bool, *chunks: tuple[int, Tensor]) -> tuple[int, Tensor]:

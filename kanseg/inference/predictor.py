@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from kanseg.data.preprocess import Preprocess
 from kanseg.inference.description import MIN_TILE
-from kanseg.inference.loading import load_checkpoint
+from kanseg.inference.loading import TrainedNetwork, load_checkpoint
 from kanseg.inference.segmenter import Segmenter, decide
 from kanseg.inference.sliding_window import (
     ReadWindow,
@@ -88,7 +88,7 @@ class Predictor(Segmenter):
         if precision not in DTYPES:
             raise InputError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
         if isinstance(model, nn.Module):
-            device = _usable_device(device)
+            device = usable_device(device)
             model = model.to(device).eval()
         else:
             device = torch.device("cpu")
@@ -123,13 +123,29 @@ class Predictor(Segmenter):
         Raises:
             InputError: the folder is not complete, or not of a trained segmentation network.
         """
+        return cls.from_network(load_checkpoint(Path(checkpoint)), mode=mode, tile=tile, **options)
+
+    @classmethod
+    def from_network(
+        cls,
+        network: TrainedNetwork,
+        *,
+        mode: str = "auto",
+        tile: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Predictor:
+        """Make a predictor of a loaded network; options and errors as of `from_checkpoint`."""
         if mode not in MODES:
             raise InputError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         if mode == "whole" and tile is not None:
             raise InputError(
                 f"mode whole cannot be combined with a tile, got {tuple(tile)}; give only one"
             )
-        network = load_checkpoint(Path(checkpoint))
+        if network.is_classifier:
+            raise InputError(
+                "this checkpoint holds a classifier, which predicts no masks; load it with"
+                " kanseg.load"
+            )
         options = {key: value for key, value in options.items() if value is not None}
         if mode == "whole":
             tile = None
@@ -270,7 +286,7 @@ class Predictor(Segmenter):
             return average.result()
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     """Return the device, by default a GPU if there is one; InputError if it is not available."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

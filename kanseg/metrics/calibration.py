@@ -76,6 +76,21 @@ def calibrations(probabilities: Tensor, target: Tensor) -> list[Calibration]:
     return [_count(*image) for image in zip(*arrays, strict=True)]
 
 
+def image_calibration(probabilities: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Count the confidences and errors of n classified images: (n, N) probabilities, (n,) class
+    indices. The result has one count per image in the place of pixels.
+    """
+    rows = np.arange(len(labels))
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    target = probabilities[rows, labels].astype(np.float64)
+    squares = (probabilities.astype(np.float64) ** 2).sum(axis=1)
+    distance = (squares - 2 * target + 1) / 2
+    correct = probabilities.argmax(axis=1) == labels
+    parts = (bins, confidence, correct, distance, np.ones(len(labels), bool))
+    return _count(*(part[None] for part in parts))
+
+
 def _count(
     bins: np.ndarray,
     confidence: np.ndarray,

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from kanseg.metrics.calibration import image_calibration
 from kanseg.metrics.confusion import mean, scores
 from kanseg.utils.errors import InputError
 from kanseg.utils.tables import plain_table
 
 TOP = 5
+SHOWN = 20  # classes, or pairs of classes, of a confusion matrix in text
 
 
 class Classified(NamedTuple):
@@ -101,6 +103,7 @@ class ClassificationMetrics:
         largest; `mean_precision`, `mean_recall`, `mean_f1`: means over classes (macro);
         `micro_...`: over images; `auc_ovr`, `auc_ovo`: areas under the ROC curve, one class
         against the rest and against each other class, means over classes and over pairs of them;
+        `calibration`: `ece` (expected calibration error) and `brier` (Brier score from 0 to 1);
         `classes`: precision, recall, f1, auc, support (images) and predicted (images) of each;
         `confusion`: (N, N) counts, target by rows; `images`, `absent`, `never_predicted`: counts.
         """
@@ -132,6 +135,8 @@ class ClassificationMetrics:
             result[f"micro_{name}"] = top1
         result["auc_ovr"] = _mean(areas["ovr"])
         result["auc_ovo"] = _mean(areas["ovo"])
+        calibration = image_calibration(probabilities, labels)
+        result["calibration"] = {"ece": calibration.ece, "brier": calibration.brier_score}
         result["images"] = len(images)
         result["absent"] = int((support == 0).sum())
         result["never_predicted"] = int((num_predicted == 0).sum())
@@ -192,11 +197,33 @@ def classification_table(result: Mapping[str, Any]) -> str:
     table = plain_table(header, [list(map(str, row)) for row in rows])
 
     top1, top5, ovr, ovo = _cells(result, "top1", "top5", "auc_ovr", "auc_ovo")
+    (balanced,) = _cells(result, "mean_recall")
     if len(result["classes"]) <= TOP:
         top5 += " (fewer than 6 classes)"
-    return (
-        f"{table}\ntop1 {top1}  top5 {top5}  auc: one against the rest {ovr}, one against one {ovo}"
-    )
+    accuracy = f"accuracy {top1}  balanced accuracy {balanced}"
+    if "calibration" in result:
+        ece, brier = _cells(result["calibration"], "ece", "brier")
+        accuracy += f"  calibration error {ece}  Brier score {brier}"
+    ranked = f"top1 {top1}  top5 {top5}"
+    areas = f"auc: one against the rest {ovr}, one against one {ovo}"
+    return f"{table}\n{accuracy}\n{ranked}  {areas}"
+
+
+def confusion_table(result: Mapping[str, Any]) -> str:
+    """Format the confusion matrix of `ClassificationMetrics.compute` as text: target by rows; of
+    more than 20 classes, the 20 pairs that are confused most.
+    """
+    names, matrix = list(result["classes"]), np.asarray(result["confusion"])
+    if len(names) <= SHOWN:
+        rows = [[name, *map(str, row)] for name, row in zip(names, matrix, strict=True)]
+        return plain_table(["class \\ predicted", *names], rows)
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, matrix)
+    rows = []
+    for position in np.argsort(-wrong, axis=None, kind="stable")[:SHOWN]:
+        target, predicted = divmod(int(position), len(names))
+        if wrong[target, predicted]:
+            rows.append([names[target], names[predicted], str(wrong[target, predicted])])
+    return plain_table(["class", "predicted as", "images"], rows, text_columns=2)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -22,9 +22,11 @@ from kanseg.data import (
     channel_statistics,
     open_images,
 )
+from kanseg.data.classification.augmentation import default_transforms
 from kanseg.data.classification.dataset import image_contents, limited, many_files
 from kanseg.data.classification.sources import ImageSource
 from kanseg.data.splits.record import Content, read_record
+from kanseg.evaluation.classification import write_class_table
 from kanseg.evaluation.loop import eval_mode, evaluate, gather_images
 from kanseg.inference.checkpoint import DESCRIPTION
 from kanseg.inference.description import model_arguments, preprocess_from
@@ -92,6 +94,7 @@ class ClassificationTask(Task):
     def open(self, *, checkpoint: Path | None, log: Log) -> ClassificationDataset:
         settings = self.config.training
         images = self._open_images(checkpoint, log)
+        self.use_transforms(default_transforms(images.classes), log)
         if self.split_record is None:
             sampled = many_files(images.splits)
             _, self.split_record = split_of_run(
@@ -134,6 +137,7 @@ class ClassificationTask(Task):
             "model": self.model_arguments(len(images.classes), (height, width)),
             "labels": {"task": "classification", "classes": list(images.classes)},
             "preprocess": asdict(self.preprocess),
+            "image_size": [height, width],
         }
         self._loss = ClassificationLoss(label_smoothing=settings.label_smoothing)
         if settings.mixup or settings.cutmix:
@@ -266,6 +270,15 @@ class ClassificationTask(Task):
         gather_images(metrics, accelerator)
         self._evaluated[title] = metrics.per_image
         return metrics.compute()
+
+    def measure(self, model: nn.Module, split: str, accelerator: Accelerator, run: Path) -> Scores:
+        scores = super().measure(model, split, accelerator, run)
+        if accelerator.is_main_process:
+            names = self.eval_datasets[split].source.keys(Path(self.config.data.root))
+            write_class_table(
+                run / f"scores_{split}.csv", self._evaluated[split], self.classes, names
+            )
+        return scores
 
     def headline(self, scores: Scores) -> Scores:
         return {name: scores[name] for name in HEADLINE}

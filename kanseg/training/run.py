@@ -48,7 +48,7 @@ from kanseg.training.run_folder.resume import (
     RunBusy,
     find_checkpoint,
     lock_run,
-    with_found_batches,
+    with_stored_choices,
 )
 from kanseg.training.run_folder.run_folder import IMAGES, REPORT, RunFolder, open_run_folder
 from kanseg.training.segmentation import SegmentationTask
@@ -89,7 +89,7 @@ def train(
     clock = RunClock()
     path = Path(config.run_dir)
     if resume:
-        config = with_found_batches(config)
+        config = with_stored_choices(config)
     task = TASKS[type(config)](config, accept_changes=accept_changes)
     check_settings(task)
     if config.training.threads:

@@ -29,6 +29,7 @@ from kanseg.data import (
 from kanseg.data.checks import KINDS
 from kanseg.data.splits import SPLITS
 from kanseg.data.splits.record import Content, SplitRecord, name_of, sample_contents
+from kanseg.data.transforms import FLIPS
 from kanseg.evaluation.evaluate import surface_options, write_table
 from kanseg.evaluation.segmentation import evaluate_network
 from kanseg.evaluation.tables import table
@@ -108,6 +109,7 @@ class SegmentationTask(Task):
         return describe(self.config, label_spec, preprocess)["model"]
 
     def open(self, *, checkpoint: Path | None, log: Log) -> SegmentationDataset:
+        self.use_transforms(FLIPS, log)
         data = self.config.data
         crop = pair("data.crop", data.crop)
         augmentation = Augmentation(data.augment, crop, data.oversample_foreground)

@@ -5,7 +5,8 @@ and the run folder use only this interface.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch.utils.data import Dataset
 
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.splits.record import SplitRecord
+from kanseg.data.transforms import AUTO
 
 Log = Callable[[str], None]
 Scores = dict[str, Any]
+Spec = Mapping[str, Mapping[str, object]] | str
 
 
 class Task(ABC):
@@ -44,6 +47,27 @@ class Task(ABC):
         self.eval_datasets: dict[str, Dataset] = {}
         self.preprocess: Preprocess | None = None
         self.description: dict[str, Any] = {}
+
+    def use_transforms(self, transforms: Sequence[Spec], log: Log) -> None:
+        """Write the default augmentation into settings that leave `data.augment` to kanseg, and log
+        it; other settings stay as they are.
+
+        A checkpoint then holds the transforms, so that a resumed run keeps them.
+        """
+        if self.config.data.augment != AUTO:
+            return
+        chosen = list(transforms)
+        self.config = replace(self.config, data=replace(self.config.data, augment=chosen))
+        if chosen:
+            log(
+                "data.augment auto: every other image is mirrored left to right;"
+                " --data.augment '[]' trains without"
+            )
+        else:
+            log(
+                "data.augment auto: nothing, since classes with names of one character may be"
+                " digits or letters; --data.augment '[RandomHorizontalFlip]' mirrors images"
+            )
 
     @abstractmethod
     def check(self) -> None:

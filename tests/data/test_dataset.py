@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from kanseg.data import (
     Augmentation,
@@ -65,3 +67,46 @@ def test_one_size_is_read_off_the_headers(folder):
     assert dataset(folder, resize=(8, 8)).one_size
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "images" / "p00.png")
     assert not dataset(folder).one_size
+
+
+def two_epochs(data, workers, *, persistent=False):
+    """The images of two epochs of a plain loader, in order."""
+    options = {"num_workers": workers, "persistent_workers": persistent}
+    loader = DataLoader(data, batch_size=3, **options)
+    return [torch.cat([batch["image"] for batch in loader]) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "persistent"),
+    [(0, False), (2, False), (2, True)],
+    ids=["none", "two", "persistent"],
+)
+def test_a_plain_loader_augments_every_epoch_anew_and_as_torch_is_seeded(
+    folder, workers, persistent
+):
+    flips = Augmentation([{"HorizontalFlip": {"p": 0.5}}, {"VerticalFlip": {"p": 0.5}}])
+    data = dataset(folder, augmentation=flips)
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(two_epochs(data, workers, persistent=persistent))
+    first, again, other = runs
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_a_plain_loader_without_augmentation_draws_nothing(folder):
+    data = dataset(folder)
+    before = torch.get_rng_state()
+    assert torch.equal(data[1]["image"], data[3, 1]["image"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_epoch_and_an_index_draw_nothing(folder):
+    data = dataset(folder, augmentation=Augmentation("auto"))
+    before = torch.get_rng_state()
+    images = {data[epoch, 0]["image"].numpy().tobytes() for epoch in range(8)}
+    assert len(images) == 2
+    assert torch.equal(torch.get_rng_state(), before)

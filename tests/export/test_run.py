@@ -262,7 +262,7 @@ def test_a_missing_package_is_told_with_the_cure(package, tmp_path, monkeypatch)
         quantize("dynamic", tmp_path / "a.onnx", tmp_path / "b.onnx", {})
 
 
-def test_a_classifier_of_one_size_is_exported(tmp_path):
+def test_a_classifier_of_one_size_is_exported(tmp_path, monkeypatch):
     folder = store(
         tmp_path / "c",
         "kan",
@@ -279,6 +279,15 @@ def test_a_classifier_of_one_size_is_exported(tmp_path):
     assert report.agreement.batches == ("1x8x8", "3x8x8")
     network, _ = open_exported(tmp_path / "c.pt2", trust=True)
     torch.testing.assert_close(network(torch.rand(5, 1, 8, 8)).sum(dim=1), torch.ones(5))
+    monkeypatch.setenv("KANSEG_TRUST_PT2", "1")
+    image = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+    ours, theirs = (kanseg.load(str(path), device="cpu") for path in (folder, tmp_path / "c.pt2"))
+    assert ours(image).name == theirs(image).name
+    torch.testing.assert_close(
+        ours.probabilities(image), theirs.probabilities(image), atol=1e-5, rtol=0
+    )
+    with pytest.raises(InputError, match="8x8 only"):
+        theirs(image[:4])
 
 
 CASES = [

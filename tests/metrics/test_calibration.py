@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import brier_score_loss
 
 from kanseg.metrics import SegmentationMetrics, calibrations
-from kanseg.metrics.calibration import BINS
+from kanseg.metrics.calibration import BINS, image_calibration
 
 
 def whole(probabilities, target):
@@ -94,3 +94,20 @@ def test_scores_of_a_set_hold_the_error_over_its_pixels_and_the_mean_over_images
         np.mean([part.ece for part in calibrations(probabilities, target)])
     )
     assert "calibration" not in SegmentationMetrics("abc").compute()
+
+
+def test_images_are_counted_as_pixels_are():
+    probabilities = torch.softmax(2 * torch.randn(50, 4), dim=1)
+    labels = torch.randint(4, (50,))
+    found = image_calibration(probabilities.numpy(), labels.numpy())
+    expected = whole(probabilities.T[None, :, :, None], labels[None, :, None])
+    assert found.ece == pytest.approx(expected.ece, abs=1e-6)
+    assert found.brier_score == pytest.approx(expected.brier_score, abs=1e-6)
+
+
+def test_of_many_classes_none_is_ignored():
+    """255 is the ignored value of masks, and a class of 300."""
+    probabilities = np.zeros((1, 300), np.float32)
+    probabilities[0, 255] = 1
+    found = image_calibration(probabilities, np.array([255]))
+    assert (found.bins[0, :, 0].sum(), found.ece, found.brier_score) == (1, 0, 0)

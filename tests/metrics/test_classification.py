@@ -7,6 +7,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from kanseg.metrics import ClassificationMetrics, classification_table
+from kanseg.metrics.classification import confusion_table
 from kanseg.utils.errors import InputError
 
 
@@ -195,6 +196,7 @@ def test_table_has_a_row_a_class_and_says_why_there_is_no_top5():
         "c2",
         "mean",
         "micro",
+        "accuracy",
         "top1",
     ]
     assert "top5 - (fewer than 6 classes)" in lines[-1]
@@ -205,3 +207,24 @@ def test_table_has_a_row_a_class_and_says_why_there_is_no_top5():
         .splitlines()[2]
         .split()
     )
+
+
+def test_the_confusion_matrix_is_text_or_of_many_classes_the_most_frequent_mistakes():
+    logits = torch.eye(3)[[0, 1, 1, 2]]
+    lines = confusion_table(measured(logits, torch.tensor([0, 0, 1, 2]))).splitlines()
+    assert [line.split()[-3:] for line in lines[1:]] == [list("110"), list("010"), list("001")]
+    labels = torch.arange(30)
+    labels[3:6] = 7
+    lines = confusion_table(measured(torch.eye(30), labels)).splitlines()
+    assert [line.split() for line in lines[1:]] == [["c7", f"c{n}", "1"] for n in (3, 4, 5)]
+
+
+def test_balanced_accuracy_and_calibration_are_scikit_learns():
+    logits, labels = scored()
+    result = measured(logits, labels)
+    expected = sklearn_metrics.balanced_accuracy_score(labels, logits.argmax(dim=1))
+    assert result["mean_recall"] == pytest.approx(expected)
+    onehot = torch.eye(7)[labels]
+    brier = ((logits.softmax(dim=1) - onehot) ** 2).sum(dim=1).mean() / 2
+    assert result["calibration"]["brier"] == pytest.approx(brier.item(), abs=1e-6)
+    assert f"balanced accuracy {expected:.4f}" in classification_table(result)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import kanseg
+from kanseg.cli.evaluate import main as evaluate
 from kanseg.cli.train import train_command
 from kanseg.config import (
     ClassificationConfig,
@@ -19,8 +20,10 @@ from kanseg.config import (
     ClassificationTraining,
     ModelConfig,
 )
+from kanseg.evaluation.classification import evaluate_classifier
+from kanseg.training.classification import ClassificationTask
 from kanseg.training.run import train
-from kanseg.training.run_folder.logging import read_log
+from kanseg.training.run_folder.logging import plain, read_log
 from kanseg.utils.errors import InputError
 from tests.training.run_folder.stopped import copy_stopped
 
@@ -75,8 +78,87 @@ def test_a_run_learns_and_leaves_what_is_promised(experiment):
     assert (run / "report.html").read_text().count("<img") == 3 + (run / "worst.png").is_file()
     loaded = kanseg.from_pretrained(run)
     assert loaded(torch.randn(1, 1, 8, 8)).shape == (1, 4)
-    with pytest.raises(InputError, match="classifier.*kanseg.from_pretrained"):
-        kanseg.load(str(run))
+    classifier, values = kanseg.load(str(run), device="cpu"), np.load(experiment.data.root)
+    found = classifier(list(values["x_test"]))
+    correct = [one.name == str(y) for one, y in zip(found, values["y_test"], strict=True)]
+    assert sum(correct) / len(correct) == pytest.approx(results["test"]["top1"])
+    rows = (run / "scores_test.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[3] for row in rows] == [str(int(right)) for right in correct]
+
+
+def test_a_run_is_evaluated_as_it_was_measured(experiment, tmp_path, capsys):
+    results = train(settings(experiment, epochs=1))
+    words = ["--checkpoint", experiment.run_dir, "--json", str(tmp_path / "a.json")]
+    evaluate([*words, "--csv", str(tmp_path / "a.csv"), "--batch_size", "5"])
+    scores = json.loads((tmp_path / "a.json").read_text())
+    measured = json.loads(json.dumps(plain(results["test"])))
+    assert scores["confusion"] == measured["confusion"]
+    for name in ("top1", "mean_precision", "mean_recall", "mean_f1", "auc_ovr", "auc_ovo"):
+        assert scores[name] == pytest.approx(measured[name], abs=1e-6)
+    assert scores["calibration"] == pytest.approx(measured["calibration"], abs=1e-6)
+    written = Path(experiment.run_dir, "scores_test.csv").read_text()
+    assert (tmp_path / "a.csv").read_text().splitlines()[0] == written.splitlines()[0]
+    shown = capsys.readouterr().out
+    assert "class \\ predicted  0  1  2  3" in shown
+    assert "balanced accuracy" in shown
+
+    val = evaluate_classifier(experiment.run_dir, "val")
+    assert val["confusion"] == results["val"]["confusion"]
+    both = evaluate_classifier(experiment.run_dir, ["train", "test"])
+    assert both["training_images"] == 48 - results["val"]["images"]
+    assert both["images"] == both["training_images"] + 12
+    with pytest.raises(InputError, match="tset.* did you mean 'test'"):
+        evaluate_classifier(experiment.run_dir, "tset")
+    with pytest.raises(InputError, match="--full_size measures masks"):
+        evaluate([*words, "--full_size"])
+
+
+def test_another_data_set_is_evaluated_by_the_names_of_its_classes(experiment, tmp_path):
+    """Its folders are fewer, so that the numbers of its classes are others."""
+    train(settings(experiment, epochs=3))
+    values = np.load(experiment.data.root)
+    pairs = list(zip(values["x_test"], values["y_test"], strict=True))
+    for split in ("train", "test"):
+        for number, (image, label) in enumerate(pairs):
+            if label in (1, 3):
+                path = tmp_path / "new" / split / str(label) / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(path)
+    scores = evaluate_classifier(experiment.run_dir, "test", root=str(tmp_path / "new"))
+    expected = evaluate_classifier(experiment.run_dir, "test")
+    confusion = np.array(expected["confusion"])
+    confusion[[0, 2]] = 0
+    assert scores["confusion"] == confusion.tolist()
+    (tmp_path / "new/train/3").rename(tmp_path / "new/train/4")
+    (tmp_path / "new/test/3").rename(tmp_path / "new/test/4")
+    with pytest.raises(InputError, match="knows no class '4'"):
+        evaluate_classifier(experiment.run_dir, "test", root=str(tmp_path / "new"))
+
+
+def test_images_are_mirrored_by_default_unless_they_may_be_digits(experiment, tmp_path, capsys):
+    values = np.load(experiment.data.root)
+    task = ClassificationTask(experiment)
+    task.open(checkpoint=None, log=print)
+    assert task.config.data.augment == []
+    assert "digits" in capsys.readouterr().out
+    for number, image in enumerate(values["x_train"][:8]):
+        path = tmp_path / "named" / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    data = replace(experiment.data, root=str(tmp_path / "named"), val=[])
+    task = ClassificationTask(replace(experiment, data=data))
+    dataset = task.open(checkpoint=None, log=print)
+    assert task.config.data.augment == [{"torchvision.RandomHorizontalFlip": {"p": 0.5}}]
+    assert "--data.augment '[]'" in capsys.readouterr().out
+    plain_image = dataset.without_normalization()[0, 0]["image"]
+    seen = {dataset[epoch, 0]["image"].numpy().tobytes() for epoch in range(8)}
+    assert len(seen) == 2
+    assert plain_image.shape == (8, 8, 1)
+    explicit = replace(experiment, data=replace(data, augment=[]))
+    task = ClassificationTask(explicit)
+    task.open(checkpoint=None, log=print)
+    assert task.config == explicit
+    assert "data.augment" not in capsys.readouterr().out
 
 
 def test_settings_read_back_equal(experiment):

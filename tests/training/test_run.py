@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from conftest import make_folder
 from kanseg.cli.train import train_segmentation
+from kanseg.config import Config
 from kanseg.inference.checkpoint import find_fault, read_description
 from kanseg.training.optim.lr_scheduler import warmup_cosine
 from kanseg.training.run import train
@@ -251,6 +252,26 @@ def test_a_resumed_run_takes_new_training_settings_and_refuses_another_experimen
     config.data.gamma = 0.5
     with pytest.raises(InputError, match=r"data\.gamma: 1\.0 -> 0\.5"):
         train(config, resume=True)
+
+
+def test_the_default_augmentation_is_stored_and_a_resumed_run_keeps_its_own(config, capsys):
+    config.data.augment, config.training.epochs = "auto", 1
+    train(config)
+    assert "data.augment auto: every other image is mirrored" in capsys.readouterr().out
+    flips = [{"torchvision.RandomHorizontalFlip": {"p": 0.5}}]
+    stored = Path(config.run_dir) / "last" / "config.yaml"
+    assert Config.from_yaml(stored.read_text()).data.augment == flips
+    config.training.epochs = 2
+    train(config, resume=True)
+    assert "data.augment" not in capsys.readouterr().out
+
+    config.run_dir += "_before"  # a run of a version that augmented nothing by default
+    train(replace(config, data=replace(config.data, augment=[])))
+    config.training.epochs = 3
+    train(config, resume=True)
+    assert "data.augment" not in capsys.readouterr().out
+    stored = Path(config.run_dir) / "last" / "config.yaml"
+    assert Config.from_yaml(stored.read_text()).data.augment == []
 
 
 def test_an_epoch_cannot_go_on_in_other_batches(config):

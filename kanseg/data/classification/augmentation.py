@@ -5,6 +5,7 @@ images of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,17 @@ from torch.nn import functional as F
 
 from kanseg.data.augmentation.library import Spec
 from kanseg.data.augmentation.torchvision_transforms import TorchvisionTransforms
+from kanseg.data.transforms import AUTO, FLIPS
 from kanseg.utils.errors import InputError
+
+
+def default_transforms(classes: Sequence[str]) -> list[Spec]:
+    """What "auto" stands for: `FLIPS`; nothing if all classes have names of one character, because
+    mirrored digits and letters are others.
+    """
+    if all(len(name) == 1 for name in classes):
+        return []
+    return list(FLIPS)
 
 
 class ImageAugmentation:
@@ -23,16 +34,17 @@ class ImageAugmentation:
         transforms: [{name: {option: value}}] or names alone, of `torchvision.transforms.v2`, with
             or without the prefix "torchvision."; interpolations and policies are given by their
             values ("bilinear", "cifar10"), the `transforms` of RandomApply, RandomChoice and
-            RandomOrder as such a list again.
+            RandomOrder as such a list again. "auto" for `FLIPS`.
 
     Raises:
         InputError: a name or an option that torchvision does not have, or a value that it refuses.
     """
 
-    def __init__(self, transforms: Sequence[Spec]):
+    def __init__(self, transforms: Sequence[Spec] | Literal["auto"]):
+        specs = FLIPS if transforms == AUTO else transforms
         self._transforms = None
-        if transforms:
-            self._transforms = TorchvisionTransforms(transforms, masks=False)
+        if specs:
+            self._transforms = TorchvisionTransforms(specs, masks=False)
 
     def __call__(self, image: np.ndarray, seed: int, *, name: str = "image") -> np.ndarray:
         """Augment an image: (H, W, C) uint8 or uint16 -> (H', W', C) of the same type; uint16

@@ -24,7 +24,6 @@ from kanseg.data.dataset import ImageDataset
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.splits import SPLITS
 from kanseg.data.splits.record import Content, digest
-from kanseg.data.transforms import sample_seed
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
 
@@ -336,9 +335,9 @@ class ClassificationDataset(ImageDataset):
         return self.preprocess.resize is not None or len(self.source.sizes()) <= 1
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        index = key[1] if isinstance(key, tuple) else key
         decoded, label, name = self.source.decoded(index)
         image = self.preprocess.scale(decoded, name=name)
         if self.augmentation is not None:
-            image = self.augmentation(image, sample_seed(self.seed, epoch, index), name=name)
+            image = self.augmentation(image, self.augmentation_seed(key), name=name)
         return {"image": self.to_tensor(image), "label": label, "index": index}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from kanseg.data.names import few
 from kanseg.data.sample import Sample
 from kanseg.data.splits.record import (
     NOTHING,
+    Content,
     Members,
     SplitRecord,
     file_digest,
@@ -17,6 +19,8 @@ from kanseg.data.splits.record import (
     sample_contents,
     without_suffix,
 )
+
+T = TypeVar("T", bound=Hashable)  # a sample of any kind
 
 
 class TrainedOn:
@@ -69,7 +73,7 @@ class TrainedOn:
 
 
 @dataclass(frozen=True)
-class UntrainedSamples:
+class UntrainedSamples(Generic[T]):
     """The samples of an evaluation, divided by whether the network was trained on them.
 
     Args:
@@ -80,8 +84,8 @@ class UntrainedSamples:
         trained: number of samples to evaluate that it was trained on.
     """
 
-    keep: list[Sample]
-    left_out: list[Sample]
+    keep: list[T]
+    left_out: list[T]
     lines: list[str]
     trained: int = 0
 
@@ -107,22 +111,54 @@ def leave_out_trained(
         requested_train: samples that are requested as the training split; they are kept, with a
             warning.
     """
-    requested = set(requested_train)
     if record is None:
-        lines = [
-            "this checkpoint has no record of its splits (an older run), so kanseg cannot verify"
-            " whether its training images are among these"
-        ]
-        trained = sum(sample in requested for sample in samples)
-        if trained:
-            lines.append(_training_scores(trained, len(samples)))
-        return UntrainedSamples(list(samples), [], lines, trained)
+        return unverified(samples, requested_train)
 
     def of_file(path: Path) -> str:
         return file_digest(path, ends_only=record.sampled)
 
-    contents = sample_contents(samples, root, of_file)
-    names = {sample: name_of(sample.image, root) for sample in samples}
+    return divide_trained(
+        record,
+        {sample: name_of(sample.image, root) for sample in samples},
+        sample_contents(samples, root, of_file),
+        same_set=same_set,
+        splits=splits,
+        requested_train=requested_train,
+    )
+
+
+def unverified(samples: Sequence[T], requested_train: Collection[T]) -> UntrainedSamples[T]:
+    """Keep all samples of an evaluation, because the run has stored no splits."""
+    lines = [
+        "this checkpoint has no record of its splits (an older run), so kanseg cannot verify"
+        " whether its training images are among these"
+    ]
+    requested = set(requested_train)
+    trained = sum(sample in requested for sample in samples)
+    if trained:
+        lines.append(_training_scores(trained, len(samples)))
+    return UntrainedSamples(list(samples), [], lines, trained)
+
+
+def divide_trained(
+    record: SplitRecord,
+    names: Mapping[T, str],
+    contents: Mapping[T, Content],
+    *,
+    same_set: bool,
+    splits: Collection[str],
+    requested_train: Collection[T] = (),
+) -> UntrainedSamples[T]:
+    """As `leave_out_trained`, for samples of any kind.
+
+    Args:
+        record: of the run.
+        names: sample -> its name relative to the root of the data set.
+        contents: sample -> its content.
+        same_set, splits, requested_train: as of `leave_out_trained`.
+    """
+    samples = list(names)
+    requested = set(requested_train)
     stored = record.samples
     for sample, content in contents.items():
         known = stored.get(names[sample])
@@ -155,7 +191,7 @@ def leave_out_trained(
 
 
 def _lines_of_trained(
-    record: SplitRecord, names: Mapping[Sample, str], left_out: Sequence[Sample], trained: int
+    record: SplitRecord, names: Mapping[T, str], left_out: Sequence[T], trained: int
 ) -> list[str]:
     """Return lines for samples that the run was trained on.
 

@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from torch import nn
 
+from kanseg.data.transforms import AUTO
 from kanseg.inference.checkpoint import (
     CONFIG,
     STATE,
@@ -128,18 +129,21 @@ def _describe_layout(layout: list[int]) -> str:
     )
 
 
-def with_found_batches(config: Any) -> Any:
-    """Return the settings with the batch size and accumulation that `training.find_batch_size` has
-    found for the run in run_dir.
+def with_stored_choices(config: Any) -> Any:
+    """Return the settings with what the run in run_dir has chosen itself: the batch size and
+    accumulation of `training.find_batch_size`, and the transforms of `data.augment` auto.
     """
-    stored, _ = stored_settings(Path(config.run_dir))
-    if not config.training.find_batch_size or stored is None:
+    training, data = config.training, config.data
+    path, _ = stored_settings(Path(config.run_dir))
+    if path is None or not (training.find_batch_size or data.augment == AUTO):
         return config
-    found = type(config).from_yaml(read_text(stored)).training
-    return replace(
-        config,
-        training=replace(config.training, batch_size=found.batch_size, accumulate=found.accumulate),
-    )
+    stored = type(config).from_yaml(read_text(path))
+    if training.find_batch_size:
+        found = stored.training
+        training = replace(training, batch_size=found.batch_size, accumulate=found.accumulate)
+    if data.augment == AUTO:
+        data = replace(data, augment=stored.data.augment)
+    return replace(config, data=data, training=training)
 
 
 def find_checkpoint(

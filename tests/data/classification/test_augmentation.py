@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from kanseg.data import ImageAugmentation, Mixer
+from kanseg.data.classification.augmentation import default_transforms
 from kanseg.utils.errors import InputError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -190,3 +191,12 @@ def test_smoothing_spreads_a_share_evenly():
 def test_values_out_of_range_are_refused(options):
     with pytest.raises(InputError, match="0 or more"):
         Mixer(**options, num_classes=3)
+
+
+def test_classes_of_one_character_are_not_mirrored_by_default():
+    """They may be digits or letters, and a mirrored b is a d."""
+    assert default_transforms([str(digit) for digit in range(10)]) == []
+    assert default_transforms(["b", "d"]) == []
+    assert default_transforms(["b", "dog"]) == [{"torchvision.RandomHorizontalFlip": {"p": 0.5}}]
+    seen = {ImageAugmentation("auto")(IMAGE, seed).tobytes() for seed in range(12)}
+    assert seen == {IMAGE.tobytes(), np.ascontiguousarray(IMAGE[:, ::-1]).tobytes()}

@@ -496,6 +496,18 @@ def test_randomness_depends_on_seed_epoch_and_index_only_and_not_on_workers(tmp_
     assert torch.equal(loaded["image"], torch.stack(list(forward.values())))
 
 
+def test_an_index_alone_is_augmented_anew_as_torch_is_seeded(tmp_path):
+    data = dataset(tmp_path, augmentation=ImageAugmentation(["TrivialAugmentWide"]))
+    epochs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        loader = torch.utils.data.DataLoader(data, batch_size=8)
+        epochs.append([torch.cat([batch["image"] for batch in loader]) for _ in range(2)])
+    assert not torch.equal(*epochs[0])
+    assert all(torch.equal(*pair) for pair in zip(epochs[0], epochs[1], strict=True))
+    assert not torch.equal(epochs[0][0], epochs[2][0])
+
+
 def test_statistics_of_a_source_are_those_of_its_images(tmp_path):
     source = opened(save_npz(tmp_path)).splits["train"]
     mean, std = channel_statistics(source, Preprocess(gamma=0.5))

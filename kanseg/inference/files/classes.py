@@ -1,0 +1,359 @@
+"""Classify files of images: a table of all, and thumbnails sorted by class.
+
+Files that fail are reported and skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from kanseg.data.io.decode_errors import require_regular_file
+from kanseg.data.io.images import MAX_PIXELS, decode_image
+from kanseg.data.overlay import viewable
+from kanseg.data.preprocess import resize_image
+from kanseg.inference.classifier import Classifier
+from kanseg.inference.files.class_journal import (
+    Row,
+    add_rows,
+    begin_journal,
+    end_journal,
+    header_of,
+    journal_path,
+    journals_in,
+    read_journal,
+)
+from kanseg.inference.files.class_table import probability_cells, probability_columns
+from kanseg.inference.files.inputs import Job, name_jobs
+from kanseg.inference.files.outputs import class_folders
+from kanseg.inference.files.predict import FILE_ERRORS, PredictSummary, error_line
+from kanseg.inference.files.record import begin_record, replace_record
+from kanseg.utils.errors import InputError
+from kanseg.utils.io import atomic_write, atomic_write_text
+from kanseg.utils.prefetch import prefetch
+from kanseg.utils.tables import csv_table
+from kanseg.utils.text import printable
+
+PREDICTIONS = "predictions.csv"
+THUMBNAILS = "thumbnails"
+THUMBNAIL = 160  # pixels of the longer side
+READERS = 4  # threads
+
+
+def classify_files(
+    classifier: Classifier,
+    files: Sequence[Path | Job],
+    output: Path,
+    *,
+    thumbnails: bool = True,
+    skip_existing: bool = False,
+    part: tuple[int, int] = (1, 1),
+    max_pixels: int = MAX_PIXELS,
+    log: Callable[[str], None] = print,
+    progress: bool = False,
+) -> PredictSummary:
+    """Write `output/predictions.csv`, a table with a row for every image, and
+    `output/thumbnails/CLASS/NAME.jpg`.
+
+    The columns are file, class, probability, and CLASS/probability of all classes; of more than 20
+    classes, class_1, probability_1, ... of the five most likely. The table is written atomically
+    when all parts are done, by the part that ends last. Files that fail are reported and have no
+    row.
+
+    Args:
+        classifier: loaded from checkpoints.
+        files: images, or jobs of `find_jobs`.
+        output: folder.
+        thumbnails: whether to write thumbnails.
+        skip_existing: keep what a killed or an earlier run with the same checkpoints and options
+            has predicted.
+        part: (k, n): of the files every n-th, from the k-th on (1 to n); n processes with a part
+            each share the work.
+        max_pixels: larger images are refused as decompression bombs.
+        log: called with a line for each failure.
+        progress: whether a terminal shows a bar with images per second and the time left.
+
+    Returns:
+        The images that were predicted, kept, and failed (`written`, `skipped`, `failed`), of this
+        part.
+
+    Raises:
+        InputError: an input would be overwritten, existing predictions of other checkpoints or
+            options would be kept, or a part that does not exist.
+    """
+    jobs = [file for file in files if isinstance(file, Job)]
+    jobs += name_jobs([file for file in files if not isinstance(file, Job)])
+    number, count = part
+    if not 1 <= number <= count:
+        raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
+    _refuse_thumbnails(jobs, output / THUMBNAILS)
+    output.mkdir(parents=True, exist_ok=True)
+    provenance = classifier.provenance()
+    begin_record(output, provenance, skip_existing=skip_existing, log=log)
+
+    paths = [str(job.path) for job in jobs]
+    header = header_of(provenance, paths, thumbnails=thumbnails)
+    kept = _clear_journals(output, header, part, keep=skip_existing)
+    mine = jobs[number - 1 :: count]
+    known = [job for job in mine if str(job.path) in kept]
+    todo = [job for job in mine if str(job.path) not in kept]
+    journal = journal_path(output, part)
+    begin_journal(journal, header, [kept[str(job.path)] for job in known])
+    names = thumbnail_names(jobs) if thumbnails else {}
+    recorder = _Recorder(classifier, output, journal, names, log)
+    recorder.summary.skipped += [job.path for job in known]
+    bar = tqdm(total=len(todo), unit="image", disable=None if progress else True)
+    with bar, ThreadPoolExecutor(READERS) as pool:
+        chunks = _read_in_chunks(classifier, todo, pool, max_pixels, thumbnails=thumbnails)
+        for chunk in prefetch(chunks):
+            recorder.add(_predict(classifier, chunk), pool)
+            bar.update(len(chunk))
+    end_journal(journal)
+    if recorder.other_sizes:
+        log(
+            f"warning: {recorder.other_sizes} images have another size than those of the training,"
+            " and the network was not trained to resize them: their classes may be wrong; train"
+            " with data.resize"
+        )
+    _write_table(output, header, paths, classifier.classes, count)
+    if not skip_existing and not recorder.summary.failed and count == 1:
+        replace_record(output, provenance)
+    return recorder.summary
+
+
+@dataclass(frozen=True)
+class _ReadImage:
+    """An image that was read and perhaps predicted, or the error that it raised."""
+
+    job: Job
+    inputs: tuple[Tensor, ...] = ()
+    thumbnail: np.ndarray | None = None
+    other_size: bool = False
+    probabilities: Tensor | None = None
+    error: Exception | None = None
+
+
+class _Recorder:
+    """Writes thumbnails and the journal of images that are done.
+
+    Args:
+        classifier: gives the classes.
+        output: folder.
+        journal: path of the journal.
+        names: of the thumbnails; empty for none.
+        log: called with a line for each failure.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        output: Path,
+        journal: Path,
+        names: Mapping[Job, str],
+        log: Callable[[str], None],
+    ):
+        self.classifier, self.output, self.journal = classifier, output, journal
+        self.names, self.log = names, log
+        self.folders = class_folders(classifier.classes)
+        self.summary = PredictSummary()
+        self.other_sizes = 0  # images of another size than those of the training
+
+    def add(self, images: Sequence[_ReadImage], pool: ThreadPoolExecutor) -> None:
+        """Write images that are predicted, or report their errors."""
+        rows, drawn = [], []
+        for image in images:
+            if image.error is not None:
+                self._fail(error_line(image.job.path, image.error))
+                continue
+            best = int(image.probabilities.argmax())
+            target = None
+            if self.names:
+                target = f"{THUMBNAILS}/{self.folders[best]}/{self.names[image.job]}"
+                drawn.append((self.output / target, image.thumbnail))
+            rows.append(Row(str(image.job.path), _cells(self.classifier, image, best), target))
+            self.summary.written.append(image.job.path)
+            self.other_sizes += image.other_size
+        # A thumbnail that exists is in the journal, so that a later run can remove it.
+        add_rows(self.journal, rows)
+        for line in filter(None, pool.map(_write_thumbnail, drawn)):
+            self._fail(line)
+
+    def _fail(self, line: str) -> None:
+        self.summary.failed.append(line)
+        with tqdm.external_write_mode():
+            self.log(f"failed: {line}")
+
+
+def _refuse_thumbnails(jobs: Sequence[Job], folder: Path) -> None:
+    """Raise InputError if an input lies in the folder for the thumbnails."""
+    root = Path(os.path.realpath(folder))
+    for job in jobs:
+        if Path(os.path.realpath(job.path)).is_relative_to(root):
+            raise InputError(
+                f"{job.path} lies in the folder for the thumbnails and could be overwritten;"
+                " choose another --output"
+            )
+
+
+def _clear_journals(
+    output: Path, header: dict[str, str], part: tuple[int, int], *, keep: bool
+) -> dict[str, Row]:
+    """Remove the table, and the journals of earlier runs with their thumbnails; the journals of
+    other parts of this run stay.
+
+    Returns:
+        With `keep` the rows of the same networks and options whose thumbnails exist, by path.
+    """
+    kept: dict[str, Row] = {}
+    (output / PREDICTIONS).unlink(missing_ok=True)
+    for path in journals_in(output):
+        journal = read_journal(path)
+        if keep and journal.header.get("networks") == header["networks"]:
+            for row in journal.rows.values():
+                if row.thumbnail is None or (output / row.thumbnail).is_file():
+                    kept[row.file] = row
+            continue
+        same_parts = path.name.endswith(f"_of_{part[1]}.jsonl")
+        if path != journal_path(output, part) and same_parts and journal.header == header:
+            continue
+        for row in journal.rows.values():
+            if row.thumbnail is not None:
+                _remove_thumbnail(output, row.thumbnail)
+        path.unlink(missing_ok=True)
+    return kept
+
+
+def _remove_thumbnail(output: Path, name: str) -> None:
+    """Remove a thumbnail and its folder, if it is the last one there."""
+    path = output / name
+    if path.parent.parent != output / THUMBNAILS or ".." in path.parts:
+        return  # a journal that was changed
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def _read_in_chunks(
+    classifier: Classifier,
+    jobs: Sequence[Job],
+    pool: ThreadPoolExecutor,
+    max_pixels: int,
+    *,
+    thumbnails: bool,
+) -> Iterator[list[_ReadImage]]:
+    """Read and preprocess images, a batch at a time, in threads; at most 8 that keep their size,
+    which may be large.
+    """
+    read = partial(_read, classifier, max_pixels=max_pixels, thumbnails=thumbnails)
+    size = classifier.batch_size
+    if any(network.preprocess.resize is None for network in classifier.networks):
+        size = min(size, 8)
+    for start in range(0, len(jobs), size):
+        yield list(pool.map(read, jobs[start : start + size]))
+
+
+def _read(classifier: Classifier, job: Job, *, max_pixels: int, thumbnails: bool) -> _ReadImage:
+    try:
+        if job.is_video:
+            raise InputError(
+                f"{job.path}: is a video, and a classifier takes images; save its frames as images"
+            )
+        require_regular_file(job.path)
+        image = decode_image(job.path, max_pixels=max_pixels)
+        inputs = classifier.prepare(image, name=str(job.path))
+        small = _thumbnail(image.values) if thumbnails else None
+    except FILE_ERRORS as error:
+        return _ReadImage(job, error=error)
+    return _ReadImage(job, inputs, small, classifier.takes_other_size(inputs))
+
+
+def _predict(classifier: Classifier, chunk: Sequence[_ReadImage]) -> list[_ReadImage]:
+    """Predict a chunk; one by one if that fails."""
+    readable = [image for image in chunk if image.error is None]
+    found: dict[Job, _ReadImage] = {}
+    try:
+        rows = _probabilities(classifier, readable)
+        for image, row in zip(readable, rows, strict=True):
+            found[image.job] = replace(image, probabilities=row)
+    except FILE_ERRORS:
+        for image in readable:
+            try:
+                row = _probabilities(classifier, [image])[0]
+                found[image.job] = replace(image, probabilities=row)
+            except FILE_ERRORS as error:
+                found[image.job] = replace(image, error=error)
+    return [found.get(image.job, image) for image in chunk]
+
+
+def _probabilities(classifier: Classifier, images: Sequence[_ReadImage]) -> Tensor:
+    names = [str(image.job.path) for image in images]
+    return classifier.predict([image.inputs for image in images], names)
+
+
+def _cells(classifier: Classifier, image: _ReadImage, best: int) -> list[str]:
+    """Return the cells of an image after its path: class, probability, all probabilities."""
+    values = image.probabilities.tolist()
+    others = probability_cells(classifier.classes, values)
+    return [classifier.classes[best], f"{values[best]:.6g}", *others]
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """Reduce an image (H, W, C) to (h, w, 3) uint8 of at most THUMBNAIL pixels a side."""
+    factor = min(1, THUMBNAIL / max(image.shape[:2]))
+    size = [max(1, round(side * factor)) for side in image.shape[:2]]
+    return viewable(resize_image(image, size, "area"))
+
+
+def _write_thumbnail(drawn: tuple[Path, np.ndarray]) -> str | None:
+    """Write a thumbnail; a line if that fails."""
+    path, image = drawn
+    try:
+        with atomic_write(path) as temporary:
+            Image.fromarray(image).save(temporary, format="JPEG", quality=90)
+    except OSError as error:
+        return error_line(path, error)
+    return None
+
+
+def thumbnail_names(jobs: Sequence[Job]) -> dict[Job, str]:
+    """Return a file name for each thumbnail, without folders: a/b -> a_b.jpg; of equal names the
+    later ones get a number.
+    """
+    names: dict[Job, str] = {}
+    taken: set[str] = set()
+    for job in jobs:
+        plain = job.name.replace("/", "_")
+        name, number = plain, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(name.casefold())
+        names[job] = f"{name}.jpg"
+    return names
+
+
+def _write_table(
+    output: Path, header: dict[str, str], files: Sequence[str], classes: Sequence[str], count: int
+) -> None:
+    """Write the table if all parts are complete."""
+    rows: dict[str, Row] = {}
+    for number in range(1, count + 1):
+        journal = read_journal(journal_path(output, (number, count)))
+        if journal.header != header or not journal.complete:
+            return
+        rows |= journal.rows
+    lines = []
+    for file in files:
+        if file in rows:
+            lines.append([printable(file, line=True), *rows[file].cells])
+    columns = ["file", "class", "probability", *probability_columns(classes)]
+    atomic_write_text(output / PREDICTIONS, csv_table(columns, lines))
