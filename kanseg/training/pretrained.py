@@ -193,9 +193,9 @@ def describe_encoder(config: Any, model: nn.Module) -> list[str]:
     lines = []
     if epochs:
         name, _ = pretrained_part(model)
-        until = f"in the first {epochs} epochs"
+        until = f"until the end of epoch {epochs}"
         if epochs >= config.training.epochs:
-            until = f"in all {config.training.epochs} epochs"
+            until = "in all epochs"
         lines.append(
             f"training: {name} is frozen {until}, its norms in evaluation mode"
             " (training.freeze_encoder_epochs)"
