@@ -3,6 +3,8 @@ normalization.
 """
 
 import json
+import os
+import socket
 from dataclasses import replace
 
 import pytest
@@ -25,6 +27,7 @@ from kanseg.training.pretrained import (
     pretrained_part,
     with_encoder_lr,
 )
+from kanseg.training.processes import make_accelerator
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
 
@@ -156,6 +159,57 @@ def test_a_frozen_encoder_has_no_gradient_and_its_norms_do_not_move():
         assert torch.equal(part[1].running_mean, before) != trains
         assert part[2].weight.grad is None
         assert model[1].weight.grad is not None
+
+
+def _epochs(model, batches, optimizer):
+    """Three epochs of one step, the first without the encoder; the encoder after each."""
+    module = getattr(model, "module", model)
+    frozen, seen = FrozenEncoder(module[0], epochs=1), []
+    for epoch, x in enumerate(batches):
+        model.train()
+        frozen.set_epoch(epoch)
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        seen.append(module[0].weight.detach().clone())
+    return seen
+
+
+def _small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def _batches():
+    return torch.randn(3, 2, 5, 3, generator=torch.Generator().manual_seed(1))
+
+
+def _two_processes(rank, port, folder):
+    torch.set_num_threads(1)
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({key: str(value) for key, value in places.items()}, MASTER_ADDR="127.0.0.1")
+    accelerator = make_accelerator("no", freezes=True)
+    model = _small()
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.5))
+    torch.save(_epochs(model, _batches()[:, rank], optimizer), folder / f"{rank}.pt")
+    accelerator.end_training()
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_frozen_encoder_as_one_does(tmp_path):
+    """Its gradients are averaged in the first epoch in which it has some, and after it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_two_processes, (port, tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    model = _small()
+    begun = model[0].weight.detach().clone()
+    alone = _epochs(model, _batches().flatten(1, 2), torch.optim.SGD(model.parameters(), lr=0.5))
+    for epoch in range(3):
+        assert torch.equal(first[epoch], second[epoch])
+        torch.testing.assert_close(first[epoch], alone[epoch])
+        assert torch.equal(first[epoch], begun) == (epoch == 0)
 
 
 @pytest.mark.parametrize(

@@ -203,33 +203,3 @@ def test_all_processes_stop_where_weights_blow_up(config, tmp_path):
         assert find_fault(run / "last") is None
     weights = load_file(run / "last" / "model.safetensors")
     assert all(torch.isfinite(value.float()).all() for value in weights.values())
-
-
-@pytest.mark.slow
-def test_an_encoder_that_is_frozen_at_first_is_trained_by_all_processes(config, tmp_path):
-    """Its gradients are averaged from the first epoch on in which it has some."""
-    import timm
-
-    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth")
-    model = replace(config.model, basis="none", encoder="tu-test_resnet", options={})
-    model.encoder_weights = str(tmp_path / "weights.pth")
-    model.options = {"encoder_depth": 2, "num_convs": 1}
-    # batches of one image in each of two processes are one batch of two images
-    settings = {"freeze_encoder_epochs": 1, "epochs": 3, "optimizer": "sgd", "surface": False}
-    both = replace(changed(config, "two", batch_size=1, keep=9, **settings), model=model)
-    both.training.lr, both.training.monitor = 0.05, "mean_iou"
-    code, out, error = finish(trained(both))
-    assert code == 0, error
-    assert "the encoder is trained from here on" in out
-
-    stored = [load_file(folder / "model.safetensors") for folder in step_folders(tmp_path / "two")]
-    last, middle, first = stored
-    begun = torch.load(tmp_path / "weights.pth")
-    body = [name for name in first if name.startswith("encoder.body.") and "conv" in name]
-    for name in body:
-        assert torch.equal(first[name], begun[name.removeprefix("encoder.body.")])
-        assert not torch.equal(middle[name], first[name])
-        assert not torch.equal(last[name], middle[name])
-    resumed = replace(both, training=replace(both.training, epochs=4))
-    code, out, error = finish(trained(resumed, "--resume"))
-    assert code == 0, error
