@@ -60,6 +60,7 @@ NOT_RUN = (
     "data/camvid",
     "benchmark",
     "--study",
+    "pretrained",
 )
 SMALL = ["--training.epochs", "1", "--training.panels", "1", "--training.tensorboard", "false"]
 

@@ -3,6 +3,8 @@
 kanseg compare --config configs/glas_ukanet.yaml --bases gram,bspline,rbf,none --output
 runs/compare/glas
 
+kanseg compare --config glas_resnet18_pretrained --bases gram,none --output runs/compare/decoders
+
 kanseg compare --config configs/glas_unet.yaml configs/glas_ukanet.yaml --seeds 0,1,2,3,4
 --match macs --output runs/compare/nets
 
@@ -94,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kanseg.experiments.compare.report import write_comparison
     from kanseg.experiments.compare.variants import (
         check_variant,
+        has_other_encoder,
         match_sizes,
         read_variants,
         run_variants,
@@ -111,7 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     baseline = "none" if "none" in variants else reference
     if given.baseline is not None:
         baseline = check_variant(given.baseline, variants, "--baseline")
-    if given.match != "none":
+    if has_other_encoder(variants):
+        print(
+            "compare: sizes are not matched, since model.encoder has a fixed size; the table lists"
+            " the parameters",
+            flush=True,
+        )
+    elif given.match != "none":
         variants = match_sizes(variants, reference, given.match)
     output = Path(given.output)
     run_variants(variants, seeds, output)

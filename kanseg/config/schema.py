@@ -52,8 +52,9 @@ class DataConfig:
         oversample_foreground: share of the random crops that are centered on a pixel of a class
             drawn uniformly from the foreground classes in the image; 0 for crops anywhere.
         gamma: exponent on the values in [0, 1] before normalization; 0.5 brightens dark images.
-        mean: per channel; by default that of the training images.
-        std: per channel; by default that of the training images.
+        mean: per channel; by default that of the images that a pretrained encoder was trained on
+            (model.encoder_weights), or of the training images.
+        std: per channel; by default as the mean.
         augment: transforms of albumentations, `- Name: {option: value}`, or of torchvision (v2),
             `- torchvision.Name: {option: value}`; [] for none. "auto" mirrors every other image
             left to right.
@@ -114,7 +115,14 @@ class ModelConfig:
             options.width is that of `like`).
         like: arguments in which the network to match differs: the baseline of an experiment with
             basis gram has basis none, match params, like {basis: gram}.
-        options: width, depth, inner_channels, degree, grid_size, norm, ...
+        encoder: another encoder under the decoder of unet or ukanet_*: a name of
+            segmentation_models.pytorch (resnet34), of timm (tu-convnext_tiny) or of kanseg; null
+            for the network's own encoder.
+        encoder_weights: pretrained weights of the encoder: imagenet or another name that its
+            library has, a file, a folder or training run, or user/name of the hub. They are
+            downloaded unless they are on this computer. null for random weights.
+        options: width, depth, inner_channels, degree, grid_size, norm, ...; of another encoder
+            encoder_depth and encoder_options.
     """
 
     name: str = "unet"
@@ -122,6 +130,8 @@ class ModelConfig:
     stem: Literal["auto"] | dict[str, Value] | None = "auto"
     match: Literal["params", "macs"] | None = None
     like: dict[str, Value] | None = None
+    encoder: str | None = None
+    encoder_weights: str | None = None
     options: dict[str, Value] = field(default_factory=dict)
 
 
@@ -147,8 +157,9 @@ class ClassificationData:
         interpolation: how images are scaled: "linear", or "area", which averages pixels; that
             removes aliasing, but also fine texture.
         gamma: exponent on the values in [0, 1] before normalization.
-        mean: per channel; by default that of the training images.
-        std: per channel; by default that of the training images.
+        mean: per channel; by default that of the images that a pretrained encoder was trained on
+            (model.encoder_weights), or of the training images.
+        std: per channel; by default as the mean.
         augment: torchvision transforms (v2), `- Name: {option: value}` or `- Name`; [] for none.
             "auto" mirrors every other image left to right, unless all classes have names of one
             character: digits and letters.
@@ -194,7 +205,10 @@ class _Training:
             {max_iter: 20, history_size: 10}.
         lr: peak learning rate.
         lr_factors: pattern of parameter names -> factor on their lr, such as {"encoder.*": 0.1};
-            the first pattern that matches counts, and 0 freezes the weights.
+            the first pattern that matches counts, and 0 freezes the weights. Without any, the
+            encoder has 0.1 times the lr if model.encoder_weights is set.
+        freeze_encoder_epochs: first epochs in which the encoder is not trained, and its norms are
+            in evaluation mode; null for 2 if model.encoder_weights is set, and 0 otherwise.
         function_lr: factor on lr for the coefficients of the functions, on top of lr_factors; null
             for 10 if a channel or a layer shares its functions, and 1 if each edge has its own.
             (lbfgs has one learning rate for all.)
@@ -242,6 +256,7 @@ class _Training:
     optimizer_options: dict[str, Value] = field(default_factory=dict)
     lr: float = 1e-3
     lr_factors: dict[str, float] = field(default_factory=dict)
+    freeze_encoder_epochs: int | None = None
     function_lr: float | None = None
     function_decay: bool | None = None
     weight_decay: float = 1e-4

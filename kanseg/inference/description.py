@@ -4,6 +4,7 @@ preprocessing and tile size, as plain JSON.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -81,11 +82,25 @@ def model_arguments(model: ModelConfig, **from_data: Any) -> dict[str, Any]:
             f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and"
             " like are settings of model, the others follow from the data"
         )
+    encoder = {"encoder": model.encoder, "encoder_weights": model.encoder_weights}
+    encoder = {key: value for key, value in encoder.items() if value is not None}
+    for key in ("encoder", "encoder_weights"):
+        if key not in model.options:
+            continue
+        if key in encoder:
+            raise InputError(f"model.options holds {key}, which is set as model.{key} already")
+        warnings.warn(
+            f"model.options.{key} is deprecated: set model.{key}, which also freezes a pretrained"
+            " encoder at first, trains it at a lower rate and normalizes the images for it",
+            DeprecationWarning,
+            stacklevel=2,
+        )
     arguments = {
         "name": model.name,
         "basis": model.basis,
         "stem": model.stem,
         **from_data,
+        **encoder,
         **with_default_share(model.name, model.basis, model.options),
     }
     # The solved width is stored instead of match and like: the weights must fit even if the solver

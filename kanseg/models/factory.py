@@ -9,7 +9,14 @@ from pathlib import Path
 from torch import nn
 
 from kanseg.bases import BASES, list_basis_options
-from kanseg.encoders import ENCODERS, Encoder, ExternalEncoder, external_encoder, is_external
+from kanseg.encoders import (
+    ENCODERS,
+    Encoder,
+    ExternalEncoder,
+    external_encoder,
+    full_encoder_name,
+    is_external,
+)
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.matching import matched
@@ -67,12 +74,14 @@ def create_model(
             same convolution; a mapping overrides options, such as
             {"basis": "rbf", "grid_range": [-3, 3]}.
         encoder: another encoder for the decoder of `unet` and `ukanet_*`: one of
-            `kanseg.list_encoders()`, "smp-NAME" (segmentation_models.pytorch), "timm-NAME" (timm),
-            or an encoder module.
-        encoder_depth: number of halvings of that encoder (5 by default for "smp-" and "timm-").
-        encoder_weights: for our encoders the folder of any trained network of ours, see
-            `create_encoder`; for "smp-" and "timm-" the name of pretrained weights to download
-            ("imagenet", or a tag of timm); None for random weights.
+            `kanseg.list_encoders()`, a name of segmentation_models.pytorch ("resnet34",
+            "smp-resnet34") or of timm ("tu-convnext_tiny", "timm-convnext_tiny"), or an encoder
+            module.
+        encoder_depth: number of halvings of that encoder (5 by default for other libraries).
+        encoder_weights: pretrained weights; None for random ones. For our encoders the folder of
+            any trained network of ours, see `create_encoder`; for those of other libraries a file,
+            a folder, a repository on the hub ("user/name"), or a name that the library has for its
+            weights ("imagenet", a tag of timm), see `kanseg.encoders.find_encoder_weights`.
         encoder_options: options of that encoder: for ours those that differ from the network
             (basis, stem, width, ...), for timm those of the model.
         image_size: an option: height and width of the images, for the classifiers that are built
@@ -116,6 +125,8 @@ def create_model(
             **options,
         )
     check_counts(in_channels=in_channels, classes=classes)
+    if isinstance(encoder, str):
+        encoder = full_encoder_name(encoder)
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
             "encoder_depth and encoder_options belong to another encoder: name it by encoder=..."
@@ -217,9 +228,10 @@ def create_encoder(
 def _check_replaceable(name: str, build: Callable, options: Mapping[str, object]) -> None:
     """Raise ValueError if a model cannot have another encoder, or has options for its own one."""
     if "encoder" not in keyword_names(build):
+        able = [each for each in MODELS if "encoder" in keyword_names(MODELS[each])]
         raise ValueError(
-            f"{name!r} cannot be combined with another encoder, got encoder=...; choose 'unet' or"
-            " 'ukanet_18'"
+            f"{name!r} cannot be combined with another encoder; the networks that can are"
+            f" {', '.join(able)}"
         )
     for key in ENCODER_OPTIONS:
         if key in options:

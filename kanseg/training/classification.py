@@ -35,6 +35,7 @@ from kanseg.metrics import ClassificationMetrics, classification_table
 from kanseg.metrics.classification import Classified
 from kanseg.models import list_models
 from kanseg.models.classification import CLASSIFIERS
+from kanseg.training.pretrained import encoder_statistics
 from kanseg.training.run_folder.splits import compare_labels, split_of_run
 from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
@@ -79,6 +80,11 @@ class ClassificationTask(Task):
                 f" training.cutmix at least 0, got {settings.label_smoothing}, {settings.mixup} and"
                 f" {settings.cutmix}"
             )
+        if self.config.model.encoder is not None:
+            raise InputError(
+                "model.encoder: a classifier is an encoder with a head; name the encoder by"
+                " model.name"
+            )
         ImageAugmentation(self.config.data.augment)
 
     def model_arguments(
@@ -110,7 +116,7 @@ class ClassificationTask(Task):
                 f"training.monitor top5 is meaningless with {len(images.classes)} classes; use top1"
             )
         self.classes = images.classes
-        self.preprocess = self._make_preprocess(images, checkpoint)
+        self.preprocess = self._make_preprocess(images, checkpoint, log)
         for split, source in images.splits.items():
             self.eval_datasets[split] = ClassificationDataset(
                 source, images.classes, self.preprocess
@@ -215,9 +221,9 @@ class ClassificationTask(Task):
                 kept[split] = everything.subset(np.array(indices, dtype=np.int64))
         return kept
 
-    def _make_preprocess(self, images: ImageSet, checkpoint: Path | None) -> Preprocess:
+    def _make_preprocess(self, images: ImageSet, checkpoint: Path | None, log: Log) -> Preprocess:
         """Return the preprocessing of the checkpoint, or that of the settings with the statistics
-        of the training images.
+        of a pretrained encoder or of the training images.
         """
         if checkpoint is not None:
             return preprocess_from(read_json(checkpoint / DESCRIPTION)["preprocess"])
@@ -230,7 +236,11 @@ class ClassificationTask(Task):
             resize=pair("data.resize", data.resize),
             interpolation=data.interpolation,
         )
-        mean, std = channel_statistics(images.splits["train"], plain, at_most=4096)
+        if data.mean and data.std:
+            return replace(plain, mean=tuple(data.mean), std=tuple(data.std))
+        mean, std = encoder_statistics(self.pretrained, plain, log) or channel_statistics(
+            images.splits["train"], plain, at_most=4096
+        )
         return replace(plain, mean=tuple(data.mean or mean), std=tuple(data.std or std))
 
     def loss(self, output: Any, target: Tensor) -> Tensor:

@@ -103,6 +103,10 @@ def train_epoch(
     """Train the rest of the current epoch, from `progress.batch` on."""
     settings, progress, accelerator = task.config.training, state.progress, state.accelerator
     state.model.train()
+    if state.frozen is not None:
+        state.frozen.set_epoch(progress.epoch)
+        if progress.epoch == state.frozen.epochs:
+            run.log(f"epoch {progress.epoch + 1}: the encoder is trained from here on")
     loader.batch_sampler.go_to(progress.epoch, progress.batch)
     bar = tqdm(
         total=-(-len(loader) // settings.accumulate),

@@ -5,21 +5,28 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
 from kanseg.training.optim.optimizers import NEEDS_CLOSURE
 from kanseg.utils.environment import launched_processes
 from kanseg.utils.errors import InputError
 
 
-def make_accelerator(precision: str) -> Accelerator:
-    """Create an Accelerator for `training.precision` and all processes of the run."""
+def make_accelerator(precision: str, *, freezes: bool = False) -> Accelerator:
+    """Create an Accelerator for all processes of the run.
+
+    Args:
+        precision: `training.precision`.
+        freezes: some parameters have no gradient in some epochs.
+    """
     # otherwise a second run in this process could not use another precision
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=freezes)]
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=handlers)
     if accelerator.num_processes == 1 and launched_processes() > 1:
         # Without a GPU, Accelerate treats them as separate runs unless cpu=True.
         AcceleratorState._reset_state(reset_partial_state=True)
-        accelerator = Accelerator(mixed_precision=precision, cpu=True)
+        accelerator = Accelerator(mixed_precision=precision, cpu=True, kwargs_handlers=handlers)
     return accelerator
 
 
@@ -36,6 +43,18 @@ def check_precision(accelerator: Accelerator, optimizer: str) -> None:
     if optimizer in NEEDS_CLOSURE:
         raise InputError(
             f"{optimizer} cannot scale its losses for training.precision fp16; use bf16 or no"
+        )
+
+
+def check_can_freeze(accelerator: Accelerator) -> None:
+    """Check that parameters can be frozen in some epochs.
+
+    Raises:
+        InputError: FSDP, which shards parameters with their gradients.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError(
+            "training.freeze_encoder_epochs: an encoder cannot be frozen under FSDP; set it to 0"
         )
 
 

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.loader import make_loader
-from kanseg.encoders import is_external
 from kanseg.inference.checkpoint import read_weights
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
@@ -33,7 +32,15 @@ from kanseg.training.loop import fit
 from kanseg.training.optim.ema import create_ema
 from kanseg.training.optim.lr_scheduler import create_lr_scheduler
 from kanseg.training.optim.optimizers import describe_function_rates, parameter_groups
-from kanseg.training.processes import check_precision, make_accelerator
+from kanseg.training.pretrained import (
+    FrozenEncoder,
+    describe_encoder,
+    find_pretrained,
+    freeze_epochs,
+    pretrained_part,
+    with_encoder_lr,
+)
+from kanseg.training.processes import check_can_freeze, check_precision, make_accelerator
 from kanseg.training.run_folder.checkpointing import (
     restore,
     resume_hint,
@@ -88,13 +95,11 @@ def train(
     """
     clock = RunClock()
     path = Path(config.run_dir)
-    if resume:
-        config = with_stored_choices(config)
-    task = TASKS[type(config)](config, accept_changes=accept_changes)
-    check_settings(task)
+    task = create_task(config, resume=resume, accept_changes=accept_changes)
+    config = task.config
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
-    accelerator = make_accelerator(config.training.precision)
+    accelerator = make_accelerator(config.training.precision, freezes=freeze_epochs(config) > 0)
     check_precision(accelerator, config.training.optimizer)
     # the other processes print nothing
     log: Log = partial(print, flush=True) if accelerator.is_main_process else lambda line: None
@@ -155,6 +160,17 @@ def train(
         return results
 
 
+def create_task(config: Any, *, resume: bool, accept_changes: bool) -> Task:
+    """Check the settings before any data is read, and find the pretrained weights of a new run."""
+    if resume:
+        config = with_stored_choices(config)
+    task = TASKS[type(config)](config, accept_changes=accept_changes)
+    check_settings(task)
+    if not resume:
+        task.pretrained = find_pretrained(config.model)
+    return task
+
+
 @contextlib.contextmanager
 def _explain_interrupt(path: Path) -> Iterator[None]:
     """Add the checkpoint that the run can continue from to a KeyboardInterrupt."""
@@ -172,9 +188,8 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
         model = build_model(arguments)
         resumed.load_weights(model)
         return model
-    encoder, weights = str(arguments.get("encoder")), arguments.get("encoder_weights")
-    if weights is not None and is_external(encoder):
-        log(f"encoder_weights {weights!r} of {encoder}: downloaded unless they are in the cache")
+    if task.pretrained is not None:
+        log(f"model: the encoder begins with the weights of {task.pretrained.source}")
     return build_model(arguments, pretrained=True)
 
 
@@ -190,14 +205,18 @@ def create_state(
     if settings.ema:
         ema = create_ema(model, settings.ema).to(accelerator.device)
     penalty = Penalty(model, settings.penalty)
-    groups = parameter_groups(model, settings)
-    for line in describe_function_rates(model, settings):
+    groups = parameter_groups(model, with_encoder_lr(task.config, model))
+    for line in (*describe_function_rates(model, settings), *describe_encoder(task.config, model)):
         log(line)
+    frozen = None
+    if freeze_epochs(task.config):
+        check_can_freeze(accelerator)
+        frozen = FrozenEncoder(pretrained_part(model)[1], freeze_epochs(task.config))
     model, optimizer = accelerator.prepare(model, make_optimizer(settings, groups))
     if accelerator.process_index:
         # all processes have drawn the same initial weights; their dropout must differ
         torch.manual_seed(task.config.seed + accelerator.process_index)
-    return TrainState(accelerator, model, optimizer, penalty, ema)
+    return TrainState(accelerator, model, optimizer, penalty, ema, frozen)
 
 
 def use_fitting_batch_size(task: Task, state: TrainState, dataset: Dataset, log: Log) -> None:

@@ -30,6 +30,7 @@ from kanseg.data.checks import KINDS
 from kanseg.data.splits import SPLITS
 from kanseg.data.splits.record import Content, SplitRecord, name_of, sample_contents
 from kanseg.data.transforms import FLIPS
+from kanseg.encoders import EncoderWeights
 from kanseg.evaluation.evaluate import surface_options, write_table
 from kanseg.evaluation.segmentation import evaluate_network
 from kanseg.evaluation.tables import table
@@ -45,6 +46,7 @@ from kanseg.losses import (
 )
 from kanseg.metrics import SCORES, SegmentationMetrics, SurfaceOptions
 from kanseg.models import list_models
+from kanseg.training.pretrained import encoder_statistics
 from kanseg.training.run_folder.splits import compare_labels, compare_masks, split_of_run
 from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
@@ -121,7 +123,9 @@ class SegmentationTask(Task):
             )
             compare_masks(checkpoint, label_spec, where=root)
         samples, self.split_record = self._keep_splits(report, samples, checkpoint, log)
-        self.preprocess = make_preprocess(data, samples["train"], checkpoint=checkpoint)
+        self.preprocess = make_preprocess(
+            data, samples["train"], checkpoint=checkpoint, pretrained=self.pretrained, log=log
+        )
         dataset = SegmentationDataset(
             samples["train"],
             label_spec,
@@ -339,15 +343,22 @@ def open_samples(
 
 
 def make_preprocess(
-    data: DataConfig, train_samples: list[Sample], *, checkpoint: Path | None = None
+    data: DataConfig,
+    train_samples: list[Sample],
+    *,
+    checkpoint: Path | None = None,
+    pretrained: EncoderWeights | None = None,
+    log: Log,
 ) -> Preprocess:
-    """Return the preprocessing of the settings; mean and standard deviation are computed from the
-    training images unless they are given.
+    """Return the preprocessing of the settings; mean and standard deviation are those of a
+    pretrained encoder, or computed from the training images, unless they are given.
 
     Args:
         data: the settings.
         train_samples: for the statistics.
         checkpoint: the checkpoint that is resumed; its preprocessing is kept.
+        pretrained: the weights of the encoder, if they are pretrained.
+        log: receives a line about mean and standard deviation of a pretrained encoder.
 
     Raises:
         InputError: values that do not fit the channels.
@@ -363,7 +374,11 @@ def make_preprocess(
         interpolation=data.interpolation,
         floats=read_sample_image(train_samples[0]).dtype == np.float32,
     )
-    mean, std = channel_statistics(train_samples, plain)
+    if data.mean and data.std:
+        return replace(plain, mean=tuple(data.mean), std=tuple(data.std))
+    mean, std = encoder_statistics(pretrained, plain, log) or channel_statistics(
+        train_samples, plain
+    )
     return replace(plain, mean=tuple(data.mean or mean), std=tuple(data.std or std))
 
 

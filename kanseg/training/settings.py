@@ -15,6 +15,7 @@ from kanseg.layers import Penalty
 from kanseg.training.grids import check_update_grid_epochs
 from kanseg.training.optim.lr_scheduler import create_schedule
 from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, parameter_groups
+from kanseg.training.pretrained import check_encoder, with_encoder_lr
 from kanseg.training.run_folder.trackers import import_wandb
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
@@ -73,7 +74,8 @@ def check_settings(task: Task) -> None:
     task.check()
     with torch.device("meta"):  # validates the options of the model without its memory
         model = build_model(task.model_arguments())
-    check_optimizer(config.training, model)
+    check_encoder(config, model)
+    check_optimizer(with_encoder_lr(config, model), model)
     check_update_grid_epochs(config.training, model)
     try:
         Penalty(model, config.training.penalty)

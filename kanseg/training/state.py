@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from kanseg.layers import Penalty
 from kanseg.training.optim.lr_scheduler import PlateauState
+from kanseg.training.pretrained import FrozenEncoder
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import typed
 
@@ -76,6 +77,7 @@ class TrainState:
         optimizer: prepared by Accelerate.
         penalty: of the layers, added to the loss.
         ema: exponential moving average of the weights; None without `training.ema`.
+        frozen: the encoder that is not trained in the first epochs; None if it always is.
         lr_scheduler: set when the number of steps is known.
         progress: epochs, steps and best score so far.
         last_images: at most two images of the last batch, for the check before a checkpoint.
@@ -86,6 +88,7 @@ class TrainState:
     optimizer: Any
     penalty: Penalty
     ema: AveragedModel | None = None
+    frozen: FrozenEncoder | None = None
     lr_scheduler: LambdaLR | None = None
     progress: Progress = field(default_factory=Progress)
     last_images: Tensor | None = None

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.splits.record import SplitRecord
 from kanseg.data.transforms import AUTO
+from kanseg.encoders import EncoderWeights
 
 Log = Callable[[str], None]
 Scores = dict[str, Any]
@@ -30,7 +31,8 @@ class Task(ABC):
 
     `open` sets `eval_datasets` ("val" and "test", if the data set has them), `preprocess`,
     `description` (JSON in a checkpoint: model, labels, preprocessing) and `split_record` (the
-    samples of train, val and test).
+    samples of train, val and test). `pretrained` is set before `open`: the weights that the encoder
+    of a new run begins with.
 
     Args:
         config: the settings of a run.
@@ -47,6 +49,7 @@ class Task(ABC):
         self.eval_datasets: dict[str, Dataset] = {}
         self.preprocess: Preprocess | None = None
         self.description: dict[str, Any] = {}
+        self.pretrained: EncoderWeights | None = None
 
     def use_transforms(self, transforms: Sequence[Spec], log: Log) -> None:
         """Write the default augmentation into settings that leave `data.augment` to kanseg, and log

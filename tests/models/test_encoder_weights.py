@@ -100,8 +100,9 @@ def test_a_run_begins_with_the_weights_and_its_checkpoint_stands_alone(tmp_path,
     first = trained(kanseg.create_classifier("unet", **config.model.options))
     first.save_pretrained(tmp_path / "first")
     changed = Config.from_yaml(config.to_yaml())
-    changed.model.options["encoder_weights"] = str(tmp_path / "first")
+    changed.model.encoder_weights = str(tmp_path / "first")
     changed.training.epochs, changed.training.lr = 1, 1e-12
+    changed.training.freeze_encoder_epochs = 0
     train(changed)
     shutil.rmtree(tmp_path / "first")
     for load in (kanseg.from_pretrained, lambda run: kanseg.load(run).model):

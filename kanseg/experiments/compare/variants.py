@@ -159,6 +159,11 @@ def check_variant(name: str, variants: Mapping[str, Config], option: str) -> str
     return name
 
 
+def has_other_encoder(variants: Mapping[str, Config]) -> bool:
+    """True if a variant has an encoder whose size does not follow the width of the network."""
+    return any(config.model.encoder is not None for config in variants.values())
+
+
 def match_sizes(variants: Mapping[str, Config], reference: str, measure: str) -> dict[str, Config]:
     """Set `model.match` and `model.like` of the variants, so that their widths are solved for the
     size of the reference.

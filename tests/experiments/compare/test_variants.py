@@ -4,16 +4,19 @@ from dataclasses import replace
 import pytest
 import yaml
 
+import kanseg
 from kanseg.cli.compare import main
 from kanseg.experiments.compare.report import write_comparison
 from kanseg.experiments.compare.variants import (
     check_variant,
+    has_other_encoder,
     is_finished,
     match_sizes,
     read_variants,
     run_folder,
     run_variants,
 )
+from kanseg.layers.regularization import kan_layers
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
 
@@ -247,3 +250,38 @@ def test_a_comparison_of_which_a_variant_is_missing_says_so(experiment, tmp_path
         == []
     )
     assert log[-1] == f"compare: not finished yet: {tmp_path / 'out' / 'none' / 'seed_0'}"
+
+
+def test_an_encoder_of_its_own_size_is_seen(experiment):
+    assert not has_other_encoder(read_variants([experiment], bases=["gram", "none"]))
+    words = ["--model.encoder", "test_resnet"]
+    assert has_other_encoder(read_variants([experiment], bases=["gram", "none"], settings=words))
+
+
+@pytest.mark.slow
+def test_one_pretrained_encoder_stands_under_a_kan_and_a_plain_decoder(tmp_path, config, capsys):
+    import timm
+    import torch
+
+    weights = timm.create_model("test_resnet").state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    options = {"encoder_depth": 2, "num_convs": 1}
+    config.model = replace(config.model, encoder="test_resnet", options=options)
+    config.model.encoder_weights = str(tmp_path / "weights.pth")
+    config.training = replace(config.training, epochs=1, panels=0, surface=False)
+    path, output = tmp_path / "pretrained.yaml", tmp_path / "compared"
+    path.write_text(config.to_yaml())
+    words = ["--config", str(path), "--bases", "gram,none", "--seeds", "0", "--output", str(output)]
+    assert main(words) == 0
+    assert "sizes are not matched" in capsys.readouterr().out
+    networks = {name: kanseg.from_pretrained(output / name / "seed_0") for name in ("gram", "none")}
+    for network in networks.values():  # frozen in its only epoch
+        for name, parameter in network.encoder.body.named_parameters():
+            assert torch.equal(parameter, weights[name]), name
+        assert not list(kan_layers(network.encoder))
+    assert list(kan_layers(networks["gram"].decoder))
+    assert not list(kan_layers(networks["none"].decoder))
+    assert {row["variant"] for row in json.loads((output / "table.json").read_text())["rows"]} == {
+        "gram",
+        "none",
+    }
