@@ -218,6 +218,9 @@ def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
     assert rows[1]["difference"] == pytest.approx(rows[1]["mean"] - rows[0]["mean"])
     assert (tmp_path / "out" / "table.md").read_text().splitlines()[2] in capsys.readouterr().out
     assert all((tmp_path / "out" / name).is_file() for name in ("comparison.png", "examples.png"))
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "(2 seeds, too few)" in table
+    assert "Two seeds (gram): hardly anything" in table
 
 
 def test_the_old_names_of_options_are_read(experiment, tmp_path):
