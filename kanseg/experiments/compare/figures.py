@@ -54,7 +54,8 @@ def draw_comparison(
         yticks=range(len(rows)),
         yticklabels=[row["variant"] for row in rows],
         xlabel=f"{score}, mean over images",
-        title="every seed (dot), mean and its interval over seeds",
+        ylim=(-0.6, len(rows) - 0.4),
+        title="every seed, mean, 95 % over seeds",
     )
     rng = np.random.default_rng(0)
     labels = []
@@ -65,8 +66,9 @@ def draw_comparison(
         shifts = rng.uniform(-0.18, 0.18, len(images))
         _draw_row(right, y, images, row["over_images"], color=f"C{y}", shifts=shifts)
         labels.append(f"{row['variant']} ({seeds_text(len(seeds))})")
-    middle.set_title(f"every seed (dot), mean and its {interval_name(others)} over seeds")
-    right.set_title("every test image (dot), for these trained networks alone")
+    known = any(len(row["difference_by_seed"]) > 1 for row in others)
+    middle.set_title("every seed, mean, 95 % over seeds" if known else "one seed: no interval")
+    right.set_title("every image, mean, 95 % over images\n(these trained networks alone)")
     for axis, names in ((middle, labels), (right, [row["variant"] for row in others])):
         axis.axvline(0, color="tab:gray", linewidth=1)
         axis.set(
@@ -79,13 +81,6 @@ def draw_comparison(
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
     return save_figure(figure, path)
-
-
-def interval_name(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The name of the intervals of the rows, or that no row has one."""
-    if any(len(row["difference_by_seed"]) > 1 for row in rows):
-        return "95 % interval"
-    return "interval (unknown: one seed)"
 
 
 def _draw_row(

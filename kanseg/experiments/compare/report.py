@@ -17,7 +17,8 @@ from kanseg.experiments.compare.statistics import (
     few_seeds_note,
     read_scores,
 )
-from kanseg.experiments.compare.variants import is_finished, run_folder
+from kanseg.experiments.compare.variants import run_folder
+from kanseg.experiments.settings import is_finished
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.io import atomic_write_text
 
@@ -98,7 +99,8 @@ def _finished_runs(
     for name, config in variants.items():
         for seed in seeds:
             run = run_folder(output, name, seed)
-            if is_finished(run, replace(config, seed=seed, run_dir=str(run))):
+            config_of_run = replace(config, seed=seed, run_dir=str(run))
+            if is_finished(config_of_run, hint="choose another --output"):
                 finished[name][seed] = run
             else:
                 missing.append(run)

@@ -8,12 +8,12 @@ from kanseg.cli.compare import main
 from kanseg.experiments.compare.report import write_comparison
 from kanseg.experiments.compare.variants import (
     check_variant,
-    is_finished,
     match_sizes,
     read_variants,
     run_folder,
     run_variants,
 )
+from kanseg.experiments.settings import is_finished
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
 
@@ -192,8 +192,9 @@ def test_a_folder_with_other_settings_is_not_taken_for_the_run(experiment, tmp_p
     variants = read_variants([experiment], bases=["gram", "none"])
     run_variants(variants, [0], tmp_path / "out")
     changed = read_variants([experiment], bases=["gram", "none"], settings=["--training.lr", "0.5"])
-    with pytest.raises(InputError, match="training.lr: 0.001 -> 0.5"):
-        is_finished(run_folder(tmp_path / "out", "gram", 0), changed["gram"])
+    changed["gram"].run_dir = str(run_folder(tmp_path / "out", "gram", 0))
+    with pytest.raises(InputError, match="training.lr: 0.001 -> 0.5.*choose another folder"):
+        is_finished(changed["gram"], hint="choose another folder")
 
 
 def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
