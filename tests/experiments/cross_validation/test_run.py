@@ -113,7 +113,7 @@ def test_the_same_call_continues_a_stopped_fold_and_leaves_finished_ones(finishe
     assert again["out_of_fold"] == summary["out_of_fold"]
     assert [old == new for old, new in zip(before, stamps(config), strict=True)] == [1, 0]
     out = capsys.readouterr().out
-    assert out.count("is finished") == 1
+    assert f"folds: {folders(config)[0]} is finished" in out
     assert f"resumed from {folders(config)[1]}" in out
     best = " ".join(str(run / "best") for run in folders(config))
     assert f"kanseg predict --checkpoint {best} --input" in out
@@ -209,7 +209,7 @@ def test_two_processes_train_the_folds_once_and_end_as_one_does(finished, tmp_pa
     (folders(two)[1] / "metrics.json").unlink()
     code, out, error = finish(trained(two, "--all_folds"))
     assert code == 0, error[-2000:]
-    assert out.count("is finished") == 1
+    assert out.count(f"folds: {folders(two)[0]} is finished") == 1
     assert [old == new for old, new in zip(before, stamps(two), strict=True)] == [1, 0]
     again = json.loads((tmp_path / "two/table.json").read_text())
     assert again["out_of_fold"] == found["out_of_fold"]
