@@ -63,13 +63,13 @@ def write_folds(
     atomic_write_text(folder / "table.json", json.dumps(plain(summary), indent=1) + "\n")
     atomic_write_text(folder / "table.csv", summary_csv(summary))
     written = [folder / name for name in ("table.md", "table.json", "table.csv")]
-    if found[0].images:
+    if is_segmentation(summary):
         written.append(folder / "scores_out_of_fold.csv")
         atomic_write_text(written[-1], images_csv(found))
     written.append(draw_folds(summary, folder / "folds.png"))
     log(f"\n{text}\n")
     log(f"folds: {', '.join(map(str, written))}")
-    if found[0].images:  # masks of a segmentation; several classifiers are not averaged
+    if is_segmentation(summary):  # predictions of several classifiers are not averaged
         best = shlex.join(str(run / "best") for run in runs)
         log(
             "folds: all networks together predict with\n  "
@@ -190,7 +190,10 @@ def draw_folds(summary: Mapping[str, Any], path: Path) -> Path:
             axis.plot(values.mean(), y, "|", label=_once("mean of folds", y), **style)
         whole = _defined([pooled[name]])
         axis.plot(whole, [y] * len(whole), "D", color="C1", label=_once("out of fold", y))
-    labels = [name.removeprefix("classes.").replace(f".{score}", f", {score}") for name in names]
+    labels = []
+    for name in names:
+        label = name.removeprefix("classes.").replace(f".{score}", f", {score}")
+        labels.append(label.replace("$", r"\$"))
     axis.set(yticks=range(len(names)), yticklabels=labels, xlabel="score on the val images")
     axis.set_title(f"{len(per_fold)} folds, {pooled['images']} images")
     axis.invert_yaxis()

@@ -18,6 +18,7 @@ from kanseg.metrics.classification import confusion_scores
 from kanseg.metrics.confusion import SCORES, mean
 from kanseg.metrics.segmentation import FOREGROUND_SCORES, ImageCounts
 from kanseg.metrics.surfaces import SURFACE_SCORES
+from kanseg.utils.errors import InputError
 from kanseg.utils.reading import parse_csv, read_json, read_text
 from kanseg.utils.text import safe_cell
 
@@ -112,9 +113,18 @@ def segmented_out_of_fold(
 ) -> dict[str, Any]:
     """Scores over the images of all folds, as `SegmentationMetrics.compute` returns them: from the
     pixels of all images together, and as means of the images' scores.
+
+    Raises:
+        InputError: a run without its scores_val.csv.
     """
     metrics = SegmentationMetrics(classes, task)
     for number, run in enumerate(runs):
+        if not run.images:
+            path = run.folder / "scores_val.csv"
+            raise InputError(
+                f"{path} is missing; `kanseg evaluate --checkpoint {run.folder} --split val --csv"
+                f" {path}` writes it"
+            )
         confusion = np.array(run.metrics["val"]["confusion"], dtype=np.int64)
         metrics.merge({number: ImageCounts(confusion)})  # of all images of the fold
     scores = metrics.compute()

@@ -10,6 +10,7 @@ from kanseg.experiments.cross_validation.results import (
     segmented_out_of_fold,
     spread,
 )
+from kanseg.utils.errors import InputError
 
 
 def run_of(confusion, images, absent=0, folder=None):
@@ -64,6 +65,11 @@ def test_a_class_that_a_fold_lacks_is_scored_by_the_others():
     assert segmented_out_of_fold(runs, ["a", "b"], "binary")["foreground_iou"] == pytest.approx(
         3 / 5
     )
+
+
+def test_a_run_without_its_table_of_images_says_what_writes_it(tmp_path):
+    with pytest.raises(InputError, match="scores_val.csv is missing; `kanseg evaluate"):
+        segmented_out_of_fold([run_of([[5, 1], [1, 3]], [], folder=tmp_path)], ["a", "b"], "binary")
 
 
 def test_labels_of_all_folds_are_counted_together_by_hand():
