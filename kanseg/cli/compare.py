@@ -46,7 +46,13 @@ def _parser() -> ToolParser:
         metavar="FILE",
         help="YAML of `name: {section.key: value}`, for variants that differ in something else",
     )
-    parser.add_argument("--seeds", default="0,1,2", metavar="A,B", help="seeds of each variant")
+    parser.add_argument(
+        "--seeds",
+        default="0,1,2",
+        metavar="A,B",
+        help="seeds of each variant, at least three: of fewer the table says that they tell nothing"
+        " about other seeds",
+    )
     parser.add_argument(
         "--match",
         choices=("params", "macs", "none"),

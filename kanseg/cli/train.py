@@ -32,6 +32,10 @@ FLAGS = {
         "With --resume: continue although samples or split lists of the data set have changed since"
         " the run began, and train on new samples too."
     ),
+    "all_folds": (
+        "Cross-validation: train fold K of data.folds into run_dir/fold_K, for all folds, and sum"
+        " up their scores in run_dir. The same command continues after an interruption."
+    ),
 }
 TOOLS = {
     Config: ("segmentation", "kanseg train"),
@@ -69,6 +73,15 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
     from kanseg.training.run import train
     from kanseg.training.run_folder.resume import has_checkpoints, has_results, stored_settings
 
+    if flags.pop("all_folds"):
+        from kanseg.experiments.cross_validation.run import cross_validate
+
+        if flags.pop("resume"):
+            raise InputError(
+                "--all_folds continues by itself: give the same command again, without --resume"
+            )
+        cross_validate(config, **flags)
+        return
     if auto:
         folder = Path(config.run_dir)
         flags["resume"] = has_checkpoints(folder)

@@ -41,7 +41,8 @@ class DataConfig:
         split_seed: seed of the 70/15/15 split if there are no split files, and of the folds.
         folds: number of folds of a cross-validation over train and val together, by group if
             there is a groups.csv; 0 for none.
-        fold: the fold, from 0 to folds - 1, that is val; the others are train.
+        fold: the fold, from 0 to folds - 1, that is val; the others are train. The option
+            --all_folds trains every fold.
         channels: channels of the network's input (1 gray, 3 RGB, or the number of bands).
         resize: [height, width] that images are scaled to, in training and in prediction; a single
             number is a square.
@@ -150,7 +151,10 @@ class ClassificationData:
             none (then the last weights are the best).
         test: splits that are measured once, at the end; empty for none.
         val_share: share of train that becomes val.
-        split_seed: seed of that split.
+        split_seed: seed of that split, and of the folds.
+        folds: number of folds of a cross-validation over train and val together, each with images
+            of every class; 0 for none.
+        fold: the fold, from 0 to folds - 1, that is val; the others are train.
         limit: number of training images, balanced over the classes; null for all.
         channels: channels of the network's input (1 gray, 3 RGB).
         resize: [height, width] that images are scaled to; a single number is a square.
@@ -174,6 +178,8 @@ class ClassificationData:
     test: list[str] = field(default_factory=lambda: ["test"])
     val_share: float = 0.1
     split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
     limit: int | None = None
     channels: int = 3
     resize: list[int] | int | None = None

@@ -20,7 +20,7 @@ from kanseg.data.formats.nnunet import is_nnunet, read_nnunet
 from kanseg.data.formats.voc import is_voc, read_voc
 from kanseg.data.formats.yolo import is_yolo, read_yolo
 from kanseg.data.sample import Sample
-from kanseg.data.splits import SPLITS, crossing_groups, cut_folds, group_each
+from kanseg.data.splits import SPLITS, check_folds, crossing_groups, cut_folds, group_each
 from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
 
@@ -147,7 +147,7 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     Raises:
         InputError: a number out of range, fewer groups than folds, or a split that is used twice.
     """
-    _check_folds(data)
+    check_folds(data.folds, data.fold, train=data.train, val=data.val, test=data.test)
     if not data.folds:
         return index
     names = [name for name in (*data.train, *data.val) if name in index.splits or name != "val"]
@@ -178,30 +178,6 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
         f" {data.val[0]} (all folds, by a hash: {sizes})"
     )
     return replace(index, splits=splits, notes=(*index.notes, note))
-
-
-def _check_folds(data: DataConfig) -> None:
-    """Check the settings of a cross-validation."""
-    if data.folds < 0 or data.folds == 1:
-        raise InputError(f"data.folds must be 0 (none) or at least 2, got {data.folds}")
-    if not 0 <= data.fold < max(data.folds, 1):
-        allowed = "0 without data.folds"
-        if data.folds:
-            allowed = f"from 0 to {data.folds - 1}"
-        raise InputError(f"data.fold must be {allowed}, got {data.fold}")
-    if not data.folds:
-        return
-    if not data.train or not data.val:
-        raise InputError(
-            "data.folds pools the splits of data.train and data.val: each needs a name, such as"
-            " [train] and [val]"
-        )
-    twice = set(data.train) & set(data.val) | {*data.train, *data.val} & set(data.test)
-    if twice:
-        raise InputError(
-            f"data.folds pools train and val, but split {min(twice)!r} is used twice; name it in"
-            " only one of data.train, data.val, data.test"
-        )
 
 
 def _warn_of_shared_groups(index: DatasetIndex, data: DataConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""Helpers of comparisons, studies and searches for settings and run folders."""
+"""Helpers of comparisons, studies, searches and cross-validations for settings and run folders."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from kanseg.training.run_folder.resume import newest_complete, step_folders
+from kanseg.training.run_folder.resume import (
+    newest_complete,
+    settings_changed,
+    step_folders,
+    stored_settings,
+    with_found_batches,
+)
 from kanseg.utils.errors import InputError
+from kanseg.utils.reading import read_text
 
 # Settings that do not change the score: paths, logging and figures.
 MAY_DIFFER = (
@@ -73,3 +80,37 @@ def start_options(run: Path, *, discard_damaged: bool) -> dict[str, bool]:
             raise
         return {"overwrite": True}
     return {"resume": True}
+
+
+def is_finished(config: Any, *, hint: str) -> bool:
+    """True if the run folder of the settings holds a finished run with these settings.
+
+    Args:
+        config: all settings.
+        hint: what to do if the folder holds another run, for the message.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
+    run = Path(config.run_dir)
+    if not (run / "config.yaml").is_file():
+        return False
+    stored, _ = stored_settings(run)
+    changes = []
+    for change in settings_changed(read_text(stored), with_found_batches(config)):
+        if change.split(": ")[0] not in MAY_DIFFER:
+            changes.append(change)
+    if changes:
+        raise InputError(f"{run} holds a run with other settings ({'; '.join(changes)}); {hint}")
+    return (run / "metrics.json").is_file()
+
+
+def options_to_finish(config: Any, *, hint: str) -> dict[str, bool] | None:
+    """Options of `train` that start or continue the run of the settings; None if it is finished.
+
+    Raises:
+        InputError: as of `is_finished` and `start_options`.
+    """
+    if is_finished(config, hint=hint):
+        return None
+    return start_options(Path(config.run_dir), discard_damaged=False)

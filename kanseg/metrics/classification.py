@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from kanseg.metrics.calibration import image_calibration
-from kanseg.metrics.confusion import mean, scores
+from kanseg.metrics.confusion import divide, mean, scores
 from kanseg.utils.errors import InputError
 from kanseg.utils.tables import plain_table
 
@@ -116,39 +116,53 @@ class ClassificationMetrics:
             probabilities[i] = image.probabilities
         labels, predicted, ranks = table.T
         matrix = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count)
-        support, num_predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-        found, areas = scores(matrix), areas_under_roc(probabilities, labels)
-        # Dice is F1 under another name.
-        per_class = {
-            "precision": found["precision"],
-            "recall": found["recall"],
-            "f1": found["dice"],
-        }
-        top1 = _mean(ranks == 0)
-        result: dict[str, Any] = {"top1": top1, "top5": float("nan")}
+        areas = areas_under_roc(probabilities, labels)
+        counted = confusion_scores(matrix, self.classes)
+        result: dict[str, Any] = {"top1": counted["top1"], "top5": float("nan")}
         if count > TOP:
             result["top5"] = _mean(ranks < TOP)
-        for name, values in per_class.items():
-            result[f"mean_{name}"] = _mean(values)
-        for name in per_class:
-            # With one label per image, a false negative of a class is a false positive of another.
-            result[f"micro_{name}"] = top1
         result["auc_ovr"] = _mean(areas["ovr"])
         result["auc_ovo"] = _mean(areas["ovo"])
         calibration = image_calibration(probabilities, labels)
         result["calibration"] = {"ece": calibration.ece, "brier": calibration.brier_score}
-        result["images"] = len(images)
-        result["absent"] = int((support == 0).sum())
-        result["never_predicted"] = int((num_predicted == 0).sum())
-        result["classes"] = {}
-        for i, label in enumerate(self.classes):
-            row: dict[str, Any] = {name: float(values[i]) for name, values in per_class.items()}
-            row["auc"] = float(areas["ovr"][i])
-            row["support"] = int(support[i])
-            row["predicted"] = int(num_predicted[i])
-            result["classes"][label] = row
-        result["confusion"] = matrix.tolist()
-        return result
+        for label, area in zip(self.classes, areas["ovr"], strict=True):
+            counted["classes"][label]["auc"] = float(area)
+        return result | counted
+
+
+def confusion_scores(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """The scores of `ClassificationMetrics.compute` that follow from counts alone.
+
+    Args:
+        matrix: (N, N) counts of images, target by rows.
+        classes: names, index 0 first.
+    """
+    support, num_predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+    found = scores(matrix)
+    # Dice is F1 under another name.
+    per_class = {
+        "precision": found["precision"],
+        "recall": found["recall"],
+        "f1": found["dice"],
+    }
+    top1 = float(divide(np.trace(matrix), matrix.sum()))
+    result: dict[str, Any] = {"top1": top1}
+    for name, values in per_class.items():
+        result[f"mean_{name}"] = _mean(values)
+    for name in per_class:
+        # With one label per image, a false negative of a class is a false positive of another.
+        result[f"micro_{name}"] = top1
+    result["images"] = int(matrix.sum())
+    result["absent"] = int((support == 0).sum())
+    result["never_predicted"] = int((num_predicted == 0).sum())
+    result["classes"] = {}
+    for i, label in enumerate(classes):
+        row: dict[str, Any] = {name: float(values[i]) for name, values in per_class.items()}
+        row["support"] = int(support[i])
+        row["predicted"] = int(num_predicted[i])
+        result["classes"][label] = row
+    result["confusion"] = matrix.tolist()
+    return result
 
 
 def areas_under_roc(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -165,6 +165,8 @@ class ClassificationTask(Task):
             download=data.download,
             val_share=data.val_share,
             split_seed=data.split_seed,
+            folds=data.folds,
+            fold=data.fold,
             limit=data.limit,
             log=log,
             choose=choose,

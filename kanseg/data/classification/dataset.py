@@ -22,7 +22,7 @@ from kanseg.data.classification.sources import (
 )
 from kanseg.data.dataset import ImageDataset
 from kanseg.data.preprocess import Preprocess
-from kanseg.data.splits import SPLITS
+from kanseg.data.splits import SPLITS, check_folds, cut_folds
 from kanseg.data.splits.record import Content, digest
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
@@ -56,6 +56,8 @@ def open_images(
     test: Sequence[str] = ("test",),
     val_share: float = 0.1,
     split_seed: int = 0,
+    folds: int = 0,
+    fold: int = 0,
     limit: int | None = None,
     check: bool = True,
     log: Callable[[str], None] = print,
@@ -71,6 +73,8 @@ def open_images(
         val_share: share of the training images that becomes val if the set has no split val; 0
             for no val.
         split_seed: of all splits that kanseg makes.
+        folds: number of folds over train and val together; 0 for none.
+        fold: the fold that is val; the others are train.
         limit: number of training images to keep, with the classes in their proportions.
         check: read all image files once (of more than 50 000, only the headers).
         log: receives a line for every decision.
@@ -85,6 +89,7 @@ def open_images(
             "expected data.val_share from 0 to below 1 and a data.limit of 1 or more, got"
             f" {val_share} and {limit}"
         )
+    check_folds(folds, fold, train=train, val=val, test=test)
     root = Path(root)
     if format == "auto":
         format = _detect_format(root, log)
@@ -98,7 +103,12 @@ def open_images(
         log(f"data: {note}")
     splits = _named_splits(root, found, {"train": train, "val": val, "test": test}, log)
     seeded = set(found.seeded)
-    if "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1:
+    if folds:
+        splits |= _divide_into_folds(root, splits, found.classes, folds, fold, split_seed, log)
+        seeded |= {"train", "val"}
+    elif (
+        "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1
+    ):
         exact = FORMATS[format].fixed
         splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
         seeded |= {"train", "val"}
@@ -163,6 +173,11 @@ def _named_splits(
     return splits
 
 
+def _needs_val(splits: Mapping[str, ImageSource], val: Sequence[str], share: float) -> bool:
+    """True if the set has no split val, and the settings want one made of training images."""
+    return "val" not in splits and list(val) == ["val"] and share > 0 and len(splits["train"]) > 1
+
+
 def _with_val(
     source: ImageSource,
     share: float,
@@ -181,6 +196,47 @@ def _with_val(
         how = f"seed {seed} and a hash of each"
     log(f"data: there is no split 'val': {len(val)} training images become val, by {how}")
     return {"train": train, "val": val}
+
+
+def _divide_into_folds(
+    root: Path,
+    splits: Mapping[str, ImageSource],
+    classes: Sequence[str],
+    folds: int,
+    fold: int,
+    seed: int,
+    log: Callable[[str], None],
+) -> dict[str, ImageSource]:
+    """Divide the images of train and val into folds, the images of each class by a hash of their
+    names: val is one fold, train the others.
+
+    Raises:
+        InputError: a class with fewer images than folds.
+    """
+    names = [split for split in ("train", "val") if split in splits]
+    pool = ImageSource.joined([splits[split] for split in names])
+    units = np.array(pool.units(root))
+    fold_of = np.zeros(len(pool), np.int64)
+    for label in np.unique(pool.labels):
+        members = np.flatnonzero(pool.labels == label)
+        if len(set(units[members])) < folds:
+            raise InputError(
+                f"{root}: {folds} folds need as many images of every class, and"
+                f" {classes[label]} has {len(set(units[members]))} in {' + '.join(names)}; lower"
+                " data.folds"
+            )
+        for number, part in enumerate(cut_folds(members, units[members], folds, seed)):
+            fold_of[part] = number
+    sizes = np.bincount(fold_of, minlength=folds)
+    log(
+        f"data: fold {fold} of {folds} by seed {seed}, over {len(pool)} images of"
+        f" {' + '.join(names)}: {len(pool) - sizes[fold]} images to train on, {sizes[fold]} as val"
+        f" (all folds, by a hash in each class: {', '.join(map(str, sizes))})"
+    )
+    return {
+        "train": pool.subset(np.flatnonzero(fold_of != fold)),
+        "val": pool.subset(np.flatnonzero(fold_of == fold)),
+    }
 
 
 def limited(source: ImageSource, limit: int, seed: int) -> ImageSource:

@@ -5,6 +5,7 @@ Import the assignment from here, `SplitRecord` and its comparisons from their mo
 
 from kanseg.data.splits.assign import (
     SPLITS,
+    check_folds,
     crossing_groups,
     cut_folds,
     group_each,
@@ -12,4 +13,12 @@ from kanseg.data.splits.assign import (
     share_of,
 )
 
-__all__ = ["SPLITS", "crossing_groups", "cut_folds", "group_each", "seeded_split", "share_of"]
+__all__ = [
+    "SPLITS",
+    "check_folds",
+    "crossing_groups",
+    "cut_folds",
+    "group_each",
+    "seeded_split",
+    "share_of",
+]

@@ -133,6 +133,40 @@ def cut_folds(items: Sequence[T], groups: Sequence[str], folds: int, seed: int) 
     return parts
 
 
+def check_folds(
+    folds: int, fold: int, *, train: Sequence[str], val: Sequence[str], test: Sequence[str]
+) -> None:
+    """Check the settings of a cross-validation.
+
+    Args:
+        folds, fold: `data.folds` and `data.fold`.
+        train, val, test: names of the splits.
+
+    Raises:
+        InputError: a number out of range, or splits that cannot be pooled.
+    """
+    if folds < 0 or folds == 1:
+        raise InputError(f"data.folds must be 0 (none) or at least 2, got {folds}")
+    if not 0 <= fold < max(folds, 1):
+        allowed = "0 without data.folds"
+        if folds:
+            allowed = f"from 0 to {folds - 1}"
+        raise InputError(f"data.fold must be {allowed}, got {fold}")
+    if not folds:
+        return
+    if not train or not val:
+        raise InputError(
+            "data.folds pools the splits of data.train and data.val: each needs a name, such as"
+            " [train] and [val]"
+        )
+    twice = set(train) & set(val) | {*train, *val} & set(test)
+    if twice:
+        raise InputError(
+            f"data.folds pools train and val, but split {min(twice)!r} is used twice; name it in"
+            " only one of data.train, data.val, data.test"
+        )
+
+
 def crossing_groups(groups: Mapping[str, str], names: Mapping[str, Iterable[str]]) -> list[str]:
     """Return a warning for each pair of train, val and test with common groups.
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kanseg.config import Config
 from kanseg.data import SegmentationDataset, open_data, write_png
-from kanseg.experiments.compare.statistics import VariantScores, difference
+from kanseg.experiments.compare.statistics import (
+    VariantScores,
+    difference,
+    mean_interval,
+    seeds_text,
+)
 from kanseg.inference import Predictor
 from kanseg.utils.text import safe_cell
 from kanseg.visualization.figures import save_figure
@@ -20,47 +26,81 @@ EXAMPLES = 6
 
 
 def draw_comparison(
-    variants: Mapping[str, VariantScores], baseline: str, path: Path, *, score: str
+    rows: Sequence[Mapping[str, Any]],
+    variants: Mapping[str, VariantScores],
+    path: Path,
+    *,
+    score: str,
 ) -> Path:
-    """Draw the mean over images of every seed (left), and the differences of the test images to the
-    baseline with the interval of their mean (right).
+    """Draw the mean over images of every seed, the differences of the seeds to the baseline, and
+    those of the test images, each with the mean and its 95 % interval.
+
+    Args:
+        rows: of `comparison_rows`, the baseline first.
+        variants: scores of the same variants.
+        path: of the PNG.
+        score: its name.
     """
     from matplotlib.figure import Figure
 
-    others = [name for name in variants if name != baseline]
-    names = [baseline, *others]
-    figure = Figure(figsize=(11, 1.6 + 0.55 * len(variants)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    for y, name in enumerate(names):
-        seeds = variants[name].by_seed
-        color = "tab:gray" if name == baseline else f"C{y - 1}"
-        left.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6)
-        left.plot([seeds.mean()], [y], "|", color="black", markersize=18, markeredgewidth=2)
+    baseline, *others = rows
+    figure = Figure(figsize=(16, 1.6 + 0.55 * len(rows)), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for y, row in enumerate(rows):
+        color = "tab:gray" if y == 0 else f"C{y - 1}"
+        seeds = np.array(row["by_seed"])
+        _draw_row(left, y, seeds, vars(mean_interval(seeds)), color=color)
     left.set(
-        yticks=range(len(names)),
-        yticklabels=names,
+        yticks=range(len(rows)),
+        yticklabels=[row["variant"] for row in rows],
         xlabel=f"{score}, mean over images",
-        title="every seed (dot) and their mean (bar)",
+        ylim=(-0.6, len(rows) - 0.4),
+        title="every seed, mean, 95 % over seeds",
     )
     rng = np.random.default_rng(0)
-    for y, name in enumerate(others):
-        found = difference(variants[name], variants[baseline])
-        jittered = y + rng.uniform(-0.18, 0.18, len(found.values))
-        right.plot(found.values, jittered, ".", color=f"C{y}", alpha=0.4)
-        right.plot([found.low, found.high], [y, y], color="black", linewidth=3)
-        right.plot([found.mean], [y], "o", color="black", markersize=6)
-    right.axvline(0, color="tab:gray", linewidth=1)
-    right.set(
-        yticks=range(len(others)),
-        yticklabels=others,
-        ylim=(-0.6, len(others) - 0.4),
-        xlabel=f"{score} minus that of {baseline}",
-    )
-    right.set_title("every test image (dot), mean and its 95 % interval (black)")
-    for axis in (left, right):
+    labels = []
+    for y, row in enumerate(others):
+        seeds = np.array(row["difference_by_seed"])
+        images = difference(variants[row["variant"]], variants[baseline["variant"]]).by_image
+        _draw_row(middle, y, seeds, row["over_seeds"], color=f"C{y}")
+        shifts = rng.uniform(-0.18, 0.18, len(images))
+        _draw_row(right, y, images, row["over_images"], color=f"C{y}", shifts=shifts)
+        labels.append(f"{row['variant']} ({seeds_text(len(seeds))})")
+    known = any(len(row["difference_by_seed"]) > 1 for row in others)
+    middle.set_title("every seed, mean, 95 % over seeds" if known else "one seed: no interval")
+    right.set_title("every image, mean, 95 % over images\n(these trained networks alone)")
+    for axis, names in ((middle, labels), (right, [row["variant"] for row in others])):
+        axis.axvline(0, color="tab:gray", linewidth=1)
+        axis.set(
+            yticks=range(len(others)),
+            yticklabels=names,
+            ylim=(-0.6, len(others) - 0.4),
+            xlabel=f"{score} minus that of {baseline['variant']}",
+        )
+    for axis in (left, middle, right):
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
     return save_figure(figure, path)
+
+
+def _draw_row(
+    axis: Any,
+    y: float,
+    values: np.ndarray,
+    interval: Mapping[str, float],
+    *,
+    color: str,
+    shifts: np.ndarray | float = 0.0,
+) -> None:
+    """Draw values as dots on a line of the figure, their mean, and its interval if it is known."""
+    if not len(values):
+        return
+    axis.plot(values, np.full(len(values), y) + shifts, "o", color=color, alpha=0.5, markersize=4)
+    mean = float(values.mean())
+    if not np.isnan(interval["low"]):
+        reach = [[mean - interval["low"]], [interval["high"] - mean]]
+        axis.errorbar(mean, y, xerr=reach, color="black", capsize=4, linewidth=2)
+    axis.plot(mean, y, "|", color="black", markersize=16, markeredgewidth=2)
 
 
 def draw_examples(

@@ -14,17 +14,21 @@ from kanseg.experiments.compare.statistics import (
     comparison_rows,
     comparison_table,
     default_score,
+    few_seeds_note,
     read_scores,
 )
-from kanseg.experiments.compare.variants import is_finished, run_folder
+from kanseg.experiments.compare.variants import run_folder
+from kanseg.experiments.settings import is_finished
+from kanseg.training.run_folder.logging import plain
 from kanseg.utils.io import atomic_write_text
 
 NOTE = (
-    "Mean ± standard deviation over the seeds of the mean over the {split} images. Difference with"
-    " its 95 % interval and p (Holm's correction for the\nnumber of variants): for new seeds and"
-    " new images, both of which are samples (two-way crossed, Satterthwaite's t; it needs two"
-    " seeds). better in:\nthe number of images that are better, the seeds averaged. Images without"
-    " a score in any of the runs are left out."
+    "{score}: mean ± standard deviation over the seeds of the mean over the {split} images. 95 %"
+    " over seeds, and its p: for trainings with other seeds, on these\nimages (t interval of the"
+    " differences of the seeds, paired by seed). 95 % over images: how sure the difference is for"
+    " images like these, with these trained\nnetworks; it says nothing about other seeds. Intervals"
+    " and p are corrected for {tests} (Bonferroni). better in: the number of images that are"
+    " better,\nthe seeds averaged. Images without a score in any of the runs are left out."
 )
 Runs = dict[str, dict[int, Path]]  # variant -> seed -> run folder
 
@@ -64,15 +68,20 @@ def write_comparison(
     scores = {name: read_scores(runs, split, score) for name, runs in finished.items()}
     rows = comparison_rows(scores, baseline)
 
-    parts = [comparison_table(rows, score=score), NOTE.format(split=split)]
+    few_seeds = few_seeds_note({row["variant"]: len(row["difference_by_seed"]) for row in rows[1:]})
+    parts = [comparison_table(rows, score=score)]
+    if few_seeds is not None:
+        parts.append(few_seeds)
+    tests = f"{rows[-1]['corrected_for']} comparisons"
+    parts.append(NOTE.format(score=score, split=split, tests=tests))
     parts += data_warnings(finished)
     text = "\n\n".join(parts)
-    figures = {"score": score, "split": split, "rows": rows}
+    figures = {"score": score, "split": split, "few_seeds": few_seeds, "rows": rows}
     atomic_write_text(output / "table.md", text + "\n")
-    atomic_write_text(output / "table.json", json.dumps(figures, indent=1) + "\n")
+    atomic_write_text(output / "table.json", json.dumps(plain(figures), indent=1) + "\n")
     log(f"\n{text}\n")
     written = [output / "table.md", output / "table.json"]
-    written.append(draw_comparison(scores, baseline, output / "comparison.png", score=score))
+    written.append(draw_comparison(rows, scores, output / "comparison.png", score=score))
     config = next(iter(variants.values()))
     examples = draw_examples(config, first_runs, scores, output / "examples.png", split=split)
     if examples is not None:
@@ -90,7 +99,8 @@ def _finished_runs(
     for name, config in variants.items():
         for seed in seeds:
             run = run_folder(output, name, seed)
-            if is_finished(run, replace(config, seed=seed, run_dir=str(run))):
+            config_of_run = replace(config, seed=seed, run_dir=str(run))
+            if is_finished(config_of_run, hint="choose another --output"):
                 finished[name][seed] = run
             else:
                 missing.append(run)

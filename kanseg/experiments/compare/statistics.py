@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ HEADERS = (
     "seeds",
     "{score}",
     "minus {baseline}",
-    "95 % interval",
-    "p",
+    "95 % over seeds",
+    "p over seeds",
+    "95 % over images",
     "better in",
 )
+FEW_SEEDS = 3  # with fewer, a sentence says that seeds cannot be judged
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,43 @@ class VariantScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant minus the baseline, image by image.
+    """A variant minus the baseline, for the same seeds and images.
 
     Args:
-        values: (images,) differences of the means over the common seeds, without images whose score
-            is undefined in any of the runs.
-        mean: mean of the values.
-        low, high: 95 % interval of the mean for new seeds and new images.
-        p: two-sided p-value of the same t distribution.
+        values: (seeds, images) differences, without images whose score is undefined in any of the
+            runs.
         left_out: number of images with an undefined score.
     """
 
     values: np.ndarray
-    mean: float
+    left_out: int
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """(seeds,) means over the images."""
+        return self.values.mean(axis=1) if self.values.size else np.empty(0)
+
+    @property
+    def by_image(self) -> np.ndarray:
+        """(images,) means over the seeds."""
+        return self.values.mean(axis=0) if self.values.size else np.empty(0)
+
+    @property
+    def mean(self) -> float:
+        """Mean of all values; NaN without any."""
+        return float(self.values.mean()) if self.values.size else float("nan")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval of a mean, and the two-sided p of the mean being 0; NaN if unknown."""
+
     low: float
     high: float
     p: float
-    left_out: int
+
+
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def read_scores(runs: Mapping[int, Path], split: str, score: str) -> VariantScores:
@@ -134,7 +156,7 @@ def default_score(run: Path, split: str) -> str:
 
 def difference(variant: VariantScores, baseline: VariantScores) -> Difference:
     """Subtract the scores of the baseline from those of a variant, for the same images and seeds;
-    NaN without a common image or seed.
+    without values if they have no common image or seed.
 
     Raises:
         InputError: the two were tested on different images.
@@ -147,18 +169,47 @@ def difference(variant: VariantScores, baseline: VariantScores) -> Difference:
         )
     seeds = [seed for seed in variant.runs if seed in baseline.runs]
     if not seeds or not both:
-        return Difference(np.empty(0), *[float("nan")] * 4, left_out=len(variant.names))
+        return Difference(np.empty((0, 0)), left_out=len(variant.names))
     columns = [baseline.names.index(name) for name in variant.names]
     mine = [list(variant.runs).index(seed) for seed in seeds]
     theirs = [list(baseline.runs).index(seed) for seed in seeds]
     values = variant.images[mine] - baseline.images[theirs][:, columns]
     defined = ~np.isnan(values).any(axis=0)
-    values = values[:, defined]
-    return Difference(values.mean(axis=0), *crossed_mean(values), left_out=int((~defined).sum()))
+    return Difference(values[:, defined], left_out=int((~defined).sum()))
 
 
-def crossed_mean(values: np.ndarray) -> tuple[float, float, float, float]:
-    """Mean of differences d[s, i] of seeds s and images i, its 95 % interval and two-sided p.
+def mean_interval(values: np.ndarray, tests: int = 1) -> Interval:
+    """The t interval of the mean of a sample, and its p. Of paired differences this is the paired
+    t test.
+
+    Args:
+        values: (n,) the sample.
+        tests: number of means that are judged together. Bonferroni's correction makes all their
+            intervals hold together with 95 %, and multiplies p by it.
+
+    Returns:
+        `UNKNOWN` for fewer than two values, whose spread is unknown.
+    """
+    if len(values) < 2:
+        return UNKNOWN
+    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    return _t_interval(mean, error, len(values) - 1, tests)
+
+
+def _t_interval(mean: float, error: float, freedom: float, tests: int = 1) -> Interval:
+    """Interval and p of a mean with this standard error and these degrees of freedom."""
+    if error == 0:  # the same value everywhere
+        return Interval(mean, mean, float(mean == 0))
+    from scipy.stats import t
+
+    half = float(t.isf((1 - CONFIDENCE) / 2 / tests, freedom)) * error
+    p = float(2 * t.sf(abs(mean) / error, freedom))
+    return Interval(mean - half, mean + half, min(1.0, tests * p))
+
+
+def crossed_interval(values: np.ndarray) -> Interval:
+    """The interval of the mean of differences d[s, i] of seeds s and images i, for new seeds and
+    new images, and its p.
 
     Seeds and images are both samples: d[s, i] = mean + a[s] + b[i] + e[s, i], a two-way crossed
     random model without replication. With n seeds, m images and the mean squares MS of its analysis
@@ -172,16 +223,12 @@ def crossed_mean(values: np.ndarray) -> tuple[float, float, float, float]:
         values: (seeds, images), without NaN.
 
     Returns:
-        mean, low, high and p; all but the mean NaN where there is one seed or one image, since
-        their spread is unknown then.
+        `UNKNOWN` for one seed or one image, since their spread is unknown then.
     """
     n, m = values.shape
-    nan = float("nan")
-    if not values.size:
-        return nan, nan, nan, nan
-    mean = float(values.mean())
     if min(n, m) < 2:
-        return mean, nan, nan, nan
+        return UNKNOWN
+    mean = float(values.mean())
     seeds, images = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
     free = (n - 1, m - 1, (n - 1) * (m - 1))
     squares = (
@@ -190,16 +237,9 @@ def crossed_mean(values: np.ndarray) -> tuple[float, float, float, float]:
         np.square(values - seeds - images + mean).sum() / free[2],
     )
     variance = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
-    if variance == 0:  # the same difference everywhere
-        return mean, mean, mean, float(mean == 0)
-    from scipy.stats import t
-
     own = sum(square**2 / each for square, each in zip(squares, free, strict=True))
-    freedom = max(variance**2 / own, min(free))
-    error = np.sqrt(variance / (n * m))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, freedom) * error)
-    p = float(2 * t.sf(abs(mean) / error, freedom))
-    return mean, mean - half, mean + half, p
+    freedom = max(variance**2 / own, min(free)) if own else min(free)
+    return _t_interval(mean, float(np.sqrt(variance / (n * m))), freedom)
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -219,7 +259,7 @@ def comparison_rows(variants: Mapping[str, VariantScores], baseline: str) -> lis
     """
     others = [name for name in variants if name != baseline]
     differences = {name: difference(variants[name], variants[baseline]) for name in others}
-    corrected = corrected_p(differences)
+    compared = difference_rows(differences)
     rows = []
     for name in [baseline, *others]:
         runs, means = variants[name].runs, variants[name].by_seed
@@ -234,9 +274,7 @@ def comparison_rows(variants: Mapping[str, VariantScores], baseline: str) -> lis
             "mean": float(means.mean()),
             "std": sample_deviation(means),
         }
-        if name in differences:
-            row |= difference_row(differences[name], corrected[name])
-        rows.append(row)
+        rows.append(row | compared.get(name, {}))
     return rows
 
 
@@ -247,23 +285,38 @@ def sample_deviation(values: np.ndarray) -> float:
     return float(values.std(ddof=1))
 
 
-def corrected_p(differences: Mapping[str, Difference]) -> dict[str, float]:
-    """Name -> p of its difference, corrected for the number of differences (`holm`)."""
-    corrected = holm([found.p for found in differences.values()])
-    return {name: float(p) for name, p in zip(differences, corrected, strict=True)}
+def difference_rows(differences: Mapping[str, Difference]) -> dict[str, dict[str, Any]]:
+    """Name -> the difference to the baseline as entries of a row.
 
-
-def difference_row(found: Difference, p: float) -> dict[str, Any]:
-    """The difference to the baseline as entries of a row; `p` is corrected."""
-    return {
-        "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "p": p,
-        "images": len(found.values),
-        "left_out": found.left_out,
-        "better_in": int((found.values > 0).sum()),
-    }
+    over_seeds: the t interval over the means of the seeds, paired by seed, and its p; over_images:
+    the t interval over the images of this test set, for these trained networks; both with
+    Bonferroni's correction for the number of differences. over_both: `crossed_interval`, with
+    Holm's correction of p. No p is given for fewer than three seeds, where it would be luck.
+    """
+    tests = max(1, sum(bool(found.values.size) for found in differences.values()))
+    both = {name: crossed_interval(found.values) for name, found in differences.items()}
+    corrected = holm([interval.p for interval in both.values()])
+    rows = {}
+    for (name, found), p in zip(differences.items(), corrected, strict=True):
+        over_seeds = mean_interval(found.by_seed, tests)
+        over_both = replace(both[name], p=float(p))
+        if len(found.by_seed) < FEW_SEEDS:
+            over_seeds = replace(over_seeds, p=float("nan"))
+            over_both = replace(over_both, p=float("nan"))
+        over_images = mean_interval(found.by_image, tests)
+        rows[name] = {
+            "difference": found.mean,
+            "difference_by_seed": found.by_seed.tolist(),
+            "over_seeds": vars(over_seeds),
+            # p over images is left out: it says nothing about a training with another seed.
+            "over_images": {"low": over_images.low, "high": over_images.high},
+            "over_both": vars(over_both),
+            "corrected_for": tests,
+            "images": len(found.by_image),
+            "left_out": found.left_out,
+            "better_in": int((found.by_image > 0).sum()),
+        }
+    return rows
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], *, score: str) -> str:
@@ -291,15 +344,71 @@ def mean_cell(row: Mapping[str, Any]) -> str:
 
 
 def difference_cells(row: Mapping[str, Any]) -> list[str]:
-    """Difference, interval, p and number of better images as text; empty for a baseline."""
+    """Difference, its interval and p over seeds, its interval over images, and the number of better
+    images as text; empty for a baseline.
+    """
     if "difference" not in row:
-        return ["", "", "", ""]
-    interval = p = "-"  # undefined, as with a single seed
-    if not np.isnan(row["low"]):
-        interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-    if row["p"] < 1e-4:
-        p = "< 0.0001"
-    elif not np.isnan(row["p"]):
-        p = f"{row['p']:.4f}"
-    better = f"{row['better_in']} of {row['images']}"
-    return [f"{row['difference']:+.4f}", interval, p, better]
+        return ["", "", "", "", ""]
+    seeds = len(row["difference_by_seed"])
+    if not seeds:
+        return ["-", "no common seed or image", "-", "-", "-"]
+    over_seeds = f"unknown ({seeds_text(seeds)})"
+    if seeds > 1:
+        over_seeds = f"{interval_cell(row['over_seeds'])} ({seeds_text(seeds)})"
+    return [
+        f"{row['difference']:+.4f}",
+        over_seeds,
+        p_cell(row["over_seeds"]["p"]),
+        interval_cell(row["over_images"]),
+        f"{row['better_in']} of {row['images']}",
+    ]
+
+
+def seeds_text(seeds: int) -> str:
+    """The number of seeds in words that say whether it is too small."""
+    if seeds == 1:
+        return "1 seed"
+    if seeds < FEW_SEEDS:
+        return f"{seeds} seeds, too few"
+    return f"{seeds} seeds"
+
+
+def interval_cell(interval: Mapping[str, float]) -> str:
+    """An interval as text; a dash if it is unknown."""
+    if np.isnan(interval["low"]):
+        return "-"
+    return f"{interval['low']:+.4f} to {interval['high']:+.4f}"
+
+
+def p_cell(p: float) -> str:
+    """A p as text; a dash if it is unknown."""
+    if np.isnan(p):
+        return "-"
+    if p < 1e-4:
+        return "< 0.0001"
+    return f"{p:.4f}"
+
+
+def few_seeds_note(seeds: Mapping[str, int]) -> str | None:
+    """Say what cannot be concluded from one or two seeds; None if there are three or more.
+
+    Args:
+        seeds: name of a difference -> number of its seeds.
+    """
+    one = [name for name, count in seeds.items() if count == 1]
+    two = [name for name, count in seeds.items() if 1 < count < FEW_SEEDS]
+    sentences = []
+    if one:
+        sentences.append(
+            f"**One seed ({', '.join(one)}): nothing can be said about seeds.** Trained again with"
+            " another seed, the difference may be the opposite. The interval over images is about"
+            " these trained networks alone."
+        )
+    if two:
+        sentences.append(
+            f"**Two seeds ({', '.join(two)}): hardly anything can be said about seeds.** The"
+            " interval over two values is very wide, and if it is not, that may be luck."
+        )
+    if not sentences:
+        return None
+    return " ".join([*sentences, "Train with at least three seeds; five are better."])

@@ -10,7 +10,8 @@ from kanseg.visualization.figures import save_figure
 
 
 def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> Path:
-    """Draw the difference of each set and variant to its reference, with its 95 % interval.
+    """Draw the difference of each set and variant to its reference, with the differences of
+    the single seeds, and the 95 % interval over seeds where there are two seeds or more.
 
     Args:
         rows: of `study_rows`; those without a difference are left out.
@@ -32,7 +33,10 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
         for row in rows:
             if row["variant"] == variant:
                 y = sets.index(row["set"]) - 0.35 + step * (number + 0.5)
-                axis.hlines(y, row["low"], row["high"], color=color)
+                seeds = row["difference_by_seed"]
+                interval = row["over_seeds"]
+                axis.plot(seeds, [y] * len(seeds), ".", color=color, alpha=0.5, markersize=6)
+                axis.hlines(y, interval["low"], interval["high"], color=color)
                 axis.plot(row["difference"], y, "o", color=color, markersize=5, label=label)
                 label = None  # one entry in the legend for each variant
     for y in range(1, len(sets)):
@@ -43,7 +47,7 @@ def draw_study(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
         yticks=range(len(sets)),
         yticklabels=sets,
         ylim=(len(sets) - 0.5, -0.5),
-        xlabel=f"score minus that of {references}, mean and 95 % interval",
+        xlabel=f"score minus that of {references}: seeds (small dots), mean and 95 % over seeds",
         title=title,
     )
     axis.grid(axis="x", alpha=0.3)

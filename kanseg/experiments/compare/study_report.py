@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from kanseg.experiments.compare.statistics import few_seeds_note
 from kanseg.experiments.compare.study_figures import draw_study
 from kanseg.experiments.compare.study_file import Study
 from kanseg.experiments.compare.study_results import (
@@ -22,10 +24,14 @@ from kanseg.utils.io import atomic_write_text
 
 NOTE = (
     "Mean ± standard deviation over the seeds of the mean over the test images; CPU seconds of"
-    " training alone. Difference to the reference with its 95 %\ninterval and p (Holm's correction"
-    " for the number of variants of a set): for new seeds and new images, both of which are samples"
-    " (two-way crossed,\nSatterthwaite's t). better in: the number of images that are better, the"
-    " seeds averaged. Images without a score in any of the runs are left out."
+    " training alone. 95 % over seeds, and its p: for trainings with\nother seeds, on these images"
+    " (t interval of the differences of the seeds, paired by seed). 95 % over images: how sure the"
+    " difference is for images like\nthese, with these trained networks; it says nothing about"
+    " other seeds. These are corrected for the number of variants of a set (Bonferroni). 95 % over"
+    " both,\nand its p: for new seeds and new images, both of which are samples (two-way crossed,"
+    " Satterthwaite's t; p by Holm's correction); the interval of the counts\nabove. better in: the"
+    " number of images that are better, the seeds averaged. Images without a score in any of the"
+    " runs are left out."
 )
 
 
@@ -69,6 +75,9 @@ def write_study(
             parts += [f"## {title}", study_table(rows)]
         if any("difference" in row for row in rows):
             parts.append(wins(rows))
+            few_seeds = few_seeds_note(_seeds_by_set(rows))
+            if few_seeds is not None:
+                parts.append(few_seeds)
             path = results / f"{title.lower().replace(' ', '_')}.png"
             written.append(draw_study(rows, path, title=title))
     if final:
@@ -82,3 +91,13 @@ def write_study(
     log(text)
     log(f"study: {', '.join(map(str, written))}")
     return written
+
+
+def _seeds_by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Set -> number of seeds of its difference with the fewest."""
+    seeds: dict[str, int] = {}
+    for row in rows:
+        if "difference" in row:
+            count = len(row["difference_by_seed"])
+            seeds[row["set"]] = min(count, seeds.get(row["set"], count))
+    return seeds

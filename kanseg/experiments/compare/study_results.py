@@ -14,13 +14,15 @@ import numpy as np
 
 import kanseg
 from kanseg.experiments.compare.statistics import (
+    FEW_SEEDS,
     VariantScores,
-    corrected_p,
     default_score,
     difference,
     difference_cells,
-    difference_row,
+    difference_rows,
+    interval_cell,
     mean_cell,
+    p_cell,
     read_images,
     sample_deviation,
 )
@@ -42,9 +44,12 @@ HEADERS = (
     "score",
     "reference",
     "minus reference",
-    "95 % interval",
-    "p",
+    "95 % over seeds",
+    "p over seeds",
+    "95 % over images",
     "better in",
+    "95 % over both",
+    "p over both",
 )
 
 
@@ -227,13 +232,11 @@ def study_rows(
             against[name] = reference or NO_REFERENCE
             if reference is not None:
                 differences[name] = difference(scores[name], scores[reference])
-        corrected = corrected_p(differences)
+        compared = difference_rows(differences)
         for name in [*references, *others]:
             row = _row(set_name, name, variants[name], scores[name])
             row["against"] = against.get(name, "")  # empty for a reference itself
-            if name in differences:
-                row |= difference_row(differences[name], corrected[name])
-            rows.append(row)
+            rows.append(row | compared.get(name, {}))
     return rows
 
 
@@ -277,7 +280,10 @@ def study_table(rows: Sequence[Mapping[str, Any]]) -> str:
             mean_cell(row),
             row["against"],
         ]
-        lines.append(cells + difference_cells(row))
+        both = ["", ""]
+        if "difference" in row:
+            both = [interval_cell(row["over_both"]), p_cell(row["over_both"]["p"])]
+        lines.append(cells + difference_cells(row) + both)
     return markdown_table(HEADERS, lines, text_columns=2)
 
 
@@ -286,12 +292,18 @@ def _thousands(value: int | None) -> str:
 
 
 def wins(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Count for each variant on how many sets it is ahead of its reference or behind it."""
+    """Count for each variant on how many sets it is ahead of its reference or behind it, and how
+    often the interval over both seeds and images is. With fewer than three seeds no interval
+    counts.
+    """
     headers = ("variant", "sets", "ahead", "interval above 0", "behind", "interval below 0")
     counts: dict[str, np.ndarray] = {}
     for row in rows:
         if "difference" in row:
-            mean, low, high = row["difference"], row["low"], row["high"]
+            mean, both = row["difference"], row["over_both"]
+            low, high = both["low"], both["high"]
+            if len(row["difference_by_seed"]) < FEW_SEEDS:
+                low = high = float("nan")
             outcome = np.array([1, mean > 0, low > 0, mean < 0, high < 0], dtype=int)
             counts[row["variant"]] = counts.get(row["variant"], 0) + outcome
     table = [[name, *map(str, numbers.tolist())] for name, numbers in counts.items()]

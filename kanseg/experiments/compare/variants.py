@@ -11,9 +11,9 @@ import yaml
 
 from kanseg.bases import BASES, list_basis_options
 from kanseg.config import Config, ModelConfig, parse_config
-from kanseg.experiments.settings import MAY_DIFFER, start_options
+from kanseg.experiments.settings import options_to_finish
 from kanseg.training.run import train
-from kanseg.training.run_folder.resume import RunBusy, settings_changed, stored_settings
+from kanseg.training.run_folder.resume import RunBusy
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_yaml
 from kanseg.utils.registry import nearest
@@ -230,12 +230,13 @@ def run_variants(
             config = deepcopy(variant)
             config.seed = seed
             config.run_dir = str(run)
-            if is_finished(run, config):
+            options = options_to_finish(config, hint="choose another --output")
+            if options is None:
                 log(f"compare: {run} is finished")
                 continue
             log(f"compare: {name}, seed {seed} -> {run}")
             try:
-                train(config, **start_options(run, discard_damaged=False))
+                train(config, **options)
             except RunBusy:
                 log(f"compare: {run} is being trained by another process")
 
@@ -243,23 +244,3 @@ def run_variants(
 def run_folder(output: Path, name: str, seed: int) -> Path:
     """The folder of a variant's run with a seed."""
     return output / name / f"seed_{seed}"
-
-
-def is_finished(run: Path, config: Config) -> bool:
-    """True if the folder holds a finished run with these settings.
-
-    Raises:
-        InputError: it holds a run with other settings.
-    """
-    if not (run / "config.yaml").is_file():
-        return False
-    stored, _ = stored_settings(run)
-    changes = []
-    for change in settings_changed(stored.read_text(encoding="utf-8"), config):
-        if change.split(": ")[0] not in MAY_DIFFER:
-            changes.append(change)
-    if changes:
-        raise InputError(
-            f"{run} holds a run with other settings ({'; '.join(changes)}); choose another --output"
-        )
-    return (run / "metrics.json").is_file()

@@ -523,3 +523,40 @@ def test_folders_named_like_splits_are_no_classes(tmp_path):
             Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / split / label / "x.png")
     with pytest.raises(InputError, match="Test, Train look like splits"):
         open_images(tmp_path, log=lambda _: None)
+
+
+def test_folds_hold_each_image_out_once_and_have_every_class(tmp_path):
+    root = save_folder(tmp_path / "set", splits=("train", "val", "test"), count=6)
+    pool, found = {}, []
+    for fold in range(3):
+        images = opened(root, folds=3, fold=fold, split_seed=2)
+        train, val = (images.splits[name] for name in ("train", "val"))
+        pool = {*train.names(), *val.names()}
+        assert not set(train.names()) & set(val.names())
+        assert set(val.labels.tolist()) == set(train.labels.tolist()) == {0, 1}
+        assert len(images.splits["test"]) == 12
+        found += val.names()
+    assert sorted(found) == sorted(pool)
+    assert len(found) == 24
+
+
+def test_folds_of_arrays_take_train_alone_if_there_is_no_val(tmp_path):
+    root = save_npz(tmp_path / "set")
+    sizes = [len(opened(root, folds=4, fold=fold).splits["val"]) for fold in range(4)]
+    assert sum(sizes) == 40
+    assert min(sizes) >= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "data.folds must be 0 .* or at least 2, got 1"),
+        ({"folds": 3, "fold": 3}, "data.fold must be from 0 to 2, got 3"),
+        ({"folds": 2, "val": []}, "each needs a name"),
+        ({"folds": 11}, "11 folds need as many images of every class, and cat has 10"),
+    ],
+)
+def test_folds_that_cannot_be_made_are_refused(options, message, tmp_path):
+    root = save_folder(tmp_path / "set", splits=("train", "val"))
+    with pytest.raises(InputError, match=message):
+        opened(root, test=[], **options)

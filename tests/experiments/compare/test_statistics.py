@@ -3,15 +3,17 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import t, ttest_1samp, ttest_rel
 
 from kanseg.experiments.compare.statistics import (
     VariantScores,
     comparison_rows,
     comparison_table,
-    crossed_mean,
+    crossed_interval,
     difference,
+    few_seeds_note,
     holm,
+    mean_interval,
     read_scores,
 )
 from kanseg.utils.errors import InputError
@@ -69,9 +71,10 @@ def test_seeds_on_other_images_are_refused(tmp_path):
         read_scores(runs, "test", "disc/iou")
 
 
-def test_the_values_of_a_difference_are_means_over_seeds():
+def test_a_difference_has_means_over_the_images_and_over_the_seeds():
     found = difference(variant([[0.2, 0.4], [0.4, 0.8]]), variant([[0.1, 0.1], [0.1, 0.3]]))
-    np.testing.assert_allclose(found.values, [0.2, 0.4])
+    np.testing.assert_allclose(found.by_image, [0.2, 0.4])
+    np.testing.assert_allclose(found.by_seed, [0.2, 0.4])
     assert found.mean == pytest.approx(0.3)
 
 
@@ -79,7 +82,7 @@ def test_images_without_a_score_in_one_run_are_left_out_and_counted():
     found = difference(
         variant([[0.2, np.nan, 0.4], [0.2, 0.3, 0.4]]), variant([[0.1, 0.5, 0.1], [0.1, 0.5, 0.1]])
     )
-    assert found.values.tolist() == pytest.approx([0.1, 0.3])
+    assert found.by_image.tolist() == pytest.approx([0.1, 0.3])
     assert found.left_out == 1
 
 
@@ -90,46 +93,74 @@ def test_only_common_seeds_are_compared():
 
 def test_images_are_matched_by_name():
     found = difference(variant([[0.1, 0.9]], ["a", "b"]), variant([[0.8, 0.1]], ["b", "a"]))
-    np.testing.assert_allclose(found.values, [0.0, 0.1])
+    np.testing.assert_allclose(found.by_image, [0.0, 0.1])
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_over_seeds_is_that_of_the_paired_t_test(seeds):
+    rng = np.random.default_rng(seeds)
+    mine, theirs = rng.normal(0.7, 0.02, (seeds, 30)), rng.normal(0.68, 0.02, (seeds, 30))
+    found = mean_interval(difference(variant(mine), variant(theirs)).by_seed)
+    expected = ttest_rel(mine.mean(axis=1), theirs.mean(axis=1))
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_the_interval_over_three_seeds_by_hand():
+    # Mean 0.02, standard deviation 0.01; t of 2 degrees of freedom 4.302653 at 97.5 %.
+    found = mean_interval(np.array([0.01, 0.02, 0.03]))
+    half = 4.302653 * 0.01 / np.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.02 - half, 0.02 + half))
+    # t = 2 sqrt(3); with 2 degrees of freedom p = 1 - t / sqrt(2 + t^2)
+    assert found.p == pytest.approx(1 - np.sqrt(12 / 14))
+
+
+def test_the_correction_makes_the_intervals_hold_together():
+    values = np.array([0.01, 0.02, 0.03, 0.025])
+    alone, four = mean_interval(values), mean_interval(values, tests=4)
+    low, high = t.interval(1 - 0.05 / 4, 3, values.mean(), values.std(ddof=1) / 2)
+    assert (four.low, four.high) == pytest.approx((low, high))
+    assert four.p == pytest.approx(4 * alone.p)
+    assert mean_interval(np.array([0.1, -0.1, 0.01]), tests=9).p == 1
+
+
+def test_one_value_has_no_interval():
+    assert np.isnan([*vars(mean_interval(np.array([0.5]))).values()]).all()
 
 
 def test_the_mean_squares_by_hand():
     # Two seeds, three images: mean 2, seeds 1 and 3, images 1, 2 and 3, no residual.
-    values = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
-    mean, low, high, p = crossed_mean(values)
+    found = crossed_interval(np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]))
     # MS_seed = 3 (1 + 1) / 1 = 6, MS_image = 2 (1 + 0 + 1) / 2 = 2; degrees of freedom
     # 8^2 / (6^2 / 1 + 2^2 / 2) = 1.68
-    assert mean == 2
-    freedom = 64 / 38
-    from scipy.stats import t
-
-    error = np.sqrt(8 / 6)
-    assert high - mean == pytest.approx(t.ppf(0.975, freedom) * error)
-    assert mean - low == pytest.approx(high - mean)
-    assert p == pytest.approx(2 * t.sf(2 / error, freedom))
+    freedom, error = 64 / 38, np.sqrt(8 / 6)
+    half = t.ppf(0.975, freedom) * error
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+    assert found.p == pytest.approx(2 * t.sf(2 / error, freedom))
 
 
 def test_without_an_image_effect_it_is_at_least_as_wide_as_the_t_test_over_seeds():
     seeds = np.random.default_rng(3).normal(size=(5, 1))
-    values = seeds + np.zeros((5, 40))
-    _, low, high, p = crossed_mean(values)
+    found = crossed_interval(seeds + np.zeros((5, 40)))
     expected = ttest_1samp(seeds[:, 0], 0)
     interval = expected.confidence_interval()
-    assert (low, high) == pytest.approx((interval.low, interval.high))
-    assert p == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
 
 
-@pytest.mark.parametrize("shape", [(1, 5), (5, 1)])
-def test_one_seed_or_one_image_has_no_interval(shape):
-    mean, *others = crossed_mean(np.arange(5.0).reshape(shape))
-    assert mean == 2
-    assert np.isnan(others).all()
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (0, 0)])
+def test_one_seed_or_one_image_has_no_crossed_interval(shape):
+    values = np.arange(float(np.prod(shape))).reshape(shape)
+    assert np.isnan([*vars(crossed_interval(values)).values()]).all()
 
 
 def test_equal_variants_differ_by_nothing():
     same = variant([[0.2, 0.4], [0.3, 0.5]])
     found = difference(same, same)
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert found.mean == 0
+    for interval in (mean_interval(found.by_seed), crossed_interval(found.values)):
+        assert (interval.low, interval.high, interval.p) == (0, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +174,9 @@ def test_the_interval_covers_the_true_difference_in_95_of_100_studies(seed_effec
             + rng.normal(0, image_effect, (1, 60))
             + rng.normal(0, 0.05, (5, 60))
         )
-        _, low, high, p = crossed_mean(values)
-        inside += low <= 0 <= high
-        assert (p > 0.05) == (low <= 0 <= high)
+        found = crossed_interval(values)
+        inside += found.low <= 0 <= found.high
+        assert (found.p > 0.05) == (found.low <= 0 <= found.high)
     assert 0.93 <= inside / studies <= 0.99
 
 
@@ -169,6 +200,64 @@ def test_rows_give_the_spread_over_seeds():
     assert rows[1]["std"] == pytest.approx(np.std([0.6, 0.8], ddof=1))
     assert np.isnan(rows[0]["std"])
     assert rows[1]["better_in"] == 2
+
+
+def rows_of(gram, none):
+    return comparison_rows({"gram": variant(gram), "none": variant(none)}, "none")
+
+
+def test_a_row_has_the_interval_over_seeds_and_that_over_images():
+    rng = np.random.default_rng(0)
+    gram, none = rng.normal(0.7, 0.02, (3, 20)), rng.normal(0.6, 0.02, (3, 20))
+    row = rows_of(gram, none)[1]
+    over_seeds = ttest_rel(gram.mean(axis=1), none.mean(axis=1))
+    over_images = ttest_rel(gram.mean(axis=0), none.mean(axis=0)).confidence_interval()
+    assert row["difference_by_seed"] == pytest.approx((gram - none).mean(axis=1).tolist())
+    assert row["over_seeds"]["low"] == pytest.approx(over_seeds.confidence_interval().low)
+    assert row["over_seeds"]["p"] == pytest.approx(over_seeds.pvalue)
+    assert row["over_images"] == pytest.approx({"low": over_images.low, "high": over_images.high})
+    assert "p" not in row["over_images"]
+
+
+def test_rows_are_corrected_for_the_number_of_variants():
+    rng = np.random.default_rng(0)
+    gram, none = rng.random((3, 20)), rng.random((3, 20))
+    alone = rows_of(gram, none)[1]
+    three = {"none": variant(none), "a": variant(gram), "b": variant(gram), "c": variant(gram)}
+    row = comparison_rows(three, "none")[1]
+    assert row["corrected_for"] == 3
+    assert row["over_seeds"]["p"] == pytest.approx(min(1, 3 * alone["over_seeds"]["p"]))
+    assert row["over_images"]["high"] > alone["over_images"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "cell"), [(1, "unknown (1 seed)"), (2, "(2 seeds, too few)"), (3, "(3 seeds)")]
+)
+def test_the_table_gives_the_number_of_seeds_beside_their_interval(seeds, cell):
+    rng = np.random.default_rng(0)
+    rows = rows_of(rng.random((seeds, 9)) + 0.5, rng.random((seeds, 9)))
+    line = comparison_table(rows, score="disc/iou").splitlines()[3]
+    cells = [each.strip() for each in line.strip("|").split("|")]
+    assert cells[7].endswith(cell)
+    assert ("to" in cells[7]) == (seeds > 1)
+    # The images of two lucky runs are no proof.
+    assert (cells[8] == "-") == (seeds < 3)
+    assert "to" in cells[9]
+
+
+def test_seeds_that_two_variants_do_not_share_are_not_counted():
+    none = VariantScores({1: RUN, 2: RUN}, np.array([[0.1, 0.2], [0.1, 0.2]]), ("0", "1"))
+    rows = comparison_rows({"gram": variant([[0.3, 0.4], [0.5, 0.9]]), "none": none}, "none")
+    assert rows[1]["difference_by_seed"] == pytest.approx([0.55])
+    assert "unknown (1 seed)" in comparison_table(rows, score="iou")
+
+
+def test_a_note_says_what_one_and_two_seeds_cannot_tell():
+    assert few_seeds_note({"gram": 3, "rbf": 5}) is None
+    note = few_seeds_note({"gram": 1, "rbf": 2, "bspline": 3})
+    assert "One seed (gram): nothing" in note
+    assert "Two seeds (rbf): hardly anything" in note
+    assert "bspline" not in note
 
 
 def test_the_table_names_score_and_baseline():

@@ -1,17 +1,20 @@
 import json
 from multiprocessing import get_context
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kanseg.experiments.compare.study_figures import draw_study
+from kanseg.experiments.compare.study_report import write_study
 from kanseg.experiments.compare.study_results import (
     append_line,
     by_variant,
     code_version,
     equal_time_reference,
     read_lines,
+    results_file,
     study_rows,
     study_table,
     tuning_table,
@@ -114,7 +117,7 @@ def test_a_row_gives_mean_spread_and_difference():
     assert rows["plain"]["mean"] == pytest.approx(0.55)
     assert rows["plain"]["std"] == pytest.approx(np.std([0.6, 0.5], ddof=1))
     assert rows["kan"]["difference"] == pytest.approx(0.15)
-    assert rows["kan"]["low"] < 0.15 < rows["kan"]["high"]
+    assert rows["kan"]["over_seeds"]["low"] < 0.15 < rows["kan"]["over_seeds"]["high"]
     assert rows["kan"]["better_in"] == 3
     assert "difference" not in rows["plain"]
 
@@ -157,24 +160,36 @@ def test_p_is_corrected_for_the_number_of_variants():
     rng = np.random.default_rng(0)
     lines = [line("plain", seed, rng.random(3)) for seed in range(3)]
     kan = [line("kan", seed, rng.random(3)) for seed in range(3)]
-    alone = rows_of(sets(*lines, *kan))["kan"]["p"]
+    alone = rows_of(sets(*lines, *kan))["kan"]
     twice = [each | {"variant": "kan_2"} for each in kan]
-    assert rows_of(sets(*lines, *kan, *twice))["kan"]["p"] == pytest.approx(min(2 * alone, 1))
+    both = rows_of(sets(*lines, *kan, *twice))["kan"]
+    for key in ("over_seeds", "over_both"):
+        assert both[key]["p"] == pytest.approx(min(2 * alone[key]["p"], 1))
 
 
-def test_wins_count_sets_and_intervals():
-    rows = [
-        {"variant": "kan", "difference": d, "low": d - w, "high": d + w}
-        for d, w in ((0.3, 0.1), (0.1, 0.2), (-0.3, 0.1))
-    ]
-    assert [cell.strip() for cell in wins(rows).splitlines()[2].strip("|").split("|")] == [
-        "kan",
-        "3",
-        "2",
-        "1",
-        "1",
-        "1",
-    ]
+def test_wins_count_sets_and_intervals_of_three_seeds_or_more():
+    rows = []
+    for d, w, seeds in ((0.3, 0.1, 3), (0.1, 0.2, 3), (-0.3, 0.1, 3), (0.3, 0.1, 2)):
+        interval = {"low": d - w, "high": d + w}
+        row = {"variant": "kan", "difference": d, "over_both": interval}
+        rows.append(row | {"difference_by_seed": [d] * seeds})
+    cells = [cell.strip() for cell in wins(rows).splitlines()[2].strip("|").split("|")]
+    assert cells == ["kan", "4", "3", "1", "1", "1"]
+
+
+def test_the_report_names_sets_of_too_few_seeds(tmp_path):
+    study = SimpleNamespace(baseline="plain", longer={}, tuned=("training.lr", [0.001]))
+    for name, seeds in (("discs", 1), ("rings", 3)):
+        for variant in ("plain", "kan"):
+            for seed in range(seeds):
+                images = (0.5, 0.6 + seed / 50, 0.7)
+                append_line(results_file(tmp_path, "final", name), line(variant, seed, images))
+    log = []
+    write_study(study, ["discs", "rings"], ["plain", "kan"], tmp_path, log=log.append)
+    text = (tmp_path / "table.md").read_text()
+    assert text.startswith(log[0])
+    assert "One seed (discs): nothing" in text
+    assert "rings)" not in text
 
 
 def test_the_tuning_table_marks_the_best_value():

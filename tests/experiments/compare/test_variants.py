@@ -10,12 +10,12 @@ from kanseg.experiments.compare.report import write_comparison
 from kanseg.experiments.compare.variants import (
     check_variant,
     has_other_encoder,
-    is_finished,
     match_sizes,
     read_variants,
     run_folder,
     run_variants,
 )
+from kanseg.experiments.settings import is_finished
 from kanseg.layers.regularization import kan_layers
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
@@ -195,8 +195,9 @@ def test_a_folder_with_other_settings_is_not_taken_for_the_run(experiment, tmp_p
     variants = read_variants([experiment], bases=["gram", "none"])
     run_variants(variants, [0], tmp_path / "out")
     changed = read_variants([experiment], bases=["gram", "none"], settings=["--training.lr", "0.5"])
-    with pytest.raises(InputError, match="training.lr: 0.001 -> 0.5"):
-        is_finished(run_folder(tmp_path / "out", "gram", 0), changed["gram"])
+    changed["gram"].run_dir = str(run_folder(tmp_path / "out", "gram", 0))
+    with pytest.raises(InputError, match="training.lr: 0.001 -> 0.5.*choose another folder"):
+        is_finished(changed["gram"], hint="choose another folder")
 
 
 def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
@@ -221,6 +222,9 @@ def test_the_command_leaves_table_and_images(experiment, tmp_path, capsys):
     assert rows[1]["difference"] == pytest.approx(rows[1]["mean"] - rows[0]["mean"])
     assert (tmp_path / "out" / "table.md").read_text().splitlines()[2] in capsys.readouterr().out
     assert all((tmp_path / "out" / name).is_file() for name in ("comparison.png", "examples.png"))
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "(2 seeds, too few)" in table
+    assert "Two seeds (gram): hardly anything" in table
 
 
 def test_the_old_names_of_options_are_read(experiment, tmp_path):
