@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kanseg.utils.processes import this_host
+
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
@@ -65,7 +67,8 @@ def temporary_beside(path: Path, suffix: str = "") -> Path:
     """The temporary path of this process for a file that will be renamed to `path`. Its name is
     hidden, ends in `.tmp` and the suffix, and is short even if that of `path` is long.
     """
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    # Processes on several machines, which may share a folder, can have the same number.
+    digest = hashlib.sha256(os.fsencode(f"{this_host()} {path.name}")).hexdigest()[:16]
     return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")
 
 
