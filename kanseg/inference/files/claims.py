@@ -67,11 +67,12 @@ class Claims:
 
     Args:
         output: folder that the processes share.
+        process: that claims; by default this one.
     """
 
-    def __init__(self, output: Path):
+    def __init__(self, output: Path, process: ProcessId | None = None):
         self.folder = output / CLAIMS
-        self.process = this_process()
+        self.process = process or this_process()
         self._member = Member(self.process, time.time())
         self._path = self.folder / _member_name(self.process)
         self._held: dict[str, Path] = {}
@@ -153,8 +154,14 @@ class Claims:
         self._write(self._path, self._member)
 
     def _write(self, path: Path, content: Claim | Member) -> None:
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(asdict(content)), encoding="utf-8")
+        text = json.dumps(asdict(content))
+        while True:
+            try:
+                with atomic_write(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+                return
+            except FileNotFoundError:  # the last of earlier processes removes the folder
+                continue
 
     def _read(self, path: Path) -> tuple[Claim, float | None]:
         """Read (a claim, the time of its file, None if it was released)."""
