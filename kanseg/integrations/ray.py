@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -137,8 +138,6 @@ def predict_files(
     Raises:
         InputError: as `kanseg.inference.predict_files`; or COCO's file of all images is asked for.
     """
-    import ray.data
-
     jobs, output = name_jobs(files), Path(output).absolute()
     outputs = outputs or Outputs()
     if outputs.polygons == "coco":
@@ -146,6 +145,7 @@ def predict_files(
             "COCO's annotations hold all images and are not written by actors; predict without"
             " them, then by `kanseg predict --polygons coco --skip_existing`"
         )
+    ray_data = _import_ray()
     if isinstance(checkpoints, (str, Path)):
         checkpoints = [checkpoints]
     # Everything that can be wrong is found here, before actors start.
@@ -154,11 +154,11 @@ def predict_files(
     output.mkdir(parents=True, exist_ok=True)
     record = Record(output, predictor.provenance())
     record.begin(keep=skip_existing, log=log)
-    dataset = ray.data.from_arrow(_tables(jobs, files_per_task))
+    dataset = ray_data.from_arrow(_tables(jobs, files_per_task))
     results = dataset.map_batches(
         FilePredictor,
         batch_size=None,  # a table
-        compute=ray.data.ActorPoolStrategy(size=actors),
+        compute=ray_data.ActorPoolStrategy(size=actors),
         num_cpus=cpus,
         num_gpus=gpus,
         fn_constructor_kwargs={
@@ -180,6 +180,16 @@ def predict_files(
     if not skip_existing and not summary.failed:
         record.replace()
     return summary
+
+
+def _import_ray() -> ModuleType:
+    try:
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"prediction by actors needs Ray Data ({error}): python -m pip install 'kanseg[ray]'"
+        ) from None
+    return ray.data
 
 
 def _tables(jobs: Sequence[Job], count: int) -> list:

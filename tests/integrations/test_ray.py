@@ -12,16 +12,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 from PIL import Image
 
-import kanseg
-from kanseg.config import Config, ModelConfig
-from kanseg.data import Preprocess
-from kanseg.data.label_spec import LabelSpec
+from conftest import write_segmenter
 from kanseg.inference import Outputs, find_jobs, open_predictor, predict_files
-from kanseg.inference.checkpoint import save_checkpoint
-from kanseg.inference.description import describe
 from kanseg.inference.files.record import journal_path, read_journal
 from kanseg.integrations import ray as integration
 from kanseg.utils.errors import InputError
@@ -31,12 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    config = Config(model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2}))
-    model = kanseg.create_model("unet", in_channels=3, classes=3, basis="gram", width=4, depth=2)
-    description = describe(config, LabelSpec("multiclass", ("a", "b", "c")), Preprocess(3))
-    folder = tmp_path_factory.mktemp("ray") / "best"
-    return save_checkpoint(folder, model.eval(), description, config)
+    return write_segmenter(tmp_path_factory.mktemp("ray") / "best")
 
 
 def make_images(folder, count):
@@ -79,7 +68,6 @@ def test_a_batch_of_rows_is_predicted_as_one_process_predicts_it(checkpoint, tmp
 
 
 def test_annotations_of_all_images_are_refused(checkpoint, tmp_path):
-    pytest.importorskip("ray")
     with pytest.raises(InputError, match="--skip_existing"):
         integration.predict_files(
             checkpoint, [tmp_path / "a.png"], tmp_path / "out", outputs=Outputs(polygons="coco")
@@ -106,7 +94,7 @@ def kill_an_actor(output, count):
     while len(list(output.glob("*.png"))) < count:
         time.sleep(0.05)
     for process in psutil.Process().children(recursive=True):
-        if "MapWorker" in " ".join(process.cmdline()):
+        if "MapWorker" in " ".join(process.cmdline()) or "MapWorker" in process.name():
             process.send_signal(signal.SIGKILL)
             return process.pid
     return None

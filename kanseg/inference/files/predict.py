@@ -36,6 +36,7 @@ from kanseg.utils.progress import progress_bar
 GROUP_PIXELS = 2**22  # of images that are predicted together
 # Seconds between two looks at files that other processes predict: first, and at most.
 POLL, LONGEST_POLL = 0.2, 5.0
+RECORD_CLAIM = "/prediction.json"  # not the name of a job
 
 
 def predict_files(
@@ -90,12 +91,12 @@ def predict_files(
     keep = skip_existing or share
     output.mkdir(parents=True, exist_ok=True)
     record = Record(output, predictor.provenance(), part=_part_name(part, share))
-    record.begin(keep=keep, log=log)
     bar = progress_bar(total=len(jobs), unit="image", show=progress, leave=True)
     claims = Claims(output) if share else None
     results = Results(writer, record.add, bar=bar, log=log, keep=keep, claims=claims)
     with closing(record), bar:
         try:
+            _begin_record(record, claims, keep, log)
             predict_jobs(predictor, jobs, results, max_pixels=max_pixels, large=large)
             pause = POLL
             while results.busy:
@@ -114,6 +115,21 @@ def predict_files(
     return results.summary
 
 
+def _begin_record(
+    record: Record, claims: Claims | None, keep: bool, log: Callable[[str], None]
+) -> None:
+    """Processes that begin together do it one after another, so that each finds what the others
+    have recorded.
+    """
+    if claims is None:
+        record.begin(keep=keep, log=log)
+        return
+    while claims.take(RECORD_CLAIM) is not None:
+        time.sleep(POLL)
+    record.begin(keep=keep, log=log)
+    claims.release(RECORD_CLAIM)
+
+
 def predict_jobs(
     predictor: Segmenter,
     jobs: JobList,
@@ -128,7 +144,7 @@ def predict_jobs(
         jobs, results, batch_size=predictor.batch_size, max_pixels=max_pixels, large=large
     )
     with ThreadPoolExecutor(max_workers=1) as pool:
-        writes: list[tuple[Job, float, Future[tuple[ImageRegions, float]]]] = []
+        writes: list[Future[None]] = []
         for group in prefetch(images):
             start, first = time.perf_counter(), group[0]
             if first.error is not None:
@@ -141,14 +157,16 @@ def predict_jobs(
             else:
                 predictions = _predict_group(predictor, group, writer.outputs)
                 seconds = (time.perf_counter() - start) / len(group)
-                _finish_writes(writes, results)  # so that one group at most waits to be written
+                _finish(writes)  # so that one group at most waits to be written
                 for opened, prediction in zip(group, predictions, strict=True):
                     if isinstance(prediction, Exception):
                         results.fail(opened.job, prediction)
                     else:
-                        task = pool.submit(_write_image, writer, opened, prediction)
-                        writes.append((opened.job, opened.seconds + seconds, task))
-        _finish_writes(writes, results)
+                        so_far = opened.seconds + seconds
+                        writes.append(
+                            pool.submit(_write_image, results, opened, prediction, so_far)
+                        )
+        _finish(writes)
 
     for job in jobs.videos():
         if results.begin(job):
@@ -262,24 +280,24 @@ def _predict_group(
 
 
 def _write_image(
-    writer: OutputWriter, opened: _OpenedImage, prediction: Prediction
-) -> tuple[ImageRegions, float]:
-    """Write the files of an image; returns its regions and the seconds it took."""
+    results: Results, opened: _OpenedImage, prediction: Prediction, seconds: float
+) -> None:
+    """Write the files of an image, and its line in the journal; `seconds` were spent on it so
+    far.
+    """
     start = time.perf_counter()
     job, image = opened.job, opened.image
-    values = image.read(0, 0, *image.shape)
-    found = writer.write(job.name, values, prediction, job.path)
-    return ImageRegions(job.file_name, image.shape, found), time.perf_counter() - start
+    with results.catch_errors(job):
+        values = image.read(0, 0, *image.shape)
+        found = results.writer.write(job.name, values, prediction, job.path)
+        regions = ImageRegions(job.file_name, image.shape, found)
+        results.add(job, [regions], seconds + time.perf_counter() - start)
 
 
-def _finish_writes(
-    writes: list[tuple[Job, float, Future[tuple[ImageRegions, float]]]], results: Results
-) -> None:
+def _finish(writes: list[Future[None]]) -> None:
     """Wait for files that a thread writes, and empty the list."""
-    for job, seconds, task in writes:
-        with results.catch_errors(job):
-            found, more = task.result()
-            results.add(job, [found], seconds + more)
+    for task in writes:
+        task.result()
     writes.clear()
 
 

@@ -83,7 +83,7 @@ class Record:
         recorded: list[Provenance] = []
         if path.is_file():
             recorded = typed(read_json(path), list[Provenance], path)
-        elif keep and any(self.folder.iterdir()):
+        elif keep and any(path.name[0] != "." for path in self.folder.iterdir()):
             log(f"{self.folder} has no {RECORD}: masks in it are kept, whatever made them")
         for other in recorded:
             if keep and other != self.provenance:

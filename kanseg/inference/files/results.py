@@ -122,7 +122,7 @@ class Results:
         self._keep, self._claims = keep, claims
         self._needs_regions = writer.outputs.polygons == "coco"
         self._regions: dict[str, list[ImageRegions]] = {}
-        self._lock = threading.Lock()  # files are begun in another thread than they are added
+        self._lock = threading.Lock()  # files are begun and added by several threads
         self._waited = 0.0
 
     @property
@@ -167,7 +167,8 @@ class Results:
             frames, suffix = len(found), ""
         output = self._output(job, suffix)
         size, seconds = found[0].shape, round(seconds, 4)
-        self._record(FileResult(str(job.path), output, size, frames, seconds))
+        with self._lock:
+            self._record(FileResult(str(job.path), output, size, frames, seconds))
         if self._needs_regions:
             self._regions[job.name] = found
         if self._claims is not None:
@@ -177,7 +178,8 @@ class Results:
     def fail(self, job: Job, error: Exception) -> None:
         """Report a file that failed."""
         line = error_line(job.path, error)
-        self._record(FileResult(str(job.path), error=line))
+        with self._lock:
+            self._record(FileResult(str(job.path), error=line))
         self._regions[job.name] = []
         if self._claims is not None:
             self._claims.fail(job.name, line)

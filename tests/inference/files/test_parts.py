@@ -2,9 +2,11 @@
 
 import io
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,6 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+import kanseg
+from conftest import write_segmenter
 from kanseg.cli.predict import main
 from kanseg.data import Preprocess
 from kanseg.inference import Outputs, Predictor, find_jobs, predict_files, read_list
@@ -48,6 +52,11 @@ def folder(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png")
     Image.fromarray(pixels).save(tmp_path / "in" / "6.jpg")  # shares the name of 6.png
     return tmp_path / "in"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_segmenter(tmp_path_factory.mktemp("checkpoint") / "best")
 
 
 def masks(folder):
@@ -187,6 +196,39 @@ def test_the_last_process_writes_the_annotations_of_all(predictor, folder, tmp_p
     predict_files(predictor, jobs, tmp_path / "out", outputs=outputs, share=True)
     annotations = [tmp_path / name / "annotations.json" for name in ("alone", "out")]
     assert annotations[0].read_text() == annotations[1].read_text()
+
+
+@pytest.mark.slow
+def test_two_commands_share_a_folder_and_one_of_them_is_killed(checkpoint, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(300):
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    words = ["--checkpoint", str(checkpoint), "--input", str(tmp_path / "in"), "--no_overlays"]
+    main([*words, "--output", str(tmp_path / "alone")])
+    command = [sys.executable, "-m", "kanseg", "predict", *words, "--share"]
+    command += ["--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(Path(kanseg.__file__).parents[1])}
+    both = []
+    for _ in range(2):
+        both.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    journals = [f"prediction.*-{process.pid}.jsonl" for process in both]
+    while not all(list((tmp_path / "out").glob(name)) for name in journals):
+        assert both[0].poll() is None
+        time.sleep(0.02)
+    both[0].kill()
+    printed = both[1].communicate(timeout=600)[0]
+    assert both[1].returncode == 0
+    assert "killed" in printed
+    assert masks(tmp_path / "out") == masks(tmp_path / "alone")
+    lines = []
+    for name in journals:
+        (path,) = (tmp_path / "out").glob(name)
+        lines += [line["input"] for line in read_journal(path)]
+    assert len(lines) == len(set(lines))  # every image once
+    assert len(lines) >= 299  # the process may have been killed between a mask and its line
+    assert not (tmp_path / "out" / ".claims").exists()
 
 
 def test_parts_are_not_shared(predictor, folder, tmp_path):
