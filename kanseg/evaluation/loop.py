@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kanseg.data.loader import make_loader, to_device, unwrap_worker_errors
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.files.inputs import find_images
 from kanseg.inference.predictor import decide, to_probabilities
 from kanseg.utils.errors import InputError
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 
 SIZES = ((63, 61), (128, 160))
 BATCHES = (1, 3)

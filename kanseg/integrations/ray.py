@@ -25,7 +25,7 @@ from kanseg.inference.files.record import FileResult, Record
 from kanseg.inference.files.results import PathList, PredictSummary, Results
 from kanseg.inference.files.targets import check_targets
 from kanseg.utils.errors import InputError
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 
 FILES = 32  # per task of an actor: predicted again if it is killed
 

@@ -29,7 +29,7 @@ from kanseg.training.state import TrainState
 from kanseg.training.task import Task
 from kanseg.training.time_estimate import TimeEstimate
 from kanseg.utils.errors import InputError
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 
 Batch = dict[str, Tensor]
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from kanseg.utils.processes import this_host
 
 
 @contextmanager
@@ -68,7 +67,7 @@ def temporary_beside(path: Path, suffix: str = "") -> Path:
     hidden, ends in `.tmp` and the suffix, and is short even if that of `path` is long.
     """
     # Processes on several machines, which may share a folder, can have the same number.
-    digest = hashlib.sha256(os.fsencode(f"{this_host()} {path.name}")).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(f"{socket.gethostname()} {path.name}")).hexdigest()[:16]
     return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")
 
 

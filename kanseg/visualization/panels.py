@@ -16,7 +16,7 @@ from kanseg.data.label_spec import Color, foreground_classes
 from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_color, viewable
 from kanseg.evaluation.segmentation import predict_labels
 from kanseg.metrics.confusion import mean, scores
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 from kanseg.visualization.confusion import draw_pixel_confusion
 from kanseg.visualization.image_grid import MAX_CELL, image_grid
 

@@ -21,7 +21,7 @@ from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
 from kanseg.data.splits.record import file_digest
 from kanseg.utils.errors import InputError
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 
 Facts = TypeVar("Facts", ImageFacts, MaskFacts, "LabelFacts", "DigestFacts")
 CHUNK = 512  # files that are queued at once

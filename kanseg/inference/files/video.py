@@ -23,7 +23,7 @@ from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import temporary_beside
-from kanseg.utils.progress import progress_bar
+from kanseg.utils.iteration import progress_bar
 
 CODEC = "mp4v"
 FALLBACK_RATE = 25.0
