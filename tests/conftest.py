@@ -15,6 +15,7 @@ from kanseg.config import Config, DataConfig, ModelConfig, TrainingConfig
 from kanseg.data import LabelSpec, Preprocess
 from kanseg.inference.checkpoint import save_checkpoint
 from kanseg.inference.description import describe
+from kanseg.models import create_model
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +150,16 @@ def write_checkpoint(run, step, with_state=True):
         extra = {"state": {"step": step}, "tensors": {"optimizer": {"x": torch.ones(2)}}}
     folder = run / "checkpoints" / f"step_{step:08d}"
     return save_checkpoint(folder, model, description, Config(), **extra), model
+
+
+def write_segmenter(folder):
+    """A checkpoint of a tiny network of three classes, all of which it predicts."""
+    torch.manual_seed(0)
+    config = Config(model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2}))
+    model = create_model("unet", in_channels=3, classes=3, basis="gram", width=4, depth=2).eval()
+    bias = list(model.parameters())[-1]
+    with torch.no_grad():
+        bias -= model(torch.randn(4, 3, 32, 32)).mean(dim=(0, 2, 3))
+    preprocess = Preprocess(3, resize=(32, 32))
+    description = describe(config, LabelSpec("multiclass", ("a", "b", "c")), preprocess)
+    return save_checkpoint(folder, model, description, config)

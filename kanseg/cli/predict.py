@@ -14,11 +14,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kanseg.config.arguments import ToolParser, refuse_given, two_numbers
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import printable
+
+if TYPE_CHECKING:
+    from kanseg.inference.files.results import PredictSummary
 
 PREDICTOR = ("mode", "tile", "overlap", "flips", "scales", "batch_size", "precision", "device")
 
@@ -48,6 +51,12 @@ def _parser() -> ToolParser:
         metavar="K/N",
         help="predict every N-th file from the K-th on, such as 3/16 in a job array; under torchrun"
         " or accelerate launch each process takes its part by itself",
+    )
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="start the same command any number of times, on any machines that see the output"
+        " folder: each file is predicted by one process; outputs that exist are skipped",
     )
     parser.add_argument(
         "--recursive",
@@ -161,7 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError("give --input (a file, a folder or a pattern) or --list")
     from kanseg.utils.environment import launched_processes, local_device, process_rank
 
-    part = (process_rank() + 1, launched_processes()) if given.part is None else _part(given.part)
+    part = (1, 1)
+    if given.part is not None:
+        part = _part(given.part)
+    elif not given.share:
+        part = (process_rank() + 1, launched_processes())
     device = given.device or local_device()
     from kanseg.inference import (
         Classifier,
@@ -184,7 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options["device"] = device
     options["tile"] = two_numbers(given.tile, "--tile")
     predictor = open_predictor(given.checkpoint, **options)
-    share = "" if part[1] == 1 else f", part {part[0]} of {part[1]}"
+    share = ", shared with other processes" if given.share else ""
+    if part[1] > 1:
+        share = f", part {part[0]} of {part[1]}"
     print(f"{len(jobs)} files{share} on {predictor.device}, {predictor.describe()}")
     if isinstance(predictor, Classifier):
         from kanseg.cli.predict_classes import predict_classes
@@ -202,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             polygons=given.polygons,
         ),
         skip_existing=given.skip_existing,
+        share=given.share,
         part=part,
         progress=True,
         max_pixels=given.max_pixels,
@@ -210,7 +226,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     skipped = f", {len(outcome.skipped)} skipped" if outcome.skipped else ""
     print(f"{len(outcome.written)} masks in {output}{skipped}, {len(outcome.failed)} failed{share}")
+    if outcome.processes:
+        _print_processes(outcome)
     return 1 if outcome.failed else 0
+
+
+def _print_processes(outcome: PredictSummary) -> None:
+    """Print what each of the processes did that shared the files."""
+    for process in outcome.processes:
+        killed = ", killed" if process.killed else ""
+        print(f"  {process.name}: {process.written} masks, {process.failed} failed{killed}")
+    written = sum(process.written for process in outcome.processes)
+    rate = written / max(outcome.seconds, 1e-9)
+    print(f"{len(outcome.processes)} processes: {written} masks, {rate:.1f} images/s")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from kanseg.data.loader import make_loader, to_device, unwrap_worker_errors
+from kanseg.utils.iteration import progress_bar
 
 
 @torch.no_grad()
@@ -43,17 +43,16 @@ def evaluate(
         title: of the progress bar.
     """
     rank, world_size, device = 0, 1, torch.device("cpu")
-    hide_bar = None  # tqdm: hidden unless on a terminal
+    show = True
     if accelerator is not None:
         rank, world_size = accelerator.process_index, accelerator.num_processes
         device = accelerator.device
-        if not accelerator.is_main_process:
-            hide_bar = True
+        show = accelerator.is_main_process
     indices = range(rank, len(dataset), world_size)
     loader = make_loader(dataset, indices=indices, batch_size=batch_size, workers=workers)
     preprocess = getattr(dataset, "preprocess", None)
     with unwrap_worker_errors():
-        for batch in tqdm(loader, desc=title, leave=False, disable=hide_bar):
+        for batch in progress_bar(loader, title=title, show=show):
             batch = to_device(batch, device, preprocess)
             predicted = predict(batch)
             update(predicted, batch[target].to(predicted.device), batch["index"].tolist())

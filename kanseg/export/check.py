@@ -19,6 +19,7 @@ from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.files.inputs import find_images
 from kanseg.inference.predictor import decide, to_probabilities
 from kanseg.utils.errors import InputError
+from kanseg.utils.iteration import progress_bar
 
 SIZES = ((63, 61), (128, 160))
 BATCHES = (1, 3)
@@ -120,7 +121,8 @@ def compare(
     batch_sizes = BATCHES if batch is None else (batch,)
     largest, differing, pixels, batches = 0.0, 0, 0, []
     source = itertools.cycle(images)
-    for size, count in itertools.product(sizes, batch_sizes):
+    cases = list(itertools.product(sizes, batch_sizes))
+    for size, count in progress_bar(cases, title="check", unit="batch"):
         group = [resize_image(image, size) for image in itertools.islice(source, count)]
         batches.append("x".join(map(str, (len(group), *size))))
         probabilities = expected(model, preprocess, task, group)

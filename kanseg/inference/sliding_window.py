@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from kanseg.utils.prefetch import prefetch
+from kanseg.utils.iteration import prefetch
 
 CHUNK_PIXELS = 2**21  # of a row chunk
 ReadWindow = Callable[[int, int, int, int], Tensor]  # top, left, height, width -> (C, h, w)

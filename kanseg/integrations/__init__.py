@@ -1,5 +1,5 @@
 """Our encoders in segmentation_models.pytorch (`smp`), timm (`timm`) and torchvision
-(`torchvision`).
+(`torchvision`), and prediction by actors of Ray (`ray`).
 
 Importing one of the first two registers all encoders there. Nothing here is imported by `import
 kanseg`.

@@ -13,7 +13,6 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from kanseg.data.loader import to_device, unwrap_worker_errors
 from kanseg.data.transforms import sample_seed
@@ -30,6 +29,7 @@ from kanseg.training.state import TrainState
 from kanseg.training.task import Task
 from kanseg.training.time_estimate import TimeEstimate
 from kanseg.utils.errors import InputError
+from kanseg.utils.iteration import progress_bar
 
 Batch = dict[str, Tensor]
 
@@ -108,11 +108,10 @@ def train_epoch(
         if progress.epoch == state.frozen.epochs:
             run.log(f"epoch {progress.epoch + 1}: the encoder is trained from here on")
     loader.batch_sampler.go_to(progress.epoch, progress.batch)
-    bar = tqdm(
+    bar = progress_bar(
+        title=f"epoch {progress.epoch + 1}/{settings.epochs}",
         total=-(-len(loader) // settings.accumulate),
-        desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
-        leave=False,
-        disable=None if accelerator.is_main_process else True,
+        show=accelerator.is_main_process,
     )
     with unwrap_worker_errors():
         batches = iter(loader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,8 @@ def temporary_beside(path: Path, suffix: str = "") -> Path:
     """The temporary path of this process for a file that will be renamed to `path`. Its name is
     hidden, ends in `.tmp` and the suffix, and is short even if that of `path` is long.
     """
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    # Processes on several machines, which may share a folder, can have the same number.
+    digest = hashlib.sha256(os.fsencode(f"{socket.gethostname()} {path.name}")).hexdigest()[:16]
     return path.with_name(f".{digest}.{os.getpid()}.tmp{suffix}")
 
 

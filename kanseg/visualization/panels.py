@@ -16,6 +16,7 @@ from kanseg.data.label_spec import Color, foreground_classes
 from kanseg.data.overlay import MISSED, WRONG, colorize, error_map, ignored_color, viewable
 from kanseg.evaluation.segmentation import predict_labels
 from kanseg.metrics.confusion import mean, scores
+from kanseg.utils.iteration import progress_bar
 from kanseg.visualization.confusion import draw_pixel_confusion
 from kanseg.visualization.image_grid import MAX_CELL, image_grid
 
@@ -101,7 +102,7 @@ def predicted_cells(
     was_training = model.training
     model.eval()
     cells = {}
-    for index in sorted(set(indices)):
+    for index in progress_bar(sorted(set(indices)), title="draw", unit="image"):
         item, sample = dataset[index], dataset.samples[index]
         images = item["image"][None].to(device)
         labels = predict_labels(model, images, tile, task=dataset.label_spec.task, batch_size=4)

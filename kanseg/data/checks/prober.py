@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from kanseg.data.checks.cache import Cache
 from kanseg.data.io.images import MAX_PIXELS
@@ -22,6 +21,7 @@ from kanseg.data.labels import read_label
 from kanseg.data.sample import Sample
 from kanseg.data.splits.record import file_digest
 from kanseg.utils.errors import InputError
+from kanseg.utils.iteration import progress_bar
 
 Facts = TypeVar("Facts", ImageFacts, MaskFacts, "LabelFacts", "DigestFacts")
 CHUNK = 512  # files that are queued at once
@@ -72,7 +72,7 @@ class Prober:
     ):
         self.root, self.max_pixels, self.cache = root, max_pixels, cache
         self.decoded = self.from_cache = 0
-        self._hide_bar = None if progress else True  # None: hidden unless on a terminal
+        self._show_bar = progress
         self._known: dict[str, object] = {}
 
     def probe_samples(self, samples: Sequence[Sample]) -> None:
@@ -143,7 +143,7 @@ class Prober:
         return facts
 
     def _run_in_threads(self, jobs: Sequence[Callable[[], object]], title: str) -> None:
-        bar = tqdm(total=len(jobs), desc=title, leave=False, disable=self._hide_bar, unit="file")
+        bar = progress_bar(title=title, total=len(jobs), unit="file", show=self._show_bar)
         # decoding releases the GIL
         with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool, bar:
             for start in range(0, len(jobs), CHUNK):

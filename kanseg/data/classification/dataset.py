@@ -106,9 +106,7 @@ def open_images(
     if folds:
         splits |= _divide_into_folds(root, splits, found.classes, folds, fold, split_seed, log)
         seeded |= {"train", "val"}
-    elif (
-        "val" not in splits and list(val) == ["val"] and val_share > 0 and len(splits["train"]) > 1
-    ):
+    elif _needs_val(splits, val, val_share):
         exact = FORMATS[format].fixed
         splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
         seeded |= {"train", "val"}

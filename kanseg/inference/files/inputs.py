@@ -5,10 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.utils.errors import InputError
@@ -17,6 +20,7 @@ from kanseg.utils.reading import read_text
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 KNOWN = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 _KINDS = ", ".join(suffix[1:] for suffix in KNOWN)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,77 @@ class Job:
         return (Path(self.name).parent / self.path.name).as_posix()
 
 
+class JobList(Sequence[Job]):
+    """Jobs that are made when they are asked for: a million take about 100 MB.
+
+    Args:
+        files: paths, below `root` if there is one.
+        root: input folder.
+        names: of jobs, by file, where they differ from `default_name`.
+        has_links: whether a file may be a link to one in the output.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        root: Path | None = None,
+        names: Mapping[str, str] | None = None,
+        *,
+        has_links: bool = True,
+    ):
+        self.root, self.has_links = root, has_links
+        self._files, self._names = files, names or {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return JobList(self._files[index], self.root, self._names, has_links=self.has_links)
+        file = self._files[index]
+        path = Path(file) if self.root is None else self.root / file
+        return Job(path, self._name(file))
+
+    def names(self) -> Iterator[str]:
+        """The name of every job."""
+        return map(self._name, self._files)
+
+    def paths(self) -> Iterator[str]:
+        """The path of every file."""
+        root = "" if self.root is None else f"{self.root}{os.sep}"
+        return (root + file for file in self._files)
+
+    def folders(self) -> set[str]:
+        """The folders that hold files."""
+        return {os.path.split(path)[0] for path in self.paths()}
+
+    def videos(self) -> JobList:
+        """The videos among the jobs."""
+        files = [file for file in self._files if file.lower().endswith(VIDEO_SUFFIXES)]
+        return JobList(files, self.root, self._names, has_links=self.has_links)
+
+    def _name(self, file: str) -> str:
+        return self._names.get(file) or default_name(file, self.root)
+
+
+def default_name(file: str, root: Path | None) -> str:
+    """A path below the input folder (without a folder its last part) without the suffix."""
+    if root is None:
+        file = os.path.split(file)[1]
+    return _split_suffix(file)[0]
+
+
+def _split_suffix(file: str) -> tuple[str, str]:
+    return os.path.splitext(file)  # noqa: PTH122 - Path takes ten times as long
+
+
 def find_jobs(
     source: str, *, recursive: bool = False, output: Path | None = None
-) -> tuple[list[Job], list[str]]:
+) -> tuple[JobList, list[str]]:
     """Find images and videos.
+
+    A folder is listed completely before the first image is predicted, since the names of masks
+    depend on all files (a.png and a.jpg); the files themselves are not looked at.
 
     Args:
         source: a file, a folder or a glob pattern.
@@ -64,24 +135,23 @@ def find_jobs(
     if path.is_file() and path.suffix.lower() not in KNOWN:
         raise InputError(f"{source}: not a kind of file that can be read ({_KINDS}); convert it")
     if path.is_dir():
-        found = _list_folder(path, recursive, output)
-    elif path.is_file():
-        found = [path]
+        found = _Listing()
+        _list_folder(path, "", recursive, None if output is None else real_path(output), found)
     else:
-        found = _match_pattern(source)
-    # Pipes, devices and dangling links are kept: opening them reports what they are.
-    files = sorted(p for p in found if not p.is_dir())
-    known = [p for p in files if p.suffix.lower() in KNOWN]
-    unknown = [p for p in files if p.suffix.lower() not in KNOWN]
+        found = _sort_kinds([path] if path.is_file() else _match_pattern(source))
     notes = []
-    if unknown:
-        notes.append(f"skipped, not images or videos ({_KINDS}): {_some_names(unknown)}")
-    folders = [p for p in found if p.is_dir()]
-    if folders and not recursive:
-        notes.append(f"skipped: the folders {_some_names(folders)} (--recursive goes into them)")
-    if known:
-        return name_jobs(known, path if path.is_dir() else None), notes
-    if output is not None and _real_path(path).is_relative_to(_real_path(output)):
+    if found.unknown:
+        notes.append(f"skipped, not images or videos ({_KINDS}): {_some_names(found.unknown)}")
+    if found.folders:
+        names = _some_names(found.folders)
+        notes.append(f"skipped: the folders {names} (--recursive goes into them)")
+    if found.closed:
+        notes.append(f"skipped: folders that cannot be read: {_some_names(found.closed)}")
+    if found.files and path.is_dir():
+        return _name_files(found.files, path, has_links=False), notes
+    if found.files:
+        return _name_files(found.files, None), notes
+    if output is not None and real_path(path).is_relative_to(real_path(output)):
         raise InputError(
             f"{source} is in the output {output}, whose files are not used as input; choose"
             " another --output"
@@ -90,7 +160,7 @@ def find_jobs(
     raise InputError("; ".join([f"{nothing} that matches one", *notes]))
 
 
-def read_list(source: str) -> list[Job]:
+def read_list(source: str) -> JobList:
     """Read the paths of images and videos from a file, one per line, or from the standard input
     for "-"; empty lines are skipped.
 
@@ -99,15 +169,15 @@ def read_list(source: str) -> list[Job]:
             name.
     """
     text = sys.stdin.read() if source == "-" else read_text(Path(source))
-    paths = [Path(line.strip()) for line in text.splitlines() if line.strip()]
-    if not paths:
+    files = [line.strip() for line in text.splitlines() if line.strip()]
+    if not files:
         raise InputError(f"--list {source}: no paths in it, one per line")
-    unknown = [path for path in paths if path.suffix.lower() not in KNOWN]
+    unknown = [file for file in files if not file.lower().endswith(KNOWN)]
     if unknown:
         raise InputError(
             f"--list {source}: not images or videos ({_KINDS}): {_some_names(unknown)}"
         )
-    return name_jobs(list(dict.fromkeys(paths)))
+    return _name_files(list(dict.fromkeys(files)), None)
 
 
 def find_images(source: str) -> list[Path]:
@@ -115,39 +185,71 @@ def find_images(source: str) -> list[Path]:
     return [job.path for job in find_jobs(source)[0]]
 
 
-def name_jobs(paths: Sequence[Path], root: Path | None = None) -> list[Job]:
-    """Name the files that are written for each path: its path below `root` (without a root its own
-    name) without the suffix.
+def name_jobs(files: Sequence[Path | Job]) -> JobList:
+    """Make jobs of paths, each named by the path's last part without the suffix; jobs keep their
+    names.
 
     Where two would have the same name, the suffix becomes a part of both: a_png, a_jpg.
 
     Raises:
         InputError: two files would still have the same name.
     """
-    jobs = []
-    for path in paths:
-        below = path.relative_to(root) if root else Path(path.name)
-        jobs.append(Job(path, below.with_suffix("").as_posix()))
-    counts = Counter(job.name for job in jobs)
-    for index, job in enumerate(jobs):
-        if counts[job.name] > 1:
-            jobs[index] = replace(job, name=f"{job.name}_{job.path.suffix[1:]}")
-    named: dict[str, Job] = {}
-    for job in jobs:
-        other = named.setdefault(job.name, job)
-        if other is not job:
-            raise InputError(
-                f"{other.path} and {job.path} would be written to the same file; predict their"
-                " folders one by one, or with --recursive"
-            )
+    if isinstance(files, JobList):
+        return files
+    named = {str(file.path): file.name for file in files if isinstance(file, Job)}
+    paths = [str(file.path if isinstance(file, Job) else file) for file in files]
+    return _name_files(paths, None, named)
+
+
+def _name_files(
+    files: Sequence[str],
+    root: Path | None,
+    named: Mapping[str, str] | None = None,
+    *,
+    has_links: bool = True,
+) -> JobList:
+    """Make jobs of files; those that are not `named` get their default name, or if another file
+    has it too, with the suffix as a part.
+
+    Raises:
+        InputError: two files would still have the same name.
+    """
+    names = dict(named or {})
+
+    def name(file: str) -> str:
+        return names.get(file) or default_name(file, root)
+
+    for group in _with_one_name([file for file in files if file not in names], name):
+        for file in group:
+            names[file] = f"{name(file)}_{_split_suffix(file)[1][1:]}"
+    jobs = JobList(files, root, names, has_links=has_links)
+    for group in _with_one_name(range(len(jobs)), lambda index: name(files[index])):
+        first, second = jobs[group[0]], jobs[group[1]]
+        raise InputError(
+            f"{first.path} and {second.path} would be written to the same file; predict their"
+            " folders one by one, or with --recursive"
+        )
     return jobs
+
+
+def _with_one_name(items: Sequence[T], name: Callable[[T], str]) -> list[list[T]]:
+    """Return the items that share their name with another, by name. The names of a million items
+    are not held, only their hashes.
+    """
+    hashes = np.fromiter((hash(name(item)) for item in items), np.int64, len(items))
+    values, counts = np.unique(hashes, return_counts=True)
+    suspects = np.flatnonzero(np.isin(hashes, values[counts > 1]))
+    groups: dict[str, list[T]] = defaultdict(list)
+    for index in suspects.tolist():
+        groups[name(items[index])].append(items[index])
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def refuse_to_overwrite(jobs: Sequence[Job], targets: Iterable[Path]) -> None:
     """Raise InputError if a file that will be written would replace an input."""
-    inputs = {_real_path(job.path) for job in jobs}
+    inputs = {real_path(job.path) for job in jobs}
     for target in targets:
-        if _real_path(target) in inputs:
+        if real_path(target) in inputs:
             raise InputError(
                 f"{target} is one of the images and would be overwritten; choose another --output"
             )
@@ -157,9 +259,9 @@ def refuse_masks_among_images(jobs: Sequence[Job], folders: Iterable[Path]) -> N
     """Raise InputError if masks would be written into a folder that holds inputs: the next reader
     of that folder, such as a training, would take the masks for images.
     """
-    inputs = {_real_path(job.path.parent) for job in jobs}
+    inputs = {real_path(job.path.parent) for job in jobs}
     for folder in folders:
-        if _real_path(folder) in inputs:
+        if real_path(folder) in inputs:
             raise InputError(
                 f"{folder} holds the images, and masks among them would be taken for images;"
                 " choose another --output"
@@ -191,14 +293,73 @@ def _refuse_clash(other: Job, job: Job) -> None:
         )
 
 
-def _list_folder(folder: Path, recursive: bool, output: Path | None) -> list[Path]:
-    """List a folder without hidden files and without what lies in the output."""
-    found = []
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        written = output is not None and _real_path(path).is_relative_to(_real_path(output))
-        if not hidden and not written:
-            found.append(path)
+@dataclass
+class _Listing:
+    """What was found, in the order of paths: files of known and of unknown kinds, folders that were
+    not entered, and folders that cannot be read.
+    """
+
+    files: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+
+def _list_folder(
+    folder: Path, below: str, recursive: bool, output: Path | None, found: _Listing
+) -> None:
+    """List a folder without hidden files and without what lies in the output; `below` is its path
+    below the input folder, which ends in a slash.
+
+    Pipes, devices and dangling links are kept: opening them reports what they are. No file is
+    looked at, which would take minutes for a million on a network file system.
+    """
+    real = real_path(folder)
+    if output is not None and real.is_relative_to(output):
+        return
+    names, folders = [], {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                link = entry.is_symlink()
+                if link and output is not None and real_path(entry).is_relative_to(output):
+                    continue
+                names.append(entry.name)
+                if _is_folder(entry):
+                    folders[entry.name] = link
+    except OSError:
+        found.closed.append(below or str(folder))
+    names.sort()
+    for name in names:
+        if name not in folders:
+            kind = found.files if name.lower().endswith(KNOWN) else found.unknown
+            kind.append(below + name)
+        elif not recursive:
+            if output is None or not (real / name).is_relative_to(output):
+                found.folders.append(below + name)
+        elif not folders[name]:  # links to folders could lead in circles
+            _list_folder(folder / name, f"{below}{name}/", recursive, output, found)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _sort_kinds(paths: Sequence[Path]) -> _Listing:
+    """Sort paths by their kinds."""
+    found = _Listing()
+    for path in sorted(paths):
+        if path.is_dir():
+            found.folders.append(str(path))
+        elif path.suffix.lower() in KNOWN:
+            found.files.append(str(path))
+        else:
+            found.unknown.append(str(path))
     return found
 
 
@@ -207,19 +368,20 @@ def _match_pattern(pattern: str) -> list[Path]:
     path.
     """
     paths = [Path(path) for path in glob.glob(pattern, recursive=True)]
+    real = {folder: real_path(folder) for folder in {path.parent for path in paths}}
     first: dict[Path, Path] = {}
     for path in sorted(paths, key=lambda path: len(str(path))):
-        first.setdefault(_real_path(path.parent) / path.name, path)
+        first.setdefault(real[path.parent] / path.name, path)
     return list(first.values())
 
 
-def _real_path(path: Path) -> Path:
+def real_path(path: str | os.PathLike) -> Path:
     """Resolve links; `Path.resolve` raises for a link that leads to itself."""
     return Path(os.path.realpath(path))
 
 
-def _some_names(paths: Sequence[Path]) -> str:
-    names = sorted(path.name for path in paths)
+def _some_names(paths: Sequence[str]) -> str:
+    names = sorted(Path(path).name for path in paths)
     if len(names) > 5:
         return f"{', '.join(names[:5])} and {len(names) - 5} more"
     return ", ".join(names)

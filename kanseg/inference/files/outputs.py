@@ -30,6 +30,7 @@ OVERLAYS = "overlays"
 PROBABILITIES = "probabilities"
 UNCERTAINTY = "uncertainty"
 POLYGONS = "polygons"
+ANNOTATIONS = "annotations.json"  # of all images, as COCO
 PROBABILITY_FILES = ("npz", "png")
 POLYGON_FILES = ("coco", "geojson", "labelme")
 POLYGON_SUFFIXES = {"geojson": ".geojson", "labelme": ".json"}  # of one file per image

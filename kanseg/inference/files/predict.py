@@ -7,56 +7,35 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-
-import cv2
-from tqdm import tqdm
 
 from kanseg.data.io.annotation_files import Coco
 from kanseg.data.io.images import MAX_PIXELS
-from kanseg.data.io.outlines import regions
-from kanseg.inference.files.inputs import (
-    Job,
-    name_jobs,
-    refuse_clashes,
-    refuse_masks_among_images,
-    refuse_to_overwrite,
-)
+from kanseg.inference.files.claims import Claims, process_name
+from kanseg.inference.files.inputs import Job, JobList, name_jobs
 from kanseg.inference.files.large import LARGE, predict_large
-from kanseg.inference.files.outputs import OVERLAYS, Outputs, OutputWriter
+from kanseg.inference.files.outputs import ANNOTATIONS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import ImageRegions
-from kanseg.inference.files.record import begin_record, replace_record
-from kanseg.inference.files.video import predict_video, video_is_complete
+from kanseg.inference.files.processes import this_process
+from kanseg.inference.files.record import Record
+from kanseg.inference.files.results import FILE_ERRORS, PredictSummary, Results
+from kanseg.inference.files.targets import check_targets
+from kanseg.inference.files.video import predict_video
 from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
-from kanseg.utils.prefetch import prefetch
-from kanseg.utils.text import one_line
+from kanseg.utils.iteration import prefetch, progress_bar
 
 GROUP_PIXELS = 2**22  # of images that are predicted together
-ANNOTATIONS = "annotations.json"
-# No memory or disk left, or a file that a library cannot handle: the next file may succeed.
-FILE_ERRORS = (RuntimeError, MemoryError, OSError, ValueError, cv2.error)
-
-
-@dataclass
-class PredictSummary:
-    """What `predict_files` did.
-
-    Args:
-        written: masks (or folders of masks) that were written.
-        skipped: those that existed already.
-        failed: a line for each file that failed.
-    """
-
-    written: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+# Seconds between two looks at files that other processes predict: first, and at most.
+POLL, LONGEST_POLL = 0.2, 5.0
+RECORD_CLAIM = "/prediction.json"  # not the name of a job
 
 
 def predict_files(
@@ -66,6 +45,7 @@ def predict_files(
     *,
     outputs: Outputs | None = None,
     skip_existing: bool = False,
+    share: bool = False,
     part: tuple[int, int] = (1, 1),
     max_pixels: int = MAX_PIXELS,
     large: int = LARGE,
@@ -78,7 +58,7 @@ def predict_files(
     The masks of a multilabel task are `output/CLASS/NAME.png` of 0 and 255; a video has a folder
     `output/NAME/` of masks and an overlay video. Each file is written atomically. Files that fail
     are reported and skipped. Images are read and masks are written in threads while the network
-    runs.
+    runs. `output/prediction.jsonl` gets a line for each file as soon as it is done.
 
     Args:
         predictor: a `Predictor` or an `Ensemble`.
@@ -87,6 +67,9 @@ def predict_files(
         outputs: files to write beside the masks; by default overlays.
         skip_existing: skip files whose outputs all exist. The folder's prediction.json, which is
             written for predictors that were loaded from checkpoints, must name the same ones.
+        share: other processes write into the folder, too: each file is predicted by one of them
+            (`Claims`), those of a process that was killed by another, and files whose outputs exist
+            are skipped. Returns when all files are done.
         part: (k, n): of the files every n-th, from the k-th on (1 to n); n processes with a part
             each share the work. Masks and names are those of a single process.
         max_pixels: larger images are refused as decompression bombs.
@@ -100,134 +83,120 @@ def predict_files(
             masks of other checkpoints or options would be kept, or a part of the files is to have
             COCO annotations, which are one file of all images.
     """
-    jobs = [file for file in files if isinstance(file, Job)]
-    jobs += name_jobs([file for file in files if not isinstance(file, Job)])
+    jobs = name_jobs(files)
     writer = OutputWriter(output, predictor, outputs or Outputs())
-    _check_targets(jobs, writer)
-    jobs = _take_part(jobs, part, writer.outputs)
+    check_targets(jobs, writer)
+    jobs = _take_part(jobs, part, share, writer.outputs)
+    keep = skip_existing or share
     output.mkdir(parents=True, exist_ok=True)
-    provenance = predictor.provenance()
-    begin_record(output, provenance, skip_existing=skip_existing, log=log)
-    results = _Results(log)
-    if skip_existing:
-        _collect_existing(jobs, writer, results)
-    todo = [job for job in jobs if job not in results]
-    results.show_progress(len(todo), enabled=progress)
+    record = Record(output, predictor.provenance(), part=_part_name(part, share))
+    bar = progress_bar(total=len(jobs), unit="image", show=progress, leave=True)
+    claims = Claims(output) if share else None
+    results = Results(writer, record.add, bar=bar, log=log, keep=keep, claims=claims)
+    with closing(record), bar:
+        try:
+            _begin_record(record, claims, keep, log)
+            predict_jobs(predictor, jobs, results, max_pixels=max_pixels, large=large)
+            pause = POLL
+            while results.busy:
+                waiting = results.wait_for_others(pause)
+                predict_jobs(predictor, waiting, results, max_pixels=max_pixels, large=large)
+                pause = min(pause * 1.5, LONGEST_POLL)
+        finally:
+            members = [] if claims is None else claims.leave()
+    if members:
+        results.sum_up(members)
+    is_last = claims is None or members
+    if writer.outputs.polygons == "coco" and is_last:
+        _write_annotations(output / ANNOTATIONS, jobs, results, predictor)
+    if not keep and not results.summary.failed and part[1] == 1:
+        record.replace()
+    return results.summary
 
+
+def _begin_record(
+    record: Record, claims: Claims | None, keep: bool, log: Callable[[str], None]
+) -> None:
+    """Processes that begin together do it one after another, so that each finds what the others
+    have recorded.
+    """
+    if claims is None:
+        record.begin(keep=keep, log=log)
+        return
+    while claims.take(RECORD_CLAIM) is not None:
+        time.sleep(POLL)
+    record.begin(keep=keep, log=log)
+    claims.release(RECORD_CLAIM)
+
+
+def predict_jobs(
+    predictor: Segmenter,
+    jobs: JobList,
+    results: Results,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    large: int = LARGE,
+) -> None:
+    """Predict the jobs that `results` accepts, first the images, then the videos."""
+    writer = results.writer
     images = _open_in_groups(
-        [job for job in todo if not job.is_video],
-        batch_size=predictor.batch_size,
-        max_pixels=max_pixels,
-        large=large,
+        jobs, results, batch_size=predictor.batch_size, max_pixels=max_pixels, large=large
     )
     with ThreadPoolExecutor(max_workers=1) as pool:
-        writes: list[tuple[Job, Future[ImageRegions]]] = []
+        writes: list[Future[None]] = []
         for group in prefetch(images):
-            first = group[0]
+            start, first = time.perf_counter(), group[0]
             if first.error is not None:
                 results.fail(first.job, first.error)
             elif math.prod(first.image.shape) > large:
                 with results.catch_errors(first.job):
                     found = predict_large(predictor, first.image, first.job, writer)
-                    results.add(first.job, [found])
+                    seconds = first.seconds + time.perf_counter() - start
+                    results.add(first.job, [found], seconds, suffix=".tif")
             else:
                 predictions = _predict_group(predictor, group, writer.outputs)
-                _finish_writes(writes, results)  # so that one group at most waits to be written
+                seconds = (time.perf_counter() - start) / len(group)
+                _finish(writes)  # so that one group at most waits to be written
                 for opened, prediction in zip(group, predictions, strict=True):
                     if isinstance(prediction, Exception):
                         results.fail(opened.job, prediction)
                     else:
-                        task = pool.submit(_write_image, writer, opened, prediction)
-                        writes.append((opened.job, task))
-        _finish_writes(writes, results)
+                        so_far = opened.seconds + seconds
+                        writes.append(
+                            pool.submit(_write_image, results, opened, prediction, so_far)
+                        )
+        _finish(writes)
 
-    for job in todo:
-        if job.is_video:
+    for job in jobs.videos():
+        if results.begin(job):
+            start = time.perf_counter()
             with results.catch_errors(job):
-                found = predict_video(predictor, job, writer.outputs, output, max_pixels=max_pixels)
-                results.add(job, found)
-
-    if writer.outputs.polygons == "coco":
-        _write_annotations(output / ANNOTATIONS, jobs, results, predictor)
-    summary = results.summary(jobs, writer)
-    results.close()
-    if not skip_existing and not summary.failed and part[1] == 1:
-        replace_record(output, provenance)
-    return summary
+                found = predict_video(
+                    predictor,
+                    job,
+                    writer.outputs,
+                    writer.root,
+                    max_pixels=max_pixels,
+                    progress=results.shows_bar,
+                )
+                results.add(job, found, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
 class _OpenedImage:
-    """An image that was opened, or the error that opening it raised."""
+    """An image that was opened, or the error that opening it raised, and how long it took."""
 
     job: Job
+    seconds: float
     image: WindowedImage | None = None
     error: Exception | None = None
 
 
-class _Results:
-    """Regions, or the error, of every file that is done.
-
-    Args:
-        log: takes a line for each failure.
-    """
-
-    def __init__(self, log: Callable[[str], None]):
-        self.regions: dict[Job, list[ImageRegions]] = {}
-        self._failed: dict[Job, str] = {}
-        self._skipped: set[Job] = set()
-        self._log = log
-        self._bar = tqdm(disable=True)
-
-    def show_progress(self, count: int, *, enabled: bool) -> None:
-        """Count the files that are done from now on, on a terminal."""
-        self._bar = tqdm(total=count, unit="image", disable=None if enabled else True)
-
-    def close(self) -> None:
-        """End the progress bar."""
-        self._bar.close()
-
-    def __contains__(self, job: Job) -> bool:
-        return job in self.regions or job in self._failed
-
-    def add(self, job: Job, found: list[ImageRegions], *, skipped: bool = False) -> None:
-        """Add a file that was written, or skipped, with the regions of its images."""
-        self.regions[job] = found
-        self._bar.update()
-        if skipped:
-            self._skipped.add(job)
-
-    def fail(self, job: Job, error: Exception) -> None:
-        """Report a file that failed."""
-        self._failed[job] = error_line(job.path, error)
-        self._bar.update()
-        self._bar.clear()
-        self._log(f"failed: {self._failed[job]}")
-
-    @contextmanager
-    def catch_errors(self, job: Job) -> Iterator[None]:
-        """Report the file as failed where the block raises one of `FILE_ERRORS`."""
-        try:
-            yield
-        except FILE_ERRORS as error:
-            self.fail(job, error)
-
-    def summary(self, jobs: Sequence[Job], writer: OutputWriter) -> PredictSummary:
-        """Summarize in the order of the jobs."""
-        summary = PredictSummary()
-        for job in jobs:
-            if job in self._failed:
-                summary.failed.append(self._failed[job])
-            elif job in self._skipped:
-                summary.skipped.append(_result_path(job, writer))
-            else:
-                summary.written.append(_result_path(job, writer))
-        return summary
-
-
-def _take_part(jobs: list[Job], part: tuple[int, int], outputs: Outputs) -> list[Job]:
+def _take_part(jobs: JobList, part: tuple[int, int], share: bool, outputs: Outputs) -> JobList:
     """Return the jobs of part k of n; neighbors, which are often alike in size, are spread."""
     number, count = part
+    if share and count > 1:
+        raise InputError("a part of the files or all of them, shared: give --part or --share")
     if not 1 <= number <= count:
         raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
     if count > 1 and outputs.polygons == "coco":
@@ -238,16 +207,32 @@ def _take_part(jobs: list[Job], part: tuple[int, int], outputs: Outputs) -> list
     return jobs[number - 1 :: count]
 
 
+def _part_name(part: tuple[int, int], share: bool) -> str:
+    """The part of the journal's name that belongs to this process."""
+    if share:
+        return process_name(this_process())
+    if part[1] > 1:
+        return f"{part[0]}-of-{part[1]}"
+    return ""
+
+
 def _open_in_groups(
-    jobs: Sequence[Job], *, batch_size: int, max_pixels: int, large: int
+    jobs: Sequence[Job], results: Results, *, batch_size: int, max_pixels: int, large: int
 ) -> Iterator[list[_OpenedImage]]:
-    """Open images one after the other; small ones of one size come together, to share a batch."""
+    """Open the images that `results` accepts one after the other; small ones of one size come
+    together, to share a batch.
+    """
     group: list[_OpenedImage] = []
     for job in jobs:
+        if job.is_video or not results.begin(job):
+            continue
+        start = time.perf_counter()
+        image, error = None, None
         try:
-            opened = _OpenedImage(job, open_image(job.path, max_pixels=max_pixels, large=large))
-        except FILE_ERRORS as error:
-            opened = _OpenedImage(job, error=error)
+            image = open_image(job.path, max_pixels=max_pixels, large=large)
+        except FILE_ERRORS as raised:
+            error = raised
+        opened = _OpenedImage(job, time.perf_counter() - start, image, error)
         if group and not _can_join(opened, group, batch_size=batch_size, large=large):
             yield group
             group = []
@@ -294,94 +279,33 @@ def _predict_group(
 
 
 def _write_image(
-    writer: OutputWriter, opened: _OpenedImage, prediction: Prediction
-) -> ImageRegions:
+    results: Results, opened: _OpenedImage, prediction: Prediction, seconds: float
+) -> None:
+    """Write the files of an image, and its line in the journal; `seconds` were spent on it so
+    far.
+    """
+    start = time.perf_counter()
     job, image = opened.job, opened.image
-    values = image.read(0, 0, *image.shape)
-    found = writer.write(job.name, values, prediction, job.path)
-    return ImageRegions(job.file_name, image.shape, found)
+    with results.catch_errors(job):
+        values = image.read(0, 0, *image.shape)
+        found = results.writer.write(job.name, values, prediction, job.path)
+        regions = ImageRegions(job.file_name, image.shape, found)
+        results.add(job, [regions], seconds + time.perf_counter() - start)
 
 
-def _finish_writes(writes: list[tuple[Job, Future[ImageRegions]]], results: _Results) -> None:
+def _finish(writes: list[Future[None]]) -> None:
     """Wait for files that a thread writes, and empty the list."""
-    for job, task in writes:
-        with results.catch_errors(job):
-            results.add(job, [task.result()])
+    for task in writes:
+        task.result()
     writes.clear()
 
 
 def _write_annotations(
-    path: Path, jobs: Sequence[Job], results: _Results, predictor: Segmenter
+    path: Path, jobs: Sequence[Job], results: Results, predictor: Segmenter
 ) -> None:
     """Write the COCO annotations of all images, in the order of the jobs."""
     coco = Coco(predictor.classes, predictor.task)
     for job in jobs:
-        for image in results.regions.get(job, ()):
+        for image in results.regions_of(job):
             coco.add(image.file_name, image.shape, image.regions)
     atomic_write_text(path, json.dumps(coco.content()))
-
-
-def _collect_existing(jobs: Sequence[Job], writer: OutputWriter, results: _Results) -> None:
-    """Add the files for which everything exists, with the regions of their masks where COCO's
-    annotations, which hold all images, need them.
-    """
-    for job in jobs:
-        if job.is_video:
-            complete = video_is_complete(writer, job.name)
-        else:
-            complete = writer.existing_suffix(job.name) is not None
-        if complete:
-            with results.catch_errors(job):
-                found = []
-                if writer.outputs.polygons == "coco":
-                    found = _regions_of_masks(job, writer)
-                results.add(job, found, skipped=True)
-
-
-def _regions_of_masks(job: Job, writer: OutputWriter) -> list[ImageRegions]:
-    """Outline the masks that exist of an image, or of the frames of a video."""
-    if not job.is_video:
-        label = writer.read_label(job.name, writer.existing_suffix(job.name))
-        found = list(regions(label, writer.task))
-        return [ImageRegions(job.file_name, label.shape[-2:], found)]
-    results = []
-    for path in sorted(_result_path(job, writer).glob("frame_*.png")):
-        frame = f"{job.name}/{path.stem}"
-        label = writer.read_label(frame, ".png")
-        found = list(regions(label, writer.task))
-        results.append(ImageRegions(f"{frame}.png", label.shape[-2:], found))
-    return results
-
-
-def _check_targets(jobs: Sequence[Job], writer: OutputWriter) -> None:
-    """Raise InputError if two jobs would write one file, one would overwrite an input, or masks
-    would lie among the images.
-    """
-    targets = {}
-    for job in jobs:
-        if job.is_video:
-            targets[job] = {writer.root / OVERLAYS / f"{job.name}.mp4"}
-        else:
-            targets[job] = {*writer.paths(job.name, ".png"), *writer.paths(job.name, ".tif")}
-    refuse_to_overwrite(jobs, [writer.root / ANNOTATIONS, *set().union(*targets.values())])
-    refuse_clashes(targets)
-    folders = {writer.mask_paths(job.name)[0].parent for job in jobs}
-    refuse_masks_among_images(jobs, folders)
-
-
-def error_line(path: Path, error: Exception) -> str:
-    """Say on one line, which names the file, what went wrong."""
-    if not isinstance(error, InputError):
-        return f"{path}: {type(error).__name__}: {one_line(error)}"
-    text = one_line(error, None)
-    if str(path) in text:
-        return text
-    return f"{path}: {text}"
-
-
-def _result_path(job: Job, writer: OutputWriter) -> Path:
-    """The mask of an image, or the folder of masks of a video."""
-    if job.is_video:
-        return writer.mask_paths(job.name)[0].with_suffix("")
-    suffix = writer.existing_suffix(job.name) or ".png"
-    return writer.mask_paths(job.name, suffix)[0]

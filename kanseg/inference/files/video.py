@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from kanseg.data.io.decode_errors import decoder_errors, require_regular_file
 from kanseg.inference.files.inputs import Job
@@ -22,6 +23,7 @@ from kanseg.inference.segmenter import Prediction, Segmenter
 from kanseg.inference.sources import ArrayImage
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import temporary_beside
+from kanseg.utils.iteration import progress_bar
 
 CODEC = "mp4v"
 FALLBACK_RATE = 25.0
@@ -33,13 +35,19 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def predict_video(
-    predictor: Segmenter, job: Job, outputs: Outputs, root: Path, *, max_pixels: int
+    predictor: Segmenter,
+    job: Job,
+    outputs: Outputs,
+    root: Path,
+    *,
+    max_pixels: int,
+    progress: bool = False,
 ) -> list[ImageRegions]:
     """Write `NAME/frame_000000.png` and so on, and `overlays/NAME.mp4`; nothing is left of a video
     that cannot be read to its end.
 
     Returns:
-        The regions of every frame, if polygons are asked for.
+        Every frame, with its regions if polygons are asked for.
 
     Raises:
         InputError: not a video, a damaged one, or frames of more than `max_pixels` pixels.
@@ -63,7 +71,8 @@ def predict_video(
         results.append(Path(OVERLAYS) / f"{job.name}.mp4")
     shutil.rmtree(building, ignore_errors=True)
     try:
-        found = _write_frames(predictor, job, writer, outputs.overlays, max_pixels)
+        with progress_bar(title=job.path.name, unit="frame", show=progress) as bar:
+            found = _write_frames(predictor, job, writer, outputs.overlays, max_pixels, bar)
         for path in results:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (building / path).replace(root / path)
@@ -126,6 +135,13 @@ def frame_rate(path: Path) -> float:
     return FALLBACK_RATE
 
 
+def num_frames(path: Path) -> int | None:
+    """Number of frames that a video promises; None if it does not say."""
+    with _opened(path) as capture:
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return count if count > 0 else None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     require_regular_file(path)
@@ -143,10 +159,16 @@ def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def _write_frames(
-    predictor: Segmenter, job: Job, writer: OutputWriter, overlays: bool, max_pixels: int
+    predictor: Segmenter,
+    job: Job,
+    writer: OutputWriter,
+    overlays: bool,
+    max_pixels: int,
+    bar: tqdm,
 ) -> list[ImageRegions]:
     """Predict the frames a batch at a time, and write them while the next batch is predicted."""
     movie = None
+    bar.total = num_frames(job.path)
     if overlays:
         movie = MovieWriter(writer.root / OVERLAYS / f"{job.name}.mp4", frame_rate(job.path))
     outputs, found, count = writer.outputs, [], 0
@@ -166,9 +188,8 @@ def _write_frames(
                 arguments = (writer, movie, name, frame, predictions[index], job.path)
                 writes.append(pool.submit(_write_frame, *arguments))
                 count += 1
+            bar.update(len(batch))
         found += [task.result() for task in writes]
-    if outputs.polygons is None:
-        return []
     return found
 
 

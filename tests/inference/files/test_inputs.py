@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,42 @@ def test_an_image_that_would_be_a_frame_of_a_video_is_refused():
     refuse_clashes({film: [], other: [Path("o/f/x.png")]})
     with pytest.raises(InputError, match=r"f\.mp4 .*frame_000000\.png"):
         refuse_clashes({film: [], frame: [Path("o/f/frame_000000.png")]})
+
+
+def test_jobs_come_in_the_order_of_their_paths_and_keep_their_names_in_parts(tmp_path):
+    names = ["b.png", "a/z.png", "a/b.png", "a.png", "a.tif", "a/c/d.png", "a-1.png", "c/a.jpg"]
+    touch(tmp_path, *names)
+    jobs, _ = find_jobs(str(tmp_path), recursive=True)
+    assert [job.path for job in jobs] == sorted(tmp_path / name for name in names)
+    assert [job.name for job in jobs if job.path.parent == tmp_path] == [
+        "a-1",
+        "a_png",
+        "a_tif",
+        "b",
+    ]
+    assert [job.name for job in jobs[1::3]] == [job.name for job in jobs][1::3]
+    assert list(name_jobs(list(jobs[2:5]))) == list(jobs)[2:5]
+
+
+def test_links_into_the_output_and_folders_that_are_links_are_not_followed(tmp_path):
+    touch(tmp_path, "in/a.png", "out/m.png", "far/x.png")
+    (tmp_path / "in" / "m.png").symlink_to(tmp_path / "out" / "m.png")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
+    (tmp_path / "in" / "loop.png").symlink_to(tmp_path / "in" / "loop.png")
+    jobs, _ = find_jobs(str(tmp_path / "in"), recursive=True, output=tmp_path / "out")
+    assert [job.name for job in jobs] == ["a", "loop"]  # opening the loop reports it
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "closed/b.png")
+    scan = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    jobs, notes = find_jobs(str(tmp_path), recursive=True)
+    assert [job.name for job in jobs] == ["a"]
+    assert "closed" in notes[0]

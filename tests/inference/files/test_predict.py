@@ -104,6 +104,7 @@ def test_one_unreadable_file_does_not_stop_the_others(checkpoint, tmp_path):
         "p1.png",
         "p3.png",
         "prediction.json",
+        "prediction.jsonl",
     ]
     assert "p2.png" in run.stderr
     assert "damaged or truncated" in run.stderr

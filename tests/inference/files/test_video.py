@@ -77,7 +77,11 @@ def test_every_frame_has_a_mask_of_its_size_and_a_place_in_the_overlay_video(
     shown, rate = frames(tmp_path / "out" / "overlays" / "film.mp4")
     assert (len(shown), rate) == (8, 10)
     assert shown[0].shape == (*SIZE, 3)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["film", "overlays"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "film",
+        "overlays",
+        "prediction.jsonl",
+    ]
 
 
 def test_a_video_that_is_there_is_skipped_or_refused_but_never_mixed(predictor, tmp_path):
@@ -96,7 +100,7 @@ def test_a_broken_video_is_reported_and_leaves_nothing(predictor, tmp_path, keep
     outcome = run(predictor, path, tmp_path / "out")
     assert outcome.failed[0].startswith(f"{path}: ")
     assert outcome.written == []
-    assert list((tmp_path / "out").rglob("*")) == []
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["prediction.jsonl"]
 
 
 def test_an_error_in_the_middle_leaves_nothing_and_the_rest_goes_on(predictor, tmp_path):

@@ -1,4 +1,4 @@
-"""Iterate in a background thread."""
+"""Iterate in a background thread, or with a progress bar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -34,3 +36,26 @@ def prefetch(items: Iterable[T], *, count: int = 1) -> Iterator[T]:
         finally:  # also when the consumer stops early
             for future in pending:
                 future.cancel()
+
+
+def progress_bar(
+    items: Iterable[T] | None = None,
+    *,
+    title: str | None = None,
+    total: int | None = None,
+    unit: str = "it",
+    show: bool = True,
+    leave: bool = False,
+) -> tqdm:
+    """A bar with the count, the rate and the time left, on a terminal; in a log file nothing.
+
+    Args:
+        items: iterated by the bar; None if the caller calls `update`.
+        title: before the bar.
+        total: number of items, if `items` does not tell.
+        unit: what is counted.
+        show: False hides it on a terminal, too.
+        leave: whether it stays when it is done.
+    """
+    disable = None if show else True  # None: hidden unless on a terminal
+    return tqdm(items, desc=title, total=total, unit=unit, leave=leave, disable=disable)

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from kanseg.utils.prefetch import prefetch
+from kanseg.utils.iteration import prefetch
 
 
 def test_items_come_in_order_and_from_another_thread():
