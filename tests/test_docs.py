@@ -59,6 +59,8 @@ NOT_RUN = (
     "data/camvid",
     "benchmark",
     "--study",
+    "--demo",
+    "http.server",
 )
 SMALL = ["--training.epochs", "1", "--training.panels", "1", "--training.tensorboard", "false"]
 

@@ -3,8 +3,8 @@
 
 const get = (id) => document.getElementById(id);
 const multilabel = settings.task === "multilabel";
-const percent = (share) => share.toLocaleString(document.documentElement.lang, {
-  style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1,
+const percent = (share, digits) => share.toLocaleString(document.documentElement.lang, {
+  style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits,
 });
 
 let worker;
@@ -197,7 +197,7 @@ function update() {
   drawMask();
   const pixels = shown.width * shown.height;
   const shares = settings.classes.map((name, label) => {
-    const share = percent(countOf(label) / pixels);
+    const share = percent(countOf(label) / pixels, 1);
     get(`share${label}`).textContent = share;
     return `${name} ${share}`;
   });
@@ -206,9 +206,9 @@ function update() {
 }
 
 function showValues() {
-  const { value } = get("opacity");
-  get("opacity_value").textContent = `${value} %`;
-  get("mask").style.opacity = value / 100;
+  const opacity = get("opacity").value / 100;
+  get("opacity_value").textContent = percent(opacity, 0);
+  get("mask").style.opacity = opacity;
   get("threshold_value").textContent = (get("threshold").value / 100).toFixed(2);
 }
 
