@@ -36,7 +36,7 @@ class Chromium:
         folder: for its profile and downloads.
     """
 
-    def __init__(self, folder, timeout=120):
+    def __init__(self, folder, timeout=300):
         self.downloads, self.timeout = folder / "downloads", timeout
         self.downloads.mkdir(parents=True)
         to_read, self._write = os.pipe()

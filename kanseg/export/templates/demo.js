@@ -338,7 +338,9 @@ function addClass(name, label) {
   visible.onchange = drawMask;
   const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
   swatch.style.background = `rgb(${settings.palette[label].join(" ")})`;
-  const share = Object.assign(document.createElement("output"), { id: `share${label}` });
+  const share = Object.assign(document.createElement("span"), {
+    id: `share${label}`, className: "value",
+  });
   caption.append(visible, swatch, name, share);
   row.append(caption);
   if (multilabel) {
