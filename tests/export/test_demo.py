@@ -7,9 +7,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from chromium import Chromium, find_chromium
 from PIL import Image
 
+import kanseg
 from conftest import store_network
 from kanseg.cli.export import main
 from kanseg.data import read_image
@@ -17,6 +19,7 @@ from kanseg.export import Request, export_checkpoint
 from kanseg.export.demo import MAX_PIXELS, MAX_VALUES, check_demo, page_settings, write_demo
 from kanseg.export.web_runtime import FILE, WebRuntime, find_web_runtime
 from kanseg.inference import Predictor
+from kanseg.inference.description import preprocess_from
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import user_cache_folder
 
@@ -164,6 +167,25 @@ def page(tmp_path_factory):
         yield browser
 
 
+def smooth_image():
+    """An image (61, 83) of smooth colors."""
+    rng = np.random.default_rng(0)
+    spots = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    return spots.resize((83, 61), Image.Resampling.BICUBIC)
+
+
+def balance(folder):
+    """Change the biases of a network such that the mean of each logit is 0: masks have several
+    classes.
+    """
+    model = kanseg.from_pretrained(folder).eval()
+    preprocess = preprocess_from(model.description["preprocess"])
+    with torch.no_grad():
+        logits = model(preprocess(np.asarray(smooth_image()))[None])
+        model.segmentation_head.bias -= logits.mean(dim=(0, 2, 3))
+    model.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory, runtime):
     """A function: the name of a network -> (its folder, its page)."""
@@ -174,6 +196,7 @@ def demos(tmp_path_factory, runtime):
     def demo(name):
         if name not in made:
             trained = store_network(folder / name, **NETWORKS[name])
+            balance(trained)
             output = folder / f"{name}.onnx"
             request = Request(str(trained), output, demo=True, demo_runtime=runtime)
             made[name] = trained, export_checkpoint(request).demo
@@ -185,9 +208,7 @@ def demos(tmp_path_factory, runtime):
 @pytest.fixture
 def images(tmp_path):
     """An image of smooth colors (61, 83, 3) in several kinds of files."""
-    rng = np.random.default_rng(0)
-    spots = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    image = spots.resize((83, 61), Image.Resampling.BICUBIC)
+    image = smooth_image()
     image.save(tmp_path / "rgb.png")
     image.save(tmp_path / "rgb.webp", lossless=True)
     image.save(tmp_path / "rgb.bmp")
