@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import kanseg
 from kanseg.config import Config, DataConfig, ModelConfig, TrainingConfig
 from kanseg.data import LabelSpec, Preprocess
 from kanseg.inference.checkpoint import save_checkpoint
@@ -163,3 +164,45 @@ def write_segmenter(folder):
     preprocess = Preprocess(3, resize=(32, 32))
     description = describe(config, LabelSpec("multiclass", ("a", "b", "c")), preprocess)
     return save_checkpoint(folder, model, description, config)
+
+
+def store_network(
+    folder,
+    name="unet",
+    task="binary",
+    classes=("a", "b"),
+    resize=None,
+    interpolation="linear",
+    channels=3,
+    **options,
+):
+    """A trained network as `save_pretrained` writes one; its weights are random."""
+    torch.manual_seed(0)
+    logits = 1 if task == "binary" else len(classes)
+    model = kanseg.create_model(
+        name, channels, logits, **({"width": 2, "depth": 1} if name == "unet" else {}) | options
+    )
+    for part in model.modules():  # running statistics of a trained network are not 0 and 1
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 2)
+    labels = {
+        "task": task,
+        "classes": list(classes),
+        "palette": [[40 * i, 0, 0] for i in range(len(classes))],
+    }
+    preprocess = {
+        "channels": channels,
+        "mean": [0.4] * channels,
+        "std": [0.2] * channels,
+        "gamma": 0.5,
+        "resize": resize,
+        "interpolation": interpolation,
+    }
+    model.description |= {
+        "labels": labels,
+        "preprocess": preprocess,
+        "tile": None if resize else [48, 48],
+    }
+    model.save_pretrained(folder)
+    return folder

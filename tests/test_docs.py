@@ -61,6 +61,8 @@ NOT_RUN = (
     "benchmark",
     "--study",
     "pretrained",
+    "--demo",
+    "http.server",
 )
 SMALL = ["--training.epochs", "1", "--training.panels", "1", "--training.tensorboard", "false"]
 

@@ -1,15 +1,16 @@
 """Export a trained network:
 
 kanseg export --checkpoint runs/quickstart/best --output model.onnx [--quantize
-dynamic|static] [--table]
+dynamic|static] [--table] [--demo]
 
 The name decides the format: .onnx, or .pt2 for torch.export. The file takes images (B, C, H, W)
 float32 in [0, 1] (integers divided by the largest value of their type, RGB), of any number and
 size. Gamma, normalization and scaling are inside, and its metadata hold class names, colors and
 everything else that is needed to use it. The exported model is verified against the PyTorch model
-on images of several sizes before it is saved. Exit code 1 if they differ, 2 if the export could not
-start. torch.export.load can run code that is in a file: give ONNX files to others, and load only
-your own .pt2 files.
+on images of several sizes before it is saved. --demo writes a page beside it that predicts images
+in a browser, without a server. Exit code 1 if they differ, 2 if the export could not start.
+torch.export.load can run code that is in a file: give ONNX files to others, and load only your own
+.pt2 files.
 """
 
 from __future__ import annotations
@@ -88,6 +89,17 @@ def _parser() -> ToolParser:
     )
     parser.add_argument("--runs", type=int, default=10, help="calls that are timed for the table")
     parser.add_argument("--json", metavar="FILE", help="file for all figures")
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="also write a folder NAME_demo: a page that predicts images in a browser",
+    )
+    parser.add_argument(
+        "--demo_runtime",
+        metavar="FILE",
+        help="onnxruntime-web for the page, as `npm pack` writes it; by default it is downloaded"
+        " once from npm's registry",
+    )
     return parser
 
 
@@ -127,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = f"{report.bytes / 2**20:.2f} MiB"
     description = report.description
     print(f"{report.output}: {size}, {description['input']} -> {description['output']}")
+    if report.demo is not None:
+        size = f"{report.demo_bytes / 2**20:.2f} MiB"
+        print(f"{report.demo}: {size} with the files beside it; open it in a browser")
     if report.mean_iou:
         before, after = report.mean_iou["torch"], report.mean_iou["file"]
         print(f"mean IoU on {' + '.join(given.split)}: {before:.4f} before, {after:.4f} after")

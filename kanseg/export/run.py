@@ -16,12 +16,14 @@ import torch
 import kanseg
 from kanseg.data.preprocess import resize_image
 from kanseg.export.check import Agreement, compare, read_images
+from kanseg.export.demo import check_demo, write_demo
 from kanseg.export.files import SUFFIXES, WRITERS, trace
 from kanseg.export.network import OUTPUTS, Deployed
 from kanseg.export.quantize import KINDS, quantize
 from kanseg.export.scores import Labeled, labeled, mean_iou
 from kanseg.export.source import Source, read_source
 from kanseg.export.table import Row, milliseconds
+from kanseg.export.web_runtime import find_web_runtime
 from kanseg.inference.exported import load_exported, open_exported, remaining_preprocess
 from kanseg.utils.errors import InputError
 
@@ -62,6 +64,8 @@ class Request:
         root: folder of the data set; None for that of the training.
         table: measure size and speed of all forms.
         runs: number of timed calls.
+        demo: also write a page that runs the file in a browser, to `demo_folder`.
+        demo_runtime: onnxruntime-web for the page, as `npm pack` writes it; None to download it.
     """
 
     checkpoint: str
@@ -79,6 +83,13 @@ class Request:
     root: str | None = None
     table: bool = False
     runs: int = 10
+    demo: bool = False
+    demo_runtime: str | None = None
+
+    @property
+    def demo_folder(self) -> Path:
+        """The folder of the page: NAME_demo beside NAME.onnx."""
+        return self.output.with_name(f"{self.output.stem}_demo")
 
     def form(self) -> str:
         """Check the options, without reading a file, and return the format.
@@ -126,7 +137,26 @@ class Request:
                 "--split blends tiles, which needs logits or probabilities; it cannot be used with"
                 " --output_kind labels"
             )
+        if self.demo_runtime is not None and not self.demo:
+            raise InputError("--demo_runtime is for the page of --demo; give both")
+        if self.demo:
+            self._check_demo(form)
         return form
+
+    def _check_demo(self, form: str) -> None:
+        if form != "onnx":
+            raise InputError("--demo runs an ONNX file; give an --output that ends with .onnx")
+        if self.output_kind == "labels":
+            raise InputError(
+                "--demo blends tiles, which needs logits or probabilities; it cannot be used with"
+                " --output_kind labels"
+            )
+        if self.batch not in (None, 1):
+            raise InputError(
+                f"--demo predicts one image at a time; it cannot be used with --batch {self.batch}"
+            )
+        if self.demo_folder.exists() and not self.demo_folder.is_dir():
+            raise InputError(f"--demo: {self.demo_folder} is a file, and the page needs a folder")
 
 
 @dataclass
@@ -141,6 +171,8 @@ class Report:
         description: the metadata in the file.
         mean_iou: mean IoU on the requested splits of the network ("torch") and of the "file".
         rows: of the table.
+        demo: the page; None if it is not requested.
+        demo_bytes: size of the page and the files that it needs.
     """
 
     output: Path
@@ -150,10 +182,13 @@ class Report:
     description: dict[str, Any]
     mean_iou: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    demo: Path | None = None
+    demo_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Values for JSON."""
-        return asdict(self) | {"output": str(self.output)}
+        demo = None if self.demo is None else str(self.demo)
+        return asdict(self) | {"output": str(self.output), "demo": demo}
 
 
 def export_checkpoint(request: Request, *, log: Callable[[str], None] = print) -> Report:
@@ -162,13 +197,18 @@ def export_checkpoint(request: Request, *, log: Callable[[str], None] = print) -
 
     Args:
         request: the options.
-        log: receives a line for each image of `request.calibration` that cannot be read.
+        log: receives a line for each image of `request.calibration` that cannot be read, and for
+            the download of onnxruntime-web.
 
     Raises:
         InputError: options that contradict each other, a checkpoint or images that cannot be read,
             a network that cannot be exported, a missing package.
     """
     form, source = request.form(), read_source(request.checkpoint)
+    runtime = None
+    if request.demo:
+        check_demo(source.description, request.checkpoint)
+        runtime = find_web_runtime(request.demo_runtime, log=log)
     samples = None
     if request.split:
         samples = labeled(source.data(request.root), request.split)
@@ -193,6 +233,11 @@ def export_checkpoint(request: Request, *, log: Callable[[str], None] = print) -
         if request.table:
             report.rows = exporter.table(samples)
         path.replace(request.output)
+    if runtime is not None:
+        folder, model = request.demo_folder, request.output.read_bytes()
+        name = request.output.stem
+        report.demo_bytes = write_demo(folder, model, description, runtime, name=name)
+        report.demo = folder / "index.html"
     return report
 
 

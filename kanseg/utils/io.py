@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def user_cache_folder(name: str) -> Path:
+    """The folder `name` for files that can be made or fetched again: in KANSEG_CACHE, or in the
+    user's cache folder.
+    """
+    if os.environ.get("KANSEG_CACHE"):
+        return Path(os.environ["KANSEG_CACHE"]) / name
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "kanseg" / name
+    folder = "~/.cache"
+    if sys.platform == "win32":
+        folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        folder = "~/Library/Caches"
+    # os.path: unlike Path.expanduser, it leaves "~" as it is where there is no home
+    return Path(os.path.expanduser(folder)) / "kanseg" / name  # noqa: PTH111
 
 
 def temporary_beside(path: Path, suffix: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""The language of the pages report.html and check.html: English, or Chinese."""
+"""The language of the pages (report.html, check.html, demos): English, or Chinese."""
 
 from __future__ import annotations
 

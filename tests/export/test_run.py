@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import kanseg
+from conftest import store_network
 from kanseg.cli.export import main
 from kanseg.export import Request, export_checkpoint
 from kanseg.inference import Predictor
@@ -22,48 +23,6 @@ from kanseg.inference.exported import (
 from kanseg.utils.errors import InputError
 
 RNG = np.random.default_rng(0)
-
-
-def store(
-    folder,
-    name="unet",
-    task="binary",
-    classes=("a", "b"),
-    resize=None,
-    interpolation="linear",
-    channels=3,
-    **options,
-):
-    """A trained network as `save_pretrained` writes one; its weights are random."""
-    torch.manual_seed(0)
-    logits = 1 if task == "binary" else len(classes)
-    model = kanseg.create_model(
-        name, channels, logits, **({"width": 2, "depth": 1} if name == "unet" else {}) | options
-    )
-    for part in model.modules():  # running statistics of a trained network are not 0 and 1
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.5, 2)
-    labels = {
-        "task": task,
-        "classes": list(classes),
-        "palette": [[40 * i, 0, 0] for i in range(len(classes))],
-    }
-    preprocess = {
-        "channels": channels,
-        "mean": [0.4] * channels,
-        "std": [0.2] * channels,
-        "gamma": 0.5,
-        "resize": resize,
-        "interpolation": interpolation,
-    }
-    model.description |= {
-        "labels": labels,
-        "preprocess": preprocess,
-        "tile": None if resize else [48, 48],
-    }
-    model.save_pretrained(folder)
-    return folder
 
 
 def by_hand(path, **options):
@@ -80,7 +39,7 @@ def by_hand(path, **options):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return store(tmp_path_factory.mktemp("export") / "trained")
+    return store_network(tmp_path_factory.mktemp("export") / "trained")
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +222,7 @@ def test_a_missing_package_is_told_with_the_cure(package, tmp_path, monkeypatch)
 
 
 def test_a_classifier_of_one_size_is_exported(tmp_path, monkeypatch):
-    folder = store(
+    folder = store_network(
         tmp_path / "c",
         "kan",
         "classification",
@@ -316,7 +275,7 @@ CASES = [
 def test_every_kind_of_network_and_task(name, task, options, suffix, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    folder = store(
+    folder = store_network(
         tmp_path / "net", name, task, ("a", "b") if task == "binary" else tuple("abc"), **options
     )
     assert export_checkpoint(Request(str(folder), tmp_path / f"net{suffix}")).passed
@@ -324,7 +283,7 @@ def test_every_kind_of_network_and_task(name, task, options, suffix, tmp_path):
 
 @pytest.mark.slow
 def test_resized_images_of_8_bits_give_the_checkpoints_masks_but_for_what_opencv_rounds(tmp_path):
-    folder = store(tmp_path / "net", resize=[40, 48], interpolation="area")
+    folder = store_network(tmp_path / "net", resize=[40, 48], interpolation="area")
     export_checkpoint(Request(str(folder), tmp_path / "net.pt2"))
     image = RNG.integers(0, 256, (90, 83, 3), dtype=np.uint8)
     ours, theirs = (

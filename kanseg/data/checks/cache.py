@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kanseg.utils.io import atomic_write_text
+from kanseg.utils.io import atomic_write_text, user_cache_folder
 
 VERSION = 2  # raise it whenever the facts or the reading of images change
 MAX_UNUSED = 20_000  # entries to keep that this run did not use
@@ -20,17 +18,7 @@ MAX_DATA_SETS = 64
 
 def cache_folder() -> Path:
     """Return the folder of the cache: in KANSEG_CACHE, or in the user's cache folder."""
-    if os.environ.get("KANSEG_CACHE"):
-        return Path(os.environ["KANSEG_CACHE"]) / "checks"
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "kanseg" / "checks"
-    folder = "~/.cache"
-    if sys.platform == "win32":
-        folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        folder = "~/Library/Caches"
-    # os.path: unlike Path.expanduser, it leaves "~" as it is where there is no home
-    return Path(os.path.expanduser(folder)) / "kanseg" / "checks"  # noqa: PTH111
+    return user_cache_folder("checks")
 
 
 class Cache:
