@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -207,7 +208,10 @@ class Results:
         return waiting
 
     def sum_up(self, members: Sequence[Member]) -> None:
-        """Add to the summary what all processes did."""
+        """Add to the summary what all processes did, and delete what killed ones had begun."""
+        for member in members:
+            if not member.left:
+                _delete_temporaries(self.writer.root, member.process.pid)
         self.summary.processes = process_totals(self.writer.root, members)
         self.summary.seconds = time.time() - min(member.began for member in members)
 
@@ -262,6 +266,15 @@ class Results:
             found = list(regions(label, self.writer.task))
             results.append(ImageRegions(f"{frame}.png", label.shape[-2:], found))
         return results
+
+
+def _delete_temporaries(output: Path, pid: int) -> None:
+    """Delete the half-written files of a killed process (`kanseg.utils.io.temporary_beside`)."""
+    for path in output.rglob(f".*.{pid}.tmp*"):
+        if path.is_dir():  # frames of a video
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def process_totals(output: Path, members: Sequence[Member]) -> list[ProcessTotal]:

@@ -142,6 +142,8 @@ def test_a_process_takes_over_the_files_of_a_killed_one(predictor, folder, tmp_p
     dead = Claims(tmp_path / "out", other_process(runs=False))
     for name in ("1", "6_png"):
         assert dead.take(name) is None
+    torn = tmp_path / "out" / f".0123456789abcdef.{dead.process.pid}.tmp.png"
+    torn.write_bytes(b"half")
     summary = predict_files(predictor, jobs, tmp_path / "out", share=True)
     assert len(summary.written) == 8
     assert masks(tmp_path / "out") == masks(tmp_path / "alone")
