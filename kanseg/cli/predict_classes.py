@@ -46,6 +46,7 @@ def predict_classes(
         "is for masks, and this checkpoint is a classifier, which predicts"
         " a class for the whole image",
     )
+    refuse_given(parser, given, ["share"], "is for masks: divide images to classify by --part")
     outcome = classify_files(
         classifier,
         jobs,

@@ -13,7 +13,7 @@ from kanseg.training.run_folder.resume import (
     settings_changed,
     step_folders,
     stored_settings,
-    with_found_batches,
+    with_stored_choices,
 )
 from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
@@ -97,7 +97,7 @@ def is_finished(config: Any, *, hint: str) -> bool:
         return False
     stored, _ = stored_settings(run)
     changes = []
-    for change in settings_changed(read_text(stored), with_found_batches(config)):
+    for change in settings_changed(read_text(stored), with_stored_choices(config)):
         if change.split(": ")[0] not in MAY_DIFFER:
             changes.append(change)
     if changes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,11 +35,11 @@ from kanseg.inference.files.class_journal import (
 from kanseg.inference.files.class_table import probability_cells, probability_columns
 from kanseg.inference.files.inputs import Job, name_jobs
 from kanseg.inference.files.outputs import class_folders
-from kanseg.inference.files.predict import FILE_ERRORS, PredictSummary, error_line
-from kanseg.inference.files.record import begin_record, replace_record
+from kanseg.inference.files.record import Record
+from kanseg.inference.files.results import FILE_ERRORS, error_line
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write, atomic_write_text
-from kanseg.utils.prefetch import prefetch
+from kanseg.utils.iteration import prefetch, progress_bar
 from kanseg.utils.tables import csv_table
 from kanseg.utils.text import printable
 
@@ -47,6 +47,21 @@ PREDICTIONS = "predictions.csv"
 THUMBNAILS = "thumbnails"
 THUMBNAIL = 160  # pixels of the longer side
 READERS = 4  # threads
+
+
+@dataclass
+class ClassifySummary:
+    """What `classify_files` did with the images of its part.
+
+    Args:
+        written: paths of the images that were predicted.
+        skipped: of those that had been predicted before.
+        failed: a line for each image that failed.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
 def classify_files(
@@ -60,7 +75,7 @@ def classify_files(
     max_pixels: int = MAX_PIXELS,
     log: Callable[[str], None] = print,
     progress: bool = False,
-) -> PredictSummary:
+) -> ClassifySummary:
     """Write `output/predictions.csv`, a table with a row for every image, and
     `output/thumbnails/CLASS/NAME.jpg`.
 
@@ -82,23 +97,19 @@ def classify_files(
         log: called with a line for each failure.
         progress: whether a terminal shows a bar with images per second and the time left.
 
-    Returns:
-        The images that were predicted, kept, and failed (`written`, `skipped`, `failed`), of this
-        part.
-
     Raises:
         InputError: an input would be overwritten, existing predictions of other checkpoints or
             options would be kept, or a part that does not exist.
     """
-    jobs = [file for file in files if isinstance(file, Job)]
-    jobs += name_jobs([file for file in files if not isinstance(file, Job)])
+    jobs = name_jobs(files)
     number, count = part
     if not 1 <= number <= count:
         raise InputError(f"part {number}/{count}: the first number must be from 1 to {count}")
     _refuse_thumbnails(jobs, output / THUMBNAILS)
     output.mkdir(parents=True, exist_ok=True)
     provenance = classifier.provenance()
-    begin_record(output, provenance, skip_existing=skip_existing, log=log)
+    record = Record(output, provenance)
+    record.begin(keep=skip_existing, log=log)
 
     paths = [str(job.path) for job in jobs]
     header = header_of(provenance, paths, thumbnails=thumbnails)
@@ -111,7 +122,7 @@ def classify_files(
     names = thumbnail_names(jobs) if thumbnails else {}
     recorder = _Recorder(classifier, output, journal, names, log)
     recorder.summary.skipped += [job.path for job in known]
-    bar = tqdm(total=len(todo), unit="image", disable=None if progress else True)
+    bar = progress_bar(total=len(todo), unit="image", show=progress, leave=True)
     with bar, ThreadPoolExecutor(READERS) as pool:
         chunks = _read_in_chunks(classifier, todo, pool, max_pixels, thumbnails=thumbnails)
         for chunk in prefetch(chunks):
@@ -126,7 +137,7 @@ def classify_files(
         )
     _write_table(output, header, paths, classifier.classes, count)
     if not skip_existing and not recorder.summary.failed and count == 1:
-        replace_record(output, provenance)
+        record.replace()
     return recorder.summary
 
 
@@ -164,7 +175,7 @@ class _Recorder:
         self.classifier, self.output, self.journal = classifier, output, journal
         self.names, self.log = names, log
         self.folders = class_folders(classifier.classes)
-        self.summary = PredictSummary()
+        self.summary = ClassifySummary()
         self.other_sizes = 0  # images of another size than those of the training
 
     def add(self, images: Sequence[_ReadImage], pool: ThreadPoolExecutor) -> None:

@@ -19,6 +19,8 @@ from kanseg.utils.reading import read_json, typed
 
 RECORD = "prediction.json"
 Provenance = list[dict[str, Any]]  # as of `Segmenter.provenance`
+# Stands in prediction.json for masks that were in the folder before it had one.
+UNKNOWN: Provenance = []
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ class Record:
         if path.is_file():
             recorded = typed(read_json(path), list[Provenance], path)
         elif keep and any(path.name[0] != "." for path in self.folder.iterdir()):
-            log(f"{self.folder} has no {RECORD}: masks in it are kept, whatever made them")
+            recorded = [UNKNOWN]
+        if keep and UNKNOWN in recorded:
+            log(f"{self.folder} holds masks without a record: they are kept, whatever made them")
         for other in recorded:
-            if keep and other != self.provenance:
+            if keep and other not in (UNKNOWN, self.provenance):
                 raise InputError(
                     f"{self.folder} holds masks that were made with other settings ("
                     f"{', '.join(_differences(other, self.provenance))}); choose another --output,"

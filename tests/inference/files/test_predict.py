@@ -150,6 +150,27 @@ def test_masks_of_other_checkpoints_or_options_are_not_kept(checkpoint, tmp_path
     assert len(predict_files(twice, files, out, skip_existing=True).skipped) == 1
 
 
+def test_masks_without_a_record_stay_unknown(checkpoint, tmp_path):
+    """Keeping masks that something else has made does not make them this checkpoint's."""
+    images(tmp_path / "in")
+    files, out = [tmp_path / "in" / "small.jpg"], tmp_path / "out"
+    out.mkdir()
+    Image.fromarray(np.zeros((61, 83), np.uint8)).save(out / "small.png")
+    predictor = Predictor.from_checkpoint(checkpoint)
+    outputs = Outputs(overlays=False)
+    for _ in range(2):
+        lines = []
+        found = predict_files(
+            predictor, files, out, outputs=outputs, skip_existing=True, log=lines.append
+        )
+        assert len(found.skipped) == 1
+        assert any("without a record" in line for line in lines)
+    predict_files(predictor, files, out, outputs=outputs)
+    lines.clear()
+    predict_files(predictor, files, out, outputs=outputs, skip_existing=True, log=lines.append)
+    assert lines == []
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
