@@ -136,9 +136,17 @@ FIRST_USES = {
 }
 
 
+# A trace takes seconds; how the knots were adapted matters to "updated" and "loaded" alone.
+ADAPTED_AND_USED = [
+    pytest.param(how, first, marks=[pytest.mark.slow] * is_slow)
+    for first in FIRST_USES
+    for how in ADAPTED
+    for is_slow in ["export" in first and how not in ("updated", "loaded")]
+]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("how", ADAPTED)
-@pytest.mark.parametrize("first", FIRST_USES)
+@pytest.mark.parametrize(("how", "first"), ADAPTED_AND_USED)
 def test_adapted_knots_are_adapted_whatever_uses_them_first(how, first):
     torch._dynamo.reset()
     if how == "overwritten" and "export" in first:
@@ -149,7 +157,9 @@ def test_adapted_knots_are_adapted_whatever_uses_them_first(how, first):
     )
 
 
-@pytest.mark.parametrize("order", range(1, 6))
+@pytest.mark.parametrize(
+    "order", [1, 3, *[pytest.param(k, marks=pytest.mark.slow) for k in (2, 4, 5)]]
+)
 def test_a_compiled_basis_follows_knots_that_change(order):
     basis = BSpline(2, spline_order=order).double()
     torch._dynamo.reset()

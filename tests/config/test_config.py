@@ -132,8 +132,16 @@ def test_every_shipped_config_is_valid_and_names_its_command(path):
 ANY_BASIS = [path for path in CONFIGS if "any other basis" in path.read_text()]
 
 
-@pytest.mark.parametrize("basis", [*kanseg.list_bases()])
-@pytest.mark.parametrize("path", ANY_BASIS, ids=lambda p: p.name)
+# DenseKANet is built in seconds.
+WITH_ANY_BASIS = [
+    pytest.param(path, basis, id=f"{path.name}-{basis}", marks=[pytest.mark.slow] * is_slow)
+    for path in ANY_BASIS
+    for basis in kanseg.list_bases()
+    for is_slow in ["densekanet" in path.name and basis not in ("bspline", "gram")]
+]
+
+
+@pytest.mark.parametrize(("path", "basis"), WITH_ANY_BASIS)
 def test_configs_that_promise_any_basis_build_it_by_one_option(path, basis):
     """Or where they set options of another basis, by the options in their comment."""
     line = next(line for line in path.read_text().splitlines() if "any other basis" in line)

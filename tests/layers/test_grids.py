@@ -434,7 +434,7 @@ def test_several_batches_count_as_one():
         update_grids(nets[0], [torch.randn(4, 3), torch.randn(4, 2)])
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("wrapped", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_compiled_network_follows_its_grids(wrapped):
     torch._dynamo.reset()
     net = kan([3, 2])

@@ -120,7 +120,10 @@ def test_a_layer_built_on_meta_is_a_new_one_after_to_empty_and_reset(name):
     assert torch.equal(layer(x), fresh(x)) or isinstance(layer, ConvExperts)
 
 
-@pytest.mark.parametrize("name", ["unet", "ukan", "u2kanet_small", "reskanet_18", "simple_kan_4"])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("ukan", "u2kanet_small")]
+
+
+@pytest.mark.parametrize("name", ["unet", "reskanet_18", "simple_kan_4", *LARGE])
 def test_a_whole_network_is_reset_module_by_module(name):
     fresh = kanseg.create_model(name, classes=2)
     with torch.device("meta"):
