@@ -18,6 +18,21 @@ from kanseg.inference.checkpoint import save_checkpoint
 from kanseg.inference.description import describe
 from kanseg.models import create_model
 
+# The larger members of families whose smaller ones are tested by default.
+LARGE_NETWORKS = {
+    *("densekanet_161", "densekanet_169", "densekanet_201", "reskanet_50", "reskanet_101"),
+    *("reskanet_152", "u2kanet", "ukanet_34", "ukanet_50", "ukanet_101", "ukanet_152"),
+    *("vggkan16", "vggkan19"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of large networks are slow."""
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params.values()
+        if any(isinstance(value, str) and value in LARGE_NETWORKS for value in values or ()):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -1,14 +1,13 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from commands import kanseg_command
 from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.utils.data import Dataset
@@ -195,28 +194,13 @@ def test_fields_of_view_that_do_not_fit_are_reported(trained, tmp_path):
 
 def test_the_tool_writes_tables_and_names_bad_options(trained, tmp_path):
     config, _ = trained
-    base = [
-        sys.executable,
-        Path(__file__).parents[2] / "tools" / "evaluate.py",
-        "--checkpoint",
-        config.run_dir,
-    ]
-    arguments = [
-        "--csv",
-        tmp_path / "out" / "each.csv",
-        "--json",
-        tmp_path / "out" / "all.json",
-        "--protocol",
-        "u_kan",
-        "--spacing",
-        "2",
-        "1",
-    ]
-    done = subprocess.run([*base, *arguments], capture_output=True, text=True)
+    files = ["--csv", tmp_path / "out" / "each.csv", "--json", tmp_path / "out" / "all.json"]
+    options = ["--protocol", "u_kan", "--spacing", "2", "1"]
+    done = kanseg_command("evaluate", "--checkpoint", config.run_dir, *files, *options)
     assert done.returncode == 0, done.stderr
     assert "U-KAN's protocol (mean over batches of 8)" in done.stdout
     assert (tmp_path / "out" / "each.csv").read_text().startswith("name,background/iou")
     assert json.loads((tmp_path / "out" / "all.json").read_text())["u_kan"]["batch_size"] == 8
-    failed = subprocess.run([*base, "--tolerance", "-1"], capture_output=True, text=True)
+    failed = kanseg_command("evaluate", "--checkpoint", config.run_dir, "--tolerance", "-1")
     assert failed.returncode == 2
     assert failed.stderr == "error: the tolerance of surfaces must be 0 or more, got -1.0\n"

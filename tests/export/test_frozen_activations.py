@@ -81,7 +81,12 @@ def operations(module, x):
 
 
 @pytest.mark.parametrize(
-    ("basis", "most"), [("gram", 8), ("bspline", 20), ("rbf", 20), ("fourier", 24)]
+    ("basis", "most"),
+    [
+        ("gram", 8),
+        ("bspline", 20),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("rbf", 20), ("fourier", 24)]),
+    ],
 )
 def test_a_graph_has_few_operations(basis, most):
     """And as many with more functions."""

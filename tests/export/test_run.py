@@ -60,7 +60,7 @@ def onnx(trained):
     return path
 
 
-@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize("form", [pytest.param("pt2", marks=pytest.mark.slow), "onnx"])
 @pytest.mark.parametrize("options", [{}, {"flips": 4}])
 def test_a_predictor_of_the_file_gives_the_masks_of_the_checkpoint(form, options, trained, request):
     ours, theirs = (

@@ -46,6 +46,7 @@ def test_onnx_takes_any_batch_and_size(name, tmp_path):
     torch.testing.assert_close(torch.from_numpy(y), net(x).detach(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_compiler_sees_one_graph(name):
     """Without a C++ compiler: the graph that it would be given."""

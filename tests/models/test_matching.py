@@ -12,7 +12,7 @@ SIZE = (64, 64)
 SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1, 3, *SIZE))}
 
 
-@pytest.mark.parametrize("name", ["ukanet_18", "unet"])
+@pytest.mark.parametrize("name", [pytest.param("ukanet_18", marks=pytest.mark.slow), "unet"])
 @pytest.mark.parametrize("basis", ["gram", "bspline"])
 @pytest.mark.parametrize("share", ["channel", "edge"])
 def test_the_baseline_is_as_large_and_has_no_functions(name, basis, share):

@@ -192,6 +192,7 @@ def test_a_study_from_tuning_to_report(write, tmp_path, capsys):
     assert (tmp_path / "results" / "equal_parameters.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/studies").glob("*.yaml")), ids=str)
 def test_the_studies_that_come_with_kanseg_can_be_run(path, tmp_path):
     """Every set and variant has usable settings, and the baseline has one size on all sets."""

@@ -63,6 +63,7 @@ def _append_many(path, start):
         append_line(path, line(seed=number))
 
 
+@pytest.mark.slow
 def test_lines_of_several_processes_are_all_there(tmp_path):
     path = tmp_path / "final" / "discs.jsonl"
     context = get_context("spawn")

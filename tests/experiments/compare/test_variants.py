@@ -131,6 +131,7 @@ def test_the_name_of_a_variant_is_checked(experiment):
         check_variant("gran", variants, "--baseline")
 
 
+@pytest.mark.slow
 def test_variants_have_the_size_of_the_reference(experiment):
     variants = match_sizes(
         read_variants([experiment], bases=["gram", "bspline", "none"]), "gram", "params"
@@ -153,6 +154,7 @@ def test_an_option_that_only_one_variant_has_is_refused(experiment, tmp_path):
         match_sizes(variants, "plain", "params")
 
 
+@pytest.mark.slow
 def test_every_variant_is_trained_with_every_seed_once(experiment, tmp_path):
     variants, log = read_variants([experiment], bases=["gram", "none"]), []
     run_variants(variants, [3, 4], tmp_path / "out", log=log.append)
@@ -170,6 +172,7 @@ def test_every_variant_is_trained_with_every_seed_once(experiment, tmp_path):
     assert sum("is finished" in line for line in log) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(experiment, tmp_path):
     variants = read_variants([experiment], bases=["gram", "none"])
     run_variants(variants, [0], tmp_path / "out")

@@ -69,6 +69,7 @@ def rows(run):
     return list(csv.DictReader((Path(run) / "trials.csv").open()))
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_and_leaves_settings_that_train(experiment, tmp_path):
     space, run = written(tmp_path / "space.yaml"), Path(experiment.run_dir)
     search(experiment, space, trials=2)
@@ -145,6 +146,7 @@ def test_settings_that_cannot_be_used_together_fail_at_once(experiment, tmp_path
         assert row["attempt_of"] == ""
 
 
+@pytest.mark.slow
 def test_a_trial_interrupted_by_hand_goes_on_from_its_checkpoint(experiment, tmp_path, monkeypatch):
     from kanseg.training import loop
 
