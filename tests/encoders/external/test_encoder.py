@@ -50,6 +50,7 @@ def test_a_graph_pads_and_crops_images_of_any_size(traced):
         torch.testing.assert_close(graph(x), network(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_onnx_file_pads_and_crops_images_of_any_size(tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
