@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,13 +77,14 @@ class ExternalEncoder(nn.Module):
             outputs = self.pyramid(outputs)
         features = [x]
         for i, index in enumerate(self.indices, start=1):
-            rows, columns = -(-height // 2**i), -(-width // 2**i)
+            # Rounded up without negative numbers: ONNX divides these towards zero.
+            rows, columns = (height + 2**i - 1) // 2**i, (width + 2**i - 1) // 2**i
             if index is None:
                 features.append(x.new_zeros(len(x), 0, rows, columns))
             elif self.image_size is not None:
                 features.append(_scaled(outputs[index], rows, columns))
             else:
-                features.append(outputs[index][..., :rows, :columns])
+                features.append(_cropped(outputs[index], rows, columns))
         return features
 
     def _fitting(self, x: Tensor) -> Tensor:
@@ -92,13 +94,22 @@ class ExternalEncoder(nn.Module):
         height, width = x.shape[-2:]
         # 32 at any depth: some encoders apply large kernels to small features.
         right, bottom = -width % 32, -height % 32
-        if right or bottom:
-            x = F.pad(x, [0, right, 0, bottom], mode="replicate")
+        # Also by 0 pixels: a branch on the size would be fixed in an exported graph.
+        x = F.pad(x, [0, right, 0, bottom], mode="replicate")
         if self.scale is not None:
             patch, stride = self.scale
             rows, columns = (height + bottom) // stride, (width + right) // stride
             x = _scaled(x, rows * patch, columns * patch)
         return x
+
+
+def _cropped(x: Tensor, rows: int, columns: int) -> Tensor:
+    """The upper left part of a feature."""
+    if not torch.compiler.is_exporting():
+        return x[..., :rows, :columns]
+    # torch.export omits a slice that keeps all of the traced image, for images of all sizes.
+    x = x.index_select(-2, torch.arange(rows, device=x.device))
+    return x.index_select(-1, torch.arange(columns, device=x.device))
 
 
 def _scaled(x: Tensor, height: int, width: int) -> Tensor:
