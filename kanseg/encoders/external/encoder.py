@@ -105,7 +105,7 @@ class ExternalEncoder(nn.Module):
 
 def _cropped(x: Tensor, rows: int, columns: int) -> Tensor:
     """The upper left part of a feature."""
-    if not torch.compiler.is_exporting():
+    if not torch.compiler.is_compiling():
         return x[..., :rows, :columns]
     # torch.export omits a slice that keeps all of the traced image, for images of all sizes.
     x = x.index_select(-2, torch.arange(rows, device=x.device))
