@@ -36,11 +36,24 @@ class LossInputs:
         task: "binary", "multiclass" or "multilabel".
         class_weights: a number per class (binary: of background and foreground); None for equal
             weights.
+
+    Raises:
+        ValueError: shapes that do not belong together.
     """
 
     def __init__(
         self, logits: Tensor, target: Tensor, task: str, class_weights: Tensor | None = None
     ):
+        expected = logits.shape
+        if task != "multilabel":
+            expected = logits.shape[:1] + logits.shape[2:]
+        if target.shape != expected:
+            raise ValueError(
+                f"the target of {task} logits {tuple(logits.shape)} must have the shape"
+                f" {tuple(expected)}, got {tuple(target.shape)}"
+            )
+        if task == "binary" and logits.shape[1] != 1:
+            raise ValueError(f"a binary task has 1 logit per pixel, got {logits.shape[1]}")
         self.logits, self.task = logits, task
         self.target = target if task == "multilabel" else target.unsqueeze(1)
         self.class_weights = class_weights

@@ -20,12 +20,27 @@ def confusion_matrices(predicted: Tensor, target: Tensor, num_classes: int) -> T
 
     Returns:
         (B, N, N) int64, or of a multilabel task (B, N, 2, 2), a matrix per class.
+
+    Raises:
+        ValueError: other shapes, or a class index out of range at a pixel that is not left out.
     """
+    if predicted.shape != target.shape:
+        raise ValueError(
+            f"predicted and target must have one shape, got {tuple(predicted.shape)} and"
+            f" {tuple(target.shape)}"
+        )
     valid = target != IGNORE_INDEX
     if target.ndim == 4:  # multilabel: a 2x2 matrix for each class
         shape, size = target.shape[:2], 2
     else:
         shape, size = target.shape[:1], num_classes
+    is_outside = (predicted < 0) | (predicted >= size) | (target < 0) | (target >= size)
+    if (is_outside & valid).any():
+        raise ValueError(
+            f"class indices must be from 0 to {size - 1} (255 in the target is left out), got"
+            f" predictions up to {int(predicted.max())} and targets up to"
+            f" {int(target[valid].max())}"
+        )
     # Count (matrix, target, predicted) as one number.
     num_matrices = shape.numel()
     matrix = torch.arange(num_matrices, device=target.device).view(*shape, 1, 1).expand_as(target)

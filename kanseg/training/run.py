@@ -188,9 +188,10 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
         model = build_model(arguments)
         resumed.load_weights(model)
         return model
+    model = build_model(arguments, pretrained=True)
     if task.pretrained is not None:
         log(f"model: the encoder begins with the weights of {task.pretrained.source}")
-    return build_model(arguments, pretrained=True)
+    return model
 
 
 def create_state(

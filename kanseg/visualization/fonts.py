@@ -4,6 +4,7 @@ Chinese, Japanese and Korean letters.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -29,9 +30,16 @@ CHINESE = (
 @cache
 def families() -> list[str]:
     """Font families for matplotlib, which takes each letter from the first one that has it."""
-    from matplotlib.font_manager import fontManager
+    from matplotlib.font_manager import findSystemFonts, fontManager
 
     installed = set(fontManager.get_font_names())
+    if installed.isdisjoint(CHINESE):
+        # matplotlib keeps its list of fonts in a file: one may have been installed since.
+        listed = {font.fname for font in fontManager.ttflist}
+        for path in sorted(set(findSystemFonts()) - listed):
+            with suppress(OSError, RuntimeError):  # a damaged font
+                fontManager.addfont(path)
+        installed = set(fontManager.get_font_names())
     return [DEFAULT, *(name for name in CHINESE if name in installed)]
 
 

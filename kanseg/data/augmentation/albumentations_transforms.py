@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 
 from kanseg.data.augmentation.library import (
@@ -25,6 +26,16 @@ from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import one_line
 
+# They scale masks so that pixel centers stay in place; by default the mask would be shifted by up to
+# half a pixel of the result.
+RESIZING = (
+    "Resize",
+    "RandomScale",
+    "RandomResizedCrop",
+    "RandomSizedCrop",
+    "LongestMaxSize",
+    "SmallestMaxSize",
+)
 REQUIREMENT = "albumentations>=2.0.8,<2.1"
 
 
@@ -118,6 +129,8 @@ def _build(library: ModuleType, spec: Spec) -> Any:
             f"albumentations has no transform {name!r}, but torchvision has: write {PREFIX}{name}"
         )
     transform, options = parse_transform(spec, known, "albumentations")
+    if transform.__name__ in RESIZING:
+        options.setdefault("mask_interpolation", cv2.INTER_NEAREST_EXACT)
     if "fill_mask" in option_names(transform):
         options.setdefault("fill_mask", IGNORE_INDEX)
     for option, value in options.items():

@@ -35,8 +35,14 @@ REFUSED = {
     "TenCrop": "it makes several images of one",
     "ToPureTensor": "the transforms after it would not know image and mask apart",
 }
-# They move an image without its mask.
-WITHOUT_MASKS = ("AutoAugment", "RandAugment", "TrivialAugmentWide", "AugMix")
+MOVES_THE_IMAGE = "it moves an image without its mask; it is for classification"
+REFUSED_WITH_MASKS = {
+    "AutoAugment": MOVES_THE_IMAGE,
+    "RandAugment": MOVES_THE_IMAGE,
+    "TrivialAugmentWide": MOVES_THE_IMAGE,
+    "AugMix": MOVES_THE_IMAGE,
+    "CenterCrop": "it fills what a smaller image lacks with class 0; take RandomCrop or data.crop",
+}
 CONTAINERS = ("RandomApply", "RandomChoice", "RandomOrder")
 
 
@@ -142,10 +148,8 @@ def _build(spec: Spec, masks: bool) -> Any:
         name = name.removeprefix(PREFIX)
         if name in REFUSED:
             raise InputError(f"augmentation {name}: {REFUSED[name]}")
-        if masks and name in WITHOUT_MASKS:
-            raise InputError(
-                f"augmentation {name}: it moves an image without its mask; it is for classification"
-            )
+        if masks and name in REFUSED_WITH_MASKS:
+            raise InputError(f"augmentation {name}: {REFUSED_WITH_MASKS[name]}")
     transform, options = parse_transform({name: options}, known_transforms(), "torchvision")
     values = {}
     for option, value in options.items():

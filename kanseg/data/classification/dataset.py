@@ -107,8 +107,17 @@ def open_images(
         splits |= _divide_into_folds(root, splits, found.classes, folds, fold, split_seed, log)
         seeded |= {"train", "val"}
     elif _needs_val(splits, val, val_share):
-        exact = FORMATS[format].fixed
-        splits |= _with_val(splits["train"], val_share, split_seed, root, exact=exact, log=log)
+        # Of a set that was cut by hash already, the smallest hashes are in its test split.
+        purpose = "val" if "test" in seeded else "cut"
+        splits |= _with_val(
+            splits["train"],
+            val_share,
+            split_seed,
+            root,
+            exact=FORMATS[format].fixed,
+            purpose=purpose,
+            log=log,
+        )
         seeded |= {"train", "val"}
     kept = None
     if choose is not None:
@@ -183,6 +192,7 @@ def _with_val(
     root: Path,
     *,
     exact: bool,
+    purpose: str,
     log: Callable[[str], None],
 ) -> dict[str, ImageSource]:
     """Split training images into train and val."""
@@ -190,7 +200,7 @@ def _with_val(
         train, val = cut_exactly(source, share, seed)
         how = f"seed {seed}"
     else:
-        train, val = cut(source, share, seed, root)
+        train, val = cut(source, share, seed, root, purpose=purpose)
         how = f"seed {seed} and a hash of each"
     log(f"data: there is no split 'val': {len(val)} training images become val, by {how}")
     return {"train": train, "val": val}

@@ -374,7 +374,7 @@ def stratified_order(labels: np.ndarray, seed: int, *, offset: float = 0.0) -> n
 
 
 def cut(
-    source: ImageSource, share: float, seed: int, root: Path = Path()
+    source: ImageSource, share: float, seed: int, root: Path = Path(), *, purpose: str = "cut"
 ) -> tuple[ImageSource, ImageSource]:
     """Cut off a seeded `share` of the images.
 
@@ -387,11 +387,13 @@ def cut(
         share: from 0 to 1.
         seed: of the hash.
         root: of the data set.
+        purpose: a part of the hash. A second cut needs another one: the images with the smallest
+            hashes are gone.
 
     Returns:
         The remaining images and those that are cut off, both in the order of the source.
     """
-    hashes = np.array([share_of(unit, seed, "cut") for unit in source.units(root)])
+    hashes = np.array([share_of(unit, seed, purpose) for unit in source.units(root)])
     off = hashes < share
     for label in np.unique(source.labels):
         members = np.flatnonzero(source.labels == label)

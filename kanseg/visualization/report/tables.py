@@ -70,7 +70,9 @@ def score_tables(scores: Mapping[str, Any]) -> ScoreTables:
 
     means = []
     for name, value in flatten(scores).items():
-        if not name.startswith(("classes", "per_image")):
+        if name == "absent":  # of a classification
+            means.append((translate("classes without images"), format_value(value)))
+        elif not name.startswith(("classes", "per_image")):
             means.append((readable_name(name), format_value(value)))
     for name, value in flatten(per_image).items():
         if not name.startswith("classes"):

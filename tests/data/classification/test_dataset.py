@@ -233,6 +233,13 @@ def test_class_folders_alone_are_split(tmp_path):
     assert all(before[split] <= set(after[split].names()) for split in before)
 
 
+def test_val_of_class_folders_alone_is_its_share_of_what_test_left(tmp_path):
+    save_folder(tmp_path, splits=[""], count=150)
+    splits = opened(tmp_path, val_share=0.1).splits
+    assert 40 < len(splits["test"]) < 80  # 60 +- 7
+    assert 10 < len(splits["val"]) < 40  # 24 +- 5
+
+
 def test_faults_of_folders_are_reported(tmp_path):
     save_folder(tmp_path)
     (tmp_path / "val" / "cats").mkdir()
