@@ -26,8 +26,8 @@ from kanseg.data.label_spec import IGNORE_INDEX
 from kanseg.utils.errors import InputError
 from kanseg.utils.text import one_line
 
-# They scale masks so that pixel centers stay in place; by default the mask would be shifted by up to
-# half a pixel of the result.
+# Transforms that scale. By default they would shift the mask by up to half a pixel of the result;
+# with exact nearest neighbors pixel centers stay in place.
 RESIZING = (
     "Resize",
     "RandomScale",
