@@ -34,6 +34,7 @@ The file of --json, schema 1:
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -50,6 +51,8 @@ from kanseg.utils.reading import read_text
 def _parse(arguments: Sequence[str]) -> tuple[Any, DataConfig | None]:
     """The options, and the data settings (None with --codes)."""
     arguments, config = _without_config(arguments)
+    # Also as `kanseg train` has them: --data.channels.
+    arguments = [re.sub(r"^--data\.", "--", word) for word in arguments]
     parser = command_line(__doc__, kind=DataConfig)
     parser.add_argument(
         "folder", nargs="?", help="folder of the data set; by default data.root of --config"

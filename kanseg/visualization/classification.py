@@ -13,7 +13,7 @@ from kanseg.data.io.images import write_png
 from kanseg.data.overlay import viewable
 from kanseg.metrics.classification import Classified
 from kanseg.visualization.confusion import draw_matrix, most_confused, row_shares
-from kanseg.visualization.fonts import font_for
+from kanseg.visualization.fonts import figure_text, font_for
 from kanseg.visualization.image_grid import fitted, resized
 
 RIGHT, WRONG = (20, 110, 50), (215, 25, 50)
@@ -26,7 +26,8 @@ def draw_confusion(result: Mapping[str, Any], path: Path | str) -> Path:
     colors are shares of the true class.
     """
     matrix, classes = np.asarray(result["confusion"]), list(result["classes"])
-    heading = f"{result['images']} images, top1 {result['top1']:.4f}"
+    top1 = f"{result['top1']:.4f}"
+    heading = figure_text("{count} images, top1 {top1}", count=result["images"], top1=top1)
     title = "\n".join([heading, *most_confused(matrix, classes)])
     texts = np.where(matrix == 0, "", matrix.astype(str)).tolist()
     return draw_matrix(row_shares(matrix), classes, Path(path), texts=texts, title=title)

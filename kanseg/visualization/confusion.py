@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from kanseg.visualization.figures import save_figure
+from kanseg.visualization.fonts import figure_text
 
 MAX_NUMBERED = 21  # with more classes the cells have no numbers
 MAX_NAMED = 220  # with more classes some have no name on the axes
 MAX_NAME = 24  # characters
-OUTCOMES = ("true negative", "false positive", "false negative", "true positive")
 
 
 def row_shares(matrix: np.ndarray) -> np.ndarray:
@@ -24,8 +24,9 @@ def row_shares(matrix: np.ndarray) -> np.ndarray:
 def pixel_confusion(per_image: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Sum the confusion matrices of images -> counts, and shares of the true class.
 
-    Both are (N, N), or for multilabel (N, 4) with the columns OUTCOMES. The first two of these are
-    shares of the pixels without the class, the last two of the pixels with it.
+    Both are (N, N), or for multilabel (N, 4) with the columns true negative, false positive, false
+    negative, true positive. The first two of these are shares of the pixels without the class, the
+    last two of the pixels with it.
 
     Args:
         per_image: matrices (N, N), target by rows; or multilabel (N, 2, 2).
@@ -47,13 +48,21 @@ def draw_pixel_confusion(
         path: PNG file.
     """
     counts, shares = pixel_confusion(per_image)
-    title = f"pixels of {len(per_image)} image{'s' * (len(per_image) != 1)}"
-    columns: Sequence[str] = OUTCOMES
+    title = figure_text("pixels of one image")
+    if len(per_image) != 1:
+        title = figure_text("pixels of {count} images", count=len(per_image))
+    columns: Sequence[str] = [
+        figure_text("true negative"),
+        figure_text("false positive"),
+        figure_text("false negative"),
+        figure_text("true positive"),
+    ]
     is_multilabel = next(iter(per_image.values())).ndim == 3
     if not is_multilabel:
-        accuracy = "all of them ignored"
+        accuracy = figure_text("all of them ignored")
         if counts.sum():
-            accuracy = f"{np.trace(counts) / counts.sum():.1%} correct"
+            share = f"{np.trace(counts) / counts.sum():.1%}"
+            accuracy = figure_text("{share} correct", share=share)
         title = "\n".join([f"{title}, {accuracy}", *most_confused(counts, classes)])
         columns = classes
     texts = []
@@ -109,8 +118,8 @@ def draw_matrix(
     style = {"fontsize": font_size, "parse_math": False}
     axis.set_xticks(range(0, len(names), step), names[::step], rotation=90, **style)
     axis.set_yticks(range(0, count, step), rows[::step], **style)
-    axis.set_xlabel("prediction")
-    axis.set_ylabel("ground truth")
+    axis.set_xlabel(figure_text("prediction"))
+    axis.set_ylabel(figure_text("ground truth"))
     if count <= MAX_NUMBERED:
         _write_texts(axis, shares, texts, cell)
     else:  # lines help the eye to follow a row to its name
@@ -119,7 +128,8 @@ def draw_matrix(
         axis.grid(which="minor", color="0.8", linewidth=0.5)
         axis.tick_params(which="minor", length=0)
     axis.set_title(title, fontsize=9, loc="left", parse_math=False)
-    figure.colorbar(image, ax=axis, label="share of the true class", fraction=0.046, pad=0.04)
+    label = figure_text("share of the true class")
+    figure.colorbar(image, ax=axis, label=label, fraction=0.046, pad=0.04)
     return save_figure(figure, path)
 
 
@@ -143,11 +153,15 @@ def most_confused(matrix: np.ndarray, classes: Sequence[str]) -> list[str]:
     if there are none.
     """
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
-    lines = ["most frequent confusions:"]
+    lines = [figure_text("most frequent confusions:")]
     for flat_index in np.argsort(-wrong, axis=None, kind="stable")[:3].tolist():
         true, predicted = divmod(flat_index, len(matrix))
         if wrong[true, predicted]:
-            names = f"{_short(classes[true])} as {_short(classes[predicted])}"
+            names = figure_text(
+                "{true} as {predicted}",
+                true=_short(classes[true]),
+                predicted=_short(classes[predicted]),
+            )
             lines.append(f"{names}: {wrong[true, predicted]:,}")
     return lines if len(lines) > 1 else []
 

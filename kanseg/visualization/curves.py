@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanseg.visualization.figures import save_figure
+from kanseg.visualization.fonts import figure_text
 
 MAX_COLORED = 10  # classes that get a color and a name each; more are gray
 COLORS = (
@@ -60,9 +61,9 @@ def draw_curves(
     is_validated = any("val" in entry for entry in epochs)
     for axis in axes:
         if best_epoch is not None and is_validated:
-            label = f"best: epoch {best_epoch}"
+            label = figure_text("best: epoch {epoch}", epoch=best_epoch)
             axis.axvline(best_epoch, color="0.3", linestyle="--", linewidth=1, label=label)
-        axis.set(xlabel="epoch", xlim=(-0.02 * last_epoch, 1.02 * last_epoch))
+        axis.set(xlabel=figure_text("epoch"), xlim=(-0.02 * last_epoch, 1.02 * last_epoch))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         lines, _ = axis.get_legend_handles_labels()
@@ -76,18 +77,18 @@ def _draw_losses(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> 
     if steps:
         x = _in_epochs(steps, epochs)
         losses = _column(steps, "loss")
-        axis.plot(x, losses, color="0.8", linewidth=0.8, label="of a step")
-    series = {"training": _column([entry["train"] for entry in epochs], "loss")}
+        axis.plot(x, losses, color="0.8", linewidth=0.8, label=figure_text("of a step"))
+    series = {figure_text("training"): _column([entry["train"] for entry in epochs], "loss")}
     validations = [entry.get("val", {}) for entry in epochs]
     for name in _names(validations):
         if "loss" in name:
-            label = "validation" if name == "loss" else name
+            label = figure_text("validation") if name == "loss" else name
             series[label] = _column(validations, name)
     x = np.array(_column(epochs, "epoch"))
     for (label, values), color in zip(series.items(), COLORS, strict=False):
         known = np.isfinite(values)
         axis.plot(x[known], np.array(values)[known], marker=".", color=color, label=label)
-    axis.set_title("loss")
+    axis.set_title(figure_text("loss"))
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axis.lines])
     finite = drawn[np.isfinite(drawn)]
     if finite.size and finite.min() > 0 and finite.max() > LOG_SCALE * finite.min():
@@ -97,10 +98,10 @@ def _draw_losses(axis: Any, epochs: Sequence[Entry], steps: Sequence[Entry]) -> 
 def _draw_scores(axis: Any, measured: Sequence[Entry], monitor: str) -> None:
     """Plot the monitored score in black, and in color the IoU of each class or the other scores."""
     if not measured:
-        axis.set_title("no validation split")
+        axis.set_title(figure_text("no validation split"))
         axis.set_ylim(0, 1)
         return
-    axis.set_title("validation scores")
+    axis.set_title(figure_text("validation scores"))
     x = _column(measured, "epoch")
     validations = [entry["val"] for entry in measured]
     lines = _class_scores(validations) or _other_scores(validations, monitor)
@@ -109,7 +110,7 @@ def _draw_scores(axis: Any, measured: Sequence[Entry], monitor: str) -> None:
         for (label, values), color in zip(lines.items(), COLORS, strict=False):
             axis.plot(x, values, color=color, label=label, **style)
     else:
-        label: str | None = f"each of {len(lines)} classes"
+        label: str | None = figure_text("each of {count} classes", count=len(lines))
         for values in lines.values():
             axis.plot(x, values, color="0.7", label=label, **style)
             label = None  # one entry in the legend for all
@@ -149,7 +150,7 @@ def _draw_learning_rates(axis: Any, epochs: Sequence[Entry], steps: Sequence[Ent
     rates = [_by_group(entry["lr"]) for entry in steps]
     for name, color in zip(_names(rates), cycle(COLORS), strict=False):
         axis.plot(x, _column(rates, name), color=color, label=name or None)
-    axis.set_title("learning rate")
+    axis.set_title(figure_text("learning rate"))
     axis.ticklabel_format(axis="y", scilimits=(-2, 3))
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from kanseg.utils.language import translate
+
 DEFAULT = "DejaVu Sans"
 # Families with Chinese letters, by the names that systems give them.
 CHINESE = (
@@ -41,6 +43,15 @@ def families() -> list[str]:
                 fontManager.addfont(path)
         installed = set(fontManager.get_font_names())
     return [DEFAULT, *(name for name in CHINESE if name in installed)]
+
+
+def figure_text(text: str, **values: object) -> str:
+    """Translate a text of a figure as `translate` does, if a font has its letters; otherwise it
+    stays English.
+    """
+    if len(families()) > 1:
+        return translate(text, **values)
+    return text.format(**values) if values else text
 
 
 def font_for(text: str, size: int = 14) -> ImageFont.FreeTypeFont:

@@ -18,9 +18,9 @@ from kanseg.evaluation.segmentation import predict_labels
 from kanseg.metrics.confusion import mean, scores
 from kanseg.utils.iteration import progress_bar
 from kanseg.visualization.confusion import draw_pixel_confusion
+from kanseg.visualization.fonts import figure_text
 from kanseg.visualization.image_grid import MAX_CELL, image_grid
 
-COLUMNS = ("image", "ground truth", "prediction", "error")
 MAX_ERROR_COLUMNS = 3  # with more multilabel classes there is one error column for all
 OVERVIEW_ROWS, GALLERY_ROWS, GALLERY_CELL = 4, 6, 320
 
@@ -148,8 +148,8 @@ def extremes(measured: Mapping[int, float], count: int) -> tuple[list[int], list
 def sample_cells(
     image: np.ndarray, target: np.ndarray, predicted: np.ndarray, colors: Sequence[Color]
 ) -> list[np.ndarray]:
-    """Draw the images of COLUMNS for a sample, (H, W, 3) uint8 each; for multilabel with two or
-    three classes also the error of each class.
+    """Draw image, ground truth, prediction and error of a sample, (H, W, 3) uint8 each; for
+    multilabel with two or three classes also the error of each class.
 
     Args:
         image: (H, W, 3) uint8.
@@ -177,10 +177,15 @@ def sample_grid(
     max_cell: int = MAX_CELL,
 ) -> np.ndarray:
     """Draw rows of `sample_cells` with a legend of the classes and errors: (H, W, 3) uint8."""
-    columns = list(COLUMNS)
+    columns = [
+        figure_text("image"),
+        figure_text("ground truth"),
+        figure_text("prediction"),
+        figure_text("error"),
+    ]
     has_sides = len(classes) <= 2
-    if len(rows[0]) > len(COLUMNS):
-        columns += [f"error: {name}" for name in classes]
+    if len(rows[0]) > len(columns):
+        columns += [figure_text("error: {name}", name=name) for name in classes]
         has_sides = True
     key = legend(classes, colors, sides=has_sides)
     return image_grid(rows, columns, names, legend=key, max_cell=max_cell)
@@ -194,10 +199,11 @@ def legend(
     """
     entries = list(zip(classes, colors, strict=False))
     if sides:
-        entries += [("false positive", WRONG), ("false negative", MISSED)]
+        entries.append((figure_text("false positive"), WRONG))
+        entries.append((figure_text("false negative"), MISSED))
     else:
-        entries.append(("wrong", WRONG))
-    return [*entries, ("ignored", ignored_color(colors))]
+        entries.append((figure_text("wrong"), WRONG))
+    return [*entries, (figure_text("ignored"), ignored_color(colors))]
 
 
 def evenly(indices: Sequence[int], count: int) -> list[int]:

@@ -78,6 +78,13 @@ def test_a_wrong_command_line_is_one_line(arguments, line):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["--channels", "--data.channels"])
+def test_settings_have_the_names_that_they_have_in_training(folder, option, capsys):
+    assert main([str(folder), option, "1"]) == 0
+    assert main([str(folder), option, "5"]) == 2
+    assert "channels" in capsys.readouterr().out
+
+
 def test_a_report_is_not_written_into_the_data_folder(folder):
     with pytest.raises(InputError, match="report.json"):
         main([str(folder), "--json", str(folder / "report.json")])

@@ -70,12 +70,10 @@ def texts_in_python():
     """The texts that modules give to `translate`."""
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text()
-        if "translate(" not in source:
-            continue
         for node in ast.walk(ast.parse(source)):
             if (
                 isinstance(node, ast.Call)
-                and getattr(node.func, "id", "") == "translate"
+                and getattr(node.func, "id", "") in ("translate", "figure_text")
                 and isinstance(node.args[0], ast.Constant)
             ):
                 yield node.args[0].value

@@ -19,6 +19,7 @@ from kanseg.experiments.compare.statistics import (
 from kanseg.inference import Predictor
 from kanseg.utils.text import safe_cell
 from kanseg.visualization.figures import save_figure
+from kanseg.visualization.fonts import figure_text
 from kanseg.visualization.image_grid import image_grid
 from kanseg.visualization.panels import legend, predicted_cells
 
@@ -154,4 +155,5 @@ def draw_examples(
         titles.append(f"{names[i]}: {', '.join(scores)}")
     spec = folder.label_spec
     key = legend(spec.classes, spec.colors, sides=len(spec.classes) <= 2)
-    return write_png(path, image_grid(cells, ["image", "ground truth", *runs], titles, legend=key))
+    columns = [figure_text("image"), figure_text("ground truth"), *runs]
+    return write_png(path, image_grid(cells, columns, titles, legend=key))
