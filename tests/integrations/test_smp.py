@@ -109,6 +109,7 @@ def test_trained_weights_survive_other_channels():
     torch.testing.assert_close(net(gray)[1:], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*deprecated:FutureWarning")
 def test_flags_about_compilers_are_true():
     net, x = encoder("unet", depth=1), torch.randn(1, 3, 32, 32)

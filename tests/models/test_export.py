@@ -25,6 +25,7 @@ def small(name):
     return kanseg.create_model(name, width=16 if name == "ukan" else 4).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_exported_program_takes_any_batch_and_size(name):
     net, x = small(name), torch.randn(3, 3, 61, 83)

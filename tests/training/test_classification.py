@@ -198,7 +198,7 @@ def test_lbfgs_asks_for_the_loss_many_times_a_step(experiment):
     assert results["test"]["top1"] > 0.9
 
 
-@pytest.mark.parametrize("optimizer", ["lion", "lbfgs"])
+@pytest.mark.parametrize("optimizer", ["lion", pytest.param("lbfgs", marks=pytest.mark.slow)])
 def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, optimizer):
     decay = {"weight_decay": 0.0, "clip": None} if optimizer == "lbfgs" else {}
     config = settings(

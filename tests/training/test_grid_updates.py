@@ -51,7 +51,7 @@ def test_by_default_no_grid_moves(splines, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stop", [1, pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(6, marks=pytest.mark.slow)]
+    "stop", [5, *(pytest.param(epoch, marks=pytest.mark.slow) for epoch in (1, 4, 6))]
 )
 def test_a_run_that_was_stopped_ends_bit_equal(splines, tmp_path, stop):
     """Stopped before, in and behind the epoch in which grids move."""

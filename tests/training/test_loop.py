@@ -92,6 +92,7 @@ def test_training_ends_after_as_many_validations_without_an_improvement(config, 
     assert "stopped early: no better foreground_iou in 2 validations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_finished_until_it_gets_more_patience(config, capsys):
     config = with_settings(config, "run", epochs=9, patience=1, lr=1e-9)
     train(config)

@@ -125,6 +125,7 @@ def write_step(run, batch, step=3):
     return save_checkpoint(folder, nn.Linear(2, 3), description, Config(), **extra)
 
 
+@pytest.mark.slow
 def test_the_only_checkpoint_is_replaced_by_another_of_the_same_step(tmp_path):
     """At every kill one of the two is complete, and a resumed run finds it under its name."""
     run, kills, batches = tmp_path / "run", 0, set()
