@@ -29,6 +29,7 @@ USER_EXTRAS = {
     "tiff": "TIFF files compressed by LZW, JPEG, Zstandard, ...",
     "tensorboard": "TensorBoard events of a training",
     "export": "ONNX files",
+    "ray": "prediction by actors of Ray",
     "search": "kanseg search",
     "tracking": "Weights & Biases",
 }

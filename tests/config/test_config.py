@@ -10,6 +10,7 @@ import torch
 
 import kanseg
 from kanseg.bases import BASES
+from kanseg.cli.train import FLAGS
 from kanseg.config import ClassificationConfig, Config, parse_config
 from kanseg.experiments.results import read_published
 from kanseg.experiments.search.space import read_space
@@ -205,9 +206,8 @@ def test_a_printed_config_reads_back_equal(name, tool, tmp_path):
     (tmp_path / "printed.yaml").write_text(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
-    flags = {"resume": "", "overwrite": "", "accept_changes": ""}
     kind = kind_of(path)
-    assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=flags, kind=kind)[
+    assert parse_config(["--config", str(tmp_path / "printed.yaml")], flags=FLAGS, kind=kind)[
         0
     ] == kind.from_yaml(path.read_text())
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import kanseg
+from conftest import write_segmenter
 from kanseg.data import Preprocess
 from kanseg.inference import Predictor
 from kanseg.inference.predictor import resized_rows
@@ -251,5 +252,6 @@ def test_modes_choose_between_whole_images_and_tiles(config):
 
 
 def test_a_tile_for_whole_images_is_refused(tmp_path):
+    checkpoint = write_segmenter(tmp_path / "net")
     with pytest.raises(InputError, match=r"mode whole .*\(8, 8\)"):
-        Predictor.from_checkpoint(tmp_path, mode="whole", tile=(8, 8))
+        Predictor.from_checkpoint(checkpoint, mode="whole", tile=(8, 8))
