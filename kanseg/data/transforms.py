@@ -19,8 +19,8 @@ from kanseg.data.sampling import foreground_window
 from kanseg.utils.errors import InputError
 
 AUTO = "auto"
-# What "auto" stands for: images that are mirrored left to right are as likely as the others in most
-# data sets.
+# The transforms of "auto": in most data sets, images that are mirrored left to right are as likely
+# as the others.
 FLIPS = ({f"{PREFIX}RandomHorizontalFlip": {"p": 0.5}},)
 
 

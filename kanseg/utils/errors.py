@@ -67,7 +67,7 @@ def record_interrupts() -> list[int]:
 
 
 def report_interrupt(message: str = "") -> int:
-    """Tell on stderr that the tool was interrupted; return its exit code."""
+    """Report on stderr that the tool was interrupted; return its exit code."""
     reason = f": {message}" if message else ""
     sys.stderr.write(f"interrupted{reason}\n")
     return 130

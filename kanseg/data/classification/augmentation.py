@@ -19,8 +19,8 @@ from kanseg.utils.errors import InputError
 
 
 def default_transforms(classes: Sequence[str]) -> list[Spec]:
-    """What "auto" stands for: `FLIPS`; nothing if all classes have names of one character, because
-    mirrored digits and letters are others.
+    """Return the transforms of "auto": `FLIPS`; none if all classes have names of one character,
+    because mirrored digits and letters are others.
     """
     if all(len(name) == 1 for name in classes):
         return []

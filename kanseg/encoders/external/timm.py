@@ -44,7 +44,7 @@ OPTIONS = {
 # Arguments of transformers that let them take images of any size, by interpolation of the position
 # embeddings or by masks made for each size.
 ANY_SIZE = {"dynamic_img_size": True, "strict_img_size": False}
-OTHER_SIZE = (64, 96)  # of an image that a model is tried with
+OTHER_SIZE = (64, 96)  # of the image of a test forward pass
 
 
 def check_timm_name(name: str) -> None:

@@ -16,6 +16,7 @@ from kanseg.experiments.settings import is_finished, options_to_finish
 from kanseg.training.processes import make_accelerator
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import RunBusy
+from kanseg.training.task import Log
 from kanseg.utils.errors import InputError
 
 OTHER_SETTINGS = (
@@ -45,9 +46,8 @@ def cross_validate(
     """
     check_folds(config)
     accelerator = make_accelerator(config.training.precision)
-    log: Callable[[str], None] = partial(print, flush=True)
-    if not accelerator.is_main_process:
-        log = _discard
+    # the other processes print nothing
+    log: Log = partial(print, flush=True) if accelerator.is_main_process else lambda line: None
     folds = [config_of_fold(config, fold) for fold in range(config.data.folds)]
     if not overwrite:
         for each in folds:  # before the first one trains for hours
@@ -106,10 +106,6 @@ def fold_folder(folder: Path, fold: int) -> Path:
     return folder / f"fold_{fold}"
 
 
-def _discard(_: str) -> None:
-    """The log of a process that prints nothing."""
-
-
 def _of_main_process(function: Callable[[], Any], accelerator: Accelerator) -> Any:
     """Call a function in the main process only, and return its value in all processes: files that
     it reads may change while others would read them.
@@ -120,9 +116,7 @@ def _of_main_process(function: Callable[[], Any], accelerator: Accelerator) -> A
     return values[0]
 
 
-def _train_fold(
-    config: Any, options: dict[str, bool], accelerator: Accelerator, log: Callable[[str], None]
-) -> None:
+def _train_fold(config: Any, options: dict[str, bool], accelerator: Accelerator, log: Log) -> None:
     """Train a fold, unless another process trains it."""
     try:
         train(config, **options)
@@ -134,9 +128,7 @@ def _train_fold(
         raise KeyboardInterrupt(f"{stop}; the same command continues all folds") from None
 
 
-def _sum_up_finished(
-    config: Any, folds: list[Any], log: Callable[[str], None]
-) -> dict[str, Any] | None:
+def _sum_up_finished(config: Any, folds: list[Any], log: Log) -> dict[str, Any] | None:
     """Write the summary of the folds; None if some are not finished."""
     missing = [each.run_dir for each in folds if not is_finished(each, hint=OTHER_SETTINGS)]
     if missing:

@@ -33,7 +33,7 @@ from kanseg.utils.io import atomic_write_text
 from kanseg.utils.iteration import prefetch, progress_bar
 
 GROUP_PIXELS = 2**22  # of images that are predicted together
-# Seconds between two looks at files that other processes predict: first, and at most.
+# Seconds of waiting for files that other processes predict: at first, and at most.
 POLL, LONGEST_POLL = 0.2, 5.0
 RECORD_CLAIM = "/prediction.json"  # not the name of a job
 

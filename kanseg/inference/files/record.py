@@ -19,7 +19,7 @@ from kanseg.utils.reading import read_json, typed
 
 RECORD = "prediction.json"
 Provenance = list[dict[str, Any]]  # as of `Segmenter.provenance`
-# Stands in prediction.json for masks that were in the folder before it had one.
+# The entry in prediction.json for masks that were in the folder before it had one.
 UNKNOWN: Provenance = []
 
 
