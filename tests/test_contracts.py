@@ -241,8 +241,7 @@ def test_no_tensor_is_kept_alive(name, options):
     layer(x).sum().backward()
     watch = weakref.ref(x)
     del x
-    gc.collect()
-    assert watch() is None
+    assert watch() is None  # at once: not even a reference cycle that waits for the collector
 
 
 @bases_and_none
@@ -429,6 +428,7 @@ def test_encoders_with_a_head_run_on_any_size(model, basis):
 
 
 @every_pair(list(CLASSIFIERS), kanseg.list_bases(), next(iter(CLASSIFIERS)))
+@pytest.mark.slow_except("kan-gram", "kan-bspline")
 def test_classifiers_of_one_size_run_on_that_size_with_every_basis(model, basis):
     for size in ((28, 28), (33, 7), (7, 7)):
         net = classifier(model, size, in_channels=2, classes=3, basis=basis, width=2).eval()

@@ -64,7 +64,7 @@ NOT_RUN = (
     "--demo",
     "http.server",
 )
-SMALL = ["--training.epochs", "1", "--training.panels", "1", "--training.tensorboard", "false"]
+SMALL = ["--training.epochs", "1", "--training.report", "false", "--training.tensorboard", "false"]
 
 
 def read(page):
@@ -129,7 +129,7 @@ def quickstart(tmp_path_factory):
         run_dir=str(folder / "run"),
         data=DataConfig(root=str(make_folder(folder / "set", scale=255)), workers=0),
         model=ModelConfig("unet", options={"width": 4, "depth": 2}),
-        training=TrainingConfig(epochs=1, panels=0, tensorboard=False),
+        training=TrainingConfig(epochs=1, report=False, tensorboard=False),
     )
     train(config)
     return folder / "run"

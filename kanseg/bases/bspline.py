@@ -95,9 +95,10 @@ class BSpline(Basis):
     def reset_parameters(self) -> None:
         k = self.spline_order
         lo, hi = self.grid_range
-        steps = torch.arange(-k, self.grid_size + k + 1, dtype=torch.float64, device="cpu")
-        knots = lo + steps * (hi - lo) / self.grid_size
-        write_buffer(self, "knots", knots.repeat(self.channels, 1))
+        if not self.knots.is_meta:  # a stored description can ask for more knots than fit in memory
+            steps = torch.arange(-k, self.grid_size + k + 1, dtype=torch.float64, device="cpu")
+            knots = lo + steps * (hi - lo) / self.grid_size
+            write_buffer(self, "knots", knots.repeat(self.channels, 1))
         self._check_knots(uniform=True)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:

@@ -246,6 +246,7 @@ class _Training:
         keep: number of checkpoints that are kept.
         log_every: optimizer steps between lines of log.jsonl.
         monitor: the validation metric that selects the best weights.
+        report: draw report.html and its figures at the end; false for quick trials.
         panels: samples drawn as images at the end.
         tensorboard: write TensorBoard events to the run folder, if TensorBoard is installed.
         wandb: log to Weights & Biases too: no, offline (files in the run folder) or online.
@@ -282,6 +283,7 @@ class _Training:
     keep: int = 2
     log_every: int = 10
     monitor: str = "foreground_iou"
+    report: bool = True
     panels: int = 8
     tensorboard: bool = True
     wandb: Literal["no", "offline", "online"] = "no"

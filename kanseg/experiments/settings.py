@@ -24,6 +24,7 @@ MAY_DIFFER = (
     "data.root",
     "data.workers",
     "training.threads",
+    "training.report",
     "training.panels",
     "training.tensorboard",
     "training.wandb",

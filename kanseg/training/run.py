@@ -57,7 +57,7 @@ from kanseg.training.run_folder.resume import (
     lock_run,
     with_stored_choices,
 )
-from kanseg.training.run_folder.run_folder import IMAGES, REPORT, RunFolder, open_run_folder
+from kanseg.training.run_folder.run_folder import IMAGES, RunFolder, open_run_folder
 from kanseg.training.segmentation import SegmentationTask
 from kanseg.training.settings import check_settings, check_val_split, make_optimizer
 from kanseg.training.state import TrainState
@@ -333,24 +333,33 @@ def measure(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
 
 
 def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[str, Any]) -> None:
-    """Write metrics.json, curves, images and the report, and print the scores."""
+    """Write metrics.json, draw the report unless it is off, and print the scores."""
     path, log = run.path, run.log
     run.clock.save(path)
     atomic_write_text(path / "metrics.json", json.dumps(plain(results), indent=1) + "\n")
+    drawn: list[Path] = []
+    if task.config.training.report:
+        drawn = draw_figures(state, task, path, results)
+    # A finished run that is resumed may have figures that are no longer drawn.
+    names = {figure.name for figure in drawn}
+    for name in IMAGES:
+        if name not in names:
+            (path / name).unlink(missing_ok=True)
+    for split in task.eval_datasets:
+        log(f"\n{split}, weights of epoch {results['best_epoch']}, {task.table(results[split])}")
+    log(f"\n{results['seconds']:.0f} s; scores: {path / 'metrics.json'}; weights: {path / 'best'}")
+    if drawn:
+        *images, page = drawn
+        log(f"images: {', '.join(map(str, images))}; all on one page: {page}")
+
+
+def draw_figures(state: TrainState, task: Task, path: Path, results: dict[str, Any]) -> list[Path]:
+    """Draw the figures of a run and the page that shows them; return their paths, the page last."""
+    images = task.draw(state.network, results, path, device=state.accelerator.device)
     curves = draw_curves(
         read_log(path / "log.jsonl"),
         path / "curves.png",
         monitor=task.config.training.monitor,
         best_epoch=results["best_epoch"],
     )
-    images = task.draw(state.network, results, path, device=state.accelerator.device)
-    # A finished run that is resumed may have images that are no longer drawn.
-    drawn = {image.name for image in [curves, *images]}
-    for name in IMAGES:
-        if name not in drawn and name != REPORT:
-            (path / name).unlink(missing_ok=True)
-    page = draw_report(path, results)
-    for split in task.eval_datasets:
-        log(f"\n{split}, weights of epoch {results['best_epoch']}, {task.table(results[split])}")
-    log(f"\n{results['seconds']:.0f} s; scores: {path / 'metrics.json'}; weights: {path / 'best'}")
-    log(f"images: {', '.join(map(str, [*images, curves]))}; all on one page: {page}")
+    return [*images, curves, draw_report(path, results)]

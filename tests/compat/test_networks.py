@@ -5,6 +5,7 @@ make_networks.py), its signatures, its names.
 import inspect
 import json
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -29,6 +30,12 @@ SIGNATURES = {
 }
 UKANETS = ["ukanet_18", "fast_ukanet_18", "ukalnet_18", "ukacnet_18", "ukagnet_18", "ukagnetnb_18"]
 VGG = {"expected_feature_shape": (1, 1), "input_channels": 1, "num_classes": 3}
+
+
+def deep_is_slow(name):
+    """Networks of more than 100 layers take seconds to build."""
+    marks = [pytest.mark.slow] if re.search("101|152|161|169|201", name) else []
+    return pytest.param(name, marks=marks)
 
 
 def case_of(name):
@@ -75,7 +82,7 @@ def test_signatures_are_those_of_the_original(name):
     assert getattr(tck, name).__name__ == name
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", [deep_is_slow(name) for name in SIGNATURES])
 def test_names_of_the_original_cover_every_entry_once(name):
     network = small(name)
     modules, table = dict(network.named_modules()), network.original_names

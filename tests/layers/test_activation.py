@@ -206,6 +206,7 @@ def test_without_a_base_it_starts_as_the_least_squares_fit_of_silu(name, options
 
 
 @families
+@pytest.mark.slow_except("gram", "bspline", "relu-channel")
 def test_first_and_second_derivatives(name, share):
     layer = make(name, share=share, dtype=torch.float64)
     names, values = zip(*layer.named_parameters(), strict=True)
@@ -219,6 +220,9 @@ def test_first_and_second_derivatives(name, share):
 
 
 @cases
+@pytest.mark.slow_except(
+    "gram", "bspline-{}", "wavelet-{}", "rational-{}", "rbf-{}", "relu-{}", "fourier-{}"
+)
 def test_gradients_in_single_precision_are_those_in_double(name, options, share):
     layer = make(name, share=share, **options)
     x = torch.randn(3, C, 7, 6, requires_grad=True)

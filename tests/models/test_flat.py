@@ -42,6 +42,7 @@ def test_a_network_is_its_layers_one_after_the_other():
 
 
 @pytest.mark.parametrize("basis", kanseg.list_bases())
+@pytest.mark.slow_except("gram", "bspline", "none")
 def test_every_basis_learns_a_function_of_two_variables(basis):
     torch.manual_seed(0)
     x = torch.rand(256, 2) * 2 - 1

@@ -108,6 +108,7 @@ def test_a_folder_gives_the_same_network_back(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("match", ["params", "macs"])
+@pytest.mark.slow_except("params-")
 def test_the_width_is_solved_for_the_size_of_the_other_arm(name, match):
     size = {"params": num_parameters, "macs": lambda net: multiply_adds(net, (1, 1, 28, 28))}[match]
     arguments = {"image_size": [28, 28], "classes": 10} | (

@@ -27,11 +27,8 @@ def test_a_compiled_network_keeps_its_names_and_its_values(monkeypatch):
 @pytest.mark.slow
 def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "eager")
-    config.training.panels, config.training.epochs, config.training.penalty = (
-        0,
-        1,
-        {"weights_l1": 0.1, "activations_l2": 0.1},
-    )
+    config.training.epochs = 1
+    config.training.penalty = {"weights_l1": 0.1, "activations_l2": 0.1}
     results = [train(config)]
     losses = [[e["loss"] for e in read_log(tmp_path / "run" / "log.jsonl") if "loss" in e]]
     config.training.compile = True

@@ -15,7 +15,7 @@ def splines(config):
     """Four epochs of a small network of B-splines, with an average of its weights."""
     config.model.basis = "bspline"
     settings = config.training
-    settings.epochs, settings.panels, settings.ema, settings.log_images = 4, 0, 0.9, 0
+    settings.epochs, settings.ema, settings.log_images = 4, 0.9, 0
     settings.update_grid_epochs = [1, 3]
     return config
 

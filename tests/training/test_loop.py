@@ -42,7 +42,7 @@ def with_settings(config, name, **settings):
     return replace(
         config,
         run_dir=str(Path(config.run_dir).with_name(name)),
-        training=replace(config.training, **({"panels": 0} | settings)),
+        training=replace(config.training, **settings),
     )
 
 

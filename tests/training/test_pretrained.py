@@ -49,7 +49,7 @@ def pretrained(config, weights):
     model = replace(config.model, basis="none", encoder="tu-test_resnet")
     model.encoder_weights = str(weights)
     model.options = {"encoder_depth": 2, "num_convs": 1}
-    training = replace(config.training, freeze_encoder_epochs=1, panels=0, surface=False)
+    training = replace(config.training, freeze_encoder_epochs=1, report=False, surface=False)
     return replace(config, model=model, training=training)
 
 

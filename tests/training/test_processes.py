@@ -73,7 +73,7 @@ def changed(config, name, **settings):
     return replace(
         config,
         run_dir=str(Path(config.run_dir).with_name(name)),
-        training=replace(config.training, **({"panels": 0} | settings)),
+        training=replace(config.training, **settings),
     )
 
 
@@ -137,7 +137,7 @@ def test_classifications_of_two_processes_measure_as_one_process_does(tmp_path):
             root=str(tmp_path / "set.npz"), channels=1, workers=0, val_share=0.25
         ),
         model=ModelConfig("simple_kan_4", "gram", stem=None, options={"width": 4}),
-        training=ClassificationTraining(epochs=1, batch_size=3, tensorboard=False, panels=0),
+        training=ClassificationTraining(epochs=1, batch_size=3, tensorboard=False, report=False),
     )
     code, _, error = finish(trained(config, tool="train_cls"))
     assert code == 0, error[-2000:]

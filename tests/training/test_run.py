@@ -375,7 +375,7 @@ def test_bad_samples_can_be_skipped(config, folder, capsys):
 
 def test_classes_are_inferred_from_the_good_masks_if_bad_ones_are_skipped(config, folder, capsys):
     Image.fromarray(np.full((32, 40), 7, np.uint8)).save(folder / "masks" / "p00.png")
-    config.data.skip_bad, config.training.epochs, config.training.panels = True, 1, 0
+    config.data.skip_bad, config.training.epochs = True, 1
     train(config)
     out = capsys.readouterr().out
     assert "without 1 of 6 masks" in out
@@ -395,7 +395,7 @@ def test_what_cannot_be_left_out_stops_even_so(config, folder):
 def test_warnings_are_reported_a_few_lines_of_a_kind_and_do_not_stop(config, folder, capsys):
     for name in ("p00", "p01", "p02", "p03"):
         Image.fromarray(np.zeros((32, 40), np.uint8)).save(folder / "masks" / f"{name}.png")
-    config.training.epochs, config.training.panels = 1, 0
+    config.training.epochs = 1
     train(config)
     lines = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("data: warning: ")

@@ -43,7 +43,7 @@ OF_EVERY_RUN = {
     "data.workers": 0,
     "training.threads": 1,
     "training.tensorboard": False,
-    "training.panels": 0,
+    "training.report": False,
     "training.log_images": 0,
 }
 # Settings that are not recorded: they do not change the score, or have their own entry (the seed).

@@ -50,6 +50,7 @@ CHANGEABLE = (
     "training.save_every",
     "training.keep",
     "training.log_every",
+    "training.report",
     "training.panels",
     "training.surface",
     "training.tolerance",

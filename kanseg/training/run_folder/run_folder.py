@@ -17,8 +17,10 @@ from kanseg.training.run_folder.trackers import Tracker, open_trackers
 from kanseg.training.task import Task
 from kanseg.utils.io import atomic_write_text
 
-REPORT = "report.html"
-IMAGES = ("curves.png", "overview.png", "worst.png", "best.png", "confusion.png", REPORT)
+IMAGES = (
+    *("curves.png", "overview.png", "worst.png", "best.png", "confusion.png"),
+    "report.html",
+)
 # Files and folders that a run writes, except config.yaml and scores_SPLIT.csv.
 WRITTEN = (
     "checkpoints",

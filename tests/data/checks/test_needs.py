@@ -36,7 +36,9 @@ def test_a_set_of_8_and_16_bits_that_passes_the_check_is_trained_on(root, tmp_pa
         run_dir=str(tmp_path / "run"),
         data=DataConfig(root=str(root), resize=[16, 16], workers=0),
         model=ModelConfig("unet", "none", options={"width": 4, "depth": 2}),
-        training=TrainingConfig(epochs=1, batch_size=2, tensorboard=False, panels=0, surface=False),
+        training=TrainingConfig(
+            epochs=1, batch_size=2, tensorboard=False, report=False, surface=False
+        ),
     )
     assert train(config)["test"]["images"] == 2
 

@@ -342,6 +342,7 @@ def jpeg_bomb(path):
     ("name", "write"),
     [("a.png", png_bomb), ("a.tif", tiff_bomb), ("a.bmp", bmp_bomb), ("a.jpg", jpeg_bomb)],
 )
+@pytest.mark.slow_except("read_image")
 def test_bombs_are_refused_without_memory(tmp_path, read, name, write):
     write(tmp_path / name)
     tracemalloc.start()

@@ -25,7 +25,7 @@ from kanseg.utils.errors import InputError
 def experiment(tmp_path, config):
     path = tmp_path / "tiny.yaml"
     path.write_text(
-        replace(config, training=replace(config.training, epochs=1, panels=0)).to_yaml()
+        replace(config, training=replace(config.training, epochs=1, report=False)).to_yaml()
     )
     return str(path)
 
@@ -275,7 +275,7 @@ def test_one_pretrained_encoder_stands_under_a_kan_and_a_plain_decoder(tmp_path,
     options = {"encoder_depth": 2, "num_convs": 1}
     config.model = replace(config.model, encoder="test_resnet", options=options)
     config.model.encoder_weights = str(tmp_path / "weights.pth")
-    config.training = replace(config.training, epochs=1, panels=0, surface=False)
+    config.training = replace(config.training, epochs=1, report=False, surface=False)
     path, output = tmp_path / "pretrained.yaml", tmp_path / "compared"
     path.write_text(config.to_yaml())
     words = ["--config", str(path), "--bases", "gram,none", "--seeds", "0", "--output", str(output)]

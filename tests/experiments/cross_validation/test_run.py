@@ -36,7 +36,7 @@ def make_config(folder):
         data=DataConfig(root=str(root), workers=0, folds=2),
         model=ModelConfig("unet", "none", options={"width": 2, "depth": 1}),
         training=TrainingConfig(
-            epochs=1, batch_size=2, panels=0, tensorboard=False, surface=False, lr=0.01
+            epochs=1, batch_size=2, report=False, tensorboard=False, surface=False, lr=0.01
         ),
     )
 
@@ -185,7 +185,7 @@ def test_the_command_trains_the_folds_of_a_classifier(tmp_path, capsys):
         run_dir=str(tmp_path / "run"),
         data=ClassificationData(root=str(tmp_path / "set.npz"), channels=1, workers=0, folds=2),
         model=ModelConfig("simple_kan_4", "none", options={"width": 2}),
-        training=ClassificationTraining(epochs=1, batch_size=8, panels=0, tensorboard=False),
+        training=ClassificationTraining(epochs=1, batch_size=8, report=False, tensorboard=False),
     )
     (tmp_path / "settings.yaml").write_text(config.to_yaml())
     train_classifier(["--config", str(tmp_path / "settings.yaml"), "--all_folds"])

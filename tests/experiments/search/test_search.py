@@ -56,7 +56,7 @@ def experiment(tmp_path):
             root=str(tmp_path / "set.npz"), channels=1, workers=0, val_share=0.25
         ),
         model=ModelConfig("simple_kan_4", "gram", stem=None, options={"width": 2, "depth": 1}),
-        training=ClassificationTraining(epochs=2, batch_size=8, tensorboard=False, panels=0),
+        training=ClassificationTraining(epochs=2, batch_size=8, tensorboard=False, report=False),
     )
 
 

@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory):
             run_dir=str(base / "run"),
             data=DataConfig(root=str(root), workers=0, crop=[32, 32]),
             model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2}),
-            training=TrainingConfig(epochs=1, batch_size=2, panels=0, tensorboard=False),
+            training=TrainingConfig(epochs=1, batch_size=2, report=False, tensorboard=False),
         )
     )
     return base / "run" / "best"

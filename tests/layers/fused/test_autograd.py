@@ -138,6 +138,7 @@ def test_the_values_exist_for_a_few_samples_only(monkeypatch):
 
 
 @functions
+@pytest.mark.slow_except("gram-{}", "bspline-{}", "wavelet-{}", "rational-{}", "relu-{}")
 def test_second_derivatives(name, options):
     basis = create_basis(name, 2, **options).double()
     conv = nn.Conv1d(2 * basis.num_functions, 2, 3, padding=1, bias=False).double()
@@ -185,6 +186,7 @@ def test_channels_last_comes_out_as_it_goes_in(name, chunks):
 
 
 @functions
+@pytest.mark.slow_except("gram-{}", "bspline-{}")
 def test_compilers_see_one_graph(name, options):
     layer = KANConv2d(4, 6, 3, padding=1, basis=name, inner_channels=4, **options)
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
@@ -211,6 +213,7 @@ def test_a_compiled_layer_obeys_autocast():
 
 @functions
 @pytest.mark.parametrize("share", ["edge", "channel", "layer"])
+@pytest.mark.slow_except("gram-{}", "bspline-{}")
 def test_exported_programs_compute_the_same(name, options, share):
     layer = KANConv2d(4, 6, 3, padding=1, basis=name, share=share, **options).eval()
     x = torch.randn(2, 4, 8, 8)
@@ -226,6 +229,7 @@ def test_exported_programs_compute_the_same(name, options, share):
 
 
 @functions
+@pytest.mark.slow_except("gram-{}", "bspline-{}")
 def test_onnx_computes_the_same(name, options, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra 'export'")
     pytest.importorskip("onnxscript", reason="the extra 'export'")
@@ -238,6 +242,7 @@ def test_onnx_computes_the_same(name, options, tmp_path):
 
 
 @functions
+@pytest.mark.slow_except("gram-{}", "bspline-{}", "wavelet-{}", "rational-{}")
 def test_many_gradients_at_a_time_are_those_one_by_one(name, options):
     layer = KANConv2d(2, 3, 3, padding=1, basis=name, **options).eval()
     x = torch.randn(1, 2, 5, 5)

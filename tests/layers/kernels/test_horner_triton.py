@@ -71,6 +71,7 @@ def test_the_kernels_in_the_interpreter():
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_without_a_gpu(tmp_path):
     pytest.importorskip("triton", minversion="3.3")  # whose ASTSource takes constants by position
     done = python("-c", COMPILING, TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))

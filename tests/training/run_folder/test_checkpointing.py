@@ -66,7 +66,7 @@ def flip_a_bit(path):
 @pytest.fixture
 def finished(config):
     """The run folder of a finished run, whose checkpoints are all kept."""
-    config.training.keep, config.training.panels = 9, 0
+    config.training.keep = 9
     train(config)
     return Path(config.run_dir)
 
@@ -75,8 +75,9 @@ def finished(config):
 
 
 @pytest.mark.parametrize(("damage", "ema"), [("bit", 0.5), ("folder", 0.0), ("link", 0.0)])
+@pytest.mark.slow_except("bit")
 def test_best_weights_that_were_damaged_or_deleted_are_built_anew(config, capsys, damage, ema):
-    config = changed(config, keep=9, panels=0, ema=ema)
+    config = changed(config, keep=9, ema=ema)
     results = train(config)
     run = Path(config.run_dir)
     before = (run / "best" / "model.safetensors").read_bytes()
@@ -115,7 +116,7 @@ def test_best_weights_of_a_later_epoch_than_the_checkpoint_are_not_taken_for_its
     """A run whose newest checkpoint is torn goes on from an older one, with other settings: best is
     what that one names.
     """
-    config = changed(config, keep=9, panels=0, lr=1e-2)
+    config = changed(config, keep=9, lr=1e-2)
     train(config)
     run = Path(config.run_dir)
     first = min(step_folders(run))

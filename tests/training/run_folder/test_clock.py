@@ -11,7 +11,7 @@ EARLIER = Times(1000.0, 2000.0, 500.0)
 
 
 def test_the_times_of_a_resumed_run_are_the_sum_over_its_sessions(config):
-    config = replace(config, training=replace(config.training, epochs=1, panels=0))
+    config = replace(config, training=replace(config.training, epochs=1, report=False))
     first = train(config)
     times = Path(config.run_dir) / TIMES
     assert json.loads(times.read_text())["seconds"] >= first["seconds"] > 0

@@ -33,7 +33,7 @@ from kanseg.utils.io import atomic_write_text, replace_link
 from tests.training.run_folder.killing import Operations
 
 DRIVER = Path(__file__).with_name("killing.py")
-SMALL = {"batch_size": 2, "log_every": 1, "panels": 1, "tensorboard": False, "surface": False}
+SMALL = {"batch_size": 2, "log_every": 1, "report": False, "tensorboard": False, "surface": False}
 # Three steps an epoch: with save_every 1 and 3 the end of an epoch is saved over its last step.
 SETTINGS = {
     "keep one": {"epochs": 2, "save_every": 1, "keep": 1},

@@ -54,7 +54,7 @@ def options():
 @pytest.fixture
 def before(config, options):
     """The settings of a run of one epoch, of two, that began then."""
-    training = replace(config.training, epochs=2, panels=0)
+    training = replace(config.training, epochs=2, report=False)
     edges = replace(config.model, options=options | {"share": "edge"})
     train(replace(config, model=edges, training=replace(training, epochs=1)))
     run = Path(config.run_dir)

@@ -31,7 +31,7 @@ def settings(root, run, epochs=1, **data):
         data=DataConfig(root=str(root), workers=0, resize=[16, 16], **data),
         model=ModelConfig("unet", "none", options={"width": 4, "depth": 2}),
         training=TrainingConfig(
-            epochs=epochs, batch_size=4, tensorboard=False, panels=0, surface=False
+            epochs=epochs, batch_size=4, tensorboard=False, report=False, surface=False
         ),
     )
 
@@ -211,7 +211,7 @@ def test_class_folders_that_grow_and_move_are_held_to_the_run(tmp_path, capsys):
         run_dir=str(tmp_path / "run"),
         data=ClassificationData(root=str(root), workers=0, val_share=0.25),
         model=ModelConfig("simple_kan_4", "none", stem=None, options={"width": 4}),
-        training=ClassificationTraining(epochs=1, batch_size=8, tensorboard=False, panels=0),
+        training=ClassificationTraining(epochs=1, batch_size=8, tensorboard=False, report=False),
     )
     train(config)
     before = read_record(tmp_path / "run" / "best")
@@ -326,7 +326,7 @@ def test_labels_of_arrays_in_another_order_or_number_are_refused(tmp_path, class
         run_dir=str(tmp_path / "run"),
         data=ClassificationData(root=str(tmp_path / "set.npz"), channels=1, workers=0),
         model=ModelConfig("simple_kan_4", "none"),
-        training=ClassificationTraining(epochs=1, batch_size=4, tensorboard=False, panels=0),
+        training=ClassificationTraining(epochs=1, batch_size=4, tensorboard=False, report=False),
     )
     train(config)
     save(classes)

@@ -97,7 +97,7 @@ def test_tensorboard_holds_what_it_was_reported(tmp_path):
 
 
 def test_a_run_draws_the_same_samples_at_every_validation(config, tmp_path):
-    config.training.tensorboard, config.training.log_images, config.training.panels = True, 1, 0
+    config.training.tensorboard, config.training.log_images = True, 1
     train(config)
     found = events(tmp_path / "run" / "tensorboard")
     assert [image.step for image in found.Images("val/samples")] == [2, 4]
@@ -119,7 +119,7 @@ def test_a_run_goes_on_without_tensorboard_which_it_says_and_albumentations(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setitem(sys.modules, "albumentations", None)
     config.data.augment = ["torchvision.RandomHorizontalFlip"]
-    config.training.tensorboard, config.training.panels, config.training.epochs = True, 0, 1
+    config.training.tensorboard, config.training.epochs = True, 1
     train(config)
     assert capsys.readouterr().out.count('python -m pip install "kanseg[tensorboard]"') == 1
     assert not (tmp_path / "run" / "tensorboard").exists()
@@ -211,7 +211,7 @@ def test_the_real_wandb_writes_into_the_run_folder(config, tmp_path, monkeypatch
     pytest.importorskip("wandb")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     import_wandb()
-    config.training.wandb, config.training.epochs, config.training.panels = "offline", 1, 0
+    config.training.wandb, config.training.epochs = "offline", 1
     train(config)
     config.training.epochs = 2
     train(config, resume=True)
