@@ -97,6 +97,7 @@ def finish(process):
 
 def test_a_run_leaves_everything_that_is_promised(config, folder):
     before = digest(folder)
+    config.training.report, config.training.panels = True, 2
     results = train(config)
     run = Path(config.run_dir)
     assert {p.name for p in run.iterdir() if p.name != ".lock"} == {

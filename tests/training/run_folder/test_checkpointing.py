@@ -181,9 +181,15 @@ def test_a_line_that_is_no_entry_is_named(tmp_path):
 def test_a_run_whose_log_was_cut_off_ends_well_and_says_so(config, finished, capsys):
     content = (finished / "log.jsonl").read_bytes()
     (finished / "log.jsonl").write_bytes(content[: len(content) // 2])
+    config.training.report, config.training.panels = True, 0
     train(config, resume=True)
     assert f"of the {len(content)} at the time of the checkpoint" in capsys.readouterr().out
     assert (finished / "curves.png").is_file()
+    # Figures of an earlier state do not stay beside new results.
+    config.training.report = False
+    train(config, resume=True)
+    assert not list(finished.glob("*.png"))
+    assert not (finished / "report.html").exists()
 
 
 # Settings
