@@ -1,7 +1,6 @@
 """What every registered basis, layer and model has to keep, with no list of exceptions."""
 
 import copy
-import gc
 import io
 import pickle
 import weakref

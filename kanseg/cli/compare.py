@@ -50,8 +50,8 @@ def _parser() -> ToolParser:
         "--seeds",
         default="0,1,2",
         metavar="A,B",
-        help="seeds of each variant, at least three: of fewer the table says that they tell nothing"
-        " about other seeds",
+        help="seeds of each variant, at least three; with fewer, the table says that they prove"
+        " nothing about other seeds",
     )
     parser.add_argument(
         "--match",

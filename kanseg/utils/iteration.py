@@ -52,7 +52,7 @@ def progress_bar(
     Args:
         items: iterated by the bar; None if the caller calls `update`.
         title: before the bar.
-        total: number of items, if `items` does not tell.
+        total: number of items, if `items` has no length.
         unit: what is counted.
         show: False hides it on a terminal, too.
         leave: whether it stays when it is done.

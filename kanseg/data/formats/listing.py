@@ -13,7 +13,7 @@ from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.names import nfc
 from kanseg.utils.errors import InputError
 
-LISTED_DEPTH = 2  # folders below the root that `unknown_layout` looks at
+LISTED_DEPTH = 2  # levels of folders below the root that `unknown_layout` lists
 LISTED_FOLDERS = 12  # that it names
 _NO_NOTE = (".db", ".ini", ".txt", ".md")  # usual files next to images, skipped without a note
 

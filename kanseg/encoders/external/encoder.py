@@ -25,7 +25,7 @@ class ExternalEncoder(nn.Module):
         channels_last: True if the features of `body` are (B, H, W, C).
         pyramid: features of `body` -> features from large to small; for tokens (`TokenPyramid`).
         scale: (p, s): the padded image is scaled by p / s before `body`, for patches of p pixels
-            that stand for s pixels of the image.
+            that represent s pixels of the image.
         image_size: (height, width) if `body` takes images of one size only: the image is scaled to
             it, and the features to the sizes above.
     """

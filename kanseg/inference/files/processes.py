@@ -14,7 +14,7 @@ TOLERANCE = 2.0
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process on any machine. The start time tells it from later ones with its number.
+    """A process on any machine; its start time distinguishes it from later ones of its number.
 
     Args:
         host: as of `this_host`.
