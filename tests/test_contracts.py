@@ -450,6 +450,7 @@ def test_a_step_of_a_classifier_reaches_every_parameter(model):
 
 
 @pytest.mark.parametrize("model", ALL_CLASSIFIERS)
+@pytest.mark.slow_except("reskanet_18", "vggkan11", "simple_kan_4")
 def test_an_images_logits_do_not_depend_on_its_neighbors(model):
     net = classifier(model, (40, 40), width=4).eval()
     a, b = torch.randn(1, 3, 40, 40), torch.zeros(1, 3, 40, 40)

@@ -33,8 +33,8 @@ VGG = {"expected_feature_shape": (1, 1), "input_channels": 1, "num_classes": 3}
 
 
 def deep_is_slow(name):
-    """Networks of more than 100 layers take seconds to build."""
-    marks = [pytest.mark.slow] if re.search("101|152|161|169|201", name) else []
+    """Networks of more than 100 layers, and nested ones, take seconds to build."""
+    marks = [pytest.mark.slow] if re.search("101|121|152|161|169|201|u2", name) else []
     return pytest.param(name, marks=marks)
 
 

@@ -167,6 +167,7 @@ def test_configs_that_promise_any_basis_build_it_by_one_option(path, basis):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs" / "search").glob("*.yaml")), ids=lambda p: p.name
 )
+@pytest.mark.slow
 def test_every_shipped_space_suits_its_experiment(path):
     config = re.search(r"--config (configs/\S+)", path.read_text())[1]
     assert f"--space configs/search/{path.name}" in path.read_text()

@@ -84,8 +84,10 @@ def operations(module, x):
     ("basis", "most"),
     [
         ("gram", 8),
-        ("bspline", 20),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("rbf", 20), ("fourier", 24)]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("bspline", 20), ("rbf", 20), ("fourier", 24)]
+        ),
     ],
 )
 def test_a_graph_has_few_operations(basis, most):

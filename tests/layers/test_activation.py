@@ -101,6 +101,7 @@ def reference(layer, x):
 @functions
 @shares
 @pytest.mark.parametrize("shape", RANKS, ids=lambda shape: f"rank {len(shape)}")
+@pytest.mark.slow_except("rank 4")
 def test_values_are_the_base_plus_the_sum_of_the_functions(name, options, share, shape):
     x = torch.randn(shape) * 1.5
     layer = make(name, share=share, **options)
@@ -255,6 +256,7 @@ def test_the_gradient_of_the_input_is_exactly_that_of_the_output(name, share):
 
 @functions
 @pytest.mark.parametrize("rank", [4, 5])
+@pytest.mark.slow_except("4-")
 def test_channels_last_stays_and_computes_the_same(name, options, rank):
     layer = make(name, **options)
     shape, layout = RANKS[rank - 2], {4: torch.channels_last, 5: torch.channels_last_3d}[rank]

@@ -351,6 +351,7 @@ def fit(net, optimizer, x, y, steps, change=None):
 
 
 @pytest.mark.parametrize("named", [True, False])
+@pytest.mark.slow_except("False")
 def test_a_network_goes_on_learning_with_the_optimizer_that_it_has(named):
     x = torch.rand(256, 2) * 4 - 2
     y = torch.sin(2 * x[:, :1]) * x[:, 1:]

@@ -34,6 +34,7 @@ def test_exported_program_takes_any_batch_and_size(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_onnx_takes_any_batch_and_size(name, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

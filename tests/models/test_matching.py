@@ -15,6 +15,7 @@ SIZES = {"params": num_parameters, "macs": lambda model: multiply_adds(model, (1
 @pytest.mark.parametrize("name", [pytest.param("ukanet_18", marks=pytest.mark.slow), "unet"])
 @pytest.mark.parametrize("basis", ["gram", "bspline"])
 @pytest.mark.parametrize("share", ["channel", "edge"])
+@pytest.mark.slow_except("channel-gram")
 def test_the_baseline_is_as_large_and_has_no_functions(name, basis, share):
     """Shared functions hardly make a network larger."""
     functions = {"basis": basis, "share": share}

@@ -77,6 +77,7 @@ def test_masks_splits_images_classes_and_groups_stay(source, tmp_path, to):
 
 
 @pytest.mark.parametrize("to", LAYOUTS)
+@pytest.mark.slow_except("labelme")
 def test_each_layout_is_read_back_from_each(source, tmp_path, to):
     convert(opened(source), tmp_path / "first", to=to)
     for other in LAYOUTS:

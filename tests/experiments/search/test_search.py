@@ -329,6 +329,7 @@ def test_faults_in_the_experiment_are_named_before_anything_is_written(
     assert not Path(experiment.run_dir).exists()
 
 
+@pytest.mark.slow
 def test_another_search_is_not_continued(experiment, tmp_path):
     space = written(tmp_path / "space.yaml")
     search(experiment, space, trials=1)

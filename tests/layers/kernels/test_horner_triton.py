@@ -88,6 +88,7 @@ def test_pytorch_computes_what_no_kernel_can():
         assert select_kernels(x, coefficients) is None
 
 
+@pytest.mark.slow
 def test_the_kernels_are_imported_where_a_gpu_asks_for_them():
     code = (
         "import sys, torch; from kanseg.layers.activation import KANActivation;"
