@@ -152,6 +152,7 @@ def test_output_deviation_of_a_fresh_layer_is_near_one(name, inner, ndim):
 @pytest.mark.parametrize("position", ["before_conv", "after_norm"])
 @pytest.mark.parametrize("base", [None, "silu"])
 @bases
+@pytest.mark.slow_except("gram", "bspline", "rational")
 def test_shared_functions_start_near_one_too_and_train(name, share, position, base):
     before = position == "before_conv"
     options = {"base_activation" if before else "activation": base, "position": position}
@@ -440,6 +441,7 @@ def test_classifiers_of_one_size_run_on_that_size_with_every_basis(model, basis)
 
 
 @pytest.mark.parametrize("model", ALL_CLASSIFIERS)
+@pytest.mark.slow_except("reskanet_18", "vggkan11", "simple_kan_4", "conv_kan", "vae_kan")
 def test_a_step_of_a_classifier_reaches_every_parameter(model):
     net = classifier(model, (65, 70), classes=3, width=4)
     penalty = Penalty(
@@ -467,6 +469,7 @@ def test_classifiers_stay_on_the_device(model):
 
 
 @pytest.mark.parametrize("model", kanseg.list_models())
+@pytest.mark.slow_except("unet", "ukan", "simple_kan_4", "reskanet_18")
 def test_on_the_device_meta_a_network_gives_the_shapes_of_its_outputs(model):
     """Tools that count or lay out networks run them without values."""
     size = (64, 64)

@@ -72,6 +72,7 @@ def work(folder, script, *before):
     assert "all done" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_nothing_reaches_for_the_network(tmp_path):
     work(tmp_path, CUT + WORK)
 

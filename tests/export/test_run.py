@@ -78,6 +78,7 @@ def test_a_predictor_of_the_file_gives_the_masks_of_the_checkpoint(form, options
 
 
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.slow_except("onnx")
 def test_all_that_is_needed_travels_in_the_file(form, request):
     _, description = load_exported(request.getfixturevalue(form), trust=True)
     assert description["labels"] == {

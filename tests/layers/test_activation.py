@@ -135,6 +135,7 @@ def test_as_many_functions_as_asked_for_in_runs_of_equal_length(share, channels)
 @pytest.mark.parametrize("base", ["relu", "gelu", "prelu", "silu"])
 @pytest.mark.parametrize("position", ["after_norm", "before_conv"])
 @families
+@pytest.mark.slow_except("gram", "bspline", "rational")
 def test_a_new_layer_is_the_plain_one(base, position, name, share):
     """To the last bit, but for SiLU, which shares its sigmoid with the functions."""
     for conv in (KANConv1d, KANConv2d, KANConv3d) if name == "gram" else (KANConv2d,):
@@ -422,6 +423,7 @@ def test_a_pixel_that_is_not_finite_spoils_itself_alone(name, bad):
 @pytest.mark.parametrize(
     "shape", [(3, C, 190, 150), (420, C, 9, 11), (60_001, C), (1, C, 200_003)], ids=str
 )
+@pytest.mark.slow_except("gram", "wavelet", "rational")
 def test_large_tensors_are_computed_in_pieces_of_one_function(name, share, shape):
     """Values and gradients are those of a few samples, channels or pixels at a time."""
     layer = make(name, share=share)
@@ -563,6 +565,7 @@ def test_many_gradients_at_a_time_are_those_one_by_one(name):
 
 
 @traced
+@pytest.mark.slow_except("gram")
 def test_compiled_it_computes_the_same(name, options, share):
     layer = make(name, share=share, **options)
     x = torch.randn(2, C, 6, 4, requires_grad=True)
@@ -579,6 +582,7 @@ def test_compiled_it_computes_the_same(name, options, share):
 
 
 @traced
+@pytest.mark.slow_except("gram", "wavelet")
 def test_exported_it_computes_the_same_at_other_sizes(name, options, share):
     layer = make(name, share=share, **options).eval()
     dynamic = {"x": dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)}

@@ -436,6 +436,7 @@ def test_several_batches_count_as_one():
 
 
 @pytest.mark.parametrize("wrapped", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
 def test_a_compiled_network_follows_its_grids(wrapped):
     torch._dynamo.reset()
     net = kan([3, 2])

@@ -83,6 +83,7 @@ class TestEveryLoss:
         assert (slope * signs).sum() < 0
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    @pytest.mark.slow_except("torch.float16")
     def test_half_precision_logits_give_a_finite_float32_loss_and_gradient(
         self, name, task, weighted, dtype
     ):

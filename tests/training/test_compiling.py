@@ -40,6 +40,7 @@ def test_a_compiled_run_trains_like_one_that_is_not(config, tmp_path, monkeypatc
     train(config, resume=True)  # the checkpoint is an ordinary one
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_traced_in_a_compiled_network_too(config, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "eager")
     config.training.lr, config.training.clip, config.training.compile, config.training.epochs = (

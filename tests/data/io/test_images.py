@@ -309,7 +309,7 @@ TOO_LARGE = 30000
 
 def png_bomb(path):
     row = bytes(TOO_LARGE + 1)
-    pack = zlib.compressobj(9)
+    pack = zlib.compressobj(1)
     pixels = b"".join([pack.compress(row * 100) for _ in range(TOO_LARGE // 100)] + [pack.flush()])
     header = struct.pack(">IIBBBBB", TOO_LARGE, TOO_LARGE, 8, 0, 0, 0, 0)
     write_chunks(path, (b"IHDR", header), (b"IDAT", pixels))

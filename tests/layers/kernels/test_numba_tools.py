@@ -130,6 +130,7 @@ def test_extreme_numbers_are_finite_and_not_a_number_stays_so(basis):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.slow
 def test_a_forked_process_has_threads_of_its_own():
     before = torch.get_num_threads()
     try:
@@ -156,6 +157,7 @@ def test_a_forked_process_has_threads_of_its_own():
     subprocess.run([sys.executable, "-c", script, str(expected)], check=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_without_numba_the_same_is_computed_and_said():
     expected = layer("bspline")(torch.linspace(-4, 4, 60).expand(2, 3, -1)).detach()
     script = (
