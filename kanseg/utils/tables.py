@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from kanseg.utils.text import safe_cell
+from kanseg.utils.text import display_width, safe_cell
 
 
 def markdown_table(
@@ -20,7 +20,7 @@ def markdown_table(
     rules = []
     for column, cell in enumerate(first):
         end = "-" if column < text_columns else ":"
-        rules.append("-" * (len(cell) + 1) + end)
+        rules.append("-" * (display_width(cell) + 1) + end)
     lines = [f"| {' | '.join(first)} |", f"|{'|'.join(rules)}|"]
     for cells in others:
         lines.append(f"| {' | '.join(cells)} |")
@@ -49,10 +49,13 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _padded(
     rows: Sequence[Sequence[str]], text_columns: int, min_width: int = 0
 ) -> list[tuple[str, ...]]:
-    """Pad the cells of each column to one width."""
+    """Pad the cells of each column to one width on a terminal."""
     columns = []
     for number, cells in enumerate(zip(*rows, strict=True)):
-        width = max(min_width, *map(len, cells))
-        pad = str.ljust if number < text_columns else str.rjust
-        columns.append([pad(cell, width) for cell in cells])
+        width = max(min_width, *map(display_width, cells))
+        padded = []
+        for cell in cells:
+            spaces = " " * (width - display_width(cell))
+            padded.append(cell + spaces if number < text_columns else spaces + cell)
+        columns.append(padded)
     return list(zip(*columns, strict=True))

@@ -38,3 +38,10 @@ def test_csv_cells_are_quoted_and_formulas_are_escaped():
         ["a,b", "-0.5"],
         ["'=1+1", "-0.5"],
     ]
+
+
+def test_a_chinese_letter_takes_two_columns_and_an_accent_none():
+    lines = plain_table(["名称", "n"], [["a", "1"], ["cafe\u0301", "22"]]).splitlines()
+    assert lines == ["名称   n", "a      1", "cafe\u0301  22"]
+    rule = markdown_table(["名称名称", "n"], []).splitlines()[1]
+    assert rule == "|----------|----:|"

@@ -30,6 +30,7 @@ from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, seeded_split
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 
@@ -93,7 +94,11 @@ def read_folder(
         for stem, path in masks[pair].all_files():
             if stem not in files:
                 hint = nearest(stem, files)
-                reason = f"a mask without an image in {pair.images.name}/{hint}"
+                reason = translate(
+                    "a mask without an image in {folder}/{hint}",
+                    folder=pair.images.name,
+                    hint=hint,
+                )
                 problems.append(Issue("no_image", path.relative_to(root).as_posix(), reason))
     groups = read_groups_or_problem(root, problems)
     split_problems: dict[str, tuple[Issue, ...]] = {}
@@ -263,7 +268,7 @@ def _read_labels(
             spec = None
         return masks, class_folders, spec
     if given.get("task") == "multilabel":
-        reason = (
+        reason = translate(
             "a multilabel task needs a folder per class, masks/0/NAME.png, masks/1/NAME.png, ...,"
             " but the masks are in masks/ itself"
         )
