@@ -253,7 +253,10 @@ def test_a_trained_network_brings_the_normalization_of_its_images(tmp_path):
     ("settings", "message"),
     [
         ({"encoder": "test_resnt"}, "did you mean 'test_resnet'"),
-        ({"encoder": "test_resnet", "encoder_weights": "absent.pth"}, r"^model\.encoder_weights: no file"),
+        (
+            {"encoder": "test_resnet", "encoder_weights": "absent.pth"},
+            r"^model\.encoder_weights: no file",
+        ),
         (
             {"encoder": "test_resnet", "name": "u2kanet_small", "options": {}},
             "ukanet_18, ukanet_34, ukanet_50, unet",

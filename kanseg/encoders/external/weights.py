@@ -94,9 +94,7 @@ def local_weights(weights: str | Path) -> EncoderWeights | None:
     if file is None:
         candidates = [each for each in sorted(path.iterdir()) if each.suffix in SUFFIXES]
         if len(candidates) != 1:
-            raise InputError(
-                f"{path} has no {' or '.join(FILES)}; give the file itself"
-            )
+            raise InputError(f"{path} has no {' or '.join(FILES)}; give the file itself")
         file = candidates[0]
     description = next((path / name for name in DESCRIPTIONS if (path / name).is_file()), None)
     statistics = None
