@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,20 @@ from kanseg.data.formats.label_settings import (
     read_layout_settings,
 )
 from kanseg.data.formats.listing import describe_folders, list_images, no_images
-from kanseg.data.formats.mask_folders import Pair, divide_mixed, find_pairs, find_suffixes
+from kanseg.data.formats.mask_folders import (
+    Pair,
+    are_class_folders,
+    divide_mixed,
+    find_pairs,
+    find_suffixes,
+)
 from kanseg.data.formats.split_files import list_split_files, read_groups, read_split_files
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.probe import probe_masks
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, seeded_split
+from kanseg.utils.command import command
 from kanseg.utils.errors import InputError
 from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
@@ -79,8 +87,13 @@ def read_folder(
     named = {key: layout[key] for key in ("images", "masks") if key in layout}
     pairs = find_pairs(root, named, notes)
     if not pairs:
+        hint = ""
+        if are_class_folders(root):
+            tool = f"{command('classify')} --data.root {shlex.quote(str(root))}"
+            hint = f"to classify images that lie in a folder for each class, use `{tool}`; "
         raise InputError(
-            f"{root}: no images and masks that belong together were found; {describe_folders(root)}"
+            f"{root}: no images and masks that belong together were found; {hint}"
+            f"{describe_folders(root)}"
         )
     images, masks = _list_files(root, pairs, layout, notes, problems)
     probe = probe or partial(probe_masks, max_pixels=max_pixels)
