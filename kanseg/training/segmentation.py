@@ -267,6 +267,17 @@ class SegmentationTask(Task):
             result[monitor] = result["iou"][monitor.removeprefix(ONE_CLASS)]
         return result
 
+    def advice(self, scores: Scores) -> str | None:
+        if scores["foreground_iou"] != 0:
+            return None
+        return (
+            "no pixel of the foreground is right on val, since the network predicts background or"
+            " a wrong class everywhere. Objects that fill a small part of the images need weight:"
+            " training.class_weights balanced, data.crop with data.oversample_foreground 0.5, or"
+            " more of dice in training.loss; try more epochs and another training.lr too, and look"
+            f" at the masks ({command('check')} --html)"
+        )
+
     def table(self, scores: Scores) -> str:
         return f"{scores['images']} images\n{table(scores)}"
 

@@ -21,6 +21,7 @@ from kanseg.training.optim.optimizers import parameter_groups
 from kanseg.training.pretrained import (
     FrozenEncoder,
     check_encoder,
+    describe_encoder,
     encoder_statistics,
     find_pretrained,
     freeze_epochs,
@@ -307,3 +308,15 @@ def test_the_options_of_earlier_versions_mean_the_same_network(pretrained):
     )
     with pytest.warns(DeprecationWarning, match=r"set model\.encoder"):
         assert model_arguments(earlier, in_channels=3, classes=2) == arguments
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(2, True), (3, False), (50, False)])
+def test_an_encoder_that_is_hardly_trained_is_said(config, epochs, warned):
+    """With the default, two frozen epochs."""
+    config.model.encoder_weights = "imagenet"
+    config.training.epochs = epochs
+    model = kanseg.create_model("unet", width=2, depth=1)
+    lines = describe_encoder(config, model)
+    assert any(line.startswith("warning: the encoder is trained in 0 of 2") for line in lines) == (
+        warned
+    )
