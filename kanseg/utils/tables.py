@@ -38,12 +38,20 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_colum
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Format a CSV table. Text that a spreadsheet would run as a formula is escaped."""
+    """Format a CSV table. Text that a spreadsheet would run as a formula is escaped.
+
+    A table with letters beyond ASCII begins with a byte order mark, without which Excel takes UTF-8
+    for the encoding of the country. pandas skips it; Python's csv needs encoding="utf-8-sig", which
+    reads tables without it as well.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in (header, *rows):
         writer.writerow([safe_cell(cell) for cell in row])
-    return text.getvalue()
+    table = text.getvalue()
+    if table.isascii():
+        return table
+    return f"\ufeff{table}"
 
 
 def _padded(
