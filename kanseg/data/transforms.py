@@ -26,7 +26,7 @@ FLIPS = ({f"{PREFIX}RandomHorizontalFlip": {"p": 0.5}},)
 # Range of a float image, in widths of the middle half of its values; float32 has 7 digits, and
 # images need two.
 LARGEST_SPAN = 1e5
-QUARTILE_PIXELS = 2**14  # values of which the quartiles are taken
+QUARTILE_PIXELS = 2**12  # pixels of which the quartiles are taken
 
 
 class Augmentation:
@@ -155,8 +155,9 @@ def _check_range(image: np.ndarray, low: float, high: float, name: str) -> None:
             f"{name}: has NaN or infinite values, which augmentation would spread over the image;"
             " replace them, such as by numpy.nan_to_num"
         )
-    step = -(-image.size // QUARTILE_PIXELS)
-    lower, upper = np.percentile(image.ravel()[::step], (25, 75)).tolist()
+    pixels = image.reshape(-1, image.shape[2])
+    step = -(-len(pixels) // QUARTILE_PIXELS)
+    lower, upper = np.percentile(pixels[::step], (25, 75)).tolist()
     span = high - low
     if lower < upper and (span > LARGEST_SPAN * (upper - lower) or span > np.finfo(np.float32).max):
         raise InputError(

@@ -99,10 +99,10 @@ class Report:
 
     def by_reason(self, issues: Iterable[Issue]) -> dict[str, list[str]]:
         """Return reason -> files, in the order of the issues."""
-        found: dict[str, list[str]] = defaultdict(list)
+        found: dict[str, dict[str, None]] = defaultdict(dict)
         for issue in issues:
-            found[issue.reason].append(issue.file)
-        return dict(found)
+            found[issue.reason].setdefault(issue.file)
+        return {reason: list(files) for reason, files in found.items()}
 
     def by_kind(self, issues: Iterable[Issue]) -> dict[str, list[Issue]]:
         """Return code -> issues, in the order of `KINDS`."""

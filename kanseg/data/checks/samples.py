@@ -37,10 +37,11 @@ def check_sample(
         reason = translate("all pixels are equal; is this an empty export?")
         issues.append(_issue("constant_image", sample, sample.image, reason, prober))
     if not sample.has_mask:
-        folder, name = sample.image.parent.parent / "masks", sample.name
+        folder = sample.image.parent.parent / "masks"
+        reason = translate("the image has no mask of its name")
         if folder.is_dir():
-            name = prober.name(folder / f"{name}.png")
-        reason = translate("the image has no mask {name}", name=name)
+            where = prober.name(folder)
+            reason = translate("the image has no mask of its name in {folder}/", folder=where)
         issues.append(_issue("no_mask", sample, sample.image, reason, prober))
         return issues, None
     for path in mask_files(sample):
