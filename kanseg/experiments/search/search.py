@@ -20,13 +20,13 @@ from typing import Any
 from kanseg.experiments.search.results import counted_trials, origin, write_results
 from kanseg.experiments.search.space import Parameter, read_space, with_settings
 from kanseg.experiments.settings import MAY_DIFFER, start_options
+from kanseg.inference.files.processes import ProcessId, this_process
 from kanseg.training.run import TASKS, train
 from kanseg.training.run_folder.resume import settings_changed
 from kanseg.training.settings import check_settings
 from kanseg.utils.environment import launched_processes
 from kanseg.utils.errors import InputError
 from kanseg.utils.installation import install
-from kanseg.utils.processes import ProcessId, this_process
 from kanseg.utils.text import one_line
 
 STUDY = "kanseg"

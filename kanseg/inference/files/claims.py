@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kanseg.inference.files.processes import ProcessId, this_process
 from kanseg.utils.io import atomic_write
-from kanseg.utils.processes import ProcessId, this_process
 
 CLAIMS = ".claims"  # folder in the output
 MEMBER = "process."  # first part of the name of a process's own file

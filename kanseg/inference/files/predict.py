@@ -21,6 +21,7 @@ from kanseg.inference.files.inputs import Job, JobList, name_jobs
 from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import ANNOTATIONS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import ImageRegions
+from kanseg.inference.files.processes import this_process
 from kanseg.inference.files.record import Record
 from kanseg.inference.files.results import FILE_ERRORS, PredictSummary, Results
 from kanseg.inference.files.targets import check_targets
@@ -30,7 +31,6 @@ from kanseg.inference.sources import ArrayImage, WindowedImage, open_image
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.iteration import prefetch, progress_bar
-from kanseg.utils.processes import this_process
 
 GROUP_PIXELS = 2**22  # of images that are predicted together
 # Seconds of waiting for files that other processes predict: at first, and at most.

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from kanseg.inference.files.claims import CLAIMS, MEMBER, PATIENCE, Claims
-from kanseg.utils.processes import ProcessId, this_host, this_process
+from kanseg.inference.files.processes import ProcessId, this_host, this_process
 
 FAR = ProcessId("elsewhere", 1, 0.0)
 

@@ -21,10 +21,10 @@ from kanseg.cli.predict import main
 from kanseg.data import Preprocess
 from kanseg.inference import Outputs, Predictor, find_jobs, predict_files, read_list
 from kanseg.inference.files.claims import Claims
+from kanseg.inference.files.processes import ProcessId, this_host
 from kanseg.inference.files.record import journal_path, read_journal
 from kanseg.utils.environment import launched_processes, process_rank
 from kanseg.utils.errors import InputError
-from kanseg.utils.processes import ProcessId, this_host
 
 
 class Threshold(nn.Module):
