@@ -8,6 +8,7 @@ started again after an interruption, or several times at once.
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from typing import Any
 from kanseg.experiments.search.results import counted_trials, origin, write_results
 from kanseg.experiments.search.space import Parameter, read_space, with_settings
 from kanseg.experiments.settings import MAY_DIFFER, start_options
-from kanseg.inference.files.processes import ProcessId, this_process
+from kanseg.inference.files.processes import ProcessId, this_host, this_process
 from kanseg.training.run import TASKS, train
 from kanseg.training.run_folder.resume import settings_changed
 from kanseg.training.settings import check_settings
@@ -196,7 +197,8 @@ def _fail_dead_trials(study: Any) -> None:
             continue
         process = ProcessId(**trial.user_attrs["process"])
         # This process is not running a trial now.
-        if process.has_ended() or process == this_process():
+        is_own = process.host == this_host() and process.pid == os.getpid()
+        if is_own or process.has_ended():
             failed = optuna.trial.TrialState.FAIL
             study.tell(trial.number, state=failed, skip_if_finished=True)
 
