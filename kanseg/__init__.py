@@ -50,11 +50,15 @@ def load(checkpoint: str | Sequence[str], **options: Any):
             `flips`, `batch_size`, `precision` and `device`.
 
     Returns:
-        A `kanseg.inference.Predictor` (or `Ensemble`): `predictor(image)` maps (H, W, C) uint8 or
-        uint16 to (H, W) class indices, `predictor.probabilities(image)` to (N, H, W),
-        `predictor.uncertainty(image)` to (H, W). Of a classifier a `kanseg.inference.Classifier`:
-        `classifier(image).name` is the class of a file or an array,
-        `classifier.probabilities(image)` is (N,); both take a list of images too.
+        A `kanseg.inference.Predictor` (or `Ensemble`): `predictor(image)` maps (H, W, C) to (H, W)
+        class indices, `predictor.probabilities(image)` to (N, H, W), `predictor.uncertainty(image)`
+        to (H, W). Of a classifier a `kanseg.inference.Classifier`: `classifier(image).name` is the
+        class of a file or an array, `classifier.probabilities(image)` is (N,); both take a list of
+        images too.
+
+        Arrays hold values as image files do, not normalized: uint8 from 0 to 255, or uint16 from 0
+        to 65535. Networks that were trained on float images take float32 instead, in the units of
+        those images.
 
     Raises:
         InputError: no complete checkpoint there, or options out of range.

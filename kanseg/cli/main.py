@@ -49,11 +49,9 @@ def main() -> None:
         program = MODULE
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage(program), end="")
-        sys.exit(0)
+        run_tool(lambda: print(usage(program), end=""))
     if words[0] in ("-V", "--version"):
-        print(f"kanseg {kanseg.__version__}")
-        sys.exit(0)
+        run_tool(lambda: print(f"kanseg {kanseg.__version__}"))
     verb, arguments = words[0], words[1:]
     # The name that help and messages show.
     sys.argv = [f"{program} {verb}", *arguments]

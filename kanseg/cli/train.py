@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
         kind: of experiment, such as `kanseg.config.Config`.
         description: for --help.
     """
+    _refuse_number_of_folds(arguments)
     words, auto = _without_auto(with_config_files(arguments))
     try:
         config, flags = parse_config(words, description=description, flags=FLAGS, kind=kind)
@@ -98,6 +100,14 @@ def train_command(arguments: Sequence[str], *, kind: type, description: str) -> 
             config, _ = parse_config(words, description=description, flags=FLAGS, kind=kind)
 
     train(config, **flags)
+
+
+def _refuse_number_of_folds(arguments: Sequence[str]) -> None:
+    """Raise InputError for `--all_folds 3`."""
+    words = " ".join(arguments)
+    number = re.search(r"--all[_-]folds[ =](\d+)\b", words)
+    if number:
+        raise InputError(f"--all_folds takes no number: write --data.folds {number[1]} --all_folds")
 
 
 def _without_auto(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -46,13 +46,24 @@ class ImageDataset(Dataset, ABC):
     @abstractmethod
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]: ...
 
+    def position(self, key: int | tuple[int, int]) -> int:
+        """Return the index of an item from 0 on; as in all sequences of Python, -1 is the last.
+
+        Raises:
+            IndexError: there is no such item.
+        """
+        index = key[1] if isinstance(key, tuple) else key
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range: there are {len(self)} samples")
+        return index % len(self)
+
     def augmentation_seed(self, key: int | tuple[int, int]) -> int:
         """Return the seed of the random numbers of an item."""
         if isinstance(key, tuple):
-            epoch, index = key
+            epoch = key[0]
         else:
-            epoch, index = int(torch.randint(2**31, (), device="cpu")), key
-        return sample_seed(self.seed, epoch, index)
+            epoch = int(torch.randint(2**31, (), device="cpu"))
+        return sample_seed(self.seed, epoch, self.position(key))
 
     def without_normalization(self: T) -> T:
         """Return a view of the dataset whose 8-bit images are uint8 (H, W, C), and masks uint8.
@@ -110,7 +121,7 @@ class SegmentationDataset(ImageDataset):
         return len({sample_image_mode(sample)[1] for sample in self.samples}) <= 1
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        index = key[1] if isinstance(key, tuple) else key
+        index = self.position(key)
         sample = self.samples[index]
         name = str(sample.image)
         decoded = read_sample_image(sample)

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from kanseg.utils.language import translate
+
 SHOWN = 5  # names that `few` lists
 
 
@@ -30,7 +32,8 @@ def few(names: Iterable[object]) -> str:
     texts = [str(name) for name in names]
     if len(texts) <= SHOWN:
         return ", ".join(texts)
-    return f"{', '.join(texts[:SHOWN])}, ... ({len(texts)} in all)"
+    shown = ", ".join(texts[:SHOWN])
+    return translate("{names}, ... ({count} in all)", names=shown, count=len(texts))
 
 
 def shorten(values: Sequence[object]) -> str:

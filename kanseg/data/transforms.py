@@ -23,6 +23,11 @@ AUTO = "auto"
 # as the others.
 FLIPS = ({f"{PREFIX}RandomHorizontalFlip": {"p": 0.5}},)
 
+# Range of a float image, in widths of the middle half of its values; float32 has 7 digits, and
+# images need two.
+LARGEST_SPAN = 1e5
+QUARTILE_PIXELS = 2**12  # pixels of which the quartiles are taken
+
 
 class Augmentation:
     """Augment an image and its mask; the same seed gives the same result.
@@ -77,7 +82,8 @@ class Augmentation:
 
         Raises:
             InputError: a transform fails on this image, or returns something else than an image
-                of its type.
+                of its type; floats with NaN, or with a few values so large that the others would
+                be rounded away.
         """
         if self.empty:
             return image, mask
@@ -90,6 +96,7 @@ class Augmentation:
         if low >= 0 and high <= 1:
             return self._apply(image, mask, seed, name)
         # Brightness transforms expect floats from 0 to 1 and clip other values.
+        _check_range(image, low, high, name)
         span = np.float32(max(high - low, 1e-30))
         image, mask = self._apply((image - np.float32(low)) / span, mask, seed, name)
         return image * span + np.float32(low), mask
@@ -136,6 +143,28 @@ class Augmentation:
                 seed = sample_seed(seed, 0, number)
             image, mask = step(image, mask, seed, name=name)
         return image, mask
+
+
+def _check_range(image: np.ndarray, low: float, high: float, name: str) -> None:
+    """Raise InputError if a float image cannot be scaled to [0, 1]: it has values that are not
+    finite, or its smallest or largest value is so far from the others that float32 rounds their
+    differences away.
+    """
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            f"{name}: has NaN or infinite values, which augmentation would spread over the image;"
+            " replace them, such as by numpy.nan_to_num"
+        )
+    pixels = image.reshape(-1, image.shape[2])
+    step = -(-len(pixels) // QUARTILE_PIXELS)
+    lower, upper = np.percentile(pixels[::step], (25, 75)).tolist()
+    span = high - low
+    if lower < upper and (span > LARGEST_SPAN * (upper - lower) or span > np.finfo(np.float32).max):
+        raise InputError(
+            f"{name}: has values from {low:g} to {high:g}, half of which lie between {lower:g} and"
+            f" {upper:g}: augmentation would round away their differences; clip the values, or mark"
+            " the extreme ones as without data (GDAL_NODATA)"
+        )
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

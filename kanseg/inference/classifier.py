@@ -103,8 +103,8 @@ class Classifier:
         """Classify an image, or a list of images.
 
         Args:
-            images: a file, or an array (H, W) or (H, W, C) uint8 or uint16; or a list of them,
-                of any sizes.
+            images: a file, or an array (H, W) or (H, W, C), not normalized: uint8 from 0 to 255
+                or uint16 from 0 to 65535; or a list of them, of any sizes.
 
         Returns:
             Class and probabilities of the image; of a list a list.

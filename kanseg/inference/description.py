@@ -125,6 +125,8 @@ def build_model(arguments: dict[str, Any], *, pretrained: bool = False) -> nn.Mo
         arguments = arguments | {"encoder_weights": None}
     try:
         return create_model(**arguments)
+    except InputError as error:  # other arguments raise ValueError
+        raise InputError(f"model.encoder_weights: {error}") from None
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from None
     except RuntimeError as error:

@@ -108,7 +108,8 @@ class Segmenter(ABC):
         """Predict the mask of an image.
 
         Args:
-            image: (H, W) or (H, W, C) uint8 or uint16.
+            image: (H, W) or (H, W, C), not normalized: uint8 from 0 to 255 or uint16 from 0 to
+                65535; float32 in the units of the training images, if those were floats.
             name: for messages.
 
         Returns:
@@ -117,7 +118,7 @@ class Segmenter(ABC):
         return self.predict([ArrayImage(image, name)]).label[0].numpy()
 
     def probabilities(self, image: np.ndarray, *, name: str = "image") -> Tensor:
-        """Predict (N, H, W) float32 probabilities of an image (H, W) or (H, W, C) uint8 or uint16.
+        """Predict (N, H, W) float32 probabilities of an image, as of `__call__`.
 
         They sum to 1 over the classes (a binary network gives both classes).
 

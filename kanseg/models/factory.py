@@ -129,7 +129,8 @@ def create_model(
         encoder = full_encoder_name(encoder)
     if encoder is None and (encoder_depth is not None or encoder_options is not None):
         raise ValueError(
-            "encoder_depth and encoder_options belong to another encoder: name it by encoder=..."
+            "encoder_depth and encoder_options belong to another encoder, and none is named by"
+            " encoder (as a setting model.encoder)"
         )
     options = with_default_share(name, basis, options)
     arguments = {
@@ -235,11 +236,12 @@ def _check_replaceable(name: str, build: Callable, options: Mapping[str, object]
         )
     for key in ENCODER_OPTIONS:
         if key in options:
-            instead = f"encoder_options={{{key!r}: ...}}"
+            instead = f"encoder_options: {{{key}: ...}}"
             if key == "depth":
                 instead = "encoder_depth"
             raise ValueError(
-                f"{key!r} is an option of the encoder that encoder=... replaces: give {instead}"
+                f"{key!r} is an option of the encoder of {name!r}, which another one replaces: give"
+                f" {instead} (as a setting in model.options)"
             )
 
 

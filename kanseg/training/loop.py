@@ -31,6 +31,8 @@ from kanseg.training.time_estimate import TimeEstimate
 from kanseg.utils.errors import InputError
 from kanseg.utils.iteration import progress_bar
 
+STALE = 3  # validations without a better score, after which a task may give advice
+
 Batch = dict[str, Tensor]
 
 
@@ -288,6 +290,10 @@ def log_epoch(
         if progress.best is not None:
             line += f" (best {progress.best:.4f} in epoch {progress.best_epoch})"
     run.log(f"{line}  {seconds:.1f} s")
+    if "val" in entry and (progress.stale == STALE or progress.finished(settings)):
+        advice = task.advice(entry["val"])
+        if advice is not None:
+            run.log(f"warning: {advice}")
     if progress.stopped_early(settings.patience):
         run.log(f"stopped early: no better {settings.monitor} in {progress.stale} validations")
 

@@ -30,6 +30,7 @@ from kanseg.utils.weights import WEIGHTS
 # the encoder has learned; a lower rate keeps it later on.
 FREEZE_EPOCHS = 2
 LR_FACTOR = 0.1
+MIN_TRAINED = 0.25  # share of the epochs; with fewer, an encoder hardly learns
 COLORS = 3
 
 
@@ -200,6 +201,13 @@ def describe_encoder(config: Any, model: nn.Module) -> list[str]:
             f"training: {name} is frozen {until}, its norms in evaluation mode"
             " (training.freeze_encoder_epochs)"
         )
+        trained = max(config.training.epochs - epochs, 0)
+        if trained < MIN_TRAINED * config.training.epochs:
+            lines.append(
+                f"warning: the encoder is trained in {trained} of {config.training.epochs} epochs:"
+                " raise training.epochs or lower training.freeze_encoder_epochs, unless only the"
+                " decoder is to learn"
+            )
     if weights is None:
         return lines
     for pattern, factor in with_encoder_lr(config, model).lr_factors.items():

@@ -52,6 +52,7 @@ from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.command import command
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 from kanseg.utils.registry import nearest
 from kanseg.visualization.panels import draw_results
@@ -266,6 +267,17 @@ class SegmentationTask(Task):
             result[monitor] = result["iou"][monitor.removeprefix(ONE_CLASS)]
         return result
 
+    def advice(self, scores: Scores) -> str | None:
+        if scores["foreground_iou"] != 0:
+            return None
+        return (
+            "no pixel of the foreground is right on val, since the network predicts background or"
+            " a wrong class everywhere. Objects that fill a small part of the images need weight:"
+            " training.class_weights balanced, data.crop with data.oversample_foreground 0.5, or"
+            " more of dice in training.loss; try more epochs and another training.lr too, and look"
+            f" at the masks ({command('check')} --html)"
+        )
+
     def table(self, scores: Scores) -> str:
         return f"{scores['images']} images\n{table(scores)}"
 
@@ -314,17 +326,18 @@ def open_samples(
     for note in report.notes:
         log(f"data: {note}")
     if report.errors and (not data.skip_bad or any(issue.kind.stops for issue in report.errors)):
-        raise InputError("\n".join(dict.fromkeys(report.line(issue) for issue in report.errors)))
+        raise InputError("\n".join(report.lines(report.errors)))
     for code, issues in report.by_kind(report.warnings).items():
-        for issue in issues[:MAX_WARNINGS]:
-            log(f"data: warning: {report.line(issue)}")
-        if len(issues) > MAX_WARNINGS:
+        lines = report.lines(issues)
+        for line in lines[:MAX_WARNINGS]:
+            log(f"data: warning: {line}")
+        if len(lines) > MAX_WARNINGS:
             log(
-                f"data: warning: ... {len(issues)} in all: {KINDS[code].title}"
+                f"data: warning: ... {len(issues)} in all: {translate(KINDS[code].title)}"
                 f" ({command('check')} lists them)"
             )
-    for issue in report.errors:
-        log(f"data: left out: {report.line(issue)}")
+    for line in report.lines(report.errors):
+        log(f"data: left out: {line}")
     samples = {}
     for split in SPLITS:
         valid = [sample for sample in report.splits[split] if sample not in report.bad]

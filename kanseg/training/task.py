@@ -116,6 +116,12 @@ class Task(ABC):
     def headline(self, scores: Scores) -> Scores:
         """Return the scores that are logged after an epoch."""
 
+    def advice(self, scores: Scores) -> str | None:
+        """Return what to do about scores of val that a network should have left behind, from
+        `headline`; None if there is nothing to say.
+        """
+        return None
+
     @abstractmethod
     def table(self, scores: Scores) -> str:
         """Return the scores as text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from kanseg.utils.command import with_command
-from kanseg.utils.text import PrintableStream, printable
+from kanseg.utils.text import PrintableStream, ReaderGoneError, printable
 
 
 class InputError(ValueError):
@@ -24,13 +25,21 @@ def run_tool(main: Callable[[], int | None]) -> NoReturn:
     """Run the `main` of a command-line tool and exit with the code that it returns.
 
     An `InputError` or `OSError` is printed on stderr without a traceback, and the exit code is 2;
-    after Ctrl-C it is 130. Control characters in file names are printed as escapes, and a command
-    `kanseg VERB` as this user would type it.
+    after Ctrl-C it is 130. If nobody reads stdout any more (`| head`), the tool ends quietly with
+    141, as a shell reports SIGPIPE. Control characters in file names are printed as escapes, and a
+    command `kanseg VERB` as this user would type it.
     """
     sys.stdout = PrintableStream(sys.stdout)
     interrupts = record_interrupts()
     try:
-        status = main() or 0
+        try:
+            status = main() or 0
+        finally:  # also after --help, which raises SystemExit
+            sys.stdout.flush()
+    except ReaderGoneError:
+        # The interpreter flushes stdout when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except KeyboardInterrupt as interrupt:
         status = report_interrupt(str(interrupt))
     except Exception as error:

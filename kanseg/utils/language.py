@@ -1,4 +1,6 @@
-"""The language of the pages (report.html, check.html, demos): English, or Chinese."""
+"""The language of pages (report.html, check.html, demos), figures and the check of a data set:
+English, or Chinese.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def language() -> str:
 
 
 def translate(text: str, **values: object) -> str:
-    """Return a text of a page in its language; without a translation it stays English.
+    """Return a text in the language of the user; without a translation it stays English.
 
     Args:
         text: English text, the key of its translation.

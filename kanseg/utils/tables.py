@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from kanseg.utils.text import safe_cell
+from kanseg.utils.text import display_width, safe_cell
 
 
 def markdown_table(
@@ -20,7 +20,7 @@ def markdown_table(
     rules = []
     for column, cell in enumerate(first):
         end = "-" if column < text_columns else ":"
-        rules.append("-" * (len(cell) + 1) + end)
+        rules.append("-" * (display_width(cell) + 1) + end)
     lines = [f"| {' | '.join(first)} |", f"|{'|'.join(rules)}|"]
     for cells in others:
         lines.append(f"| {' | '.join(cells)} |")
@@ -38,21 +38,32 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], text_colum
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Format a CSV table. Text that a spreadsheet would run as a formula is escaped."""
+    """Format a CSV table. Text that a spreadsheet would run as a formula is escaped.
+
+    A table with letters beyond ASCII begins with a byte order mark, without which Excel takes UTF-8
+    for the encoding of the country. pandas skips it; Python's csv needs encoding="utf-8-sig", which
+    reads tables without it as well.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in (header, *rows):
         writer.writerow([safe_cell(cell) for cell in row])
-    return text.getvalue()
+    table = text.getvalue()
+    if table.isascii():
+        return table
+    return f"\ufeff{table}"
 
 
 def _padded(
     rows: Sequence[Sequence[str]], text_columns: int, min_width: int = 0
 ) -> list[tuple[str, ...]]:
-    """Pad the cells of each column to one width."""
+    """Pad the cells of each column to one width on a terminal."""
     columns = []
     for number, cells in enumerate(zip(*rows, strict=True)):
-        width = max(min_width, *map(len, cells))
-        pad = str.ljust if number < text_columns else str.rjust
-        columns.append([pad(cell, width) for cell in cells])
+        width = max(min_width, *map(display_width, cells))
+        padded = []
+        for cell in cells:
+            spaces = " " * (width - display_width(cell))
+            padded.append(cell + spaces if number < text_columns else spaces + cell)
+        columns.append(padded)
     return list(zip(*columns, strict=True))

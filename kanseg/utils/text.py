@@ -39,8 +39,26 @@ def printable(text: object, *, line: bool = False) -> str:
     return "".join(result)
 
 
+def display_width(text: str) -> int:
+    """Columns that a text takes on a terminal: two for a Chinese letter, none for an accent that
+    is written over the letter before it (UAX #11).
+    """
+    width = 0
+    for character in text:
+        if unicodedata.combining(character):
+            continue
+        width += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return width
+
+
+class ReaderGoneError(BrokenPipeError):
+    """The program that reads stdout has ended, as in `kanseg formats | head -1`."""
+
+
 class PrintableStream:
-    """Wrap a text stream and write only `printable` text to it."""
+    """Wrap a text stream and write only `printable` text to it; `ReaderGoneError` if nobody reads
+    it any more.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -51,8 +69,18 @@ class PrintableStream:
         """
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-        self._stream.write(shown)
+        try:
+            self._stream.write(shown)
+        except BrokenPipeError as error:
+            raise ReaderGoneError(*error.args) from None
         return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise ReaderGoneError(*error.args) from None
 
     def writelines(self, lines: list[str]) -> None:
         """Write all lines."""

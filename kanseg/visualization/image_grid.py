@@ -71,18 +71,25 @@ def image_grid(
     draw = ImageDraw.Draw(grid)
     top = 0
     for cells, name, size in zip(rows, names, sizes, strict=True):
-        text = fitted(name, width - 2 * MARGIN)
-        draw.text((MARGIN, top + 3), text, fill="black", font=font_for(name))
+        _write(draw, MARGIN, top, fitted(name, width - 2 * MARGIN), "black")
         top += CAPTION
         left = MARGIN
         for cell, caption in zip(cells, columns, strict=True):
             grid.paste(resized(cell, size), (left, top))
-            text = fitted(caption, column_width - MARGIN)
-            draw.text((left, top + size[1] + 2), text, fill=GRAY, font=font_for(caption))
+            _write(draw, left, top + size[1], fitted(caption, column_width - MARGIN), GRAY)
             left += column_width
         top += size[1] + CAPTION + MARGIN
     grid.paste(key, (0, height - key.height))
     return np.asarray(grid)
+
+
+def _write(draw: ImageDraw.ImageDraw, left: int, top: int, text: str, color: str | Color) -> None:
+    """Write a text in the middle of a line of CAPTION pixels: Chinese fonts are higher than DejaVu
+    Sans, and would reach over its end.
+    """
+    font = font_for(text)
+    above = (CAPTION - sum(font.getmetrics())) // 2
+    draw.text((left, top + above), text, fill=color, font=font)
 
 
 def _text_width(texts: Sequence[str]) -> float:
@@ -127,7 +134,8 @@ def _draw_legend(entries: Sequence[tuple[str, Color]], width: int) -> Image.Imag
     legend = Image.new("RGB", (width, y + CAPTION), "white")
     draw = ImageDraw.Draw(legend)
     for x, y, text, color in positions:
-        square = (x, y + 2, x + SQUARE, y + 2 + SQUARE)
+        upper = y + (CAPTION - SQUARE) // 2
+        square = (x, upper, x + SQUARE, upper + SQUARE)
         draw.rectangle(square, fill=color, outline="black")
-        draw.text((x + SQUARE + 6, y), text, fill="black", font=font_for(text))
+        _write(draw, x + SQUARE + 6, y, text, "black")
     return legend

@@ -110,3 +110,18 @@ def test_an_epoch_and_an_index_draw_nothing(folder):
     images = {data[epoch, 0]["image"].numpy().tobytes() for epoch in range(8)}
     assert len(images) == 2
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_indices_are_those_of_a_sequence(folder):
+    flips = Augmentation([{"HorizontalFlip": {"p": 0.5}}])
+    samples = dataset(folder, augmentation=flips)
+    count = len(samples)
+    for epoch in range(4):
+        last, same = samples[epoch, -1], samples[epoch, count - 1]
+        assert torch.equal(last["image"], same["image"])
+        assert last["index"] == count - 1
+    assert samples[-count]["index"] == 0
+    for key in (count, -count - 1, (0, count)):
+        with pytest.raises(IndexError, match=f"{count} samples"):
+            samples[key]
+    assert [item["index"] for item in samples] == list(range(count))

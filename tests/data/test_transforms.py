@@ -127,3 +127,39 @@ def test_floats_outside_0_to_1_keep_their_range():
     np.testing.assert_allclose(flipped, heights[:, ::-1], rtol=1e-5)
     brighter, _ = Augmentation([{"RandomBrightnessContrast": {"p": 1.0}}])(heights, MASK, 0)
     assert brighter.std() > 100
+
+
+FLOATS = np.random.default_rng(1).normal(200, 50, (20, 24, 3)).astype(np.float32)
+FLIP = [{"HorizontalFlip": {"p": 1.0}}]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_not_finite_are_refused(value):
+    image = FLOATS.copy()
+    image[3, 4, 1] = value
+    with pytest.raises(InputError, match="image 7: has NaN or infinite"):
+        Augmentation(FLIP)(image, MASK, 0, name="image 7")
+
+
+@pytest.mark.parametrize(("value", "count"), [(1e30, 1), (-3.4028235e38, 3), (1e8, 2)])
+def test_values_that_would_erase_the_others_are_refused(value, count):
+    """Such as pixels without data that the file does not mark."""
+    image = FLOATS.copy()
+    image[0, :count] = value
+    with pytest.raises(InputError, match="clip the values"):
+        Augmentation(FLIP)(image, MASK, 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e4, -1e5])
+def test_other_floats_keep_their_values(value):
+    image = FLOATS.copy()
+    image[0, 0] = value
+    changed, _ = Augmentation(FLIP)(image, MASK, 0)
+    np.testing.assert_allclose(changed, image[:, ::-1], atol=1e-2)
+
+
+def test_floats_that_are_mostly_zero_are_no_fault():
+    image = np.zeros_like(FLOATS)
+    image[5, 5] = 1e6
+    changed, _ = Augmentation(FLIP)(image, MASK, 0)
+    np.testing.assert_allclose(changed, image[:, ::-1], rtol=1e-6)

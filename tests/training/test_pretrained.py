@@ -21,6 +21,7 @@ from kanseg.training.optim.optimizers import parameter_groups
 from kanseg.training.pretrained import (
     FrozenEncoder,
     check_encoder,
+    describe_encoder,
     encoder_statistics,
     find_pretrained,
     freeze_epochs,
@@ -253,7 +254,10 @@ def test_a_trained_network_brings_the_normalization_of_its_images(tmp_path):
     ("settings", "message"),
     [
         ({"encoder": "test_resnt"}, "did you mean 'test_resnet'"),
-        ({"encoder": "test_resnet", "encoder_weights": "absent.pth"}, "absent.pth"),
+        (
+            {"encoder": "test_resnet", "encoder_weights": "absent.pth"},
+            r"^model\.encoder_weights: no file",
+        ),
         (
             {"encoder": "test_resnet", "name": "u2kanet_small", "options": {}},
             "ukanet_18, ukanet_34, ukanet_50, unet",
@@ -304,3 +308,15 @@ def test_the_options_of_earlier_versions_mean_the_same_network(pretrained):
     )
     with pytest.warns(DeprecationWarning, match=r"set model\.encoder"):
         assert model_arguments(earlier, in_channels=3, classes=2) == arguments
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(2, True), (3, False), (50, False)])
+def test_an_encoder_that_is_hardly_trained_is_said(config, epochs, warned):
+    """With the default, two frozen epochs."""
+    config.model.encoder_weights = "imagenet"
+    config.training.epochs = epochs
+    model = kanseg.create_model("unet", width=2, depth=1)
+    lines = describe_encoder(config, model)
+    assert any(line.startswith("warning: the encoder is trained in 0 of 2") for line in lines) == (
+        warned
+    )

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ import tifffile
 
 from kanseg.data import open_data
 from kanseg.inference import Predictor
+from kanseg.training.loop import log_epoch
 from kanseg.training.run import train
+from kanseg.training.segmentation import SegmentationTask
+from kanseg.training.state import Progress
 from kanseg.utils.errors import InputError
 
 
@@ -64,3 +68,21 @@ def test_another_fold_is_another_run(config):
     config.data.fold = 0
     with pytest.raises(InputError, match="data.fold: 1 -> 0"):
         train(config, resume=True)
+
+
+def test_a_network_that_finds_no_foreground_is_said_with_what_to_do(config):
+    task = SegmentationTask(config)
+    assert task.advice({"foreground_iou": 0.01}) is None
+    assert task.advice({"foreground_iou": float("nan")}) is None  # val has none
+    assert "training.class_weights" in task.advice({"foreground_iou": 0.0})
+
+
+@pytest.mark.parametrize(("epoch", "stale", "lines"), [(4, 2, 1), (4, 3, 2), (9, 6, 2)])
+def test_advice_is_given_after_some_validations_and_at_the_end(config, epoch, stale, lines):
+    config.training.epochs = 9
+    progress = Progress(epoch=epoch, best=0.0, best_epoch=1, stale=stale)
+    entry = {"epoch": epoch, "train": {"loss": 1.0}, "val": {"foreground_iou": 0.0}}
+    logged = []
+    state, run = SimpleNamespace(progress=progress), SimpleNamespace(log=logged.append)
+    log_epoch(entry, state, SegmentationTask(config), run, 1.0)
+    assert len(logged) == lines

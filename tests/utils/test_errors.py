@@ -1,4 +1,6 @@
+import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -61,3 +63,40 @@ def test_a_tool_in_the_background_goes_on_ignoring_ctrl_c():
     with pytest.raises(SystemExit) as stop:
         run_tool(main)
     assert stop.value.code == 3
+
+
+TOOLS = {
+    "prints while it works": "for i in range(100_000): print('a line', i)",
+    "prints at its end": "print('a line')",
+    "ends by SystemExit, as --help": "print('a line'); raise SystemExit(0)",
+}
+
+
+@pytest.mark.parametrize("lines", TOOLS.values(), ids=TOOLS)
+def test_a_tool_whose_reader_is_gone_ends_quietly(lines):
+    """As in `kanseg formats | head -1`: exit code 128 + SIGPIPE, no message."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = f"from kanseg.utils.errors import run_tool\ndef main():\n {lines}\nrun_tool(main)"
+    tool = [sys.executable, "-c", code]
+    for unbuffered in ("", "1"):
+        done = subprocess.run(
+            tool,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            timeout=120,
+        )
+        assert (done.returncode, done.stderr) == (141, "")
+    os.close(writer)
+
+
+def test_a_broken_pipe_to_another_process_is_an_error(capfd):
+    def main():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit) as stop:
+        run_tool(main)
+    assert stop.value.code == 2
+    assert "Broken pipe" in capfd.readouterr().err

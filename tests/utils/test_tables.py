@@ -1,6 +1,8 @@
 import csv
 import io
 
+from kanseg.utils.io import atomic_write_text
+from kanseg.utils.reading import parse_csv, read_text
 from kanseg.utils.tables import csv_table, markdown_table, plain_table
 
 
@@ -38,3 +40,20 @@ def test_csv_cells_are_quoted_and_formulas_are_escaped():
         ["a,b", "-0.5"],
         ["'=1+1", "-0.5"],
     ]
+
+
+def test_a_chinese_letter_takes_two_columns_and_an_accent_none():
+    lines = plain_table(["名称", "n"], [["a", "1"], ["cafe\u0301", "22"]]).splitlines()
+    assert lines == ["名称   n", "a      1", "cafe\u0301  22"]
+    rule = markdown_table(["名称名称", "n"], []).splitlines()[1]
+    assert rule == "|----------|----:|"
+
+
+def test_only_tables_that_a_spreadsheet_would_misread_have_a_byte_order_mark(tmp_path):
+    assert csv_table(["file"], [["a.png"]]).encode() == b"file\na.png\n"
+    table = tmp_path / "table.csv"
+    atomic_write_text(table, csv_table(["file", "class"], [["a.png", "猫"]]))
+    assert table.read_bytes().startswith("\ufefffile".encode())
+    assert parse_csv(read_text(table), table) == [["file", "class"], ["a.png", "猫"]]
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        assert next(csv.DictReader(stream)) == {"file": "a.png", "class": "猫"}

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
-from kanseg.visualization.fonts import font_for
+from kanseg.visualization import fonts
+from kanseg.visualization.fonts import families, font_for
 from kanseg.visualization.image_grid import CAPTION, fitted, image_grid
 
 LONG = (
@@ -84,6 +85,24 @@ def test_cells_of_another_size_are_shown_at_the_size_of_the_first():
         [[np.zeros((128, 128, 3), np.uint8), np.full((17, 33, 3), 7, np.uint8)]], ["a", "b"], ["x"]
     )
     assert (grid[CAPTION : CAPTION + 256, 264:520] == 7).all()
+
+
+def test_high_letters_are_not_cut(monkeypatch):
+    """Fonts with Chinese letters are higher than DejaVu Sans; STIXGeneral, which comes with
+    matplotlib, is as high and has a letter that reaches to its lower end.
+    """
+    families.cache_clear()
+    monkeypatch.setattr(fonts, "CHINESE", ("STIXGeneral",))
+    name = "\u2a46"
+    font = font_for(name)
+    alone = Image.new("L", (40, 60), 255)
+    ImageDraw.Draw(alone).text((10, 10), name, fill=0, font=font)
+    ink = (255 - np.asarray(alone, dtype=int)).sum()
+    grid = image_grid([[np.full((64, 64, 3), 255, np.uint8)]], [""], [name], legend=[])
+    title = grid[:CAPTION].astype(int)
+    families.cache_clear()
+    assert font.getname()[0] == "STIXGeneral"
+    assert (255 - title[..., 0]).sum() == ink
 
 
 def test_a_grid_of_nothing_is_refused():

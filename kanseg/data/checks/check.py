@@ -30,6 +30,7 @@ from kanseg.data.label_spec import LabelSpec
 from kanseg.data.opening import open_index
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 OTHER = "other"  # in the report: samples that are in none of train, val and test
@@ -90,7 +91,7 @@ def _choose_samples(report: Report, data: DataConfig, everything: bool) -> None:
         report.splits[split] = list(samples)
     if index.unlisted and index.splits:
         names = [sample.name for sample in index.unlisted]
-        reason = f"{len(names)} images are in no split"
+        reason = translate("{count} images are in no split", count=len(names))
         report.issues.append(issue_of_names("in_no_split", ".", reason, names))
     if everything or any(problem.kind.stops for problem in index.problems):
         used: set[Path] = set()
@@ -117,16 +118,21 @@ def _existing_splits(names: Sequence[str], split: str, report: Report) -> list[s
     if not index.splits:  # the layout is broken, which is reported already
         return []
     absent = [name for name in names if name not in {*index.splits, *index.split_problems}]
-    found = f"(found: {', '.join(index.splits)})"
+    found = ", ".join(index.splits)
     is_default = list(names) == [split] and split != "train" and not nearest(split, index.splits)
     if absent and is_default:
         consequence = "there will be no test scores"
         if split == "val":
             consequence = "the weights of the last epoch are used"
-        report.notes += (f"there is no split {split!r}, so {consequence} {found}",)
+        report.notes += (f"there is no split {split!r}, so {consequence} (found: {found})",)
     else:
         for name in absent:
-            reason = f"there is no split {name!r}{nearest(name, index.splits)} {found}"
+            reason = translate(
+                "there is no split {name}{hint} (found: {found})",
+                name=repr(name),
+                hint=nearest(name, index.splits),
+                found=found,
+            )
             report.issues.append(Issue("no_split", ".", reason))
     return [name for name in names if name in index.splits]
 

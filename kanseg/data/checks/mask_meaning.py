@@ -19,6 +19,7 @@ from kanseg.data.labels import index_by_palette
 from kanseg.data.names import few
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 Masks = Mapping[Path, MaskFacts]
 
@@ -79,9 +80,11 @@ def classes_everywhere(
     issues = []
     for index in range(first_class, len(spec.classes)):
         if (counts[:, index] == pixels).all() and pixels.all():
-            reason = (
-                f"{spec.classes[index]} fills all {len(labels)} images, such as this one; is the"
-                " label in the alpha channel, or are the values inverted?"
+            reason = translate(
+                "{name} fills all {count} images, such as this one; is the label in the alpha"
+                " channel, or are the values inverted?",
+                name=spec.classes[index],
+                count=len(labels),
             )
             details = {"class": spec.classes[index]}
             issues.append(Issue("class_everywhere", name, reason, details=details))
@@ -107,10 +110,13 @@ def _white_at_0(masks: Masks, prober: Prober) -> list[Issue]:
     others = [value for value, *_ in masks[found[0]].values if value != 0]
     if others:
         swapped += f", {others[0]}: 0"
-    reason = (
-        f"{len(found)} masks mark 0 as white: {few(map(prober.name, found))}; their values are read"
-        " as stored, so white is the background; if white is the object, give"
-        f" mask_values, such as {{{swapped}}}, or for colors classes and palette, in dataset.yaml"
+    reason = translate(
+        "{count} masks mark 0 as white: {names}; their values are read as stored, so white is the"
+        " background; if white is the object, give mask_values, such as {values}, or for colors"
+        " classes and palette, in dataset.yaml",
+        count=len(found),
+        names=few(map(prober.name, found)),
+        values=f"{{{swapped}}}",
     )
     return [Issue("white_at_0", prober.name(found[0]), reason)]
 
@@ -125,10 +131,13 @@ def _palettes_differ(masks: Masks, prober: Prober) -> list[Issue]:
         if len(by_color) < 2:
             continue
         (color, first), (other_color, other) = list(by_color.items())[:2]
-        reason = (
-            f"index {index} has the color {unpack_rgb(color)} here and {unpack_rgb(other_color)} in"
-            f" {prober.name(other)}; if the colors identify the classes, give classes and palette"
-            " in dataset.yaml"
+        reason = translate(
+            "index {index} has the color {color} here and {other_color} in {other}; if the colors"
+            " identify the classes, give classes and palette in dataset.yaml",
+            index=index,
+            color=unpack_rgb(color),
+            other_color=unpack_rgb(other_color),
+            other=prober.name(other),
         )
         return [Issue("palettes_differ", prober.name(first), reason)]
     return []
@@ -143,8 +152,10 @@ def _other_palette(masks: Masks, spec: LabelSpec, prober: Prober) -> list[Issue]
             found.append(path)
     if not found:
         return []
-    reason = (
-        f"{len(found)} indexed masks have none of the palette's colors and are read by their"
-        f" indices: {few(map(prober.name, found))}"
+    reason = translate(
+        "{count} indexed masks have none of the palette's colors and are read by their indices:"
+        " {names}",
+        count=len(found),
+        names=few(map(prober.name, found)),
     )
     return [Issue("other_palette", prober.name(found[0]), reason)]

@@ -12,6 +12,7 @@ from kanseg.data.preprocess import Preprocess
 from kanseg.data.sample import Sample, read_sample_image
 from kanseg.data.transforms import Augmentation
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 
 def training_needs(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> list[Issue]:
@@ -80,8 +81,10 @@ def _sizes(samples: Sequence[Sample], data: DataConfig, prober: Prober) -> list[
     if len(sizes) < 2 or data.resize is not None or data.crop is not None:
         return []
     shown = ", ".join(f"{height}x{width}" for (height, width), _ in sizes.most_common(3))
-    reason = (
-        f"the training images have {len(sizes)} sizes (height x width: {shown}), which cannot share"
-        " a batch: train with data.resize or data.crop, or with training.batch_size 1"
+    reason = translate(
+        "the training images have {count} sizes (height x width: {sizes}), which cannot share a"
+        " batch: train with data.resize or data.crop, or with training.batch_size 1",
+        count=len(sizes),
+        sizes=shown,
     )
     return [Issue("sizes_mixed", ".", reason, details={"sizes": len(sizes)})]

@@ -54,7 +54,8 @@ class Problems(NamedTuple):
 
     code: str
     title: str
-    issues: list[Issue]
+    count: int
+    files_of: dict[str, list[str]]  # by the reason
     figures: list[list[Figure]]
 
 
@@ -84,7 +85,7 @@ def render_check(report: Report, *, seed: int = 0) -> str:
         TEMPLATE,
         title=report.root.name or str(report.root),
         root=report.root,
-        verdict=_verdict(report),
+        verdict=report.verdict(),
         has_errors=bool(report.errors),
         notes=report.notes,
         faults=_faults(report),
@@ -93,18 +94,6 @@ def render_check(report: Report, *, seed: int = 0) -> str:
         sizes=_size_rows(sizes),
         more_sizes=max(0, len(sizes) - MAX_SIZES),
         grids=_sample_grids(report, seed),
-    )
-
-
-def _verdict(report: Report) -> str:
-    return translate(
-        "Errors: {errors}, warnings: {warnings}. {decoded} files were decoded; {cached} are"
-        " unchanged and were read from the cache. {seconds} s",
-        errors=len(report.errors),
-        warnings=len(report.warnings),
-        decoded=report.prober.decoded,
-        cached=report.prober.from_cache,
-        seconds=f"{report.seconds:.1f}",
     )
 
 
@@ -122,7 +111,8 @@ def _faults(report: Report) -> list[tuple[str, str, list[Problems]]]:
                 images = _problem_images(report, issue)
                 if images:
                     figures.append(images)
-            kinds.append(Problems(code, translate(KINDS[code].title), some, figures))
+            title, files_of = translate(KINDS[code].title), report.by_reason(some)
+            kinds.append(Problems(code, title, len(some), files_of, figures))
         if kinds:
             found.append((f"{name} ({len(issues)})", severity, kinds))
     return found
@@ -149,12 +139,7 @@ def _class_rows(report: Report, splits: Collection[Statistics]) -> list[ClassRow
         bars = []
         for statistics in splits:
             share = float(statistics.shares[index])
-            text = translate(
-                "{share} %, in {images}",
-                share=f"{100 * share:.2f}",
-                images=statistics.with_class[index],
-            )
-            bars.append(_bar(text, share, color))
+            bars.append(_bar(statistics.class_text(index), share, color))
         rows.append(ClassRow(name, color, bars))
     return rows
 

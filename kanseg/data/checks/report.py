@@ -13,7 +13,9 @@ from kanseg.data.checks.statistics import Statistics, three_digits
 from kanseg.data.formats.index import DatasetIndex
 from kanseg.data.formats.issues import KINDS, Issue
 from kanseg.data.label_spec import LabelSpec
+from kanseg.data.names import few
 from kanseg.data.sample import Sample
+from kanseg.utils.language import translate
 from kanseg.utils.tables import markdown_table
 from kanseg.utils.text import printable
 
@@ -87,9 +89,20 @@ class Report:
             found |= dict.fromkeys(samples)
         return list(found)
 
-    def line(self, issue: Issue) -> str:
-        """Return `FILE: reason` with the full path of the file."""
-        return printable(self.index.message(issue), line=True)
+    def lines(self, issues: Iterable[Issue]) -> list[str]:
+        """Return `FILE: reason` with full paths, one line for all files with the same reason."""
+        lines = []
+        for reason, files in self.by_reason(issues).items():
+            files = [self.root / file for file in files]
+            lines.append(printable(f"{few(files)}: {reason}", line=True))
+        return lines
+
+    def by_reason(self, issues: Iterable[Issue]) -> dict[str, list[str]]:
+        """Return reason -> files, in the order of the issues."""
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for issue in issues:
+            found[issue.reason].setdefault(issue.file)
+        return {reason: list(files) for reason, files in found.items()}
 
     def by_kind(self, issues: Iterable[Issue]) -> dict[str, list[Issue]]:
         """Return code -> issues, in the order of `KINDS`."""
@@ -99,37 +112,43 @@ class Report:
         return {code: found[code] for code in KINDS if code in found}
 
     def text(self, *, warnings: int = 10) -> str:
-        """Return the report for a terminal: all errors, and at most `warnings` warnings of each
-        kind (0 for all).
+        """Return the report for a terminal: all errors, and at most `warnings` lines of warnings of
+        each kind (0 for all). Files with the same reason share a line.
         """
         lines = [self._overview()]
         for note in self.notes:
-            lines.append(printable(f"note: {note}", line=True))
-        lines += self._list_issues("ERRORS", self.errors, 0)
-        lines += self._list_issues("warnings", self.warnings, warnings)
-        lines.append(f"\n{self.verdict()}")
+            lines.append(printable(translate("note: {note}", note=note), line=True))
+        lines += self._list_issues(translate("ERRORS"), self.errors, 0)
+        lines += self._list_issues(translate("warnings"), self.warnings, warnings)
+        lines.append(f"\n{self.root}: {self.verdict()}")
         return "\n".join(lines)
 
     def _list_issues(self, title: str, issues: Sequence[Issue], limit: int) -> list[str]:
-        """Return the lines of the issues by kind, at most `limit` of each (0 for all)."""
+        """Return the lines of the issues by kind, at most `limit` lines of each (0 for all)."""
         if not issues:
             return []
         lines = [f"\n{title} ({len(issues)})"]
         for code, some in self.by_kind(issues).items():
-            lines.append(f"  {code}: {KINDS[code].title} ({len(some)})")
-            for issue in some[: limit or None]:
-                lines.append(printable(f"    {issue.file}: {issue.reason}", line=True))
-            if limit and len(some) > limit:
-                lines.append(f"    ... and {len(some) - limit} more (--warnings 0 shows all)")
+            lines.append(f"  {code}: {translate(KINDS[code].title)} ({len(some)})")
+            by_reason = list(self.by_reason(some).items())
+            for reason, files in by_reason[: limit or None]:
+                lines.append(printable(f"    {few(files)}: {reason}", line=True))
+            if limit and len(by_reason) > limit:
+                more = sum(len(files) for _, files in by_reason[limit:])
+                rest = translate("... and {count} more (--warnings 0 shows all)", count=more)
+                lines.append(f"    {rest}")
         return lines
 
     def verdict(self) -> str:
         """Return one line: the number of problems, files and seconds."""
-        errors, warnings = len(self.errors), len(self.warnings)
-        return (
-            f"{self.root}: {errors} error{'s' * (errors != 1)}, {warnings}"
-            f" warning{'s' * (warnings != 1)}; {self.prober.decoded} files decoded,"
-            f" {self.prober.from_cache} unchanged and read from the cache; {self.seconds:.1f} s"
+        return translate(
+            "Errors: {errors}, warnings: {warnings}. {decoded} files were decoded; {cached} are"
+            " unchanged and were read from the cache. {seconds} s",
+            errors=len(self.errors),
+            warnings=len(self.warnings),
+            decoded=self.prober.decoded,
+            cached=self.prober.from_cache,
+            seconds=f"{self.seconds:.1f}",
         )
 
     def _overview(self) -> str:
@@ -137,9 +156,16 @@ class Report:
         classes: tuple[str, ...] = ()
         if self.label_spec is not None:
             classes = self.label_spec.classes
-        titles = ["images", "height x width", "kinds", "mean", "std", *classes]
+        titles = [
+            translate("images"),
+            translate("height x width"),
+            translate("kinds"),
+            translate("mean"),
+            translate("std"),
+            *classes,
+        ]
         if self.label_spec is not None:
-            titles.append("ignored pixels")
+            titles.append(translate("ignored pixels"))
         header, columns = [self.root.name], [titles]
         for split, stats in self.statistics.items():
             if not stats.images:
@@ -161,7 +187,10 @@ class Report:
                 column.append(str(stats.ignored))
             columns.append(column)
         if len(columns) == 1:
-            return f"{self.root}: no sample can be used; the first error below is the cause"
+            return translate(
+                "{folder}: no sample can be used; the first error below is the cause",
+                folder=self.root,
+            )
         return markdown_table(header, list(zip(*columns, strict=True)))
 
     def to_json(self) -> dict[str, Any]:

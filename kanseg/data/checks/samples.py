@@ -12,6 +12,7 @@ from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.labels import index_of_stored_value
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 BLUR = 32  # lossy compression changes values 0 and 255 by less
 MAX_BAD_VALUES = 100  # in the details of an issue
@@ -33,13 +34,14 @@ def check_sample(
         code, reason = image.fault
         issues.append(_issue(code, sample, sample.image, reason, prober))
     elif image.constant:
-        reason = "all pixels are equal; is this an empty export?"
+        reason = translate("all pixels are equal; is this an empty export?")
         issues.append(_issue("constant_image", sample, sample.image, reason, prober))
     if not sample.has_mask:
         folder = sample.image.parent.parent / "masks"
-        reason = f"the image has no mask of the name {sample.name}"
+        reason = translate("the image has no mask of its name")
         if folder.is_dir():
-            reason = f"the image has no mask {prober.name(folder / f'{sample.name}.png')}"
+            where = prober.name(folder)
+            reason = translate("the image has no mask of its name in {folder}/", folder=where)
         issues.append(_issue("no_mask", sample, sample.image, reason, prober))
         return issues, None
     for path in mask_files(sample):
@@ -73,7 +75,7 @@ def _mask_issues(
     if image.fault is None and mask.size != image.size:
         issues.append(_size_mismatch(sample, path, mask.size, image.size, prober))
     elif mask.alpha_varies:
-        reason = (
+        reason = translate(
             "its alpha channel varies, and is ignored; if it holds the label:"
             " Image.open(f).getchannel('A').save(f)"
         )
@@ -90,20 +92,22 @@ def _size_mismatch(
     sample: Sample, path: Path, mask: list[int], image: list[int], prober: Prober
 ) -> Issue:
     sizes = {"mask": list(mask), "image": list(image)}
-    reason = (
-        f"the mask is {mask[0]}x{mask[1]} and the image {image[0]}x{image[1]} pixels (height x"
-        " width)"
+    reason = translate(
+        "the mask is {mask} and the image {image} pixels (height x width)",
+        mask="x".join(map(str, mask)),
+        image="x".join(map(str, image)),
     )
     return _issue("size_mismatch", sample, path, reason, prober, **sizes)
 
 
 def _no_palette(sample: Sample, path: Path, mask: MaskFacts, prober: Prober) -> Issue:
-    reason = (
-        f"a color mask of {_number_of_values(mask)} colors, but there is no palette; give classes"
-        " and palette (an RGB color per class) in dataset.yaml"
+    reason = translate(
+        "a color mask of {count} colors, but there is no palette; give classes and palette (an RGB"
+        " color per class) in dataset.yaml",
+        count=_number_of_values(mask),
     )
     if mask.gray:
-        reason = (
+        reason = translate(
             "a mask with three equal channels; save it as 8-bit gray (one channel) with class"
             " indices"
         )
@@ -162,7 +166,10 @@ def _label_of_histogram(
             label.counts[index] += count
     if not mask.lossy:
         return label, []
-    reason = f"the mask is {mask.lossy}, which can blur values; its values are intact, but use PNG"
+    reason = translate(
+        "the mask is {format}, which can blur values; its values are intact, but use PNG",
+        format=mask.lossy,
+    )
     return label, [_issue("lossy_format", sample, path, reason, prober)]
 
 
@@ -182,28 +189,37 @@ def _bad_values(
         shown = shown_value(value, mask.color)
         details.append({"value": shown, "pixels": count, "row": row, "column": column})
     value, _, row, column = bad[0]
-    first = (
-        f"{shown_value(value, mask.color)} at row {row}, column {column} ({pixels} pixels in all)"
+    first = translate(
+        "{value} at row {row}, column {column} ({pixels} pixels in all)",
+        value=shown_value(value, mask.color),
+        row=row,
+        column=column,
+        pixels=pixels,
     )
     code = "bad_value"
     if mask.lossy:
         code, reason = "lossy_mask", _reason_of_lossy(mask, pixels, spec)
     elif mask.color:
-        reason = (
-            f"color {first} is not in the palette; {_list_bad(bad, mask)}correct the mask or the"
-            " palette"
+        reason = translate(
+            "color {first} is not in the palette; {others}correct the mask or the palette",
+            first=first,
+            others=_list_bad(bad, mask),
         )
     elif {value for value, *_ in mask.values} <= {0, 255}:
         code = "mask_0_255"
-        reason = (
-            f"holds 0 and 255 ({pixels} pixels) where {spec.expected_values} are expected; divide"
-            " by 255, or give mask_values: {0: 0, 255: 1}"
+        reason = translate(
+            "holds 0 and 255 ({pixels} pixels) where {expected} are expected; divide by 255, or"
+            " give mask_values: {{0: 0, 255: 1}}",
+            pixels=pixels,
+            expected=spec.expected_values,
         )
     else:
-        reason = (
-            f"value {first} is not a class; expected {spec.expected_values};"
-            f" {_list_bad(bad, mask)}correct the mask, or name the value in mask_values or"
-            " ignore_index"
+        reason = translate(
+            "value {first} is not a class; expected {expected}; {others}correct the mask, or name"
+            " the value in mask_values or ignore_index",
+            first=first,
+            expected=spec.expected_values,
+            others=_list_bad(bad, mask),
         )
     return _issue(code, sample, sample.mask, reason, prober, values=details, pixels=pixels)
 
@@ -216,21 +232,23 @@ def _reason_of_lossy(mask: MaskFacts, pixels: int | None, spec: LabelSpec | None
         pixels: number of pixels whose value is not a class; None if the classes are not known.
         spec: the classes; None if they are not known.
     """
-    start = f"{mask.lossy} blurs masks: {_number_of_values(mask)} values"
+    count = _number_of_values(mask)
+    start = translate("{format} blurs masks: {count} values", format=mask.lossy, count=count)
     expected = ""
     if spec is not None:
-        start += f", {pixels} pixels of no class"
-        expected = f" (expected {spec.expected_values})"
+        start += translate(", {pixels} pixels of no class", pixels=pixels)
+        expected = translate(" (expected {expected})", expected=spec.expected_values)
     near_ends = 0
     for value, count, *_ in mask.values:
         if value < BLUR or value > 255 - BLUR:
             near_ends += count
     if not mask.color and near_ends >= 0.9 * mask.size[0] * mask.size[1]:
-        return (
-            f"{start}; 0 and 255 with gray between: export again as PNG, or threshold at 128 and"
-            " save as PNG (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
+        return start + translate(
+            "; 0 and 255 with gray between: export again as PNG, or threshold at 128 and save as"
+            " PNG (Image.open(f).convert('L').point(lambda v: 255 * (v > 127)))"
         )
-    return f"{start}{expected}; the original indices are lost: export the masks again as PNG"
+    lost = translate("; the original indices are lost: export the masks again as PNG")
+    return f"{start}{expected}{lost}"
 
 
 def _list_bad(bad: list[list[int]], mask: MaskFacts) -> str:
@@ -242,7 +260,7 @@ def _list_bad(bad: list[list[int]], mask: MaskFacts) -> str:
         shown.append(f"{shown_value(value, mask.color)} ({count})")
     if len(bad) > 4:
         shown.append("...")
-    return f"values that are not a class: {', '.join(shown)}; "
+    return translate("values that are not a class: {values}; ", values=", ".join(shown))
 
 
 def shown_value(value: int, color: bool) -> int | list[int]:
@@ -254,7 +272,7 @@ def shown_value(value: int, color: bool) -> int | list[int]:
 
 def _number_of_values(mask: MaskFacts) -> str:
     if mask.more:
-        return f"more than {len(mask.values)}"
+        return translate("more than {count}", count=len(mask.values))
     return str(len(mask.values))
 
 
@@ -268,16 +286,18 @@ def _label_issues(
     pixels = label.size[0] * label.size[1]
     if spec.task == "multilabel":
         all_ignored = label.ignored == pixels * len(spec.classes)
-        objects, reason = label.counts, "no class has a pixel"
+        objects, reason = label.counts, translate("no class has a pixel")
     else:
         all_ignored = label.ignored == pixels
-        objects, reason = label.counts[1:], f"all pixels are {spec.classes[0]} or ignored"
+        objects = label.counts[1:]
+        reason = translate("all pixels are {name} or ignored", name=spec.classes[0])
     if all_ignored:
-        reason = "every pixel is ignored, so nothing can be learned or measured"
+        reason = translate("every pixel is ignored, so nothing can be learned or measured")
         return [_issue("all_ignored", sample, path, reason, prober)]
     if sum(objects) == 0:
         return [_issue("empty_mask", sample, path, reason, prober)]
     if spec.task != "multilabel" and pixels in label.counts:
         only = spec.classes[label.counts.index(pixels)]
-        return [_issue("one_class_only", sample, path, f"every pixel is {only}", prober)]
+        reason = translate("every pixel is {name}", name=only)
+        return [_issue("one_class_only", sample, path, reason, prober)]
     return []

@@ -19,6 +19,7 @@ from kanseg.data.label_spec import LabelSpec
 from kanseg.data.names import few
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 Splits = Mapping[str, Sequence[Sample]]  # train, val, test -> samples
 OUTLIER = 4  # times the median height or width
@@ -39,8 +40,12 @@ def in_two_splits(splits: Splits, names: Mapping[str, Sequence[str]]) -> list[Is
         images = {sample.image for sample in splits[one]}
         both = [sample.name for sample in splits[other] if sample.image in images]
         if both:
-            where = f"{' + '.join(names[one])} and in {' + '.join(names[other])}"
-            reason = f"{len(both)} images are in {where}"
+            reason = translate(
+                "{count} images are in {split} and in {other}",
+                count=len(both),
+                split=" + ".join(names[one]),
+                other=" + ".join(names[other]),
+            )
             issues.append(issue_of_names("in_two_splits", ".", reason, both))
     return issues
 
@@ -66,14 +71,18 @@ def duplicates(splits: Splits, prober: Prober) -> list[Issue]:
 def _duplicate(split: str, sample: Sample, last_split: str, last: Sample, prober: Prober) -> Issue:
     """Return the problem of an image that equals another one in the same or a later split."""
     name, other = prober.name(sample.image), prober.name(last.image)
-    same = "the same pixels as"
+    same = translate("the same pixels as {other}", other=other)
     with suppress(OSError):
         if filecmp.cmp(sample.image, last.image, shallow=False):
-            same = "the same file as"
+            same = translate("the same file as {other}", other=other)
     if split == last_split:
-        reason = f"{same} {other}, both in {split}"
+        reason = same + translate(", both in {split}", split=split)
         return Issue("duplicate", name, reason, details={"other": other})
-    reason = f"{same} {other}: one is in {split}, the other in {last_split}; remove one of them"
+    reason = same + translate(
+        ": one is in {split}, the other in {last_split}; remove one of them",
+        split=split,
+        last_split=last_split,
+    )
     details = {"other": other, "splits": [split, last_split]}
     return Issue("duplicate_in_two_splits", name, reason, (sample,), details)
 
@@ -97,15 +106,17 @@ def groups(group_of: Mapping[str, str] | None, splits: Splits) -> list[Issue]:
             elif group_of[sample.name]:
                 splits_of_group[group_of[sample.name]].add(split)
     if without:
-        reason = f"{len(without)} images have no group"
+        reason = translate("{count} images have no group", count=len(without))
         issues.append(issue_of_names("no_group", "groups.csv", reason, sorted(without)))
     crossing = {}
     for group, found in splits_of_group.items():
         if len(found) > 1:
             crossing[group] = sorted(found)
     if crossing:
-        reason = (
-            f"{len(crossing)} groups are in two splits, so scores may be too good: {few(crossing)}"
+        reason = translate(
+            "{count} groups are in two splits, so scores may be too good: {names}",
+            count=len(crossing),
+            names=few(crossing),
         )
         details = {"groups": dict(list(crossing.items())[:MAX_NAMES])}
         issues.append(Issue("group_in_two_splits", "groups.csv", reason, details=details))
@@ -123,9 +134,10 @@ def size_outliers(samples: Sequence[Sample], prober: Prober) -> list[Issue]:
         ratio = np.array(facts.size) / median
         if ratio.max() > OUTLIER or ratio.min() < 1 / OUTLIER:
             height, width = facts.size
-            reason = (
-                f"is {height}x{width} pixels (height x width), the median is"
-                f" {median[0]:.0f}x{median[1]:.0f}"
+            reason = translate(
+                "is {size} pixels (height x width), the median is {median}",
+                size=f"{height}x{width}",
+                median=f"{median[0]:.0f}x{median[1]:.0f}",
             )
             details = {"size": [height, width]}
             name = prober.name(sample.image)
@@ -146,10 +158,13 @@ def channels(samples: Sequence[Sample], prober: Prober, wanted: int) -> list[Iss
         except InputError:
             none = ""
             if facts.channels in (2, 4) and not facts.alpha:
-                none = ", none of them alpha,"
-            reason = (
-                f"has {facts.channels} channels{none} and data.channels is {wanted}; convert the"
-                f" image, or set data.channels to {facts.channels}"
+                none = translate(", none of them alpha,")
+            reason = translate(
+                "has {found} channels{none} and data.channels is {wanted}; convert the image, or"
+                " set data.channels to {found}",
+                found=facts.channels,
+                none=none,
+                wanted=wanted,
             )
             name, details = prober.name(sample.image), {"channels": facts.channels}
             issues.append(Issue("channels", name, reason, (sample,), details))
@@ -159,7 +174,7 @@ def channels(samples: Sequence[Sample], prober: Prober, wanted: int) -> list[Iss
         rarest = kinds.most_common()[-1][0]
         first = next(sample for sample, facts in images.items() if facts.kind == rarest)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        reason = f"the first {rarest} one of {counts} images"
+        reason = translate("the first {kind} one of {counts} images", kind=rarest, counts=counts)
         name = prober.name(first.image)
         issues.append(Issue("channels_mixed", name, reason, details={"kinds": dict(kinds)}))
     return issues
@@ -187,12 +202,16 @@ def _floats_among_integers(images: Mapping[Sample, ImageFacts], prober: Prober) 
             integers.append(sample)
     if not floats or not integers:
         return []
-    rarer, others = floats, "integers"
+    rarer, others = floats, translate("integers")
     if len(integers) < len(floats):
-        rarer, others = integers, "floats"
+        rarer, others = integers, translate("floats")
     issues = []
     for sample in rarer:
-        reason = f"is {images[sample].kind}, and most images hold {others}; convert it"
+        reason = translate(
+            "is {kind}, and most images hold {others}; convert it",
+            kind=images[sample].kind,
+            others=others,
+        )
         issues.append(Issue("channels", prober.name(sample.image), reason, (sample,)))
     return issues
 
@@ -222,7 +241,7 @@ def absent_classes(
             continue
         for name, pixels in zip(spec.classes, np.sum(counts, axis=0), strict=True):
             if not pixels:
-                reason = f"{split} has no pixel of {name}"
+                reason = translate("{split} has no pixel of {name}", split=split, name=name)
                 details = {"split": split, "class": name}
                 issues.append(Issue("class_absent", ".", reason, details=details))
     return issues
@@ -243,11 +262,15 @@ def masks_of_0_and_255(
         # crowds of a COCO file are meant to be ignored
         elif label.ignored and label.counts[0] and isinstance(sample.mask, Path):
             suspicious.append(sample)
-    code, fix = "mask_0_255", "if 255 is the object, give mask_values: {0: 0, 255: 1}"
+    code = "mask_0_255"
+    fix = translate("; if 255 is the object, give mask_values: {0: 0, 255: 1}")
     if have_objects:
         code = "mask_maybe_0_255"
-        fix = "other masks hold indices; if 255 is the object here, divide this mask by 255"
-    reason = f"holds only 0 and 255, which is read as {spec.classes[0]} and ignored; {fix}"
+        fix = translate(
+            "; other masks hold indices; if 255 is the object here, divide this mask by 255"
+        )
+    name = spec.classes[0]
+    reason = translate("holds only 0 and 255, which is read as {name} and ignored", name=name) + fix
     issues = []
     for sample in suspicious:
         path = next(mask_files(sample), sample.image)

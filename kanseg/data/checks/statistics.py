@@ -13,6 +13,7 @@ from kanseg.data.checks.prober import LabelFacts, Prober
 from kanseg.data.io.probe import ImageFacts
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
+from kanseg.utils.language import translate
 
 
 @dataclass
@@ -60,7 +61,11 @@ class Statistics:
 
     def class_text(self, index: int) -> str:
         """Return share and images of a class: `12.50 %, in 7`."""
-        return f"{100 * self.shares[index]:.2f} %, in {self.with_class[index]}"
+        return translate(
+            "{share} %, in {images}",
+            share=f"{100 * self.shares[index]:.2f}",
+            images=self.with_class[index],
+        )
 
     def summary(self, spec: LabelSpec) -> str:
         """Return `RGB: 85 images; pixels: background 52.1 %, gland 47.9 %`."""

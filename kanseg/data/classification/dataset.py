@@ -21,6 +21,7 @@ from kanseg.data.classification.sources import (
     stratified_order,
 )
 from kanseg.data.dataset import ImageDataset
+from kanseg.data.names import few
 from kanseg.data.preprocess import Preprocess
 from kanseg.data.splits import SPLITS, check_folds, cut_folds
 from kanseg.data.splits.record import Content, digest
@@ -323,7 +324,9 @@ def _source(
 
 
 def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
-    """Check that class names are unique and that the training images have two classes or more."""
+    """Check that class names are unique and that the training images have two classes or more; log
+    the classes that a split lacks.
+    """
     for name in images.classes:
         if images.classes.count(name) > 1:
             raise InputError(f"{root}: two classes are called {name!r}; give each its own name")
@@ -335,10 +338,17 @@ def _check_classes(root: Path, images: ImageSet, log: Callable[[str], None]) -> 
         )
     absent = [name for index, name in enumerate(images.classes) if index not in present]
     if absent:
-        names = ", ".join(absent[:SHOWN])
-        if len(absent) > SHOWN:
-            names += " and others"
-        log(f"data: there are no training images of {names}")
+        log(f"data: there are no training images of {few(absent)}")
+    for split in ("val", "test"):
+        if split not in images.splits:
+            continue
+        missing = sorted(present - set(images.splits[split].labels.tolist()))
+        if missing:
+            log(
+                f"data: warning: {split} has no images of"
+                f" {few(images.classes[label] for label in missing)}, which are in train: its"
+                " scores say nothing about these classes; add images of them to it"
+            )
 
 
 def _check_images(root: Path, images: ImageSet, log: Callable[[str], None]) -> None:
@@ -399,7 +409,7 @@ class ClassificationDataset(ImageDataset):
         return self.preprocess.resize is not None or len(self.source.sizes()) <= 1
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor | int]:
-        index = key[1] if isinstance(key, tuple) else key
+        index = self.position(key)
         decoded, label, name = self.source.decoded(index)
         image = self.preprocess.scale(decoded, name=name)
         if self.augmentation is not None:

@@ -14,6 +14,7 @@ from kanseg.data.formats.listing import describe_folders, list_images
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.names import natural_key
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 Files = dict[str, Path]  # stem -> file
@@ -53,7 +54,9 @@ def list_masks(folder: Path, root: Path, notes: list[str], problems: list[Issue]
     """
     if not folder.is_dir():
         where = folder.parent.relative_to(root).as_posix()
-        reason = f"there is a folder images/, but no folder masks/; {describe_folders(root)}"
+        reason = translate(
+            "there is a folder images/, but no folder masks/; {found}", found=describe_folders(root)
+        )
         problems.append(Issue("layout", where, reason))
         return MaskFiles({}, {})
     files = list_images(folder, root, notes, problems)

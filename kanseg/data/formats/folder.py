@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,14 +23,22 @@ from kanseg.data.formats.label_settings import (
     read_layout_settings,
 )
 from kanseg.data.formats.listing import describe_folders, list_images, no_images
-from kanseg.data.formats.mask_folders import Pair, divide_mixed, find_pairs, find_suffixes
+from kanseg.data.formats.mask_folders import (
+    Pair,
+    are_class_folders,
+    divide_mixed,
+    find_pairs,
+    find_suffixes,
+)
 from kanseg.data.formats.split_files import list_split_files, read_groups, read_split_files
 from kanseg.data.io.images import MAX_PIXELS
 from kanseg.data.io.probe import probe_masks
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, seeded_split
+from kanseg.utils.command import command
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 
@@ -78,8 +87,13 @@ def read_folder(
     named = {key: layout[key] for key in ("images", "masks") if key in layout}
     pairs = find_pairs(root, named, notes)
     if not pairs:
+        hint = ""
+        if are_class_folders(root):
+            tool = f"{command('classify')} --data.root {shlex.quote(str(root))}"
+            hint = f"to classify images that lie in a folder for each class, use `{tool}`; "
         raise InputError(
-            f"{root}: no images and masks that belong together were found; {describe_folders(root)}"
+            f"{root}: no images and masks that belong together were found; {hint}"
+            f"{describe_folders(root)}"
         )
     images, masks = _list_files(root, pairs, layout, notes, problems)
     probe = probe or partial(probe_masks, max_pixels=max_pixels)
@@ -93,7 +107,11 @@ def read_folder(
         for stem, path in masks[pair].all_files():
             if stem not in files:
                 hint = nearest(stem, files)
-                reason = f"a mask without an image in {pair.images.name}/{hint}"
+                reason = translate(
+                    "a mask without an image in {folder}/{hint}",
+                    folder=pair.images.name,
+                    hint=hint,
+                )
                 problems.append(Issue("no_image", path.relative_to(root).as_posix(), reason))
     groups = read_groups_or_problem(root, problems)
     split_problems: dict[str, tuple[Issue, ...]] = {}
@@ -263,7 +281,7 @@ def _read_labels(
             spec = None
         return masks, class_folders, spec
     if given.get("task") == "multilabel":
-        reason = (
+        reason = translate(
             "a multilabel task needs a folder per class, masks/0/NAME.png, masks/1/NAME.png, ...,"
             " but the masks are in masks/ itself"
         )

@@ -12,6 +12,7 @@ from kanseg.data.formats.issues import Issue
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.names import nfc
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 LISTED_DEPTH = 2  # levels of folders below the root that `unknown_layout` lists
 LISTED_FOLDERS = 12  # that it names
@@ -48,8 +49,8 @@ def list_images(
         elif suffix not in _NO_NOTE:
             others[suffix or path.name] += 1
     for paths in same_stem.values():
-        names = " and ".join(path.name for path in paths)
-        reason = f"{names} have the same stem; rename or remove all but one"
+        names = ", ".join(path.name for path in paths)
+        reason = translate("{names} have the same stem; rename or remove all but one", names=names)
         problems.append(Issue("same_stem", paths[0].relative_to(root).as_posix(), reason))
     if files and others:
         left_out = ", ".join(f"{count} {kind}" for kind, count in others.items())
@@ -76,12 +77,13 @@ def index_images(folder: Path) -> dict[str, Path]:
 def no_images(folder: Path, root: Path) -> Issue:
     """Return the problem of a folder without images; it names the first other files."""
     inside = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    reason = f"no images ({supported_formats()}) in this folder"
+    reason = translate("no images ({formats}) in this folder", formats=supported_formats())
     if inside:
         shown = inside[:3]
         if len(inside) > 3:
             shown.append("...")
-        reason += f", only {', '.join(shown)}; images must be directly in it"
+        names = ", ".join(shown)
+        reason += translate(", only {names}; images must be directly in it", names=names)
     return Issue("layout", folder.relative_to(root).as_posix(), reason)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,20 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
         split = f" ({pair.split})" if pair.split else ""
         notes.append(f"images are in {images}/, masks in {masks}/{split}")
     return found
+
+
+def are_class_folders(root: Path) -> bool:
+    """True if two folders beside each other hold images, and no name tells images from masks:
+    probably images to classify, in a folder for each class.
+    """
+    siblings = Counter()
+    for folder in _folders_with_images(root):
+        split, kind, base = _classify_path(root, folder, _classify)
+        if kind:
+            return False
+        if not (split and base == folder):  # train/ is no class
+            siblings[folder.parent] += 1
+    return max(siblings.values(), default=0) > 1
 
 
 def _split_folders(root: Path, notes: list[str]) -> dict[str, Path]:

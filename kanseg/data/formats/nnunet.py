@@ -20,6 +20,7 @@ from kanseg.data.label_spec import IGNORE_INDEX, LabelSpec
 from kanseg.data.names import few, nfc
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 
 IMAGES, MASKS = "imagesTr", "labelsTr"
@@ -128,7 +129,12 @@ def _samples(
     found = list_images(root / masks, root, notes, problems)
     without = [case for case in found if case not in files]
     if without:
-        reason = f"{len(without)} masks have no image in {images}/: {few(without)}"
+        reason = translate(
+            "{count} masks have no image in {folder}/: {names}",
+            count=len(without),
+            folder=images,
+            names=few(without),
+        )
         problems.append(Issue("no_image", masks, reason))
     samples = {}
     for case, paths in files.items():

@@ -10,6 +10,7 @@ from kanseg.data.formats.issues import Issue, issue_of_names
 from kanseg.data.io.images import IMAGE_SUFFIXES
 from kanseg.data.names import nfc
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import parse_csv, read_text
 from kanseg.utils.registry import nearest
 
@@ -84,9 +85,10 @@ def _problems_of_list(
     problems = []
     paths = [stem for stem in listed if "/" in stem or "\\" in stem or stem in (".", "..")]
     if paths:
-        reason = (
-            f"{len(paths)} of {len(listed)} lines are paths, which are not allowed; write file"
-            " stems"
+        reason = translate(
+            "{count} of {total} lines are paths, which are not allowed; write file stems",
+            count=len(paths),
+            total=len(listed),
         )
         problems.append(issue_of_names("split_path", file, reason, paths))
     known = {*images, *paths}
@@ -94,12 +96,18 @@ def _problems_of_list(
     if unknown:
         hint = nearest(unknown[0], images)
         if all(Path(stem).suffix.lower() in IMAGE_SUFFIXES for stem in unknown):
-            hint = "; write stems, without suffixes"
-        reason = f"{len(unknown)} of {len(listed)} names have no image in {image_folder}/{hint}"
+            hint = translate("; write stems, without suffixes")
+        reason = translate(
+            "{count} of {total} names have no image in {folder}/{hint}",
+            count=len(unknown),
+            total=len(listed),
+            folder=image_folder,
+            hint=hint,
+        )
         problems.append(issue_of_names("split_unknown", file, reason, unknown))
     repeated = sorted(stem for stem, count in Counter(listed).items() if count > 1)
     if repeated:
-        reason = f"{len(repeated)} names are listed twice"
+        reason = translate("{count} names are listed twice", count=len(repeated))
         problems.append(issue_of_names("split_repeated", file, reason, repeated))
     return problems
 

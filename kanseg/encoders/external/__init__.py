@@ -31,13 +31,14 @@ from kanseg.encoders.external.weights import (
     ImageStatistics,
     hub_weights,
     local_weights,
+    misfit_error,
+    misfits,
     read_encoder_weights,
     stored_statistics,
 )
 from kanseg.encoders.pyramid import ENCODERS
 from kanseg.utils.errors import InputError
 from kanseg.utils.registry import nearest
-from kanseg.utils.text import one_line
 
 __all__ = [
     "EncoderWeights",
@@ -92,26 +93,29 @@ def external_encoder(
     build = partial(ORIGINS[origin], rest, in_channels, depth)
     if weights is None:
         return build(None, options)
-    tensors = read_encoder_weights(find_encoder_weights(name, weights).path)
-    if not any(key.startswith(BODY) for key in tensors):
-        return build(tensors, options)
-    encoder = build(None, options)
-    _load_trained(encoder, tensors, weights)
+    found = find_encoder_weights(name, weights)
+    tensors = read_encoder_weights(found.path)
+    try:
+        if not any(key.startswith(BODY) for key in tensors):
+            return build(tensors, options)
+        encoder = build(None, options)
+        _load_trained(encoder, tensors, rest)
+    except InputError as error:
+        raise InputError(f"{found.source}: {error}") from None
     return encoder
 
 
-def _load_trained(encoder: ExternalEncoder, tensors: Mapping[str, Tensor], where: object) -> None:
+def _load_trained(encoder: ExternalEncoder, tensors: Mapping[str, Tensor], name: str) -> None:
     """Load the encoder of a network of kanseg."""
     own = {}
     for key, tensor in tensors.items():
         if key.startswith("encoder."):
             own[key.removeprefix("encoder.")] = tensor
-    try:
-        encoder.load_state_dict(own)
-    except RuntimeError as error:
-        raise InputError(
-            f"the encoder of the network in {where} does not fit: {one_line(error)}"
-        ) from None
+    wanted = encoder.state_dict()
+    missing = misfits(own, wanted)
+    if missing:
+        raise misfit_error(name, own, missing, len(wanted))
+    encoder.load_state_dict(own, strict=False)  # layers behind the last feature are not needed
 
 
 def find_encoder_weights(name: str, weights: str | Path | bool) -> EncoderWeights:

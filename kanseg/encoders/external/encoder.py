@@ -80,7 +80,7 @@ class ExternalEncoder(nn.Module):
             # Rounded up without negative numbers: ONNX divides these towards zero.
             rows, columns = (height + 2**i - 1) // 2**i, (width + 2**i - 1) // 2**i
             if index is None:
-                features.append(x.new_zeros(len(x), 0, rows, columns))
+                features.append(x.new_zeros(x.shape[0], 0, rows, columns))
             elif self.image_size is not None:
                 features.append(_scaled(outputs[index], rows, columns))
             else:

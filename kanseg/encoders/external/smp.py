@@ -15,10 +15,8 @@ from kanseg.encoders.external.timm import (
     check_timm_options,
     find_timm_weights,
 )
-from kanseg.encoders.external.weights import HubFile
-from kanseg.utils.errors import InputError
+from kanseg.encoders.external.weights import HubFile, misfit_error, misfits
 from kanseg.utils.registry import nearest
-from kanseg.utils.text import one_line
 
 COLORS = 3  # channels of the images that the encoders were trained on
 
@@ -104,13 +102,10 @@ def _load(body: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
         return
     except (RuntimeError, KeyError):
         known = body.state_dict()
-        kept = {key: value for key, value in tensors.items() if key in known}
-    try:
-        body.load_state_dict(kept)
-    except (RuntimeError, KeyError) as error:
-        raise InputError(
-            f"encoder_weights do not fit the encoder {name!r}: {one_line(error)}"
-        ) from None
+    missing = misfits(tensors, known)
+    if missing:
+        raise misfit_error(name, tensors, missing, len(known))
+    body.load_state_dict({key: value for key, value in tensors.items() if key in known})
 
 
 def _check_name(name: str) -> None:

@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 from kanseg.encoders.external.encoder import ExternalEncoder
 from kanseg.encoders.external.tokens import TokenPyramid, token_stride
-from kanseg.encoders.external.weights import HubFile, ImageStatistics, stored_statistics
-from kanseg.utils.errors import InputError
+from kanseg.encoders.external.weights import (
+    HubFile,
+    ImageStatistics,
+    misfit_error,
+    misfits,
+    stored_statistics,
+)
 from kanseg.utils.registry import nearest
 from kanseg.utils.text import one_line
 
@@ -279,34 +284,32 @@ def build_with_weights(
     try:
         with _lenient_loading(missing):
             body = build(pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
-    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"encoder_weights do not fit the encoder {name!r}: {one_line(error)}"
-        ) from None
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError):
+        wanted = build().state_dict()
+        missing = misfits(tensors, wanted) or wanted
+        raise misfit_error(name, tensors, missing, len(wanted)) from None
     own = {id(tensor) for tensor in (*body.parameters(), *body.buffers())}
-    absent = [key for key, tensor in missing.items() if id(tensor) in own]
-    if absent:
-        raise InputError(
-            f"encoder_weights do not fit the encoder {name!r}: {len(absent)} tensors are missing,"
-            f" such as {absent[0]} (the file has {', '.join(list(tensors)[:3])}, ...)"
-        )
+    missing = {key: tensor for key, tensor in missing.items() if id(tensor) in own}
+    if missing:
+        raise misfit_error(name, tensors, missing, len(body.state_dict()))
     return body
 
 
 @contextmanager
 def _lenient_loading(missing: dict[str, Tensor]) -> Iterator[None]:
-    """Let `load_state_dict` accept missing and further names, and collect the missing tensors:
-    timm drops the layers behind the features after it has loaded the weights, and says only in a
-    log what was missing.
+    """Let `load_state_dict` accept missing and further names and other shapes, and collect the
+    tensors that were not loaded: timm drops the layers behind the features after it has loaded the
+    weights, and says only in a log what was missing.
     """
     original = nn.Module.load_state_dict
 
     def load(self: nn.Module, state_dict: Mapping[str, Any], *_: object, **__: object) -> Any:
-        result = original(self, state_dict, strict=False)
         tensors = dict([*self.named_parameters(), *self.named_buffers()])
-        for key in result.missing_keys:
-            if not key.endswith("num_batches_tracked"):
-                missing[key] = tensors[key]
+        unfit = misfits(state_dict, tensors)
+        missing.update(unfit)
+        fitting = {key: value for key, value in state_dict.items() if key not in unfit}
+        result = original(self, fitting, strict=False)
+        result.unexpected_keys.clear()  # timm would log all of them
         return result
 
     nn.Module.load_state_dict = load

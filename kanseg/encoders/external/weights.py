@@ -86,7 +86,7 @@ def local_weights(weights: str | Path) -> EncoderWeights | None:
         return EncoderWeights(path, str(path), None)
     if not path.is_dir():
         if path.suffix in SUFFIXES or str(weights).startswith(("/", ".", "~")):
-            raise InputError(f"encoder_weights: no file or folder {weights}")
+            raise InputError(f"no file or folder {weights}")
         return None
     if (path / "best").is_dir():
         path = path / "best"
@@ -94,9 +94,7 @@ def local_weights(weights: str | Path) -> EncoderWeights | None:
     if file is None:
         candidates = [each for each in sorted(path.iterdir()) if each.suffix in SUFFIXES]
         if len(candidates) != 1:
-            raise InputError(
-                f"encoder_weights: {path} has no {' or '.join(FILES)}; give the file itself"
-            )
+            raise InputError(f"{path} has no {' or '.join(FILES)}; give the file itself")
         file = candidates[0]
     description = next((path / name for name in DESCRIPTIONS if (path / name).is_file()), None)
     statistics = None
@@ -123,7 +121,7 @@ def hub_weights(place: HubFile) -> EncoderWeights:
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         revision = f" --revision {place.revision}" if place.revision else ""
         raise InputError(
-            f"encoder_weights: {place.repo} is not in the cache of the hub ({HF_HUB_CACHE}), and"
+            f"{place.repo} is not in the cache of the hub ({HF_HUB_CACHE}), and"
             f" https://huggingface.co/{place.repo} did not give {place.files[0]}"
             f" ({one_line(error, 120)}). Without a network, run `hf download {place.repo}{revision}"
             " --local-dir FOLDER` where there is one, copy FOLDER here, and set"
@@ -159,7 +157,7 @@ def _from_url(url: str) -> Path:
         torch.hub.download_url_to_file(url, str(path), progress=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"encoder_weights: {path} does not exist, and {url} could not be downloaded"
+            f"{path} does not exist, and {url} could not be downloaded"
             f" ({one_line(error, 120)}). Without a network, download it elsewhere and set"
             " model.encoder_weights to the file"
         ) from None
@@ -242,3 +240,40 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{path} holds no tensors by name; expected a state dict")
     return tensors
+
+
+def misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The wanted tensors that are missing in a state dict, or have another shape there."""
+    result = {}
+    for name, tensor in wanted.items():
+        # Files from before torch counted the batches lack the counts.
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            result[name] = tensor
+    return result
+
+
+def misfit_error(
+    name: str, tensors: Mapping[str, Tensor], missing: Mapping[str, Tensor], total: int
+) -> InputError:
+    """The error for weights that do not fit, in three lines: found, expected, how to fix it.
+
+    Args:
+        name: of the encoder.
+        tensors: that were found.
+        missing: tensors of the encoder that are not among them; at least one.
+        total: number of tensors of the encoder.
+    """
+    largest = max(tensors, key=lambda name: tensors[name].dim())  # counters have no dimension
+    key, wanted = next(iter(missing.items()))
+    there = "which is missing"
+    if key in tensors:
+        there = f"which has the shape {tuple(tensors[key].shape)} there"
+    return InputError(
+        f"does not fit the encoder {name!r}: it has {len(tensors)} tensors, such as {largest} of"
+        f" shape {tuple(tensors[largest].shape)}\n"
+        f"expected {total} tensors, of which {len(missing)} do not fit, such as {key} of shape"
+        f" {tuple(wanted.shape)}, {there}\n"
+        f"give weights of {name!r}, or name the encoder that these weights belong to"
+    )

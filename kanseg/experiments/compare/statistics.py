@@ -128,7 +128,7 @@ def read_images(path: Path, score: str) -> dict[str, float]:
             f"{path} is missing; `kanseg evaluate --checkpoint {path.parent} --csv {path}`"
             " writes it"
         )
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = list(rows[0])[1:] if rows else []
     column = safe_cell(score)  # as it is written

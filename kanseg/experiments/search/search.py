@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from kanseg.experiments.search.results import counted_trials, origin, write_results
 from kanseg.experiments.search.space import Parameter, read_space, with_settings
 from kanseg.experiments.settings import MAY_DIFFER, start_options
+from kanseg.inference.files.processes import ProcessId, this_host, this_process
 from kanseg.training.run import TASKS, train
 from kanseg.training.run_folder.resume import settings_changed
 from kanseg.training.settings import check_settings
@@ -192,27 +193,14 @@ def _fail_dead_trials(study: Any) -> None:
         optuna.storages.fail_stale_trials(study)
     running = optuna.trial.TrialState.RUNNING
     for trial in study.get_trials(deepcopy=False, states=(running,)):
-        is_local = trial.user_attrs.get("host") == socket.gethostname()
-        if is_local and not _is_alive(trial.user_attrs["pid"]):
+        if "process" not in trial.user_attrs:  # begins just now
+            continue
+        process = ProcessId(**trial.user_attrs["process"])
+        # This process is not running a trial now.
+        is_own = process.host == this_host() and process.pid == os.getpid()
+        if is_own or process.has_ended():
             failed = optuna.trial.TrialState.FAIL
             study.tell(trial.number, state=failed, skip_if_finished=True)
-
-
-def _is_alive(pid: int) -> bool:
-    """True if another process on this host has this number. This process does not count, because
-    it is not running a trial now.
-    """
-    if pid == os.getpid():
-        return False
-    if os.name != "posix":
-        return True  # os.kill would end the process on Windows; the heartbeat decides
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _next_trial(study: Any, trials: int, log: Log) -> str | None:
@@ -267,8 +255,7 @@ def _run_trial(
     if _is_surplus(trial, num_trials):
         trial.set_user_attr("surplus", True)
         raise InputError("another process runs the last trial")
-    trial.set_user_attr("host", socket.gethostname())
-    trial.set_user_attr("pid", os.getpid())
+    trial.set_user_attr("process", asdict(this_process()))
     # Each trial seeds its own sampler: a resumed study proposes the same settings as an
     # uninterrupted one, and no two processes propose the same.
     trial.study.sampler = optuna.samplers.TPESampler(

@@ -160,21 +160,23 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     folder = shlex.quote(run_dir)
     is_classifier = "loss" not in config.get("training", {})
     verb = "classify" if is_classifier else "train"
-    title = translate("resume after an interruption")
-    resume = f"# {title}\n{command(verb)} --resume --run_dir {folder}"
-    if is_classifier:
-        return resume
+    resume = translate("resume after an interruption")
     best = shlex.quote(str(Path(run_dir) / "best"))
     data = config.get("data", {})
     splits = data.get("test") or data.get("val") or data.get("train") or ["test"]
     predict = translate("masks for images: a file, a folder, or a pattern in quotes")
+    output = "masks"
+    if is_classifier:
+        predict = translate("classes of images: a file, a folder, or a pattern in quotes")
+        output = "predictions"
     evaluate = translate("scores on a split")
     return "\n".join(
         [
             f"# {predict}",
-            f"{command('predict')} --checkpoint {best} --input IMAGES --output masks",
+            f"{command('predict')} --checkpoint {best} --input IMAGES --output {output}",
             f"# {evaluate}",
             f"{command('evaluate')} --checkpoint {best} --split {shlex.join(splits)}",
-            resume,
+            f"# {resume}",
+            f"{command(verb)} --resume --run_dir {folder}",
         ]
     )

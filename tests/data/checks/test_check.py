@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from conftest import make_folder
 from kanseg.config import DataConfig
 from kanseg.data import check_data
 from kanseg.data.checks import KINDS
+from kanseg.data.checks.page import render_check
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import chinese_texts
 
 SIZE = (24, 32)
 
@@ -199,7 +202,7 @@ def test_every_reason_is_one_line_and_the_text_and_the_json_hold_all_errors(spoi
     report = check_data(settings(spoilt), everything=True)
     text, data = report.text(), report.to_json()
     assert all("\n" not in issue.reason and issue.reason for issue in report.issues)
-    assert all(f"{issue.file}: {issue.reason}" in text for issue in report.errors)
+    assert all(issue.file in text and issue.reason in text for issue in report.errors)
     assert (
         data["counts"]["errors"]
         == len(report.errors)
@@ -297,7 +300,7 @@ def test_a_value_that_one_mask_alone_has_does_not_hide_what_the_others_mean(fold
     (note,) = [note for note in report.notes if "p01.png" in note]
     assert "without 1 of 6 masks" in note
     assert "(7)" in note
-    assert f"{folder}: 1 error, 0 warnings;" in report.verdict()
+    assert report.verdict().startswith("Errors: 1, warnings: 0.")
 
 
 def test_color_masks_without_a_palette_are_all_named_and_the_rest_still_checked(folder):
@@ -505,3 +508,34 @@ def test_what_is_no_regular_file_is_named_and_its_name_shown_as_text(tmp_path):
     assert found["images/gone.png"] == "missing"
     assert "\x1b" not in report.text()
     assert "\\x1b[31mred\\n.png" in report.text()
+
+
+def test_files_with_the_same_reason_share_a_line(tmp_path):
+    """In the report, in the error of a training, and on the page, which lists all names."""
+    folder = make_folder(tmp_path / "data", 8)
+    report = check_data(DataConfig(root=str(folder), channels=4))
+    (line,) = [line for line in report.text().splitlines() if "data.channels is 4" in line]
+    images = [issue.file for issue in report.errors if issue.code == "channels"]
+    assert len(images) == 8
+    assert all(file in line for file in images[:5])
+    assert "8 in all" in line
+    (line,) = report.lines(report.errors)
+    assert str(folder / images[0]) in line
+    page = render_check(report)
+    assert page.count("and data.channels is 4") == 1
+    assert all(page.count(f"<code>{file}</code>") == 1 for file in images)
+    assert len([issue for issue in report.to_json()["issues"] if issue["code"] == "channels"]) == 8
+
+
+def test_reasons_are_in_the_language_of_the_user_and_codes_are_not(spoilt, monkeypatch):
+    english = check_data(settings(spoilt), everything=True)
+    monkeypatch.setenv("KANSEG_LANG", "zh")
+    chinese = check_data(settings(spoilt), everything=True)
+    assert [issue.code for issue in chinese.issues] == [issue.code for issue in english.issues]
+    reasons = {issue.code: issue.reason for issue in chinese.issues}
+    for code in ("size_mismatch", "bad_value", "no_mask", "size_outlier", "duplicate"):
+        assert re.search("[\u4e00-\u9fff]", reasons[code]), code
+    assert "24x31" in reasons["size_mismatch"]
+    text = chinese.text()
+    assert KINDS["nan"].title not in text
+    assert chinese_texts()[KINDS["nan"].title] in text

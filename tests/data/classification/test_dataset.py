@@ -567,3 +567,12 @@ def test_folds_that_cannot_be_made_are_refused(options, message, tmp_path):
     root = save_folder(tmp_path / "set", splits=("train", "val"))
     with pytest.raises(InputError, match=message):
         opened(root, test=[], **options)
+
+
+def test_a_split_without_a_class_of_train_is_said(tmp_path):
+    save_folder(tmp_path, splits=("train", "test"), classes=("ant", "bee", "cat"))
+    save_folder(tmp_path, splits=("val",), classes=("bee",))
+    lines = []
+    opened(tmp_path, log=lines.append)
+    (warning,) = [line for line in lines if "warning" in line]
+    assert "val has no images of ant, cat" in warning

@@ -216,6 +216,21 @@ def test_images_without_their_masks_say_what_else_is_there(tmp_path, images):
     assert f"{{images: {images}, masks: drawn}}" in str(caught.value)
 
 
+@pytest.mark.parametrize("folders", [("cat", "dog"), ("train/cat", "train/dog", "val/cat")])
+def test_class_folders_without_masks_are_for_the_classifier(tmp_path, folders):
+    for folder in folders:
+        save(tmp_path / folder / "1.png", pixels(0))
+    (problem,) = check_data(DataConfig(root=str(tmp_path))).errors
+    assert f"kanseg classify --data.root {tmp_path}" in problem.reason
+
+
+@pytest.mark.parametrize("folders", [("imgs", "a", "b"), ("train", "val")])
+def test_other_folders_are_no_classes(tmp_path, folders):
+    for folder in folders:
+        save(tmp_path / folder / "1.png", pixels(0))
+    assert "classify" not in check_data(DataConfig(root=str(tmp_path))).text()
+
+
 def test_a_suffix_of_dataset_yaml_that_no_mask_has_is_named(tmp_path):
     make(tmp_path, "images/{name}.png", "masks/{name}_a.png")
     (tmp_path / "dataset.yaml").write_text("mask_suffix: _b\n")

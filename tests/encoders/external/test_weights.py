@@ -142,15 +142,43 @@ def test_what_a_file_lacks_is_named(tmp_path, file, theirs, name):
     state = dict(theirs.state_dict())
     del state["layer2.0.conv1.weight"]
     torch.save(state, tmp_path / "their.pth")
-    match = "layer2.0.conv1" if name.startswith("timm") else "do not fit"
+    match = "layer2.0.conv1.*missing" if name.startswith("timm") else "not fit"
     with pytest.raises(InputError, match=match):
         external_encoder(name, weights=tmp_path / "their.pth")
-    with pytest.raises(InputError, match="do not fit"):
-        external_encoder("timm-test_convnext", weights=file)
     # layers behind the last feature are not needed
     behind = {key: value for key, value in theirs.state_dict().items() if "layer4" not in key}
     torch.save(behind, tmp_path / "their.pth")
     external_encoder("timm-test_resnet", depth=4, weights=tmp_path / "their.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("timm-resnet10t", r"'resnet10t': it has \d+ tensors"),
+        ("timm-test_convnext", r"expected \d+ tensors.*stem.*missing"),
+        ("smp-resnet18", r"conv1\.weight of shape \(64, 3, 7, 7\), which is missing"),
+    ],
+)
+def test_weights_of_another_encoder_are_described_in_three_lines(file, caplog, name, expected):
+    """Found, expected, how to fix it; without lists of tensors, also in the log of timm."""
+    with pytest.raises(InputError, match=expected) as error:
+        external_encoder(name, weights=file)
+    found, _, fix = str(error.value).splitlines()
+    assert str(file) in found
+    assert name.partition("-")[2] in fix
+    assert len(str(error.value)) < 600 + len(str(file))
+    assert not caplog.records
+
+
+def test_a_tensor_of_another_shape_is_named_with_both(tmp_path, theirs):
+    state = dict(theirs.state_dict())
+    state["layer1.0.conv1.weight"] = torch.zeros(5, 4, 3, 3)
+    torch.save(state, tmp_path / "their.pth")
+    shape = tuple(theirs.state_dict()["layer1.0.conv1.weight"].shape)
+    with pytest.raises(InputError, match=r"layer1\.0\.conv1") as error:
+        external_encoder("timm-test_resnet", weights=tmp_path / "their.pth")
+    assert str(shape) in str(error.value)
+    assert "(5, 4, 3, 3) there" in str(error.value)
 
 
 def test_files_that_hold_no_weights_are_refused(tmp_path, theirs):

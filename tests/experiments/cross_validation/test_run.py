@@ -174,6 +174,9 @@ def test_a_plain_resume_is_not_needed(finished):
     config, _ = finished
     with pytest.raises(InputError, match="without --resume"):
         train_segmentation(["--data.folds", "3", "--all_folds", "--resume"])
+    for words in (["--all_folds", "3"], ["--all-folds=3"]):
+        with pytest.raises(InputError, match=r"--data\.folds 3 --all_folds"):
+            train_segmentation(words)
 
 
 def test_the_command_trains_the_folds_of_a_classifier(tmp_path, capsys):

@@ -239,7 +239,7 @@ def test_two_processes_make_as_many_trials_as_were_asked_for(experiment, tmp_pat
     assert [process.returncode for process in both] == [0, 0], outputs
     assert len(list(Path(experiment.run_dir).glob("trial_*"))) == 5
     pids = {
-        trial.user_attrs["pid"]
+        trial.user_attrs["process"]["pid"]
         for trial in optuna.load_study(
             study_name="kanseg", storage=f"sqlite:///{experiment.run_dir}/study.db"
         ).trials

@@ -41,7 +41,7 @@ def classify(scans, output, found=None, **options):
 
 
 def table(output):
-    with (output / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+    with (output / "predictions.csv").open(newline="", encoding="utf-8-sig") as stream:
         return list(csv.DictReader(stream))
 
 

@@ -124,8 +124,10 @@ def test_the_commands_can_be_pasted(run):
     assert "kanseg train --resume --run_dir &#39;runs/a run&#39;<" in page
     (run / "config.yaml").write_text(CONFIG.replace("loss: {ce: 1.0}", "mixup: 0.0"))
     page = draw_report(run).read_text()
-    assert "kanseg classify --resume" in page
-    assert "kanseg predict" not in page
+    assert "kanseg classify --resume --run_dir &#39;runs/a run&#39;<" in page
+    best = "--checkpoint &#39;runs/a run/best&#39;"
+    assert f"kanseg predict {best} --input IMAGES --output predictions\n" in page
+    assert f"kanseg evaluate {best} --split test\n" in page
 
 
 def test_a_page_that_would_be_too_large_to_send_has_coarser_images(run):
