@@ -431,10 +431,7 @@ def call_before_layers(
         function(layer, layer_input)
 
     training = {module: module.training for module in model.modules()}
-    hooks = [
-        layer.register_forward_pre_hook(before_forward, with_kwargs=True)
-        for layer in layers
-    ]
+    hooks = [layer.register_forward_pre_hook(before_forward, with_kwargs=True) for layer in layers]
     try:
         model.eval()
         with torch.no_grad(), _without_compiler(model):
