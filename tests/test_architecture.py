@@ -29,6 +29,7 @@ ORDER = [
     "training",
     "experiments",
     "export",
+    "explain",
     "benchmark",
     "cli",
     "__main__",
