@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.loader import make_loader
-from kanseg.inference.checkpoint import read_weights
+from kanseg.inference.checkpoint import read_description, read_weights
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.models.operations import multiply_adds
@@ -40,7 +40,12 @@ from kanseg.training.pretrained import (
     pretrained_part,
     with_encoder_lr,
 )
-from kanseg.training.processes import check_can_freeze, check_precision, make_accelerator
+from kanseg.training.processes import (
+    check_can_freeze,
+    check_can_refine,
+    check_precision,
+    make_accelerator,
+)
 from kanseg.training.run_folder.checkpointing import (
     restore,
     resume_hint,
@@ -184,7 +189,7 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
     """Build the network of the settings, new or with the weights of a checkpoint."""
     arguments = task.description["model"]
     if resumed is not None:
-        arguments |= resumed.stored_defaults()
+        arguments |= resumed.stored_arguments()
         model = build_model(arguments)
         resumed.load_weights(model)
         return model
@@ -213,6 +218,8 @@ def create_state(
     if freeze_epochs(task.config):
         check_can_freeze(accelerator)
         frozen = FrozenEncoder(pretrained_part(model)[1], freeze_epochs(task.config))
+    if settings.refine:
+        check_can_refine(accelerator)
     model, optimizer = accelerator.prepare(model, make_optimizer(settings, groups))
     if accelerator.process_index:
         # all processes have drawn the same initial weights; their dropout must differ
@@ -325,11 +332,23 @@ def measure(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
     if not (run.path / "best").is_dir():
         save_best(run, state)
     state.accelerator.wait_for_everyone()
-    state.network.load_state_dict(read_weights(run.path / "best"))
+    load_best(state, task, run.path / "best")
     scores = {}
     for split in task.eval_datasets:
         scores[split] = task.measure(state.network, split, state.accelerator, run.path)
     return scores
+
+
+def load_best(state: TrainState, task: Task, folder: Path) -> None:
+    """Load the best weights; if they are of an epoch before a refinement (`training.refine`), into
+    the network of that epoch, which replaces the refined one.
+    """
+    arguments = read_description(folder)["model"]
+    if arguments.get("refined") != task.description["model"].get("refined"):
+        task.description["model"] = arguments
+        network = build_model(arguments).to(state.accelerator.device)
+        state.model = state.accelerator.prepare_model(network, evaluation_mode=True)
+    state.network.load_state_dict(read_weights(folder))
 
 
 def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[str, Any]) -> None:
