@@ -17,6 +17,7 @@ from kanseg.encoders import (
     full_encoder_name,
     is_external,
 )
+from kanseg.layers.formulas import replace_by_formulas
 from kanseg.layers.grids import refine_functions
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
@@ -62,6 +63,7 @@ def create_model(
     like: Like = None,
     match_size: Sequence[int] = MATCH_SIZE,
     refined: Mapping[str, int] | None = None,
+    formulas: Mapping[str, Sequence[str | None]] | None = None,
     **options: object,
 ) -> nn.Module:
     """Create a network by name: (B, in_channels, H, W) -> raw logits, any H and W.
@@ -103,6 +105,8 @@ def create_model(
             as `training.refine` does, see `kanseg.layers.refine_functions`. Refined B-splines
             have more intervals than those of a network that is created with this grid_size, since
             the grid is extended by the tails.
+        formulas: name of a learned activation -> families of the formulas that replace its
+            functions, see `kanseg.layers.replace_by_formulas`.
         options: options of the network (width, depth, ...; for a classifier also head,
             head_dropout, pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...)
             and of the basis (degree, grid_size, ...). `share` is "channel" by default: one function
@@ -117,10 +121,10 @@ def create_model(
             that no width reaches.
     """
     if features_only:
-        if encoder is not None or aux_params is not None or refined:
+        if encoder is not None or aux_params is not None or refined or formulas:
             raise ValueError(
-                "features_only returns the network's own encoder: leave out encoder, aux_params and"
-                " refined"
+                "features_only returns the network's own encoder: leave out encoder, aux_params,"
+                " refined and formulas"
             )
         return create_encoder(
             name,
@@ -157,14 +161,16 @@ def create_model(
             )
         arguments |= {"aux_params": aux_params, "encoder_weights": encoder_weights}
         arguments |= {"match": match, "like": like, "match_size": match_size}
-        return create_model(**matched(create_model, arguments), refined=refined)
+        return create_model(**matched(create_model, arguments), refined=refined, formulas=formulas)
     if name not in MODELS and (name in ENCODERS or name in CLASSIFIERS):
         if aux_params is not None or encoder is not None:
             raise ValueError(
                 f"{name!r} is a classifier: encoder=... and aux_params belong to segmentation"
                 " networks"
             )
-        return create_classifier(**arguments, encoder_weights=encoder_weights, refined=refined)
+        return create_classifier(
+            **arguments, encoder_weights=encoder_weights, refined=refined, formulas=formulas
+        )
     build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
     parts = conv_parts(build, basis, stem, options)
     if aux_params is not None:
@@ -189,7 +195,7 @@ def create_model(
     model = build(in_channels, classes, aux_params=aux_params, **parts)
     if encoder is None and encoder_weights is not None:
         load_encoder(model.encoder, encoder_weights)
-    return _refined(described(model, "model", arguments), refined)
+    return _described(model, "model", arguments, refined, formulas)
 
 
 def create_encoder(
@@ -295,6 +301,7 @@ def create_classifier(
     match_size: Sequence[int] = MATCH_SIZE,
     encoder_weights: Weights = None,
     refined: Mapping[str, int] | None = None,
+    formulas: Mapping[str, Sequence[str | None]] | None = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
     """Create a classifier from any encoder of `kanseg.list_encoders()` and a head: (B, in_channels,
@@ -317,7 +324,9 @@ def create_classifier(
     if match is not None or like is not None:
         arguments |= {"match": match, "like": like, "match_size": match_size}
         arguments["encoder_weights"] = encoder_weights
-        return create_classifier(**matched(create_classifier, arguments), refined=refined)
+        return create_classifier(
+            **matched(create_classifier, arguments), refined=refined, formulas=formulas
+        )
     check_counts(in_channels=in_channels, classes=classes)
     if name in CLASSIFIERS:
         if encoder_weights is not None:
@@ -336,7 +345,7 @@ def create_classifier(
             "basis": basis,
             **options,
         }
-        return _refined(described(model, "classifier", arguments), refined)
+        return _described(model, "classifier", arguments, refined, formulas)
     encoder = create_encoder(
         name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options
     )
@@ -346,24 +355,32 @@ def create_classifier(
     linear_options = {key: value for key, value in options.items() if key in known}
     linear = partial(KANLinear, basis=basis, **linear_options)
     model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
-    return _refined(described(model, "classifier", arguments), refined)
+    return _described(model, "classifier", arguments, refined, formulas)
 
 
-def _refined(model: nn.Module, refined: Mapping[str, int] | None) -> nn.Module:
-    """Refine the functions of a new network, and add this to its description."""
-    if not refined:
-        return model
-    unknown = [key for key in refined if key not in REFINABLE]
-    if unknown:
-        raise ValueError(
-            f"refined holds {unknown[0]!r}{nearest(unknown[0], REFINABLE)} (known:"
-            f" {', '.join(REFINABLE)})"
-        )
-    refine_functions(model, **refined)
-    for kind in BUILDERS:
-        if kind in model.description:
-            model.description[kind]["refined"] = dict(refined)
-    return model
+def _described(
+    model: nn.Module,
+    kind: str,
+    arguments: Options,
+    refined: Mapping[str, int] | None,
+    formulas: Mapping[str, Sequence[str | None]] | None,
+) -> nn.Module:
+    """Change the functions of a new network as training and snapping have done, and record its
+    arguments.
+    """
+    if refined:
+        unknown = [key for key in refined if key not in REFINABLE]
+        if unknown:
+            raise ValueError(
+                f"refined holds {unknown[0]!r}{nearest(unknown[0], REFINABLE)} (known:"
+                f" {', '.join(REFINABLE)})"
+            )
+        refine_functions(model, **refined)
+        arguments = {**arguments, "refined": dict(refined)}
+    if formulas:
+        replace_by_formulas(model, formulas)
+        arguments = {**arguments, "formulas": dict(formulas)}
+    return described(model, kind, arguments)
 
 
 def list_models(task: str | None = None) -> list[str]:

@@ -96,10 +96,11 @@ class Resumed:
 
     def stored_arguments(self) -> dict[str, Any]:
         """Return the arguments of the network in the checkpoint that the settings do not determine:
-        those whose defaults have changed since, and what `training.refine` has done so far.
+        those whose defaults have changed since, and what `training.refine` and `kanseg snap`
+        have done.
         """
         stored = stored_arguments(read_description(self.folder)["model"])
-        return {key: stored[key] for key in ("share", "refined") if key in stored}
+        return {key: stored[key] for key in ("share", "refined", "formulas") if key in stored}
 
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights.
