@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import pi, remainder
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from kanseg.utils.tables import plain_table
 THRESHOLD = 0.99  # R^2 from which a formula replaces a function
 # A function that varies less than this share of its inputs is a constant.
 FLAT = 1e-3
+MAX_EDGES = 8  # functions per edge of a layer that are fitted, the strongest
 # Search of the scale and the shift of a formula, in standard deviations of the inputs.
 SCALES = torch.logspace(-1, 1, 21, dtype=torch.float64)
 SHIFTS = torch.linspace(-3, 3, 25, dtype=torch.float64)
@@ -101,7 +103,7 @@ def formulas(
     """
     modules = dict(network.named_modules())
     found = []
-    for layer in function_curves(network, batches):
+    for layer in function_curves(network, batches, max_edges=MAX_EDGES):
         found.append(layer_formulas(layer, modules[layer.layer], threshold=threshold))
     return found
 
@@ -226,11 +228,15 @@ def _best_of(
 
 
 def _simplified(formula: Formula) -> Formula:
-    """The same formula with a = 1 or -1 where |a| is no part of its shape."""
+    """The same formula with a = 1 or -1 where |a| is no part of its shape, and sines with a phase
+    from -pi to pi.
+    """
     family, size = FAMILIES[formula.family], abs(formula.a)
     if formula.family == "linear":
         c = formula.c * formula.a
         return replace(formula, a=1.0, b=0.0, c=c, d=formula.d + formula.c * formula.b)
+    if formula.family == "sin":
+        return replace(formula, b=remainder(formula.b, 2 * pi))  # from -pi to pi
     if family.has_scale:
         return formula
     power = 2 if formula.family == "quadratic" else 1
