@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kanseg.bases.domains import DOMAINS
 from kanseg.explain.curves import LayerCurves, function_curves
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.formulas import FAMILIES
+from kanseg.layers.inspection.formulas import FAMILIES
 from kanseg.utils.language import translate
 from kanseg.utils.tables import plain_table
 
@@ -191,6 +191,8 @@ def fit(x: Tensor, y: Tensor, weights: Tensor, *, threshold: float = THRESHOLD) 
 
 def _fit_family(name: str, z: Tensor, y: Tensor, weights: Tensor) -> Formula:
     """Fit c f(a z + b) + d for normalized inputs z."""
+    if name == "quadratic":
+        return _fit_quadratic(z, y, weights)
     family = FAMILIES[name]
     scales = SCALES if family.has_scale else SCALES.new_ones(1)
     scales = torch.cat([sign * scales for sign in family.signs])
@@ -207,6 +209,16 @@ def _fit_family(name: str, z: Tensor, y: Tensor, weights: Tensor) -> Formula:
         best = max(best, _best_of(name, scales, shifts, z, y, weights), key=lambda each: each.r2)
         scale_step, shift_step = scale_step / 3, shift_step / 3
     return best
+
+
+def _fit_quadratic(z: Tensor, y: Tensor, weights: Tensor) -> Formula:
+    """Fit c (z - shift)^2 + d by linear least squares; the vertex can lie anywhere."""
+    powers, root = z[:, None] ** torch.arange(3), weights.sqrt()[:, None]
+    _, linear, square = torch.linalg.lstsq(powers * root, y[:, None] * root).solution[:, 0]
+    if square == 0:
+        square = linear.new_tensor(torch.finfo(linear.dtype).tiny)
+    shift = (-linear / (2 * square)).clamp(-1 / FLAT, 1 / FLAT)
+    return _best_of("quadratic", z.new_ones(1), shift[None], z, y, weights)
 
 
 def _best_of(

@@ -27,7 +27,7 @@ from kanseg.inference.description import preprocess_from
 from kanseg.inference.files.inputs import find_images
 from kanseg.inference.predictor import usable_device
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.formulas import FormulaActivation, replace_by_formulas
+from kanseg.layers.inspection.formulas import FormulaActivation, replace_by_formulas
 from kanseg.training.run import train
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text

@@ -12,8 +12,8 @@ from kanseg.layers.families import *  # noqa: F403 - its __all__
 from kanseg.layers.families import FAMILIES
 from kanseg.layers.finetune import finetune, fuse
 from kanseg.layers.focal import FocalModulation
-from kanseg.layers.formulas import FormulaActivation, replace_by_formulas
 from kanseg.layers.grids import off_grid_shares, refine_functions, refine_grids, update_grids
+from kanseg.layers.inspection.formulas import FormulaActivation, replace_by_formulas
 from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.local import KANLocal2d

@@ -17,8 +17,8 @@ from kanseg.encoders import (
     full_encoder_name,
     is_external,
 )
-from kanseg.layers.formulas import replace_by_formulas
 from kanseg.layers.grids import refine_functions
+from kanseg.layers.inspection.formulas import replace_by_formulas
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.matching import matched
