@@ -60,6 +60,7 @@ NOT_RUN = (
     "data/camvid",
     "benchmark",
     "--study",
+    "coarse_to_fine",
     "pretrained",
     "--demo",
     "http.server",

@@ -1,1 +1,3 @@
-"""Look into the functions of KAN layers: their curves, and statistics of them over data."""
+"""Look into the functions of KAN layers: their curves, statistics of them over data, and formulas
+in place of them.
+"""
