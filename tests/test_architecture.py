@@ -28,6 +28,7 @@ ORDER = [
     "visualization",
     "training",
     "experiments",
+    "explain",
     "export",
     "benchmark",
     "cli",
