@@ -30,6 +30,7 @@ ORDER = [
     "experiments",
     "explain",
     "export",
+    "explain",
     "benchmark",
     "cli",
     "__main__",

@@ -18,6 +18,7 @@ from kanseg.layers.fused.plain import (
     is_transformed,
 )
 from kanseg.layers.grids import Adaptive, evenly_chosen
+from kanseg.layers.inspection.curves import FunctionWeights, HasCurves, first_channels
 from kanseg.layers.kernels.horner import (
     is_low_degree_polynomial,
     plain_polynomial,
@@ -46,7 +47,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 BOUNDED_DOMAIN = "half_tanh"
 
 
-class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
+class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
     """A learned activation phi_c(x) = base(x) + sum_k w_ck B_k(x), (B, C, *S) -> (B, C, *S).
 
     All w start at 0, so the activation starts exactly as its base. Without a base (None) it starts
@@ -154,13 +155,41 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _first_channels(self) -> Tensor:
         """The first channel of each function, (R,)."""
-        functions = torch.arange(self.num_activations).unsqueeze(1)
-        uses_function = functions == self._function_of_channel()
-        return uses_function.int().argmax(1)
+        return first_channels(self._function_of_channel())
 
     def _function_of_channel(self) -> Tensor:
         """Index of the function of each channel, (C,)."""
         return torch.arange(self.channels) * self.num_activations // self.channels
+
+    @torch.no_grad()
+    def function_of_channel(self) -> Tensor:
+        """Index of the function of each channel, (C,).
+
+        Channels that share coefficients have functions of their own if their bases differ (learned
+        locations, denominators of groups).
+        """
+        functions = self._function_of_channel()
+        values = self.basis._values_at(torch.linspace(-3, 3, 32, dtype=torch.float64))
+        if torch.equal(values, values[self._first_channels()[functions]]):
+            return functions
+        return torch.arange(self.channels)
+
+    def function_weights(self) -> FunctionWeights:
+        """Factors 1, since `evaluate` returns the sum of the functions."""
+        count = int(self.function_of_channel().max()) + 1
+        ones = torch.ones_like(at_least_float32(self.weight[:1, :1])).expand(count, 1)
+        ones = ones.reshape(count, 1, 1, 1, 1)
+        base = None if self.base is None else ones[..., 0]
+        return FunctionWeights(base, ones, (count,))
+
+    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The base (C, n) and the sum of the functions (C, 1, n) at x (C, n), mapped to u."""
+        if self.basis.is_pointwise:
+            functions = self._functions(x.unsqueeze(0), None, silu=False)[0]
+        else:
+            functions = torch.einsum("ck,ckn->cn", self.channel_weight(), self.basis.values_at(u))
+        base = None if self.base is None else self.base(x.unsqueeze(0))[0]
+        return base, functions.unsqueeze(1)
 
     @torch.no_grad()
     def set_channels(self, channels: int) -> None:

@@ -287,7 +287,7 @@ def update_grids(
             for modules in copied_modules:
                 modules[names[layer]].fit_grid(samples)
 
-        _for_each_grid(model, x, update)
+        call_before_layers(model, x, _layers_with_grids(model), update)
 
     _run_on_first_process(update_all, all_layers, distributed)
     forget_moments(optimizer, layers.values())
@@ -412,23 +412,28 @@ def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
     def measure(layer: Adaptive, layer_input: Tensor) -> None:
         shares[names[layer]] = layer.off_grid_share(layer_input)
 
-    _for_each_grid(model, x, measure)
+    call_before_layers(model, x, _layers_with_grids(model), measure)
     return shares
 
 
-def _for_each_grid(
-    model: nn.Module, x: Tensor, function: Callable[[Adaptive, Tensor], None]
+def call_before_layers(
+    model: nn.Module,
+    x: Tensor,
+    layers: Iterable[nn.Module],
+    function: Callable[[nn.Module, Tensor], None],
 ) -> None:
-    """Run the model on x and call function(layer, input) before each layer with a grid runs."""
+    """Run the model on x, in evaluation mode and uncompiled, and call function(layer, input) before
+    each of the layers runs.
+    """
 
-    def before_forward(layer: Adaptive, arguments: tuple, named: dict[str, object]) -> None:
+    def before_forward(layer: nn.Module, arguments: tuple, named: dict[str, object]) -> None:
         layer_input = arguments[0] if arguments else named["x"]
         function(layer, layer_input)
 
     training = {module: module.training for module in model.modules()}
     hooks = [
         layer.register_forward_pre_hook(before_forward, with_kwargs=True)
-        for layer in _layers_with_grids(model)
+        for layer in layers
     ]
     try:
         model.eval()

@@ -15,6 +15,7 @@ from kanseg.bases.base import check_floating
 from kanseg.layers.activation import KANActivation, check_share, initial_activation
 from kanseg.layers.fused.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
+from kanseg.layers.inspection.curves import FunctionWeights, HasCurves, edge_weights
 from kanseg.layers.parts import (
     activation_module,
     check_function_init,
@@ -37,7 +38,7 @@ POSITIONS = ("after_norm", "before_conv")
 Size = int | tuple[int, ...]
 
 
-class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
+class _KANConv(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
     """Base class of KANConv1d, KANConv2d and KANConv3d, which are documented below."""
 
     ndim: int
@@ -244,6 +245,21 @@ class _KANConv(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     def basis_input(self, x: Tensor) -> Tensor:
         """The input of the basis for the layer's input x, before the domain map."""
         return self.squeeze(x)
+
+    def function_weights(self) -> FunctionWeights:
+        """The coefficients of all functions; without the base branch if there is a bottleneck,
+        which only the functions are in.
+        """
+        base = self.base_conv if self._has_base_per_edge() else None
+        return edge_weights(self.basis_conv, base, self.basis.num_functions, self.groups)
+
+    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The base activation (C, n) and the basis functions (C, K, n) at x (C, n), mapped to u."""
+        base = self.base_activation(x.unsqueeze(0))[0] if self._has_base_per_edge() else None
+        return base, self.basis.values_at(u)
+
+    def _has_base_per_edge(self) -> bool:
+        return self.base_conv is not None and isinstance(self.squeeze, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *S) -> (B, out_channels, *S'), S' as for a plain convolution."""

@@ -14,6 +14,7 @@ from kanseg.layers.activation import KANActivation, check_share, initial_activat
 from kanseg.layers.fused.functional import activation_convolution, basis_convolution
 from kanseg.layers.fused.plain import reads_its_weight
 from kanseg.layers.grids import Adaptive
+from kanseg.layers.inspection.curves import FunctionWeights, HasCurves, edge_weights
 from kanseg.layers.parts import (
     activation_module,
     check_function_init,
@@ -25,7 +26,7 @@ from kanseg.layers.regularization import FeatureNoise
 from kanseg.layers.surgery import check_can_reset
 
 
-class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
+class KANLinear(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
     """A linear layer whose weights are learned univariate functions, y_o = sum_i phi_oi(x_i):
     (..., in_features) -> (..., out_features).
 
@@ -136,6 +137,15 @@ class KANLinear(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     def basis_input(self, x: Tensor) -> Tensor:
         """The input of the basis: (..., in_features) -> (B, in_features)."""
         return x.reshape(-1, self.in_features)
+
+    def function_weights(self) -> FunctionWeights:
+        """The coefficients of all functions."""
+        return edge_weights(self.basis_linear, self.base_linear, self.basis.num_functions)
+
+    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The base activation (C, n) and the basis functions (C, K, n) at x (C, n), mapped to u."""
+        base = None if self.base_linear is None else self.base_activation(x.T).T
+        return base, self.basis.values_at(u)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""

@@ -62,12 +62,13 @@ def is_plain_map(module: nn.Module) -> bool:
     )
 
 
-def reads_its_weight(linear: nn.Module) -> bool:
-    """True for a torch.nn.Linear that multiplies by its weight, which may be pruned or
-    parametrized.
+def reads_its_weight(module: nn.Module) -> bool:
+    """True for a torch.nn.Linear or convolution that multiplies by its weight, which may be pruned
+    or parametrized.
     """
-    forward = getattr(linear.forward, "__code__", None)
-    return isinstance(linear, nn.Linear) and forward is _CODE[nn.Linear]
+    forward = getattr(module.forward, "__code__", None)
+    kinds = (nn.Linear, *CONVOLUTIONS)
+    return any(isinstance(module, kind) and forward is _CODE[kind] for kind in kinds)
 
 
 def is_plain_activation(module: nn.Module) -> bool:

@@ -1,0 +1,1 @@
+"""Look into the functions of KAN layers: their curves, and statistics of them over data."""
