@@ -28,7 +28,6 @@ ORDER = [
     "visualization",
     "training",
     "experiments",
-    "explain",
     "export",
     "explain",
     "benchmark",
