@@ -29,6 +29,7 @@ MAY_DIFFER = (
     "training.wandb",
     "training.project",
     "training.log_images",
+    "training.log_health",
     "training.log_every",
     "training.keep",
     "training.save_every",

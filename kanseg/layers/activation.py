@@ -18,7 +18,12 @@ from kanseg.layers.fused.plain import (
     is_transformed,
 )
 from kanseg.layers.grids import Adaptive, evenly_chosen
-from kanseg.layers.inspection.curves import FunctionWeights, HasCurves, first_channels
+from kanseg.layers.inspection.curves import (
+    FunctionInputs,
+    FunctionWeights,
+    HasCurves,
+    first_channels,
+)
 from kanseg.layers.kernels.horner import (
     is_low_degree_polynomial,
     plain_polynomial,
@@ -182,13 +187,13 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         base = None if self.base is None else ones[..., 0]
         return FunctionWeights(base, ones, (count,))
 
-    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The base (C, n) and the sum of the functions (C, 1, n) at x (C, n), mapped to u."""
+    def evaluate(self, inputs: FunctionInputs) -> tuple[Tensor | None, Tensor]:
+        """The base (C, n) and the sum of the functions (C, 1, n)."""
         if self.basis.is_pointwise:
-            functions = self._functions(x.unsqueeze(0), None, silu=False)[0]
+            functions = self._functions(inputs.x.unsqueeze(0), None, silu=False)[0]
         else:
-            functions = torch.einsum("ck,ckn->cn", self.channel_weight(), self.basis.values_at(u))
-        base = None if self.base is None else self.base(x.unsqueeze(0))[0]
+            functions = torch.einsum("ck,ckn->cn", self.channel_weight(), self.basis.values_at(inputs.u))
+        base = None if self.base is None else self.base(inputs.x.unsqueeze(0))[0]
         return base, functions.unsqueeze(1)
 
     @torch.no_grad()

@@ -15,7 +15,12 @@ from kanseg.bases.base import check_floating
 from kanseg.layers.activation import KANActivation, check_share, initial_activation
 from kanseg.layers.fused.functional import activation_convolution, basis_convolution
 from kanseg.layers.grids import Adaptive
-from kanseg.layers.inspection.curves import FunctionWeights, HasCurves, edge_weights
+from kanseg.layers.inspection.curves import (
+    FunctionInputs,
+    FunctionWeights,
+    HasCurves,
+    edge_weights,
+)
 from kanseg.layers.parts import (
     activation_module,
     check_function_init,
@@ -253,10 +258,10 @@ class _KANConv(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
         base = self.base_conv if self._has_base_per_edge() else None
         return edge_weights(self.basis_conv, base, self.basis.num_functions, self.groups)
 
-    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The base activation (C, n) and the basis functions (C, K, n) at x (C, n), mapped to u."""
-        base = self.base_activation(x.unsqueeze(0))[0] if self._has_base_per_edge() else None
-        return base, self.basis.values_at(u)
+    def evaluate(self, inputs: FunctionInputs) -> tuple[Tensor | None, Tensor]:
+        """The base activation (C, n) and the basis functions (C, K, n)."""
+        base = self.base_activation(inputs.x.unsqueeze(0))[0] if self._has_base_per_edge() else None
+        return base, self.basis.values_at(inputs.u)
 
     def _has_base_per_edge(self) -> bool:
         return self.base_conv is not None and isinstance(self.squeeze, nn.Identity)

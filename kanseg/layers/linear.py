@@ -14,7 +14,12 @@ from kanseg.layers.activation import KANActivation, check_share, initial_activat
 from kanseg.layers.fused.functional import activation_convolution, basis_convolution
 from kanseg.layers.fused.plain import reads_its_weight
 from kanseg.layers.grids import Adaptive
-from kanseg.layers.inspection.curves import FunctionWeights, HasCurves, edge_weights
+from kanseg.layers.inspection.curves import (
+    FunctionInputs,
+    FunctionWeights,
+    HasCurves,
+    edge_weights,
+)
 from kanseg.layers.parts import (
     activation_module,
     check_function_init,
@@ -142,10 +147,10 @@ class KANLinear(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module first
         """The coefficients of all functions."""
         return edge_weights(self.basis_linear, self.base_linear, self.basis.num_functions)
 
-    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The base activation (C, n) and the basis functions (C, K, n) at x (C, n), mapped to u."""
-        base = None if self.base_linear is None else self.base_activation(x.T).T
-        return base, self.basis.values_at(u)
+    def evaluate(self, inputs: FunctionInputs) -> tuple[Tensor | None, Tensor]:
+        """The base activation (C, n) and the basis functions (C, K, n)."""
+        base = None if self.base_linear is None else self.base_activation(inputs.x.T).T
+        return base, self.basis.values_at(inputs.u)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""

@@ -1,21 +1,35 @@
-"""Find where a loss, a weight or an output became infinite or NaN."""
+"""Find what goes wrong in a training: a loss, a weight or an output that became infinite or NaN, and
+inputs that the functions of a layer cannot tell apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
+from kanseg.data.loader import normalize
+from kanseg.layers.inspection.health import (
+    OFF_GRID_LIMIT,
+    SATURATED_LIMIT,
+    LayerHealth,
+    measure_health,
+)
+from kanseg.layers.regularization import kan_layers
 from kanseg.models.operations import preserve_state
 from kanseg.training.state import TrainState
+from kanseg.training.task import Task
 from kanseg.utils.io import atomic_write
 from kanseg.utils.weights import first_non_finite
 
-MAX_NAMES = 6  # of the samples of a batch in a message
+MAX_NAMES = 6  # of the samples of a batch, or of layers, in a message
+HEALTH_IMAGES = 2
 
 
 def non_finite_loss(
@@ -106,3 +120,88 @@ def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
         for handle in handles:
             handle.remove()
     return next(iter(found), None)
+
+
+class HealthLog:
+    """The health of the layers on two training images, the same at every validation; a layer is
+    warned about once.
+
+    Training is not changed: the network runs in evaluation mode, and no random numbers are drawn.
+
+    Args:
+        images: (1, C, H, W) each; empty to measure nothing.
+        log: prints a line.
+    """
+
+    def __init__(self, images: Sequence[Tensor], log: Callable[[str], None]):
+        self.images = images
+        self.log = log
+        self._warned: set[tuple[str, str]] = set()
+
+    @classmethod
+    def create(
+        cls, state: TrainState, task: Task, dataset: Dataset, log: Callable[[str], None]
+    ) -> HealthLog:
+        """Read the images, the first and the middle one of the training set.
+
+        There are none without `training.log_health` or KAN layers, in all processes but the main
+        one, and if FSDP shards the weights.
+        """
+        accelerator = state.accelerator
+        is_wanted = task.config.training.log_health and accelerator.is_main_process
+        is_sharded = accelerator.distributed_type == DistributedType.FSDP
+        if not is_wanted or is_sharded or not any(kan_layers(state.network)):
+            return cls([], log)
+        count = min(HEALTH_IMAGES, len(dataset))
+        images = []
+        for index in range(count):
+            image = dataset[(0, index * len(dataset) // count)]["image"].unsqueeze(0)
+            images.append(normalize(image.to(accelerator.device), task.preprocess))
+        return cls(images, log)
+
+    def measure(self, network: nn.Module, epoch: int) -> dict[str, dict[str, float]]:
+        """Measure the health of the layers, and log a warning for those that need a change.
+
+        Returns:
+            Name of a layer -> off_grid and saturated (shares of its inputs, where it has a grid or
+            a bounded domain), dead and linear (numbers of functions).
+        """
+        if not self.images:
+            return {}
+        with preserve_state(network, training=False):
+            layers = measure_health(network, self.images)
+        self._warn(
+            epoch,
+            "off_grid",
+            [each for each in layers if (each.off_grid or 0) > OFF_GRID_LIMIT],
+            "of the inputs lie off the grid; training.update_grid_epochs moves grids to the data,"
+            " or set a wider grid_range in model.options",
+        )
+        self._warn(
+            epoch,
+            "saturated",
+            [each for each in layers if (each.saturated or 0) > SATURATED_LIMIT],
+            "of the inputs lie where the domain map is flat; set another domain in model.options,"
+            " or a norm",
+        )
+        return {each.layer: _numbers(each) for each in layers}
+
+    def _warn(self, epoch: int, name: str, layers: Sequence[LayerHealth], message: str) -> None:
+        """Log the layers that have not been logged for this yet, with the share of this name."""
+        new = [each for each in layers if (name, each.layer) not in self._warned]
+        if not new:
+            return
+        self._warned |= {(name, each.layer) for each in new}
+        shown = ", ".join(f"{each.layer} {getattr(each, name):.0%}" for each in new[:MAX_NAMES])
+        if len(new) > MAX_NAMES:
+            shown += f" and {len(new) - MAX_NAMES} more layers"
+        self.log(f"epoch {epoch}: {shown} {message}")
+
+
+def _numbers(health: LayerHealth) -> dict[str, float]:
+    numbers: dict[str, float] = {"dead": health.dead, "linear": health.linear}
+    for name in ("off_grid", "saturated"):
+        share = getattr(health, name)
+        if share is not None:
+            numbers[name] = round(share, 4)
+    return numbers

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from kanseg.data.loader import to_device, unwrap_worker_errors
 from kanseg.data.transforms import sample_seed
-from kanseg.training.diagnose import non_finite_loss
+from kanseg.training.diagnose import HealthLog, non_finite_loss
 from kanseg.training.dry_run import explain_norm_errors
 from kanseg.training.grids import update_grids_if_due
 from kanseg.training.optim.lr_scheduler import PlateauLR, current_lr
@@ -71,12 +71,13 @@ def fit(
         on_cpu=state.accelerator.device.type == "cpu",
         log=run.log,
     )
+    health = HealthLog.create(state, task, loader.dataset, run.log)
     try:
         with StopSignals() as stop:
             while not state.progress.finished(settings):
                 started = time.perf_counter()
                 train_epoch(state, task, loader, run, stop, estimate)
-                entry = finish_epoch(state, task, run)
+                entry = finish_epoch(state, task, run, health)
                 log_epoch(entry, state, task, run, time.perf_counter() - started)
                 save(run, state)
                 stop_signal = stop.in_any_process(state.accelerator)
@@ -209,7 +210,9 @@ def check_loss(loss: Tensor, batch: Batch, state: TrainState, task: Task, run: R
     raise LossNotFinite(f"{message}; {resume_hint(run.path)}")
 
 
-def finish_epoch(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
+def finish_epoch(
+    state: TrainState, task: Task, run: RunFolder, health: HealthLog
+) -> dict[str, Any]:
     """Validate if it is due, save the best weights, log, and start the next epoch.
 
     Returns:
@@ -232,6 +235,9 @@ def finish_epoch(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any
     if "val" in task.eval_datasets and (progress.epoch % settings.validate_every == 0 or is_last):
         entry["val"] = validate(state, task, run)
         improved = update_best(state, entry["val"][settings.monitor])
+        layers = health.measure(state.eval_network, progress.epoch)
+        if layers:
+            entry["health"] = layers
     if improved or (is_last and progress.best is None):
         progress.best_epoch = progress.epoch
         save_best(run, state)

@@ -45,6 +45,7 @@ OF_EVERY_RUN = {
     "training.tensorboard": False,
     "training.panels": 0,
     "training.log_images": 0,
+    "training.log_health": False,
 }
 # Settings that are not recorded: they do not change the score, or have their own entry (the seed).
 NOT_RECORDED = (*MAY_DIFFER, "training.surface", "training.tolerance", "seed")

@@ -54,6 +54,18 @@ class FunctionWeights(NamedTuple):
     shape: tuple[int, ...]
 
 
+class FunctionInputs(NamedTuple):
+    """Inputs of the functions of a layer.
+
+    Args:
+        x: (C, n) inputs of the base activation and, before its domain map, of the basis.
+        u: (C, n) mapped inputs of the basis.
+    """
+
+    x: Tensor
+    u: Tensor
+
+
 class HasCurves(ABC):
     """Mixin of KANConv, KANLinear and KANActivation: the learned functions as curves."""
 
@@ -64,9 +76,9 @@ class HasCurves(ABC):
         """The coefficients of all functions."""
 
     @abstractmethod
-    def evaluate(self, x: Tensor, u: Tensor) -> tuple[Tensor | None, Tensor]:
-        """What the functions consist of, at inputs x (C, n) and mapped inputs u (C, n) of the
-        basis: the base activation (C, n), and F functions (C, F, n).
+    def evaluate(self, inputs: FunctionInputs) -> tuple[Tensor | None, Tensor]:
+        """What the functions consist of: the base activation (C, n), or None, and F functions
+        (C, F, n).
         """
 
     def function_of_channel(self) -> Tensor:
@@ -105,11 +117,11 @@ class HasCurves(ABC):
         if x is None:
             x = self._default_inputs()
         x = x.to(weights.functions)
-        inputs = x.expand(self.basis.channels, -1)
-        mapped = inputs
+        u = x
         if self.basis.is_pointwise:
-            mapped = self.basis.mapped(inputs.unsqueeze(0))[0]
-        base, functions = self.evaluate(inputs, mapped)
+            u = self.basis.mapped(x)
+        shape = (self.basis.channels, len(x))
+        base, functions = self.evaluate(FunctionInputs(x.expand(shape), u.expand(shape)))
         chosen = first_channels(self.function_of_channel()).to(x.device)
         if rows is not None:
             channels = chosen[channel_of_function(weights)[rows.cpu()].to(x.device)]
@@ -140,9 +152,9 @@ class HasCurves(ABC):
 
 
 def first_channels(function_of_channel: Tensor) -> Tensor:
-    """The first channel of each function, (R,), for the function of each channel (C,)."""
-    functions = torch.arange(int(function_of_channel.max()) + 1).unsqueeze(1)
-    return (functions == function_of_channel).int().argmax(1)
+    """The first channel of each function, (R,), for the function of each channel (C,), sorted."""
+    count = int(function_of_channel[-1]) + 1
+    return torch.searchsorted(function_of_channel, torch.arange(count))
 
 
 def channel_of_function(weights: FunctionWeights) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kanseg.bases import Basis
 from kanseg.bases.domains import POINTWISE_DOMAINS
 from kanseg.layers.grids import SAMPLES, call_before_layers, evenly_chosen, unwrapped
-from kanseg.layers.inspection.curves import FunctionWeights, HasCurves
+from kanseg.layers.inspection.curves import FunctionInputs, HasCurves
 from kanseg.layers.regularization import kan_layers
 from kanseg.utils.language import translate
 
@@ -90,11 +90,11 @@ class LayerHealth:
 
 
 class FunctionMoments:
-    """First and second moments of the functions of a layer over data, with those of their inputs.
+    """Variances of the functions of a layer over data, and how well lines fit them.
 
-    Every function is a weighted sum of the values at its input, whose moments are collected per
-    channel; with these, functions of all edges cost no evaluation of their own. Functions that
-    channels share have the moments over all of these channels.
+    Every function is a weighted sum of values at its input, whose first and second moments are
+    collected per channel: the functions of all edges cost no evaluation of their own. Functions
+    that channels share have the moments over all of these channels.
 
     Args:
         layer: a KANConv or KANLinear with functions per edge, or a KANActivation.
@@ -102,45 +102,52 @@ class FunctionMoments:
 
     def __init__(self, layer: HasCurves):
         self.layer = layer
-        self.weights: FunctionWeights = layer.function_weights()
-        self.function_of_channel = layer.function_of_channel()
-        self.count = torch.zeros(int(self.function_of_channel.max()) + 1, dtype=torch.float64)
-        self.sums: Tensor | float = 0.0
-        self.products: Tensor | float = 0.0
+        self.weights = layer.function_weights()
+        device = self.weights.functions.device
+        self.function_of_channel = layer.function_of_channel().to(device)
+        functions = int(self.function_of_channel[-1]) + 1
+        size = 1 + self.weights.functions.shape[4] + int(self.weights.base is not None)
+        kind = {"dtype": torch.float64, "device": device}
+        self.count = torch.zeros(functions, **kind)
+        self.sums = torch.zeros(functions, size, **kind)
+        self.products = torch.zeros(functions, size, size, **kind)
 
-    def update(self, x: Tensor, u: Tensor) -> None:
-        """Add values x (C, n) of the layer's input, mapped to u (C, n)."""
-        base, functions = self.layer.evaluate(x, u)
-        values = [u.unsqueeze(1)]
+    def update(self, inputs: FunctionInputs) -> None:
+        """Add n inputs of every channel."""
+        base, functions = self.layer.evaluate(inputs)
+        values = [curve_inputs(self.layer, inputs).unsqueeze(1)]
         if self.weights.base is not None:
             values.append(base.unsqueeze(1))
-        values = torch.cat([*values, functions], dim=1).double()  # (C, 1 + F, n)
-        products = values @ values.mT
-        index = self.function_of_channel.to(values.device)
-        self.count = self.count.to(values.device)
-        self.count.index_add_(0, index, torch.full_like(index, x.shape[1], dtype=torch.float64))
-        shape = (len(self.count), *products.shape[1:])
-        self.sums = self.sums + products.new_zeros(shape[:2]).index_add_(0, index, values.sum(2))
-        self.products = self.products + products.new_zeros(shape).index_add_(0, index, products)
+        values = torch.cat([*values, functions], dim=1).double()  # (C, size, n)
+        counts = torch.full_like(values[:, 0, 0], values.shape[2])
+        self.count.index_add_(0, self.function_of_channel, counts)
+        self.sums.index_add_(0, self.function_of_channel, values.sum(2))
+        self.products.index_add_(0, self.function_of_channel, values @ values.mT)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """The variance of each function, and R^2 of its fit by a line (NaN without variance),
-        (num_functions,) each.
+        """The variance of each function, and R^2 of its fit by a line in x (NaN if nothing
+        varies), (num_functions,) each.
         """
-        count = self.count[:, None, None]
-        means = self.sums.unsqueeze(2) / count
-        covariance = self.products / count - means * means.mT  # (G * I, 1 + F, 1 + F)
+        means = (self.sums / self.count[:, None]).unsqueeze(2)
+        covariance = self.products / self.count[:, None, None] - means * means.mT
         coefficients = self.weights.functions
         if self.weights.base is not None:
             coefficients = torch.cat([self.weights.base.unsqueeze(4), coefficients], dim=4)
         coefficients = coefficients.double()
-        covariance = covariance.unflatten(0, (len(coefficients), -1))
-        among = covariance[:, :, 1:, 1:]
-        variance = torch.einsum("goitf,gifh,goith->goit", coefficients, among, coefficients)
+        covariance = covariance.unflatten(0, (len(coefficients), -1))  # (G, I, size, size)
+        of_values = covariance[:, :, 1:, 1:]
+        variance = torch.einsum("goitf,gifh,goith->goit", coefficients, of_values, coefficients)
         variance = variance.clamp_min(0)
-        with_input = torch.einsum("goitf,gif->goit", coefficients, covariance[:, :, 1:, 0])
-        of_input = covariance[:, :, 0, 0].clamp_min(0)[:, None, :, None]
-        return variance.flatten(), (with_input.square() / (variance * of_input)).flatten()
+        with_x = torch.einsum("goitf,gif->goit", coefficients, covariance[:, :, 1:, 0])
+        of_x = covariance[:, :, 0, 0].clamp_min(0)[:, None, :, None]
+        return variance.flatten(), (with_x.square() / (variance * of_x)).flatten()
+
+    def input_mean_and_std(self) -> tuple[float, float]:
+        """Mean and standard deviation of the inputs of all functions."""
+        total = self.count.sum()
+        mean = self.sums[:, 0].sum() / total
+        variance = self.products[:, 0, 0].sum() / total - mean.square()
+        return float(mean), float(variance.clamp_min(0).sqrt())
 
 
 class HealthMeter:
@@ -151,9 +158,10 @@ class HealthMeter:
         self.moments = FunctionMoments(layer)
         self.values = self.off_grid = self.saturated = 0
 
-    def update(self, x: Tensor, u: Tensor) -> None:
-        """Add values x (C, n) of the layer's input, mapped to u (C, n)."""
-        self.moments.update(x, u)
+    def update(self, inputs: FunctionInputs) -> None:
+        """Add n inputs of every channel."""
+        self.moments.update(inputs)
+        u = inputs.u
         self.values += u.numel()
         if self.basis.has_grid:
             lo, hi = (limit.unsqueeze(1) for limit in self.basis.grid_limits())
@@ -197,7 +205,7 @@ def measure_health(network: nn.Module, batches: Iterable[Tensor]) -> list[LayerH
     def update(layer: HasCurves, layer_input: Tensor) -> None:
         if layer not in meters:
             meters[layer] = HealthMeter(layer)
-        meters[layer].update(*sampled_inputs(layer, layer_input))
+        meters[layer].update(sampled_inputs(layer, layer_input))
 
     for x in batches:
         call_before_layers(network, x, layers.values(), update)
@@ -210,17 +218,25 @@ def named_kan_layers(network: nn.Module) -> dict[str, HasCurves]:
     return {name: module for name, module in network.named_modules() if module in layers}
 
 
-def sampled_inputs(layer: HasCurves, layer_input: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs x of the functions and mapped inputs u of the basis, (C, n) each, for the input of a
-    layer: at most 4096 values per channel, drawn evenly and always the same.
+def sampled_inputs(layer: HasCurves, layer_input: Tensor) -> FunctionInputs:
+    """The inputs of the functions for an input of their layer: at most 4096 of every channel, drawn
+    evenly and always the same.
     """
     x = layer.basis_input(layer_input)
     u = layer.basis.mapped(x)
-    return _per_channel(x), _per_channel(u)
+    return FunctionInputs(_per_channel(x), _per_channel(u))
 
 
 def _per_channel(x: Tensor) -> Tensor:
     return evenly_chosen(x.transpose(0, 1).flatten(1), SAMPLES)
+
+
+def curve_inputs(layer: HasCurves, inputs: FunctionInputs) -> Tensor:
+    """The inputs (C, n) over which curves are drawn: x, or u if the domain map normalizes samples.
+    """
+    if layer.basis.is_pointwise:
+        return inputs.x
+    return inputs.u
 
 
 def is_flat(basis: Basis, u: Tensor) -> Tensor | None:

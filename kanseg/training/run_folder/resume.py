@@ -57,6 +57,7 @@ CHANGEABLE = (
     "training.wandb",
     "training.project",
     "training.log_images",
+    "training.log_health",
     "training.threads",
 )
 
