@@ -18,7 +18,8 @@ from kanseg.data.io.images import decode_image
 from kanseg.data.overlay import colorize, viewable
 from kanseg.data.preprocess import Preprocess
 from kanseg.explain.curves import LayerCurves, function_curves
-from kanseg.explain.figures import draw_curves_grid
+from kanseg.explain.figures import draw_curves_grid, draw_response
+from kanseg.explain.formulas import layer_formulas
 from kanseg.explain.health import LayerHealth, network_health
 from kanseg.explain.heatmaps import (
     Heatmap,
@@ -27,8 +28,10 @@ from kanseg.explain.heatmaps import (
     rgb_url,
     saliency_maps,
 )
+from kanseg.explain.response import InputResponse, input_response
 from kanseg.explain.saliency import default_layers
 from kanseg.inference.files.inputs import find_images
+from kanseg.inference.novelty import center
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
 from kanseg.models.operations import num_parameters, preserve_state
@@ -39,11 +42,10 @@ from kanseg.utils.io import atomic_write_text
 from kanseg.utils.language import translate
 from kanseg.utils.text import one_line
 from kanseg.visualization.figures import figure_png
-from kanseg.visualization.report.page import draw_report
+from kanseg.visualization.report.page import EXPLANATION, draw_report
 
 TEMPLATE = Path(__file__).parent / "templates" / "explain.html"
-PAGE = "explain.html"
-MAX_SIDE = 512  # of an image that a network takes at its own scale; of larger ones the center
+MAX_SIZE = (512, 512)  # of an image that a network takes at its own scale; of larger ones the center
 SHOWN_SIDE = 640  # longer side of an image on the page
 MAX_CLASSES = 3  # of an image that have maps
 MAX_LAYERS = 24  # with curves
@@ -61,12 +63,22 @@ class ShownImage(NamedTuple):
     classes: dict[str, list[Heatmap]]
 
 
+class FunctionRow(NamedTuple):
+    """A function in the table of its layer: its share of the variance, and its formula."""
+
+    name: str
+    share: str
+    formula: str
+    r2: str
+    words: str
+
+
 class CurvesSection(NamedTuple):
-    """The figure of a layer's functions, and the shares of the strongest ones."""
+    """The figure of a layer's functions, and a table of the strongest ones."""
 
     layer: str
     image: InlineImage
-    strongest: list[tuple[str, str]]
+    strongest: list[FunctionRow]
     count: int
 
 
@@ -113,6 +125,7 @@ def explain_checkpoint(
     inputs = [load_input(path, trained.preprocess) for path in paths]
     place = next(network.parameters()).device
     batches = [tensor.to(place) for _, tensor in inputs]
+    max_value = 65535 if decode_image(paths[0]).dtype == np.uint16 else 255
     notes: list[str] = []
     if find_spec("pytorch_grad_cam") is None:
         notes.append(translate("Grad-CAM is left out: {command}", command=install("explain")))
@@ -129,19 +142,20 @@ def explain_checkpoint(
     for note in notes:
         log(note)
     run = run_folder(checkpoint)
-    page = output or run / PAGE
+    page = output or run / EXPLANATION
     text = render(
         title=translate("What {name} has learned", name=run.resolve().name),
         trained=trained,
         health=network_health(network, batches),
         curves=function_curves(network, batches),
+        response=_response(trained, inputs[0][1].shape[-2:], max_value),
         images=maps,
         num_images=len(paths),
         notes=notes,
         has_report=(page.parent / "report.html").is_file(),
     )
     atomic_write_text(page, text)
-    if page.resolve() == (run / PAGE).resolve() and (run / "report.html").is_file():
+    if page.resolve() == (run / EXPLANATION).resolve() and (run / "report.html").is_file():
         draw_report(run)  # with a link to the page
     return page
 
@@ -152,6 +166,7 @@ def render(
     trained: TrainedNetwork,
     health: Sequence[LayerHealth],
     curves: Sequence[LayerCurves],
+    response: InputResponse | None,
     images: Sequence[ShownImage],
     num_images: int,
     notes: Sequence[str] = (),
@@ -166,6 +181,12 @@ def render(
         (translate("Images"), f"{num_images:,}"),
     ]
     sections = [translate("Where it looked"), translate("Health"), translate("Curves")]
+    first_layer = None
+    if response is not None:
+        sections.append(translate("First layer"))
+        first_layer = _inline(draw_response(response), translate("Response of the first layer"))
+    modules = dict(trained.model.named_modules())
+    drawn = [_curves_section(layer, modules[layer.layer]) for layer in curves[:MAX_LAYERS]]
     return render_page(
         TEMPLATE,
         title=title,
@@ -174,7 +195,9 @@ def render(
         images=images,
         viewer=[_plain(image) for image in images],
         health=[_health_row(layer) for layer in health],
-        curves=[_curves_section(layer) for layer in curves[:MAX_LAYERS]],
+        curves=drawn,
+        first_layer=first_layer,
+        note_of_first_layer="" if response is None else response.note,
         more_layers=max(0, len(curves) - MAX_LAYERS),
         notes=notes,
         has_report=has_report,
@@ -198,14 +221,8 @@ def load_input(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, Tensor]:
     decoded = decode_image(path)
     view, values = decoded.values, preprocess.scale(decoded, name=str(path))
     if preprocess.resize is None:
-        view, values = _center(view), _center(values)
+        view, values = center(view, MAX_SIZE), center(values, MAX_SIZE)
     return viewable(view), preprocess.normalize(values)[None]
-
-
-def _center(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    top, left = max(0, height - MAX_SIDE) // 2, max(0, width - MAX_SIDE) // 2
-    return image[top : top + MAX_SIDE, left : left + MAX_SIDE]
 
 
 def _evenly(values: Sequence[Any], count: int) -> list[Any]:
@@ -289,20 +306,42 @@ def _health_row(layer: LayerHealth) -> dict[str, Any]:
     return row | {"dead": layer.dead, "linear": layer.linear, "advice": layer.advice}
 
 
-def _curves_section(layer: LayerCurves) -> CurvesSection:
-    """The figure of a layer, and the strongest functions with their share of the variance."""
-    content = figure_png(draw_curves_grid(layer))
+def _response(trained: TrainedNetwork, size: Sequence[int], max_value: float) -> InputResponse | None:
+    """The response of the first layer to intensities; None without learned functions."""
+    try:
+        return input_response(
+            trained.model, trained.preprocess, max_value=max_value, size=tuple(size)
+        )
+    except InputError:
+        return None
+
+
+def _curves_section(layer: LayerCurves, module: nn.Module) -> CurvesSection:
+    """The figure of a layer, and its strongest functions."""
+    found = layer_formulas(layer, module)
     total = float(layer.contribution.sum()) or 1.0
     strongest = []
     for index in layer.contribution.argsort(descending=True)[:TOP].tolist():
-        strongest.append((layer.rows[index], f"{float(layer.contribution[index]) / total:.1%}"))
+        row = FunctionRow(
+            layer.rows[index],
+            f"{float(layer.contribution[index]) / total:.1%}",
+            found.formula[index],
+            f"{found.r2[index]:.3f}",
+            found.words[index],
+        )
+        strongest.append(row)
     alt = translate(
         "Curves of the functions of {layer}, the strongest first: {names}",
         layer=layer.layer,
-        names=", ".join(name for name, _ in strongest),
+        names=", ".join(row.name for row in strongest),
     )
-    url = png_url(content, max_size=MAX_PNG)
-    with Image.open(io.BytesIO(content)) as figure:
-        width, height = figure.size
-    image = InlineImage(url, width, height, alt)
+    image = _inline(draw_curves_grid(layer), alt)
     return CurvesSection(layer.layer, image, strongest, layer.num_functions)
+
+
+def _inline(figure: Any, alt: str) -> InlineImage:
+    """A matplotlib figure inside the page."""
+    content = figure_png(figure)
+    url = png_url(content, max_size=MAX_PNG)
+    with Image.open(io.BytesIO(content)) as image:
+        return InlineImage(url, *image.size, alt)
