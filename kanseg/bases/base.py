@@ -121,6 +121,11 @@ class Basis(nn.Module, ABC):
         return DOMAINS[self.domain](at_least_float32(x))
 
     @property
+    def has_degree(self) -> bool:
+        """True if the degree can be raised without changing the function."""
+        return type(self).raise_degree is not Basis.raise_degree
+
+    @property
     def is_pointwise(self) -> bool:
         """True if the domain map acts on single values; False if it normalizes samples."""
         return self.domain in POINTWISE_DOMAINS
@@ -319,10 +324,13 @@ def change_of_basis(old: Tensor, new: Tensor) -> Tensor:
     """The change of basis (C, K, K') with old = change @ new, by least squares.
 
     Exact up to rounding in double precision if the old functions are combinations of the new ones.
+    On the meta device it has no values.
 
     Args:
         old, new: values (C, K, n) and (C, K', n) of the functions at the same points.
     """
+    if old.is_meta or new.is_meta:
+        return old.new_empty(len(old), old.shape[1], new.shape[1], device="meta")
     old, new = old.double().cpu().mT, new.double().cpu().mT
     return torch.linalg.lstsq(new, old, driver="gelsd").solution.mT
 

@@ -83,7 +83,8 @@ class BSpline(Basis):
         check_at_least("spline_order", spline_order, 0, 5)
         lo, hi = check_range(grid_range)
         super().__init__(channels, grid_size + spline_order, domain)
-        # They differ after a refinement that extends the grid by its tails.
+        # They differ after a refinement that extends the grid by its tails. Moving the grid keeps
+        # both, so that its size depends on the refinements only.
         self.grid_size = self.nominal_size = grid_size
         self.spline_order = spline_order
         self.grid_range = (lo, hi)
@@ -204,7 +205,7 @@ class BSpline(Basis):
             counts = torch.arange(1, k + 1, dtype=grid.dtype, device=grid.device)
             offsets = step.unsqueeze(1) * counts
             knots = torch.cat([grid[:, :1] - offsets.flip(1), grid, grid[:, -1:] + offsets], dim=1)
-        self.grid_size = self.nominal_size = grid.shape[1] - 1
+        self.grid_size = grid.shape[1] - 1
         self.num_functions = self.grid_size + k
         write_buffer(self, "knots", knots)
         self._check_knots()

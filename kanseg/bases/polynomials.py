@@ -141,7 +141,9 @@ class Gram(Polynomials):
         change = super().raise_degree(degree)
         if self.learnable:
             added = [self._beta(n) for n in range(len(self.beta) + 1, degree)]
-            self.beta = nn.Parameter(torch.cat([self.beta, self.beta.new_tensor(added)]))
+            # the same parameter, which optimizers hold
+            self.beta.data = torch.cat([self.beta, self.beta.new_tensor(added)])
+            self.beta.grad = None
         return change
 
     def _beta(self, n: int) -> float:

@@ -232,6 +232,11 @@ class _Training:
             grids of all B-spline and rbf layers are fitted to the layers' inputs, and the functions
             are refitted to keep their values there. The optimizer's moments of these weights are
             reset. None by default.
+        refine: train from coarse to fine: epoch, counted from 1 -> grid_size or degree, such as
+            {11: {grid_size: 6}, 21: {grid_size: 12}}. At the start of the epoch the B-spline layers
+            with fewer intervals, or the polynomial layers of a lower degree, are refined without
+            changing what the network computes. The optimizer's moments of these weights are reset.
+            None by default.
         accumulate: batches whose gradients are accumulated for one step.
         clip: largest norm of the gradient; null for no limit.
         precision: "no" (float32), "bf16" or "fp16" for convolutions; bases and losses stay in
@@ -274,6 +279,7 @@ class _Training:
     warmup: float = 0.3
     ema: float = 0.0
     update_grid_epochs: list[int] = field(default_factory=list)
+    refine: dict[int, dict[str, int]] = field(default_factory=dict)
     accumulate: int = 1
     clip: float | None = 1.0
     precision: Literal["no", "bf16", "fp16"] | None = None

@@ -1,4 +1,4 @@
-"""Every learned function of a network, with the inputs that it sees and its contribution on data."""
+"""Every learned function of a network, with its inputs and its contribution on data."""
 
 from __future__ import annotations
 

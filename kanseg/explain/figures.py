@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from kanseg.explain.curves import LayerCurves
 from kanseg.explain.response import InputResponse
 from kanseg.visualization.curves import COLORS
@@ -22,7 +21,7 @@ HISTOGRAM = 0.25  # of the height of a panel
 
 
 def draw_curves_grid(
-    layer: LayerCurves, path: Path | None = None, *, max_panels: int = MAX_PANELS
+    layer: LayerCurves, path: str | Path | None = None, *, max_panels: int = MAX_PANELS
 ) -> Figure:
     """Draw the functions of a layer as small multiples, the one that contributes most first: phi(x)
     in black, its base dashed, its basis functions in color, and the histogram of the inputs
@@ -64,7 +63,7 @@ def draw_curves_grid(
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), fontsize=8)
     if path is not None:
-        save_figure(figure, path)
+        save_figure(figure, Path(path))
     return figure
 
 
@@ -108,7 +107,7 @@ def _row_title(name: str) -> str:
     return name
 
 
-def draw_response(response: InputResponse, path: Path | None = None) -> Figure:
+def draw_response(response: InputResponse, path: str | Path | None = None) -> Figure:
     """Draw the response of the first layer to the intensity of an image: a panel for all bands and
     one for every band, with a line per output channel.
 
@@ -126,18 +125,37 @@ def draw_response(response: InputResponse, path: Path | None = None) -> Figure:
         for number, line in enumerate(lines):
             color = COLORS[number % len(COLORS)]
             axis.plot(response.values, line, color=color, linewidth=1, label=str(number))
-        axis.set_title(band, fontsize=9)
+        axis.set_title(_band_title(band), fontsize=9)
         axis.tick_params(labelsize=7)
         axis.margins(x=0)
         axis.grid(alpha=0.3)
     for axis in panels[len(response.bands) :]:
         axis.set_visible(False)
-    figure.suptitle(response.note, fontsize=8, wrap=True)
+    title = figure_text("{layer} for uniform images", layer=response.layer)
+    if not response.on_pixels:
+        title = figure_text(
+            "{layer}, and the convolution before its functions, for uniform images",
+            layer=response.layer,
+        )
+    figure.suptitle(title, fontsize=10)
     figure.supxlabel(figure_text("value in the image"), fontsize=9)
     if response.response.shape[1] <= len(COLORS):
         title = figure_text("output channel")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right", title=title, fontsize=7)
     if path is not None:
-        save_figure(figure, path)
+        save_figure(figure, Path(path))
     return figure
+
+
+def _band_title(name: str) -> str:
+    """The name of a band for a figure."""
+    titles = {
+        "intensity": figure_text("intensity"),
+        "all bands": figure_text("all bands"),
+        "red": figure_text("red"),
+        "green": figure_text("green"),
+        "blue": figure_text("blue"),
+    }
+    _, _, number = name.partition(" ")
+    return titles.get(name) or figure_text("band {number}", number=number)

@@ -103,11 +103,11 @@ def input_response(
 def band_names(channels: int) -> list[str]:
     """Names of the responses for an image of this many channels."""
     if channels == 1:
-        return [translate("intensity")]
-    names = [translate("band {number}", number=number) for number in range(1, channels + 1)]
+        return ["intensity"]
+    names = [f"band {number}" for number in range(1, channels + 1)]
     if channels == 3:
-        names = [translate("red"), translate("green"), translate("blue")]
-    return [translate("all bands"), *names]
+        names = ["red", "green", "blue"]
+    return ["all bands", *names]
 
 
 def _intensities(preprocess: Preprocess, max_value: float) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,7 @@ def _holds_only(x: Tensor, images: Tensor) -> bool:
 
 
 def _in_the_middle(layer: HasCurves, y: Tensor, count: int) -> Tensor:
-    """The channels (count, O) of a layer's output for `count` images, in the middle of the image."""
+    """The channels (count, O) of a layer's output in the middle of `count` images."""
     if isinstance(layer, KANLinear):  # (..., O)
         y = y.reshape(count, -1, y.shape[-1]).mT
     middle = (side // 2 for side in y.shape[2:])

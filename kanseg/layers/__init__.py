@@ -12,7 +12,8 @@ from kanseg.layers.families import *  # noqa: F403 - its __all__
 from kanseg.layers.families import FAMILIES
 from kanseg.layers.finetune import finetune, fuse
 from kanseg.layers.focal import FocalModulation
-from kanseg.layers.grids import off_grid_shares, refine_grids, update_grids
+from kanseg.layers.formulas import FormulaActivation, replace_by_formulas
+from kanseg.layers.grids import off_grid_shares, refine_functions, refine_grids, update_grids
 from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
 from kanseg.layers.local import KANLocal2d
@@ -26,6 +27,7 @@ __all__ = [
     "ConvAttention",
     "ConvExperts",
     "FocalModulation",
+    "FormulaActivation",
     "KANActivation",
     "KANConv1d",
     "KANConv2d",
@@ -40,7 +42,9 @@ __all__ = [
     "fuse",
     "kan_conv",
     "off_grid_shares",
+    "refine_functions",
     "refine_grids",
+    "replace_by_formulas",
     "stage",
     "update_grids",
     *FAMILIES,

@@ -192,7 +192,9 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         if self.basis.is_pointwise:
             functions = self._functions(inputs.x.unsqueeze(0), None, silu=False)[0]
         else:
-            functions = torch.einsum("ck,ckn->cn", self.channel_weight(), self.basis.values_at(inputs.u))
+            functions = torch.einsum(
+                "ck,ckn->cn", self.channel_weight(), self.basis.values_at(inputs.u)
+            )
         base = None if self.base is None else self.base(inputs.x.unsqueeze(0))[0]
         return base, functions.unsqueeze(1)
 

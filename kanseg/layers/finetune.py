@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kanseg.bases import Basis
 from kanseg.bases.bspline import BSpline
 from kanseg.layers.grids import Adaptive, check_not_shared
 from kanseg.layers.surgery import check_has_weights
@@ -183,7 +182,7 @@ def _add_functions(
         if not hasattr(layer.basis, "degree"):
             continue
         functions = {j for j in trainable if 0 <= j < layer.basis.num_functions}
-        if extra and type(layer.basis).raise_degree is not Basis.raise_degree:
+        if extra and layer.basis.has_degree:
             functions |= _raise_degree(layer, layer.basis.degree + extra)
         if functions:
             chosen[layer] = sorted(functions)

@@ -294,7 +294,9 @@ def update_grids(
 
 
 def forget_moments(optimizer: Any | None, layers: Iterable[Adaptive]) -> None:
-    """Drop the state of an optimizer for the weights of these layers' functions."""
+    """Drop the state of an optimizer for the weights of these layers' functions, and for the
+    parameters of their bases.
+    """
     if optimizer is None:
         return
     inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper holds another
@@ -303,7 +305,8 @@ def forget_moments(optimizer: Any | None, layers: Iterable[Adaptive]) -> None:
         inner._numel_cache = None
         return
     for layer in layers:
-        optimizer.state.pop(layer.functions_weight, None)
+        for parameter in (layer.functions_weight, *layer.basis.parameters()):
+            optimizer.state.pop(parameter, None)
 
 
 def _run_on_first_process(
@@ -402,6 +405,58 @@ def refine_grids(
         layer.refine(grid_size, keep_tails=keep_tails, optimizer=optimizer)
 
 
+def refine_functions(
+    model: nn.Module,
+    *,
+    grid_size: int | None = None,
+    degree: int | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> list[str]:
+    """Refine the functions of all layers that are coarser; the network computes the same function
+    as before. The other layers stay as they are.
+
+    Args:
+        model: any module, also inside torch.compile.
+        grid_size: intervals for the B-spline layers with fewer (`Adaptive.refine`, tails kept).
+        degree: for the polynomial layers with a lower one (`Adaptive.raise_degree`).
+        optimizer: the optimizer in use; its state for the changed weights is dropped.
+
+    Returns:
+        Names of the layers that have changed.
+
+    Raises:
+        ValueError: before any layer is changed, if none would change, or if `grid_size` is not a
+            multiple of the number of intervals of each layer with fewer.
+    """
+    splines, polynomials = {}, {}
+    for name, layer in unwrapped(model).named_modules():
+        if not isinstance(layer, Adaptive) or layer.basis is None:
+            continue
+        basis = layer.basis
+        if isinstance(basis, BSpline) and grid_size and basis.nominal_size < grid_size:
+            splines[name] = layer
+        elif basis.has_degree and degree and basis.degree < degree:
+            polynomials[name] = layer
+    for size, layers, what in (
+        (grid_size, splines, f"B-splines of fewer than {grid_size} intervals"),
+        (degree, polynomials, f"polynomials of a lower degree than {degree}"),
+    ):
+        if size is not None and not layers:
+            raise ValueError(f"no layer of this network has {what}")
+    for name, layer in splines.items():
+        try:
+            layer.basis.check_finer(grid_size)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    layers = splines | polynomials
+    check_not_shared(layers.values())
+    for layer in splines.values():
+        layer.refine(grid_size, optimizer=optimizer)
+    for layer in polynomials.values():
+        layer.raise_degree(degree, optimizer=optimizer)
+    return list(layers)
+
+
 @torch.no_grad()
 def off_grid_shares(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Name of each layer with a grid -> fraction of its inputs outside the grid, for x."""
@@ -431,10 +486,7 @@ def call_before_layers(
         function(layer, layer_input)
 
     training = {module: module.training for module in model.modules()}
-    hooks = [
-        layer.register_forward_pre_hook(before_forward, with_kwargs=True)
-        for layer in layers
-    ]
+    hooks = [layer.register_forward_pre_hook(before_forward, with_kwargs=True) for layer in layers]
     try:
         model.eval()
         with torch.no_grad(), _without_compiler(model):

@@ -50,7 +50,11 @@ def check_changeable(layer: nn.Module) -> None:
                 " then change the layer"
             )
         weight = getattr(part, "weight", None)
-        if weight is not None and (weight.is_meta or not is_plain_tensor(weight)):
+        if weight is None:
+            continue
+        # Without the hook of accelerate, a network on the meta device is one without memory.
+        is_offloaded = weight.is_meta and hasattr(part, "_hf_hook")
+        if is_offloaded or not is_plain_tensor(weight):
             raise ValueError(
                 f"the weights of {name} are offloaded or sharded: gather them first, then change"
                 " the layer"

@@ -17,6 +17,8 @@ from kanseg.encoders import (
     full_encoder_name,
     is_external,
 )
+from kanseg.layers.formulas import replace_by_formulas
+from kanseg.layers.grids import refine_functions
 from kanseg.layers.linear import KANLinear
 from kanseg.models.classification import CLASSIFIERS, ClassificationModel, FlatClassifier
 from kanseg.models.matching import matched
@@ -37,6 +39,8 @@ from kanseg.utils.registry import Registry, nearest
 # Options of a model's own encoder, which do not apply to another encoder.
 ENCODER_OPTIONS = ("width", "depth", "downsample")
 MATCH_SIZE = (256, 256)
+# What `refined` can hold: arguments of `refine_functions`.
+REFINABLE = ("grid_size", "degree")
 
 Like = Mapping[str, object] | nn.Module | None
 Weights = str | Path | bool | None
@@ -58,6 +62,8 @@ def create_model(
     match: str | None = None,
     like: Like = None,
     match_size: Sequence[int] = MATCH_SIZE,
+    refined: Mapping[str, int] | None = None,
+    formulas: Mapping[str, Sequence[str | None]] | None = None,
     **options: object,
 ) -> nn.Module:
     """Create a network by name: (B, in_channels, H, W) -> raw logits, any H and W.
@@ -95,6 +101,12 @@ def create_model(
         like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see
             `kanseg.models.matching`).
         match_size: height and width of the image for "macs".
+        refined: {"grid_size": 12} or {"degree": 4}: refine the functions of the finished network,
+            as `training.refine` does, see `kanseg.layers.refine_functions`. Refined B-splines
+            have more intervals than those of a network that is created with this grid_size, since
+            the grid is extended by the tails.
+        formulas: name of a learned activation -> families of the formulas that replace its
+            functions, see `kanseg.layers.replace_by_formulas`.
         options: options of the network (width, depth, ...; for a classifier also head,
             head_dropout, pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...)
             and of the basis (degree, grid_size, ...). `share` is "channel" by default: one function
@@ -109,9 +121,10 @@ def create_model(
             that no width reaches.
     """
     if features_only:
-        if encoder is not None or aux_params is not None:
+        if encoder is not None or aux_params is not None or refined or formulas:
             raise ValueError(
-                "features_only returns the network's own encoder: leave out encoder and aux_params"
+                "features_only returns the network's own encoder: leave out encoder, aux_params,"
+                " refined and formulas"
             )
         return create_encoder(
             name,
@@ -148,14 +161,16 @@ def create_model(
             )
         arguments |= {"aux_params": aux_params, "encoder_weights": encoder_weights}
         arguments |= {"match": match, "like": like, "match_size": match_size}
-        return create_model(**matched(create_model, arguments))
+        return create_model(**matched(create_model, arguments), refined=refined, formulas=formulas)
     if name not in MODELS and (name in ENCODERS or name in CLASSIFIERS):
         if aux_params is not None or encoder is not None:
             raise ValueError(
                 f"{name!r} is a classifier: encoder=... and aux_params belong to segmentation"
                 " networks"
             )
-        return create_classifier(**arguments, encoder_weights=encoder_weights)
+        return create_classifier(
+            **arguments, encoder_weights=encoder_weights, refined=refined, formulas=formulas
+        )
     build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
     parts = conv_parts(build, basis, stem, options)
     if aux_params is not None:
@@ -180,7 +195,7 @@ def create_model(
     model = build(in_channels, classes, aux_params=aux_params, **parts)
     if encoder is None and encoder_weights is not None:
         load_encoder(model.encoder, encoder_weights)
-    return described(model, "model", arguments)
+    return _described(model, "model", arguments, refined, formulas)
 
 
 def create_encoder(
@@ -285,6 +300,8 @@ def create_classifier(
     like: Like = None,
     match_size: Sequence[int] = MATCH_SIZE,
     encoder_weights: Weights = None,
+    refined: Mapping[str, int] | None = None,
+    formulas: Mapping[str, Sequence[str | None]] | None = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
     """Create a classifier from any encoder of `kanseg.list_encoders()` and a head: (B, in_channels,
@@ -307,7 +324,9 @@ def create_classifier(
     if match is not None or like is not None:
         arguments |= {"match": match, "like": like, "match_size": match_size}
         arguments["encoder_weights"] = encoder_weights
-        return create_classifier(**matched(create_classifier, arguments))
+        return create_classifier(
+            **matched(create_classifier, arguments), refined=refined, formulas=formulas
+        )
     check_counts(in_channels=in_channels, classes=classes)
     if name in CLASSIFIERS:
         if encoder_weights is not None:
@@ -326,7 +345,7 @@ def create_classifier(
             "basis": basis,
             **options,
         }
-        return described(model, "classifier", arguments)
+        return _described(model, "classifier", arguments, refined, formulas)
     encoder = create_encoder(
         name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options
     )
@@ -336,7 +355,32 @@ def create_classifier(
     linear_options = {key: value for key, value in options.items() if key in known}
     linear = partial(KANLinear, basis=basis, **linear_options)
     model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
-    return described(model, "classifier", arguments)
+    return _described(model, "classifier", arguments, refined, formulas)
+
+
+def _described(
+    model: nn.Module,
+    kind: str,
+    arguments: Options,
+    refined: Mapping[str, int] | None,
+    formulas: Mapping[str, Sequence[str | None]] | None,
+) -> nn.Module:
+    """Change the functions of a new network as training and snapping have done, and record its
+    arguments.
+    """
+    if refined:
+        unknown = [key for key in refined if key not in REFINABLE]
+        if unknown:
+            raise ValueError(
+                f"refined holds {unknown[0]!r}{nearest(unknown[0], REFINABLE)} (known:"
+                f" {', '.join(REFINABLE)})"
+            )
+        refine_functions(model, **refined)
+        arguments = {**arguments, "refined": dict(refined)}
+    if formulas:
+        replace_by_formulas(model, formulas)
+        arguments = {**arguments, "formulas": dict(formulas)}
+    return described(model, kind, arguments)
 
 
 def list_models(task: str | None = None) -> list[str]:

@@ -1,5 +1,5 @@
-"""Find what goes wrong in a training: a loss, a weight or an output that became infinite or NaN, and
-inputs that the functions of a layer cannot tell apart.
+"""Find what goes wrong in a training: infinite or NaN losses, weights and outputs, and layers whose
+inputs are off their grids or saturate their domain map.
 """
 
 from __future__ import annotations

@@ -1,19 +1,24 @@
-"""Update the grids of KAN layers to the data during training (`training.update_grid_epochs`)."""
+"""Change the functions of KAN layers during training: move the grids to the data
+(`training.update_grid_epochs`), and train from coarse to fine (`training.refine`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanseg.data.loader import to_device
-from kanseg.layers import update_grids
+from kanseg.layers import refine_functions, update_grids
 from kanseg.layers.regularization import kan_layers
+from kanseg.models.factory import REFINABLE
 from kanseg.training.state import TrainState
 from kanseg.training.task import Task
 from kanseg.utils.errors import InputError
+from kanseg.utils.registry import nearest
 
 
 def check_update_grid_epochs(settings: Any, model: nn.Module) -> None:
@@ -65,3 +70,89 @@ def update_grids_if_due(
         raise InputError(f"training.update_grid_epochs: {error}") from None
     progress.grids_moved_in = epoch
     log(f"epoch {epoch}: grids moved to the data of {sum(map(len, images))} images")
+
+
+def check_refine(settings: Any, model: nn.Module) -> None:
+    """Check `training.refine` by refining `model`, which may be on the meta device.
+
+    Raises:
+        InputError: epochs that the run does not have, or a step that the network cannot take.
+    """
+    schedule = settings.refine
+    if schedule and settings.find_batch_size:
+        raise InputError(
+            "training.find_batch_size cannot measure the memory of functions that training.refine"
+            " makes finer later on: set it to false, and training.batch_size to one that fits the"
+            " finest functions"
+        )
+    for epoch, step in sorted(schedule.items()):
+        where = f"training.refine: epoch {epoch}"
+        if not 2 <= epoch <= settings.epochs:
+            raise InputError(
+                f"{where}: must be from 2 to training.epochs ({settings.epochs}); model.options"
+                " holds the functions of epoch 1"
+            )
+        for key in step:
+            if key not in REFINABLE:
+                raise InputError(
+                    f"{where}: has no setting {key!r}{nearest(key, REFINABLE)} (known:"
+                    f" {', '.join(REFINABLE)})"
+                )
+        if not step:
+            raise InputError(f"{where}: must be {' or '.join(REFINABLE)}, got nothing")
+        try:
+            refine_functions(model, **step)
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
+def refined_in(schedule: Mapping[int, Mapping[str, int]], epoch: int) -> dict[str, int]:
+    """What the functions are refined to in an epoch, counted from 1: all steps up to it."""
+    refined: dict[str, int] = {}
+    for start in sorted(schedule):
+        if start <= epoch:
+            refined |= schedule[start]
+    return refined
+
+
+def refine_if_due(state: TrainState, task: Task, log: Callable[[str], None]) -> None:
+    """Refine the functions of the network, and of its average, at the start of an epoch in
+    `training.refine`.
+
+    The description of the network records it, so that every checkpoint is of its own stage.
+    """
+    epoch, described = state.progress.epoch + 1, task.description["model"]
+    refined = refined_in(task.config.training.refine, epoch)
+    if refined == described.get("refined", {}):
+        return
+    step = task.config.training.refine[epoch]
+    with _without_wrapper(state) as network:
+        changed = refine_functions(network, **step, optimizer=state.optimizer)
+    if state.ema is not None:
+        refine_functions(state.ema, **step)
+    task.description["model"] = described | {"refined": refined}
+    name, value = next(iter(step.items()))
+    parameters = sum(parameter.numel() for parameter in state.network.parameters())
+    log(
+        f"epoch {epoch}: {name} {value} in {len(changed)} layers, {parameters:,} parameters; the"
+        " network computes the same function as before"
+    )
+
+
+@contextmanager
+def _without_wrapper(state: TrainState) -> Iterator[nn.Module]:
+    """Context with the network outside of DistributedDataParallel, whose buffers have the sizes of
+    the weights. It is wrapped again at the end.
+    """
+    accelerator = state.accelerator
+    if state.network is state.model:
+        yield state.network
+        return
+    network = accelerator.unwrap_model(state.model, keep_fp32_wrapper=False)
+    state.model = None
+    accelerator.free_memory()
+    yield network
+    if state.frozen is not None:
+        # the wrapper reduces the gradients of the parameters that are trainable when it is made
+        state.frozen.unfreeze()
+    state.model, state.optimizer = accelerator.prepare(network, state.optimizer)

@@ -18,7 +18,7 @@ from kanseg.data.loader import to_device, unwrap_worker_errors
 from kanseg.data.transforms import sample_seed
 from kanseg.training.diagnose import HealthLog, non_finite_loss
 from kanseg.training.dry_run import explain_norm_errors
-from kanseg.training.grids import update_grids_if_due
+from kanseg.training.grids import refine_if_due, update_grids_if_due
 from kanseg.training.optim.lr_scheduler import PlateauLR, current_lr
 from kanseg.training.optim.optimizers import NEEDS_CLOSURE
 from kanseg.training.processes import any_process, mean_over_processes
@@ -103,6 +103,7 @@ def train_epoch(
 ) -> None:
     """Train the rest of the current epoch, from `progress.batch` on."""
     settings, progress, accelerator = task.config.training, state.progress, state.accelerator
+    refine_if_due(state, task, run.log)
     state.model.train()
     if state.frozen is not None:
         state.frozen.set_epoch(progress.epoch)

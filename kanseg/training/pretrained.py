@@ -54,11 +54,16 @@ class FrozenEncoder:
         """Freeze or unfreeze the encoder for an epoch, counted from 0, of a network in training
         mode.
         """
-        is_frozen = epoch < self.epochs
-        for parameter in self.parameters:
-            parameter.requires_grad_(not is_frozen)
-        if is_frozen:
+        self.unfreeze()
+        if epoch < self.epochs:
+            for parameter in self.parameters:
+                parameter.requires_grad_(False)
             self.module.eval()
+
+    def unfreeze(self) -> None:
+        """Let the encoder be trained."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
 
 
 def freeze_epochs(config: Any) -> int:

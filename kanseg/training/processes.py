@@ -58,6 +58,19 @@ def check_can_freeze(accelerator: Accelerator) -> None:
         )
 
 
+def check_can_refine(accelerator: Accelerator) -> None:
+    """Check that functions can be refined.
+
+    Raises:
+        InputError: FSDP, which shards the weights that are refitted.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError(
+            "training.refine: functions cannot be refined under FSDP, which shards their weights;"
+            " use several processes without FSDP"
+        )
+
+
 def any_process(flag: bool, accelerator: Accelerator) -> bool:
     """True if the flag is set in any process of the run; all processes must call it."""
     if accelerator.num_processes == 1:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.loader import make_loader
-from kanseg.inference.checkpoint import read_weights
+from kanseg.inference.checkpoint import load_model, read_description, read_weights
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.models.operations import multiply_adds
@@ -40,7 +40,12 @@ from kanseg.training.pretrained import (
     pretrained_part,
     with_encoder_lr,
 )
-from kanseg.training.processes import check_can_freeze, check_precision, make_accelerator
+from kanseg.training.processes import (
+    check_can_freeze,
+    check_can_refine,
+    check_precision,
+    make_accelerator,
+)
 from kanseg.training.run_folder.checkpointing import (
     restore,
     resume_hint,
@@ -76,6 +81,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     accept_changes: bool = False,
+    start: Path | None = None,
     on_epoch_end: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment to its end and return the content of `metrics.json`.
@@ -86,6 +92,7 @@ def train(
         overwrite: delete the files of an earlier run in the run folder.
         accept_changes: with `resume`, accept that the data set has changed since the run was
             started; by default changes are refused, and new samples are left out.
+        start: checkpoint whose network, with its weights, a new run begins with.
         on_epoch_end: called with the log entry of every epoch except the last; an exception in it
             ends the run.
 
@@ -96,6 +103,7 @@ def train(
     clock = RunClock()
     path = Path(config.run_dir)
     task = create_task(config, resume=resume, accept_changes=accept_changes)
+    task.start = start
     config = task.config
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
@@ -184,10 +192,15 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
     """Build the network of the settings, new or with the weights of a checkpoint."""
     arguments = task.description["model"]
     if resumed is not None:
-        arguments |= resumed.stored_defaults()
+        arguments |= resumed.stored_arguments()
         model = build_model(arguments)
         resumed.load_weights(model)
         return model
+    if task.start is not None:
+        description = read_description(task.start)
+        task.description["model"] = description["model"]
+        log(f"model: begins with the network of {task.start}")
+        return load_model(task.start, description)
     model = build_model(arguments, pretrained=True)
     if task.pretrained is not None:
         log(f"model: the encoder begins with the weights of {task.pretrained.source}")
@@ -213,6 +226,8 @@ def create_state(
     if freeze_epochs(task.config):
         check_can_freeze(accelerator)
         frozen = FrozenEncoder(pretrained_part(model)[1], freeze_epochs(task.config))
+    if settings.refine:
+        check_can_refine(accelerator)
     model, optimizer = accelerator.prepare(model, make_optimizer(settings, groups))
     if accelerator.process_index:
         # all processes have drawn the same initial weights; their dropout must differ
@@ -325,11 +340,23 @@ def measure(state: TrainState, task: Task, run: RunFolder) -> dict[str, Any]:
     if not (run.path / "best").is_dir():
         save_best(run, state)
     state.accelerator.wait_for_everyone()
-    state.network.load_state_dict(read_weights(run.path / "best"))
+    load_best(state, task, run.path / "best")
     scores = {}
     for split in task.eval_datasets:
         scores[split] = task.measure(state.network, split, state.accelerator, run.path)
     return scores
+
+
+def load_best(state: TrainState, task: Task, folder: Path) -> None:
+    """Load the best weights; if they are of an epoch before a refinement (`training.refine`), into
+    the network of that epoch, which replaces the refined one.
+    """
+    arguments = read_description(folder)["model"]
+    if arguments.get("refined") != task.description["model"].get("refined"):
+        task.description["model"] = arguments
+        network = build_model(arguments).to(state.accelerator.device)
+        state.model = state.accelerator.prepare_model(network, evaluation_mode=True)
+    state.network.load_state_dict(read_weights(folder))
 
 
 def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
-from kanseg.training.grids import check_update_grid_epochs
+from kanseg.training.grids import check_refine, check_update_grid_epochs
 from kanseg.training.optim.lr_scheduler import create_schedule
 from kanseg.training.optim.optimizers import NEEDS_CLOSURE, create_optimizer, parameter_groups
 from kanseg.training.pretrained import check_encoder, with_encoder_lr
@@ -81,6 +81,7 @@ def check_settings(task: Task) -> None:
         Penalty(model, config.training.penalty)
     except ValueError as error:
         raise InputError(f"training.penalty: {error}") from None
+    check_refine(config.training, model)
     pair("data.resize", config.data.resize)
     pair("data.crop", getattr(config.data, "crop", None))
     if config.training.monitor not in task.monitors:

@@ -17,6 +17,7 @@ from kanseg.layers import (
     KANConv3d,
     KANLinear,
     off_grid_shares,
+    refine_functions,
     refine_grids,
     update_grids,
 )
@@ -546,3 +547,73 @@ def test_a_layer_with_a_wrapped_part_is_not_passed_over():
             change()
     assert net[0].basis.grid_size == 5
     assert set(off_grid_shares(net, x)) == {"0", "1"}
+
+
+def convolutions(basis, **options):
+    """A network of a convolution per edge, one with shared functions, and a plain one."""
+    return torch.nn.Sequential(
+        KANConv2d(2, 4, 3, padding=1, basis=basis, **options),
+        KANConv2d(4, 4, 3, padding=1, basis=basis, share="channel", **options),
+        KANConv2d(4, 2, 1, basis="none"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("basis", "coarse", "fine"),
+    [
+        ("bspline", {"grid_size": 3}, {"grid_size": 12}),
+        ("gram", {"degree": 2, "learnable": True}, {"degree": 4}),
+        ("chebyshev", {"degree": 2}, {"degree": 3}),
+        ("bernstein", {"degree": 2}, {"degree": 3}),
+        ("hermite", {"degree": 2}, {"degree": 5}),
+    ],
+)
+def test_a_refined_network_computes_the_same_and_its_optimizer_goes_on(basis, coarse, fine):
+    network = convolutions(basis, **coarse)
+    torch.nn.init.normal_(network[1].activation.weight)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    x = torch.randn(2, 2, 8, 8)
+    network(x).square().mean().backward()
+    optimizer.step()
+    network.eval()
+    parameters, before = list(network.parameters()), network(x).detach()
+    assert refine_functions(network, **fine, optimizer=optimizer) == ["0", "1.activation"]
+    torch.testing.assert_close(network(x), before, atol=1e-5, rtol=1e-5)
+    assert all(ours is old for ours, old in zip(network.parameters(), parameters, strict=True))
+    assert network[0].functions_weight not in optimizer.state
+    assert network[2].base_conv.weight in optimizer.state
+    network.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = network(x).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert network(x).square().mean() < loss
+
+
+def test_a_network_refined_in_steps_has_the_grids_of_one_refined_at_once():
+    network, other = convolutions("bspline", grid_size=3), convolutions("bspline", grid_size=3)
+    for size in (6, 12):
+        refine_functions(network, grid_size=size)
+    refine_functions(other, grid_size=12)
+    for name, value in other.state_dict().items():
+        assert network.state_dict()[name].shape == value.shape
+        if name.endswith("knots"):
+            torch.testing.assert_close(network.state_dict()[name], value)
+    update_grids(network, torch.randn(2, 2, 8, 8))
+    refine_functions(network, grid_size=24)
+    refine_functions(other, grid_size=24)
+    assert network[0].basis.num_functions == other[0].basis.num_functions == 8 * (3 + 6) - 6 + 3
+
+
+def test_layers_that_are_as_fine_already_stay_as_they_are():
+    network = torch.nn.Sequential(
+        plain(KANConv2d, 2, 2, 1, grid_size=8), plain(KANConv2d, 2, 2, 1, grid_size=2)
+    )
+    assert refine_functions(network, grid_size=4) == ["1"]
+    with pytest.raises(ValueError, match=r"^0: .*multiple of the current 8, got 12"):
+        refine_functions(network, grid_size=12)
+    assert network[1].basis.nominal_size == 4
+    for finer in ({"grid_size": 4}, {"degree": 3}):
+        with pytest.raises(ValueError, match="no layer of this network"):
+            refine_functions(network, **finer)

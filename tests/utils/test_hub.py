@@ -27,6 +27,9 @@ def unet(**options):
     [
         unet(basis="bspline", grid_size=7, stem=None),
         unet(aux_params={"classes": 4}),
+        unet(basis="bspline", grid_size=2, share="edge", refined={"grid_size": 4}, stem=None),
+        unet(basis="gram", degree=2, refined={"degree": 4}),
+        kanseg.create_classifier("vggkan11", width=2, basis="gram", refined={"degree": 4}),
         kanseg.create_classifier(
             "vggkan11", in_channels=1, width=2, head="kan", basis="chebyshev", degree=2
         ),

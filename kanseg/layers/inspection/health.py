@@ -1,5 +1,4 @@
-"""The health of KAN layers on data: inputs off the grid, flat domain maps, dead and linear functions.
-"""
+"""The health of KAN layers on data: inputs off the grid, flat domain maps, dead functions."""
 
 from __future__ import annotations
 
@@ -232,8 +231,7 @@ def _per_channel(x: Tensor) -> Tensor:
 
 
 def curve_inputs(layer: HasCurves, inputs: FunctionInputs) -> Tensor:
-    """The inputs (C, n) over which curves are drawn: x, or u if the domain map normalizes samples.
-    """
+    """The inputs (C, n) of the curves: x, or u if the domain map normalizes samples."""
     if layer.basis.is_pointwise:
         return inputs.x
     return inputs.u

@@ -10,7 +10,14 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from kanseg.inference.checkpoint import MANIFEST, STATE, find_fault, read_weights, save_checkpoint
+from kanseg.inference.checkpoint import (
+    MANIFEST,
+    STATE,
+    find_fault,
+    read_description,
+    read_weights,
+    save_checkpoint,
+)
 from kanseg.inference.description import build_model
 from kanseg.training.diagnose import non_finite_state
 from kanseg.training.processes import any_process
@@ -140,7 +147,7 @@ def save_best(run: RunFolder, state: TrainState) -> None:
     """Save the current weights, or their average, as the best weights (main process)."""
     if not state.accelerator.is_main_process:
         return
-    folder = _save_weights(run, state.eval_network, state.progress.epoch)
+    folder = _save_weights(run, state.eval_network, run.task.description, state.progress.epoch)
     # `prune` deletes older best weights after the next checkpoint: until then a resumed run would
     # continue from a checkpoint that refers to them
     replace_link(run.path / "best", folder)
@@ -217,14 +224,18 @@ def _rebuild_best(run: RunFolder, state: TrainState) -> Path | None:
         stored = read_json(folder / STATE)
         if stored["epoch"] != epoch or stored["batch"]:
             continue
+        # not that of the task, whose functions may have been refined since
+        description = read_description(folder)
         with torch.random.fork_rng(devices=[]):
-            model = build_model(run.task.description["model"])
+            model = build_model(description["model"])
         model.load_state_dict(_eval_weights(folder, averaged=state.ema is not None))
-        return _save_weights(run, model, epoch)
+        return _save_weights(run, model, description, epoch)
     return None
 
 
-def _save_weights(run: RunFolder, model: nn.Module, epoch: int) -> Path:
+def _save_weights(
+    run: RunFolder, model: nn.Module, description: dict[str, Any], epoch: int
+) -> Path:
     """Save the best weights, which are those of this epoch."""
     task = run.task
     folder = run.path / "checkpoints" / f"best_{epoch:05d}"
@@ -232,7 +243,7 @@ def _save_weights(run: RunFolder, model: nn.Module, epoch: int) -> Path:
     while folder.exists():  # a resumed run can train the epoch of the best weights again
         number += 1
         folder = folder.with_name(f"best_{epoch:05d}_{number}")
-    return save_checkpoint(folder, model, task.description, task.config, split=task.split_record)
+    return save_checkpoint(folder, model, description, task.config, split=task.split_record)
 
 
 def _eval_weights(folder: Path, *, averaged: bool) -> dict[str, Tensor]:

@@ -95,12 +95,13 @@ class Resumed:
                 f" {_describe_layout(layout)}"
             )
 
-    def stored_defaults(self) -> dict[str, Any]:
-        """Return the arguments of the network in the checkpoint whose defaults have changed since,
-        for settings that do not set them.
+    def stored_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the network in the checkpoint that the settings do not determine:
+        those whose defaults have changed since, and what `training.refine` and `kanseg snap`
+        have done.
         """
         stored = stored_arguments(read_description(self.folder)["model"])
-        return {key: stored[key] for key in ("share",) if key in stored}
+        return {key: stored[key] for key in ("share", "refined", "formulas") if key in stored}
 
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights.
