@@ -159,4 +159,6 @@ def _check_is_sum(conv: KANConv2d) -> None:
         reason = "its bottleneck (inner_channels) mixes the channels before the functions"
     else:
         return
-    raise InputError(f"the logits of this KAN head are no sum over channels: {reason}; use Grad-CAM")
+    raise InputError(
+        f"the logits of this KAN head are no sum over channels: {reason}; use Grad-CAM"
+    )

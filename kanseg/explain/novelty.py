@@ -1,4 +1,4 @@
-"""Does the novelty map know what is new? Its scores on images of another data set, and on errors."""
+"""Does the novelty map know what is new? Its scores on another data set, and on errors."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from kanseg.explain.heatmaps import (
 from kanseg.explain.response import InputResponse, input_response
 from kanseg.explain.saliency import default_layers
 from kanseg.inference.files.inputs import find_images
-from kanseg.inference.novelty import center
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
+from kanseg.inference.novelty import center
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
 from kanseg.models.operations import num_parameters, preserve_state
 from kanseg.utils.errors import InputError
@@ -40,12 +40,16 @@ from kanseg.utils.html import InlineImage, jpeg_url, png_url, render_page
 from kanseg.utils.installation import install
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.language import translate
+from kanseg.utils.reading import read_json
 from kanseg.utils.text import one_line
 from kanseg.visualization.figures import figure_png
 from kanseg.visualization.report.page import EXPLANATION, draw_report
 
 TEMPLATE = Path(__file__).parent / "templates" / "explain.html"
-MAX_SIZE = (512, 512)  # of an image that a network takes at its own scale; of larger ones the center
+MAX_SIZE = (
+    512,
+    512,
+)  # of an image that a network takes at its own scale; of larger ones the center
 SHOWN_SIDE = 640  # longer side of an image on the page
 MAX_CLASSES = 3  # of an image that have maps
 MAX_LAYERS = 24  # with curves
@@ -80,6 +84,14 @@ class CurvesSection(NamedTuple):
     image: InlineImage
     strongest: list[FunctionRow]
     count: int
+
+
+class Pruning(NamedTuple):
+    """The curve of `kanseg prune`, and its points: names of the columns, and rows of texts."""
+
+    image: InlineImage | None
+    header: list[str]
+    rows: list[list[str]]
 
 
 def explain_checkpoint(
@@ -151,6 +163,7 @@ def explain_checkpoint(
         response=_response(trained, inputs[0][1].shape[-2:], max_value),
         images=maps,
         num_images=len(paths),
+        pruning=find_pruning(run),
         notes=notes,
         has_report=(page.parent / "report.html").is_file(),
     )
@@ -169,6 +182,7 @@ def render(
     response: InputResponse | None,
     images: Sequence[ShownImage],
     num_images: int,
+    pruning: Pruning | None = None,
     notes: Sequence[str] = (),
     has_report: bool = False,
 ) -> str:
@@ -185,6 +199,8 @@ def render(
     if response is not None:
         sections.append(translate("First layer"))
         first_layer = _inline(draw_response(response), translate("Response of the first layer"))
+    if pruning is not None:
+        sections.append(translate("Pruning"))
     modules = dict(trained.model.named_modules())
     drawn = [_curves_section(layer, modules[layer.layer]) for layer in curves[:MAX_LAYERS]]
     return render_page(
@@ -198,6 +214,7 @@ def render(
         curves=drawn,
         first_layer=first_layer,
         note_of_first_layer="" if response is None else response.note,
+        pruning=pruning,
         more_layers=max(0, len(curves) - MAX_LAYERS),
         notes=notes,
         has_report=has_report,
@@ -211,6 +228,35 @@ def run_folder(checkpoint: Path) -> Path:
     if checkpoint.parent.name == "checkpoints":
         return checkpoint.parent.parent
     return checkpoint
+
+
+def find_pruning(run: Path) -> Pruning | None:
+    """Read the pruning curve of a run, which `kanseg prune` has written below its folder."""
+    file = next(iter(sorted(run.glob("*/curve.json"))), None)
+    if file is None:
+        return None
+    content = read_json(file)
+    names = ("Criterion", "Kept", "Parameters", "Milliseconds")
+    header = [translate(name) for name in names]
+    header += [str(content["score"]), translate("Fine-tuned")]
+    rows = []
+    for point in content["points"]:
+        finetuned = point["finetuned"]
+        row = [
+            translate(point["criterion"] or "not pruned"),
+            f"{point['share']:.0%}",
+            f"{point['parameters']:,}",
+            f"{point['milliseconds']:.2f}",
+            f"{point['score']:.4f}",
+            "–" if finetuned is None else f"{finetuned:.4f}",
+        ]
+        rows.append(row)
+    picture = file.with_suffix(".png")
+    image = None
+    if picture.is_file():
+        alt = translate("Score against parameters and time of the pruned networks, as in the table")
+        image = _inline_png(picture.read_bytes(), alt)
+    return Pruning(image, header, rows)
 
 
 def load_input(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, Tensor]:
@@ -306,7 +352,9 @@ def _health_row(layer: LayerHealth) -> dict[str, Any]:
     return row | {"dead": layer.dead, "linear": layer.linear, "advice": layer.advice}
 
 
-def _response(trained: TrainedNetwork, size: Sequence[int], max_value: float) -> InputResponse | None:
+def _response(
+    trained: TrainedNetwork, size: Sequence[int], max_value: float
+) -> InputResponse | None:
     """The response of the first layer to intensities; None without learned functions."""
     try:
         return input_response(
@@ -341,7 +389,10 @@ def _curves_section(layer: LayerCurves, module: nn.Module) -> CurvesSection:
 
 def _inline(figure: Any, alt: str) -> InlineImage:
     """A matplotlib figure inside the page."""
-    content = figure_png(figure)
+    return _inline_png(figure_png(figure), alt)
+
+
+def _inline_png(content: bytes, alt: str) -> InlineImage:
     url = png_url(content, max_size=MAX_PNG)
     with Image.open(io.BytesIO(content)) as image:
         return InlineImage(url, *image.size, alt)

@@ -135,7 +135,7 @@ def novelty_segmenter(segmenter: Segmenter, references: Sequence[Path]) -> Segme
 
 
 def _reference(predictor: Predictor, path: Path) -> Tensor:
-    """An image as the network gets it (1, C, h, w); of one that is predicted in tiles the center."""
+    """An image as the network gets it, (1, C, h, w); with tiles its center, as large as a tile."""
     values = predictor.preprocess.scale(decode_image(path), name=str(path))
     if predictor.tile is not None:
         values = center(values, predictor.tile)

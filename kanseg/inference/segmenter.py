@@ -29,7 +29,8 @@ class Prediction:
         uncertainty: (P, H, W) float32; None if not requested. The variance over views and networks
             if there are several (mean over the classes, at most 0.25), otherwise the entropy of the
             probabilities (0 to 1).
-        novelty: (P, H, W) float32 from 0 to 1, of `kanseg.inference.novelty`; None if not requested.
+        novelty: (P, H, W) float32 from 0 to 1, of `kanseg.inference.novelty`; None if not
+            requested.
     """
 
     label: Tensor

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from commands import kanseg_command
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from commands import kanseg_command
 from conftest import make_folder, store_network
 from kanseg.explain.novelty import auroc, validate_novelty
 from kanseg.inference import Predictor

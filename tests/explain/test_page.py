@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-import torch
 from chromium import Chromium, find_chromium
 from commands import kanseg_command
 from PIL import Image
@@ -31,6 +30,13 @@ def page(images, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "mine"
     store_network(run / "best", **OPTIONS)
     (run / "report.html").write_text("old")
+    (run / "pruned").mkdir()
+    point = {"share": 1.0, "parameters": 7937, "milliseconds": 1.5, "score": 0.8125}
+    point |= {"criterion": "", "finetuned": None}
+    half = point | {"criterion": "magnitude", "share": 0.5, "finetuned": 0.75, "score": 0.625}
+    content = {"score": "foreground_iou", "points": [point, half]}
+    (run / "pruned" / "curve.json").write_text(json.dumps(content))
+    Image.new("RGB", (30, 20)).save(run / "pruned" / "curve.png")
     return explain_checkpoint(run / "best", str(images), shown=2, max_images=2)
 
 
@@ -66,6 +72,12 @@ def test_images_have_maps_of_their_classes(page):
             assert titles[0] == "Prediction"
             assert sum(title.startswith("Grad-CAM") for title in titles) == 2
             assert sum(title.startswith("Contribution") for title in titles) == 4
+
+
+def test_the_pruning_curve_of_the_run_is_shown(page):
+    text = page.read_text()
+    assert '<th scope="row">magnitude</th><td>50%</td><td>7,937</td>' in text
+    assert "<td>0.6250</td><td>0.7500</td>" in text
 
 
 def test_report_and_page_link_to_each_other(page):
@@ -122,9 +134,7 @@ def test_the_command_writes_a_page_of_chosen_layers(images, tmp_path):
     store_network(tmp_path / "net", **OPTIONS)
     target = tmp_path / "page.html"
     arguments = ["--checkpoint", tmp_path / "net", "--input", images / "p00.png"]
-    done = kanseg_command(
-        "explain", *arguments, "--output", target, "--layers", "encoder.stages.1"
-    )
+    done = kanseg_command("explain", *arguments, "--output", target, "--layers", "encoder.stages.1")
     assert done.returncode == 0, done.stderr
     assert str(target) in done.stdout
     maps = viewer(target.read_text())[0]["classes"][0]["maps"]

@@ -37,8 +37,8 @@ def predict_large(
     the other requested files, and close the image.
 
     Probabilities are written to a TIFF file per class (float16 for "npz", uint8 for "png"), the
-    uncertainty and the novelty to uint8 TIFF files, the overlay to a small image. Only polygons need the whole
-    mask in memory, about 10 bytes per pixel.
+    uncertainty and the novelty to uint8 TIFF files, the overlay to a small image. Only polygons
+    need the whole mask in memory, about 10 bytes per pixel.
 
     Returns:
         The regions, if polygons are requested.
