@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from kanseg.inference.files.inputs import find_images
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
 from kanseg.inference.novelty import center
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
+from kanseg.layers.inspection.curves import Curves
 from kanseg.models.operations import num_parameters, preserve_state
 from kanseg.utils.errors import InputError
 from kanseg.utils.html import InlineImage, jpeg_url, png_url, render_page
@@ -366,18 +368,14 @@ def _response(
 
 def _curves_section(layer: LayerCurves, module: nn.Module) -> CurvesSection:
     """The figure of a layer, and its strongest functions."""
-    found = layer_formulas(layer, module)
     total = float(layer.contribution.sum()) or 1.0
+    top = _strongest(layer)
+    found = layer_formulas(top, module)
     strongest = []
-    for index in layer.contribution.argsort(descending=True)[:TOP].tolist():
-        row = FunctionRow(
-            layer.rows[index],
-            f"{float(layer.contribution[index]) / total:.1%}",
-            found.formula[index],
-            f"{found.r2[index]:.3f}",
-            found.words[index],
-        )
-        strongest.append(row)
+    for index, name in enumerate(top.rows):
+        share, r2 = float(top.contribution[index]) / total, found.r2[index]
+        formula, words = found.formula[index], found.words[index]
+        strongest.append(FunctionRow(name, f"{share:.1%}", formula, f"{r2:.3f}", words))
     alt = translate(
         "Curves of the functions of {layer}, the strongest first: {names}",
         layer=layer.layer,
@@ -385,6 +383,21 @@ def _curves_section(layer: LayerCurves, module: nn.Module) -> CurvesSection:
     )
     image = _inline(draw_curves_grid(layer), alt)
     return CurvesSection(layer.layer, image, strongest, layer.num_functions)
+
+
+def _strongest(layer: LayerCurves) -> LayerCurves:
+    """The functions of a layer that contribute most, the strongest first."""
+    chosen = layer.contribution.argsort(descending=True)[:TOP]
+    x, total, base, functions = layer.curves
+    if base is not None:
+        base = base.expand_as(total)[chosen]
+    return replace(
+        layer,
+        curves=Curves(x, total[chosen], base, functions[chosen]),
+        rows=[layer.rows[index] for index in chosen],
+        counts=layer.counts[chosen],
+        contribution=layer.contribution[chosen],
+    )
 
 
 def _inline(figure: Any, alt: str) -> InlineImage:
