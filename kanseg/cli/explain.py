@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanseg.config.arguments import ToolParser
+from kanseg.config.arguments import ToolParser, output_file
 from kanseg.utils.text import printable
 
 
@@ -50,12 +50,13 @@ def _parser() -> ToolParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page, and print where it is."""
     given = _parser().parse_args(arguments)
+    output = output_file(given.output, "--output")
     from kanseg.explain.page import explain_checkpoint
 
     page = explain_checkpoint(
         Path(given.checkpoint),
         given.input,
-        None if given.output is None else Path(given.output),
+        output,
         layers=given.layers,
         max_images=given.max_images,
         shown=given.shown,

@@ -126,7 +126,7 @@ def explain_checkpoint(
 
     Raises:
         InputError: a checkpoint that cannot be loaded or is an exported file, no images, or an
-            unknown layer.
+            unknown layer; layers, but the package grad-cam is not installed.
     """
     if max_images < 1 or shown < 1:
         raise InputError("max_images and shown must be at least 1")
@@ -141,12 +141,10 @@ def explain_checkpoint(
     batches = [tensor.to(place) for _, tensor in inputs]
     max_value = 65535 if decode_image(paths[0]).dtype == np.uint16 else 255
     notes: list[str] = []
-    if find_spec("pytorch_grad_cam") is None:
+    if not layers and find_spec("pytorch_grad_cam") is None:
         notes.append(translate("Grad-CAM is left out: {command}", command=install("explain")))
     elif not layers:
         layers = default_layers(network, batches[0])
-    if find_spec("pytorch_grad_cam") is None:
-        layers = ()
     maps = []
     for index in _evenly(range(len(paths)), shown):
         view, _ = inputs[index]
