@@ -56,6 +56,7 @@ SHOWN_SIDE = 640  # longer side of an image on the page
 MAX_CLASSES = 3  # of an image that have maps
 MAX_LAYERS = 24  # with curves
 MAX_PNG = 400_000  # bytes of a figure; larger ones become JPEG
+PANELS = 12  # functions of a layer that are drawn: the strongest
 TOP = 8  # functions of a layer that are listed with their contribution
 
 
@@ -379,7 +380,7 @@ def _curves_section(layer: LayerCurves, module: nn.Module) -> CurvesSection:
         layer=layer.layer,
         names=", ".join(row.name for row in strongest),
     )
-    image = _inline(draw_curves_grid(layer), alt)
+    image = _inline(draw_curves_grid(layer, max_panels=PANELS), alt)
     return CurvesSection(layer.layer, image, strongest, layer.num_functions)
 
 
