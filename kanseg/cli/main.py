@@ -22,6 +22,7 @@ VERBS = {
     "predict": ("predict", "main", "write masks for images and videos, or a table of classes"),
     "evaluate": ("evaluate", "main", "score a checkpoint on a split"),
     "export": ("export", "main", "write a network as ONNX or torch.export file"),
+    "explain": ("explain", "main", "show what a network has learned, and where it looked"),
     "snap": ("snap", "main", "replace learned functions by formulas"),
     "compare": ("compare", "main", "train variants with several seeds, and compare them"),
     "search": ("search", "main", "search for good settings"),

@@ -142,6 +142,15 @@ def _add_outputs(parser: ToolParser) -> None:
         ),
     )
     group.add_argument(
+        "--novelty",
+        metavar="IMAGES",
+        help=(
+            "novelty/NAME.npz and .png: share of the learned functions whose input at a pixel is"
+            " outside its range on these images, such as those of the training (a file, a folder or"
+            " a pattern); takes a second pass"
+        ),
+    )
+    group.add_argument(
         "--polygons",
         choices=("coco", "geojson", "labelme"),
         help=(
@@ -206,6 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return predict_classes(predictor, jobs, output, given, parser, part=part, log=_log)
     refuse_given(parser, given, ["no_thumbnails"], "is for classifiers")
+    if given.novelty is not None:
+        from kanseg.inference.files.inputs import find_images
+        from kanseg.inference.novelty import novelty_segmenter
+
+        predictor.novelty = novelty_segmenter(predictor, find_images(given.novelty))
     outcome = predict_files(
         predictor,
         jobs,
@@ -214,6 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overlays=not given.no_overlays,
             probabilities=given.probabilities,
             uncertainty=given.uncertainty,
+            novelty=given.novelty is not None,
             polygons=given.polygons,
         ),
         skip_existing=given.skip_existing,

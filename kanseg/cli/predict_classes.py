@@ -12,7 +12,7 @@ from kanseg.inference.files.classes import PREDICTIONS, classify_files
 from kanseg.inference.files.inputs import Job
 
 # Options that mean nothing for a classifier, beside those that `open_predictor` refuses.
-OF_MASKS = ("no_overlays", "probabilities", "uncertainty", "polygons", "large")
+OF_MASKS = ("no_overlays", "probabilities", "uncertainty", "novelty", "polygons", "large")
 
 
 def predict_classes(

@@ -29,15 +29,18 @@ class Prediction:
         uncertainty: (P, H, W) float32; None if not requested. The variance over views and networks
             if there are several (mean over the classes, at most 0.25), otherwise the entropy of the
             probabilities (0 to 1).
+        novelty: (P, H, W) float32 from 0 to 1, of `kanseg.inference.novelty`; None if not
+            requested.
     """
 
     label: Tensor
     probabilities: Tensor | None = None
     uncertainty: Tensor | None = None
+    novelty: Tensor | None = None
 
     def __getitem__(self, index: int) -> Prediction:
         parts = []
-        for values in (self.label, self.probabilities, self.uncertainty):
+        for values in (self.label, self.probabilities, self.uncertainty, self.novelty):
             parts.append(None if values is None else values[index])
         return Prediction(*parts)
 
@@ -52,7 +55,12 @@ class Segmenter(ABC):
         device: torch device of the networks.
         batch_size: images or tiles per batch.
         num_views: number of predictions that are averaged, over all networks and their views.
+
+    Attributes:
+        novelty: predicts the novelty maps, see `kanseg.inference.novelty`; None by default.
     """
+
+    novelty: Segmenter | None = None
 
     def __init__(
         self,
@@ -140,9 +148,10 @@ class Segmenter(ABC):
         *,
         probabilities: bool = False,
         uncertainty: bool = False,
+        novelty: bool = False,
     ) -> Prediction:
-        """Predict images of one size. Probabilities and uncertainty are large, so they are returned
-        only on request.
+        """Predict images of one size. Probabilities, uncertainty and novelty are large, so they are
+        returned only on request.
         """
         height = images[0].shape[0]
         label, all_probabilities, all_uncertainty = None, None, None
@@ -153,7 +162,10 @@ class Segmenter(ABC):
                 all_probabilities = put_rows(all_probabilities, top, chunk.probabilities, height)
             if uncertainty:
                 all_uncertainty = put_rows(all_uncertainty, top, chunk.uncertainty, height)
-        return Prediction(label, all_probabilities, all_uncertainty)
+        all_novelty = None
+        if novelty:
+            all_novelty = self.novelty.predict(images, probabilities=True).probabilities[:, 0]
+        return Prediction(label, all_probabilities, all_uncertainty, all_novelty)
 
     def has_variance(self, uncertainty: bool) -> bool:
         """True if uncertainty is requested and is a variance rather than an entropy."""

@@ -20,6 +20,7 @@ SCRIPTS = {
     "profile": "profile_model.py",
     "benchmark": "benchmark.py",
     "convert": "convert.py",
+    "explain": None,
     "formats": None,
     "doctor": None,
 }

@@ -68,10 +68,14 @@ def png_url(content: bytes, *, max_size: int, quality: int = 88, shrink: int = 1
     """
     if len(content) <= max_size:
         return image_url(content, "png")
-    stream = io.BytesIO()
     with Image.open(io.BytesIO(content)) as image:
-        small = image.convert("RGB").reduce(shrink)
-        small.save(stream, "JPEG", quality=quality, subsampling=0)
+        return jpeg_url(image.convert("RGB").reduce(shrink), quality=quality)
+
+
+def jpeg_url(image: Image.Image, *, quality: int = 88) -> str:
+    """A `data:` URL of an RGB image as JPEG."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality, subsampling=0)
     return image_url(stream.getvalue(), "jpeg")
 
 

@@ -29,6 +29,7 @@ USER_EXTRAS = {
     "tiff": "TIFF files compressed by LZW, JPEG, Zstandard, ...",
     "tensorboard": "TensorBoard events of a training",
     "export": "ONNX files",
+    "explain": "Grad-CAM of kanseg explain",
     "ray": "prediction by actors of Ray",
     "search": "kanseg search",
     "tracking": "Weights & Biases",
@@ -37,6 +38,7 @@ USER_EXTRAS = {
 # underscores, is not it.
 MODULES = {
     "basemap-data": "mpl_toolkits.basemap_data",
+    "grad-cam": "pytorch_grad_cam",
     "matplotlib": "matplotlib.figure",
     "opencv-python-headless": "cv2",
     "pillow": "PIL.Image",

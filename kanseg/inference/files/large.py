@@ -10,9 +10,11 @@ from kanseg.data.io.images import write_png
 from kanseg.inference.files.geotiff import geotiff_tags
 from kanseg.inference.files.inputs import Job
 from kanseg.inference.files.outputs import (
+    NOVELTY,
     OVERLAYS,
     UNCERTAINTY,
     OutputWriter,
+    novelty_image,
     to_uint8,
     uncertainty_image,
 )
@@ -35,8 +37,8 @@ def predict_large(
     the other requested files, and close the image.
 
     Probabilities are written to a TIFF file per class (float16 for "npz", uint8 for "png"), the
-    uncertainty to a uint8 TIFF file, the overlay to a small image. Only polygons need the whole
-    mask in memory, about 10 bytes per pixel.
+    uncertainty and the novelty to uint8 TIFF files, the overlay to a small image. Only polygons
+    need the whole mask in memory, about 10 bytes per pixel.
 
     Returns:
         The regions, if polygons are requested.
@@ -52,6 +54,9 @@ def predict_large(
         for _, values in predictor.row_chunks([image], variance=variance):
             chunk = predictor.interpret(values, [image], uncertainty=uncertainty)
             _append_rows(files, chunk, writer)
+        if writer.outputs.novelty:
+            for _, values in predictor.novelty.row_chunks([image]):
+                files["novelty"][0].append(novelty_image(values[0, 0].numpy()))
         if writer.outputs.overlays:
             preview = _preview(image, files["mask"], writer)
             write_png(writer.root / OVERLAYS / f"{job.name}.png", preview)
@@ -61,7 +66,7 @@ def predict_large(
             found = writer.write_polygons(job.name, label, job.path)
         colors = None if writer.task == "multilabel" else writer.colors
         tags = geotiff_tags(job.path)
-        for file in files["probabilities"] + files["uncertainty"]:
+        for file in files["probabilities"] + files["uncertainty"] + files["novelty"]:
             file.write(tags=tags)
         for file in files["mask"]:  # last, so that masks exist only if all files do
             file.write(colors, tags)
@@ -70,7 +75,7 @@ def predict_large(
 
 def _row_files(writer: OutputWriter, name: str, width: int) -> RowFiles:
     """Create the requested files."""
-    files: RowFiles = {"mask": [], "probabilities": [], "uncertainty": []}
+    files: RowFiles = {"mask": [], "probabilities": [], "uncertainty": [], "novelty": []}
     for path in writer.mask_paths(name, ".tif"):
         files["mask"].append(TiffRowWriter(path, width, "uint8"))
     if writer.outputs.probabilities is not None:
@@ -80,6 +85,9 @@ def _row_files(writer: OutputWriter, name: str, width: int) -> RowFiles:
     if writer.outputs.uncertainty:
         path = writer.root / UNCERTAINTY / f"{name}.tif"
         files["uncertainty"].append(TiffRowWriter(path, width, "uint8"))
+    if writer.outputs.novelty:
+        path = writer.root / NOVELTY / f"{name}.tif"
+        files["novelty"].append(TiffRowWriter(path, width, "uint8"))
     return files
 
 

@@ -1,5 +1,5 @@
-"""Write the files of a prediction atomically: mask, overlay, probabilities, uncertainty and
-polygons.
+"""Write the files of a prediction atomically: mask, overlay, probabilities, uncertainty, novelty
+and polygons.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ from kanseg.utils.io import atomic_write, atomic_write_text
 OVERLAYS = "overlays"
 PROBABILITIES = "probabilities"
 UNCERTAINTY = "uncertainty"
+NOVELTY = "novelty"
 POLYGONS = "polygons"
 ANNOTATIONS = "annotations.json"  # of all images, as COCO
 PROBABILITY_FILES = ("npz", "png")
 POLYGON_FILES = ("coco", "geojson", "labelme")
 POLYGON_SUFFIXES = {"geojson": ".geojson", "labelme": ".json"}  # of one file per image
+LARGEST_NOVELTY = 0.5  # that novelty/NAME.png distinguishes
 LARGEST_VARIANCE = 0.25  # of values between 0 and 1
 
 
@@ -47,6 +49,8 @@ class Outputs:
             names of the classes; "png": `probabilities/CLASS/NAME.png`, 255 for 1; None for none.
         uncertainty: `uncertainty/NAME.npz` (`Prediction.uncertainty`, float32) and `NAME.png`: 255
             for the largest possible value; a variance is drawn as standard deviation, 255 for 0.5.
+        novelty: `novelty/NAME.npz` (`Prediction.novelty`, float32) and `NAME.png`, 255 for 0.5 and
+            above; the predictor must have its `novelty`.
         polygons: "coco": `annotations.json` of all images; "geojson": `polygons/NAME.geojson`;
             "labelme": `polygons/NAME.json`, which labelme opens with the image; None for none.
     """
@@ -54,6 +58,7 @@ class Outputs:
     overlays: bool = True
     probabilities: str | None = None
     uncertainty: bool = False
+    novelty: bool = False
     polygons: str | None = None
 
     def __post_init__(self) -> None:
@@ -101,6 +106,10 @@ class OutputWriter:
             files.append(self.root / UNCERTAINTY / f"{name}{suffix}")
             if small:
                 files.append(self.root / UNCERTAINTY / f"{name}.npz")
+        if self.outputs.novelty:
+            files.append(self.root / NOVELTY / f"{name}{suffix}")
+            if small:
+                files.append(self.root / NOVELTY / f"{name}.npz")
         if self.outputs.polygons in POLYGON_SUFFIXES:
             files.append(self.polygon_path(name))
         return files + self.mask_paths(name, suffix)
@@ -145,6 +154,10 @@ class OutputWriter:
             write_npz(self.root / UNCERTAINTY / f"{name}.npz", uncertainty=values)
             drawn = uncertainty_image(values, self.num_views)
             write_png(self.root / UNCERTAINTY / f"{name}.png", drawn)
+        if self.outputs.novelty:
+            values = prediction.novelty.numpy()
+            write_npz(self.root / NOVELTY / f"{name}.npz", novelty=values)
+            write_png(self.root / NOVELTY / f"{name}.png", novelty_image(values))
         found = self.write_polygons(name, label, source)
         if self.task == "multilabel":
             for path, mask in zip(self.mask_paths(name), label, strict=True):
@@ -203,7 +216,7 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     """A folder name for each class, different from each other and from the folders of outputs.
     Characters that a file system may refuse become `_`.
     """
-    taken = {OVERLAYS, PROBABILITIES, UNCERTAINTY, POLYGONS}
+    taken = {OVERLAYS, PROBABILITIES, UNCERTAINTY, NOVELTY, POLYGONS}
     folders: list[str] = []
     for name in classes:
         folder = re.sub(r"[^\w .-]", "_", name).strip(" .") or "_"
@@ -234,6 +247,11 @@ def uncertainty_image(values: np.ndarray, num_views: int) -> np.ndarray:
     if num_views > 1:
         values = np.sqrt(values / LARGEST_VARIANCE)
     return to_uint8(values)
+
+
+def novelty_image(values: np.ndarray) -> np.ndarray:
+    """Draw novelty as uint8, 255 for half of the functions and above."""
+    return to_uint8(values / LARGEST_NOVELTY)
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> Path:

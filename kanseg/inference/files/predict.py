@@ -267,6 +267,7 @@ def _predict_group(
             images,
             probabilities=outputs.probabilities is not None,
             uncertainty=outputs.uncertainty,
+            novelty=outputs.novelty,
         )
         return [predictions[index] for index in range(len(group))]
     except FILE_ERRORS as error:

@@ -180,6 +180,7 @@ def _write_frames(
                 [ArrayImage(frame, str(job.path)) for frame in batch],
                 probabilities=outputs.probabilities is not None,
                 uncertainty=outputs.uncertainty,
+                novelty=outputs.novelty,
             )
             found += [task.result() for task in writes]
             writes = []

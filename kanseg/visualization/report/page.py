@@ -43,6 +43,7 @@ IMAGES = {
 }
 # Shown at the top where they exist.
 SPLIT_SCORES = ("foreground_iou", "foreground_dice", "top1", "mean_f1")
+EXPLANATION = "explain.html"  # of `kanseg explain`, to which the page links where it exists
 RUN_FIGURES = ("parameters", "epochs", "best_epoch", "seconds")
 
 
@@ -124,6 +125,7 @@ def _render(run: Path, results: Mapping[str, Any], settings: str, figures: list[
         commands=_commands(run, config),
         settings=settings,
         run=others,
+        explanation=EXPLANATION if (run / EXPLANATION).is_file() else None,
     )
 
 
@@ -162,6 +164,7 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
     verb = "classify" if is_classifier else "train"
     resume = translate("resume after an interruption")
     best = shlex.quote(str(Path(run_dir) / "best"))
+    learned = translate("what the network has learned, and where it looks, as a page")
     data = config.get("data", {})
     splits = data.get("test") or data.get("val") or data.get("train") or ["test"]
     predict = translate("masks for images: a file, a folder, or a pattern in quotes")
@@ -176,6 +179,8 @@ def _commands(run: Path, config: Mapping[str, Any]) -> str:
             f"{command('predict')} --checkpoint {best} --input IMAGES --output {output}",
             f"# {evaluate}",
             f"{command('evaluate')} --checkpoint {best} --split {shlex.join(splits)}",
+            f"# {learned}",
+            f"{command('explain')} --checkpoint {best} --input IMAGES",
             f"# {resume}",
             f"{command(verb)} --resume --run_dir {folder}",
         ]
