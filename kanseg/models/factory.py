@@ -30,6 +30,7 @@ from kanseg.models.options import (
     keyword_names,
     with_default_share,
 )
+from kanseg.models.pruned import resize
 from kanseg.models.segmentation import MODELS
 from kanseg.utils.hub import BUILDERS, described, load_encoder
 from kanseg.utils.registry import Registry, nearest
@@ -58,6 +59,7 @@ def create_model(
     match: str | None = None,
     like: Like = None,
     match_size: Sequence[int] = MATCH_SIZE,
+    pruned: Mapping[str, object] | None = None,
     **options: object,
 ) -> nn.Module:
     """Create a network by name: (B, in_channels, H, W) -> raw logits, any H and W.
@@ -95,6 +97,8 @@ def create_model(
         like: a network, or the arguments in which it differs from this one: {"basis": "gram"} (see
             `kanseg.models.matching`).
         match_size: height and width of the image for "macs".
+        pruned: the sizes of its layers after pruning (`kanseg.models.pruned.keep`), as stored with
+            a pruned network.
         options: options of the network (width, depth, ...; for a classifier also head,
             head_dropout, pool_size), of KANConv2d (norm, activation, dropout, padding_mode, ...)
             and of the basis (degree, grid_size, ...). `share` is "channel" by default: one function
@@ -155,7 +159,7 @@ def create_model(
                 f"{name!r} is a classifier: encoder=... and aux_params belong to segmentation"
                 " networks"
             )
-        return create_classifier(**arguments, encoder_weights=encoder_weights)
+        return create_classifier(**arguments, encoder_weights=encoder_weights, pruned=pruned)
     build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
     parts = conv_parts(build, basis, stem, options)
     if aux_params is not None:
@@ -180,7 +184,7 @@ def create_model(
     model = build(in_channels, classes, aux_params=aux_params, **parts)
     if encoder is None and encoder_weights is not None:
         load_encoder(model.encoder, encoder_weights)
-    return described(model, "model", arguments)
+    return _described(model, "model", arguments, pruned)
 
 
 def create_encoder(
@@ -285,6 +289,7 @@ def create_classifier(
     like: Like = None,
     match_size: Sequence[int] = MATCH_SIZE,
     encoder_weights: Weights = None,
+    pruned: Mapping[str, object] | None = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
     """Create a classifier from any encoder of `kanseg.list_encoders()` and a head: (B, in_channels,
@@ -326,7 +331,7 @@ def create_classifier(
             "basis": basis,
             **options,
         }
-        return described(model, "classifier", arguments)
+        return _described(model, "classifier", arguments, pruned)
     encoder = create_encoder(
         name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options
     )
@@ -336,7 +341,17 @@ def create_classifier(
     linear_options = {key: value for key, value in options.items() if key in known}
     linear = partial(KANLinear, basis=basis, **linear_options)
     model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
-    return described(model, "classifier", arguments)
+    return _described(model, "classifier", arguments, pruned)
+
+
+def _described(
+    model: nn.Module, kind: str, arguments: Options, pruned: Mapping[str, object] | None
+) -> nn.Module:
+    """Give a network the sizes after pruning, if there are any, and record its arguments."""
+    if pruned is not None:
+        resize(model, pruned)
+        arguments = {**arguments, "pruned": pruned}
+    return described(model, kind, arguments)
 
 
 def list_models(task: str | None = None) -> list[str]:

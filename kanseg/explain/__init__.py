@@ -1,0 +1,1 @@
+"""What a trained network has learned, and what it can do without."""
