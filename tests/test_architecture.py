@@ -30,6 +30,7 @@ ORDER = [
     "experiments",
     "export",
     "benchmark",
+    "explain",
     "cli",
     "__main__",
 ]

@@ -34,6 +34,7 @@ from kanseg.training.optim.lr_scheduler import create_lr_scheduler
 from kanseg.training.optim.optimizers import describe_function_rates, parameter_groups
 from kanseg.training.pretrained import (
     FrozenEncoder,
+    create_started,
     describe_encoder,
     find_pretrained,
     freeze_epochs,
@@ -188,6 +189,8 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
         model = build_model(arguments)
         resumed.load_weights(model)
         return model
+    if task.config.model.start_from is not None:
+        return create_started(arguments, task.config.model.start_from, log)
     model = build_model(arguments, pretrained=True)
     if task.pretrained is not None:
         log(f"model: the encoder begins with the weights of {task.pretrained.source}")

@@ -18,6 +18,7 @@ from kanseg.models.operations import num_parameters, preserve_state
 from kanseg.models.pruned import BRANCH, keep
 from kanseg.utils.errors import InputError
 
+CLOSE = 0.9  # of the wanted number of parameters
 TOLERANCE = 1e-6  # of the outputs of a masked and a pruned network in double precision, relative
 
 
@@ -59,14 +60,30 @@ def prune(network: nn.Module, ranked: Sequence[Unit], share: float) -> Pruned:
             f"the network cannot be pruned to {share:.0%} of its parameters: without all that can"
             f" be removed, {size / num_parameters(network):.0%} are left"
         )
-    low, high = 0, len(ranked)  # removing `high` units is enough
+    ranked = list(ranked)
+    while True:
+        count = _fewest(network, ranked, wanted)
+        pruned = remove(network, ranked[:count])
+        # A large unit, such as a basis branch, can be much more than is needed: what follows it in
+        # the ranking may be enough.
+        last = ranked.pop(count - 1)
+        is_close = num_parameters(pruned.network) >= CLOSE * wanted
+        if is_close or last.kind == "channel":
+            return pruned
+        if num_parameters(remove(network, ranked).network) > wanted:
+            return pruned
+
+
+def _fewest(network: nn.Module, ranked: Sequence[Unit], wanted: float) -> int:
+    """The smallest number of first units without which at most `wanted` parameters are left."""
+    low, high = 0, len(ranked)
     while high - low > 1:
         middle = (low + high) // 2
         if num_parameters(remove(network, ranked[:middle]).network) > wanted:
             low = middle
         else:
             high = middle
-    return remove(network, ranked[:high])
+    return high
 
 
 def remove(network: nn.Module, units: Iterable[Unit]) -> Pruned:
@@ -181,7 +198,7 @@ def _sizes(network: nn.Module) -> dict[Side, int]:
 def _would_empty(unit: Unit, gone: Mapping[Side, set[int]], sizes: Mapping[Side, int]) -> bool:
     """True if nothing would be left of a layer."""
     for side, indices in unit.removes.items():
-        if len(gone[side] | indices) >= sizes[side]:
+        if len(gone[side]) + len(indices - gone[side]) >= sizes[side]:
             return True
     return False
 

@@ -50,7 +50,7 @@ def find_units(network: nn.Module, images: Tensor) -> dict[str, list[Unit]]:
         images: a batch (B, C, H, W) for tracing.
 
     Returns:
-        Name of a group -> its units. Channels that reach the output are in no group.
+        Name of a group -> its units. The channels of the output are in no group.
 
     Raises:
         InputError: torch-pruning is not installed.
@@ -86,10 +86,8 @@ def _channel_groups(network: nn.Module, images: Tensor) -> Iterator[tuple[str, l
         name = names[group[0].dep.target.module]
         removes: dict[int, dict[Side, set[int]]] = defaultdict(lambda: defaultdict(set))
         blocks: dict[int, list[int]] = defaultdict(list)  # of each channel, its group in GroupNorms
-        reaches_output = False
         for item in group:
             node = item.dep.target
-            reaches_output |= "OutputOp" in type(node.module).__name__
             if node.module not in names:
                 continue
             side = _side(graph, node, item.dep.handler)
@@ -98,7 +96,8 @@ def _channel_groups(network: nn.Module, images: Tensor) -> Iterator[tuple[str, l
                 if isinstance(node.module, nn.GroupNorm):
                     size = node.module.num_channels // node.module.num_groups
                     blocks[root].append(index // size)
-        if not reaches_output:
+        is_read = any(side == "in" for _, side in removes[0])
+        if is_read:  # otherwise they are the output of the network
             yield name, _channel_units(name, removes, blocks)
 
 

@@ -95,11 +95,11 @@ class Resumed:
             )
 
     def stored_defaults(self) -> dict[str, Any]:
-        """Return the arguments of the network in the checkpoint whose defaults have changed since,
-        for settings that do not set them.
+        """Return the arguments of the network in the checkpoint that settings do not set: those
+        whose defaults have changed since, and the sizes of a pruned network.
         """
         stored = stored_arguments(read_description(self.folder)["model"])
-        return {key: stored[key] for key in ("share",) if key in stored}
+        return {key: stored[key] for key in ("share", "pruned") if key in stored}
 
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights.
