@@ -30,6 +30,7 @@ USER_EXTRAS = {
     "tensorboard": "TensorBoard events of a training",
     "export": "ONNX files",
     "ray": "prediction by actors of Ray",
+    "prune": "kanseg prune",
     "search": "kanseg search",
     "tracking": "Weights & Biases",
 }

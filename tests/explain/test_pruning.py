@@ -80,8 +80,9 @@ def test_removing_is_masking_and_the_sizes_build_the_network_again(name):
 def test_a_unit_that_contributes_nothing_is_removed_first_and_changes_nothing():
     network, _, images = make("unet")
     layer = network.encoder.stages[0][0]
-    with torch.no_grad():  # the output of channel 2 is constant, although its weights are large
+    with torch.no_grad():  # channel 2 is zero, although its weights are large
         layer.norm.weight[2], layer.norm.bias[2] = 0, 0
+        layer.activation.weight[2] = 0
         network.encoder.stages[0][1].base_conv.weight[:, 2] = 5
     name = "encoder.stages.0.0.base_conv"
     units = [u for u in sum(find_units(network, images).values(), []) if u.layer == name]

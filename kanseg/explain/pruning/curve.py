@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from kanseg.benchmark.measure import Setting, interleaved
 from kanseg.config import ClassificationConfig, Config
@@ -39,6 +40,7 @@ from kanseg.utils.reading import read_json, read_text, typed
 from kanseg.utils.tables import markdown_table
 
 POINT = "point.json"
+BATCH_SIZE = 8  # of the images that contributions are measured on
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class Point:
         share: parameters that should stay, as a share.
         parameters: number of parameters.
         multiply_adds: of an image of the training size, see `kanseg.models.operations`.
-        milliseconds: of an image, median; on the CPU the time that it was busy.
+        milliseconds: of an image, median; on the CPU the time that it was busy. Load of the
+            computer changes it from row to row; `relative_time` is not affected.
         relative_time: milliseconds over those of the network itself, measured in turns.
         score: of the pruned network.
         finetuned: of the fine-tuned network; None without fine-tuning.
@@ -120,21 +123,21 @@ def prune_curve(request: Request, *, log: Callable[[str], None] = print) -> list
     """
     source = Source.read(request, log)
     network = source.network
-    images = source.images(request.num_images)
-    shape = tuple(images[0].shape)
-    log(f"prune: {num_parameters(network):,} parameters, contributions on {len(images)} images")
-    groups = find_units(network, images[0])
-    units, fixed = exact_units(network, groups, images[0])
+    batches = source.batches(request.num_images)
+    first = batches[0][:1]
+    count = sum(map(len, batches))
+    log(f"prune: {num_parameters(network):,} parameters, contributions on {count} images")
+    units, fixed = exact_units(network, find_units(network, first), first)
     if fixed:
         log(
             "prune: these layers keep their channels, since other layers use them together (a norm"
             f" over channels, groups, attention): {', '.join(fixed)}"
         )
-    points = [_original(source, request, shape)]
+    points = [_original(source, request, first.shape)]
     for criterion in request.criteria:
-        ranked = rank(network, units, images, criterion=criterion)
+        ranked = rank(network, units, batches, criterion=criterion)
         for share in request.shares:
-            points.append(_point(source, request, ranked, criterion, share, shape, log))
+            points.append(_point(source, request, ranked, criterion, share, batches, log))
             _write(points, source, request)
     log(curve_table(points, source.monitor))
     log(f"{request.output / 'curve.json'}; {request.output / 'curve.png'}")
@@ -179,8 +182,10 @@ class Source:
         """Name of the score: the one that has selected the weights."""
         return self.config.training.monitor
 
-    def images(self, count: int) -> list[Tensor]:
-        """Training images (1, C, H, W) as the network gets them, on its device."""
+    def batches(self, count: int) -> list[Tensor]:
+        """Batches (B, C, H, W) of `count` training images as the network gets them, on its device;
+        of one image each if they have several sizes.
+        """
         task = TASKS[type(self.config)](self.config)
         dataset = task.open(checkpoint=None, log=lambda line: None)
         device = next(self.network.parameters()).device
@@ -189,7 +194,9 @@ class Source:
             # evenly over the set, which may be sorted by class
             index = number * len(dataset) // min(count, len(dataset))
             images.append(dataset[0, index]["image"].unsqueeze(0).to(device))
-        return images
+        if len({image.shape for image in images}) > 1:
+            return images
+        return list(torch.cat(images).split(BATCH_SIZE))
 
     def score(self, folder: Path, split: str) -> float:
         """The score of a checkpoint on a split."""
@@ -216,7 +223,7 @@ def _point(
     ranked: Sequence[Unit],
     criterion: str,
     share: float,
-    shape: Sequence[int],
+    batches: Sequence[Tensor],
     log: Callable[[str], None],
 ) -> Point:
     """Prune to a share, score, fine-tune, score again; or read what an earlier call has found."""
@@ -233,6 +240,10 @@ def _point(
             log(f"{folder}: finished already")
             return typed(stored["point"], Point, folder / POINT)
     pruned = prune(source.network, ranked, share)
+    # Without the removed channels the inputs of the batch norms have other means and variances
+    # (Li et al., "EagleEye", ECCV 2020).
+    update_bn(batches, pruned.network)
+    shape = batches[0][:1].shape
     description = deepcopy(source.description)
     before = description["model"].get("pruned")
     description["model"]["pruned"] = merge_sizes(before, pruned.sizes)

@@ -26,7 +26,7 @@ def draw_curve(points: Sequence[Mapping[str, Any]], path: Path, score: str) -> P
     original, *pruned = points
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    axes = {"parameters": left, "milliseconds": right}
+    axes = {"parameters": left, "relative_time": right}
     for quantity, axis in axes.items():
         for criterion in dict.fromkeys(point["criterion"] for point in pruned):
             chosen = [original, *(p for p in pruned if p["criterion"] == criterion)]
@@ -35,7 +35,7 @@ def draw_curve(points: Sequence[Mapping[str, Any]], path: Path, score: str) -> P
         axis.plot(original[quantity], original["score"], "ko", label=translate("not pruned"))
         axis.grid(alpha=0.3)
     left.set(xlabel=translate("parameters"), ylabel=score, xscale="log")
-    right.set(xlabel=translate("milliseconds for an image"))
+    right.set(xlabel=translate("time of an image, 1: not pruned"))
     left.legend(fontsize="small")
     return save_figure(figure, path)
 

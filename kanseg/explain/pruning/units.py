@@ -19,6 +19,7 @@ from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
 from kanseg.models.pruned import is_depthwise
 from kanseg.utils.errors import InputError
+from kanseg.utils.installation import install
 
 Side = tuple[str, str]  # name of a module or parameter, and its side as in `kanseg.models.pruned`
 
@@ -131,7 +132,7 @@ def _dependency_graph(network: nn.Module, images: Tensor) -> Any:
         import torch_pruning
     except ImportError:
         raise InputError(
-            "pruning needs torch-pruning, which is not installed: pip install 'kanseg[prune]'"
+            f"pruning needs torch-pruning, which is not installed: {install('prune')}"
         ) from None
 
     class KeepsChannels(torch_pruning.function.BasePruningFunc):
