@@ -1,13 +1,13 @@
-"""The command `kanseg prune`: checkpoints, scores and figures; what is finished is not run again."""
+"""The command `kanseg prune`: checkpoints, scores, figures; what is finished is not run again."""
 
 import json
 
 import pytest
 import torch
+from commands import kanseg_command
 from safetensors.torch import load_file
 
 import kanseg
-from commands import kanseg_command
 from kanseg.config import Config
 from kanseg.training.run import train
 from kanseg.utils.reading import read_text

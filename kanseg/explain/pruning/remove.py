@@ -144,11 +144,17 @@ def exact_units(
     """
     double = copy.deepcopy(network).double().eval()
     images = images.double()
-    every = [unit for units in groups.values() for unit in units[: len(units) // 2]]
-    if _is_exact(double, every, images):
-        return [unit for units in groups.values() for unit in units], []
-    exact, others = [], []
+    candidates, others = {}, []
     for name, units in groups.items():
+        if len(units) == 1 and units[0].kind == "channel":
+            others.append(name)  # all channels of the layer together
+        else:
+            candidates[name] = units
+    every = [unit for units in candidates.values() for unit in units[: len(units) // 2]]
+    if _is_exact(double, every, images):
+        return [unit for units in candidates.values() for unit in units], others
+    exact = []
+    for name, units in candidates.items():
         if _is_exact(double, units[: max(1, len(units) // 2)], images):
             exact += units
         else:
