@@ -29,8 +29,8 @@ ORDER = [
     "training",
     "experiments",
     "export",
-    "explain",
     "benchmark",
+    "explain",
     "cli",
     "__main__",
 ]

@@ -1,6 +1,6 @@
 """Check a data set: python tools/check_data.py --help"""
 
-from kanseg.cli.check import main
+from kanseg.cli.data.check import main
 from kanseg.utils.errors import run_tool
 
 if __name__ == "__main__":

@@ -150,14 +150,18 @@ class Basis(nn.Module, ABC):
         """Change the number of channels; channel i gets the functions of channel i mod the old
         number.
         """
-        source = torch.arange(channels) % self.channels
+        if channels != self.channels:
+            self.select_channels(torch.arange(channels) % self.channels)
+
+    def select_channels(self, source: Tensor) -> None:
+        """Change the channels: channel i gets the functions of the old channel source[i], (C',)."""
         for name in self.per_channel:
             old = getattr(self, name)
             new = old.detach()[source.to(old.device)]
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=old.requires_grad)
             setattr(self, name, new)
-        self.channels = channels
+        self.channels = len(source)
 
     def grid_limits(self) -> tuple[Tensor, Tensor]:
         """Ends of the grid of each channel, (C,) and (C,)."""

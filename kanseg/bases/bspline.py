@@ -278,8 +278,8 @@ class BSpline(Basis):
         self._check_knots(uniform)
         return self
 
-    def set_channels(self, channels: int) -> None:
-        super().set_channels(channels)
+    def select_channels(self, source: Tensor) -> None:
+        super().select_channels(source)
         self._check_knots()
 
     def __getstate__(self) -> dict[str, object]:

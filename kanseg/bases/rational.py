@@ -68,16 +68,14 @@ class Rational(Basis):
         """Coefficients q_1..q_n of each channel, (C, n)."""
         return self.denominator.repeat_interleave(self.group_size, dim=0)[: self.channels]
 
-    def set_channels(self, channels: int) -> None:
+    def select_channels(self, source: Tensor) -> None:
         # Each channel gets its own denominator: channels of one group may no longer be adjacent.
-        if channels == self.channels:
-            return
         old = self.denominator
-        group = torch.arange(channels) % self.channels // self.group_size
+        group = source // self.group_size
         self.denominator = nn.Parameter(
             old.detach()[group.to(old.device)], requires_grad=old.requires_grad
         )
-        self.group_size, self.channels = 1, channels
+        self.group_size, self.channels = 1, len(source)
 
     def values_and_derivatives(self, u: Tensor, derivatives: bool = False) -> ValuesAndDerivatives:
         # With w = u / s and t = 1 / s for any s, u^j / (1 + |Q(u)|) = w^j t^(n-j) / (t^n + |sum q_k

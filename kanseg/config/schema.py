@@ -122,6 +122,8 @@ class ModelConfig:
         encoder_weights: pretrained weights of the encoder: imagenet or another name that its
             library has, a file, a folder or training run, or user/name of the hub. They are
             downloaded unless they are on this computer. null for random weights.
+        start_from: checkpoint (or run folder) of a network of the same options whose weights the
+            training begins with; a pruned network keeps its sizes. null for new weights.
         options: width, depth, inner_channels, degree, grid_size, norm, ...; of another encoder
             encoder_depth and encoder_options.
     """
@@ -133,6 +135,7 @@ class ModelConfig:
     like: dict[str, Value] | None = None
     encoder: str | None = None
     encoder_weights: str | None = None
+    start_from: str | None = None
     options: dict[str, Value] = field(default_factory=dict)
 
 

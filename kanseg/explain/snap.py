@@ -198,9 +198,9 @@ def tune(
         freeze_encoder_epochs=0,
     )
     data = replace(config.data, mean=list(preprocess.mean), std=list(preprocess.std))
-    model = replace(config.model, encoder_weights=None)
+    model = replace(config.model, encoder_weights=None, start_from=str(checkpoint))
     settings = replace(config, run_dir=str(run), data=data, model=model, training=training)
-    return train(settings, start=checkpoint)
+    return train(settings)
 
 
 def _batches(images: str, preprocess: Preprocess, network: nn.Module, count: int) -> list[Tensor]:

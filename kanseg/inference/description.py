@@ -15,7 +15,7 @@ from torch import nn
 from kanseg.config import Config, ModelConfig
 from kanseg.data import LabelSpec, Preprocess
 from kanseg.models import create_model
-from kanseg.models.factory import with_default_share
+from kanseg.models.factory import CHANGES, with_default_share
 from kanseg.models.matching import matched
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import FORMAT
@@ -76,12 +76,12 @@ def model_arguments(model: ModelConfig, **from_data: Any) -> dict[str, Any]:
         InputError: options that `model.options` cannot hold, or a width that cannot be matched.
     """
     own = {"name", "basis", "stem", "match", "like", "aux_params", "in_channels", "classes"}
-    reserved = (own | from_data.keys() | {"refined", "formulas"}) & model.options.keys()
+    reserved = (own | from_data.keys() | set(CHANGES)) & model.options.keys()
     if reserved:
         raise InputError(
             f"model.options cannot hold {', '.join(sorted(reserved))}: name, basis, stem, match and"
-            " like are settings of model, refined and formulas follow from training.refine and"
-            " kanseg snap, the others from the data"
+            f" like are settings of model, {', '.join(CHANGES)} record what was done to a network,"
+            " and the others follow from the data"
         )
     encoder = {"encoder": model.encoder, "encoder_weights": model.encoder_weights}
     encoder = {key: value for key, value in encoder.items() if value is not None}

@@ -100,6 +100,8 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         self.feature_noise = feature_noise or FeatureNoise(0.0, 0.0, "branch", ndim=2)
         with exact_constants(dtype):
             self.basis = create_basis(basis, channels, **default_options(basis) | basis_options)
+        # Of a pruned layer: the row of the weight of each channel (C,), -1 for the base alone.
+        self.register_buffer("function_of_channel", None)
         self.weight = nn.Parameter(torch.empty(self.num_activations, self.basis.num_functions))
         self._draw_weights()
         if device is not None or dtype is not None:
@@ -108,6 +110,8 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
     @property
     def num_activations(self) -> int:
         """Number of functions: rows of the weight."""
+        if self.function_of_channel is not None:
+            return len(self.weight)
         if self.share == "channel":
             return self.channels
         if self.share == "layer":
@@ -129,7 +133,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
     def _pooled(self, samples: Tensor, seed: int) -> Tensor:
         if self.share == "channel":
             return samples
-        pooled = torch.empty_like(samples)
+        pooled = samples.clone()
         function_of_channel = self._function_of_channel().to(samples.device)
         for function in range(self.num_activations):
             channels = function_of_channel == function
@@ -163,7 +167,9 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         return first_channels(self._function_of_channel())
 
     def _function_of_channel(self) -> Tensor:
-        """Index of the function of each channel, (C,)."""
+        """Index of the function of each channel, (C,); -1 for the base alone."""
+        if self.function_of_channel is not None:
+            return self.function_of_channel.cpu()
         return torch.arange(self.channels) * self.num_activations // self.channels
 
     @torch.no_grad()
@@ -210,9 +216,43 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         self.basis.set_channels(channels)
         if self.share == "layer":
             return
-        source = functions[self._first_channels() % old].to(self.weight.device)
-        requires_grad = self.weight.requires_grad
-        self.weight = nn.Parameter(self.weight[source], requires_grad=requires_grad)
+        if self.function_of_channel is not None:
+            source = torch.arange(channels, device=self.function_of_channel.device) % old
+            self.function_of_channel = self.function_of_channel[source]
+            return
+        self._select_functions(functions[self._first_channels() % old])
+
+    def _select_functions(self, rows: Tensor) -> None:
+        weight = self.weight.detach()[rows.to(self.weight.device)]
+        self.weight = nn.Parameter(weight, requires_grad=self.weight.requires_grad)
+
+    @torch.no_grad()
+    def keep(self, channels: Tensor, functions: Tensor) -> None:
+        """Keep some of the channels and functions, and remove the others.
+
+        A channel that loses its function computes the base alone. This replaces parameters: create
+        the optimizer afterwards.
+
+        Args:
+            channels: ascending indices of the channels that stay, (C',).
+            functions: ascending indices of the functions (rows of the weight) that stay, (R',).
+
+        Raises:
+            ValueError: a channel would have neither function nor base.
+        """
+        new_row = torch.full((self.num_activations,), -1)
+        new_row[functions] = torch.arange(len(functions))
+        row_of_channel = new_row[self._function_of_channel()[channels]]
+        row_of_channel[self._function_of_channel()[channels] < 0] = -1
+        if self.base is None and (row_of_channel < 0).any():
+            raise ValueError("without a base every channel needs its function")
+        self._select_functions(functions)
+        self.basis.select_channels(channels)
+        self.channels = len(channels)
+        one_each = self.share == "channel" and len(functions) == len(channels)
+        self.function_of_channel = None
+        if not one_each and self.share != "layer":
+            self.function_of_channel = row_of_channel.to(self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
@@ -258,6 +298,9 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
 
     def channel_weight(self) -> Tensor:
         """Coefficients of each channel's function (C, K), or (1, K) for a single function."""
+        if self.function_of_channel is not None:
+            none = self.weight.new_zeros(1, self.weight.shape[1])
+            return torch.cat([self.weight, none])[self.function_of_channel]  # -1: the last row
         if 1 < len(self.weight) < self.channels:
             return self.weight[self._function_of_channel().to(self.weight.device)]
         return self.weight

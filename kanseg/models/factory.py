@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,7 @@ from kanseg.models.options import (
     keyword_names,
     with_default_share,
 )
+from kanseg.models.pruned import resize
 from kanseg.models.segmentation import MODELS
 from kanseg.utils.hub import BUILDERS, described, load_encoder
 from kanseg.utils.registry import Registry, nearest
@@ -39,6 +41,9 @@ from kanseg.utils.registry import Registry, nearest
 # Options of a model's own encoder, which do not apply to another encoder.
 ENCODER_OPTIONS = ("width", "depth", "downsample")
 MATCH_SIZE = (256, 256)
+# Arguments that record what was done to a network since it was created: by `training.refine`,
+# `kanseg prune` and `kanseg snap`.
+CHANGES = ("refined", "pruned", "formulas")
 # What `refined` can hold: arguments of `refine_functions`.
 REFINABLE = ("grid_size", "degree")
 
@@ -63,6 +68,7 @@ def create_model(
     like: Like = None,
     match_size: Sequence[int] = MATCH_SIZE,
     refined: Mapping[str, int] | None = None,
+    pruned: Mapping[str, object] | None = None,
     formulas: Mapping[str, Sequence[str | None]] | None = None,
     **options: object,
 ) -> nn.Module:
@@ -105,6 +111,8 @@ def create_model(
             as `training.refine` does, see `kanseg.layers.refine_functions`. Refined B-splines
             have more intervals than those of a network that is created with this grid_size, since
             the grid is extended by the tails.
+        pruned: the sizes of its layers after pruning (`kanseg.models.pruned.keep`), as stored with
+            a pruned network.
         formulas: name of a learned activation -> families of the formulas that replace its
             functions, see `kanseg.layers.replace_by_formulas`.
         options: options of the network (width, depth, ...; for a classifier also head,
@@ -146,6 +154,7 @@ def create_model(
             " encoder (as a setting model.encoder)"
         )
     options = with_default_share(name, basis, options)
+    changes = {"refined": refined, "pruned": pruned, "formulas": formulas}
     arguments = {
         "name": name,
         "in_channels": in_channels,
@@ -170,7 +179,11 @@ def create_model(
                 " networks"
             )
         return create_classifier(
-            **arguments, encoder_weights=encoder_weights, refined=refined, formulas=formulas
+            **arguments,
+            encoder_weights=encoder_weights,
+            refined=refined,
+            pruned=pruned,
+            formulas=formulas,
         )
     build = _look_up(MODELS, name, others=[*ENCODERS, *CLASSIFIERS])
     parts = conv_parts(build, basis, stem, options)
@@ -196,7 +209,7 @@ def create_model(
     model = build(in_channels, classes, aux_params=aux_params, **parts)
     if encoder is None and encoder_weights is not None:
         load_encoder(model.encoder, encoder_weights)
-    return _described(model, "model", arguments, refined, formulas)
+    return _described(model, "model", arguments, changes)
 
 
 def create_encoder(
@@ -303,6 +316,7 @@ def create_classifier(
     match_size: Sequence[int] = MATCH_SIZE,
     encoder_weights: Weights = None,
     refined: Mapping[str, int] | None = None,
+    pruned: Mapping[str, object] | None = None,
     formulas: Mapping[str, Sequence[str | None]] | None = None,
     **options: object,
 ) -> ClassificationModel | FlatClassifier:
@@ -314,6 +328,7 @@ def create_classifier(
     """
     options = with_default_share(name, basis, options)
     top = {"head": head, "head_dropout": head_dropout, "pool_size": pool_size}
+    changes = {"refined": refined, "pruned": pruned, "formulas": formulas}
     arguments = {
         "name": name,
         "in_channels": in_channels,
@@ -347,7 +362,7 @@ def create_classifier(
             "basis": basis,
             **options,
         }
-        return _described(model, "classifier", arguments, refined, formulas)
+        return _described(model, "classifier", arguments, changes)
     encoder = create_encoder(
         name, in_channels, basis=basis, stem=stem, weights=encoder_weights, **options
     )
@@ -357,31 +372,34 @@ def create_classifier(
     linear_options = {key: value for key, value in options.items() if key in known}
     linear = partial(KANLinear, basis=basis, **linear_options)
     model = ClassificationModel(encoder, classes=classes, linear=linear, **top)
-    return _described(model, "classifier", arguments, refined, formulas)
+    return _described(model, "classifier", arguments, changes)
 
 
 def _described(
-    model: nn.Module,
-    kind: str,
-    arguments: Options,
-    refined: Mapping[str, int] | None,
-    formulas: Mapping[str, Sequence[str | None]] | None,
+    model: nn.Module, kind: str, arguments: Options, changes: Mapping[str, Any]
 ) -> nn.Module:
-    """Change the functions of a new network as training and snapping have done, and record its
-    arguments.
+    """Change a new network as training, pruning and snapping have done, and record its arguments.
+
+    Args:
+        model: the new network.
+        kind: "model" or "classifier".
+        arguments: that it was created with.
+        changes: an entry for each of `CHANGES`, None for those that were not made.
     """
-    if refined:
-        unknown = [key for key in refined if key not in REFINABLE]
+    if changes["refined"]:
+        unknown = [key for key in changes["refined"] if key not in REFINABLE]
         if unknown:
             raise ValueError(
                 f"refined holds {unknown[0]!r}{nearest(unknown[0], REFINABLE)} (known:"
                 f" {', '.join(REFINABLE)})"
             )
-        refine_functions(model, **refined)
-        arguments = {**arguments, "refined": dict(refined)}
-    if formulas:
-        replace_by_formulas(model, formulas)
-        arguments = {**arguments, "formulas": dict(formulas)}
+        refine_functions(model, **changes["refined"])
+    if changes["pruned"]:
+        resize(model, changes["pruned"])
+    if changes["formulas"]:
+        replace_by_formulas(model, changes["formulas"])
+    made = {key: value for key, value in changes.items() if value}
+    arguments = {**arguments, **made}
     return described(model, kind, arguments)
 
 

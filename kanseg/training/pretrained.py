@@ -21,9 +21,13 @@ from kanseg.encoders import (
     is_external,
     stored_statistics,
 )
+from kanseg.inference.checkpoint import read_weights
+from kanseg.inference.description import build_model
+from kanseg.models.factory import CHANGES
 from kanseg.training.optim.optimizers import NEEDS_CLOSURE
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import find_folder, read_description
+from kanseg.utils.text import one_line
 from kanseg.utils.weights import WEIGHTS
 
 # Defaults with model.encoder_weights. Gradients of a decoder with random weights would undo what
@@ -106,6 +110,37 @@ def with_encoder_lr(config: Any, model: nn.Module) -> Any:
     return replace(settings, lr_factors={f"{name}.*": LR_FACTOR})
 
 
+def create_started(arguments: dict[str, Any], source: str, log: Callable[[str], None]) -> nn.Module:
+    """Build a network with the weights of a checkpoint.
+
+    Args:
+        arguments: of `create_model`; what was done to the network since it was created is added.
+        source: checkpoint or run folder.
+        log: receives a line about it.
+
+    Raises:
+        InputError: there is none, or its network has other options.
+    """
+    try:
+        folder = find_folder(source)
+        description = read_description(folder)
+        weights = read_weights(folder)
+    except InputError as error:
+        raise InputError(f"model.start_from: {error}") from None
+    stored = description.get("model") or description.get("classifier") or {}
+    arguments |= {key: stored[key] for key in CHANGES if key in stored}
+    model = build_model(arguments)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"model.start_from: {folder} does not fit the network of these settings:"
+            f" {one_line(error)}"
+        ) from None
+    log(f"model: the training begins with the weights of {folder}")
+    return model
+
+
 def find_pretrained(model: ModelConfig) -> EncoderWeights | None:
     """Find the pretrained weights of the settings, and download them if they are not on this
     computer; None if the settings have none.
@@ -138,13 +173,18 @@ def check_encoder(config: Any, model: nn.Module) -> None:
     """Check the settings of the encoder; only the structure of `model` is used.
 
     Raises:
-        InputError: a number of epochs below 0, or a network without an encoder.
+        InputError: a number of epochs below 0, a network without an encoder, or weights from two
+            places.
     """
     epochs = config.training.freeze_encoder_epochs
     if epochs is not None and epochs < 0:
         raise InputError(f"training.freeze_encoder_epochs must be at least 0, got {epochs}")
     if epochs or config.model.encoder_weights is not None:
         pretrained_part(model)
+    if config.model.encoder_weights is not None and config.model.start_from is not None:
+        raise InputError(
+            "model.start_from has the weights of the encoder, too: leave out model.encoder_weights"
+        )
 
 
 def encoder_statistics(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kanseg.config import ClassificationConfig, Config
 from kanseg.data.loader import make_loader
-from kanseg.inference.checkpoint import load_model, read_description, read_weights
+from kanseg.inference.checkpoint import read_description, read_weights
 from kanseg.inference.description import build_model
 from kanseg.layers import Penalty
 from kanseg.models.operations import multiply_adds
@@ -34,6 +34,7 @@ from kanseg.training.optim.lr_scheduler import create_lr_scheduler
 from kanseg.training.optim.optimizers import describe_function_rates, parameter_groups
 from kanseg.training.pretrained import (
     FrozenEncoder,
+    create_started,
     describe_encoder,
     find_pretrained,
     freeze_epochs,
@@ -81,7 +82,6 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     accept_changes: bool = False,
-    start: Path | None = None,
     on_epoch_end: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run an experiment to its end and return the content of `metrics.json`.
@@ -92,7 +92,6 @@ def train(
         overwrite: delete the files of an earlier run in the run folder.
         accept_changes: with `resume`, accept that the data set has changed since the run was
             started; by default changes are refused, and new samples are left out.
-        start: checkpoint whose network, with its weights, a new run begins with.
         on_epoch_end: called with the log entry of every epoch except the last; an exception in it
             ends the run.
 
@@ -103,7 +102,6 @@ def train(
     clock = RunClock()
     path = Path(config.run_dir)
     task = create_task(config, resume=resume, accept_changes=accept_changes)
-    task.start = start
     config = task.config
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
@@ -196,11 +194,8 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
         model = build_model(arguments)
         resumed.load_weights(model)
         return model
-    if task.start is not None:
-        description = read_description(task.start)
-        task.description["model"] = description["model"]
-        log(f"model: begins with the network of {task.start}")
-        return load_model(task.start, description)
+    if task.config.model.start_from is not None:
+        return create_started(arguments, task.config.model.start_from, log)
     model = build_model(arguments, pretrained=True)
     if task.pretrained is not None:
         log(f"model: the encoder begins with the weights of {task.pretrained.source}")

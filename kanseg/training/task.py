@@ -32,7 +32,7 @@ class Task(ABC):
     `open` sets `eval_datasets` ("val" and "test", if the data set has them), `preprocess`,
     `description` (JSON in a checkpoint: model, labels, preprocessing) and `split_record` (the
     samples of train, val and test). `pretrained` is set before `open`: the weights that the encoder
-    of a new run begins with. `start` is the checkpoint whose network it begins with.
+    of a new run begins with.
 
     Args:
         config: the settings of a run.
@@ -50,7 +50,6 @@ class Task(ABC):
         self.preprocess: Preprocess | None = None
         self.description: dict[str, Any] = {}
         self.pretrained: EncoderWeights | None = None
-        self.start: Path | None = None
 
     def use_transforms(self, transforms: Sequence[Spec], log: Log) -> None:
         """Write the default augmentation into settings that leave `data.augment` to kanseg, and log

@@ -14,6 +14,7 @@ SCRIPTS = {
     "predict": "predict.py",
     "evaluate": "evaluate.py",
     "export": "export.py",
+    "prune": None,
     "compare": "compare.py",
     "search": "search.py",
     "results": "results.py",

@@ -31,6 +31,7 @@ USER_EXTRAS = {
     "export": "ONNX files",
     "explain": "Grad-CAM of kanseg explain",
     "ray": "prediction by actors of Ray",
+    "prune": "kanseg prune",
     "search": "kanseg search",
     "tracking": "Weights & Biases",
 }

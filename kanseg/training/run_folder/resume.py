@@ -23,6 +23,7 @@ from kanseg.inference.checkpoint import (
     read_description,
     read_weights,
 )
+from kanseg.models.factory import CHANGES
 from kanseg.training.run_folder.stored_state import read_training
 from kanseg.utils.errors import InputError
 from kanseg.utils.hub import stored_arguments
@@ -98,11 +99,11 @@ class Resumed:
 
     def stored_arguments(self) -> dict[str, Any]:
         """Return the arguments of the network in the checkpoint that the settings do not determine:
-        those whose defaults have changed since, and what `training.refine` and `kanseg snap`
-        have done.
+        those whose defaults have changed since, and what was done to it: `training.refine`, `kanseg
+        prune` and `kanseg snap`.
         """
         stored = stored_arguments(read_description(self.folder)["model"])
-        return {key: stored[key] for key in ("share", "refined", "formulas") if key in stored}
+        return {key: stored[key] for key in ("share", *CHANGES) if key in stored}
 
     def load_weights(self, model: nn.Module) -> None:
         """Load the weights.

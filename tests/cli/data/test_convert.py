@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanseg.cli.convert import main
+from kanseg.cli.data.convert import main
 from kanseg.utils.errors import InputError
 
 

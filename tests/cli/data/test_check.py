@@ -6,7 +6,7 @@ import pytest
 from commands import kanseg_command
 from PIL import Image
 
-from kanseg.cli.check import main
+from kanseg.cli.data.check import main
 from kanseg.config import Config, DataConfig
 from kanseg.data.checks import KINDS
 from kanseg.utils.errors import InputError

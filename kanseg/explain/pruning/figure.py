@@ -1,0 +1,56 @@
+"""The image of a pruning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kanseg.utils.language import translate
+from kanseg.visualization.figures import save_figure
+
+COLORS = {"contribution": "C0", "magnitude": "C1"}
+
+
+def draw_curve(points: Sequence[Mapping[str, Any]], path: Path, score: str) -> Path:
+    """Draw the score against parameters and against time: a color for each criterion, solid with
+    fine-tuning and dashed without.
+
+    Args:
+        points: fields of `kanseg.explain.pruning.curve.Point`, the network itself first.
+        path: of the PNG.
+        score: its name.
+    """
+    from matplotlib.figure import Figure
+
+    original, *pruned = points
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    axes = {"parameters": left, "relative_time": right}
+    for quantity, axis in axes.items():
+        for criterion in dict.fromkeys(point["criterion"] for point in pruned):
+            chosen = [original, *(p for p in pruned if p["criterion"] == criterion)]
+            chosen.sort(key=lambda point: -point[quantity])
+            _draw_line(axis, chosen, quantity, criterion)
+        axis.plot(original[quantity], original["score"], "ko", label=translate("not pruned"))
+        axis.grid(alpha=0.3)
+    left.set(xlabel=translate("parameters"), ylabel=score, xscale="log")
+    right.set(xlabel=translate("time of an image, 1: not pruned"))
+    left.legend(fontsize="small")
+    return save_figure(figure, path)
+
+
+def _draw_line(
+    axis: Any, points: Sequence[Mapping[str, Any]], quantity: str, criterion: str
+) -> None:
+    """The points of a criterion, before and after fine-tuning."""
+    x = [point[quantity] for point in points]
+    color, name = COLORS.get(criterion), translate(criterion)
+    axis.plot(x, [point["score"] for point in points], "--s", color=color, label=name, ms=4)
+    if all(point["finetuned"] is None for point in points):
+        return
+    finetuned = []
+    for point in points:
+        finetuned.append(point["score"] if point["finetuned"] is None else point["finetuned"])
+    label = translate("{criterion}, fine-tuned", criterion=name)
+    axis.plot(x, finetuned, "-o", color=color, label=label, ms=4)

@@ -1,0 +1,80 @@
+"""The command `kanseg prune`: checkpoints, scores, figures; what is finished is not run again."""
+
+import json
+
+import pytest
+import torch
+from commands import kanseg_command
+from safetensors.torch import load_file
+
+import kanseg
+from kanseg.config import Config
+from kanseg.training.run import train
+from kanseg.utils.reading import read_text
+
+pytest.importorskip("torch_pruning")
+
+
+@pytest.fixture
+def pruned(config, tmp_path):
+    """A trained network, pruned and fine-tuned for an epoch; and the words of the command."""
+    config.model.options = {"width": 4, "depth": 1}
+    config.training.epochs, config.training.panels = 1, 0
+    train(config)
+    words = ["--checkpoint", tmp_path / "run", "--output", tmp_path / "pruned", "--keep", 0.5]
+    words += ["--criterion", "contribution", "--finetune_epochs", 1, "--images", 2]
+    done = kanseg_command("prune", *words)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "pruned", words
+
+
+def test_a_checkpoint_is_pruned_finetuned_and_used_like_any_other(pruned, tmp_path, folder):
+    output, words = pruned
+    original, point = json.loads((output / "curve.json").read_text())["points"]
+    assert 0.4 < point["parameters"] / original["parameters"] <= 0.5
+    assert point["multiply_adds"] < original["multiply_adds"]
+    assert 0 <= point["score"] <= 1 and 0 <= point["finetuned"] <= 1
+    assert (output / "curve.png").is_file() and "contribution" in (output / "curve.md").read_text()
+
+    checkpoint = output / "contribution_0.5" / "pruned"
+    finetuned = output / "contribution_0.5" / "finetuned"
+    shapes = {name: value.shape for name, value in _weights(checkpoint).items()}
+    assert {name: value.shape for name, value in _weights(finetuned / "best").items()} == shapes
+    network = kanseg.from_pretrained(checkpoint)
+    assert sum(p.numel() for p in network.parameters()) == point["parameters"]
+
+    images = tmp_path / "set" / "images"
+    done = kanseg_command(
+        "predict", "--checkpoint", checkpoint, "--input", images, "--output", tmp_path / "masks"
+    )
+    assert done.returncode == 0, done.stderr
+    config = Config.from_yaml(read_text(finetuned / "config.yaml"))
+    config.training.epochs = 2
+    train(config, resume=True)
+    assert {name: value.shape for name, value in _weights(finetuned / "best").items()} == shapes
+
+    changed = (checkpoint / "model.safetensors").stat().st_mtime_ns
+    done = kanseg_command("prune", *words)
+    assert done.returncode == 0 and "finished already" in done.stdout
+    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == changed
+
+
+@pytest.mark.slow
+def test_a_pruned_network_is_exported(pruned, tmp_path):
+    output, _ = pruned
+    checkpoint, target = output / "contribution_0.5" / "pruned", tmp_path / "pruned.onnx"
+    done = kanseg_command("export", "--checkpoint", checkpoint, "--output", target)
+    assert done.returncode == 0, done.stderr
+    images = torch.rand(1, 3, 32, 40)
+    assert kanseg.load(target).probabilities(images[0].permute(1, 2, 0).numpy()) is not None
+
+
+def _weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("option", [["--keep", "1.5"], ["--finetune_epochs", "-1"]])
+def test_options_out_of_range_are_refused(option, tmp_path):
+    words = ["--checkpoint", tmp_path, "--output", tmp_path / "out", *option]
+    done = kanseg_command("prune", *words)
+    assert done.returncode == 2 and option[0] in done.stderr
