@@ -22,7 +22,6 @@ from kanseg.layers.inspection.curves import (
     FunctionInputs,
     FunctionWeights,
     HasCurves,
-    first_channels,
 )
 from kanseg.layers.kernels.horner import (
     is_low_degree_polynomial,
@@ -101,7 +100,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         with exact_constants(dtype):
             self.basis = create_basis(basis, channels, **default_options(basis) | basis_options)
         # Of a pruned layer: the row of the weight of each channel (C,), -1 for the base alone.
-        self.register_buffer("function_of_channel", None)
+        self.register_buffer("row_of_channel", None)
         self.weight = nn.Parameter(torch.empty(self.num_activations, self.basis.num_functions))
         self._draw_weights()
         if device is not None or dtype is not None:
@@ -110,7 +109,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
     @property
     def num_activations(self) -> int:
         """Number of functions: rows of the weight."""
-        if self.function_of_channel is not None:
+        if self.row_of_channel is not None:
             return len(self.weight)
         if self.share == "channel":
             return self.channels
@@ -164,12 +163,14 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
 
     def _first_channels(self) -> Tensor:
         """The first channel of each function, (R,)."""
-        return first_channels(self._function_of_channel())
+        functions = torch.arange(self.num_activations).unsqueeze(1)
+        uses_function = functions == self._function_of_channel()
+        return uses_function.int().argmax(1)
 
     def _function_of_channel(self) -> Tensor:
         """Index of the function of each channel, (C,); -1 for the base alone."""
-        if self.function_of_channel is not None:
-            return self.function_of_channel.cpu()
+        if self.row_of_channel is not None:
+            return self.row_of_channel.cpu()
         return torch.arange(self.channels) * self.num_activations // self.channels
 
     @torch.no_grad()
@@ -177,8 +178,10 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         """Index of the function of each channel, (C,).
 
         Channels that share coefficients have functions of their own if their bases differ (learned
-        locations, denominators of groups).
+        locations, denominators of groups), and in a pruned layer.
         """
+        if self.row_of_channel is not None:
+            return torch.arange(self.channels)
         functions = self._function_of_channel()
         values = self.basis._values_at(torch.linspace(-3, 3, 32, dtype=torch.float64))
         if torch.equal(values, values[self._first_channels()[functions]]):
@@ -216,9 +219,9 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         self.basis.set_channels(channels)
         if self.share == "layer":
             return
-        if self.function_of_channel is not None:
-            source = torch.arange(channels, device=self.function_of_channel.device) % old
-            self.function_of_channel = self.function_of_channel[source]
+        if self.row_of_channel is not None:
+            source = torch.arange(channels, device=self.row_of_channel.device) % old
+            self.row_of_channel = self.row_of_channel[source]
             return
         self._select_functions(functions[self._first_channels() % old])
 
@@ -242,17 +245,18 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         """
         new_row = torch.full((self.num_activations,), -1)
         new_row[functions] = torch.arange(len(functions))
-        row_of_channel = new_row[self._function_of_channel()[channels]]
-        row_of_channel[self._function_of_channel()[channels] < 0] = -1
+        old_row = self._function_of_channel()[channels]
+        row_of_channel = new_row[old_row]
+        row_of_channel[old_row < 0] = -1
         if self.base is None and (row_of_channel < 0).any():
             raise ValueError("without a base every channel needs its function")
         self._select_functions(functions)
         self.basis.select_channels(channels)
         self.channels = len(channels)
         one_each = self.share == "channel" and len(functions) == len(channels)
-        self.function_of_channel = None
+        self.row_of_channel = None
         if not one_each and self.share != "layer":
-            self.function_of_channel = row_of_channel.to(self.weight.device)
+            self.row_of_channel = row_of_channel.to(self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
@@ -298,9 +302,9 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
 
     def channel_weight(self) -> Tensor:
         """Coefficients of each channel's function (C, K), or (1, K) for a single function."""
-        if self.function_of_channel is not None:
+        if self.row_of_channel is not None:
             none = self.weight.new_zeros(1, self.weight.shape[1])
-            return torch.cat([self.weight, none])[self.function_of_channel]  # -1: the last row
+            return torch.cat([self.weight, none])[self.row_of_channel]  # -1: the last row
         if 1 < len(self.weight) < self.channels:
             return self.weight[self._function_of_channel().to(self.weight.device)]
         return self.weight

@@ -62,7 +62,8 @@ class FormulaActivation(nn.Module):
     a and c start at 1, b and d at 0; all four are trained.
 
     Args:
-        families: name in `FAMILIES` of each function; None for a function that stays learned.
+        families: name in `FAMILIES` of each function, or of the function of each channel; None for
+            a function that stays learned.
         learned: the activation whose functions are replaced. It is kept, for the functions that
             stay learned, only if there are any.
 
@@ -72,9 +73,10 @@ class FormulaActivation(nn.Module):
 
     def __init__(self, families: Sequence[str | None], learned: KANActivation):
         super().__init__()
-        if len(families) != learned.num_activations:
+        if len(families) not in (learned.num_activations, learned.channels):
             raise ValueError(
-                f"{learned.num_activations} functions need as many formulas, got {len(families)}"
+                f"{learned.num_activations} functions of {learned.channels} channels need as many"
+                f" formulas, got {len(families)}"
             )
         unknown = [name for name in families if name is not None and name not in FAMILIES]
         if unknown:
@@ -86,7 +88,9 @@ class FormulaActivation(nn.Module):
             values = torch.full((len(families),), value, device=weight.device, dtype=weight.dtype)
             self.register_parameter(name, nn.Parameter(values))
         with torch.device("cpu"):  # the values are needed, also if the network is built on meta
-            functions = learned._function_of_channel()
+            functions = torch.arange(learned.channels)
+            if len(families) < learned.channels:
+                functions = learned._function_of_channel()
         self._set_index("functions", functions, weight.device)
         self._set_order([families[function] for function in functions.tolist()], weight.device)
 
