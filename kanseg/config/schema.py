@@ -261,9 +261,10 @@ class _Training:
         project: of Weights & Biases.
         log_images: samples of val that are drawn for TensorBoard and Weights & Biases at every
             validation (of segmentation); 0 for none.
-        log_health: measure the functions of every KAN layer on two training images at every
-            validation, and warn about layers that need a change: share of the inputs off the grid
-            and in the flat part of the domain map, functions that do not vary or are nearly lines.
+        log_health: measure the functions of every KAN layer on two training images when a
+            validation is due, and warn about layers that need a change: share of the inputs off the
+            grid and in the flat part of the domain map, functions that do not vary or are nearly
+            lines.
         threads: CPU threads of torch; 0 for torch's default.
     """
 

@@ -134,7 +134,7 @@ def draw_response(response: InputResponse, path: str | Path | None = None) -> Fi
     title = figure_text("{layer} for uniform images", layer=response.layer)
     if not response.on_pixels:
         title = figure_text(
-            "{layer}, and the convolution before its functions, for uniform images",
+            "{layer}, with the layers before its functions, for uniform images",
             layer=response.layer,
         )
     figure.suptitle(title, fontsize=10)

@@ -29,8 +29,8 @@ class InputResponse:
 
     Args:
         layer: its name in `network.named_modules()`.
-        on_pixels: whether its functions read the pixels themselves; otherwise a convolution stands
-            between them, and the response is that of both together.
+        on_pixels: whether its functions read the pixels themselves; otherwise the response is that
+            of the layers before them, such as a convolution and its norm, together with them.
         values: (n,) intensities in the units of the image.
         bands: "all bands" (a gray image) and every band alone, while the others have the mean of
             the training images; "intensity" for a single band.
@@ -52,8 +52,8 @@ class InputResponse:
                 layer=self.layer,
             )
         return translate(
-            "Output of {layer} for uniform images. Its functions do not read pixels, but what a"
-            " convolution makes of them: this is the response of both together.",
+            "Output of {layer} for uniform images. Its functions do not read pixels, but the output"
+            " of the layers before them: this is the response of all of these together.",
             layer=self.layer,
         )
 
@@ -68,7 +68,8 @@ def input_response(
     """The response of the first layer with functions to the intensity of each band.
 
     The network runs on uniform images, so that the values are exactly what the layer computes
-    there; texture is no part of it. It is afterwards as it was.
+    there; texture is no part of it. Where the domain map or a norm normalizes every image, all
+    uniform images look alike. The network is afterwards as it was.
 
     Args:
         network: any network of images (B, channels, H, W) with KAN layers.

@@ -123,8 +123,7 @@ def first_non_finite_layer(model: nn.Module, image: Tensor) -> str | None:
 
 
 class HealthLog:
-    """The health of the layers on two training images, the same at every validation; a layer is
-    warned about once.
+    """The health of the layers on two training images; each layer is warned about once.
 
     Training is not changed: the network runs in evaluation mode, and no random numbers are drawn.
 
@@ -166,8 +165,6 @@ class HealthLog:
             Name of a layer -> off_grid and saturated (shares of its inputs, where it has a grid or
             a bounded domain), dead and linear (numbers of functions).
         """
-        if not self.images:
-            return {}
         with preserve_state(network, training=False):
             layers = measure_health(network, self.images)
         self._warn(

@@ -235,12 +235,12 @@ def finish_epoch(
         "train": {"loss": sum(losses) / len(losses)},
     }
     improved = False
-    if "val" in task.eval_datasets and (progress.epoch % settings.validate_every == 0 or is_last):
+    is_due = progress.epoch % settings.validate_every == 0 or is_last
+    if "val" in task.eval_datasets and is_due:
         entry["val"] = validate(state, task, run)
         improved = update_best(state, entry["val"][settings.monitor])
-        layers = health.measure(state.eval_network, progress.epoch)
-        if layers:
-            entry["health"] = layers
+    if is_due and health.images:
+        entry["health"] = health.measure(state.eval_network, progress.epoch)
     if improved or (is_last and progress.best is None):
         progress.best_epoch = progress.epoch
         save_best(run, state)

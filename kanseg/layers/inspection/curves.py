@@ -122,24 +122,12 @@ class HasCurves(ABC):
             u = self.basis.mapped(x)
         shape = (self.basis.channels, len(x))
         base, functions = self.evaluate(FunctionInputs(x.expand(shape), u.expand(shape)))
-        chosen = first_channels(self.function_of_channel()).to(x.device)
-        if rows is not None:
-            channels = chosen[channel_of_function(weights)[rows.cpu()].to(x.device)]
-            coefficients = weights.functions.flatten(0, 3)[rows]
-            functions = torch.einsum("rf,rfn->rn", coefficients, functions[channels])
-            if weights.base is not None:
-                base = weights.base.flatten()[rows].unsqueeze(1) * base[channels]
-        else:
-            groups = len(weights.functions)
-            functions = functions[chosen].unflatten(0, (groups, -1))
-            functions = torch.einsum("goitf,gifn->goitn", weights.functions, functions)
-            functions = functions.reshape(*weights.shape, -1)
-            if weights.base is not None:
-                base = base[chosen].unflatten(0, (groups, -1))
-                base = torch.einsum("goit,gin->goitn", weights.base, base)
-                base = base.reshape(*weights.shape, -1)
+        first = first_channels(self.function_of_channel()).to(x.device)
+        functions = _combine(weights.functions, functions[first], weights.shape, rows)
         if weights.base is None:
             return Curves(x, functions, None, functions)
+        factors = weights.base.unsqueeze(4)
+        base = _combine(factors, base[first].unsqueeze(1), weights.shape, rows)
         return Curves(x, base + functions, base, functions)
 
     def _default_inputs(self) -> Tensor:
@@ -162,6 +150,21 @@ def channel_of_function(weights: FunctionWeights) -> Tensor:
     groups, outputs, inputs, positions = weights.functions.shape[:4]
     channels = torch.arange(groups * inputs).reshape(groups, 1, inputs, 1)
     return channels.expand(-1, outputs, -1, positions).flatten()
+
+
+def _combine(
+    coefficients: Tensor, values: Tensor, shape: tuple[int, ...], rows: Tensor | None
+) -> Tensor:
+    """Sum coefficients (G, O, I, T, F) times values (G * I, F, n) over F: (*shape, n), or
+    (len(rows), n) for some of the functions.
+    """
+    groups, outputs, inputs, positions, _ = coefficients.shape
+    if rows is None:
+        values = values.unflatten(0, (groups, inputs))
+        return torch.einsum("goitf,gifn->goitn", coefficients, values).reshape(*shape, -1)
+    group, _, channel, _ = torch.unravel_index(rows, (groups, outputs, inputs, positions))
+    values = values[(group * inputs + channel).to(values.device)]
+    return torch.einsum("rf,rfn->rn", coefficients.flatten(0, 3)[rows], values)
 
 
 def edge_weights(
