@@ -95,7 +95,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         with exact_constants(dtype):
             self.basis = create_basis(basis, channels, **default_options(basis) | basis_options)
         # Of a pruned layer: the row of the weight of each channel (C,), -1 for the base alone.
-        self.register_buffer("function_of_channel", None)
+        self.register_buffer("row_of_channel", None)
         self.weight = nn.Parameter(torch.empty(self.num_activations, self.basis.num_functions))
         self._draw_weights()
         if device is not None or dtype is not None:
@@ -104,7 +104,7 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
     @property
     def num_activations(self) -> int:
         """Number of functions: rows of the weight."""
-        if self.function_of_channel is not None:
+        if self.row_of_channel is not None:
             return len(self.weight)
         if self.share == "channel":
             return self.channels
@@ -164,8 +164,8 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def _function_of_channel(self) -> Tensor:
         """Index of the function of each channel, (C,); -1 for the base alone."""
-        if self.function_of_channel is not None:
-            return self.function_of_channel.cpu()
+        if self.row_of_channel is not None:
+            return self.row_of_channel.cpu()
         return torch.arange(self.channels) * self.num_activations // self.channels
 
     @torch.no_grad()
@@ -180,9 +180,9 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         self.basis.set_channels(channels)
         if self.share == "layer":
             return
-        if self.function_of_channel is not None:
-            source = torch.arange(channels, device=self.function_of_channel.device) % old
-            self.function_of_channel = self.function_of_channel[source]
+        if self.row_of_channel is not None:
+            source = torch.arange(channels, device=self.row_of_channel.device) % old
+            self.row_of_channel = self.row_of_channel[source]
             return
         self._select_functions(functions[self._first_channels() % old])
 
@@ -214,9 +214,9 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
         self.basis.select_channels(channels)
         self.channels = len(channels)
         one_each = self.share == "channel" and len(functions) == len(channels)
-        self.function_of_channel = None
+        self.row_of_channel = None
         if not one_each and self.share != "layer":
-            self.function_of_channel = row_of_channel.to(self.weight.device)
+            self.row_of_channel = row_of_channel.to(self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
@@ -262,9 +262,9 @@ class KANActivation(nn.Module, Adaptive):  # FSDP2 needs nn.Module first
 
     def channel_weight(self) -> Tensor:
         """Coefficients of each channel's function (C, K), or (1, K) for a single function."""
-        if self.function_of_channel is not None:
+        if self.row_of_channel is not None:
             none = self.weight.new_zeros(1, self.weight.shape[1])
-            return torch.cat([self.weight, none])[self.function_of_channel]  # -1: the last row
+            return torch.cat([self.weight, none])[self.row_of_channel]  # -1: the last row
         if 1 < len(self.weight) < self.channels:
             return self.weight[self._function_of_channel().to(self.weight.device)]
         return self.weight
