@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,15 +106,6 @@ def check_refine(settings: Any, model: nn.Module) -> None:
             raise InputError(f"{where}: {error}") from None
 
 
-def refined_in(schedule: Mapping[int, Mapping[str, int]], epoch: int) -> dict[str, int]:
-    """What the functions are refined to in an epoch, counted from 1: all steps up to it."""
-    refined: dict[str, int] = {}
-    for start in sorted(schedule):
-        if start <= epoch:
-            refined |= schedule[start]
-    return refined
-
-
 def refine_if_due(state: TrainState, task: Task, log: Callable[[str], None]) -> None:
     """Refine the functions of the network, and of its average, at the start of an epoch in
     `training.refine`.
@@ -122,19 +113,19 @@ def refine_if_due(state: TrainState, task: Task, log: Callable[[str], None]) -> 
     The description of the network records it, so that every checkpoint is of its own stage.
     """
     epoch, described = state.progress.epoch + 1, task.description["model"]
-    refined = refined_in(task.config.training.refine, epoch)
-    if refined == described.get("refined", {}):
+    step, before = task.config.training.refine.get(epoch, {}), described.get("refined", {})
+    refined = before | step
+    if refined == before:  # nothing is due, or a run that is resumed within the epoch
         return
-    step = task.config.training.refine[epoch]
     with _without_wrapper(state) as network:
         changed = refine_functions(network, **step, optimizer=state.optimizer)
     if state.ema is not None:
         refine_functions(state.ema, **step)
     task.description["model"] = described | {"refined": refined}
-    name, value = next(iter(step.items()))
+    sizes = ", ".join(f"{name} {value}" for name, value in step.items())
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     log(
-        f"epoch {epoch}: {name} {value} in {len(changed)} layers, {parameters:,} parameters; the"
+        f"epoch {epoch}: {sizes} in {len(changed)} layers, {parameters:,} parameters; the"
         " network computes the same function as before"
     )
 

@@ -13,7 +13,6 @@ import kanseg
 from kanseg.config import Config
 from kanseg.inference.checkpoint import read_description
 from kanseg.training import compiling
-from kanseg.training.grids import refined_in
 from kanseg.training.run import train
 from kanseg.training.run_folder.resume import best_folders
 from kanseg.utils.errors import InputError
@@ -45,13 +44,6 @@ def same(one, other):
     return one.keys() == other.keys() and all(
         torch.equal(value, other[name]) for name, value in one.items()
     )
-
-
-def test_an_epoch_has_the_functions_of_all_steps_up_to_it():
-    schedule = {21: {"grid_size": 12}, 11: {"grid_size": 6}, 30: {"degree": 4}}
-    assert refined_in(schedule, 10) == {}
-    assert refined_in(schedule, 11) == refined_in(schedule, 20) == {"grid_size": 6}
-    assert refined_in(schedule, 30) == {"grid_size": 12, "degree": 4}
 
 
 def test_a_network_that_hardly_trains_keeps_its_scores_and_its_first_best_weights(
