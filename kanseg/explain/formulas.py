@@ -320,6 +320,23 @@ def _base_terms(layer: LayerCurves, module: nn.Module, x: Tensor) -> list[tuple[
     return [(factor, name) for factor in factors.tolist()]
 
 
+def _say(rises: bool, part: str, end: str) -> str:
+    """Say that a function rises or falls in a part of its inputs: up to `end` ("first"), in the
+    "whole" range, or after the turn that was named before ("last").
+    """
+    rising = {
+        "first": translate("rises until {x}", x=end),
+        "whole": translate("rises throughout"),
+        "last": translate("rises after"),
+    }
+    falling = {
+        "first": translate("falls until {x}", x=end),
+        "whole": translate("falls throughout"),
+        "last": translate("falls after"),
+    }
+    return rising[part] if rises else falling[part]
+
+
 def describe_shape(x: Tensor, y: Tensor) -> str:
     """Say in words how a function y (n,) of ascending inputs x (n,) runs: where it rises and falls,
     and whether it suppresses high or low inputs.
@@ -329,14 +346,12 @@ def describe_shape(x: Tensor, y: Tensor) -> str:
     turns = _turns(y, WIGGLE * float(y.max() - y.min()))
     parts = []
     for start, end in zip(turns, turns[1:], strict=False):
-        rises, value = bool(y[end] > y[start]), f"{float(x[end]):.2g}"
+        part = "last"
         if end != turns[-1]:
-            text = "rises until {x}" if rises else "falls until {x}"
+            part = "first"
         elif start == turns[0]:
-            text = "rises throughout" if rises else "falls throughout"
-        else:
-            text = "rises after" if rises else "falls after"
-        parts.append(translate(text, x=value))
+            part = "whole"
+        parts.append(_say(bool(y[end] > y[start]), part, f"{float(x[end]):.2g}"))
     largest = float(y.abs().max())
     quarter = max(1, len(y) // 4)
     if float(y[-quarter:].abs().max()) < SMALL * largest:
@@ -388,8 +403,8 @@ def formula_table(found: Sequence[LayerFormulas]) -> str:
         hidden = layer.num_functions - len(layer.rows)
         if hidden:
             rows.append([layer.layer, translate("{count} weaker functions", count=hidden), "", ""])
-    header = ["layer", "function", "formula", "R^2"]
-    return plain_table([translate(title) for title in header], rows, text_columns=3)
+    header = [translate("layer"), translate("function"), translate("formula"), translate("R^2")]
+    return plain_table(header, rows, text_columns=3)
 
 
 def words_table(layer: LayerFormulas) -> str:
@@ -397,5 +412,9 @@ def words_table(layer: LayerFormulas) -> str:
     rows = []
     for name, words, exact in zip(layer.rows, layer.words, layer.exact, strict=True):
         rows.append([name, words, exact or ""])
-    header = ["function", "over the inputs on the images", "exactly"]
-    return plain_table([translate(title) for title in header], rows, text_columns=3)
+    header = [
+        translate("function"),
+        translate("over the inputs on the images"),
+        translate("exactly"),
+    ]
+    return plain_table(header, rows, text_columns=3)

@@ -237,14 +237,24 @@ def find_pruning(run: Path) -> Pruning | None:
     if file is None:
         return None
     content = read_json(file)
-    names = ("Criterion", "Kept", "Parameters", "Milliseconds")
-    header = [translate(name) for name in names]
-    header += [str(content["score"]), translate("Fine-tuned")]
+    header = [
+        translate("Criterion"),
+        translate("Kept"),
+        translate("Parameters"),
+        translate("Milliseconds"),
+        str(content["score"]),
+        translate("Fine-tuned"),
+    ]
+    criteria = {
+        "": translate("not pruned"),
+        "contribution": translate("contribution"),
+        "magnitude": translate("magnitude"),
+    }
     rows = []
     for point in content["points"]:
         finetuned = point["finetuned"]
         row = [
-            translate(point["criterion"] or "not pruned"),
+            criteria[point["criterion"]],
             f"{point['share']:.0%}",
             f"{point['parameters']:,}",
             f"{point['milliseconds']:.2f}",
@@ -252,11 +262,11 @@ def find_pruning(run: Path) -> Pruning | None:
             "–" if finetuned is None else f"{finetuned:.4f}",
         ]
         rows.append(row)
-    picture = file.with_suffix(".png")
+    figure_file = file.with_suffix(".png")
     image = None
-    if picture.is_file():
+    if figure_file.is_file():
         alt = translate("Score against parameters and time of the pruned networks, as in the table")
-        image = _inline_png(picture.read_bytes(), alt)
+        image = _inline_png(figure_file.read_bytes(), alt)
     return Pruning(image, header, rows)
 
 

@@ -15,6 +15,7 @@ SCRIPTS = {
     "evaluate": "evaluate.py",
     "export": "export.py",
     "prune": None,
+    "snap": None,
     "compare": "compare.py",
     "search": "search.py",
     "results": "results.py",

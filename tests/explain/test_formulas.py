@@ -181,7 +181,7 @@ def test_formulas_that_do_not_belong_to_the_network_are_refused():
     network = nn.Sequential(KANActivation(2, basis="gram"))
     for wrong, message in (
         ({"1": ["sin", "sin"]}, "no learned activation '1'"),
-        ({"0": ["sin"]}, "2 functions need as many"),
+        ({"0": ["sin"]}, "need as many formulas"),
         ({"0": ["sin", "sine"]}, "unknown formula 'sine'"),
     ):
         with pytest.raises(ValueError, match=message):
