@@ -16,8 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kanseg.data.io.images import decode_image
-from kanseg.data.overlay import colorize, viewable
-from kanseg.data.preprocess import Preprocess
+from kanseg.data.overlay import colorize
 from kanseg.explain.curves import LayerCurves, function_curves
 from kanseg.explain.figures import draw_curves_grid, draw_response
 from kanseg.explain.formulas import layer_formulas
@@ -31,9 +30,8 @@ from kanseg.explain.heatmaps import (
 )
 from kanseg.explain.response import InputResponse, input_response
 from kanseg.explain.saliency import default_layers
-from kanseg.inference.files.inputs import find_images
+from kanseg.explain.source import evenly, read_input, some_images
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
-from kanseg.inference.novelty import center
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
 from kanseg.layers.inspection.curves import Curves
 from kanseg.models.operations import num_parameters, preserve_state
@@ -48,10 +46,6 @@ from kanseg.visualization.figures import figure_png
 from kanseg.visualization.report.page import EXPLANATION, draw_report
 
 TEMPLATE = Path(__file__).parent / "templates" / "explain.html"
-MAX_SIZE = (
-    512,
-    512,
-)  # of an image that a network takes at its own scale; of larger ones the center
 SHOWN_SIDE = 640  # longer side of an image on the page
 MAX_CLASSES = 3  # of an image that have maps
 MAX_LAYERS = 24  # with curves
@@ -136,8 +130,8 @@ def explain_checkpoint(
     if not isinstance(network, nn.Module):
         raise InputError(f"{checkpoint} is an exported file, whose layers are hidden: give the run")
     network.to(usable_device(device)).eval()
-    paths = _evenly(find_images(images), max_images)
-    inputs = [load_input(path, trained.preprocess) for path in paths]
+    paths = some_images(images, max_images)
+    inputs = [read_input(path, trained.preprocess) for path in paths]
     place = next(network.parameters()).device
     batches = [tensor.to(place) for _, tensor in inputs]
     max_value = 65535 if decode_image(paths[0]).dtype == np.uint16 else 255
@@ -147,7 +141,7 @@ def explain_checkpoint(
     elif not layers:
         layers = default_layers(network, batches[0])
     maps = []
-    for index in _evenly(range(len(paths)), shown):
+    for index in evenly(range(len(paths)), shown):
         view, _ = inputs[index]
         classes = _maps_of_classes(trained, batches[index], layers, occlude, notes)
         maps.append(_shown_image(paths[index].name, view, classes))
@@ -268,26 +262,6 @@ def find_pruning(run: Path) -> Pruning | None:
         alt = translate("Score against parameters and time of the pruned networks, as in the table")
         image = _inline_png(figure_file.read_bytes(), alt)
     return Pruning(image, header, rows)
-
-
-def load_input(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, Tensor]:
-    """Read an image as it is shown, (H, W, 3) uint8, and as the network gets it, (1, C, h, w).
-
-    Of an image that is not resized only the center is used, at most 512 pixels a side.
-    """
-    decoded = decode_image(path)
-    view, values = decoded.values, preprocess.scale(decoded, name=str(path))
-    if preprocess.resize is None:
-        view, values = center(view, MAX_SIZE), center(values, MAX_SIZE)
-    return viewable(view), preprocess.normalize(values)[None]
-
-
-def _evenly(values: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the values, evenly spaced, with the first and the last."""
-    if len(values) <= count:
-        return list(values)
-    indices = np.linspace(0, len(values) - 1, count).round().astype(int)
-    return [values[index] for index in indices]
 
 
 def _maps_of_classes(

@@ -8,35 +8,31 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from kanseg.benchmark.measure import Setting, interleaved
-from kanseg.config import ClassificationConfig, Config
-from kanseg.data.splits.record import read_record
+from kanseg.config import ClassificationConfig
 from kanseg.evaluation.classification import evaluate_classifier
 from kanseg.evaluation.evaluate import evaluate_checkpoint
 from kanseg.explain.pruning.figure import draw_curve
 from kanseg.explain.pruning.importance import CRITERIA, rank
 from kanseg.explain.pruning.remove import exact_units, prune
 from kanseg.explain.pruning.units import Unit, find_units
-from kanseg.inference.checkpoint import CONFIG, load_model, read_description, save_checkpoint
-from kanseg.inference.description import preprocess_from
+from kanseg.explain.source import Source, evenly
 from kanseg.models.operations import multiply_adds, num_parameters
 from kanseg.models.pruned import merge_sizes
-from kanseg.training.run import TASKS, train
+from kanseg.training.run import TASKS
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text
 from kanseg.utils.language import translate
-from kanseg.utils.reading import read_json, read_text, typed
+from kanseg.utils.reading import read_json, typed
 from kanseg.utils.tables import markdown_table
 
 POINT = "point.json"
@@ -121,9 +117,9 @@ def prune_curve(request: Request, *, log: Callable[[str], None] = print) -> list
         InputError: a checkpoint or options that cannot be used, or a network that cannot be pruned
             so far.
     """
-    source = Source.read(request, log)
+    source = Source.read(request.checkpoint, request.device)
     network = source.network
-    batches = source.batches(request.num_images)
+    batches = training_images(source, request.num_images)
     first = batches[0][:1]
     count = sum(map(len, batches))
     log(f"prune: {num_parameters(network):,} parameters, contributions on {count} images")
@@ -144,74 +140,34 @@ def prune_curve(request: Request, *, log: Callable[[str], None] = print) -> list
     return points
 
 
-@dataclass
-class Source:
-    """The trained network that is pruned.
-
-    Args:
-        folder: checkpoint.
-        network: in evaluation mode, on the device.
-        description: of the checkpoint.
-        config: settings of its training, with its normalization of images.
+def training_images(source: Source, count: int) -> list[Tensor]:
+    """Batches (B, C, H, W) of `count` training images as the network gets them, on its device; of
+    one image each if they have several sizes.
     """
+    dataset = TASKS[type(source.config)](source.config).open(checkpoint=None, log=lambda line: None)
+    device = next(source.network.parameters()).device
+    images = []
+    for index in evenly(range(len(dataset)), count):  # a set may be sorted by class
+        images.append(dataset[0, index]["image"].unsqueeze(0).to(device))
+    if len({image.shape for image in images}) > 1:
+        return images
+    return list(torch.cat(images).split(BATCH_SIZE))
 
-    folder: Path
-    network: nn.Module
-    description: dict[str, Any]
-    config: Any
 
-    @classmethod
-    def read(cls, request: Request, log: Callable[[str], None]) -> Source:
-        """Read the checkpoint of a request; InputError if it cannot be used."""
-        folder = request.checkpoint
-        if (folder / "best").is_dir():
-            folder = folder / "best"
-        description = read_description(folder)
-        kind = Config
-        if description["labels"]["task"] == "classification":
-            kind = ClassificationConfig
-        config = kind.from_yaml(read_text(folder / CONFIG))
-        preprocess = preprocess_from(description["preprocess"])
-        data = replace(config.data, mean=list(preprocess.mean), std=list(preprocess.std))
-        model = replace(config.model, encoder_weights=None)
-        network = load_model(folder, description).to(request.device).eval()
-        return cls(folder, network, description, replace(config, data=data, model=model))
-
-    @property
-    def monitor(self) -> str:
-        """Name of the score: the one that has selected the weights."""
-        return self.config.training.monitor
-
-    def batches(self, count: int) -> list[Tensor]:
-        """Batches (B, C, H, W) of `count` training images as the network gets them, on its device;
-        of one image each if they have several sizes.
-        """
-        task = TASKS[type(self.config)](self.config)
-        dataset = task.open(checkpoint=None, log=lambda line: None)
-        device = next(self.network.parameters()).device
-        images = []
-        for number in range(min(count, len(dataset))):
-            # evenly over the set, which may be sorted by class
-            index = number * len(dataset) // min(count, len(dataset))
-            images.append(dataset[0, index]["image"].unsqueeze(0).to(device))
-        if len({image.shape for image in images}) > 1:
-            return images
-        return list(torch.cat(images).split(BATCH_SIZE))
-
-    def score(self, folder: Path, split: str) -> float:
-        """The score of a checkpoint on a split."""
-        task = TASKS[type(self.config)](self.config)
-        evaluate = evaluate_checkpoint
-        if isinstance(self.config, ClassificationConfig):
-            evaluate = evaluate_classifier
-        with redirect_stdout(StringIO()):  # the same lines about the data for every network
-            scores = evaluate(folder, split)
-        return float(task.headline(scores)[self.monitor])
+def score_checkpoint(source: Source, folder: Path, split: str) -> float:
+    """The score of a checkpoint on a split: the one that has selected the weights of the source."""
+    task = TASKS[type(source.config)](source.config)
+    evaluate = evaluate_checkpoint
+    if isinstance(source.config, ClassificationConfig):
+        evaluate = evaluate_classifier
+    with redirect_stdout(StringIO()):  # the same lines about the data for every network
+        scores = evaluate(folder, split)
+    return float(task.headline(scores)[source.monitor])
 
 
 def _original(source: Source, request: Request, shape: Sequence[int]) -> Point:
     """The network itself, as the first point."""
-    score = source.score(source.folder, request.split)
+    score = score_checkpoint(source, source.folder, request.split)
     times = measure_times(source.network, source.network, shape, request.device)
     parameters = num_parameters(source.network)
     return Point("", 1.0, parameters, multiply_adds(source.network, shape), times[1], 1.0, score)
@@ -244,16 +200,9 @@ def _point(
     # (Li et al., "EagleEye", ECCV 2020).
     update_bn(batches, pruned.network)
     shape = batches[0][:1].shape
-    description = deepcopy(source.description)
-    before = description["model"].get("pruned")
-    description["model"]["pruned"] = merge_sizes(before, pruned.sizes)
-    checkpoint = save_checkpoint(
-        folder / "pruned",
-        pruned.network,
-        description,
-        source.config,
-        split=read_record(source.folder),
-    )
+    before = source.description["model"].get("pruned")
+    sizes = merge_sizes(before, pruned.sizes)
+    checkpoint = source.save(folder / "pruned", pruned.network, {"pruned": sizes})
     original, milliseconds = measure_times(source.network, pruned.network, shape, request.device)
     point = Point(
         criterion,
@@ -262,14 +211,15 @@ def _point(
         multiply_adds(pruned.network, shape),
         milliseconds,
         milliseconds / original,
-        source.score(checkpoint, request.split),
+        score_checkpoint(source, checkpoint, request.split),
         channels=pruned.count("channel"),
         branches=pruned.count("branch"),
         functions=pruned.count("function"),
     )
     if request.finetune_epochs:
-        best = finetune(source.config, checkpoint, folder / "finetuned", request.finetune_epochs)
-        point = replace(point, finetuned=source.score(best, request.split))
+        epochs = request.finetune_epochs
+        best = source.train_on(checkpoint, folder / "finetuned", epochs=epochs)
+        point = replace(point, finetuned=score_checkpoint(source, best, request.split))
     log(
         f"{folder}: {point.parameters:,} parameters, {source.monitor} {point.score:.4f}"
         f" -> {_number(point.finetuned)} after fine-tuning"
@@ -277,29 +227,6 @@ def _point(
     content = {"settings": settings, "point": plain(asdict(point))}
     atomic_write_text(folder / POINT, json.dumps(content, indent=1) + "\n")
     return point
-
-
-def finetune(config: Any, checkpoint: Path, run: Path, epochs: int) -> Path:
-    """Train a pruned checkpoint with the settings of its training; an interrupted run continues.
-
-    Args:
-        config: settings of the training.
-        checkpoint: where the training begins.
-        run: folder of the run.
-        epochs: its length.
-
-    Returns:
-        The checkpoint with the best weights.
-    """
-    config = replace(
-        config,
-        run_dir=str(run),
-        model=replace(config.model, start_from=str(checkpoint)),
-        training=replace(config.training, epochs=epochs, freeze_encoder_epochs=0, panels=0),
-    )
-    interrupted = any((run / "checkpoints").glob("step_*"))
-    train(config, resume=interrupted, overwrite=not interrupted)
-    return run / "best"
 
 
 @torch.no_grad()
@@ -361,4 +288,8 @@ def _write(points: Sequence[Point], source: Source, request: Request) -> None:
     }
     atomic_write_text(request.output / "curve.json", json.dumps(content, indent=1) + "\n")
     atomic_write_text(request.output / "curve.md", curve_table(points, source.monitor) + "\n")
-    draw_curve([asdict(point) for point in points], request.output / "curve.png", source.monitor)
+    draw_curve(
+        [asdict(point) for point in points],
+        request.output / "curve.png",
+        source.monitor,
+    )
