@@ -36,7 +36,7 @@ def draw_curve(points: Sequence[Mapping[str, Any]], path: Path, score: str) -> P
         axis.grid(alpha=0.3)
     left.set(xlabel=translate("parameters"), ylabel=score, xscale="log")
     right.set(xlabel=translate("time of an image, 1: not pruned"))
-    left.legend(fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return save_figure(figure, path)
 
 
