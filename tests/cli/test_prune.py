@@ -28,6 +28,7 @@ def pruned(config, tmp_path):
     return tmp_path / "pruned", words
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_pruned_finetuned_and_used_like_any_other(pruned, tmp_path, folder):
     output, words = pruned
     original, point = json.loads((output / "curve.json").read_text())["points"]

@@ -143,7 +143,7 @@ WITH_ANY_BASIS = [
 
 
 @pytest.mark.parametrize(("path", "basis"), WITH_ANY_BASIS)
-@pytest.mark.slow_except("-bspline")
+@pytest.mark.slow_except("reskanet_18.yaml-bspline", "vggkan11.yaml-bspline")
 def test_configs_that_promise_any_basis_build_it_by_one_option(path, basis):
     """Or where they set options of another basis, by the options in their comment."""
     line = next(line for line in path.read_text().splitlines() if "any other basis" in line)

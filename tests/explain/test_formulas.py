@@ -188,6 +188,7 @@ def test_formulas_that_do_not_belong_to_the_network_are_refused():
             replace_by_formulas(network, wrong)
 
 
+@pytest.mark.slow
 def test_formulas_are_exported_to_onnx(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

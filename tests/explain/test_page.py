@@ -96,6 +96,7 @@ def test_the_page_is_accessible(page):
         assert re.search(rf'<label>[^<]+<(?:select|input) id="{control}"', text)
 
 
+@pytest.mark.slow
 def test_every_text_is_translated(images, tmp_path, monkeypatch):
     monkeypatch.setenv("KANSEG_LANG", "zh")
     run = store_network(tmp_path / "net", **OPTIONS)
@@ -109,6 +110,7 @@ def test_every_text_is_translated(images, tmp_path, monkeypatch):
     assert viewer(text)[0]["classes"][0]["maps"][0]["title"] == "预测"
 
 
+@pytest.mark.slow
 def test_a_classifier_has_grad_cam_of_its_best_classes(images, tmp_path):
     network = kanseg.create_classifier("simple_kan_4", 3, 3, width=2)
     labels = {"task": "classification", "classes": ["a", "b", "c"]}

@@ -93,6 +93,7 @@ def test_all_that_is_needed_travels_in_the_file(form, request):
 
 
 @pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.slow_except("onnx")
 def test_no_path_of_this_machine_is_in_the_file(form, request):
     assert (
         str(Path(kanseg.__file__).parent).encode() not in request.getfixturevalue(form).read_bytes()

@@ -229,6 +229,7 @@ def test_a_stopped_and_resumed_run_ends_bit_equal(experiment, tmp_path, optimize
     ).read_text()
 
 
+@pytest.mark.slow
 def test_mixing_and_smoothing_raise_the_loss_of_training_only(experiment):
     plain = train(settings(experiment, epochs=5))
     loss = read_log(Path(experiment.run_dir) / "log.jsonl")[-1]["train"]["loss"]

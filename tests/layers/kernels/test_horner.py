@@ -61,6 +61,7 @@ def mapped(domain, center):
 @families
 @degrees
 @domains
+@pytest.mark.slow_except("identity", "tanh")
 def test_coefficients_are_those_of_numpys_polynomials(family, degree, domain):
     basis = create_basis(family, 3, degree=degree, domain=domain)
     u = mapped(domain, polynomial_variable(basis).center)
@@ -77,6 +78,7 @@ def test_coefficients_are_those_of_numpys_polynomials(family, degree, domain):
 @families
 @degrees
 @domains
+@pytest.mark.slow_except("gram", "legendre")
 def test_in_single_precision_each_function_is_within_1e_5_of_double(family, degree, domain):
     """Of its own largest value; degrees 7 and 8, where the recurrence loses as much, 2e-5."""
     functions = KANActivation(degree + 1, basis=family, degree=degree, domain=domain, base=None)
