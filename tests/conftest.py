@@ -175,11 +175,11 @@ def write_checkpoint(run, step, with_state=True):
     return save_checkpoint(folder, model, description, Config(), **extra), model
 
 
-def write_segmenter(folder):
+def write_segmenter(folder, basis="gram"):
     """A checkpoint of a tiny network of three classes, all of which it predicts."""
     torch.manual_seed(0)
-    config = Config(model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2}))
-    model = create_model("unet", in_channels=3, classes=3, basis="gram", width=4, depth=2).eval()
+    config = Config(model=ModelConfig("unet", basis, options={"width": 4, "depth": 2}))
+    model = create_model("unet", in_channels=3, classes=3, basis=basis, width=4, depth=2).eval()
     bias = list(model.parameters())[-1]
     with torch.no_grad():
         bias -= model(torch.randn(4, 3, 32, 32)).mean(dim=(0, 2, 3))

@@ -129,6 +129,11 @@ def snap_checkpoint(
     for path in some_images(images, max_images):
         batches.append(read_input(path, source.preprocess)[1].to(place))
     found = formulas(network, batches, threshold=threshold)
+    if not found:
+        raise InputError(
+            f"{checkpoint}: no layer has learned functions, so there is nothing to replace; give a"
+            " network that was trained with a basis, and not pruned of all its functions"
+        )
     families = snap(network, found, threshold=threshold)
     if not families:
         best = max((r2 for layer in found for r2 in layer.r2), default=float("nan"))

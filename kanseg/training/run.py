@@ -5,6 +5,7 @@ folder.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from kanseg.training.batches import BatchPlan
 from kanseg.training.classification import ClassificationTask
 from kanseg.training.compiling import compile_networks, uncompile_networks
 from kanseg.training.dry_run import dry_run, find_batch_size
+from kanseg.training.grids import check_refine
 from kanseg.training.loop import fit
 from kanseg.training.optim.ema import create_ema
 from kanseg.training.optim.lr_scheduler import create_lr_scheduler
@@ -195,7 +197,10 @@ def create_network(task: Task, resumed: Resumed | None, log: Log) -> nn.Module:
         resumed.load_weights(model)
         return model
     if task.config.model.start_from is not None:
-        return create_started(arguments, task.config.model.start_from, log)
+        model = create_started(arguments, task.config.model.start_from, log)
+        # its functions can be finer, or fewer, than those of the settings
+        check_refine(task.config.training, copy.deepcopy(model))
+        return model
     model = build_model(arguments, pretrained=True)
     if task.pretrained is not None:
         log(f"model: the encoder begins with the weights of {task.pretrained.source}")

@@ -8,8 +8,12 @@ from commands import kanseg_command
 from safetensors.torch import load_file
 
 import kanseg
+from conftest import write_segmenter
 from kanseg.config import Config
+from kanseg.explain.pruning.curve import Request, prune_curve
+from kanseg.inference.checkpoint import read_description, save_checkpoint
 from kanseg.training.run import train
+from kanseg.utils.errors import InputError
 from kanseg.utils.reading import read_text
 
 pytest.importorskip("torch_pruning")
@@ -79,3 +83,31 @@ def test_options_out_of_range_are_refused(option, tmp_path):
     words = ["--checkpoint", tmp_path, "--output", tmp_path / "out", *option]
     done = kanseg_command("prune", *words)
     assert done.returncode == 2 and option[0] in done.stderr
+
+
+def test_a_network_that_was_refined_is_pruned_and_finetuned(config, tmp_path):
+    """The steps of its training are over: they do not belong to the epochs of the fine-tuning."""
+    config.model.basis, config.model.options = "bspline", {"width": 4, "depth": 1, "grid_size": 2}
+    config.training.epochs = 2
+    config.training.refine = {2: {"grid_size": 4}}
+    train(config)
+    request = Request(
+        tmp_path / "run" / "last",
+        tmp_path / "pruned",
+        [0.6],
+        criteria=["magnitude"],
+        finetune_epochs=1,
+        num_images=2,
+    )
+    assert prune_curve(request, log=lambda line: None)[1].finetuned is not None
+
+
+def test_a_network_with_formulas_is_not_pruned(tmp_path):
+    folder = write_segmenter(tmp_path / "net")
+    description = read_description(folder)
+    description["model"]["formulas"] = {}
+    network = kanseg.from_pretrained(folder)
+    config = Config.from_yaml(read_text(folder / "config.yaml"))
+    save_checkpoint(tmp_path / "snapped", network, description, config)
+    with pytest.raises(InputError, match="networks with formulas are not pruned"):
+        prune_curve(Request(tmp_path / "snapped", tmp_path / "out", [0.5]))

@@ -230,6 +230,15 @@ def test_the_verb_writes_a_checkpoint_that_predicts(tmp_path, capsys):
         )
 
 
+def test_a_network_without_functions_has_nothing_to_snap(tmp_path):
+    data = make_folder(tmp_path / "data") / "images"
+    write_segmenter(tmp_path / "net", basis="none")
+    words = ["--checkpoint", tmp_path / "net", "--input", data, "--output", tmp_path / "out"]
+    with pytest.raises(InputError, match="no layer has learned functions"):
+        main([str(word) for word in words])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_snapped_network_is_trained_on_and_resumes(tmp_path):
     data = make_folder(tmp_path / "data", scale=255)

@@ -150,3 +150,12 @@ def test_the_batch_size_of_functions_that_become_finer_cannot_be_found(splines):
     splines.training.find_batch_size = True
     with pytest.raises(InputError, match="find_batch_size"):
         train(splines)
+
+
+def test_steps_that_the_network_of_start_from_has_behind_it_are_refused(splines, tmp_path):
+    train(splines)
+    start = replace(splines.model, start_from=str(tmp_path / "run" / "last"))
+    again = replace(splines, model=start, run_dir=str(tmp_path / "again"))
+    with pytest.raises(InputError, match="epoch 2: no layer .* fewer than 4 intervals"):
+        train(again)
+    assert not (tmp_path / "again").exists()

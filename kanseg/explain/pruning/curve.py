@@ -118,6 +118,11 @@ def prune_curve(request: Request, *, log: Callable[[str], None] = print) -> list
             so far.
     """
     source = Source.read(request.checkpoint, request.device)
+    if "formulas" in source.description["model"]:
+        raise InputError(
+            f"{source.folder}: networks with formulas are not pruned; prune the checkpoint that was"
+            " snapped, and snap the result"
+        )
     network = source.network
     batches = training_images(source, request.num_images)
     first = batches[0][:1]
