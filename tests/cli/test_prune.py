@@ -1,6 +1,7 @@
 """The command `kanseg prune`: checkpoints, scores, figures; what is finished is not run again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,12 @@ def test_a_network_that_was_refined_is_pruned_and_finetuned(config, tmp_path):
         num_images=2,
     )
     assert prune_curve(request, log=lambda line: None)[1].finetuned is not None
+    # Results of weights that have been replaced since are not taken for those of the new ones.
+    train(replace(config, seed=1), overwrite=True)
+    lines = []
+    prune_curve(request, log=lines.append)
+    assert not any("finished already" in line for line in lines)
+    assert not any("resumed" in line for line in lines)
 
 
 def test_a_network_with_formulas_is_not_pruned(tmp_path):

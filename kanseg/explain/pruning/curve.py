@@ -5,6 +5,7 @@ by each criterion.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -30,12 +31,14 @@ from kanseg.models.pruned import merge_sizes
 from kanseg.training.run import TASKS
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
-from kanseg.utils.io import atomic_write_text
+from kanseg.utils.io import atomic_write_text, file_digest
 from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, typed
 from kanseg.utils.tables import markdown_table
+from kanseg.utils.weights import WEIGHTS
 
 POINT = "point.json"
+SETTINGS = "settings.json"  # what the point is of, written before it is begun
 BATCH_SIZE = 8  # of the images that contributions are measured on
 
 
@@ -190,7 +193,7 @@ def _point(
     """Prune to a share, score, fine-tune, score again; or read what an earlier call has found."""
     folder = request.output / f"{criterion}_{share:g}"
     settings = {
-        "checkpoint": str(source.folder.resolve()),
+        "weights": file_digest(source.folder / WEIGHTS),
         "split": request.split,
         "finetune_epochs": request.finetune_epochs,
         "num_images": request.num_images,
@@ -200,6 +203,11 @@ def _point(
         if stored["settings"] == settings:
             log(f"{folder}: finished already")
             return typed(stored["point"], Point, folder / POINT)
+    if (folder / SETTINGS).is_file() and read_json(folder / SETTINGS) != settings:
+        # an interrupted fine-tuning of another network must not go on
+        shutil.rmtree(folder / "finetuned", ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
     pruned = prune(source.network, ranked, share)
     # Without the removed channels the inputs of the batch norms have other means and variances
     # (Li et al., "EagleEye", ECCV 2020).
