@@ -25,11 +25,10 @@ SCALES = torch.logspace(-1, 1, 21, dtype=torch.float64)
 SHIFTS = torch.linspace(-3, 3, 25, dtype=torch.float64)
 ROUNDS = 8  # each searches a third of the range of the one before
 STEPS = torch.linspace(-1, 1, 7, dtype=torch.float64)
-WIGGLE = 0.05  # share of the range of a function that a turn must have, to be told
+WIGGLE = 0.05  # share of the range of a function that a turn must have to be named
 SMALL = 0.1  # share of its largest magnitude at which a function suppresses its inputs
-EXACT = (
-    1e-3  # largest relative error of a polynomial that is the function exactly, but for rounding
-)
+# Largest relative error of a polynomial that is the function exactly, but for rounding.
+EXACT = 1e-3
 VARIABLES = {"tanh": "tanh(x)", "half_tanh": "tanh(x / 2)", "sigmoid": "sigmoid(x)"}
 
 

@@ -17,7 +17,7 @@ PIXELS = 256  # of an image for the scores of pixels, evenly spaced
 
 
 class NoveltyScores(NamedTuple):
-    """How well a map tells the images of another data set from one's own.
+    """How well a map separates the images of another data set from one's own.
 
     Args:
         image_auroc: probability that a new image has a larger mean than an own one (ties count

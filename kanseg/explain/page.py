@@ -30,7 +30,7 @@ from kanseg.explain.heatmaps import (
 )
 from kanseg.explain.response import InputResponse, input_response
 from kanseg.explain.saliency import default_layers
-from kanseg.explain.source import evenly, read_input, some_images
+from kanseg.explain.source import read_input, some_images
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
 from kanseg.layers.inspection.curves import Curves
@@ -39,6 +39,7 @@ from kanseg.utils.errors import InputError
 from kanseg.utils.html import InlineImage, jpeg_url, png_url, render_page
 from kanseg.utils.installation import install
 from kanseg.utils.io import atomic_write_text
+from kanseg.utils.iteration import evenly
 from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 from kanseg.utils.text import one_line
@@ -158,7 +159,7 @@ def explain_checkpoint(
         response=_response(trained, inputs[0][1].shape[-2:], max_value),
         images=maps,
         num_images=len(paths),
-        pruning=find_pruning(run),
+        pruning=find_pruning(run, trained.digest),
         notes=notes,
         has_report=(page.parent / "report.html").is_file(),
     )
@@ -225,12 +226,18 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def find_pruning(run: Path) -> Pruning | None:
-    """Read the pruning curve of a run, which `kanseg prune` has written below its folder."""
-    file = next(iter(sorted(run.glob("*/curve.json"))), None)
-    if file is None:
-        return None
-    content = read_json(file)
+def find_pruning(run: Path, digest: str) -> Pruning | None:
+    """Read the pruning curve of the weights of this digest, which `kanseg prune` has written below
+    the folder of their run; None if there is none.
+    """
+    for file in sorted(run.glob("*/curve.json")):
+        content = read_json(file)
+        if content.get("weights") == digest:
+            return _pruning_of(content, file)
+    return None
+
+
+def _pruning_of(content: dict[str, Any], file: Path) -> Pruning:
     header = [
         translate("Criterion"),
         translate("Kept"),

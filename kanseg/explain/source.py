@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from kanseg.inference.files.inputs import find_images
 from kanseg.inference.novelty import center
 from kanseg.inference.predictor import usable_device
 from kanseg.training.run import train
+from kanseg.utils.iteration import evenly
 from kanseg.utils.reading import read_text
 
 # Height and width that are used of an image that is not resized: more only costs time.
@@ -133,14 +134,6 @@ def some_images(images: str, count: int) -> list[Path]:
         InputError: there are none.
     """
     return evenly(find_images(images), count)
-
-
-def evenly(values: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the values, evenly spaced, with the first and the last."""
-    if len(values) <= count:
-        return list(values)
-    indices = np.linspace(0, len(values) - 1, count).round().astype(int)
-    return [values[index] for index in indices]
 
 
 def read_input(path: Path, preprocess: Preprocess) -> tuple[np.ndarray, Tensor]:

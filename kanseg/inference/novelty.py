@@ -22,6 +22,7 @@ from kanseg.inference.segmenter import Segmenter
 from kanseg.layers.grids import call_before_layers, evenly_chosen
 from kanseg.layers.inspection.health import named_kan_layers
 from kanseg.utils.errors import InputError
+from kanseg.utils.iteration import evenly
 
 TAIL = 0.001  # share of the reference inputs that may lie below their range, and above
 SAMPLES = 512  # inputs per channel and reference image
@@ -117,9 +118,8 @@ def novelty_segmenter(segmenter: Segmenter, references: Sequence[Path]) -> Segme
         return Ensemble([novelty_segmenter(member, references) for member in segmenter.members])
     if not isinstance(segmenter.model, nn.Module):
         raise InputError("novelty needs the layers of a network: give the run, no exported file")
-    count = min(MAX_REFERENCES, len(references))
-    indices = np.linspace(0, len(references) - 1, count).round().astype(int)
-    batches = (_reference(segmenter, references[index]) for index in indices)
+    chosen = evenly(references, MAX_REFERENCES)
+    batches = (_reference(segmenter, path) for path in chosen)
     ranges = input_ranges(segmenter.model, batches)
     return Predictor(
         _Novelty(segmenter.model, ranges),

@@ -133,7 +133,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         if self.share == "channel":
             return samples
         pooled = samples.clone()
-        function_of_channel = self._function_of_channel().to(samples.device)
+        function_of_channel = self.weight_rows().to(samples.device)
         for function in range(self.num_activations):
             channels = function_of_channel == function
             joined = samples[channels].reshape(1, -1)
@@ -164,11 +164,11 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
     def _first_channels(self) -> Tensor:
         """The first channel of each function, (R,)."""
         functions = torch.arange(self.num_activations).unsqueeze(1)
-        uses_function = functions == self._function_of_channel()
+        uses_function = functions == self.weight_rows()
         return uses_function.int().argmax(1)
 
-    def _function_of_channel(self) -> Tensor:
-        """Index of the function of each channel, (C,); -1 for the base alone."""
+    def weight_rows(self) -> Tensor:
+        """The row of the weight that each channel uses, (C,); -1 for the base alone."""
         if self.row_of_channel is not None:
             return self.row_of_channel.cpu()
         return torch.arange(self.channels) * self.num_activations // self.channels
@@ -182,7 +182,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         """
         if self.row_of_channel is not None:
             return torch.arange(self.channels)
-        functions = self._function_of_channel()
+        functions = self.weight_rows()
         values = self.basis._values_at(torch.linspace(-3, 3, 32, dtype=torch.float64))
         if torch.equal(values, values[self._first_channels()[functions]]):
             return functions
@@ -214,7 +214,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         Channel i gets the function of channel i mod the old number; channels that share a function
         get that of the first of them. This replaces parameters: create the optimizer afterwards.
         """
-        functions = self._function_of_channel()
+        functions = self.weight_rows()
         old, self.channels = self.channels, channels
         self.basis.set_channels(channels)
         if self.share == "layer":
@@ -245,7 +245,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
         """
         new_row = torch.full((self.num_activations,), -1)
         new_row[functions] = torch.arange(len(functions))
-        old_row = self._function_of_channel()[channels]
+        old_row = self.weight_rows()[channels]
         row_of_channel = new_row[old_row]
         row_of_channel[old_row < 0] = -1
         if self.base is None and (row_of_channel < 0).any():
@@ -306,7 +306,7 @@ class KANActivation(nn.Module, Adaptive, HasCurves):  # FSDP2 needs nn.Module fi
             none = self.weight.new_zeros(1, self.weight.shape[1])
             return torch.cat([self.weight, none])[self.row_of_channel]  # -1: the last row
         if 1 < len(self.weight) < self.channels:
-            return self.weight[self._function_of_channel().to(self.weight.device)]
+            return self.weight[self.weight_rows().to(self.weight.device)]
         return self.weight
 
     def can_freeze(self) -> bool:

@@ -1,9 +1,9 @@
-"""Iterate in a background thread, or with a progress bar."""
+"""Iterate in a background thread, with a progress bar, or over evenly spaced items."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -59,3 +59,11 @@ def progress_bar(
     """
     disable = None if show else True  # None: hidden unless on a terminal
     return tqdm(items, desc=title, total=total, unit=unit, leave=leave, disable=disable)
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spaced, with the first and the last."""
+    if len(items) <= count:
+        return list(items)
+    last = len(items) - 1
+    return [items[round(number * last / max(count - 1, 1))] for number in range(count)]

@@ -10,9 +10,10 @@ from PIL import Image
 
 import kanseg
 from conftest import make_folder, store_network
-from kanseg.explain.page import explain_checkpoint, run_folder
+from kanseg.explain.page import explain_checkpoint, find_pruning, run_folder
 from kanseg.utils.errors import InputError
 from kanseg.utils.html import anchor
+from kanseg.utils.io import file_digest
 
 pytest.importorskip("pytorch_grad_cam")
 OPTIONS = {"width": 4, "depth": 1, "classes": ("background", "<b>disc</b>")}
@@ -34,7 +35,8 @@ def page(images, tmp_path_factory):
     point = {"share": 1.0, "parameters": 7937, "milliseconds": 1.5, "score": 0.8125}
     point |= {"criterion": "", "finetuned": None}
     half = point | {"criterion": "magnitude", "share": 0.5, "finetuned": 0.75, "score": 0.625}
-    content = {"score": "foreground_iou", "points": [point, half]}
+    weights = file_digest(run / "best" / "model.safetensors")
+    content = {"weights": weights, "score": "foreground_iou", "points": [point, half]}
     (run / "pruned" / "curve.json").write_text(json.dumps(content))
     Image.new("RGB", (30, 20)).save(run / "pruned" / "curve.png")
     return explain_checkpoint(run / "best", str(images), shown=2, max_images=2)
@@ -78,6 +80,10 @@ def test_the_pruning_curve_of_the_run_is_shown(page):
     text = page.read_text()
     assert '<th scope="row">magnitude</th><td>50%</td><td>7,937</td>' in text
     assert "<td>0.6250</td><td>0.7500</td>" in text
+
+
+def test_the_pruning_curve_of_other_weights_is_not_shown(page):
+    assert find_pruning(page.parent, "of weights that were replaced") is None
 
 
 def test_report_and_page_link_to_each_other(page):

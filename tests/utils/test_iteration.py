@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from kanseg.utils.iteration import prefetch
+from kanseg.utils.iteration import evenly, prefetch
 
 
 def test_items_come_in_order_and_from_another_thread():
@@ -43,3 +43,9 @@ def test_an_error_comes_where_its_item_would():
     assert next(results) == 1.0
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_evenly_spaced_items_hold_the_first_and_the_last():
+    assert evenly(range(100), 4) == [0, 33, 66, 99]
+    assert evenly("abc", 5) == ["a", "b", "c"]
+    assert evenly("abc", 1) == ["a"]

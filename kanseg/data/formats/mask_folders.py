@@ -87,8 +87,8 @@ def find_pairs(root: Path, named: Mapping[str, str], notes: list[str]) -> list[P
 
 
 def are_class_folders(root: Path) -> bool:
-    """True if two folders beside each other hold images, and no name tells images from masks:
-    probably images to classify, in a folder for each class.
+    """True if two folders beside each other hold images, and no name distinguishes images from
+    masks: probably images to classify, in a folder for each class.
     """
     siblings = Counter()
     for folder in _folders_with_images(root):

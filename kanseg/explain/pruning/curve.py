@@ -25,13 +25,14 @@ from kanseg.explain.pruning.figure import draw_curve
 from kanseg.explain.pruning.importance import CRITERIA, rank
 from kanseg.explain.pruning.remove import exact_units, prune
 from kanseg.explain.pruning.units import Unit, find_units
-from kanseg.explain.source import Source, evenly
+from kanseg.explain.source import Source
 from kanseg.models.operations import multiply_adds, num_parameters
 from kanseg.models.pruned import merge_sizes
 from kanseg.training.run import TASKS
 from kanseg.training.run_folder.logging import plain
 from kanseg.utils.errors import InputError
 from kanseg.utils.io import atomic_write_text, file_digest
+from kanseg.utils.iteration import evenly
 from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json, typed
 from kanseg.utils.tables import markdown_table
@@ -159,7 +160,8 @@ def training_images(source: Source, count: int) -> list[Tensor]:
         images.append(dataset[0, index]["image"].unsqueeze(0).to(device))
     if len({image.shape for image in images}) > 1:
         return images
-    return list(torch.cat(images).split(BATCH_SIZE))
+    # of equal size: a norm has no variance over a last batch of one small map
+    return list(torch.cat(images).chunk(-(-len(images) // BATCH_SIZE)))
 
 
 def score_checkpoint(source: Source, folder: Path, split: str) -> float:
@@ -293,6 +295,7 @@ def _write(points: Sequence[Point], source: Source, request: Request) -> None:
     """Write what has been found so far."""
     content = {
         "checkpoint": str(source.folder),
+        "weights": file_digest(source.folder / WEIGHTS),
         "split": request.split,
         "score": source.monitor,
         "finetune_epochs": request.finetune_epochs,

@@ -173,7 +173,7 @@ def _function_shares(
     if variances is None:
         return _shares(layer.weight.detach().double().square().sum(1).cpu())
     varied = variances[f"{name}: functions"].value()
-    row_of_channel = layer._function_of_channel()
+    row_of_channel = layer.weight_rows()
     has_function = row_of_channel >= 0
     sums = torch.zeros(layer.num_activations, dtype=torch.float64)
     sums.index_add_(0, row_of_channel[has_function], varied[has_function])

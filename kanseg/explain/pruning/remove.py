@@ -213,7 +213,7 @@ def _remove_unused_functions(network: nn.Module, gone: dict[Side, set[int]]) -> 
     """Remove the functions of which all channels are removed."""
     for name, layer in network.named_modules():
         if isinstance(layer, KANActivation) and (name, "out") in gone:
-            rows = layer._function_of_channel().tolist()
+            rows = layer.weight_rows().tolist()
             left = {row for channel, row in enumerate(rows) if channel not in gone[name, "out"]}
             unused = set(range(layer.num_activations)) - left
             if unused:

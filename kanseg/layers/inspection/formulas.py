@@ -90,7 +90,7 @@ class FormulaActivation(nn.Module):
         with torch.device("cpu"):  # the values are needed, also if the network is built on meta
             functions = torch.arange(learned.channels)
             if len(families) < learned.channels:
-                functions = learned._function_of_channel()
+                functions = learned.weight_rows()
         self._set_index("functions", functions, weight.device)
         self._set_order([families[function] for function in functions.tolist()], weight.device)
 
