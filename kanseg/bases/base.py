@@ -278,6 +278,16 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
+def assume_constant_result(function: Callable) -> Callable:
+    """Mark a function whose result `torch.compile` may compute once and keep as a constant.
+
+    The mark is that of `torch.compiler.assume_constant_result`, which imports all of torch._dynamo
+    (2 s of CPU time at every start of kanseg).
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32 if it has half precision, else x itself; ValueError for integers."""
     check_floating(x)

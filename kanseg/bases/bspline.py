@@ -15,6 +15,7 @@ from kanseg.bases.base import (
     Basis,
     TableRange,
     ValuesAndDerivatives,
+    assume_constant_result,
     change_of_basis,
     check_at_least,
     check_range,
@@ -262,7 +263,7 @@ class BSpline(Basis):
             return torch.equal(self.knots, checked.values)
         return checked.version is not None and self.knots._version == checked.version
 
-    @torch.compiler.assume_constant_result
+    @assume_constant_result
     def _uniform_when_traced(self) -> bool:
         if _is_readable(self.knots) and not _is_recorded():
             return equally_spaced(self.knots)

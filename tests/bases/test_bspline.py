@@ -147,7 +147,7 @@ ADAPTED_AND_USED = [
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(("how", "first"), ADAPTED_AND_USED)
-@pytest.mark.slow_except("updated-compile", "-trace", "-vmap", "-eager", "-functional_call")
+@pytest.mark.slow_except("updated-compile", "-trace", "-vmap", "-eager")
 def test_adapted_knots_are_adapted_whatever_uses_them_first(how, first):
     torch._dynamo.reset()
     if how == "overwritten" and "export" in first:

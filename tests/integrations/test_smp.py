@@ -93,6 +93,7 @@ def test_gradients_reach_every_layer_that_a_decoder_reads():
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 13])
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow_except("-4", "Unet")
 def test_every_decoder_runs(model, channels):
     net = smp.create_model(
         model, TINY["ukanet_18"], encoder_weights=None, in_channels=channels, classes=2

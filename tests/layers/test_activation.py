@@ -51,13 +51,30 @@ FUNCTIONS += [
     ("wavelet", {"wavelet": "shannon"}),
     ("rational", {"degree": 2, "denominator_degree": 3, "num_groups": 1}),
 ]
-functions = pytest.mark.parametrize(("name", "options"), FUNCTIONS, ids=str)
-bases = pytest.mark.parametrize("name", list(BASES))
+# One basis of each kind of kernel; the values of all are tested by default, the rest as slow tests.
+KINDS = ("gram", "bspline", "fourier", "wavelet", "rational")
+
+
+def marked(name, *others, options=()):
+    """A case, which is slow unless it is the plain form of one kind of kernel."""
+    is_quick = name in KINDS and not options
+    return pytest.param(name, *others, marks=[] if is_quick else [pytest.mark.slow])
+
+
+every_function = pytest.mark.parametrize(("name", "options"), FUNCTIONS, ids=str)
+functions = pytest.mark.parametrize(
+    ("name", "options"),
+    [marked(name, options, options=options) for name, options in FUNCTIONS],
+    ids=str,
+)
+bases = pytest.mark.parametrize("name", [marked(name) for name in BASES])
 shares = pytest.mark.parametrize("share", SHARES)
 # All functions of each channel, and one family of each kind of kernel in the other forms.
 OTHERS = [(name, {}, share) for name in ("gram", "bspline", "wavelet") for share in ("layer", 2)]
 cases = pytest.mark.parametrize(
-    ("name", "options", "share"), [(*each, "channel") for each in FUNCTIONS] + OTHERS, ids=str
+    ("name", "options", "share"),
+    [marked(name, options, "channel", options=options) for name, options in FUNCTIONS] + OTHERS,
+    ids=str,
 )
 # Compilers and exporters need seconds for each: one of each kind of kernel by default.
 QUICK = [("gram", {}, "channel"), ("bspline", {}, "layer"), ("wavelet", {}, 2)]
@@ -71,7 +88,7 @@ traced = pytest.mark.parametrize(
 )
 families = pytest.mark.parametrize(
     ("name", "share"),
-    [(name, "channel") for name in BASES] + [(name, share) for name, _, share in OTHERS],
+    [marked(name, "channel") for name in BASES] + [(name, share) for name, _, share in OTHERS],
 )
 
 
@@ -98,10 +115,10 @@ def reference(layer, x):
     return torch.from_numpy(y)
 
 
-@functions
+@every_function
 @shares
 @pytest.mark.parametrize("shape", RANKS, ids=lambda shape: f"rank {len(shape)}")
-@pytest.mark.slow_except("rank 4")
+@pytest.mark.slow_except("rank 4-channel", "gram-{}", "bspline-{}")
 def test_values_are_the_base_plus_the_sum_of_the_functions(name, options, share, shape):
     x = torch.randn(shape) * 1.5
     layer = make(name, share=share, **options)
@@ -222,9 +239,6 @@ def test_first_and_second_derivatives(name, share):
 
 
 @cases
-@pytest.mark.slow_except(
-    "gram", "bspline-{}", "wavelet-{}", "rational-{}", "rbf-{}", "relu-{}", "fourier-{}"
-)
 def test_gradients_in_single_precision_are_those_in_double(name, options, share):
     layer = make(name, share=share, **options)
     x = torch.randn(3, C, 7, 6, requires_grad=True)

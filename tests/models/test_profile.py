@@ -71,6 +71,7 @@ def test_shared_functions_are_parameters_of_the_basis(position, channels, base):
     ],
 )
 @pytest.mark.parametrize("basis", ["gram", "wavelet", "none"])
+@pytest.mark.slow_except("gram", "unet")
 def test_parts_add_up_to_all_parameters(name, basis):
     model = kanseg.create_model(name, basis=basis, width=2)
     found = kanseg.profile(model, (3, 32, 32), runs=0, training=False)

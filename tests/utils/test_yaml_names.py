@@ -1,8 +1,5 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from commands import kanseg_command
 
 from conftest import make_folder
 from kanseg.config import Config, parse_config
@@ -92,13 +89,7 @@ def test_dataset_yaml_keeps_names_and_refuses_what_is_no_name(tmp_path):
 
 def test_the_check_takes_names_as_words(tmp_path):
     root = make_folder(tmp_path / "set", classes=3)
-    tool = Path(__file__).parents[2] / "tools" / "check_data.py"
-    done = subprocess.run(
-        [sys.executable, tool, root, "--classes", "[background, off, on]"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = kanseg_command("check", root, "--classes", "[background, off, on]")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "False" not in done.stdout
     assert "off" in done.stdout

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases import Basis
-from kanseg.bases.base import at_least_float32, without_autocast
+from kanseg.bases.base import assume_constant_result, at_least_float32, without_autocast
 from kanseg.layers.fused.plain import has_numba, is_transformed
 from kanseg.layers.kernels.gradients import gradients
 
@@ -91,7 +91,7 @@ def _interpolate(basis: Basis, device: torch.device) -> Tensor:
     return values @ nodes[1:]
 
 
-@torch.compiler.assume_constant_result
+@assume_constant_result
 def _nodes(basis: Basis) -> list[list[float]]:
     """First row: the D + 1 interpolation points u. Further rows: the matrix that turns values at
     these points into coefficients.

@@ -78,7 +78,7 @@ def test_coefficients_are_those_of_numpys_polynomials(family, degree, domain):
 @families
 @degrees
 @domains
-@pytest.mark.slow_except("gram", "legendre")
+@pytest.mark.slow_except("gram")
 def test_in_single_precision_each_function_is_within_1e_5_of_double(family, degree, domain):
     """Of its own largest value; degrees 7 and 8, where the recurrence loses as much, 2e-5."""
     functions = KANActivation(degree + 1, basis=family, degree=degree, domain=domain, base=None)

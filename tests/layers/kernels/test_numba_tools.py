@@ -54,7 +54,7 @@ def gradients(function, x, *weights):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("t", VARIABLES)
 @pytest.mark.parametrize("silu", [True, False])
-@pytest.mark.slow_except("t2-", "True-t1-")  # each of the others is compiled for seconds
+@pytest.mark.slow_except("True-t1-")  # each of the others is compiled for seconds
 def test_polynomials_are_those_of_float64(shape, t, silu):
     torch.manual_seed(0)
     x = torch.randn(shape, requires_grad=True)
@@ -228,6 +228,7 @@ def test_tables_hold_each_function_to_five_digits(basis, options, moved):
 @pytest.mark.parametrize("basis", ["wavelet", "relu", "rational"])
 @pytest.mark.parametrize("share", ["channel", "layer", 2])
 @pytest.mark.parametrize("base", ["silu", None])
+@pytest.mark.slow_except("silu")
 def test_parameters_of_the_functions_get_their_gradients(basis, share, base):
     function = layer(basis, share=share, base=base)
     with torch.no_grad():
