@@ -106,9 +106,14 @@ def config(tmp_path, folder):
         data=DataConfig(
             root=str(folder), workers=0, augment=["HorizontalFlip", {"RandomRotate90": {"p": 0.0}}]
         ),
-        model=ModelConfig("unet", "gram", options={"width": 4, "depth": 2, "inner_channels": 0.5}),
+        model=ModelConfig("unet", "gram", options={"width": 4, "depth": 1, "inner_channels": 0.5}),
         training=TrainingConfig(
-            epochs=2, batch_size=1, log_every=1, report=False, tensorboard=False
+            epochs=2,
+            batch_size=1,
+            log_every=1,
+            log_health=False,
+            report=False,
+            tensorboard=False,
         ),
     )
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import pytest
@@ -32,6 +31,7 @@ from kanseg.config import ClassificationConfig, Config, DataConfig, ModelConfig,
 from kanseg.config.builtin import with_config_files
 from kanseg.data import Augmentation, ImageAugmentation
 from kanseg.data.formats.label_settings import read_label_settings, read_layout_settings
+from kanseg.experiments.compare.study_results import by_variant, read_lines, study_rows
 from kanseg.experiments.search.space import read_space
 from kanseg.training.run import train
 from tests.inference.test_classifier import write_classifier
@@ -486,23 +486,20 @@ SETS = ("glas", "busi", "cvc", "dsb2018", "camvid", "drive", "isbi", "quickstart
 
 
 def study_lines():
-    """The rows of README's table: scores on the test images of the runs with every seed that both
-    variants have finished.
-    """
+    """The rows of README's table, computed as the report of the study computes them."""
+    sets = {}
     for name in SETS:
-        runs = {"silu": {}, "gram_channel": {}}
-        for line in (STUDY / f"{name}.jsonl").read_text().splitlines():
-            run = json.loads(line)
-            if run["variant"] in runs:
-                runs[run["variant"]][run["seed"]] = run
-        seeds = sorted(runs["silu"].keys() & runs["gram_channel"].keys())
-        plain, learned = ([runs[v][s]["mean"] for s in seeds] for v in ("silu", "gram_channel"))
-        cost = [
-            runs["gram_channel"][s]["cpu_seconds"] / runs["silu"][s]["cpu_seconds"] for s in seeds
-        ]
+        path = STUDY / f"{name}.jsonl"
+        variants = by_variant(read_lines(path), where=path)
+        sets[name] = {variant: variants[variant] for variant in ("silu", "gram_channel")}
+    rows = study_rows(sets, baseline="silu", longer=(), equal_time=False)
+    for plain, learned in zip(rows[::2], rows[1::2], strict=True):
+        assert plain["seeds"] == learned["seeds"]
+        interval = learned["over_both"]
         yield (
-            f"| {name} | {mean(plain):.3f} | {mean(learned):.3f} |"
-            f" {mean(learned) - mean(plain):+.3f} | {len(seeds)} | {mean(cost):.2f} |"
+            f"| {plain['set']} | {plain['mean']:.3f} | {learned['mean']:.3f} |"
+            f" {learned['difference']:+.3f} | {interval['low']:+.3f} to {interval['high']:+.3f} |"
+            f" {len(learned['seeds'])} | {learned['cpu_seconds'] / plain['cpu_seconds']:.2f} |"
         )
 
 
