@@ -54,7 +54,7 @@ def test_inputs_that_saturate_the_domain_are_warned_about():
 def test_a_run_logs_it_and_trains_as_without(config, tmp_path):
     config.data.val = []
     config.model.options = {"width": 4, "depth": 1, "dropout": 0.2}
-    measured = with_run(config, "on", panels=0, surface=False, save_every=1, keep=99)
+    measured = with_run(config, "on", log_health=True, panels=0, save_every=1, keep=99)
     train(measured)
     plain = with_run(measured, "off", log_health=False)
     train(plain)

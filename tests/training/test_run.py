@@ -523,7 +523,7 @@ def test_the_balance_of_experts_reaches_the_optimizer(config, tmp_path):
             ).items()
             if name.endswith(".gate")
         ]
-        assert len(gates) > 5
+        assert gates
         assert all((gate != 0).any() == moves for gate in gates)
 
 

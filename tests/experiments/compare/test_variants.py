@@ -24,6 +24,7 @@ from kanseg.utils.errors import InputError
 @pytest.fixture
 def experiment(tmp_path, config):
     path = tmp_path / "tiny.yaml"
+    config.model.options |= {"depth": 2}  # a smaller one has no width of the same size
     path.write_text(
         replace(config, training=replace(config.training, epochs=1, report=False)).to_yaml()
     )
