@@ -27,7 +27,7 @@ NETWORKS = {
 }
 LARGE = {
     "ukanet_18": ("ukanet_18", {"width": 2}, (1, 3, 32, 32)),
-    "u2kanet": ("u2kanet_small", {"width": 1}, (1, 3, 32, 32)),
+    "u2kanet": ("u2kanet_small", {"width": 8}, (1, 3, 32, 32)),
     "resnet18": ("unet", {"encoder": "resnet18"}, (1, 3, 32, 32)),
 }
 ALL = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
@@ -62,7 +62,7 @@ def test_removing_is_masking_and_the_sizes_build_the_network_again(name):
     got = output(pruned.network, images)
     expected = output(masked(network, pruned.removed), images)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(got, before, atol=1e-3)
+    assert not torch.allclose(got, before, atol=1e-4)
     torch.testing.assert_close(output(network, images), before)
 
     sizes = json.loads(json.dumps(pruned.sizes))
