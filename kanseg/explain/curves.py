@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from kanseg.layers.inspection.health import (
     sampled_inputs,
 )
 from kanseg.models.operations import preserve_state
+from kanseg.utils.language import translate
 
 BINS = 64
 MAX_EDGES = 24  # functions per edge that are returned, the strongest
@@ -194,3 +195,20 @@ def shared_names(function_of_channel: Tensor) -> list[str]:
         else:
             names.append(f"channels {begin}-{end - 1}")
     return names
+
+
+def function_title(name: str, translate: Callable[..., str] = translate) -> str:
+    """The name of a function, one of `LayerCurves.rows`, in the language of the user.
+
+    Args:
+        translate: `figure_text` for figures.
+    """
+    kind, _, numbers = name.partition(" ")
+    if kind == "channel":
+        return translate("channel {number}", number=numbers)
+    if kind == "channels":
+        return translate("channels {numbers}", numbers=numbers)
+    if kind == "layer":
+        return translate("all channels")
+    source, arrow, target = numbers.partition(" -> out ")
+    return translate("in {channel} -> out {output}", channel=source, output=target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanseg.explain.curves import LayerCurves
+from kanseg.explain.curves import LayerCurves, function_title
 from kanseg.explain.response import InputResponse
 from kanseg.visualization.curves import COLORS
 from kanseg.visualization.figures import save_figure
@@ -87,24 +87,12 @@ def _draw_function(axis: Any, layer: LayerCurves, row: int) -> None:
     axis.plot(x, total[row], color="black", linewidth=1.5, label="φ(x)")
     variance = f"{layer.contribution[row]:.2g}"
     title = figure_text("variance {variance}", variance=variance)
-    axis.set_title(f"{_row_title(layer.rows[row])}\n{title}", fontsize=8)
+    axis.set_title(f"{function_title(layer.rows[row], figure_text)}\n{title}", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.margins(x=0)
     # free space for the histogram beneath the curves
     lo, hi = axis.get_ylim()
     axis.set_ylim(lo - HISTOGRAM * (hi - lo), hi)
-
-
-def _row_title(name: str) -> str:
-    """The name of a function for a figure; edges are named by numbers only."""
-    kind, _, numbers = name.partition(" ")
-    if kind == "channel":
-        return figure_text("channel {number}", number=numbers)
-    if kind == "channels":
-        return figure_text("channels {numbers}", numbers=numbers)
-    if kind == "layer":
-        return figure_text("all channels")
-    return name
 
 
 def draw_response(response: InputResponse, path: str | Path | None = None) -> Figure:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanseg.bases.domains import DOMAINS
-from kanseg.explain.curves import LayerCurves, function_curves
+from kanseg.explain.curves import LayerCurves, function_curves, function_title
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.inspection.formulas import FAMILIES
 from kanseg.utils.language import translate
@@ -27,6 +27,7 @@ ROUNDS = 8  # each searches a third of the range of the one before
 STEPS = torch.linspace(-1, 1, 7, dtype=torch.float64)
 WIGGLE = 0.05  # share of the range of a function that a turn must have to be named
 SMALL = 0.1  # share of its largest magnitude at which a function suppresses its inputs
+NEGLIGIBLE = 1e-6  # of the largest coefficient of a sum: what is smaller is rounding
 # Largest relative error of a polynomial that is the function exactly, but for rounding.
 EXACT = 1e-3
 VARIABLES = {"tanh": "tanh(x)", "half_tanh": "tanh(x / 2)", "sigmoid": "sigmoid(x)"}
@@ -256,14 +257,15 @@ def _simplified(formula: Formula) -> Formula:
 
 
 def sum_of_terms(terms: Sequence[tuple[float, str]]) -> str:
-    """A sum of coefficient times factor with three digits, without the terms that are 0: "0.52 t -
-    0.1". A factor "" is a constant.
+    """A sum of coefficient times factor with three digits: "0.52 t - 0.1", without the terms that
+    are 0 or only rounding beside the largest. A factor "" is a constant.
     """
     text = ""
+    largest = max(abs(coefficient) for coefficient, _ in terms)
     for coefficient, factor in terms:
-        number = f"{abs(coefficient):.3g}"
-        if float(number) == 0 or abs(coefficient) < 1e-6:
+        if abs(coefficient) <= NEGLIGIBLE * largest:
             continue
+        number = f"{abs(coefficient):.3g}"
         if factor and number == "1":
             number = ""
         sign = " - " if coefficient < 0 else " + "
@@ -398,7 +400,7 @@ def formula_table(found: Sequence[LayerFormulas]) -> str:
     rows = []
     for layer in found:
         for name, formula, r2 in zip(layer.rows, layer.formula, layer.r2, strict=True):
-            rows.append([layer.layer, name, formula, f"{r2:.4f}"])
+            rows.append([layer.layer, function_title(name), formula, f"{r2:.4f}"])
         hidden = layer.num_functions - len(layer.rows)
         if hidden:
             rows.append([layer.layer, translate("{count} weaker functions", count=hidden), "", ""])
@@ -410,7 +412,7 @@ def words_table(layer: LayerFormulas) -> str:
     """What the functions of a layer do, in words and as exact formulas if there are any."""
     rows = []
     for name, words, exact in zip(layer.rows, layer.words, layer.exact, strict=True):
-        rows.append([name, words, exact or ""])
+        rows.append([function_title(name), words, exact or ""])
     header = [
         translate("function"),
         translate("over the inputs on the images"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kanseg.data.io.images import decode_image
 from kanseg.data.overlay import colorize
-from kanseg.explain.curves import LayerCurves, function_curves
+from kanseg.explain.curves import LayerCurves, function_curves, function_title
 from kanseg.explain.figures import draw_curves_grid, draw_response
 from kanseg.explain.formulas import layer_formulas
 from kanseg.explain.health import LayerHealth, network_health
@@ -365,7 +365,9 @@ def _curves_section(layer: LayerCurves, module: nn.Module) -> CurvesSection:
     for index, name in enumerate(top.rows):
         share, r2 = float(top.contribution[index]) / total, found.r2[index]
         formula, words = found.formula[index], found.words[index]
-        strongest.append(FunctionRow(name, f"{share:.1%}", formula, f"{r2:.3f}", words))
+        strongest.append(
+            FunctionRow(function_title(name), f"{share:.1%}", formula, f"{r2:.3f}", words)
+        )
     alt = translate(
         "Curves of the functions of {layer}, the strongest first: {names}",
         layer=layer.layer,

@@ -54,8 +54,9 @@ class OperationCounter(TorchDispatchMode):
         if flops is not None:
             self.linear(int(flops(*args, **kwargs, out_val=result)) // 2)
         elif self.in_basis and _is_elementwise(func.overloadpacket):
-            output = result if isinstance(result, Tensor) else result[0]
-            self.functions(output.numel())
+            output = result[0] if isinstance(result, tuple) else result
+            if isinstance(output, Tensor):  # a comparison of two tensors returns a bool
+                self.functions(output.numel())
         return result
 
     @contextmanager

@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from kanseg.bases import Basis
+from kanseg.encoders import Encoder, ExternalEncoder
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.kan_conv import CONVS, KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
+from kanseg.models.operations import device_and_dtype, preserve_state
+from kanseg.models.segmentation import SegmentationModel
 
 Convs = tuple(CONVS.values())
 KANConvs = (KANConv1d, KANConv2d, KANConv3d)
 Norms = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 BRANCH = ("basis", "basis_conv", "basis_linear", "squeeze", "expand")  # parts of the basis branch
+SIDE = 32  # pixels, of an image that tells how many channels features have
 Kept = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -58,6 +62,7 @@ def keep(network: nn.Module, kept: Kept, removed: Iterable[str] = ()) -> dict[st
     for module in network.modules():
         if isinstance(module, (*KANConvs, KANLinear)):
             _update_sizes(module)
+    _update_features(network)
     return {"sizes": sizes, "without_basis": sorted(removed)}
 
 
@@ -189,6 +194,27 @@ def _remove_basis(layer: nn.Module) -> None:
         layer.squeeze, layer.expand = nn.Identity(), nn.Identity()
     else:
         raise ValueError(f"a {type(layer).__name__} without a base branch keeps its basis")
+
+
+def _update_features(network: nn.Module) -> None:
+    """Set `out_channels` of encoders and decoders to the channels that they return now."""
+    for model in network.modules():
+        parts = []
+        if isinstance(model, SegmentationModel):
+            parts = [model.encoder, model.decoder]
+        elif isinstance(model, (Encoder, ExternalEncoder)):
+            parts = [model]
+        if not parts:
+            continue
+        device, dtype = device_and_dtype(model)
+        x = torch.zeros(1, parts[0].in_channels, SIDE, SIDE, device=device, dtype=dtype)
+        with preserve_state(model, training=False):
+            for part in parts:
+                x = part(x)
+                if isinstance(x, Tensor):
+                    part.out_channels = x.shape[1]
+                else:
+                    part.out_channels = [feature.shape[1] for feature in x]
 
 
 def _update_sizes(layer: nn.Module) -> None:

@@ -11,7 +11,15 @@ from conftest import make_folder, write_segmenter
 from kanseg.cli.snap import main
 from kanseg.config import Config, DataConfig, ModelConfig, TrainingConfig
 from kanseg.data.io.images import decode_image
-from kanseg.explain.formulas import describe_shape, fit, formula_table, formulas
+from kanseg.explain.formulas import (
+    LayerFormulas,
+    describe_shape,
+    fit,
+    formula_table,
+    formulas,
+    sum_of_terms,
+    words_table,
+)
 from kanseg.explain.snap import snap
 from kanseg.inference.checkpoint import read_description
 from kanseg.inference.description import preprocess_from
@@ -96,6 +104,12 @@ def test_shapes_in_words(function, words):
     assert describe_shape(x, function(x)) == words
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_a_formula_is_that_of_its_shape_whatever_the_scale(scale):
+    text = sum_of_terms([(2 * scale, "x"), (1e-8 * scale, "x^2"), (0.0, "x^3"), (-scale, "")])
+    assert text == f"{2 * scale:.3g} x - {scale:.3g}"
+
+
 def learned(basis="gram", weights=None, **options):
     layer = KANActivation(2, basis=basis, **options)
     with torch.no_grad():
@@ -127,6 +141,16 @@ def test_functions_of_edges_are_listed_but_not_replaced():
     assert "136 weaker functions" in formula_table([found])
     assert all("t^3" in text and "silu(x)" in text for text in found.exact)
     assert snap(network, [found], threshold=0.1) == {}
+
+
+def test_the_names_of_functions_are_translated(monkeypatch):
+    rows = ["channel 1", "layer", "in 0 -> out 2 [1, 1]"]
+    found = LayerFormulas("0", rows, ["x"] * 3, [1.0] * 3, [None] * 3, [""] * 3, 3, [])
+    monkeypatch.setenv("KANSEG_LANG", "zh")
+    for table in (formula_table([found]), words_table(found)):
+        assert "通道 1" in table
+        assert "所有通道" in table
+        assert "输入 0 → 输出 2 [1, 1]" in table
 
 
 def small(**options):

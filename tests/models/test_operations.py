@@ -43,6 +43,16 @@ def test_plain_layers_by_hand(layer, shape, wanted):
     assert work(layer, *shape) == (wanted, 0)
 
 
+def test_splines_on_an_uneven_grid_are_counted_alike_however_often_they_ran():
+    """They have no table, and a cache of what they need compares their knots."""
+    layer = KANActivation(3, basis="bspline")
+    layer.update_grid(torch.randn(4, 3, 8, 8) ** 5)
+    with torch.no_grad():
+        layer(torch.randn(1, 3, 8, 8))
+    first = multiply_adds(layer, (1, 3, 8, 8))
+    assert first == multiply_adds(layer, (1, 3, 8, 8)) > 3 * 8 * 8
+
+
 def test_attention_by_hand():
     tokens, width = 5, 8
     layer = nn.TransformerEncoderLayer(width, 2, dim_feedforward=16, batch_first=True)

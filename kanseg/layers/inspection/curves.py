@@ -96,6 +96,10 @@ class HasCurves(ABC):
         functions lie between the inner channels, and the base branch is no part of them. Dropout
         and noise are left out.
 
+        The values are those of an evaluation without gradients. On a CPU, learned activations of
+        wavelets are looked up in a table there, and with gradients computed exactly if there are
+        few inputs: the two differ by up to 5e-5 of the largest value.
+
         Args:
             x: (n,) inputs. Default: 201 points over the grid, or over the range in which the domain
                 map is not flat.

@@ -91,6 +91,17 @@ def test_shared_functions_are_the_responses_of_their_channels(basis, share, base
         torch.testing.assert_close(base_part, torch.nn.functional.silu(x).expand_as(base_part))
 
 
+def test_curves_of_wavelets_are_the_evaluation_without_gradients():
+    layer = KANActivation(5, basis="wavelet", domain="identity")
+    torch.nn.init.normal_(layer.weight)
+    x, total, _, _ = layer.curves(torch.linspace(-3, 3, 50))
+    image = x.expand(1, 5, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(total, layer(image)[0], **TOLERANCE)
+    difference = (total - layer(image)[0]).abs().max()
+    assert 1e-6 < difference / total.abs().max() < 5e-5
+
+
 def test_channels_with_their_own_locations_have_their_own_functions():
     shared = KANActivation(4, basis="wavelet", share="layer")
     assert len(shared.curves().total) == 1
