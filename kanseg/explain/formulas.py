@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kanseg.bases.domains import DOMAINS
 from kanseg.explain.curves import LayerCurves, function_curves, function_title
 from kanseg.layers.activation import KANActivation
-from kanseg.layers.inspection.formulas import FAMILIES
+from kanseg.layers.inspection.formulas import FAMILIES, LARGEST_INPUT
 from kanseg.utils.language import translate
 from kanseg.utils.tables import plain_table
 
@@ -41,6 +41,7 @@ class Formula:
         family: name of f.
         a, b, c, d: its parameters.
         r2: 1 - (mean square of the error) / (variance of the function), over the inputs on data.
+        lo, hi: range of these inputs.
     """
 
     family: str
@@ -49,6 +50,8 @@ class Formula:
     c: float
     d: float
     r2: float
+    lo: float = -LARGEST_INPUT
+    hi: float = LARGEST_INPUT
 
     def __str__(self) -> str:
         """The formula with three digits, such as 0.52 silu(1.1 x - 0.2) + 0.03."""
@@ -176,8 +179,9 @@ def fit(x: Tensor, y: Tensor, weights: Tensor, *, threshold: float = THRESHOLD) 
     std = float((weights @ (x - mean).square()).sqrt())
     average = float(weights @ y)
     spread = float((weights @ (y - average).square()).sqrt())
+    lo, hi = float(x[weights > 0].min()), float(x[weights > 0].max())
     if std == 0 or spread <= FLAT * std:
-        return Formula("constant", 1.0, 0.0, 0.0, average, 1.0)
+        return Formula("constant", 1.0, 0.0, 0.0, average, 1.0, lo, hi)
     z = (x - mean) / std
     best = Formula("constant", 1.0, 0.0, 0.0, average, 0.0)
     for name, family in sorted(FAMILIES.items(), key=lambda entry: entry[1].cost):
@@ -186,7 +190,7 @@ def fit(x: Tensor, y: Tensor, weights: Tensor, *, threshold: float = THRESHOLD) 
         if family.cost > 0:
             best = max(best, _fit_family(name, z, y, weights), key=lambda each: each.r2)
     a = best.a / std
-    return _simplified(replace(best, a=a, b=best.b - a * float(mean)))
+    return _simplified(replace(best, a=a, b=best.b - a * float(mean), lo=lo, hi=hi))
 
 
 def _fit_family(name: str, z: Tensor, y: Tensor, weights: Tensor) -> Formula:

@@ -20,6 +20,7 @@ from kanseg.utils.language import translate
 
 POINTS = 65
 SIZE = 64  # pixels, side of the uniform images
+BATCH = 16  # of them
 FLOAT_REACH = 3.0  # standard deviations that are shown of images of floats
 
 
@@ -63,7 +64,7 @@ def input_response(
     preprocess: Preprocess,
     *,
     max_value: float = 255,
-    size: tuple[int, int] = (SIZE, SIZE),
+    size: tuple[int, int] | None = None,
 ) -> InputResponse:
     """The response of the first layer with functions to the intensity of each band.
 
@@ -76,7 +77,8 @@ def input_response(
         preprocess: of its training (`Predictor.preprocess`): mean, standard deviation and gamma.
         max_value: largest value of an integer image: 255 for 8 bits, 65535 for 16. Images of floats
             are shown over three standard deviations of the training images.
-        size: (H, W) of the uniform images; networks that are built for one size need it.
+        size: (H, W) of the uniform images; by default the one that the network is built for, or 64
+            pixels a side.
 
     Raises:
         InputError: a network without KAN layers.
@@ -87,16 +89,20 @@ def input_response(
         raise InputError("the network has no layer with learned functions; train one with a basis")
     values, pixels = _intensities(preprocess, max_value)
     bands = band_names(preprocess.channels)
+    if size is None:
+        size = getattr(network, "image_size", (SIZE, SIZE))
     responses = []
     on_pixels = True
     with preserve_state(network, training=False), torch.no_grad():
         device, dtype = device_and_dtype(network)
-        for images in _uniform_images(pixels, size):
-            images = images.to(device, dtype)
-            layer, layer_input = _first_layer(network, images, layers.values())
-            on_pixels = on_pixels and _holds_only(layer.basis_input(layer_input), images)
-            output = _in_the_middle(layer, layer(layer_input), len(images))
-            responses.append(output.T.float().cpu())
+        for uniform in _uniform_images(pixels, size):
+            outputs = []
+            for images in uniform.split(BATCH):
+                images = images.to(device, dtype)
+                layer, layer_input = _first_layer(network, images, layers.values())
+                on_pixels = on_pixels and _holds_only(layer.basis_input(layer_input), images)
+                outputs.append(_in_the_middle(layer, layer(layer_input), len(images)))
+            responses.append(torch.cat(outputs).T.float().cpu())
     names = {each: name for name, each in layers.items()}
     return InputResponse(names[layer], on_pixels, values, bands, torch.stack(responses))
 

@@ -21,8 +21,11 @@ from kanseg.explain.source import Source, read_input, some_images
 from kanseg.layers.activation import KANActivation
 from kanseg.layers.inspection.formulas import FormulaActivation, replace_by_formulas
 from kanseg.utils.errors import InputError
-from kanseg.utils.io import atomic_write_text
+from kanseg.utils.io import atomic_write_text, file_digest
+from kanseg.utils.reading import read_json
+from kanseg.utils.weights import WEIGHTS
 
+SETTINGS = "settings.json"  # what a folder of `snap_checkpoint` is of
 SNAPPED = "snapped"  # checkpoint with the formulas, in the folder of `snap_checkpoint`
 TUNED = "tuned"  # run folder of the training that follows
 LR_FACTOR = 0.1  # of the learning rate of the training
@@ -50,7 +53,8 @@ def snap(
     network: nn.Module, found: Sequence[LayerFormulas], *, threshold: float = THRESHOLD
 ) -> dict[str, list[str | None]]:
     """Replace the functions of a network whose formulas reach a threshold by these formulas, in
-    place; only those of learned activations, not functions per edge.
+    place; only those of learned activations, not functions per edge, and not those of normalized
+    inputs (domain instance_norm, layer_norm), whose formulas are not of the inputs of the layer.
 
     Args:
         network: the network that `found` is of.
@@ -64,7 +68,8 @@ def snap(
     families: dict[str, list[str | None]] = {}
     fitted: dict[str, list[Formula]] = {}
     for layer in found:
-        if not isinstance(network.get_submodule(layer.layer), KANActivation):
+        module = network.get_submodule(layer.layer)
+        if not isinstance(module, KANActivation) or not module.basis.is_pointwise:
             continue
         names = [each.family if each.r2 >= threshold else None for each in layer.fitted]
         if any(names):
@@ -79,7 +84,7 @@ def _set_parameters(activation: FormulaActivation, fitted: Sequence[Formula]) ->
     for row, formula in enumerate(fitted):
         if activation.families[row] is None:
             continue
-        for name in ("a", "b", "c", "d"):
+        for name in ("a", "b", "c", "d", "lo", "hi"):
             getattr(activation, name)[row] = getattr(formula, name)
 
 
@@ -101,7 +106,8 @@ def snap_checkpoint(
     Args:
         checkpoint: checkpoint or run folder.
         images: a file, folder or pattern of images, whose inputs weigh the fits.
-        output: folder for the results, which must not hold any yet.
+        output: folder for the results, which holds none yet, or those of the same call: an
+            interrupted one continues.
         threshold: R^2 from which a formula replaces a function.
         max_images: number of images, evenly spaced over all.
         epochs: of the training that follows, into `tuned/`; 0 for none.
@@ -118,9 +124,17 @@ def snap_checkpoint(
             "the threshold must be above 0 and at most 1, the number of images at least 1, the"
             f" epochs at least 0; got {threshold}, {max_images} and {epochs}"
         )
-    if (output / SNAPPED).exists():
-        raise InputError(f"{output} holds a snapped network already: choose another folder")
     source = Source.read(checkpoint, device)
+    settings = {
+        "weights": file_digest(source.folder / WEIGHTS),
+        "images": images,
+        "threshold": threshold,
+        "max_images": max_images,
+        "epochs": epochs,
+        "lr": lr,
+    }
+    if (output / SNAPPED).exists() and _stored_settings(output) != settings:
+        raise InputError(f"{output} holds a snapped network already: choose another folder")
     network = source.network
     if "formulas" in source.description["model"]:
         raise InputError(f"{checkpoint} was snapped before: give the checkpoint that it came from")
@@ -139,9 +153,11 @@ def snap_checkpoint(
         best = max((r2 for layer in found for r2 in layer.r2), default=float("nan"))
         raise InputError(
             f"{checkpoint}: no learned activation has a formula with R^2 of at least {threshold:g}"
-            f" (the best has {best:.4f}); functions per edge are not replaced"
+            f" (the best has {best:.4f}); functions per edge, and those of a domain that normalizes"
+            " images, are not replaced"
         )
     output.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(output / SETTINGS, json.dumps(settings, indent=1) + "\n")
     folder = source.save(output / SNAPPED, network, {"formulas": families})
     atomic_write_text(output / "formulas.json", json.dumps(plain_formulas(found), indent=1) + "\n")
     if epochs:
@@ -150,3 +166,9 @@ def snap_checkpoint(
         folder = source.train_on(folder, output / TUNED, epochs=epochs, lr=rate)
     replaced = sum(name is not None for names in families.values() for name in names)
     return Snapped(found, replaced, sum(layer.num_functions for layer in found), folder)
+
+
+def _stored_settings(output: Path) -> dict[str, object] | None:
+    """The settings of the call that has written to a folder; None if they are not known."""
+    file = output / SETTINGS
+    return read_json(file) if file.is_file() else None

@@ -1,6 +1,7 @@
 """Formulas for learned functions, and networks whose functions are replaced by them."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -40,6 +41,17 @@ KNOWN = {
     "gaussian": lambda x: 3 * torch.exp(-((1.4 * x - 0.3) ** 2)),
     "sin": lambda x: 0.7 * torch.sin(2 * x + 0.3) + 0.1,
 }
+
+
+class Known(nn.Module):
+    """A base activation that computes a known function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 @pytest.fixture
@@ -172,6 +184,33 @@ def test_a_replaced_function_has_the_error_that_is_reported():
     torch.testing.assert_close(r2, torch.tensor(found.r2), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["quadratic", "exp"])
+def test_steep_formulas_keep_their_last_value_beyond_the_inputs_of_the_fit(family):
+    network = nn.Sequential(learned("bspline", [[0.0] * 9] * 2))
+    network[0].base = Known(KNOWN[family])
+    inputs = torch.rand(1, 2, 32, 32) * 2 - 1
+    (found,) = formulas(network, [inputs], threshold=0.9999)
+    assert [each.family for each in found.fitted] == [family] * 2
+    assert found.fitted[0].lo == pytest.approx(-1, abs=0.05)
+    assert found.fitted[0].hi == pytest.approx(1, abs=0.05)
+    snap(network, [found])
+    far, ends = torch.tensor([-100.0, 100.0]), torch.tensor([-1.0, 1.0])
+    torch.testing.assert_close(
+        network(far.expand(1, 2, 2)), KNOWN[family](ends).expand(1, 2, 2), atol=0.1, rtol=0
+    )
+    again = nn.Sequential(learned("bspline", [[0.0] * 9] * 2))
+    replace_by_formulas(again, {"0": [family] * 2})
+    again.load_state_dict(network.state_dict())
+    torch.testing.assert_close(again(far.expand(1, 2, 2)), network(far.expand(1, 2, 2)))
+
+
+def test_functions_of_normalized_inputs_are_not_replaced():
+    network = nn.Sequential(KANActivation(2, basis="gram", domain="instance_norm"))
+    found = formulas(network, [3 * torch.randn(1, 2, 16, 16) + 1])
+    assert snap(network, found, threshold=0.1) == {}
+    assert isinstance(network[0], KANActivation)
+
+
 @pytest.mark.parametrize("share", ["channel", "layer", 3])
 def test_a_snapped_network_is_built_again_from_its_description(tmp_path, share):
     network = small(share=share)
@@ -279,6 +318,12 @@ def test_a_snapped_network_is_trained_on_and_resumes(tmp_path):
     assert type(before) is type(after)
     name = next(name for name in before.state_dict() if name.endswith("activation.c"))
     assert not torch.equal(before.state_dict()[name], after.state_dict()[name])
+    # The same call goes on where an interrupted one has stopped; another one is refused.
+    shutil.rmtree(tmp_path / "out" / "tuned")
+    main([str(word) for word in (*words, "--output", tmp_path / "out", "--r2", "0.9")])
+    assert (tmp_path / "out" / "tuned" / "best").exists()
+    with pytest.raises(InputError, match="snapped network already"):
+        main([str(word) for word in (*words, "--output", tmp_path / "out", "--r2", "0.8")])
     more = Config.from_yaml((tmp_path / "out" / "tuned" / "config.yaml").read_text())
     more.training.epochs = 2
     assert train(more, resume=True)["epochs"] == 2

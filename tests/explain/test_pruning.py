@@ -13,6 +13,7 @@ from kanseg.explain.pruning import find_units, masked, prune, rank, remove
 from kanseg.explain.pruning.remove import exact_units
 from kanseg.layers import KANActivation
 from kanseg.models.operations import num_parameters
+from kanseg.utils.errors import InputError
 
 pytest.importorskip("torch_pruning")
 NETWORKS = {
@@ -197,3 +198,23 @@ def test_pretrained_encoder_and_start_are_not_set_together(config):
     model = ModelConfig("unet", encoder_weights="a", start_from="b")
     with pytest.raises(ValueError, match=r"encoder_weights|start_from"):
         train(replace(config, model=model))
+
+
+def test_channels_of_attention_stay():
+    """Another number of channels changes the scale of the scores, however little they add."""
+    torch.manual_seed(0)
+    network = kanseg.create_model("unet", 3, 2, width=4, depth=1, mixer="attention").eval()
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        for parameter in network.parameters():  # attention begins with a factor of 0
+            parameter.add_(0.001 * torch.randn_like(parameter))
+    units, fixed = exact_units(network, find_units(network, images), images)
+    assert any(".value." in name for name in fixed)
+    channels = [unit for unit in units if unit.kind == "channel"]
+    assert not any(".key." in name for unit in channels for name, _ in unit.removes)
+
+
+def test_networks_of_experts_are_refused():
+    network = kanseg.create_model("unet", 3, 2, width=4, depth=1, experts=2, top_k=1)
+    with pytest.raises(InputError, match="experts"):
+        find_units(network, torch.randn(1, 3, 16, 16))

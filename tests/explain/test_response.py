@@ -88,3 +88,11 @@ def test_the_note_says_whether_the_functions_read_pixels():
 def test_a_plain_network_has_no_functions():
     with pytest.raises(InputError, match="functions"):
         input_response(unet(basis="none"), PREPROCESS)
+
+
+def test_a_network_of_one_size_gets_images_of_it():
+    network = kanseg.create_model("kan", 3, 2, image_size=[8, 12], hidden=[5])
+    sizes = set()
+    network.register_forward_pre_hook(lambda _, arguments: sizes.add(arguments[0].shape[2:]))
+    assert input_response(network, PREPROCESS).response.shape == (4, 5, 65)
+    assert sizes == {(8, 12)}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kanseg.bases import Basis
 from kanseg.layers.activation import KANActivation
+from kanseg.layers.experts import expert_layers
 from kanseg.layers.kan_conv import KANConv1d, KANConv2d, KANConv3d
 from kanseg.layers.linear import KANLinear
 from kanseg.models.pruned import is_depthwise
@@ -54,8 +55,13 @@ def find_units(network: nn.Module, images: Tensor) -> dict[str, list[Unit]]:
         Name of a group -> its units. The channels of the output are in no group.
 
     Raises:
-        InputError: torch-pruning is not installed.
+        InputError: torch-pruning is not installed, or a network of experts.
     """
+    if any(expert_layers(network)):
+        raise InputError(
+            "networks of experts (model.options.experts) are not pruned: an image runs only those"
+            " that it chooses, so that no image shows how all of them are connected"
+        )
     groups = {}
     for name, units in _channel_groups(network, images):
         groups[name] = units

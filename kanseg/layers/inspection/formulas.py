@@ -12,6 +12,7 @@ from kanseg.bases.base import aligned, at_least_float32, without_autocast
 from kanseg.layers.activation import KANActivation
 
 LARGEST_EXPONENT = 30.0  # exp of larger arguments is not needed, and would overflow
+LARGEST_INPUT = 65504.0  # of steep formulas without a range; the largest number of float16
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Family:
         signs: signs of a that give different functions.
         has_scale: whether |a| matters, and does not only change c.
         has_shift: whether b matters, and does not only change c and d.
+        is_steep: whether f grows faster than its argument. Through several layers, inputs beyond
+            those of the fit would become huge; there such a formula keeps its last value.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -33,6 +36,7 @@ class Family:
     signs: tuple[int, ...] = (1,)
     has_scale: bool = True
     has_shift: bool = True
+    is_steep: bool = False
 
 
 FAMILIES: dict[str, Family] = {
@@ -40,7 +44,7 @@ FAMILIES: dict[str, Family] = {
     "linear": Family(lambda t: t, "{}", 1, has_scale=False, has_shift=False),
     "relu": Family(torch.relu, "relu({})", 2, signs=(1, -1), has_scale=False),
     "abs": Family(torch.abs, "|{}|", 2, has_scale=False),
-    "quadratic": Family(torch.square, "({})^2", 2, has_scale=False),
+    "quadratic": Family(torch.square, "({})^2", 2, has_scale=False, is_steep=True),
     "silu": Family(nn.functional.silu, "silu({})", 3, signs=(1, -1)),
     "tanh": Family(torch.tanh, "tanh({})", 3),
     "exp": Family(
@@ -49,6 +53,7 @@ FAMILIES: dict[str, Family] = {
         3,
         signs=(1, -1),
         has_shift=False,
+        is_steep=True,
     ),
     "gaussian": Family(lambda t: torch.exp(-t * t), "exp(-({})^2)", 3),
     "sin": Family(torch.sin, "sin({})", 4),
@@ -59,7 +64,8 @@ class FormulaActivation(nn.Module):
     """An activation of formulas, phi_c(x) = c_r f_r(a_r x + b_r) + d_r with r the function of
     channel c: (B, C, *S) -> (B, C, *S).
 
-    a and c start at 1, b and d at 0; all four are trained.
+    a and c start at 1, b and d at 0; all four are trained. The inputs of steep families are limited
+    to lo and hi (R,), the range that the formulas were fitted on.
 
     Args:
         families: name in `FAMILIES` of each function, or of the function of each channel; None for
@@ -87,6 +93,8 @@ class FormulaActivation(nn.Module):
         for name, value in (("a", 1.0), ("b", 0.0), ("c", 1.0), ("d", 0.0)):
             values = torch.full((len(families),), value, device=weight.device, dtype=weight.dtype)
             self.register_parameter(name, nn.Parameter(values))
+        for name, value in (("lo", -LARGEST_INPUT), ("hi", LARGEST_INPUT)):
+            self.register_buffer(name, torch.full_like(self.a.detach(), value))
         with torch.device("cpu"):  # the values are needed, also if the network is built on meta
             functions = torch.arange(learned.channels)
             if len(families) < learned.channels:
@@ -100,12 +108,15 @@ class FormulaActivation(nn.Module):
         """
         is_learned = torch.tensor([name is None for name in names], device="cpu")
         names = [name or "constant" for name in names]
+        is_steep = torch.tensor([FAMILIES[name].is_steep for name in names], device="cpu")
+        self.has_steep = bool(is_steep.any())
         self.used = tuple(dict.fromkeys(names))
         self.counts = [names.count(family) for family in self.used]
         by_family = sorted(range(len(names)), key=lambda channel: self.used.index(names[channel]))
         order = torch.tensor(by_family, device="cpu")
         for name, values in (
             ("is_learned", is_learned),
+            ("is_steep", is_steep),
             ("order", order),
             ("inverse", order.argsort()),
         ):
@@ -125,6 +136,9 @@ class FormulaActivation(nn.Module):
     def _formulas(self, x: Tensor) -> Tensor:
         parameters = (self.a, self.b, self.c, self.d)
         a, b, c, d = (aligned(values[self.functions], x) for values in parameters)
+        if self.has_steep:
+            lo, hi = (aligned(limit[self.functions], x) for limit in (self.lo, self.hi))
+            x = torch.where(aligned(self.is_steep, x) > 0, x.clamp(lo, hi), x)
         t = a * x + b
         if len(self.used) == 1:
             return c * FAMILIES[self.used[0]].value(t) + d
