@@ -156,7 +156,7 @@ def explain_checkpoint(
         trained=trained,
         health=network_health(network, batches),
         curves=function_curves(network, batches),
-        response=_response(trained, inputs[0][1].shape[-2:], max_value),
+        response=_response(trained, max_value),
         images=maps,
         num_images=len(paths),
         pruning=find_pruning(run, trained.digest),
@@ -344,14 +344,10 @@ def _health_row(layer: LayerHealth) -> dict[str, Any]:
     return row | {"dead": layer.dead, "linear": layer.linear, "advice": layer.advice}
 
 
-def _response(
-    trained: TrainedNetwork, size: Sequence[int], max_value: float
-) -> InputResponse | None:
+def _response(trained: TrainedNetwork, max_value: float) -> InputResponse | None:
     """The response of the first layer to intensities; None without learned functions."""
     try:
-        return input_response(
-            trained.model, trained.preprocess, max_value=max_value, size=tuple(size)
-        )
+        return input_response(trained.model, trained.preprocess, max_value=max_value)
     except InputError:
         return None
 

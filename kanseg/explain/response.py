@@ -63,7 +63,7 @@ def input_response(
     preprocess: Preprocess,
     *,
     max_value: float = 255,
-    size: tuple[int, int] = (SIZE, SIZE),
+    size: tuple[int, int] | None = None,
 ) -> InputResponse:
     """The response of the first layer with functions to the intensity of each band.
 
@@ -76,7 +76,8 @@ def input_response(
         preprocess: of its training (`Predictor.preprocess`): mean, standard deviation and gamma.
         max_value: largest value of an integer image: 255 for 8 bits, 65535 for 16. Images of floats
             are shown over three standard deviations of the training images.
-        size: (H, W) of the uniform images; networks that are built for one size need it.
+        size: (H, W) of the uniform images; by default the one size that the network is built for,
+            or else 64 x 64.
 
     Raises:
         InputError: a network without KAN layers.
@@ -85,6 +86,7 @@ def input_response(
     layers = named_kan_layers(network)
     if not layers:
         raise InputError("the network has no layer with learned functions; train one with a basis")
+    size = size or getattr(network, "image_size", (SIZE, SIZE))
     values, pixels = _intensities(preprocess, max_value)
     bands = band_names(preprocess.channels)
     responses = []
