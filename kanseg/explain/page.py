@@ -32,6 +32,7 @@ from kanseg.explain.pruning.figure import curve_figure
 from kanseg.explain.response import InputResponse, input_response
 from kanseg.explain.saliency import default_layers
 from kanseg.explain.source import read_input, some_images
+from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
 from kanseg.layers.inspection.curves import Curves
@@ -129,7 +130,7 @@ def explain_checkpoint(
         raise InputError("max_images and shown must be at least 1")
     trained = load_checkpoint(checkpoint)
     network = trained.model
-    if not isinstance(network, nn.Module):
+    if isinstance(network, ExportedNetwork):
         raise InputError(f"{checkpoint} is an exported file, whose layers are hidden: give the run")
     network.to(usable_device(device)).eval()
     paths = some_images(images, max_images)
