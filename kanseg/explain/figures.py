@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,7 @@ def draw_curves_grid(
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flatten()
     for axis, row in zip(panels, ranking, strict=False):
         _draw_function(axis, layer, row)
-    for axis in panels[len(ranking) :]:
-        axis.set_visible(False)
+    _hide_unused(panels, len(ranking), columns)
     figure.suptitle(
         figure_text(
             "{layer}: {count} of {total} functions, by their variance on the images",
@@ -65,6 +65,14 @@ def draw_curves_grid(
     if path is not None:
         save_figure(figure, Path(path))
     return figure
+
+
+def _hide_unused(panels: Sequence[Any], used: int, columns: int) -> None:
+    """Hide the panels behind the last one that is used; those above have the numbers of x."""
+    for axis in panels[used:]:
+        axis.set_visible(False)
+    for axis in panels[max(0, used - columns) : used]:
+        axis.tick_params(labelbottom=True)
 
 
 def _draw_function(axis: Any, layer: LayerCurves, row: int) -> None:
@@ -117,8 +125,7 @@ def draw_response(response: InputResponse, path: str | Path | None = None) -> Fi
         axis.tick_params(labelsize=7)
         axis.margins(x=0)
         axis.grid(alpha=0.3)
-    for axis in panels[len(response.bands) :]:
-        axis.set_visible(False)
+    _hide_unused(panels, len(response.bands), columns)
     title = figure_text("{layer} for uniform images", layer=response.layer)
     if not response.on_pixels:
         title = figure_text(

@@ -28,9 +28,11 @@ from kanseg.explain.heatmaps import (
     rgb_url,
     saliency_maps,
 )
+from kanseg.explain.pruning.figure import curve_figure
 from kanseg.explain.response import InputResponse, input_response
 from kanseg.explain.saliency import default_layers
 from kanseg.explain.source import read_input, some_images
+from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.loading import TrainedNetwork, load_checkpoint
 from kanseg.inference.predictor import decide, to_probabilities, usable_device
 from kanseg.layers.inspection.curves import Curves
@@ -87,7 +89,7 @@ class CurvesSection(NamedTuple):
 class Pruning(NamedTuple):
     """The curve of `kanseg prune`, and its points: names of the columns, and rows of texts."""
 
-    image: InlineImage | None
+    image: InlineImage
     header: list[str]
     rows: list[list[str]]
 
@@ -128,7 +130,7 @@ def explain_checkpoint(
         raise InputError("max_images and shown must be at least 1")
     trained = load_checkpoint(checkpoint)
     network = trained.model
-    if not isinstance(network, nn.Module):
+    if isinstance(network, ExportedNetwork):
         raise InputError(f"{checkpoint} is an exported file, whose layers are hidden: give the run")
     network.to(usable_device(device)).eval()
     paths = some_images(images, max_images)
@@ -233,11 +235,11 @@ def find_pruning(run: Path, digest: str) -> Pruning | None:
     for file in sorted(run.glob("*/curve.json")):
         content = read_json(file)
         if content.get("weights") == digest:
-            return _pruning_of(content, file)
+            return _pruning_of(content)
     return None
 
 
-def _pruning_of(content: dict[str, Any], file: Path) -> Pruning:
+def _pruning_of(content: dict[str, Any]) -> Pruning:
     header = [
         translate("Criterion"),
         translate("Kept"),
@@ -263,11 +265,9 @@ def _pruning_of(content: dict[str, Any], file: Path) -> Pruning:
             "–" if finetuned is None else f"{finetuned:.4f}",
         ]
         rows.append(row)
-    figure_file = file.with_suffix(".png")
-    image = None
-    if figure_file.is_file():
-        alt = translate("Score against parameters and time of the pruned networks, as in the table")
-        image = _inline_png(figure_file.read_bytes(), alt)
+    alt = translate("Score against parameters and time of the pruned networks, as in the table")
+    # Drawn again: the figure of `kanseg prune` can be in another language.
+    image = _inline(curve_figure(content["points"], content["score"]), alt)
     return Pruning(image, header, rows)
 
 
@@ -390,10 +390,7 @@ def _strongest(layer: LayerCurves) -> LayerCurves:
 
 def _inline(figure: Any, alt: str) -> InlineImage:
     """A matplotlib figure inside the page."""
-    return _inline_png(figure_png(figure), alt)
-
-
-def _inline_png(content: bytes, alt: str) -> InlineImage:
+    content = figure_png(figure)
     url = png_url(content, max_size=MAX_PNG)
     with Image.open(io.BytesIO(content)) as image:
         return InlineImage(url, *image.size, alt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -92,13 +93,18 @@ def grad_cam(network: nn.Module, images: Tensor, layer: str, label: int) -> Tens
         class).
 
     Raises:
-        InputError: an unknown layer or class, a layer without maps, or `grad-cam` is not installed.
+        InputError: an unknown layer or class, a layer without maps or on which the logits do not
+            depend, or `grad-cam` is not installed.
     """
     try:
         from pytorch_grad_cam import GradCAM
     except ImportError:
         raise InputError(f"Grad-CAM needs the package grad-cam: {install('explain')}") from None
     module = _layer_with_maps(network, images, layer)
+    if not _before_logits(network, images, [layer]):
+        raise InputError(
+            f"the scores of the classes do not depend on the output of layer {layer!r}"
+        )
     gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
     model = _Logits(network)
     with preserve_state(network, training=False), torch.enable_grad():
@@ -197,11 +203,39 @@ def default_layers(network: nn.Module, images: Tensor) -> list[str]:
     shapes = map_layers(network, images)
     layers = [name for name in shapes if not name.startswith(HEADS)]
     layers = [name for name in layers if min(shapes[name][1:]) > 1]
+    layers = _before_logits(network, images, layers)
     if not layers:
         return []
     smallest = min(shapes[name][1] * shapes[name][2] for name in layers)
     deepest = [name for name in layers if shapes[name][1] * shapes[name][2] == smallest][-1]
     return list(dict.fromkeys([deepest, layers[-1]]))
+
+
+def _before_logits(network: nn.Module, images: Tensor, layers: Sequence[str]) -> list[str]:
+    """Those of the layers on whose outputs the logits depend; the others belong to another output,
+    such as the reconstruction of an autoencoder.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, _: nn.Module, __: tuple, output: Tensor) -> Tensor:
+        outputs[name] = output.clone()  # what follows may write into the output
+        return outputs[name]
+
+    hooks = []
+    for name in layers:
+        hooks.append(network.get_submodule(name).register_forward_hook(partial(keep, name)))
+    try:
+        with preserve_state(network, training=False), torch.enable_grad():
+            logits = _Logits(network)(images[:1].detach().clone().requires_grad_())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = [name for name in layers if outputs[name].requires_grad]
+    if not names:
+        return []
+    kept = [outputs[name] for name in names]
+    gradients = torch.autograd.grad(logits.sum(), kept, allow_unused=True)
+    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is not None]
 
 
 def _layer_with_maps(network: nn.Module, images: Tensor, layer: str) -> nn.Module:

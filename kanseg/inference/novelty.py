@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from kanseg.data.io.images import decode_image
 from kanseg.inference.ensemble import Ensemble
+from kanseg.inference.exported import ExportedNetwork
 from kanseg.inference.predictor import Predictor
 from kanseg.inference.segmenter import Segmenter
 from kanseg.layers.grids import call_before_layers, evenly_chosen
@@ -43,6 +44,11 @@ def input_ranges(network: nn.Module, batches: Iterable[Tensor]) -> Ranges:
         InputError: a network without such layers, or no images.
     """
     layers = named_kan_layers(network)
+    if not layers:
+        raise InputError(
+            "novelty needs layers with learned functions, and this network has none (basis none,"
+            " functions that were pruned, or formulas)"
+        )
     seen: dict[nn.Module, list[Tensor]] = {}
 
     def add(layer: nn.Module, layer_input: Tensor) -> None:
@@ -58,7 +64,7 @@ def input_ranges(network: nn.Module, batches: Iterable[Tensor]) -> Ranges:
             tail = int(ordered.shape[1] * TAIL)
             ranges[name] = ordered[:, tail], ordered[:, -1 - tail]
     if not ranges:
-        raise InputError("novelty needs layers with learned functions, and reference images")
+        raise InputError("novelty needs reference images that reach the learned functions")
     return ranges
 
 
@@ -116,7 +122,7 @@ def novelty_segmenter(segmenter: Segmenter, references: Sequence[Path]) -> Segme
     """
     if isinstance(segmenter, Ensemble):
         return Ensemble([novelty_segmenter(member, references) for member in segmenter.members])
-    if not isinstance(segmenter.model, nn.Module):
+    if isinstance(segmenter.model, ExportedNetwork):
         raise InputError("novelty needs the layers of a network: give the run, no exported file")
     chosen = evenly(references, MAX_REFERENCES)
     batches = (_reference(segmenter, path) for path in chosen)

@@ -49,6 +49,12 @@ def test_a_large_layer_says_how_many_functions_are_drawn():
     assert labels == ["inputs", "φ(x)"]
 
 
+def test_the_lowest_panel_of_each_column_has_the_numbers_of_its_inputs():
+    figure = draw_curves_grid(layer_curves(KANConv2d(3, 8, 3, basis="gram")), max_panels=8)
+    numbered = [axis.xaxis.get_tick_params()["labelbottom"] for axis in visible(figure)]
+    assert numbered == [False] * 2 + [True] * 6
+
+
 def test_normalized_inputs_are_named():
     figure = draw_curves_grid(layer_curves(KANActivation(3, basis="rbf", domain="instance_norm")))
     assert figure.get_supxlabel() == "normalized input"

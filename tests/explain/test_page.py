@@ -6,7 +6,6 @@ import re
 import pytest
 from chromium import Chromium, find_chromium
 from commands import kanseg_command
-from PIL import Image
 
 import kanseg
 from conftest import make_folder, store_network
@@ -33,12 +32,11 @@ def page(images, tmp_path_factory):
     (run / "report.html").write_text("old")
     (run / "pruned").mkdir()
     point = {"share": 1.0, "parameters": 7937, "milliseconds": 1.5, "score": 0.8125}
-    point |= {"criterion": "", "finetuned": None}
+    point |= {"criterion": "", "finetuned": None, "relative_time": 1.0}
     half = point | {"criterion": "magnitude", "share": 0.5, "finetuned": 0.75, "score": 0.625}
     weights = file_digest(run / "best" / "model.safetensors")
     content = {"weights": weights, "score": "foreground_iou", "points": [point, half]}
     (run / "pruned" / "curve.json").write_text(json.dumps(content))
-    Image.new("RGB", (30, 20)).save(run / "pruned" / "curve.png")
     return explain_checkpoint(run / "best", str(images), shown=2, max_images=2)
 
 
@@ -80,6 +78,7 @@ def test_the_pruning_curve_of_the_run_is_shown(page):
     text = page.read_text()
     assert '<th scope="row">magnitude</th><td>50%</td><td>7,937</td>' in text
     assert "<td>0.6250</td><td>0.7500</td>" in text
+    assert re.search(r'<img[^>]*alt="Score against parameters', text)
 
 
 def test_the_pruning_curve_of_other_weights_is_not_shown(page):

@@ -129,3 +129,22 @@ def test_unknown_layers_are_refused():
         grad_cam(network, images, "encoder.stage.1", 0)
     with pytest.raises(InputError, match="not a map"):
         occlusion(network, images, 0, layer="encoder")
+
+
+class WithReconstruction(nn.Module):
+    """A classifier with a branch that its logits do not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.front, self.branch = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x):
+        x = self.front(x)
+        return x.mean(dim=(2, 3)), self.branch(x)
+
+
+def test_a_layer_beside_the_logits_has_no_grad_cam():
+    network, images = WithReconstruction(), torch.randn(1, 1, 8, 8)
+    assert default_layers(network, images) == ["front"]
+    with pytest.raises(InputError, match="do not depend .* 'branch'"):
+        grad_cam(network, images, "branch", 0)

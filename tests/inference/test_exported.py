@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import kanseg
+from conftest import make_folder
+from kanseg.explain.page import explain_checkpoint
 from kanseg.inference.exported import load_exported
+from kanseg.inference.novelty import novelty_segmenter
 from kanseg.utils.errors import InputError
 
 onnx = pytest.importorskip("onnx")
@@ -100,3 +103,12 @@ def test_no_other_file_is_read(tmp_path, monkeypatch, inside):
     path = write(tmp_path / "n.onnx", json.dumps(DESCRIPTION), external=name)
     with pytest.raises(InputError, match="other files"):
         load_exported(path)
+
+
+def test_the_layers_of_a_file_are_hidden(tmp_path):
+    path = write(tmp_path / "n.onnx", json.dumps(DESCRIPTION))
+    images = make_folder(tmp_path / "set", count=1, size=(10, 10), splits=False) / "images"
+    with pytest.raises(InputError, match="exported file"):
+        explain_checkpoint(path, str(images))
+    with pytest.raises(InputError, match="exported file"):
+        novelty_segmenter(kanseg.load(path), sorted(images.iterdir()))

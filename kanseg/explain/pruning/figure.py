@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kanseg.utils.language import translate
 from kanseg.visualization.figures import save_figure
+from kanseg.visualization.fonts import figure_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = {"contribution": "C0", "magnitude": "C1"}
 
 
 def draw_curve(points: Sequence[Mapping[str, Any]], path: Path, score: str) -> Path:
+    """Write `curve_figure` as PNG."""
+    return save_figure(curve_figure(points, score), path)
+
+
+def curve_figure(points: Sequence[Mapping[str, Any]], score: str) -> Figure:
     """Draw the score against parameters and against time: a color for each criterion, solid with
     fine-tuning and dashed without.
 
     Args:
         points: fields of `kanseg.explain.pruning.curve.Point`, the network itself first.
-        path: of the PNG.
         score: its name.
     """
     from matplotlib.figure import Figure
@@ -32,12 +39,12 @@ def draw_curve(points: Sequence[Mapping[str, Any]], path: Path, score: str) -> P
             chosen = [original, *(p for p in pruned if p["criterion"] == criterion)]
             chosen.sort(key=lambda point: -point[quantity])
             _draw_line(axis, chosen, quantity, criterion)
-        axis.plot(original[quantity], original["score"], "ko", label=translate("not pruned"))
+        axis.plot(original[quantity], original["score"], "ko", label=figure_text("not pruned"))
         axis.grid(alpha=0.3)
-    left.set(xlabel=translate("parameters"), ylabel=score, xscale="log")
-    right.set(xlabel=translate("time of an image, 1: not pruned"))
+    left.set(xlabel=figure_text("parameters"), ylabel=score, xscale="log")
+    right.set(xlabel=figure_text("time of an image, 1: not pruned"))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    return save_figure(figure, path)
+    return figure
 
 
 def _draw_line(
@@ -45,12 +52,12 @@ def _draw_line(
 ) -> None:
     """The points of a criterion, before and after fine-tuning."""
     x = [point[quantity] for point in points]
-    color, name = COLORS.get(criterion), translate(criterion)
+    color, name = COLORS.get(criterion), figure_text(criterion)
     axis.plot(x, [point["score"] for point in points], "--s", color=color, label=name, ms=4)
     if all(point["finetuned"] is None for point in points):
         return
     finetuned = []
     for point in points:
         finetuned.append(point["score"] if point["finetuned"] is None else point["finetuned"])
-    label = translate("{criterion}, fine-tuned", criterion=name)
+    label = figure_text("{criterion}, fine-tuned", criterion=name)
     axis.plot(x, finetuned, "-o", color=color, label=label, ms=4)
