@@ -339,7 +339,7 @@ def find_folder(source: str | Path, *, download: bool = False, **hub: Any) -> Pa
             f"{source} is not a folder, and not a name on the hub such as 'user/name'"
         ) from None
     except LocalEntryNotFoundError:
-        reason = "download=True asks the hub for it"
+        reason = f"kanseg.from_pretrained({str(source)!r}, download=True) downloads it"
         if download:
             reason = "the hub could not be reached"
         raise InputError(

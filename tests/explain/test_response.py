@@ -77,12 +77,6 @@ def test_a_network_of_linear_layers_reads_pixels():
     assert found.response.shape == (4, 5, 65)
 
 
-def test_a_network_of_one_size_is_shown_images_of_this_size():
-    network = kanseg.create_model("kan", 3, 2, image_size=(8, 6), basis="gram", hidden=[5])
-    found = input_response(network, PREPROCESS)
-    assert torch.equal(found.response, input_response(network, PREPROCESS, size=(8, 6)).response)
-
-
 def test_the_note_says_whether_the_functions_read_pixels():
     assert (
         "read the pixels"
