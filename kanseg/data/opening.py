@@ -23,6 +23,7 @@ from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS, check_folds, crossing_groups, cut_folds, group_each
 from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 
 PREPARED = {"blue_marble": prepare_blue_marble}
 READERS: dict[str, Callable[..., DatasetIndex]] = {
@@ -71,15 +72,29 @@ def open_index(data: DataConfig, *, probe: ProbeMasks | None = None) -> DatasetI
     """
     if data.prepare is not None:
         if data.prepare not in PREPARED:
-            raise InputError(f"data.prepare: {data.prepare!r} is not one of {', '.join(PREPARED)}")
+            raise InputError(
+                translate(
+                    "data.prepare: {prepare!r} is not one of {known}",
+                    prepare=data.prepare,
+                    known=", ".join(PREPARED),
+                )
+            )
         PREPARED[data.prepare](data.root)
     if data.max_pixels < 1:
-        raise InputError(f"data.max_pixels must be at least 1, got {data.max_pixels}")
+        raise InputError(
+            translate(
+                "data.max_pixels must be at least 1, got {max_pixels}", max_pixels=data.max_pixels
+            )
+        )
     root = Path(data.root)
     if not root.is_dir():
         raise InputError(
-            f"{root}: no such folder (looked for {root.resolve()}); data.root (or --root) must hold"
-            " images/ and masks/, or train/, val/ and test/ with them"
+            translate(
+                "no such folder (looked for {path}); data.root (or --root) must hold images/ and"
+                " masks/, or train/, val/ and test/ with them",
+                path=root.resolve(),
+            ),
+            where=root,
         )
     index = _read_layout(root, data, probe)
     if any(problem.kind.stops for problem in index.problems):
@@ -133,7 +148,10 @@ def detect_layout(root: Path) -> str:
     found = [name for name, is_layout in RECOGNIZED.items() if is_layout(root)]
     if len(found) > 1:
         raise InputError(
-            f"{root}: holds the layouts {' and '.join(found)}; choose one with data.format"
+            translate(
+                "holds the layouts {names}; choose one with data.format", names=" and ".join(found)
+            ),
+            where=root,
         )
     if found:
         return found[0]
@@ -160,8 +178,14 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     count = len(set(groups))
     if count < data.folds:
         raise InputError(
-            f"{index.root}: {data.folds} folds need as many {unit}, and {' + '.join(names)} have"
-            f" {count}; lower data.folds"
+            translate(
+                "{folds} folds need as many {unit}, and {splits} have {count}; lower data.folds",
+                folds=data.folds,
+                unit=unit,
+                splits=" + ".join(names),
+                count=count,
+            ),
+            where=index.root,
         )
     parts = cut_folds(pool, groups, data.folds, data.split_seed)
     train: list[Sample] = []

@@ -96,7 +96,11 @@ def multilabel_spec(
         if task == "binary":
             fix += ", or for task: binary put all masks into one folder"
         raise InputError(
-            f"masks/ holds a folder per class, which does not fit a {task} task; {fix}"
+            translate(
+                "masks/ holds a folder per class, which does not fit a {task} task; {fix}",
+                task=task,
+                fix=fix,
+            )
         )
     classes = given.get("classes") or _class_names(found)
     folders = list(classes)
@@ -105,8 +109,13 @@ def multilabel_spec(
     for name in found:
         if name not in folders:
             raise InputError(
-                f"masks/{name} is not a class (expected {', '.join(folders)})"
-                f"{nearest(name, folders)}; rename it, or give classes"
+                translate(
+                    "masks/{name} is not a class (expected {folders}){hint}; rename it, or give"
+                    " classes",
+                    name=name,
+                    folders=", ".join(folders),
+                    hint=nearest(name, folders),
+                )
             )
     settings = {"task": task, "ignore_index": None} | dict(given) | {"classes": tuple(classes)}
     spec = LabelSpec(**settings)
@@ -115,8 +124,12 @@ def multilabel_spec(
         if len(found) == 1:
             single = "; task: binary reads it as background and foreground"
         notes.append(
-            f"masks/ has a folder per class ({', '.join(found)}): read as multilabel, all values"
-            f" except 0 mean that the class is present{single}"
+            translate(
+                "masks/ has a folder per class ({found}): read as multilabel, all values except 0"
+                " mean that the class is present{single}",
+                found=", ".join(found),
+                single=single,
+            )
         )
     return spec, folders
 
@@ -127,7 +140,10 @@ def _class_names(found: Sequence[str]) -> list[str]:
         return list(found)
     if list(found) != [str(index) for index in range(len(found))]:
         raise InputError(
-            f"the folders of masks/ ({', '.join(found)}) are not numbered 0, 1, 2, ...; rename"
-            " them, or give classes"
+            translate(
+                "the folders of masks/ ({found}) are not numbered 0, 1, 2, ...; rename them, or"
+                " give classes",
+                found=", ".join(found),
+            )
         )
     return [f"class_{name}" for name in found]

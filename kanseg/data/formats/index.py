@@ -10,6 +10,7 @@ from kanseg.data.formats.issues import Issue
 from kanseg.data.label_spec import LabelSpec
 from kanseg.data.sample import Sample
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 
@@ -58,8 +59,13 @@ class DatasetIndex:
                 raise InputError(self.message(problem))
             if name not in self.splits:
                 raise InputError(
-                    f"{self.root}: there is no split {name!r}{nearest(name, self.splits)} (found:"
-                    f" {', '.join(self.splits) or 'none'})"
+                    translate(
+                        "there is no split {name!r}{hint} (found: {found})",
+                        name=name,
+                        hint=nearest(name, self.splits),
+                        found=", ".join(self.splits) or "none",
+                    ),
+                    where=self.root,
                 )
             found |= dict.fromkeys(self.splits[name])
         return list(found)

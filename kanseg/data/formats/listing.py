@@ -55,8 +55,12 @@ def list_images(
     if files and others:
         left_out = ", ".join(f"{count} {kind}" for kind, count in others.items())
         notes.append(
-            f"{folder}: left out files that are not images: {left_out} (supported:"
-            f" {supported_formats()})"
+            translate(
+                "{folder}: left out files that are not images: {left_out} (supported: {formats})",
+                folder=folder,
+                left_out=left_out,
+                formats=supported_formats(),
+            )
         )
     return files
 

@@ -24,6 +24,7 @@ from kanseg.data.sample import Sample
 from kanseg.data.splits import SPLITS
 from kanseg.data.splits.record import unit_of
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.registry import nearest
 
 MAX_NAME = 3000  # bytes of a path relative to the root; Linux allows 4096 for the whole path
@@ -56,10 +57,15 @@ def object_label_spec(
         InputError: settings that have no meaning for objects, or classes that are not in `names`.
     """
     if "mask_values" in given:
-        raise InputError(f"{root}: mask_values has no meaning for {form}; leave it out")
+        raise InputError(
+            translate("mask_values has no meaning for {form}; leave it out", form=form), where=root
+        )
     if given.get("ignore_index", IGNORE_INDEX) not in (None, IGNORE_INDEX):
         raise InputError(
-            f"{root}: ignore_index has no meaning for {form}; leave it out, or select classes"
+            translate(
+                "ignore_index has no meaning for {form}; leave it out, or select classes", form=form
+            ),
+            where=root,
         )
     multilabel = given.get("task") == "multilabel"
     # the class background is the pixels without objects
@@ -76,8 +82,15 @@ def object_label_spec(
             if multilabel:
                 first = ""
             raise InputError(
-                f"{root}: class {name!r} is not in the annotations{nearest(name, names)} (known:"
-                f" {', '.join(names)}); give classes{first}"
+                translate(
+                    "class {name!r} is not in the annotations{hint} (known: {names}); give"
+                    " classes{first}",
+                    name=name,
+                    hint=nearest(name, names),
+                    names=", ".join(names),
+                    first=first,
+                ),
+                where=root,
             )
     task = given.get("task", "multiclass")
     if "task" not in given and len(classes) == 2:
@@ -219,13 +232,25 @@ def relative_path(path: Path, name: object) -> str:
     text = str(name)
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
-        raise InputError(f"{path}: file_name {text!r:.100} has characters that cannot be printed")
+        raise InputError(
+            translate(
+                "file_name {reason!r:.100} has characters that cannot be printed", reason=text
+            ),
+            where=path,
+        )
     if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
-        raise InputError(f"{path}: file_name {text!r:.100} is longer than a file system allows")
+        raise InputError(
+            translate("file_name {reason!r:.100} is longer than a file system allows", reason=text),
+            where=path,
+        )
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
-            f"{path}: file_name {text!r} must be a relative path inside the folder of the images;"
-            " .. and absolute paths are refused"
+            translate(
+                "file_name {reason!r} must be a relative path inside the folder of the images; .."
+                " and absolute paths are refused",
+                reason=text,
+            ),
+            where=path,
         )
     return "/".join(parts)
 
@@ -300,7 +325,12 @@ class ImageFinder:
         if len(equal) > 1:
             names = few(path.relative_to(self.root).as_posix() for path in equal)
             raise InputError(
-                f"{near}: the image {best.name} may be {names}; rename or remove all but one"
+                translate(
+                    "the image {name} may be {names}; rename or remove all but one",
+                    name=best.name,
+                    names=names,
+                ),
+                where=near,
             )
         return best
 

@@ -128,8 +128,14 @@ def read_groups(root: Path) -> dict[str, str] | None:
         name, group = nfc(row[0].strip()), row[1].strip()
         if found.setdefault(name, group) != group:
             raise InputError(
-                f"{table}: {name!r} is in two groups, {found[name]!r} and {group!r}; keep one line"
+                translate(
+                    "{name!r} is in two groups, {found!r} and {group!r}; keep one line",
+                    name=name,
+                    found=found[name],
+                    group=group,
+                ),
+                where=table,
             )
     if not found:
-        raise InputError(f"{table}: has no line NAME,GROUP, separated by a comma")
+        raise InputError(translate("has no line NAME,GROUP, separated by a comma"), where=table)
     return found
