@@ -208,6 +208,7 @@ def _read_class_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray
                 ignored=IGNORE_INDEX,
             ),
             where=path,
+            code="bad_value",
         )
     return present
 
@@ -229,6 +230,7 @@ def _look_up(values: np.ndarray, spec: LabelSpec, path: Path) -> np.ndarray:
                 expected=spec.expected_values,
             ),
             where=path,
+            code="bad_value",
         )
     return label
 
@@ -276,7 +278,9 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
     bad = label < 0
     if bad.any():
         raise InputError(
-            translate("color {first} is not in the palette", first=_first(values, bad)), where=path
+            translate("color {first} is not in the palette", first=_first(values, bad)),
+            where=path,
+            code="bad_value",
         )
     return label.astype(np.uint8)
 
@@ -284,9 +288,12 @@ def _look_up_colors(values: np.ndarray, path: Path, spec: LabelSpec) -> np.ndarr
 def _first(values: np.ndarray, bad: np.ndarray) -> str:
     """Return the first bad value, its position and the number of bad pixels."""
     row, column = np.argwhere(bad)[0]
-    return (
-        f"{values[row, column].tolist()} at row {row}, column {column} ({int(bad.sum())} pixels in"
-        " all)"
+    return translate(
+        "{value} at row {row}, column {column} ({pixels} pixels in all)",
+        value=values[row, column].tolist(),
+        row=int(row),
+        column=int(column),
+        pixels=int(bad.sum()),
     )
 
 

@@ -5,9 +5,10 @@ English, or Chinese.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 CHINESE = Path(__file__).parent / "templates" / "zh.yaml"
 LOCALE = ("LC_ALL", "LC_MESSAGES", "LANG")  # POSIX: the first that is set decides
@@ -51,28 +52,24 @@ def translate(english: str, /, **values: object) -> Text:
     return result
 
 
-def join_texts(texts: Sequence[str], join: Callable[[list[object]], str]) -> str:
-    """Return texts that differ only in their values as one text with all values.
-
-    Args:
-        texts: equal, or made by `translate` from the same English text.
-        join: returns several values as text: ["a", "b"] -> "a, b".
-    """
-    different = list({str(text): text for text in texts if text}.values())
-    if len(different) == 1:
-        return different[0]
-    if len({getattr(text, "english", None) for text in different}) > 1 or not different:
-        return join(different)
+def text_to_json(text: str) -> list[Any]:
+    """Return what `text_from_json` makes the text from, in the language of whoever reads it."""
     values = {}
-    for name in different[0].values:
-        each = [text.values[name] for text in different]
-        if isinstance(each[0], tuple):
-            values[name] = join(list(dict.fromkeys(part for parts in each for part in parts)))
-        elif any(isinstance(value, str) for value in each):
-            values[name] = join_texts(each, join)
-        else:
-            values[name] = join(list(dict.fromkeys(map(str, each))))
-    return translate(different[0].english, **values)
+    for name, value in getattr(text, "values", {}).items():
+        if isinstance(value, Text):
+            value = text_to_json(value)
+        elif not isinstance(value, (int, float)):
+            value = str(value)
+        values[name] = value
+    return [getattr(text, "english", str(text)), values]
+
+
+def text_from_json(content: Sequence[Any]) -> Text:
+    """Return the text of `text_to_json`."""
+    values = {}
+    for name, value in content[1].items():
+        values[name] = text_from_json(value) if isinstance(value, list) else value
+    return translate(content[0], **values)
 
 
 def _listed(value: object) -> object:

@@ -166,7 +166,7 @@ def _read_label_file(path: Path) -> LabelFile:
             if kind not in WITHOUT_AREA:
                 shapes.append(_shape(number, entry, kind))
     except InputError as error:
-        return LabelFile(path, fault=str(error).removeprefix(f"{path}: "))
+        return LabelFile(path, fault=error.reason)
     size = checked_size(content.get("imageHeight"), content.get("imageWidth"))
     image, data = content.get("imagePath"), content.get("imageData")
     return LabelFile(path, str(image or ""), size, bool(data), tuple(shapes), tuple(kinds))

@@ -74,7 +74,7 @@ def index_images(folder: Path) -> dict[str, Path]:
     problems: list[Issue] = []
     files = list_images(folder, folder, [], problems)
     for problem in problems:
-        raise InputError(f"{folder}: {problem.reason}")
+        raise InputError(problem.reason, where=folder)
     return files
 
 

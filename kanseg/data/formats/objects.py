@@ -189,8 +189,8 @@ def _refuse_if_nothing_is_readable(samples: Sequence[Sample]) -> None:
     if faulty and not any(mask.regions for mask in masks):
         others = ""
         if len(faulty) > 1:
-            others = f" (and {len(faulty) - 1} other files alike)"
-        raise InputError(f"{faulty[0].source}: {faulty[0].fault}{others}")
+            others = translate(" (and {count} other files alike)", count=len(faulty) - 1)
+        raise InputError(f"{faulty[0].fault}{others}", where=faulty[0].source)
 
 
 def check_polygons(shape: object) -> list[np.ndarray]:

@@ -67,8 +67,7 @@ def read_split_files(
         try:
             lines = read_text(path).splitlines()
         except InputError as error:
-            reason = str(error).removeprefix(f"{path}: ")
-            problems[path.stem] = (Issue("split_encoding", file, reason),)
+            problems[path.stem] = (Issue("split_encoding", file, error.reason),)
             continue
         listed = [nfc(line.strip()) for line in lines if line.strip()]
         stems[path.stem] = [stem for stem in dict.fromkeys(listed) if stem in images]

@@ -328,7 +328,7 @@ def _annotation(path: Path, index_of: Sequence[int | None]) -> Annotation:
                     area = polygon_area([polygon])
                     regions.append(Region(index_of[label], [polygon], area))
     except InputError as error:
-        return Annotation(path, 0, fault=str(error).removeprefix(f"{path}: "))
+        return Annotation(path, 0, fault=error.reason)
     return Annotation(path, 0, regions=tuple(regions), normalized=True)
 
 

@@ -61,6 +61,7 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
         raise InputError(
             translate("needs more memory than available; it may be damaged, or too large"),
             where=path,
+            code="too_large",
         ) from None
     except Exception as error:
         text = one_line(error, _MAX_MESSAGE)
@@ -86,6 +87,7 @@ def decoder_errors(path: Path | str, where: str = "") -> Iterator[None]:
                 reason=text,
             ),
             where=path,
+            code="truncated",
         ) from None
 
 
@@ -96,13 +98,17 @@ def require_regular_file(path: Path | str) -> None:
     try:
         status = Path(path).stat()
     except FileNotFoundError:
-        raise InputError(translate("no such file"), where=path) from None
+        raise InputError(translate("no such file"), where=path, code="missing") from None
     except (OSError, ValueError) as error:  # a loop of links, a name that no file can have
-        raise InputError(translate("no such file ({reason})", reason=error), where=path) from None
+        raise InputError(
+            translate("no such file ({reason})", reason=error), where=path, code="missing"
+        ) from None
     for is_kind, kind in _KINDS:
         if is_kind(status.st_mode):
             raise InputError(
-                translate("is {kind}, not a regular file; move it away", kind=kind), where=path
+                translate("is {kind}, not a regular file; move it away", kind=kind),
+                where=path,
+                code="unreadable",
             )
     if status.st_size == 0:
-        raise InputError(translate("the file is empty"), where=path)
+        raise InputError(translate("the file is empty"), where=path, code="empty_file")

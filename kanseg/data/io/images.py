@@ -240,6 +240,7 @@ def _open_with_pil(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise InputError(
             translate("not an image in a supported format ({supported})", supported=supported),
             where=path,
+            code="unreadable",
         ) from None
     with image:
         width, height = image.size
@@ -276,6 +277,7 @@ def _refuse_too_few_bytes(path: Path) -> None:
                 width=width,
             ),
             where=path,
+            code="truncated",
         )
 
 

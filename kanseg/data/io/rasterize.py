@@ -62,7 +62,7 @@ class Annotation:
         a fault.
         """
         if self.fault is not None:
-            raise InputError(f"{self.source}: {self.fault}")
+            raise InputError(self.fault, where=self.source)
         if self.size not in (None, size):
             raise InputError(
                 translate(

@@ -154,6 +154,7 @@ def header_of(
                 width=width,
             ),
             where=path,
+            code="truncated",
         )
     check_size(path, height, width, max_pixels)
     if height * width * bands > VALUES_PER_PIXEL * max_pixels:
@@ -169,6 +170,7 @@ def header_of(
                 limit=max_pixels,
             ),
             where=path,
+            code="too_large",
         )
     _refuse_unsupported(path, page)
     photometric, palette = int(page.photometric), None
@@ -210,6 +212,7 @@ def check_size(path: Path | str, height: int, width: int, max_pixels: int) -> No
                 limit=max_pixels,
             ),
             where=path,
+            code="too_large",
         )
 
 
@@ -419,6 +422,7 @@ def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: Ti
             band=band,
         ),
         where=header.path,
+        code="nan",
     )
 
 
@@ -446,6 +450,7 @@ def _whole(array: np.ndarray, path: Path) -> np.ndarray:
                 count=int((~np.isfinite(array)).sum()),
             ),
             where=path,
+            code="nan",
         )
     small, large = array.min(), array.max()
     if small < SMALLEST_LABEL or large > LARGEST_LABEL or (array != np.floor(array)).any():
