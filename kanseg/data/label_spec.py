@@ -100,9 +100,11 @@ class LabelSpec:
         fewest, most = CLASS_COUNTS[self.task]
         if not fewest <= len(self.classes) <= most:
             needed = {
-                "binary": "two classes (including the background)",
-                "multiclass": f"two to {IGNORE_INDEX} classes (including the background)",
-                "multilabel": f"one to {IGNORE_INDEX} classes",
+                "binary": translate("two classes (including the background)"),
+                "multiclass": translate(
+                    "two to {ignored} classes (including the background)", ignored=IGNORE_INDEX
+                ),
+                "multilabel": translate("one to {ignored} classes", ignored=IGNORE_INDEX),
             }
             raise InputError(
                 translate(
@@ -268,7 +270,10 @@ def compare_classes(trained: Sequence[str], found: Sequence[str], *, where: obje
     renamed = []
     for old, new in zip(trained, found, strict=True):
         if old != new:
-            renamed.append(f"{old} is {new} here")
+            renamed.append(translate("{old} is {new} here", old=old, new=new))
     if not renamed:
         return None
-    return f"warning: classes have other names than those of the training: {shorten(renamed)}"
+    return translate(
+        "warning: classes have other names than those of the training: {renamed}",
+        renamed=shorten(renamed),
+    )

@@ -54,7 +54,7 @@ def read_label(sample: Sample, spec: LabelSpec, *, image: DecodedImage | None = 
 
 
 def index_of_stored_value(
-    spec: LabelSpec, *, color: bool, palette: Mapping[int, int] | None = None, name: str = ""
+    spec: LabelSpec, *, color: bool, palette: Mapping[int, int] | None = None, name: object = None
 ) -> Mapping[int, int]:
     """Return stored value -> class index (`IGNORE_INDEX` for ignored values) for one mask file.
 
@@ -81,7 +81,7 @@ def index_of_stored_value(
 
 
 def index_by_palette(
-    palette: Mapping[int, int], spec: LabelSpec, *, name: str = ""
+    palette: Mapping[int, int], spec: LabelSpec, *, name: object = None
 ) -> dict[int, int] | None:
     """Return index in a file -> class index (or `IGNORE_INDEX`) by the colors of the palette in the
     file, which may be in another order than the classes.
@@ -112,23 +112,22 @@ def index_by_palette(
     if not contradicting:
         return None
     first, other = contradicting[0], unknown[0]
-    prefix = f"{name}: " if name else ""
-    class_name = "ignored pixels"
+    class_name = translate("ignored pixels")
     if found[first] != IGNORE_INDEX:
-        class_name = f"class {spec.classes[found[first]]!r}"
+        class_name = translate("class {name!r}", name=spec.classes[found[first]])
     raise InputError(
         translate(
-            "{prefix}an indexed mask in which index {first} has the color {color} of"
+            "an indexed mask in which index {first} has the color {color} of"
             " {class_name}, and index {other} the color {other_color}, which is not in the"
             " palette; correct the mask or the palette, or give mask_values to read it by its"
             " indices",
-            prefix=prefix,
             first=first,
             color=_rgb(palette[first]),
             class_name=class_name,
             other=other,
             other_color=_rgb(palette[other]),
-        )
+        ),
+        where=name,
     )
 
 
@@ -151,7 +150,7 @@ def _read_index_mask(path: Path, spec: LabelSpec, max_pixels: int) -> np.ndarray
         return _look_up_colors(mask.values, path, spec)
     if mask.palette is not None:
         palette = mask.colors_of(np.unique(mask.values).tolist())
-        index_of = index_of_stored_value(spec, color=False, palette=palette, name=str(path))
+        index_of = index_of_stored_value(spec, color=False, palette=palette, name=path)
         if index_of is not spec.index_of_value:
             table = np.zeros(max(palette) + 1, dtype=np.uint8)
             table[list(index_of)] = list(index_of.values())

@@ -129,7 +129,11 @@ def _read_layout(root: Path, data: DataConfig, probe: ProbeMasks | None) -> Data
     except InputError as error:
         return DatasetIndex(root, problems=(problem_of(error, root),))
     if layout != "folder" and data.format == "auto":
-        note = f"{root}: read as {layout.upper()} (set data.format to read another layout)"
+        note = translate(
+            "{root}: read as {layout} (set data.format to read another layout)",
+            root=root,
+            layout=layout.upper(),
+        )
         index = replace(index, notes=(note, *index.notes))
     return index
 
@@ -171,10 +175,10 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     names = [name for name in (*data.train, *data.val) if name in index.splits or name != "val"]
     pool = index.samples(names)
     if index.groups is None:
-        unit, groups = "images", [unit_of(sample, index.root) for sample in pool]
+        unit, groups = translate("images"), [unit_of(sample, index.root) for sample in pool]
     else:
         group_of = group_each(index.root, [sample.name for sample in pool], index.groups)
-        unit, groups = "groups", [group_of[sample.name] for sample in pool]
+        unit, groups = translate("groups"), [group_of[sample.name] for sample in pool]
     count = len(set(groups))
     if count < data.folds:
         raise InputError(
@@ -196,10 +200,19 @@ def divide_into_folds(index: DatasetIndex, data: DataConfig) -> DatasetIndex:
     splits[data.train[0]] = tuple(train)
     splits[data.val[0]] = tuple(parts[data.fold])
     sizes = ", ".join(str(len(part)) for part in parts)
-    note = (
-        f"fold {data.fold} of {data.folds} by seed {data.split_seed}, over {count} {unit} of"
-        f" {' + '.join(names)}: {len(train)} images to train on, {len(parts[data.fold])} as"
-        f" {data.val[0]} (all folds, by a hash: {sizes})"
+    note = translate(
+        "fold {fold} of {folds} by seed {seed}, over {count} {unit} of {splits}: {train} images to"
+        " train on, {others} as {split} (all folds, by a hash: {sizes})",
+        fold=data.fold,
+        folds=data.folds,
+        seed=data.split_seed,
+        count=count,
+        unit=unit,
+        splits=" + ".join(names),
+        train=len(train),
+        others=len(parts[data.fold]),
+        split=data.val[0],
+        sizes=sizes,
     )
     return replace(index, splits=splits, notes=(*index.notes, note))
 

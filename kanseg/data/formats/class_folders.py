@@ -92,9 +92,9 @@ def multilabel_spec(
     """
     task = given.get("task", "multilabel")
     if task != "multilabel":
-        fix = "give task: multilabel"
+        fix = translate("give task: multilabel")
         if task == "binary":
-            fix += ", or for task: binary put all masks into one folder"
+            fix += translate(", or for task: binary put all masks into one folder")
         raise InputError(
             translate(
                 "masks/ holds a folder per class, which does not fit a {task} task; {fix}",
@@ -122,7 +122,7 @@ def multilabel_spec(
     if "task" not in given:
         single = ""
         if len(found) == 1:
-            single = "; task: binary reads it as background and foreground"
+            single = translate("; task: binary reads it as background and foreground")
         notes.append(
             translate(
                 "masks/ has a folder per class ({found}): read as multilabel, all values except 0"

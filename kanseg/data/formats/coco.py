@@ -113,7 +113,9 @@ def read_coco(
         categories = _without_unused_parents(categories, contents, notes)
     contents = _crowds_as_objects(contents, notes)
     names = list(categories.values())
-    spec, index_of = object_label_spec(root, names, given, notes, form="COCO annotations")
+    spec, index_of = object_label_spec(
+        root, names, given, notes, form=translate("COCO annotations")
+    )
     class_of = {number: index_of[name] for number, name in categories.items()}
     splits = {}
     for file, content in contents.items():

@@ -94,7 +94,9 @@ def read_folder(
         hint = ""
         if are_class_folders(root):
             tool = f"{command('classify')} --data.root {shlex.quote(str(root))}"
-            hint = f"to classify images that lie in a folder for each class, use `{tool}`; "
+            hint = translate(
+                "to classify images that lie in a folder for each class, use `{tool}`; ", tool=tool
+            )
         raise InputError(
             translate(
                 "no images and masks that belong together were found; {hint}{advice}",

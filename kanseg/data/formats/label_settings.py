@@ -223,20 +223,28 @@ def _infer(
 
 def _propose_palette(colors: Mapping[int, int]) -> str:
     """Say that color masks need a palette, with the colors found as lines of dataset.yaml."""
-    need = "color masks need classes and palette in dataset.yaml (or data.classes and data.palette)"
+    need = translate(
+        "color masks need classes and palette in dataset.yaml (or data.classes and data.palette)"
+    )
     if len(colors) > MAX_COLORS:
-        return (
-            f"{need}, and these hold {len(colors)} colors or more: JPEG or resizing has blurred"
-            " them, or they are photos; export the masks again as PNG"
+        return translate(
+            "{need}, and these hold {count} colors or more: JPEG or resizing has blurred them, or"
+            " they are photos; export the masks again as PNG",
+            need=need,
+            count=len(colors),
         )
     total = sum(colors.values())
     frequent = sorted(colors, key=lambda color: (color != 0, -colors[color]))  # black first
     shares = [f"{unpack_rgb(color)} {colors[color] / total:.1%}" for color in frequent]
     names = ["background" if color == 0 else f"NAME_{i}" for i, color in enumerate(frequent)]
     palette = ", ".join(str(unpack_rgb(color)) for color in frequent)
-    return (
-        f"{need}; colors found: {', '.join(shares)}; a dataset.yaml to complete with your names:"
-        f" {{classes: [{', '.join(names)}], palette: [{palette}]}}"
+    return translate(
+        "{need}; colors found: {shares}; a dataset.yaml to complete with your names:"
+        " {{classes: [{names}], palette: [{palette}]}}",
+        need=need,
+        shares=", ".join(shares),
+        names=", ".join(names),
+        palette=palette,
     )
 
 
@@ -282,7 +290,7 @@ def _classes_of_indices(
                     value=value,
                 )
             )
-    ignored = ", 255 ignored" if IGNORE_INDEX in found else ""
+    ignored = translate(", 255 ignored") if IGNORE_INDEX in found else ""
     if len(indices) <= 2:
         notes.append(
             translate(

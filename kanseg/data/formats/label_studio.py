@@ -86,13 +86,13 @@ def read_label_studio(
     for path in _exports(root):
         tasks += _read_tasks(path, notes)
     if not tasks:
-        raise InputError(_no_tasks(root))
+        raise _no_tasks(root)
     finder = ImageFinder(root)
     images = _find_images(root, tasks, finder)
     given = read_label_settings(root, overrides or {})
     labels = {label for task in tasks for result in task.results for label in _labels(result)}
     names = sorted(labels, key=natural_key)
-    form = "Label Studio annotations"
+    form = translate("Label Studio annotations")
     spec, class_of = object_label_spec(root, names, given, notes, form=form, draw_background=True)
     left_out: Counter = Counter()
     stems = sample_names([image.relative_to(root).as_posix() for image in images])
@@ -121,16 +121,18 @@ def _exports(root: Path) -> list[Path]:
     return found
 
 
-def _no_tasks(root: Path) -> str:
+def _no_tasks(root: Path) -> InputError:
     """Return why there is nothing to read."""
-    if next(root.glob(BRUSH_FILE), None) is not None and not _exports(root):
-        return (
-            f"{root}: these PNG files of brush strokes are named after tasks, not after images;"
-            " export as JSON too (it holds the strokes), and put that file and the images here"
+    exports = _exports(root)
+    if exports:
+        return InputError(translate("no task is annotated"), where=exports[0])
+    reason = translate("format label_studio needs a JSON export of Label Studio in it")
+    if next(root.glob(BRUSH_FILE), None) is not None:
+        reason = translate(
+            "these PNG files of brush strokes are named after tasks, not after images; export as"
+            " JSON too (it holds the strokes), and put that file and the images here"
         )
-    if _exports(root):
-        return f"{_exports(root)[0]}: no task is annotated"
-    return f"{root}: format label_studio needs a JSON export of Label Studio in it"
+    return InputError(reason, where=root)
 
 
 def _read_tasks(path: Path, notes: list[str]) -> list[Task]:
@@ -295,7 +297,12 @@ def _annotation(task: Task, class_of: Mapping[str, int | None], left_out: Counte
         try:
             size, shape, area = _shape(result)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
-            fault = f"result {number} of task {task.number} cannot be read: {error}"
+            fault = translate(
+                "result {number} of task {task} cannot be read: {reason}",
+                number=number,
+                task=task.number,
+                reason=error,
+            )
             return Annotation(task.source, task.number, fault=fault)
         for label in labels:
             if class_of[label] is not None:

@@ -125,7 +125,7 @@ def read_labelme(
     given = read_label_settings(root, overrides or {})
     labels = _labels(root, files, notes)
     spec, class_of = object_label_spec(
-        root, labels, given, notes, form="labelme files", draw_background=True
+        root, labels, given, notes, form=translate("labelme files"), draw_background=True
     )
     _note_kinds(files, notes)
     _note_images_without_file(finder, images, notes)

@@ -78,7 +78,7 @@ def object_label_spec(
         selected = classes[1:]
     for name in selected:
         if name not in names:
-            first = ", the background first"
+            first = translate(", the background first")
             if multilabel:
                 first = ""
             raise InputError(
@@ -96,10 +96,16 @@ def object_label_spec(
     if "task" not in given and len(classes) == 2:
         task = "binary"
     spec = LabelSpec(task, classes, palette=given.get("palette"))
-    note = f"{form} of {len(names)} classes: read as {task} ({shorten(classes)})"
+    note = translate(
+        "{form} of {count} classes: read as {task} ({classes})",
+        form=form,
+        count=len(names),
+        task=task,
+        classes=shorten(classes),
+    )
     left_out = [name for name in names if name not in selected]
     if left_out:
-        note += f"; left out: {shorten(left_out)}"
+        note += translate("; left out: {left_out}", left_out=shorten(left_out))
     notes.append(note)
     index_of = {name: classes.index(name) for name in selected}
     if draw_background and not multilabel:
@@ -234,21 +240,21 @@ def relative_path(path: Path, name: object) -> str:
     if not text.isprintable():
         raise InputError(
             translate(
-                "file_name {reason!r:.100} has characters that cannot be printed", reason=text
+                "file_name {path!r:.100} has characters that cannot be printed", path=text
             ),
             where=path,
         )
     if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
         raise InputError(
-            translate("file_name {reason!r:.100} is longer than a file system allows", reason=text),
+            translate("file_name {path!r:.100} is longer than a file system allows", path=text),
             where=path,
         )
     if not parts or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise InputError(
             translate(
-                "file_name {reason!r} must be a relative path inside the folder of the images; .."
+                "file_name {path!r} must be a relative path inside the folder of the images; .."
                 " and absolute paths are refused",
-                reason=text,
+                path=text,
             ),
             where=path,
         )

@@ -102,7 +102,7 @@ def read_yolo(
     _refuse_without_labels(root, labels, notes)
     if names is None:
         names = _numbered_classes(labels.values(), notes)
-    spec, class_of = object_label_spec(root, names, given, notes, form="YOLO polygons")
+    spec, class_of = object_label_spec(root, names, given, notes, form=translate("YOLO polygons"))
     if BACKGROUND in class_of and spec.task != "multilabel":
         class_of[BACKGROUND] = 0
     index_of = [class_of[name] for name in names]

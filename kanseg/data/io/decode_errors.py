@@ -20,7 +20,7 @@ from kanseg.utils.language import translate
 from kanseg.utils.text import one_line
 
 _MAX_MESSAGE = 200  # characters of a library's message that are shown
-_KINDS = (
+NOT_REGULAR = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -103,10 +103,10 @@ def require_regular_file(path: Path | str) -> None:
         raise InputError(
             translate("no such file ({reason})", reason=error), where=path, code="missing"
         ) from None
-    for is_kind, kind in _KINDS:
+    for is_kind, kind in NOT_REGULAR:
         if is_kind(status.st_mode):
             raise InputError(
-                translate("is {kind}, not a regular file; move it away", kind=kind),
+                translate("is {kind}, not a regular file; move it away", kind=translate(kind)),
                 where=path,
                 code="unreadable",
             )

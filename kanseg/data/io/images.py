@@ -162,7 +162,7 @@ def to_channels(
         return gray.astype(image.dtype)[:, :, None]
     none_alpha = ""
     if present in (2, 4):
-        none_alpha = ", none of them alpha,"
+        none_alpha = translate(", none of them alpha,")
     raise InputError(
         translate(
             "has {present} channels{none} and the model takes {channels}; convert the image, or"

@@ -409,7 +409,7 @@ def _refuse_not_finite(values: np.ndarray, nodata: np.ndarray | None, header: Ti
     row, column, band = np.argwhere(bad)[0]
     too_large = ""
     if header.dtype.kind == "f" and header.dtype.itemsize > 4:
-        too_large = " or too large for float32"
+        too_large = translate(" or too large for float32")
     raise InputError(
         translate(
             "{count} values are NaN or infinite{note} (the first at row {row}, column {column},"

@@ -104,7 +104,7 @@ class TiffImage:
         if (i, j) in self._cache:
             self._cache.move_to_end((i, j))
             return self._cache[i, j]
-        with decoder_errors(self.name, f" at row {i * self._block[0]}"):
+        with decoder_errors(self.name, translate(" at row {row}", row=i * self._block[0])):
             if self._uncompressed:
                 block = self._uncompressed_rows(i)
             else:

@@ -77,12 +77,12 @@ def seeded_split(
     result: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name in names:
         result[split_of[unit_of[name]]].append(name)
-    hashed = "the name"
+    hashed = translate("the name")
     if groups is not None:
-        hashed = f"the group ({len(shares)} groups of groups.csv)"
+        hashed = translate("the group ({count} groups of groups.csv)", count=len(shares))
     filled = ""
     if [first, second] != by_hash:
-        filled = " (a split would be empty, so the nearest hashes fill it)"
+        filled = translate(" (a split would be empty, so the nearest hashes fill it)")
     sizes = ", ".join(f"{len(members)} {split}" for split, members in result.items())
     notes.append(
         translate(
@@ -166,9 +166,9 @@ def check_folds(
             translate("data.folds must be 0 (none) or at least 2, got {folds}", folds=folds)
         )
     if not 0 <= fold < max(folds, 1):
-        allowed = "0 without data.folds"
+        allowed = translate("0 without data.folds")
         if folds:
-            allowed = f"from 0 to {folds - 1}"
+            allowed = translate("from 0 to {last}", last=folds - 1)
         raise InputError(
             translate("data.fold must be {allowed}, got {fold}", allowed=allowed, fold=fold)
         )
@@ -207,7 +207,13 @@ def crossing_groups(groups: Mapping[str, str], names: Mapping[str, Iterable[str]
         both = sorted(found[one] & found[other])
         if both:
             lines.append(
-                f"warning: {len(both)} groups of groups.csv are in {one} and in {other} (the"
-                f" first: {both[0]}); scores on {other} may be too good"
+                translate(
+                    "warning: {count} groups of groups.csv are in {one} and in {other} (the first:"
+                    " {name}); scores on {other} may be too good",
+                    count=len(both),
+                    one=one,
+                    other=other,
+                    name=both[0],
+                )
             )
     return lines
