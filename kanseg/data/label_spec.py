@@ -188,7 +188,8 @@ class LabelSpec:
         indices = f"0..{len(self.classes) - 1}"
         if not named:
             return indices
-        return f"{indices} or {', '.join(map(str, sorted(named)))} (ignored)"
+        ignored = ", ".join(map(str, sorted(named)))
+        return translate("{indices} or {ignored} (ignored)", indices=indices, ignored=ignored)
 
     @cached_property
     def index_of_value(self) -> dict[int, int]:

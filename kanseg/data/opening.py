@@ -56,7 +56,7 @@ def open_data(data: DataConfig, *, log: Any = print) -> DatasetIndex:
     """
     index = open_index(data).raise_errors()
     for note in index.notes:
-        log(f"data: {note}")
+        log(translate("data: {line}", line=note))
     return index
 
 

@@ -239,9 +239,7 @@ def relative_path(path: Path, name: object) -> str:
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if not text.isprintable():
         raise InputError(
-            translate(
-                "file_name {path!r:.100} has characters that cannot be printed", path=text
-            ),
+            translate("file_name {path!r:.100} has characters that cannot be printed", path=text),
             where=path,
         )
     if len(text.encode()) > MAX_NAME or any(len(part.encode()) > 255 for part in parts):
