@@ -22,7 +22,7 @@ from kanseg.inference.files.large import LARGE, predict_large
 from kanseg.inference.files.outputs import ANNOTATIONS, Outputs, OutputWriter
 from kanseg.inference.files.polygons import ImageRegions
 from kanseg.inference.files.processes import this_process
-from kanseg.inference.files.record import Record
+from kanseg.inference.files.record import Record, part_name
 from kanseg.inference.files.results import FILE_ERRORS, PredictSummary, Results
 from kanseg.inference.files.targets import check_targets
 from kanseg.inference.files.video import predict_video
@@ -89,7 +89,8 @@ def predict_files(
     jobs = _take_part(jobs, part, share, writer.outputs)
     keep = skip_existing or share
     output.mkdir(parents=True, exist_ok=True)
-    record = Record(output, predictor.provenance(), part=_part_name(part, share))
+    name = process_name(this_process()) if share else part_name(part)
+    record = Record(output, predictor.provenance(), part=name)
     bar = progress_bar(total=len(jobs), unit="image", show=progress, leave=True)
     claims = Claims(output) if share else None
     results = Results(writer, record.add, bar=bar, log=log, keep=keep, claims=claims)
@@ -205,15 +206,6 @@ def _take_part(jobs: JobList, part: tuple[int, int], share: bool, outputs: Outpu
             " parts without it, then once more all files with --skip_existing"
         )
     return jobs[number - 1 :: count]
-
-
-def _part_name(part: tuple[int, int], share: bool) -> str:
-    """The part of the journal's name that belongs to this process."""
-    if share:
-        return process_name(this_process())
-    if part[1] > 1:
-        return f"{part[0]}-of-{part[1]}"
-    return ""
 
 
 def _open_in_groups(

@@ -29,12 +29,14 @@ class FileResult:
 
     Args:
         input: path of the file.
-        output: the mask (of a video its folder of masks) below the output folder; None if it
-            failed.
+        output: the mask (of a video its folder of masks, of a classifier the thumbnail) below the
+            output folder; None if it failed.
         size: (H, W).
         frames: of a video.
         seconds: spent on reading, predicting (its share of the batch) and writing.
         error: what went wrong.
+        cells: of a classifier: its row in the table, after the path.
+        made_by: of a classifier: digest of the networks and options.
         time: when it was done.
     """
 
@@ -44,6 +46,8 @@ class FileResult:
     frames: int | None = None
     seconds: float | None = None
     error: str | None = None
+    cells: list[str] | None = None
+    made_by: str | None = None
     time: str = field(default_factory=lambda: utc_time(time.time()))
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,6 +128,18 @@ def journal_path(folder: Path, part: str = "") -> Path:
     if part:
         return folder / f"prediction.{part}.jsonl"
     return folder / "prediction.jsonl"
+
+
+def part_name(part: tuple[int, int]) -> str:
+    """The part of the journal's name for part k of n; empty for a single process."""
+    if part[1] == 1:
+        return ""
+    return f"{part[0]}-of-{part[1]}"
+
+
+def journals_in(folder: Path) -> list[Path]:
+    """The journals of an output folder, of all processes."""
+    return sorted(folder.glob("prediction*.jsonl"))
 
 
 def utc_time(seconds: float) -> str:
