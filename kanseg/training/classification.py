@@ -40,6 +40,7 @@ from kanseg.training.run_folder.splits import compare_labels, split_of_run
 from kanseg.training.settings import check_statistics, pair
 from kanseg.training.task import Log, Scores, Task
 from kanseg.utils.errors import InputError
+from kanseg.utils.language import translate
 from kanseg.utils.reading import read_json
 from kanseg.utils.registry import nearest
 from kanseg.visualization.classification import (
@@ -296,7 +297,8 @@ class ClassificationTask(Task):
         return {name: scores[name] for name in HEADLINE}
 
     def table(self, scores: Scores) -> str:
-        return f"{scores['images']} images\n{classification_table(scores)}"
+        images = translate("{count} images", count=scores["images"])
+        return f"{images}\n{classification_table(scores)}"
 
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device

@@ -398,7 +398,7 @@ def write_results(state: TrainState, task: Task, run: RunFolder, results: dict[s
         title = translate(
             "{split}, weights of epoch {epoch}", split=split, epoch=results["best_epoch"]
         )
-        log(f"\n{title}, {task.table(results[split])}")
+        log(f"\n{title}{translate(', ')}{task.table(results[split])}")
     ending = translate(
         "{seconds} s; scores: {scores}; weights: {weights}",
         seconds=f"{results['seconds']:.0f}",

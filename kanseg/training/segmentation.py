@@ -288,7 +288,8 @@ class SegmentationTask(Task):
         )
 
     def table(self, scores: Scores) -> str:
-        return f"{scores['images']} images\n{table(scores)}"
+        images = translate("{count} images", count=scores["images"])
+        return f"{images}\n{table(scores)}"
 
     def draw(
         self, model: nn.Module, results: Scores, run: Path, *, device: torch.device
