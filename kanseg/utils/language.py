@@ -1,5 +1,5 @@
-"""The language of pages (report.html, check.html, demos), figures and the check of a data set:
-English, or Chinese.
+"""The language of pages (report.html, check.html, demos), figures, the check of a data set, and
+what a training says: English, or Chinese.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def _listed(value: object) -> object:
 @cache
 def chinese_texts() -> dict[str, str]:
     """Return English text -> Chinese text."""
-    from kanseg.utils.reading import read_yaml  # which translates its errors
+    import yaml
 
-    return read_yaml(CHINESE)
+    # Our own file: without the checks of `kanseg.utils.reading`, and 20 times faster in C.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(CHINESE.read_text(encoding="utf-8"), Loader=loader)
